@@ -1,0 +1,58 @@
+# Everything starts here: `make run` shows the worker at work, `make test` checks it. Both set up what they need.
+PYTHON ?= python3.11
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/famulus
+UV_VERSION := 0.13.9
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+BIN := .venv/bin
+
+# uv does not read pip's settings: hand over the index that pip uses, where one is set.
+INDEX := $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL),$(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null))
+ifneq ($(INDEX),)
+export UV_DEFAULT_INDEX := $(INDEX)
+endif
+export UV_PYTHON_DOWNLOADS := never
+
+SCALE ?= 0.01
+DUPLICATES ?= 25
+POISON ?= 5
+
+.PHONY: help install run test lint lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+install: .venv/installed  ## set up .venv from the lock file
+
+run: .venv/installed  ## carry real orders on a real Kafka (SCALE= DUPLICATES= POISON= SAMPLE= SUMMARY= KEEP=1)
+	@$(BIN)/python -m app.dev.demo --scale $(SCALE) --duplicates $(DUPLICATES) --poison $(POISON) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(KEEP),--keep)
+
+test: .venv/installed lint  ## run every check and every test (ARGS= goes to pytest)
+	@$(BIN)/pytest $(ARGS)
+
+lint: .venv/installed  ## style, types and the house's import rules
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+lock: $(UV)  ## renew requirements.lock from pyproject.toml
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--group dev --upgrade pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what was made here (the download caches stay)
+	@rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or say make PYTHON=python3.12"; exit 78; }
+	@echo "setting up uv $(UV_VERSION), once"
+	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION) && $(CACHE)/uv-$(UV_VERSION)/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+# The cache alone is tried first: a clean clone needs no network when an earlier one has filled it.
+.venv/installed: requirements.lock pyproject.toml | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --offline --python .venv --require-hashes requirements.lock 2>/dev/null \
+		|| { echo "installing the packages of requirements.lock"; \
+		$(UV) pip sync --python .venv --require-hashes requirements.lock; }
+	@$(UV) pip install --quiet --offline --python .venv --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,28 @@
+"""The front door: everything that `agents/` may import."""
+
+from app.bootstrap import app
+from app.commands import broker as _broker  # noqa: F401  # commands register themselves by being imported
+from app.commands import topics as _topics  # noqa: F401
+from app.console.views import add_views
+from app.engine.retry import Retry
+from app.engine.transport import Deliveries
+from app.errors import PermanentError, TransientError
+from app.publish.bus import EventBus
+from app.publish.producer import Producer, Published
+from app.wire.envelope import Delivery
+
+__all__ = [
+    "Deliveries",
+    "Delivery",
+    "EventBus",
+    "PermanentError",
+    "Producer",
+    "Published",
+    "Retry",
+    "TransientError",
+    "app",
+    "handles",
+]
+
+handles = app.handles
+add_views(app)

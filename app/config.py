@@ -1,0 +1,179 @@
+"""The settings, layered: defaults, then `appsettings.json`, then the environment. Later layers win.
+
+Every field says its unit. A path of the JSON file becomes an environment variable by two underscores:
+`Kafka.ProducerConfig.Acks` is `KAFKA__PRODUCERCONFIG__ACKS`; `KAFKA_BOOTSTRAP_SERVERS` is an alias of
+`KAFKA__BOOTSTRAPSERVERS`. Names are compared without case, underscores, dots and dashes, so `GroupId`, `group_id` and
+`group.id` are one setting. An unknown name is an error: a setting that is silently ignored is worse than none.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from app.errors import ConfigError
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+class _Spelled(BaseModel):
+    """Accepts every spelling of a name and refuses unknown ones with the nearest match."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spellings(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        fields = {_plain(name): name for name in cls.model_fields}
+        known = {}
+        for name, value in values.items():
+            if _plain(name) not in fields:
+                near = difflib.get_close_matches(_plain(name), fields, n=1)
+                hint = f", did you mean {fields[near[0]]!r}?" if near else f"; known are {', '.join(fields.values())}"
+                raise ValueError(f"unknown setting {name!r}{hint}")
+            known[fields[_plain(name)]] = value
+        return known
+
+
+class Section(_Spelled):
+    """A group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ProducerConfig(Section):
+    """How events leave. The idempotent producer is always on, so `acks` can only be `all`."""
+
+    acks: Literal["all", "-1"] = "all"
+    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    linger_ms: int = Field(5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds.")
+    batch_size: int = Field(256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes.")
+    max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
+    delivery_timeout_ms: int = Field(60_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
+
+
+class ConsumerConfig(Section):
+    """How events arrive. Offsets are committed by the worker alone, after the work is done."""
+
+    group_id: str = Field("famulus", min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    session_timeout_ms: int = Field(30_000, ge=6_000, description="A silent worker leaves the group, milliseconds.")
+    heartbeat_interval_ms: int = Field(3_000, ge=100, description="Milliseconds.")
+    max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
+    max_poll_records: int = Field(5_000, ge=1, le=100_000, description="Records of one fetch over all partitions.")
+    fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
+    max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
+
+
+class KafkaConfig(Section):
+    """Which cluster, and how to talk to it."""
+
+    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated.")
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours.")
+    replication_factor: int = Field(1, ge=1, le=9, description="Copies of the topics that we create.")
+    partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics that we create.")
+    producer_config: ProducerConfig = ProducerConfig()
+    consumer_config: ConsumerConfig = ConsumerConfig()
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _addresses(cls, value: object) -> object:
+        text = ",".join(value) if isinstance(value, list) else value
+        for address in str(text).split(","):
+            host, _, port = address.strip().rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{address.strip()!r} is not host:port")
+        return text
+
+    def topic(self, name: str) -> str:
+        """The topic's name on the cluster: the prefix setting and *name*, which is what models and agents say."""
+        return self.topic_prefix + name
+
+
+class WorkerConfig(Section):
+    """What one worker process does."""
+
+    data_dir: Path = Field(Path("data"), description="State of this worker. One folder per worker process.")
+    web_bind: str = Field("127.0.0.1", description="Address of the web views.")
+    web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
+    startup_timeout_s: float = Field(10.0, gt=0, le=300, description="Wait for the broker at the start, seconds.")
+    drain_timeout_s: float = Field(20.0, gt=0, le=3600, description="Finish work in hand at stop or revoke, seconds.")
+    commit_interval_s: float = Field(1.0, gt=0.01, le=60, description="Between two offset commits, seconds.")
+    queue_records: int = Field(10_000, ge=1, description="Records of one partition held in memory before it is paused.")
+
+
+class Settings(_Spelled, BaseSettings):
+    """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_nested_delimiter="__", json_file="appsettings.json", json_file_encoding="utf-8"
+    )
+
+    kafka: KafkaConfig = KafkaConfig()
+    worker: WorkerConfig = WorkerConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # ours takes its place
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # files are JSON here
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The layers, the strongest first."""
+        file = Path(os.environ.get("APPSETTINGS_DIR", "."), "appsettings.json")
+        return init_settings, _Environment(settings_cls), _File(settings_cls, json_file=file)
+
+
+class _File(JsonConfigSettingsSource):
+    """The JSON layer in plain names, so that it merges with the layers above it."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _plain_names(super().__call__())  # type: ignore[no-any-return]  # JSON objects stay objects
+
+
+class _Environment(EnvSettingsSource):
+    """The environment layer, with the one alias that everybody sets."""
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = _plain_names(super().__call__())
+        if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+            values.setdefault("kafka", {}).setdefault("bootstrapservers", servers)
+        return values
+
+
+def _plain_names(values: Any) -> Any:  # Any: JSON before validation
+    if isinstance(values, dict):
+        return {_plain(name): _plain_names(value) for name, value in values.items()}
+    return values
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process, read once. Raises ConfigError with one line that names every wrong setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigError(f"settings (appsettings.json and environment): {faults}") from None
+    except (OSError, TypeError, ValueError, SettingsError) as error:
+        raise ConfigError(f"settings: appsettings.json or the environment cannot be read: {error}") from None

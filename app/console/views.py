@@ -1,0 +1,113 @@
+"""The web views: what the tables hold and how the subscriptions fare, as JSON.
+
+    GET /tables/                        the tables
+    GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text
+    GET /tables/NAME/KEY/               one row
+    GET /subscriptions/                 what became of the records, and the offsets settled
+
+A worker answers for the partitions that it owns, and says which. It shows settled state only.
+"""
+
+from typing import Any, cast
+
+import msgspec
+from faust.web import Request, Response, View
+
+from app.bootstrap import Famulus
+from app.state.tables import Table
+
+PAGE_ROWS = 100
+PAGE_ROWS_MAX = 10_000
+
+
+class Page(View):
+    """A view of ours: answers JSON, and says in one line what is wrong."""
+
+    @property
+    def host(self) -> Famulus:
+        """The app that this view belongs to."""
+        return cast(Famulus, self.app)
+
+    def answer(self, value: object, status: int = 200) -> Response:
+        """*value* as JSON."""
+        return self.bytes(msgspec.json.encode(value), content_type="application/json", status=status)
+
+    def refuse(self, status: int, why: str) -> Response:
+        """An error in one line."""
+        return self.answer({"error": why}, status)
+
+    def tables(self) -> dict[str, Table[Any, Any]]:
+        """Every table of this worker by its name."""
+        return {name: t for s in self.host.subscriptions.values() for name, t in s.tables.items()}
+
+
+class TableList(Page):
+    """The tables of this worker."""
+
+    async def get(self, request: Request) -> Response:
+        """List them."""
+        del request
+        return self.answer([_about(table) for table in self.tables().values()])
+
+
+class TableRows(Page):
+    """A page of rows; `next` is what to pass as `after` for the following one, null after the last."""
+
+    async def get(self, request: Request, name: str) -> Response:
+        """Show it."""
+        table = self.tables().get(name)
+        if table is None:
+            return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
+        limit = request.query.get("limit", str(PAGE_ROWS))
+        if not limit.isdecimal() or not 0 < int(limit) <= PAGE_ROWS_MAX:
+            return self.refuse(400, f"limit is a number from 1 to {PAGE_ROWS_MAX}")
+        page = table.items(after=request.query.get("after"), limit=int(limit) + 1)
+        shown, more = page[: int(limit)], len(page) > int(limit)
+        return self.answer({**_about(table), "rows": shown, "next": shown[-1][0] if more else None})
+
+
+class TableRow(Page):
+    """One row of a partition that this worker owns."""
+
+    async def get(self, request: Request, name: str, key: str) -> Response:
+        """Show it."""
+        del request
+        table = self.tables().get(name)
+        if table is None:
+            return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
+        try:
+            value = table.get(table.key_from_text(key))
+        except ValueError as error:
+            return self.refuse(400, str(error))
+        if value is None:
+            return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
+        return self.answer({"key": key, "value": value})
+
+
+class SubscriptionList(Page):
+    """What became of the records of each subscription since this worker started."""
+
+    async def get(self, request: Request) -> Response:
+        """Count them."""
+        del request
+        next_offsets: dict[str, dict[str, int | None]] = {}
+        for tp, offsets in self.host.intake.offsets.items():
+            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = offsets.next_offset
+        return self.answer(
+            [
+                {"topic": s.topic_name, **s.counts.as_dict(), "next_offsets": next_offsets.get(s.topic_name, {})}
+                for s in self.host.subscriptions.values()
+            ]
+        )
+
+
+def add_views(app: Famulus) -> None:
+    """Put the views of this module onto *app*'s web server."""
+    app.page("/tables/")(TableList)
+    app.page("/tables/{name}/")(TableRows)
+    app.page("/tables/{name}/{key}/")(TableRow)
+    app.page("/subscriptions/")(SubscriptionList)
+
+
+def _about(table: Table[Any, Any]) -> dict[str, object]:
+    return {"table": table.name, "help": table.storage.help, "partitions": table.partitions}

@@ -1,0 +1,1 @@
+"""What failed for good, and how it is kept."""

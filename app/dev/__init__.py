@@ -1,0 +1,1 @@
+"""A broker, a worker under control and a demo, for development and tests."""

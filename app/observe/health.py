@@ -1,0 +1,97 @@
+"""Whether a worker can do its work at all, asked before it starts: the cluster, the topics, the web port."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+
+from app.config import KafkaConfig
+from app.errors import ConfigError, UnavailableError
+
+
+async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+    """How many partitions each of *topics* (names as on the cluster) has; a missing topic is left out.
+
+    Raises UnavailableError when no broker answers within *timeout_s*.
+    """
+    async with _admin(settings, timeout_s) as admin:
+        described = await admin.describe_topics(sorted(set(topics)))
+    return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+async def create_topics(settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float) -> list[str]:
+    """Create those of *topics* (name -> partitions) that are missing, and return their names.
+
+    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when
+    the cluster refuses.
+    """
+    there = await partitions_of(settings, topics, timeout_s)
+    missing = {name: partitions for name, partitions in topics.items() if name not in there}
+    if missing:
+        new = [NewTopic(name, partitions, settings.replication_factor) for name, partitions in missing.items()]
+        async with _admin(settings, timeout_s) as admin:
+            answer = await admin.create_topics(new)
+        for name, code, message in answer.topic_errors:
+            if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
+                raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
+    return sorted(missing)
+
+
+async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) -> list[str]:
+    """Delete every topic whose name starts with *prefix* and return their names. Raises as `create_topics` does."""
+    assert prefix, "a prefix, or every topic of the cluster would go"
+    async with _admin(settings, timeout_s) as admin:
+        names = sorted(name for name in await admin.list_topics() if name.startswith(prefix))
+        if names:
+            await admin.delete_topics(names)
+    return names
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError when nobody can listen on *host*:*port*."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the web views cannot listen on {host}:{port}: {error.strerror or error}; "
+            "choose another with --web-port or WORKER__WEBPORT, or start with --without-web"
+        ) from None
+
+
+@asynccontextmanager
+async def _admin(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client for a few calls that must end within *timeout_s*."""
+    chatter = logging.getLogger("aiokafka")
+    level = chatter.level
+    chatter.setLevel(logging.CRITICAL)  # it logs every attempt to connect; the one line below says it all
+    try:
+        async with asyncio.timeout(timeout_s):
+            admin = await _connect(settings)
+            try:
+                yield admin
+            finally:
+                await admin.close()
+    except (TimeoutError, KafkaError, OSError) as error:
+        raise UnavailableError(
+            f"no Kafka broker answers at {settings.bootstrap_servers} within {timeout_s:g} s ({type(error).__name__}); "
+            "set KAFKA_BOOTSTRAP_SERVERS, or start one with `faust -A app broker start`"
+        ) from error
+    finally:
+        chatter.setLevel(level)
+
+
+async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:
+    while True:
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+        try:
+            await admin.start()
+        except (KafkaConnectionError, OSError):
+            await admin.close()
+            await asyncio.sleep(0.5)  # a broker that is just starting; the caller's timeout ends this
+        else:
+            return admin

@@ -1,0 +1,1 @@
+"""The way out: events and records that leave."""

@@ -1,0 +1,1 @@
+"""Bytes <-> events: what travels in a record, and what it means."""

@@ -1,0 +1,121 @@
+"""A real Kafka for every test: `KAFKA_BOOTSTRAP_SERVERS`, else the background broker, else one started here.
+
+Each test has topics and a group of its own, so that tests share one broker and never meet.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from app.config import ConsumerConfig, KafkaConfig
+from app.dev.background import broker_for_use
+from app.dev.worker import ROOT, WorkerProcess
+from app.observe.health import create_topics, delete_topics
+from app.observe.lag import LagMonitor
+
+PARTITIONS = 4
+
+
+@pytest.fixture(scope="session")
+def bootstrap_servers() -> Iterator[str]:
+    """Where the broker is. A broker that cannot be started is an error here, never a skip."""
+    with broker_for_use() as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture
+def kafka(bootstrap_servers: str) -> Iterator[KafkaConfig]:
+    """Settings with a prefix and a group of this test; its topics go at the end."""
+    run = f"test-{uuid4().hex[:8]}."
+    settings = KafkaConfig(
+        bootstrap_servers=bootstrap_servers,
+        topic_prefix=run,
+        partitions=PARTITIONS,
+        consumer_config=ConsumerConfig(group_id=f"{run}famulus", session_timeout_ms=10_000),
+    )
+    yield settings
+    asyncio.run(delete_topics(settings, run, 30.0))
+
+
+@pytest.fixture
+def make_topics(kafka: KafkaConfig) -> Callable[..., None]:
+    """Create topics by the names that models say, each with its dead letter topic."""
+
+    def make(*names: str) -> None:
+        every = [kafka.topic(name + suffix) for name in names for suffix in ("", ".dead-letter")]
+        asyncio.run(create_topics(kafka, dict.fromkeys(every, PARTITIONS), 30.0))
+
+    return make
+
+
+def settings_of(kafka: KafkaConfig, data: Path) -> dict[str, str]:
+    """The environment of a worker with these settings and its state in *data*."""
+    return {
+        "KAFKA__BOOTSTRAPSERVERS": kafka.bootstrap_servers,
+        "KAFKA__TOPICPREFIX": kafka.topic_prefix,
+        "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id,
+        "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(kafka.consumer_config.session_timeout_ms),
+        "WORKER__DATADIR": str(data),
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start workers of this test's group; what still runs at the end is ended, and its log is shown on failure."""
+    started: list[WorkerProcess] = []
+
+    def start(
+        name: str = "one", *, ready: int = 2 * PARTITIONS, cwd: Path | None = None, **settings: str
+    ) -> WorkerProcess:
+        environment = {**settings_of(kafka, tmp_path / name), **settings}
+        worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), cwd=cwd or ROOT)
+        worker.start()
+        started.append(worker)
+        if ready:
+            worker.wait_ready(partitions=ready)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.stop()
+        print(worker.log.read_text("utf-8", "replace")[-3000:])  # noqa: T201  # pytest shows it when the test failed
+
+
+@pytest.fixture
+def wait_settled(kafka: KafkaConfig) -> Callable[..., None]:
+    """Wait until the group has settled everything in some topics, twice in a row."""
+
+    async def wait(topics: Sequence[str], expected: int, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s), LagMonitor(kafka, kafka.consumer_config.group_id) as monitor:
+            before = (-1, -1)
+            while True:
+                progress = (await monitor.progress([kafka.topic(name) for name in topics])).values()
+                now = sum(p.settled for p in progress), sum(p.total for p in progress)
+                if now == before and now[0] == now[1] >= expected:
+                    return
+                before = now
+                await asyncio.sleep(0.2)
+
+    def run(*topics: str, expected: int, timeout_s: float = 60.0) -> None:
+        asyncio.run(wait(topics, expected, timeout_s))
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the machine must not change a test; KAFKA_BOOTSTRAP_SERVERS has been read by then."""
+    for name in list(os.environ):
+        if name.upper().startswith(("KAFKA__", "WORKER__")):
+            monkeypatch.delenv(name)

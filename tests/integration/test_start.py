@@ -1,0 +1,194 @@
+"""Starting the worker and its commands: what is wrong is one clear line and an exit code, within 15 s, never a hang."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.config import KafkaConfig
+from app.dev.worker import ROOT, WorkerProcess
+from tests.integration.conftest import free_port, settings_of
+
+LIMIT_S = 15.0
+
+
+def faust(*arguments: str, cwd: str | Path = ROOT, **settings: str) -> tuple[int, str]:
+    """Run `faust -A app ...`: its exit code and everything that it printed. Longer than the limit is a failure."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [Path(sys.executable).with_name("faust"), "-A", "app", *arguments],
+        cwd=cwd,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert time.monotonic() - began < LIMIT_S
+    return done.returncode, done.stdout + done.stderr
+
+
+def one_line(output: str) -> str:
+    """The one line that says what is wrong; there must be no traceback."""
+    assert "Traceback" not in output, output
+    [line] = [line for line in output.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the project that a test may change, as a team's fork is one."""
+    copy = tmp_path / "checkout"
+    for name in ("app", "agents", "models"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "appsettings.json", copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["agents"], "agents.orders.order_agent"),
+        (["tables"], "stock_reserved"),
+        (["model", "orders.OrderCreated"], "total_amount"),
+        (["worker", "--help"], "--web-port"),
+        (["topics", "--help"], "topics apply"),
+        (["broker", "--help"], "broker start"),
+    ],
+)
+def test_commands_need_no_broker(arguments: list[str], says: str) -> None:
+    """What only looks at the code works from a clean checkout."""
+    code, output = faust(*arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert code == 0, output
+    assert says in output
+
+
+@pytest.mark.parametrize("command", [["worker"], ["topics", "apply"]])
+def test_a_missing_broker_is_69(command: list[str]) -> None:
+    """The address that was tried, and what to do."""
+    code, output = faust(*command, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}", WORKER__WEBPORT=str(free_port()))
+    assert code == 69, output
+    assert "no Kafka broker answers at 127.0.0.1:" in one_line(output)
+
+
+def test_a_wrong_setting_is_78() -> None:
+    """The setting's name and the nearest match."""
+    code, output = faust("worker", WORKER__WEBPROT="1")
+    assert code == 78, output
+    assert "did you mean 'web_port'" in one_line(output)
+
+
+def test_a_busy_port_is_78(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """The port, and how to choose another."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        code, output = faust("worker", "--web-port", port, **settings_of(kafka, tmp_path))
+    assert code == 78, output
+    assert f"127.0.0.1:{port}" in one_line(output)
+
+
+def test_missing_topics_are_78_and_apply_makes_them(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """The worker creates no topic behind anybody's back: it names what is missing and the command that makes it."""
+    settings = {**settings_of(kafka, tmp_path), "WORKER__WEBPORT": str(free_port())}
+    code, output = faust("worker", **settings)
+    assert code == 78, output
+    assert "topics apply" in one_line(output)
+    assert kafka.topic("order-events.dead-letter") in one_line(output)
+    code, output = faust("topics", "apply", **settings)
+    assert (code, output.count("created")) == (0, 4), output
+    code, output = faust("topics", "apply", **settings)
+    assert (code, output.count("exists")) == (0, 4), output
+
+
+def test_a_broken_agent_stops_the_start_with_its_own_traceback(checkout: Path) -> None:
+    """Stock Faust logs a warning, or nothing, and runs without the agent."""
+    (checkout / "agents" / "payments.py").write_text("import app\n\nraise RuntimeError('broken on purpose')\n")
+    code, output = faust("agents", cwd=checkout)
+    assert code != 0
+    assert "broken on purpose" in output
+    assert "agents/payments.py" in output
+
+
+HANDLER = """
+from app import handles
+from models.payments import PaymentMade
+@handles(PaymentMade)
+async def pay(payment: PaymentMade) -> None: ...
+"""
+SUBSCRIPTION = """
+from app import Deliveries, app
+payments = app.subscription("payment-events")
+"""
+AGENT = """
+@app.agent(payments)
+async def agent(deliveries: Deliveries) -> None: ...
+class Bank: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [
+        (HANDLER, "which no subscription reads"),
+        (SUBSCRIPTION, "nobody reads topic payment-events"),
+        (HANDLER.replace("payment: PaymentMade", "payment"), "parameter 'payment' needs a class as its type"),
+        (
+            SUBSCRIPTION + AGENT + HANDLER.replace("payment: PaymentMade", "payment: PaymentMade, bank: Bank"),
+            "asks for Bank, which is not registered",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_78(checkout: Path, agent: str, says: str) -> None:
+    """A handler without a subscription, a subscription without an agent, a parameter that nothing can fill."""
+    (checkout / "models" / "payments.py").write_text(PAYMENT_MODEL)
+    (checkout / "agents" / "payments.py").write_text(agent)
+    code, output = faust(
+        "worker", cwd=checkout, WORKER__WEBPORT=str(free_port()), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1"
+    )
+    assert code == 78, output
+    assert says in one_line(output)
+
+
+PAYMENT_MODEL = """
+from uuid import UUID
+from models.event import Event
+class PaymentMade(Event, namespace="payments.PaymentMade", topic="payment-events", key="customer_id"):
+    customer_id: UUID
+"""
+
+
+def test_the_readme_way_to_an_event_type_of_ones_own(
+    checkout: Path,
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Callable[..., WorkerProcess],
+    wait_settled: Callable[..., None],
+) -> None:
+    """The README's two code blocks, copied into two files, make a worker that handles the new event."""
+    blocks = {}
+    for part in (ROOT / "README.md").read_text().split("```python\n")[1:]:
+        code = part.split("```")[0]
+        blocks[code.split("\n")[0]] = code
+    for name in ("models/payments.py", "agents/payments.py"):
+        (checkout / name).write_text(blocks[f"# {name}"])
+    make_topics("order-events", "stock-events", "payment-events")
+    worker = start_worker(cwd=checkout, ready=12)
+    script = blocks["# a script of yours"]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=checkout,
+        env={**os.environ, **settings_of(kafka, checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    wait_settled("payment-events", expected=1)
+    assert json.dumps(worker.rows("paid")) == '{"00000000-0000-0000-0000-000000000007": "12.50"}'

@@ -1,0 +1,95 @@
+"""Settings: the layers, the spellings, and one clear line for what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings, load_settings
+from app.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own appsettings.json and an environment without settings of ours."""
+    monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    load_settings.cache_clear()
+
+
+def write(folder: Path, settings: object) -> None:
+    """Write the settings file."""
+    (folder / "appsettings.json").write_text(json.dumps(settings))
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three layers of one section merge setting by setting."""
+    write(tmp_path, {"Kafka": {"ConsumerConfig": {"GroupId": "from-file", "AutoOffsetReset": "latest"}}})
+    monkeypatch.setenv("KAFKA__CONSUMERCONFIG__GROUPID", "from-environment")
+    consumer = load_settings().kafka.consumer_config
+    assert (consumer.group_id, consumer.auto_offset_reset, consumer.session_timeout_ms) == (
+        "from-environment",
+        "latest",
+        30_000,
+    )
+
+
+@pytest.mark.parametrize("name", ["BootstrapServers", "bootstrap_servers", "bootstrap.servers", "BOOTSTRAPSERVERS"])
+def test_spellings_are_one(tmp_path: Path, name: str) -> None:
+    """Case, underscores and dots do not matter."""
+    write(tmp_path, {"Kafka": {name: "a:1,b:2"}})
+    assert load_settings().kafka.bootstrap_servers == "a:1,b:2"
+
+
+def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KAFKA_BOOTSTRAP_SERVERS is an alias; the exact name wins over it."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "alias:1")
+    assert Settings().kafka.bootstrap_servers == "alias:1"
+    monkeypatch.setenv("KAFKA__BOOTSTRAPSERVERS", "exact:2")
+    assert Settings().kafka.bootstrap_servers == "exact:2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"Kafka": {"BootstrapServer": "a:1"}}, "did you mean 'bootstrap_servers'"),
+        ({"Kafak": {}}, "did you mean 'kafka'"),
+        ({"Kafka": {"BootstrapServers": "nowhere"}}, "'nowhere' is not host:port"),
+        ({"Worker": {"WebPort": 0}}, "worker.web_port"),
+        ({"Kafka": {"ProducerConfig": {"Acks": 1}}}, "kafka.producer_config.acks"),
+        ({"Kafka": 5}, "kafka"),
+        ([1], "cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, settings: object, says: str) -> None:
+    """Exit code 78, the setting's name, and the nearest match of an unknown one."""
+    write(tmp_path, settings)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert says in caught.value.format_message()
+    assert "\n" not in caught.value.format_message()
+    assert caught.value.exit_code == 78
+
+
+def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
+    """A file that is no JSON says so."""
+    (tmp_path / "appsettings.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings()
+
+
+def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
+    """Nobody wants to mend settings one start at a time."""
+    write(tmp_path, {"Kafka": {"Partitions": 0, "ReplicationFactor": 99}})
+    with pytest.raises(
+        ConfigError, match=r"kafka\.partitions.*kafka\.replication_factor|replication_factor.*partitions"
+    ):
+        load_settings()
+
+
+def test_the_files_settings_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The appsettings.json that comes with the project is valid."""
+    monkeypatch.setenv("APPSETTINGS_DIR", str(Path(__file__).parents[2]))
+    assert Settings().kafka.consumer_config.group_id == "famulus"
