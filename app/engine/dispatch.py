@@ -33,12 +33,8 @@ class Handler:
     target: Callable[..., Any]  # Any: a user's function or class
     made_with: Parameters | None
     called_with: Parameters
+    services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
     retry: Retry
-
-    def services(self) -> set[type]:
-        """The types that it asks for beside its event, its delivery and the bus."""
-        wanted = {*(self.made_with or {}).values(), *self.called_with.values()}
-        return wanted - {self.event_type, Delivery, EventBus}
 
 
 def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retry) -> Handler:
@@ -54,7 +50,8 @@ def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retr
     called_with = _parameters(call, name)
     if event_type not in called_with.values():
         raise ConfigError(f"handler {name} has no parameter of type {event_type.__name__}")
-    return Handler(name, event_type, target, made_with, called_with, retry)
+    wanted = {*(made_with or {}).values(), *called_with.values()} - {event_type, Delivery, EventBus}
+    return Handler(name, event_type, target, made_with, called_with, frozenset(wanted), retry)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Parameters:
@@ -75,15 +72,15 @@ class Dispatcher:
     def __init__(self, services: svcs.Registry, bus: EventBus) -> None:
         self._services = services
         self._bus = bus
-        self._handlers: dict[type[Event], list[tuple[Handler, frozenset[type]]]] = {}
+        self._handlers: dict[type[Event], list[Handler]] = {}
 
     def add(self, handler: Handler) -> None:
         """Register a handler. Several handlers may take one type."""
-        self._handlers.setdefault(handler.event_type, []).append((handler, frozenset(handler.services())))
+        self._handlers.setdefault(handler.event_type, []).append(handler)
 
     def handlers_of(self, event_type: type[Event]) -> list[Handler]:
         """The handlers of one type, in the order of their registration."""
-        return [handler for handler, _ in self._handlers.get(event_type, ())]
+        return self._handlers.get(event_type, [])
 
     @property
     def event_types(self) -> list[type[Event]]:
@@ -92,8 +89,8 @@ class Dispatcher:
 
     def check(self) -> None:
         """Raise ConfigError when a handler asks for a service that nobody registered."""
-        for handler, services in (pair for pairs in self._handlers.values() for pair in pairs):
-            for wanted in services:
+        for handler in (handler for handlers in self._handlers.values() for handler in handlers):
+            for wanted in handler.services:
                 if wanted not in self._services:
                     raise ConfigError(
                         f"handler {handler.name} asks for {wanted.__qualname__}, which is not registered: "
@@ -103,12 +100,11 @@ class Dispatcher:
     async def call(self, handler: Handler, event: Event, delivery: Delivery) -> None:
         """Run one handler for one event. Raises what the handler raises."""
         values: dict[type, object] = {handler.event_type: event, Delivery: delivery, EventBus: self._bus}
-        services = handler.services()
-        if not services:
+        if not handler.services:
             await _run(handler, values)
             return
         async with svcs.Container(self._services) as scope:
-            for wanted in services:
+            for wanted in handler.services:
                 values[wanted] = await scope.aget(wanted)
             await _run(handler, values)
 

@@ -5,18 +5,18 @@ failed that are in the log all the same.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
-from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
 from app.config import KafkaConfig, load_settings
 from app.errors import OperatingError, UnavailableError
+from app.publish.batches import PartitionBatches
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
 
@@ -123,31 +123,46 @@ class Producer:
 
         Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`.
         """
-        async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
-            sent = [await self._send(record) for record in records]
-            return [Published(at.topic, at.partition, at.offset, at.timestamp) for at in await asyncio.gather(*sent)]
-
-    async def send_rows(self, topic: str, partition: int, rows: Sequence[tuple[bytes, bytes | None]]) -> int:
-        """Append *rows* to one partition in as few record batches as they fit; returns the last one's offset.
-
-        No future and no header per row: this is how changelogs are written. Raises as `send_all` does.
-        """
         producer = self._connected()
-        pending: list[asyncio.Future[RecordMetadata]] = []
+        places: list[tuple[tuple[str, int], tuple[int, int]]] = []
+        batches: dict[tuple[str, int], PartitionBatches] = {}
         async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
-            batch = producer.create_batch()
+            for topic in {record.topic for record in records}:
+                await producer.partitions_for(topic)  # learns where the topic lives
+            for record in records:
+                at = (record.topic, self._partition_of(record))
+                batch = batches.get(at)
+                if batch is None:
+                    batch = batches[at] = self._batches(*at)
+                places.append((at, await batch.append(record.key, record.value, record.headers, record.timestamp_ms)))
+            sent = {at: await batch.sent() for at, batch in batches.items()}
+        return [
+            Published(topic, partition, begin.offset + number, begin.timestamp)
+            for (topic, partition), (batch_number, number) in places
+            for begin in (sent[topic, partition][batch_number],)
+        ]
+
+    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:
+        """Append *rows* to one partition and wait; returns the last one's offset. Raises as `send_all` does.
+
+        This is how changelogs are written.
+        """
+        batches = self._batches(topic, partition)
+        async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
             for key, value in rows:
-                if batch.append(key=key, value=value, timestamp=None) is None:
-                    batch.close()
-                    pending.append(await producer.send_batch(batch, topic, partition=partition))
-                    batch = producer.create_batch()
-                    batch.append(key=key, value=value, timestamp=None)
-            left = int(batch.record_count())
-            batch.close()
-            pending.append(await producer.send_batch(batch, topic, partition=partition))
-            sent = await asyncio.gather(*pending)
-        last = int(sent[-1].offset)
-        return last + left - 1
+                _, last = await batches.append(key, value)
+            sent = await batches.sent()
+        return int(sent[-1].offset) + last
+
+    def _partition_of(self, record: Outgoing) -> int:
+        if record.partition is not None:
+            return record.partition
+        key = record.key
+        partition: int = self._connected()._partition(record.topic, None, None, None, key, record.value)
+        return partition
+
+    def _batches(self, topic: str, partition: int) -> PartitionBatches:
+        return PartitionBatches(self._connected(), topic, partition, self.settings.producer_config.max_request_size)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
@@ -156,16 +171,6 @@ class Producer:
             event_type=str(type(event)._options.namespace),
             source=self.settings.consumer_config.group_id,
             time=datetime.now(UTC),
-        )
-
-    async def _send(self, record: Outgoing) -> "asyncio.Future[RecordMetadata]":
-        return await self._connected().send(  # type: ignore[no-any-return]  # aiokafka is untyped
-            record.topic,
-            value=record.value,
-            key=record.key,
-            partition=record.partition,
-            timestamp_ms=record.timestamp_ms,
-            headers=list(record.headers),
         )
 
     def _connected(self) -> Any:  # Any: aiokafka is untyped

@@ -5,7 +5,7 @@ the events come again. What was published then is recognised by its id.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from app.state.tables import Table
@@ -19,7 +19,7 @@ class Sender(Protocol):
     async def send_all(self, records: Sequence[Outgoing]) -> object:
         """Send all and wait until the cluster has them."""
 
-    async def send_rows(self, topic: str, partition: int, rows: Sequence[tuple[bytes, bytes | None]]) -> int:
+    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:
         """Append rows to one partition, wait, and return the offset of the last one."""
 
 
@@ -30,7 +30,7 @@ async def settle(group: Group, tables: Mapping[str, Table[object, object]], send
     touched = [(tables[name], rows) for name, rows in group.rows.items()]
     ends = await asyncio.gather(
         *(
-            sender.send_rows(table.storage.changelog_topic.get_topic_name(), group.partition, list(rows.items()))
+            sender.send_rows(table.storage.changelog_topic.get_topic_name(), group.partition, rows.items())
             for table, rows in touched
         )
     )

@@ -125,10 +125,11 @@ def test_poison_goes_to_the_dead_letter_topic_unchanged(
         Outgoing(topic, b"\x00\xff", None, (), 2),
         Outgoing(topic, b"c", b"", (), 3),
         Outgoing(topic, b"d", nothing, (), 0),
+        Outgoing(topic, None, None, (), 1),
     ]
     good = records_of(kafka, 50)
     send(kafka, good[:25] + poison + good[25:])
-    wait_settled("order-events", "stock-events", expected=55 + 50)
+    wait_settled("order-events", "stock-events", expected=56 + 50)
     assert spent(worker) == Decimal("50.50")
     dead = read_all(kafka, "order-events.dead-letter")
     assert {(d.partition, d.key, d.value) for d in dead} == {(p.partition, p.key, p.value) for p in poison}

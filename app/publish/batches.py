@@ -1,0 +1,49 @@
+"""Record batches made by hand: a future and a linger for each of many records would cost more than the rest."""
+
+import asyncio
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import RecordMetadata
+
+from app.wire.envelope import Headers
+
+
+class PartitionBatches:
+    """Records of one partition on their way, in as few record batches as they fit, in the order of `append`."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, record_bytes_max: int) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partition = partition
+        self._record_bytes_max = record_bytes_max
+        self._sent: list[asyncio.Future[RecordMetadata]] = []
+        self._open: Any = producer.create_batch()  # Any: aiokafka is untyped
+
+    async def append(
+        self, key: bytes | None, value: bytes | None, headers: Headers = (), timestamp_ms: int | None = None
+    ) -> tuple[int, int]:
+        """Add a record; returns its place: which batch of this object, which record of that.
+
+        Raises MessageSizeTooLargeError before anything of the record is sent.
+        """
+        pairs = list(headers)
+        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, pairs)
+        if size > self._record_bytes_max:
+            raise MessageSizeTooLargeError(f"{size} bytes, the limit is {self._record_bytes_max}")
+        if self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs) is None:
+            await self._send()
+            self._open = self._producer.create_batch()
+            self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs)
+        return len(self._sent), self._open.record_count() - 1
+
+    async def sent(self) -> list[RecordMetadata]:
+        """Send what is left and wait for every batch: where each begins. Raises what aiokafka raises."""
+        await self._send()
+        return list(await asyncio.gather(*self._sent))
+
+    async def _send(self) -> None:
+        self._open.close()  # else a plain send to this partition may add its record
+        self._sent.append(await self._producer.send_batch(self._open, self._topic, partition=self._partition))
