@@ -8,19 +8,43 @@ The namespace is the event's name on the wire: it is written out, so that moving
 the partition and so the order: events of one key are handled one after the other.
 """
 
-from typing import Any, ClassVar, dataclass_transform
+from collections.abc import Iterator
+from datetime import date, datetime
+from enum import Enum
+from typing import Any, ClassVar, dataclass_transform, get_args, get_type_hints
 from uuid import UUID
 
 import faust
 
 
-def _uuid(value: Any) -> UUID:  # Any: what JSON gave
-    return value if isinstance(value, UUID) else UUID(value)
+def _datetime(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _date(text: str) -> date:
+    return date.fromisoformat(text)
+
+
+# How a field is made from JSON text. The order counts: a datetime is a date too.
+FROM_TEXT = {UUID: UUID, datetime: _datetime, date: _date}
+
+
+def _enums_in(annotation: Any) -> Iterator[type[Enum]]:
+    """Every enumeration that a field's annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _enums_in(argument)
 
 
 @dataclass_transform(kw_only_default=True)
-class Part(faust.Record, abstract=True, coerce=True, coercions={UUID: _uuid}):
+class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
     """Something inside an event, such as one line of an order."""
+
+    def __init_subclass__(cls, *, coercions: dict[Any, Any] | None = None, **options: Any) -> None:
+        """*options* are those of faust.Record; enumerations among the fields are made from their values."""
+        enums = {enum: enum for annotation in get_type_hints(cls).values() for enum in _enums_in(annotation)}
+        super().__init_subclass__(coercions={**enums, **(coercions or {})}, **options)
 
 
 class Event(Part, abstract=True):

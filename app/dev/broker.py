@@ -136,6 +136,8 @@ class Broker:
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",
+            "broker.heartbeat.interval.ms": "500",
+            "broker.session.timeout.ms": "3000",  # a killed node may come back when its session is over
             **self._config,
         }
         lines = (f"{name}={value}\n" for name, value in properties.items())

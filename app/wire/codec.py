@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from copy import deepcopy
 from decimal import Decimal
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
@@ -80,6 +81,10 @@ def codec_of(record_type: type[R]) -> Codec[R]:
     return codec
 
 
+class _NotJsonError(Exception):
+    pass
+
+
 class _NotFiniteError(Exception):
     def __init__(self, field: str) -> None:
         super().__init__(field)
@@ -105,14 +110,12 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
         descriptor: Any = getattr(record_type, name)
         if (descriptor.input_name, descriptor.output_name, descriptor.exclude) != (name, name, False):
             raise TypeError(f"{record_type.__name__}.{name} has another name on the wire, which is not supported")
-        shape = _shape_of(annotation, (*inside, record_type))
+        try:
+            shape = _shape_of(annotation, (*inside, record_type))
+        except _NotJsonError as error:
+            raise TypeError(f"{record_type.__name__}.{name} is a {error}, which JSON cannot carry") from None
         fields[name] = NotRequired[shape] if name in options.defaults else shape
-    made = TypedDict(record_type.__name__, fields)  # type: ignore[misc]  # made at run time
-    try:
-        msgspec.json.Decoder(made)
-    except TypeError as error:
-        raise TypeError(f"{record_type.__name__} has a field that JSON cannot carry: {error}") from None
-    return made
+    return TypedDict(record_type.__name__, fields)  # type: ignore[misc]  # made at run time
 
 
 def _shape_of(annotation: Any, inside: tuple[type, ...]) -> Any:
@@ -120,6 +123,8 @@ def _shape_of(annotation: Any, inside: tuple[type, ...]) -> Any:
         return _shape(annotation, inside)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is None or origin is typing.Literal:
+        if isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType):
+            raise _NotJsonError(annotation.__name__)
         return annotation
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(_shape_of(argument, inside) for argument in arguments)]  # noqa: UP007  # at run time
@@ -138,6 +143,7 @@ def _maker(record_type: type[R]) -> Convert:
     options = record_type._options
     conversions = _conversions(record_type, _maker)
     defaults = {name: options.defaults[name] for name in options.fields if name in options.defaults}
+    mutable = [name for name, default in defaults.items() if isinstance(default, (list, dict, set, faust.Record))]
     # Faust's descriptors convert a field on its first read unless it stands in here. An instance made by Faust has a
     # set of its own, so this one, on the class, speaks for those made below.
     record_type.__evaluated_fields__ = frozenset(options.fields)  # type: ignore[assignment]
@@ -147,6 +153,9 @@ def _maker(record_type: type[R]) -> Convert:
         for name, convert in conversions:
             if name in values:
                 values[name] = convert(values[name])
+        for name in mutable:
+            if name not in values:
+                values[name] = deepcopy(defaults[name])
         record = new(record_type)
         record.__dict__ = {**defaults, **values} if defaults else values
         return record

@@ -1,0 +1,171 @@
+"""Dispatch: a record finds its type, a type its handlers, a handler its parameters."""
+
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+import svcs
+
+from app.engine.dispatch import Dispatcher, EventTypes, handler_for
+from app.engine.retry import Retry
+from app.errors import ConfigError, DecodeError
+from app.publish.bus import EventBus
+from app.wire.envelope import Delivery, delivery_of
+from models.stock import StockReserved
+
+EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
+JSON = b'{"order_id":"00000000-0000-0000-0000-000000000001","product_id":"part-1","quantity":2}'
+NAME = "stock.StockReserved"
+
+
+def record(value: bytes | None = JSON, headers: Sequence[tuple[str, bytes]] = ()) -> Any:
+    """A record as it comes from Kafka."""
+    return SimpleNamespace(
+        topic="stock-events", partition=0, offset=1, timestamp=2, key=b"k", value=value, headers=headers
+    )
+
+
+DELIVERY = delivery_of(record(), "id", 1)
+
+
+def dispatcher(services: svcs.Registry | None = None) -> Dispatcher:
+    """A dispatcher without a broker behind it."""
+    return Dispatcher(services or svcs.Registry(), EventBus(SimpleNamespace()))  # type: ignore[arg-type]
+
+
+class Shelf:
+    """A service that notes when its scope ends."""
+
+    opened = 0
+    closed = 0
+
+
+async def shelf() -> AsyncIterator[Shelf]:
+    """Make one for each scope, and clean up after it."""
+    Shelf.opened += 1
+    yield Shelf()
+    Shelf.closed += 1
+
+
+async def test_parameters_are_filled_by_their_types() -> None:
+    """In any order, by any name: event, delivery, bus, services."""
+    seen: list[object] = []
+
+    async def handler(bus: EventBus, it: Delivery, where: Shelf, event: StockReserved) -> None:
+        seen.extend([bus, it, where, event])
+
+    services = svcs.Registry()
+    services.register_factory(Shelf, shelf)
+    station = dispatcher(services)
+    station.add(handler_for(StockReserved, handler, Retry()))
+    station.check()
+    before = Shelf.opened, Shelf.closed
+    await station.call(station.handlers_of(StockReserved)[0], EVENT, DELIVERY)
+    assert [type(value) for value in seen] == [EventBus, Delivery, Shelf, StockReserved]
+    assert (Shelf.opened, Shelf.closed) == (before[0] + 1, before[1] + 1)
+
+
+async def test_services_are_closed_when_the_handler_raises() -> None:
+    """A scope ends however the event ends."""
+
+    def handler(event: StockReserved, where: Shelf) -> None:
+        raise ValueError("no shelf")
+
+    services = svcs.Registry()
+    services.register_factory(Shelf, shelf)
+    station = dispatcher(services)
+    before = Shelf.closed
+    with pytest.raises(ValueError, match="no shelf"):
+        await station.call(handler_for(StockReserved, handler, Retry()), EVENT, DELIVERY)
+    assert Shelf.closed == before + 1
+
+
+async def test_a_class_is_made_anew_for_each_event() -> None:
+    """Its constructor is filled by types too, and nothing of one event stays for the next."""
+    made: list[object] = []
+
+    class Keep:
+        def __init__(self, bus: EventBus) -> None:
+            self.bus = bus
+
+        async def handle(self, event: StockReserved) -> None:
+            made.append(self)
+
+    station = dispatcher()
+    handler = handler_for(StockReserved, Keep, Retry())
+    await station.call(handler, EVENT, DELIVERY)
+    await station.call(handler, EVENT, DELIVERY)
+    assert len(set(map(id, made))) == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (lambda event: None, "parameter 'event' needs a class as its type"),
+        (type("Empty", (), {}), "has no method `handle`"),
+    ],
+)
+def test_what_cannot_be_called_is_an_error_at_registration(target: Any, says: str) -> None:
+    """Not at the first event."""
+    with pytest.raises(ConfigError, match=says):
+        handler_for(StockReserved, target, Retry())
+
+
+def test_a_handler_must_take_its_event() -> None:
+    """The name of the handler and of the event."""
+
+    def handler(delivery: Delivery) -> None: ...
+
+    with pytest.raises(ConfigError, match="has no parameter of type StockReserved"):
+        handler_for(StockReserved, handler, Retry())
+
+
+def test_a_service_that_nobody_registered_is_an_error_at_the_start() -> None:
+    """With the line that mends it."""
+
+    def handler(event: StockReserved, where: Shelf) -> None: ...
+
+    station = dispatcher()
+    station.add(handler_for(StockReserved, handler, Retry()))
+    with pytest.raises(ConfigError, match=r"app\.services\.register_factory\(Shelf"):
+        station.check()
+
+
+class Other(StockReserved, namespace="stock.Other", topic="stock-events", key="product_id"):
+    """A second type of the topic."""
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "found"),
+    [
+        (JSON, [("ce_type", b"stock.Other")], Other),
+        (JSON, [("ce_type", b"stock.StockReserved")], StockReserved),
+        (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [], Other),
+        (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [("ce_type", b"stock.StockReserved")], StockReserved),
+    ],
+)
+def test_the_type_is_in_the_header_or_in_fausts_metadata(value: bytes, headers: Any, found: type) -> None:
+    """Whichever is there; the header wins."""
+    types = EventTypes("stock-events", [StockReserved, Other])
+    assert type(types.decode(record(value, headers))) is found
+
+
+def test_a_topics_only_type_needs_no_name() -> None:
+    """Records of another language without any header are read."""
+    assert EventTypes("stock-events", [StockReserved]).decode(record()) == EVENT
+
+
+def test_without_a_name_among_several_types_it_is_poison() -> None:
+    """Nothing is guessed."""
+    with pytest.raises(DecodeError, match="no ce_type header, and stock-events carries 2 types"):
+        EventTypes("stock-events", [StockReserved, Other]).decode(record())
+
+
+@pytest.mark.parametrize("name", [b"models.stock.StockReserved", b"builtins.object", b"unknown"])
+def test_a_sender_never_chooses_a_class(name: bytes) -> None:
+    """A name that is none of the topic's types is unknown, whatever class it may be elsewhere."""
+    assert EventTypes("stock-events", [StockReserved]).decode(record(JSON, [("ce_type", name)])) is None
+    value = JSON[:-1] + b',"__faust":{"ns":"' + name + b'"}}'
+    assert EventTypes("stock-events", [StockReserved]).decode(record(value)) is None
