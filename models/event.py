@@ -8,7 +8,7 @@ The namespace is the event's name on the wire: it is written out, so that moving
 the partition and so the order: events of one key are handled one after the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from enum import Enum
 from typing import Any, ClassVar, dataclass_transform, get_args, get_type_hints
@@ -26,7 +26,7 @@ def _date(text: str) -> date:
 
 
 # How a field is made from JSON text. The order counts: a datetime is a date too.
-FROM_TEXT = {UUID: UUID, datetime: _datetime, date: _date}
+FROM_TEXT: dict[Any, Callable[[Any], Any]] = {UUID: UUID, datetime: _datetime, date: _date}
 
 
 def _enums_in(annotation: Any) -> Iterator[type[Enum]]:
@@ -43,7 +43,9 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
 
     def __init_subclass__(cls, *, coercions: dict[Any, Any] | None = None, **options: Any) -> None:
         """*options* are those of faust.Record; enumerations among the fields are made from their values."""
-        enums = {enum: enum for annotation in get_type_hints(cls).values() for enum in _enums_in(annotation)}
+        enums: dict[Any, Any] = {
+            enum: enum for annotation in get_type_hints(cls).values() for enum in _enums_in(annotation)
+        }
         super().__init_subclass__(coercions={**enums, **(coercions or {})}, **options)
 
 

@@ -41,6 +41,7 @@ from app.wire.envelope import Outgoing, headers_of
 
 console = Console()
 SEND_RECORDS = 1_000  # sent and awaited together
+TIMEOUT_S = app.settings.worker.startup_timeout_s
 STALLED_S = 60.0  # without progress for so long, something is broken
 ORDER_EVENTS, STOCK_EVENTS = "order-events", "stock-events"
 POISON = (b'{"order_id": "1"', b"\xff\xfe\x00", b'{"order_id": 5, "items": null}', None, b"[]", b'"an order"')
@@ -104,15 +105,17 @@ def demo(  # noqa: PLR0913  # one for each option
     app.discover()
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="famulus-")))
-        if sample_folder is None:
-            sample_folder = folder
-            with console.status(f"making TPC-H orders at scale {scale:g}"):
-                sample.generate(scale, folder)
+        if sample_folder is not None:
+            sample.check(sample_folder)
         broker = running.enter_context(broker_for_use())
         plan = Plan(scale, duplicates, poison, folder, _kafka(broker.bootstrap_servers, embedded=broker.is_embedded),
                     broker.is_embedded)  # fmt: skip
         console.print(f"Kafka at {plan.kafka.bootstrap_servers}{' (started here)' if plan.embedded else ''}")
         _make_topics(plan, running)
+        if sample_folder is None:
+            sample_folder = folder
+            with console.status(f"making TPC-H orders at scale {scale:g}"):
+                sample.generate(scale, folder)
         worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_port(app.conf.web_port))
         running.enter_context(worker)
         with console.status("the worker starts"):
@@ -136,9 +139,9 @@ def _kafka(bootstrap_servers: str, *, embedded: bool) -> KafkaConfig:
 
 def _make_topics(plan: Plan, running: ExitStack) -> None:
     names = [name for topic in plan.topics for name in (topic, dead_letter_topic(topic))]
-    asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), 15.0))
+    asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), TIMEOUT_S))
     if not plan.embedded:
-        running.callback(lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, 15.0)))
+        running.callback(lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, TIMEOUT_S)))
 
 
 async def _carry(plan: Plan, folder: Path, worker: WorkerProcess) -> tuple[Summary, list[str]]:

@@ -36,6 +36,12 @@ def generate(scale: float, folder: Path) -> None:
         raise ConfigError(f"tpchgen-cli could not make the sample: {made.stderr.strip().splitlines()[-1:]}")
 
 
+def check(folder: Path) -> None:
+    """Raise ConfigError when the sample's files in *folder* cannot be read."""
+    for name in ("orders.csv", "lineitem.csv"):
+        next(_rows(folder / name), None)
+
+
 def orders(folder: Path) -> Iterator[dict[str, Any]]:  # Any: values as an event takes them
     """The fields of one `orders.OrderCreated` after the other. Raises ConfigError when a file cannot be read."""
     lines = itertools.groupby(_rows(folder / "lineitem.csv"), key=lambda row: row["l_orderkey"])
@@ -74,9 +80,10 @@ def expected_sums(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
 def _rows(file: Path) -> Iterator[dict[str, str]]:
     try:
         with file.open(encoding="utf-8", newline="") as lines:
-            yield from csv.DictReader(lines)
+            yield from csv.DictReader(lines, strict=True)
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ConfigError(f"sample: {file} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"sample: {file} cannot be read: {reason}") from None
 
 
 def _uuid(kind: str, key: str) -> UUID:

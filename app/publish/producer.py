@@ -5,6 +5,7 @@ failed that are in the log all the same.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
@@ -124,7 +125,8 @@ class Producer:
         Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`.
         """
         producer = self._connected()
-        places: list[tuple[tuple[str, int], tuple[int, int]]] = []
+        now_ms = time.time_ns() // 1_000_000
+        places: list[tuple[tuple[str, int], tuple[int, int], int]] = []
         batches: dict[tuple[str, int], PartitionBatches] = {}
         async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
             for topic in {record.topic for record in records}:
@@ -134,11 +136,15 @@ class Producer:
                 batch = batches.get(at)
                 if batch is None:
                     batch = batches[at] = self._batches(*at)
-                places.append((at, await batch.append(record.key, record.value, record.headers, record.timestamp_ms)))
+                written_ms = now_ms if record.timestamp_ms is None else record.timestamp_ms
+                places.append(
+                    (at, await batch.append(record.key, record.value, record.headers, written_ms), written_ms)
+                )
             sent = {at: await batch.sent() for at, batch in batches.items()}
         return [
-            Published(topic, partition, begin.offset + number, begin.timestamp)
-            for (topic, partition), (batch_number, number) in places
+            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
+            Published(topic, partition, begin.offset + number, written_ms if begin.timestamp < 0 else begin.timestamp)
+            for (topic, partition), (batch_number, number), written_ms in places
             for begin in (sent[topic, partition][batch_number],)
         ]
 

@@ -115,7 +115,8 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
         except _NotJsonError as error:
             raise TypeError(f"{record_type.__name__}.{name} is a {error}, which JSON cannot carry") from None
         fields[name] = NotRequired[shape] if name in options.defaults else shape
-    return TypedDict(record_type.__name__, fields)  # type: ignore[misc]  # made at run time
+    typed_dict: Any = TypedDict  # made at run time, which a type checker cannot follow
+    return typed_dict(record_type.__name__, fields)
 
 
 def _shape_of(annotation: Any, inside: tuple[type, ...]) -> Any:
