@@ -30,6 +30,7 @@ from app.state.unit import current_unit
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T", bound=Callable[..., Any])
+EX_TEMPFAIL = 75  # sysexits(3)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -85,6 +86,7 @@ class Famulus(faust.App):
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
         self.intake = Intake()
+        self.is_drained = True
         self.services = svcs.Registry()
         self.sender = Producer(kafka)
         self.bus = EventBus(self.sender, current_unit)
@@ -195,7 +197,7 @@ class Famulus(faust.App):
         """Finish and commit what is in hand before Faust takes its consumer down."""
         if self._consumer is not None and self.pipelines:
             self._consumer.stop_flow()
-            await cast(Any, self._consumer).drain()
+            self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
         await self.sender.stop()
 
@@ -212,7 +214,7 @@ class Worker(faust.Worker):
     """Faust's worker process, which checks before it starts and ends with the exit codes of `errors`."""
 
     def execute_from_commandline(self) -> NoReturn:
-        """Run until stopped. Exits 0 when everything was drained, else with the code of the OperatingError."""
+        """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
         app = cast(Famulus, self.app)
         try:
             if app.conf.web_enabled:
@@ -222,6 +224,8 @@ class Worker(faust.Worker):
         except OperatingError as error:
             error.show()
             raise SystemExit(error.exit_code) from None
+        except SystemExit as end:
+            raise SystemExit(end.code or (0 if app.is_drained else EX_TEMPFAIL)) from None
 
 
 def agent_modules() -> Iterator[str]:

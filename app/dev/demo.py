@@ -230,9 +230,7 @@ async def _wait_settled(plan: Plan, worker: WorkerProcess, bars: Progress, strea
             if now != seen:
                 seen, moved = now, time.monotonic()
             elif time.monotonic() - moved > STALLED_S:
-                raise DemoError(
-                    f"nothing was settled for {STALLED_S:g} s; the worker's log ends: {worker.last_words()}"
-                )
+                raise DemoError(f"nothing was settled for {STALLED_S:g} s; the worker says: {worker.last_words()}")
             worker.check()
             await asyncio.sleep(0.25)
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -67,18 +69,22 @@ class WorkerProcess:
             if owned >= partitions:
                 return
             time.sleep(0.1)
-        raise UnavailableError(f"the worker was not ready within {timeout_s:g} s; its log ends: {self.last_words()}")
+        raise UnavailableError(f"the worker was not ready within {timeout_s:g} s; it says: {self.last_words()}")
 
     def check(self) -> None:
         """Raise UnavailableError with the end of its log when the process has ended."""
         code = self.exit_code()
         if code is not None:
-            raise UnavailableError(f"the worker ended with exit code {code}; its log ends: {self.last_words()}")
+            raise UnavailableError(f"the worker ended with exit code {code}; it says: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line of its log that says something."""
-        lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        return next((line for line in reversed(lines) if line.startswith("Error:")), lines[-1] if lines else "(empty)")
+        """The line of its log that says best why it ended, and where a copy of the log is kept."""
+        text = self.log.read_text("utf-8", "replace")
+        kept = Path(tempfile.gettempdir(), "famulus-worker.log")
+        kept.write_text(text, "utf-8")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines if re.match(r"Error: |[\w.]+(Error|Exception)\b", line)]
+        return f"{(errors or lines or ['nothing'])[-1]} (log: {kept})"
 
     def get(self, path: str) -> Any:  # Any: JSON
         """What the web view at *path* answers. Raises OSError when it does not (HTTPError is one)."""

@@ -5,6 +5,7 @@ Each test has topics and a group of its own, so that tests share one broker and 
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,3 +120,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith(("KAFKA__", "WORKER__")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the project that a test may change, as a team's fork is one."""
+    copy = tmp_path / "checkout"
+    for name in ("app", "agents", "models"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "appsettings.json", copy)
+    return copy

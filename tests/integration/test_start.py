@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -40,16 +39,6 @@ def one_line(output: str) -> str:
     assert "Traceback" not in output, output
     [line] = [line for line in output.splitlines() if line.startswith("Error: ")]
     return line
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the project that a test may change, as a team's fork is one."""
-    copy = tmp_path / "checkout"
-    for name in ("app", "agents", "models"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "appsettings.json", copy)
-    return copy
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import asyncio
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from app.config import KafkaConfig
@@ -215,3 +217,87 @@ def test_tables_answer_over_http(
     ]:
         assert worker.answer(path)[0] == status
         assert says in worker.answer(path)[1]["error"]
+
+
+SLOW = """
+import asyncio
+from pathlib import Path
+from app import Deliveries, Delivery, PermanentError, Retry, TransientError, app, handles
+from models.slow import SlowHappened
+
+slow = app.subscription("slow-events")
+attempts = slow.Table("attempts", key=str, value=int, default=int)
+
+
+@app.agent(slow)
+async def slow_agent(deliveries: Deliveries) -> None:
+    await deliveries.carry()
+
+
+@handles(SlowHappened, retry=Retry(wait_initial_s=0.1))
+async def work(event: SlowHappened, delivery: Delivery) -> None:
+    attempts[event.name] += 1
+    if event.name == "sleeper" and not Path("awake").exists():
+        await asyncio.sleep(3600)
+    if event.name == "second" and delivery.attempt < 2:
+        raise TransientError("not yet")
+    if event.name in ("never", "hopeless"):
+        raise (TransientError if event.name == "never" else PermanentError)("no")
+"""
+SLOW_MODEL = """
+from models.event import Event
+class SlowHappened(Event, namespace="slow.SlowHappened", topic="slow-events", key="name"):
+    name: str
+"""
+
+
+@pytest.fixture
+def slow_checkout(checkout: Path) -> Path:
+    """A checkout with a handler that sleeps, fails once, or fails for ever, by the event's name."""
+    (checkout / "agents" / "slow.py").write_text(SLOW)
+    (checkout / "models" / "slow.py").write_text(SLOW_MODEL)
+    return checkout
+
+
+def slow_events(kafka: KafkaConfig, *names: str) -> None:
+    """Send events of the slow topic, all to one partition."""
+    send(kafka, [Outgoing(kafka.topic("slow-events"), b"k", b'{"name":"%s"}' % name.encode(), (), 0) for name in names])
+
+
+def test_a_failing_handler_is_tried_again_then_dead_lettered(
+    slow_checkout: Path,
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
+) -> None:
+    """What an attempt wrote before it failed is forgotten; events behind it go on after it."""
+    make_topics("order-events", "stock-events", "slow-events")
+    worker = start_worker(cwd=slow_checkout, ready=12)
+    slow_events(kafka, "first", "second", "never", "hopeless", "last")
+    wait_settled("slow-events", expected=5)
+    assert worker.rows("attempts") == {"first": 1, "second": 1, "last": 1}
+    found = counts(worker, "slow-events")
+    assert (found["handled"], found["dead_lettered"], found["retried"]) == (3, 2, 1 + 2)
+    reasons = {d.value: dict(d.headers)["error-class"] for d in read_all(kafka, "slow-events.dead-letter")}
+    assert reasons == {b'{"name":"never"}': b"TransientError", b'{"name":"hopeless"}': b"PermanentError"}
+
+
+def test_a_stop_that_cannot_wait_is_75_and_loses_nothing(
+    slow_checkout: Path,
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
+) -> None:
+    """Work in hand that does not end within the drain timeout is left, and read again by the next worker."""
+    make_topics("order-events", "stock-events", "slow-events")
+    worker = start_worker(cwd=slow_checkout, ready=12, WORKER__DRAINTIMEOUTS="1")
+    slow_events(kafka, "sleeper", "after")
+    time.sleep(1.5)
+    assert worker.stop() == 75
+    (slow_checkout / "awake").touch()
+    worker = start_worker(cwd=slow_checkout, ready=12)
+    wait_settled("slow-events", expected=2)
+    assert worker.rows("attempts") == {"sleeper": 1, "after": 1}
+    assert worker.stop() == 0
