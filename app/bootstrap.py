@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import faust
 import svcs
@@ -16,10 +16,11 @@ from app.config import Settings, load_settings
 from app.deadletter.record import dead_letter_topic
 from app.engine.dispatch import Dispatcher, EventTypes, OnUnknownType, handler_for
 from app.engine.pipeline import Pipeline
+from app.engine.process import Worker
 from app.engine.retry import Retry
 from app.engine.transport import Deliveries, Intake, Transport
-from app.errors import ConfigError, OperatingError
-from app.observe.health import check_port, partitions_of
+from app.errors import ConfigError
+from app.observe.health import partitions_of
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
@@ -30,7 +31,6 @@ from app.state.unit import current_unit
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T", bound=Callable[..., Any])
-EX_TEMPFAIL = 75  # sysexits(3)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -83,6 +83,7 @@ class Famulus(faust.App):
         self.fetch_max_wait_ms = consumer.fetch_max_wait_ms
         self.queue_records = worker.queue_records
         self.drain_timeout_s = worker.drain_timeout_s
+        self.stop_timeout_s = worker.stop_timeout_s
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
         self.intake = Intake()
@@ -194,8 +195,8 @@ class Famulus(faust.App):
         await self.sender.start()
 
     async def on_stop(self) -> None:
-        """Finish and commit what is in hand before Faust takes its consumer down."""
-        if self._consumer is not None and self.pipelines:
+        """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
+        if self._consumer is not None and self.pipelines and not self.crash_reason:
             self._consumer.stop_flow()
             self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
@@ -208,24 +209,6 @@ class Famulus(faust.App):
         """
         for name in (*agent_modules(), *extra_modules):
             importlib.import_module(name)
-
-
-class Worker(faust.Worker):
-    """Faust's worker process, which checks before it starts and ends with the exit codes of `errors`."""
-
-    def execute_from_commandline(self) -> NoReturn:
-        """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
-        app = cast(Famulus, self.app)
-        try:
-            if app.conf.web_enabled:
-                check_port(app.conf.web_bind, app.conf.web_port)
-            self.loop.run_until_complete(app.prepare())
-            super().execute_from_commandline()
-        except OperatingError as error:
-            error.show()
-            raise SystemExit(error.exit_code) from None
-        except SystemExit as end:
-            raise SystemExit(end.code or (0 if app.is_drained else EX_TEMPFAIL)) from None
 
 
 def agent_modules() -> Iterator[str]:

@@ -113,6 +113,7 @@ class WorkerConfig(Section):
     web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
     startup_timeout_s: float = Field(10.0, gt=0, le=300, description="Wait for the broker at the start, seconds.")
     drain_timeout_s: float = Field(20.0, gt=0, le=3600, description="Finish work in hand at stop or revoke, seconds.")
+    stop_timeout_s: float = Field(30.0, gt=0, le=3600, description="The process ends so long after a stop, seconds.")
     commit_interval_s: float = Field(1.0, gt=0.01, le=60, description="Between two offset commits, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Records of one partition held in memory before it is paused.")
 

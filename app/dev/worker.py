@@ -57,6 +57,11 @@ class WorkerProcess:
         """The exit code, None while it runs."""
         return self._process.poll() if self._process is not None else None
 
+    def wait_exit(self, timeout_s: float) -> int:
+        """Wait until it ends by itself and return the exit code. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
     def wait_ready(self, timeout_s: float = 60.0, *, partitions: int = 1) -> None:
         """Wait until at least *partitions* are assigned and their tables restored. Raises UnavailableError."""
         deadline = time.monotonic() + timeout_s

@@ -107,10 +107,13 @@ class Deliveries(faust.Stream[Any]):
             for start in range(0, len(fetched.records), CHUNK_RECORDS):
                 if not host.intake.owns(fetched):
                     break
+                batch = Batch(fetched.records[start : start + CHUNK_RECORDS], fetched.offsets)
                 with host.intake:
-                    await self._carry(pipeline, Batch(fetched.records[start : start + CHUNK_RECORDS], fetched.offsets))
+                    if not await self._carried(pipeline, batch):
+                        return
 
-    async def _carry(self, pipeline: Pipeline, batch: Batch) -> None:
+    async def _carried(self, pipeline: Pipeline, batch: Batch) -> bool:
+        """Carry *batch*. False when that failed, which ends the process: nobody knows what Kafka has of it."""
         try:
             await pipeline.carry(batch)
         except Exception as error:
@@ -118,7 +121,8 @@ class Deliveries(faust.Stream[Any]):
             place = f"{first.topic}-{first.partition} from offset {first.offset}"
             log.exception("cannot settle", place=place)
             await self.app.crash(InvariantError(f"{place} could not be settled: {error!r}; it will be read again"))
-            raise
+            return False
+        return True
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel

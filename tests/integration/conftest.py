@@ -93,11 +93,10 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
         print(worker.log.read_text("utf-8", "replace")[-3000:])  # noqa: T201  # pytest shows it when the test failed
 
 
-@pytest.fixture
-def wait_settled(kafka: KafkaConfig) -> Callable[..., None]:
-    """Wait until the group has settled everything in some topics, twice in a row."""
+def settle_all(kafka: KafkaConfig, topics: Sequence[str], *, expected: int, timeout_s: float) -> None:
+    """Wait until the group has settled at least *expected* records and all there are in *topics*, twice in a row."""
 
-    async def wait(topics: Sequence[str], expected: int, timeout_s: float) -> None:
+    async def wait() -> None:
         async with asyncio.timeout(timeout_s), LagMonitor(kafka, kafka.consumer_config.group_id) as monitor:
             before = (-1, -1)
             while True:
@@ -108,10 +107,17 @@ def wait_settled(kafka: KafkaConfig) -> Callable[..., None]:
                 before = now
                 await asyncio.sleep(0.2)
 
-    def run(*topics: str, expected: int, timeout_s: float = 60.0) -> None:
-        asyncio.run(wait(topics, expected, timeout_s))
+    asyncio.run(wait())
 
-    return run
+
+@pytest.fixture
+def wait_settled(kafka: KafkaConfig) -> Callable[..., None]:
+    """`settle_all` for this test's group."""
+
+    def wait(*topics: str, expected: int, timeout_s: float = 60.0) -> None:
+        settle_all(kafka, topics, expected=expected, timeout_s=timeout_s)
+
+    return wait
 
 
 @pytest.fixture(autouse=True)

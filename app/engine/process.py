@@ -1,0 +1,64 @@
+"""The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
+
+import os
+import threading
+from typing import Any, NoReturn, Protocol, cast
+
+import click
+import faust
+
+from app.errors import OperatingError
+from app.observe.health import check_port
+
+EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
+CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
+
+
+class Host(Protocol):
+    """What the process needs of our app beside Faust's own."""
+
+    is_drained: bool  # whether the last stop finished the work in hand
+    stop_timeout_s: float
+
+    async def prepare(self) -> None:
+        """Check that everything is there. Raises OperatingError."""
+
+
+class Worker(faust.Worker):
+    """Faust's worker process with a check before the start, the exit codes of `errors`, and an end that comes."""
+
+    @property
+    def _host(self) -> Host:
+        return cast(Any, self.app)  # type: ignore[no-any-return]  # our app is both Faust's App and a Host
+
+    def execute_from_commandline(self) -> NoReturn:
+        """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
+        try:
+            if self.app.conf.web_enabled:
+                check_port(self.app.conf.web_bind, self.app.conf.web_port)
+            self.loop.run_until_complete(self._host.prepare())
+            super().execute_from_commandline()
+        except OperatingError as error:
+            error.show()
+            raise SystemExit(error.exit_code) from None
+        except SystemExit as end:
+            raise SystemExit(end.code or (0 if self._host.is_drained else EX_TEMPFAIL)) from None
+
+    async def stop(self) -> None:
+        """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
+        limit_s = CRASH_S if self.crash_reason else self._host.stop_timeout_s
+        timer = threading.Timer(limit_s, self._end_now, [limit_s])
+        timer.daemon = True
+        timer.start()
+        await super().stop()
+
+    def _end_now(self, limit_s: float) -> None:
+        """End the process from a thread, since the event loop or the network holds it up."""
+        reason = self.crash_reason
+        if isinstance(reason, OperatingError):
+            reason.show()
+            code = reason.exit_code
+        else:
+            click.echo(f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again", err=True)
+            code = 1 if reason else EX_TEMPFAIL
+        os._exit(code)
