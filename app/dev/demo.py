@@ -116,7 +116,9 @@ def demo(  # noqa: PLR0913  # one for each option
             sample_folder = folder
             with console.status(f"making TPC-H orders at scale {scale:g}"):
                 sample.generate(scale, folder)
-        worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_port(app.conf.web_port))
+        worker = WorkerProcess(
+            plan.worker_settings(), folder / "worker.log", web_port=_port(app.conf.web_port if keep else 0)
+        )
         running.enter_context(worker)
         with console.status("the worker starts"):
             worker.wait_ready(partitions=2 * plan.kafka.partitions)
@@ -298,7 +300,7 @@ Ctrl-C ends everything.""")
 
 
 def _port(wanted: int) -> int:
-    """*wanted* if it is free, else any free one."""
+    """*wanted* if it is free, else any free one: two demos that start together would both find a fixed one free."""
     for port in (wanted, 0):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
             return int(server.getsockname()[1])

@@ -1,5 +1,6 @@
 """The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
 
+import errno
 import os
 import threading
 from typing import Any, NoReturn, Protocol, cast
@@ -7,7 +8,7 @@ from typing import Any, NoReturn, Protocol, cast
 import click
 import faust
 
-from app.errors import OperatingError
+from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
@@ -39,10 +40,19 @@ class Worker(faust.Worker):
             self.loop.run_until_complete(self._host.prepare())
             super().execute_from_commandline()
         except OperatingError as error:
-            error.show()
-            raise SystemExit(error.exit_code) from None
-        except SystemExit as end:
-            raise SystemExit(end.code or (0 if self._host.is_drained else EX_TEMPFAIL)) from None
+            raise SystemExit(_said(error)) from None
+        except SystemExit as end:  # what mode makes of every exception
+            raise SystemExit(self._exit_code(end)) from None
+
+    def _exit_code(self, end: SystemExit) -> object:
+        """The code that says why the worker ended, after the line that does."""
+        causes = self.crash_reason, end.__context__
+        for cause in causes:
+            if isinstance(cause, OperatingError):
+                return _said(cause)
+        if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
+            return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+        return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
 
     async def stop(self) -> None:
         """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
@@ -56,9 +66,14 @@ class Worker(faust.Worker):
         """End the process from a thread, since the event loop or the network holds it up."""
         reason = self.crash_reason
         if isinstance(reason, OperatingError):
-            reason.show()
-            code = reason.exit_code
+            code = _said(reason)
         else:
             click.echo(f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again", err=True)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
+
+
+def _said(error: OperatingError) -> int:
+    """Say it in one line; the exit code that goes with it."""
+    error.show()
+    return error.exit_code
