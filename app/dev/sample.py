@@ -1,4 +1,4 @@
-"""The sample: orders and line items of the TPC-H benchmark, as plain values, and their sums by another road.
+"""The sample: orders and line items of the TPC-H benchmark, as records to send, and their sums by another road.
 
 `tpchgen-cli` writes the files. `orders` reads them side by side, one order at a time, so that memory stays flat at any
 scale; `expected_sums` reads each file alone, in whole cents and pieces, and shares nothing with it but the names.
@@ -11,13 +11,19 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from app.errors import ConfigError
+from faust import Record
 
+from app.errors import ConfigError
+from app.wire.codec import codec_of
+from app.wire.envelope import Outgoing, headers_of
+
+POISON = (b'{"order_id": "1"', b"\xff\xfe\x00", b'{"order_id": 5, "items": null}', None, b"[]", b'"an order"')
 ORDERS_PER_SCALE = 1_500_000  # TPC-H: orders at scale factor 1
 
 
@@ -63,6 +69,29 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:  # Any: values as an event
                 for item in items
             ],
         }
+
+
+def records(folder: Path, event_type: type[Record], topic: str, *, duplicates: int, poison: int) -> Iterator[Outgoing]:
+    """The orders as records for *topic*, in the sample's order; the first *duplicates* of them come once more later.
+
+    *poison* records without headers come in between, which no handler can read. Raises ConfigError as `orders` does.
+    """
+    codec = codec_of(event_type)
+    again: list[Outgoing] = []
+    spoilt = itertools.islice(itertools.cycle(POISON), poison)
+    for number, fields in enumerate(orders(folder)):
+        envelope = headers_of(event_id=str(fields["order_id"]), event_type=str(event_type._options.namespace),
+                              source="sample", time=datetime.now(UTC))  # fmt: skip
+        record = Outgoing(topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope)
+        yield record
+        if number < duplicates:
+            again.append(record)
+        if number % 2 and again:  # while the first may still be in flight, as well as long after
+            yield again.pop()
+        if number % 100 == 0:
+            yield from (Outgoing(topic, record.key, value) for value in itertools.islice(spoilt, 1))
+    yield from again
+    yield from (Outgoing(topic, b"poison", value) for value in spoilt)
 
 
 def expected_sums(folder: Path) -> tuple[dict[str, int], dict[str, int]]:

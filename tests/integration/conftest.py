@@ -6,7 +6,6 @@ Each test has topics and a group of its own, so that tests share one broker and 
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +14,7 @@ import pytest
 
 from app.config import ConsumerConfig, KafkaConfig
 from app.dev.background import broker_for_use
+from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.observe.health import create_topics, delete_topics
 from app.observe.lag import LagMonitor
@@ -63,12 +63,6 @@ def settings_of(kafka: KafkaConfig, data: Path) -> dict[str, str]:
         "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(kafka.consumer_config.session_timeout_ms),
         "WORKER__DATADIR": str(data),
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.config import KafkaConfig, ProducerConfig
+from app.dev.node import free_port
 from app.errors import UnavailableError
 from app.publish.bus import EventBus
 from app.publish.producer import Producer, PublishError
 from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing, event_type_of
 from models.stock import StockReserved
-from tests.integration.conftest import free_port
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
 

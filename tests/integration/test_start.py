@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from app.config import KafkaConfig
+from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
-from tests.integration.conftest import free_port, settings_of
+from tests.integration.conftest import settings_of
 
 LIMIT_S = 15.0
 

@@ -16,13 +16,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from app.config import KafkaConfig
 from app.deadletter.record import origin_of
 from app.dev.broker import Broker
+from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
 from app.observe.health import create_topics
 from app.publish.producer import Producer
 from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing
 from models.orders import OrderCreated, OrderItem
-from tests.integration.conftest import PARTITIONS, free_port, settings_of, settle_all
+from tests.integration.conftest import PARTITIONS, settings_of, settle_all
 
 Start = Callable[..., WorkerProcess]
 CUSTOMERS = [UUID(int=number) for number in range(20)]
