@@ -15,11 +15,13 @@ from faust.types import AgentT
 from app.config import Settings, load_settings
 from app.deadletter.record import dead_letter_topic
 from app.engine.dispatch import Dispatcher, EventTypes, OnUnknownType, handler_for
-from app.engine.pipeline import Pipeline
+from app.engine.flow import Limits
+from app.engine.intake import Intake
+from app.engine.pipeline import Order, Pipeline
 from app.engine.process import Worker
 from app.engine.retry import Retry
-from app.engine.transport import Deliveries, Intake, Transport
-from app.errors import ConfigError
+from app.engine.transport import Deliveries, Transport
+from app.errors import ConfigError, InvariantError, OperatingError
 from app.observe.health import partitions_of
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
@@ -37,16 +39,21 @@ ROOT = Path(__file__).resolve().parent.parent
 class Subscription:
     """One source topic: its tables, its marks, its counts. Made by `app.subscription`, read by one agent."""
 
-    def __init__(self, app: "Famulus", name: str, on_unknown_type: OnUnknownType) -> None:
+    def __init__(
+        self, app: "Famulus", name: str, on_unknown_type: OnUnknownType, order: Order, *, dedupe: bool
+    ) -> None:
         self._app = app
         self.name = name
         self.on_unknown_type = on_unknown_type
+        self.order = order
         self.topic = app.topic(app.settings.kafka.topic(name), key_type=bytes, value_type=bytes,
                                key_serializer="raw", value_serializer="raw")  # fmt: skip
         self.counts = Counts()
         self.tables: dict[str, Table[Any, Any]] = {}
         self.has_agent = False
-        self.marks: Table[str, str] = self.Table(f"{name}-seen", key=str, value=str, help="Ids of the events handled.")
+        self.marks: Table[str, str] | None = (
+            self.Table(f"{name}-seen", key=str, value=str, help="Ids of the events handled.") if dedupe else None
+        )
 
     @property
     def topic_name(self) -> str:
@@ -81,12 +88,17 @@ class Famulus(faust.App):
         consumer = kafka.consumer_config
         self.settings = settings
         self.fetch_max_wait_ms = consumer.fetch_max_wait_ms
-        self.queue_records = worker.queue_records
+        self.poll_pause_s = consumer.poll_pause_ms / 1000
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
-        self.intake = Intake()
+        self.intake = Intake(
+            Limits(worker.partition_concurrency or worker.concurrency, worker.queue_records, worker.queue_bytes),
+            worker.concurrency,
+            may_write=lambda: cast(Any, self._consumer).is_member(),
+            on_fault=self.fail,
+        )
         self.is_drained = True
         self.services = svcs.Registry()
         self.sender = Producer(kafka)
@@ -121,15 +133,19 @@ class Famulus(faust.App):
 
     # What users say.
 
-    def subscription(self, topic: str, *, on_unknown_type: OnUnknownType = "ignore") -> Subscription:
+    def subscription(
+        self, topic: str, *, on_unknown_type: OnUnknownType = "ignore", order: Order = "key", dedupe: bool = True
+    ) -> Subscription:
         """Read *topic*: declares its tables' home and the source of one agent.
 
         *on_unknown_type* says what becomes of a record whose type has no handler here: other teams may write to a
-        shared topic, so it is counted and left alone unless you say `dead_letter`.
+        shared topic, so it is counted and left alone unless you say `dead_letter`, or `fail`, which ends the worker.
+        *order* is kept per record key, records without one being free of each other, or for the whole `partition`.
+        *dedupe* false takes every record for a new event: an event that comes twice takes effect twice.
         """
         if topic in self.subscriptions:
             raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
-        self.subscriptions[topic] = Subscription(self, topic, on_unknown_type)
+        self.subscriptions[topic] = Subscription(self, topic, on_unknown_type, order, dedupe=dedupe)
         return self.subscriptions[topic]
 
     def agent(self, channel: Any = None, **options: Any) -> Callable[[Callable[..., Any]], AgentT[Any]]:
@@ -177,11 +193,12 @@ class Famulus(faust.App):
         return Pipeline(
             types=EventTypes(subscription.name, types),
             dispatcher=self.dispatcher,
-            dedupe=Dedupe(subscription.marks),
+            dedupe=Dedupe(subscription.marks) if subscription.marks is not None else None,
             tables=subscription.tables,
             sender=self.sender,
             counts=subscription.counts,
             on_unknown_type=subscription.on_unknown_type,
+            order=subscription.order,
         )
 
     # What Faust calls.
@@ -200,7 +217,13 @@ class Famulus(faust.App):
             self._consumer.stop_flow()
             self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
+        await self.intake.crew.stop()
         await self.sender.stop()
+
+    async def fail(self, error: Exception) -> None:
+        """End the worker with 70: going on would break a promise."""
+        known = isinstance(error, OperatingError)
+        await self.crash(error if known else InvariantError(f"a bug of ours, the worker must not go on: {error!r}"))
 
     def discover(self, *extra_modules: str, **_: Any) -> None:
         """Import every module of `agents`, in the order of their names. A broken one stops the start.

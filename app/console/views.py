@@ -91,8 +91,8 @@ class SubscriptionList(Page):
         """Count them."""
         del request
         next_offsets: dict[str, dict[str, int | None]] = {}
-        for tp, offsets in self.host.intake.offsets.items():
-            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = offsets.next_offset
+        for tp, flow in self.host.intake.flows.items():
+            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.offsets.next_offset
         return self.answer(
             [
                 {"topic": s.topic_name, **s.counts.as_dict(), "next_offsets": next_offsets.get(s.topic_name, {})}

@@ -21,7 +21,7 @@ from app.wire.codec import Codec, codec_of
 from app.wire.envelope import Delivery, Record, event_type_of
 
 Parameters = dict[str, type]
-OnUnknownType = Literal["ignore", "dead_letter"]
+OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Handler:
     made_with: Parameters | None
     called_with: Parameters
     services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
+    wants_delivery: bool
     retry: Retry
 
 
@@ -50,8 +51,9 @@ def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retr
     called_with = _parameters(call, name)
     if event_type not in called_with.values():
         raise ConfigError(f"handler {name} has no parameter of type {event_type.__name__}")
-    wanted = {*(made_with or {}).values(), *called_with.values()} - {event_type, Delivery, EventBus}
-    return Handler(name, event_type, target, made_with, called_with, frozenset(wanted), retry)
+    wanted = {*(made_with or {}).values(), *called_with.values()}
+    services = frozenset(wanted - {event_type, Delivery, EventBus})
+    return Handler(name, event_type, target, made_with, called_with, services, Delivery in wanted, retry)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Parameters:
@@ -97,8 +99,8 @@ class Dispatcher:
                         f"app.services.register_factory({wanted.__qualname__}, ...)"
                     )
 
-    async def call(self, handler: Handler, event: Event, delivery: Delivery) -> None:
-        """Run one handler for one event. Raises what the handler raises."""
+    async def call(self, handler: Handler, event: Event, delivery: Delivery | None) -> None:
+        """Run one handler for one event; *delivery* for one that wants it. Raises what the handler raises."""
         values: dict[type, object] = {handler.event_type: event, Delivery: delivery, EventBus: self._bus}
         if not handler.services:
             await _run(handler, values)

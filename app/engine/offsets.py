@@ -10,25 +10,28 @@ from collections.abc import Iterable
 
 
 class PartitionOffsets:
-    """The offsets of one partition during one assignment. *next_offset* is what may be committed, None before any."""
+    """The offsets of one partition during one assignment.
+
+    *next_offset* is what may be committed, None before any; *newest* was received last, -1 before any.
+    """
 
     def __init__(self) -> None:
         self.next_offset: int | None = None
         self._unfinished: deque[int] = deque()
         self._finished: set[int] = set()
-        self._newest = -1
+        self.newest = -1
 
     def received(self, offsets: Iterable[int]) -> None:
         """Note records before any work on them. *offsets* ascend. Raises AssertionError if one goes back (our bug)."""
         for offset in offsets:
-            assert offset > self._newest, f"offset {offset} was received after {self._newest}"
-            self._newest = offset
+            assert offset > self.newest, f"offset {offset} was received after {self.newest}"
+            self.newest = offset
             self._unfinished.append(offset)
 
     def finished(self, offset: int) -> None:
         """Mark one record done; *offset* is its own, not + 1. Raises AssertionError if it is not in flight."""
-        head = self._unfinished[0] if self._unfinished else self._newest + 1
-        assert head <= offset <= self._newest, f"offset {offset} is not in flight"
+        head = self._unfinished[0] if self._unfinished else self.newest + 1
+        assert head <= offset <= self.newest, f"offset {offset} is not in flight"
         self._finished.add(offset)
         while self._unfinished and self._unfinished[0] in self._finished:
             head = self._unfinished.popleft()

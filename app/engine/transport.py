@@ -7,7 +7,8 @@ Everything here is private API of faust-streaming 0.15.3, which is why that vers
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import faust
@@ -15,117 +16,50 @@ import structlog
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.engine.offsets import PartitionOffsets
-from app.engine.pipeline import Batch, Pipeline
-from app.errors import InvariantError
+from app.engine.flow import Flow
+from app.engine.intake import Intake
+from app.engine.pipeline import Pipeline
 
 log = structlog.get_logger()
-
-CHUNK_RECORDS = (
-    500  # carried and settled together: large enough to share one acknowledgement, small enough to stop soon
-)
+POLL_S = 0.2  # a poll without data; a rebalance waits for its end
+HELD_POLL_S = 0.05  # the same while a partition is held, which may have room again any moment
 
 
 class Host(Protocol):
     """What the transport needs of our app beside Faust's own."""
 
     pipelines: Mapping[str, Pipeline]  # by topic
-    intake: "Intake"
+    intake: Intake
     fetch_max_wait_ms: int
-    queue_records: int
+    poll_pause_s: float
     drain_timeout_s: float
 
 
 class Fetched:
     """One partition's share of a fetch, on its way to the agent."""
 
-    __slots__ = ("offsets", "records", "tp")
+    __slots__ = ("flow", "records")
 
-    def __init__(self, tp: TP, records: list[Any], offsets: PartitionOffsets) -> None:
-        self.tp, self.records, self.offsets = tp, records, offsets
-
-
-class Intake:
-    """The ledger of this worker's assigned partitions: their offsets, and whether work may go on."""
-
-    def __init__(self) -> None:
-        self.offsets: dict[TP, PartitionOffsets] = {}
-        self.room = asyncio.Event()  # set when work in hand ended, so that a full partition may have room again
-        self._closing = False
-        self._busy = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-
-    def open(self, assigned: Iterable[TP]) -> None:
-        """Start new ledgers: whatever is still in hand of an earlier assignment finishes into the old ones, unseen."""
-        self.offsets = {tp: PartitionOffsets() for tp in assigned}
-        self._closing = False
-
-    def owns(self, fetched: Fetched) -> bool:
-        """Whether *fetched* belongs to the present assignment, and that may still be worked on."""
-        return not self._closing and self.offsets.get(fetched.tp) is fetched.offsets
-
-    def is_full(self, tp: TP, limit_records: int) -> bool:
-        """Whether the partition holds its share of memory and must wait."""
-        offsets = self.offsets.get(tp)
-        return offsets is not None and offsets.in_flight >= limit_records
-
-    async def close(self, timeout_s: float) -> bool:
-        """Take no more, and wait for the work in hand. False when it did not end in time."""
-        self._closing = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._quiet.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def __enter__(self) -> None:
-        self._busy += 1
-        self._quiet.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._busy -= 1
-        self.room.set()
-        if not self._busy:
-            self._quiet.set()
+    def __init__(self, flow: Flow, records: list[Any]) -> None:
+        self.flow, self.records = flow, records
 
 
 class Deliveries(faust.Stream[Any]):
     """What a subscription's agent is given: `await deliveries.carry()`. Any other agent gets an ordinary stream."""
 
     async def carry(self) -> None:
-        """Carry this subscription's events until the worker stops. Ends the process when effects cannot be settled."""
-        host: Host = self.app  # type: ignore[assignment]  # our app, see bootstrap
-        channel: Any = self.channel  # Any: Faust's own type is its iterator side only
-        pipeline = host.pipelines[channel.get_topic_name()]
+        """Have this subscription's events carried until the worker stops."""
+        intake: Intake = cast(Any, self.app).intake  # our app is both Faust's App and a Host
+        queue = cast(Any, self.channel).queue
         while True:
             try:
-                fetched = await channel.queue.get()
+                fetched: Fetched = await queue.get()
             except StopAsyncIteration:  # Faust's way to say that the worker stops
                 return
-            for start in range(0, len(fetched.records), CHUNK_RECORDS):
-                if not host.intake.owns(fetched):
-                    break
-                batch = Batch(fetched.records[start : start + CHUNK_RECORDS], fetched.offsets)
-                with host.intake:
-                    if not await self._carried(pipeline, batch):
-                        return
-
-    async def _carried(self, pipeline: Pipeline, batch: Batch) -> bool:
-        """Carry *batch*. False when that failed, which ends the process: nobody knows what Kafka has of it."""
-        try:
-            await pipeline.carry(batch)
-        except Exception as error:
-            first = batch.records[0]
-            place = f"{first.topic}-{first.partition} from offset {first.offset}"
-            log.exception("cannot settle", place=place)
-            await self.app.crash(InvariantError(f"{place} could not be settled: {error!r}; it will be read again"))
-            return False
-        return True
+            intake.start(fetched.flow, fetched.records)
 
     def __aiter__(self) -> Any:
-        channel: Any = self.channel
+        channel: Any = self.channel  # Any: Faust's own type is its iterator side only
         if isinstance(channel, faust.Topic) and channel.get_topic_name() in cast(Any, self.app).pipelines:
             raise TypeError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
         return super().__aiter__()
@@ -142,6 +76,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 class Consumer(driver.Consumer):
     """Hands whole partition batches over, and commits what their ledgers say is finished."""
+
+    _heartbeat_at = 0.0  # by the monotonic clock
+    _coordinator: Any = None  # aiokafka's, whose heartbeats we watch
 
     @property
     def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
@@ -163,19 +100,19 @@ class Consumer(driver.Consumer):
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
         intake: Intake = self._host.intake
-        generation = self.app.consumer_generation_id
         assigned = self._get_active_partitions()
-        active = {tp for tp in assigned if not intake.is_full(tp, self._host.queue_records)}
-        if not assigned:
-            await self.sleep(0.05)
-            return
+        held = intake.held()
+        active = assigned - held if held else assigned
         if not active:
-            intake.room.clear()
-            await self.wait_first(intake.room.wait(), self.suspend_flow.wait(), timeout=1.0)
+            await self.sleep(HELD_POLL_S)
             return
-        fetched = await self._getmany(active_partitions=active, timeout=1.0)
-        if not self.flow_active or generation != self.app.consumer_generation_id:
-            return  # fetched across a rebalance: perform_seek has set, or will set, every position anew
+        self.not_waiting_next_records.clear()
+        try:
+            fetched = await self._getmany(active_partitions=active, timeout=HELD_POLL_S if held else POLL_S)
+        finally:
+            self.not_waiting_next_records.set()
+        if self.suspend_flow.is_set():
+            return  # a rebalance waits for us to let go; when it is over, every position is set anew
         for partition, records in fetched.items():
             tp = TP(partition.topic, partition.partition)
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
@@ -183,16 +120,14 @@ class Consumer(driver.Consumer):
                 await self._hand_over(tp, records)
             else:
                 await self._deliver_singly(tp, records)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._host.poll_pause_s)
 
     async def _hand_over(self, tp: TP, records: list[Any]) -> None:
-        offsets = self._host.intake.offsets.get(tp)
-        if offsets is None:
-            return
-        offsets.received(record.offset for record in records)
-        self._read_offset[tp] = records[-1].offset
-        for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
-            await channel.queue.put(Fetched(tp, records, offsets))
+        flow = self._host.intake.receive(tp, records)
+        if flow is not None:
+            self._read_offset[tp] = records[-1].offset
+            for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
+                await channel.queue.put(Fetched(flow, records))
 
     async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
         """Faust's own way, for changelogs and for topics that plain agents read."""
@@ -208,13 +143,13 @@ class Consumer(driver.Consumer):
     # Faust's commit timer, flush and sensors stay; only "up to where" is ours.
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        ours = (tp for tp in self._host.intake.offsets if topics is None or tp in topics or tp.topic in topics)
+        ours = (tp for tp in self._host.intake.flows if topics is None or tp in topics or tp.topic in topics)
         yield from ours
         yield from super()._filter_tps_with_pending_acks(topics)
 
     def _new_offset(self, tp: TP) -> int | None:
-        offsets = self._host.intake.offsets.get(tp)
-        return offsets.next_offset if offsets is not None else super()._new_offset(tp)
+        flow = self._host.intake.flows.get(tp)
+        return flow.offsets.next_offset if flow is not None else super()._new_offset(tp)
 
     async def perform_seek(self) -> None:
         """Set every position explicitly.
@@ -223,8 +158,9 @@ class Consumer(driver.Consumer):
         the first rebalance.
         """
         await super().perform_seek()
+        self._renew_lease()
         ours = {tp for tp in self.assignment() if tp.topic in self._host.pipelines}
-        self._host.intake.open(ours)
+        self._host.intake.open({tp: self._host.pipelines[tp.topic] for tp in ours})
         unknown = [tp for tp in ours if self._read_offset[tp] is None]
         if unknown:
             earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
@@ -235,17 +171,47 @@ class Consumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""
         self.stop_flow()
+        await self.wait_for_stopped_flow()  # a poll across a rebalance would take records that nobody may have yet
         await self.drain()
         await super().on_partitions_revoked(revoked)
-        self._host.intake.open(())
+        self._host.intake.open({})
 
     async def drain(self) -> bool:
         """Let the work in hand end and commit it. False when it did not end within the drain timeout."""
-        drained: bool = await self._host.intake.close(self._host.drain_timeout_s)
+        intake: Intake = self._host.intake
+        if not self.is_member():
+            log.warning("the group gave our partitions to others; what is in hand is left to them")
+            intake.abandon()
+            return False
+        drained = await intake.close(self._host.drain_timeout_s)
         if not drained:
             log.warning("work in hand did not end in time; it will be read again", limit_s=self._host.drain_timeout_s)
         await self.commit()
         return drained
+
+    def is_member(self) -> bool:
+        """Whether the group still counts on us, as far as this process can tell: a heartbeat was answered in time.
+
+        A worker that was frozen for longer than its session is asked this before it writes anything.
+        """
+        return time.monotonic() - self._heartbeat_at < self.app.conf.broker_session_timeout
+
+    def _renew_lease(self) -> None:
+        """Joining counts as a heartbeat; from then on the coordinator's own heartbeats do."""
+        self._heartbeat_at = time.monotonic()
+        coordinator = cast(Any, self._thread)._consumer._coordinator
+        if coordinator is self._coordinator:
+            return
+        self._coordinator, beat = coordinator, coordinator._do_heartbeat
+
+        async def noted() -> bool:
+            asked_at = time.monotonic()
+            answered: bool = await beat()
+            if answered:
+                self._heartbeat_at = asked_at
+            return answered
+
+        coordinator._do_heartbeat = noted
 
 
 class Transport(driver.Transport):

@@ -1,9 +1,8 @@
 """What is counted, per subscription. One observer: the pipeline counts an outcome once, when it is settled."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-Outcome = Literal["handled", "duplicate", "dead_lettered", "ignored"]
+from app.wire.envelope import Outcome
 
 
 @dataclass(slots=True)

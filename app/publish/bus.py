@@ -15,8 +15,11 @@ class Outbox(Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
     outbox: list[Outgoing]
-    event_id: str
     handler: str
+
+    @property
+    def event_id(self) -> str:
+        """The id of the event in hand."""
 
     @property
     def position(self) -> int:

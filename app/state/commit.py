@@ -5,11 +5,11 @@ the events come again. What was published then is recognised by its id.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from app.state.group import Group
 from app.state.tables import Table
-from app.state.unit import Group
 from app.wire.envelope import Outgoing
 
 
@@ -23,8 +23,13 @@ class Sender(Protocol):
         """Append rows to one partition, wait, and return the offset of the last one."""
 
 
-async def settle(group: Group, tables: Mapping[str, Table[object, object]], sender: Sender) -> None:
-    """Make the effects of *group* durable. Raises what the *sender* raises; then nothing was written to the stores."""
+async def settle(
+    group: Group, tables: Mapping[str, Table[object, object]], sender: Sender, may_apply: Callable[[], bool]
+) -> None:
+    """Make the effects of *group* durable. Raises what the *sender* raises; then nothing was written to the stores.
+
+    *may_apply* is asked last: the stores may have been taken away while Kafka acknowledged.
+    """
     if group.outbox:
         await sender.send_all(group.outbox)
     touched = [(tables[name], rows) for name, rows in group.rows.items()]
@@ -34,5 +39,7 @@ async def settle(group: Group, tables: Mapping[str, Table[object, object]], send
             for table, rows in touched
         )
     )
+    if not may_apply():
+        return
     for (table, rows), end in zip(touched, ends, strict=True):
         table.apply(group.partition, rows, end)

@@ -1,11 +1,11 @@
 """Each event id takes effect once: a mark per event id, written together with the event's effects."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from app.state.tables import Table
-from app.state.unit import Group, Unit
+from app.state.unit import Unit
 
 MARK_BYTES = 16  # of the id's digest: two ids in 2**64 would collide by chance
 _seen_at = struct.Struct(">qq")
@@ -17,16 +17,17 @@ class Dedupe:
     def __init__(self, table: Table[str, str]) -> None:
         self._table = table
 
-    def known(self, group: Group, event_ids: Sequence[str]) -> list[bool]:
-        """For each id whether it has taken effect: settled before, or in this *group* already. One look for all."""
+    def known(self, partition: int, event_ids: Iterable[str]) -> list[bool]:
+        """For each id whether the store has its mark. One look for all."""
         marks = [_mark(event_id) for event_id in event_ids]
-        hits = self._table.stored_many(group.partition, marks)
-        fresh = group.rows.get(self._table.name, {})
-        return [hit is not None or mark in fresh for mark, hit in zip(marks, hits, strict=True)]
+        return [hit is not None for hit in self._table.stored_many(partition, marks)]
 
-    def is_marked(self, group: Group, event_id: str) -> bool:
-        """Whether an event of this *group* had the id: the second look, for twins inside one batch."""
-        return _mark(event_id) in group.rows.get(self._table.name, {})
+    def is_marked(self, unit: Unit, *, is_stored: bool | None) -> bool:
+        """Whether the event of *unit* took effect. *is_stored*: what `known` said, None if that may be outdated."""
+        mark = _mark(unit.event_id)
+        if is_stored is False:
+            return not unit.lacks(self._table.name, mark, self._table.stored)
+        return is_stored or unit.row(self._table.name, mark, self._table.stored) is not None
 
     def mark(self, unit: Unit, *, timestamp_ms: int, offset: int) -> None:
         """Make the mark part of the event's own effects. *timestamp_ms* and *offset* are the record's."""

@@ -16,7 +16,8 @@ import faust
 import msgspec
 from rocksdict import WriteBatch
 
-from app.state.unit import Rows, Unit, current_unit
+from app.state.group import Rows
+from app.state.unit import Unit, current_unit
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -1,55 +1,58 @@
 """The unit of work: what one event changes. A handler that raises discards it, one that succeeds leaves it behind.
 
-A group is what the units of one batch left behind; it is settled in one go. Reads look into the unit, then into the
-group, then into the store, so an event sees what the events before it did although nothing of that is durable yet.
+Handlers of many keys are in hand at once. When one that suspended finds at its end that another event has changed a row
+that it read, its unit is thrown away and the event is handled again: no update is lost and nothing half done is read.
 """
 
-from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Self
 
-from app.wire.envelope import Outgoing
+from app.state.group import Groups, Rows, Stored
+from app.wire.envelope import Outgoing, Record, event_id_of
 
-Rows = dict[bytes, bytes | None]  # None: the row was deleted
-Savepoint = tuple[dict[str, Rows], int]  # the rows, and how many events were to be published
-
-
-class Group:
-    """The effects of the events of one partition that are settled together, the last value of every row."""
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.rows: dict[str, Rows] = {}
-        self.outbox: list[Outgoing] = []
-
-    def row(self, table: str, key: bytes, stored: Callable[[int, bytes], bytes | None]) -> bytes | None:
-        """The newest value of a row: of this group, else what *stored* says."""
-        rows = self.rows.get(table)
-        if rows is not None and key in rows:
-            return rows[key]
-        return stored(self.partition, key)
+Savepoint = tuple[dict[str, Rows], int, int]  # the rows; how many events were to be published, how many rows read
 
 
 class Unit:
     """The effects of one event. Tables write into it, the event bus fills its outbox."""
 
-    __slots__ = ("_first", "_token", "event_id", "group", "handler", "outbox", "rows")
+    __slots__ = ("_began", "_event_id", "_first", "_reads", "_token", "groups", "handler", "outbox", "record", "rows")
 
-    def __init__(self, group: Group, event_id: str) -> None:
-        self.group = group
-        self.event_id = event_id
+    def __init__(self, groups: Groups, record: Record) -> None:
+        self.groups = groups
+        self.record = record
+        self._event_id = ""
         self.handler = ""
         self._first = 0  # place in the outbox of the first event that the current handler publishes
         self.rows: dict[str, Rows] = {}
         self.outbox: list[Outgoing] = []
+        self._began = groups.joined
+        self._reads: dict[tuple[str, bytes], tuple[bytes | None, Stored]] = {}
         self._token: Token[Unit | None] | None = None
 
-    def row(self, table: str, key: bytes, stored: Callable[[int, bytes], bytes | None]) -> bytes | None:
+    @property
+    def event_id(self) -> str:
+        """What makes the event the same event when it comes again. Made when somebody asks for it."""
+        self._event_id = self._event_id or event_id_of(self.record)
+        return self._event_id
+
+    def row(self, table: str, key: bytes, stored: Stored) -> bytes | None:
         """The newest value of a row as this event sees it."""
         rows = self.rows.get(table)
         if rows is not None and key in rows:
             return rows[key]
-        return self.group.row(table, key, stored)
+        read = self._reads.get((table, key))
+        if read is not None:
+            return read[0]  # the same answer as before, whatever happened meanwhile; `join` will tell
+        value = self.groups.row(table, key, stored)
+        self._reads[table, key] = value, stored
+        return value
+
+    def lacks(self, table: str, key: bytes, stored: Stored) -> bool:
+        """Whether a row is in no group, of which the caller knows that *stored* had none. Counts as read."""
+        value = self.groups.row(table, key, _nothing)
+        self._reads[table, key] = value, stored
+        return value is None
 
     def write(self, table: str, key: bytes, value: bytes | None) -> None:
         """Set a row, or delete it with None."""
@@ -64,18 +67,29 @@ class Unit:
         """Begin an attempt of *handler*; `rollback` with the result undoes what the attempt did."""
         self.handler = handler
         self._first = len(self.outbox)
-        return {table: dict(rows) for table, rows in self.rows.items()}, self._first
+        return {table: dict(rows) for table, rows in self.rows.items()}, self._first, len(self._reads)
 
     def rollback(self, to: Savepoint) -> None:
         """Undo everything since `savepoint`."""
-        self.rows, kept = to
+        self.rows, kept, reads = to
         del self.outbox[kept:]
+        while len(self._reads) > reads:
+            self._reads.popitem()
 
-    def join(self) -> None:
-        """The event succeeded: its effects become part of the group."""
-        for table, rows in self.rows.items():
-            self.group.rows.setdefault(table, {}).update(rows)
-        self.group.outbox += self.outbox
+    def join(self) -> bool:
+        """Make the effects part of the filling group. False, and nothing done, when a row read here has changed."""
+        groups = self.groups
+        if groups.joined != self._began and any(
+            groups.row(table, key, stored) != value for (table, key), (value, stored) in self._reads.items()
+        ):
+            return False
+        if self.rows or self.outbox:
+            groups.joined += 1
+            group = groups.filling
+            for table, rows in self.rows.items():
+                group.rows.setdefault(table, {}).update(rows)
+            group.outbox += self.outbox
+        return True
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
@@ -84,6 +98,10 @@ class Unit:
     def __exit__(self, *_: object) -> None:
         assert self._token is not None
         _current.reset(self._token)
+
+
+def _nothing(partition: int, key: bytes) -> bytes | None:  # noqa: ARG001  # as `Stored` has it
+    return None
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)

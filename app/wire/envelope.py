@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import Protocol
+from typing import Literal, Protocol
 
 Headers = Sequence[tuple[str, bytes]]
+Outcome = Literal["handled", "duplicate", "dead_lettered", "ignored"]  # how a record ended
 
 
 class Record(Protocol):

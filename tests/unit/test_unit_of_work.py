@@ -1,11 +1,20 @@
 """The unit of work: a handler's effects are kept together or not at all, and the next event sees them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from app.state.unit import Group, Unit, current_unit
+from app.state.group import Groups
+from app.state.unit import Unit, current_unit
 from app.wire.envelope import Outgoing
 
 RECORD = Outgoing("t", b"k", b"v")
+
+
+def record(offset: int) -> Any:
+    """A record without headers."""
+    return SimpleNamespace(topic="t", partition=0, offset=offset, headers=())
 
 
 def stored(partition: int, key: bytes) -> bytes | None:
@@ -15,31 +24,69 @@ def stored(partition: int, key: bytes) -> bytes | None:
 
 def test_an_event_sees_its_own_writes_then_the_groups_then_the_store() -> None:
     """The newest value wins, a deleted row is gone."""
-    group = Group(0)
-    first, second = Unit(group, "1"), Unit(group, "2")
+    groups = Groups(0)
+    first, second = Unit(groups, record(1)), Unit(groups, record(2))
     assert first.row("table", b"stored", stored) == b"old"
     first.write("table", b"stored", b"new")
     assert first.row("table", b"stored", stored) == b"new"
-    assert second.row("table", b"stored", stored) == b"old"
-    first.join()
+    assert second.row("other", b"stored", stored) == b"old"
+    assert first.join()
     assert second.row("table", b"stored", stored) == b"new"
     second.write("table", b"stored", None)
     assert second.row("table", b"stored", stored) is None
-    assert second.row("other", b"stored", stored) == b"old"
+
+
+def test_a_unit_that_read_what_another_changed_does_not_join() -> None:
+    """No update is lost, whether the other one's group still fills, is settled now, or was settled."""
+    for how_far in range(3):
+        groups, store = Groups(0), {b"n": b"1"}
+
+        def read(partition: int, key: bytes, store: dict[bytes, bytes] = store) -> bytes | None:
+            return store.get(key)
+
+        slow, fast = Unit(groups, record(1)), Unit(groups, record(2))
+        slow.write("t", b"n", b"2" + (slow.row("t", b"n", read) or b""))
+        fast.write("t", b"n", b"3" + (fast.row("t", b"n", read) or b""))
+        assert fast.join()
+        if how_far:
+            group = groups.next_to_settle()
+            assert group is not None
+        if how_far == 2:
+            store[b"n"] = b"31"
+            groups.settled()
+        assert slow.row("t", b"n", read) == b"21"  # its own world until its end
+        assert not slow.join()
+        again = Unit(groups, record(1))
+        assert again.row("t", b"n", read) == b"31"
+        again.write("t", b"n", b"231")
+        assert again.join()
+
+
+def test_a_retried_handler_reads_anew() -> None:
+    """What a failed attempt read does not bind the next one."""
+    groups = Groups(0)
+    unit, other = Unit(groups, record(1)), Unit(groups, record(2))
+    before = unit.savepoint("h")
+    assert unit.row("t", b"stored", stored) == b"old"
+    other.write("t", b"stored", b"new")
+    assert other.join()
+    unit.rollback(before)
+    assert unit.row("t", b"stored", stored) == b"new"
+    assert unit.join()
 
 
 def test_a_unit_that_does_not_join_leaves_nothing() -> None:
     """What a failed event wrote and published is forgotten."""
-    group = Group(0)
-    unit = Unit(group, "1")
+    groups = Groups(0)
+    unit = Unit(groups, record(1))
     unit.write("table", b"a", b"1")
     unit.outbox.append(RECORD)
-    assert (group.rows, group.outbox) == ({}, [])
+    assert (groups.filling.rows, groups.filling.outbox) == ({}, [])
 
 
 def test_a_rolled_back_attempt_keeps_what_earlier_handlers_did() -> None:
     """Each handler is retried on its own."""
-    unit = Unit(Group(0), "1")
+    unit = Unit(Groups(0), record(1))
     unit.savepoint("first")
     unit.write("table", b"a", b"1")
     unit.outbox.append(RECORD)
@@ -56,7 +103,7 @@ def test_a_rolled_back_attempt_keeps_what_earlier_handlers_did() -> None:
 def test_only_the_handler_in_hand_has_a_unit() -> None:
     """Outside there is none, also after an error."""
     assert current_unit() is None
-    unit = Unit(Group(0), "1")
+    unit = Unit(Groups(0), record(1))
     with pytest.raises(ValueError, match="x"), unit:
         assert current_unit() is unit
         raise ValueError("x")

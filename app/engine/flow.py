@@ -1,0 +1,174 @@
+"""One assigned partition at work: what was received of it, its lanes, the group that fills and the one that is settled.
+
+A flow lives for one assignment. Whatever is still in hand of an earlier one ends in a flow that nobody looks at.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from app.engine.lanes import Lanes
+from app.engine.offsets import PartitionOffsets
+from app.engine.pipeline import Abandoned, Pipeline
+from app.errors import InvariantError
+from app.state.group import Group, Groups
+from app.wire.envelope import Record
+
+log = structlog.get_logger()
+Work = tuple[Record, bool, int]  # the record, whether its mark was stored when it was looked up, and `applied` then
+CHUNK_RECORDS = 500  # whose marks are looked up at once
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one partition may hold and have at work."""
+
+    lanes: int
+    records: int
+    bytes: int
+
+
+class Flow:
+    """The records of one partition, from the fetch to the finished offset."""
+
+    def __init__(
+        self, tp: TP, pipeline: Pipeline, limits: Limits, may_write: Callable[[], bool],
+        on_fault: Callable[[Exception], Awaitable[Any]],
+    ) -> None:  # fmt: skip
+        self.tp = tp
+        self.pipeline = pipeline
+        self.offsets = PartitionOffsets()
+        self.lanes: Lanes[Work] = Lanes(limits.lanes)
+        self.groups = Groups(tp.partition)
+        self.is_listed = False  # the crew's own note
+        self.is_closing = False
+        self._limits = limits
+        self._may_write = may_write
+        self._on_fault = on_fault
+        self._sizes: deque[tuple[int, int]] = deque()  # newest offset and bytes of each fetch in flight
+        self._bytes = 0
+        self._is_held = False
+        self._is_abandoned = False
+        self._closed = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._settler: asyncio.Task[None] | None = None
+
+    # In.
+
+    def receive(self, records: Sequence[Record]) -> None:
+        """Enter what was fetched into the ledger."""
+        self.offsets.received([record.offset for record in records])
+        size = sum(len(record.value or b"") + len(record.key or b"") for record in records)
+        self._sizes.append((records[-1].offset, size))
+        self._bytes += size
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Let the records start when their turn comes."""
+        if not self.is_closing:
+            self.lanes.add(self._looked_up(records), len(records))
+
+    def _looked_up(self, records: Sequence[Record]) -> Iterator[tuple[Hashable, Work]]:
+        for start in range(0, len(records), CHUNK_RECORDS):
+            chunk = records[start : start + CHUNK_RECORDS]
+            known = self.pipeline.known(self.tp.partition, chunk)
+            applied = self.groups.applied
+            for record, is_known in zip(chunk, known, strict=True):
+                yield self.pipeline.lane_of(record), (record, is_known, applied)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
+        while self._sizes and self._sizes[0][0] < (self.offsets.next_offset or 0):
+            self._bytes -= self._sizes.popleft()[1]
+        share = 0.5 if self._is_held else 1.0
+        held = self.offsets.in_flight, self._bytes
+        self._is_held = held[0] >= self._limits.records * share or held[1] >= self._limits.bytes * share
+        return self._is_held
+
+    # At work.
+
+    async def carry(self, work: Work) -> None:
+        """Carry one record; its offset is finished when its effects, if it has any, are settled."""
+        record, is_known, applied = work
+        try:
+            is_stored = is_known if applied == self.groups.applied else None
+            outcome = await self.pipeline.carry(record, is_stored, self.groups, self._wait)
+        except Abandoned:
+            return
+        group = self.groups.filling
+        if group.is_empty:
+            self.pipeline.counts.add(outcome)
+            self.offsets.finished(record.offset)
+        else:
+            group.ended.append((record.offset, outcome))
+            if self._settler is None:
+                self._settler = asyncio.create_task(self._settle(), name=f"settle {self.tp.topic}-{self.tp.partition}")
+
+    def finish(self, lane: Hashable) -> None:
+        """The record in hand of *lane* has ended, one way or the other."""
+        self.lanes.finish(lane)
+        self._check_quiet()
+
+    async def _wait(self, delay_s: float) -> None:
+        """Wait for another attempt. Raises Abandoned when the partition is taken away or the worker stops meanwhile."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._closed.wait()
+        except TimeoutError:
+            return
+        raise Abandoned
+
+    async def _settle(self) -> None:
+        """Settle group after group until nothing is owed. What cannot be settled ends the worker: see `settle`."""
+        group: Group | None = None
+        try:
+            while (group := self.groups.next_to_settle()) is not None:
+                while not (self._may_write() or self._is_abandoned):  # noqa: ASYNC110  # time alone brings it about
+                    await asyncio.sleep(0.05)
+                if self._is_abandoned:
+                    return
+                await self.pipeline.settle(group, lambda: not self._is_abandoned)
+                self.groups.settled()
+                for offset, outcome in group.ended:
+                    self.pipeline.counts.add(outcome)
+                    self.offsets.finished(offset)
+        except Exception as error:
+            if self._is_abandoned or group is None:
+                return
+            place = f"{self.tp.topic}-{self.tp.partition} from offset {group.ended[0][0]}"
+            log.exception("cannot settle", place=place)
+            await self._on_fault(InvariantError(f"{place} could not be settled: {error!r}; it will be read again"))
+        finally:
+            self._settler = None
+            self._check_quiet()
+
+    # Out.
+
+    async def close(self, timeout_s: float) -> bool:
+        """Start nothing more, and wait for what is in hand. False when it did not end in time: then it is abandoned."""
+        self.is_closing = True
+        self.lanes.clear()
+        self._closed.set()
+        self._check_quiet()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            self.abandon()
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Write nothing more, whatever ends from now on: it will be read again."""
+        self._is_abandoned = self.is_closing = True
+        self.lanes.clear()
+        self._closed.set()
+
+    def _check_quiet(self) -> None:
+        if self.is_closing and not self.lanes.at_work and self._settler is None:
+            self._quiet.set()
