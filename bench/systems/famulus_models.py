@@ -1,0 +1,23 @@
+"""The measured event: an order of two lines, 321 bytes as JSON, in types that JSON has, as all systems read it."""
+
+import faust
+
+from models.event import Event
+
+
+class Line(faust.Record):
+    """A line of an order."""
+
+    product_id: str
+    quantity: int
+    price: float
+
+
+class BenchOrder(Event, namespace="bench.Order", topic="order-events", key="customer_id"):
+    """An order. *created_at*: ISO 8601."""
+
+    order_id: str
+    customer_id: str
+    total_amount: float
+    created_at: str
+    items: list[Line]
