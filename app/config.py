@@ -77,7 +77,7 @@ class ConsumerConfig(Section):
     max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
     max_poll_records: int = Field(5_000, ge=1, le=100_000, description="Records of one fetch over all partitions.")
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
-    poll_pause_ms: int = Field(1, ge=0, le=1_000, description="Between two polls, so that records come together, ms.")
+    poll_pause_ms: int = Field(3, ge=0, le=1_000, description="Between two polls, so that records come together, ms.")
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
 
 
@@ -118,6 +118,7 @@ class WorkerConfig(Section):
     commit_interval_s: float = Field(1.0, gt=0.01, le=60, description="Between two offset commits, seconds.")
     concurrency: int = Field(100, ge=1, le=100_000, description="Events in hand at once.")
     partition_concurrency: int = Field(0, ge=0, description="Of one partition at once; 0 means as many as of all.")
+    deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Records of one partition held in memory before it is paused.")
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
 

@@ -4,6 +4,7 @@
     GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text
     GET /tables/NAME/KEY/               one row
     GET /subscriptions/                 what became of the records, and the offsets settled
+    GET /livez                          200, or 503 and the events that are in hand for too long
 
 A worker answers for the partitions that it owns, and says which. It shows settled state only.
 """
@@ -101,8 +102,19 @@ class SubscriptionList(Page):
         )
 
 
+class Live(Page):
+    """Whether the worker gets on: 503 names every event that is in hand for longer than `Worker.DeadlineS`."""
+
+    async def get(self, request: Request) -> Response:
+        """Look at what is in hand."""
+        del request
+        overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
+        return self.answer({"status": "stuck" if overdue else "ok", "overdue": overdue}, 503 if overdue else 200)
+
+
 def add_views(app: Famulus) -> None:
     """Put the views of this module onto *app*'s web server."""
+    app.page("/livez")(Live)
     app.page("/tables/")(TableList)
     app.page("/tables/{name}/")(TableRows)
     app.page("/tables/{name}/{key}/")(TableRow)

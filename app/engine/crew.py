@@ -8,11 +8,15 @@ handler's first step on, so `asyncio.timeout` and everything else that asks for 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from app.engine.flow import Flow, Work
+from app.engine.pipeline import Abandoned
+from app.state.unit import Unit, current_unit
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
@@ -22,9 +26,15 @@ SLICE_S = 0.005  # of work before the event loop has its turn
 class Hand:
     """What one task of the crew has in hand, nothing when *flow* is None. *since*: by the monotonic clock, seconds."""
 
+    context: Context
     flow: Flow | None = None
     work: Work | None = None
     since: float = 0.0
+
+    @property
+    def unit(self) -> Unit | None:
+        """The unit of the event in hand."""
+        return self.context.run(current_unit)
 
 
 class Crew:
@@ -42,8 +52,7 @@ class Crew:
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
         if not flow.is_listed:
-            flow.is_listed = True
-            self._flows.append(flow)
+            self._list(flow)
         self._call_relief()
 
     async def stop(self) -> None:
@@ -52,6 +61,22 @@ class Crew:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+
+    def overdue(self, deadline_s: float) -> list[dict[str, object]]:
+        """The events that are in hand for longer than *deadline_s*: where they stand, their key's digest, for how long.
+
+        Keys are private, so only a digest is told.
+        """
+        now = time.monotonic()
+        return [
+            {
+                "topic": hand.work[0].topic, "partition": hand.work[0].partition, "offset": hand.work[0].offset,
+                "key_digest": blake2b(hand.work[0].key or b"", digest_size=8).hexdigest(),
+                "handler": hand.unit.handler if hand.unit else "", "seconds": round(now - hand.since, 1),
+            }
+            for hand in self.hands
+            if hand.work is not None and now - hand.since > deadline_s
+        ]  # fmt: skip
 
     def _call_relief(self) -> None:
         """Have one more task look for work, unless one is on its way or all have something in hand."""
@@ -65,9 +90,10 @@ class Crew:
                 return
         if len(self._tasks) < self._concurrency:
             self._relief_called = True
-            hand = Hand()
+            hand = Hand(copy_context())
             self.hands.append(hand)
-            self._tasks.add(asyncio.create_task(self._work(hand), name=f"crew-{len(self._tasks)}"))
+            task = asyncio.create_task(self._work(hand), name=f"crew-{len(self._tasks)}", context=hand.context)
+            self._tasks.add(task)
 
     async def _work(self, hand: Hand) -> None:
         try:
@@ -90,24 +116,28 @@ class Crew:
                 if started is None:
                     self._unlist(flow)
                     break
-                await self._carry(flow, *started, hand)
+                lane, hand.work = started
+                record = hand.work[0]
+                if not self._relief_called and (flow.lanes.waiting or len(self._flows) > 1):
+                    self._call_relief()
+                hand.flow, hand.since = flow, time.monotonic()
+                try:
+                    flow.ended(record, await flow.carry(hand.work))
+                except Abandoned:
+                    pass
+                finally:
+                    hand.flow = hand.work = None
+                    flow.finish(lane)
+                if not flow.is_listed and flow.lanes.waiting:
+                    self._list(flow)
             now = time.monotonic()
             if now - yielded > SLICE_S:
                 await asyncio.sleep(0)
                 yielded = time.monotonic()
 
-    async def _carry(self, flow: Flow, lane: Hashable, work: Work, hand: Hand) -> None:
-        if not self._relief_called and (flow.lanes.waiting or len(self._flows) > 1):
-            self._call_relief()
-        hand.flow, hand.work, hand.since = flow, work, time.monotonic()
-        try:
-            await flow.carry(work)
-        finally:
-            hand.flow = hand.work = None
-            flow.finish(lane)
-        if flow.lanes.waiting and not flow.is_listed:
-            flow.is_listed = True
-            self._flows.append(flow)
+    def _list(self, flow: Flow) -> None:
+        flow.is_listed = True
+        self._flows.append(flow)
 
     def _unlist(self, flow: Flow) -> None:
         if flow.is_listed:

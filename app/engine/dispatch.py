@@ -35,6 +35,7 @@ class Handler:
     called_with: Parameters
     services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
     wants_delivery: bool
+    is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
     retry: Retry
 
 
@@ -53,7 +54,8 @@ def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retr
         raise ConfigError(f"handler {name} has no parameter of type {event_type.__name__}")
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
-    return Handler(name, event_type, target, made_with, called_with, services, Delivery in wanted, retry)
+    is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
+    return Handler(name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, retry)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Parameters:
@@ -134,7 +136,7 @@ class EventTypes:
 
     def decode(self, record: Record) -> Event | None:
         """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
-        name = event_type_of(record.headers)
+        name = event_type_of(record.headers) if record.headers else None
         if name is None and record.value is not None and b'"__faust"' in record.value:
             name = _faust_namespace(record.value)
         codec = self._only if name is None else self._codecs.get(name)

@@ -5,7 +5,7 @@ A flow lives for one assignment. Whatever is still in hand of an earlier one end
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.engine.offsets import PartitionOffsets
 from app.engine.pipeline import Abandoned, Pipeline
 from app.errors import InvariantError
 from app.state.group import Group, Groups
-from app.wire.envelope import Record
+from app.wire.envelope import Outcome, Record
 
 log = structlog.get_logger()
 Work = tuple[Record, bool, int]  # the record, whether its mark was stored when it was looked up, and `applied` then
@@ -73,12 +73,12 @@ class Flow:
             self.lanes.add(self._looked_up(records), len(records))
 
     def _looked_up(self, records: Sequence[Record]) -> Iterator[tuple[Hashable, Work]]:
+        lane_of = self.pipeline.lane_of
         for start in range(0, len(records), CHUNK_RECORDS):
             chunk = records[start : start + CHUNK_RECORDS]
             known = self.pipeline.known(self.tp.partition, chunk)
             applied = self.groups.applied
-            for record, is_known in zip(chunk, known, strict=True):
-                yield self.pipeline.lane_of(record), (record, is_known, applied)
+            yield from [(lane_of(r), (r, k, applied)) for r, k in zip(chunk, known, strict=True)]
 
     @property
     def is_full(self) -> bool:
@@ -92,16 +92,16 @@ class Flow:
 
     # At work.
 
-    async def carry(self, work: Work) -> None:
-        """Carry one record; its offset is finished when its effects, if it has any, are settled."""
+    def carry(self, work: Work) -> Coroutine[Any, Any, Outcome]:
+        """Carry one record; `ended` takes the outcome. Raises Abandoned for one that is left to others."""
         record, is_known, applied = work
-        try:
-            is_stored = is_known if applied == self.groups.applied else None
-            outcome = await self.pipeline.carry(record, is_stored, self.groups, self._wait)
-        except Abandoned:
-            return
+        is_stored = is_known if applied == self.groups.applied else None
+        return self.pipeline.carry(record, is_stored, self.groups, self._wait)
+
+    def ended(self, record: Record, outcome: Outcome) -> None:
+        """A record was carried; its offset is finished when its effects, if it has any, are settled."""
         group = self.groups.filling
-        if group.is_empty:
+        if not (group.rows or group.outbox):
             self.pipeline.counts.add(outcome)
             self.offsets.finished(record.offset)
         else:
@@ -112,7 +112,8 @@ class Flow:
     def finish(self, lane: Hashable) -> None:
         """The record in hand of *lane* has ended, one way or the other."""
         self.lanes.finish(lane)
-        self._check_quiet()
+        if self.is_closing:
+            self._check_quiet()
 
     async def _wait(self, delay_s: float) -> None:
         """Wait for another attempt. Raises Abandoned when the partition is taken away or the worker stops meanwhile."""

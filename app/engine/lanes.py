@@ -32,10 +32,26 @@ class Lanes(Generic[T]):
         """The next record that may start, with its lane, which is busy until `finish`; None when none may now."""
         if self.at_work >= self._limit or not self.waiting:
             return None
-        started = self._ready.popleft() if self._ready else self._next()
-        if started is not None:
-            self.at_work += 1
-            self.waiting -= 1
+        if self._ready:
+            started = self._ready.popleft()
+        else:
+            busy = self._busy
+            for started in self._batch:
+                lane = started[0]
+                if lane not in busy:
+                    busy[lane] = None
+                    break
+                behind = busy[lane]
+                if behind is None:
+                    behind = busy[lane] = deque()
+                behind.append(started[1])
+            else:
+                if not self._batches:
+                    return None
+                self._batch = iter(self._batches.popleft())
+                return self.start()
+        self.at_work += 1
+        self.waiting -= 1
         return started
 
     def finish(self, lane: Hashable) -> None:
@@ -54,18 +70,3 @@ class Lanes(Generic[T]):
         self._batch = iter(())
         self._busy = dict.fromkeys(self._busy)
         self.waiting = 0
-
-    def _next(self) -> tuple[Hashable, T] | None:
-        busy = self._busy
-        while True:
-            for lane, item in self._batch:
-                if lane not in busy:
-                    busy[lane] = None
-                    return lane, item
-                behind = busy[lane]
-                if behind is None:
-                    behind = busy[lane] = deque()
-                behind.append(item)
-            if not self._batches:
-                return None
-            self._batch = iter(self._batches.popleft())

@@ -30,7 +30,12 @@ class PartitionOffsets:
 
     def finished(self, offset: int) -> None:
         """Mark one record done; *offset* is its own, not + 1. Raises AssertionError if it is not in flight."""
-        head = self._unfinished[0] if self._unfinished else self.newest + 1
+        unfinished = self._unfinished
+        head = unfinished[0] if unfinished else self.newest + 1
+        if offset == head and unfinished and not self._finished:  # in order, as nearly always
+            unfinished.popleft()
+            self.next_offset = offset + 1
+            return
         assert head <= offset <= self.newest, f"offset {offset} is not in flight"
         self._finished.add(offset)
         while self._unfinished and self._unfinished[0] in self._finished:

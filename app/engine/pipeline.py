@@ -31,7 +31,7 @@ from app.state import commit
 from app.state.dedupe import Dedupe
 from app.state.group import Group, Groups
 from app.state.tables import Table
-from app.state.unit import Unit
+from app.state.unit import Unit, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
@@ -74,18 +74,24 @@ class Pipeline:
         *is_stored* is what `known` said, None when the store has changed since. Raises Abandoned when *wait* does.
         """
         try:
-            event = self._decode(record)
+            event = self.types.decode(record)
             if event is None:
-                return "ignored"
+                return self._unknown(record)
+            handlers = self.dispatcher.handlers_of(type(event))
             while True:  # again when another event changed a row that this one read: see state.unit
-                unit = Unit(groups, record)
+                unit = enter(Unit(groups, record))
                 if self.dedupe is not None:
                     if self.dedupe.is_marked(unit, is_stored=is_stored):
                         return "duplicate"
                     self.dedupe.mark(unit, timestamp_ms=record.timestamp, offset=record.offset)
                     is_stored = None
-                for handler in self.dispatcher.handlers_of(type(event)):
-                    await self._attempt(handler, event, unit, wait)
+                for handler in handlers:
+                    before = unit.savepoint(handler.name)
+                    try:
+                        await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, 1))
+                    except Exception as error:  # noqa: BLE001  # whatever a handler raises
+                        unit.rollback(before)
+                        await self._retry(handler, event, unit, error, wait)
                 if unit.join():
                     return "handled"
         except (Abandoned, InvariantError):
@@ -98,34 +104,36 @@ class Pipeline:
         """Make a group's effects durable. Raises what Kafka raises; then nothing of it is finished, all comes again."""
         await commit.settle(group, self.tables, self.sender, may_apply)
 
-    def _decode(self, record: Record) -> Event | None:
-        """The event, or None when nobody here handles its type and that is fine."""
-        event = self.types.decode(record)
-        if event is None and self.on_unknown_type != "ignore":
-            if self.on_unknown_type == "fail":
-                raise InvariantError(f"{_place(record)} is of a type that nobody here handles")
+    def _unknown(self, record: Record) -> Outcome:
+        """What becomes of a record whose type has no handler here."""
+        if self.on_unknown_type == "fail":
+            raise InvariantError(f"{_place(record)} is of a type that nobody here handles")
+        if self.on_unknown_type == "dead_letter":
             raise DecodeError("$", "a type that nobody here handles")
-        return event
+        return "ignored"
 
-    async def _attempt(self, handler: Handler, event: Event, unit: Unit, wait: Wait) -> None:
-        """Run one handler until it succeeds or is given up; then its last error is raised."""
+    async def _call(self, handler: Handler, event: Event, unit: Unit, attempt: int) -> None:
+        delivery = delivery_of(unit.record, unit.event_id, attempt) if handler.wants_delivery else None
+        await self.dispatcher.call(handler, event, delivery)
+
+    async def _retry(self, handler: Handler, event: Event, unit: Unit, error: Exception, wait: Wait) -> None:
+        """After a failed first attempt: run the handler again until it succeeds, or raise its last error."""
         for attempt in itertools.count(1):
+            decision = handler.retry.decide(error, attempt)
+            if not isinstance(decision, Again):
+                raise error
+            self.counts.retried += 1
+            log.info("again", record=_place(unit.record), handler=handler.name, attempt=attempt,
+                     delay_s=decision.delay_s)  # fmt: skip
+            await wait(decision.delay_s)
             before = unit.savepoint(handler.name)
             try:
-                with unit:
-                    delivery = delivery_of(unit.record, unit.event_id, attempt) if handler.wants_delivery else None
-                    await self.dispatcher.call(handler, event, delivery)
-            except Exception as error:
+                await self._call(handler, event, unit, attempt + 1)
+            except Exception as again:  # noqa: BLE001  # whatever a handler raises
                 unit.rollback(before)
-                decision = handler.retry.decide(error, attempt)
-                if not isinstance(decision, Again):
-                    raise
-                self.counts.retried += 1
-                place = _place(unit.record)
-                log.info("again", record=place, handler=handler.name, attempt=attempt, delay_s=decision.delay_s)
+                error = again
             else:
                 return
-            await wait(decision.delay_s)
 
     def _bury(self, record: Record, error: Exception, groups: Groups) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished."""

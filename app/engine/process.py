@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
 import click
@@ -53,6 +54,12 @@ class Worker(faust.Worker):
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
+
+    def _schedule_shutdown(self, signal: Signals) -> None:
+        if self._signal_stop_time:
+            click.echo("Error: a second signal: the worker ends at once; what was in hand is read again", err=True)
+            os._exit(EX_TEMPFAIL)
+        super()._schedule_shutdown(signal)
 
     async def stop(self) -> None:
         """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""

@@ -13,6 +13,8 @@ from typing import Any, Protocol, cast
 
 import faust
 import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -23,6 +25,7 @@ from app.engine.pipeline import Pipeline
 log = structlog.get_logger()
 POLL_S = 0.2  # a poll without data; a rebalance waits for its end
 HELD_POLL_S = 0.05  # the same while a partition is held, which may have room again any moment
+FEW_RECORDS = 100  # a poll that brings fewer is followed by a pause: each costs two hops between threads
 
 
 class Host(Protocol):
@@ -66,12 +69,35 @@ class Deliveries(faust.Stream[Any]):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one."""
+    """The thread that speaks with Kafka.
+
+    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. And its polls wait for
+    the end of a rebalance, which itself waits for the end of the poll before partitions are handed over: see `_fetch`.
+    """
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms  # type: ignore[attr-defined]
         return consumer
+
+    async def _fetch_records(self, consumer: Any, active_partitions: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            async with asyncio.timeout(
+                2 * POLL_S
+            ):  # records are taken without a pause behind the last wait: none is lost
+                return await super()._fetch_records(consumer, active_partitions, *args, **kwargs)
+        except TimeoutError:
+            return {}
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
+        held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
+        try:
+            await self._ensure_consumer().commit(held)
+        except (KafkaError, IllegalStateError) as error:
+            log.warning("not committed, it will be tried again", error=repr(error))
+            return False
+        return True
 
 
 class Consumer(driver.Consumer):
@@ -120,7 +146,8 @@ class Consumer(driver.Consumer):
                 await self._hand_over(tp, records)
             else:
                 await self._deliver_singly(tp, records)
-        await asyncio.sleep(self._host.poll_pause_s)
+        few = sum(map(len, fetched.values())) < FEW_RECORDS
+        await asyncio.sleep(self._host.poll_pause_s if few and fetched else 0)
 
     async def _hand_over(self, tp: TP, records: list[Any]) -> None:
         flow = self._host.intake.receive(tp, records)
@@ -140,7 +167,14 @@ class Consumer(driver.Consumer):
             await self.callback(self._to_message(tp, record))
             self._read_offset[tp] = record.offset
 
-    # Faust's commit timer, flush and sensors stay; only "up to where" is ours.
+    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed commit is none.
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        if not committed:
+            self._committed_offset.update(before)
+        return committed
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         ours = (tp for tp in self._host.intake.flows if topics is None or tp in topics or tp.topic in topics)
@@ -179,6 +213,8 @@ class Consumer(driver.Consumer):
     async def drain(self) -> bool:
         """Let the work in hand end and commit it. False when it did not end within the drain timeout."""
         intake: Intake = self._host.intake
+        if not intake.flows:
+            return True
         if not self.is_member():
             log.warning("the group gave our partitions to others; what is in hand is left to them")
             intake.abandon()

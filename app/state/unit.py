@@ -4,19 +4,19 @@ Handlers of many keys are in hand at once. When one that suspended finds at its 
 that it read, its unit is thrown away and the event is handled again: no update is lost and nothing half done is read.
 """
 
-from contextvars import ContextVar, Token
-from typing import Self
+from contextvars import ContextVar
 
 from app.state.group import Groups, Rows, Stored
 from app.wire.envelope import Outgoing, Record, event_id_of
 
 Savepoint = tuple[dict[str, Rows], int, int]  # the rows; how many events were to be published, how many rows read
+NOTHING: Savepoint = ({}, 0, 0)
 
 
 class Unit:
     """The effects of one event. Tables write into it, the event bus fills its outbox."""
 
-    __slots__ = ("_began", "_event_id", "_first", "_reads", "_token", "groups", "handler", "outbox", "record", "rows")
+    __slots__ = ("_began", "_event_id", "_first", "_reads", "groups", "handler", "outbox", "record", "rows")
 
     def __init__(self, groups: Groups, record: Record) -> None:
         self.groups = groups
@@ -28,7 +28,6 @@ class Unit:
         self.outbox: list[Outgoing] = []
         self._began = groups.joined
         self._reads: dict[tuple[str, bytes], tuple[bytes | None, Stored]] = {}
-        self._token: Token[Unit | None] | None = None
 
     @property
     def event_id(self) -> str:
@@ -66,12 +65,15 @@ class Unit:
     def savepoint(self, handler: str) -> Savepoint:
         """Begin an attempt of *handler*; `rollback` with the result undoes what the attempt did."""
         self.handler = handler
+        if not (self._reads or self.rows or self.outbox):
+            return NOTHING
         self._first = len(self.outbox)
         return {table: dict(rows) for table, rows in self.rows.items()}, self._first, len(self._reads)
 
     def rollback(self, to: Savepoint) -> None:
         """Undo everything since `savepoint`."""
-        self.rows, kept, reads = to
+        rows, kept, reads = to
+        self.rows = {table: dict(of_table) for table, of_table in rows.items()}
         del self.outbox[kept:]
         while len(self._reads) > reads:
             self._reads.popitem()
@@ -91,13 +93,11 @@ class Unit:
             group.outbox += self.outbox
         return True
 
-    def __enter__(self) -> Self:
-        self._token = _current.set(self)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        assert self._token is not None
-        _current.reset(self._token)
+def enter(unit: Unit) -> Unit:
+    """Make *unit* the one of the event in hand in this task, until the next one is entered."""
+    _current.set(unit)
+    return unit
 
 
 def _nothing(partition: int, key: bytes) -> bytes | None:  # noqa: ARG001  # as `Stored` has it

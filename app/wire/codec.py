@@ -139,10 +139,20 @@ def _is_record(annotation: Any) -> bool:
 # The conversions between what msgspec reads or writes and what a Record holds. Only fields that need one are touched.
 
 
+def _is_list_of_records(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list and _is_record(typing.get_args(annotation)[0])
+
+
 def _maker(record_type: type[R]) -> Convert:
     """A function from decoded dicts, which it keeps, to Records."""
     options = record_type._options
     conversions = _conversions(record_type, _maker)
+    decimals = [name for name in options.fields if options.fields[name] is Decimal and name not in options.defaults]
+    nested = [(name, _maker(typing.get_args(annotation)[0])) for name, annotation in options.fields.items()
+              if name not in options.defaults and _is_list_of_records(annotation)]  # fmt: skip
+    done = {*options.defaults, *decimals, *(name for name, _ in nested)}
+    required = [(name, convert) for name, convert in conversions if name not in done]
+    optional = [(name, convert) for name, convert in conversions if name in options.defaults]
     defaults = {name: options.defaults[name] for name in options.fields if name in options.defaults}
     mutable = [name for name, default in defaults.items() if isinstance(default, (list, dict, set, faust.Record))]
     # Faust's descriptors convert a field on its first read unless it stands in here. An instance made by Faust has a
@@ -151,7 +161,15 @@ def _maker(record_type: type[R]) -> Convert:
     new = record_type.__new__
 
     def make(values: dict[str, Any]) -> R:
-        for name, convert in conversions:
+        for name in decimals:  # what `_finite` does, without a call: most events carry amounts
+            value = values[name]
+            if not (value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX):
+                raise _NotFiniteError(name)
+        for name, make_item in nested:  # and this without one more call
+            values[name] = [make_item(item) for item in values[name]]
+        for name, convert in required:
+            values[name] = convert(values[name])
+        for name, convert in optional:
             if name in values:
                 values[name] = convert(values[name])
         for name in mutable:
@@ -214,6 +232,8 @@ def _conversion_inside(container: Any, each: Convert) -> Convert:
 
 
 def _finite(value: Any, field: str) -> Any:  # Any: before encoding, a Record may hold anything
-    if isinstance(value, Decimal) and not (value.is_finite() and abs(value.adjusted()) <= DECIMAL_EXPONENT_MAX):
-        raise _NotFiniteError(field)
-    return value
+    if not isinstance(value, Decimal):
+        return value
+    if value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX:
+        return value
+    raise _NotFiniteError(field)

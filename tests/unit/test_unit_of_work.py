@@ -1,12 +1,11 @@
 """The unit of work: a handler's effects are kept together or not at all, and the next event sees them."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from app.state.group import Groups
-from app.state.unit import Unit, current_unit
+from app.state.unit import Unit, current_unit, enter
 from app.wire.envelope import Outgoing
 
 RECORD = Outgoing("t", b"k", b"v")
@@ -100,11 +99,14 @@ def test_a_rolled_back_attempt_keeps_what_earlier_handlers_did() -> None:
     assert (len(unit.outbox), unit.position) == (1, 0)
 
 
-def test_only_the_handler_in_hand_has_a_unit() -> None:
-    """Outside there is none, also after an error."""
+async def test_every_task_has_the_unit_that_it_entered() -> None:
+    """Outside there is none; two tasks do not see each other's."""
     assert current_unit() is None
-    unit = Unit(Groups(0), record(1))
-    with pytest.raises(ValueError, match="x"), unit:
+
+    async def handle(number: int) -> None:
+        unit = enter(Unit(Groups(0), record(number)))
+        await asyncio.sleep(0)
         assert current_unit() is unit
-        raise ValueError("x")
+
+    await asyncio.gather(handle(1), handle(2))
     assert current_unit() is None

@@ -1,0 +1,175 @@
+"""Lanes under any arrival and any order of finishing; and the planted faults that these properties must catch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.engine.lanes import Lanes
+from app.engine.offsets import PartitionOffsets
+
+Records = list[tuple[str, int]]  # lane and number, oldest first
+arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))
+
+
+def work_off(lanes: Lanes[int], records: Records, data: st.DataObject) -> list[tuple[str, str, int]]:
+    """Add *records* in pieces, start and finish them in any order that is allowed: what happened, in order."""
+    waiting, in_hand = list(records), list[tuple[str, int]]()
+    happened: list[tuple[str, str, int]] = []
+    may_start = False
+    while waiting or in_hand or may_start:
+        possible = [*(["add"] if waiting else []), *(["finish"] if in_hand else []), *(["start"] if may_start else [])]
+        choice = data.draw(st.sampled_from(possible)) if len(possible) > 1 else possible[0]
+        if choice == "add":
+            size = data.draw(st.integers(1, len(waiting)))
+            lanes.add(iter(waiting[:size]), size)
+            waiting, may_start = waiting[size:], True
+        elif choice == "finish":
+            lane, number = in_hand.pop(data.draw(st.integers(0, len(in_hand) - 1)))
+            lanes.finish(lane)
+            happened.append(("finish", lane, number))
+            may_start = True
+        elif (started := lanes.start()) is not None:
+            in_hand.append((str(started[0]), started[1]))
+            happened.append(("start", *in_hand[-1]))
+        else:
+            may_start = False
+    assert not lanes.waiting, f"stuck with {lanes.waiting} waiting"
+    return happened
+
+
+def check(happened: list[tuple[str, str, int]], records: Records, limit: int) -> None:
+    """A lane never overlaps and never reorders, everything was done once, never more than *limit* at once."""
+    for lane in {lane for lane, _ in records}:
+        mine = [(what, number) for what, of, number in happened if of == lane]
+        in_order = [number for of, number in records if of == lane]
+        assert mine == [(what, number) for number in in_order for what in ("start", "finish")]
+    at_work = 0
+    for what, _, _ in happened:
+        at_work += 1 if what == "start" else -1
+        assert at_work <= limit
+
+
+@given(records=arrivals, limit=st.integers(1, 5), data=st.data())
+def test_a_lane_never_overlaps_and_never_reorders(records: Records, limit: int, data: st.DataObject) -> None:
+    """Whatever the arrival and the order of finishing."""
+    check(work_off(Lanes(limit), records, data), records, limit)
+
+
+@given(records=arrivals, data=st.data())
+def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject) -> None:
+    """With room for all, exactly the first unfinished record of every lane can be at work."""
+    lanes: Lanes[int] = Lanes(100)
+    lanes.add(iter(records), len(records))
+    unfinished = list(records)
+    in_hand: Records = []
+    while unfinished:
+        while (started := lanes.start()) is not None:
+            in_hand.append((str(started[0]), started[1]))
+        heads = dict(reversed(unfinished))
+        assert dict(in_hand) == heads
+        done = in_hand.pop(data.draw(st.integers(0, len(in_hand) - 1)))
+        lanes.finish(done[0])
+        unfinished.remove(done)
+
+
+@given(records=arrivals, data=st.data())
+def test_clearing_leaves_what_is_in_hand_and_nothing_else(records: Records, data: st.DataObject) -> None:
+    """At a revoke nothing more starts; what is in hand can still finish."""
+    lanes: Lanes[int] = Lanes(10)
+    lanes.add(iter(records), len(records))
+    in_hand = [started for _ in range(data.draw(st.integers(0, 10))) if (started := lanes.start()) is not None]
+    lanes.clear()
+    assert lanes.waiting == 0
+    for lane, _ in in_hand:
+        assert lanes.start() is None
+        lanes.finish(lane)
+    assert (lanes.at_work, lanes.start()) == (0, None)
+
+
+def test_finishing_what_is_not_in_hand_is_our_bug() -> None:
+    """It stops at an error."""
+    with pytest.raises(KeyError):
+        Lanes[int](1).finish("a")
+
+
+# Tests of the tests: faults that were made on purpose must not pass.
+
+
+class TwoAtOnce(Lanes[int]):
+    """Lets a second record of a lane start."""
+
+    def start(self) -> Any:
+        """With the fault."""
+        started = super().start()
+        if started is not None:
+            self._busy.pop(started[0], None)
+        return started
+
+    def finish(self, lane: Any) -> None:
+        """With the fault."""
+        self._busy.setdefault(lane, None)
+        super().finish(lane)
+
+
+class Stack(Lanes[int]):
+    """Takes the newest of those that wait."""
+
+    def finish(self, lane: Any) -> None:
+        """With the fault."""
+        behind = self._busy[lane]
+        if behind:
+            behind.reverse()
+        super().finish(lane)
+
+
+class OffByOne(PartitionOffsets):
+    """Commits one too many."""
+
+    def finished(self, offset: int) -> None:
+        """With the fault."""
+        super().finished(offset)
+        if self._unfinished and self.next_offset is not None:
+            self.next_offset = self._unfinished[0] + 1
+
+
+class NewestWins(PartitionOffsets):
+    """Commits past what is unfinished, as stock Faust does."""
+
+    def finished(self, offset: int) -> None:
+        """With the fault."""
+        super().finished(offset)
+        self.next_offset = max(offset + 1, self.next_offset or 0)
+
+
+@pytest.mark.parametrize("faulty", [TwoAtOnce, Stack])
+def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[int]]) -> None:
+    """Two records of a key at once, and a key out of order."""
+
+    @settings(database=None, max_examples=500)
+    @given(records=arrivals, data=st.data())
+    def attempt(records: Records, data: st.DataObject) -> None:
+        check(work_off(faulty(5), records, data), records, 5)
+
+    with pytest.raises(AssertionError):
+        attempt()
+
+
+@pytest.mark.parametrize("faulty", [OffByOne, NewestWins])
+def test_planted_faults_of_offsets_are_caught(faulty: Callable[[], PartitionOffsets]) -> None:
+    """A commit that is one too far, and one past an unfinished record."""
+
+    @settings(database=None, max_examples=500)
+    @given(order=st.permutations(range(5)))
+    def attempt(order: list[int]) -> None:
+        offsets = faulty()
+        offsets.received(range(5))
+        for done, offset in enumerate(order, 1):
+            offsets.finished(offset)
+            first = min(set(range(5)) - set(order[:done]), default=5)
+            assert (offsets.next_offset or 0) <= first
+
+    with pytest.raises(AssertionError):
+        attempt()
