@@ -189,8 +189,11 @@ class Consumer(driver.Consumer):
         """Set every position explicitly.
 
         aiokafka's own seek does nothing for a group without a commit, which can drop records that were fetched across
-        the first rebalance.
+        the first rebalance. Faust resumes the partitions before it seeks, and the flow after: a poll in between would
+        take records that no flow is open for, and nobody would read them again.
         """
+        self.stop_flow()
+        await self.wait_for_stopped_flow()
         await super().perform_seek()
         self._renew_lease()
         ours = {tp for tp in self.assignment() if tp.topic in self._host.pipelines}
