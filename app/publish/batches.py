@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
@@ -46,4 +46,11 @@ class PartitionBatches:
 
     async def _send(self) -> None:
         self._open.close()  # else a plain send to this partition may add its record
-        self._sent.append(await self._producer.send_batch(self._open, self._topic, partition=self._partition))
+        while (
+            True
+        ):  # until the timeout of whoever sends: aiokafka counts waiting times of a busy partition many times over
+            try:
+                self._sent.append(await self._producer.send_batch(self._open, self._topic, partition=self._partition))
+            except KafkaTimeoutError:  # raised before the batch is taken, so it can be offered again
+                continue
+            return
