@@ -46,11 +46,11 @@ class PartitionBatches:
 
     async def _send(self) -> None:
         self._open.close()  # else a plain send to this partition may add its record
-        while (
-            True
-        ):  # until the timeout of whoever sends: aiokafka counts waiting times of a busy partition many times over
+        # aiokafka counts the waiting times of a busy partition many times over and gives up long before its timeout,
+        # always before it takes the batch: offered again until the time limit of whoever sends ends this.
+        while True:
             try:
                 self._sent.append(await self._producer.send_batch(self._open, self._topic, partition=self._partition))
-            except KafkaTimeoutError:  # raised before the batch is taken, so it can be offered again
+            except KafkaTimeoutError:
                 continue
             return
