@@ -5,13 +5,16 @@ here equals the one that Faust decodes and behaves the same. The sender never ch
 such as Faust's `__faust`, is ignored.
 """
 
+import dataclasses
 import re
 import types
 import typing
 from collections.abc import Callable
 from copy import deepcopy
 from decimal import Decimal
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from functools import partial
+from itertools import repeat
+from typing import Any, Generic, TypeVar
 
 import faust
 import msgspec
@@ -20,6 +23,7 @@ from app.errors import DecodeError
 
 R = TypeVar("R", bound=faust.Record)
 Convert = Callable[[Any], Any]  # Any: JSON on its way to a field
+OfRecord = Callable[[type[faust.Record]], Convert | None]
 DECIMAL_EXPONENT_MAX = 100  # 10**100: beyond any amount, and far from the exponents that make arithmetic explode
 
 _at = re.compile(r" - at `(?:key in )?(?P<path>\$[^`]*)`$")
@@ -36,7 +40,6 @@ class Codec(Generic[R]):
         self.record_type = record_type
         self.namespace = str(record_type._options.namespace)
         self._decoder = msgspec.json.Decoder(_shape(record_type))
-        self._make = _maker(record_type)
         self._unmake = _unmaker(record_type)
 
     def decode(self, value: bytes | None) -> R:
@@ -44,17 +47,15 @@ class Codec(Generic[R]):
         if value is None:
             raise DecodeError("$", "no value (a tombstone)")
         try:
-            record: R = self._make(self._decoder.decode(value))
+            record: R = self._decoder.decode(value)
         except msgspec.ValidationError as error:
-            raise _fault(str(error)) from None
+            raise _fault(error) from None
         except UnicodeDecodeError:
             raise DecodeError("$", "not UTF-8") from None
         except msgspec.DecodeError as error:
             raise DecodeError("$", str(error)) from None
         except RecursionError:
             raise DecodeError("$", "nested too deeply") from None
-        except _NotFiniteError as error:
-            raise DecodeError(f"$.{error.field}", "a decimal that is not finite or out of range") from None
         return record
 
     def encode(self, record: R) -> bytes:
@@ -85,27 +86,33 @@ class _NotJsonError(Exception):
     pass
 
 
-class _NotFiniteError(Exception):
+class _NotFiniteError(ValueError):  # which msgspec turns into its own error, with the path
     def __init__(self, field: str) -> None:
         super().__init__(field)
         self.field = field
 
 
-def _fault(message: str) -> DecodeError:
-    """The error that msgspec describes as `reason - at `path``, without the value that it may quote."""
+def _fault(error: msgspec.ValidationError) -> DecodeError:
+    """What msgspec describes as `reason - at `path``, without the value that it may quote."""
+    message = str(error)
     found = _at.search(message)
+    path = found["path"] if found else "$"
+    if isinstance(error.__cause__, _NotFiniteError):
+        return DecodeError(f"{path}.{error.__cause__.field}", "a decimal that is not finite or out of range")
     reason = message[: found.start()] if found else message
-    return DecodeError(found["path"] if found else "$", _value.sub("", reason).strip())
+    return DecodeError(path, _value.sub("", reason).strip())
 
 
-# The shape: what msgspec validates. A Record is a TypedDict there, because dicts become `__dict__` for nothing.
+# The shape: what msgspec makes. Record classes cannot be made by it, because their fields are descriptors that it would
+# call one by one. So it makes an instance of a dataclass with the same fields, which then becomes a Record: both are
+# plain objects with a `__dict__`, between which Python lets `__class__` change.
 
 
 def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> Any:
     if record_type in inside:
         raise TypeError(f"{record_type.__name__} contains itself, which is not supported")
     options = record_type._options
-    fields: dict[str, Any] = {}
+    fields: list[tuple[str, Any, Any]] = []
     for name, annotation in options.fields.items():
         descriptor: Any = getattr(record_type, name)
         if (descriptor.input_name, descriptor.output_name, descriptor.exclude) != (name, name, False):
@@ -114,9 +121,46 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
             shape = _shape_of(annotation, (*inside, record_type))
         except _NotJsonError as error:
             raise TypeError(f"{record_type.__name__}.{name} is a {error}, which JSON cannot carry") from None
-        fields[name] = NotRequired[shape] if name in options.defaults else shape
-    typed_dict: Any = TypedDict  # made at run time, which a type checker cannot follow
-    return typed_dict(record_type.__name__, fields)
+        has_default = name in options.defaults
+        fields.append((name, shape, _default(options.defaults[name]) if has_default else dataclasses.field()))
+    # Faust's descriptors convert a field on its first read unless it stands in here. An instance made by Faust has a
+    # set of its own, so this one, on the class, speaks for those made here.
+    record_type.__evaluated_fields__ = frozenset(options.fields)  # type: ignore[assignment]
+    return dataclasses.make_dataclass(
+        record_type.__name__, fields, namespace={"__post_init__": _becomes(record_type)},
+        init=False, repr=False, eq=False, kw_only=True,
+    )  # fmt: skip
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, (list, dict, set, faust.Record)):
+        return dataclasses.field(default_factory=partial(deepcopy, value))
+    # A plain default would be an attribute of the dataclass, and lost when the instance changes its class.
+    return dataclasses.field(default_factory=repeat(value).__next__)
+
+
+def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
+    """What makes an instance of the shape a Record."""
+    options = record_type._options
+    decimals = [name for name, of in options.fields.items() if of is Decimal and name not in options.defaults]
+    others = [(name, check) for name, check in _conversions(record_type, lambda _: None) if name not in decimals]
+    if not (decimals or others):
+
+        def become_at_once(made: Any) -> None:
+            made.__class__ = record_type
+
+        return become_at_once
+
+    def become(made: Any) -> None:
+        for name in decimals:  # what `_finite` does, without a call: most events carry amounts
+            value = getattr(made, name)
+            if not (value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX):
+                raise _NotFiniteError(name)
+        for name, check in others:
+            check(getattr(made, name))
+        made.__class__ = record_type
+
+    return become
 
 
 def _shape_of(annotation: Any, inside: tuple[type, ...]) -> Any:
@@ -136,50 +180,7 @@ def _is_record(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, faust.Record)
 
 
-# The conversions between what msgspec reads or writes and what a Record holds. Only fields that need one are touched.
-
-
-def _is_list_of_records(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is list and _is_record(typing.get_args(annotation)[0])
-
-
-def _maker(record_type: type[R]) -> Convert:
-    """A function from decoded dicts, which it keeps, to Records."""
-    options = record_type._options
-    conversions = _conversions(record_type, _maker)
-    decimals = [name for name in options.fields if options.fields[name] is Decimal and name not in options.defaults]
-    nested = [(name, _maker(typing.get_args(annotation)[0])) for name, annotation in options.fields.items()
-              if name not in options.defaults and _is_list_of_records(annotation)]  # fmt: skip
-    done = {*options.defaults, *decimals, *(name for name, _ in nested)}
-    required = [(name, convert) for name, convert in conversions if name not in done]
-    optional = [(name, convert) for name, convert in conversions if name in options.defaults]
-    defaults = {name: options.defaults[name] for name in options.fields if name in options.defaults}
-    mutable = [name for name, default in defaults.items() if isinstance(default, (list, dict, set, faust.Record))]
-    # Faust's descriptors convert a field on its first read unless it stands in here. An instance made by Faust has a
-    # set of its own, so this one, on the class, speaks for those made below.
-    record_type.__evaluated_fields__ = frozenset(options.fields)  # type: ignore[assignment]
-    new = record_type.__new__
-
-    def make(values: dict[str, Any]) -> R:
-        for name in decimals:  # what `_finite` does, without a call: most events carry amounts
-            value = values[name]
-            if not (value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX):
-                raise _NotFiniteError(name)
-        for name, make_item in nested:  # and this without one more call
-            values[name] = [make_item(item) for item in values[name]]
-        for name, convert in required:
-            values[name] = convert(values[name])
-        for name, convert in optional:
-            if name in values:
-                values[name] = convert(values[name])
-        for name in mutable:
-            if name not in values:
-                values[name] = deepcopy(defaults[name])
-        record = new(record_type)
-        record.__dict__ = {**defaults, **values} if defaults else values
-        return record
-
-    return make
+# The conversions from what a Record holds to what msgspec writes. Only fields that need one are touched.
 
 
 def _unmaker(record_type: type[R]) -> Convert:
@@ -196,13 +197,13 @@ def _unmaker(record_type: type[R]) -> Convert:
     return unmake
 
 
-def _conversions(record_type: type[faust.Record], of_record: Callable[[Any], Convert]) -> list[tuple[str, Convert]]:
+def _conversions(record_type: type[faust.Record], of_record: OfRecord) -> list[tuple[str, Convert]]:
     fields = record_type._options.fields.items()
     found = ((name, _conversion(annotation, name, of_record)) for name, annotation in fields)
     return [(name, convert) for name, convert in found if convert is not None]
 
 
-def _conversion(annotation: Any, field: str, of_record: Callable[[Any], Convert]) -> Convert | None:
+def _conversion(annotation: Any, field: str, of_record: OfRecord) -> Convert | None:
     """How a value of *annotation* is converted, Records by what *of_record* makes; None when it stays as it is."""
     if _is_record(annotation):
         return of_record(annotation)
