@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import structlog
@@ -73,12 +74,12 @@ class Flow:
             self.lanes.add(self._looked_up(records), len(records))
 
     def _looked_up(self, records: Sequence[Record]) -> Iterator[tuple[Hashable, Work]]:
-        lane_of = self.pipeline.lane_of
         for start in range(0, len(records), CHUNK_RECORDS):
             chunk = records[start : start + CHUNK_RECORDS]
             known = self.pipeline.known(self.tp.partition, chunk)
-            applied = self.groups.applied
-            yield from [(lane_of(r), (r, k, applied)) for r, k in zip(chunk, known, strict=True)]
+            yield from zip(
+                self.pipeline.lanes_of(chunk), zip(chunk, known, repeat(self.groups.applied), strict=False), strict=True
+            )
 
     @property
     def is_full(self) -> bool:
@@ -110,7 +111,7 @@ class Flow:
                 self._settler = asyncio.create_task(self._settle(), name=f"settle {self.tp.topic}-{self.tp.partition}")
 
     def finish(self, lane: Hashable) -> None:
-        """The record in hand of *lane* has ended, one way or the other."""
+        """The record that *lane* was held for has ended, one way or the other."""
         self.lanes.finish(lane)
         if self.is_closing:
             self._check_quiet()
@@ -171,5 +172,5 @@ class Flow:
         self._closed.set()
 
     def _check_quiet(self) -> None:
-        if self.is_closing and not self.lanes.at_work and self._settler is None:
+        if self.is_closing and not self.lanes.held and self._settler is None:
             self._quiet.set()

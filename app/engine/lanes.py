@@ -1,7 +1,7 @@
 """Lanes: which record of a partition may start next. Records of one lane never overlap and never change places.
 
 A lane is the record's key, unless the subscription says otherwise. A record starts when no earlier one of its lane is
-in hand; until then it waits behind it, and the records of other lanes go past. Pure: whoever asks does the work.
+held; until then it waits behind it, and the records of other lanes go past. Pure: whoever asks does the work.
 """
 
 from collections import deque
@@ -12,14 +12,18 @@ T = TypeVar("T")
 
 
 class Lanes(Generic[T]):
-    """The lanes of one partition, at most *limit* of them at work at once."""
+    """The lanes of one partition, at most *limit* of them held at once.
+
+    Most records end as soon as they start, so only those that do not are held: `start`, and before any other call
+    either nothing, which means that the record has ended, or `hold`, and `finish` when it has ended later.
+    """
 
     def __init__(self, limit: int) -> None:
-        self.at_work = 0
+        self.held = 0
         self.waiting = 0
         self._limit = limit
-        self._busy: dict[Hashable, deque[T] | None] = {}  # what waits behind the record in hand of each lane
-        self._ready: deque[tuple[Hashable, T]] = deque()  # their lane has just become free
+        self._busy: dict[Hashable, deque[T]] = {}  # held or free again: what waits behind the record of each lane
+        self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
         self._batches: deque[Iterable[tuple[Hashable, T]]] = deque()
         self._batch: Iterator[tuple[Hashable, T]] = iter(())
 
@@ -29,44 +33,56 @@ class Lanes(Generic[T]):
         self.waiting += size
 
     def start(self) -> tuple[Hashable, T] | None:
-        """The next record that may start, with its lane, which is busy until `finish`; None when none may now."""
-        if self.at_work >= self._limit or not self.waiting:
+        """The next record that may start, with its lane; None when none may now."""
+        if self.held >= self._limit:
             return None
-        if self._ready:
-            started = self._ready.popleft()
-        else:
-            busy = self._busy
+        if self._free:
+            return self._start_free()
+        busy = self._busy
+        while True:
             for started in self._batch:
-                lane = started[0]
-                if lane not in busy:
-                    busy[lane] = None
-                    break
-                behind = busy[lane]
-                if behind is None:
-                    behind = busy[lane] = deque()
-                behind.append(started[1])
-            else:
-                if not self._batches:
-                    return None
-                self._batch = iter(self._batches.popleft())
-                return self.start()
-        self.at_work += 1
+                if started[0] in busy:
+                    busy[started[0]].append(started[1])
+                else:
+                    self.waiting -= 1
+                    return started
+            if not self._batches:
+                return None
+            self._batch = iter(self._batches.popleft())
+
+    def _start_free(self) -> tuple[Hashable, T]:
+        lane = self._free[0]
+        behind = self._busy[lane]
+        item = behind.popleft()
+        if not behind:
+            self._free.popleft()
+            del self._busy[lane]
         self.waiting -= 1
-        return started
+        return lane, item
+
+    def hold(self, lane: Hashable) -> None:
+        """The record that was started last, of *lane*, has not ended: the next one of its lane waits for `finish`."""
+        self.held += 1
+        if lane in self._busy:
+            self._free.popleft()  # it came from there, and the lane has more
+        else:
+            self._busy[lane] = deque()
 
     def finish(self, lane: Hashable) -> None:
-        """The record in hand of *lane* is done. Raises KeyError when none was in hand (our bug)."""
-        behind = self._busy[lane]
-        self.at_work -= 1
-        if behind:
-            self._ready.append((lane, behind.popleft()))
+        """The record that *lane* was held for has ended. Raises KeyError when there was none (our bug)."""
+        if self._busy[lane]:
+            self._free.append(lane)
         else:
             del self._busy[lane]
+        self.held -= 1
 
     def clear(self) -> None:
         """Forget what has not started."""
         self._batches.clear()
-        self._ready.clear()
         self._batch = iter(())
-        self._busy = dict.fromkeys(self._busy)
+        for lane in self._free:
+            del self._busy[lane]
+        self._free.clear()
+        for behind in self._busy.values():
+            behind.clear()
         self.waiting = 0

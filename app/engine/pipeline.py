@@ -56,11 +56,11 @@ class Pipeline:
     on_unknown_type: OnUnknownType
     order: Order
 
-    def lane_of(self, record: Record) -> Hashable:
-        """What the record must not overtake: its key; without one its event id; or the whole partition."""
+    def lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
+        """What each record must not overtake: its key; without one its event id; or the whole partition."""
         if self.order == "partition":
-            return None
-        return event_id_of(record) if record.key is None else record.key
+            return [None] * len(records)
+        return [event_id_of(record) if record.key is None else record.key for record in records]
 
     def known(self, partition: int, records: Sequence[Record]) -> list[bool]:
         """For each record whether the store knows its event id. One look for all."""

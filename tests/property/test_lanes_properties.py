@@ -15,7 +15,7 @@ arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list
 
 
 def work_off(lanes: Lanes[int], records: Records, data: st.DataObject) -> list[tuple[str, str, int]]:
-    """Add *records* in pieces, start and finish them in any order that is allowed: what happened, in order."""
+    """Add *records* in pieces, start and finish them, at once or later, in any order: what happened, in order."""
     waiting, in_hand = list(records), list[tuple[str, int]]()
     happened: list[tuple[str, str, int]] = []
     may_start = False
@@ -32,8 +32,13 @@ def work_off(lanes: Lanes[int], records: Records, data: st.DataObject) -> list[t
             happened.append(("finish", lane, number))
             may_start = True
         elif (started := lanes.start()) is not None:
-            in_hand.append((str(started[0]), started[1]))
-            happened.append(("start", *in_hand[-1]))
+            lane, number = str(started[0]), started[1]
+            happened.append(("start", lane, number))
+            if data.draw(st.booleans()):
+                happened.append(("finish", lane, number))
+            else:
+                lanes.hold(lane)
+                in_hand.append((lane, number))
         else:
             may_start = False
     assert not lanes.waiting, f"stuck with {lanes.waiting} waiting"
@@ -67,6 +72,7 @@ def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject
     in_hand: Records = []
     while unfinished:
         while (started := lanes.start()) is not None:
+            lanes.hold(started[0])
             in_hand.append((str(started[0]), started[1]))
         heads = dict(reversed(unfinished))
         assert dict(in_hand) == heads
@@ -80,13 +86,20 @@ def test_clearing_leaves_what_is_in_hand_and_nothing_else(records: Records, data
     """At a revoke nothing more starts; what is in hand can still finish."""
     lanes: Lanes[int] = Lanes(10)
     lanes.add(iter(records), len(records))
-    in_hand = [started for _ in range(data.draw(st.integers(0, 10))) if (started := lanes.start()) is not None]
+    in_hand = []
+    for _ in range(data.draw(st.integers(0, 10))):
+        if (started := lanes.start()) is not None and data.draw(st.booleans()):
+            lanes.hold(started[0])
+            in_hand.append(started)
+    for lane, _ in data.draw(st.lists(st.sampled_from(in_hand), unique=True)) if in_hand else []:
+        in_hand.remove((lane, _))
+        lanes.finish(lane)
     lanes.clear()
     assert lanes.waiting == 0
     for lane, _ in in_hand:
         assert lanes.start() is None
         lanes.finish(lane)
-    assert (lanes.at_work, lanes.start()) == (0, None)
+    assert (lanes.held, lanes.start()) == (0, None)
 
 
 def test_finishing_what_is_not_in_hand_is_our_bug() -> None:
@@ -99,19 +112,16 @@ def test_finishing_what_is_not_in_hand_is_our_bug() -> None:
 
 
 class TwoAtOnce(Lanes[int]):
-    """Lets a second record of a lane start."""
+    """Forgets that a lane is held."""
 
-    def start(self) -> Any:
+    def hold(self, lane: Any) -> None:
         """With the fault."""
-        started = super().start()
-        if started is not None:
-            self._busy.pop(started[0], None)
-        return started
+        super().hold(lane)
+        self._busy[object()] = self._busy.pop(lane)
 
     def finish(self, lane: Any) -> None:
         """With the fault."""
-        self._busy.setdefault(lane, None)
-        super().finish(lane)
+        self.held -= 1
 
 
 class Stack(Lanes[int]):
@@ -119,9 +129,7 @@ class Stack(Lanes[int]):
 
     def finish(self, lane: Any) -> None:
         """With the fault."""
-        behind = self._busy[lane]
-        if behind:
-            behind.reverse()
+        self._busy[lane].reverse()
         super().finish(lane)
 
 

@@ -34,9 +34,9 @@ class Carrier:
         self.may_settle = asyncio.Event()
         self.may_settle.set()
 
-    def lane_of(self, of: Any) -> object:
-        """Its key."""
-        return of.key
+    def lanes_of(self, records: Any) -> list[object]:
+        """Their keys."""
+        return [record.key for record in records]
 
     def known(self, partition: int, records: Any) -> list[bool]:
         """Nothing is known."""
@@ -137,11 +137,11 @@ async def test_a_slow_key_holds_back_only_itself(make: Callable[..., House]) -> 
 
 
 async def test_a_handler_that_never_suspends_needs_one_task(make: Callable[..., House]) -> None:
-    """However many records there are; a second one looks for work once and finds none."""
+    """However many records there are."""
     house = make(Gate())
     house.feed(house.flows[0], " ".join(f"k{n}" for n in range(90)))
     await house.until(lambda: house.flows[0].offsets.next_offset == 90)
-    assert len(house.crew.hands) <= 2
+    assert len(house.crew.hands) == 1
 
 
 async def test_no_more_than_the_concurrency_is_in_hand(make: Callable[..., House]) -> None:
@@ -166,7 +166,7 @@ async def test_effects_are_settled_before_the_offset_and_in_groups(make: Callabl
     [flow] = house.flows
     house.carrier.may_settle.clear()
     house.feed(flow, "!a !b")
-    await house.until(lambda: flow.lanes.at_work == 0 and flow.lanes.waiting == 0)
+    await house.until(lambda: flow.lanes.held == 0 and flow.lanes.waiting == 0)
     for _ in range(5):
         await asyncio.sleep(0)
     house.feed(flow, "!c d !e")
@@ -214,7 +214,7 @@ async def test_an_abandoned_flow_settles_nothing(make: Callable[..., House]) -> 
     await house.until(lambda: len(gate.began) == 1)
     assert not await flow.close(0.01)
     gate.doors["!slow"].set()
-    await house.until(lambda: flow.lanes.at_work == 0)
+    await house.until(lambda: flow.lanes.held == 0)
     for _ in range(5):
         await asyncio.sleep(0)
     assert (house.carrier.settled, flow.offsets.next_offset, house.faults) == ([], None, [])
@@ -226,7 +226,7 @@ async def test_a_worker_that_lost_its_membership_settles_nothing(make: Callable[
     [flow] = house.flows
     house.is_member = False
     house.feed(flow, "!a")
-    await house.until(lambda: flow.lanes.at_work == 0 and not flow.lanes.waiting)
+    await house.until(lambda: flow.lanes.held == 0 and not flow.lanes.waiting)
     await asyncio.sleep(0.12)
     flow.abandon()
     await asyncio.sleep(0.12)
