@@ -96,7 +96,7 @@ class SubscriptionList(Page):
             next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.offsets.next_offset
         return self.answer(
             [
-                {"topic": s.topic_name, **s.counts.as_dict(), "next_offsets": next_offsets.get(s.topic_name, {})}
+                {"topic": s.topic_name, **s.counts, "next_offsets": next_offsets.get(s.topic_name, {})}
                 for s in self.host.subscriptions.values()
             ]
         )

@@ -14,25 +14,36 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any
 
-from app.engine.flow import Flow, Work
-from app.engine.pipeline import Abandoned
+from app.engine.flow import Flow
+from app.engine.pipeline import Abandoned, Work
 from app.state.unit import Unit, current_unit
-from app.wire.envelope import Outcome
+from app.wire.envelope import Record
 
-T = TypeVar("T")
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
 
 
 @dataclass(slots=True)
 class Hand:
-    """What one task of the crew holds, if anything. *since*: by the monotonic clock, seconds."""
+    """What one task of the crew does. *started*: a lane and its record, held since *since* if it did not end at once.
+
+    Times are seconds by the monotonic clock.
+    """
 
     context: Context
-    work: Work | None = None
+    flow: Flow | None = None
+    started: tuple[Hashable, Work] | None = None
+    is_held: bool = False
+    is_relieved: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
+    rested_at: float = 0.0  # when the event loop had its last turn
+
+    @property
+    def record(self) -> Record | None:
+        """The record that is held."""
+        return self.started[1][0] if self.started is not None and self.is_held else None
 
     @property
     def unit(self) -> Unit | None:
@@ -74,12 +85,12 @@ class Crew:
         now = time.monotonic()
         return [
             {
-                "topic": hand.work[0].topic, "partition": hand.work[0].partition, "offset": hand.work[0].offset,
-                "key_digest": blake2b(hand.work[0].key or b"", digest_size=8).hexdigest(),
+                "topic": record.topic, "partition": record.partition, "offset": record.offset,
+                "key_digest": blake2b(record.key or b"", digest_size=8).hexdigest(),
                 "handler": hand.unit.handler if hand.unit else "", "seconds": round(now - hand.since, 1),
             }
             for hand in self.hands
-            if hand.work is not None and now - hand.since > deadline_s
+            if (record := hand.record) is not None and now - hand.since > deadline_s
         ]  # fmt: skip
 
     def _hand_over_duty(self) -> None:
@@ -97,10 +108,14 @@ class Crew:
             self._is_on_duty = True
             hand = Hand(copy_context())
             self.hands.append(hand)
-            task = asyncio.create_task(self._work(hand), name=f"crew-{len(self._tasks)}", context=hand.context)
-            self._tasks.add(task)
+            work = self._watched(hand)
+            self._tasks.add(asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context))
+
+    async def _watched(self, hand: Hand) -> None:
+        await _watched(self._work(hand), lambda: self._hold(hand))
 
     async def _work(self, hand: Hand) -> None:
+        """What each task does: be on duty, then wait for the next time."""
         try:
             while True:
                 await self._be_on_duty(hand)
@@ -111,51 +126,47 @@ class Crew:
             await self._on_bug(error)
 
     async def _be_on_duty(self, hand: Hand) -> None:
-        """Carry what is there until nothing is, or another task has taken the duty."""
-        yielded = time.monotonic()
+        """Carry what is there until nothing is, or until another task has the duty."""
+        hand.is_relieved, hand.rested_at = False, time.monotonic()
         while self._flows:
-            flow = self._flows[0]
+            hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
+            carry, groups, wait = flow.pipeline.carry, flow.groups, flow.wait
             for _ in range(TURN_RECORDS):
                 started = flow.lanes.start()
                 if started is None:
                     self._unlist(flow)
                     break
-                lane, work = started
-                carrying = flow.carry(work)
+                hand.started = started
                 try:
-                    awaited = carrying.send(None)
-                except StopIteration as end:
-                    flow.ended(work[0], end.value)
+                    flow.ended(started[1][0], await carry(started[1], groups, wait))
                 except Abandoned:
                     pass
-                else:
-                    if not await self._hold(hand, flow, lane, work, _rest(carrying, awaited)):
-                        return
-                    yielded = time.monotonic()
-            if time.monotonic() - yielded > SLICE_S:
+                finally:
+                    hand.started = None
+                    if hand.is_held:
+                        self._let_go(hand, flow, started[0])
+                if hand.is_relieved:
+                    return
+            if time.monotonic() - hand.rested_at > SLICE_S:
                 await asyncio.sleep(0)
-                yielded = time.monotonic()
+                hand.rested_at = time.monotonic()
         self._is_on_duty = False
 
-    async def _hold(self, hand: Hand, flow: Flow, lane: Hashable, work: Work, rest: Awaitable[Outcome]) -> bool:
-        """Carry on with a record whose handler has suspended. Returns whether the duty is this task's when it ends."""
-        flow.lanes.hold(lane)
-        hand.work, hand.since = work, time.monotonic()
-        self._hand_over_duty()
-        try:
-            flow.ended(work[0], await rest)
-        except Abandoned:
-            pass
-        finally:
-            hand.work = None
-            flow.finish(lane)
+    def _hold(self, hand: Hand) -> None:
+        """The task waits for something: when it is in the middle of a record, another one takes the duty."""
+        if hand.flow is not None and hand.started is not None and not hand.is_held:
+            hand.flow.lanes.hold(hand.started[0])
+            hand.is_held, hand.since = True, time.monotonic()
+            self._hand_over_duty()
+
+    def _let_go(self, hand: Hand, flow: Flow, lane: Hashable) -> None:
+        """What was held has ended: the task goes on with the duty, if no other one has it by now."""
+        hand.is_held, hand.rested_at = False, time.monotonic()
+        flow.finish(lane)
         if flow.lanes.waiting and not flow.is_listed:
             self._list(flow)
-        if self._is_on_duty:
-            return False
-        self._is_on_duty = True
-        return True
+        hand.is_relieved, self._is_on_duty = self._is_on_duty, True
 
     def _list(self, flow: Flow) -> None:
         flow.is_listed = True
@@ -168,16 +179,17 @@ class Crew:
 
 
 @types.coroutine
-def _rest(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """What is left of a coroutine after its first step, which asked for *awaited* (PEP 380 in slow motion)."""
+def _watched(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> Generator[Any, Any, None]:
+    """Run *coroutine*, and call *on_wait* before each time that it waits for something (PEP 380 in slow motion)."""
     try:
+        awaited = coroutine.send(None)
         while True:
+            on_wait()
             try:
                 answer = yield awaited
             except BaseException as error:  # noqa: BLE001  # a cancellation, most of all
                 awaited = coroutine.throw(error)
             else:
                 awaited = coroutine.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    except StopIteration:
+        return

@@ -5,7 +5,7 @@ A flow lives for one assignment. Whatever is still in hand of an earlier one end
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -15,13 +15,12 @@ from faust.types import TP
 
 from app.engine.lanes import Lanes
 from app.engine.offsets import PartitionOffsets
-from app.engine.pipeline import Abandoned, Pipeline
+from app.engine.pipeline import Abandoned, Pipeline, Work
 from app.errors import InvariantError
 from app.state.group import Group, Groups
 from app.wire.envelope import Outcome, Record
 
 log = structlog.get_logger()
-Work = tuple[Record, bool, int]  # the record, whether its mark was stored when it was looked up, and `applied` then
 CHUNK_RECORDS = 500  # whose marks are looked up at once
 
 
@@ -64,7 +63,7 @@ class Flow:
     def receive(self, records: Sequence[Record]) -> None:
         """Enter what was fetched into the ledger."""
         self.offsets.received([record.offset for record in records])
-        size = sum(len(record.value or b"") + len(record.key or b"") for record in records)
+        size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
         self._sizes.append((records[-1].offset, size))
         self._bytes += size
 
@@ -93,17 +92,11 @@ class Flow:
 
     # At work.
 
-    def carry(self, work: Work) -> Coroutine[Any, Any, Outcome]:
-        """Carry one record; `ended` takes the outcome. Raises Abandoned for one that is left to others."""
-        record, is_known, applied = work
-        is_stored = is_known if applied == self.groups.applied else None
-        return self.pipeline.carry(record, is_stored, self.groups, self._wait)
-
     def ended(self, record: Record, outcome: Outcome) -> None:
         """A record was carried; its offset is finished when its effects, if it has any, are settled."""
         group = self.groups.filling
         if not (group.rows or group.outbox):
-            self.pipeline.counts.add(outcome)
+            self.pipeline.counts[outcome] += 1
             self.offsets.finished(record.offset)
         else:
             group.ended.append((record.offset, outcome))
@@ -116,7 +109,7 @@ class Flow:
         if self.is_closing:
             self._check_quiet()
 
-    async def _wait(self, delay_s: float) -> None:
+    async def wait(self, delay_s: float) -> None:
         """Wait for another attempt. Raises Abandoned when the partition is taken away or the worker stops meanwhile."""
         try:
             async with asyncio.timeout(delay_s):
@@ -137,7 +130,7 @@ class Flow:
                 await self.pipeline.settle(group, lambda: not self._is_abandoned)
                 self.groups.settled()
                 for offset, outcome in group.ended:
-                    self.pipeline.counts.add(outcome)
+                    self.pipeline.counts[outcome] += 1
                     self.offsets.finished(offset)
         except Exception as error:
             if self._is_abandoned or group is None:

@@ -26,6 +26,7 @@ class Lanes(Generic[T]):
         self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
         self._batches: deque[Iterable[tuple[Hashable, T]]] = deque()
         self._batch: Iterator[tuple[Hashable, T]] = iter(())
+        self._starts = self._starting()
 
     def add(self, batch: Iterable[tuple[Hashable, T]], size: int) -> None:
         """Add *size* records, oldest first, each with its lane. They are taken from *batch* when their turn comes."""
@@ -34,21 +35,30 @@ class Lanes(Generic[T]):
 
     def start(self) -> tuple[Hashable, T] | None:
         """The next record that may start, with its lane; None when none may now."""
-        if self.held >= self._limit:
-            return None
-        if self._free:
-            return self._start_free()
-        busy = self._busy
+        return next(self._starts)
+
+    def _starting(self) -> Iterator[tuple[Hashable, T] | None]:
+        """What `start` says next, without end: a generator keeps its place in the batch, which is most of the work."""
         while True:
-            for started in self._batch:
-                if started[0] in busy:
-                    busy[started[0]].append(started[1])
-                else:
+            batch, busy = self._batch, self._busy
+            if self.held >= self._limit:
+                yield None
+            elif self._free:
+                yield self._start_free()
+            else:
+                for started in batch:
+                    if started[0] in busy:
+                        busy[started[0]].append(started[1])
+                        continue
                     self.waiting -= 1
-                    return started
-            if not self._batches:
-                return None
-            self._batch = iter(self._batches.popleft())
+                    yield started
+                    if self._free or self.held >= self._limit or batch is not self._batch:
+                        break
+                else:
+                    if self._batches:
+                        self._batch = iter(self._batches.popleft())
+                    else:
+                        yield None
 
     def _start_free(self) -> tuple[Hashable, T]:
         lane = self._free[0]

@@ -7,6 +7,7 @@ and by transaction markers) are crossed, because only what was received is waite
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import pairwise
 
 
 class PartitionOffsets:
@@ -23,19 +24,20 @@ class PartitionOffsets:
 
     def received(self, offsets: Iterable[int]) -> None:
         """Note records before any work on them. *offsets* ascend. Raises AssertionError if one goes back (our bug)."""
-        for offset in offsets:
-            assert offset > self.newest, f"offset {offset} was received after {self.newest}"
-            self.newest = offset
-            self._unfinished.append(offset)
+        offsets = list(offsets)
+        for before, offset in pairwise((self.newest, *offsets)):
+            assert offset > before, f"offset {offset} was received after {before}"
+        self._unfinished.extend(offsets)
+        self.newest = offsets[-1] if offsets else self.newest
 
     def finished(self, offset: int) -> None:
         """Mark one record done; *offset* is its own, not + 1. Raises AssertionError if it is not in flight."""
         unfinished = self._unfinished
-        head = unfinished[0] if unfinished else self.newest + 1
-        if offset == head and unfinished and not self._finished:  # in order, as nearly always
+        if unfinished and unfinished[0] == offset and not self._finished:  # in order, as nearly always
             unfinished.popleft()
             self.next_offset = offset + 1
             return
+        head = unfinished[0] if unfinished else self.newest + 1
         assert head <= offset <= self.newest, f"offset {offset} is not in flight"
         self._finished.add(offset)
         while self._unfinished and self._unfinished[0] in self._finished:

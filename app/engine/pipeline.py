@@ -36,6 +36,7 @@ from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
 Order = Literal["key", "partition"]
+Work = tuple[Record, bool, int]  # the record, whether its mark was stored when it was looked up, and `applied` then
 Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 
 
@@ -68,23 +69,24 @@ class Pipeline:
             return [False] * len(records)
         return self.dedupe.known(partition, map(event_id_of, records))
 
-    async def carry(self, record: Record, is_stored: bool | None, groups: Groups, wait: Wait) -> Outcome:  # noqa: FBT001  # positional for speed
+    async def carry(self, work: Work, groups: Groups, wait: Wait) -> Outcome:
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
-        *is_stored* is what `known` said, None when the store has changed since. Raises Abandoned when *wait* does.
+        Raises Abandoned when *wait* does.
         """
+        record, is_known, applied = work
         try:
             event = self.types.decode(record)
             if event is None:
                 return self._unknown(record)
             handlers = self.dispatcher.handlers_of(type(event))
             while True:  # again when another event changed a row that this one read: see state.unit
-                unit = enter(Unit(groups, record))
+                unit = Unit(groups, record)
+                enter(unit)
                 if self.dedupe is not None:
-                    if self.dedupe.is_marked(unit, is_stored=is_stored):
+                    if self.dedupe.is_marked(unit, is_stored=is_known if applied == groups.applied else None):
                         return "duplicate"
                     self.dedupe.mark(unit, timestamp_ms=record.timestamp, offset=record.offset)
-                    is_stored = None
                 for handler in handlers:
                     before = unit.savepoint(handler.name)
                     try:
@@ -122,7 +124,7 @@ class Pipeline:
             decision = handler.retry.decide(error, attempt)
             if not isinstance(decision, Again):
                 raise error
-            self.counts.retried += 1
+            self.counts["retried"] += 1
             log.info("again", record=_place(unit.record), handler=handler.name, attempt=attempt,
                      delay_s=decision.delay_s)  # fmt: skip
             await wait(decision.delay_s)

@@ -1,27 +1,12 @@
 """What is counted, per subscription. One observer: the pipeline counts an outcome once, when it is settled."""
 
-from dataclasses import asdict, dataclass
+from typing import get_args
 
 from app.wire.envelope import Outcome
 
 
-@dataclass(slots=True)
-class Counts:
-    """Records since this worker started: by how they ended, plus attempts that failed and were tried again."""
+class Counts(dict[str, int]):
+    """Records since this worker started: by how they ended, plus attempts that failed and were `retried`."""
 
-    handled: int = 0
-    duplicate: int = 0
-    dead_lettered: int = 0
-    ignored: int = 0
-    retried: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        """Count one settled record."""
-        if outcome == "handled":  # nearly all
-            self.handled += 1
-        else:
-            setattr(self, outcome, getattr(self, outcome) + 1)
-
-    def as_dict(self) -> dict[str, int]:
-        """All counts by name."""
-        return asdict(self)
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys((*get_args(Outcome), "retried"), 0))

@@ -42,8 +42,9 @@ class Carrier:
         """Nothing is known."""
         return [False] * len(records)
 
-    async def carry(self, of: Any, is_stored: object, groups: Any, wait: Any) -> str:
+    async def carry(self, work: Any, groups: Any, wait: Any) -> str:
         """Run the handler, in the groups that it may want."""
+        of = work[0]
         await self.handler(SimpleNamespace(record=of, wait=wait))
         if of.key.startswith(b"!"):
             groups.filling.outbox.append(Outgoing("t", None, None))
