@@ -14,10 +14,11 @@ from typing import Any, Protocol, cast
 import faust
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from app.engine import fetch
 from app.engine.flow import Flow
 from app.engine.intake import Intake
 from app.engine.pipeline import Pipeline
@@ -80,12 +81,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms  # type: ignore[attr-defined]
         return consumer
 
-    async def _fetch_records(self, consumer: Any, active_partitions: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # Faust's
+        max_records: int | None = None,  # noqa: ARG002  # Faust's
+    ) -> Any:  # fmt: skip
+        if not self.consumer.flow_active:
+            return {}
+        if consumer._closed or consumer._fetcher._closed:
+            raise ConsumerStoppedError
         try:
-            async with asyncio.timeout(
-                2 * POLL_S
-            ):  # records are taken without a pause behind the last wait: none is lost
-                return await super()._fetch_records(consumer, active_partitions, *args, **kwargs)
+            # Records are taken without a pause behind the last wait: this limit loses none.
+            async with asyncio.timeout(2 * POLL_S):
+                with consumer._fetcher._subscriptions.fetch_context():
+                    return await fetch.take(consumer._fetcher, active_partitions, timeout or 0)
         except TimeoutError:
             return {}
 
@@ -134,20 +142,20 @@ class Consumer(driver.Consumer):
             return
         self.not_waiting_next_records.clear()
         try:
-            fetched = await self._getmany(active_partitions=active, timeout=HELD_POLL_S if held else POLL_S)
+            fetched: Any = await self._getmany(active_partitions=active, timeout=HELD_POLL_S if held else POLL_S)
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
             return  # a rebalance waits for us to let go; when it is over, every position is set anew
-        for partition, records in fetched.items():
+        count = 0
+        for partition, packed in fetched.items():
             tp = TP(partition.topic, partition.partition)
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            if tp.topic in self._host.pipelines:
-                await self._hand_over(tp, records)
-            else:
-                await self._deliver_singly(tp, records)
-        few = sum(map(len, fetched.values())) < FEW_RECORDS
-        await asyncio.sleep(self._host.poll_pause_s if few and fetched else 0)
+            is_ours = tp.topic in self._host.pipelines
+            for records in packed.records(self.app.conf.broker_max_poll_records, lean=is_ours):
+                count += len(records)
+                await (self._hand_over if is_ours else self._deliver_singly)(tp, records)
+        await asyncio.sleep(self._host.poll_pause_s if fetched and count < FEW_RECORDS else 0)
 
     async def _hand_over(self, tp: TP, records: list[Any]) -> None:
         flow = self._host.intake.receive(tp, records)
