@@ -26,16 +26,13 @@ class Lanes(Generic[T]):
         self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
         self._batches: deque[Iterable[tuple[Hashable, T]]] = deque()
         self._batch: Iterator[tuple[Hashable, T]] = iter(())
-        self._starts = self._starting()
+        # The next record that may start, with its lane; None when none may now.
+        self.start = self._starting().__next__
 
     def add(self, batch: Iterable[tuple[Hashable, T]], size: int) -> None:
         """Add *size* records, oldest first, each with its lane. They are taken from *batch* when their turn comes."""
         self._batches.append(batch)
         self.waiting += size
-
-    def start(self) -> tuple[Hashable, T] | None:
-        """The next record that may start, with its lane; None when none may now."""
-        return next(self._starts)
 
     def _starting(self) -> Iterator[tuple[Hashable, T] | None]:
         """What `start` says next, without end: a generator keeps its place in the batch, which is most of the work."""

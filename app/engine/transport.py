@@ -25,7 +25,8 @@ from app.engine.pipeline import Pipeline
 
 log = structlog.get_logger()
 POLL_S = 0.2  # a poll without data; a rebalance waits for its end
-HELD_POLL_S = 0.05  # the same while a partition is held, which may have room again any moment
+HELD_POLL_S = 0.01  # the same while a partition is held, which may have room again any moment
+BUSY_POLL_S = 0.02  # between two polls while other partitions still have records to unpack
 FEW_RECORDS = 100  # a poll that brings fewer is followed by a pause: each costs two hops between threads
 
 
@@ -111,6 +112,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 class Consumer(driver.Consumer):
     """Hands whole partition batches over, and commits what their ledgers say is finished."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._packed: dict[TP, Iterator[list[Any]]] = {}  # fetched of subscriptions, and not unpacked to the end
+        self._polled_at = 0.0  # by the monotonic clock
+
     _heartbeat_at = 0.0  # by the monotonic clock
     _coordinator: Any = None  # aiokafka's, whose heartbeats we watch
 
@@ -134,35 +140,58 @@ class Consumer(driver.Consumer):
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
         intake: Intake = self._host.intake
-        assigned = self._get_active_partitions()
-        held = intake.held()
-        active = assigned - held if held else assigned
-        if not active:
+        assigned, held = self._get_active_partitions(), intake.held()
+        free = assigned - held
+        unpacked = free - self._packed.keys()
+        if unpacked and (unpacked == free or time.monotonic() - self._polled_at > BUSY_POLL_S):
+            wait_s = 0 if unpacked != free else HELD_POLL_S if held else POLL_S
+            if not await self._poll(unpacked, wait_s):
+                return  # a rebalance waits for us to let go; when it is over, every position is set anew
+        packed = self._packed.keys() & free
+        count = sum([await self._hand_over(tp) for tp in packed])
+        if free:
+            await asyncio.sleep(self._host.poll_pause_s if packed and count < FEW_RECORDS else 0)
+        else:
             await self.sleep(HELD_POLL_S)
-            return
+
+    async def _poll(self, partitions: set[TP], wait_s: float) -> bool:
+        """Take what was fetched. False, and nothing is taken, when a rebalance has begun meanwhile."""
         self.not_waiting_next_records.clear()
         try:
-            fetched: Any = await self._getmany(active_partitions=active, timeout=HELD_POLL_S if held else POLL_S)
+            fetched: Any = await self._getmany(active_partitions=partitions, timeout=wait_s)
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
-            return  # a rebalance waits for us to let go; when it is over, every position is set anew
-        count = 0
+            return False
+        self._polled_at = time.monotonic()
+        limit = self.app.conf.broker_max_poll_records
         for partition, packed in fetched.items():
             tp = TP(partition.topic, partition.partition)
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            is_ours = tp.topic in self._host.pipelines
-            for records in packed.records(self.app.conf.broker_max_poll_records, lean=is_ours):
-                count += len(records)
-                await (self._hand_over if is_ours else self._deliver_singly)(tp, records)
-        await asyncio.sleep(self._host.poll_pause_s if fetched and count < FEW_RECORDS else 0)
+            if tp.topic in self._host.pipelines:
+                self._packed[tp] = packed.records(limit, lean=True)
+            else:
+                for records in packed.records(limit, lean=False):
+                    await self._deliver_singly(tp, records)
+        return True
 
-    async def _hand_over(self, tp: TP, records: list[Any]) -> None:
+    async def _hand_over(self, tp: TP) -> int:
+        """Unpack some records of a subscription for their flow, and say how many."""
+        records = next(self._packed[tp], None)
+        if records is None:
+            del self._packed[tp]
+            return 0
         flow = self._host.intake.receive(tp, records)
         if flow is not None:
             self._read_offset[tp] = records[-1].offset
             for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
                 await channel.queue.put(Fetched(flow, records))
+        return len(records)
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Read on from *offset*: what was fetched before is of no use."""
+        self._packed.pop(partition, None)
+        await super().seek(partition, offset)
 
     async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
         """Faust's own way, for changelogs and for topics that plain agents read."""
@@ -202,6 +231,7 @@ class Consumer(driver.Consumer):
         """
         self.stop_flow()
         await self.wait_for_stopped_flow()
+        self._packed.clear()
         await super().perform_seek()
         self._renew_lease()
         ours = {tp for tp in self.assignment() if tp.topic in self._host.pipelines}
@@ -219,6 +249,7 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()  # a poll across a rebalance would take records that nobody may have yet
         await self.drain()
         await super().on_partitions_revoked(revoked)
+        self._packed.clear()
         self._host.intake.open({})
 
     async def drain(self) -> bool:

@@ -14,7 +14,6 @@ from app.wire.envelope import Headers, Outgoing, derived_id, headers_of
 class Outbox(Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
-    outbox: list[Outgoing]
     handler: str
 
     @property
@@ -24,6 +23,9 @@ class Outbox(Protocol):
     @property
     def position(self) -> int:
         """How many events the current handler has published so far."""
+
+    def publish(self, record: Outgoing) -> None:
+        """Let *record* leave with the event's other effects."""
 
 
 class EventBus:
@@ -65,7 +67,7 @@ class EventBus:
             source=self._producer.settings.consumer_config.group_id,
             time=datetime.now(UTC),
         )
-        unit.outbox.append(
+        unit.publish(
             Outgoing(
                 self._producer.settings.topic(topic),
                 key_bytes(key),

@@ -11,23 +11,26 @@ from app.wire.envelope import Outgoing, Record, event_id_of
 
 Savepoint = tuple[dict[str, Rows], int, int]  # the rows; how many events were to be published, how many rows read
 NOTHING: Savepoint = ({}, 0, 0)
+NO_ROWS: dict[str, Rows] = {}  # never written to: what many units would have of their own for nothing
+NO_OUTBOX: list[Outgoing] = []
+NO_READS: dict[tuple[str, bytes], tuple[bytes | None, Stored]] = {}
 
 
 class Unit:
-    """The effects of one event. Tables write into it, the event bus fills its outbox."""
+    """The effects of one event. Tables write into it, the event bus publishes through it."""
 
-    __slots__ = ("_began", "_event_id", "_first", "_reads", "groups", "handler", "outbox", "record", "rows")
+    # Most of it is made when it is needed: there is a unit for every event.
+    handler = ""
+    rows = NO_ROWS
+    outbox = NO_OUTBOX
+    _event_id = ""
+    _first = 0  # place in the outbox of the first event that the current handler publishes
+    _reads = NO_READS
 
     def __init__(self, groups: Groups, record: Record) -> None:
         self.groups = groups
         self.record = record
-        self._event_id = ""
-        self.handler = ""
-        self._first = 0  # place in the outbox of the first event that the current handler publishes
-        self.rows: dict[str, Rows] = {}
-        self.outbox: list[Outgoing] = []
         self._began = groups.joined
-        self._reads: dict[tuple[str, bytes], tuple[bytes | None, Stored]] = {}
 
     @property
     def event_id(self) -> str:
@@ -44,17 +47,30 @@ class Unit:
         if read is not None:
             return read[0]  # the same answer as before, whatever happened meanwhile; `join` will tell
         value = self.groups.row(table, key, stored)
-        self._reads[table, key] = value, stored
+        self._note(table, key, value, stored)
         return value
 
     def lacks(self, table: str, key: bytes, stored: Stored) -> bool:
         """Whether a row is in no group, of which the caller knows that *stored* had none. Counts as read."""
         value = self.groups.row(table, key, _nothing)
-        self._reads[table, key] = value, stored
+        self._note(table, key, value, stored)
         return value is None
+
+    def _note(self, table: str, key: bytes, value: bytes | None, stored: Stored) -> None:
+        if self._reads is NO_READS:
+            self._reads = {}
+        self._reads[table, key] = value, stored
+
+    def publish(self, record: Outgoing) -> None:
+        """Let *record* leave with the event's other effects."""
+        if self.outbox is NO_OUTBOX:
+            self.outbox = []
+        self.outbox.append(record)
 
     def write(self, table: str, key: bytes, value: bytes | None) -> None:
         """Set a row, or delete it with None."""
+        if self.rows is NO_ROWS:
+            self.rows = {}
         self.rows.setdefault(table, {})[key] = value
 
     @property
@@ -94,17 +110,12 @@ class Unit:
         return True
 
 
-def enter(unit: Unit) -> Unit:
-    """Make *unit* the one of the event in hand in this task, until the next one is entered."""
-    _current.set(unit)
-    return unit
-
-
 def _nothing(partition: int, key: bytes) -> bytes | None:  # noqa: ARG001  # as `Stored` has it
     return None
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
+enter = _current.set  # make a unit the one of the event in hand in this task, until the next one is entered
 
 
 def current_unit() -> Unit | None:

@@ -79,7 +79,7 @@ def test_a_unit_that_does_not_join_leaves_nothing() -> None:
     groups = Groups(0)
     unit = Unit(groups, record(1))
     unit.write("table", b"a", b"1")
-    unit.outbox.append(RECORD)
+    unit.publish(RECORD)
     assert (groups.filling.rows, groups.filling.outbox) == ({}, [])
 
 
@@ -88,11 +88,11 @@ def test_a_rolled_back_attempt_keeps_what_earlier_handlers_did() -> None:
     unit = Unit(Groups(0), record(1))
     unit.savepoint("first")
     unit.write("table", b"a", b"1")
-    unit.outbox.append(RECORD)
+    unit.publish(RECORD)
     before = unit.savepoint("second")
     unit.write("table", b"a", b"2")
     unit.write("table", b"b", b"2")
-    unit.outbox.append(RECORD)
+    unit.publish(RECORD)
     assert unit.position == 1
     unit.rollback(before)
     assert unit.rows == {"table": {b"a": b"1"}}
@@ -104,7 +104,8 @@ async def test_every_task_has_the_unit_that_it_entered() -> None:
     assert current_unit() is None
 
     async def handle(number: int) -> None:
-        unit = enter(Unit(Groups(0), record(number)))
+        unit = Unit(Groups(0), record(number))
+        enter(unit)
         await asyncio.sleep(0)
         assert current_unit() is unit
 
