@@ -165,21 +165,22 @@ class Consumer(driver.Consumer):
             return False
         self._polled_at = time.monotonic()
         limit = self.app.conf.broker_max_poll_records
-        for partition, packed in fetched.items():
-            tp = TP(partition.topic, partition.partition)
+        taken = {TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()}
+        ours = {tp for tp in taken if tp.topic in self._host.pipelines}
+        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is noted after it outdated.
+        self._packed |= {tp: taken[tp].records(limit, lean=True) for tp in ours}
+        for tp, packed in taken.items():
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            if tp.topic in self._host.pipelines:
-                self._packed[tp] = packed.records(limit, lean=True)
-            else:
+            if tp not in ours:
                 for records in packed.records(limit, lean=False):
                     await self._deliver_singly(tp, records)
         return True
 
     async def _hand_over(self, tp: TP) -> int:
         """Unpack some records of a subscription for their flow, and say how many."""
-        records = next(self._packed[tp], None)
+        records = next(self._packed.get(tp, iter(())), None)  # a rebalance forgets what was fetched
         if records is None:
-            del self._packed[tp]
+            self._packed.pop(tp, None)
             return 0
         flow = self._host.intake.receive(tp, records)
         if flow is not None:
