@@ -93,8 +93,9 @@ class Famulus(faust.App):
         self.stop_timeout_s = worker.stop_timeout_s
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
+        lanes = worker.partition_concurrency or worker.concurrency
         self.intake = Intake(
-            Limits(worker.partition_concurrency or worker.concurrency, worker.queue_records, worker.queue_bytes),
+            Limits(lanes, worker.queue_records, worker.queue_bytes, consumer.max_poll_records),
             worker.concurrency,
             may_write=lambda: cast(Any, self._consumer).is_member(),
             on_fault=self.fail,

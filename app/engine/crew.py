@@ -108,11 +108,8 @@ class Crew:
             self._is_on_duty = True
             hand = Hand(copy_context())
             self.hands.append(hand)
-            work = self._watched(hand)
+            work = _watched(self._work(hand), lambda: self._hold(hand))
             self._tasks.add(asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context))
-
-    async def _watched(self, hand: Hand) -> None:
-        await _watched(self._work(hand), lambda: self._hold(hand))
 
     async def _work(self, hand: Hand) -> None:
         """What each task does: be on duty, then wait for the next time."""
@@ -135,6 +132,8 @@ class Crew:
             for _ in range(TURN_RECORDS):
                 started = flow.lanes.start()
                 if started is None:
+                    if flow.refill():
+                        continue
                     self._unlist(flow)
                     break
                 hand.started = started
@@ -164,7 +163,7 @@ class Crew:
         """What was held has ended: the task goes on with the duty, if no other one has it by now."""
         hand.is_held, hand.rested_at = False, time.monotonic()
         flow.finish(lane)
-        if flow.lanes.waiting and not flow.is_listed:
+        if flow.has_more and not flow.is_listed:
             self._list(flow)
         hand.is_relieved, self._is_on_duty = self._is_on_duty, True
 
@@ -178,8 +177,12 @@ class Crew:
             self._flows.remove(flow)
 
 
+async def _watched(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> None:
+    await _driven(coroutine, on_wait)
+
+
 @types.coroutine
-def _watched(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> Generator[Any, Any, None]:
+def _driven(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> Generator[Any, Any, None]:
     """Run *coroutine*, and call *on_wait* before each time that it waits for something (PEP 380 in slow motion)."""
     try:
         awaited = coroutine.send(None)

@@ -21,6 +21,7 @@ from app.wire.codec import Codec, codec_of
 from app.wire.envelope import Delivery, Record, event_type_of
 
 Parameters = dict[str, type]
+_END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
 
@@ -137,8 +138,7 @@ class EventTypes:
     def decode(self, record: Record) -> Event | None:
         """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
         name = event_type_of(record.headers) if record.headers else None
-        # Faust writes its metadata last, and most values have none: from the end it is found, or not, in half the time.
-        if name is None and record.value is not None and record.value.rfind(b'"__faust"') >= 0:
+        if name is None and record.value is not None and record.value.endswith(_END) and b'"__faust"' in record.value:
             name = _faust_namespace(record.value)
         codec = self._only if name is None else self._codecs.get(name)
         if codec is not None:

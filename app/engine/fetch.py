@@ -8,14 +8,22 @@ with no more than they need, which halves the cost of making them.
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+import structlog
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 
 from app.wire.envelope import Headers
+
+log = structlog.get_logger()
+POLL_S = 0.2  # a poll without data; a rebalance waits for its end
 
 
 class FetchedRecord(NamedTuple):
@@ -30,61 +38,77 @@ class FetchedRecord(NamedTuple):
     headers: Headers
 
 
-class Batches:
-    """The record batches of one partition's fetch, in the shape in which aiokafka unpacks them."""
-
-    def __init__(self, unread: Any) -> None:  # Any: aiokafka's MemoryRecords, in C
-        self._batches = []
-        while unread.has_next():
-            self._batches.append(unread.next_batch())
-        self.next_offset: int | None = self._batches[-1].next_offset if self._batches else None
-        self._batches.reverse()
-
-    def has_next(self) -> bool:
-        """Whether another batch is left."""
-        return bool(self._batches)
-
-    def next_batch(self) -> Any:
-        """Take the next one."""
-        return self._batches.pop()
-
-
 class Packed:
-    """One partition's fetch, unpacked by `records`."""
+    """One partition's fetch, its records still packed in batches: those of the log from *first_offset* on.
 
-    def __init__(self, packed: PartitionRecords) -> None:
-        self._packed = packed
+    *next_offset* is where to go on reading; the two are equal when there is nothing in it.
+    """
 
-    def records(self, limit: int, *, lean: bool) -> Iterator[list[Any]]:
-        """The records, *limit* at a time, as FetchedRecord if *lean*, else as aiokafka's own ConsumerRecord.
+    def __init__(self, fetched: PartitionRecords) -> None:
+        self._fetched = fetched
+        self._batches: deque[Any] = deque()  # of aiokafka's, in C
+        while fetched._records.has_next():
+            self._batches.append(fetched._records.next_batch())
+        self.first_offset: int = fetched.next_fetch_offset
+        self.next_offset: int = self._batches[-1].next_offset if self._batches else self.first_offset
+
+    def __len__(self) -> int:
+        """How many records there are at most: compaction and transactions leave holes."""
+        return self.next_offset - self.first_offset
+
+    def records(self, limit: int) -> Iterator[list[Any]]:  # Any: FetchedRecord, whose fields no Record may set
+        """The records of a subscription, *limit* at a time.
 
         Raises CorruptRecordException when a batch is not what the broker's checksum says.
         """
-        if lean:
-            self._packed._consumer_record = _lean
-        unpacking = self._packed._records_iterator  # what the iterator itself asks, with a call less for each record
-        while records := list(islice(unpacking, limit)):
+        topic, partition = self._fetched._tp
+        unpacking = self._unpacked()
+        while records := [
+            _new(FetchedRecord, (topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers))
+            for r in islice(unpacking, limit)
+        ]:
             yield records
+
+    def consumer_records(self) -> list[Any]:
+        """The records as aiokafka's own ConsumerRecord. Raises as `records` does."""
+        return [self._fetched._consumer_record(self._fetched._tp, record) for record in self._unpacked()]
+
+    def _unpacked(self) -> Iterator[Any]:
+        """What `PartitionRecords._unpack_records` does, a batch at a time."""
+        first_offset = self.first_offset
+        while self._batches:
+            batch = self._batches.popleft()  # it grows when it is unpacked
+            if self._fetched._check_crcs and not batch.validate_crc():
+                raise CorruptRecordException(f"Invalid CRC - {self._fetched._tp}")
+            if self._is_aborted(batch) or batch.is_control_batch:
+                continue
+            if batch.base_offset < first_offset:  # brokers send whole batches, from the one that has the offset on
+                yield from (record for record in batch if record.offset >= first_offset)
+            else:
+                yield from batch
+
+    def _is_aborted(self, batch: Any) -> bool:
+        """Whether the batch belongs to a transaction that was aborted. Asked for each in turn, and once."""
+        fetched = self._fetched
+        if fetched._isolation_level != READ_COMMITTED or batch.producer_id is None:
+            return False
+        fetched._consume_aborted_up_to(batch.base_offset)
+        if batch.is_control_batch and fetched._contains_abort_marker(batch):
+            fetched._aborted_producers.discard(batch.producer_id)
+        return batch.is_transactional and batch.producer_id in fetched._aborted_producers
 
 
 _new = tuple.__new__  # half the time of the class's own, which is Python
 
 
-def _lean(tp: TopicPartition, record: Any) -> FetchedRecord:
-    fields = tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, record.headers
-    return _new(FetchedRecord, fields)
-
-
-def _take(result: FetchResult) -> Packed | list[Any]:
+def _take(result: FetchResult) -> Packed | None:
     """What `FetchResult.getall` does without unpacking anything: the position moves behind the last batch."""
     if not result.check_assignment(result._topic_partition) or not result.has_more():
-        return []
-    packed = result._partition_records
-    packed._records = batches = Batches(packed._records)
-    if batches.next_offset is not None:
-        result._assignment.state_value(result._topic_partition).consumed_to(batches.next_offset)
+        return None
+    packed = Packed(result._partition_records)
+    result._assignment.state_value(result._topic_partition).consumed_to(packed.next_offset)
     result._partition_records = None
-    return Packed(packed)
+    return packed or None
 
 
 async def take(
@@ -106,3 +130,48 @@ async def take(
             waiter.cancel()
             return {}
         waiter.result()  # raises what keeps the fetcher from fetching, such as a missing authorization
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that speaks with Kafka.
+
+    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. Its polls go through a
+    queue between the threads that costs four times what a poll needs. And they wait for the end of a rebalance, which
+    itself waits for the end of the poll before partitions are handed over: see `transport.Consumer._poll`.
+    """
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms  # type: ignore[attr-defined]
+        return consumer
+
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
+        """What has been fetched, by partition."""
+        polling = self._fetch_records(self._ensure_consumer(), active_partitions, timeout)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(polling, self.thread_loop))
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # Faust's
+        max_records: int | None = None,  # noqa: ARG002  # Faust's
+    ) -> Any:  # fmt: skip
+        if not self.consumer.flow_active:
+            return {}
+        if consumer._closed or consumer._fetcher._closed:
+            raise ConsumerStoppedError
+        try:
+            # Records are taken without a pause behind the last wait: this limit loses none.
+            async with asyncio.timeout(2 * POLL_S):
+                with consumer._fetcher._subscriptions.fetch_context():
+                    return await take(consumer._fetcher, active_partitions, timeout or 0)
+        except TimeoutError:
+            return {}
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
+        held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
+        try:
+            await self._ensure_consumer().commit(held)
+        except (KafkaError, IllegalStateError) as error:
+            log.warning("not committed, it will be tried again", error=repr(error))
+            return False
+        return True

@@ -1,16 +1,16 @@
 """The intake: the flows of this worker's assigned partitions, and whether any of them is held back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
 from faust.types import TP
 
 from app.engine.crew import Crew
+from app.engine.fetch import Packed
 from app.engine.flow import Flow, Limits
 from app.engine.pipeline import Pipeline
-from app.wire.envelope import Record
 
 log = structlog.get_logger()
 
@@ -33,27 +33,27 @@ class Intake:
         self.abandon()
         self.flows = {tp: self._flow(tp, pipeline) for tp, pipeline in assigned.items()}
 
-    def receive(self, tp: TP, records: Sequence[Record]) -> Flow | None:
-        """Enter fetched records into the ledger of their flow, None when nobody has the partition any more."""
+    def receive(self, tp: TP, packed: Packed) -> Flow | None:
+        """Give a fetch to its flow, None when nobody has the partition any more."""
         flow = self.flows.get(tp)
         if flow is None or flow.is_closing:
             return None
-        if records[0].offset <= flow.offsets.newest:
+        if packed.first_offset < flow.position:
             log.warning("the log was rewound; it is read again", topic=tp.topic, partition=tp.partition,
-                        offset=records[0].offset, was_at=flow.offsets.newest)  # fmt: skip
+                        offset=packed.first_offset, was_at=flow.position)  # fmt: skip
             flow.abandon()
             flow = self.flows[tp] = self._flow(tp, flow.pipeline)
-        flow.receive(records)
+        flow.receive(packed)
         return flow
 
-    def start(self, flow: Flow, records: Sequence[Record]) -> None:
-        """Let received records be carried."""
-        flow.add(records)
-        self.crew.wake(flow)
+    def forget(self, tp: TP) -> None:
+        """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""
+        if tp in self.flows:
+            self.flows[tp].forget()
 
-    def held(self) -> set[TP]:
-        """The partitions that hold their share of memory and must wait."""
-        return {tp for tp, flow in self.flows.items() if flow.is_full}
+    def busy(self) -> set[TP]:
+        """The partitions that need no further fetch now."""
+        return {tp for tp, flow in self.flows.items() if flow.is_busy}
 
     async def close(self, timeout_s: float) -> bool:
         """Take no more, and wait for the work in hand. False when it did not end in time."""
@@ -65,4 +65,4 @@ class Intake:
             flow.abandon()
 
     def _flow(self, tp: TP, pipeline: Pipeline) -> Flow:
-        return Flow(tp, pipeline, self._limits, self._may_write, self._on_fault)
+        return Flow(tp, pipeline, self._limits, self._may_write, self._on_fault, self.crew.wake)

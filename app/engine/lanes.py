@@ -34,6 +34,11 @@ class Lanes(Generic[T]):
         self._batches.append(batch)
         self.waiting += size
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many lanes are held as may be."""
+        return self.held >= self._limit
+
     def _starting(self) -> Iterator[tuple[Hashable, T] | None]:
         """What `start` says next, without end: a generator keeps its place in the batch, which is most of the work."""
         while True:

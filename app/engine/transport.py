@@ -13,20 +13,16 @@ from typing import Any, Protocol, cast
 
 import faust
 import structlog
-from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.engine import fetch
+from app.engine.fetch import POLL_S, ConsumerThread, Packed
 from app.engine.flow import Flow
 from app.engine.intake import Intake
 from app.engine.pipeline import Pipeline
 
 log = structlog.get_logger()
-POLL_S = 0.2  # a poll without data; a rebalance waits for its end
-HELD_POLL_S = 0.01  # the same while a partition is held, which may have room again any moment
-BUSY_POLL_S = 0.02  # between two polls while other partitions still have records to unpack
+BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
 FEW_RECORDS = 100  # a poll that brings fewer is followed by a pause: each costs two hops between threads
 
 
@@ -40,15 +36,6 @@ class Host(Protocol):
     drain_timeout_s: float
 
 
-class Fetched:
-    """One partition's share of a fetch, on its way to the agent."""
-
-    __slots__ = ("flow", "records")
-
-    def __init__(self, flow: Flow, records: list[Any]) -> None:
-        self.flow, self.records = flow, records
-
-
 class Deliveries(faust.Stream[Any]):
     """What a subscription's agent is given: `await deliveries.carry()`. Any other agent gets an ordinary stream."""
 
@@ -58,10 +45,10 @@ class Deliveries(faust.Stream[Any]):
         queue = cast(Any, self.channel).queue
         while True:
             try:
-                fetched: Fetched = await queue.get()
+                flow: Flow = await queue.get()
             except StopAsyncIteration:  # Faust's way to say that the worker stops
                 return
-            intake.start(fetched.flow, fetched.records)
+            intake.crew.wake(flow)
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only
@@ -70,52 +57,8 @@ class Deliveries(faust.Stream[Any]):
         return super().__aiter__()
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that speaks with Kafka.
-
-    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. And its polls wait for
-    the end of a rebalance, which itself waits for the end of the poll before partitions are handed over: see `_fetch`.
-    """
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms  # type: ignore[attr-defined]
-        return consumer
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # Faust's
-        max_records: int | None = None,  # noqa: ARG002  # Faust's
-    ) -> Any:  # fmt: skip
-        if not self.consumer.flow_active:
-            return {}
-        if consumer._closed or consumer._fetcher._closed:
-            raise ConsumerStoppedError
-        try:
-            # Records are taken without a pause behind the last wait: this limit loses none.
-            async with asyncio.timeout(2 * POLL_S):
-                with consumer._fetcher._subscriptions.fetch_context():
-                    return await fetch.take(consumer._fetcher, active_partitions, timeout or 0)
-        except TimeoutError:
-            return {}
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
-        held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
-        try:
-            await self._ensure_consumer().commit(held)
-        except (KafkaError, IllegalStateError) as error:
-            log.warning("not committed, it will be tried again", error=repr(error))
-            return False
-        return True
-
-
 class Consumer(driver.Consumer):
     """Hands whole partition batches over, and commits what their ledgers say is finished."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._packed: dict[TP, Iterator[list[Any]]] = {}  # fetched of subscriptions, and not unpacked to the end
-        self._polled_at = 0.0  # by the monotonic clock
 
     _heartbeat_at = 0.0  # by the monotonic clock
     _coordinator: Any = None  # aiokafka's, whose heartbeats we watch
@@ -139,59 +82,47 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
-        intake: Intake = self._host.intake
-        assigned, held = self._get_active_partitions(), intake.held()
-        free = assigned - held
-        unpacked = free - self._packed.keys()
-        if unpacked and (unpacked == free or time.monotonic() - self._polled_at > BUSY_POLL_S):
-            wait_s = 0 if unpacked != free else HELD_POLL_S if held else POLL_S
-            if not await self._poll(unpacked, wait_s):
-                return  # a rebalance waits for us to let go; when it is over, every position is set anew
-        packed = self._packed.keys() & free
-        count = sum([await self._hand_over(tp) for tp in packed])
+        assigned, busy = self._get_active_partitions(), self._host.intake.busy()
+        free = assigned - busy
         if free:
-            await asyncio.sleep(self._host.poll_pause_s if packed and count < FEW_RECORDS else 0)
+            count = await self._poll(free, BUSY_POLL_S if busy else POLL_S)
+            await asyncio.sleep(self._host.poll_pause_s if 0 < count < FEW_RECORDS else 0)
         else:
-            await self.sleep(HELD_POLL_S)
+            await self.sleep(BUSY_POLL_S)
 
-    async def _poll(self, partitions: set[TP], wait_s: float) -> bool:
-        """Take what was fetched. False, and nothing is taken, when a rebalance has begun meanwhile."""
+    async def _poll(self, partitions: set[TP], wait_s: float) -> int:
+        """Hand over what was fetched, and say how many records that is about."""
         self.not_waiting_next_records.clear()
         try:
             fetched: Any = await self._getmany(active_partitions=partitions, timeout=wait_s)
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
-            return False
-        self._polled_at = time.monotonic()
-        limit = self.app.conf.broker_max_poll_records
-        taken = {TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()}
+            return 0  # a rebalance waits for us to let go; when it is over, every position is set anew
+        taken: dict[TP, Packed] = {
+            TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
+        }
         ours = {tp for tp in taken if tp.topic in self._host.pipelines}
-        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is noted after it outdated.
-        self._packed |= {tp: taken[tp].records(limit, lean=True) for tp in ours}
+        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
+        flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if tp not in ours:
-                for records in packed.records(limit, lean=False):
-                    await self._deliver_singly(tp, records)
-        return True
+                await self._deliver_singly(tp, packed.consumer_records())
+            elif (flow := flows[tp]) is not None:
+                for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
+                    await channel.queue.put(flow)
+        return sum(map(len, taken.values()))
 
-    async def _hand_over(self, tp: TP) -> int:
-        """Unpack some records of a subscription for their flow, and say how many."""
-        records = next(self._packed.get(tp, iter(())), None)  # a rebalance forgets what was fetched
-        if records is None:
-            self._packed.pop(tp, None)
-            return 0
-        flow = self._host.intake.receive(tp, records)
+    def _receive(self, tp: TP, packed: Packed) -> Flow | None:
+        flow: Flow | None = self._host.intake.receive(tp, packed)
         if flow is not None:
-            self._read_offset[tp] = records[-1].offset
-            for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
-                await channel.queue.put(Fetched(flow, records))
-        return len(records)
+            self._read_offset[tp] = packed.next_offset - 1
+        return flow
 
     async def seek(self, partition: TP, offset: int) -> None:
-        """Read on from *offset*: what was fetched before is of no use."""
-        self._packed.pop(partition, None)
+        """Read on from *offset*: what was fetched before and not unpacked is of no use."""
+        self._host.intake.forget(partition)
         await super().seek(partition, offset)
 
     async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
@@ -232,7 +163,6 @@ class Consumer(driver.Consumer):
         """
         self.stop_flow()
         await self.wait_for_stopped_flow()
-        self._packed.clear()
         await super().perform_seek()
         self._renew_lease()
         ours = {tp for tp in self.assignment() if tp.topic in self._host.pipelines}
@@ -250,7 +180,6 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()  # a poll across a rebalance would take records that nobody may have yet
         await self.drain()
         await super().on_partitions_revoked(revoked)
-        self._packed.clear()
         self._host.intake.open({})
 
     async def drain(self) -> bool:

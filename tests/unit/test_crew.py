@@ -1,9 +1,10 @@
 """Flows and their crew, with a pipeline that notes what happens: who runs when, what a stop leaves behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import islice
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from faust.types import TP
@@ -21,6 +22,20 @@ Handler = Callable[[Any], Awaitable[None]]
 def record(offset: int, key: str) -> Any:
     """A record as it comes from Kafka."""
     return SimpleNamespace(topic="t", partition=0, offset=offset, timestamp=0, key=key.encode(), value=b"v", headers=())
+
+
+class Fetch:
+    """Stands for what a fetch brought."""
+
+    def __init__(self, records: list[Any]) -> None:
+        self._records = records
+        self.next_offset = records[-1].offset + 1
+
+    def records(self, limit: int) -> Iterator[list[Any]]:
+        """The records, *limit* at a time."""
+        waiting = iter(self._records)
+        while records := list(islice(waiting, limit)):
+            yield records
 
 
 class Carrier:
@@ -67,9 +82,12 @@ class House:
         self.is_member = True
         self.crew = Crew(concurrency, self.fault)
         self.carrier = Carrier(handler)
-        limits = Limits(lanes=concurrency, records=100, bytes=10_000)
+        limits = Limits(lanes=concurrency, records=100, bytes=10_000, chunk=7)
         carrier: Any = self.carrier
-        self.flows = [Flow(TP("t", n), carrier, limits, lambda: self.is_member, self.fault) for n in range(partitions)]
+        self.flows = [
+            Flow(TP("t", n), carrier, limits, lambda: self.is_member, self.fault, self.crew.wake)
+            for n in range(partitions)
+        ]
 
     async def fault(self, error: Exception) -> None:
         """What would end the worker."""
@@ -77,10 +95,8 @@ class House:
 
     def feed(self, flow: Flow, keys: str) -> None:
         """Let one record for each word of *keys* arrive."""
-        first = flow.offsets.newest + 1
-        records = [record(first + number, key) for number, key in enumerate(keys.split())]
-        flow.receive(records)
-        flow.add(records)
+        fetch: Any = Fetch([record(flow.position + number, key) for number, key in enumerate(keys.split())])
+        flow.receive(fetch)
         self.crew.wake(flow)
 
     async def until(self, done: Callable[[], bool]) -> None:
@@ -257,15 +273,47 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[
     house = make(gate)
     [flow] = house.flows
     house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(60)) + " late " + " ".join(f"l{n}" for n in range(38)))
-    held = [flow.is_full]
+    await house.until(lambda: flow.is_full)
+    assert flow.offsets.in_flight == 100
     gate.doors["slow"].set()
     await house.until(lambda: (flow.offsets.next_offset or 0) == 61)
-    held.append(flow.is_full)
-    big = record(flow.offsets.newest + 1, "big")
+    assert not flow.is_full
+    big = record(flow.position, "big")
     big.value = b"x" * 20_000
-    flow.receive([big])
-    held.append(flow.is_full)
-    assert held == [True, False, True]
+    flow.receive(cast(Any, Fetch([big])))
+    assert not flow.is_full
+    house.crew.wake(flow)
+    await house.until(lambda: flow.is_full)
+
+
+async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: Callable[..., House]) -> None:
+    """Room comes when a held record ends, and when a group that holds everything back is settled."""
+    gate = Gate()
+    house = make(gate)
+    [flow] = house.flows
+    house.carrier.may_settle.clear()
+    house.feed(flow, " ".join(f"!k{n}" for n in range(300)))
+    await house.until(lambda: flow.is_full)
+    assert flow.is_busy
+    assert flow.offsets.newest < 110
+    house.carrier.may_settle.set()
+    await house.until(lambda: flow.offsets.next_offset == 300)
+    assert not flow.is_busy
+
+
+async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House]) -> None:
+    """Reading goes on elsewhere; what was unpacked is done."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, concurrency=1)
+    [flow] = house.flows
+    house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(50)))
+    await house.until(lambda: flow.lanes.held == 1)
+    flow.forget()
+    assert (flow.offsets.newest, flow.position) == (6, 7)
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.offsets.next_offset == 7)
+    assert not flow.has_more
 
 
 async def test_timeouts_in_handlers_hit_the_handler_alone(make: Callable[..., House]) -> None:
