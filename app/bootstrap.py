@@ -20,7 +20,7 @@ from app.engine.intake import Intake
 from app.engine.pipeline import Order, Pipeline
 from app.engine.process import Worker
 from app.engine.retry import Retry
-from app.engine.transport import Deliveries, Transport
+from app.engine.transport import Deliveries, Tables, Transport
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.observe.health import partitions_of
 from app.observe.metrics import Counts
@@ -113,6 +113,7 @@ class Famulus(faust.App):
             store="rocksdb://",
             datadir=worker.data_dir,
             Stream=Deliveries,
+            TableManager=Tables,
             Worker=Worker,
             broker_commit_interval=worker.commit_interval_s,
             broker_session_timeout=consumer.session_timeout_ms / 1000,

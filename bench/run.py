@@ -37,6 +37,8 @@ SYSTEMS = ("famulus", "quix", "aiokafka", "faust")
 KEYS = [str(UUID(int=number)) for number in range(1_000)]
 RATE = 1_000  # events per second of the latency workload
 WAIT_S = 0.005  # what the handler of the workload `wait` waits
+IDLE_S = 15
+ALONE = ("wait", "flat")  # workloads of this worker alone
 console = Console()
 Result = dict[str, float]
 
@@ -80,6 +82,7 @@ class System:
             **os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "BENCH_TOPIC": topic,
             "BENCH_GROUP": f"bench-{uuid4().hex[:8]}", "BENCH_DIR": str(folder / "state"), **settings,
             "PYTHONPATH": f"{folder}:{ROOT}" if name == "famulus" else str(ROOT), "PYTHONUNBUFFERED": "1",
+            "BENCH_BEGAN": str(time.time()),
         }  # fmt: skip
         command = [sys.executable]
         match name:
@@ -102,7 +105,6 @@ class System:
                 command += [str(HERE / "systems/aiokafka_loop.py")]
             case _:
                 command = [str(Path(os.environ["BENCH_QUIX_PYTHON"]).absolute()), str(HERE / "systems/quix.py")]
-        self.began = time.time()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603  # our own scripts
                 command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -140,23 +142,45 @@ def measure(workload: str, system: str, kafka: KafkaConfig, topic: str, events: 
             asyncio.run(fill(kafka, topic, 0))
             settings |= {"BENCH_WARM": str(2 * RATE), "BENCH_LATENCY": "1"}
         process = System(system, kafka, topic, folder, settings)
+        if workload == "idle":
+            return idle_share(process)
         if workload == "latency":
             time.sleep(6)  # for joining the group
             asyncio.run(drip(kafka, topic, events))
-        return process.result(180)
+        return process.result(600)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def idle_share(process: System) -> Result:
+    """The share of a core that a worker takes that has nothing to do."""
+    pid, ticks = process.process.pid, os.sysconf("SC_CLK_TCK")
+
+    def used_s() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    time.sleep(8)  # for joining the group
+    before_s = used_s()
+    time.sleep(IDLE_S)
+    share = (used_s() - before_s) / IDLE_S
+    process.process.terminate()
+    process.process.wait(30)
+    return {"cpu_share": share}
 
 
 METRICS = {
     "W0": {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million", "rss_mb": "MB"},
     "wait": {"events_per_second": "events/s"},
+    "start": {"first_handler_s": "s"},
+    "idle": {"cpu_share": "of a core"},
+    "flat": {"events_per_second": "events/s", "last_to_first": "pace at the end : at the start", "rss_mb": "MB"},
     "latency": {"latency_p50_ms": "ms", "latency_p99_ms": "ms", "cpu_share": "of a core"},
 }
 
 
 @click.command()
-@click.option("--workloads", default="W0,wait,latency", help="W0 (no-op), wait (5 ms, this worker only), latency.")
+@click.option("--workloads", default="W0,wait,latency", help="W0 (no-op), wait (5 ms), latency, start, idle, flat.")
 @click.option("--systems", default=",".join(SYSTEMS))
 @click.option("--rounds", type=click.IntRange(1), default=3)
 @click.option(
@@ -169,8 +193,8 @@ def main(workloads: str, systems: str, rounds: int, events: int, partitions: int
     with Broker(heap_mb=1024) as broker:
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, partitions=partitions)
         for workload in workloads.split(","):
-            names = ["famulus"] if workload == "wait" else systems.split(",")
-            count = {"W0": events, "wait": 50_000, "latency": 12 * RATE}[workload]
+            names = ["famulus"] if workload in ALONE else systems.split(",")
+            count = {"W0": events, "wait": 50_000, "latency": 12 * RATE, "flat": 10_000_000}.get(workload, 1_000)
             topic = f"orders-{workload.lower()}"
             if workload != "latency":
                 with console.status(f"writing {count:,} orders"):
