@@ -223,7 +223,7 @@ def show(workload: str, metric: str, unit: str, found: dict[str, list[Result]]) 
                "min": min(values), "median": median(values), "max": max(values)}  # fmt: skip
         rows.append(row)
         numbers = [f"{row[key]:,.0f}" if row[key] >= 100 else f"{row[key]:.2f}" for key in ("min", "median", "max")]
-        table.add_row(name, *numbers, f"{ours / row['median']:.2f} x" if ours is not None else "")
+        table.add_row(name, *numbers, f"{ours / row['median']:.2f} x" if ours is not None and row["median"] else "")
     console.print(table)
     return rows
 
