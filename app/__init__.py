@@ -5,11 +5,11 @@ from app.commands import broker as _broker  # noqa: F401  # commands register th
 from app.commands import topics as _topics  # noqa: F401
 from app.console.views import add_views
 from app.engine.retry import Retry
-from app.engine.transport import Deliveries
 from app.errors import PermanentError, TransientError
 from app.publish.bus import EventBus
 from app.publish.producer import Producer, Published
 from app.wire.envelope import Delivery
+from app.worker.transport import Deliveries
 
 __all__ = [
     "Deliveries",

@@ -16,68 +16,26 @@ from app.config import Settings, load_settings
 from app.deadletter.record import dead_letter_topic
 from app.engine.dispatch import Dispatcher, EventTypes, OnUnknownType, handler_for
 from app.engine.flow import Limits
-from app.engine.intake import Intake
 from app.engine.pipeline import Order, Pipeline
-from app.engine.process import Worker
 from app.engine.retry import Retry
-from app.engine.transport import Deliveries, Tables, Transport
+from app.engine.subscription import Options, Subscription, Windows, dedupe_of
 from app.errors import ConfigError, InvariantError, OperatingError
-from app.observe.health import partitions_of
-from app.observe.metrics import Counts
+from app.observe.health import log_consumer, partitions_of, prepare_state_topics
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
-from app.state.dedupe import Dedupe
-from app.state.tables import Table
+from app.state.commit import Probe
+from app.state.dedupe import Identity
+from app.state.restore import LogReader, Restorer
+from app.state.store import Memory, StateFolder
 from app.state.unit import current_unit
+from app.worker.holdings import Holdings, Remembered
+from app.worker.intake import Intake
+from app.worker.process import Worker
+from app.worker.recovery import Tables
+from app.worker.transport import Deliveries, Transport
 
-K = TypeVar("K")
-V = TypeVar("V")
 T = TypeVar("T", bound=Callable[..., Any])
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Subscription:
-    """One source topic: its tables, its marks, its counts. Made by `app.subscription`, read by one agent."""
-
-    def __init__(
-        self, app: "Famulus", name: str, on_unknown_type: OnUnknownType, order: Order, *, dedupe: bool
-    ) -> None:
-        self._app = app
-        self.name = name
-        self.on_unknown_type = on_unknown_type
-        self.order = order
-        self.topic = app.topic(app.settings.kafka.topic(name), key_type=bytes, value_type=bytes,
-                               key_serializer="raw", value_serializer="raw")  # fmt: skip
-        self.counts = Counts()
-        self.tables: dict[str, Table[Any, Any]] = {}
-        self.has_agent = False
-        self.marks: Table[str, str] | None = (
-            self.Table(f"{name}-seen", key=str, value=str, help="Ids of the events handled.") if dedupe else None
-        )
-
-    @property
-    def topic_name(self) -> str:
-        """The topic's name on the cluster."""
-        return str(self.topic.get_topic_name())
-
-    def Table(  # noqa: N802  # Faust users know it by this name
-        self,
-        name: str,
-        *,
-        key: type[K],
-        value: type[V],
-        default: Callable[[], V] | None = None,
-        help: str = "",  # noqa: A002
-    ) -> Table[K, V]:
-        """A table that handlers of this topic may change. Raises ValueError when the name is taken."""
-        if name in self._app.tables:
-            raise ValueError(f"table {name!r} is declared twice")
-        storage = self._app.Table(
-            name, key_type=bytes, value_type=bytes, help=help or f"Rows by {key.__name__} of {self.name}."
-        )
-        table = Table(cast("faust.Table[Any, Any]", storage), key, value, default)
-        self.tables[name] = table
-        return table
 
 
 class Famulus(faust.App):
@@ -91,20 +49,27 @@ class Famulus(faust.App):
         self.poll_pause_s = consumer.poll_pause_ms / 1000
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
+        self.on_commit_ahead = settings.state.on_commit_ahead
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
-        lanes = worker.partition_concurrency or worker.concurrency
-        self.intake = Intake(
-            Limits(lanes, worker.queue_records, worker.queue_bytes, consumer.max_poll_records),
-            worker.concurrency,
-            may_write=lambda: cast(Any, self._consumer).is_member(),
-            on_fault=self.fail,
-        )
+        self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
+        self.fencing = True  # off only to show in a test what it is good for
         self.is_drained = True
         self.services = svcs.Registry()
         self.sender = Producer(kafka)
         self.bus = EventBus(self.sender, current_unit)
         self.dispatcher = Dispatcher(self.services, self.bus)
+        self.folder = StateFolder(Path(worker.data_dir) / "state")
+        self._table_names: dict[str, Subscription] = {}
+        lanes = worker.partition_concurrency or worker.concurrency
+        self.intake = Intake(
+            Limits(lanes, worker.queue_records, worker.queue_bytes, consumer.max_poll_records),
+            worker.concurrency,
+            may_write=lambda: cast(Any, self._consumer).is_member(),
+            publish=self.sender.send_all,
+            on_fault=self.fail,
+            probe=self._note_step,
+        )
         super().__init__(
             consumer.group_id,
             broker=[f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
@@ -126,7 +91,7 @@ class Famulus(faust.App):
             topic_replication_factor=kafka.replication_factor,
             topic_partitions=kafka.partitions,
             topic_disable_leader=True,
-            table_standby_replicas=0,
+            table_standby_replicas=settings.state.standby_replicas,
             web_bind=worker.web_bind,
             web_port=worker.web_port,
             web_tables_enabled=False,  # our own views answer for tables
@@ -135,19 +100,37 @@ class Famulus(faust.App):
 
     # What users say.
 
-    def subscription(
-        self, topic: str, *, on_unknown_type: OnUnknownType = "ignore", order: Order = "key", dedupe: bool = True
+    def subscription(  # noqa: PLR0913  # each has a default
+        self,
+        topic: str,
+        *,
+        on_unknown_type: OnUnknownType = "ignore",
+        order: Order = "key",
+        dedupe: bool = True,
+        dedupe_window: Windows | None = None,
+        identity: str | Identity | None = None,
     ) -> Subscription:
         """Read *topic*: declares its tables' home and the source of one agent.
 
         *on_unknown_type* says what becomes of a record whose type has no handler here: other teams may write to a
         shared topic, so it is counted and left alone unless you say `dead_letter`, or `fail`, which ends the worker.
         *order* is kept per record key, records without one being free of each other, or for the whole `partition`.
-        *dedupe* false takes every record for a new event: an event that comes twice takes effect twice.
+        *dedupe* false takes every record for a new event: an event that comes twice takes effect twice. Else it is
+        recognised for *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by its
+        id, or by *identity*: a field of the event, or a function of it.
         """
         if topic in self.subscriptions:
             raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
-        self.subscriptions[topic] = Subscription(self, topic, on_unknown_type, order, dedupe=dedupe)
+        window_s = self.settings.state.dedupe_window_s
+        options = Options(on_unknown_type, order, dedupe_of(window_s, dedupe_window, identity) if dedupe else None)
+        kafka = self.settings.kafka
+        source = self.topic(
+            kafka.topic(topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+        group = kafka.consumer_config.group_id
+        # A test's prefix stands before everything; the group has it already.
+        state_topic = f"{group}-{topic}-state"
+        self.subscriptions[topic] = Subscription(topic, source, options, self._table_names, state_topic)
         return self.subscriptions[topic]
 
     def agent(self, channel: Any = None, **options: Any) -> Callable[[Callable[..., Any]], AgentT[Any]]:
@@ -177,31 +160,61 @@ class Famulus(faust.App):
         names = [subscription.topic_name for subscription in self.subscriptions.values()]
         return {name: self.settings.kafka.partitions for topic in names for name in (topic, dead_letter_topic(topic))}
 
+    @property
+    def state_topics(self) -> set[str]:
+        """The state changelogs of all subscriptions."""
+        return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
+
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
         self.dispatcher.check()
         _check_house(self)
         needed = self.topics_needed()
-        there = await partitions_of(self.settings.kafka, needed, self.settings.worker.startup_timeout_s)
+        kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
+        there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
+        await prepare_state_topics(
+            kafka, {s.state_topic: there[s.topic_name] for s in self.subscriptions.values() if s.state_topic},
+            self.settings.state.tombstones_h, timeout_s,
+        )  # fmt: skip
+        self.folder.lock()
+        self.holdings = self._holdings()
         for subscription in self.subscriptions.values():
-            self.pipelines[subscription.topic_name] = self._pipeline(subscription, there[subscription.topic_name])
+            self.pipelines[subscription.topic_name] = self._pipeline(subscription)
 
-    def _pipeline(self, subscription: Subscription, partitions: int) -> Pipeline:
-        for table in subscription.tables.values():
-            table.storage.partitions = partitions  # a changelog has a partition for each of the source's
+    def _holdings(self) -> Holdings:
+        state = self.settings.state
+        reader = LogReader(lambda: log_consumer(self.settings.kafka))
+        return Holdings(
+            remembered={
+                s.topic_name: Remembered(s.state_topic, s.options.dedupe, s.tables, s.held)
+                for s in self.subscriptions.values()
+            },
+            folder=self.folder,
+            memory=Memory.of(state.cache_mib, state.write_buffer_mib),
+            reader=reader,
+            sender=self.sender,
+            restorer=Restorer(reader, self.sender, state.tombstones_h),
+            group_bytes=state.group_bytes,
+            retention_h=state.retention_h,
+            probe=self._note_step,
+            is_fenced=self.fencing,
+        )
+
+    def _pipeline(self, subscription: Subscription) -> Pipeline:
         types = [t for t in self.dispatcher.event_types if _topic_of(t) == subscription.name]
         return Pipeline(
             types=EventTypes(subscription.name, types),
             dispatcher=self.dispatcher,
-            dedupe=Dedupe(subscription.marks) if subscription.marks is not None else None,
-            tables=subscription.tables,
-            sender=self.sender,
+            dedupe=subscription.options.dedupe,
             counts=subscription.counts,
-            on_unknown_type=subscription.on_unknown_type,
-            order=subscription.order,
+            on_unknown_type=subscription.options.on_unknown_type,
+            order=subscription.options.order,
         )
+
+    def _note_step(self, step: str) -> None:
+        self.probe(step)  # which agents set after this app was built
 
     # What Faust calls.
 
@@ -220,6 +233,8 @@ class Famulus(faust.App):
             self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
         await self.intake.crew.stop()
+        if self.pipelines:
+            await self.holdings.release()
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:

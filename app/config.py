@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -25,6 +25,8 @@ from pydantic_settings import (
 )
 
 from app.errors import ConfigError
+
+GROUP_BYTES_MAX = 800_000
 
 
 def _plain(name: str) -> str:
@@ -123,6 +125,25 @@ class WorkerConfig(Section):
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
 
 
+class StateConfig(Section):
+    """What a worker remembers: tables, marks of handled events, and how far each partition is."""
+
+    dedupe_window_s: float = Field(7 * 86400.0, gt=0, description="An event that comes again is recognised, seconds.")
+    cache_mib: int = Field(64, ge=1, description="Block cache of all stores of a process, MiB.")
+    write_buffer_mib: int = Field(64, ge=4, description="What all stores have not yet written out, MiB.")
+    group_bytes: int = Field(700_000, ge=10_000, description="Most that is settled in one piece, bytes.")
+    standby_replicas: int = Field(0, ge=0, le=9, description="Copies of each partition's state on other workers.")
+    retention_h: float = Field(24.0, gt=0, description="Files of partitions that went elsewhere are kept, hours.")
+    tombstones_h: float = Field(24.0, ge=1, description="Changelogs keep what says that a row was deleted, hours.")
+    on_commit_ahead: Literal["ignore", "follow", "fail"] = "ignore"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.group_bytes > GROUP_BYTES_MAX:
+            raise ValueError(f"group_bytes is at most {GROUP_BYTES_MAX}: a record batch has 1 MiB, and not all is rows")
+        return self
+
+
 class Settings(_Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
@@ -132,6 +153,7 @@ class Settings(_Spelled, BaseSettings):
 
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
+    state: StateConfig = StateConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -62,7 +62,10 @@ class TableRows(Page):
         limit = request.query.get("limit", str(PAGE_ROWS))
         if not limit.isdecimal() or not 0 < int(limit) <= PAGE_ROWS_MAX:
             return self.refuse(400, f"limit is a number from 1 to {PAGE_ROWS_MAX}")
-        page = table.items(after=request.query.get("after"), limit=int(limit) + 1)
+        try:
+            page = table.items(after=request.query.get("after"), limit=int(limit) + 1)
+        except ValueError as error:
+            return self.refuse(400, f"after is the key of a row: {error}")
         shown, more = page[: int(limit)], len(page) > int(limit)
         return self.answer({**_about(table), "rows": shown, "next": shown[-1][0] if more else None})
 
@@ -77,7 +80,7 @@ class TableRow(Page):
         if table is None:
             return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
         try:
-            value = table.get(table.key_from_text(key))
+            value = table.at(key)
         except ValueError as error:
             return self.refuse(400, str(error))
         if value is None:
@@ -93,7 +96,7 @@ class SubscriptionList(Page):
         del request
         next_offsets: dict[str, dict[str, int | None]] = {}
         for tp, flow in self.host.intake.flows.items():
-            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.offsets.next_offset
+            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.settled_offset
         return self.answer(
             [
                 {"topic": s.topic_name, **s.counts, "next_offsets": next_offsets.get(s.topic_name, {})}
@@ -122,4 +125,4 @@ def add_views(app: Famulus) -> None:
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:
-    return {"table": table.name, "help": table.storage.help, "partitions": table.partitions}
+    return {"table": table.name, "help": table.help, "partitions": table.partitions}

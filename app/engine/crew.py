@@ -128,7 +128,7 @@ class Crew:
         while self._flows:
             hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
-            carry, groups, wait = flow.pipeline.carry, flow.groups, flow.wait
+            carry, state, wait = flow.pipeline.carry, flow.state, flow.wait
             for _ in range(TURN_RECORDS):
                 started = flow.lanes.start()
                 if started is None:
@@ -138,7 +138,7 @@ class Crew:
                     break
                 hand.started = started
                 try:
-                    flow.ended(started[1][0], await carry(started[1], groups, wait))
+                    flow.ended(started[1][0], await carry(started[1], state, wait))
                 except Abandoned:
                     pass
                 finally:
@@ -154,6 +154,9 @@ class Crew:
 
     def _hold(self, hand: Hand) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
+        unit = current_unit()
+        if unit is not None:
+            unit.suspend()
         if hand.flow is not None and hand.started is not None and not hand.is_held:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()

@@ -4,24 +4,28 @@ A flow lives for one assignment. Whatever is still in hand of an earlier one end
 """
 
 import asyncio
-from collections import deque
+import time
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from faust.types import TP
 
-from app.engine.fetch import Packed
 from app.engine.lanes import Lanes
 from app.engine.offsets import PartitionOffsets
 from app.engine.pipeline import Abandoned, Pipeline, Work
-from app.errors import InvariantError
-from app.state.group import Group, Groups
-from app.wire.envelope import Outcome, Record
+from app.errors import InvariantError, OperatingError
+from app.state.changelog import Processed, offsets_in, turns
+from app.state.commit import Probe, Settler
+from app.state.partition import Group, Partition
+from app.wire.envelope import Outcome, Outgoing, Record
 
 log = structlog.get_logger()
+LEASE_S = 0.05  # between two looks whether we are still a member of the group
 FETCHES = 2  # one that is unpacked and one behind it, so that no partition runs dry between two polls
 
 
@@ -35,33 +39,79 @@ class Limits:
     chunk: int  # records unpacked, and their marks looked up, at once
 
 
+class Packed(Protocol):
+    """What a fetch brought of one partition, see `worker.fetch`."""
+
+    next_offset: int
+
+    def records(self, limit: int) -> Iterator[Sequence[Record]]:
+        """The records, *limit* at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What a flow is tied to: whether the group counts on us, how events leave, who is told what.
+
+    *on_fault* ends the worker, *on_room* makes the crew look again, *probe* is told the steps of settling.
+    """
+
+    may_write: Callable[[], bool]
+    publish: Callable[[Sequence[Outgoing]], Awaitable[object]]
+    on_fault: Callable[[Exception], Awaitable[Any]]
+    on_room: Callable[["Flow"], None]
+    probe: Probe
+
+
+class Chunk(NamedTuple):
+    """Records that were unpacked together: their offsets, the stream's time at each, their bytes."""
+
+    offsets: list[int]
+    stream_ms: list[int]
+    bytes: int
+
+
 class Flow:
-    """The records of one partition, from the fetch to the finished offset."""
+    """The records of one partition, from the fetch to the finished offset.
+
+    *state* is what the partition remembers, *settler* makes it durable, None for a subscription that remembers nothing.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917  # all that a flow is tied to
-        self, tp: TP, pipeline: Pipeline, limits: Limits, may_write: Callable[[], bool],
-        on_fault: Callable[[Exception], Awaitable[Any]], on_room: Callable[["Flow"], None],
+        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, limits: Limits, ties: Ties
     ) -> None:  # fmt: skip
         self.tp = tp
         self.pipeline = pipeline
+        self.state = state
         self.offsets = PartitionOffsets()
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
-        self.groups = Groups(tp.partition)
         self.is_listed = False  # the crew's own note
         self.is_closing = False
+        self.settled_offset: int | None = None  # what may be committed
+        self._settler = settler
         self._limits = limits
-        self._may_write = may_write
-        self._on_fault = on_fault
-        self._on_room = on_room
+        self._ties = ties
         self.position = 0  # where the next fetch is expected to begin, or later
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
-        self._sizes: deque[tuple[int, int]] = deque()  # newest offset and bytes of each fetch in flight
+        self._chunks: deque[Chunk] = deque()  # with records in flight
         self._bytes = 0
         self._is_held = False
-        self._is_abandoned = False
         self._closed = asyncio.Event()
         self._quiet = asyncio.Event()
-        self._settler: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        processed = state.processed or Processed(0)
+        self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
+        self._stream_ms = processed.stream_ms
+        self._counts = Counter(processed.counts)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the subscription remembers anything."""
+        return self._settler is not None
+
+    def renewed(self) -> "Flow":
+        """A new flow for the same partition of a subscription that remembers nothing."""
+        state = Partition(self.tp.partition, None, self.state.group_bytes)
+        return Flow(self.tp, self.pipeline, state, None, self._limits, self._ties)
 
     # In.
 
@@ -90,13 +140,36 @@ class Flow:
         return False
 
     def _receive(self, records: Sequence[Record]) -> None:
-        self.offsets.received([record.offset for record in records])
+        offsets = [record.offset for record in records]
+        self.offsets.received(offsets)
+        now_ms = time.time_ns() // 1_000_000  # the stream is never ahead of the clock, whatever a record says
+        times = [min(record.timestamp, now_ms) for record in records]
+        stream_ms = list(accumulate(times, max, initial=self._stream_ms))[1:]
+        self._stream_ms = stream_ms[-1]
         size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
-        self._sizes.append((records[-1].offset, size))
+        self._chunks.append(Chunk(offsets, stream_ms, size))
         self._bytes += size
-        known = self.pipeline.known(self.tp.partition, records)
-        works = zip(records, known, repeat(self.groups.applied), strict=False)
+        if self._ahead:
+            records, stream_ms = self._without_settled(records, stream_ms)
+        works = self.pipeline.works_of(records, self.state, stream_ms)
         self.lanes.add(zip(self.pipeline.lanes_of(records), works, strict=True), len(records))
+
+    def _without_settled(
+        self, records: Sequence[Record], stream_ms: list[int]
+    ) -> tuple[list[Record], list[int]]:  # fmt: skip
+        """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
+        left: list[Record] = []
+        times: list[int] = []
+        for record, at_ms in zip(records, stream_ms, strict=True):
+            if record.offset in self._ahead:
+                self._ahead.discard(record.offset)
+                self.offsets.finished(record.offset)
+            else:
+                left.append(record)
+                times.append(at_ms)
+        if self._ahead and min(self._ahead) <= records[-1].offset:
+            self._ahead = {offset for offset in self._ahead if offset > records[-1].offset}  # holes of the log by now
+        return left, times
 
     @property
     def has_more(self) -> bool:
@@ -111,8 +184,8 @@ class Flow:
     @property
     def is_full(self) -> bool:
         """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
-        while self._sizes and self._sizes[0][0] < (self.offsets.next_offset or 0):
-            self._bytes -= self._sizes.popleft()[1]
+        while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
+            self._bytes -= self._chunks.popleft().bytes
         share = 0.5 if self._is_held else 1.0
         held = self.offsets.in_flight, self._bytes
         self._is_held = held[0] >= self._limits.records * share or held[1] >= self._limits.bytes * share
@@ -121,15 +194,17 @@ class Flow:
     # At work.
 
     def ended(self, record: Record, outcome: Outcome) -> None:
-        """A record was carried; its offset is finished when its effects, if it has any, are settled."""
-        group = self.groups.filling
-        if not (group.rows or group.outbox):
+        """A record was carried; its offset is finished when its group is settled."""
+        group = self.state.filling
+        if self._settler is None and not group.outbox:
             self.pipeline.counts[outcome] += 1
             self.offsets.finished(record.offset)
+            self.settled_offset = self.offsets.next_offset
         else:
             group.ended.append((record.offset, outcome))
-            if self._settler is None:
-                self._settler = asyncio.create_task(self._settle(), name=f"settle {self.tp.topic}-{self.tp.partition}")
+            if self._settling is None:
+                name = f"settle {self.tp.topic}-{self.tp.partition}"
+                self._settling = asyncio.create_task(self._settle(), name=name)
 
     def finish(self, lane: Hashable) -> None:
         """The record that *lane* was held for has ended, one way or the other."""
@@ -147,30 +222,69 @@ class Flow:
         raise Abandoned
 
     async def _settle(self) -> None:
-        """Settle group after group until nothing is owed. What cannot be settled ends the worker: see `settle`."""
-        group: Group | None = None
+        """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
+        place = f"{self.tp.topic}-{self.tp.partition}"
         try:
-            while (group := self.groups.next_to_settle()) is not None:
-                while not (self._may_write() or self._is_abandoned):  # noqa: ASYNC110  # time alone brings it about
-                    await asyncio.sleep(0.05)
-                if self._is_abandoned:
+            while (group := self.state.next_to_settle()) is not None:
+                while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110  # time alone does it
+                    await asyncio.sleep(LEASE_S)
+                if not self._may_apply() or not await self._settle_group(group):
                     return
-                await self.pipeline.settle(group, lambda: not self._is_abandoned)
-                self.groups.settled()
-                for offset, outcome in group.ended:
-                    self.pipeline.counts[outcome] += 1
-                    self.offsets.finished(offset)
                 if self.has_more:
-                    self._on_room(self)
+                    self._ties.on_room(self)
+        except OperatingError as error:
+            await self._ties.on_fault(error)
         except Exception as error:
-            if self._is_abandoned or group is None:
-                return
-            place = f"{self.tp.topic}-{self.tp.partition} from offset {group.ended[0][0]}"
-            log.exception("cannot settle", place=place)
-            await self._on_fault(InvariantError(f"{place} could not be settled: {error!r}; it will be read again"))
+            if not self.state.is_abandoned:
+                log.exception("cannot settle", place=place)
+                await self._ties.on_fault(InvariantError(f"{place} cannot be settled: {error!r}; it is read again"))
         finally:
-            self._settler = None
+            self._settling = None
             self._check_quiet()
+
+    async def _settle_group(self, group: Group) -> bool:
+        """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
+        if group.outbox:
+            await self._ties.publish(group.outbox)
+            self._ties.probe("published")
+        if not self._may_apply():
+            return False
+        for offset, _ in group.ended:
+            self.offsets.finished(offset)
+        self._counts.update(outcome for _, outcome in group.ended)
+        processed: Processed | None = None
+        if self._settler is not None:
+            processed = self._processed()
+            if not await self._settler.settle(group, processed, self._may_apply):
+                return False
+        self.state.settled(processed)
+        for _, outcome in group.ended:
+            self.pipeline.counts[outcome] += 1
+        self.settled_offset = processed.next_offset if processed is not None else self.offsets.next_offset
+        return True
+
+    def _may_apply(self) -> bool:
+        return not self.state.is_abandoned
+
+    def _processed(self) -> Processed:
+        """How far the partition is when the group in hand is settled."""
+        next_offset = self.offsets.next_offset
+        if next_offset is None:  # the first record is still in hand
+            next_offset = self._chunks[0].offsets[0]
+        ahead = self.offsets.ahead | self._ahead
+        return Processed(
+            next_offset, turns(next_offset, ahead), self._stream_at(next_offset), time.time_ns() // 1_000_000,
+            dict(self._counts),
+        )  # fmt: skip
+
+    def _stream_at(self, next_offset: int) -> int:
+        """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
+        before = (self.state.processed or Processed(0)).stream_ms
+        for chunk in self._chunks:
+            if chunk.offsets[0] >= next_offset:
+                break
+            before = chunk.stream_ms[bisect_left(chunk.offsets, next_offset) - 1]
+        return before
 
     # Out.
 
@@ -191,11 +305,11 @@ class Flow:
 
     def abandon(self) -> None:
         """Write nothing more, whatever ends from now on: it will be read again."""
-        self._is_abandoned = self.is_closing = True
+        self.state.is_abandoned = self.is_closing = True
         self._fetches.clear()
         self.lanes.clear()
         self._closed.set()
 
     def _check_quiet(self) -> None:
-        if self.is_closing and not self.lanes.held and self._settler is None:
+        if self.is_closing and not self.lanes.held and self._settling is None:
             self._quiet.set()

@@ -7,7 +7,9 @@ and by transaction markers) are crossed, because only what was received is waite
 
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
+from typing import Literal, NamedTuple
 
 
 class PartitionOffsets:
@@ -46,6 +48,53 @@ class PartitionOffsets:
             self.next_offset = head + 1
 
     @property
+    def ahead(self) -> AbstractSet[int]:
+        """Offsets that are finished although an earlier one is not."""
+        return self._finished
+
+    @property
     def in_flight(self) -> int:
         """Records received and not yet below `next_offset`."""
         return len(self._unfinished)
+
+
+OnCommitAhead = Literal["ignore", "follow", "fail"]
+
+
+class StartError(ValueError):
+    """The state of a partition does not belong to what its topic holds now."""
+
+
+class Start(NamedTuple):
+    """Where reading a partition begins, and what the state and the group's commit disagree about, if anything."""
+
+    offset: int
+    disagreement: str
+
+
+def start_position(  # four offsets and what to do
+    processed: int, committed: int | None, begin: int, end: int, on_commit_ahead: OnCommitAhead
+) -> Start:
+    """Where to go on when the state says that everything below *processed* is settled: there, because it is the truth.
+
+    A commit that is behind was lost, which costs nothing. One that is ahead was made by somebody else, who skipped
+    records: by default that is not followed. *begin* and *end* are those of the log. Raises StartError when the state
+    is ahead of the log, or when the commit is ahead of the state and that is to `fail`.
+    """
+    if processed > end:
+        raise StartError(f"the state has processed up to offset {processed}, but the topic ends at {end}: it was made "
+                         "anew or lost records")  # fmt: skip
+    if committed is not None and committed > processed:
+        if on_commit_ahead == "fail":
+            raise StartError(f"the committed offset {committed} is ahead of the state, which has processed up to "
+                             f"{processed}: somebody else committed")  # fmt: skip
+        follow = on_commit_ahead == "follow"
+        if not (follow or processed < begin):
+            return Start(processed, f"somebody else committed offset {committed}; not followed")
+        if follow:
+            return Start(max(committed, begin), f"somebody else committed offset {committed}; followed")
+    if processed < begin:
+        return Start(begin, f"records {processed} to {begin - 1} are gone from the topic and were never handled")
+    if committed is not None and committed < processed:
+        return Start(processed, f"the commit of {committed} is behind; the state goes on where it is")
+    return Start(processed, "")

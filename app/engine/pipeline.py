@@ -4,8 +4,8 @@ The promise, which every other file serves:
 
 1. No event is lost: a record below the committed offset was handled, was a duplicate, or lies in the dead letter topic.
 2. Per key in order: event n+1 of a key starts only when n is settled.
-3. Each event id takes effect once in tables, within what the marks remember.
-4. Tables hold the effects of settled events.
+3. Each event id takes effect once in tables, within the dedupe window.
+4. Tables equal the fold of the settled events: after a kill, a move to another worker, a rebuild from the changelog.
 5. The dead letter topic holds the events that failed for good, bytes unchanged, and says why.
 
 Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew (who does it) ->
@@ -14,10 +14,12 @@ group -> settle -> offsets finished -> Faust commits them.
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from functools import partial
+from itertools import repeat
+from typing import Literal, NamedTuple
 
 import structlog
 from faust import Record as Event
@@ -25,19 +27,31 @@ from faust import Record as Event
 from app.deadletter.record import dead_letter
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.retry import Again
-from app.errors import DecodeError, InvariantError
+from app.errors import DecodeError, InvariantError, OperatingError
 from app.observe.metrics import Counts
-from app.state import commit
+from app.state.changelog import Mark
 from app.state.dedupe import Dedupe
-from app.state.group import Group, Groups
-from app.state.tables import Table
-from app.state.unit import Unit, enter
+from app.state.partition import Partition
+from app.state.unit import Unit, Unwound, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
 Order = Literal["key", "partition"]
-Work = tuple[Record, bool, int]  # the record, whether its mark was stored when it was looked up, and `applied` then
 Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
+
+
+class Work(NamedTuple):
+    """A record that is to be carried.
+
+    *digest* is what it is recognised by, if that is known before decoding, and *stored* what the store had under it
+    when *applied* groups had reached it. *stream_ms* is the newest time among the records up to this one.
+    """
+
+    record: Record
+    digest: bytes
+    stored: bytes | None
+    applied: int
+    stream_ms: int
 
 
 class Abandoned(Exception):  # noqa: N818  # no error: the event is left for whoever has the partition next
@@ -51,8 +65,6 @@ class Pipeline:
     types: EventTypes
     dispatcher: Dispatcher
     dedupe: Dedupe | None
-    tables: dict[str, Table[object, object]]
-    sender: commit.Sender
     counts: Counts
     on_unknown_type: OnUnknownType
     order: Order
@@ -63,48 +75,66 @@ class Pipeline:
             return [None] * len(records)
         return [event_id_of(record) if record.key is None else record.key for record in records]
 
-    def known(self, partition: int, records: Sequence[Record]) -> list[bool]:
-        """For each record whether the store knows its event id. One look for all."""
-        if self.dedupe is None:
-            return [False] * len(records)
-        return self.dedupe.known(partition, map(event_id_of, records))
+    def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
+        """What `carry` needs to know of each record. The store is looked into once for all."""
+        digests = self.dedupe.digests(records) if self.dedupe is not None else []
+        if self.dedupe is None or not digests:
+            return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
+        stored = self.dedupe.stored(state, digests)
+        return map(_work, zip(records, digests, stored, repeat(state.applied), stream_ms, strict=False))
 
-    async def carry(self, work: Work, groups: Groups, wait: Wait) -> Outcome:
+    async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Abandoned when *wait* does.
         """
-        record, is_known, applied = work
+        record = work.record
+        waiters = None
         try:
             event = self.types.decode(record)
             if event is None:
                 return self._unknown(record)
             handlers = self.dispatcher.handlers_of(type(event))
-            while True:  # again when another event changed a row that this one read: see state.unit
-                unit = Unit(groups, record)
+            while True:  # again after another event to which a row belonged: see state.unit
+                unit = Unit(state, record, waiters)
                 enter(unit)
-                if self.dedupe is not None:
-                    if self.dedupe.is_marked(unit, is_stored=is_known if applied == groups.applied else None):
+                try:
+                    if self.dedupe is None:
+                        mark = None
+                    elif (mark := self._new_mark(self.dedupe, work, event, unit)) is None:
                         return "duplicate"
-                    self.dedupe.mark(unit, timestamp_ms=record.timestamp, offset=record.offset)
-                for handler in handlers:
-                    before = unit.savepoint(handler.name)
-                    try:
-                        await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, 1))
-                    except Exception as error:  # noqa: BLE001  # whatever a handler raises
-                        unit.rollback(before)
-                        await self._retry(handler, event, unit, error, wait)
-                if unit.join():
-                    return "handled"
-        except (Abandoned, InvariantError):
+                    for handler in handlers:
+                        before = unit.savepoint(handler.name)
+                        try:
+                            await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, 1))
+                        except Exception as error:  # noqa: BLE001  # whatever a handler raises
+                            unit.rollback(before)
+                            await self._retry(handler, event, unit, error, wait)
+                    if unit.in_the_way is None:
+                        unit.join(mark)
+                        return "handled"
+                except (Exception, Unwound, BaseExceptionGroup):
+                    if unit.in_the_way is None:
+                        raise
+                finally:
+                    unit.end()
+                waiters = await unit.wait_for_owner()
+                await wait(0)  # raises Abandoned when the partition was taken away meanwhile
+        except (Abandoned, OperatingError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
-            self._bury(record, error, groups)
+            self._bury(record, error, state)
             return "dead_lettered"
 
-    async def settle(self, group: Group, may_apply: Callable[[], bool]) -> None:
-        """Make a group's effects durable. Raises what Kafka raises; then nothing of it is finished, all comes again."""
-        await commit.settle(group, self.tables, self.sender, may_apply)
+    def _new_mark(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> tuple[bytes, Mark] | None:
+        """The mark that this event will leave, None when it is one that was seen before."""
+        digest = work.digest or dedupe.digest(event)
+        is_known = work.applied == unit.partition.applied
+        earlier = dedupe.earlier(unit, type(event), digest, work.stream_ms, is_known=is_known, stored=work.stored)
+        if earlier is not None:
+            self.counts.note_duplicate(unit.event_id, work.record, earlier.seen_ms, earlier.offset)
+            return None
+        return digest, Mark(work.stream_ms, work.record.offset)
 
     def _unknown(self, record: Record) -> Outcome:
         """What becomes of a record whose type has no handler here."""
@@ -120,6 +150,8 @@ class Pipeline:
 
     async def _retry(self, handler: Handler, event: Event, unit: Unit, error: Exception, wait: Wait) -> None:
         """After a failed first attempt: run the handler again until it succeeds, or raise its last error."""
+        if unit.in_the_way is not None:  # the handler made its own error of what was to pass through it
+            raise error
         for attempt in itertools.count(1):
             decision = handler.retry.decide(error, attempt)
             if not isinstance(decision, Again):
@@ -137,11 +169,14 @@ class Pipeline:
             else:
                 return
 
-    def _bury(self, record: Record, error: Exception, groups: Groups) -> None:
+    def _bury(self, record: Record, error: Exception, state: Partition) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished."""
         kind, event_id = type(error).__qualname__, event_id_of(record)
         log.warning("dead letter", record=_place(record), event_id=event_id, error=kind, reason=str(error)[:256])
-        groups.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
+        state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
+
+
+_work = partial(tuple.__new__, Work)  # half the time of the class's own, which is Python
 
 
 def _place(record: Record) -> str:

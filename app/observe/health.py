@@ -6,11 +6,15 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
+
+COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
+STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
 
 
 async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
@@ -23,8 +27,10 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
     return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
 
 
-async def create_topics(settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float) -> list[str]:
-    """Create those of *topics* (name -> partitions) that are missing, and return their names.
+async def create_topics(
+    settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float, configs: Mapping[str, str] | None = None
+) -> list[str]:
+    """Create those of *topics* (name -> partitions) that are missing, with *configs*, and return their names.
 
     The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when
     the cluster refuses.
@@ -32,13 +38,50 @@ async def create_topics(settings: KafkaConfig, topics: Mapping[str, int], timeou
     there = await partitions_of(settings, topics, timeout_s)
     missing = {name: partitions for name, partitions in topics.items() if name not in there}
     if missing:
-        new = [NewTopic(name, partitions, settings.replication_factor) for name, partitions in missing.items()]
+        new = [
+            NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs or {}))
+            for name, partitions in missing.items()
+        ]
         async with _admin(settings, timeout_s) as admin:
             answer = await admin.create_topics(new)
         for name, code, message in answer.topic_errors:
             if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
                 raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
     return sorted(missing)
+
+
+async def prepare_state_topics(
+    settings: KafkaConfig, topics: Mapping[str, int], tombstones_h: float, timeout_s: float
+) -> None:
+    """Create the state changelogs (name -> partitions of the source) that are missing, compacted.
+
+    Raises ConfigError when one has another number of partitions than its source: then keys have moved, and rows would
+    be looked for in the wrong place. Raises UnavailableError as `create_topics` does.
+    """
+    configs = {
+        "cleanup.policy": "compact",
+        "delete.retention.ms": str(round(tombstones_h * 3_600_000)),
+        "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
+        "max.message.bytes": str(STATE_BATCH_BYTES),
+        "message.timestamp.type": "CreateTime",
+    }
+    await create_topics(settings, topics, timeout_s, configs)
+    there = await partitions_of(settings, topics, timeout_s)
+    for name, wanted in topics.items():
+        if there.get(name, wanted) != wanted:
+            raise ConfigError(
+                f"the source of {name} has {wanted} partitions, the state {there[name]}: the number was changed, so "
+                "keys have moved to other partitions than their rows; read the topic with a new "
+                "Kafka.ConsumerConfig.GroupId, or take the rows along with `faust -A app state export` and `import`"
+            )
+
+
+def log_consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
+    """A consumer without a group, for reading state changelogs."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, group_id=None, enable_auto_commit=False,
+        auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20, fetch_max_wait_ms=100,
+    )  # fmt: skip
 
 
 async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) -> list[str]:

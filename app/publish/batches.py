@@ -1,14 +1,18 @@
 """Record batches made by hand: a future and a linger for each of many records would cost more than the rest."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from app.wire.envelope import Headers
+
+BATCH_BYTES = 2**20  # what a broker takes unless it is told otherwise
 
 
 class PartitionBatches:
@@ -45,12 +49,31 @@ class PartitionBatches:
         return list(await asyncio.gather(*self._sent))
 
     async def _send(self) -> None:
-        self._open.close()  # else a plain send to this partition may add its record
-        # aiokafka counts the waiting times of a busy partition many times over and gives up long before its timeout,
-        # always before it takes the batch: offered again until the time limit of whoever sends ends this.
-        while True:
-            try:
-                self._sent.append(await self._producer.send_batch(self._open, self._topic, partition=self._partition))
-            except KafkaTimeoutError:
-                continue
-            return
+        self._sent.append(await _handed_over(self._producer, self._open, self._topic, self._partition))
+
+
+async def one_batch(
+    producer: AIOKafkaProducer, topic: str, partition: int,
+    rows: Iterable[tuple[bytes, bytes | None]], headers: Headers,
+) -> "asyncio.Future[RecordMetadata | None]":  # fmt: skip
+    """Hand *rows* over as one record batch, however many there are. Raises AssertionError when they do not fit."""
+    compression: int = producer._message_accumulator._compression_type
+    batch: Any = BatchBuilder(BATCH_BYTES, compression)  # Any: aiokafka is untyped
+    for key, value in rows:
+        there = batch.append(timestamp=None, key=key, value=value, headers=headers)
+        assert there is not None, f"the rows for {topic}-{partition} do not fit into one record batch"
+    return await _handed_over(producer, batch, topic, partition)
+
+
+async def _handed_over(
+    producer: AIOKafkaProducer, batch: Any, topic: str, partition: int
+) -> "asyncio.Future[RecordMetadata]":
+    batch.close()  # else a plain send to this partition may add its record
+    # aiokafka counts the waiting times of a busy partition many times over and gives up long before its timeout,
+    # always before it takes the batch: offered again until the time limit of whoever sends ends this.
+    while True:
+        try:
+            sent: asyncio.Future[RecordMetadata] = await producer.send_batch(batch, topic, partition=partition)
+        except KafkaTimeoutError:
+            continue
+        return sent

@@ -6,18 +6,19 @@ failed that are in the log all the same.
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
 from app.config import KafkaConfig, load_settings
 from app.errors import OperatingError, UnavailableError
-from app.publish.batches import PartitionBatches
+from app.publish.batches import PartitionBatches, one_batch
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
 
@@ -148,17 +149,17 @@ class Producer:
             for begin in (sent[topic, partition][batch_number],)
         ]
 
-    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:
-        """Append *rows* to one partition and wait; returns the last one's offset. Raises as `send_all` does.
+    async def send_batch(
+        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
+    ) -> Awaitable[int]:
+        """Send *rows* to one partition as one record batch, which Kafka appends whole or not at all.
 
-        This is how changelogs are written.
+        Returns when the batch is on its way; the result, awaited, is the offset of its first record, -1 when the
+        cluster does not tell. Waits as long as the cluster is away. This is how state changelogs are written.
+        Raises AssertionError when the rows do not fit (our bug).
         """
-        batches = self._batches(topic, partition)
-        async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
-            for key, value in rows:
-                _, last = await batches.append(key, value)
-            sent = await batches.sent()
-        return int(sent[-1].offset) + last
+        sent = await one_batch(self._connected(), topic, partition, rows, headers)
+        return _offset_of(sent)
 
     def _partition_of(self, record: Outgoing) -> int:
         if record.partition is not None:
@@ -183,6 +184,11 @@ class Producer:
         if self._producer is None:
             raise PublishError("the producer is not connected: use `async with Producer() as producer`")
         return self._producer
+
+
+async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]") -> int:
+    metadata = await sent
+    return -1 if metadata is None else int(metadata.offset)
 
 
 def key_bytes(key: object) -> bytes | None:

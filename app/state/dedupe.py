@@ -1,38 +1,91 @@
-"""Each event id takes effect once: a mark per event id, written together with the event's effects."""
+"""Each event id takes effect once: a mark per event id, settled together with the event's effects.
 
-import struct
-from collections.abc import Iterable
+Time is the stream's: the newest timestamp among the records up to an event, in the order of the log. So whether an
+event that comes again is still recognised does not depend on when it is read, and a rebuilt state decides the same.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from hashlib import blake2b
 
-from app.state.tables import Table
-from app.state.unit import Unit
+from faust import Record as Event
 
-MARK_BYTES = 16  # of the id's digest: two ids in 2**64 would collide by chance
-_seen_at = struct.Struct(">qq")
+from app.state.changelog import MARK, Mark
+from app.state.partition import Partition
+from app.state.unit import Unit, mark_key
+from app.wire.envelope import Record, event_id_of
+
+DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
+PERIODS = 8  # parts of a window; marks are forgotten a part at a time
+DEFAULT_WINDOW = timedelta(days=7)
+Identity = Callable[[Event], object]
 
 
+def is_within(mark: Mark, stream_ms: int, window_ms: int) -> bool:
+    """Whether an event that comes again at the stream's time *stream_ms* is still recognised by its mark."""
+    return stream_ms - mark.seen_ms < window_ms
+
+
+@dataclass(frozen=True)
 class Dedupe:
-    """Remembers the ids of one subscription's events in a table of its own."""
+    """How the events of one subscription are recognised, and for how long.
 
-    def __init__(self, table: Table[str, str]) -> None:
-        self._table = table
+    *identity* gives what makes an event the same event; None: what `wire.envelope.event_id_of` says, which needs no
+    decoding. *windows_ms* has the event types that are remembered for another time than *window_ms*.
+    """
 
-    def known(self, partition: int, event_ids: Iterable[str]) -> list[bool]:
-        """For each id whether the store has its mark. One look for all."""
-        marks = [_mark(event_id) for event_id in event_ids]
-        return [hit is not None for hit in self._table.stored_many(partition, marks)]
+    window_ms: int
+    windows_ms: Mapping[type[Event], int] = field(default_factory=dict)
+    identity: Identity | None = None
 
-    def is_marked(self, unit: Unit, *, is_stored: bool | None) -> bool:
-        """Whether the event of *unit* took effect. *is_stored*: what `known` said, None if that may be outdated."""
-        mark = _mark(unit.event_id)
-        if is_stored is False:
-            return not unit.lacks(self._table.name, mark, self._table.stored)
-        return is_stored or unit.row(self._table.name, mark, self._table.stored) is not None
+    @property
+    def longest_ms(self) -> int:
+        """The longest window: marks older than this are of no use."""
+        return max(self.window_ms, *self.windows_ms.values(), 0)
 
-    def mark(self, unit: Unit, *, timestamp_ms: int, offset: int) -> None:
-        """Make the mark part of the event's own effects. *timestamp_ms* and *offset* are the record's."""
-        unit.write(self._table.name, _mark(unit.event_id), _seen_at.pack(timestamp_ms, offset))
+    @property
+    def period_ms(self) -> int:
+        """What is forgotten at once."""
+        return max(self.longest_ms // PERIODS, 1)
+
+    def digests(self, records: Iterable[Record]) -> list[bytes]:
+        """What each record is recognised by, as far as that is known before decoding; else nothing for all."""
+        if self.identity is not None:
+            return []
+        return [digest_of(event_id_of(record)) for record in records]
+
+    def stored(self, partition: Partition, digests: Sequence[bytes]) -> list[bytes | None]:
+        """What the store has under each of *digests*. One look for all."""
+        assert partition.store is not None, "marks need a store"
+        return partition.store.get_many([MARK + digest for digest in digests])
+
+    def digest(self, event: Event) -> bytes:
+        """What an event is recognised by when an *identity* was given."""
+        assert self.identity is not None
+        return digest_of(str(self.identity(event)))
+
+    def earlier(  # noqa: PLR0913  # what is known of an event
+        self,
+        unit: Unit,
+        event_type: type[Event],
+        digest: bytes,
+        stream_ms: int,
+        *,
+        is_known: bool,
+        stored: bytes | None,
+    ) -> Mark | None:
+        """The mark of the event that *unit* would handle again, None when it is new or forgotten.
+
+        *stored* is what the store has, if that *is_known* not to be outdated. Raises Unwound when the same event is in
+        hand elsewhere.
+        """
+        unit.touch(mark_key(digest))
+        mark = unit.partition.mark(digest, is_known=is_known, stored=stored)
+        window_ms = self.windows_ms.get(event_type, self.window_ms)
+        return mark if mark is not None and is_within(mark, stream_ms, window_ms) else None
 
 
-def _mark(event_id: str) -> bytes:
-    return blake2b(event_id.encode(), digest_size=MARK_BYTES).digest()
+def digest_of(event_id: str) -> bytes:
+    """The digest that an event id is remembered by."""
+    return blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()

@@ -1,4 +1,4 @@
-"""Tables: what handlers remember, kept in RocksDB and in a changelog topic, one part per partition of the source.
+"""Tables: what handlers remember, one part per partition of the source.
 
     stock_reserved = stock.Table("stock_reserved", key=str, value=int, default=int)
     stock_reserved[event.product_id] += event.quantity
@@ -9,34 +9,46 @@ state only), not written.
 """
 
 import heapq
-from collections.abc import Callable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
 
 import faust
 import msgspec
-from rocksdict import WriteBatch
 
-from app.state.group import Rows
+from app.state import windows
+from app.state.changelog import row_key
+from app.state.partition import Partition
 from app.state.unit import Unit, current_unit
+from app.state.windows import Window, Windowed
+from app.wire.codec import codec_of
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
-OWN_ROWS = b"__faust\x00"  # Faust keeps its changelog position under this prefix in the same store
+Coder = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]  # Any: of the table's own types
 
 
 class Table(Generic[K, V]):
     """Rows of type *value* by keys of type *key*; a missing row reads as `default()` where a default is given.
 
-    Key and value types are what JSON can carry by msgspec: numbers, str, bool, Decimal, UUID, datetime, lists, dicts.
+    Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal, UUID, datetime,
+    lists, dicts. *held* has the partitions of this worker by their numbers. A row or an event's rows that are too large
+    to be settled in one piece send the event to the dead letter topic.
     """
 
-    def __init__(
-        self, storage: "faust.Table[Any, Any]", key: type[K], value: type[V], default: Callable[[], V] | None
-    ) -> None:
-        self.name = str(storage.name)
-        self.storage = storage
+    def __init__(  # noqa: PLR0913, PLR0917  # all that a table is
+        self, name: str, key: type[K], value: type[V], default: Callable[[], V] | None,
+        held: Mapping[int, Partition], help: str = "",  # noqa: A002
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.help = help or f"Rows by {key.__name__}."
+        self.prefix = row_key(name)
+        self.window: Window | None = None
         self._default = default
+        self._held = held
         self._encode_key, self._decode_key = _key_coder(key)
         self._encode, self._decode = _value_coder(value)
 
@@ -44,23 +56,18 @@ class Table(Generic[K, V]):
         return f"<Table {self.name}>"
 
     def __getitem__(self, key: K) -> V:
-        raw = self._read(self._encode_key(key))
-        if raw is not None:
-            return self._decode(raw)
-        if self._default is None:
-            raise KeyError(key)
-        return self._default()
+        return self._get(self._row(key), key)
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._unit().write(self.name, self._encode_key(key), self._encode(value))
+        self._unit().write(self._row(key), self._encode(value))
 
     def __delitem__(self, key: K) -> None:
         if key not in self:
             raise KeyError(key)
-        self._unit().write(self.name, self._encode_key(key), None)
+        self._unit().write(self._row(key), None)
 
     def __contains__(self, key: K) -> bool:
-        return self._read(self._encode_key(key)) is not None
+        return self._read(self._row(key)) is not None
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -68,76 +75,101 @@ class Table(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: K, default: D | None = None) -> V | D | None:
         """The row's value, or *default* when there is no such row."""
-        raw = self._read(self._encode_key(key))
+        raw = self._read(self._row(key))
         return default if raw is None else self._decode(raw)
+
+    def set(self, key: K, value: V) -> None:
+        """The same as `table[key] = value`."""
+        self[key] = value
 
     def pop(self, key: K, *default: V) -> V:
         """Delete the row and return its value. Raises KeyError when it is missing and no *default* is given."""
-        raw = self._read(self._encode_key(key))
+        raw = self._read(self._row(key))
         if raw is None:
             if default:
                 return default[0]
             raise KeyError(key)
-        self._unit().write(self.name, self._encode_key(key), None)
-        return self._decode(raw)
+        self._unit().write(self._row(key), None)
+        return self._decode(raw)  # type: ignore[no-any-return]
 
     def items(self, after: str | None = None, limit: int | None = None) -> list[tuple[K, V]]:
-        """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most."""
-        start = after.encode() if after is not None else b""
-        rows: list[tuple[K, V]] = []
-        for raw, value in heapq.merge(*(self._settled(partition, start) for partition in self.partitions)):
-            if limit is not None and len(rows) >= limit:
-                break
-            if after is None or raw != start:
-                rows.append((self._decode_key(raw), self._decode(value)))
-        return rows
+        """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most.
 
-    def key_from_text(self, text: str) -> K:
-        """The key that a text (as in a URL) stands for. Raises ValueError when it is none of this table's type."""
+        The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises ValueError when
+        *after* is no such text.
+        """
+        start = b"" if after is None else after.encode() if self.window is None else windows.from_text(after)
+        every = heapq.merge(*(self.settled(partition, start) for partition in self.partitions))
+        later = ((raw, value) for raw, value in every if after is None or raw != start)
+        return [(self._to_key(raw), self._decode(value)) for raw, value in itertools.islice(later, limit)]
+
+    def settled(self, partition: int, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Settled rows of one partition as bytes, in the order of their keys, from *start* on."""
+        store = self._held[partition].store
+        if store is not None and store.is_open:
+            for key, value in store.items(self.prefix, start):
+                yield key[len(self.prefix) :], value
+
+    def at(self, text: str) -> V | None:
+        """The settled row that the text of a key, as in a URL, stands for. Raises ValueError when it is no such key."""
         try:
-            return self._decode_key(text.encode())
-        except (msgspec.DecodeError, UnicodeError) as error:
+            key = self._from_text(text)
+        except (msgspec.DecodeError, ValueError) as error:
             raise ValueError(f"{text!r} is no key of table {self.name}: {error}") from None
+        raw = self._read(self.prefix + key)
+        return None if raw is None else self._decode(raw)
 
     @property
     def partitions(self) -> list[int]:
         """The partitions whose rows this worker holds, ascending."""
-        return sorted(self.storage.data._dbs)  # type: ignore[attr-defined]  # the RocksDB store, see bootstrap
+        return sorted(self._held)
 
-    # What settlement and dedupe need: rows as bytes, by partition.
+    # Windows, by the names that Faust has for them.
 
-    def stored(self, partition: int, key: bytes) -> bytes | None:
-        """A settled row of one partition."""
-        value: bytes | None = self._db(partition).get(key)
-        return value
+    def tumbling(self, size: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
+        """Rows of their own for each *size* of time: `table[key]` is that of the event's time.
 
-    def stored_many(self, partition: int, keys: list[bytes]) -> list[bytes | None]:
-        """Settled rows of one partition in one look, in the order of *keys*."""
-        values: list[bytes | None] = self._db(partition).get(keys)
-        return values
+        They are removed when the stream's time is *expires* past their end.
+        """
+        return self.hopping(size, size, expires=expires)
 
-    def apply(self, partition: int, rows: Rows, changelog_offset: int) -> None:
-        """Write *rows*, which the changelog holds up to *changelog_offset*, in one piece."""
-        batch = WriteBatch(raw_mode=True)
-        for key, value in rows.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        store: Any = self.storage.data
-        batch.put(store.offset_key, str(changelog_offset).encode())
-        self._db(partition).write(batch)
+    def hopping(self, size: timedelta, step: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
+        """The same with a window of *size* that begins at every *step*: an event counts in all that it lies in."""
+        self.window = Window.of(size, step, expires)
+        return Windowed(self, self.window)
 
-    def _settled(self, partition: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._db(partition).items(from_key=start):
-            if not key.startswith(OWN_ROWS):
-                yield key, value
+    def in_window(self, start_ms: int, key: K) -> V:
+        """The row of one window. Raises KeyError when there is none and the table has no default."""
+        return self._get(self.prefix + windows.in_window(start_ms, self._encode_key(key)), key)
 
-    def _read(self, key: bytes) -> bytes | None:
+    def set_in_window(self, start_ms: int, key: K, value: V) -> None:
+        """Set the row of one window."""
+        self._unit().write(self.prefix + windows.in_window(start_ms, self._encode_key(key)), self._encode(value))
+
+    def now_ms(self) -> int:
+        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970."""
         unit = current_unit()
-        if unit is not None:
-            return unit.row(self.name, key, self.stored)
-        return next((raw for p in self.partitions if (raw := self.stored(p, key)) is not None), None)
+        return time.time_ns() // 1_000_000 if unit is None else unit.record.timestamp
+
+    # By keys as they are in the changelog.
+
+    def _row(self, key: K) -> bytes:
+        return self.prefix + self._encode_key(key)
+
+    def _get(self, row: bytes, key: K) -> V:
+        raw = self._read(row)
+        if raw is not None:
+            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+        if self._default is None:
+            raise KeyError(key)
+        return self._default()
+
+    def _read(self, row: bytes) -> bytes | None:
+        unit = current_unit()
+        if unit is not None and not unit.is_ended:
+            return unit.row(row)
+        stores = (p.store for p in self._held.values() if p.store is not None and p.store.is_open)
+        return next((raw for store in stores if (raw := store.get(row)) is not None), None)
 
     def _unit(self) -> Unit:
         unit = current_unit()
@@ -145,22 +177,30 @@ class Table(Generic[K, V]):
             raise TypeError(f"table {self.name!r} can only be changed inside a handler")
         return unit
 
-    def _db(self, partition: int) -> Any:  # Any: rocksdict is untyped
-        return self.storage.data._db_for_partition(partition)  # type: ignore[attr-defined]
+    def _to_key(self, raw: bytes) -> Any:  # Any: the table's key, or a text
+        return self._decode_key(raw) if self.window is None else windows.text_of(raw)
+
+    def _from_text(self, text: str) -> bytes:
+        if self.window is not None:
+            return windows.from_text(text)
+        return self._encode_key(self._decode_key(text.encode()))
 
 
-def _value_coder(of: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]]:
+def _value_coder(of: Any) -> Coder:
     """How values of one type become bytes and come back."""
+    if isinstance(of, type) and issubclass(of, faust.Record):
+        codec = codec_of(of)
+        return codec.encode, codec.decode
     return msgspec.json.encode, msgspec.json.Decoder(of).decode
 
 
-def _key_coder(of: type[K]) -> tuple[Callable[[K], bytes], Callable[[bytes], K]]:
+def _key_coder(of: Any) -> Coder:
     """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
     if of is str:
         return (lambda key: key.encode()), (lambda raw: raw.decode())
     decoder = msgspec.json.Decoder(of)
 
-    def decode(raw: bytes) -> K:
+    def decode(raw: bytes) -> Any:
         try:
             return decoder.decode(raw)
         except msgspec.DecodeError:

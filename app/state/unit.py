@@ -1,19 +1,33 @@
 """The unit of work: what one event changes. A handler that raises discards it, one that succeeds leaves it behind.
 
-Handlers of many keys are in hand at once. When one that suspended finds at its end that another event has changed a row
-that it read, its unit is thrown away and the event is handled again: no update is lost and nothing half done is read.
+Handlers of many keys are in hand at once. One that never suspends runs in one piece, so nothing comes between what it
+reads and what it writes. When one suspends, every row that it has touched, or touches from then on, belongs to it until
+it ends. Another event that touches such a row is undone on the spot, waits for the owner's end, and is handled again:
+no update is lost, nothing half done is read, and since nobody waits while owning anything, nobody waits for ever.
 """
 
+import asyncio
+from collections import deque
 from contextvars import ContextVar
 
-from app.state.group import Groups, Rows, Stored
+from app.errors import PermanentError
+from app.state.changelog import MARK, MARK_BYTES, RECORD_OVERHEAD, Mark
+from app.state.partition import Partition, Rows
 from app.wire.envelope import Outgoing, Record, event_id_of
 
-Savepoint = tuple[dict[str, Rows], int, int]  # the rows; how many events were to be published, how many rows read
+Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched
 NOTHING: Savepoint = ({}, 0, 0)
-NO_ROWS: dict[str, Rows] = {}  # never written to: what many units would have of their own for nothing
+NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
 NO_OUTBOX: list[Outgoing] = []
-NO_READS: dict[tuple[str, bytes], tuple[bytes | None, Stored]] = {}
+Waiters = deque["asyncio.Future[Waiters]"]  # events that wait for one to end, in the order of their coming
+
+
+class Unwound(BaseException):  # no error, and no Exception: handlers must let it pass
+    """A row belongs to another event in hand: this event is undone, and handled again after that one."""
+
+
+class EffectsTooLargeError(PermanentError):
+    """What one event changes does not fit into one record batch."""
 
 
 class Unit:
@@ -23,14 +37,17 @@ class Unit:
     handler = ""
     rows = NO_ROWS
     outbox = NO_OUTBOX
+    in_the_way: "Unit | None" = None  # owns a row that this one touched: this one is to be undone
+    is_live = False  # it has suspended, and owns what it touched
+    is_ended = False
     _event_id = ""
     _first = 0  # place in the outbox of the first event that the current handler publishes
-    _reads = NO_READS
 
-    def __init__(self, groups: Groups, record: Record) -> None:
-        self.groups = groups
+    def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
+        self.partition = partition
         self.record = record
-        self._began = groups.joined
+        self._touched: dict[bytes, None] = {}  # a set in the order of touching
+        self._waiters = waiters
 
     @property
     def event_id(self) -> str:
@@ -38,28 +55,37 @@ class Unit:
         self._event_id = self._event_id or event_id_of(self.record)
         return self._event_id
 
-    def row(self, table: str, key: bytes, stored: Stored) -> bytes | None:
-        """The newest value of a row as this event sees it."""
-        rows = self.rows.get(table)
-        if rows is not None and key in rows:
-            return rows[key]
-        read = self._reads.get((table, key))
-        if read is not None:
-            return read[0]  # the same answer as before, whatever happened meanwhile; `join` will tell
-        value = self.groups.row(table, key, stored)
-        self._note(table, key, value, stored)
-        return value
+    # Rows.
 
-    def lacks(self, table: str, key: bytes, stored: Stored) -> bool:
-        """Whether a row is in no group, of which the caller knows that *stored* had none. Counts as read."""
-        value = self.groups.row(table, key, _nothing)
-        self._note(table, key, value, stored)
-        return value is None
+    def row(self, key: bytes) -> bytes | None:
+        """The newest value of a row as this event sees it. Raises Unwound when the row belongs to another one."""
+        if key in self.rows:
+            return self.rows[key]
+        self.touch(key)
+        return self.partition.row(key)
 
-    def _note(self, table: str, key: bytes, value: bytes | None, stored: Stored) -> None:
-        if self._reads is NO_READS:
-            self._reads = {}
-        self._reads[table, key] = value, stored
+    def write(self, key: bytes, value: bytes | None) -> None:
+        """Set a row, or delete it with None. Raises as `row` does, and TypeError when the event is done."""
+        if self.is_ended:
+            raise TypeError("a table was changed after the event that it was changed for was done")
+        self.touch(key)
+        if self.rows is NO_ROWS:
+            self.rows = {}
+        self.rows[key] = value
+
+    def touch(self, key: bytes) -> None:
+        """Have a row, or a mark, belong to this event while it is in hand. Raises Unwound when it does to another."""
+        owners = self.partition.owners
+        if owners:
+            owner = owners.get(key)
+            if owner is not None and owner is not self:
+                self.in_the_way = owner
+                raise Unwound
+        if self.is_live:
+            owners[key] = self
+        self._touched[key] = None
+
+    # Events to publish.
 
     def publish(self, record: Outgoing) -> None:
         """Let *record* leave with the event's other effects."""
@@ -67,51 +93,90 @@ class Unit:
             self.outbox = []
         self.outbox.append(record)
 
-    def write(self, table: str, key: bytes, value: bytes | None) -> None:
-        """Set a row, or delete it with None."""
-        if self.rows is NO_ROWS:
-            self.rows = {}
-        self.rows.setdefault(table, {})[key] = value
-
     @property
     def position(self) -> int:
         """How many events the current handler has published so far."""
         return len(self.outbox) - self._first
 
+    # Attempts.
+
     def savepoint(self, handler: str) -> Savepoint:
         """Begin an attempt of *handler*; `rollback` with the result undoes what the attempt did."""
         self.handler = handler
-        if not (self._reads or self.rows or self.outbox):
+        if not (self.rows or self.outbox or self._touched):
             return NOTHING
         self._first = len(self.outbox)
-        return {table: dict(rows) for table, rows in self.rows.items()}, self._first, len(self._reads)
+        return dict(self.rows), self._first, len(self._touched)
 
     def rollback(self, to: Savepoint) -> None:
         """Undo everything since `savepoint`."""
-        rows, kept, reads = to
-        self.rows = {table: dict(of_table) for table, of_table in rows.items()}
+        rows, kept, touched = to
+        self.rows = dict(rows)
         del self.outbox[kept:]
-        while len(self._reads) > reads:
-            self._reads.popitem()
+        while len(self._touched) > touched:
+            key, _ = self._touched.popitem()
+            if self.is_live:
+                self.partition.owners.pop(key, None)
+        self._pass_on()
 
-    def join(self) -> bool:
-        """Make the effects part of the filling group. False, and nothing done, when a row read here has changed."""
-        groups = self.groups
-        if groups.joined != self._began and any(
-            groups.row(table, key, stored) != value for (table, key), (value, stored) in self._reads.items()
-        ):
-            return False
-        if self.rows or self.outbox:
-            groups.joined += 1
-            group = groups.filling
-            for table, rows in self.rows.items():
-                group.rows.setdefault(table, {}).update(rows)
-            group.outbox += self.outbox
-        return True
+    def join(self, mark: tuple[bytes, Mark] | None) -> None:
+        """Make the effects, and the event's *mark* by its digest, part of the group that fills.
+
+        Raises EffectsTooLargeError, and then nothing is done.
+        """
+        rows = self.rows
+        size = MARK_BYTES
+        for key, value in rows.items():
+            size += len(key) + len(value or b"") + RECORD_OVERHEAD
+        if size > self.partition.group_bytes:
+            raise EffectsTooLargeError(
+                f"its effects on tables take {size} bytes, at most {self.partition.group_bytes} are settled at once"
+            )
+        group = self.partition.group_for(size)
+        group.rows.update(rows)
+        if mark is not None:
+            group.marks[mark[0]] = mark[1]
+        group.outbox += self.outbox
+
+    # Owning.
+
+    def suspend(self) -> None:
+        """The handler waits for something: from now on what it touched is its own."""
+        if not (self.is_live or self.is_ended):
+            self.is_live = True
+            self.partition.owners.update(dict.fromkeys(self._touched, self))
+
+    def end(self) -> None:
+        """The event is done, or undone: nothing belongs to it any more."""
+        self.is_ended = True
+        if self.is_live:
+            for key in self._touched:
+                self.partition.owners.pop(key, None)
+        self._pass_on()
+
+    async def wait_for_owner(self) -> "Waiters | None":
+        """After `end`: wait until the event that was in the way has ended. Returns who waits behind this one then."""
+        owner = self.in_the_way
+        if owner is None or owner.is_ended:
+            return None
+        if owner._waiters is None:
+            owner._waiters = deque()
+        turn: asyncio.Future[Waiters] = asyncio.get_running_loop().create_future()
+        owner._waiters.append(turn)
+        return await turn
+
+    def _pass_on(self) -> None:
+        """Wake the first one that waits; the others wait for that one from now on, lest they all run in vain."""
+        while self._waiters:
+            first = self._waiters.popleft()
+            if not first.done():
+                first.set_result(self._waiters)
+                self._waiters = None
 
 
-def _nothing(partition: int, key: bytes) -> bytes | None:  # noqa: ARG001  # as `Stored` has it
-    return None
+def mark_key(digest: bytes) -> bytes:
+    """What an event's mark is owned by, like a row."""
+    return MARK + digest
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)

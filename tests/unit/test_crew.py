@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from app.state.group import Group
 from faust.types import TP
 
 from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits
 from app.engine.pipeline import Abandoned
 from app.observe.metrics import Counts
-from app.state.group import Group
 from app.wire.envelope import Outgoing
 
 Handler = Callable[[Any], Awaitable[None]]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.state.group import Groups
+
 from app.state.unit import Unit, current_unit, enter
 from app.wire.envelope import Outgoing
 

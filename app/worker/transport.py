@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import faust
-import faust.tables
 import structlog
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.engine.fetch import POLL_S, ConsumerThread, Packed
 from app.engine.flow import Flow
-from app.engine.intake import Intake
+from app.engine.offsets import OnCommitAhead, StartError, start_position
 from app.engine.pipeline import Pipeline
+from app.errors import ConfigError
+from app.worker.fetch import POLL_S, ConsumerThread, Packed
+from app.worker.holdings import Holdings
+from app.worker.intake import Intake
 
 log = structlog.get_logger()
 BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
@@ -32,6 +34,8 @@ class Host(Protocol):
 
     pipelines: Mapping[str, Pipeline]  # by topic
     intake: Intake
+    holdings: Holdings
+    on_commit_ahead: OnCommitAhead
     fetch_max_wait_ms: int
     poll_pause_s: float
     drain_timeout_s: float
@@ -153,7 +157,7 @@ class Consumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         flow = self._host.intake.flows.get(tp)
-        return flow.offsets.next_offset if flow is not None else super()._new_offset(tp)
+        return flow.settled_offset if flow is not None else super()._new_offset(tp)
 
     async def perform_seek(self) -> None:
         """Set every position explicitly.
@@ -166,14 +170,41 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()
         await super().perform_seek()
         self._renew_lease()
-        ours = {tp for tp in self.assignment() if tp.topic in self._host.pipelines}
-        self._host.intake.open({tp: self._host.pipelines[tp.topic] for tp in ours})
+        ours = {tp for tp in self.assignment() if tp in self._host.holdings.held}
+        await self._go_to(await self._starts(ours))
+        held = self._host.holdings.held
+        self._host.intake.open({tp: (self._host.pipelines[tp.topic], held[tp]) for tp in ours if tp in held})
+
+    async def _starts(self, ours: set[TP]) -> dict[TP, int]:
+        """Where reading begins, where that is not the committed offset: the state is the truth.
+
+        Raises ConfigError when a partition's state does not belong to what the topic holds now.
+        """
         unknown = [tp for tp in ours if self._read_offset[tp] is None]
-        if unknown:
-            earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
-            start = await (self.earliest_offsets(*unknown) if earliest else self.highwaters(*unknown))
-            for tp in unknown:
-                await self.seek(tp, start[tp])
+        begins, ends = await self.earliest_offsets(*ours), await self.highwaters(*ours)
+        earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
+        starts = {tp: begins[tp] if earliest else ends[tp] for tp in unknown}
+        for tp in ours:
+            processed = self._host.holdings.held[tp].partition.processed
+            if processed is None:
+                continue
+            committed = self._committed_offset[tp]
+            try:
+                start = start_position(
+                    processed.next_offset, committed, begins[tp], ends[tp], self._host.on_commit_ahead
+                )
+            except StartError as error:
+                raise ConfigError(
+                    f"{tp.topic}-{tp.partition}: {error}; `faust -A app state replay {tp.topic}` makes the state anew"
+                ) from None
+            if start.disagreement:
+                log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)
+            starts[tp] = start.offset
+        return starts
+
+    async def _go_to(self, starts: dict[TP, int]) -> None:
+        for tp, offset in starts.items():
+            await self.seek(tp, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""
@@ -182,6 +213,7 @@ class Consumer(driver.Consumer):
         await self.drain()
         await super().on_partitions_revoked(revoked)
         self._host.intake.open({})
+        await self._host.holdings.release()
 
     async def drain(self) -> bool:
         """Let the work in hand end and commit it. False when it did not end within the drain timeout."""
@@ -221,15 +253,6 @@ class Consumer(driver.Consumer):
             return answered
 
         coordinator._do_heartbeat = noted
-
-
-class Tables(faust.tables.TableManager):
-    """Registers the tables at once. Faust's own sleeps for a second first, whatever there is to wait for."""
-
-    async def on_start(self) -> None:
-        """Let the tables' changelogs be subscribed to, and the recovery begin."""
-        await self._update_channels()
-        await self.recovery.start()
 
 
 class Transport(driver.Transport):

@@ -1,16 +1,20 @@
 """The intake: the flows of this worker's assigned partitions, and whether any of them is held back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from faust.types import TP
 
 from app.engine.crew import Crew
-from app.engine.fetch import Packed
-from app.engine.flow import Flow, Limits
+from app.engine.flow import Flow, Limits, Ties
 from app.engine.pipeline import Pipeline
+from app.errors import ConfigError
+from app.state.commit import Probe
+from app.wire.envelope import Outgoing
+from app.worker.fetch import Packed
+from app.worker.holdings import Held
 
 log = structlog.get_logger()
 
@@ -18,20 +22,23 @@ log = structlog.get_logger()
 class Intake:
     """Opens a flow for each assigned partition and feeds the crew. *on_fault* ends the worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # what all flows are tied to
         self, limits: Limits, concurrency: int, may_write: Callable[[], bool],
-        on_fault: Callable[[Exception], Awaitable[Any]],
+        publish: Callable[[Sequence[Outgoing]], Awaitable[object]], on_fault: Callable[[Exception], Awaitable[Any]],
+        probe: Probe,
     ) -> None:  # fmt: skip
         self.flows: dict[TP, Flow] = {}
         self.crew = Crew(concurrency, on_fault)
         self._limits = limits
-        self._may_write = may_write
-        self._on_fault = on_fault
+        self._ties = Ties(may_write, publish, on_fault, self.crew.wake, probe)
 
-    def open(self, assigned: Mapping[TP, Pipeline]) -> None:
+    def open(self, assigned: Mapping[TP, tuple[Pipeline, Held]]) -> None:
         """Start new flows: whatever is still in hand of an earlier assignment ends in the old ones, unseen."""
         self.abandon()
-        self.flows = {tp: self._flow(tp, pipeline) for tp, pipeline in assigned.items()}
+        self.flows = {
+            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties)
+            for tp, (pipeline, held) in assigned.items()
+        }
 
     def receive(self, tp: TP, packed: Packed) -> Flow | None:
         """Give a fetch to its flow, None when nobody has the partition any more."""
@@ -39,10 +46,16 @@ class Intake:
         if flow is None or flow.is_closing:
             return None
         if packed.first_offset < flow.position:
+            if flow.has_state:
+                raise ConfigError(
+                    f"{tp.topic}-{tp.partition} goes on at offset {packed.first_offset}, but was read up to "
+                    f"{flow.position}: the topic was made anew or lost records, and its state knows others; "
+                    f"`faust -A app state replay {tp.topic}` makes the state anew"
+                )
             log.warning("the log was rewound; it is read again", topic=tp.topic, partition=tp.partition,
                         offset=packed.first_offset, was_at=flow.position)  # fmt: skip
             flow.abandon()
-            flow = self.flows[tp] = self._flow(tp, flow.pipeline)
+            flow = self.flows[tp] = flow.renewed()
         flow.receive(packed)
         return flow
 
@@ -63,6 +76,3 @@ class Intake:
         """Take no more, wait for nothing, and write nothing more."""
         for flow in self.flows.values():
             flow.abandon()
-
-    def _flow(self, tp: TP, pipeline: Pipeline) -> Flow:
-        return Flow(tp, pipeline, self._limits, self._may_write, self._on_fault, self.crew.wake)

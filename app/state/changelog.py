@@ -1,0 +1,168 @@
+r"""The state changelog of a subscription: what its records look like. Pure: no Kafka, no store, no clock.
+
+One topic holds everything that a subscription remembers, one partition for each partition of its source:
+
+    t TABLE \0 KEY           a row of a table
+    p PERIOD EPOCH NUMBER    a pack: the marks of the events that were settled together
+    \0processed              how far the source is settled
+    \0claim                  who owns the partition from here on
+    \0reset                  everything before this counts no more
+
+Every record carries the epoch of the owner that wrote it in a header. Whoever reads the log in order ignores records of
+an older epoch than one seen before: a worker that was frozen and writes what it had in hand changes nothing.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+ROW, PACK = b"t", b"p"
+MARK = b"m"  # of one event, by the digest of its id; in the store only, made from packs
+PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
+EPOCH = "epoch"  # the name of the header
+RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
+MARK_BYTES = 32  # of one mark in a pack
+
+_epoch = struct.Struct(">q")
+_mark = struct.Struct(">16sqq")
+_seen = struct.Struct(">qq")
+_pack_key = struct.Struct(">cqqq")
+
+
+class Logged(Protocol):
+    """A record of the changelog as it was read; aiokafka's ConsumerRecord has this shape."""
+
+    @property
+    def offset(self) -> int:
+        """Where it stands in the log."""
+
+    @property
+    def key(self) -> bytes:
+        """Which row, pack or control record it is."""
+
+    @property
+    def value(self) -> bytes | None:
+        """What it says, None: that it is deleted."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """The epoch of its writer, before any other."""
+
+
+class Mark(NamedTuple):
+    """When an event was seen, as the stream's time (milliseconds since 1970), and at which offset of the source."""
+
+    seen_ms: int
+    offset: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """*owner*, a random id, owns the partition from *epoch* on; *worker* says for people which process that is."""
+
+    epoch: int
+    owner: str
+    worker: str = ""
+    at_ms: int = 0
+
+
+class Processed(msgspec.Struct, frozen=True):
+    """How far a partition of the source is settled.
+
+    Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns of how many are
+    not and how many are. *stream_ms* is the newest time of the records below *next_offset*, *at_ms* when this was
+    written, *counts* how the records ended since the state began.
+    """
+
+    next_offset: int
+    ahead: tuple[int, ...] = ()
+    stream_ms: int = 0
+    at_ms: int = 0
+    counts: dict[str, int] = {}
+
+
+encode = msgspec.json.encode
+decode_claim = msgspec.json.Decoder(Claim).decode
+decode_processed = msgspec.json.Decoder(Processed).decode
+
+
+def row_key(table: str, key: bytes = b"") -> bytes:
+    """The key of a row, and with no *key* what every row of a table begins with."""
+    return ROW + table.encode() + b"\0" + key
+
+
+def table_and_key(row: bytes) -> tuple[str, bytes]:
+    """The table and the key of a row."""
+    table, _, key = row[len(ROW) :].partition(b"\0")
+    return table.decode(), key
+
+
+def epoch_headers(epoch: int) -> list[tuple[str, bytes]]:
+    """The headers of every record that the owner with *epoch* writes."""
+    return [(EPOCH, epoch_bytes(epoch))]
+
+
+epoch_bytes = _epoch.pack  # the value of that header
+
+
+def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
+    """The epoch of a record's writer, 0 when it says none."""
+    for name, value in headers:
+        if name == EPOCH:
+            return int(_epoch.unpack(value)[0])
+    return 0
+
+
+def pack_key(period_ms: int, epoch: int, number: int) -> bytes:
+    """The key of the *number*-th pack that the owner with *epoch* writes; *period_ms* is when its period begins."""
+    return _pack_key.pack(PACK, period_ms, epoch, number)
+
+
+def period_of(pack: bytes) -> int:
+    """When the period of a pack begins, by its key; milliseconds since 1970."""
+    return int(_pack_key.unpack(pack)[1])
+
+
+def pack(marks: Mapping[bytes, Mark]) -> bytes:
+    """The value of a pack."""
+    return b"".join([_mark.pack(digest, *mark) for digest, mark in marks.items()])
+
+
+def unpack(value: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Digest, time and offset of each mark in a pack."""
+    return _mark.iter_unpack(value)
+
+
+def store_mark(mark: Mark) -> bytes:
+    """A mark as the store keeps it under MARK and the digest."""
+    return _seen.pack(*mark)
+
+
+def stored_mark(value: bytes) -> Mark:
+    """A mark as it was read from the store."""
+    return Mark(*_seen.unpack(value))
+
+
+def turns(next_offset: int, ahead: Iterable[int]) -> tuple[int, ...]:
+    """The offsets *ahead* of *next_offset* as turns of how many are missing and how many are there."""
+    found: list[int] = []
+    at = next_offset
+    for offset in sorted(ahead):
+        if found and offset == at:
+            found[-1] += 1
+        else:
+            found += [offset - at, 1]
+        at = offset + 1
+    return tuple(found)
+
+
+def offsets_in(processed: Processed) -> set[int]:
+    """The offsets ahead that are settled."""
+    at = processed.next_offset
+    found: set[int] = set()
+    for missing, there in zip(processed.ahead[::2], processed.ahead[1::2], strict=True):
+        at += missing
+        found.update(range(at, at + there))
+        at += there
+    return found

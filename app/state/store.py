@@ -1,0 +1,214 @@
+"""One partition's store on disk: a RocksDB that holds what the changelog says, up to a position in it.
+
+A store that is damaged is put aside and made again from the changelog. All stores of a process share one block cache
+and one limit for what is not yet written out, so that memory does not grow with the number of partitions.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rocksdict
+import structlog
+
+from app.errors import ConfigError, InvariantError
+
+log = structlog.get_logger()
+POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
+DAMAGED = "DAMAGED"  # a file that says: do not open this store again
+BLOOM_BITS = 10  # per key: about one false positive in a hundred
+HOUR_S = 3600
+WAITING = ("No space left", "Permission denied", "Read-only file system", "While lock file", "Too many open files")
+
+
+class StoreError(Exception):
+    """The disk does not let us: it may later. The message says what is in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What all stores of one process share."""
+
+    cache: Any
+    buffers: Any
+
+    @classmethod
+    def of(cls, cache_mib: int, write_buffer_mib: int) -> "Memory":
+        """A cache for what is read and a limit for what is not yet written out, both in MiB."""
+        return cls(
+            rocksdict.Cache(cache_mib * 2**20),
+            rocksdict.WriteBufferManager(write_buffer_mib * 2**20, allow_stall=False),
+        )
+
+
+class Store:
+    """Rows by key, as bytes. *position* is the offset of the last changelog record in it, -1 for none.
+
+    Reading raises InvariantError when the bytes on disk are not what was written: the process ends, and the next one
+    puts the store aside.
+    """
+
+    def __init__(self, path: Path, memory: Memory) -> None:
+        self.path = path
+        self.position = -1
+        self.epoch = 0
+        self._memory = memory
+        self._db: Any = None  # Any: rocksdict is untyped
+
+    def open(self) -> None:
+        """Open or create it. Raises StoreError when the disk is full, not ours to write, or somebody else has it."""
+        if (self.path / DAMAGED).exists():
+            self._put_aside("its bytes were damaged")
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = rocksdict.Rdict(str(self.path), self._options())
+            self.position, self.epoch = self._number(POSITION, -1), self._number(EPOCH, 0)
+        except Exception as error:  # rocksdict raises nothing finer
+            self.close()
+            if any(sign in str(error) for sign in WAITING) or isinstance(error, OSError):
+                raise StoreError(f"the state in {self.path} cannot be opened: {error}") from error
+            self._put_aside(str(error))
+            self.open()
+
+    def close(self) -> None:
+        """Close it; whatever is read or written from now on raises."""
+        if self._db is not None:
+            db, self._db = self._db, None
+            db.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read."""
+        return self._db is not None
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key."""
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # rocksdict raises nothing finer
+            raise self._damaged(error) from error
+        return value
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of *keys*, in their order, in one look."""
+        try:
+            values: list[bytes | None] = self._db.get(keys)
+        except Exception as error:
+            raise self._damaged(error) from error
+        return values
+
+    def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """What is kept under keys that begin with *prefix*, in order, from *prefix* and *start* on."""
+        for key, value in self._db.items(from_key=prefix + start):
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+    def batch(self) -> Any:
+        """An empty WriteBatch, for `write`."""
+        return rocksdict.WriteBatch(raw_mode=True)
+
+    def write(self, batch: Any, position: int, epoch: int) -> None:
+        """Write *batch* and that the store now holds the changelog up to *position*, in one piece.
+
+        Raises StoreError when the disk does not take it; then try again with `reopen` in between.
+        """
+        batch.put(POSITION, b"%d" % position)
+        batch.put(EPOCH, b"%d" % epoch)
+        batch.put(WRITTEN, b"%d" % time.time())
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise StoreError(f"the state in {self.path} cannot be written: {error}") from error
+        self.position, self.epoch = position, epoch
+
+    def reopen(self) -> None:
+        """Open it anew after a write that failed: RocksDB takes no further one otherwise. Raises StoreError."""
+        self.close()
+        self.open()
+
+    def wipe(self) -> None:
+        """Begin with nothing. Raises StoreError."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.open()
+
+    def age_s(self) -> float:
+        """Seconds since the last write."""
+        return max(time.time() - self._number(WRITTEN, 0), 0.0)
+
+    def _number(self, key: bytes, default: int) -> int:
+        value = self._db.get(key)
+        return default if value is None else int(value)
+
+    def _damaged(self, error: Exception) -> Exception:
+        if self._db is None:
+            return StoreError(f"the state in {self.path} is closed")
+        (self.path / DAMAGED).touch()
+        return InvariantError(f"the state in {self.path} is damaged ({error}); it is rebuilt at the next start")
+
+    def _put_aside(self, why: str) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+        self.path.rename(aside)
+        log.error("damaged state was put aside and is rebuilt from the changelog", why=why, kept_at=str(aside))
+
+    def _options(self) -> Any:
+        table = rocksdict.BlockBasedOptions()
+        table.set_bloom_filter(BLOOM_BITS, block_based=False)
+        table.set_block_cache(self._memory.cache)
+        table.set_cache_index_and_filter_blocks(v=True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(v=True)
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(create_if_missing=True)
+        options.set_block_based_table_factory(table)
+        options.set_write_buffer_manager(self._memory.buffers)
+        options.set_write_buffer_size(16 * 2**20)
+        options.set_keep_log_file_num(1)
+        options.set_max_background_jobs(2)
+        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        return options
+
+
+class StateFolder:
+    """The folder of one process's stores: locked while it is in use, readable by its owner alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Take it for this process. Raises ConfigError when another one has it or the disk refuses."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"the state folder {self.path} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(self._lock, 20).decode("ascii", "replace")
+            raise ConfigError(
+                f"the state folder {self.path} is in use by process {owner}: "
+                "give each worker one of its own, with WORKER__DATADIR"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, b"%d" % os.getpid())
+
+    def store_path(self, topic: str, partition: int) -> Path:
+        """Where the store of one partition is."""
+        return self.path / topic / str(partition)
+
+    def tidy(self, in_use: set[Path], older_than_h: float) -> None:
+        """Remove the stores of partitions that went elsewhere, and damaged ones, when nobody wrote them for so long."""
+        limit = time.time() - older_than_h * HOUR_S
+        for folder in self.path.glob("*/*/"):
+            newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
+            if folder not in in_use and newest < limit:
+                shutil.rmtree(folder, ignore_errors=True)
+                log.info("state of a partition that is elsewhere now was removed", folder=str(folder))

@@ -1,0 +1,136 @@
+"""Windows: rows of their own for each span of time, by the time of the event in hand.
+
+    per_hour = orders.Table("per_hour", key=str, value=int, default=int).tumbling(
+        timedelta(hours=1), expires=timedelta(days=2))
+    per_hour[event.customer_id] += 1
+    per_hour[event.customer_id].delta(timedelta(hours=1))       # the hour before
+
+An event's time is its record's timestamp, so an event that is handled again counts in the same window. Windows begin at
+multiples of the step since 1970.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+K_contra = TypeVar("K_contra", contravariant=True)
+_start = struct.Struct(">q")
+START_BYTES = _start.size
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How long a window is, how far apart two begin, and how long after its end its rows are kept; milliseconds."""
+
+    size_ms: int
+    step_ms: int
+    expires_ms: int
+
+    @classmethod
+    def of(cls, size: timedelta, step: timedelta, expires: timedelta) -> "Window":
+        """Raises ValueError when time would pass that no window has, or a length is not positive."""
+        lengths = [length // timedelta(milliseconds=1) for length in (size, step, expires)]
+        if not 0 < lengths[1] <= lengths[0] or lengths[2] < 0:
+            raise ValueError(f"a window of {size} every {step}, kept for {expires}: the step must be above 0 and at "
+                             "most the size")  # fmt: skip
+        return cls(*lengths)
+
+    def starts(self, at_ms: int) -> range:
+        """When the windows begin that *at_ms* lies in, the oldest first."""
+        newest = at_ms - at_ms % self.step_ms
+        oldest = newest - (self.size_ms - 1 - at_ms % self.step_ms) // self.step_ms * self.step_ms
+        return range(oldest, newest + 1, self.step_ms)
+
+    def expired_before(self, stream_ms: int) -> int:
+        """Windows that begin before this are kept no more at the stream's time *stream_ms*."""
+        return stream_ms - self.size_ms - self.expires_ms + 1
+
+
+def in_window(start_ms: int, key: bytes) -> bytes:
+    """The key of a row of the window that begins at *start_ms*, as bytes that sort by time."""
+    return _start.pack(start_ms) + key
+
+
+def start_of(raw: bytes) -> int:
+    """When the window of such a key begins, milliseconds since 1970."""
+    return int(_start.unpack_from(raw)[0])
+
+
+def text_of(raw: bytes) -> str:
+    """Such a key for people: the window's beginning, a slash, the key."""
+    begin = datetime.fromtimestamp(start_of(raw) / 1000, UTC)
+    return f"{begin.isoformat()}/{raw[START_BYTES:].decode('utf-8', 'backslashreplace')}"
+
+
+def from_text(text: str) -> bytes:
+    """The bytes that such a text stands for. Raises ValueError when it is none."""
+    begin, _, key = text.partition("/")
+    return in_window(round(datetime.fromisoformat(begin).timestamp() * 1000), key.encode())
+
+
+class WindowRows(Protocol[K_contra, V]):
+    """What windows need of a table."""
+
+    def in_window(self, start_ms: int, key: K_contra) -> V:
+        """The row of one window. Raises KeyError when there is none and the table has no default."""
+
+    def set_in_window(self, start_ms: int, key: K_contra, value: V) -> None:
+        """Set the row of one window."""
+
+    def now_ms(self) -> int:
+        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970."""
+
+
+class Windowed(Generic[K, V]):
+    """A table by windows: `table[key]` are the rows of *key* in all windows that the event's time lies in."""
+
+    def __init__(self, rows: WindowRows[K, V], window: Window) -> None:
+        self._rows = rows
+        self.window = window
+
+    def __getitem__(self, key: K) -> "WindowSet[K, V]":
+        return WindowSet(self._rows, self.window, key)
+
+    def __setitem__(self, key: K, value: "V | WindowSet[K, V]") -> None:
+        if not isinstance(value, WindowSet):  # else it is the outcome of `+=` and written by now
+            self[key].apply(lambda _: value)
+
+
+class WindowSet(Generic[K, V]):
+    """The rows of one key in all windows that the event's time lies in."""
+
+    def __init__(self, rows: WindowRows[K, V], window: Window, key: K) -> None:
+        self._rows = rows
+        self._window = window
+        self._key = key
+
+    def apply(self, change: Callable[[V], V]) -> "WindowSet[K, V]":
+        """Replace each row by what *change* makes of it."""
+        for start_ms in self._window.starts(self._rows.now_ms()):
+            self._rows.set_in_window(start_ms, self._key, change(self._rows.in_window(start_ms, self._key)))
+        return self
+
+    def current(self) -> V:
+        """The row of the window that began last."""
+        return self._at(self._rows.now_ms())
+
+    def delta(self, ago: timedelta) -> V:
+        """The row of the window that had begun last so long *ago*."""
+        return self._at(self._rows.now_ms() - ago // timedelta(milliseconds=1))
+
+    def at(self, time: datetime) -> V:
+        """The row of the window that had begun last at *time*."""
+        return self._at(round(time.timestamp() * 1000))
+
+    def _at(self, at_ms: int) -> V:
+        return self._rows.in_window(self._window.starts(at_ms)[-1], self._key)
+
+    def __iadd__(self, value: Any) -> "WindowSet[K, V]":  # Any: whatever the rows can be added to
+        return self.apply(lambda row: row + value)
+
+    def __isub__(self, value: Any) -> "WindowSet[K, V]":
+        return self.apply(lambda row: row - value)

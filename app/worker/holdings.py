@@ -1,0 +1,158 @@
+"""What this worker holds: the state of its partitions, opened, restored and claimed when they are assigned.
+
+Also the copies that it keeps for others (`State.StandbyReplicas`), which follow the changelogs without a claim, so
+that a partition that moves here needs only the rest.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from faust.types import TP
+
+from app.state.changelog import PROCESSED, decode_processed
+from app.state.commit import Probe, Sender, Settler
+from app.state.dedupe import Dedupe
+from app.state.partition import Partition
+from app.state.restore import LogReader, Replica, Restorer
+from app.state.store import Memory, StateFolder, Store, StoreError
+from app.state.tables import Table
+
+log = structlog.get_logger()
+RETRY_S = 1.0
+TIDY_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What one subscription remembers. *topic* is its state changelog, None when it remembers nothing.
+
+    *held* has this worker's partitions by number; tables read it.
+    """
+
+    topic: str | None
+    dedupe: Dedupe | None
+    tables: Mapping[str, Table[object, object]]
+    held: dict[int, Partition]
+
+
+@dataclass(frozen=True)
+class Held:
+    """One partition of this worker. *settler* None: nothing is remembered."""
+
+    partition: Partition
+    settler: Settler | None
+
+
+@dataclass
+class Holdings:
+    """Opens and closes what the partitions of this worker remember.
+
+    *group_bytes* is what one group commit may have, *retention_h* how long the files of partitions that went elsewhere
+    are kept, in hours.
+    """
+
+    remembered: Mapping[str, Remembered]  # by source topic
+    folder: StateFolder
+    memory: Memory
+    reader: LogReader
+    sender: Sender
+    restorer: Restorer
+    group_bytes: int
+    retention_h: float
+    probe: Probe
+    is_fenced: bool = True
+    held: dict[TP, Held] = field(default_factory=dict)
+    _standby: asyncio.Task[None] | None = None
+
+    async def acquire(self, assigned: Iterable[TP], standbys: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
+        """Make the state of *assigned* ours, and follow that of *standbys*. False when it is not wanted any more.
+
+        Partitions of topics without a subscription are left out. Raises what Kafka raises.
+        """
+        await self.release()
+        ours = [tp for tp in assigned if tp.topic in self.remembered]
+        replicas = {tp: replica for tp in ours if (replica := self._replica(tp)) is not None}
+        try:
+            if not await self.restorer.acquire(list(replicas.values()), is_wanted):
+                return self._close(replicas.values())
+            settlers = {tp: self._settler(tp, replica) for tp, replica in replicas.items()}
+            await asyncio.gather(*(settler.start() for settler in settlers.values()))
+        except BaseException:
+            self._close(replicas.values())
+            raise
+        for tp in ours:
+            self._hold(tp, replicas.get(tp), settlers.get(tp))
+        copies = [r for tp in standbys if tp.topic in self.remembered and (r := self._replica(tp)) is not None]
+        self._standby = asyncio.create_task(self._follow(copies), name="standby")
+        return True
+
+    async def release(self) -> None:
+        """Close everything; the partitions' flows have ended before."""
+        if self._standby is not None:
+            self._standby.cancel()
+            await asyncio.gather(self._standby, return_exceptions=True)
+            self._standby = None
+        for held in self.held.values():
+            held.partition.is_abandoned = True
+            if held.partition.store is not None:
+                held.partition.store.close()
+        self.held.clear()
+        for remembered in self.remembered.values():
+            remembered.held.clear()
+
+    def _hold(self, tp: TP, replica: Replica | None, settler: Settler | None) -> None:
+        store = replica.store if replica is not None else None
+        partition = Partition(tp.partition, store, self.group_bytes)
+        raw = store.get(PROCESSED) if store is not None else None
+        partition.processed = decode_processed(raw) if raw is not None else None
+        self.held[tp] = Held(partition, settler)
+        self.remembered[tp.topic].held[tp.partition] = partition
+
+    def _replica(self, tp: TP) -> Replica | None:
+        topic = self.remembered[tp.topic].topic
+        if topic is None:
+            return None
+        return Replica(topic, tp.partition, Store(self.folder.store_path(topic, tp.partition), self.memory))
+
+    def _settler(self, tp: TP, replica: Replica) -> Settler:
+        remembered = self.remembered[tp.topic]
+        windows = {t.prefix: t.window for t in remembered.tables.values() if t.window is not None}
+        return Settler(
+            replica.topic, replica.partition, replica.store, remembered.dedupe, windows, self.sender, self.reader,
+            self.probe, is_fenced=self.is_fenced,
+        )  # fmt: skip
+
+    @staticmethod
+    def _close(replicas: Iterable[Replica]) -> bool:
+        for replica in replicas:
+            replica.store.close()
+        return False
+
+    async def _follow(self, copies: list[Replica]) -> None:
+        """Keep *copies* up to their changelogs, and the folder tidy, until cancelled."""
+        try:
+            while True:
+                in_use = {h.partition.store.path for h in self.held.values() if h.partition.store is not None}
+                self.folder.tidy(in_use | {copy.store.path for copy in copies}, self.retention_h)
+                if not copies:
+                    await asyncio.sleep(TIDY_S)
+                    continue
+                with suppress(StoreError, TimeoutError):
+                    async with asyncio.timeout(TIDY_S):
+                        await self._follow_logs(copies)
+                await asyncio.sleep(RETRY_S)
+        finally:
+            self._close(copies)
+
+    async def _follow_logs(self, copies: list[Replica]) -> None:
+        for copy in copies:
+            if not copy.store.is_open:
+                copy.store.open()
+        of = {copy.place: copy for copy in copies}
+        async with self.reader.consumer(of) as consumer:
+            await self.restorer.seek(consumer, copies)
+            while True:
+                await self.restorer.replay_some(consumer, of, of)
