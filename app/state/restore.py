@@ -206,8 +206,8 @@ class Restorer:
                     return False
                 waiting = [replica for replica, (owner, _) in claims.items() if replica.owner != owner]
         progress.rows = sum(replica.rows for replica in replicas)
-        log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3), partitions=len(replicas),
-                 stale=sum(replica.stale for replica in replicas))  # fmt: skip
+        log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3),
+                 partitions=len(replicas), stale=sum(replica.stale for replica in replicas))  # fmt: skip
         return True
 
     def _opened(self, replica: Replica) -> bool:
