@@ -3,6 +3,7 @@
 Only ratios within one run mean anything: rounds are interleaved, and minimum, median and maximum are shown.
 """
 
+import logging
 from collections.abc import Callable
 from statistics import median
 
@@ -41,6 +42,7 @@ def _names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
 @click.option("--marks", type=click.IntRange(1), default=20, help="Millions of ids of the workload marks.")
 def main(workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int) -> None:  # noqa: PLR0913, PLR0917  # each is an option
     """Measure, show the ratios, and put the figures into bench/results.json workload by workload."""
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it tells of every retry while a topic is new
     with Broker(heap_mb=1024) as broker:
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, partitions=partitions)
         with Bench(kafka, events, marks * MILLION) as bench:

@@ -145,10 +145,12 @@ class System:
         """What *look* finds in the log, as soon as it does."""
         deadline = time.monotonic() + timeout_s
         while True:
-            is_over = time.monotonic() > deadline or self._process is None or self._process.poll() is not None
+            code = self._process.poll() if self._process is not None else None
             if (found := look(self.log())) is not None:
                 return found
-            if is_over:
+            if code is not None:
+                raise self._wrong(f"{else_say}, it ended with exit code {code}")
+            if time.monotonic() > deadline:
                 raise self._wrong(f"{else_say} within {timeout_s:g} s")
             time.sleep(0.1)
 
