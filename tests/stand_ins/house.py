@@ -1,0 +1,170 @@
+"""A crew and its flows, with stand-ins for the pipeline and for what settles: they note what happens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types import TP
+
+from app.engine.crew import Crew
+from app.engine.flow import Flow, Limits, Ties
+from app.observe.metrics import Counts
+from app.state.changelog import Processed
+from app.state.partition import Group, Partition
+from app.wire.envelope import Outgoing
+
+Handler = Callable[[Any], Awaitable[None]]
+
+
+def record(offset: int, key: str, timestamp: int = 0) -> Any:
+    """A record as it comes from Kafka."""
+    return SimpleNamespace(
+        topic="t", partition=0, offset=offset, timestamp=timestamp, key=key.encode(), value=b"v", headers=()
+    )
+
+
+class Fetch:
+    """Stands for what a fetch brought."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+        self.next_offset = records[-1].offset + 1
+
+    def records(self, limit: int) -> Iterator[list[Any]]:
+        """The records, *limit* at a time."""
+        waiting = iter(self._records)
+        while records := list(islice(waiting, limit)):
+            yield records
+
+
+class Carrier:
+    """Stands for the pipeline: runs *handler*; a record whose key begins with `!` publishes an event."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.counts = Counts()
+
+    def lanes_of(self, records: Iterable[Any]) -> list[object]:
+        """Their keys."""
+        return [record.key for record in records]
+
+    def works_of(self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]) -> Iterator[Any]:
+        """Just the records."""
+        return zip(records, strict=False)
+
+    async def carry(self, work: Any, state: Partition, wait: Any) -> str:
+        """Run the handler."""
+        of = work[0]
+        await self.handler(SimpleNamespace(record=of, wait=wait))
+        if of.key.startswith(b"!"):
+            state.filling.outbox.append(Outgoing("t", None, b"%d" % of.offset))
+        return "handled"
+
+
+class House:
+    """A crew and one flow for each partition.
+
+    *remembers*: every record ends in a group that `settle` makes durable; else only one that published anything does.
+    """
+
+    def __init__(self, handler: Handler, concurrency: int, partitions: int, *, remembers: bool) -> None:
+        self.faults: list[Exception] = []
+        self.is_member = True
+        self.crew = Crew(concurrency, self.fault)
+        self.carrier = Carrier(handler)
+        self.may_settle = asyncio.Event()
+        self.may_settle.set()
+        self.settle_error: Exception | None = None
+        self.steps: list[str] = []
+        self.settled: list[Processed] = []
+        self.limits = Limits(lanes=concurrency, records=100, bytes=10_000, chunk=7)
+        self.remembers = remembers
+        self.flows = [self.flow(Partition(n, None, 1000)) for n in range(partitions)]
+
+    def flow(self, state: Partition) -> Flow:
+        """A flow for *state*."""
+        ties = Ties(lambda: self.is_member, self.publish, self.fault, self.crew.wake, self.steps.append)
+        settler: Any = self if self.remembers else None
+        carrier: Any = self.carrier
+        return Flow(TP("t", state.number), carrier, state, settler, self.limits, ties)
+
+    async def publish(self, records: Sequence[Outgoing]) -> None:
+        """Note which records published."""
+        if not self.remembers:
+            await self._settling()
+        self.steps.append("publish " + " ".join((record.value or b"").decode() for record in records))
+
+    async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
+        """Note how far the partition is, and which offsets were settled together."""
+        await self._settling()
+        if not may_apply():
+            return False
+        self.steps.append("settle " + " ".join(str(offset) for offset, _ in group.ended))
+        self.settled.append(processed)
+        return True
+
+    async def _settling(self) -> None:
+        await self.may_settle.wait()
+        if self.settle_error is not None:
+            raise self.settle_error
+
+    async def fault(self, error: Exception) -> None:
+        """What would end the worker."""
+        self.faults.append(error)
+
+    def feed(self, flow: Flow, keys: str) -> None:
+        """Let one record for each word of *keys* arrive."""
+        self.fetch(flow, [record(flow.position + number, key) for number, key in enumerate(keys.split())])
+
+    def fetch(self, flow: Flow, records: Sequence[Any]) -> None:
+        """Let *records* arrive."""
+        flow.receive(Fetch(records))
+        self.crew.wake(flow)
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Let the loop run until *done*."""
+        async with asyncio.timeout(10):
+            while not done():  # noqa: ASYNC110  # many things may bring it about
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def houses() -> AsyncIterator[Callable[..., House]]:
+    """Makes houses and stops their crews."""
+    made: list[House] = []
+
+    def build(handler: Handler, concurrency: int = 10, partitions: int = 1, *, remembers: bool = False) -> House:
+        made.append(House(handler, concurrency, partitions, remembers=remembers))
+        return made[-1]
+
+    yield build
+    for house in made:
+        await house.crew.stop()
+
+
+class Gate:
+    """A handler that waits until its key is let through."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.doors: dict[str, asyncio.Event] = {}
+
+    async def __call__(self, work: Any) -> None:
+        """Wait at the door of the key, if it has one."""
+        key = work.record.key.decode()
+        self.began.append(f"{key}{work.record.offset}")
+        if key in self.doors:
+            await self.doors[key].wait()
+
+    def close(self, *keys: str) -> None:
+        """Make doors."""
+        self.doors |= {key: asyncio.Event() for key in keys}
+
+
+async def turns(count: int = 20) -> None:
+    """Let everything on the loop go on for some turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)

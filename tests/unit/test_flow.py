@@ -1,0 +1,196 @@
+"""Flows: what is settled in which order, what a stop leaves behind, how much one partition may hold."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from app.engine.pipeline import Abandoned
+from app.state.changelog import Processed
+from app.state.partition import Partition
+from tests.stand_ins.house import Gate, House, houses, record, turns
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., House]]:
+    """Makes houses and stops their crews."""
+    async with houses() as build:
+        yield build
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_effects_are_settled_before_the_offset_and_in_groups(
+    make: Callable[..., House], *, remembers: bool
+) -> None:
+    """One group fills while the one before it is settled; what is published leaves first."""
+    house = make(Gate(), remembers=remembers)
+    [flow] = house.flows
+    house.may_settle.clear()
+    house.feed(flow, "!a !b")
+    await house.until(lambda: flow.lanes.held == 0 and flow.lanes.waiting == 0)
+    await turns()
+    house.feed(flow, "!c d !e")
+    await turns()
+    assert flow.settled_offset is None
+    assert house.carrier.counts["handled"] == 0
+    house.may_settle.set()
+    await house.until(lambda: flow.settled_offset == 5)
+    assert house.carrier.counts["handled"] == 5
+    settled = ["publish 0 1", "published", "settle 0 1", "publish 2 4", "published", "settle 2 3 4"]
+    assert house.steps == [step for step in settled if remembers or not step.startswith("settle")]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_what_cannot_be_settled_is_not_finished_and_ends_the_worker(
+    make: Callable[..., House], *, remembers: bool
+) -> None:
+    """Nobody knows what Kafka has of it."""
+    house = make(Gate(), remembers=remembers)
+    house.settle_error = OSError("away")
+    house.feed(house.flows[0], "!a")
+    await house.until(lambda: bool(house.faults))
+    assert "t-0 cannot be settled: OSError('away')" in str(house.faults[0])
+    assert house.flows[0].settled_offset is None
+    assert house.carrier.counts["handled"] == 0
+
+
+async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., House]) -> None:
+    """Records past a slow one are settled, and whoever has the partition next does not handle them again."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, remembers=True)
+    [flow] = house.flows
+    house.fetch(flow, [record(n, "slow" if n == 3 else f"k{n}", 1000 + n) for n in (1, 2, 3, 5, 6, 8)])
+    await house.until(lambda: bool(house.settled) and house.settled[-1].counts == {"handled": 5})
+    processed = house.settled[-1]
+    assert (processed.next_offset, processed.ahead, processed.stream_ms) == (3, (2, 2, 1, 1), 1002)
+    assert flow.settled_offset == 3
+    state = Partition(0, None, 1000)
+    state.processed = processed
+    following = house.flow(state)
+    gate.began.clear()
+    house.fetch(following, [record(n, f"k{n}", 1000 + n) for n in (3, 5, 6, 8, 9)])
+    await house.until(lambda: following.settled_offset == 10)
+    assert gate.began == ["k33", "k99"]
+    assert (house.settled[-1].ahead, house.settled[-1].stream_ms) == ((), 1009)
+    assert house.settled[-1].counts == {"handled": 7}
+
+
+async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(make: Callable[..., House]) -> None:
+    """What an earlier owner settled far ahead is still in the row when nothing of it was read yet."""
+    house = make(Gate(), remembers=True)
+    state = Partition(0, None, 1000)
+    state.processed = Processed(3, (1, 1, 90, 1))
+    flow = house.flow(state)
+    house.fetch(flow, [record(3, "a"), record(4, "b")])
+    await house.until(lambda: flow.settled_offset == 5)
+    assert (house.settled[-1].next_offset, house.settled[-1].ahead) == (5, (90, 1))
+
+
+async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(make: Callable[..., House]) -> None:
+    """What waits is left to whoever has the partition next."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate)
+    [flow] = house.flows
+    house.feed(flow, "slow slow a")
+    await house.until(lambda: len(gate.began) == 2)
+    closing = asyncio.create_task(flow.close(5))
+    await asyncio.sleep(0)
+    house.feed(flow, "b")
+    gate.doors["slow"].set()
+    assert await closing
+    assert (gate.began, flow.settled_offset) == (["slow0", "a2"], 1)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_an_abandoned_flow_settles_nothing(make: Callable[..., House], *, remembers: bool) -> None:
+    """When the drain limit is over, late results change nothing."""
+    gate = Gate()
+    gate.close("!slow")
+    house = make(gate, remembers=remembers)
+    [flow] = house.flows
+    house.feed(flow, "!slow")
+    await house.until(lambda: len(gate.began) == 1)
+    assert not await flow.close(0.01)
+    gate.doors["!slow"].set()
+    await house.until(lambda: flow.lanes.held == 0)
+    await turns()
+    assert (house.steps, flow.settled_offset, house.faults) == ([], None, [])
+
+
+async def test_a_worker_that_lost_its_membership_settles_nothing(make: Callable[..., House]) -> None:
+    """A frozen worker wakes up with effects in hand: somebody else has the partition by now."""
+    house = make(Gate(), remembers=True)
+    [flow] = house.flows
+    house.is_member = False
+    house.feed(flow, "!a")
+    await house.until(lambda: flow.lanes.held == 0 and not flow.lanes.waiting)
+    await asyncio.sleep(0.12)
+    flow.abandon()
+    await asyncio.sleep(0.12)
+    assert (house.steps, flow.settled_offset) == ([], None)
+
+
+async def test_a_wait_for_another_attempt_ends_with_the_flow(make: Callable[..., House]) -> None:
+    """A stop does not sit out a back-off: the event is left unfinished."""
+
+    async def wait(work: Any) -> None:
+        with pytest.raises(Abandoned):
+            await work.wait(60)
+        raise Abandoned
+
+    house = make(wait)
+    [flow] = house.flows
+    house.feed(flow, "a")
+    await asyncio.sleep(0.01)
+    assert await flow.close(1)
+    assert flow.settled_offset is None
+
+
+async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[..., House]) -> None:
+    """By records and by bytes."""
+    gate = Gate()
+    gate.close("slow", "late")
+    house = make(gate)
+    [flow] = house.flows
+    house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(60)) + " late " + " ".join(f"l{n}" for n in range(38)))
+    await house.until(lambda: flow.is_full)
+    assert flow.offsets.in_flight == 100
+    gate.doors["slow"].set()
+    await house.until(lambda: (flow.offsets.next_offset or 0) == 61)
+    assert not flow.is_full
+    big = record(flow.position, "big")
+    big.value = b"x" * 20_000
+    house.fetch(flow, [big])
+    await house.until(lambda: flow.is_full)
+
+
+async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: Callable[..., House]) -> None:
+    """Room comes when a held record ends, and when a group that holds everything back is settled."""
+    house = make(Gate(), remembers=True)
+    [flow] = house.flows
+    house.may_settle.clear()
+    house.feed(flow, " ".join(f"!k{n}" for n in range(300)))
+    await house.until(lambda: flow.is_full)
+    assert flow.is_busy
+    assert flow.offsets.newest < 210
+    house.may_settle.set()
+    await house.until(lambda: flow.settled_offset == 300)
+    assert not flow.is_busy
+
+
+async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House]) -> None:
+    """Reading goes on elsewhere; what was unpacked is done."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, concurrency=1)
+    [flow] = house.flows
+    house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(50)))
+    await house.until(lambda: flow.lanes.held == 1)
+    flow.forget()
+    assert (flow.offsets.newest, flow.position) == (6, 7)
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.settled_offset == 7)
+    assert not flow.has_more
