@@ -65,9 +65,9 @@ class Stock:
 
     def __init__(self) -> None:
         self.thread = Thread()
-        self.app: Any = faust.App(
+        self.app: Any = faust.App(  # Any: private parts
             "stock", broker="kafka://nowhere", consumer_auto_offset_reset="earliest"
-        )  # Any: private
+        )
         self.app.topics.acking_topics.add(PLACE.topic)
         self.consumer = self._consumer(driver.Transport)
 
