@@ -6,7 +6,7 @@ upstream. Its other holes are in tests/unit/test_faust_offsets.py and test_faust
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,14 +29,16 @@ def system(
     make_topics: Callable[..., None],
     start_worker: Callable[..., WorkerProcess],
     tmp_path: Path,
-) -> System:
+) -> Iterator[System]:
     """Each of the two systems in turn, with the topics `things` and `results`."""
     make_topics("things", "results")
     folder: Path = tmp_path / "stock"
     if request.param == "famulus":
         folder = request.getfixturevalue("checkout")
     folder.mkdir(exist_ok=True)
-    return System(request.param, folder, kafka, start_worker)
+    made = System(request.param, folder, kafka, start_worker)
+    yield made
+    made.end()
 
 
 def test_an_event_in_hand_is_not_passed_by_a_commit(system: System, wait_settled: Wait) -> None:
