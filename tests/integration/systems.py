@@ -83,7 +83,7 @@ class System:
         """Let events that sleep end, from the next attempt on."""
         (self.folder / "awake").touch()
 
-    def send(self, *values: bytes | None, partition: int | None = 0) -> None:
+    def send(self, *values: bytes | None, partition: int = 0) -> None:
         """Send records; their values are their keys, so that all have different ones."""
         send(self._kafka, [Outgoing(self._kafka.topic("things"), value, value, (), partition) for value in values])
 
