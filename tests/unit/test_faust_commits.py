@@ -14,8 +14,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
 from app.engine.flow import Flow, Limits
-from app.engine.intake import Intake
-from app.engine.transport import Transport
+from app.worker.intake import Intake
+from app.worker.transport import Transport
 from app.observe.metrics import Counts
 from app.wire.envelope import Outgoing
 
