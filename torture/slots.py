@@ -33,9 +33,13 @@ class Blow:
 
 @dataclass
 class Slot:
-    """The place of one worker. *home* is its state folder, *blow* what it was started with."""
+    """The place of one worker. *home* is its state folder, *port* that of its web views, *blow* is what it deals.
+
+    The port stays: Faust puts it into the membership, and refuses a static one that comes with another port.
+    """
 
     home: Path
+    port: int
     process: WorkerProcess | None = None
     blow: Blow | None = None
 

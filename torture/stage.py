@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ LOOK_S = 0.05
 ENDED_MAX = 40  # workers that ended by themselves; with more of them something is broken
 STALLED_S = 90.0  # nothing was settled for so long: nothing will be
 OWNED_S = 60.0
+END_S = 40.0
 
 
 class TortureError(OperatingError):
@@ -65,7 +67,7 @@ class Stage:
         self.system = system
         self.folder = folder / leg.name
         self.ledger = self.folder / "ledger"
-        self.slots = [Slot(self.folder / f"state-{number}") for number in range(leg.workers)]
+        self.slots = [Slot(self.folder / f"state-{number}", free_port()) for number in range(leg.workers)]
         self.feed = Feed(self.kafka, self.kafka.topic("payments"), leg.made)
         self.marks = Marks()
         self.began = time.monotonic()
@@ -81,13 +83,16 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for slot in self.slots:
-            if slot.process is not None and slot.process.exit_code() is None:
-                slot.process.signal(signal.SIGCONT)
-                slot.process.signal(signal.SIGTERM)  # all at once, so that they end side by side
-        for slot in self.slots:
-            if slot.process is not None:
-                slot.process.stop()
+        running = [slot.process for slot in self.slots if slot.process is not None and slot.process.exit_code() is None]
+        for process in running:
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)  # all at once, so that they end side by side
+        for process in running:
+            try:
+                process.wait_exit(END_S)
+            except subprocess.TimeoutExpired:
+                process.signal(signal.SIGKILL)
+                process.wait_exit(END_S)
         self.feed.stop()
 
     def _set_up(self) -> None:
@@ -113,7 +118,7 @@ class Stage:
         slot.process = WorkerProcess(
             settings,
             self.folder / f"worker-{number}.log",
-            web_port=free_port(),
+            web_port=slot.port,
             app="app" if is_ours else "torture.systems.faust_stock",
             cwd=self.folder / "checkout" if is_ours else ROOT,
         )
