@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 from aiokafka.errors import KafkaError
 
@@ -87,7 +87,10 @@ class Feed:
     async def _watch(self) -> None:
         while True:
             with suppress(KafkaError, OSError, TimeoutError):  # the broker is away, in some runs on purpose
-                async with LagMonitor(self._kafka, self._kafka.consumer_config.group_id) as monitor:
+                async with AsyncExitStack() as stack:
+                    monitor = LagMonitor(self._kafka, self._kafka.consumer_config.group_id)
+                    stack.push_async_exit(monitor)  # what cannot connect is closed, too
+                    await monitor.__aenter__()
                     while True:
                         await self._look(monitor)
                         await asyncio.sleep(0.1)

@@ -103,6 +103,8 @@ def main(  # noqa: PLR0913  # one for each option
                     verdict = carry_out(stage)
                 is_exact = is_exact and verdict.is_exact
                 columns[leg.name] = summary(stage, verdict)
+                for words in stage.marks.words:
+                    console.print(words, markup=False)
         console.print(shown(columns, f"{scenario}, {system}, seed {seed}"))
     except BaseException:
         is_exact = False

@@ -55,6 +55,12 @@ class Slot:
         return self.blow is not None and self.blow.pid == 0 and self.running.exit_code() == -self.blow.number
 
     @property
+    def last_words(self) -> str:
+        """Why it ended, as far as its log tells: the first crash, else what it said last."""
+        lines = self.running.log.read_text("utf-8", "replace").splitlines()
+        return next((line for line in lines if "Crashed reason=" in line), "") or self.running.last_words()
+
+    @property
     def is_frozen(self) -> bool:
         """Whether it is stopped, by SIGSTOP."""
         return is_frozen(self.running.pid)
@@ -69,9 +75,10 @@ def is_frozen(pid: int) -> bool:
 
 @dataclass
 class Marks:
-    """What was done: kills, starts after the first ones, exit codes of workers that ended by themselves, steps hit."""
+    """What was done: kills, starts after the first ones, steps hit; and how workers ended by themselves, in words."""
 
     kills: int = 0
     restarts: int = 0
     ended: Counter[int] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
+    words: list[str] = field(default_factory=list)

@@ -117,7 +117,7 @@ class Stage:
         is_ours = self.system == "famulus"
         slot.process = WorkerProcess(
             settings,
-            self.folder / f"worker-{number}.log",
+            self.folder / f"worker-{number}-{self.marks.restarts:02}.log",
             web_port=slot.port,
             app="app" if is_ours else "torture.systems.faust_stock",
             cwd=self.folder / "checkout" if is_ours else ROOT,
@@ -205,8 +205,9 @@ class Stage:
             if code is None or slot.fell_by_blow:
                 continue
             marks.ended[code] += 1
-            if sum(marks.ended.values()) > ENDED_MAX:
-                raise TortureError(f"workers end and end again; the last one says: {slot.running.last_words()}")
+            marks.words.append(f"{self.leg.name}, exit code {code}: {slot.last_words}")
+            if len(marks.words) > ENDED_MAX:
+                raise TortureError(f"workers end and end again: {marks.words[-1]}")
             self.restart(slot)
 
     def _settings(self, home: Path) -> Mapping[str, str]:
