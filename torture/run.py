@@ -2,6 +2,8 @@
 
 Each leg has topics and a group of its own. Payments are written in slices, so that every blow falls while there is
 work. At the end the rows of all workers are compared with the exact fold of the payments, bit for bit.
+
+With `TORTURE_FENCE=off` in the environment a replaced worker may go on writing: `--scenario zombie --expect-drift`.
 """
 
 import itertools
