@@ -17,7 +17,7 @@ SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
 
-.PHONY: help install run test lint chaos bench chart lock clean
+.PHONY: help install run test lint chaos torture bench chart lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -39,6 +39,11 @@ lint: .venv/installed  ## style, types and the house's import rules
 
 chaos: .venv/installed  ## workers that join, leave, die and freeze, ROUNDS=20 times each, about 20 minutes
 	@FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/pytest -s tests/integration/test_faults.py
+
+torture: .venv/installed  ## kill workers and broker, count every payment (SCENARIO=kills|zombie|broker KILLS= SEED= WORKERS=1,3 EVENTS= SYSTEM=)
+	@$(BIN)/python -m torture.run $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SYSTEM),--system $(SYSTEM)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 bench: .venv/bench/installed  ## beside other systems (WORKLOADS= SYSTEMS= ROUNDS= EVENTS= PARTITIONS= MARKS=)
 	@BENCH_QUIX_PYTHON=.venv/bench/bin/python $(BIN)/python -m bench.run $(if $(ROUNDS),--rounds $(ROUNDS)) \
