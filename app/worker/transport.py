@@ -111,6 +111,8 @@ class Consumer(driver.Consumer):
         # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
         flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
+            if tp not in self.assignment():  # revoked while something was delivered
+                continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if tp not in ours:
                 await self._deliver_singly(tp, packed.consumer_records())

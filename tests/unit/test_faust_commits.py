@@ -14,10 +14,12 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
 from app.engine.flow import Flow, Limits
+from app.observe.metrics import Counts
+from app.state.partition import Partition
+from app.wire.envelope import Outgoing
+from app.worker.holdings import Held
 from app.worker.intake import Intake
 from app.worker.transport import Transport
-from app.observe.metrics import Counts
-from app.wire.envelope import Outgoing
 
 PLACE = TP("events", 0)
 
@@ -113,17 +115,21 @@ class Ours(Stock):
     def __init__(self) -> None:
         super().__init__()
         self.may_settle = asyncio.Event()
-        self.app.intake = Intake(Limits(1, 100, 10_000, 100), 1, lambda: True, self.fault)
-        self.app.pipelines = {PLACE.topic: SimpleNamespace(settle=self.settle, counts=Counts())}
+        self.app.intake = Intake(
+            Limits(1, 100, 10_000, 100), 1, lambda: True, self.publish, self.fault, lambda _: None
+        )  # fmt: skip
+        self.app.pipelines = {PLACE.topic: SimpleNamespace(counts=Counts())}
         self.app.poll_pause_s = 0.0
         self.consumer = self._consumer(Transport)
-        self.app.intake.open({PLACE: self.app.pipelines[PLACE.topic]})
+        held = Held(Partition(PLACE.partition, None, 1000), None)
+        self.app.holdings = SimpleNamespace(held={PLACE: held})
+        self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held)})
 
     async def fault(self, error: Exception) -> None:
         """What would end the worker."""
         raise error
 
-    async def settle(self, *_: object) -> None:
+    async def publish(self, _: object) -> None:
         """Wait for Kafka's answer."""
         await self.may_settle.wait()
 
@@ -135,7 +141,7 @@ class Ours(Stock):
 
     async def publish_without_an_answer(self) -> None:
         """Handle the record at offset 0, whose handler publishes what Kafka does not take."""
-        self.flow.groups.filling.outbox.append(Outgoing("elsewhere", None, b""))
+        self.flow.state.filling.outbox.append(Outgoing("elsewhere", None, b""))
         self.finish()
         await asyncio.sleep(0.2)
 
