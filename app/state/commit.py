@@ -115,7 +115,7 @@ class Settler:
             return False
         last = first + len(rows) - 1
         if first != self.store.position + 1 and self._is_fenced:
-            last = await self._find_out()
+            last = await self._find_out(rows)
         batch = self.store.batch()
         fill(batch, rows)
         for digest, mark in group.marks.items():
@@ -126,26 +126,27 @@ class Settler:
     async def start(self) -> None:
         """Overrule what workers without a claim wrote while nobody looked. Raises what the sender raises."""
         stale = [key for key, _ in self.store.items(STALE)]
-        await self.repair(key.removeprefix(STALE) for key in stale)
+        await self.repair((key.removeprefix(STALE) for key in stale), {})
         if stale:
             batch = self.store.batch()
             for key in stale:
                 batch.delete(key)
             self.store.write(batch, self.store.position, self._epoch)
 
-    async def repair(self, keys: Iterable[bytes]) -> None:
+    async def repair(self, keys: Iterable[bytes], newer: Rows) -> None:
         """Write again what we know under *keys*, which a worker without a claim has written to.
 
-        Else compaction might keep what that one wrote. Raises what the sender raises.
+        Else compaction might keep what that one wrote. *newer* is in the log by now, but not yet in the store. Raises
+        what the sender raises.
         """
-        rows = {key: self.store.get(key) for key in keys}
+        rows = {key: newer[key] if key in newer else self.store.get(key) for key in keys}
         if rows:
             log.warning("records of a worker without a claim are overruled", topic=self.topic,
                         partition=self.partition, records=len(rows))  # fmt: skip
             await (await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers))
 
-    async def _find_out(self) -> int:
-        """Somebody else wrote: read what. Returns the offset of our newest record.
+    async def _find_out(self, rows: Rows) -> int:
+        """Somebody else wrote: read what. Returns the offset of our newest record. *rows* are those just written.
 
         Raises FencedError when the partition was claimed. Other records are those of a worker that has lost it.
         """
@@ -162,7 +163,7 @@ class Settler:
             elif record.key != CLAIM:
                 stale.add(record.key)
         assert last >= 0, "a batch that was acknowledged is not in the log"
-        await self.repair(stale)
+        await self.repair(stale, rows)
         return last
 
     async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:
