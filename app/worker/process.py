@@ -19,6 +19,7 @@ CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may 
 class Host(Protocol):
     """What the process needs of our app beside Faust's own."""
 
+    fault: OperatingError | None  # what ends the worker
     is_drained: bool  # whether the last stop finished the work in hand
     stop_timeout_s: float
 
@@ -57,8 +58,8 @@ class Worker(faust.Worker):
 
     @property
     def _reason(self) -> BaseException | None:
-        """Why the worker crashed, if it did. What the app crashed by does not always reach the worker in time."""
-        return self.crash_reason or self.app.crash_reason
+        """Why the worker crashed, if it did: what was first, for one crash brings others about."""
+        return self._host.fault or self.crash_reason
 
     def _schedule_shutdown(self, signal: Signals) -> None:
         if self._signal_stop_time:
