@@ -117,10 +117,10 @@ class Settler:
         if first != self.store.position + 1 and self._is_fenced:
             last = await self._find_out()
         batch = self.store.batch()
+        forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
         fill(batch, rows)
         for digest, mark in group.marks.items():
             batch.put(MARK + digest, store_mark(mark))
-        forget(self.store, batch, forgotten.values())
         return await self._write(batch, last, may_apply)
 
     async def start(self) -> None:
