@@ -101,16 +101,14 @@ def _word(random: Random) -> str:
 
 
 def _plan(random: Random) -> Plan:
-    sendings = [
-        Sending(
-            random.choice([0, 0, 1, 5, 60]), random.choice([0, 0, 1, 5]),
-            random.choice(["", "", "", "", "before", "after", "late"]),
-        )
-        for _ in range(random.randint(0, 4))
-    ]  # fmt: skip
-    return Plan(
-        random.randint(1, 40), random.random() < 0.4, random.randint(0, 2), tuple(sendings), random.random() < 0.5
-    )
+    sendings = tuple(_sending(random) for _ in range(random.randint(0, 4)))
+    return Plan(random.randint(1, 40), random.random() < 0.4, random.randint(0, 2), sendings, random.random() < 0.5)
+
+
+def _sending(random: Random) -> Sending:
+    before, after = random.choice([0, 0, 1, 5, 60]), random.choice([0, 0, 1, 5])
+    fails = random.choice(["", "", "", "", "before", "after", "late"])
+    return Sending(before + 10 if fails == "late" else before, after, fails)
 
 
 @dataclass
