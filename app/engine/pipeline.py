@@ -13,7 +13,6 @@ Kafka -> transport (whole partition batches) -> flow (one partition: lanes, grou
 group -> settle -> offsets finished -> Faust commits them.
 """
 
-import itertools
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,6 +89,7 @@ class Pipeline:
         """
         record = work.record
         waiters = None
+        failed: dict[str, int] | None = None  # attempts by handler: undoing an event does not undo them
         try:
             event = self.types.decode(record)
             if event is None:
@@ -106,10 +106,15 @@ class Pipeline:
                     for handler in handlers:
                         before = unit.savepoint(handler.name)
                         try:
-                            await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, 1))
+                            await (
+                                handler.target(event)
+                                if handler.is_plain
+                                else self._call(handler, event, unit, failed.get(handler.name, 0) + 1 if failed else 1)
+                            )
                         except Exception as error:  # noqa: BLE001  # whatever a handler raises
                             unit.rollback(before)
-                            await self._retry(handler, event, unit, error, wait)
+                            failed = failed or {}
+                            await self._retry(handler, event, unit, error, wait, failed)
                     if unit.in_the_way is None:
                         unit.join(mark)
                         return "handled"
@@ -148,14 +153,19 @@ class Pipeline:
         delivery = delivery_of(unit.record, unit.event_id, attempt) if handler.wants_delivery else None
         await self.dispatcher.call(handler, event, delivery)
 
-    async def _retry(self, handler: Handler, event: Event, unit: Unit, error: Exception, wait: Wait) -> None:
-        """After a failed first attempt: run the handler again until it succeeds, or raise its last error."""
-        if unit.in_the_way is not None:  # the handler made its own error of what was to pass through it
-            raise error
-        for attempt in itertools.count(1):
+    async def _retry(  # noqa: PLR0913, PLR0917  # all that an attempt needs
+        self, handler: Handler, event: Event, unit: Unit, error: Exception, wait: Wait, failed: dict[str, int]
+    ) -> None:  # fmt: skip
+        """After a failed attempt: run the handler again until it succeeds, or raise its last error.
+
+        *failed* counts the attempts of each handler. They count although the event is undone in between: else two
+        events that fail for good, and want the same row, would undo each other for ever.
+        """
+        while unit.in_the_way is None:  # else the handler made its own error of what was to pass through it
+            attempt = failed[handler.name] = failed.get(handler.name, 0) + 1
             decision = handler.retry.decide(error, attempt)
             if not isinstance(decision, Again):
-                raise error
+                break
             self.counts["retried"] += 1
             log.info("again", record=_place(unit.record), handler=handler.name, attempt=attempt,
                      delay_s=decision.delay_s)  # fmt: skip
@@ -168,6 +178,7 @@ class Pipeline:
                 error = again
             else:
                 return
+        raise error
 
     def _bury(self, record: Record, error: Exception, state: Partition) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished."""

@@ -117,36 +117,48 @@ class Settler:
         if first != self.store.position + 1 and self._is_fenced:
             last = await self._find_out(rows)
         batch = self.store.batch()
+        forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
         fill(batch, rows)
         for digest, mark in group.marks.items():
             batch.put(MARK + digest, store_mark(mark))
-        forget(self.store, batch, forgotten.values())
         return await self._write(batch, last, may_apply)
 
     async def start(self) -> None:
         """Overrule what workers without a claim wrote while nobody looked. Raises what the sender raises."""
         stale = [key for key, _ in self.store.items(STALE)]
-        await self.repair((key.removeprefix(STALE) for key in stale), {})
+        await self.repair(key.removeprefix(STALE) for key in stale)
         if stale:
             batch = self.store.batch()
             for key in stale:
                 batch.delete(key)
             self.store.write(batch, self.store.position, self._epoch)
 
-    async def repair(self, keys: Iterable[bytes], newer: Rows) -> None:
+    async def repair(self, keys: Iterable[bytes], sent: Rows | None = None) -> None:
         """Write again what we know under *keys*, which a worker without a claim has written to.
 
-        Else compaction might keep what that one wrote. *newer* is in the log by now, but not yet in the store. Raises
-        what the sender raises.
+        Else compaction might keep what that one wrote. What was *sent* is newer than the store. Raises what the sender
+        raises.
         """
-        rows = {key: newer[key] if key in newer else self.store.get(key) for key in keys}
+        sent = sent or {}
+        rows = {key: sent[key] if key in sent else self._present(key, sent) for key in keys}
         if rows:
             log.warning("records of a worker without a claim are overruled", topic=self.topic,
                         partition=self.partition, records=len(rows))  # fmt: skip
             await (await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers))
 
-    async def _find_out(self, rows: Rows) -> int:
-        """Somebody else wrote: read what. Returns the offset of our newest record. *rows* are those just written.
+    def _present(self, key: bytes, sent: Rows) -> bytes | None:
+        """What we know under *key*; of a pack without the marks that were renewed since, which it would set back."""
+        value = self.store.get(key)
+        if value is None or key[:1] != PACK:
+            return value
+        renewed = {digest for other, of in sent.items() if other[:1] == PACK and of for digest, _, _ in unpack(of)}
+        marks = {digest: Mark(*mark) for digest, *mark in unpack(value)}
+        stored = self.store.get_many([MARK + digest for digest in marks])
+        now = zip(marks.items(), stored, strict=True)
+        return pack({d: mark for (d, mark), raw in now if raw == store_mark(mark) and d not in renewed})
+
+    async def _find_out(self, sent: Rows) -> int:
+        """Somebody else wrote: read what. Returns the offset of our newest record, of those just *sent*.
 
         Raises FencedError when the partition was claimed. Other records are those of a worker that has lost it.
         """
@@ -163,7 +175,7 @@ class Settler:
             elif record.key != CLAIM:
                 stale.add(record.key)
         assert last >= 0, "a batch that was acknowledged is not in the log"
-        await self.repair(stale, rows)
+        await self.repair(stale, sent)
         return last
 
     async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:

@@ -186,9 +186,9 @@ class Consumer(driver.Consumer):
         """
         states = {tp: of.partition.processed for tp, of in held.items() if of.partition.processed is not None}
         unknown = {tp for tp in held if self._read_offset[tp] is None}
-        asked = states.keys() | unknown
-        begins, ends = (await self.earliest_offsets(*asked), await self.highwaters(*asked)) if asked else ({}, {})
         earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
+        begins = await self.earliest_offsets(*states, *(unknown if earliest else ()))
+        ends = await self.highwaters(*states, *(() if earliest else unknown))
         starts = {tp: begins[tp] if earliest else ends[tp] for tp in unknown}
         for tp, processed in states.items():
             committed = self._committed_offset[tp]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from app.engine.lanes import Lanes
@@ -156,7 +156,7 @@ class NewestWins(PartitionOffsets):
 def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[int]]) -> None:
     """Two records of a key at once, and a key out of order."""
 
-    @settings(database=None, max_examples=500)
+    @settings(database=None, max_examples=500, phases=[Phase.generate])
     @given(records=arrivals, data=st.data())
     def attempt(records: Records, data: st.DataObject) -> None:
         check(work_off(faulty(5), records, data), records, 5)
@@ -169,7 +169,7 @@ def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[int]])
 def test_planted_faults_of_offsets_are_caught(faulty: Callable[[], PartitionOffsets]) -> None:
     """A commit that is one too far, and one past an unfinished record."""
 
-    @settings(database=None, max_examples=500)
+    @settings(database=None, max_examples=500, phases=[Phase.generate])
     @given(order=st.permutations(range(5)))
     def attempt(order: list[int]) -> None:
         offsets = faulty()

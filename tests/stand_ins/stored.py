@@ -1,9 +1,11 @@
 """Stand-ins for what a partition stands on: a store in memory, records without a broker."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from app.state.partition import Partition
+from app.state.store import EPOCH, POSITION
 from app.wire.envelope import Headers
 
 
@@ -36,3 +38,66 @@ def record(offset: int = 0, timestamp: int = 0, headers: Headers = ()) -> Any:
     return SimpleNamespace(
         topic="t", partition=0, offset=offset, timestamp=timestamp, key=b"k", value=b"v", headers=headers
     )
+
+
+class Batch:
+    """Stands for a WriteBatch."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[bytes, bytes | None]] = []
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key."""
+        self.done.append((key, value))
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key."""
+        self.done.append((key, None))
+
+
+class MemoryStore(Memory):
+    """A store whose *disk* is a dict that outlives it."""
+
+    def __init__(self, disk: dict[bytes, bytes]) -> None:
+        super().__init__(disk)
+        self.rows = disk
+        self.is_open = False
+        self.position, self.epoch = -1, 0
+        self.path = None
+
+    def open(self) -> None:
+        """As the disk says."""
+        self.is_open = True
+        self.position, self.epoch = int(self.rows.get(POSITION, -1)), int(self.rows.get(EPOCH, 0))
+
+    def close(self) -> None:
+        """Nothing is read or written from now on."""
+        self.is_open = False
+
+    def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys in order."""
+        return iter([(k, v) for k, v in sorted(self.rows.items()) if k.startswith(prefix) and k >= prefix + start])
+
+    def batch(self) -> Batch:
+        """For `write`."""
+        return Batch()
+
+    def write(self, batch: Batch, position: int, epoch: int) -> None:
+        """All of it, in its order."""
+        assert self.is_open
+        for key, value in batch.done:
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
+        self.rows |= {POSITION: b"%d" % position, EPOCH: b"%d" % epoch}
+        self.position, self.epoch = position, epoch
+
+    def wipe(self) -> None:
+        """Begin with nothing."""
+        self.rows.clear()
+        self.open()
+
+    def age_s(self) -> float:
+        """Always young."""
+        return 0.0

@@ -1,0 +1,206 @@
+"""Tests of the tests: an engine with a fault must not pass the property of the state, in a few fixed scenarios."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import pytest
+
+from app.engine.flow import Flow
+from app.state.changelog import MARK, PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of, store_mark
+from app.state.commit import Settler, fill
+from app.state.partition import Group, Rows
+from app.state.restore import Replica
+from app.state.unit import Unit
+from app.worker.holdings import Holdings
+from tests.stand_ins.scenario import scenario
+from tests.stand_ins.verdict import judge
+
+SEEDS = 30  # scenarios: none of them goes wrong with the engine as it is, one does with each fault
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")
+Fault = Callable[[pytest.MonkeyPatch], None]
+
+
+async def settle_in_two(
+    self: Settler, group: Group, processed: Processed, may_apply: Callable[[], bool], *, marks_first: bool
+) -> bool:
+    """Marks and effects each as a batch and a write of their own."""
+    marks: Rows = dict(self._packed(group))
+    effects: Rows = {**group.rows, PROCESSED: encode(processed)}
+    for rows in (marks, effects) if marks_first else (effects, marks):
+        self._probe("sending")
+        sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
+        first = await sent
+        self._probe("acknowledged")
+        if not may_apply():
+            return False
+        last = first + len(rows) - 1
+        if rows and first != self.store.position + 1:
+            last = await self._find_out(rows)
+        batch = self.store.batch()
+        fill(batch, rows)
+        for digest, mark in group.marks.items() if rows is marks else ():
+            batch.put(MARK + digest, store_mark(mark))
+        if not await self._write(batch, last if rows else self.store.position, may_apply):
+            return False
+    return True
+
+
+def marks_before_effects(patch: pytest.MonkeyPatch) -> None:
+    """An event is marked as handled, then its effects are settled: a kill in between loses them."""
+
+    async def settle(self: Settler, *of: Any) -> bool:
+        return await settle_in_two(self, *of, marks_first=True)
+
+    patch.setattr(Settler, "settle", settle)
+
+
+def marks_after_effects(patch: pytest.MonkeyPatch) -> None:
+    """Two batches the other way round: a duplicate takes effect after a kill in between."""
+
+    async def settle(self: Settler, *of: Any) -> bool:
+        return await settle_in_two(self, *of, marks_first=False)
+
+    patch.setattr(Settler, "settle", settle)
+
+
+def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
+    """What is about to be settled may be committed."""
+    settle_group = Flow._settle_group
+
+    async def too_early(self: Flow, group: Group) -> bool:
+        self.settled_offset = self.offsets.newest + 1
+        return await settle_group(self, group)
+
+    patch.setattr(Flow, "_settle_group", too_early)
+
+
+def no_fencing(patch: pytest.MonkeyPatch) -> None:
+    """A worker that lost the partition goes on."""
+    make = Holdings._settler
+
+    def unfenced(self: Holdings, *of: Any) -> Settler:
+        settler = make(self, *of)
+        settler._is_fenced = False
+        return settler
+
+    patch.setattr(Holdings, "_settler", unfenced)
+
+
+def no_epochs(patch: pytest.MonkeyPatch) -> None:
+    """Whoever restores takes the word of workers that had lost the partition."""
+    replay = Replica.replay
+
+    def believe(self: Replica, records: Sequence[Any], position: int) -> None:
+        epochs = accumulate((epoch_of(r.headers) for r in records), max, initial=self.store.epoch)
+        believed = [replace(r, headers=epoch_headers(e)) for r, e in zip(records, list(epochs)[1:], strict=True)]
+        replay(self, believed, position)
+
+    patch.setattr(Replica, "replay", believe)
+
+
+def repair_with_old_values(patch: pytest.MonkeyPatch) -> None:
+    """Stale records are overruled with what the store had before the batch in hand."""
+    repair = Settler.repair
+
+    async def old(self: Settler, keys: Any, sent: Any = None) -> None:
+        await repair(self, keys)
+
+    patch.setattr(Settler, "repair", old)
+
+
+def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
+    """A failed send is taken for an unwritten one."""
+    settle = Settler.settle
+
+    async def again(self: Settler, *of: Any) -> bool:
+        try:
+            return await settle(self, *of)
+        except OSError:
+            return await settle(self, *of)
+
+    patch.setattr(Settler, "settle", again)
+
+
+def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
+    """Handlers that suspend read and write the same row as they like."""
+    patch.setattr(Unit, "touch", lambda self, key: self._touched.setdefault(key))
+
+
+def one_too_far(patch: pytest.MonkeyPatch) -> None:
+    """The processed row, and so the commit, is one record too far."""
+    processed = Flow._processed
+
+    def wrong(self: Flow) -> Processed:
+        found = processed(self)
+        return Processed(found.next_offset + 1, (), found.stream_ms, found.at_ms, found.counts)
+
+    patch.setattr(Flow, "_processed", wrong)
+
+
+def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
+    """Packs are forgotten although their marks are still asked for."""
+    forgotten = Settler._forgotten
+
+    def too_early(self: Settler, stream_ms: int) -> dict[bytes, bytes]:
+        self._oldest_period = None
+        return forgotten(self, stream_ms) or dict(list(self.store.items(PACK))[:1])
+
+    patch.setattr(Settler, "_forgotten", too_early)
+
+
+def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:
+    """A subscription that remembers nothing commits a record that is still in hand."""
+    ended = Flow.ended
+
+    def wrong(self: Flow, *of: Any) -> None:
+        ended(self, *of)
+        if self.settled_offset is not None and self.settled_offset <= self.offsets.newest:
+            self.settled_offset += 1
+
+    patch.setattr(Flow, "ended", wrong)
+
+
+def is_caught(seed: int, *, remembers: bool = True) -> bool:
+    """Whether one of the scenarios from *seed* on goes wrong."""
+    for number in range(seed, seed + SEEDS):
+        try:
+            judge(scenario(random.Random(number), remembers=remembers))
+        except AssertionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("fault", "seed"),
+    [
+        (marks_before_effects, 0),
+        (marks_after_effects, 10),
+        (commit_before_settlement, 0),
+        (no_fencing, 0),
+        (no_epochs, 0),
+        (repair_with_old_values, 50),
+        (built_again_after_a_failed_send, 165),
+        (rows_are_not_owned, 0),
+        (one_too_far, 0),
+        (dropped_duplicates_marks, 0),
+    ],
+)
+def test_a_fault_of_the_state_is_caught(fault: Fault, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on its own."""
+    fault(monkeypatch)
+    assert is_caught(seed)
+
+
+@pytest.mark.parametrize("seed", [0, 30, 50, 165])
+def test_without_a_fault_nothing_is_caught(seed: int) -> None:
+    """The same scenarios with the engine as it is."""
+    assert not is_caught(seed)
+
+
+def test_a_fault_without_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the commit alone says where to go on."""
+    committed_one_too_far(monkeypatch)
+    assert is_caught(10, remembers=False)

@@ -1,0 +1,229 @@
+"""Workers of one partition, one after the other and at times two at once, on a log in memory."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import svcs
+from faust.types import TP
+
+from app.engine.crew import Crew
+from app.engine.dispatch import Dispatcher, EventTypes, handler_for
+from app.engine.flow import Flow, Limits, Ties
+from app.engine.offsets import start_position
+from app.engine.pipeline import Pipeline
+from app.engine.retry import Retry
+from app.observe.metrics import Counts
+from app.publish.bus import EventBus
+from app.state.changelog import CLAIM, epoch_of
+from app.state.dedupe import Dedupe
+from app.state.partition import Partition
+from app.state.restore import Replica, Restorer
+from app.state.unit import current_unit
+from app.wire.envelope import Outgoing
+from app.worker.holdings import Holdings, Remembered
+from tests.stand_ins.deeds import Deeds
+from tests.stand_ins.house import Fetch
+from tests.stand_ins.log import TOPIC, Fold, Log, Wire, fold, kept
+from tests.stand_ins.scenario import ATTEMPTS, Deed, Plan, Scenario
+from tests.stand_ins.stored import MemoryStore
+
+SOURCE = TP("t", 0)
+TURNS_MAX = 20_000  # of the loop: more than any worker here needs
+
+
+class Killed(asyncio.CancelledError):
+    """The worker is no more: nothing catches it, nothing is said."""
+
+
+class World:
+    """What outlives workers: the log, their disks, what was published, the group's commit. *make_store*: on a disk."""
+
+    def __init__(self, scenario: Scenario, make_store: Callable[[int], Any] | None = None) -> None:
+        self.scenario = scenario
+        self.log = Log()
+        self.disks: list[dict[bytes, bytes]] = [{}, {}, {}]
+        self.published: list[Outgoing] = []
+        self.committed: int | None = None
+        self.wrong: list[str] = []
+        self.owner: Worker | None = None
+        self.final: Fold | None = None  # what the last worker's store had
+        self.make_store: Callable[[int], Any] = make_store or (lambda disk: MemoryStore(self.disks[disk]))
+
+    async def run(self) -> None:
+        """Let one worker after the other have the partition, until the last one is done with all of it."""
+        workers: list[Worker] = []
+        for plan in self.scenario.plans:
+            self.owner = worker = Worker(self, plan)
+            for other in workers:
+                if other.plan.disk == plan.disk:  # a folder is locked by its process
+                    await other.die()
+            workers.append(worker)
+            await worker.work()
+            if not worker.is_replaced and plan is not self.scenario.plans[-1]:
+                await worker.die()
+        await self.settle_down(workers)
+        self.final = kept(workers[-1].store) if self.scenario.remembers else None
+        for worker in workers:
+            await worker.die()
+
+    async def settle_down(self, workers: "list[Worker]") -> None:
+        """Let those that were replaced find out."""
+        for _ in range(500):
+            await asyncio.sleep(0)
+        for worker in workers:
+            if worker.wire.under_way:
+                await asyncio.wait(worker.wire.under_way)
+
+    async def restored(self, disk: int | None) -> Any:
+        """What a worker has after restoring on a *disk*, None: on an empty one."""
+        if disk is None:
+            self.disks.append({})
+            disk = len(self.disks) - 1
+        worker = Worker(self, Plan(disk=disk))
+        await worker.acquire()
+        store = worker.store
+        found = kept(store)
+        await worker.die()
+        return found
+
+
+class InMemory(Holdings):
+    """Holdings whose stores are the world's."""
+
+    world: World
+    disk: int
+
+    def _replica(self, tp: TP) -> Replica | None:
+        topic = self.remembered[tp.topic].topic
+        return None if topic is None else Replica(topic, tp.partition, self.world.make_store(self.disk))
+
+
+class Worker:
+    """One process: the engine from the state up to the crew."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world, self.plan = world, plan
+        self.steps = 0
+        self.is_dead = self.is_replaced = False
+        self.epoch = 0
+        self.store: Any = None
+        self.faults: list[Exception] = []
+        self.wire = Wire(world.log, world.published, plan.sendings, lambda: self.is_dead,
+                         is_lost_at_death=plan.is_lost_at_death)  # fmt: skip
+        self.partitions: dict[int, Partition] = {}
+        self.flow: Flow | None = None
+        self.crew = Crew(4, self.fault)
+        scenario = world.scenario
+        self.dedupe = Dedupe(scenario.window_ms) if scenario.remembers else None
+        self.deeds = Deeds(self.partitions, self.step, world.wrong, remembers=scenario.remembers)
+        tables: Any = {"sums": self.deeds.sums, "trail": self.deeds.trail}
+        topic = TOPIC if scenario.remembers else None
+        folder: Any = SimpleNamespace(tidy=lambda *_: None)
+        reader: Any = world.log
+        self.holdings = InMemory(
+            {"t": Remembered(topic, self.dedupe, tables, self.partitions)}, folder, SimpleNamespace(),  # type: ignore[arg-type]
+            reader, self.wire, Restorer(reader, self.wire, 24), scenario.group_bytes, 24, self.step,
+        )  # fmt: skip
+        self.holdings.world, self.holdings.disk = world, plan.disk
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.is_dead or bool(self.faults)
+
+    async def acquire(self) -> None:
+        """Restore and claim."""
+        assert await self.holdings.acquire([SOURCE], [], lambda: True)
+        self.store = self.partitions[0].store
+        self.epoch = self.store.epoch if self.store is not None else 0
+
+    async def work(self) -> None:
+        """Have the partition until the plan says otherwise. What fails ends it."""
+        try:
+            await self.acquire()
+        except OSError:
+            self.is_dead = True
+            return
+        held = self.holdings.held[SOURCE]
+        scenario = self.world.scenario
+        end = len(scenario.records)
+        processed = held.partition.processed
+        start = self.world.committed or 0
+        if processed is not None:
+            start = start_position(processed.next_offset, self.world.committed, 0, end, "ignore").offset
+        ties = Ties(lambda: True, self.publish, self.fault, self.crew.wake, self.step)
+        limits = Limits(4, 12, 100_000, scenario.chunk)
+        self.flow = flow = Flow(SOURCE, self.pipeline(), held.partition, held.settler, limits, ties)
+        for at in range(start, end, 10):
+            flow.receive(Fetch(scenario.records[at : min(at + 10, end)]))
+        self.crew.wake(flow)
+        for _ in range(TURNS_MAX):
+            if self.is_over or self.is_replaced or self.is_done(flow, start, end):
+                break
+            await asyncio.sleep(0)
+            self.commit(flow)
+        else:
+            self.world.wrong.append("stuck")
+
+    @staticmethod
+    def is_done(flow: Flow, start: int, end: int) -> bool:
+        """Whether all of the source is settled."""
+        return start >= end or (
+            flow.offsets.next_offset == end and not flow.lanes.held and flow.state.next_to_settle() is None
+        )
+
+    def commit(self, flow: Flow) -> None:
+        """Commit what is settled; the group takes no commit of a worker that was replaced."""
+        if self.world.owner is not self or flow.settled_offset is None or self.is_dead:
+            return
+        self.world.committed = flow.settled_offset
+        if self.world.scenario.remembers and flow.settled_offset > fold(self.world.log).processed.next_offset:
+            self.world.wrong.append("committed what is not settled")
+
+    def pipeline(self) -> Pipeline:
+        """The real one, with two handlers."""
+        dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
+        retry = Retry(ATTEMPTS, 0.0)
+        for handler in (self.deeds.first, self.deeds.second):
+            dispatcher.add(handler_for(Deed, handler, retry))
+        return Pipeline(EventTypes("t", [Deed]), dispatcher, self.dedupe, Counts(), "ignore", "key")
+
+    # What it is told.
+
+    async def publish(self, records: Any) -> None:
+        """Publish a group's events."""
+        await self.wire.send_all(records)
+
+    async def fault(self, error: Exception) -> None:
+        """What ends the worker."""
+        self.faults.append(error)
+        self.is_dead = True
+
+    def step(self, name: str) -> None:
+        """One more step. Raises Killed when it is the last one."""
+        self.steps += 1
+        if name == "written" and any(e.key == CLAIM and epoch_of(e.headers) > self.epoch for e in self.ours()):
+            self.world.wrong.append("a worker settled after another one had claimed")
+        if self.steps == self.plan.end_at:
+            self.is_replaced = self.plan.is_replaced
+            self.is_dead = self.is_dead or not self.is_replaced
+        if self.is_dead:
+            raise Killed
+
+    def ours(self) -> list[Any]:
+        """What the log has up to where our store stands."""
+        return [entry for entry in self.world.log.entries if entry.offset <= self.store.position]
+
+    async def die(self) -> None:
+        """End all of it at once."""
+        self.is_dead = True
+        await self.crew.stop()
+        if self.flow is not None:
+            self.flow.abandon()
+            settling = self.flow._settling
+            if settling is not None:
+                settling.cancel()
+                await asyncio.gather(settling, return_exceptions=True)
+        await self.holdings.release()
