@@ -61,6 +61,10 @@ class Thread:
         """The log begins at 0."""
         return dict.fromkeys(partitions, 0)
 
+    async def highwaters(self, *partitions: TP) -> dict[TP, int]:
+        """The log ends at 0."""
+        return dict.fromkeys(partitions, 0)
+
 
 class Stock:
     """The consumer of stock Faust."""
