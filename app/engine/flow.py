@@ -249,17 +249,18 @@ class Flow:
             self._ties.probe("published")
         if not self._may_apply():
             return False
-        for offset, _ in group.ended:
-            self.offsets.finished(offset)
-        self._counts.update(outcome for _, outcome in group.ended)
+        offsets, outcomes = zip(*group.ended, strict=True)
+        self.offsets.finished_all(offsets)
+        ended = Counter(outcomes)
+        self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
             processed = self._processed()
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
         self.state.settled(processed)
-        for _, outcome in group.ended:
-            self.pipeline.counts[outcome] += 1
+        for outcome, count in ended.items():
+            self.pipeline.counts[outcome] += count
         self.settled_offset = processed.next_offset if processed is not None else self.offsets.next_offset
         return True
 

@@ -28,7 +28,7 @@ from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.retry import Again
 from app.errors import DecodeError, InvariantError, OperatingError
 from app.observe.metrics import Counts
-from app.state.changelog import Mark
+from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
 from app.state.unit import Unit, Unwound, enter
@@ -42,12 +42,12 @@ Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 class Work(NamedTuple):
     """A record that is to be carried.
 
-    *digest* is what it is recognised by, if that is known before decoding, and *stored* what the store had under it
+    *key* is what its mark is kept under, if that is known before decoding, and *stored* what the store had under it
     when *applied* groups had reached it. *stream_ms* is the newest time among the records up to this one.
     """
 
     record: Record
-    digest: bytes
+    key: bytes
     stored: bytes | None
     applied: int
     stream_ms: int
@@ -76,11 +76,11 @@ class Pipeline:
 
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
         """What `carry` needs to know of each record. The store is looked into once for all."""
-        digests = self.dedupe.digests(records) if self.dedupe is not None else []
-        if self.dedupe is None or not digests:
+        keys = self.dedupe.keys(records) if self.dedupe is not None else []
+        if self.dedupe is None or not keys:
             return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
-        stored = self.dedupe.stored(state, digests)
-        return map(_work, zip(records, digests, stored, repeat(state.applied), stream_ms, strict=False))
+        stored = self.dedupe.stored(state, keys)
+        return map(_work, zip(records, keys, stored, repeat(state.applied), stream_ms, strict=False))
 
     async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
@@ -99,9 +99,7 @@ class Pipeline:
                 unit = Unit(state, record, waiters)
                 enter(unit)
                 try:
-                    if self.dedupe is None:
-                        mark = None
-                    elif (mark := self._new_mark(self.dedupe, work, event, unit)) is None:
+                    if self.dedupe is not None and self._is_duplicate(self.dedupe, work, event, unit):
                         return "duplicate"
                     for handler in handlers:
                         before = unit.savepoint(handler.name)
@@ -116,7 +114,7 @@ class Pipeline:
                             failed = failed or {}
                             await self._retry(handler, event, unit, error, wait, failed)
                     if unit.in_the_way is None:
-                        unit.join(mark)
+                        unit.join()
                         return "handled"
                 except (Exception, Unwound, BaseExceptionGroup):
                     if unit.in_the_way is None:
@@ -131,15 +129,16 @@ class Pipeline:
             self._bury(record, error, state)
             return "dead_lettered"
 
-    def _new_mark(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> tuple[bytes, Mark] | None:
-        """The mark that this event will leave, None when it is one that was seen before."""
-        digest = work.digest or dedupe.digest(event)
-        is_known = work.applied == unit.partition.applied
-        earlier = dedupe.earlier(unit, type(event), digest, work.stream_ms, is_known=is_known, stored=work.stored)
+    def _is_duplicate(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> bool:
+        """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
+        record, key, stored, applied, stream_ms = work
+        key = key or dedupe.key(event)
+        earlier = dedupe.earlier(unit, type(event), key, applied, stored, stream_ms)
         if earlier is not None:
-            self.counts.note_duplicate(unit.event_id, work.record, earlier.seen_ms, earlier.offset)
-            return None
-        return digest, Mark(work.stream_ms, work.record.offset)
+            self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
+            return True
+        unit.mark = key, store_mark(Mark(stream_ms, record.offset))
+        return False
 
     def _unknown(self, record: Record) -> Outcome:
         """What becomes of a record whose type has no handler here."""
