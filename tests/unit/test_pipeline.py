@@ -17,6 +17,7 @@ from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.state.changelog import row_key
 from app.state.dedupe import Dedupe
+from app.state.store import StoreError
 from app.state.unit import current_unit
 from app.wire.codec import codec_of
 from tests.stand_ins.house import House, houses, turns
@@ -25,6 +26,7 @@ from tests.stand_ins.scenario import Deed
 from tests.stand_ins.stored import partition_of
 
 ROW = row_key("t", b"x")
+DEDUPE = Dedupe(1000)
 
 
 @pytest.fixture
@@ -34,11 +36,11 @@ async def make() -> AsyncIterator[Callable[..., House]]:
         yield build
 
 
-def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]]) -> Flow:
+def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE) -> Flow:
     """A flow that carries Deeds with the real pipeline."""
     dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
     dispatcher.add(handler_for(Deed, handler, Retry(3, 0.0)))
-    carrier: Any = Pipeline(EventTypes("t", [Deed]), dispatcher, Dedupe(1000), Counts(), "ignore", "key")
+    carrier: Any = Pipeline(EventTypes("t", [Deed]), dispatcher, dedupe, Counts(), "ignore", "key")
     house.carrier = carrier
     return house.flow(partition_of())
 
@@ -113,3 +115,26 @@ async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(make: C
     await house.until(lambda: flow.settled_offset == 2)
     assert flow.pipeline.counts["dead_lettered"] == 2
     assert (attempts.count("a"), attempts.count("b")) == (3, 3)
+
+
+@pytest.mark.xfail(reason="a store that is closed while the disk is full fails handlers", strict=True)
+async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(make: Callable[..., House]) -> None:
+    """It is waited for: nothing is wrong with the event."""
+
+    async def handle(event: Deed) -> None:
+        touch()
+
+    house = make(None, remembers=True)
+    flow = flow_of(house, handle, None)
+    store: Any = flow.state.store
+    get = store.get
+
+    def closed(key: bytes) -> None:
+        raise StoreError("the state is closed")
+
+    store.get = closed
+    house.fetch(flow, deeds("a"))
+    await turns(100)
+    store.get = get
+    await house.until(lambda: flow.settled_offset == 1)
+    assert flow.pipeline.counts["dead_lettered"] == 0
