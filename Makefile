@@ -17,7 +17,7 @@ SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
 
-.PHONY: help install run test lint chaos bench lock clean
+.PHONY: help install run test lint chaos torture bench chart lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -40,20 +40,30 @@ lint: .venv/installed  ## style, types and the house's import rules
 chaos: .venv/installed  ## workers that join, leave, die and freeze, ROUNDS=20 times each, about 20 minutes
 	@FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/pytest -s tests/integration/test_faults.py
 
-bench: .venv/bench/installed  ## this worker beside stock Faust, Quix Streams and aiokafka (WORKLOADS= SYSTEMS= ROUNDS=)
+torture: .venv/installed  ## kill workers and broker, count every payment (SCENARIO=kills|zombie|broker KILLS= SEED= WORKERS=1,3 EVENTS= SYSTEM=)
+	@$(BIN)/python -m torture.run $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SYSTEM),--system $(SYSTEM)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+
+bench: .venv/bench/installed  ## beside other systems (WORKLOADS= SYSTEMS= ROUNDS= EVENTS= PARTITIONS= MARKS=)
 	@BENCH_QUIX_PYTHON=.venv/bench/bin/python $(BIN)/python -m bench.run $(if $(ROUNDS),--rounds $(ROUNDS)) \
-		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SYSTEMS),--systems $(SYSTEMS))
+		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SYSTEMS),--systems $(SYSTEMS)) \
+		$(if $(EVENTS),--events $(EVENTS)) $(if $(PARTITIONS),--partitions $(PARTITIONS)) $(if $(MARKS),--marks $(MARKS))
+	@.venv/bench/bin/python -m bench.chart
+
+chart: .venv/bench/installed  ## bench/results.svg and the table in README.md, from bench/results.json
+	@.venv/bench/bin/python -m bench.chart
 
 .venv/bench/installed: bench/requirements.lock .venv/installed
 	@$(UV) venv --quiet --clear --python $(PYTHON) .venv/bench
 	@$(UV) pip sync --quiet --python .venv/bench --require-hashes bench/requirements.lock
 	@touch $@
 
-lock: $(UV)  ## renew requirements.lock from pyproject.toml
+lock: $(UV)  ## renew requirements.lock and bench/requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--group dev --upgrade pyproject.toml --output-file requirements.lock
-	@echo "quixstreams==3.28.1" | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-		--python-version 3.11 - --output-file bench/requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--group bench --output-file bench/requirements.lock
 
 clean:  ## remove what was made here (the download caches stay)
 	@rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

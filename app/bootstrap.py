@@ -55,6 +55,7 @@ class Famulus(faust.App):
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
         self.is_drained = True
+        self.fault: OperatingError | None = None
         self.services = svcs.Registry()
         self.sender = Producer(kafka)
         self.bus = EventBus(self.sender, current_unit)
@@ -239,8 +240,10 @@ class Famulus(faust.App):
 
     async def fail(self, error: Exception) -> None:
         """End the worker with 70: going on would break a promise."""
-        known = isinstance(error, OperatingError)
-        await self.crash(error if known else InvariantError(f"a bug of ours, the worker must not go on: {error!r}"))
+        if not isinstance(error, OperatingError):
+            error = InvariantError(f"a bug of ours, the worker must not go on: {error!r}")
+        self.fault = self.fault or error
+        await self.crash(error)
 
     def discover(self, *extra_modules: str, **_: Any) -> None:
         """Import every module of `agents`, in the order of their names. A broken one stops the start.

@@ -66,7 +66,7 @@ class ProducerConfig(Section):
     linger_ms: int = Field(5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds.")
     batch_size: int = Field(256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes.")
     max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
-    delivery_timeout_ms: int = Field(60_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
+    delivery_timeout_ms: int = Field(120_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
 
 
 class ConsumerConfig(Section):

@@ -240,7 +240,7 @@ class Flow:
         except Exception as error:
             if not self.state.is_abandoned:
                 log.exception("cannot settle", place=place)
-                await self._ties.on_fault(InvariantError(f"{place} cannot be settled: {error!r}; it is read again"))
+                await self._ties.on_fault(InvariantError(f"{place} could not be settled: {error!r}; it is read again"))
         finally:
             self._settling = None
             self._check_quiet()

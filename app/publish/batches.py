@@ -12,6 +12,7 @@ from aiokafka.structs import RecordMetadata
 
 from app.wire.envelope import Headers
 
+METADATA_S = 0.05
 BATCH_BYTES = 2**20  # what a broker takes unless it is told otherwise
 
 
@@ -72,6 +73,10 @@ async def _handed_over(
     # aiokafka counts the waiting times of a busy partition many times over and gives up long before its timeout,
     # always before it takes the batch: offered again until the time limit of whoever sends ends this.
     while True:
+        if partition not in (await producer.partitions_for(topic)):  # a topic that was only just made
+            await asyncio.sleep(METADATA_S)
+            await producer.client.force_metadata_update()
+            continue
         try:
             sent: asyncio.Future[RecordMetadata] = await producer.send_batch(batch, topic, partition=partition)
         except KafkaTimeoutError:

@@ -155,11 +155,14 @@ class Producer:
         """Send *rows* to one partition as one record batch, which Kafka appends whole or not at all.
 
         Returns when the batch is on its way; the result, awaited, is the offset of its first record, -1 when the
-        cluster does not tell. Waits as long as the cluster is away. This is how state changelogs are written.
-        Raises AssertionError when the rows do not fit (our bug).
+        cluster does not tell. This is how state changelogs are written. Raises AssertionError when the rows do not fit
+        (our bug), what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`: the batch may have
+        been written all the same.
         """
-        sent = await one_batch(self._connected(), topic, partition, rows, headers)
-        return _offset_of(sent)
+        limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
+        async with asyncio.timeout(limit_s):
+            sent = await one_batch(self._connected(), topic, partition, rows, headers)
+        return _offset_of(sent, limit_s)
 
     def _partition_of(self, record: Outgoing) -> int:
         if record.partition is not None:
@@ -186,8 +189,9 @@ class Producer:
         return self._producer
 
 
-async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]") -> int:
-    metadata = await sent
+async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: float) -> int:
+    async with asyncio.timeout(limit_s):
+        metadata = await sent
     return -1 if metadata is None else int(metadata.offset)
 
 

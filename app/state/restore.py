@@ -54,6 +54,7 @@ class Progress:
 
     partitions: int = 0
     records: int = 0
+    rows: int = 0  # of them that are rows of tables
     total: int = 0  # records between the stores' positions and the ends of the logs
     began: float = field(default_factory=time.monotonic)
     waiting_for: str = ""  # what keeps a store from opening
@@ -73,6 +74,7 @@ class Replica:
     store: Store
     owner: str = ""  # of the first claim with the newest epoch
     owner_epoch: int = -1
+    rows: int = 0  # replayed
     stale: int = 0  # records that were ignored, because their writer had lost the partition
 
     @property
@@ -97,6 +99,7 @@ class Replica:
                 epoch, current = found, written
             kind = key[:1]
             if kind == ROW:
+                self.rows += 1
                 if value is None:
                     delete(key)
                 else:
@@ -202,8 +205,9 @@ class Restorer:
                 if not await self._catch_up(consumer, waiting, ends, is_wanted):
                     return False
                 waiting = [replica for replica, (owner, _) in claims.items() if replica.owner != owner]
-        log.info("restored", records=progress.records, seconds=round(progress.seconds, 3), partitions=len(replicas),
-                 stale=sum(replica.stale for replica in replicas))  # fmt: skip
+        progress.rows = sum(replica.rows for replica in replicas)
+        log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3),
+                 partitions=len(replicas), stale=sum(replica.stale for replica in replicas))  # fmt: skip
         return True
 
     def _opened(self, replica: Replica) -> bool:

@@ -19,6 +19,7 @@ CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may 
 class Host(Protocol):
     """What the process needs of our app beside Faust's own."""
 
+    fault: OperatingError | None  # what ends the worker
     is_drained: bool  # whether the last stop finished the work in hand
     stop_timeout_s: float
 
@@ -47,13 +48,18 @@ class Worker(faust.Worker):
 
     def _exit_code(self, end: SystemExit) -> object:
         """The code that says why the worker ended, after the line that does."""
-        causes = self.crash_reason, end.__context__
+        causes = self._reason, end.__context__
         for cause in causes:
             if isinstance(cause, OperatingError):
                 return _said(cause)
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
+
+    @property
+    def _reason(self) -> BaseException | None:
+        """Why the worker crashed, if it did: what was first, for one crash brings others about."""
+        return self._host.fault or self.crash_reason
 
     def _schedule_shutdown(self, signal: Signals) -> None:
         if self._signal_stop_time:
@@ -63,7 +69,7 @@ class Worker(faust.Worker):
 
     async def stop(self) -> None:
         """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
-        limit_s = CRASH_S if self.crash_reason else self._host.stop_timeout_s
+        limit_s = CRASH_S if self._reason else self._host.stop_timeout_s
         timer = threading.Timer(limit_s, self._end_now, [limit_s])
         timer.daemon = True
         timer.start()
@@ -71,7 +77,7 @@ class Worker(faust.Worker):
 
     def _end_now(self, limit_s: float) -> None:
         """End the process from a thread, since the event loop or the network holds it up."""
-        reason = self.crash_reason
+        reason = self._reason
         if isinstance(reason, OperatingError):
             code = _said(reason)
         else:

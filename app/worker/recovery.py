@@ -32,24 +32,28 @@ class Recovery(FaustRecovery):
         return cast(Any, self.app)  # type: ignore[no-any-return]  # our app is both Faust's App and a Host
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
+        """How an assignment ends when Faust has nothing to restore."""
+        if await self._acquire(generation_id):
+            await super()._resume_streams(generation_id)
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        """How it ends when Faust has restored tables of its own."""
+        if await self._acquire(generation_id):
+            await super().on_recovery_completed(generation_id)
+
+    async def _acquire(self, generation_id: int) -> bool:
         app: Any = self.app
 
         def is_wanted() -> bool:
-            return bool(
-                app.consumer_generation_id == generation_id
-                and not self.signal_recovery_start.is_set()
-                and not self.should_stop
-                and not app.should_stop
-            )
+            is_current = app.consumer_generation_id == generation_id and not self.signal_recovery_start.is_set()
+            return bool(is_current and not (self.should_stop or app.should_stop))
 
         try:
             assigned, standbys = app.consumer.assignment(), app.assignor.assigned_standbys()
-            if not await self._host.holdings.acquire(assigned, standbys, is_wanted):
-                return
+            return await self._host.holdings.acquire(assigned, standbys, is_wanted)
         except Exception as error:  # noqa: BLE001  # Faust's own loop would log it and go on without the partitions
             await self._host.fail(error)
-            return
-        await super()._resume_streams(generation_id)
+            return False
 
 
 class Tables(faust.tables.TableManager):

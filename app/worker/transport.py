@@ -21,7 +21,7 @@ from app.engine.offsets import OnCommitAhead, StartError, start_position
 from app.engine.pipeline import Pipeline
 from app.errors import ConfigError
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
-from app.worker.holdings import Holdings
+from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
 
 log = structlog.get_logger()
@@ -111,6 +111,8 @@ class Consumer(driver.Consumer):
         # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
         flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
+            if tp not in self.assignment():  # revoked while something was delivered
+                continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if tp not in ours:
                 await self._deliver_singly(tp, packed.consumer_records())
@@ -170,24 +172,25 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()
         await super().perform_seek()
         self._renew_lease()
-        ours = {tp for tp in self.assignment() if tp in self._host.holdings.held}
-        await self._go_to(await self._starts(ours))
-        held = self._host.holdings.held
-        self._host.intake.open({tp: (self._host.pipelines[tp.topic], held[tp]) for tp in ours if tp in held})
+        held: dict[TP, Held] = {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
+        for tp, offset in (await self._starts(held)).items():
+            await self.seek(tp, offset)
+        self._host.intake.open({
+            tp: (self._host.pipelines[tp.topic], of) for tp, of in held.items() if not of.partition.is_abandoned
+        })  # fmt: skip
 
-    async def _starts(self, ours: set[TP]) -> dict[TP, int]:
+    async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
         """Where reading begins, where that is not the committed offset: the state is the truth.
 
         Raises ConfigError when a partition's state does not belong to what the topic holds now.
         """
-        unknown = [tp for tp in ours if self._read_offset[tp] is None]
-        begins, ends = await self.earliest_offsets(*ours), await self.highwaters(*ours)
+        states = {tp: of.partition.processed for tp, of in held.items() if of.partition.processed is not None}
+        unknown = {tp for tp in held if self._read_offset[tp] is None}
         earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
+        begins = await self.earliest_offsets(*states, *(unknown if earliest else ()))
+        ends = await self.highwaters(*states, *(() if earliest else unknown))
         starts = {tp: begins[tp] if earliest else ends[tp] for tp in unknown}
-        for tp in ours:
-            processed = self._host.holdings.held[tp].partition.processed
-            if processed is None:
-                continue
+        for tp, processed in states.items():
             committed = self._committed_offset[tp]
             try:
                 start = start_position(
@@ -201,10 +204,6 @@ class Consumer(driver.Consumer):
                 log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)
             starts[tp] = start.offset
         return starts
-
-    async def _go_to(self, starts: dict[TP, int]) -> None:
-        for tp, offset in starts.items():
-            await self.seek(tp, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""

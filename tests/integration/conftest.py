@@ -71,10 +71,10 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
     started: list[WorkerProcess] = []
 
     def start(
-        name: str = "one", *, ready: int = 2 * PARTITIONS, cwd: Path | None = None, **settings: str
+        name: str = "one", *, ready: int = 2 * PARTITIONS, cwd: Path = ROOT, app: str = "app", **settings: str
     ) -> WorkerProcess:
         environment = {**settings_of(kafka, tmp_path / name), **settings}
-        worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), cwd=cwd or ROOT)
+        worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), app=app, cwd=cwd)
         worker.start()
         started.append(worker)
         if ready:

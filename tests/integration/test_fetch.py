@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CorruptRecordException
 
 from app.config import KafkaConfig
-from app.engine import fetch
+from app.worker import fetch
 
 Seen = list[tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, bytes]]]]
 

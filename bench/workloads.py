@@ -1,0 +1,221 @@
+"""The workloads: what a round of each is, and which figures of it are kept.
+
+A new one is a function here, which measures one system once, and, where the handler is to do something new, a script
+`systems/SYSTEM_JOB.py` for each system.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+from app.config import KafkaConfig
+from bench import load
+from bench.system import Result, System
+
+SYSTEMS = ("famulus", "quix", "aiokafka", "faust")
+WAIT_S = 0.005  # what the handler of the workload `wait` waits
+JOIN_S = 8  # for joining the group
+IDLE_S = 15
+MILLION = 1_000_000
+
+
+class Bench:
+    """What all rounds share: the cluster, how much of everything, topics that are filled, systems that keep state."""
+
+    def __init__(self, kafka: KafkaConfig, events: int, marks: int) -> None:
+        self.kafka, self.events, self.marks = kafka, events, marks
+        self._topics: set[str] = set()
+        self._kept: dict[str, System] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def topic(self, kind: load.Kind, count: int) -> str:
+        """A topic with *count* records of a kind; it is filled when it is asked for first."""
+        name = f"{kind.__name__}-{count}"
+        if name not in self._topics:
+            asyncio.run(load.fill(self.kafka, name, kind, count))
+            self._topics.add(name)
+        return name
+
+    def system(self, name: str, job: str, topic: str) -> System:
+        """A system with a group and a state folder of its own."""
+        return System(name, job, self.kafka, topic)
+
+    def with_rows(self, name: str) -> tuple[System, int]:
+        """A stopped system with table rows, each of an event of its own, and their number. It is made once."""
+        rows = self.events * 10 // 3
+        if name == "faust":
+            rows //= 20
+        if name not in self._kept:
+            topic = f"distinct-{uuid4().hex[:8]}"
+            asyncio.run(load.fill(self.kafka, topic, load.distinct, rows))
+            system = self._kept[name] = self._stack.enter_context(self.system(name, "rows", topic))
+            system.start(rows)
+            system.result(limit_s(rows))
+            system.settle()
+            system.stop()
+        return self._kept[name], rows
+
+
+@dataclass(frozen=True)
+class Workload:
+    """*systems* can do it, *metrics* are the figures that are kept, with their units."""
+
+    measure: Callable[[Bench, str], Result]
+    systems: tuple[str, ...]
+    metrics: Mapping[str, str]
+
+
+def limit_s(events: int) -> float:
+    """How long a round may take."""
+    return 300 + events / 2_000
+
+
+def no_op(bench: Bench, name: str) -> Result:
+    """Read, decode and validate as the system does, do nothing. Stock Faust reads a tenth."""
+    events = bench.events // 10 if name == "faust" else bench.events
+    with bench.system(name, "noop", bench.topic(load.plain, bench.events)) as system:
+        system.start(events)
+        return system.result(limit_s(events))
+
+
+def with_state(bench: Bench, name: str) -> Result:
+    """Each order once, and a row of a table for it, from an empty state. Stock Faust has a tenth."""
+    count = bench.events // 10 if name == "faust" else bench.events
+    with bench.system(name, "counts", bench.topic(load.identified, count)) as system:
+        system.start(load.unique(count))
+        result = system.result(limit_s(count))
+        system.check_effects(load.unique(count))
+        return result
+
+
+def waiting(bench: Bench, name: str) -> Result:
+    """A handler that waits for something else."""
+    events = 50_000
+    with bench.system(name, "noop", bench.topic(load.plain, events)) as system:
+        system.start(events, BENCH_WAIT_S=str(WAIT_S), BENCH_WARM="2000")
+        return system.result(limit_s(events))
+
+
+def start(bench: Bench, name: str) -> Result:
+    """From the start of the process to the first handler, without state."""
+    with bench.system(name, "noop", bench.topic(load.plain, 1_000)) as system:
+        system.start(1_000)
+        return system.result(limit_s(0))
+
+
+def idle(bench: Bench, name: str) -> Result:
+    """What a worker takes that has nothing to do."""
+    with bench.system(name, "noop", bench.topic(load.plain, 1_000)) as system:
+        system.start(1_000)
+        time.sleep(JOIN_S)
+        before_s = _used_s(system.pid)
+        time.sleep(IDLE_S)
+        return {"cpu_share": (_used_s(system.pid) - before_s) / IDLE_S}
+
+
+def latency(bench: Bench, name: str) -> Result:
+    """A thousand orders a second, on schedule: from the order's time to its handler."""
+    events, topic = 12 * load.RATE, f"latency-{uuid4().hex[:8]}"
+    asyncio.run(load.fill(bench.kafka, topic, load.plain, 0))
+    with bench.system(name, "noop", topic) as system:
+        system.start(events, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1")
+        time.sleep(JOIN_S)
+        asyncio.run(load.drip(bench.kafka, topic, events))
+        return system.result(limit_s(events))
+
+
+def flat(bench: Bench, name: str) -> Result:
+    """A run of 33 times as many events, 10 million if not said otherwise: pace and memory stay what they were."""
+    early, events = bench.events, bench.events * 100 // 3
+    with bench.system(name, "noop", bench.topic(load.plain, events)) as system:
+        system.start(events, BENCH_POINTS=f"{early},{events}")
+        result = system.result(limit_s(events))
+        return {**result, "rss_growth_mb": result[f"rss_mb_at_{events}"] - result[f"rss_mb_at_{early}"]}
+
+
+def recovery(bench: Bench, name: str) -> Result:
+    """Table rows from the changelog into an empty state folder: a million, of stock Faust 50,000."""
+    system, rows = bench.with_rows(name)
+    shutil.rmtree(system.state)
+    system.start(rows, log_level="info")
+    found = system.restored(rows, limit_s(rows))
+    system.stop()
+    return {"rows_per_second": (found.rows or rows) / found.seconds, "seconds": found.seconds}
+
+
+def restart(bench: Bench, name: str) -> Result:
+    """From the start of the process to the first handler, with the state of `recovery` in its folder."""
+    system, _ = bench.with_rows(name)
+    asyncio.run(load.fill(bench.kafka, system.topic, load.distinct, 1_000))
+    system.start(1_000)
+    result = system.result(limit_s(0))
+    system.settle()
+    system.stop()
+    return result
+
+
+def marks(bench: Bench, name: str) -> Result:
+    """Many millions of events, each id remembered: the pace at the first million and at the end, the memory."""
+    early = MILLION // 10
+    with bench.system(name, "marks", bench.topic(load.small, bench.marks)) as system:
+        system.start(bench.marks, BENCH_POINTS=f"{early},{MILLION},{bench.marks}")
+        result = system.result(limit_s(bench.marks))
+    grown_mb = result[f"rss_mb_at_{bench.marks}"] - result[f"rss_mb_at_{early}"]
+    return {
+        "events_per_second_at_a_million": result[f"events_per_second_at_{MILLION}"],
+        "events_per_second_at_the_end": result[f"events_per_second_at_{bench.marks}"],
+        "rss_mb_per_million": grown_mb / (bench.marks - early) * MILLION,
+        "millions": bench.marks / MILLION,
+    }
+
+
+def _used_s(pid: int) -> float:
+    """CPU seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+PACE = {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million", "rss_mb": "MB"}
+WORKLOADS = {
+    "W0": Workload(no_op, SYSTEMS, PACE),
+    "W1": Workload(with_state, ("famulus", "quix", "faust"), PACE),
+    "wait": Workload(waiting, ("famulus",), {"events_per_second": "events/s"}),
+    "latency": Workload(latency, SYSTEMS, {"latency_p50_ms": "ms", "latency_p99_ms": "ms", "cpu_share": "of a core"}),
+    "start": Workload(start, SYSTEMS, {"first_handler_s": "s"}),
+    "idle": Workload(idle, SYSTEMS, {"cpu_share": "of a core"}),
+    "flat": Workload(
+        flat,
+        ("famulus",),
+        {
+            "events_per_second": "events/s",
+            "last_to_first": "pace at the end : at the start",
+            "rss_mb": "MB",
+            "rss_growth_mb": "MB",
+        },
+    ),
+    "recovery": Workload(recovery, ("famulus", "quix", "faust"), {"rows_per_second": "rows/s", "seconds": "s"}),
+    "restart": Workload(restart, ("famulus", "quix", "faust"), {"first_handler_s": "s"}),
+    "marks": Workload(
+        marks,
+        ("famulus",),
+        {
+            "events_per_second_at_a_million": "events/s",
+            "events_per_second_at_the_end": "events/s",
+            "rss_mb_per_million": "MB per million",
+            "millions": "million marks at the end",
+        },
+    ),
+}

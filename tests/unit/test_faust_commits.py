@@ -1,0 +1,203 @@
+"""Three holes of stock Faust's consumer that a broker shows only by chance, on its own class and on ours.
+
+Both consumers get the same stand-in for their thread, which is all that they see of Kafka.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import pytest
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+
+from app.engine.flow import Flow, Limits
+from app.observe.metrics import Counts
+from app.state.partition import Partition
+from app.wire.envelope import Outgoing
+from app.worker.holdings import Held
+from app.worker.intake import Intake
+from app.worker.transport import Transport
+
+PLACE = TP("events", 0)
+
+
+class Thread:
+    """Kafka as a consumer's thread shows it: one partition with three records, and a group that never committed."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.commits: list[Mapping[TP, int]] = []
+        self.commit_works = True
+        self.may_fetch = asyncio.Event()
+        self._consumer = SimpleNamespace(_coordinator=SimpleNamespace(_do_heartbeat=None))
+
+    def assignment(self) -> set[TP]:
+        """The one partition."""
+        return {PLACE}
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Note what is asked for."""
+        self.commits.append(offsets)
+        return self.commit_works
+
+    async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:  # noqa: ASYNC109  # Faust's
+        """Fetch the three records; what they hold is of no interest."""
+        await self.may_fetch.wait()
+        self.position = 3
+        return {PLACE: [None] * 3}
+
+    async def seek_to_committed(self) -> dict[TP, None]:
+        """As aiokafka's, which moves nothing when nothing is committed."""
+        return {PLACE: None}
+
+    def seek(self, partition: TP, offset: int) -> None:
+        """Move the position."""
+        self.position = offset
+
+    async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
+        """The log begins at 0."""
+        return dict.fromkeys(partitions, 0)
+
+    async def highwaters(self, *partitions: TP) -> dict[TP, int]:
+        """The log ends at 0."""
+        return dict.fromkeys(partitions, 0)
+
+
+class Stock:
+    """The consumer of stock Faust."""
+
+    def __init__(self) -> None:
+        self.thread = Thread()
+        self.app: Any = faust.App(  # Any: private parts
+            "stock", broker="kafka://nowhere", consumer_auto_offset_reset="earliest"
+        )
+        self.app.topics.acking_topics.add(PLACE.topic)
+        self.consumer = self._consumer(driver.Transport)
+
+    def _consumer(self, transport: type[driver.Transport]) -> Any:  # Any: private parts
+        async def nothing(*_: object) -> None:
+            """Stand for the app's callbacks."""
+
+        consumer: Any = transport.Consumer(
+            transport([], self.app),
+            callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing,
+            loop=asyncio.get_running_loop(),
+        )  # fmt: skip
+        consumer._thread = self.thread
+        consumer._set_active_tps({PLACE})
+        return consumer
+
+    async def publish_without_an_answer(self) -> None:
+        """Handle the record at offset 0, whose handler sends two records that Kafka does not take."""
+
+        async def unanswered(_: object) -> None:
+            await asyncio.Event().wait()
+
+        buffer = self.app.producer.buffer
+        buffer._send_pending = unanswered
+        await buffer.start()
+        buffer.put("one that is on its way")
+        buffer.put("one that waits for it")
+        self.finish()
+
+    def finish(self) -> None:
+        """Let the handler of the record at offset 0 end."""
+        self.consumer.ack(Message(PLACE.topic, 0, 0, 0.0, 0, None, None, b"", None, tp=PLACE))
+
+    async def fetch(self) -> None:
+        """Fetch once, as the fetcher does."""
+        async for _ in self.consumer.getmany(timeout=1.0):
+            pass
+
+
+class Ours(Stock):
+    """Our consumer, with a flow for the partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_settle = asyncio.Event()
+        self.app.intake = Intake(
+            Limits(1, 100, 10_000, 100), 1, lambda: True, self.publish, self.fault, lambda _: None
+        )  # fmt: skip
+        self.app.pipelines = {PLACE.topic: SimpleNamespace(counts=Counts())}
+        self.app.poll_pause_s = 0.0
+        self.consumer = self._consumer(Transport)
+        held = Held(Partition(PLACE.partition, None, 1000), None)
+        self.app.holdings = SimpleNamespace(held={PLACE: held})
+        self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held)})
+
+    async def fault(self, error: Exception) -> None:
+        """What would end the worker."""
+        raise error
+
+    async def publish(self, _: object) -> None:
+        """Wait for Kafka's answer."""
+        await self.may_settle.wait()
+
+    @property
+    def flow(self) -> Flow:
+        """The partition's flow."""
+        flow: Flow = self.app.intake.flows[PLACE]
+        return flow
+
+    async def publish_without_an_answer(self) -> None:
+        """Handle the record at offset 0, whose handler publishes what Kafka does not take."""
+        self.flow.state.filling.outbox.append(Outgoing("elsewhere", None, b""))
+        self.finish()
+        await asyncio.sleep(0.2)
+
+    def finish(self) -> None:
+        """Let the handler of the record at offset 0 end."""
+        self.flow.offsets.received([0])
+        record: Any = SimpleNamespace(offset=0)
+        self.flow.ended(record, "handled")
+
+    async def fetch(self) -> None:
+        """Fetch once, as the fetcher does."""
+        await self.consumer._fetch()
+
+
+@pytest.mark.parametrize(("make", "commits"), [(Ours, 2), (Stock, 1)])
+async def test_a_commit_that_failed_is_made_again(make: type[Stock], commits: int) -> None:
+    """Stock Faust takes it for done (faust-streaming #316): the offset stays behind until another event ends."""
+    system = make()
+    system.finish()
+    system.thread.commit_works = False
+    await system.consumer.commit()
+    system.thread.commit_works = True
+    await system.consumer.commit()
+    assert system.thread.commits == [{PLACE: 1}] * commits
+
+
+@pytest.mark.parametrize(("make", "commits"), [(Ours, []), (Stock, [{PLACE: 1}])])
+async def test_nothing_is_committed_before_what_it_published_is_acknowledged(
+    make: type[Stock], commits: list[Mapping[TP, int]]
+) -> None:
+    """Stock Faust waits a tenth of a second for its producer, then commits whatever is still in the buffer."""
+    system = make()
+    await system.publish_without_an_answer()
+    await system.consumer.commit()
+    assert system.thread.commits == commits
+
+
+@pytest.mark.parametrize(("make", "position"), [(Ours, 0), (Stock, 3)])
+async def test_records_that_are_fetched_while_a_rebalance_begins_are_read_again(
+    make: type[Stock], position: int
+) -> None:
+    """Stock Faust drops them and relies on aiokafka to go back, which a new group's first commit must allow.
+
+    Not shown with a broker: the fetch must return between two steps of the rebalance.
+    """
+    system = make()
+    fetching = asyncio.create_task(system.fetch())
+    await asyncio.sleep(0)
+    system.consumer.stop_flow()
+    system.thread.may_fetch.set()
+    await fetching
+    assert system.thread.position == 3
+    await system.consumer.perform_seek()
+    system.consumer.resume_flow()
+    assert system.thread.position == position
