@@ -31,7 +31,7 @@ from app.observe.metrics import Counts
 from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.unit import Unit, Unwound, enter
+from app.state.unit import Unit, Unwound, Waiters, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
@@ -121,8 +121,7 @@ class Pipeline:
                         raise
                 finally:
                     unit.end()
-                waiters = await unit.wait_for_owner()
-                await wait(0)  # raises Abandoned when the partition was taken away meanwhile
+                waiters = await _turn_after_owner(unit, wait)
         except (Abandoned, OperatingError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
@@ -184,6 +183,20 @@ class Pipeline:
         kind, event_id = type(error).__qualname__, event_id_of(record)
         log.warning("dead letter", record=_place(record), event_id=event_id, error=kind, reason=str(error)[:256])
         state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
+
+
+async def _turn_after_owner(unit: Unit, wait: Wait) -> Waiters | None:
+    """Wait until the event in the way of *unit* has ended. Returns who waits behind this one then.
+
+    Raises Abandoned when the partition was taken away meanwhile; those behind it have their turn to learn it, too.
+    """
+    waiters = await unit.wait_for_owner()
+    try:
+        await wait(0)
+    except Abandoned:
+        Unit(unit.partition, unit.record, waiters).end()
+        raise
+    return waiters
 
 
 _work = partial(tuple.__new__, Work)  # half the time of the class's own, which is Python

@@ -127,14 +127,14 @@ class Replica:
             self.owner, self.owner_epoch = claim.owner, claim.epoch
 
     def _remove(self, key: bytes) -> None:
-        """A pack with its marks, unless the events were seen again since; or everything."""
+        """A pack with its marks, unless the events were seen again since; a control record; or everything."""
         if key == RESET:
             epoch = self.store.epoch
             self.store.wipe()
             self.store.epoch = epoch
         elif (value := self.store.get(key)) is not None:
             batch = self.store.batch()
-            forget(self.store, batch, [value])
+            forget(self.store, batch, [value] if key[:1] == PACK else [])
             batch.delete(key)
             self.store.write(batch, self.store.position, self.store.epoch)
 
