@@ -45,8 +45,6 @@ class Famulus(faust.App):
         kafka, worker = settings.kafka, settings.worker
         consumer = kafka.consumer_config
         self.settings = settings
-        self.fetch_max_wait_ms = consumer.fetch_max_wait_ms
-        self.poll_pause_s = consumer.poll_pause_ms / 1000
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
         self.on_commit_ahead = settings.state.on_commit_ahead
