@@ -30,7 +30,7 @@ from app.state.store import Memory, StateFolder
 from app.state.unit import current_unit
 from app.worker.holdings import Holdings, Remembered
 from app.worker.intake import Intake
-from app.worker.process import Worker
+from app.worker.process import Worker, settle_in
 from app.worker.recovery import Tables
 from app.worker.transport import Deliveries, Transport
 
@@ -230,6 +230,7 @@ class Famulus(faust.App):
         """Connect our producer before anything can be handled."""
         await super().on_start()
         await self.sender.start()
+        settle_in()
 
     async def on_stop(self) -> None:
         """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
