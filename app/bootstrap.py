@@ -30,7 +30,7 @@ from app.state.store import Memory, StateFolder
 from app.state.unit import current_unit
 from app.worker.holdings import Holdings, Remembered
 from app.worker.intake import Intake
-from app.worker.process import Worker, settle_in
+from app.worker.process import Worker, plain_logs, settle_in
 from app.worker.recovery import Tables
 from app.worker.transport import Deliveries, Transport
 
@@ -170,6 +170,11 @@ class Famulus(faust.App):
         """The state changelogs of all subscriptions."""
         return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
 
+    @property
+    def is_restored(self) -> bool:
+        """Whether this worker's partitions are assigned and their state is there."""
+        return self.tables.recovery.completed.is_set() and not self.rebalancing
+
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
         self.dispatcher.check()
@@ -284,4 +289,5 @@ def _check_house(app: Famulus) -> None:
             raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
 
 
+plain_logs()
 app = Famulus(load_settings())

@@ -3,7 +3,9 @@
     GET /tables/                        the tables
     GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text
     GET /tables/NAME/KEY/               one row
-    GET /subscriptions/                 what became of the records, and the offsets settled
+    GET /subscriptions/                 what became of the records, and how far each partition is settled
+    GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
+    GET /readyz                         200, or 503 and how far the restoring of the state is
     GET /livez                          200, or 503 and the events that are in hand for too long
 
 A worker answers for the partitions that it owns, and says which. It shows settled state only.
@@ -99,10 +101,40 @@ class SubscriptionList(Page):
             next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.settled_offset
         return self.answer(
             [
-                {"topic": s.topic_name, **s.counts, "next_offsets": next_offsets.get(s.topic_name, {})}
+                {
+                    "topic": s.topic_name, **s.counts, "next_offsets": next_offsets.get(s.topic_name, {}),
+                    "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
+                }
                 for s in self.host.subscriptions.values()
             ]
-        )
+        )  # fmt: skip
+
+
+class DuplicateList(Page):
+    """The last records of a subscription that were not handled because their event had been, the newest first."""
+
+    async def get(self, request: Request, topic: str) -> Response:
+        """Explain them."""
+        del request
+        subscription = self.host.subscriptions.get(topic)
+        if subscription is None:
+            return self.refuse(404, f"no subscription of {topic!r}; GET /subscriptions/ lists them")
+        return self.answer([duplicate._asdict() for duplicate in reversed(subscription.counts.duplicates)])
+
+
+class Ready(Page):
+    """Whether the worker takes part: its partitions are assigned and their state is there."""
+
+    async def get(self, request: Request) -> Response:
+        """Look at the restoring."""
+        del request
+        is_ready = self.host.is_restored
+        progress = self.host.holdings.restorer.progress
+        why = progress.waiting_for or ("" if is_ready else "partitions are being assigned, or their state is restored")
+        return self.answer(
+            {"status": "ready" if is_ready else "not ready", "why": why, "restored_records": progress.records,
+             "of_records": progress.total, "seconds": round(progress.seconds, 1)}, 200 if is_ready else 503,
+        )  # fmt: skip
 
 
 class Live(Page):
@@ -122,6 +154,8 @@ def add_views(app: Famulus) -> None:
     app.page("/tables/{name}/")(TableRows)
     app.page("/tables/{name}/{key}/")(TableRow)
     app.page("/subscriptions/")(SubscriptionList)
+    app.page("/subscriptions/{topic}/duplicates/")(DuplicateList)
+    app.page("/readyz")(Ready)
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:

@@ -6,6 +6,8 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.structs import OffsetAndMetadata
 
 from app.config import KafkaConfig
 
@@ -32,8 +34,12 @@ class LagMonitor:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, enable_auto_commit=False)
 
     async def __aenter__(self) -> Self:
-        await self._admin.start()
-        await self._consumer.start()
+        try:
+            await self._admin.start()
+            await self._consumer.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -50,7 +56,7 @@ class LagMonitor:
         every = [tp for tps in partitions.values() for tp in tps]
         begins = await self._consumer.beginning_offsets(every)
         ends = await self._consumer.end_offsets(every)
-        committed = await self._admin.list_consumer_group_offsets(self._group, partitions=every)
+        committed = await self._committed(every)
         settled = {tp: max(at.offset, begins[tp]) if (at := committed.get(tp)) else begins[tp] for tp in every}
         return {
             topic: Progress(
@@ -58,3 +64,13 @@ class LagMonitor:
             )
             for topic, tps in partitions.items()
         }
+
+    async def _committed(self, every: list[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed: nothing in a cluster that no group has joined yet."""
+        try:
+            committed: dict[TopicPartition, OffsetAndMetadata] = await self._admin.list_consumer_group_offsets(
+                self._group, partitions=every
+            )
+        except GroupCoordinatorNotAvailableError:
+            return {}
+        return committed

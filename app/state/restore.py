@@ -54,12 +54,13 @@ class Progress:
     rows: int = 0  # of them that are rows of tables
     total: int = 0  # records between the stores' positions and the ends of the logs
     began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     waiting_for: str = ""  # what keeps a store from opening
 
     @property
     def seconds(self) -> float:
         """How long it takes so far."""
-        return time.monotonic() - self.began
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
 
 
 @dataclass(eq=False)
@@ -202,6 +203,7 @@ class Restorer:
                 if not await self._catch_up(consumer, waiting, ends, is_wanted):
                     return False
                 waiting = [replica for replica, (owner, _) in claims.items() if replica.owner != owner]
+        progress.ended = time.monotonic()
         progress.rows = sum(replica.rows for replica in replicas)
         log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3),
                  partitions=len(replicas), stale=sum(replica.stale for replica in replicas))  # fmt: skip

@@ -4,11 +4,13 @@ import errno
 import gc
 import os
 import threading
+from collections.abc import MutableMapping
 from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
 import click
 import faust
+import structlog
 
 from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
@@ -86,6 +88,28 @@ class Worker(faust.Worker):
             click.echo(f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again", err=True)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
+
+
+def plain_logs() -> None:
+    """Have our log lines be Python's own; tracebacks without the values of variables, which are payload."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            _as_line,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _as_line(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str:
+    trace = fields.pop("exception", "")
+    words = [str(fields.pop("event")), *(f"{name}={value}" for name, value in fields.items())]
+    return " ".join(words) + (f"\n{trace}" if trace else "")
 
 
 def settle_in() -> None:

@@ -19,7 +19,7 @@ from faust.types import TP
 from app.engine.flow import Flow
 from app.engine.offsets import OnCommitAhead, StartError, start_position
 from app.engine.pipeline import Pipeline
-from app.errors import ConfigError
+from app.errors import ConfigError, InvariantError, OperatingError
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
@@ -79,11 +79,14 @@ class Consumer(driver.Consumer):
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+        except OperatingError as error:
+            await self._host.fail(error)
 
     async def _fetch(self) -> None:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
+        self._check_coordination()
         assigned, busy = self._get_active_partitions(), self._host.intake.busy()
         free = assigned - busy
         if free:
@@ -91,6 +94,12 @@ class Consumer(driver.Consumer):
             await asyncio.sleep(0)
         else:
             await self.sleep(BUSY_POLL_S)
+
+    def _check_coordination(self) -> None:
+        """Raise InvariantError when nobody speaks with the group any more: the worker would stay up for nothing."""
+        task = getattr(self._coordinator, "_coordination_task", None)
+        if task is not None and task.done() and not (self.should_stop or self.app.should_stop):
+            raise InvariantError("the task that speaks with the consumer group has ended; see the log above for why")
 
     async def _poll(self, partitions: set[TP], wait_s: float) -> None:
         """Hand over what was fetched."""
