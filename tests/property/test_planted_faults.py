@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.engine.flow import Flow
-from app.state.changelog import MARK, PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of, store_mark
+from app.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
 from app.state.commit import Settler, fill
 from app.state.partition import Group, Rows
 from app.state.restore import Replica
@@ -41,8 +41,8 @@ async def settle_in_two(
             last = await self._find_out(rows)
         batch = self.store.batch()
         fill(batch, rows)
-        for digest, mark in group.marks.items() if rows is marks else ():
-            batch.put(MARK + digest, store_mark(mark))
+        if rows is marks:
+            fill(batch, group.marks)
         if not await self._write(batch, last if rows else self.store.position, may_apply):
             return False
     return True
@@ -126,7 +126,11 @@ def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
 
 def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
     """Handlers that suspend read and write the same row as they like."""
-    patch.setattr(Unit, "touch", lambda self, key: self._touched.setdefault(key))
+
+    def touch(self: Unit, key: bytes) -> None:
+        self._touched = {**self._touched, key: None}
+
+    patch.setattr(Unit, "touch", touch)
 
 
 def one_too_far(patch: pytest.MonkeyPatch) -> None:

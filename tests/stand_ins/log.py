@@ -168,7 +168,7 @@ class Fold(NamedTuple):
 
 
 def fold(log: Log) -> Fold:
-    """Rows, marks by digest, and how far the source is processed."""
+    """Rows, when each mark was seen and where, and how far the source is processed."""
     epoch, newest = 0, dict[bytes, bytes | None]()
     marks: dict[bytes, tuple[int, int]] = {}
     for entry in log.entries:
@@ -176,11 +176,11 @@ def fold(log: Log) -> Fold:
             continue
         epoch = epoch_of(entry.headers)
         if entry.key[:1] == PACK and entry.value is None:
-            for digest, *mark in unpack(newest.get(entry.key) or b""):
-                if marks.get(digest) == tuple(mark):
-                    del marks[digest]
+            for mark, seen in unpack(newest.get(entry.key) or b""):
+                if marks.get(mark) == _seen(seen):
+                    del marks[mark]
         elif entry.key[:1] == PACK:
-            marks |= {digest: (seen_ms, offset) for digest, seen_ms, offset in unpack(entry.value or b"")}
+            marks |= {mark: _seen(raw) for mark, raw in unpack(entry.value or b"")}
         newest[entry.key] = entry.value
     rows = {key: value for key, value in newest.items() if key[:1] == ROW and value is not None}
     raw = newest.get(PROCESSED)
@@ -189,7 +189,11 @@ def fold(log: Log) -> Fold:
 
 def kept(store: Any) -> Fold:
     """The same as a store has it."""
-    marks = {key[len(MARK) :]: (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
-             for key, raw in store.items(MARK)}  # fmt: skip
+    marks = {key: _seen(mark) for key, mark in store.items(MARK)}
     raw = store.get(PROCESSED)
     return Fold(dict(store.items(ROW)), marks, decode_processed(raw) if raw else Processed(0))
+
+
+def _seen(raw: bytes) -> tuple[int, int]:
+    """When a mark says that its event was seen, and at which offset."""
+    return int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.state.changelog import CLAIM, Claim, Mark, Processed, encode, epoch_headers
+from app.state.changelog import CLAIM, Claim, Mark, Processed, encode, epoch_headers, store_mark
 from app.state.commit import Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Group
@@ -49,7 +49,7 @@ class Desk:
         """Settle a group."""
         group = Group()
         group.rows.update(rows or {})
-        group.marks.update(marks or {})
+        group.marks.update({key: store_mark(mark) for key, mark in (marks or {}).items()})
         return await self.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: may_apply)
 
     @property

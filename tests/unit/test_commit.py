@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from app.state import commit
-from app.state.changelog import MARK, PACK, Mark, epoch_headers, row_key
+from app.state.changelog import MARK, PACK, Mark, Processed, epoch_headers, row_key
 from app.state.commit import FencedError
 from app.state.dedupe import Dedupe
+from app.state.partition import Partition
 from app.state.store import Store, StoreError
 from app.state.windows import Window, in_window
 from tests.stand_ins.log import Log, Sending, fold
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
-ONE, TWO = b"1" * 16, b"2" * 16  # digests
+ONE, TWO, THREE = (MARK + digit * 16 for digit in (b"1", b"2", b"3"))
 
 
 async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
@@ -102,13 +103,13 @@ async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(tm
 async def test_packs_are_forgotten_with_their_marks(tmp_path: Path) -> None:
     """By the stream's time; an id that was seen again meanwhile, or just now, keeps its mark."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
-    await desk.settle({}, {ONE: Mark(5, 0), TWO: Mark(6, 1), b"3" * 16: Mark(7, 2)}, 7)
+    await desk.settle({}, {ONE: Mark(5, 0), TWO: Mark(6, 1), THREE: Mark(7, 2)}, 7)
     await desk.settle({}, {TWO: Mark(850, 3)}, 900)
-    assert set(desk.kept.marks) == {ONE, TWO, b"3" * 16}
+    assert set(desk.kept.marks) == {ONE, TWO, THREE}
     await desk.settle({}, {}, 900)
     assert len(list(desk.store.items(PACK))) == 2
-    await desk.settle({}, {b"3" * 16: Mark(908, 4)}, 908)
-    assert desk.kept.marks == {TWO: (850, 3), b"3" * 16: (908, 4)}
+    await desk.settle({}, {THREE: Mark(908, 4)}, 908)
+    assert desk.kept.marks == {TWO: (850, 3), THREE: (908, 4)}
     assert desk.kept == fold(desk.log)
     assert [e.value for e in desk.log.entries if e.key[:1] == PACK][-1] is None
     rebuilt = await Desk(tmp_path / "other", desk.log).claim()
@@ -127,6 +128,23 @@ async def test_rows_of_closed_windows_are_removed(tmp_path: Path) -> None:
     assert set(desk.kept.rows) == {A, *list(rows)[1:]}
     assert await desk.settle({}, stream_ms=100)
     assert set(desk.kept.rows) == set(fold(desk.log).rows) == {A}
+
+
+async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> None:
+    """Not from what is kept in memory of rows that were settled lately either."""
+    prefix = row_key("w")
+    row = prefix + in_window(0, b"k")
+    desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
+    partition = Partition(0, desk.store, 10_000)
+    for stream_ms, key in ((0, row), (14, A), (15, A)):
+        partition.filling.rows[key] = b"1"
+        partition.filling.ended.append((0, "handled"))
+        group = partition.next_to_settle()
+        assert group is not None
+        assert await desk.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: True)
+        assert partition.row(row) == desk.store.get(row) == (b"1" if stream_ms < 15 else None)
+        partition.settled(None)
+        assert partition.row(row) == (b"1" if stream_ms < 15 else None)
 
 
 async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +166,10 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_marks_have_their_own_place_in_the_store(tmp_path: Path) -> None:
-    """By digest; without dedupe there are none."""
+    """Without dedupe the log has none of them."""
     desk = await Desk(tmp_path / "s", Log()).claim()
     await desk.settle({A: b"1"}, {ONE: Mark(1, 2)})
     assert not [entry for entry in desk.log.entries if entry.key[:1] == PACK]
     assert not list(desk.store.items(PACK))
-    assert desk.store.get(MARK + TWO) is None
+    assert desk.store.get(TWO) is None
+    assert desk.kept.marks == {ONE: (1, 2)}
