@@ -176,17 +176,27 @@ class Settler:
         return last
 
     async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:
-        """Write to the store, again and again while the disk does not take it: nothing is finished before it has."""
+        """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
+
+        The store can be read meanwhile, unless the disk does not even let it be opened anew. Raises InvariantError
+        when it was put aside then: what was in it is only in the changelog.
+        """
+        before, is_first = self.store.position, True
         while may_apply():
             try:
-                if not self.store.is_open:
-                    self.store.open()
+                if not is_first:
+                    self.store.reopen()
+                    if self.store.position not in {before, position}:  # the latter: it was written after all
+                        raise InvariantError(
+                            f"the state of {self.topic}-{self.partition} is not what it was when the disk was full; "
+                            "it is rebuilt at the next start"
+                        )
+                is_first = False
                 self.store.write(batch, position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S
                 )
-                self.store.close()
                 await asyncio.sleep(RETRY_S)
             else:
                 self._probe("written")
