@@ -11,6 +11,7 @@ import pytest
 from app.engine.flow import Flow
 from app.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
 from app.state.commit import Settler, fill
+from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
 from app.state.restore import Replica
 from app.state.unit import Unit
@@ -146,13 +147,13 @@ def one_too_far(patch: pytest.MonkeyPatch) -> None:
 
 def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
     """Packs are forgotten although their marks are still asked for."""
-    forgotten = Settler._forgotten
+    packs = Expiry.packs
 
-    def too_early(self: Settler, stream_ms: int) -> dict[bytes, bytes]:
+    def too_early(self: Expiry, stream_ms: int) -> dict[bytes, bytes]:
         self._oldest_period = None
-        return forgotten(self, stream_ms) or dict(list(self.store.items(PACK))[:1])
+        return packs(self, stream_ms) or dict(list(self._store.items(PACK))[:1])
 
-    patch.setattr(Settler, "_forgotten", too_early)
+    patch.setattr(Expiry, "packs", too_early)
 
 
 def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ class Wire:
         self._is_dead = is_dead
         self._is_lost_at_death = is_lost_at_death
         self.under_way: set[asyncio.Task[int]] = set()
+        self.batches: list[list[tuple[bytes, bytes | None]]] = []
 
     async def send_all(self, records: Sequence[Outgoing]) -> None:
         """Publish *records*."""
@@ -132,7 +133,8 @@ class Wire:
         if self._is_dead():
             raise asyncio.CancelledError
         sending = next(self._sendings, Sending())
-        carried = asyncio.create_task(self._carry(list(rows), headers, sending))
+        self.batches.append(list(rows))
+        carried = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
         self.under_way.add(carried)
         carried.add_done_callback(self.under_way.discard)
         answer = asyncio.shield(carried)
