@@ -1,6 +1,8 @@
 """A disk that is full: nothing is settled until it takes it, and what is there can be read."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,10 @@ class Full:
                 raise StoreError("No space left on device")
             write(store, *of)
 
-        def try_open(store: Store) -> None:
+        def try_open(store: Store, **of: bool) -> None:
             if self.is_shut:
                 raise StoreError("No space left on device")
-            opened(store)
+            opened(store, **of)
 
         monkeypatch.setattr(Store, "write", try_write)
         monkeypatch.setattr(Store, "open", try_open)
@@ -106,3 +108,46 @@ async def test_a_store_that_was_put_aside_while_it_was_opened_anew_takes_nothing
     with pytest.raises(InvariantError, match="not what it was"):
         await desk.settle({B: b"2"})
     assert desk.store.position == -1
+
+
+REAL = """
+import resource
+from pathlib import Path
+from app.state.store import Memory, Store, StoreError
+
+store = Store(Path.cwd() / "s", Memory.of(8, 8))
+store.open()
+
+
+def write(value, position):
+    batch = store.batch()
+    batch.put(b"a", value)
+    store.write(batch, position, 1)
+
+
+write(b"1", 1)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+for attempt in range(3):
+    try:
+        if attempt:
+            store.reopen()
+        write(b"2" * 100_000, 2)
+    except StoreError:
+        print("refused", store.get(b"a") if store.is_open else "closed")
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+store.reopen()
+print(store.position, store.get(b"a"))
+write(b"3", 2)
+print(store.position, store.get(b"a"))
+"""
+
+
+def test_a_real_store_goes_on_when_its_disk_takes_it_again(tmp_path: Path) -> None:
+    """RocksDB complains when it is closed after a write that failed, and cannot be opened; nothing of it is lost."""
+    command = [sys.executable, "-c", REAL]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line for line in found.stdout.splitlines() if "[warning" not in line]
+    assert lines[0] == "refused b'1'", found
+    assert lines[-2:] == ["1 b'1'", "2 b'3'"], found
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
