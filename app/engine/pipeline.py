@@ -31,10 +31,12 @@ from app.observe.metrics import Counts
 from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
+from app.state.store import StoreError
 from app.state.unit import Unit, Unwound, Waiters, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
+STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
 Order = Literal["key", "partition"]
 Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 
@@ -75,12 +77,15 @@ class Pipeline:
         return [event_id_of(record) if record.key is None else record.key for record in records]
 
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
-        """What `carry` needs to know of each record. The store is looked into once for all."""
+        """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
             return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
-        stored = self.dedupe.stored(state, keys)
-        return map(_work, zip(records, keys, stored, repeat(state.applied), stream_ms, strict=False))
+        try:
+            stored, applied = self.dedupe.stored(state, keys), state.applied
+        except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
+            stored, applied = [None] * len(keys), -1
+        return map(_work, zip(records, keys, stored, repeat(applied), stream_ms, strict=False))
 
     async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
@@ -95,7 +100,7 @@ class Pipeline:
             if event is None:
                 return self._unknown(record)
             handlers = self.dispatcher.handlers_of(type(event))
-            while True:  # again after another event to which a row belonged: see state.unit
+            while True:  # again after another event to which a row belonged, or when the disk is back: see state.unit
                 unit = Unit(state, record, waiters)
                 enter(unit)
                 try:
@@ -113,15 +118,15 @@ class Pipeline:
                             unit.rollback(before)
                             failed = failed or {}
                             await self._retry(handler, event, unit, error, wait, failed)
-                    if unit.in_the_way is None:
+                    if not unit.is_undone:
                         unit.join()
                         return "handled"
                 except (Exception, Unwound, BaseExceptionGroup):
-                    if unit.in_the_way is None:
+                    if not unit.is_undone:
                         raise
                 finally:
                     unit.end()
-                waiters = await _turn_after_owner(unit, wait)
+                waiters = await _next_turn(unit, wait)
         except (Abandoned, OperatingError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
@@ -159,7 +164,7 @@ class Pipeline:
         *failed* counts the attempts of each handler. They count although the event is undone in between: else two
         events that fail for good, and want the same row, would undo each other for ever.
         """
-        while unit.in_the_way is None:  # else the handler made its own error of what was to pass through it
+        while not unit.is_undone:  # else the handler made its own error of what was to pass through it
             attempt = failed[handler.name] = failed.get(handler.name, 0) + 1
             decision = handler.retry.decide(error, attempt)
             if not isinstance(decision, Again):
@@ -185,14 +190,14 @@ class Pipeline:
         state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
 
 
-async def _turn_after_owner(unit: Unit, wait: Wait) -> Waiters | None:
-    """Wait until the event in the way of *unit* has ended. Returns who waits behind this one then.
+async def _next_turn(unit: Unit, wait: Wait) -> Waiters | None:
+    """Wait until the event in the way of *unit* has ended, or for the disk. Returns who waits behind this one then.
 
     Raises Abandoned when the partition was taken away meanwhile; those behind it have their turn to learn it, too.
     """
     waiters = await unit.wait_for_owner()
     try:
-        await wait(0)
+        await wait(0 if unit.in_the_way is not None else STORE_RETRY_S)
     except Abandoned:
         Unit(unit.partition, unit.record, waiters).end()
         raise

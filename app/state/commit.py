@@ -23,6 +23,7 @@ from app.state.changelog import (
     CLAIM,
     PACK,
     PROCESSED,
+    RECORD_OVERHEAD,
     Logged,
     Processed,
     decode_claim,
@@ -32,19 +33,18 @@ from app.state.changelog import (
     newest_ms,
     pack,
     pack_key,
-    period_of,
     unpack,
 )
 from app.state.dedupe import Dedupe
+from app.state.expiry import Expiry, forget
 from app.state.partition import Group, Rows
 from app.state.store import STALE, Store, StoreError
-from app.state.windows import Window, in_window, start_of
+from app.state.windows import Window
 from app.wire.envelope import Headers, Outgoing
 
 log = structlog.get_logger()
+BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
 RETRY_S = 1.0  # between two tries to write to a disk that is full
-ROWS_AT_ONCE = 500  # of closed windows, removed with each group
-PACKS_AT_ONCE = 2  # forgotten with each group: more than a group adds, so that forgetting keeps up
 Probe = Callable[[str], None]
 
 
@@ -82,7 +82,7 @@ class Settler:
         self.partition = partition
         self.store = store
         self._dedupe = dedupe
-        self._windows = windows  # of tables, by what their rows begin with
+        self._expiry = Expiry(store, dedupe, windows)
         self._sender = sender
         self._reader = reader
         self._probe = probe
@@ -90,8 +90,6 @@ class Settler:
         self._epoch = store.epoch
         self._headers = epoch_headers(store.epoch)
         self._packs = 0
-        self._oldest_period: int | None = None  # of the packs there are, as far as known
-        self._oldest_start = dict.fromkeys(windows, 0)  # of the windows that have rows, at least
 
     async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
         """Make *group* durable, and that the source is *processed* so far.
@@ -100,11 +98,14 @@ class Settler:
         written to the store then, and whoever has the partition now decides by the log. Raises FencedError, and what
         the sender raises.
         """
-        packs = self._packed(group)
-        forgotten = self._forgotten(processed.stream_ms)
-        for key in self._closed(processed.stream_ms):
-            group.rows.setdefault(key, None)
-        rows: Rows = {**group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: encode(processed)}
+        packs, so_far = self._packed(group), encode(processed)
+        forgotten = self._expiry.packs(processed.stream_ms)
+        for key in self._expiry.rows(processed.stream_ms, BATCH_BYTES - group.size - len(so_far)):
+            if key not in group.rows:
+                group.rows[key] = None
+                group.size += len(key) + RECORD_OVERHEAD
+        self._expiry.written(group.rows, packs)
+        rows: Rows = {**group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: so_far}
         self._probe("sending")
         sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
         self._probe("sent")
@@ -134,15 +135,27 @@ class Settler:
     async def repair(self, keys: Iterable[bytes], sent: Rows | None = None) -> None:
         """Write again what we know under *keys*, which a worker without a claim has written to.
 
-        Else compaction might keep what that one wrote. What was *sent* is newer than the store. Raises what the sender
-        raises.
+        Else compaction might keep what that one wrote. What was *sent* is newer than the store. As many record batches
+        as it takes: each record says all of its key. Raises what the sender raises.
         """
         sent = sent or {}
-        rows = {key: sent[key] if key in sent else self._present(key, sent) for key in keys}
+        rows: Rows = {}
+        size = 0
+        for key in keys:
+            value = sent[key] if key in sent else self._present(key, sent)
+            more = len(key) + len(value or b"") + RECORD_OVERHEAD
+            if rows and size + more > BATCH_BYTES:
+                await self._overrule(rows)
+                rows, size = {}, 0
+            rows[key] = value
+            size += more
         if rows:
-            log.warning("records of a worker without a claim are overruled", topic=self.topic,
-                        partition=self.partition, records=len(rows))  # fmt: skip
-            await (await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers))
+            await self._overrule(rows)
+
+    async def _overrule(self, rows: Rows) -> None:
+        log.warning("records of a worker without a claim are overruled", topic=self.topic, partition=self.partition,
+                    records=len(rows))  # fmt: skip
+        await (await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers))
 
     def _present(self, key: bytes, sent: Rows) -> bytes | None:
         """What we know under *key*; of a pack without the marks that were renewed since, which it would set back."""
@@ -176,24 +189,32 @@ class Settler:
         return last
 
     async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:
-        """Write to the store, again and again while the disk does not take it: nothing is finished before it has."""
+        """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
+
+        The store can be read meanwhile, unless the disk does not even let it be opened anew. Raises InvariantError
+        when it was put aside then: what was in it is only in the changelog.
+        """
+        before, is_first = self.store.position, True
         while may_apply():
             try:
-                if not self.store.is_open:
-                    self.store.open()
+                if not is_first:
+                    self.store.reopen()
+                    if self.store.position not in {before, position}:  # the latter: it was written after all
+                        raise InvariantError(
+                            f"the state of {self.topic}-{self.partition} is not what it was when the disk was full; "
+                            "it is rebuilt at the next start"
+                        )
+                is_first = False
                 self.store.write(batch, position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S
                 )
-                self.store.close()
                 await asyncio.sleep(RETRY_S)
             else:
                 self._probe("written")
                 return True
         return False
-
-    # Marks.
 
     def _packed(self, group: Group) -> dict[bytes, bytes]:
         """The marks of *group* as a pack, of the period that its newest one belongs to."""
@@ -202,50 +223,6 @@ class Settler:
         self._packs += 1
         newest = newest_ms(group.marks)
         return {pack_key(newest - newest % self._dedupe.period_ms, self._epoch, self._packs): pack(group.marks)}
-
-    def _forgotten(self, stream_ms: int) -> dict[bytes, bytes]:
-        """The oldest packs, if nobody can ask for their marks any more: a few, so that it costs a little each time."""
-        if self._dedupe is None:
-            return {}
-        expired_ms = stream_ms - self._dedupe.longest_ms - self._dedupe.period_ms
-        if self._oldest_period is not None and self._oldest_period >= expired_ms:
-            return {}
-        found: dict[bytes, bytes] = {}
-        for key, value in self.store.items(PACK):
-            self._oldest_period = period_of(key)
-            if self._oldest_period >= expired_ms or len(found) == PACKS_AT_ONCE:
-                break
-            found[key] = value
-        else:
-            self._oldest_period = None if found else stream_ms
-        return found
-
-    # Windows.
-
-    def _closed(self, stream_ms: int) -> Rows:
-        """Rows of windows that are kept no more, as deleted: a few, so that it costs a little each time."""
-        found: Rows = {}
-        for prefix, window in self._windows.items():
-            limit_ms = window.expired_before(stream_ms)
-            if self._oldest_start[prefix] >= limit_ms:
-                continue
-            for key, _ in self.store.items(prefix, in_window(max(self._oldest_start[prefix], 0), b"")):
-                self._oldest_start[prefix] = start_of(key[len(prefix) :])
-                if self._oldest_start[prefix] >= limit_ms or len(found) >= ROWS_AT_ONCE:
-                    break
-                found[key] = None
-            else:
-                self._oldest_start[prefix] = limit_ms
-        return found
-
-
-def forget(store: Store, batch: Any, packs: Iterable[bytes]) -> None:
-    """Delete the marks of *packs* in *batch*, unless their events were seen again since."""
-    for value in packs:
-        marks = list(unpack(value))
-        for (key, mark), now in zip(marks, store.get_many([key for key, _ in marks]), strict=True):
-            if now == mark:
-                batch.delete(key)
 
 
 def fill(batch: Any, rows: Mapping[bytes, bytes | None]) -> None:

@@ -72,10 +72,9 @@ class Dedupe:
         """The mark of the event that *unit* would handle again, None when it is new or forgotten.
 
         *stored* is what the store had under *key* when *applied* groups had reached it, -1: nobody looked. Raises
-        Unwound when the same event is in hand elsewhere.
+        Unwound when the same event is in hand elsewhere, StoreError when the disk does not let us look now.
         """
-        unit.touch(key)
-        raw = unit.partition.mark(key, applied, stored)
+        raw = unit.earlier(key, applied, stored)
         if raw is None:
             return None
         mark = stored_mark(raw)

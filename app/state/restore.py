@@ -34,7 +34,8 @@ from app.state.changelog import (
     epoch_of,
     unpack,
 )  # fmt: skip
-from app.state.commit import Sender, forget
+from app.state.commit import Sender
+from app.state.expiry import forget
 from app.state.store import STALE, Store, StoreError
 
 log = structlog.get_logger()

@@ -23,7 +23,10 @@ POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0s
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
 BLOOM_BITS = 10  # per key: about one false positive in a hundred
 HOUR_S = 3600
-WAITING = ("No space left", "Permission denied", "Read-only file system", "While lock file", "Too many open files")
+WAITING = (
+    "No space left", "Disk quota exceeded", "File too large", "Permission denied", "Read-only file system",
+    "While lock file", "Too many open files",
+)  # fmt: skip
 
 
 class StoreError(Exception):
@@ -60,8 +63,11 @@ class Store:
         self._memory = memory
         self._db: Any = None  # Any: rocksdict is untyped
 
-    def open(self) -> None:
-        """Open or create it. Raises StoreError when the disk is full, not ours to write, or somebody else has it."""
+    def open(self, *, is_new: bool = False) -> None:
+        """Open or create it; *is_new*: it was put aside just now, so whatever is wrong is not its bytes.
+
+        Raises StoreError when the disk is full, not ours to write, or somebody else has it.
+        """
         if (self.path / DAMAGED).exists():
             self._put_aside("its bytes were damaged")
         try:
@@ -70,16 +76,20 @@ class Store:
             self.position, self.epoch = self._number(POSITION, -1), self._number(EPOCH, 0)
         except Exception as error:  # rocksdict raises nothing finer
             self.close()
-            if any(sign in str(error) for sign in WAITING) or isinstance(error, OSError):
+            is_damaged = not (is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING))
+            if not is_damaged:
                 raise StoreError(f"the state in {self.path} cannot be opened: {error}") from error
             self._put_aside(str(error))
-            self.open()
+            self.open(is_new=True)
 
     def close(self) -> None:
-        """Close it; whatever is read or written from now on raises."""
+        """Close it; whatever is read or written from now on raises. After a write that failed RocksDB complains."""
         if self._db is not None:
             db, self._db = self._db, None
-            db.close()
+            try:
+                db.close()
+            except Exception as error:  # noqa: BLE001  # rocksdict raises nothing finer
+                log.warning("a store was closed after a write that failed", error=str(error))
 
     @property
     def is_open(self) -> bool:

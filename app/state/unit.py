@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from app.errors import PermanentError
 from app.state.changelog import MARK_BYTES, RECORD_OVERHEAD
 from app.state.partition import Partition, Rows
+from app.state.store import StoreError
 from app.wire.envelope import Outgoing, Record, event_id_of
 
 Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched
@@ -39,7 +40,8 @@ class Unit:
     rows = NO_ROWS
     outbox = NO_OUTBOX
     mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
-    in_the_way: "Unit | None" = None  # owns a row that this one touched: this one is to be undone
+    in_the_way: "Unit | None" = None  # owns a row that this one touched
+    is_undone = False  # to be handled again: another one is in the way, or the store could not be read
     is_live = False  # it has suspended, and owns what it touched
     is_ended = False
     _touched = NO_TOUCHED  # a set in the order of touching
@@ -60,11 +62,28 @@ class Unit:
     # Rows.
 
     def row(self, key: bytes) -> bytes | None:
-        """The newest value of a row as this event sees it. Raises Unwound when the row belongs to another one."""
+        """The newest value of a row as this event sees it.
+
+        Raises Unwound when the row belongs to another one, StoreError when the disk does not let us look now; then the
+        event is undone, whatever its handler makes of that.
+        """
         if key in self.rows:
             return self.rows[key]
         self.touch(key)
-        return self.partition.row(key)
+        try:
+            return self.partition.row(key)
+        except StoreError:
+            self.is_undone = True
+            raise
+
+    def earlier(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
+        """The mark that the event left when it was seen before, see `Partition.mark`. Raises as `row` does."""
+        self.touch(key)
+        try:
+            return self.partition.mark(key, applied, stored)
+        except StoreError:
+            self.is_undone = True
+            raise
 
     def write(self, key: bytes, value: bytes | None) -> None:
         """Set a row, or delete it with None. Raises as `row` does, and TypeError when the event is done."""
@@ -82,7 +101,7 @@ class Unit:
         if owners:
             owner = owners.get(key)
             if owner is not None and owner is not self:
-                self.in_the_way = owner
+                self.in_the_way, self.is_undone = owner, True
                 raise Unwound
         if self.is_live:
             owners[key] = self

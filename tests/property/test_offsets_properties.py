@@ -1,5 +1,8 @@
 """The offset arithmetic under any order of finishing: only the longest finished prefix may ever be committed."""
 
+from random import Random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +26,37 @@ def test_committable_is_the_longest_finished_prefix(log: list[int], data: st.Dat
         prefix = [o for o in log if not any(u <= o for u in unfinished)]
         assert offsets.next_offset == (prefix[-1] + 1 if prefix else None)
         assert offsets.in_flight == len(log) - len(prefix)
+
+
+@given(log=logs, chance=st.randoms(use_true_random=False))
+def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(log: list[int], chance: Random) -> None:
+    """Whatever the groups and their order, also when some finish one by one in between."""
+    together, alone = PartitionOffsets(), PartitionOffsets()
+    together.received(log)
+    alone.received(log)
+    waiting = chance.sample(log, len(log))
+    while waiting:
+        count = chance.randint(1, len(waiting))
+        group, waiting = waiting[:count], waiting[count:]
+        if len(group) == 1 and chance.random() < 0.5:
+            together.finished(group[0])
+        else:
+            together.finished_all(group)
+        for offset in group:
+            alone.finished(offset)
+        assert (together.next_offset, together.in_flight) == (alone.next_offset, alone.in_flight)
+        assert together.ahead == alone.ahead
+
+
+@given(log=logs, data=st.data())
+def test_what_is_not_in_flight_cannot_finish_with_others(log: list[int], data: st.DataObject) -> None:
+    """It was never received, or is below what may be committed."""
+    offsets = PartitionOffsets()
+    offsets.received(log)
+    offsets.finished(log[0])
+    stranger = data.draw(st.sampled_from([log[0], log[-1] + 1]))
+    with pytest.raises(AssertionError, match="not in flight"):
+        offsets.finished_all([*log[1:], stranger])
 
 
 @given(log=logs, data=st.data())

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from app.engine.flow import Flow
-from app.state.changelog import MARK, PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of, store_mark
+from app.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
 from app.state.commit import Settler, fill
+from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
 from app.state.restore import Replica
 from app.state.unit import Unit
@@ -41,8 +42,8 @@ async def settle_in_two(
             last = await self._find_out(rows)
         batch = self.store.batch()
         fill(batch, rows)
-        for digest, mark in group.marks.items() if rows is marks else ():
-            batch.put(MARK + digest, store_mark(mark))
+        if rows is marks:
+            fill(batch, group.marks)
         if not await self._write(batch, last if rows else self.store.position, may_apply):
             return False
     return True
@@ -126,7 +127,11 @@ def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
 
 def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
     """Handlers that suspend read and write the same row as they like."""
-    patch.setattr(Unit, "touch", lambda self, key: self._touched.setdefault(key))
+
+    def touch(self: Unit, key: bytes) -> None:
+        self._touched = {**self._touched, key: None}
+
+    patch.setattr(Unit, "touch", touch)
 
 
 def one_too_far(patch: pytest.MonkeyPatch) -> None:
@@ -142,13 +147,13 @@ def one_too_far(patch: pytest.MonkeyPatch) -> None:
 
 def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
     """Packs are forgotten although their marks are still asked for."""
-    forgotten = Settler._forgotten
+    packs = Expiry.packs
 
-    def too_early(self: Settler, stream_ms: int) -> dict[bytes, bytes]:
+    def too_early(self: Expiry, stream_ms: int) -> dict[bytes, bytes]:
         self._oldest_period = None
-        return forgotten(self, stream_ms) or dict(list(self.store.items(PACK))[:1])
+        return packs(self, stream_ms) or dict(list(self._store.items(PACK))[:1])
 
-    patch.setattr(Settler, "_forgotten", too_early)
+    patch.setattr(Expiry, "packs", too_early)
 
 
 def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:

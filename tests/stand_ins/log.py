@@ -117,6 +117,7 @@ class Wire:
         self._is_dead = is_dead
         self._is_lost_at_death = is_lost_at_death
         self.under_way: set[asyncio.Task[int]] = set()
+        self.batches: list[list[tuple[bytes, bytes | None]]] = []
 
     async def send_all(self, records: Sequence[Outgoing]) -> None:
         """Publish *records*."""
@@ -132,7 +133,8 @@ class Wire:
         if self._is_dead():
             raise asyncio.CancelledError
         sending = next(self._sendings, Sending())
-        carried = asyncio.create_task(self._carry(list(rows), headers, sending))
+        self.batches.append(list(rows))
+        carried = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
         self.under_way.add(carried)
         carried.add_done_callback(self.under_way.discard)
         answer = asyncio.shield(carried)
@@ -168,7 +170,7 @@ class Fold(NamedTuple):
 
 
 def fold(log: Log) -> Fold:
-    """Rows, marks by digest, and how far the source is processed."""
+    """Rows, when each mark was seen and where, and how far the source is processed."""
     epoch, newest = 0, dict[bytes, bytes | None]()
     marks: dict[bytes, tuple[int, int]] = {}
     for entry in log.entries:
@@ -176,11 +178,11 @@ def fold(log: Log) -> Fold:
             continue
         epoch = epoch_of(entry.headers)
         if entry.key[:1] == PACK and entry.value is None:
-            for digest, *mark in unpack(newest.get(entry.key) or b""):
-                if marks.get(digest) == tuple(mark):
-                    del marks[digest]
+            for mark, seen in unpack(newest.get(entry.key) or b""):
+                if marks.get(mark) == _seen(seen):
+                    del marks[mark]
         elif entry.key[:1] == PACK:
-            marks |= {digest: (seen_ms, offset) for digest, seen_ms, offset in unpack(entry.value or b"")}
+            marks |= {mark: _seen(raw) for mark, raw in unpack(entry.value or b"")}
         newest[entry.key] = entry.value
     rows = {key: value for key, value in newest.items() if key[:1] == ROW and value is not None}
     raw = newest.get(PROCESSED)
@@ -189,7 +191,11 @@ def fold(log: Log) -> Fold:
 
 def kept(store: Any) -> Fold:
     """The same as a store has it."""
-    marks = {key[len(MARK) :]: (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
-             for key, raw in store.items(MARK)}  # fmt: skip
+    marks = {key: _seen(mark) for key, mark in store.items(MARK)}
     raw = store.get(PROCESSED)
     return Fold(dict(store.items(ROW)), marks, decode_processed(raw) if raw else Processed(0))
+
+
+def _seen(raw: bytes) -> tuple[int, int]:
+    """When a mark says that its event was seen, and at which offset."""
+    return int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")

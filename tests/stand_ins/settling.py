@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.state.changelog import CLAIM, Claim, Mark, Processed, encode, epoch_headers
+from app.state.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
 from app.state.commit import Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Group
@@ -49,13 +49,18 @@ class Desk:
         """Settle a group."""
         group = Group()
         group.rows.update(rows or {})
-        group.marks.update(marks or {})
+        group.marks.update({key: store_mark(mark) for key, mark in (marks or {}).items()})
         return await self.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: may_apply)
 
     @property
     def kept(self) -> Fold:
         """What is in the store."""
         return kept(self.store)
+
+    @property
+    def largest_batch(self) -> int:
+        """Bytes of the largest record batch that was sent, as they are counted."""
+        return max(sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in rows) for rows in self.wire.batches)
 
     def claimed_by_other(self, epoch: int) -> None:
         """Somebody else claims."""

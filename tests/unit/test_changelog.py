@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.state.changelog import (
+    MARK,
     Mark,
     Processed,
     decode_processed,
     encode,
     epoch_headers,
     epoch_of,
+    newest_ms,
     offsets_in,
     pack,
     pack_key,
@@ -45,8 +47,15 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
 @given(st.dictionaries(st.binary(min_size=16, max_size=16), marks, max_size=20))
 def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -> None:
     """In their order."""
-    assert [(digest, Mark(*mark)) for digest, *mark in unpack(pack(of))] == list(of.items())
-    assert [stored_mark(store_mark(mark)) for mark in of.values()] == list(of.values())
+    kept = {MARK + digest: store_mark(mark) for digest, mark in of.items()}
+    assert list(unpack(pack(kept))) == list(kept.items())
+    assert [stored_mark(mark) for mark in kept.values()] == list(of.values())
+
+
+@given(st.lists(marks, min_size=1))
+def test_the_newest_mark_is_known_by_its_bytes(of: list[Mark]) -> None:
+    """They sort by time."""
+    assert newest_ms({MARK + b"%16d" % number: store_mark(mark) for number, mark in enumerate(of)}) == max(of).seen_ms
 
 
 @given(times, st.integers(0, 2**40), st.integers(0, 2**40))

@@ -1,4 +1,4 @@
-"""The group commit: the order of its steps, who is fenced, what is overruled, what is forgotten."""
+"""The group commit: the order of its steps, who is fenced, what is overruled."""
 
 import asyncio
 from pathlib import Path
@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 
-from app.state import commit
 from app.state.changelog import MARK, PACK, Mark, epoch_headers, row_key
-from app.state.commit import FencedError
+from app.state.commit import BATCH_BYTES, FencedError
 from app.state.dedupe import Dedupe
-from app.state.store import Store, StoreError
-from app.state.windows import Window, in_window
+from app.state.store import STALE
 from tests.stand_ins.log import Log, Sending, fold
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
-ONE, TWO = b"1" * 16, b"2" * 16  # digests
+ONE, TWO = (MARK + digit * 16 for digit in (b"1", b"2"))
 
 
 async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
@@ -99,58 +97,33 @@ async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(tm
     assert again.log.end == end
 
 
-async def test_packs_are_forgotten_with_their_marks(tmp_path: Path) -> None:
-    """By the stream's time; an id that was seen again meanwhile, or just now, keeps its mark."""
-    desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
-    await desk.settle({}, {ONE: Mark(5, 0), TWO: Mark(6, 1), b"3" * 16: Mark(7, 2)}, 7)
-    await desk.settle({}, {TWO: Mark(850, 3)}, 900)
-    assert set(desk.kept.marks) == {ONE, TWO, b"3" * 16}
-    await desk.settle({}, {}, 900)
-    assert len(list(desk.store.items(PACK))) == 2
-    await desk.settle({}, {b"3" * 16: Mark(908, 4)}, 908)
-    assert desk.kept.marks == {TWO: (850, 3), b"3" * 16: (908, 4)}
-    assert desk.kept == fold(desk.log)
-    assert [e.value for e in desk.log.entries if e.key[:1] == PACK][-1] is None
-    rebuilt = await Desk(tmp_path / "other", desk.log).claim()
-    assert rebuilt.kept == desk.kept
-
-
-async def test_rows_of_closed_windows_are_removed(tmp_path: Path) -> None:
-    """In the log as in the store, and those of other tables are not."""
-    prefix = row_key("w")
-    desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
-    rows: Any = {prefix + in_window(start, b"k"): b"1" for start in (0, 10, 20)}
-    await desk.settle({**rows, A: b"1"}, stream_ms=14)
-    assert await desk.settle({}, stream_ms=14)
-    assert len(desk.kept.rows) == 4
-    assert await desk.settle({}, stream_ms=15)
-    assert set(desk.kept.rows) == {A, *list(rows)[1:]}
-    assert await desk.settle({}, stream_ms=100)
-    assert set(desk.kept.rows) == set(fold(desk.log).rows) == {A}
-
-
-async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing counts as settled before the disk has it."""
+async def test_what_is_overruled_goes_in_slices_that_fit_one_batch(tmp_path: Path) -> None:
+    """Both at the start and when it is found in between: the rows that others touched may be many."""
+    rows: Any = {row_key("t", b"%d" % n): b"x" * 10_000 for n in range(250)}
+    large = row_key("t", b"large")
     desk = await Desk(tmp_path / "s").claim()
-    monkeypatch.setattr(commit, "RETRY_S", 0.0)
-    write, left = Store.write, [1, 2]
-
-    def full(self: Store, *of: Any) -> None:
-        if left:
-            left.pop()
-            raise StoreError("No space left on device")
-        write(self, *of)
-
-    monkeypatch.setattr(Store, "write", full)
-    assert await desk.settle({A: b"1"})
-    assert (left, desk.kept.rows) == ([], {A: b"1"})
-    assert desk.steps.count("sending") == 1
+    for at in range(0, 250, 50):
+        await desk.settle(dict(list(rows.items())[at : at + 50]))
+    await desk.settle({large: b"x" * (BATCH_BYTES - 200)})
+    for again in range(2):
+        desk.wire.batches.clear()
+        desk.log.append([(key, b"stale") for key in (large, *rows)], epoch_headers(0))
+        if again:
+            desk.store.close()
+            desk = await Desk(tmp_path / "s", desk.log).claim()
+        else:
+            assert await desk.settle({A: b"1"})
+        assert len(desk.wire.batches) >= 4
+        assert desk.largest_batch <= BATCH_BYTES
+        assert desk.kept.rows == fold(desk.log).rows == {**rows, large: b"x" * (BATCH_BYTES - 200), A: b"1"}
+    assert list(desk.store.items(STALE)) == []
 
 
 async def test_marks_have_their_own_place_in_the_store(tmp_path: Path) -> None:
-    """By digest; without dedupe there are none."""
+    """Without dedupe the log has none of them."""
     desk = await Desk(tmp_path / "s", Log()).claim()
     await desk.settle({A: b"1"}, {ONE: Mark(1, 2)})
     assert not [entry for entry in desk.log.entries if entry.key[:1] == PACK]
     assert not list(desk.store.items(PACK))
-    assert desk.store.get(MARK + TWO) is None
+    assert desk.store.get(TWO) is None
+    assert desk.kept.marks == {ONE: (1, 2)}

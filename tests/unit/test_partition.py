@@ -6,14 +6,16 @@ import pytest
 
 from app.engine.offsets import OnCommitAhead, StartError, start_position
 from app.state.changelog import MARK, Mark, Processed, store_mark
-from app.state.dedupe import Dedupe, digest_of
+from app.state.dedupe import Dedupe, mark_key
 from app.state.partition import Partition
 from app.state.unit import Unit, Unwound
 from models.orders import OrderCreated
 from models.stock import StockReserved
 from tests.stand_ins.stored import Memory, partition_of, record
 
-DIGEST = digest_of("id")
+KEY = mark_key("id")
+OLD, NEW, NEWER = (store_mark(Mark(n, n)) for n in (1, 2, 3))
+NOBODY_LOOKED = -1
 
 
 def ended(partition: Partition, size: int, key: bytes = b"a", value: bytes | None = b"1") -> None:
@@ -37,8 +39,20 @@ def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
     assert partition.row(b"a") is None
     assert partition.next_to_settle() is not group
     partition.settled(None)
-    assert partition.row(b"a") == b"0"
+    assert partition.row(b"a") is None
     assert partition.next_to_settle() is None
+
+
+def test_a_row_that_was_settled_lately_needs_no_look_into_the_store() -> None:
+    """One that was not does; so does one that more than a group's bytes were settled after."""
+    partition = partition_of({b"a": b"1", b"b": b"1"}, group_bytes=100)
+    store: Any = partition.store
+    for key in (b"a", b"b"):
+        ended(partition, 60, key)
+        partition.next_to_settle()
+        partition.settled(None)
+    assert (partition.row(b"b"), store.asked) == (b"1", [])
+    assert (partition.row(b"a"), store.asked) == (b"1", [b"a"])
 
 
 def test_a_group_is_split_between_events_only() -> None:
@@ -57,17 +71,17 @@ def test_a_group_is_split_between_events_only() -> None:
 
 def test_marks_are_looked_for_as_rows_are() -> None:
     """What was read from the store for a whole fetch is used while it is not outdated."""
-    partition = partition_of({MARK + DIGEST: store_mark(Mark(1, 1))})
+    partition = partition_of({KEY: OLD})
     store: Any = partition.store
-    assert partition.mark(DIGEST, is_known=True, stored=None) is None
+    assert partition.mark(KEY, 0, None) is None
     assert store.asked == []
-    assert partition.mark(DIGEST, is_known=False, stored=None) == Mark(1, 1)
-    partition.filling.marks[DIGEST] = Mark(2, 2)
+    assert partition.mark(KEY, NOBODY_LOOKED, None) == OLD
+    partition.filling.marks[KEY] = NEW
     partition.filling.ended.append((0, "handled"))
     partition.next_to_settle()
-    assert partition.mark(DIGEST, is_known=True, stored=None) == Mark(2, 2)
-    partition.filling.marks[DIGEST] = Mark(3, 3)
-    assert partition.mark(DIGEST, is_known=True, stored=None) == Mark(3, 3)
+    assert partition.mark(KEY, 0, None) == NEW
+    partition.filling.marks[KEY] = NEWER
+    assert partition.mark(KEY, 0, None) == NEWER
 
 
 @pytest.mark.parametrize(
@@ -82,9 +96,9 @@ def test_marks_are_looked_for_as_rows_are() -> None:
 def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognised: bool) -> None:
     """A window's length later an event is forgotten, a millisecond before that it is recognised; by type."""
     dedupe = Dedupe(100, {StockReserved: 300})
-    partition = partition_of({MARK + DIGEST: store_mark(Mark(1000, 7))})
+    partition = partition_of({KEY: store_mark(Mark(1000, 7))})
     unit = Unit(partition, record())
-    mark = dedupe.earlier(unit, event_type, DIGEST, stream_ms, is_known=False, stored=None)
+    mark = dedupe.earlier(unit, event_type, KEY, NOBODY_LOOKED, None, stream_ms)
     assert mark == (Mark(1000, 7) if is_recognised else None)
     assert (dedupe.longest_ms, dedupe.period_ms) == (300, 37)
 
@@ -93,24 +107,25 @@ def test_an_event_that_is_in_hand_is_waited_for() -> None:
     """Its mark belongs to it, so two copies on different keys do not both count."""
     dedupe, partition = Dedupe(100), partition_of()
     first, second = Unit(partition, record(0)), Unit(partition, record(1))
-    assert dedupe.earlier(first, OrderCreated, DIGEST, 0, is_known=True, stored=None) is None
+    assert dedupe.earlier(first, OrderCreated, KEY, 0, None, 0) is None
     first.suspend()
     with pytest.raises(Unwound):
-        dedupe.earlier(second, OrderCreated, DIGEST, 0, is_known=True, stored=None)
+        dedupe.earlier(second, OrderCreated, KEY, 0, None, 0)
     assert second.in_the_way is first
 
 
 def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> None:
     """By an id before decoding, in one look at the store; by an identity afterwards."""
     records = [record(1, headers=[("ce_id", b"x")]), record(2, headers=[("ce_id", b"x")]), record(3)]
-    digests = Dedupe(1).digests(records)
-    assert digests[0] == digests[1] != digests[2] == digest_of("t/0/3")
-    partition = partition_of({MARK + digests[0]: b"mark"})
-    assert Dedupe(1).stored(partition, digests) == [b"mark", b"mark", None]
+    keys = Dedupe(1).keys(records)
+    assert keys[0] == keys[1] != keys[2] == mark_key("t/0/3")
+    assert {(key[:1], len(key)) for key in keys} == {(MARK, 17)}
+    partition = partition_of({keys[0]: b"mark"})
+    assert Dedupe(1).stored(partition, keys) == [b"mark", b"mark", None]
     by_product = Dedupe(1, identity=lambda event: event.product_id)
-    assert by_product.digests(records) == []
+    assert by_product.keys(records) == []
     event: Any = type("E", (), {"product_id": 5})()
-    assert by_product.digest(event) == digest_of("5")
+    assert by_product.key(event) == mark_key("5")
     assert isinstance(partition.store, Memory)
 
 

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import svcs
 
+from app.engine import pipeline
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
 from app.engine.flow import Flow
 from app.engine.pipeline import Pipeline
@@ -27,6 +28,7 @@ from tests.stand_ins.stored import partition_of
 
 ROW = row_key("t", b"x")
 DEDUPE = Dedupe(1000)
+BY_NAME = Dedupe(1000, identity=lambda event: cast("Deed", event).name)
 
 
 @pytest.fixture
@@ -117,24 +119,91 @@ async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(make: C
     assert (attempts.count("a"), attempts.count("b")) == (3, 3)
 
 
-@pytest.mark.xfail(reason="a store that is closed while the disk is full fails handlers", strict=True)
-async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(make: Callable[..., House]) -> None:
-    """It is waited for: nothing is wrong with the event."""
+class Shut:
+    """A disk that is full: while it is, nothing of the store can be read."""
+
+    def __init__(self, flow: Flow) -> None:
+        store: Any = flow.state.store
+        self._store, self._get = store, store.get
+        store.get = self.get
+        self.asked = 0
+
+    def get(self, key: bytes) -> None:
+        """Not now."""
+        self.asked += 1
+        raise StoreError("the state is closed")
+
+    def end(self) -> None:
+        """There is room again."""
+        self._store.get = self._get
+
+
+@pytest.mark.parametrize("dedupe", [None, DEDUPE, BY_NAME])
+async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(
+    make: Callable[..., House], dedupe: Dedupe | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for: nothing is wrong with the event, and none of its attempts is used up."""
+    monkeypatch.setattr(pipeline, "STORE_RETRY_S", 0.001)
 
     async def handle(event: Deed) -> None:
         touch()
 
     house = make(None, remembers=True)
+    flow = flow_of(house, handle, dedupe)
+    shut = Shut(flow)
+    house.fetch(flow, deeds(*"aab"))
+    await house.until(lambda: shut.asked > 30)
+    assert not house.faults
+    assert flow.settled_offset is None
+    shut.end()
+    await house.until(lambda: flow.settled_offset == 3)
+    assert (flow.pipeline.counts["dead_lettered"], flow.pipeline.counts["retried"]) == (0, 0)
+    assert flow.pipeline.counts["handled"] == (2 if dedupe is BY_NAME else 3)
+    assert not flow.state.owners
+
+
+async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it goes on as if nothing was, or makes its own error of it; on its first attempt and on a later one."""
+    monkeypatch.setattr(pipeline, "STORE_RETRY_S", 0.001)
+    tries: list[str] = []
+
+    async def handle(event: Deed) -> None:
+        tries.append(event.name)
+        if event.name == "later" and tries.count("later") == 1:
+            raise TransientError("away")
+        try:
+            touch()
+        except StoreError as error:
+            if event.name == "swallows":
+                return
+            raise ValueError(event.name) from error
+
+    house = make(None, remembers=True)
     flow = flow_of(house, handle, None)
-    store: Any = flow.state.store
-    get = store.get
+    shut = Shut(flow)
+    house.fetch(flow, deeds("swallows", "wraps", "later"))
+    await house.until(lambda: shut.asked > 30)
+    shut.end()
+    await house.until(lambda: flow.settled_offset == 3)
+    counts = flow.pipeline.counts
+    assert (counts["handled"], counts["dead_lettered"], counts["retried"]) == (3, 0, 1)
+    assert flow.state.row(ROW) == b"111"
 
-    def closed(key: bytes) -> None:
-        raise StoreError("the state is closed")
 
-    store.get = closed
-    house.fetch(flow, deeds("a"))
-    await turns(100)
-    store.get = get
-    await house.until(lambda: flow.settled_offset == 1)
-    assert flow.pipeline.counts["dead_lettered"] == 0
+async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(make: Callable[..., House]) -> None:
+    """Its next owner reads the event again."""
+
+    async def handle(event: Deed) -> None:
+        touch()
+
+    house = make(None, remembers=True)
+    flow = flow_of(house, handle)
+    shut = Shut(flow)
+    house.fetch(flow, deeds("a", "b"))
+    await house.until(lambda: flow.lanes.held == 2)
+    assert await flow.close(5)
+    assert shut.asked
+    assert flow.settled_offset is None
+    assert (house.faults, flow.state.filling.ended, flow.state.filling.outbox) == ([], [], [])

@@ -6,13 +6,26 @@ from typing import Any
 
 import pytest
 
-from app.state.changelog import CLAIM, PROCESSED, RESET, Mark, Processed, encode, epoch_headers, pack, pack_key, row_key
+from app.state.changelog import (
+    CLAIM,
+    MARK,
+    PROCESSED,
+    RESET,
+    Mark,
+    Processed,
+    encode,
+    epoch_headers,
+    pack,
+    pack_key,
+    row_key,
+    store_mark,
+)
 from app.state.restore import Restorer
 from tests.stand_ins.log import Entry, Log, Wire, fold
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
-ONE, TWO = b"1" * 16, b"2" * 16
+ONE, TWO = MARK + b"1" * 16, MARK + b"2" * 16
 OLD, NEW = pack_key(0, 1, 1), pack_key(10, 1, 2)
 
 
@@ -45,7 +58,7 @@ def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
     """Also when both are in one slice; an id that was seen again since keeps its newer mark."""
-    old, new = {ONE: Mark(1, 1), TWO: Mark(2, 2)}, {TWO: Mark(12, 3)}
+    old, new = {ONE: store_mark(Mark(1, 1)), TWO: store_mark(Mark(2, 2))}, {TWO: store_mark(Mark(12, 3))}
     log = entries((1, OLD, pack(old)), (1, NEW, pack(new)), (1, OLD, None), (1, A, b"1"), (1, OLD, None))
     for at in range(0, len(log), size):
         desk.replica.replay(log[at : at + size], min(at + size, len(log)) - 1)
@@ -55,7 +68,8 @@ def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
 
 def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
     """And nothing after it; the epoch goes on."""
-    log = entries((3, A, b"1"), (3, OLD, pack({ONE: Mark(1, 1)})), (3, RESET, b""), (2, A, b"stale"), (3, B, b"2"))
+    marks = pack({ONE: store_mark(Mark(1, 1))})
+    log = entries((3, A, b"1"), (3, OLD, marks), (3, RESET, b""), (2, A, b"stale"), (3, B, b"2"))
     desk.replica.replay(log, 4)
     assert (desk.kept.rows, desk.kept.marks) == ({B: b"2"}, {})
     assert (desk.store.position, desk.store.epoch) == (4, 3)

@@ -158,3 +158,16 @@ def test_tidying_removes_what_nobody_wrote_for_long(tmp_path: Path) -> None:
             os.utime(path / "CURRENT", (0, 0))
     folder.tidy({tmp_path / "topic" / "used"}, 1)
     assert sorted(path.name for path in (tmp_path / "topic").iterdir()) == ["used", "young"]
+
+
+def test_what_putting_aside_does_not_cure_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done once: a new folder cannot be damaged."""
+
+    def odd(*of: object) -> None:
+        (tmp_path / "s").mkdir(exist_ok=True)
+        raise ValueError("odd")
+
+    monkeypatch.setattr("app.state.store.rocksdict.Rdict", odd)
+    with pytest.raises(StoreError, match="odd"):
+        Store(tmp_path / "s", MEMORY).open()
+    assert len(list(tmp_path.iterdir())) == 2

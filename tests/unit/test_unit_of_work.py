@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from app.state.changelog import Mark
 from app.state.partition import Partition
 from app.state.unit import EffectsTooLargeError, Unit, Unwound, current_unit, enter
 from app.wire.envelope import Outgoing
@@ -34,12 +33,12 @@ def test_an_event_sees_its_own_writes_then_the_groups_then_the_store() -> None:
     assert first.row(b"a") == b"old"
     first.write(b"a", b"new")
     assert (first.row(b"a"), second.row(b"a")) == (b"new", b"old")
-    first.join(None)
+    first.join()
     first.end()
     assert second.row(b"a") == b"new"
     second.write(b"a", None)
     assert (second.row(b"a"), partition.row(b"a")) == (None, b"new")
-    second.join(None)
+    second.join()
     assert partition.row(b"a") is None
 
 
@@ -49,9 +48,10 @@ def test_joining_leaves_rows_mark_and_events_in_the_group_that_fills() -> None:
     unit = unit_in(partition)
     unit.write(b"a", b"1")
     unit.publish(EVENT)
-    unit.join((b"digest", Mark(5, 6)))
+    unit.mark = (b"mark", b"seen")
+    unit.join()
     group = partition.filling
-    assert (group.rows, group.marks, group.outbox) == ({b"a": b"1"}, {b"digest": Mark(5, 6)}, [EVENT])
+    assert (group.rows, group.marks, group.outbox) == ({b"a": b"1"}, {b"mark": b"seen"}, [EVENT])
     assert group.size > len(b"a1")
 
 
@@ -106,7 +106,7 @@ def test_a_retried_handler_reads_anew() -> None:
     unit.write(b"a", unit.row(b"a"))
     unit.rollback(before)
     other.write(b"a", b"new")
-    other.join(None)
+    other.join()
     assert unit.row(b"a") == b"new"
 
 
@@ -151,11 +151,11 @@ def test_a_row_that_was_read_stays_as_it_is_until_the_owner_ends() -> None:
     with pytest.raises(Unwound):
         fast.write(b"n", b"3")
     slow.write(b"n", b"2" + (slow.row(b"n") or b""))
-    slow.join(None)
+    slow.join()
     slow.end()
     again = unit_in(partition)
     again.write(b"n", b"3" + (again.row(b"n") or b""))
-    again.join(None)
+    again.join()
     assert partition.row(b"n") == b"321"
 
 
@@ -235,8 +235,9 @@ def test_what_is_too_large_for_one_batch_is_refused_and_leaves_nothing() -> None
     unit = unit_in(partition)
     unit.write(b"a", b"x" * 500)
     unit.publish(EVENT)
+    unit.mark = (b"mark", b"seen")
     with pytest.raises(EffectsTooLargeError, match="at most 500"):
-        unit.join((b"digest", Mark(1, 1)))
+        unit.join()
     group = partition.filling
     assert (group.rows, group.marks, group.outbox, group.size) == ({}, {}, [], 0)
 
