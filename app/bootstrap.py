@@ -173,7 +173,7 @@ class Famulus(faust.App):
     @property
     def is_restored(self) -> bool:
         """Whether this worker's partitions are assigned and their state is there."""
-        return self.tables.recovery.completed.is_set() and not self.rebalancing
+        return bool(cast(Any, self.tables).recovery.completed.is_set() and not self.rebalancing)
 
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
