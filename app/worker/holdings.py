@@ -74,19 +74,31 @@ class Holdings:
         """
         await self.release()
         ours = [tp for tp in assigned if tp.topic in self.remembered]
+        while not await self._open(ours, is_wanted):
+            if not is_wanted():
+                return False
+            await asyncio.sleep(RETRY_S)
+        copies = [r for tp in standbys if tp.topic in self.remembered and (r := self._replica(tp)) is not None]
+        self._standby = asyncio.create_task(self._follow(copies), name="standby")
+        return True
+
+    async def _open(self, ours: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
+        """Open, restore and claim *ours*. False when that is not wanted any more, or the disk does not let us now."""
         replicas = {tp: replica for tp in ours if (replica := self._replica(tp)) is not None}
         try:
             if not await self.restorer.acquire(list(replicas.values()), is_wanted):
                 return self._close(replicas.values())
             settlers = {tp: self._settler(tp, replica) for tp, replica in replicas.items()}
             await asyncio.gather(*(settler.start() for settler in settlers.values()))
+        except StoreError as error:
+            log.error("waiting for the disk", error=str(error), again_in_s=RETRY_S)  # noqa: TRY400  # no bug
+            self.restorer.progress.waiting_for = str(error)
+            return self._close(replicas.values())
         except BaseException:
             self._close(replicas.values())
             raise
         for tp in ours:
             self._hold(tp, replicas.get(tp), settlers.get(tp))
-        copies = [r for tp in standbys if tp.topic in self.remembered and (r := self._replica(tp)) is not None]
-        self._standby = asyncio.create_task(self._follow(copies), name="standby")
         return True
 
     async def release(self) -> None:
