@@ -64,7 +64,13 @@ class Famulus(faust.App):
         self._table_names: dict[str, Subscription] = {}
         lanes = worker.partition_concurrency or worker.concurrency
         self.intake = Intake(
-            Limits(lanes, worker.queue_records, worker.queue_bytes, consumer.max_poll_records),
+            Limits(
+                lanes,
+                worker.queue_records,
+                worker.queue_bytes,
+                consumer.max_poll_records,
+                settings.state.linger_ms / 1000,
+            ),
             worker.concurrency,
             may_write=lambda: cast(Any, self._consumer).is_member(),
             publish=self.sender.send_all,

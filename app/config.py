@@ -132,6 +132,7 @@ class StateConfig(Section):
     cache_mib: int = Field(64, ge=1, description="Block cache of all stores of a process, MiB.")
     write_buffer_mib: int = Field(64, ge=4, description="What all stores have not yet written out, MiB.")
     group_bytes: int = Field(700_000, ge=10_000, description="Most that is settled in one piece, bytes.")
+    linger_ms: int = Field(20, ge=0, le=1_000, description="A group waits for more while there is more, milliseconds.")
     standby_replicas: int = Field(0, ge=0, le=9, description="Copies of each partition's state on other workers.")
     retention_h: float = Field(24.0, gt=0, description="Files of partitions that went elsewhere are kept, hours.")
     tombstones_h: float = Field(24.0, ge=1, description="Changelogs keep what says that a row was deleted, hours.")
@@ -180,7 +181,9 @@ class _Environment(EnvSettingsSource):
     """The environment layer, with the one alias that everybody sets."""
 
     def __call__(self) -> dict[str, Any]:
-        values: dict[str, Any] = _plain_names(super().__call__())
+        found: dict[str, Any] = _plain_names(super().__call__())
+        # A variable that happens to be called STATE or WORKER is none of ours: ours name a setting inside.
+        values = {name: value for name, value in found.items() if isinstance(value, dict)}
         if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
             values.setdefault("kafka", {}).setdefault("bootstrapservers", servers)
         return values

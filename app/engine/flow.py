@@ -25,6 +25,7 @@ from app.state.partition import Group, Partition
 from app.wire.envelope import Outcome, Outgoing, Record
 
 log = structlog.get_logger()
+LINGER_STEP_S = 0.002
 LEASE_S = 0.05  # between two looks whether we are still a member of the group
 FETCHES = 2  # one that is unpacked and one behind it, so that no partition runs dry between two polls
 
@@ -37,6 +38,8 @@ class Limits:
     records: int
     bytes: int
     chunk: int  # records unpacked, and their marks looked up, at once
+    linger_s: float = 0.0  # a group may wait for more while there is more to start
+    linger_records: int = 1_000  # which is then enough
 
 
 class Packed(Protocol):
@@ -101,6 +104,7 @@ class Flow:
         processed = state.processed or Processed(0)
         self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
         self._stream_ms = processed.stream_ms
+        self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
         self._counts = Counter(processed.counts)
 
     @property
@@ -185,7 +189,9 @@ class Flow:
     def is_full(self) -> bool:
         """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
         while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
-            self._bytes -= self._chunks.popleft().bytes
+            chunk = self._chunks.popleft()
+            self._bytes -= chunk.bytes
+            self._passed_ms = chunk.stream_ms[-1]
         share = 0.5 if self._is_held else 1.0
         held = self.offsets.in_flight, self._bytes
         self._is_held = held[0] >= self._limits.records * share or held[1] >= self._limits.bytes * share
@@ -225,7 +231,11 @@ class Flow:
         """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
         place = f"{self.tp.topic}-{self.tp.partition}"
         try:
-            while (group := self.state.next_to_settle()) is not None:
+            while True:
+                if self._settler is not None:
+                    await self._linger()
+                if (group := self.state.next_to_settle()) is None:
+                    break
                 while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110  # time alone does it
                     await asyncio.sleep(LEASE_S)
                 if not self._may_apply() or not await self._settle_group(group):
@@ -242,6 +252,15 @@ class Flow:
             self._settling = None
             self._check_quiet()
 
+    async def _linger(self) -> None:
+        """While there is more to start, let the group fill: more events then share what a group costs by itself."""
+        until = time.monotonic() + self._limits.linger_s
+        while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
+            self.has_more and not self.is_closing and self.state.is_filling
+            and len(self.state.filling.ended) < self._limits.linger_records and time.monotonic() < until
+        ):  # fmt: skip
+            await asyncio.sleep(LINGER_STEP_S)
+
     async def _settle_group(self, group: Group) -> bool:
         """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
         if group.outbox:
@@ -249,17 +268,18 @@ class Flow:
             self._ties.probe("published")
         if not self._may_apply():
             return False
-        for offset, _ in group.ended:
-            self.offsets.finished(offset)
-        self._counts.update(outcome for _, outcome in group.ended)
+        offsets, outcomes = zip(*group.ended, strict=True)
+        self.offsets.finished_all(offsets)
+        ended = Counter(outcomes)
+        self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
             processed = self._processed()
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
         self.state.settled(processed)
-        for _, outcome in group.ended:
-            self.pipeline.counts[outcome] += 1
+        for outcome, count in ended.items():
+            self.pipeline.counts[outcome] += count
         self.settled_offset = processed.next_offset if processed is not None else self.offsets.next_offset
         return True
 
@@ -279,7 +299,7 @@ class Flow:
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
-        before = (self.state.processed or Processed(0)).stream_ms
+        before = self._passed_ms
         for chunk in self._chunks:
             if chunk.offsets[0] >= next_offset:
                 break

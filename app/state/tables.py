@@ -240,7 +240,7 @@ def _value_coder(of: Any) -> Coder:
 def _key_coder(of: Any) -> Coder:
     """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
     if of is str:
-        return (lambda key: key.encode()), (lambda raw: raw.decode())
+        return str.encode, bytes.decode
     decoder = msgspec.json.Decoder(of)
 
     def decode(raw: bytes) -> Any:
