@@ -13,7 +13,7 @@ from app.commands.statelog import Fold, Logs, Progressed, places_of, reading
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.state import windows
-from app.state.changelog import CLAIM, MARK, PACK, PROCESSED, ROW, Mark, period_of, store_mark, table_and_key, unpack
+from app.state.changelog import CLAIM, MARK, PACK, PROCESSED, ROW, period_of, table_and_key, unpack
 from app.state.store import DAMAGED, EPOCH, POSITION
 
 
@@ -111,7 +111,7 @@ def _expected(fold: Fold) -> dict[bytes, bytes | None]:
     return {
         **fold.rows,
         **fold.packs,
-        **{MARK + digest: store_mark(Mark(*mark)) for digest, mark in fold.marks.items()},
+        **fold.marks,
         PROCESSED: fold.processed,
         EPOCH: b"%d" % fold.epoch,
     }
@@ -120,7 +120,7 @@ def _expected(fold: Fold) -> dict[bytes, bytes | None]:
 def _excused(fold: Fold, store: dict[bytes, bytes]) -> set[bytes]:
     """What a store that is behind may have although the log has it no more: it was overwritten later, and compacted."""
     packs = [key for key in fold.later if key[:1] == PACK and key not in fold.packs]
-    marks = {MARK + digest for key in packs for digest, _, _ in unpack(store.get(key, b""))}
+    marks = {mark for key in packs for mark, _ in unpack(store.get(key, b""))}
     return fold.later | marks
 
 

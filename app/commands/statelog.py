@@ -46,7 +46,7 @@ class Fold:
     until: int | None = None
     rows: dict[bytes, bytes] = field(default_factory=dict)
     packs: dict[bytes, bytes] = field(default_factory=dict)
-    marks: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # time and offset, by digest
+    marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
     processed: bytes | None = None
     epoch: int = 0
     worker: str = ""  # of the newest claim
@@ -77,11 +77,11 @@ class Fold:
 
     def _pack(self, key: bytes, value: bytes | None) -> None:
         if value is not None:
-            self.marks.update((digest, (seen_ms, offset)) for digest, seen_ms, offset in unpack(value))
+            self.marks.update(unpack(value))
         else:
-            for digest, seen_ms, offset in unpack(self.packs.get(key, b"")):
-                if self.marks.get(digest) == (seen_ms, offset):  # else the event was seen again since
-                    del self.marks[digest]
+            for mark, seen in unpack(self.packs.get(key, b"")):
+                if self.marks.get(mark) == seen:  # else the event was seen again since
+                    del self.marks[mark]
         _set(self.packs, key, value)
 
     @property
