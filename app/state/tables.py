@@ -160,10 +160,7 @@ class Table(Generic[K, V]):
         return msgspec.Raw(self._encode(value))
 
     def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """A row of the changelog as JSON: its key, with windows the text of it, and its value.
-
-        Raises ValueError when the row is not what the table's types say; the message has no payload.
-        """
+        """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
         try:
             return msgspec.json.encode(self._to_key(key)), self._encode(self._decode(value))
         except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
