@@ -3,14 +3,17 @@
 import asyncio
 from typing import Any, NoReturn
 
+import click
 from faust.cli import AppCommand
 
 from app.bootstrap import Famulus
-from app.errors import OperatingError
 
 
 class Command(AppCommand):
-    """A command of ours. Define `run`; an OperatingError that it raises becomes one line and its exit code."""
+    """A command of ours. Define `run`; an OperatingError that it raises becomes one line and its exit code.
+
+    So do click's own errors: Faust would show a traceback for them.
+    """
 
     abstract = True
     app: Famulus
@@ -19,7 +22,10 @@ class Command(AppCommand):
         """Run and exit: 0, or the code of what went wrong."""
         try:
             asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
-        except OperatingError as error:
+        except click.ClickException as error:  # OperatingError is one
             error.show()
             raise SystemExit(error.exit_code) from None
+        except click.Abort:
+            click.echo("nothing was done", err=True)
+            raise SystemExit(1) from None
         raise SystemExit(0)

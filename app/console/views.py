@@ -69,7 +69,8 @@ class TableRows(Page):
         except ValueError as error:
             return self.refuse(400, f"after is the key of a row: {error}")
         shown, more = page[: int(limit)], len(page) > int(limit)
-        return self.answer({**_about(table), "rows": shown, "next": shown[-1][0] if more else None})
+        rows = [(key, table.json_of(value)) for key, value in shown]
+        return self.answer({**_about(table), "rows": rows, "next": shown[-1][0] if more else None})
 
 
 class TableRow(Page):
@@ -87,7 +88,7 @@ class TableRow(Page):
             return self.refuse(400, str(error))
         if value is None:
             return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
-        return self.answer({"key": key, "value": value})
+        return self.answer({"key": key, "value": table.json_of(value)})
 
 
 class SubscriptionList(Page):

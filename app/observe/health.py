@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from app.config import KafkaConfig
@@ -22,7 +22,7 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
 
     Raises UnavailableError when no broker answers within *timeout_s*.
     """
-    async with _admin(settings, timeout_s) as admin:
+    async with admin_of(settings, timeout_s) as admin:
         described = await admin.describe_topics(sorted(set(topics)))
     return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
 
@@ -42,12 +42,23 @@ async def create_topics(
             NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs or {}))
             for name, partitions in missing.items()
         ]
-        async with _admin(settings, timeout_s) as admin:
+        async with admin_of(settings, timeout_s) as admin:
             answer = await admin.create_topics(new)
         for name, code, message in answer.topic_errors:
             if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
                 raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
     return sorted(missing)
+
+
+async def add_partitions(settings: KafkaConfig, topic: str, partitions: int, timeout_s: float) -> None:
+    """Have *topic* have that many partitions, which must be more than it has. Raises as `create_topics` does."""
+    async with admin_of(settings, timeout_s) as admin:
+        answer = await admin.create_partitions({topic: NewPartitions(partitions)})
+        for name, code, message in answer.topic_errors:
+            if code:
+                raise ConfigError(f"topic {name} got no further partitions: {message or for_code(code).__name__}")
+        while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110  # brokers learn it
+            await asyncio.sleep(0.1)
 
 
 async def prepare_state_topics(
@@ -71,8 +82,8 @@ async def prepare_state_topics(
         if there.get(name, wanted) != wanted:
             raise ConfigError(
                 f"the source of {name} has {wanted} partitions, the state {there[name]}: the number was changed, so "
-                "keys have moved to other partitions than their rows; read the topic with a new "
-                "Kafka.ConsumerConfig.GroupId, or take the rows along with `faust -A app state export` and `import`"
+                "keys have moved to other partitions than their rows; read the topic with a new Kafka.ConsumerConfig."
+                "GroupId, or take the rows along with `faust -A app state export` and `import --replace`"
             )
 
 
@@ -87,7 +98,7 @@ def log_consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
 async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) -> list[str]:
     """Delete every topic whose name starts with *prefix* and return their names. Raises as `create_topics` does."""
     assert prefix, "a prefix, or every topic of the cluster would go"
-    async with _admin(settings, timeout_s) as admin:
+    async with admin_of(settings, timeout_s) as admin:
         names = sorted(name for name in await admin.list_topics() if name.startswith(prefix))
         if names:
             await admin.delete_topics(names)
@@ -107,7 +118,7 @@ def check_port(host: str, port: int) -> None:
 
 
 @asynccontextmanager
-async def _admin(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
+async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client for a few calls that must end within *timeout_s*."""
     chatter = logging.getLogger("aiokafka")
     level = chatter.level

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
@@ -193,6 +194,12 @@ async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: flo
     async with asyncio.timeout(limit_s):
         metadata = await sent
     return -1 if metadata is None else int(metadata.offset)
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """To which of so many partitions a record with *key* goes, as every producer of ours, and Java's, has it."""
+    numbers = list(range(partitions))
+    return int(DefaultPartitioner()(key, numbers, numbers))
 
 
 def key_bytes(key: object) -> bytes | None:

@@ -275,11 +275,13 @@ class Restorer:
 
     async def _claim(self, replica: Replica) -> tuple[str, int]:
         """Append a claim; returns its owner's id and its offset."""
-        claim = Claim(replica.store.epoch + 1, uuid4().hex, WORKER, time.time_ns() // 1_000_000)
-        sent = await self._sender.send_batch(
-            replica.topic, replica.partition, [(CLAIM, encode(claim))], epoch_headers(claim.epoch)
-        )
-        offset = await sent
-        if offset < 0:
-            raise OperatingError(f"the cluster does not say where a claim for {replica.topic} is; start again")
-        return claim.owner, offset
+        return await append_claim(self._sender, replica.topic, replica.partition, replica.store.epoch + 1)
+
+
+async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -> tuple[str, int]:
+    """Append a claim of this process; returns its owner's id and its offset. Raises what the sender raises."""
+    claim = Claim(epoch, uuid4().hex, WORKER, time.time_ns() // 1_000_000)
+    offset = await (await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch)))
+    if offset < 0:
+        raise OperatingError(f"the cluster does not say where a claim for {topic} is; start again")
+    return claim.owner, offset

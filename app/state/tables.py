@@ -18,12 +18,13 @@ from typing import Any, Generic, TypeVar, overload
 import faust
 import msgspec
 
+from app.errors import DecodeError
 from app.state import windows
 from app.state.changelog import row_key
 from app.state.partition import Partition
 from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
-from app.wire.codec import codec_of
+from app.wire.codec import codec_of, fault_in
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -49,6 +50,7 @@ class Table(Generic[K, V]):
         self.window: Window | None = None
         self._default = default
         self._held = held
+        self._key = key
         self._encode_key, self._decode_key = _key_coder(key)
         self._encode, self._decode = _value_coder(value)
 
@@ -151,6 +153,39 @@ class Table(Generic[K, V]):
         unit = current_unit()
         return time.time_ns() // 1_000_000 if unit is None else unit.record.timestamp
 
+    # As the changelog has rows, and as people read them.
+
+    def json_of(self, value: V) -> msgspec.Raw:
+        """A value as JSON."""
+        return msgspec.Raw(self._encode(value))
+
+    def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
+        try:
+            return msgspec.json.encode(self._to_key(key)), self._encode(self._decode(value))
+        except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
+            raise ValueError(_fault_of(error)) from None
+
+    def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """The row of the changelog that such JSON stands for. Raises ValueError that says what is wrong in it."""
+        try:
+            return self._key_from_json(key), self._encode(self._decode(value))
+        except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
+            raise ValueError(_fault_of(error)) from None
+
+    def _key_from_json(self, raw: bytes) -> bytes:
+        if self.window is None:
+            return self._encode_key(msgspec.json.decode(raw, type=self._key))
+        key = windows.from_text(msgspec.json.decode(raw, type=str))
+        self._decode_key(key[windows.START_BYTES :])
+        if windows.start_of(key) % self.window.step_ms:
+            raise ValueError("no window of the table begins at that time")
+        return key
+
+    def event_key(self, key: bytes) -> bytes:
+        """The key of the events that a row belongs to, where a table is keyed as its events are."""
+        return key if self.window is None else key[windows.START_BYTES :]
+
     # By keys as they are in the changelog.
 
     def _row(self, key: K) -> bytes:
@@ -184,6 +219,11 @@ class Table(Generic[K, V]):
         if self.window is not None:
             return windows.from_text(text)
         return self._encode_key(self._decode_key(text.encode()))
+
+
+def _fault_of(error: Exception) -> str:
+    """What is wrong, in names and types only: msgspec quotes some values."""
+    return str(fault_in(error) if isinstance(error, msgspec.ValidationError) else error)
 
 
 def _value_coder(of: Any) -> Coder:

@@ -67,9 +67,11 @@ def text_of(raw: bytes) -> str:
 
 
 def from_text(text: str) -> bytes:
-    """The bytes that such a text stands for. Raises ValueError when it is none."""
-    begin, _, key = text.partition("/")
-    return in_window(round(datetime.fromisoformat(begin).timestamp() * 1000), key.encode())
+    """The bytes that such a text stands for; without a zone its time is UTC. Raises ValueError when it is none."""
+    written, _, key = text.partition("/")
+    begin = datetime.fromisoformat(written)
+    begin = begin if begin.tzinfo is not None else begin.replace(tzinfo=UTC)
+    return in_window(round(begin.timestamp() * 1000), key.encode())
 
 
 class WindowRows(Protocol[K_contra, V]):

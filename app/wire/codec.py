@@ -49,7 +49,7 @@ class Codec(Generic[R]):
         try:
             record: R = self._decoder.decode(value)
         except msgspec.ValidationError as error:
-            raise _fault(error) from None
+            raise fault_in(error) from None
         except UnicodeDecodeError:
             raise DecodeError("$", "not UTF-8") from None
         except msgspec.DecodeError as error:
@@ -92,7 +92,7 @@ class _NotFiniteError(ValueError):  # which msgspec turns into its own error, wi
         self.field = field
 
 
-def _fault(error: msgspec.ValidationError) -> DecodeError:
+def fault_in(error: msgspec.ValidationError) -> DecodeError:
     """What msgspec describes as `reason - at `path``, without the value that it may quote."""
     message = str(error)
     found = _at.search(message)

@@ -50,7 +50,7 @@ class Intake:
                 raise ConfigError(
                     f"{tp.topic}-{tp.partition} goes on at offset {packed.first_offset}, but was read up to "
                     f"{flow.position}: the topic was made anew or lost records, and its state knows others; "
-                    f"`faust -A app state replay {tp.topic}` makes the state anew"
+                    f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
                 )
             log.warning("the log was rewound; it is read again", topic=tp.topic, partition=tp.partition,
                         offset=packed.first_offset, was_at=flow.position)  # fmt: skip

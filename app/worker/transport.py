@@ -203,7 +203,8 @@ class Consumer(driver.Consumer):
                 )
             except StartError as error:
                 raise ConfigError(
-                    f"{tp.topic}-{tp.partition}: {error}; `faust -A app state replay {tp.topic}` makes the state anew"
+                    f"{tp.topic}-{tp.partition}: {error}; "
+                    f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
                 ) from None
             if start.disagreement:
                 log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)

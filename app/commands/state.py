@@ -1,0 +1,175 @@
+"""`faust -A app state`: what the subscriptions remember, taken out, put in, verified, made anew."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from faust.cli import argument, option
+from rich.console import Console
+from rich.progress import Progress
+
+from app.commands.base import Command
+from app.commands.statecheck import Verdict, verified
+from app.commands.stateio import exported, import_rows
+from app.commands.statelog import Progressed, places_of, subscription_of, subscriptions_of
+from app.commands.statereplay import Start, Step, planned, replay, start_of
+from app.errors import ConfigError
+
+DIFFERENCES_SHOWN = 10
+ONLY_FOR = {  # which options belong to which actions
+    "table": ("export",),
+    "output": ("export",),
+    "file": ("import",),
+    "replace": ("import",),
+    "keep_partition": ("import",),
+    "start": ("replay",),
+    "yes": ("replay",),
+}
+
+
+class state(Command):  # noqa: N801  # the class's name is the command's
+    """Take the state of subscriptions out, put rows in, verify it, or make it anew.
+
+    export writes the rows of tables as lines of JSON; it reads the changelog, so workers may be at work meanwhile.
+    import writes such lines into the state of one subscription, each row to the partition that its key belongs to.
+    verify compares the stores under Worker.DataDir with the changelogs; exits with 1 when they differ.
+    replay drops the state of one subscription and has its records handled again. import and replay need the group's
+    workers to be stopped.
+
+    \b
+    For example:
+    faust -A app state export --table spend --output spend.jsonl
+    faust -A app state import --topic order-events spend.jsonl
+    faust -A app state verify
+    faust -A app state replay --topic order-events --from 0:100,1:250
+    """  # noqa: D301  # click wants that control character, to leave the lines as they are
+
+    options = [  # noqa: RUF012  # as Faust wants it
+        argument("action", type=click.Choice(["export", "import", "verify", "replay"])),
+        argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False),
+        option("--topic", help="The source topic of one subscription; import and replay need it."),
+        option("--table", help="export: this table only."),
+        option("--output", type=click.Path(path_type=Path, dir_okay=False), help="export: into a file."),
+        option("--replace", is_flag=True, help="import: delete the rows that the file does not have."),
+        option("--keep-partition", is_flag=True, help="import: rows stay in the partitions that the lines name."),
+        option(
+            "--from", "start", metavar="WHERE", help="replay: earliest (unless set), PARTITION:OFFSET,... or a time."
+        ),
+        option("--yes", is_flag=True, help="replay: do not ask."),
+    ]
+
+    async def run(self, action: str, topic: str | None, **given: object) -> None:
+        """Do it."""
+        for name, actions in ONLY_FOR.items():
+            if given[name] and action not in actions:
+                raise click.UsageError(
+                    f"{'--from' if name == 'start' else name.replace('_', '-')}: only for {actions[0]}"
+                )
+        if action in ("import", "replay") and topic is None:
+            raise click.UsageError(f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}")
+        await getattr(self, f"_{action}")(topic, **{n: v for n, v in given.items() if action in ONLY_FOR[n]})
+
+    async def _export(self, topic: str | None, table: str | None, output: Path | None) -> None:
+        subscriptions = subscriptions_of(self.app, topic)
+        if table is not None:
+            known = {name: s for s in subscriptions for name in s.tables}
+            if table not in known:
+                raise ConfigError(f"no table {table!r}; there are: {', '.join(known) or 'none'}")
+            subscriptions = [known[table]]
+        places = await places_of(self.app, subscriptions)
+        unknown: set[str] = set()
+        count = 0
+        with _written(output) as file, _progress("reading the state") as progressed:
+            async for line in exported(self.app, places, table, progressed, unknown):
+                file.write(line)
+                count += 1
+        if unknown:
+            self._note(f"left out, since no subscription declares them: rows of {', '.join(sorted(unknown))}")
+        self._note(f"{count} rows")
+
+    async def _import(self, topic: str, file: Path | None, *, replace: bool, keep_partition: bool) -> None:
+        if file is None:
+            raise click.UsageError("import needs a file")
+        subscription = subscription_of(self.app, topic)
+        written, deleted = await import_rows(self.app, subscription, file, is_replacing=replace, is_kept=keep_partition)
+        self.say(f"{written} rows written" + (f", {deleted} others deleted" if replace else ""))
+
+    async def _verify(self, topic: str | None) -> None:
+        with _progress("reading the state") as progressed:
+            verdicts = await verified(self.app, subscriptions_of(self.app, topic), progressed)
+        headers = ["partition", "rows", "marks", "epoch", "position", "differences"]
+        self.say(self.tabulate([_verdict_row(verdict) for verdict in verdicts], headers=headers, title="State"))
+        for verdict in verdicts:
+            for difference in verdict.differences[:DIFFERENCES_SHOWN]:
+                self._note(f"{verdict.at.topic}-{verdict.at.partition}: {difference}")
+        if any(verdict.differences for verdict in verdicts):
+            raise SystemExit(1)
+
+    async def _replay(self, topic: str, start: str | None, *, yes: bool) -> None:
+        subscription = subscription_of(self.app, topic)
+        steps = await planned(self.app, subscription, _start(start or "earliest"))
+        headers = ["partition", "rows", "marks", "committed", "processed", "goes on at", "again"]
+        self.say(self.tabulate([_step_row(step) for step in steps], headers=headers, title=f"Replay of {topic}"))
+        if not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody is there to say yes: add --yes")
+            click.confirm("Drop these rows and marks, and go on there?", abort=True)
+        await replay(self.app, subscription, steps)
+        self.say(f"{len(steps)} partitions of {subscription.topic_name} go on there")
+
+    def _note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+def _start(text: str) -> Start:
+    try:
+        return start_of(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--from") from None
+
+
+def _verdict_row(of: Verdict) -> Sequence[str]:
+    at = f"{of.at.topic}-{of.at.partition}"
+    if of.position is None and not of.differences:
+        return at, str(of.rows), str(of.marks), str(of.epoch), f"log at {of.end - 1}", "no local store"
+    position = f"{of.position} of {of.end - 1}"
+    return at, str(of.rows), str(of.marks), str(of.epoch), position, str(len(of.differences) or "none")
+
+
+def _step_row(of: Step) -> Sequence[str]:
+    rows, marks = (len(of.fold.rows), len(of.fold.marks)) if of.fold is not None else (0, 0)
+    processed = of.fold.next_offset if of.fold is not None else None
+    again = f"{of.again} records" if of.again >= 0 else f"skips {-of.again}"
+    numbers = (rows, marks, of.committed, processed, of.position)
+    return str(of.source.partition), *("-" if number is None else str(number) for number in numbers), again
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progressed]:
+    """A bar on stderr where people look at it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def _written(output: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is there whole or not at all, and for its owner alone: state is private."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
+            yield file
+        part.replace(output)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)

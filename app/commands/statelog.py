@@ -1,0 +1,243 @@
+"""The state's changelogs from outside of any worker: read and folded, or written to under a claim of one's own.
+
+The fold is a plain one with dicts, which shares the formats with the engine (`state.changelog`) and nothing else: so
+`state verify` is a second opinion. It holds one partition's rows and marks in memory.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from app.bootstrap import Famulus
+from app.engine.subscription import Subscription
+from app.errors import ConfigError, InvariantError, UnavailableError
+from app.observe.health import log_consumer, partitions_of
+from app.state.changelog import (
+    CLAIM,
+    PACK,
+    PROCESSED,
+    RECORD_OVERHEAD,
+    RESET,
+    ROW,
+    Logged,
+    Processed,
+    decode_claim,
+    decode_processed,
+    epoch_headers,
+    epoch_of,
+    unpack,
+)  # fmt: skip
+from app.state.commit import Sender
+from app.state.restore import append_claim
+
+POLL_S = 0.2
+Progressed = Callable[[int], None]  # is told how many more records were read
+Rows = Iterable[tuple[bytes, bytes | None]]
+
+
+@dataclass
+class Fold:
+    """What a changelog partition says up to *until*, None for all of it. *later* has the keys written after that."""
+
+    until: int | None = None
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    packs: dict[bytes, bytes] = field(default_factory=dict)
+    marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
+    processed: bytes | None = None
+    epoch: int = 0
+    worker: str = ""  # of the newest claim
+    begin: int = 0  # of the log
+    end: int = 0
+    later: set[bytes] = field(default_factory=set)
+
+    def add(self, record: Logged) -> None:
+        """The next record of the log."""
+        key, value = record.key, record.value
+        if self.until is not None and record.offset > self.until:
+            self.later.add(key)
+            return
+        epoch = epoch_of(record.headers)
+        if epoch < self.epoch:
+            return  # its writer had lost the partition
+        self.epoch = epoch
+        if key[:1] == ROW:
+            _set(self.rows, key, value)
+        elif key[:1] == PACK:
+            self._pack(key, value)
+        elif key == PROCESSED:
+            self.processed = value
+        elif key == CLAIM and value is not None:
+            self.worker = decode_claim(value).worker
+        elif key == RESET:
+            self.rows, self.packs, self.marks, self.processed = {}, {}, {}, None
+
+    def _pack(self, key: bytes, value: bytes | None) -> None:
+        if value is not None:
+            self.marks.update(unpack(value))
+        else:
+            for mark, seen in unpack(self.packs.get(key, b"")):
+                if self.marks.get(mark) == seen:  # else the event was seen again since
+                    del self.marks[mark]
+        _set(self.packs, key, value)
+
+    @property
+    def next_offset(self) -> int | None:
+        """Up to where the source is processed, None when nothing says so."""
+        return None if self.processed is None else self.decoded.next_offset
+
+    @property
+    def decoded(self) -> Processed:
+        """The processed row."""
+        return Processed(0) if self.processed is None else decode_processed(self.processed)
+
+
+def _set(of: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
+    if value is None:
+        of.pop(key, None)
+    else:
+        of[key] = value
+
+
+class Logs:
+    """Reads changelogs. Made by `reading`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, timeout_s: float) -> None:
+        self._consumer = consumer
+        self._timeout_s = timeout_s
+
+    async def fold(self, at: TopicPartition, progressed: Progressed = lambda _: None, until: int | None = None) -> Fold:
+        """What the partition says. Raises TimeoutError when no record came for the time that a start may take."""
+        consumer, fold = self._consumer, Fold(until)
+        consumer.assign([at])
+        begins, ends = await consumer.beginning_offsets([at]), await consumer.end_offsets([at])
+        fold.begin, fold.end = begins[at], ends[at]
+        consumer.seek(at, fold.begin)
+        waited_s = 0.0
+        while await consumer.position(at) < fold.end:
+            records = (await consumer.getmany(at, timeout_ms=int(POLL_S * 1000))).get(at, [])
+            waited_s = 0.0 if records else waited_s + POLL_S
+            if waited_s > self._timeout_s:
+                raise TimeoutError(f"no record of {at.topic}-{at.partition} came")
+            for record in records:
+                if record.offset < fold.end:
+                    fold.add(record)
+            progressed(len(records))
+        return fold
+
+
+@asynccontextmanager
+async def reading(app: Famulus) -> AsyncIterator[Logs]:
+    """Read changelogs. What goes wrong with the cluster inside becomes an UnavailableError."""
+    consumer = log_consumer(app.settings.kafka)
+    async with answered(app):
+        try:
+            await consumer.start()
+            await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+            yield Logs(consumer, app.settings.worker.startup_timeout_s)
+        finally:
+            await consumer.stop()
+
+
+@asynccontextmanager
+async def answered(app: Famulus) -> AsyncIterator[None]:
+    """Make an UnavailableError of what Kafka raises."""
+    try:
+        yield
+    except (TimeoutError, KafkaError) as error:
+        raise UnavailableError(
+            f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more ({error!r}); "
+            "do it again when it does"
+        ) from error
+
+
+class Writer:
+    """Writes to one partition of a changelog under a claim of its own, and raises when somebody else does so too."""
+
+    def __init__(self, sender: Sender, at: TopicPartition, group_bytes: int) -> None:
+        self._sender = sender
+        self._at = at
+        self._group_bytes = group_bytes
+        self._next = 0
+        self._epoch = 0
+
+    async def claim(self, fold: Fold) -> None:
+        """Own the partition, which says *fold* up to its end. Raises InvariantError when it says more by now."""
+        self._next, self._epoch = fold.end, fold.epoch + 1
+        _, offset = await append_claim(self._sender, self._at.topic, self._at.partition, self._epoch)
+        self._wrote(offset, 1)
+
+    async def write(self, rows: Rows) -> int:
+        """Write *rows* in record batches as large as groups may be; returns how many. Raises as `claim` does."""
+        count = 0
+        for batch in _batches(rows, self._group_bytes):
+            sent = await self._sender.send_batch(self._at.topic, self._at.partition, batch, epoch_headers(self._epoch))
+            self._wrote(await sent, len(batch))
+            count += len(batch)
+        return count
+
+    def _wrote(self, first: int, count: int) -> None:
+        if first != self._next:
+            raise InvariantError(
+                f"somebody else wrote to {self._at.topic}-{self._at.partition} meanwhile: stop every worker of the "
+                "group, then do it again"
+            )
+        self._next += count
+
+
+def size_of(key: bytes, value: bytes | None) -> int:
+    """The bytes of a row in a record batch, rather more than less."""
+    return len(key) + len(value or b"") + RECORD_OVERHEAD
+
+
+def _batches(rows: Rows, bytes_max: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
+    batch: list[tuple[bytes, bytes | None]] = []
+    size = 0
+    for row in rows:
+        if batch and size + size_of(*row) > bytes_max:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += size_of(*row)
+    if batch:
+        yield batch
+
+
+# What is spoken of.
+
+
+def subscription_of(app: Famulus, name: str) -> Subscription:
+    """The subscription of a topic, by its name in models or on the cluster. Raises ConfigError with the known ones."""
+    for subscription in app.subscriptions.values():
+        if name in (subscription.name, subscription.topic_name):
+            return subscription
+    raise ConfigError(f"no subscription reads topic {name!r}; there are: {', '.join(app.subscriptions) or 'none'}")
+
+
+def subscriptions_of(app: Famulus, name: str | None) -> list[Subscription]:
+    """That subscription, or all. Raises as `subscription_of` does."""
+    return list(app.subscriptions.values()) if name is None else [subscription_of(app, name)]
+
+
+async def places_of(app: Famulus, subscriptions: Iterable[Subscription]) -> Mapping[Subscription, list[TopicPartition]]:
+    """The changelog partitions of each, none where there is no changelog (yet). Raises UnavailableError."""
+    topics = {s: s.state_topic for s in subscriptions}
+    there = await partitions_of(
+        app.settings.kafka, [t for t in topics.values() if t], app.settings.worker.startup_timeout_s
+    )
+    return {
+        s: [TopicPartition(topic, number) for number in range(there.get(topic, 0))] if topic else []
+        for s, topic in topics.items()
+    }
+
+
+async def source_partitions(app: Famulus, subscription: Subscription) -> int:
+    """How many partitions the source has. Raises ConfigError when it is missing, UnavailableError."""
+    name = subscription.topic_name
+    there = await partitions_of(app.settings.kafka, [name], app.settings.worker.startup_timeout_s)
+    if name not in there:
+        raise ConfigError(f"missing topics: {name}; create them with `faust -A app topics apply`")
+    return there[name]

@@ -1,0 +1,72 @@
+"""The consumer group from outside of any worker: who is in it, what it has committed, and committing for it."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, for_code
+
+from app.config import KafkaConfig
+from app.errors import ConfigError, UnavailableError
+from app.observe.health import admin_of
+
+RETRY_S = 0.2
+
+
+async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
+    """Raise ConfigError while the group has members, UnavailableError when no broker answers within *timeout_s*."""
+    members = await members_of(settings, timeout_s)
+    if members:
+        config = settings.consumer_config
+        raise ConfigError(
+            f"group {config.group_id} is at work ({', '.join(members)}): stop its workers first; one that was killed "
+            f"counts for another {config.session_timeout_ms / 1000:g} s"
+        )
+
+
+async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
+    """The members of the group, as client@host."""
+    group = settings.consumer_config.group_id
+    async with admin_of(settings, timeout_s) as admin:
+        while True:  # the coordinator of a cluster's first group takes a moment; the time limit ends this
+            try:
+                [described] = (await admin.describe_consumer_groups([group]))[0].groups
+                if code := described[0]:
+                    raise for_code(code)
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                await asyncio.sleep(RETRY_S)
+            else:
+                return [f"{client}@{host.lstrip('/')}" for _, client, host, *_ in described[5]]
+
+
+async def committed_of(
+    settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
+) -> dict[TopicPartition, int | None]:
+    """What the group has committed of each of *places*, None for nothing."""
+    wanted = list(places)
+    async with admin_of(settings, timeout_s) as admin:
+        found = await admin.list_consumer_group_offsets(settings.consumer_config.group_id, partitions=wanted)
+    return {at: found[at].offset if at in found and found[at].offset >= 0 else None for at in wanted}
+
+
+async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+    """Commit *offsets* in the name of the group, which has no members. Raises UnavailableError when that fails."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=settings.consumer_config.group_id,
+        enable_auto_commit=False,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            try:
+                await consumer.start()
+                consumer.assign(list(offsets))
+                await consumer.commit(dict(offsets))
+            finally:
+                await consumer.stop()
+    except (TimeoutError, KafkaError, OSError) as error:
+        raise UnavailableError(
+            f"the offsets of group {settings.consumer_config.group_id} were not committed ({error!r}): do it again"
+        ) from error
