@@ -5,21 +5,19 @@ A flow lives for one assignment. Whatever is still in hand of an earlier one end
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import structlog
 from faust.types import TP
 
+from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
-from app.engine.offsets import PartitionOffsets
 from app.engine.pipeline import Abandoned, Pipeline, Work
 from app.errors import InvariantError, OperatingError
-from app.state.changelog import Processed, offsets_in, turns
+from app.state.changelog import Processed
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
 from app.wire.envelope import Outcome, Outgoing, Record
@@ -65,14 +63,6 @@ class Ties:
     probe: Probe
 
 
-class Chunk(NamedTuple):
-    """Records that were unpacked together: their offsets, the stream's time at each, their bytes."""
-
-    offsets: list[int]
-    stream_ms: list[int]
-    bytes: int
-
-
 class Flow:
     """The records of one partition, from the fetch to the finished offset.
 
@@ -85,7 +75,6 @@ class Flow:
         self.tp = tp
         self.pipeline = pipeline
         self.state = state
-        self.offsets = PartitionOffsets()
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
         self.is_closing = False
@@ -95,17 +84,13 @@ class Flow:
         self._ties = ties
         self.position = 0  # where the next fetch is expected to begin, or later
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
-        self._chunks: deque[Chunk] = deque()  # with records in flight
-        self._bytes = 0
-        self._is_held = False
         self._closed = asyncio.Event()
         self._quiet = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         processed = state.processed or Processed(0)
-        self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
-        self._stream_ms = processed.stream_ms
-        self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
-        self._counts = Counter(processed.counts)
+        self.in_flight = InFlight(processed, limits.records, limits.bytes)
+        self.offsets = self.in_flight.offsets
+        self._counts = Counter(processed.counts)  # of the partition, since its state began
 
     @property
     def has_state(self) -> bool:
@@ -135,7 +120,7 @@ class Flow:
 
         Raises CorruptRecordException as `fetch.Packed` does.
         """
-        while self._fetches and not (self.lanes.is_full or self.is_full):
+        while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
             records = next(self._fetches[0], None)
             if records is not None:
                 self._receive(records)
@@ -144,36 +129,9 @@ class Flow:
         return False
 
     def _receive(self, records: Sequence[Record]) -> None:
-        offsets = [record.offset for record in records]
-        self.offsets.received(offsets)
-        now_ms = time.time_ns() // 1_000_000  # the stream is never ahead of the clock, whatever a record says
-        times = [min(record.timestamp, now_ms) for record in records]
-        stream_ms = list(accumulate(times, max, initial=self._stream_ms))[1:]
-        self._stream_ms = stream_ms[-1]
-        size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
-        self._chunks.append(Chunk(offsets, stream_ms, size))
-        self._bytes += size
-        if self._ahead:
-            records, stream_ms = self._without_settled(records, stream_ms)
-        works = self.pipeline.works_of(records, self.state, stream_ms)
-        self.lanes.add(zip(self.pipeline.lanes_of(records), works, strict=True), len(records))
-
-    def _without_settled(
-        self, records: Sequence[Record], stream_ms: list[int]
-    ) -> tuple[list[Record], list[int]]:  # fmt: skip
-        """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
-        left: list[Record] = []
-        times: list[int] = []
-        for record, at_ms in zip(records, stream_ms, strict=True):
-            if record.offset in self._ahead:
-                self._ahead.discard(record.offset)
-                self.offsets.finished(record.offset)
-            else:
-                left.append(record)
-                times.append(at_ms)
-        if self._ahead and min(self._ahead) <= records[-1].offset:
-            self._ahead = {offset for offset in self._ahead if offset > records[-1].offset}  # holes of the log by now
-        return left, times
+        left, stream_ms = self.in_flight.received(records, time.time_ns() // 1_000_000)
+        works = self.pipeline.works_of(left, self.state, stream_ms)
+        self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
 
     @property
     def has_more(self) -> bool:
@@ -183,19 +141,7 @@ class Flow:
     @property
     def is_busy(self) -> bool:
         """Whether the partition has enough to do for now."""
-        return len(self._fetches) >= FETCHES or self.is_full
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
-        while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
-            chunk = self._chunks.popleft()
-            self._bytes -= chunk.bytes
-            self._passed_ms = chunk.stream_ms[-1]
-        share = 0.5 if self._is_held else 1.0
-        held = self.offsets.in_flight, self._bytes
-        self._is_held = held[0] >= self._limits.records * share or held[1] >= self._limits.bytes * share
-        return self._is_held
+        return len(self._fetches) >= FETCHES or self.in_flight.is_full
 
     # At work.
 
@@ -274,7 +220,7 @@ class Flow:
         self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
-            processed = self._processed()
+            processed = self.in_flight.processed(time.time_ns() // 1_000_000, self._counts)
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
         self.state.settled(processed)
@@ -285,26 +231,6 @@ class Flow:
 
     def _may_apply(self) -> bool:
         return not self.state.is_abandoned
-
-    def _processed(self) -> Processed:
-        """How far the partition is when the group in hand is settled."""
-        next_offset = self.offsets.next_offset
-        if next_offset is None:  # the first record is still in hand
-            next_offset = self._chunks[0].offsets[0]
-        ahead = self.offsets.ahead | self._ahead
-        return Processed(
-            next_offset, turns(next_offset, ahead), self._stream_at(next_offset), time.time_ns() // 1_000_000,
-            dict(self._counts),
-        )  # fmt: skip
-
-    def _stream_at(self, next_offset: int) -> int:
-        """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
-        before = self._passed_ms
-        for chunk in self._chunks:
-            if chunk.offsets[0] >= next_offset:
-                break
-            before = chunk.stream_ms[bisect_left(chunk.offsets, next_offset) - 1]
-        return before
 
     # Out.
 

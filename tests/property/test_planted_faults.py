@@ -1,7 +1,7 @@
 """Tests of the tests: an engine with a fault must not pass the property of the state, in a few fixed scenarios."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.engine.flow import Flow
+from app.engine.inflight import InFlight
 from app.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
 from app.state.commit import Settler, fill
 from app.state.expiry import Expiry
@@ -136,13 +137,13 @@ def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
 
 def one_too_far(patch: pytest.MonkeyPatch) -> None:
     """The processed row, and so the commit, is one record too far."""
-    processed = Flow._processed
+    processed = InFlight.processed
 
-    def wrong(self: Flow) -> Processed:
-        found = processed(self)
+    def wrong(self: InFlight, now_ms: int, counts: Mapping[str, int]) -> Processed:
+        found = processed(self, now_ms, counts)
         return Processed(found.next_offset + 1, (), found.stream_ms, found.at_ms, found.counts)
 
-    patch.setattr(Flow, "_processed", wrong)
+    patch.setattr(InFlight, "processed", wrong)
 
 
 def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:

@@ -156,15 +156,15 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[
     house = make(gate)
     [flow] = house.flows
     house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(60)) + " late " + " ".join(f"l{n}" for n in range(38)))
-    await house.until(lambda: flow.is_full)
+    await house.until(lambda: flow.in_flight.is_full)
     assert flow.offsets.in_flight == 100
     gate.doors["slow"].set()
     await house.until(lambda: (flow.offsets.next_offset or 0) == 61)
-    assert not flow.is_full
+    assert not flow.in_flight.is_full
     big = record(flow.position, "big")
     big.value = b"x" * 20_000
     house.fetch(flow, [big])
-    await house.until(lambda: flow.is_full)
+    await house.until(lambda: flow.in_flight.is_full)
 
 
 async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: Callable[..., House]) -> None:
@@ -173,7 +173,7 @@ async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: 
     [flow] = house.flows
     house.may_settle.clear()
     house.feed(flow, " ".join(f"!k{n}" for n in range(300)))
-    await house.until(lambda: flow.is_full)
+    await house.until(lambda: flow.in_flight.is_full)
     assert flow.is_busy
     assert flow.offsets.newest < 210
     house.may_settle.set()

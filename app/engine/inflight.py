@@ -1,0 +1,97 @@
+"""The records of one partition that are in flight: how many, how large, and what the stream's time was at each.
+
+The stream's time is the newest timestamp among the records up to one, in the order of the log. Pure: time is an
+argument.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from app.engine.offsets import PartitionOffsets
+from app.state.changelog import Processed, offsets_in, turns
+from app.wire.envelope import Record
+
+
+class Chunk(NamedTuple):
+    """Records that were unpacked together: their offsets, the stream's time at each, their bytes."""
+
+    offsets: list[int]
+    stream_ms: list[int]
+    bytes: int
+
+
+class InFlight:
+    """What was received of one partition and is not finished, in this assignment.
+
+    *processed* says how far an earlier owner was; *records* and *bytes* are how much may be in flight.
+    """
+
+    def __init__(self, processed: Processed, records: int, bytes: int) -> None:  # noqa: A002
+        self.offsets = PartitionOffsets()
+        self._records_max, self._bytes_max = records, bytes
+        self._chunks: deque[Chunk] = deque()
+        self._bytes = 0
+        self._is_held = False
+        self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
+        self._stream_ms = processed.stream_ms
+        self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
+
+    def received(self, records: Sequence[Record], now_ms: int) -> tuple[Sequence[Record], list[int]]:
+        """Note *records*, which follow those before. Returns those to be carried, with the stream's time at each."""
+        offsets = [record.offset for record in records]
+        self.offsets.received(offsets)
+        times = [min(record.timestamp, now_ms) for record in records]  # the stream never runs ahead of the clock
+        stream_ms = list(accumulate(times, max, initial=self._stream_ms))[1:]
+        self._stream_ms = stream_ms[-1]
+        size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
+        self._chunks.append(Chunk(offsets, stream_ms, size))
+        self._bytes += size
+        return self._without_settled(records, stream_ms) if self._ahead else (records, stream_ms)
+
+    def _without_settled(self, records: Sequence[Record], stream_ms: list[int]) -> tuple[list[Record], list[int]]:
+        """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
+        left: list[Record] = []
+        times: list[int] = []
+        for record, at_ms in zip(records, stream_ms, strict=True):
+            if record.offset in self._ahead:
+                self._ahead.discard(record.offset)
+                self.offsets.finished(record.offset)
+            else:
+                left.append(record)
+                times.append(at_ms)
+        if self._ahead and min(self._ahead) <= records[-1].offset:
+            self._ahead = {offset for offset in self._ahead if offset > records[-1].offset}  # holes of the log by now
+        return left, times
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
+        while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
+            chunk = self._chunks.popleft()
+            self._bytes -= chunk.bytes
+            self._passed_ms = chunk.stream_ms[-1]
+        share = 0.5 if self._is_held else 1.0
+        self._is_held = (
+            self.offsets.in_flight >= self._records_max * share or self._bytes >= self._bytes_max * share
+        )  # fmt: skip
+        return self._is_held
+
+    def processed(self, now_ms: int, counts: Mapping[str, int]) -> Processed:
+        """How far the partition is by now; *counts* says how its records ended."""
+        next_offset = self.offsets.next_offset
+        if next_offset is None:  # the first record is still in hand
+            next_offset = self._chunks[0].offsets[0]
+        ahead = self.offsets.ahead | self._ahead
+        return Processed(next_offset, turns(next_offset, ahead), self._stream_at(next_offset), now_ms, dict(counts))
+
+    def _stream_at(self, next_offset: int) -> int:
+        """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
+        before = self._passed_ms
+        for chunk in self._chunks:
+            if chunk.offsets[0] >= next_offset:
+                break
+            before = chunk.stream_ms[bisect_left(chunk.offsets, next_offset) - 1]
+        return before
