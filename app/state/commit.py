@@ -105,6 +105,7 @@ class Settler:
         packs = self._packed(group)
         forgotten = self._forgotten(processed.stream_ms)
         closed = self._closed(processed.stream_ms)
+        self._note_late(group)
         rows: Rows = {**closed, **group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: encode(processed)}
         self._probe("sending")
         sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
@@ -242,6 +243,12 @@ class Settler:
             else:
                 self._oldest_start[prefix] = limit_ms
         return found
+
+    def _note_late(self, group: Group) -> None:
+        """Rows of *group* in windows that were looked through before are to be found the next time."""
+        for prefix, oldest in self._oldest_start.items():
+            starts = [start_of(key[len(prefix) :]) for key in group.rows if key.startswith(prefix)]
+            self._oldest_start[prefix] = min([oldest, *starts])
 
 
 def forget(store: Store, batch: Any, packs: Iterable[bytes]) -> None:
