@@ -104,10 +104,27 @@ class Store:
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """What is kept under keys that begin with *prefix*, in order, from *prefix* and *start* on."""
-        for key, value in self._db.items(from_key=prefix + start):
+        at = prefix + start
+        for key, value in self._db.items(from_key=at):
             if not key.startswith(prefix):
                 return
+            at = key
             yield key, value
+        self._check_end(at)
+
+    def _check_end(self, at: bytes) -> None:
+        """That nothing comes behind the key *at*: an iterator ends in silence where bytes cannot be read."""
+        if self._db is None:
+            return
+        iterator = self._db.iter()
+        iterator.seek(at)
+        try:
+            iterator.status()
+            if iterator.valid():
+                iterator.next()
+                iterator.status()
+        except Exception as error:
+            raise self._damaged(error) from error
 
     def batch(self) -> Any:
         """An empty WriteBatch, for `write`."""
