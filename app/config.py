@@ -180,7 +180,9 @@ class _Environment(EnvSettingsSource):
     """The environment layer, with the one alias that everybody sets."""
 
     def __call__(self) -> dict[str, Any]:
-        values: dict[str, Any] = _plain_names(super().__call__())
+        found: dict[str, Any] = _plain_names(super().__call__())
+        # A variable that happens to be called STATE or WORKER is none of ours: ours name a setting inside.
+        values = {name: value for name, value in found.items() if isinstance(value, dict)}
         if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
             values.setdefault("kafka", {}).setdefault("bootstrapservers", servers)
         return values

@@ -101,6 +101,7 @@ class Flow:
         processed = state.processed or Processed(0)
         self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
         self._stream_ms = processed.stream_ms
+        self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
         self._counts = Counter(processed.counts)
 
     @property
@@ -185,7 +186,9 @@ class Flow:
     def is_full(self) -> bool:
         """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
         while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
-            self._bytes -= self._chunks.popleft().bytes
+            chunk = self._chunks.popleft()
+            self._bytes -= chunk.bytes
+            self._passed_ms = chunk.stream_ms[-1]
         share = 0.5 if self._is_held else 1.0
         held = self.offsets.in_flight, self._bytes
         self._is_held = held[0] >= self._limits.records * share or held[1] >= self._limits.bytes * share
@@ -249,17 +252,18 @@ class Flow:
             self._ties.probe("published")
         if not self._may_apply():
             return False
-        for offset, _ in group.ended:
-            self.offsets.finished(offset)
-        self._counts.update(outcome for _, outcome in group.ended)
+        offsets, outcomes = zip(*group.ended, strict=True)
+        self.offsets.finished_all(offsets)
+        ended = Counter(outcomes)
+        self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
             processed = self._processed()
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
         self.state.settled(processed)
-        for _, outcome in group.ended:
-            self.pipeline.counts[outcome] += 1
+        for outcome, count in ended.items():
+            self.pipeline.counts[outcome] += count
         self.settled_offset = processed.next_offset if processed is not None else self.offsets.next_offset
         return True
 
@@ -279,7 +283,7 @@ class Flow:
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
-        before = (self.state.processed or Processed(0)).stream_ms
+        before = self._passed_ms
         for chunk in self._chunks:
             if chunk.offsets[0] >= next_offset:
                 break

@@ -47,6 +47,20 @@ class PartitionOffsets:
             self._finished.discard(head)
             self.next_offset = head + 1
 
+    def finished_all(self, offsets: Iterable[int]) -> None:
+        """The same for many. Raises AssertionError if one of them is not in flight."""
+        finished, unfinished = self._finished, self._unfinished
+        finished.update(offsets)
+        if not finished:
+            return
+        head = unfinished[0] if unfinished else self.newest + 1
+        assert min(finished) >= head, f"offset {min(finished)} is not in flight"
+        assert max(finished) <= self.newest, f"offset {max(finished)} is not in flight"
+        while unfinished and unfinished[0] in finished:
+            head = unfinished.popleft()
+            finished.discard(head)
+            self.next_offset = head + 1
+
     @property
     def ahead(self) -> AbstractSet[int]:
         """Offsets that are finished although an earlier one is not."""

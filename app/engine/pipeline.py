@@ -28,10 +28,10 @@ from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.retry import Again
 from app.errors import DecodeError, InvariantError, OperatingError
 from app.observe.metrics import Counts
-from app.state.changelog import Mark
+from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.unit import Unit, Unwound, enter
+from app.state.unit import Unit, Unwound, Waiters, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
@@ -42,12 +42,12 @@ Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 class Work(NamedTuple):
     """A record that is to be carried.
 
-    *digest* is what it is recognised by, if that is known before decoding, and *stored* what the store had under it
+    *key* is what its mark is kept under, if that is known before decoding, and *stored* what the store had under it
     when *applied* groups had reached it. *stream_ms* is the newest time among the records up to this one.
     """
 
     record: Record
-    digest: bytes
+    key: bytes
     stored: bytes | None
     applied: int
     stream_ms: int
@@ -76,11 +76,11 @@ class Pipeline:
 
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
         """What `carry` needs to know of each record. The store is looked into once for all."""
-        digests = self.dedupe.digests(records) if self.dedupe is not None else []
-        if self.dedupe is None or not digests:
+        keys = self.dedupe.keys(records) if self.dedupe is not None else []
+        if self.dedupe is None or not keys:
             return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
-        stored = self.dedupe.stored(state, digests)
-        return map(_work, zip(records, digests, stored, repeat(state.applied), stream_ms, strict=False))
+        stored = self.dedupe.stored(state, keys)
+        return map(_work, zip(records, keys, stored, repeat(state.applied), stream_ms, strict=False))
 
     async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
@@ -99,9 +99,7 @@ class Pipeline:
                 unit = Unit(state, record, waiters)
                 enter(unit)
                 try:
-                    if self.dedupe is None:
-                        mark = None
-                    elif (mark := self._new_mark(self.dedupe, work, event, unit)) is None:
+                    if self.dedupe is not None and self._is_duplicate(self.dedupe, work, event, unit):
                         return "duplicate"
                     for handler in handlers:
                         before = unit.savepoint(handler.name)
@@ -116,30 +114,30 @@ class Pipeline:
                             failed = failed or {}
                             await self._retry(handler, event, unit, error, wait, failed)
                     if unit.in_the_way is None:
-                        unit.join(mark)
+                        unit.join()
                         return "handled"
                 except (Exception, Unwound, BaseExceptionGroup):
                     if unit.in_the_way is None:
                         raise
                 finally:
                     unit.end()
-                waiters = await unit.wait_for_owner()
-                await wait(0)  # raises Abandoned when the partition was taken away meanwhile
+                waiters = await _turn_after_owner(unit, wait)
         except (Abandoned, OperatingError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
             self._bury(record, error, state)
             return "dead_lettered"
 
-    def _new_mark(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> tuple[bytes, Mark] | None:
-        """The mark that this event will leave, None when it is one that was seen before."""
-        digest = work.digest or dedupe.digest(event)
-        is_known = work.applied == unit.partition.applied
-        earlier = dedupe.earlier(unit, type(event), digest, work.stream_ms, is_known=is_known, stored=work.stored)
+    def _is_duplicate(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> bool:
+        """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
+        record, key, stored, applied, stream_ms = work
+        key = key or dedupe.key(event)
+        earlier = dedupe.earlier(unit, type(event), key, applied, stored, stream_ms)
         if earlier is not None:
-            self.counts.note_duplicate(unit.event_id, work.record, earlier.seen_ms, earlier.offset)
-            return None
-        return digest, Mark(work.stream_ms, work.record.offset)
+            self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
+            return True
+        unit.mark = key, store_mark(Mark(stream_ms, record.offset))
+        return False
 
     def _unknown(self, record: Record) -> Outcome:
         """What becomes of a record whose type has no handler here."""
@@ -185,6 +183,20 @@ class Pipeline:
         kind, event_id = type(error).__qualname__, event_id_of(record)
         log.warning("dead letter", record=_place(record), event_id=event_id, error=kind, reason=str(error)[:256])
         state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
+
+
+async def _turn_after_owner(unit: Unit, wait: Wait) -> Waiters | None:
+    """Wait until the event in the way of *unit* has ended. Returns who waits behind this one then.
+
+    Raises Abandoned when the partition was taken away meanwhile; those behind it have their turn to learn it, too.
+    """
+    waiters = await unit.wait_for_owner()
+    try:
+        await wait(0)
+    except Abandoned:
+        Unit(unit.partition, unit.record, waiters).end()
+        raise
+    return waiters
 
 
 _work = partial(tuple.__new__, Work)  # half the time of the class's own, which is Python

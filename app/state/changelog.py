@@ -26,7 +26,7 @@ RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths
 MARK_BYTES = 32  # of one mark in a pack
 
 _epoch = struct.Struct(">q")
-_mark = struct.Struct(">16sqq")
+_mark = struct.Struct(">16s16s")
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 
@@ -124,14 +124,19 @@ def period_of(pack: bytes) -> int:
     return int(_pack_key.unpack(pack)[1])
 
 
-def pack(marks: Mapping[bytes, Mark]) -> bytes:
-    """The value of a pack."""
-    return b"".join([_mark.pack(digest, *mark) for digest, mark in marks.items()])
+def pack(marks: Mapping[bytes, bytes]) -> bytes:
+    """The value of a pack of *marks*, as the store keeps them."""
+    return b"".join([key[len(MARK) :] + mark for key, mark in marks.items()])
 
 
-def unpack(value: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Digest, time and offset of each mark in a pack."""
-    return _mark.iter_unpack(value)
+def unpack(value: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The marks of a pack, as the store keeps them: their keys and values."""
+    return ((MARK + digest, mark) for digest, mark in _mark.iter_unpack(value))
+
+
+def newest_ms(marks: Mapping[bytes, bytes]) -> int:
+    """The time of the newest of *marks*, as the store keeps them."""
+    return stored_mark(max(marks.values())).seen_ms  # their bytes sort by time
 
 
 def store_mark(mark: Mark) -> bytes:

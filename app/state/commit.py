@@ -21,22 +21,20 @@ import structlog
 from app.errors import InvariantError
 from app.state.changelog import (
     CLAIM,
-    MARK,
     PACK,
     PROCESSED,
     Logged,
-    Mark,
     Processed,
     decode_claim,
     encode,
     epoch_headers,
     epoch_of,
+    newest_ms,
     pack,
     pack_key,
     period_of,
-    store_mark,
     unpack,
-)  # fmt: skip
+)
 from app.state.dedupe import Dedupe
 from app.state.partition import Group, Rows
 from app.state.store import STALE, Store, StoreError
@@ -106,7 +104,9 @@ class Settler:
         forgotten = self._forgotten(processed.stream_ms)
         closed = self._closed(processed.stream_ms)
         self._note_late(group)
-        rows: Rows = {**closed, **group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: encode(processed)}
+        for key in closed:
+            group.rows.setdefault(key, None)
+        rows: Rows = {**group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: encode(processed)}
         self._probe("sending")
         sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
         self._probe("sent")
@@ -120,8 +120,7 @@ class Settler:
         batch = self.store.batch()
         forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
         fill(batch, rows)
-        for digest, mark in group.marks.items():
-            batch.put(MARK + digest, store_mark(mark))
+        fill(batch, group.marks)
         return await self._write(batch, last, may_apply)
 
     async def start(self) -> None:
@@ -152,11 +151,10 @@ class Settler:
         value = self.store.get(key)
         if value is None or key[:1] != PACK:
             return value
-        renewed = {digest for other, of in sent.items() if other[:1] == PACK and of for digest, _, _ in unpack(of)}
-        marks = {digest: Mark(*mark) for digest, *mark in unpack(value)}
-        stored = self.store.get_many([MARK + digest for digest in marks])
-        now = zip(marks.items(), stored, strict=True)
-        return pack({d: mark for (d, mark), raw in now if raw == store_mark(mark) and d not in renewed})
+        renewed = {mark for other, of in sent.items() if other[:1] == PACK and of for mark, _ in unpack(of)}
+        marks = dict(unpack(value))
+        now = zip(marks.items(), self.store.get_many(list(marks)), strict=True)
+        return pack({mark: seen for (mark, seen), stored in now if stored == seen and mark not in renewed})
 
     async def _find_out(self, sent: Rows) -> int:
         """Somebody else wrote: read what. Returns the offset of our newest record, of those just *sent*.
@@ -200,14 +198,12 @@ class Settler:
     # Marks.
 
     def _packed(self, group: Group) -> dict[bytes, bytes]:
-        """The marks of *group*, a pack for each period: nearly always one."""
+        """The marks of *group* as a pack, of the period that its newest one belongs to."""
         if not group.marks or self._dedupe is None:
             return {}
-        periods: dict[int, dict[bytes, Mark]] = {}
-        for digest, mark in group.marks.items():
-            periods.setdefault(mark.seen_ms - mark.seen_ms % self._dedupe.period_ms, {})[digest] = mark
         self._packs += 1
-        return {pack_key(period, self._epoch, self._packs): pack(marks) for period, marks in periods.items()}
+        newest = newest_ms(group.marks)
+        return {pack_key(newest - newest % self._dedupe.period_ms, self._epoch, self._packs): pack(group.marks)}
 
     def _forgotten(self, stream_ms: int) -> dict[bytes, bytes]:
         """The oldest packs, if nobody can ask for their marks any more: a few, so that it costs a little each time."""
@@ -254,17 +250,17 @@ class Settler:
 def forget(store: Store, batch: Any, packs: Iterable[bytes]) -> None:
     """Delete the marks of *packs* in *batch*, unless their events were seen again since."""
     for value in packs:
-        marks = [(MARK + digest, store_mark(Mark(seen_ms, offset))) for digest, seen_ms, offset in unpack(value)]
-        stored = store.get_many([key for key, _ in marks])
-        for (key, mark), now in zip(marks, stored, strict=True):
+        marks = list(unpack(value))
+        for (key, mark), now in zip(marks, store.get_many([key for key, _ in marks]), strict=True):
             if now == mark:
                 batch.delete(key)
 
 
-def fill(batch: Any, rows: Rows) -> None:
+def fill(batch: Any, rows: Mapping[bytes, bytes | None]) -> None:
     """Put *rows* into a WriteBatch as they are in the changelog."""
+    put, delete = batch.put, batch.delete
     for key, value in rows.items():
         if value is None:
-            batch.delete(key)
+            delete(key)
         else:
-            batch.put(key, value)
+            put(key, value)

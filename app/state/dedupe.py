@@ -4,16 +4,17 @@ Time is the stream's: the newest timestamp among the records up to an event, in 
 event that comes again is still recognised does not depend on when it is read, and a rebuilt state decides the same.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from hashlib import blake2b
 
 from faust import Record as Event
 
-from app.state.changelog import MARK, Mark
+from app.state.changelog import MARK, Mark, stored_mark
 from app.state.partition import Partition
-from app.state.unit import Unit, mark_key
+from app.state.unit import Unit
 from app.wire.envelope import Record, event_id_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
@@ -39,7 +40,7 @@ class Dedupe:
     windows_ms: Mapping[type[Event], int] = field(default_factory=dict)
     identity: Identity | None = None
 
-    @property
+    @cached_property
     def longest_ms(self) -> int:
         """The longest window: marks older than this are of no use."""
         return max(self.window_ms, *self.windows_ms.values(), 0)
@@ -49,43 +50,38 @@ class Dedupe:
         """What is forgotten at once."""
         return max(self.longest_ms // PERIODS, 1)
 
-    def digests(self, records: Iterable[Record]) -> list[bytes]:
-        """What each record is recognised by, as far as that is known before decoding; else nothing for all."""
+    def keys(self, records: Iterable[Record]) -> list[bytes]:
+        """What each record's mark is kept under, as far as that is known before decoding; else nothing for all."""
         if self.identity is not None:
             return []
-        return [digest_of(event_id_of(record)) for record in records]
+        return [mark_key(event_id_of(record)) for record in records]
 
-    def stored(self, partition: Partition, digests: Sequence[bytes]) -> list[bytes | None]:
-        """What the store has under each of *digests*. One look for all."""
+    def stored(self, partition: Partition, keys: list[bytes]) -> list[bytes | None]:
+        """What the store has under each of *keys*. One look for all."""
         assert partition.store is not None, "marks need a store"
-        return partition.store.get_many([MARK + digest for digest in digests])
+        return partition.store.get_many(keys)
 
-    def digest(self, event: Event) -> bytes:
-        """What an event is recognised by when an *identity* was given."""
+    def key(self, event: Event) -> bytes:
+        """What the mark of an event is kept under when an *identity* was given."""
         assert self.identity is not None
-        return digest_of(str(self.identity(event)))
+        return mark_key(str(self.identity(event)))
 
-    def earlier(  # noqa: PLR0913  # what is known of an event
-        self,
-        unit: Unit,
-        event_type: type[Event],
-        digest: bytes,
-        stream_ms: int,
-        *,
-        is_known: bool,
-        stored: bytes | None,
-    ) -> Mark | None:
+    def earlier(  # noqa: PLR0913, PLR0917  # what is known of an event
+        self, unit: Unit, event_type: type[Event], key: bytes, applied: int, stored: bytes | None, stream_ms: int
+    ) -> Mark | None:  # fmt: skip
         """The mark of the event that *unit* would handle again, None when it is new or forgotten.
 
-        *stored* is what the store has, if that *is_known* not to be outdated. Raises Unwound when the same event is in
-        hand elsewhere.
+        *stored* is what the store had under *key* when *applied* groups had reached it, -1: nobody looked. Raises
+        Unwound when the same event is in hand elsewhere.
         """
-        unit.touch(mark_key(digest))
-        mark = unit.partition.mark(digest, is_known=is_known, stored=stored)
-        window_ms = self.windows_ms.get(event_type, self.window_ms)
-        return mark if mark is not None and is_within(mark, stream_ms, window_ms) else None
+        unit.touch(key)
+        raw = unit.partition.mark(key, applied, stored)
+        if raw is None:
+            return None
+        mark = stored_mark(raw)
+        return mark if is_within(mark, stream_ms, self.windows_ms.get(event_type, self.window_ms)) else None
 
 
-def digest_of(event_id: str) -> bytes:
-    """The digest that an event id is remembered by."""
-    return blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()
+def mark_key(event_id: str) -> bytes:
+    """What the mark of an event is kept under in the store."""
+    return MARK + blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()

@@ -5,12 +5,14 @@ sees what the events before it did although nothing of that is durable yet.
 """
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
-from app.state.changelog import MARK, Mark, Processed, stored_mark
+from app.state.changelog import Processed
 from app.state.store import Store
 from app.wire.envelope import Outcome, Outgoing
 
+RECENT = 8  # groups; more than are settled between looking a record up and handling it
 Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the row is deleted
 
 
@@ -21,7 +23,7 @@ class Group:
 
     def __init__(self) -> None:
         self.rows: Rows = {}
-        self.marks: dict[bytes, Mark] = {}  # by the digest of the event's id
+        self.marks: dict[bytes, bytes] = {}  # as the store keeps them
         self.outbox: list[Outgoing] = []
         self.ended: list[tuple[int, Outcome]] = []  # by offset
         self.size = 0  # bytes of its record batch, rather more than less
@@ -44,6 +46,9 @@ class Partition:
         self.processed: Processed | None = None  # as of the last group that reached the store, or of the start
         self.filling = Group()
         self._sealed: deque[Group] = deque()
+        self._warm: Rows = {}  # what the store holds of rows that were settled lately
+        self._warm_bytes = 0
+        self._recent: deque[dict[bytes, bytes]] = deque(maxlen=RECENT)  # marks of the last groups that were settled
 
     def row(self, key: bytes) -> bytes | None:
         """The newest value of a row, settled or about to be."""
@@ -53,21 +58,31 @@ class Partition:
         for group in reversed(self._sealed):
             if key in group.rows:
                 return group.rows[key]
+        if key in self._warm:
+            return self._warm[key]
         assert self.store is not None, "a table needs a store"
         return self.store.get(key)
 
-    def mark(self, digest: bytes, *, is_known: bool, stored: bytes | None) -> Mark | None:
-        """The newest mark of an event. *stored* is what the store has under it, if that *is_known*."""
-        mark = self.filling.marks.get(digest)
-        if mark is not None:
-            return mark
+    def mark(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
+        """The newest mark of an event, as the store keeps it.
+
+        *stored* is what the store had under it when *applied* groups had reached it, -1: nobody looked.
+        """
+        if key in self.filling.marks:
+            return self.filling.marks[key]
         for group in reversed(self._sealed):
-            if digest in group.marks:
-                return group.marks[digest]
-        if not is_known:
+            if key in group.marks:
+                return group.marks[key]
+        since = self.applied - applied
+        if not since:
+            return stored
+        if applied < 0 or since > len(self._recent):
             assert self.store is not None, "marks need a store"
-            stored = self.store.get(MARK + digest)
-        return None if stored is None else stored_mark(stored)
+            return self.store.get(key)
+        for marks in islice(self._recent, since):
+            if key in marks:
+                return marks[key]
+        return stored
 
     def group_for(self, size: int) -> Group:
         """The group that takes *size* more bytes: the one that fills, or a new one when it would get too large."""
@@ -86,9 +101,15 @@ class Partition:
 
     def settled(self, processed: Processed | None) -> None:
         """The oldest group is in the store, or had nothing for it."""
-        self._sealed.popleft()
+        group = self._sealed.popleft()
         self.processed = processed
         self.applied += 1
+        self._recent.appendleft(group.marks)
+        self._warm_bytes += group.size
+        if self._warm_bytes > self.group_bytes:
+            self._warm, self._warm_bytes = group.rows, group.size
+        else:
+            self._warm.update(group.rows)
 
     def _seal(self) -> None:
         self._sealed.append(self.filling)

@@ -21,20 +21,17 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from app.errors import OperatingError
 from app.state.changelog import (
     CLAIM,
-    MARK,
     PACK,
     PROCESSED,
     RESET,
     ROW,
     Claim,
     Logged,
-    Mark,
     decode_claim,
     encode,
     epoch_bytes,
     epoch_headers,
     epoch_of,
-    store_mark,
     unpack,
 )  # fmt: skip
 from app.state.commit import Sender, forget
@@ -106,8 +103,8 @@ class Replica:
                     put(key, value)
             elif kind == PACK and value is not None:
                 put(key, value)
-                for digest, seen_ms, offset in unpack(value):
-                    put(MARK + digest, store_mark(Mark(seen_ms, offset)))
+                for mark, seen in unpack(value):
+                    put(mark, seen)
             elif key == PROCESSED and value is not None:
                 put(key, value)
             elif key == CLAIM and value is not None:
@@ -130,14 +127,14 @@ class Replica:
             self.owner, self.owner_epoch = claim.owner, claim.epoch
 
     def _remove(self, key: bytes) -> None:
-        """A pack with its marks, unless the events were seen again since; or everything."""
+        """A pack with its marks, unless the events were seen again since; a control record; or everything."""
         if key == RESET:
             epoch = self.store.epoch
             self.store.wipe()
             self.store.epoch = epoch
         elif (value := self.store.get(key)) is not None:
             batch = self.store.batch()
-            forget(self.store, batch, [value])
+            forget(self.store, batch, [value] if key[:1] == PACK else [])
             batch.delete(key)
             self.store.write(batch, self.store.position, self.store.epoch)
 

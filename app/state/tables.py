@@ -202,7 +202,7 @@ def _value_coder(of: Any) -> Coder:
 def _key_coder(of: Any) -> Coder:
     """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
     if of is str:
-        return (lambda key: key.encode()), (lambda raw: raw.decode())
+        return str.encode, bytes.decode
     if isinstance(of, type) and issubclass(of, faust.Record):
         return _value_coder(of)
     decoder = msgspec.json.Decoder(of)

@@ -11,13 +11,14 @@ from collections import deque
 from contextvars import ContextVar
 
 from app.errors import PermanentError
-from app.state.changelog import MARK, MARK_BYTES, RECORD_OVERHEAD, Mark
+from app.state.changelog import MARK_BYTES, RECORD_OVERHEAD
 from app.state.partition import Partition, Rows
 from app.wire.envelope import Outgoing, Record, event_id_of
 
 Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched
 NOTHING: Savepoint = ({}, 0, 0)
 NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
+NO_TOUCHED: dict[bytes, None] = {}
 NO_OUTBOX: list[Outgoing] = []
 Waiters = deque["asyncio.Future[Waiters]"]  # events that wait for one to end, in the order of their coming
 
@@ -37,16 +38,17 @@ class Unit:
     handler = ""
     rows = NO_ROWS
     outbox = NO_OUTBOX
+    mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
     in_the_way: "Unit | None" = None  # owns a row that this one touched: this one is to be undone
     is_live = False  # it has suspended, and owns what it touched
     is_ended = False
+    _touched = NO_TOUCHED  # a set in the order of touching
     _event_id = ""
     _first = 0  # place in the outbox of the first event that the current handler publishes
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
         self.partition = partition
         self.record = record
-        self._touched: dict[bytes, None] = {}  # a set in the order of touching
         self._waiters = waiters
 
     @property
@@ -68,7 +70,8 @@ class Unit:
         """Set a row, or delete it with None. Raises as `row` does, and TypeError when the event is done."""
         if self.is_ended:
             raise TypeError("a table was changed after the event that it was changed for was done")
-        self.touch(key)
+        if key not in self._touched:
+            self.touch(key)
         if self.rows is NO_ROWS:
             self.rows = {}
         self.rows[key] = value
@@ -83,6 +86,8 @@ class Unit:
                 raise Unwound
         if self.is_live:
             owners[key] = self
+        if self._touched is NO_TOUCHED:
+            self._touched = {}
         self._touched[key] = None
 
     # Events to publish.
@@ -106,12 +111,12 @@ class Unit:
         if not (self.rows or self.outbox or self._touched):
             return NOTHING
         self._first = len(self.outbox)
-        return dict(self.rows), self._first, len(self._touched)
+        return dict(self.rows) if self.rows else NO_ROWS, self._first, len(self._touched)
 
     def rollback(self, to: Savepoint) -> None:
         """Undo everything since `savepoint`."""
         rows, kept, touched = to
-        self.rows = dict(rows)
+        self.rows = dict(rows) if rows else NO_ROWS
         del self.outbox[kept:]
         while len(self._touched) > touched:
             key, _ = self._touched.popitem()
@@ -119,24 +124,26 @@ class Unit:
                 self.partition.owners.pop(key, None)
         self._pass_on()
 
-    def join(self, mark: tuple[bytes, Mark] | None) -> None:
-        """Make the effects, and the event's *mark* by its digest, part of the group that fills.
+    def join(self) -> None:
+        """Make the effects, and the event's mark, part of the group that fills.
 
         Raises EffectsTooLargeError, and then nothing is done.
         """
         rows = self.rows
         size = MARK_BYTES
         for key, value in rows.items():
-            size += len(key) + len(value or b"") + RECORD_OVERHEAD
+            size += len(key) + RECORD_OVERHEAD if value is None else len(key) + len(value) + RECORD_OVERHEAD
         if size > self.partition.group_bytes:
             raise EffectsTooLargeError(
                 f"its effects on tables take {size} bytes, at most {self.partition.group_bytes} are settled at once"
             )
         group = self.partition.group_for(size)
-        group.rows.update(rows)
-        if mark is not None:
-            group.marks[mark[0]] = mark[1]
-        group.outbox += self.outbox
+        if rows:
+            group.rows.update(rows)
+        if self.mark is not None:
+            group.marks[self.mark[0]] = self.mark[1]
+        if self.outbox:
+            group.outbox += self.outbox
 
     # Owning.
 
@@ -152,7 +159,8 @@ class Unit:
         if self.is_live:
             for key in self._touched:
                 self.partition.owners.pop(key, None)
-        self._pass_on()
+        if self._waiters:
+            self._pass_on()
 
     async def wait_for_owner(self) -> "Waiters | None":
         """After `end`: wait until the event that was in the way has ended. Returns who waits behind this one then."""
@@ -172,11 +180,6 @@ class Unit:
             if not first.done():
                 first.set_result(self._waiters)
                 self._waiters = None
-
-
-def mark_key(digest: bytes) -> bytes:
-    """What an event's mark is owned by, like a row."""
-    return MARK + digest
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)

@@ -194,3 +194,20 @@ async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House])
     gate.doors["slow"].set()
     await house.until(lambda: flow.settled_offset == 7)
     assert not flow.has_more
+
+
+async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(make: Callable[..., House]) -> None:
+    """Whoever goes on from the row has to know the newest time before it, or takes an old event for a recent one."""
+    house = make(Gate(), remembers=True)
+    state = Partition(0, None, 1000)
+    state.processed = Processed(3, (0, 7), 1000)
+    flow = house.flow(state)
+    house.fetch(flow, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])  # a chunk of its own, all of it settled
+    await house.until(lambda: flow.offsets.next_offset == 10)
+    gate = Gate()
+    gate.close("slow")
+    house.carrier.handler = gate
+    house.fetch(flow, [record(10, "slow", 500), record(11, "a", 3000)])
+    await house.until(lambda: bool(house.settled))
+    processed = house.settled[-1]
+    assert (processed.next_offset, processed.ahead, processed.stream_ms) == (10, (1, 1), 2009)

@@ -1,0 +1,62 @@
+"""A settler on a real store and a log in memory."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.state.changelog import CLAIM, Claim, Mark, Processed, encode, epoch_headers
+from app.state.commit import Settler
+from app.state.dedupe import Dedupe
+from app.state.partition import Group
+from app.state.restore import Replica, Restorer
+from app.state.store import Memory, Store
+from app.state.windows import Window
+from tests.stand_ins.log import TOPIC, Fold, Log, Sending, Wire, kept
+
+MEMORY = Memory.of(8, 8)
+
+
+class Desk:
+    """A partition that was claimed: its log, store and settler. *steps* notes what happened, in order."""
+
+    def __init__(
+        self, path: Path, log: Log | None = None, *, sendings: Iterable[Sending] = (), dedupe: Dedupe | None = None,
+        windows: Mapping[bytes, Window] | None = None,
+    ) -> None:  # fmt: skip
+        self.log = log or Log()
+        self.steps: list[str] = []
+        self.wire = Wire(self.log, [], sendings)
+        self.store = Store(path, MEMORY)
+        self.replica = Replica(TOPIC, 0, self.store)
+        self._dedupe = dedupe
+        self._windows = windows or {}
+        self.settler: Settler
+
+    async def claim(self) -> "Desk":
+        """Restore and claim, as a worker does."""
+        reader: Any = self.log
+        assert await Restorer(reader, Wire(self.log, []), 24).acquire([self.replica], lambda: True)
+        self.settler = Settler(
+            TOPIC, 0, self.store, self._dedupe, self._windows, self.wire, reader, self.steps.append
+        )  # fmt: skip
+        await self.settler.start()
+        return self
+
+    async def settle(
+        self, rows: Mapping[bytes, bytes | None] | None = None, marks: Mapping[bytes, Mark] | None = None,
+        stream_ms: int = 0, *, may_apply: bool = True,
+    ) -> bool:  # fmt: skip
+        """Settle a group."""
+        group = Group()
+        group.rows.update(rows or {})
+        group.marks.update(marks or {})
+        return await self.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: may_apply)
+
+    @property
+    def kept(self) -> Fold:
+        """What is in the store."""
+        return kept(self.store)
+
+    def claimed_by_other(self, epoch: int) -> None:
+        """Somebody else claims."""
+        self.log.append([(CLAIM, encode(Claim(epoch, "other", "other:1")))], epoch_headers(epoch))

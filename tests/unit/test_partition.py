@@ -1,0 +1,147 @@
+"""What a partition remembers on the way to its store, how events are recognised, and where reading begins."""
+
+from typing import Any
+
+import pytest
+
+from app.engine.offsets import OnCommitAhead, StartError, start_position
+from app.state.changelog import MARK, Mark, Processed, store_mark
+from app.state.dedupe import Dedupe, digest_of
+from app.state.partition import Partition
+from app.state.unit import Unit, Unwound
+from models.orders import OrderCreated
+from models.stock import StockReserved
+from tests.stand_ins.stored import Memory, partition_of, record
+
+DIGEST = digest_of("id")
+
+
+def ended(partition: Partition, size: int, key: bytes = b"a", value: bytes | None = b"1") -> None:
+    """An event that wrote a row."""
+    group = partition.group_for(size)
+    group.rows[key] = value
+    partition.filling.ended.append((0, "handled"))
+
+
+def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
+    """Then in those that are settled, then in the store; a deleted row is gone."""
+    partition = partition_of({b"a": b"0", b"b": b"0"})
+    ended(partition, 1, b"a", b"1")
+    group = partition.next_to_settle()
+    assert partition.next_to_settle() is group
+    assert (partition.row(b"a"), partition.row(b"b")) == (b"1", b"0")
+    ended(partition, 1, b"a", None)
+    assert partition.row(b"a") is None
+    partition.settled(Processed(1))
+    assert (partition.applied, partition.processed) == (1, Processed(1))
+    assert partition.row(b"a") is None
+    assert partition.next_to_settle() is not group
+    partition.settled(None)
+    assert partition.row(b"a") == b"0"
+    assert partition.next_to_settle() is None
+
+
+def test_a_group_is_split_between_events_only() -> None:
+    """A group that nothing ended in takes what comes, else its limit holds."""
+    partition = partition_of(group_bytes=100)
+    first = partition.group_for(60)
+    assert partition.group_for(60) is first
+    first.ended.append((0, "handled"))
+    second = partition.group_for(60)
+    assert second is not first
+    second.ended.append((1, "handled"))
+    assert partition.group_for(40) is second
+    assert partition.next_to_settle() is first
+    assert (first.size, second.size) == (120, 100)
+
+
+def test_marks_are_looked_for_as_rows_are() -> None:
+    """What was read from the store for a whole fetch is used while it is not outdated."""
+    partition = partition_of({MARK + DIGEST: store_mark(Mark(1, 1))})
+    store: Any = partition.store
+    assert partition.mark(DIGEST, is_known=True, stored=None) is None
+    assert store.asked == []
+    assert partition.mark(DIGEST, is_known=False, stored=None) == Mark(1, 1)
+    partition.filling.marks[DIGEST] = Mark(2, 2)
+    partition.filling.ended.append((0, "handled"))
+    partition.next_to_settle()
+    assert partition.mark(DIGEST, is_known=True, stored=None) == Mark(2, 2)
+    partition.filling.marks[DIGEST] = Mark(3, 3)
+    assert partition.mark(DIGEST, is_known=True, stored=None) == Mark(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "stream_ms", "is_recognised"),
+    [
+        (OrderCreated, 1099, True),
+        (OrderCreated, 1100, False),
+        (StockReserved, 1299, True),
+        (StockReserved, 1300, False),
+    ],
+)
+def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognised: bool) -> None:
+    """A window's length later an event is forgotten, a millisecond before that it is recognised; by type."""
+    dedupe = Dedupe(100, {StockReserved: 300})
+    partition = partition_of({MARK + DIGEST: store_mark(Mark(1000, 7))})
+    unit = Unit(partition, record())
+    mark = dedupe.earlier(unit, event_type, DIGEST, stream_ms, is_known=False, stored=None)
+    assert mark == (Mark(1000, 7) if is_recognised else None)
+    assert (dedupe.longest_ms, dedupe.period_ms) == (300, 37)
+
+
+def test_an_event_that_is_in_hand_is_waited_for() -> None:
+    """Its mark belongs to it, so two copies on different keys do not both count."""
+    dedupe, partition = Dedupe(100), partition_of()
+    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    assert dedupe.earlier(first, OrderCreated, DIGEST, 0, is_known=True, stored=None) is None
+    first.suspend()
+    with pytest.raises(Unwound):
+        dedupe.earlier(second, OrderCreated, DIGEST, 0, is_known=True, stored=None)
+    assert second.in_the_way is first
+
+
+def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> None:
+    """By an id before decoding, in one look at the store; by an identity afterwards."""
+    records = [record(1, headers=[("ce_id", b"x")]), record(2, headers=[("ce_id", b"x")]), record(3)]
+    digests = Dedupe(1).digests(records)
+    assert digests[0] == digests[1] != digests[2] == digest_of("t/0/3")
+    partition = partition_of({MARK + digests[0]: b"mark"})
+    assert Dedupe(1).stored(partition, digests) == [b"mark", b"mark", None]
+    by_product = Dedupe(1, identity=lambda event: event.product_id)
+    assert by_product.digests(records) == []
+    event: Any = type("E", (), {"product_id": 5})()
+    assert by_product.digest(event) == digest_of("5")
+    assert isinstance(partition.store, Memory)
+
+
+@pytest.mark.parametrize(
+    ("processed", "committed", "begin", "end", "policy", "start", "says"),
+    [
+        (5, 5, 0, 9, "ignore", 5, ""),
+        (5, None, 0, 9, "ignore", 5, ""),
+        (9, 9, 0, 9, "fail", 9, ""),
+        (5, 3, 0, 9, "fail", 5, "behind"),
+        (5, 7, 0, 9, "ignore", 5, "not followed"),
+        (5, 7, 0, 9, "follow", 7, "; followed"),
+        (2, 4, 6, 9, "follow", 6, "; followed"),
+        (2, 4, 6, 9, "ignore", 6, "never handled"),
+        (2, None, 6, 9, "ignore", 6, "records 2 to 5 are gone"),
+        (2, 1, 6, 9, "ignore", 6, "records 2 to 5 are gone"),
+    ],
+)
+def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes them by name
+    processed: int, committed: int | None, begin: int, end: int, policy: OnCommitAhead, start: int, says: str
+) -> None:
+    """The state is the truth; a commit that somebody else made is not followed unless that is wanted."""
+    found = start_position(processed, committed, begin, end, policy)
+    assert found.offset == start
+    assert says in found.disagreement
+    assert bool(found.disagreement) == bool(says)
+
+
+def test_a_state_that_does_not_belong_to_the_topic_is_refused() -> None:
+    """And so is a commit of somebody else, when that is wanted."""
+    with pytest.raises(StartError, match="made anew"):
+        start_position(10, None, 0, 9, "follow")
+    with pytest.raises(StartError, match="somebody else"):
+        start_position(5, 7, 0, 9, "fail")

@@ -1,0 +1,160 @@
+"""The store on disk: what it keeps, what becomes of damage, who may have its folder."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from app.errors import ConfigError, InvariantError
+from app.state.store import DAMAGED, StateFolder, Store, StoreError
+from tests.stand_ins.settling import MEMORY
+
+
+def store_with(path: Path, rows: int = 3) -> Store:
+    """An open store with some rows, up to position 7 and epoch 2."""
+    store = Store(path, MEMORY)
+    store.open()
+    batch = store.batch()
+    for number in range(rows):
+        batch.put(b"t%06d" % number, os.urandom(64))
+    store.write(batch, 7, 2)
+    return store
+
+
+def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
+    """Rows, position and epoch; nothing else."""
+    store = store_with(tmp_path / "topic" / "0")
+    rows = dict(store.items(b"t"))
+    store.close()
+    assert not store.is_open
+    with pytest.raises(StoreError, match="closed"):
+        store.get(b"t000001")
+    store.open()
+    assert (dict(store.items(b"t")), store.position, store.epoch) == (rows, 7, 2)
+    assert store.get(b"t000001") == rows[b"t000001"]
+    assert store.get_many([b"t000001", b"none"]) == [rows[b"t000001"], None]
+    assert [key for key, _ in store.items(b"t", b"000001")] == [b"t000001", b"t000002"]
+    assert list(store.items(b"u")) == []
+    assert 0 <= store.age_s() < 3600
+    store.wipe()
+    assert (dict(store.items(b"t")), store.position, store.epoch) == ({}, -1, 0)
+    store.close()
+
+
+def truncate_manifest(path: Path) -> None:
+    """The list of what belongs to it is cut off."""
+    [manifest] = path.glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[:20])
+
+
+def delete_table(path: Path) -> None:
+    """A file with rows is gone."""
+    for file in path.glob("*.sst"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate_manifest, delete_table])
+def test_a_store_that_does_not_open_is_put_aside(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Kept for whoever wants to know, and begun anew: the changelog has all of it."""
+    store = store_with(tmp_path / "s")
+    store._db.flush()
+    store.close()
+    damage(tmp_path / "s")
+    store.open()
+    assert (store.position, store.epoch, list(store.items(b"t"))) == (-1, 0, [])
+    assert len(list(tmp_path.glob("s.damaged-*"))) == 1
+    store.close()
+
+
+def test_a_store_whose_end_is_torn_off_is_older_and_says_so(tmp_path: Path) -> None:
+    """Its position goes back with its rows, so the changelog gives the rest."""
+    store = store_with(tmp_path / "s")
+    store._db.flush()
+    store.close()
+    [manifest] = (tmp_path / "s").glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+    store.open()
+    assert (store.position, list(store.items(b"t"))) == (-1, [])
+    store.close()
+
+
+def test_flipped_bytes_end_the_process_and_the_next_one_begins_anew(tmp_path: Path) -> None:
+    """They are found when they are read: nothing wrong is ever believed."""
+    store = store_with(tmp_path / "s", 2000)
+    store._db.flush()
+    store.close()
+    for file in (tmp_path / "s").glob("*.sst"):
+        content = bytearray(file.read_bytes())
+        content[40_000:60_000] = bytes(byte ^ 0xFF for byte in content[40_000:60_000])
+        file.write_bytes(content)
+    store.open()
+    with pytest.raises(InvariantError, match="damaged"):
+        for number in range(2000):
+            store.get(b"t%06d" % number)
+    assert (tmp_path / "s" / DAMAGED).exists()
+    store.close()
+    store.open()
+    assert store.position == -1
+    store.close()
+
+
+def test_a_disk_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens waits; the store stays where it is. A write that failed moves no position."""
+    store = store_with(tmp_path / "s")
+
+    def refuse(*_: object) -> None:
+        raise Exception("IO error: No space left on device")  # noqa: TRY002  # as rocksdict does
+
+    monkeypatch.setattr("rocksdict.Rdict", refuse)
+    other = Store(tmp_path / "other", MEMORY)
+    with pytest.raises(StoreError, match="No space left"):
+        other.open()
+    assert not list(tmp_path.glob("*.damaged-*"))
+    monkeypatch.undo()
+    database = store._db
+    store._db = SimpleNamespace(write=refuse, close=database.close)
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.write(store.batch(), 99, 9)
+    assert (store.position, store.epoch) == (7, 2)
+    store.reopen()
+    assert (store.position, len(list(store.items(b"t")))) == (7, 3)
+    store.close()
+
+
+LOCK = (
+    "import sys; from pathlib import Path; from app.state.store import StateFolder; f = StateFolder(Path(sys.argv[1]));"
+)
+
+
+def test_a_folder_has_one_process(tmp_path: Path) -> None:
+    """A second one is told who has it; it is free when that one ends."""
+    folder = StateFolder(tmp_path / "state")
+    folder.lock()
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+        StateFolder(tmp_path / "state").lock()
+    command = [sys.executable, "-c", LOCK + "f.lock()", str(tmp_path / "free")]
+    assert subprocess.run(command, check=False).returncode == 0
+    StateFolder(tmp_path / "free").lock()
+    assert folder.store_path("topic", 3) == tmp_path / "state" / "topic" / "3"
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        StateFolder(tmp_path / "file").lock()
+
+
+def test_tidying_removes_what_nobody_wrote_for_long(tmp_path: Path) -> None:
+    """Not what is in use, not what is young."""
+    folder = StateFolder(tmp_path)
+    for name in ("old", "used", "young", "0.damaged-1"):
+        path = tmp_path / "topic" / name
+        path.mkdir(parents=True)
+        (path / "CURRENT").touch()
+        if name != "young":
+            os.utime(path / "CURRENT", (0, 0))
+    folder.tidy({tmp_path / "topic" / "used"}, 1)
+    assert sorted(path.name for path in (tmp_path / "topic").iterdir()) == ["used", "young"]
