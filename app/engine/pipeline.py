@@ -31,10 +31,12 @@ from app.observe.metrics import Counts
 from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
+from app.state.store import StoreError
 from app.state.unit import Unit, Unwound, Waiters, enter
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()
+DISK_S = 1.0  # before an event is tried again whose rows cannot be read now
 Order = Literal["key", "partition"]
 Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 
@@ -77,7 +79,7 @@ class Pipeline:
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
         """What `carry` needs to know of each record. The store is looked into once for all."""
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
-        if self.dedupe is None or not keys:
+        if self.dedupe is None or not keys or state.store is None or not state.store.is_open:
             return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
         stored = self.dedupe.stored(state, keys)
         return map(_work, zip(records, keys, stored, repeat(state.applied), stream_ms, strict=False))
@@ -95,7 +97,8 @@ class Pipeline:
             if event is None:
                 return self._unknown(record)
             handlers = self.dispatcher.handlers_of(type(event))
-            while True:  # again after another event to which a row belonged: see state.unit
+            while True:  # again after another event to which a row belonged, see state.unit, or when the disk lets us
+                delay_s = 0.0
                 unit = Unit(state, record, waiters)
                 enter(unit)
                 try:
@@ -116,12 +119,14 @@ class Pipeline:
                     if unit.in_the_way is None:
                         unit.join()
                         return "handled"
+                except StoreError:
+                    delay_s = DISK_S
                 except (Exception, Unwound, BaseExceptionGroup):
                     if unit.in_the_way is None:
                         raise
                 finally:
                     unit.end()
-                waiters = await _turn_after_owner(unit, wait)
+                waiters = await _turn_after_owner(unit, wait, delay_s)
         except (Abandoned, OperatingError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
@@ -159,7 +164,8 @@ class Pipeline:
         *failed* counts the attempts of each handler. They count although the event is undone in between: else two
         events that fail for good, and want the same row, would undo each other for ever.
         """
-        while unit.in_the_way is None:  # else the handler made its own error of what was to pass through it
+        # What is in the way, and the disk, are no attempts; a handler may have made its own error of the former.
+        while unit.in_the_way is None and not isinstance(error, StoreError):
             attempt = failed[handler.name] = failed.get(handler.name, 0) + 1
             decision = handler.retry.decide(error, attempt)
             if not isinstance(decision, Again):
@@ -185,14 +191,14 @@ class Pipeline:
         state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
 
 
-async def _turn_after_owner(unit: Unit, wait: Wait) -> Waiters | None:
-    """Wait until the event in the way of *unit* has ended. Returns who waits behind this one then.
+async def _turn_after_owner(unit: Unit, wait: Wait, delay_s: float) -> Waiters | None:
+    """Wait until the event in the way of *unit* has ended, then for *delay_s*. Returns who waits behind this one.
 
     Raises Abandoned when the partition was taken away meanwhile; those behind it have their turn to learn it, too.
     """
     waiters = await unit.wait_for_owner()
     try:
-        await wait(0)
+        await wait(delay_s)
     except Abandoned:
         Unit(unit.partition, unit.record, waiters).end()
         raise

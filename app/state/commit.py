@@ -117,11 +117,15 @@ class Settler:
         last = first + len(rows) - 1
         if first != self.store.position + 1 and self._is_fenced:
             last = await self._find_out(rows)
-        batch = self.store.batch()
-        forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
-        fill(batch, rows)
-        fill(batch, group.marks)
-        return await self._write(batch, last, may_apply)
+
+        def new_batch() -> Any:
+            batch = self.store.batch()
+            forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
+            fill(batch, rows)
+            fill(batch, group.marks)
+            return batch
+
+        return await self._write(new_batch, last, may_apply)
 
     async def start(self) -> None:
         """Overrule what workers without a claim wrote while nobody looked. Raises what the sender raises."""
@@ -177,18 +181,22 @@ class Settler:
         await self.repair(stale, sent)
         return last
 
-    async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:
-        """Write to the store, again and again while the disk does not take it: nothing is finished before it has."""
+    async def _write(self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]) -> bool:
+        """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
+
+        A batch can be written once, also when that failed, so each try has a *new_batch*.
+        """
+        has_failed = False
         while may_apply():
             try:
-                if not self.store.is_open:
-                    self.store.open()
-                self.store.write(batch, position, self._epoch)
+                if has_failed:
+                    self.store.reopen()
+                self.store.write(new_batch(), position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S
                 )
-                self.store.close()
+                has_failed = True
                 await asyncio.sleep(RETRY_S)
             else:
                 self._probe("written")

@@ -117,7 +117,6 @@ async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(make: C
     assert (attempts.count("a"), attempts.count("b")) == (3, 3)
 
 
-@pytest.mark.xfail(reason="a store that is closed while the disk is full fails handlers", strict=True)
 async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(make: Callable[..., House]) -> None:
     """It is waited for: nothing is wrong with the event."""
 
