@@ -3,7 +3,7 @@
 import signal
 import time
 
-from app.state.changelog import MARK, PACK, PROCESSED, decode_processed, offsets_in, period_of, unpack
+from app.state.changelog import MARK, PACK, PROCESSED, decode_processed, offsets_in, period_of, stored_mark, unpack
 from tests.integration.house import COUNTING, MODEL, SLEEPING, House, wait_for
 
 MINUTE = 60_000
@@ -66,8 +66,9 @@ def test_each_type_is_remembered_for_its_window_and_then_forgotten(house: House)
 def marks(house: House, base: int) -> list[int]:
     """The minutes of all marks that the changelog will keep."""
     packs = house.live(PACK)
-    assert all(period_of(key) <= seen for key, value in packs.items() for _, seen, _ in unpack(value))
-    return sorted((seen - base) // MINUTE for value in packs.values() for _, seen, _ in unpack(value))
+    seen = {key: [stored_mark(mark).seen_ms for _, mark in unpack(value)] for key, value in packs.items()}
+    assert all(period_of(key) <= min(times) for key, times in seen.items())
+    return sorted((at - base) // MINUTE for times in seen.values() for at in times)
 
 
 def test_an_identity_of_ones_own(house: House) -> None:
