@@ -25,6 +25,7 @@ from app.state.store import Memory, Store
 from app.wire.envelope import Outgoing
 
 LIMIT_S = 30.0
+SESSION_S = 6
 TOPIC = "things"
 MODEL = """
 from models.event import Event
@@ -107,7 +108,11 @@ class House:
     def start(self, name: str = "one", *, ready: int | None = None, **settings: str) -> WorkerProcess:
         """Start a worker that commits often, and wait until it has *ready* partitions, all unless said otherwise."""
         ready = self.partitions if ready is None else ready
-        settings = {"WORKER__COMMITINTERVALS": "0.2", **settings}
+        settings = {
+            "WORKER__COMMITINTERVALS": "0.2",
+            "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(SESSION_S * 1000),
+            **settings,
+        }
         return self._start_worker(name, ready=ready, cwd=self.checkout, **settings)
 
     def store(self, partition: int = 0, name: str = "one") -> Path:

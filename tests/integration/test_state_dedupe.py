@@ -88,7 +88,7 @@ def test_without_dedupe_a_kill_doubles_no_event(house: House) -> None:
     """Events that were settled ahead of one in hand are in the processed row, and not handled again."""
     noted = SLEEPING.replace("    count", '    with open("ledger", "a") as f: f.write(thing.key + "\\n")\n    count')
     house.build(noted, options=", dedupe=False")
-    worker = house.start(KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS="6000")
+    worker = house.start()
     keys = ["slow", *"abcde", "slower", *"abcde", *"xyz"]
     house.send(*(house.thing(key, 0, "wait" if key.startswith("slow") else "") for key in keys))
     ahead = {number for number, key in enumerate(keys) if not key.startswith("slow")}
@@ -101,7 +101,7 @@ def test_without_dedupe_a_kill_doubles_no_event(house: House) -> None:
     worker.signal(signal.SIGKILL)
     worker.stop()
     (house.checkout / "go").touch()
-    worker = house.start(KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS="6000")
+    worker = house.start()
     house.wait_settled(len(keys), worker)
     assert worker.rows("count") == {key: keys.count(key) for key in keys}
     assert sorted((house.checkout / "ledger").read_text().split()) == sorted(keys)
