@@ -45,8 +45,6 @@ class Famulus(faust.App):
         kafka, worker = settings.kafka, settings.worker
         consumer = kafka.consumer_config
         self.settings = settings
-        self.fetch_max_wait_ms = consumer.fetch_max_wait_ms
-        self.poll_pause_s = consumer.poll_pause_ms / 1000
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
         self.on_commit_ahead = settings.state.on_commit_ahead
@@ -64,7 +62,13 @@ class Famulus(faust.App):
         self._table_names: dict[str, Subscription] = {}
         lanes = worker.partition_concurrency or worker.concurrency
         self.intake = Intake(
-            Limits(lanes, worker.queue_records, worker.queue_bytes, consumer.max_poll_records),
+            Limits(
+                lanes,
+                worker.queue_records,
+                worker.queue_bytes,
+                consumer.max_poll_records,
+                settings.state.linger_ms / 1000,
+            ),
             worker.concurrency,
             may_write=lambda: cast(Any, self._consumer).is_member(),
             publish=self.sender.send_all,

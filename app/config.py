@@ -79,7 +79,7 @@ class ConsumerConfig(Section):
     max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
     max_poll_records: int = Field(500, ge=1, le=100_000, description="Records of one partition unpacked at once.")
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
-    poll_pause_ms: int = Field(3, ge=0, le=1_000, description="Between two polls, so that records come together, ms.")
+    fetch_linger_ms: int = Field(4, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
 
 
@@ -132,6 +132,7 @@ class StateConfig(Section):
     cache_mib: int = Field(64, ge=1, description="Block cache of all stores of a process, MiB.")
     write_buffer_mib: int = Field(64, ge=4, description="What all stores have not yet written out, MiB.")
     group_bytes: int = Field(700_000, ge=10_000, description="Most that is settled in one piece, bytes.")
+    linger_ms: int = Field(20, ge=0, le=1_000, description="A group waits for more while there is more, milliseconds.")
     standby_replicas: int = Field(0, ge=0, le=9, description="Copies of each partition's state on other workers.")
     retention_h: float = Field(24.0, gt=0, description="Files of partitions that went elsewhere are kept, hours.")
     tombstones_h: float = Field(24.0, ge=1, description="Changelogs keep what says that a row was deleted, hours.")

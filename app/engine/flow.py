@@ -25,6 +25,7 @@ from app.state.partition import Group, Partition
 from app.wire.envelope import Outcome, Outgoing, Record
 
 log = structlog.get_logger()
+LINGER_STEP_S = 0.002
 LEASE_S = 0.05  # between two looks whether we are still a member of the group
 FETCHES = 2  # one that is unpacked and one behind it, so that no partition runs dry between two polls
 
@@ -37,6 +38,8 @@ class Limits:
     records: int
     bytes: int
     chunk: int  # records unpacked, and their marks looked up, at once
+    linger_s: float = 0.0  # a group may wait for more while there is more to start
+    linger_records: int = 1_000  # which is then enough
 
 
 class Packed(Protocol):
@@ -228,7 +231,11 @@ class Flow:
         """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
         place = f"{self.tp.topic}-{self.tp.partition}"
         try:
-            while (group := self.state.next_to_settle()) is not None:
+            while True:
+                if self._settler is not None:
+                    await self._linger()
+                if (group := self.state.next_to_settle()) is None:
+                    break
                 while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110  # time alone does it
                     await asyncio.sleep(LEASE_S)
                 if not self._may_apply() or not await self._settle_group(group):
@@ -244,6 +251,15 @@ class Flow:
         finally:
             self._settling = None
             self._check_quiet()
+
+    async def _linger(self) -> None:
+        """While there is more to start, let the group fill: more events then share what a group costs by itself."""
+        until = time.monotonic() + self._limits.linger_s
+        while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
+            self.has_more and not self.is_closing and self.state.is_filling
+            and len(self.state.filling.ended) < self._limits.linger_records and time.monotonic() < until
+        ):  # fmt: skip
+            await asyncio.sleep(LINGER_STEP_S)
 
     async def _settle_group(self, group: Group) -> bool:
         """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""

@@ -91,6 +91,11 @@ class Partition:
         self.filling.size += size
         return self.filling
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether the next group to be settled is the one that fills, so that it may wait for more."""
+        return not self._sealed
+
     def next_to_settle(self) -> Group | None:
         """The oldest group, None when nothing has ended. Nothing joins it any more."""
         if not self._sealed:

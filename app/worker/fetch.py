@@ -23,6 +23,8 @@ from faust.types import TP
 from app.wire.envelope import Headers
 
 log = structlog.get_logger()
+QUIET_S = 0.2  # without a record: nothing flows any more
+ENOUGH_BYTES = 64 * 1024  # of one fetch while records flow
 POLL_S = 0.2  # a poll without data; a rebalance waits for its end
 
 
@@ -132,6 +134,28 @@ async def take(
         waiter.result()  # raises what keeps the fetcher from fetching, such as a missing authorization
 
 
+class Pace:
+    """How long the broker gathers records before it answers a fetch.
+
+    While nothing comes, a fetch waits long and is answered by the first record. While records flow, each would be a
+    fetch of its own, which costs a hundred times what a record costs: so the broker is asked to gather them for
+    *linger_ms*, or until there are enough. 0 never gathers.
+    """
+
+    def __init__(self, quiet_wait_ms: int, linger_ms: int) -> None:
+        self._quiet = 1, quiet_wait_ms
+        self._flowing = (ENOUGH_BYTES, linger_ms) if linger_ms else self._quiet
+        self._last_s = -QUIET_S
+
+    def apply(self, fetcher: Fetcher, *, came: bool) -> None:
+        """Note whether records *came*, and have the next fetches go accordingly."""
+        now = time.monotonic()
+        if came:
+            self._last_s = now
+        is_flowing = now - self._last_s < QUIET_S
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self._flowing if is_flowing else self._quiet
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that speaks with Kafka.
 
@@ -142,7 +166,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms  # type: ignore[attr-defined]
+        consumer._isolation_level = "read_committed"  # what a transaction took back never happened
+        config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
+        self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
     async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
@@ -162,7 +188,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             # Records are taken without a pause behind the last wait: this limit loses none.
             async with asyncio.timeout(2 * POLL_S):
                 with consumer._fetcher._subscriptions.fetch_context():
-                    return await take(consumer._fetcher, active_partitions, timeout or 0)
+                    taken = await take(consumer._fetcher, active_partitions, timeout or 0)
+                    self._pace.apply(consumer._fetcher, came=bool(taken))
+                    return taken
         except TimeoutError:
             return {}
 

@@ -26,7 +26,6 @@ from app.worker.intake import Intake
 
 log = structlog.get_logger()
 BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
-FEW_RECORDS = 100  # a poll that brings fewer is followed by a pause: each costs two hops between threads
 
 
 class Host(Protocol):
@@ -36,8 +35,6 @@ class Host(Protocol):
     intake: Intake
     holdings: Holdings
     on_commit_ahead: OnCommitAhead
-    fetch_max_wait_ms: int
-    poll_pause_s: float
     drain_timeout_s: float
 
 
@@ -90,20 +87,20 @@ class Consumer(driver.Consumer):
         assigned, busy = self._get_active_partitions(), self._host.intake.busy()
         free = assigned - busy
         if free:
-            count = await self._poll(free, BUSY_POLL_S if busy else POLL_S)
-            await asyncio.sleep(self._host.poll_pause_s if 0 < count < FEW_RECORDS else 0)
+            await self._poll(free, BUSY_POLL_S if busy else POLL_S)
+            await asyncio.sleep(0)
         else:
             await self.sleep(BUSY_POLL_S)
 
-    async def _poll(self, partitions: set[TP], wait_s: float) -> int:
-        """Hand over what was fetched, and say how many records that is about."""
+    async def _poll(self, partitions: set[TP], wait_s: float) -> None:
+        """Hand over what was fetched."""
         self.not_waiting_next_records.clear()
         try:
             fetched: Any = await self._getmany(active_partitions=partitions, timeout=wait_s)
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
-            return 0  # a rebalance waits for us to let go; when it is over, every position is set anew
+            return  # a rebalance waits for us to let go; when it is over, every position is set anew
         taken: dict[TP, Packed] = {
             TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
         }
@@ -119,7 +116,6 @@ class Consumer(driver.Consumer):
             elif (flow := flows[tp]) is not None:
                 for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
                     await channel.queue.put(flow)
-        return sum(map(len, taken.values()))
 
     def _receive(self, tp: TP, packed: Packed) -> Flow | None:
         flow: Flow | None = self._host.intake.receive(tp, packed)
