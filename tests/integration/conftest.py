@@ -134,6 +134,10 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def house(kafka: KafkaConfig, checkout: Path, tmp_path: Path, start_worker: Callable[..., WorkerProcess]) -> House:
+def house(
+    kafka: KafkaConfig, checkout: Path, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
+) -> Iterator[House]:
     """A checkout with one subscription of the test's own; the topics are made when it is built."""
-    return House(kafka, checkout, tmp_path, start_worker)
+    house = House(kafka, checkout, tmp_path, start_worker)
+    yield house
+    house.end()

@@ -4,6 +4,7 @@ The subscription reads the topic `things`; a test says what its handlers do.
 """
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -44,7 +45,7 @@ from pathlib import Path
 from uuid import UUID
 
 import app as front
-from app import Deliveries, Delivery, app, handles
+from app import Deliveries, Delivery, Retry, app, handles
 from models.things import *
 
 things = app.subscription("things"{options})
@@ -85,6 +86,7 @@ class House:
         self.state_topic = f"{self.group}-{TOPIC}-state"
         self.partitions = 1
         self._start_worker = start_worker
+        self._started: list[WorkerProcess] = []
         for name in ("orders", "stock"):
             (checkout / f"agents/{name}.py").unlink()
             (checkout / f"models/{name}.py").unlink()
@@ -113,7 +115,15 @@ class House:
             "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(SESSION_S * 1000),
             **settings,
         }
-        return self._start_worker(name, ready=ready, cwd=self.checkout, **settings)
+        worker = self._start_worker(name, ready=ready, cwd=self.checkout, **settings)
+        self._started.append(worker)
+        return worker
+
+    def end(self) -> None:
+        """Kill what still runs: nobody looks at how it ends."""
+        for worker in self._started:
+            if worker.exit_code() is None:
+                worker.signal(signal.SIGKILL)
 
     def store(self, partition: int = 0, name: str = "one") -> Path:
         """Where a worker keeps a partition's store."""

@@ -162,5 +162,5 @@ async def fill(house: House) -> None:
         await (await producer.send_batch(house.state_topic, 0, [(CLAIM, encode(Claim(1, "test")))], headers))
         for first in range(0, ROWS, 10_000):
             rows = [(row_key("count", b"key-%07d" % number), b"1") for number in range(first, first + 10_000)]
-            sent = await producer.send_batch(house.state_topic, 0, [*rows, (PROCESSED, encode(Processed(0)))], headers)
-        await sent
+            rows.append((PROCESSED, encode(Processed(0))))
+            await (await producer.send_batch(house.state_topic, 0, rows, headers))
