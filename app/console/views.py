@@ -18,6 +18,7 @@ from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
 from app.state.tables import Table
+from app.wire.codec import codec_of
 
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
@@ -33,7 +34,7 @@ class Page(View):
 
     def answer(self, value: object, status: int = 200) -> Response:
         """*value* as JSON."""
-        return self.bytes(msgspec.json.encode(value), content_type="application/json", status=status)
+        return self.bytes(msgspec.json.encode(value, enc_hook=_raw), content_type="application/json", status=status)
 
     def refuse(self, status: int, why: str) -> Response:
         """An error in one line."""
@@ -69,8 +70,7 @@ class TableRows(Page):
         except ValueError as error:
             return self.refuse(400, f"after is the key of a row: {error}")
         shown, more = page[: int(limit)], len(page) > int(limit)
-        rows = [(key, table.json_of(value)) for key, value in shown]
-        return self.answer({**_about(table), "rows": rows, "next": shown[-1][0] if more else None})
+        return self.answer({**_about(table), "rows": shown, "next": table.text(shown[-1][0]) if more else None})
 
 
 class TableRow(Page):
@@ -157,6 +157,11 @@ def add_views(app: Famulus) -> None:
     app.page("/subscriptions/")(SubscriptionList)
     app.page("/subscriptions/{topic}/duplicates/")(DuplicateList)
     app.page("/readyz")(Ready)
+
+
+def _raw(record: Any) -> msgspec.Raw:
+    """A Record of a table as JSON."""
+    return msgspec.Raw(codec_of(type(record)).encode(record))
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:

@@ -116,11 +116,15 @@ class Settler:
         last = first + len(rows) - 1
         if first != self.store.position + 1 and self._is_fenced:
             last = await self._find_out(rows)
-        batch = self.store.batch()
-        forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
-        fill(batch, rows)
-        fill(batch, group.marks)
-        return await self._write(batch, last, may_apply)
+
+        def new_batch() -> Any:
+            batch = self.store.batch()
+            forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
+            fill(batch, rows)
+            fill(batch, group.marks)
+            return batch
+
+        return await self._write(new_batch, last, may_apply)
 
     async def start(self) -> None:
         """Overrule what workers without a claim wrote while nobody looked. Raises what the sender raises."""
@@ -188,11 +192,12 @@ class Settler:
         await self.repair(stale, sent)
         return last
 
-    async def _write(self, batch: Any, position: int, may_apply: Callable[[], bool]) -> bool:
+    async def _write(self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]) -> bool:
         """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
 
-        The store can be read meanwhile, unless the disk does not even let it be opened anew. Raises InvariantError
-        when it was put aside then: what was in it is only in the changelog.
+        A batch can be written once, also when that failed, so each try has a *new_batch*. The store can be read
+        meanwhile, unless the disk does not even let it be opened anew. Raises InvariantError when it was put aside
+        then: what was in it is only in the changelog.
         """
         before, is_first = self.store.position, True
         while may_apply():
@@ -205,7 +210,7 @@ class Settler:
                             "it is rebuilt at the next start"
                         )
                 is_first = False
-                self.store.write(batch, position, self._epoch)
+                self.store.write(new_batch(), position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0s
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
 BLOOM_BITS = 10  # per key: about one false positive in a hundred
 HOUR_S = 3600
+ROOM_BYTES = 2**20  # a disk that takes so much is not full
 WAITING = (
     "No space left", "Disk quota exceeded", "File too large", "Permission denied", "Read-only file system",
     "While lock file", "Too many open files",
@@ -114,10 +116,27 @@ class Store:
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """What is kept under keys that begin with *prefix*, in order, from *prefix* and *start* on."""
-        for key, value in self._db.items(from_key=prefix + start):
+        at = prefix + start
+        for key, value in self._db.items(from_key=at):
             if not key.startswith(prefix):
                 return
+            at = key
             yield key, value
+        self._check_end(at)
+
+    def _check_end(self, at: bytes) -> None:
+        """That nothing comes behind the key *at*: an iterator ends in silence where bytes cannot be read."""
+        if self._db is None:
+            return
+        iterator = self._db.iter()
+        iterator.seek(at)
+        try:
+            iterator.status()
+            if iterator.valid():
+                iterator.next()
+                iterator.status()
+        except Exception as error:
+            raise self._damaged(error) from error
 
     def batch(self) -> Any:
         """An empty WriteBatch, for `write`."""
@@ -126,7 +145,8 @@ class Store:
     def write(self, batch: Any, position: int, epoch: int) -> None:
         """Write *batch* and that the store now holds the changelog up to *position*, in one piece.
 
-        Raises StoreError when the disk does not take it; then try again with `reopen` in between.
+        Raises StoreError when the disk does not take it; then try again with `reopen` in between. It can be read
+        meanwhile.
         """
         batch.put(POSITION, b"%d" % position)
         batch.put(EPOCH, b"%d" % epoch)
@@ -138,7 +158,18 @@ class Store:
         self.position, self.epoch = position, epoch
 
     def reopen(self) -> None:
-        """Open it anew after a write that failed: RocksDB takes no further one otherwise. Raises StoreError."""
+        """Open it anew after a write that failed: RocksDB takes no further one otherwise.
+
+        Raises StoreError. While there is no room it stays open to be read: opening needs some, too.
+        """
+        probe = self.path.with_name(f"{self.path.name}.room")
+        try:
+            probe.write_bytes(bytes(ROOM_BYTES))
+        except OSError as error:
+            raise StoreError(f"the state in {self.path} cannot be written: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
         self.close()
         self.open()
 

@@ -112,11 +112,15 @@ class Table(Generic[K, V]):
             for key, value in store.items(self.prefix, start):
                 yield key[len(self.prefix) :], value
 
+    def text(self, key: K | str) -> str:
+        """The text of a key that `items` gave, as it stands in a URL and is passed as *after*."""
+        return str(key) if self.window is not None else self._encode_key(key).decode()
+
     def at(self, text: str) -> V | None:
         """The settled row that the text of a key, as in a URL, stands for. Raises ValueError when it is no such key."""
         try:
             key = self._from_text(text)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, DecodeError, ValueError) as error:
             raise ValueError(f"{text!r} is no key of table {self.name}: {error}") from None
         raw = self._read(self.prefix + key)
         return None if raw is None else self._decode(raw)
@@ -238,6 +242,8 @@ def _key_coder(of: Any) -> Coder:
     """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
     if of is str:
         return str.encode, bytes.decode
+    if isinstance(of, type) and issubclass(of, faust.Record):
+        return _value_coder(of)
     decoder = msgspec.json.Decoder(of)
 
     def decode(raw: bytes) -> Any:

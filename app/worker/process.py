@@ -3,7 +3,9 @@
 import errno
 import gc
 import os
+import sys
 import threading
+from asyncio import CancelledError
 from collections.abc import MutableMapping
 from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
@@ -47,10 +49,10 @@ class Worker(faust.Worker):
             super().execute_from_commandline()
         except OperatingError as error:
             raise SystemExit(_said(error)) from None
-        except SystemExit as end:  # what mode makes of every exception
+        except (SystemExit, CancelledError) as end:  # what mode makes of exceptions; a crash may cancel a part of it
             raise SystemExit(self._exit_code(end)) from None
 
-    def _exit_code(self, end: SystemExit) -> object:
+    def _exit_code(self, end: SystemExit | CancelledError) -> object:
         """The code that says why the worker ended, after the line that does."""
         causes = self._reason, end.__context__
         for cause in causes:
@@ -58,6 +60,8 @@ class Worker(faust.Worker):
                 return _said(cause)
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+        if isinstance(end, CancelledError):
+            return 1
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
 
     @property
@@ -85,7 +89,8 @@ class Worker(faust.Worker):
         if isinstance(reason, OperatingError):
             code = _said(reason)
         else:
-            click.echo(f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again", err=True)
+            text = f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again"
+            click.echo(text, file=sys.__stderr__)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
 
@@ -124,6 +129,6 @@ def settle_in() -> None:
 
 
 def _said(error: OperatingError) -> int:
-    """Say it in one line; the exit code that goes with it."""
-    error.show()
+    """Say it in one line, where Faust has not turned everything into log entries; the exit code that goes with it."""
+    error.show(sys.__stderr__)
     return error.exit_code

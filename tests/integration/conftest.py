@@ -18,6 +18,7 @@ from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.observe.health import create_topics, delete_topics
 from app.observe.lag import LagMonitor
+from tests.integration.house import House
 
 PARTITIONS = 4
 
@@ -130,3 +131,13 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "appsettings.json", copy)
     return copy
+
+
+@pytest.fixture
+def house(
+    kafka: KafkaConfig, checkout: Path, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
+) -> Iterator[House]:
+    """A checkout with one subscription of the test's own; the topics are made when it is built."""
+    house = House(kafka, checkout, tmp_path, start_worker)
+    yield house
+    house.end()

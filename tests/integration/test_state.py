@@ -1,0 +1,49 @@
+"""State on a real Kafka: what a restart, an empty folder and another worker find again."""
+
+import shutil
+
+from tests.integration.house import COUNTING, House
+
+KEYS = 7
+EVENTS = 60
+EXPECTED = {f"key-{key}": len(range(key, EVENTS, KEYS)) for key in range(KEYS)}
+EXPLAINING = (
+    COUNTING
+    + """
+
+@app.page("/explained/")
+async def explained(view, request):
+    return view.json([d._asdict() for d in things.counts.duplicates])
+"""
+)
+
+
+def test_a_restart_finds_tables_and_marks(house: House) -> None:
+    """From the store, from the changelog alone, and on another worker: rows are there, duplicates are explained."""
+    house.build(EXPLAINING, partitions=2)
+    sent = [house.thing(f"key-{number % KEYS}", number) for number in range(EVENTS)]
+    worker = house.start()
+    house.send(*sent)
+    settled = EVENTS
+    house.wait_settled(settled, worker)
+    expected = dict(EXPECTED)
+    assert worker.rows("count") == expected
+
+    for number, how in enumerate(["warm", "cold", "moved"]):
+        assert worker.stop() == 0
+        if how == "cold":
+            shutil.rmtree(house.folder / "one")
+        logged = sum(len(house.logged(partition)) for partition in range(2))
+        worker = house.start("two" if how == "moved" else "one")
+        assert worker.rows("count") == expected, how
+        restored = int(house.wait_log(worker, " restored ").split("records=")[1].split()[0])
+        assert restored < 10 if how == "warm" else restored == logged + 2, (how, restored, logged)  # two claims
+        house.send(*sent[:20], house.thing("key-0", EVENTS + number))
+        settled += 21
+        expected["key-0"] += 1
+        house.wait_settled(settled, worker)
+        assert worker.rows("count") == expected, how
+        assert (house.outcomes(worker)["duplicate"], house.outcomes(worker)["handled"]) == (20, 1)
+        explained = worker.get("/explained/")
+        assert {entry["event_id"] for entry in explained} == {f"test#key-{n % KEYS}-{n}" for n in range(20)}
+        assert all(entry["first_offset"] < entry["offset"] and entry["first_seen_ms"] > 0 for entry in explained)
