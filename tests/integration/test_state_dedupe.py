@@ -4,6 +4,7 @@ import signal
 import time
 
 from app.state.changelog import MARK, PACK, PROCESSED, decode_processed, offsets_in, period_of, stored_mark, unpack
+from app.state.dedupe import PERIODS
 from tests.integration.house import COUNTING, MODEL, SLEEPING, House, wait_for
 
 MINUTE = 60_000
@@ -35,6 +36,7 @@ def test_each_type_is_remembered_for_its_window_and_then_forgotten(house: House)
     )
     worker = house.start(STATE__DEDUPEWINDOWS="60")
     base = time.time_ns() // 1_000_000 - 24 * 60 * MINUTE
+    base -= base % (60 * MINUTE // PERIODS)  # marks are forgotten by whole periods: where one begins, to know which
     sent = 0
 
     def send(minute: float, key: str, event_id: str) -> None:
