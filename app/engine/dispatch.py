@@ -137,12 +137,13 @@ class EventTypes:
 
     def decode(self, record: Record) -> Event | None:
         """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
+        value = record.value
         name = event_type_of(record.headers) if record.headers else None
-        if name is None and record.value is not None and record.value.endswith(_END) and b'"__faust"' in record.value:
-            name = _faust_namespace(record.value)
+        if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
+            name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
         if codec is not None:
-            return codec.decode(record.value)
+            return codec.decode(value)
         if name is None:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None

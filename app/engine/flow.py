@@ -78,7 +78,7 @@ class Flow:
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
         self.is_closing = False
-        self.settled_offset: int | None = None  # what may be committed
+        self._settled_offset: int | None = None
         self._settler = settler
         self._limits = limits
         self._ties = ties
@@ -91,6 +91,11 @@ class Flow:
         self.in_flight = InFlight(processed, limits.records, limits.bytes)
         self.offsets = self.in_flight.offsets
         self._counts = Counter(processed.counts)  # of the partition, since its state began
+
+    @property
+    def settled_offset(self) -> int | None:
+        """What may be committed: everything below it is settled. None before any is."""
+        return self.offsets.next_offset if self._settler is None else self._settled_offset
 
     @property
     def has_state(self) -> bool:
@@ -151,7 +156,6 @@ class Flow:
         if self._settler is None and not group.outbox:
             self.pipeline.counts[outcome] += 1
             self.offsets.finished(record.offset)
-            self.settled_offset = self.offsets.next_offset
         else:
             group.ended.append((record.offset, outcome))
             if self._settling is None:
@@ -223,10 +227,10 @@ class Flow:
             processed = self.in_flight.processed(time.time_ns() // 1_000_000, self._counts)
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
+            self._settled_offset = processed.next_offset
         self.state.settled(processed)
         for outcome, count in ended.items():
             self.pipeline.counts[outcome] += count
-        self.settled_offset = processed.next_offset if processed is not None else self.offsets.next_offset
         return True
 
     def _may_apply(self) -> bool:

@@ -16,9 +16,8 @@ group -> settle -> offsets finished -> Faust commits them.
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from itertools import repeat
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import structlog
 from faust import Record as Event
@@ -41,18 +40,9 @@ Order = Literal["key", "partition"]
 Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 
 
-class Work(NamedTuple):
-    """A record that is to be carried.
-
-    *key* is what its mark is kept under, if that is known before decoding, and *stored* what the store had under it
-    when *applied* groups had reached it. *stream_ms* is the newest time among the records up to this one.
-    """
-
-    record: Record
-    key: bytes
-    stored: bytes | None
-    applied: int
-    stream_ms: int
+# A record that is to be carried; the key of its mark, if that is known before decoding; what the store had under it
+# when so many groups had reached it; the stream's time. A plain tuple, since one is made for every record.
+Work = tuple[Record, bytes, bytes | None, int, int]
 
 
 class Abandoned(Exception):  # noqa: N818  # no error: the event is left for whoever has the partition next
@@ -80,19 +70,19 @@ class Pipeline:
         """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
-            return map(_work, zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False))
+            return zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False)
         try:
             stored, applied = self.dedupe.stored(state, keys), state.applied
         except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
             stored, applied = [None] * len(keys), -1
-        return map(_work, zip(records, keys, stored, repeat(applied), stream_ms, strict=False))
+        return zip(records, keys, stored, repeat(applied), stream_ms, strict=False)
 
-    async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901  # all of it
+    async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901, PLR0912  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Abandoned when *wait* does.
         """
-        record = work.record
+        record = work[0]
         waiters = None
         failed: dict[str, int] | None = None  # attempts by handler: undoing an event does not undo them
         try:
@@ -119,13 +109,16 @@ class Pipeline:
                             failed = failed or {}
                             await self._retry(handler, event, unit, error, wait, failed)
                     if not unit.is_undone:
-                        unit.join()
+                        if unit.has_effects:
+                            unit.join()
                         return "handled"
                 except (Exception, Unwound, BaseExceptionGroup):
                     if not unit.is_undone:
                         raise
                 finally:
-                    unit.end()
+                    unit.is_ended = True
+                    if unit.is_live or unit.waiters:
+                        unit.end()
                 waiters = await _next_turn(unit, wait)
         except (Abandoned, OperatingError):
             raise
@@ -202,9 +195,6 @@ async def _next_turn(unit: Unit, wait: Wait) -> Waiters | None:
         Unit(unit.partition, unit.record, waiters).end()
         raise
     return waiters
-
-
-_work = partial(tuple.__new__, Work)  # half the time of the class's own, which is Python
 
 
 def _place(record: Record) -> str:

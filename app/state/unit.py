@@ -51,7 +51,7 @@ class Unit:
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
         self.partition = partition
         self.record = record
-        self._waiters = waiters
+        self.waiters = waiters
 
     @property
     def event_id(self) -> str:
@@ -122,12 +122,17 @@ class Unit:
         """How many events the current handler has published so far."""
         return len(self.outbox) - self._first
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether anything of it is to be settled."""
+        return bool(self.mark or self.rows or self.outbox)
+
     # Attempts.
 
     def savepoint(self, handler: str) -> Savepoint:
         """Begin an attempt of *handler*; `rollback` with the result undoes what the attempt did."""
         self.handler = handler
-        if not (self.rows or self.outbox or self._touched):
+        if self._touched is NO_TOUCHED and self.outbox is NO_OUTBOX:
             return NOTHING
         self._first = len(self.outbox)
         return dict(self.rows) if self.rows else NO_ROWS, self._first, len(self._touched)
@@ -178,7 +183,7 @@ class Unit:
         if self.is_live:
             for key in self._touched:
                 self.partition.owners.pop(key, None)
-        if self._waiters:
+        if self.waiters:
             self._pass_on()
 
     async def wait_for_owner(self) -> "Waiters | None":
@@ -186,19 +191,19 @@ class Unit:
         owner = self.in_the_way
         if owner is None or owner.is_ended:
             return None
-        if owner._waiters is None:
-            owner._waiters = deque()
+        if owner.waiters is None:
+            owner.waiters = deque()
         turn: asyncio.Future[Waiters] = asyncio.get_running_loop().create_future()
-        owner._waiters.append(turn)
+        owner.waiters.append(turn)
         return await turn
 
     def _pass_on(self) -> None:
         """Wake the first one that waits; the others wait for that one from now on, lest they all run in vain."""
-        while self._waiters:
-            first = self._waiters.popleft()
+        while self.waiters:
+            first = self.waiters.popleft()
             if not first.done():
-                first.set_result(self._waiters)
-                self._waiters = None
+                first.set_result(self.waiters)
+                self.waiters = None
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)

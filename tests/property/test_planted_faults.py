@@ -73,7 +73,7 @@ def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
     settle_group = Flow._settle_group
 
     async def too_early(self: Flow, group: Group) -> bool:
-        self.settled_offset = self.offsets.newest + 1
+        self._settled_offset = self.offsets.newest + 1
         return await settle_group(self, group)
 
     patch.setattr(Flow, "_settle_group", too_early)
@@ -159,14 +159,12 @@ def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
 
 def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:
     """A subscription that remembers nothing commits a record that is still in hand."""
-    ended = Flow.ended
 
-    def wrong(self: Flow, *of: Any) -> None:
-        ended(self, *of)
-        if self.settled_offset is not None and self.settled_offset <= self.offsets.newest:
-            self.settled_offset += 1
+    def wrong(self: Flow) -> int | None:
+        right = self.offsets.next_offset
+        return right if right is None or right > self.offsets.newest else right + 1
 
-    patch.setattr(Flow, "ended", wrong)
+    patch.setattr(Flow, "settled_offset", property(wrong))
 
 
 def is_caught(seed: int, *, remembers: bool = True) -> bool:
