@@ -25,9 +25,10 @@ from app.publish.bus import EventBus
 from app.publish.producer import Producer
 from app.state.commit import Probe
 from app.state.dedupe import Identity
-from app.state.restore import LogReader, Restorer
-from app.state.store import Memory, StateFolder
 from app.state.unit import current_unit
+from app.storage.log import LogReader
+from app.storage.restore import Restorer
+from app.storage.store import Memory, StateFolder
 from app.worker.holdings import Holdings, Remembered
 from app.worker.intake import Intake
 from app.worker.process import Worker, plain_logs, settle_in

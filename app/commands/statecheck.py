@@ -13,8 +13,8 @@ from app.commands.statelog import Fold, Logs, Progressed, places_of, reading
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.state import windows
-from app.state.changelog import CLAIM, MARK, PACK, PROCESSED, ROW, period_of, table_and_key, unpack
-from app.state.store import DAMAGED, EPOCH, POSITION
+from app.storage.changelog import CLAIM, MARK, PACK, PROCESSED, ROW, period_of, table_and_key, unpack
+from app.storage.store import DAMAGED, EPOCH, POSITION
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from app.errors import ConfigError
 from app.observe.group import check_empty
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
 from app.publish.producer import partition_of
-from app.state.changelog import table_and_key
 from app.state.tables import Table
+from app.storage.changelog import table_and_key
 
 RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelog
 

@@ -16,7 +16,7 @@ from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, UnavailableError
 from app.observe.health import log_consumer, partitions_of
-from app.state.changelog import (
+from app.storage.changelog import (
     CLAIM,
     PACK,
     PROCESSED,
@@ -31,8 +31,7 @@ from app.state.changelog import (
     epoch_of,
     unpack,
 )  # fmt: skip
-from app.state.commit import Sender
-from app.state.restore import append_claim
+from app.storage.log import Sender, append_claim
 
 POLL_S = 0.2
 Progressed = Callable[[int], None]  # is told how many more records were read

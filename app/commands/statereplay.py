@@ -18,7 +18,7 @@ from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.observe.group import check_empty, commit_for, committed_of
 from app.observe.health import log_consumer
-from app.state.changelog import PROCESSED, RESET, Processed, encode
+from app.storage.changelog import PROCESSED, RESET, Processed, encode
 
 Start = Literal["earliest"] | dict[int, int] | datetime  # of all partitions, of some, or of all by time
 

@@ -17,9 +17,9 @@ from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
 from app.engine.pipeline import Abandoned, Pipeline, Work
 from app.errors import InvariantError, OperatingError
-from app.state.changelog import Processed
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
+from app.storage.changelog import Processed
 from app.wire.envelope import Outcome, Outgoing, Record
 
 log = structlog.get_logger()

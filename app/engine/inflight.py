@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from app.engine.offsets import PartitionOffsets
-from app.state.changelog import Processed, offsets_in, turns
+from app.storage.changelog import Processed, offsets_in, turns
 from app.wire.envelope import Record
 
 

@@ -27,11 +27,11 @@ from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.retry import Again
 from app.errors import DecodeError, InvariantError, OperatingError
 from app.observe.metrics import Counts
-from app.state.changelog import Mark, store_mark
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.store import StoreError
 from app.state.unit import Unit, Unwound, Waiters, enter
+from app.storage.changelog import Mark, store_mark
+from app.storage.store import StoreError
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 log = structlog.get_logger()

@@ -13,18 +13,21 @@ process ends, and whoever has the partition next learns it from the log.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import structlog
 
 from app.errors import InvariantError
-from app.state.changelog import (
+from app.state.dedupe import Dedupe
+from app.state.expiry import Expiry
+from app.state.partition import Group, Rows
+from app.state.windows import Window
+from app.storage.changelog import (
     CLAIM,
     PACK,
     PROCESSED,
     RECORD_OVERHEAD,
-    Logged,
     Processed,
     decode_claim,
     encode,
@@ -35,12 +38,9 @@ from app.state.changelog import (
     pack_key,
     unpack,
 )
-from app.state.dedupe import Dedupe
-from app.state.expiry import Expiry, forget
-from app.state.partition import Group, Rows
-from app.state.store import STALE, Store, StoreError
-from app.state.windows import Window
-from app.wire.envelope import Headers, Outgoing
+from app.storage.log import Reader, Sender
+from app.storage.replica import forget
+from app.storage.store import STALE, Store, StoreError
 
 log = structlog.get_logger()
 BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
@@ -50,25 +50,6 @@ Probe = Callable[[str], None]
 
 class FencedError(InvariantError):
     """Another worker has claimed the partition: what this one had in hand counts no more (exit 70)."""
-
-
-class Sender(Protocol):
-    """The way to Kafka, injected: `publish.producer.Producer` has this shape."""
-
-    async def send_all(self, records: Sequence[Outgoing]) -> object:
-        """Send all and wait until the cluster has them."""
-
-    async def send_batch(
-        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
-    ) -> Awaitable[int]:
-        """Send *rows* as one record batch. The result gives the offset of the first one, -1 when it is not told."""
-
-
-class Reader(Protocol):
-    """The way back: `restore.LogReader` has this shape."""
-
-    async def read(self, topic: str, partition: int, start: int) -> list[Logged]:
-        """What a partition has from *start* to its end."""
 
 
 class Settler:

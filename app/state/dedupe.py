@@ -12,9 +12,9 @@ from hashlib import blake2b
 
 from faust import Record as Event
 
-from app.state.changelog import MARK, Mark, stored_mark
 from app.state.partition import Partition
 from app.state.unit import Unit
+from app.storage.changelog import MARK, Mark, stored_mark
 from app.wire.envelope import Record, event_id_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance

@@ -4,13 +4,12 @@ By the stream's time, and some with each group that is settled, so that it costs
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from app.state.changelog import PACK, RECORD_OVERHEAD, period_of, unpack
 from app.state.dedupe import Dedupe
 from app.state.partition import Rows
-from app.state.store import Store
 from app.state.windows import Window, in_window, start_of
+from app.storage.changelog import PACK, RECORD_OVERHEAD, period_of
+from app.storage.store import Store
 
 ROWS_AT_ONCE = 500  # of closed windows, removed with each group
 PACKS_AT_ONCE = 2  # forgotten with each group: more than a group adds, so that forgetting keeps up
@@ -71,12 +70,3 @@ class Expiry:
             self._oldest_start[prefix] = min([self._oldest_start[prefix], *starts])
         if self._oldest_period is not None:
             self._oldest_period = min([self._oldest_period, *map(period_of, packs)])
-
-
-def forget(store: Store, batch: Any, packs: Iterable[bytes]) -> None:
-    """Delete the marks of *packs* in *batch*, unless their events were seen again since."""
-    for value in packs:
-        marks = list(unpack(value))
-        for (key, mark), now in zip(marks, store.get_many([key for key, _ in marks]), strict=True):
-            if now == mark:
-                batch.delete(key)

@@ -8,8 +8,8 @@ from collections import deque
 from itertools import islice
 from typing import Any
 
-from app.state.changelog import Processed
-from app.state.store import Store
+from app.storage.changelog import Processed
+from app.storage.store import Store
 from app.wire.envelope import Outcome, Outgoing
 
 RECENT = 8  # groups; more than are settled between looking a record up and handling it

@@ -20,10 +20,10 @@ import msgspec
 
 from app.errors import DecodeError
 from app.state import windows
-from app.state.changelog import row_key
 from app.state.partition import Partition
 from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
+from app.storage.changelog import row_key
 from app.wire.codec import codec_of, fault_in
 
 K = TypeVar("K")

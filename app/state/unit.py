@@ -11,9 +11,9 @@ from collections import deque
 from contextvars import ContextVar
 
 from app.errors import PermanentError
-from app.state.changelog import MARK_BYTES, RECORD_OVERHEAD
 from app.state.partition import Partition, Rows
-from app.state.store import StoreError
+from app.storage.changelog import MARK_BYTES, RECORD_OVERHEAD
+from app.storage.store import StoreError
 from app.wire.envelope import Outgoing, Record, event_id_of
 
 Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 import structlog
 from faust.types import TP
 
-from app.state.changelog import PROCESSED, decode_processed
-from app.state.commit import Probe, Sender, Settler
+from app.state.commit import Probe, Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.restore import LogReader, Replica, Restorer
-from app.state.store import Memory, StateFolder, Store, StoreError
 from app.state.tables import Table
+from app.storage.changelog import PROCESSED, decode_processed
+from app.storage.log import LogReader, Sender
+from app.storage.replica import Replica
+from app.storage.restore import Restorer
+from app.storage.store import Memory, StateFolder, Store, StoreError
 
 log = structlog.get_logger()
 RETRY_S = 1.0

@@ -20,9 +20,9 @@ from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
 from app.observe.health import create_topics, log_consumer
 from app.publish.producer import Producer
-from app.state.changelog import Logged
-from app.state.restore import LogReader
-from app.state.store import Memory, Store
+from app.storage.changelog import Logged
+from app.storage.log import LogReader
+from app.storage.store import Memory, Store
 from app.wire.envelope import Outgoing
 
 LIMIT_S = 30.0

@@ -17,7 +17,7 @@ from app.config import ConsumerConfig, KafkaConfig
 from app.dev.worker import WorkerProcess
 from app.observe.health import add_partitions, create_topics
 from app.publish.producer import Producer
-from app.state.changelog import row_key
+from app.storage.changelog import row_key
 from app.wire.envelope import Outgoing
 from tests.integration.conftest import PARTITIONS, settings_of
 from tests.integration.test_start import faust, one_line

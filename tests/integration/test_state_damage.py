@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 import pytest
 from aiokafka.admin import NewPartitions
 
-from app.state.changelog import ROW
+from app.storage.changelog import ROW
 from tests.integration.house import COUNTING, LIMIT_S, House
 from tests.integration.test_state_start import refused
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.state.changelog import ROW
-from app.state.store import Memory, Store
+from app.storage.changelog import ROW
+from app.storage.store import Memory, Store
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_state_start import refused
 
@@ -23,7 +23,7 @@ async def note(thing: Thing) -> None:
         notes[thing.key] = thing.note
 """
 FAULT = """
-from app.state.store import Store, StoreError
+from app.storage.store import Store, StoreError
 
 
 def refusing(method):

@@ -11,8 +11,8 @@ import rocksdict
 
 from app.dev.worker import WorkerProcess
 from app.publish.producer import Producer
-from app.state.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
-from app.state.store import POSITION
+from app.storage.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
+from app.storage.store import POSITION
 from tests.integration.house import COUNTING, House, wait_for
 
 PARTITIONS = 4

@@ -6,8 +6,8 @@ from urllib.parse import quote
 from uuid import UUID
 
 from app.dev.worker import WorkerProcess
-from app.state.changelog import row_key
 from app.state.windows import start_of
+from app.storage.changelog import row_key
 from tests.integration.house import SLEEPING, House, wait_for
 from tests.integration.test_start import faust
 

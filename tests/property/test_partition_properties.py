@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.state.changelog import MARK, RECORD_OVERHEAD
 from app.state.partition import RECENT, Group, Partition
 from app.state.unit import Unit
+from app.storage.changelog import MARK, RECORD_OVERHEAD
 from tests.stand_ins.stored import Memory, record
 
 GROUP_BYTES = 400

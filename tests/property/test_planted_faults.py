@@ -10,12 +10,12 @@ import pytest
 
 from app.engine.flow import Flow
 from app.engine.inflight import InFlight
-from app.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
 from app.state.commit import Settler, fill
 from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
-from app.state.restore import Replica
 from app.state.unit import Unit
+from app.storage.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
+from app.storage.replica import Replica
 from app.worker.holdings import Holdings
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge

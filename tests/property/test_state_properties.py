@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.state.store import Memory, Store
+from app.storage.store import Memory, Store
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge
 

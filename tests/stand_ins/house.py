@@ -12,8 +12,8 @@ from faust.types import TP
 from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits, Ties
 from app.observe.metrics import Counts
-from app.state.changelog import Processed
 from app.state.partition import Group, Partition
+from app.storage.changelog import Processed
 from app.wire.envelope import Outgoing
 
 Handler = Callable[[Any], Awaitable[None]]

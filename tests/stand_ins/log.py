@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
-from app.state.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
+from app.storage.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
 from app.wire.envelope import Headers, Outgoing
 
 TOPIC = "state"

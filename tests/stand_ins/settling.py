@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.state.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
 from app.state.commit import Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Group
-from app.state.restore import Replica, Restorer
-from app.state.store import Memory, Store
 from app.state.windows import Window
+from app.storage.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
+from app.storage.replica import Replica
+from app.storage.restore import Restorer
+from app.storage.store import Memory, Store
 from tests.stand_ins.log import TOPIC, Fold, Log, Sending, Wire, kept
 
 MEMORY = Memory.of(8, 8)

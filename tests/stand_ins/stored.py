@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.state.partition import Partition
-from app.state.store import EPOCH, POSITION
+from app.storage.store import EPOCH, POSITION
 from app.wire.envelope import Headers
 
 

@@ -16,11 +16,12 @@ from app.engine.pipeline import Pipeline
 from app.engine.retry import Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
-from app.state.changelog import CLAIM, epoch_of
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.restore import Replica, Restorer
 from app.state.unit import current_unit
+from app.storage.changelog import CLAIM, epoch_of
+from app.storage.replica import Replica
+from app.storage.restore import Restorer
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Holdings, Remembered
 from tests.stand_ins.deeds import Deeds

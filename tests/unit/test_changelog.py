@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.state.changelog import (
+from app.state.windows import Window, from_text, in_window, start_of, text_of
+from app.storage.changelog import (
     MARK,
     Mark,
     Processed,
@@ -26,7 +27,6 @@ from app.state.changelog import (
     turns,
     unpack,
 )
-from app.state.windows import Window, from_text, in_window, start_of, text_of
 
 times = st.integers(0, 2**50)
 marks = st.builds(Mark, times, st.integers(0, 2**62))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.engine.pipeline import Abandoned
-from app.state.changelog import Processed
 from app.state.partition import Partition
+from app.storage.changelog import Processed
 from tests.stand_ins.house import Gate, House, houses, record, turns
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from app.errors import InvariantError
 from app.state import commit
-from app.state.changelog import row_key
-from app.state.store import Store, StoreError
+from app.storage.changelog import row_key
+from app.storage.store import Store, StoreError
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
@@ -113,7 +113,7 @@ async def test_a_store_that_was_put_aside_while_it_was_opened_anew_takes_nothing
 REAL = """
 import resource
 from pathlib import Path
-from app.state.store import Memory, Store, StoreError
+from app.storage.store import Memory, Store, StoreError
 
 store = Store(Path.cwd() / "s", Memory.of(8, 8))
 store.open()

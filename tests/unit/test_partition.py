@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from app.engine.offsets import OnCommitAhead, StartError, start_position
-from app.state.changelog import MARK, Mark, Processed, store_mark
 from app.state.dedupe import Dedupe, mark_key
 from app.state.partition import Partition
 from app.state.unit import Unit, Unwound
+from app.storage.changelog import MARK, Mark, Processed, store_mark
 from models.orders import OrderCreated
 from models.stock import StockReserved
 from tests.stand_ins.stored import Memory, partition_of, record

@@ -16,10 +16,10 @@ from app.engine.retry import Retry
 from app.errors import TransientError
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
-from app.state.changelog import row_key
 from app.state.dedupe import Dedupe
-from app.state.store import StoreError
 from app.state.unit import current_unit
+from app.storage.changelog import row_key
+from app.storage.store import StoreError
 from app.wire.codec import codec_of
 from tests.stand_ins.house import House, houses, turns
 from tests.stand_ins.house import record as plain

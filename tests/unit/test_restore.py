@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.state.changelog import (
+from app.storage.changelog import (
     CLAIM,
     MARK,
     PROCESSED,
@@ -20,7 +20,7 @@ from app.state.changelog import (
     row_key,
     store_mark,
 )
-from app.state.restore import Restorer
+from app.storage.restore import Restorer
 from tests.stand_ins.log import Entry, Log, Wire, fold
 from tests.stand_ins.settling import Desk
 
@@ -117,7 +117,7 @@ async def test_a_store_that_the_log_does_not_continue_is_made_anew(
     else:
         log.append([(B, b"2")], epoch_headers(1))
         log.entries = [entry for entry in log.entries if entry.key != A]
-        monkeypatch.setattr("app.state.store.Store.age_s", lambda _: 25 * 3600.0)
+        monkeypatch.setattr("app.storage.store.Store.age_s", lambda _: 25 * 3600.0)
     again = await Desk(tmp_path / "s", log).claim()
     assert again.kept.rows == ({B: b"2"} if why == "old" else {})
     assert again.kept == fold(log)

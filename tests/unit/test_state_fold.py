@@ -10,7 +10,7 @@ from app.commands.statecheck import differences
 from app.commands.statelog import Fold
 from app.commands.statereplay import Step, start_of
 from app.engine.subscription import Options, Subscription
-from app.state.changelog import (
+from app.storage.changelog import (
     CLAIM,
     MARK,
     PROCESSED,
@@ -25,7 +25,7 @@ from app.state.changelog import (
     row_key,
     store_mark,
 )  # fmt: skip
-from app.state.store import EPOCH
+from app.storage.store import EPOCH
 
 A, B, ROW = MARK + b"a" * 16, MARK + b"b" * 16, row_key("sums", b"key")
 FIRST, SECOND = pack_key(0, 1, 1), pack_key(0, 1, 2)

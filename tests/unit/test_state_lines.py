@@ -15,7 +15,7 @@ from app.commands.stateio import read_lines
 from app.engine.subscription import Options, Subscription
 from app.errors import ConfigError
 from app.publish.producer import partition_of
-from app.state.changelog import row_key, table_and_key
+from app.storage.changelog import row_key, table_and_key
 
 PARTITIONS = 5
 KEY = UUID(int=7)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.errors import ConfigError, InvariantError
-from app.state.store import DAMAGED, StateFolder, Store, StoreError
+from app.storage.store import DAMAGED, StateFolder, Store, StoreError
 from tests.stand_ins.settling import MEMORY
 
 
@@ -127,7 +127,8 @@ def test_a_disk_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 LOCK = (
-    "import sys; from pathlib import Path; from app.state.store import StateFolder; f = StateFolder(Path(sys.argv[1]));"
+    "import sys; from pathlib import Path; "
+    "from app.storage.store import StateFolder; f = StateFolder(Path(sys.argv[1]));"
 )
 
 
@@ -167,7 +168,7 @@ def test_what_putting_aside_does_not_cure_is_waited_for(tmp_path: Path, monkeypa
         (tmp_path / "s").mkdir(exist_ok=True)
         raise ValueError("odd")
 
-    monkeypatch.setattr("app.state.store.rocksdict.Rdict", odd)
+    monkeypatch.setattr("app.storage.store.rocksdict.Rdict", odd)
     with pytest.raises(StoreError, match="odd"):
         Store(tmp_path / "s", MEMORY).open()
     assert len(list(tmp_path.iterdir())) == 2

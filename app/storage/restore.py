@@ -6,44 +6,21 @@ heartbeats, the web views and everything else on the event loop go on meanwhile.
 """
 
 import asyncio
-import os
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from uuid import uuid4
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from app.errors import OperatingError
-from app.state.changelog import (
-    CLAIM,
-    PACK,
-    PROCESSED,
-    RESET,
-    ROW,
-    Claim,
-    Logged,
-    decode_claim,
-    encode,
-    epoch_bytes,
-    epoch_headers,
-    epoch_of,
-    unpack,
-)  # fmt: skip
-from app.state.commit import Sender
-from app.state.expiry import forget
-from app.state.store import STALE, Store, StoreError
+from app.storage.log import POLL_MS, LogReader, Sender, append_claim
+from app.storage.replica import Replica
+from app.storage.store import StoreError
 
 log = structlog.get_logger()
 SLICE = 2_000  # records replayed before the event loop has its turn
-POLL_MS = 200
 RETRY_S = 1.0
 SAY_EVERY_S = 2.0
-WORKER = f"{socket.gethostname()}:{os.getpid()}"  # how claims name this process to people
 
 
 @dataclass
@@ -62,113 +39,6 @@ class Progress:
     def seconds(self) -> float:
         """How long it takes so far."""
         return (time.monotonic() if self.ended is None else self.ended) - self.began
-
-
-@dataclass(eq=False)
-class Replica:
-    """A store and the changelog partition that it copies."""
-
-    topic: str
-    partition: int
-    store: Store
-    owner: str = ""  # of the first claim with the newest epoch
-    owner_epoch: int = -1
-    rows: int = 0  # replayed
-    stale: int = 0  # records that were ignored, because their writer had lost the partition
-
-    @property
-    def place(self) -> TopicPartition:
-        """The changelog partition."""
-        return TopicPartition(self.topic, self.partition)
-
-    def replay(self, records: Sequence[Logged], position: int) -> None:
-        """Apply *records* in their order; the store then holds the log up to *position*. Raises StoreError."""
-        batch = self.store.batch()
-        put, delete = batch.put, batch.delete
-        epoch = self.store.epoch
-        current = epoch_bytes(epoch)
-        for record in records:
-            key, value = record.key, record.value
-            written = record.headers[0][1] if record.headers else b""
-            if written != current:
-                found = epoch_of(record.headers)
-                if found < epoch:
-                    self._ignore(batch, key)
-                    continue
-                epoch, current = found, written
-            kind = key[:1]
-            if kind == ROW:
-                self.rows += 1
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
-            elif kind == PACK and value is not None:
-                put(key, value)
-                for mark, seen in unpack(value):
-                    put(mark, seen)
-            elif key == PROCESSED and value is not None:
-                put(key, value)
-            elif key == CLAIM and value is not None:
-                self._claimed(decode_claim(value))
-            else:
-                self.store.write(batch, record.offset - 1, epoch)
-                self._remove(key)
-                batch = self.store.batch()
-                put, delete = batch.put, batch.delete
-        self.store.write(batch, position, epoch)
-
-    def _ignore(self, batch: Any, key: bytes) -> None:
-        """A record whose writer had lost the partition; noted, so that whoever owns it overrules it."""
-        self.stale += 1
-        if key != CLAIM:
-            batch.put(STALE + key, b"")
-
-    def _claimed(self, claim: Claim) -> None:
-        if claim.epoch > self.owner_epoch:
-            self.owner, self.owner_epoch = claim.owner, claim.epoch
-
-    def _remove(self, key: bytes) -> None:
-        """A pack with its marks, unless the events were seen again since; a control record; or everything."""
-        if key == RESET:
-            epoch = self.store.epoch
-            self.store.wipe()
-            self.store.epoch = epoch
-        elif (value := self.store.get(key)) is not None:
-            batch = self.store.batch()
-            forget(self.store, batch, [value] if key[:1] == PACK else [])
-            batch.delete(key)
-            self.store.write(batch, self.store.position, self.store.epoch)
-
-
-class LogReader:
-    """Reads changelogs from outside of any group. *new_consumer* makes an unassigned aiokafka consumer."""
-
-    def __init__(self, new_consumer: Callable[[], AIOKafkaConsumer]) -> None:
-        self._new_consumer = new_consumer
-
-    @asynccontextmanager
-    async def consumer(self, places: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
-        """A consumer assigned to *places*."""
-        consumer = self._new_consumer()
-        await consumer.start()
-        try:
-            consumer.assign(list(places))
-            yield consumer
-        finally:
-            await consumer.stop()
-
-    async def read(self, topic: str, partition: int, start: int) -> list[Logged]:
-        """What a partition has from *start* to its present end."""
-        place = TopicPartition(topic, partition)
-        async with self.consumer([place]) as consumer:
-            end = (await consumer.end_offsets([place]))[place]
-            consumer.seek(place, start)
-            found: list[Logged] = []
-            while await consumer.position(place) < end:
-                for records in (await consumer.getmany(place, timeout_ms=POLL_MS)).values():
-                    found += records
-            return found
 
 
 class Restorer:
@@ -276,12 +146,3 @@ class Restorer:
     async def _claim(self, replica: Replica) -> tuple[str, int]:
         """Append a claim; returns its owner's id and its offset."""
         return await append_claim(self._sender, replica.topic, replica.partition, replica.store.epoch + 1)
-
-
-async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -> tuple[str, int]:
-    """Append a claim of this process; returns its owner's id and its offset. Raises what the sender raises."""
-    claim = Claim(epoch, uuid4().hex, WORKER, time.time_ns() // 1_000_000)
-    offset = await (await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch)))
-    if offset < 0:
-        raise OperatingError(f"the cluster does not say where a claim for {topic} is; start again")
-    return claim.owner, offset
