@@ -31,6 +31,7 @@ from app.storage.restore import Restorer
 from app.storage.store import Memory, StateFolder
 from app.worker.holdings import Holdings, Remembered
 from app.worker.intake import Intake
+from app.worker.options import faust_options
 from app.worker.process import Worker, plain_logs, settle_in
 from app.worker.recovery import Tables
 from app.worker.transport import Deliveries, Transport
@@ -44,7 +45,6 @@ class Famulus(faust.App):
 
     def __init__(self, settings: Settings) -> None:
         kafka, worker = settings.kafka, settings.worker
-        consumer = kafka.consumer_config
         self.settings = settings
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
@@ -61,15 +61,8 @@ class Famulus(faust.App):
         self.dispatcher = Dispatcher(self.services, self.bus)
         self.folder = StateFolder(Path(worker.data_dir) / "state")
         self._table_names: dict[str, Subscription] = {}
-        lanes = worker.partition_concurrency or worker.concurrency
         self.intake = Intake(
-            Limits(
-                lanes,
-                worker.queue_records,
-                worker.queue_bytes,
-                consumer.max_poll_records,
-                settings.state.linger_ms / 1000,
-            ),
+            _limits(settings),
             worker.concurrency,
             may_write=lambda: cast(Any, self._consumer).is_member(),
             publish=self.sender.send_all,
@@ -77,32 +70,9 @@ class Famulus(faust.App):
             probe=self._note_step,
         )
         super().__init__(
-            consumer.group_id,
-            broker=[f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
-            origin="app",
-            autodiscover=True,
-            store="rocksdb://",
-            datadir=worker.data_dir,
-            Stream=Deliveries,
-            TableManager=Tables,
-            Worker=Worker,
-            broker_commit_interval=worker.commit_interval_s,
-            broker_session_timeout=consumer.session_timeout_ms / 1000,
-            broker_heartbeat_interval=consumer.heartbeat_interval_ms / 1000,
-            broker_max_poll_interval=consumer.max_poll_interval_ms / 1000,
-            broker_max_poll_records=consumer.max_poll_records,
-            consumer_max_fetch_size=consumer.max_partition_fetch_bytes,
-            consumer_auto_offset_reset=consumer.auto_offset_reset,
-            producer_request_timeout=kafka.producer_config.delivery_timeout_ms / 1000,
-            topic_replication_factor=kafka.replication_factor,
-            topic_partitions=kafka.partitions,
-            topic_disable_leader=True,
-            table_standby_replicas=settings.state.standby_replicas,
-            web_bind=worker.web_bind,
-            web_port=worker.web_port,
-            web_tables_enabled=False,  # our own views answer for tables
-            web_router_enabled=False,
-        )
+            kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
+            **faust_options(settings),
+        )  # fmt: skip
 
     # What users say.
 
@@ -272,6 +242,18 @@ def agent_modules() -> Iterator[str]:
     yield "agents"
     for module in pkgutil.walk_packages([str(ROOT / "agents")], "agents."):
         yield module.name
+
+
+def _limits(settings: Settings) -> Limits:
+    """What one partition may hold and have at work."""
+    worker = settings.worker
+    return Limits(
+        lanes=worker.partition_concurrency or worker.concurrency,
+        records=worker.queue_records,
+        bytes=worker.queue_bytes,
+        chunk=settings.kafka.consumer_config.max_poll_records,
+        linger_s=settings.state.linger_ms / 1000,
+    )
 
 
 def _topic_of(event_type: type[Event]) -> str:

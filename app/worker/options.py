@@ -1,0 +1,34 @@
+"""Our settings as Faust's, and which of Faust's own are fixed because the worker stands on them."""
+
+from typing import Any
+
+from app.config import Settings
+
+
+def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's settings are of all types
+    """The keyword arguments of `faust.App`, without the classes that we replace."""
+    kafka, worker = settings.kafka, settings.worker
+    consumer = kafka.consumer_config
+    return {
+        "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
+        "origin": "app",
+        "autodiscover": True,
+        "store": "rocksdb://",
+        "datadir": worker.data_dir,
+        "broker_commit_interval": worker.commit_interval_s,
+        "broker_session_timeout": consumer.session_timeout_ms / 1000,
+        "broker_heartbeat_interval": consumer.heartbeat_interval_ms / 1000,
+        "broker_max_poll_interval": consumer.max_poll_interval_ms / 1000,
+        "broker_max_poll_records": consumer.max_poll_records,
+        "consumer_max_fetch_size": consumer.max_partition_fetch_bytes,
+        "consumer_auto_offset_reset": consumer.auto_offset_reset,
+        "producer_request_timeout": kafka.producer_config.delivery_timeout_ms / 1000,
+        "topic_replication_factor": kafka.replication_factor,
+        "topic_partitions": kafka.partitions,
+        "topic_disable_leader": True,
+        "table_standby_replicas": settings.state.standby_replicas,
+        "web_bind": worker.web_bind,
+        "web_port": worker.web_port,
+        "web_tables_enabled": False,  # our own views answer for tables
+        "web_router_enabled": False,
+    }
