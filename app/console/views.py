@@ -88,7 +88,7 @@ class TableRow(Page):
             return self.refuse(400, str(error))
         if value is None:
             return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
-        return self.answer({"key": key, "value": table.json_of(value)})
+        return self.answer({"key": key, "value": value})
 
 
 class SubscriptionList(Page):

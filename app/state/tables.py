@@ -159,10 +159,6 @@ class Table(Generic[K, V]):
 
     # As the changelog has rows, and as people read them.
 
-    def json_of(self, value: V) -> msgspec.Raw:
-        """A value as JSON."""
-        return msgspec.Raw(self._encode(value))
-
     def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
         """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
         try:
