@@ -13,7 +13,8 @@ from faust import Record as Event
 from faust.types import AgentT
 
 from app.config import Settings, load_settings
-from app.deadletter.record import dead_letter_topic
+from app.deadletter.names import dead_letter_topic, redrive_topic
+from app.deadletter.record import DeadLetters
 from app.engine.dispatch import Dispatcher, EventTypes, OnUnknownType, handler_for
 from app.engine.flow import Limits
 from app.engine.pipeline import Order, Pipeline
@@ -133,8 +134,22 @@ class Famulus(faust.App):
 
     def topics_needed(self) -> dict[str, int]:
         """The topics that must exist, as named on the cluster, each with the partitions it would be created with."""
-        names = [subscription.topic_name for subscription in self.subscriptions.values()]
-        return {name: self.settings.kafka.partitions for topic in names for name in (topic, dead_letter_topic(topic))}
+        names = [name for s in self.subscriptions.values() for name in (s.topic_name, self.dead_letter_topic(s))]
+        return dict.fromkeys(names, self.settings.kafka.partitions)
+
+    def dead_letter_topic(self, subscription: Subscription) -> str:
+        """The dead letter topic of *subscription*, as named on the cluster."""
+        group = self.group if self.settings.dead_letter.per_group else ""
+        return dead_letter_topic(subscription.topic_name, group)
+
+    def redrive_topic(self, subscription: Subscription) -> str:
+        """Through which dead letters come back to this group, as named on the cluster."""
+        return redrive_topic(subscription.topic_name, self.group)
+
+    @property
+    def group(self) -> str:
+        """The consumer group of every worker of this app."""
+        return self.settings.kafka.consumer_config.group_id
 
     @property
     def state_topics(self) -> set[str]:
@@ -162,7 +177,8 @@ class Famulus(faust.App):
         self.folder.lock()
         self.holdings = self._holdings()
         for subscription in self.subscriptions.values():
-            self.pipelines[subscription.topic_name] = self._pipeline(subscription)
+            letters = self.dead_letter_topic(subscription)
+            self.pipelines[subscription.topic_name] = self._pipeline(subscription, there[letters])
 
     def _holdings(self) -> Holdings:
         state = self.settings.state
@@ -183,7 +199,7 @@ class Famulus(faust.App):
             is_fenced=self.fencing,
         )
 
-    def _pipeline(self, subscription: Subscription) -> Pipeline:
+    def _pipeline(self, subscription: Subscription, letter_partitions: int) -> Pipeline:
         types = [t for t in self.dispatcher.event_types if _topic_of(t) == subscription.name]
         return Pipeline(
             types=EventTypes(subscription.name, types),
@@ -192,7 +208,11 @@ class Famulus(faust.App):
             counts=subscription.counts,
             on_unknown_type=subscription.options.on_unknown_type,
             order=subscription.options.order,
-        )
+            dead_letters=DeadLetters(
+                self.dead_letter_topic(subscription), letter_partitions, self.group, self.settings.worker.version,
+                self.settings.kafka.producer_config.max_request_size,
+            ),
+        )  # fmt: skip
 
     def _note_step(self, step: str) -> None:
         self.probe(step)  # which agents set after this app was built

@@ -120,6 +120,7 @@ class WorkerConfig(Section):
     commit_interval_s: float = Field(1.0, gt=0.01, le=60, description="Between two offset commits, seconds.")
     concurrency: int = Field(100, ge=1, le=100_000, description="Events in hand at once.")
     partition_concurrency: int = Field(0, ge=0, description="Of one partition at once; 0 means as many as of all.")
+    version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Records of one partition held in memory before it is paused.")
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
@@ -145,6 +146,27 @@ class StateConfig(Section):
         return self
 
 
+class FailuresConfig(Section):
+    """What counts as a failure, and for how long one event may be handled."""
+
+    handler_timeout_s: float = Field(120.0, ge=0, description="One attempt of a handler, seconds; 0 is for ever.")
+    unclassified: Literal["transient", "permanent"] = Field(
+        "transient", description="What an error is that the handler did not classify."
+    )
+
+
+class DeadLetterConfig(Section):
+    """What becomes of events that failed for good."""
+
+    per_group: bool = Field(default=False, description="TOPIC.GROUP.dead-letter, for groups that share a topic.")
+    retention_h: float = Field(720.0, gt=0, description="Dead letters are kept, hours. Longer than their source.")
+    sequence_max: int = Field(10_000, ge=1, description="Of one partition: dead, or parked behind a dead one.")
+    on_sequence_full: Literal["halt", "skip"] = "halt"
+    flood_run: int = Field(100, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
+    flood_ratio: float = Field(0.5, gt=0, le=1, description="Failures for good among the events of FloodWindowS.")
+    flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
+
+
 class Settings(_Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
@@ -155,6 +177,8 @@ class Settings(_Spelled, BaseSettings):
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
     state: StateConfig = StateConfig()
+    failures: FailuresConfig = FailuresConfig()
+    dead_letter: DeadLetterConfig = DeadLetterConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -1,46 +1,121 @@
-"""The dead letter: the original key and value byte for byte, the original headers, and why it is here.
+"""The dead letter: the original key, value and headers byte for byte, and behind them why it is here.
 
-The mission's four headers are written in its own encoding, and read by name, never by length. Messages are cut, and
-carry types and names only: a payload never appears in an error text.
+Three families of headers, with names of their own each: the mission's four in its own encoding (int32 and int64
+little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams (KIP-1034) as text, and ours as text.
+They are read by name, never by length. A payload never appears in an error text, see `masking`.
 """
 
 import struct
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from types import TracebackType
+from typing import Literal
 
-from app.wire.envelope import Headers, Outgoing, Record
+from app.deadletter.masking import cut, masked
+from app.errors import DecodeError
+from app.wire.envelope import Headers, Outgoing, Record, event_id_of
 
-SUFFIX = ".dead-letter"
-ERROR_BYTES_MAX = 256  # of an error text; headers stay small so that a dead letter fits where its original did
-OURS = ("original-topic", "original-partition", "original-offset", "error-timestamp", "error-class", "error-message")
-
-
-def dead_letter_topic(topic: str) -> str:
-    """Where the dead letters of *topic* go."""
-    return topic + SUFFIX
-
-
-def dead_letter(record: Record, error: Exception, at: datetime) -> Outgoing:
-    """The dead letter for *record*, which failed for good with *error* at the time *at* (UTC)."""
-    return Outgoing(
-        dead_letter_topic(record.topic),
-        record.key,
-        record.value,
-        [*(h for h in record.headers if h[0] not in OURS), *failure_headers(record, error, at)],
-        partition=record.partition,
-        timestamp_ms=record.timestamp,
-    )
+FIRST = "original-topic"  # of our headers: everything before it is the sender's
+MARK = "famulus-"  # what the names of our own begin with
+# Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it will never work, or
+# that it does not want it; it failed as often as it may, the last time by an error or by its time limit; or an earlier
+# event of its key is here.
+FailureKind = Literal["poison", "unknown_type", "permanent", "rejected", "exhausted", "timeout", "parked"]
 
 
-def failure_headers(record: Record, error: Exception, at: datetime) -> Headers:
-    """Where the record came from and what went wrong: int32 and int64 little-endian, .NET's round-trip time format."""
-    message = str(error).encode("utf-8", "backslashreplace")[:ERROR_BYTES_MAX]
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an event failed for good. *attempts* and *first_ms* (since 1970) are those of *handler*, if it got so far."""
+
+    kind: FailureKind
+    error: Exception
+    at_ms: int
+    handler: str = ""
+    attempts: int = 0
+    first_ms: int = 0
+    hops: int = 0  # how often it was redriven
+    edited: str = ""  # the SHA-256 of its value before somebody changed it
+
+    @property
+    def place(self) -> str:
+        """Where it went wrong: the JSON path of poison, else module and line of the handler."""
+        if isinstance(self.error, DecodeError):
+            return self.error.path
+        return _place(self.error.__traceback__, self.handler)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Where the dead letters of one subscription go, and what they say of this worker.
+
+    *partitions* is what the topic has: a letter keeps the number of its partition where that exists there, else its
+    key decides. *bytes_max* is the largest record that can be sent.
+    """
+
+    topic: str
+    partitions: int
+    group: str
+    version: str
+    bytes_max: int
+
+    def letter(self, record: Record, failure: Failure) -> Outgoing:
+        """The dead letter for *record*, which failed for good.
+
+        What is too large leaves without its value, but with its digest, so that it can be fetched from where it came
+        from.
+        """
+        headers = [*sender_headers(record.headers), *self._why(record, failure)]
+        value = record.value
+        if value is not None and self._size(record.key, value, headers) > self.bytes_max:
+            headers += [
+                (MARK + "value-sha256", sha256(value).hexdigest().encode()),
+                (MARK + "value-bytes", b"%d" % len(value)),
+            ]
+            value = None
+        return Outgoing(
+            self.topic, record.key, value, headers,
+            partition=record.partition if record.partition < self.partitions else None,
+            timestamp_ms=record.timestamp,
+        )  # fmt: skip
+
+    def _why(self, record: Record, failure: Failure) -> Headers:
+        error = type(failure.error)
+        # Our own errors quote nothing, and what poison carries cannot be told from what is said about it.
+        message = cut(str(failure.error)) if failure.kind == "poison" else masked(str(failure.error), record)
+        return [
+            *origin_headers(record.topic, record.partition, record.offset),
+            ("error-timestamp", iso7(failure.at_ms)),
+            ("__streams.errors.exception", cut(f"{error.__module__}.{error.__qualname__}").encode()),
+            ("__streams.errors.message", message.encode()),
+            ("__streams.errors.stacktrace", cut(failure.place).encode()),
+            ("__streams.errors.topic", record.topic.encode()),
+            ("__streams.errors.partition", b"%d" % record.partition),
+            ("__streams.errors.offset", b"%d" % record.offset),
+            (MARK + "failure", failure.kind.encode()),
+            (MARK + "group", cut(self.group).encode()),
+            (MARK + "handler", cut(failure.handler).encode()),
+            (MARK + "attempts", b"%d" % failure.attempts),
+            (MARK + "first-failure", iso7(failure.first_ms or failure.at_ms)),
+            (MARK + "event-id", cut(event_id_of(record)).encode()),
+            (MARK + "hops", b"%d" % failure.hops),
+            (MARK + "version", cut(self.version).encode()),
+            *([(MARK + "edited", failure.edited.encode())] if failure.edited else []),
+        ]
+
+    @staticmethod
+    def _size(key: bytes | None, value: bytes, headers: Headers) -> int:
+        """The bytes of a record, rather more than less."""
+        return len(key or b"") + len(value) + sum(len(name) + len(of) + 10 for name, of in headers) + 100
+
+
+def origin_headers(topic: str, partition: int, offset: int) -> Headers:
+    """Where a record came from, in the mission's encoding. They are the first ones of ours."""
     return [
-        ("original-topic", record.topic.encode()),
-        ("original-partition", struct.pack("<i", record.partition)),
-        ("original-offset", struct.pack("<q", record.offset)),
-        ("error-timestamp", f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}0Z".encode()),
-        ("error-class", type(error).__qualname__.encode()),
-        ("error-message", message.decode("utf-8", "ignore").encode()),
+        (FIRST, topic.encode()),
+        ("original-partition", struct.pack("<i", partition)),
+        ("original-offset", struct.pack("<q", offset)),
     ]
 
 
@@ -49,4 +124,39 @@ def origin_of(headers: Headers) -> tuple[str, int, int]:
     named = dict(headers)
     partition: int = struct.unpack("<i", named["original-partition"])[0]
     offset: int = struct.unpack("<q", named["original-offset"])[0]
-    return named["original-topic"].decode(), partition, offset
+    return named[FIRST].decode(), partition, offset
+
+
+def sender_headers(headers: Headers) -> Headers:
+    """The headers that the record had before we added ours, if we did."""
+    return headers[: _begin(headers)]
+
+
+def our_headers(headers: Headers) -> Mapping[str, bytes]:
+    """The headers that we added, none if this record did not pass through our hands."""
+    return dict(headers[_begin(headers) :])
+
+
+def _begin(headers: Headers) -> int:
+    """Where ours begin. A sender may have headers of the same names; only with our mark behind them they are ours."""
+    if not any(name.startswith(MARK) for name, _ in headers):
+        return len(headers)
+    return max((at for at, (name, _) in enumerate(headers) if name == FIRST), default=len(headers))
+
+
+def iso7(at_ms: int) -> bytes:
+    """A time as .NET's round-trip format has it: seven fraction digits and Z."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}0Z".encode()
+
+
+def _place(traceback: TracebackType | None, handler: str) -> str:
+    """Module and line of the innermost step in the module of *handler*, else of the innermost step of all."""
+    inside = innermost = ""
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", "?"))
+        innermost = f"{module}:{traceback.tb_lineno}"
+        if handler.startswith(f"{module}."):
+            inside = innermost
+        traceback = traceback.tb_next
+    return inside or innermost

@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.bootstrap import app
 from app.config import KafkaConfig
-from app.deadletter.record import dead_letter_topic, origin_of
+from app.deadletter.names import dead_letter_topic
+from app.deadletter.record import origin_of
 from app.dev import sample
 from app.dev.background import broker_for_use
 from app.dev.node import HOST, free_port

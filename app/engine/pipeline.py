@@ -13,16 +13,16 @@ Kafka -> transport (whole partition batches) -> flow (one partition: lanes, grou
 group -> settle -> offsets finished -> Faust commits them.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import repeat
 from typing import Literal
 
 import structlog
 from faust import Record as Event
 
-from app.deadletter.record import dead_letter
+from app.deadletter.record import DeadLetters, Failure
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.retry import Again
 from app.errors import DecodeError, InvariantError, OperatingError
@@ -59,6 +59,7 @@ class Pipeline:
     counts: Counts
     on_unknown_type: OnUnknownType
     order: Order
+    dead_letters: DeadLetters
 
     def lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
         """What each record must not overtake: its key; without one its event id; or the whole partition."""
@@ -180,7 +181,8 @@ class Pipeline:
         """Put the dead letter into the group: it leaves before the event's offset is finished."""
         kind, event_id = type(error).__qualname__, event_id_of(record)
         log.warning("dead letter", record=_place(record), event_id=event_id, error=kind, reason=str(error)[:256])
-        state.filling.outbox.append(dead_letter(record, error, datetime.now(UTC)))
+        failure = Failure("permanent", error, time.time_ns() // 1_000_000)
+        state.filling.outbox.append(self.dead_letters.letter(record, failure))
 
 
 async def _next_turn(unit: Unit, wait: Wait) -> Waiters | None:

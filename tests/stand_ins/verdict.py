@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.deadletter.record import dead_letter_topic
+from app.deadletter.names import dead_letter_topic
 from app.storage.changelog import table_and_key
 from tests.stand_ins.log import Fold, fold
 from tests.stand_ins.scenario import Expected, Scenario, expected

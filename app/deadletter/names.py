@@ -1,0 +1,27 @@
+"""What the topics are called that failed events go through.
+
+The dead letter topic stands beside its source and is for people and tools of every group. The others belong to one
+group: through them events come back to it alone, each in the partition that it came from.
+"""
+
+SUFFIX = ".dead-letter"
+
+
+def dead_letter_topic(topic: str, group: str = "") -> str:
+    """Where the dead letters of *topic* go; with *group*, those of that group alone (`DeadLetter.PerGroup`)."""
+    return f"{topic}.{group}{SUFFIX}" if group else topic + SUFFIX
+
+
+def audit_topic(dead_letters: str) -> str:
+    """What was done about the dead letters in the topic *dead_letters*, and by whom."""
+    return dead_letters + ".audit"
+
+
+def redrive_topic(topic: str, group: str) -> str:
+    """Through which dead letters of *topic* come back to *group*."""
+    return f"{topic}.{group}.redrive"
+
+
+def retry_topic(topic: str, group: str, number: int) -> str:
+    """Where events of *topic* wait for *group* to try them again: the *number*-th wait, counted from 1."""
+    return f"{topic}.{group}.retry-{number}"

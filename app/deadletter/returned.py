@@ -1,0 +1,95 @@
+"""Records that come back to the group that they failed in: redriven, dropped, or waiting for another attempt.
+
+They carry what the record was, with where it came from and what is to be done about it behind its own headers, and the
+record's time in a header: the topics that they go through keep records by the time of their writing.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from app.deadletter.record import MARK, Failure, origin_headers, origin_of, our_headers, sender_headers
+from app.errors import DecodeError
+from app.wire.envelope import Headers, Outgoing, Record
+
+Action = Literal["redrive", "drop", "retry"]
+ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
+
+    *handler* is the only one that has it tried again, if it says one; *due_ms* (since 1970) is when; *attempts* and
+    *first_ms* count on. *hops* is how often it was redriven.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    action: Action
+    hops: int = 0
+    handler: str = ""
+    stage: int = 0  # the number of the retry topic
+    due_ms: int = 0
+    attempts: int = 0
+    first_ms: int = 0
+    edited: str = ""  # the SHA-256 of its value before somebody changed it
+
+
+def outgoing(topic: str, returned: Returned) -> Outgoing:
+    """The record by which *returned* goes to *topic*."""
+    headers = [
+        *returned.headers,
+        *origin_headers(returned.topic, returned.partition, returned.offset),
+        (MARK + "action", returned.action.encode()),
+        (MARK + "hops", b"%d" % returned.hops),
+        (MARK + "timestamp", b"%d" % returned.timestamp),
+    ]
+    if returned.edited:
+        headers.append((MARK + "edited", returned.edited.encode()))
+    if returned.action == "retry":
+        headers += [
+            (MARK + "handler", returned.handler.encode()),
+            (MARK + "stage", b"%d" % returned.stage),
+            (MARK + "due", b"%d" % returned.due_ms),
+            (MARK + "attempts", b"%d" % returned.attempts),
+            (MARK + "first", b"%d" % returned.first_ms),
+        ]
+    return Outgoing(topic, returned.key, returned.value, headers, partition=returned.partition)
+
+
+def returned(record: Record) -> Returned:
+    """What comes back by *record*. Raises DecodeError when that is none of ours."""
+    ours = our_headers(record.headers)
+
+    def text(name: str) -> str:
+        return ours.get(MARK + name, b"").decode()
+
+    def number(name: str) -> int:
+        return int(ours.get(MARK + name, b"0"))
+
+    try:
+        topic, partition, offset = origin_of(record.headers)
+        return Returned(
+            topic, partition, offset, int(ours[MARK + "timestamp"]), record.key, record.value,
+            sender_headers(record.headers), ACTIONS[ours[MARK + "action"]], int(ours[MARK + "hops"]),
+            handler=text("handler"), stage=number("stage"), due_ms=number("due"), attempts=number("attempts"),
+            first_ms=number("first"), edited=text("edited"),
+        )  # fmt: skip
+    except (KeyError, ValueError, struct.error):
+        raise DecodeError("$", "not a record that we sent back: its headers do not say where it comes from") from None
+
+
+def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Returned:
+    """*record* on its way to its *stage*-th wait, of *delay_s*, for the handler that failed."""
+    return Returned(
+        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value,
+        sender_headers(record.headers), "retry", failure.hops, failure.handler, stage,
+        failure.at_ms + round(delay_s * 1000), failure.attempts, failure.first_ms,
+        failure.edited,
+    )  # fmt: skip
