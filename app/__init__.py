@@ -6,20 +6,23 @@ from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
 from app.console.views import add_views
-from app.engine.retry import Retry
-from app.errors import PermanentError, TransientError
+from app.errors import PermanentError, Reject, TransientError
+from app.failures.circuit import Breaker
+from app.failures.retry import Retry
 from app.publish.bus import EventBus
 from app.publish.producer import Producer, Published
 from app.wire.envelope import Delivery
 from app.worker.transport import Deliveries
 
 __all__ = [
+    "Breaker",
     "Deliveries",
     "Delivery",
     "EventBus",
     "PermanentError",
     "Producer",
     "Published",
+    "Reject",
     "Retry",
     "TransientError",
     "app",

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,15 +13,18 @@ from faust import Record as Event
 from faust.types import AgentT
 
 from app.config import Settings, load_settings
-from app.deadletter.names import dead_letter_topic, redrive_topic
+from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
-from app.engine.dispatch import Dispatcher, EventTypes, OnUnknownType, handler_for
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, handler_for
+from app.engine.failing import Failing, OnDeadLetter, Order
 from app.engine.flow import Limits
-from app.engine.pipeline import Order, Pipeline
-from app.engine.retry import Retry
+from app.engine.pipeline import Pipeline
 from app.engine.subscription import Options, Subscription, Windows, dedupe_of
 from app.errors import ConfigError, InvariantError, OperatingError
-from app.observe.health import log_consumer, partitions_of, prepare_state_topics
+from app.failures.circuit import Breaker
+from app.failures.gate import Gate
+from app.failures.retry import Policy, Retry, delays_of
+from app.observe.health import log_consumer, partitions_of, prepare_state_topics, prepare_topics_back
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
 from app.state.commit import Probe
@@ -52,6 +55,7 @@ class Famulus(faust.App):
         self.on_commit_ahead = settings.state.on_commit_ahead
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
+        self.carried: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
         self.is_drained = True
@@ -61,12 +65,14 @@ class Famulus(faust.App):
         self.bus = EventBus(self.sender, current_unit)
         self.dispatcher = Dispatcher(self.services, self.bus)
         self.folder = StateFolder(Path(worker.data_dir) / "state")
+        self.timeouts_s: dict[str, float] = {}  # by handler
         self._table_names: dict[str, Subscription] = {}
         self.intake = Intake(
             _limits(settings),
             worker.concurrency,
+            self.timeouts_s,
             may_write=lambda: cast(Any, self._consumer).is_member(),
-            publish=self.sender.send_all,
+            publish=self.sender.deliver,
             on_fault=self.fail,
             probe=self._note_step,
         )
@@ -86,6 +92,7 @@ class Famulus(faust.App):
         dedupe: bool = True,
         dedupe_window: Windows | None = None,
         identity: str | Identity | None = None,
+        on_dead_letter: OnDeadLetter = "skip",
     ) -> Subscription:
         """Read *topic*: declares its tables' home and the source of one agent.
 
@@ -95,11 +102,15 @@ class Famulus(faust.App):
         *dedupe* false takes every record for a new event: an event that comes twice takes effect twice. Else it is
         recognised for *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by its
         id, or by *identity*: a field of the event, or a function of it.
+        *on_dead_letter* says what becomes of the events behind one that failed for good: `skip` it, go on with them;
+        `sequence`, those of its key are parked behind it among the dead letters, in order, until it was redriven or
+        dropped; `halt`, there is no dead letter, and nothing more of the partition is started.
         """
         if topic in self.subscriptions:
             raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
         window_s = self.settings.state.dedupe_window_s
-        options = Options(on_unknown_type, order, dedupe_of(window_s, dedupe_window, identity) if dedupe else None)
+        remembered = dedupe_of(window_s, dedupe_window, identity) if dedupe else None
+        options = Options(on_unknown_type, order, remembered, on_dead_letter)
         kafka = self.settings.kafka
         source = self.topic(
             kafka.topic(topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
@@ -117,11 +128,41 @@ class Famulus(faust.App):
             channel = channel.topic
         return super().agent(channel, **options)
 
-    def handles(self, event_type: type[Event], *, retry: Retry = Retry()) -> Callable[[T], T]:  # noqa: B008  # frozen
-        """Make a function, or a class with a method `handle`, a handler of *event_type*."""
+    def handles(  # noqa: PLR0913  # each has a default
+        self,
+        event_type: type[Event],
+        *,
+        retry: Retry = Retry(),  # noqa: B008  # frozen
+        transient: tuple[type[Exception], ...] = (),
+        permanent: tuple[type[Exception], ...] = (),
+        retry_topics: Sequence[str | float] = (),
+        timeout_s: float | None = None,
+        breaker: Breaker = Breaker(),  # noqa: B008  # frozen
+    ) -> Callable[[T], T]:
+        """Make a function, or a class with a method `handle`, a handler of *event_type*.
+
+        What it raises decides how the event goes on: `TransientError`, one of *transient* or a connection that fails is
+        tried again as *retry* says; `PermanentError`, `Reject` or one of *permanent* makes it a dead letter at once;
+        anything else is what `Failures.Unclassified` says. An attempt may take *timeout_s*, `Failures.HandlerTimeoutS`
+        unless set, 0 is for ever.
+        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up leaves its lane and
+        waits in topics of this group, where it has one more attempt after each wait, never before: later events of its
+        key overtake it. *breaker* says when what the handler needs counts as away: then its events wait.
+        Raises ConfigError for a wait that is none.
+        """
+        try:
+            delays_s = delays_of(retry_topics)
+        except ValueError as error:
+            raise ConfigError(f"retry_topics of a handler of {event_type.__name__}: {error}") from None
+        failures = self.settings.failures
+        limit_s = failures.handler_timeout_s if timeout_s is None else timeout_s
+        policy = Policy(retry, transient, permanent, failures.unclassified, delays_s, limit_s)
 
         def register(target: T) -> T:
-            self.dispatcher.add(handler_for(event_type, target, retry))
+            handler = handler_for(event_type, target, policy, breaker)
+            self.dispatcher.add(handler)
+            if limit_s:
+                self.timeouts_s[handler.name] = limit_s
             return target
 
         return register
@@ -146,6 +187,19 @@ class Famulus(faust.App):
         """Through which dead letters come back to this group, as named on the cluster."""
         return redrive_topic(subscription.topic_name, self.group)
 
+    def topics_back(self, subscription: Subscription) -> list[str]:
+        """The topics through which records come back to this group, as named on the cluster."""
+        stages = max((len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0)
+        topic = subscription.topic_name
+        return [redrive_topic(topic, self.group), *(retry_topic(topic, self.group, n + 1) for n in range(stages))]
+
+    def handlers_of(self, subscription: Subscription) -> list[Handler]:
+        """Every handler of events of one topic."""
+        return [h for t in self._types_of(subscription) for h in self.dispatcher.handlers_of(t)]
+
+    def _types_of(self, subscription: Subscription) -> list[type[Event]]:
+        return [t for t in self.dispatcher.event_types if _topic_of(t) == subscription.name]
+
     @property
     def group(self) -> str:
         """The consumer group of every worker of this app."""
@@ -161,6 +215,10 @@ class Famulus(faust.App):
         """Whether this worker's partitions are assigned and their state is there."""
         return bool(cast(Any, self.tables).recovery.completed.is_set() and not self.rebalancing)
 
+    def is_carried(self, topic: str) -> bool:
+        """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
+        return topic in self.carried
+
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
         self.dispatcher.check()
@@ -174,9 +232,15 @@ class Famulus(faust.App):
             kafka, {s.state_topic: there[s.topic_name] for s in self.subscriptions.values() if s.state_topic},
             self.settings.state.tombstones_h, timeout_s,
         )  # fmt: skip
+        await prepare_topics_back(
+            kafka, {b: there[s.topic_name] for s in self.subscriptions.values() for b in self.topics_back(s)},
+            self.settings.dead_letter.retention_h, timeout_s,
+        )  # fmt: skip
         self.folder.lock()
         self.holdings = self._holdings()
         for subscription in self.subscriptions.values():
+            subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
+            self.carried.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
             self.pipelines[subscription.topic_name] = self._pipeline(subscription, there[letters])
 
@@ -185,7 +249,7 @@ class Famulus(faust.App):
         reader = LogReader(lambda: log_consumer(self.settings.kafka))
         return Holdings(
             remembered={
-                s.topic_name: Remembered(s.state_topic, s.options.dedupe, s.tables, s.held)
+                s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held)
                 for s in self.subscriptions.values()
             },
             folder=self.folder,
@@ -200,18 +264,30 @@ class Famulus(faust.App):
         )
 
     def _pipeline(self, subscription: Subscription, letter_partitions: int) -> Pipeline:
-        types = [t for t in self.dispatcher.event_types if _topic_of(t) == subscription.name]
+        settings = self.settings.dead_letter
         return Pipeline(
-            types=EventTypes(subscription.name, types),
+            types=EventTypes(subscription.name, self._types_of(subscription)),
             dispatcher=self.dispatcher,
             dedupe=subscription.options.dedupe,
+            dedupe_back=subscription.dedupe_back,
             counts=subscription.counts,
             on_unknown_type=subscription.options.on_unknown_type,
             order=subscription.options.order,
-            dead_letters=DeadLetters(
-                self.dead_letter_topic(subscription), letter_partitions, self.group, self.settings.worker.version,
-                self.settings.kafka.producer_config.max_request_size,
+            failing=Failing(
+                topic=subscription.topic_name,
+                letters=DeadLetters(
+                    self.dead_letter_topic(subscription), letter_partitions, self.group, self.settings.worker.version,
+                ),
+                counts=subscription.counts,
+                flood=Gate(
+                    Breaker(settings.flood_run, 1, settings.flood_ratio, settings.flood_window_s, settings.flood_run),
+                    subscription.topic_name, "too many events fail for good:", "no further dead letter is written",
+                ),
+                on_dead_letter=subscription.options.on_dead_letter,
+                sequence_max=settings.sequence_max,
+                on_sequence_full=settings.on_sequence_full,
             ),
+            topics_back=tuple(self.topics_back(subscription)),
         )  # fmt: skip
 
     def _note_step(self, step: str) -> None:
@@ -287,9 +363,36 @@ def _check_house(app: Famulus) -> None:
                 f"handlers take {event_type.__name__} of topic {_topic_of(event_type)}, which no subscription reads: "
                 f'app.subscription("{_topic_of(event_type)}") in agents/'
             )
+    poll_s = app.settings.kafka.consumer_config.max_poll_interval_ms / 1000
+    for handler in (h for t in app.dispatcher.event_types for h in app.dispatcher.handlers_of(t)):
+        if handler.policy.retry.total_s > poll_s:
+            raise ConfigError(
+                f"handler {handler.name} may wait {handler.policy.retry.total_s:g} s for its attempts, longer than "
+                f"Kafka.ConsumerConfig.MaxPollIntervalMs ({poll_s:g} s): fewer attempts, shorter waits, or retry_topics"
+            )
+        topic = app.subscriptions[_topic_of(handler.event_type)]
+        if handler.policy.delays_s and topic.options.on_dead_letter == "sequence":
+            raise ConfigError(
+                f"handler {handler.name} has retry_topics, which give up the order, and topic {topic.name} has "
+                'on_dead_letter="sequence", which keeps it: choose one'
+            )
     for subscription in app.subscriptions.values():
+        _check_delays(app, subscription)
         if not subscription.has_agent:
             raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
+
+
+def _check_delays(app: Famulus, subscription: Subscription) -> None:
+    """All that wait in one retry topic wait equally long, else the first one would hold up the others."""
+    waits: dict[int, tuple[float, str]] = {}
+    for handler in app.handlers_of(subscription):
+        for number, delay_s in enumerate(handler.policy.delays_s, 1):
+            other_s, other = waits.setdefault(number, (delay_s, handler.name))
+            if other_s != delay_s:
+                raise ConfigError(
+                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and of "
+                    f"{delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
+                )
 
 
 plain_logs()

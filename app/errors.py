@@ -26,6 +26,10 @@ class UnavailableError(OperatingError):
     exit_code = 69
 
 
+class UnsentError(OperatingError):
+    """Kafka does not take what has to be sent. Nothing is lost: it is tried again."""
+
+
 class InvariantError(OperatingError):
     """Going on would break a promise of ours, so the process ends instead (EX_SOFTWARE)."""
 
@@ -42,6 +46,14 @@ class TransientError(HandlerError):
 
 class PermanentError(HandlerError):
     """Raised by a handler: it will never work. The event goes to the dead letter topic at once."""
+
+
+class Reject(PermanentError):  # noqa: N818  # a word of the handler's, no fault
+    """Raised by a handler: the event is not wanted. It goes to the dead letter topic at once, with the reason."""
+
+
+class HandlerTimeoutError(TransientError):
+    """An attempt took longer than it may (`Failures.HandlerTimeoutS`)."""
 
 
 class DecodeError(PermanentError):

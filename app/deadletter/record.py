@@ -37,6 +37,7 @@ class Failure:
     first_ms: int = 0
     hops: int = 0  # how often it was redriven
     edited: str = ""  # the SHA-256 of its value before somebody changed it
+    is_partial: bool = False  # only its handler failed, the others are done with the event
 
     @property
     def place(self) -> str:
@@ -51,34 +52,30 @@ class DeadLetters:
     """Where the dead letters of one subscription go, and what they say of this worker.
 
     *partitions* is what the topic has: a letter keeps the number of its partition where that exists there, else its
-    key decides. *bytes_max* is the largest record that can be sent.
+    key decides.
     """
 
     topic: str
     partitions: int
     group: str
     version: str
-    bytes_max: int
 
     def letter(self, record: Record, failure: Failure) -> Outgoing:
         """The dead letter for *record*, which failed for good.
 
-        What is too large leaves without its value, but with its digest, so that it can be fetched from where it came
-        from.
+        Its fallback, for what is too large, has no value, but its digest: it can be fetched from where it came from.
         """
         headers = [*sender_headers(record.headers), *self._why(record, failure)]
-        value = record.value
-        if value is not None and self._size(record.key, value, headers) > self.bytes_max:
-            headers += [
-                (MARK + "value-sha256", sha256(value).hexdigest().encode()),
-                (MARK + "value-bytes", b"%d" % len(value)),
+        partition = record.partition if record.partition < self.partitions else None
+        slim = None
+        if record.value is not None:
+            noted = [
+                *headers,
+                (MARK + "value-sha256", sha256(record.value).hexdigest().encode()),
+                (MARK + "value-bytes", b"%d" % len(record.value)),
             ]
-            value = None
-        return Outgoing(
-            self.topic, record.key, value, headers,
-            partition=record.partition if record.partition < self.partitions else None,
-            timestamp_ms=record.timestamp,
-        )  # fmt: skip
+            slim = Outgoing(self.topic, record.key, None, noted, partition, record.timestamp)
+        return Outgoing(self.topic, record.key, record.value, headers, partition, record.timestamp, fallback=slim)
 
     def _why(self, record: Record, failure: Failure) -> Headers:
         error = type(failure.error)
@@ -102,12 +99,8 @@ class DeadLetters:
             (MARK + "hops", b"%d" % failure.hops),
             (MARK + "version", cut(self.version).encode()),
             *([(MARK + "edited", failure.edited.encode())] if failure.edited else []),
+            *([(MARK + "scope", b"handler")] if failure.is_partial else []),
         ]
-
-    @staticmethod
-    def _size(key: bytes | None, value: bytes, headers: Headers) -> int:
-        """The bytes of a record, rather more than less."""
-        return len(key or b"") + len(value) + sum(len(name) + len(of) + 10 for name, of in headers) + 100
 
 
 def origin_headers(topic: str, partition: int, offset: int) -> Headers:

@@ -16,12 +16,12 @@ Action = Literal["redrive", "drop", "retry"]
 ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Returned:
     """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
 
-    *handler* is the only one that has it tried again, if it says one; *due_ms* (since 1970) is when; *attempts* and
-    *first_ms* count on. *hops* is how often it was redriven.
+    *handler* is the only one that is to handle it, if it says one. When it waits for another attempt, *due_ms* (since
+    1970) is when, and *attempts* and *first_ms* count on. *hops* is how often it was redriven.
     """
 
     topic: str
@@ -52,9 +52,10 @@ def outgoing(topic: str, returned: Returned) -> Outgoing:
     ]
     if returned.edited:
         headers.append((MARK + "edited", returned.edited.encode()))
+    if returned.handler:
+        headers.append((MARK + "handler", returned.handler.encode()))
     if returned.action == "retry":
         headers += [
-            (MARK + "handler", returned.handler.encode()),
             (MARK + "stage", b"%d" % returned.stage),
             (MARK + "due", b"%d" % returned.due_ms),
             (MARK + "attempts", b"%d" % returned.attempts),
@@ -92,4 +93,15 @@ def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Re
         sender_headers(record.headers), "retry", failure.hops, failure.handler, stage,
         failure.at_ms + round(delay_s * 1000), failure.attempts, failure.first_ms,
         failure.edited,
+    )  # fmt: skip
+
+
+def returning(letter: Record, action: Action, value: bytes | None, edited: str = "") -> Returned:
+    """What sends the dead letter *letter* back with *value*. Raises KeyError when it is no dead letter of ours."""
+    ours = our_headers(letter.headers)
+    topic, partition, offset = origin_of(letter.headers)
+    return Returned(
+        topic, partition, offset, letter.timestamp, letter.key, value, sender_headers(letter.headers), action,
+        int(ours[MARK + "hops"]) + 1, handler=ours[MARK + "handler"].decode() if MARK + "scope" in ours else "",
+        edited=edited or ours.get(MARK + "edited", b"").decode(),
     )  # fmt: skip

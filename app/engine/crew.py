@@ -10,19 +10,22 @@ import asyncio
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 from app.engine.flow import Flow
-from app.engine.pipeline import Abandoned, Work
+from app.engine.pipeline import Work
+from app.engine.rest import Rest
 from app.state.unit import Unit, current_unit
 from app.wire.envelope import Record
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
+WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
 
 
 @dataclass(slots=True)
@@ -39,6 +42,10 @@ class Hand:
     is_relieved: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
     rested_at: float = 0.0  # when the event loop had its last turn
+    task: asyncio.Task[None] | None = None
+    attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
+    attempt_since: float = 0.0
+    is_timed_out: bool = False
 
     @property
     def record(self) -> Record | None:
@@ -52,10 +59,20 @@ class Hand:
 
 
 class Crew:
-    """At most *concurrency* records in hand at once. *on_bug* is told what a task did not survive."""
+    """At most *concurrency* records in hand at once. *on_bug* is told what a task did not survive.
 
-    def __init__(self, concurrency: int, on_bug: Callable[[Exception], Awaitable[Any]]) -> None:
+    *timeouts_s* says how long an attempt may take, by the handler's name; those of handlers that are not in it may take
+    for ever.
+    """
+
+    def __init__(
+        self, concurrency: int, on_bug: Callable[[Exception], Awaitable[Any]],
+        timeouts_s: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self._concurrency = concurrency
+        self._timeouts_s = timeouts_s
+        self._watching: asyncio.TimerHandle | None = None
+        self._telling: list[asyncio.Future[Any]] = []  # so that they are not collected before they are done
         self._on_bug = on_bug
         self._flows: deque[Flow] = deque()  # that may have a record to start
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +89,8 @@ class Crew:
 
     async def stop(self) -> None:
         """End the tasks, whatever they do."""
+        if self._watching is not None:
+            self._watching.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,7 +128,9 @@ class Crew:
             hand = Hand(copy_context())
             self.hands.append(hand)
             work = _watched(self._work(hand), lambda: self._hold(hand))
-            self._tasks.add(asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context))
+            hand.task = asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context)
+            hand.task.add_done_callback(self._check_end)
+            self._tasks.add(hand.task)
 
     async def _work(self, hand: Hand) -> None:
         """What each task does: be on duty, then wait for the next time."""
@@ -122,13 +143,18 @@ class Crew:
         except Exception as error:  # noqa: BLE001  # an assertion of ours: the worker must not go on
             await self._on_bug(error)
 
+    def _check_end(self, task: asyncio.Task[None]) -> None:
+        """A task ends when the crew stops. Anything else must not go unheard: its record would be in hand for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._telling.append(asyncio.ensure_future(self._on_bug(error)))  # type: ignore[arg-type]  # no exit here
+
     async def _be_on_duty(self, hand: Hand) -> None:
         """Carry what is there until nothing is, or until another task has the duty."""
         hand.is_relieved, hand.rested_at = False, time.monotonic()
         while self._flows:
             hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
-            carry, state, wait = flow.pipeline.carry, flow.state, flow.wait
+            carry, state = flow.pipeline.carry, flow.state
             for _ in range(TURN_RECORDS):
                 started = flow.lanes.start()
                 if started is None:
@@ -138,13 +164,16 @@ class Crew:
                     break
                 hand.started = started
                 try:
-                    flow.ended(started[1][0], await carry(started[1], state, wait))
-                except Abandoned:
-                    pass
+                    flow.ended(started[1], await carry(started[1], state))
+                except Rest as rest:
+                    flow.rest(*started, rest, is_held=hand.is_held)
+                    if hand.is_held:
+                        self._let_go(hand, flow)
                 finally:
                     hand.started = None
                     if hand.is_held:
-                        self._let_go(hand, flow, started[0])
+                        flow.finish(started[0])
+                        self._let_go(hand, flow)
                 if hand.is_relieved:
                     return
             if time.monotonic() - hand.rested_at > SLICE_S:
@@ -160,12 +189,44 @@ class Crew:
         if hand.flow is not None and hand.started is not None and not hand.is_held:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()
+            if self._watching is None and self._timeouts_s:
+                self._watch_later()
             self._hand_over_duty()
 
-    def _let_go(self, hand: Hand, flow: Flow, lane: Hashable) -> None:
-        """What was held has ended: the task goes on with the duty, if no other one has it by now."""
+    def _watch(self) -> None:
+        """Look every so often which attempts take too long: a timer for each event would cost more than many events."""
+        self._watching = None
+        now, is_any = time.monotonic(), False
+        for hand in self.hands:
+            if hand.record is not None:
+                is_any = True
+                self._check(hand, now)
+        if is_any:
+            self._watch_later()
+
+    def _watch_later(self) -> None:
+        step_s = min(max(min(self._timeouts_s.values()) / 20, WATCH_MIN_S), WATCH_MAX_S)
+        self._watching = asyncio.get_running_loop().call_later(step_s, self._watch)
+
+    def _check(self, hand: Hand, now: float) -> None:
+        unit = hand.unit
+        if unit is None or not (limit_s := self._timeouts_s.get(unit.handler)):
+            return
+        attempt = hand.since, unit.handler
+        if attempt != hand.attempt:
+            is_first = hand.attempt[0] != hand.since  # else another handler had its turn at the event before
+            hand.attempt, hand.attempt_since = attempt, hand.since if is_first else now
+        if now - hand.attempt_since > limit_s and not hand.is_timed_out:
+            hand.is_timed_out = unit.is_timed_out = True
+            assert hand.task is not None
+            hand.task.cancel()
+
+    def _let_go(self, hand: Hand, flow: Flow) -> None:
+        """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now."""
         hand.is_held, hand.rested_at = False, time.monotonic()
-        flow.finish(lane)
+        if hand.is_timed_out:
+            hand.is_timed_out = False
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a hand is a task
         if flow.has_more and not flow.is_listed:
             self._list(flow)
         hand.is_relieved, self._is_on_duty = self._is_on_duty, True

@@ -14,13 +14,16 @@ import msgspec
 import svcs
 from faust import Record as Event
 
-from app.engine.retry import Retry
 from app.errors import ConfigError, DecodeError
+from app.failures.circuit import Breaker
+from app.failures.gate import Gate
+from app.failures.retry import Policy
 from app.publish.bus import EventBus
 from app.wire.codec import Codec, codec_of
 from app.wire.envelope import Delivery, Record, event_type_of
 
 Parameters = dict[str, type]
+BREAKER = Breaker()
 _END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
@@ -37,10 +40,13 @@ class Handler:
     services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
     wants_delivery: bool
     is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
-    retry: Retry
+    policy: Policy
+    gate: Gate
 
 
-def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retry) -> Handler:
+def handler_for(
+    event_type: type[Event], target: Callable[..., Any], policy: Policy, breaker: Breaker = BREAKER
+) -> Handler:
     """The handler that *target* is. Raises ConfigError when it takes no such event or hides a parameter's type."""
     name = f"{target.__module__}.{target.__qualname__}"
     made_with: Parameters | None = None
@@ -56,7 +62,10 @@ def handler_for(event_type: type[Event], target: Callable[..., Any], retry: Retr
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
     is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
-    return Handler(name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, retry)
+    gate = Gate(breaker, name, "what a handler needs seems to be away:", "its events wait, and use up no attempts")
+    return Handler(
+        name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate
+    )
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Parameters:

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 import structlog
 from faust.types import TP
 
+from app.engine.back import Back
 from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
-from app.engine.pipeline import Abandoned, Pipeline, Work
-from app.errors import InvariantError, OperatingError
+from app.engine.pipeline import Pipeline, Work
+from app.engine.rest import Cancel, Rest
+from app.errors import InvariantError, OperatingError, UnsentError
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
 from app.storage.changelog import Processed
@@ -25,6 +27,7 @@ from app.wire.envelope import Outcome, Outgoing, Record
 log = structlog.get_logger()
 LINGER_STEP_S = 0.002
 LEASE_S = 0.05  # between two looks whether we are still a member of the group
+SEND_RETRY_S = (1.0, 30.0)  # between two tries to send what Kafka refuses: the first wait, the longest one
 FETCHES = 2  # one that is unpacked and one behind it, so that no partition runs dry between two polls
 
 
@@ -67,10 +70,12 @@ class Flow:
     """The records of one partition, from the fetch to the finished offset.
 
     *state* is what the partition remembers, *settler* makes it durable, None for a subscription that remembers nothing.
+    *begin* is the offset where reading begins.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # all that a flow is tied to
-        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, limits: Limits, ties: Ties
+        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, limits: Limits, ties: Ties,
+        begin: int = 0,
     ) -> None:  # fmt: skip
         self.tp = tp
         self.pipeline = pipeline
@@ -84,17 +89,22 @@ class Flow:
         self._ties = ties
         self.position = 0  # where the next fetch is expected to begin, or later
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
-        self._closed = asyncio.Event()
         self._quiet = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         processed = state.processed or Processed(0)
-        self.in_flight = InFlight(processed, limits.records, limits.bytes)
+        self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
         self._counts = Counter(processed.counts)  # of the partition, since its state began
+        self._resting: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
+        self.backs = {TP(topic, tp.partition): Back(limits.records) for topic in pipeline.topics_back}
+        self._is_back_due = False
+        self._back_timer: asyncio.TimerHandle | None = None
+        self.halted = ""  # why nothing more is started, in words
+        self.blocked = ""  # why nothing can be settled
 
     @property
     def settled_offset(self) -> int | None:
-        """What may be committed: everything below it is settled. None before any is."""
+        """What may be committed of the source: everything below it is settled. None before any is."""
         return self.offsets.next_offset if self._settler is None else self._settled_offset
 
     @property
@@ -102,10 +112,10 @@ class Flow:
         """Whether the subscription remembers anything."""
         return self._settler is not None
 
-    def renewed(self) -> "Flow":
+    def renewed(self, begin: int) -> "Flow":
         """A new flow for the same partition of a subscription that remembers nothing."""
         state = Partition(self.tp.partition, None, self.state.group_bytes)
-        return Flow(self.tp, self.pipeline, state, None, self._limits, self._ties)
+        return Flow(self.tp, self.pipeline, state, None, self._limits, self._ties, begin)
 
     # In.
 
@@ -120,11 +130,19 @@ class Flow:
         self._fetches.clear()
         self.position = self.offsets.newest + 1
 
+    def receive_back(self, tp: TP, packed: Packed) -> None:
+        """The same for a topic through which records come back."""
+        if not self.is_closing:
+            self.backs[tp].receive(packed.records(self._limits.chunk), packed.next_offset)
+            self._is_back_due = True
+
     def refill(self) -> bool:
         """Unpack some records for the lanes. False when nothing more may start now.
 
         Raises CorruptRecordException as `fetch.Packed` does.
         """
+        if self._is_back_due and not self.lanes.is_full and self._refill_back():
+            return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
             records = next(self._fetches[0], None)
             if records is not None:
@@ -138,10 +156,36 @@ class Flow:
         works = self.pipeline.works_of(left, self.state, stream_ms)
         self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
 
+    def _refill_back(self) -> bool:
+        """What has come back and is due; a timer sees to the rest."""
+        now_ms = time.time_ns() // 1_000_000
+        works = [
+            self.pipeline.work_back(returned, self._finisher(back), place, self.in_flight.stream_ms)
+            for back in self.backs.values()
+            for place, returned in back.take(now_ms, self._limits.chunk)
+        ]
+        self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
+        waits = [wait for back in self.backs.values() if (wait := back.due_in_s(now_ms)) is not None]
+        self._is_back_due = 0 in waits
+        if waits and not self._is_back_due:
+            self._back_timer = asyncio.get_running_loop().call_later(min(waits), self._look_back)
+        return bool(works)
+
+    def _finisher(self, back: Back) -> Callable[[int], None]:
+        def finished(place: int) -> None:
+            back.offsets.finished(place)
+            self._is_back_due = True
+
+        return finished
+
+    def _look_back(self) -> None:
+        self._is_back_due = True
+        self._ties.on_room(self)
+
     @property
     def has_more(self) -> bool:
         """Whether there is anything that has not started, and may when there is room."""
-        return bool(self.lanes.waiting or self._fetches)
+        return bool(self.lanes.waiting or self._fetches or self._is_back_due)
 
     @property
     def is_busy(self) -> bool:
@@ -150,17 +194,56 @@ class Flow:
 
     # At work.
 
-    def ended(self, record: Record, outcome: Outcome) -> None:
+    def ended(self, work: Work, outcome: Outcome) -> None:
         """A record was carried; its offset is finished when its group is settled."""
-        group = self.state.filling
-        if self._settler is None and not group.outbox:
-            self.pipeline.counts[outcome] += 1
-            self.offsets.finished(record.offset)
+        group, past = self.state.filling, work[5]
+        if past is not None and past.finished is not None:
+            group.returned.append((past.finished, past.place, outcome))
+        elif self._settler is None and not group.outbox:
+            self.pipeline.note(outcome)
+            self.offsets.finished(work[0].offset)
+            return
         else:
-            group.ended.append((record.offset, outcome))
-            if self._settling is None:
-                name = f"settle {self.tp.topic}-{self.tp.partition}"
-                self._settling = asyncio.create_task(self._settle(), name=name)
+            group.ended.append((work[0].offset, outcome))
+        self._start_settling()
+
+    def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
+        """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""
+        self.lanes.rest(lane, is_held=is_held)
+        work = (*work[:5], rest.past)
+        if self.is_closing:
+            self._drop(work)
+            self._check_quiet()
+        else:
+            self._resting[lane] = work, rest.until(lambda: self._resume(lane))
+            if rest.halts:
+                self._halt(rest.halts)
+        self._start_settling()
+
+    def _resume(self, lane: Hashable) -> None:
+        work, _ = self._resting.pop(lane, (None, None))
+        if work is not None:
+            self.lanes.resume(lane, work)
+            self._ties.on_room(self)
+
+    def _drop(self, work: Work) -> None:
+        """An event that rests is left to whoever has the partition next."""
+        past = work[5]
+        if past is not None and past.unit is not None:
+            past.unit.end()
+
+    def _drop_resting(self) -> None:
+        for work, cancel in self._resting.values():
+            cancel()
+            self._drop(work)
+        self._resting.clear()
+        if self._back_timer is not None:
+            self._back_timer.cancel()
+
+    def _halt(self, why: str) -> None:
+        self.halted = why
+        self.lanes.stop()
+        log.error(why, topic=self.tp.topic, partition=self.tp.partition)
 
     def finish(self, lane: Hashable) -> None:
         """The record that *lane* was held for has ended, one way or the other."""
@@ -168,14 +251,10 @@ class Flow:
         if self.is_closing:
             self._check_quiet()
 
-    async def wait(self, delay_s: float) -> None:
-        """Wait for another attempt. Raises Abandoned when the partition is taken away or the worker stops meanwhile."""
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._closed.wait()
-        except TimeoutError:
-            return
-        raise Abandoned
+    def _start_settling(self) -> None:
+        if self._settling is None and not self.state.is_settled:
+            name = f"settle {self.tp.topic}-{self.tp.partition}"
+            self._settling = asyncio.create_task(self._settle(), name=name)
 
     async def _settle(self) -> None:
         """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
@@ -213,14 +292,10 @@ class Flow:
 
     async def _settle_group(self, group: Group) -> bool:
         """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
-        if group.outbox:
-            await self._ties.publish(group.outbox)
-            self._ties.probe("published")
-        if not self._may_apply():
+        if group.outbox and not await self._publish(group.outbox):
             return False
-        offsets, outcomes = zip(*group.ended, strict=True)
-        self.offsets.finished_all(offsets)
-        ended = Counter(outcomes)
+        self.offsets.finished_all([offset for offset, _ in group.ended])
+        ended = Counter([outcome for _, outcome in group.ended])
         self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
@@ -229,9 +304,31 @@ class Flow:
                 return False
             self._settled_offset = processed.next_offset
         self.state.settled(processed)
+        for finished, place, outcome in group.returned:
+            finished(place)
+            ended[outcome] += 1
         for outcome, count in ended.items():
-            self.pipeline.counts[outcome] += count
+            self.pipeline.note(outcome, count)
         return True
+
+    async def _publish(self, records: Sequence[Outgoing]) -> bool:
+        """Have *records* leave, however long Kafka refuses them. False when the partition was taken away meanwhile."""
+        wait_s, longest_s = SEND_RETRY_S
+        self._ties.probe("publishing")
+        while self._may_apply():
+            try:
+                await self._ties.publish(records)
+            except UnsentError as error:
+                self.blocked = str(error)
+                log.error("nothing of the partition is settled until this is sent", topic=self.tp.topic,  # noqa: TRY400
+                          partition=self.tp.partition, error=str(error), again_in_s=wait_s)  # fmt: skip
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, longest_s)
+            else:
+                self.blocked = ""
+                self._ties.probe("published")
+                return self._may_apply()
+        return False
 
     def _may_apply(self) -> bool:
         return not self.state.is_abandoned
@@ -243,7 +340,7 @@ class Flow:
         self.is_closing = True
         self._fetches.clear()
         self.lanes.clear()
-        self._closed.set()
+        self._drop_resting()
         self._check_quiet()
         try:
             async with asyncio.timeout(timeout_s):
@@ -258,7 +355,7 @@ class Flow:
         self.state.is_abandoned = self.is_closing = True
         self._fetches.clear()
         self.lanes.clear()
-        self._closed.set()
+        self._drop_resting()
 
     def _check_quiet(self) -> None:
         if self.is_closing and not self.lanes.held and self._settling is None:

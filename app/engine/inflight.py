@@ -26,10 +26,12 @@ class Chunk(NamedTuple):
 class InFlight:
     """What was received of one partition and is not finished, in this assignment.
 
-    *processed* says how far an earlier owner was; *records* and *bytes* are how much may be in flight.
+    *processed* says how far an earlier owner was, *begin* where reading begins; *records* and *bytes* are how much may
+    be in flight.
     """
 
-    def __init__(self, processed: Processed, records: int, bytes: int) -> None:  # noqa: A002
+    def __init__(self, processed: Processed, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
+        self._begin = begin
         self.offsets = PartitionOffsets()
         self._records_max, self._bytes_max = records, bytes
         self._chunks: deque[Chunk] = deque()
@@ -79,11 +81,16 @@ class InFlight:
         )  # fmt: skip
         return self._is_held
 
+    @property
+    def stream_ms(self) -> int:
+        """The stream's time at the newest record."""
+        return self._stream_ms
+
     def processed(self, now_ms: int, counts: Mapping[str, int]) -> Processed:
         """How far the partition is by now; *counts* says how its records ended."""
         next_offset = self.offsets.next_offset
-        if next_offset is None:  # the first record is still in hand
-            next_offset = self._chunks[0].offsets[0]
+        if next_offset is None:  # the first record is still in hand, or has yet to come
+            next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
         ahead = self.offsets.ahead | self._ahead
         return Processed(next_offset, turns(next_offset, ahead), self._stream_at(next_offset), now_ms, dict(counts))
 

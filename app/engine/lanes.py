@@ -21,6 +21,7 @@ class Lanes(Generic[T]):
     def __init__(self, limit: int) -> None:
         self.held = 0
         self.waiting = 0
+        self.resting = 0  # lanes that are shut although nobody is at work on their record
         self._limit = limit
         self._busy: dict[Hashable, deque[T]] = {}  # held or free again: what waits behind the record of each lane
         self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
@@ -88,8 +89,26 @@ class Lanes(Generic[T]):
             del self._busy[lane]
         self.held -= 1
 
+    def rest(self, lane: Hashable, *, is_held: bool) -> None:
+        """The record of *lane* that was started last, or is held, rests: its lane stays shut, but counts no more."""
+        if not is_held:
+            self.hold(lane)
+        self.held -= 1
+        self.resting += 1
+
+    def resume(self, lane: Hashable, item: T) -> None:
+        """The record that rests is to start again, as *item*, before what waits behind it."""
+        self._busy[lane].appendleft(item)
+        self._free.append(lane)
+        self.waiting += 1
+        self.resting -= 1
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        self._limit = 0
+
     def clear(self) -> None:
-        """Forget what has not started."""
+        """Forget what has not started, and what rests."""
         self._batches.clear()
         self._batch = iter(())
         for lane in self._free:
@@ -97,4 +116,4 @@ class Lanes(Generic[T]):
         self._free.clear()
         for behind in self._busy.values():
             behind.clear()
-        self.waiting = 0
+        self.waiting = self.resting = 0

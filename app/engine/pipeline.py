@@ -9,57 +9,62 @@ The promise, which every other file serves:
 5. The dead letter topic holds the events that failed for good, bytes unchanged, and says why.
 
 Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew (who does it) ->
-**pipeline**: decode -> duplicate? -> handlers in a unit of work, again after a wait when they fail -> dead letter ->
-group -> settle -> offsets finished -> Faust commits them.
+**pipeline**: decode -> duplicate? -> handlers in a unit of work; what fails rests and is tried again, or leaves as a
+dead letter (`failing`) -> group -> settle -> offsets finished -> Faust commits them.
 """
 
-import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Literal
 
-import structlog
 from faust import Record as Event
 
-from app.deadletter.record import DeadLetters, Failure
+from app.deadletter.returned import Returned
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
-from app.engine.retry import Again
-from app.errors import DecodeError, InvariantError, OperatingError
+from app.engine.failing import Failing, GivenUp, Order, UnknownTypeError, place_of, sequence_of, words
+from app.engine.rest import Past, Rest, after, after_turn
+from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError, PermanentError
 from app.observe.metrics import Counts
-from app.state.dedupe import Dedupe
-from app.state.partition import Partition
-from app.state.unit import Unit, Unwound, Waiters, enter
+from app.state.dedupe import Dedupe, mark_key
+from app.state.partition import Finished, Partition
+from app.state.troubles import Tried
+from app.state.unit import Unit, Unwound, enter
 from app.storage.changelog import Mark, store_mark
 from app.storage.store import StoreError
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
-log = structlog.get_logger()
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
-Order = Literal["key", "partition"]
-Wait = Callable[[float], Awaitable[None]]  # seconds; raises Abandoned
 
 
 # A record that is to be carried; the key of its mark, if that is known before decoding; what the store had under it
-# when so many groups had reached it; the stream's time. A plain tuple, since one is made for every record.
-Work = tuple[Record, bytes, bytes | None, int, int]
-
-
-class Abandoned(Exception):  # noqa: N818  # no error: the event is left for whoever has the partition next
-    """The partition went away, or the worker stops, before the event was done."""
+# when so many groups had reached it; the stream's time; what is known of it from before, None for nearly all. A plain
+# tuple, since one is made for every record.
+Work = tuple[Record, bytes, bytes | None, int, int, Past | None]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Carries the events of one subscription. *dedupe* None takes every record for a new event."""
+    """Carries the events of one subscription. *dedupe* None takes every record for a new event.
+
+    *dedupe_back* is for those that come back from retry topics or from among the dead letters, so that twice is once.
+    """
 
     types: EventTypes
     dispatcher: Dispatcher
     dedupe: Dedupe | None
+    dedupe_back: Dedupe | None
     counts: Counts
     on_unknown_type: OnUnknownType
     order: Order
-    dead_letters: DeadLetters
+    failing: Failing
+    topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
+
+    def note(self, outcome: Outcome, count: int = 1) -> None:
+        """So many records have ended like that."""
+        self.counts[outcome] += count
+        if outcome == "handled":
+            self.failing.flood.passed += count
 
     def lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
         """What each record must not overtake: its key; without one its event id; or the whole partition."""
@@ -71,65 +76,97 @@ class Pipeline:
         """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
-            return zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, strict=False)
+            return zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, repeat(None), strict=False)
         try:
             stored, applied = self.dedupe.stored(state, keys), state.applied
         except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
             stored, applied = [None] * len(keys), -1
-        return zip(records, keys, stored, repeat(applied), stream_ms, strict=False)
+        return zip(records, keys, stored, repeat(applied), stream_ms, repeat(None), strict=False)
 
-    async def carry(self, work: Work, state: Partition, wait: Wait) -> Outcome:  # noqa: C901, PLR0912  # all of it
+    def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
+        """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
+        past = Past(back=back, finished=finished, place=place)
+        key = b""
+        if back.action == "retry":
+            past.tried[back.handler] = Tried(back.attempts, back.first_ms)
+        if back.handler:  # the event itself was handled, but for this handler
+            key = mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
+        elif self.dedupe_back is not None and self.dedupe_back.identity is None:
+            key = mark_key(event_id_of(back))
+        return back, key, None, -1, stream_ms, past
+
+    async def carry(self, work: Work, state: Partition) -> Outcome:
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
-        Raises Abandoned when *wait* does.
+        Raises Rest when that has to wait for something.
         """
-        record = work[0]
-        waiters = None
-        failed: dict[str, int] | None = None  # attempts by handler: undoing an event does not undo them
+        record, past = work[0], work[5]
+        unit = Unit(state, record) if past is None else self._resumed(past, record, state)
+        handlers: Sequence[Handler] = ()
         try:
+            if past is not None or state.troubles.any:
+                if past is not None and past.back is not None and past.back.action == "drop":
+                    self._end(unit, past)
+                    return "ignored"
+                past = self.failing.begin(record, sequence_of(record, self.order), past, state)
             event = self.types.decode(record)
             if event is None:
-                return self._unknown(record)
+                return self._unknown(record, past, unit)
             handlers = self.dispatcher.handlers_of(type(event))
-            while True:  # again after another event to which a row belonged, or when the disk is back: see state.unit
-                unit = Unit(state, record, waiters)
-                enter(unit)
+            if past is not None:
+                handlers = self._left(past, handlers)
+            enter(unit)
+            dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
+            if unit.mark is None and dedupe is not None and self._is_duplicate(dedupe, work, event, unit):
+                self._end(unit, past)
+                return "duplicate"
+            for handler in handlers:
+                gate = handler.gate
+                if gate.is_open and not gate.may_probe(place_of(record)):
+                    raise self.failing.at_gate(gate, unit, past)
+                before = unit.savepoint(handler.name)
                 try:
-                    if self.dedupe is not None and self._is_duplicate(self.dedupe, work, event, unit):
-                        return "duplicate"
-                    for handler in handlers:
-                        before = unit.savepoint(handler.name)
-                        try:
-                            await (
-                                handler.target(event)
-                                if handler.is_plain
-                                else self._call(handler, event, unit, failed.get(handler.name, 0) + 1 if failed else 1)
-                            )
-                        except Exception as error:  # noqa: BLE001  # whatever a handler raises
-                            unit.rollback(before)
-                            failed = failed or {}
-                            await self._retry(handler, event, unit, error, wait, failed)
-                    if not unit.is_undone:
-                        if unit.has_effects:
-                            unit.join()
-                        return "handled"
-                except (Exception, Unwound, BaseExceptionGroup):
-                    if not unit.is_undone:
-                        raise
-                finally:
-                    unit.is_ended = True
-                    if unit.is_live or unit.waiters:
-                        unit.end()
-                waiters = await _next_turn(unit, wait)
-        except (Abandoned, OperatingError):
+                    await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever a handler raises
+                    unit.rollback(before)
+                    past = self._failed(handler, handlers, error, unit, past)
+                else:
+                    gate.passed += 1
+                    if gate.is_open:
+                        gate.let_all_pass()
+            if unit.is_undone:
+                raise Unwound
+            if unit.has_effects:
+                unit.join()
+            self._end(unit, past)
+            return "handled"
+        except Rest as rest:
+            if rest.past.unit is unit:
+                unit.is_resting = True
+                unit.suspend()  # what it has touched is its own
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a handler raised for the last time
-            self._bury(record, error, state)
+        except (Exception, Unwound, BaseExceptionGroup) as error:
+            if unit.is_undone:
+                raise self._again(unit, past) from None
+            if isinstance(error, OperatingError) or not isinstance(error, Exception):
+                raise
+            self._bury(error, unit, past)
             return "dead_lettered"
+        finally:
+            if not unit.is_resting:
+                unit.is_ended = True
+                if unit.is_live or unit.waiters:
+                    unit.end()
+
+    @staticmethod
+    def _resumed(past: Past, record: Record, state: Partition) -> Unit:
+        unit = past.unit or Unit(state, record, past.waiters())
+        unit.is_resting = False
+        return unit
 
     def _is_duplicate(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> bool:
         """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
-        record, key, stored, applied, stream_ms = work
+        record, key, stored, applied, stream_ms, _ = work
         key = key or dedupe.key(event)
         earlier = dedupe.earlier(unit, type(event), key, applied, stored, stream_ms)
         if earlier is not None:
@@ -138,66 +175,69 @@ class Pipeline:
         unit.mark = key, store_mark(Mark(stream_ms, record.offset))
         return False
 
-    def _unknown(self, record: Record) -> Outcome:
+    def _unknown(self, record: Record, past: Past | None, unit: Unit) -> Outcome:
         """What becomes of a record whose type has no handler here."""
         if self.on_unknown_type == "fail":
-            raise InvariantError(f"{_place(record)} is of a type that nobody here handles")
+            raise InvariantError(f"{words(record)} is of a type that nobody here handles")
         if self.on_unknown_type == "dead_letter":
-            raise DecodeError("$", "a type that nobody here handles")
+            raise UnknownTypeError("a type that nobody here handles")
+        self._end(unit, past)
         return "ignored"
 
-    async def _call(self, handler: Handler, event: Event, unit: Unit, attempt: int) -> None:
-        delivery = delivery_of(unit.record, unit.event_id, attempt) if handler.wants_delivery else None
+    @staticmethod
+    def _left(past: Past, handlers: Sequence[Handler]) -> Sequence[Handler]:
+        """Those that have yet to run. Raises PermanentError when the only one that should is not there any more."""
+        left = past.left(handlers)
+        if past.back is not None and past.back.handler and not left and not past.done:
+            raise PermanentError(f"there is no handler {past.back.handler} any more")
+        return left
+
+    async def _call(self, handler: Handler, event: Event, unit: Unit, past: Past | None) -> None:
+        delivery = None
+        if handler.wants_delivery:
+            tried = past.tried.get(handler.name) if past is not None else None
+            delivery = delivery_of(unit.record, unit.event_id, tried.attempts + 1 if tried is not None else 1)
         await self.dispatcher.call(handler, event, delivery)
 
-    async def _retry(  # noqa: PLR0913, PLR0917  # all that an attempt needs
-        self, handler: Handler, event: Event, unit: Unit, error: Exception, wait: Wait, failed: dict[str, int]
-    ) -> None:  # fmt: skip
-        """After a failed attempt: run the handler again until it succeeds, or raise its last error.
+    def _failed(  # all that an attempt has
+        self, handler: Handler, handlers: Sequence[Handler], error: Exception | asyncio.CancelledError, unit: Unit,
+        past: Past | None,
+    ) -> Past:  # fmt: skip
+        """An attempt failed, see `Failing.failed`; or the event was undone, whatever its handler made of that."""
+        if isinstance(error, asyncio.CancelledError):
+            if not unit.is_timed_out:
+                raise error
+            unit.is_timed_out = False
+            error = HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s")
+        if unit.is_undone:
+            raise Unwound
+        return self.failing.failed(handler, handlers, error, unit, past)
 
-        *failed* counts the attempts of each handler. They count although the event is undone in between: else two
-        events that fail for good, and want the same row, would undo each other for ever.
-        """
-        while not unit.is_undone:  # else the handler made its own error of what was to pass through it
-            attempt = failed[handler.name] = failed.get(handler.name, 0) + 1
-            decision = handler.retry.decide(error, attempt)
-            if not isinstance(decision, Again):
-                break
-            self.counts["retried"] += 1
-            log.info("again", record=_place(unit.record), handler=handler.name, attempt=attempt,
-                     delay_s=decision.delay_s)  # fmt: skip
-            await wait(decision.delay_s)
-            before = unit.savepoint(handler.name)
-            try:
-                await self._call(handler, event, unit, attempt + 1)
-            except Exception as again:  # noqa: BLE001  # whatever a handler raises
-                unit.rollback(before)
-                error = again
-            else:
-                return
-        raise error
+    @staticmethod
+    def _again(unit: Unit, past: Past | None) -> Rest:
+        """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
+        unit.end()
+        unit.is_live = False
+        past = past or Past()
+        past.unit, past.done = None, frozenset()
+        if unit.in_the_way is None:
+            return Rest(past, after(STORE_RETRY_S))
+        past.turn = unit.turn()
+        return Rest(past, after(0) if past.turn is None else after_turn(past.turn))
 
-    def _bury(self, record: Record, error: Exception, state: Partition) -> None:
-        """Put the dead letter into the group: it leaves before the event's offset is finished."""
-        kind, event_id = type(error).__qualname__, event_id_of(record)
-        log.warning("dead letter", record=_place(record), event_id=event_id, error=kind, reason=str(error)[:256])
-        failure = Failure("permanent", error, time.time_ns() // 1_000_000)
-        state.filling.outbox.append(self.dead_letters.letter(record, failure))
+    def _bury(self, error: Exception, unit: Unit, past: Past | None) -> None:
+        """Put the dead letter into the group. Raises Rest when it must not leave."""
+        if isinstance(error, GivenUp):
+            failure = error.failure
+        elif not unit.handler and isinstance(error, (DecodeError, UnknownTypeError)):
+            failure = self.failing.undecodable(error, past)
+        else:
+            failure = self.failing.broken(error, unit.handler, past)
+        self.failing.bury(failure, unit, sequence_of(unit.record, self.order), past)
+        if past is not None:
+            self.failing.ended(unit.record, None, past, unit.partition, is_dead=True)
 
-
-async def _next_turn(unit: Unit, wait: Wait) -> Waiters | None:
-    """Wait until the event in the way of *unit* has ended, or for the disk. Returns who waits behind this one then.
-
-    Raises Abandoned when the partition was taken away meanwhile; those behind it have their turn to learn it, too.
-    """
-    waiters = await unit.wait_for_owner()
-    try:
-        await wait(0 if unit.in_the_way is not None else STORE_RETRY_S)
-    except Abandoned:
-        Unit(unit.partition, unit.record, waiters).end()
-        raise
-    return waiters
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}-{record.partition} offset {record.offset}"
+    def _end(self, unit: Unit, past: Past | None) -> None:
+        if past is not None:
+            sequence = sequence_of(unit.record, self.order)
+            self.failing.ended(unit.record, sequence, past, unit.partition, is_dead=False)

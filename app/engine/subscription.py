@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from faust import Record as Event
 
 from app.engine.dispatch import OnUnknownType
-from app.engine.pipeline import Order
+from app.engine.failing import OnDeadLetter, Order
 from app.errors import ConfigError
 from app.observe.metrics import Counts
-from app.state.dedupe import Dedupe, Identity
+from app.state.dedupe import DEFAULT_WINDOW, Dedupe, Identity
 from app.state.partition import Partition
 from app.state.tables import Table
 
@@ -29,6 +29,7 @@ class Options:
     on_unknown_type: OnUnknownType
     order: Order
     dedupe: Dedupe | None
+    on_dead_letter: OnDeadLetter
 
 
 class Subscription:
@@ -53,12 +54,18 @@ class Subscription:
     @property
     def topic_name(self) -> str:
         """The topic's name on the cluster."""
-        return str(self.topic.get_topic_name())
+        return str(self.topic.topics[0])  # Faust's topic reads those as well through which records come back
 
     @property
     def state_topic(self) -> str | None:
         """The state changelog's name on the cluster, None for a subscription that remembers nothing."""
-        return self._state_topic if self.tables or self.options.dedupe is not None else None
+        remembers = self.tables or self.options.dedupe is not None or self.options.on_dead_letter == "sequence"
+        return self._state_topic if remembers else None
+
+    @property
+    def dedupe_back(self) -> Dedupe | None:
+        """How records that come back are recognised: they are, whatever was said about those that come first."""
+        return self.options.dedupe or (Dedupe(DEFAULT_WINDOW // MS) if self.state_topic is not None else None)
 
     def Table(  # noqa: N802  # Faust users know it by this name
         self,

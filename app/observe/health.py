@@ -87,6 +87,24 @@ async def prepare_state_topics(
             )
 
 
+async def prepare_topics_back(
+    settings: KafkaConfig, topics: Mapping[str, int], retention_h: float, timeout_s: float
+) -> None:
+    """Create the topics through which records come back to the group (name -> partitions of the source), if missing.
+
+    Raises ConfigError when one has another number of partitions than its source, UnavailableError as `create_topics`.
+    """
+    configs = {"retention.ms": str(round(retention_h * 3_600_000)), "message.timestamp.type": "LogAppendTime"}
+    await create_topics(settings, topics, timeout_s, configs)
+    there = await partitions_of(settings, topics, timeout_s)
+    for name, wanted in topics.items():
+        if there.get(name, wanted) != wanted:
+            raise ConfigError(
+                f"topic {name} has {there[name]} partitions, its source {wanted}: records come back to the partition "
+                "that they came from, so the numbers must be equal; when it is empty, delete it"
+            )
+
+
 def log_consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     """A consumer without a group, for reading state changelogs."""
     return AIOKafkaConsumer(

@@ -1,6 +1,6 @@
 """What is counted, per subscription. One observer: the pipeline counts an outcome once, when it is settled."""
 
-from collections import deque
+from collections import Counter, deque
 from typing import NamedTuple, get_args
 
 from app.wire.envelope import Outcome, Record
@@ -19,14 +19,19 @@ class Duplicate(NamedTuple):
 
 
 class Counts(dict[str, int]):
-    """Records since this worker started: by how they ended, plus attempts that failed and were `retried`.
+    """Records since this worker started: by how they ended; attempts that failed and were `retried` or `postponed`.
 
-    *duplicates* explains the last ones.
+    *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of the error.
     """
 
     def __init__(self) -> None:
-        super().__init__(dict.fromkeys((*get_args(Outcome), "retried"), 0))
+        super().__init__(dict.fromkeys((*get_args(Outcome), "retried", "postponed"), 0))
+        self.failures: Counter[tuple[str, str, str]] = Counter()
         self.duplicates: deque[Duplicate] = deque(maxlen=DUPLICATES_KEPT)
+
+    def note_failure(self, kind: str, handler: str, error: str) -> None:
+        """Count a dead letter by why it is one."""
+        self.failures[kind, handler, error] += 1
 
     def note_duplicate(self, event_id: str, record: Record, first_seen_ms: int, first_offset: int) -> None:
         """Remember why a record was not handled."""

@@ -18,7 +18,7 @@ from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
 from app.config import KafkaConfig, load_settings
-from app.errors import OperatingError, UnavailableError
+from app.errors import OperatingError, UnavailableError, UnsentError
 from app.publish.batches import PartitionBatches, one_batch
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
@@ -49,6 +49,7 @@ class Producer:
     def __init__(self, settings: KafkaConfig | None = None) -> None:
         self.settings = settings or load_settings().kafka
         self._producer: AIOKafkaProducer | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # producers that were replaced
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -80,7 +81,7 @@ class Producer:
         """Send what is still buffered and disconnect."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await producer.stop()
+            await asyncio.gather(producer.stop(), *self._leaving, return_exceptions=True)
 
     async def produce(  # noqa: PLR0913  # what a Kafka record has
         self,
@@ -150,6 +151,46 @@ class Producer:
             for begin in (sent[topic, partition][batch_number],)
         ]
 
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Send what events publish and the dead letters among it, and wait for every one.
+
+        A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the cause and the
+        cure when Kafka does not take one: some may have been sent. They may be delivered again, by the same ids.
+        """
+        try:
+            try:
+                await self.send_all(records)
+            except MessageSizeTooLargeError:
+                await self._renew()
+                for record in records:
+                    await self._deliver_alone(record)
+        except (KafkaError, TimeoutError) as error:
+            await self._renew()
+            topics = ", ".join(sorted({record.topic for record in records}))
+            raise UnsentError(f"Kafka does not take records for {topics}: {_cause(error)}") from error
+
+    async def _deliver_alone(self, record: Outgoing) -> None:
+        try:
+            await self.send_all([record])
+        except MessageSizeTooLargeError:
+            if record.fallback is None:
+                raise
+            await self._renew()
+            await self.send_all([record.fallback])
+
+    async def _renew(self) -> None:
+        """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.
+
+        What the old one has in hand is sent by it.
+        """
+        old = self._producer
+        if old is None:
+            return
+        await self.start()
+        leaving = asyncio.create_task(old.stop(), name="old producer")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
     async def send_batch(
         self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
     ) -> Awaitable[int]:
@@ -188,6 +229,15 @@ class Producer:
         if self._producer is None:
             raise PublishError("the producer is not connected: use `async with Producer() as producer`")
         return self._producer
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong, and what helps."""
+    if isinstance(error, MessageSizeTooLargeError):
+        return "one is larger than the topic takes; raise its max.message.bytes"
+    if isinstance(error, TimeoutError):
+        return "no answer in time; the topic may be missing, or the cluster away"
+    return f"{type(error).__name__}: {error}"
 
 
 async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: float) -> int:

@@ -5,28 +5,37 @@ sees what the events before it did although nothing of that is durable yet.
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from app.storage.changelog import Processed
+from app.state.troubles import Troubles
+from app.storage.changelog import RECORD_OVERHEAD, Processed
 from app.storage.store import Store
 from app.wire.envelope import Outcome, Outgoing
 
 RECENT = 8  # groups; more than are settled between looking a record up and handling it
+Finished = Callable[[int], None]
 Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the row is deleted
 
 
 class Group:
     """The last value of every row that its events changed, their marks, what they publish, and how each ended."""
 
-    __slots__ = ("ended", "marks", "outbox", "rows", "size")
+    __slots__ = ("ended", "marks", "outbox", "returned", "rows", "size")
 
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.marks: dict[bytes, bytes] = {}  # as the store keeps them
         self.outbox: list[Outgoing] = []
         self.ended: list[tuple[int, Outcome]] = []  # by offset
+        self.returned: list[tuple[Finished, int, Outcome]] = []  # those that came back: whom to tell which offset
         self.size = 0  # bytes of its record batch, rather more than less
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it is to be settled."""
+        return not (self.ended or self.returned or self.rows or self.outbox)
 
 
 class Partition:
@@ -44,6 +53,7 @@ class Partition:
         self.applied = 0
         self.is_abandoned = False  # nothing of it may be written any more
         self.processed: Processed | None = None  # as of the last group that reached the store, or of the start
+        self.troubles = Troubles()
         self.filling = Group()
         self._sealed: deque[Group] = deque()
         self._warm: Rows = {}  # what the store holds of rows that were settled lately
@@ -86,10 +96,20 @@ class Partition:
 
     def group_for(self, size: int) -> Group:
         """The group that takes *size* more bytes: the one that fills, or a new one when it would get too large."""
-        if self.filling.size + size > self.group_bytes and self.filling.ended:
+        if self.filling.size + size > self.group_bytes and not self.filling.is_empty:
             self._seal()
         self.filling.size += size
         return self.filling
+
+    def note(self, key: bytes, value: bytes | None) -> None:
+        """Have a row of the engine's own settled with the group that fills, if anything is remembered at all."""
+        if self.store is not None:
+            self.group_for(len(key) + len(value or b"") + RECORD_OVERHEAD).rows[key] = value
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be settled."""
+        return not self._sealed and self.filling.is_empty
 
     @property
     def is_filling(self) -> bool:
@@ -97,9 +117,9 @@ class Partition:
         return not self._sealed
 
     def next_to_settle(self) -> Group | None:
-        """The oldest group, None when nothing has ended. Nothing joins it any more."""
+        """The oldest group, None when there is nothing to settle. Nothing joins it any more."""
         if not self._sealed:
-            if not self.filling.ended:
+            if self.filling.is_empty:
                 return None
             self._seal()
         return self._sealed[0]

@@ -44,6 +44,8 @@ class Unit:
     is_undone = False  # to be handled again: another one is in the way, or the store could not be read
     is_live = False  # it has suspended, and owns what it touched
     is_ended = False
+    is_resting = False  # it has not ended, but nobody is at work on it
+    is_timed_out = False  # its attempt was cancelled because it took too long
     _touched = NO_TOUCHED  # a set in the order of touching
     _event_id = ""
     _first = 0  # place in the outbox of the first event that the current handler publishes
@@ -186,8 +188,11 @@ class Unit:
         if self.waiters:
             self._pass_on()
 
-    async def wait_for_owner(self) -> "Waiters | None":
-        """After `end`: wait until the event that was in the way has ended. Returns who waits behind this one then."""
+    def turn(self) -> "asyncio.Future[Waiters] | None":
+        """After `end`: done when the event that was in the way has ended; says who waits behind this one then.
+
+        None when there is nobody to wait for.
+        """
         owner = self.in_the_way
         if owner is None or owner.is_ended:
             return None
@@ -195,7 +200,7 @@ class Unit:
             owner.waiters = deque()
         turn: asyncio.Future[Waiters] = asyncio.get_running_loop().create_future()
         owner.waiters.append(turn)
-        return await turn
+        return turn
 
     def _pass_on(self) -> None:
         """Wake the first one that waits; the others wait for that one from now on, lest they all run in vain."""

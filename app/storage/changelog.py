@@ -4,6 +4,8 @@ One topic holds everything that a subscription remembers, one partition for each
 
     t TABLE \0 KEY           a row of a table
     p PERIOD EPOCH NUMBER    a pack: the marks of the events that were settled together
+    a OFFSET                 how often the event at an offset of the source was tried, while it is not done with
+    d OFFSET                 a dead letter that later events of its key wait behind
     \0processed              how far the source is settled
     \0claim                  who owns the partition from here on
     \0reset                  everything before this counts no more
@@ -19,6 +21,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 ROW, PACK = b"t", b"p"
+ATTEMPTS, DEAD = b"a", b"d"
 MARK = b"m"  # of one event, by the digest of its id; in the store only, made from packs
 PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
 EPOCH = "epoch"  # the name of the header
@@ -29,6 +32,7 @@ _epoch = struct.Struct(">q")
 _mark = struct.Struct(">16s16s")
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
+_place_key = struct.Struct(">cq")
 
 
 class Logged(Protocol):
@@ -112,6 +116,16 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
         if name == EPOCH:
             return int(_epoch.unpack(value)[0])
     return 0
+
+
+def place_key(kind: bytes, offset: int) -> bytes:
+    """The key of a row about the event at an offset of the source."""
+    return _place_key.pack(kind, offset)
+
+
+def place_of(key: bytes) -> int:
+    """The offset that such a row is about."""
+    return int(_place_key.unpack(key)[1])
 
 
 def pack_key(period_ms: int, epoch: int, number: int) -> bytes:

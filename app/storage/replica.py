@@ -7,7 +7,9 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.storage.changelog import (
+    ATTEMPTS,
     CLAIM,
+    DEAD,
     PACK,
     PROCESSED,
     RESET,
@@ -67,6 +69,11 @@ class Replica:
                     put(mark, seen)
             elif key == PROCESSED and value is not None:
                 put(key, value)
+            elif kind in (ATTEMPTS, DEAD):
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
             elif key == CLAIM and value is not None:
                 self._claimed(decode_claim(value))
             else:

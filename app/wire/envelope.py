@@ -29,7 +29,10 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A record that is ready to leave. *partition* None lets the key decide, *timestamp_ms* None means now."""
+    """A record that is ready to leave. *partition* None lets the key decide, *timestamp_ms* None means now.
+
+    *fallback* leaves in its place when it is too large.
+    """
 
     topic: str
     key: bytes | None
@@ -37,6 +40,7 @@ class Outgoing:
     headers: Headers = ()
     partition: int | None = None
     timestamp_ms: int | None = None
+    fallback: "Outgoing | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from app.state.commit import Probe, Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
 from app.state.tables import Table
-from app.storage.changelog import PROCESSED, decode_processed
+from app.state.troubles import Troubles
+from app.storage.changelog import ATTEMPTS, DEAD, PROCESSED, decode_processed
 from app.storage.log import LogReader, Sender
 from app.storage.replica import Replica
 from app.storage.restore import Restorer
@@ -122,6 +123,8 @@ class Holdings:
         partition = Partition(tp.partition, store, self.group_bytes)
         raw = store.get(PROCESSED) if store is not None else None
         partition.processed = decode_processed(raw) if raw is not None else None
+        if store is not None:
+            partition.troubles = Troubles([*store.items(ATTEMPTS), *store.items(DEAD)])
         self.held[tp] = Held(partition, settler)
         self.remembered[tp.topic].held[tp.partition] = partition
 

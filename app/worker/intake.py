@@ -23,28 +23,47 @@ class Intake:
     """Opens a flow for each assigned partition and feeds the crew. *on_fault* ends the worker."""
 
     def __init__(  # noqa: PLR0913, PLR0917  # what all flows are tied to
-        self, limits: Limits, concurrency: int, may_write: Callable[[], bool],
+        self, limits: Limits, concurrency: int, timeouts_s: Mapping[str, float], may_write: Callable[[], bool],
         publish: Callable[[Sequence[Outgoing]], Awaitable[object]], on_fault: Callable[[Exception], Awaitable[Any]],
         probe: Probe,
     ) -> None:  # fmt: skip
         self.flows: dict[TP, Flow] = {}
-        self.crew = Crew(concurrency, on_fault)
+        self.crew = Crew(concurrency, on_fault, timeouts_s)
+        self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
         self._limits = limits
         self._ties = Ties(may_write, publish, on_fault, self.crew.wake, probe)
 
-    def open(self, assigned: Mapping[TP, tuple[Pipeline, Held]]) -> None:
-        """Start new flows: whatever is still in hand of an earlier assignment ends in the old ones, unseen."""
+    def open(self, assigned: Mapping[TP, tuple[Pipeline, Held, int]]) -> None:
+        """Start new flows, each with the offset where it begins.
+
+        Whatever is still in hand of an earlier assignment ends in the old ones, unseen.
+        """
         self.abandon()
         self.flows = {
-            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties)
-            for tp, (pipeline, held) in assigned.items()
+            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties, begin)
+            for tp, (pipeline, held, begin) in assigned.items()
         }
+        self.returning = {back: flow for flow in self.flows.values() for back in flow.backs}
+
+    def settled_offset(self, tp: TP) -> int | None:
+        """What may be committed of a partition. Raises KeyError when it is none of ours."""
+        flow = self.flows.get(tp)
+        return flow.settled_offset if flow is not None else self.returning[tp].backs[tp].offsets.next_offset
+
+    @property
+    def ours(self) -> list[TP]:
+        """The partitions that flows read."""
+        return [*self.flows, *self.returning]
 
     def receive(self, tp: TP, packed: Packed) -> Flow | None:
         """Give a fetch to its flow, None when nobody has the partition any more."""
-        flow = self.flows.get(tp)
+        back = self.returning.get(tp)
+        flow = self.flows.get(tp) if back is None else back
         if flow is None or flow.is_closing:
             return None
+        if back is not None:
+            back.receive_back(tp, packed)
+            return back
         if packed.first_offset < flow.position:
             if flow.has_state:
                 raise ConfigError(
@@ -55,7 +74,8 @@ class Intake:
             log.warning("the log was rewound; it is read again", topic=tp.topic, partition=tp.partition,
                         offset=packed.first_offset, was_at=flow.position)  # fmt: skip
             flow.abandon()
-            flow = self.flows[tp] = flow.renewed()
+            flow = self.flows[tp] = flow.renewed(packed.first_offset)
+            self.returning |= dict.fromkeys(flow.backs, flow)
         flow.receive(packed)
         return flow
 
@@ -63,10 +83,13 @@ class Intake:
         """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""
         if tp in self.flows:
             self.flows[tp].forget()
+        elif tp in self.returning:
+            self.returning[tp].backs[tp].forget()
 
     def busy(self) -> set[TP]:
         """The partitions that need no further fetch now."""
-        return {tp for tp, flow in self.flows.items() if flow.is_busy}
+        busy = {tp for tp, flow in self.flows.items() if flow.is_busy}
+        return busy | {tp for tp, flow in self.returning.items() if flow.backs[tp].is_busy}
 
     async def close(self, timeout_s: float) -> bool:
         """Take no more, and wait for the work in hand. False when it did not end in time."""

@@ -31,7 +31,7 @@ BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, wh
 class Host(Protocol):
     """What the transport needs of our app beside Faust's own."""
 
-    pipelines: Mapping[str, Pipeline]  # by topic
+    pipelines: Mapping[str, Pipeline]  # by source topic
     intake: Intake
     holdings: Holdings
     on_commit_ahead: OnCommitAhead
@@ -54,7 +54,7 @@ class Deliveries(faust.Stream[Any]):
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only
-        if isinstance(channel, faust.Topic) and channel.get_topic_name() in cast(Any, self.app).pipelines:
+        if isinstance(channel, faust.Topic) and any(map(cast(Any, self.app).is_carried, channel.topics)):
             raise TypeError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
         return super().__aiter__()
 
@@ -113,7 +113,7 @@ class Consumer(driver.Consumer):
         taken: dict[TP, Packed] = {
             TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
         }
-        ours = {tp for tp in taken if tp.topic in self._host.pipelines}
+        ours = {tp for tp in taken if self._host.is_carried(tp.topic)}
         # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
         flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
@@ -158,13 +158,15 @@ class Consumer(driver.Consumer):
         return committed
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        ours = (tp for tp in self._host.intake.flows if topics is None or tp in topics or tp.topic in topics)
+        ours = (tp for tp in self._host.intake.ours if topics is None or tp in topics or tp.topic in topics)
         yield from ours
         yield from super()._filter_tps_with_pending_acks(topics)
 
     def _new_offset(self, tp: TP) -> int | None:
-        flow = self._host.intake.flows.get(tp)
-        return flow.settled_offset if flow is not None else super()._new_offset(tp)
+        try:
+            return self._host.intake.settled_offset(tp)  # type: ignore[no-any-return]  # the host is Any
+        except KeyError:
+            return super()._new_offset(tp)
 
     async def perform_seek(self) -> None:
         """Set every position explicitly.
@@ -178,11 +180,22 @@ class Consumer(driver.Consumer):
         await super().perform_seek()
         self._renew_lease()
         held: dict[TP, Held] = {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
-        for tp, offset in (await self._starts(held)).items():
+        starts = {**await self._starts(held), **await self._starts_back()}
+        for tp, offset in starts.items():
             await self.seek(tp, offset)
         self._host.intake.open({
-            tp: (self._host.pipelines[tp.topic], of) for tp, of in held.items() if not of.partition.is_abandoned
+            tp: (self._host.pipelines[tp.topic], of, starts.get(tp, self._committed_offset[tp]) or 0)
+            for tp, of in held.items() if not of.partition.is_abandoned
         })  # fmt: skip
+
+    async def _starts_back(self) -> dict[TP, int]:
+        """Where reading begins of topics through which records come back: all of them, if nobody says otherwise."""
+        unknown = {
+            tp for tp in self.assignment()
+            if tp.topic not in self._host.pipelines and self._host.is_carried(tp.topic) and self._read_offset[tp] is None
+        }  # fmt: skip
+        begins = await self.earliest_offsets(*unknown)
+        return {tp: begins[tp] for tp in unknown}
 
     async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
         """Where reading begins, where that is not the committed offset: the state is the truth.

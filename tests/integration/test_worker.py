@@ -283,8 +283,13 @@ def test_a_failing_handler_is_tried_again_then_dead_lettered(
     assert worker.rows("attempts") == {"first": 1, "second": 1, "last": 1}
     found = counts(worker, "slow-events")
     assert (found["handled"], found["dead_lettered"], found["retried"]) == (3, 2, 1 + 2)
-    reasons = {d.value: dict(d.headers)["error-class"] for d in read_all(kafka, "slow-events.dead-letter")}
-    assert reasons == {b'{"name":"never"}': b"TransientError", b'{"name":"hopeless"}': b"PermanentError"}
+    reasons = {
+        d.value: dict(d.headers)["__streams.errors.exception"] for d in read_all(kafka, "slow-events.dead-letter")
+    }
+    assert reasons == {
+        b'{"name":"never"}': b"app.errors.TransientError",
+        b'{"name":"hopeless"}': b"app.errors.PermanentError",
+    }
 
 
 def test_a_stop_that_cannot_wait_is_75_and_loses_nothing(

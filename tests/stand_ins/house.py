@@ -14,7 +14,7 @@ from app.engine.flow import Flow, Limits, Ties
 from app.observe.metrics import Counts
 from app.state.partition import Group, Partition
 from app.storage.changelog import Processed
-from app.wire.envelope import Outgoing
+from app.wire.envelope import Outcome, Outgoing
 
 Handler = Callable[[Any], Awaitable[None]]
 
@@ -43,6 +43,8 @@ class Fetch:
 class Carrier:
     """Stands for the pipeline: runs *handler*; a record whose key begins with `!` publishes an event."""
 
+    topics_back: tuple[str, ...] = ()
+
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.counts = Counts()
@@ -53,12 +55,16 @@ class Carrier:
 
     def works_of(self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]) -> Iterator[Any]:
         """Just the records."""
-        return zip(records, strict=False)
+        return ((record, b"", None, -1, 0, None) for record in records)
 
-    async def carry(self, work: Any, state: Partition, wait: Any) -> str:
+    def note(self, outcome: Outcome, count: int = 1) -> None:
+        """Count them."""
+        self.counts[outcome] += count
+
+    async def carry(self, work: Any, state: Partition) -> str:
         """Run the handler."""
         of = work[0]
-        await self.handler(SimpleNamespace(record=of, wait=wait))
+        await self.handler(SimpleNamespace(record=of, past=work[5]))
         if of.key.startswith(b"!"):
             state.filling.outbox.append(Outgoing("t", None, b"%d" % of.offset))
         return "handled"

@@ -13,7 +13,7 @@ from app.engine.dispatch import Dispatcher, EventTypes, handler_for
 from app.engine.flow import Flow, Limits, Ties
 from app.engine.offsets import start_position
 from app.engine.pipeline import Pipeline
-from app.engine.retry import Retry
+from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.state.dedupe import Dedupe
@@ -25,6 +25,7 @@ from app.storage.restore import Restorer
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Holdings, Remembered
 from tests.stand_ins.deeds import Deeds
+from tests.stand_ins.failing import NEVER, failing_of
 from tests.stand_ins.house import Fetch
 from tests.stand_ins.log import TOPIC, Fold, Log, Wire, fold, kept
 from tests.stand_ins.scenario import ATTEMPTS, Deed, Plan, Scenario
@@ -186,10 +187,13 @@ class Worker:
     def pipeline(self) -> Pipeline:
         """The real one, with two handlers."""
         dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
-        retry = Retry(ATTEMPTS, 0.0)
+        policy = Policy(Retry(ATTEMPTS, 0.0))
         for handler in (self.deeds.first, self.deeds.second):
-            dispatcher.add(handler_for(Deed, handler, retry))
-        return Pipeline(EventTypes("t", [Deed]), dispatcher, self.dedupe, Counts(), "ignore", "key")
+            dispatcher.add(handler_for(Deed, handler, policy, NEVER))
+        counts = Counts()
+        return Pipeline(
+            EventTypes("t", [Deed]), dispatcher, self.dedupe, self.dedupe, counts, "ignore", "key", failing_of(counts)
+        )
 
     # What it is told.
 

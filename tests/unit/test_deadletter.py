@@ -1,45 +1,174 @@
 """The dead letter: original bytes, the mission's headers in its own encoding, nothing of the payload in the error."""
 
 import struct
-from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
-from app.deadletter.record import dead_letter, origin_of
-from app.errors import PermanentError
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-AT = datetime(2026, 11, 23, 20, 15, 59, 123456, tzinfo=UTC)
-RECORD = SimpleNamespace(
-    topic="order-events", partition=7, offset=2**40, timestamp=1234, key=b"\xff", value=None, headers=[("ce_id", b"1")]
-)
+from app.deadletter.masking import masked
+from app.deadletter.names import audit_topic, dead_letter_topic, redrive_topic, retry_topic
+from app.deadletter.record import DeadLetters, Failure, origin_of, our_headers, sender_headers
+from app.deadletter.returned import Returned, outgoing, returned, returning
+from app.errors import DecodeError, PermanentError, TransientError
+
+AT_MS = 1_795_464_959_123
+LETTERS = DeadLetters("order-events.dead-letter", 8, "billing", "1.4.2")
+FAILURE = Failure("exhausted", TransientError("no"), AT_MS, "agents.orders.reserve", 3, AT_MS - 6_000)
+HEADERS_MAX = 4096
+
+
+def record(**changes: Any) -> Any:
+    """A record as it comes from Kafka."""
+    return SimpleNamespace(**{
+        "topic": "order-events", "partition": 7, "offset": 2**40, "timestamp": 1234, "key": b"\xff",
+        "value": None, "headers": [("ce_id", b"1")], **changes,
+    })  # fmt: skip
+
+
+def read(out: Any, offset: int = 0) -> Any:
+    """An outgoing record as it is read again."""
+    return record(
+        topic=out.topic, partition=out.partition, offset=offset, key=out.key, value=out.value,
+        headers=tuple(out.headers), timestamp=out.timestamp_ms if out.timestamp_ms is not None else 99,
+    )  # fmt: skip
+
+
+def test_names() -> None:
+    """What belongs to one group says so."""
+    assert dead_letter_topic("orders") == "orders.dead-letter"
+    assert dead_letter_topic("orders", "billing") == "orders.billing.dead-letter"
+    assert audit_topic("orders.dead-letter") == "orders.dead-letter.audit"
+    assert redrive_topic("orders", "billing") == "orders.billing.redrive"
+    assert retry_topic("orders", "billing", 2) == "orders.billing.retry-2"
 
 
 def test_key_value_and_headers_are_unchanged() -> None:
     """Null stays null, bytes stay bytes, the record's time and partition are kept."""
-    letter = dead_letter(RECORD, PermanentError("no"), AT)
+    letter = LETTERS.letter(record(), FAILURE)
     assert (letter.topic, letter.key, letter.value) == ("order-events.dead-letter", b"\xff", None)
     assert (letter.partition, letter.timestamp_ms) == (7, 1234)
-    assert ("ce_id", b"1") in letter.headers
+    assert letter.headers[0] == ("ce_id", b"1")
+    assert sender_headers(letter.headers) == [("ce_id", b"1")]
+
+
+def test_a_partition_that_the_topic_does_not_have_is_left_to_the_key() -> None:
+    """A dead letter topic may have fewer."""
+    assert LETTERS.letter(record(partition=8), FAILURE).partition is None
 
 
 def test_the_four_headers_have_the_missions_encoding() -> None:
     """Text, int32 and int64 little-endian, .NET's round-trip time with seven fraction digits and Z."""
-    headers = dict(dead_letter(RECORD, PermanentError("no"), AT).headers)
+    headers = dict(LETTERS.letter(record(), FAILURE).headers)
     assert headers["original-topic"] == b"order-events"
     assert headers["original-partition"] == struct.pack("<i", 7)
     assert headers["original-offset"] == struct.pack("<q", 2**40)
-    assert headers["error-timestamp"] == b"2026-11-23T20:15:59.1234560Z"
+    assert headers["error-timestamp"] == b"2026-11-23T20:15:59.1230000Z"
     assert origin_of(list(headers.items())) == ("order-events", 7, 2**40)
 
 
-def test_a_second_failure_replaces_the_headers() -> None:
-    """Headers do not grow however often an event fails."""
-    first = dead_letter(RECORD, PermanentError("no"), AT)
-    again = SimpleNamespace(**{**vars(RECORD), "headers": first.headers})
-    assert len(dead_letter(again, PermanentError("no"), AT).headers) == len(first.headers)
+def test_the_other_families_are_text() -> None:
+    """Those of Kafka Streams, and ours."""
+    headers = dict(LETTERS.letter(record(), FAILURE).headers)
+    assert headers["__streams.errors.exception"] == b"app.errors.TransientError"
+    assert headers["__streams.errors.message"] == b"no"
+    assert (headers["__streams.errors.partition"], headers["__streams.errors.offset"]) == (b"7", b"1099511627776")
+    assert {name: headers[f"famulus-{name}"] for name in ("failure", "group", "handler", "attempts", "version")} == {
+        "failure": b"exhausted", "group": b"billing", "handler": b"agents.orders.reserve", "attempts": b"3",
+        "version": b"1.4.2",
+    }  # fmt: skip
+    assert headers["famulus-first-failure"] == b"2026-11-23T20:15:53.1230000Z"
+    assert (headers["famulus-event-id"], headers["famulus-hops"]) == (b"#1", b"0")
 
 
-def test_a_long_message_is_cut() -> None:
-    """An error text takes 256 bytes at most and stays valid UTF-8."""
-    headers = dict(dead_letter(RECORD, PermanentError("ü" * 1000), AT).headers)
-    assert len(headers["error-message"]) <= 256
-    headers["error-message"].decode()
+def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None:
+    """That is what causes are told apart by."""
+    try:
+        raise PermanentError("no")  # noqa: TRY301  # for its traceback
+    except PermanentError as error:
+        failure = Failure("permanent", error, AT_MS, f"{__name__}.handler")
+        poison = Failure("poison", DecodeError("$.items[0].price", "a number"), AT_MS)
+    assert failure.place.startswith(f"{__name__}:")
+    assert poison.place == "$.items[0].price"
+
+
+@given(st.integers(1, 4), st.text(max_size=600), st.text(max_size=600))
+def test_however_often_it_fails_the_headers_stay_as_few(times: int, text: str, handler: str) -> None:
+    """They are replaced, and take four kilobytes at most."""
+    failure = Failure("exhausted", TransientError(text), AT_MS, handler, 3, AT_MS)
+    again = record(headers=[("ce_id", b"x" * 300), ("mine", b"\0")])
+    for _ in range(times):
+        letter = LETTERS.letter(again, failure)
+        again = read(letter)
+    ours = letter.headers[2:]
+    assert letter.headers[:2] == [("ce_id", b"x" * 300), ("mine", b"\0")]
+    assert len({name for name, _ in ours}) == len(ours)
+    assert sum(len(name) + len(value) for name, value in ours) <= HEADERS_MAX
+
+
+def test_headers_of_the_same_names_that_a_sender_wrote_stay() -> None:
+    """Another system's dead letters may be somebody's source."""
+    theirs = [("original-topic", b"theirs"), ("original-offset", b"12")]
+    letter = LETTERS.letter(record(headers=theirs), FAILURE)
+    assert sender_headers(letter.headers) == theirs
+    assert origin_of(letter.headers) == ("order-events", 7, 2**40)
+
+
+def test_what_is_too_large_leaves_its_digest() -> None:
+    """So that it can be fetched from where it came from."""
+    slim = LETTERS.letter(record(value=b"much"), FAILURE).fallback
+    assert slim is not None
+    headers = our_headers(slim.headers)
+    assert (slim.key, slim.value, slim.partition) == (b"\xff", None, 7)
+    assert headers["famulus-value-bytes"] == b"4"
+    assert headers["famulus-value-sha256"][:8] == b"543b1c4b"
+    assert LETTERS.letter(record(), FAILURE).fallback is None
+
+
+def test_error_texts_quote_nothing_of_the_event() -> None:
+    """Nor of its key, in whatever case, nested or not; what is short says nothing about anybody."""
+    event = record(key=b"customer-7", value=b'{"name":"Ada Lovelace","born":1815,"tags":[{"a":"secret"}],"n":2}')
+    text = "no ADA LOVELACE born 1815 with secret of customer-7 in 2 rows\nof 'Ada Lovelace'"
+    assert masked(text, event) == "no *** born *** with *** of *** in 2 rows of '***'"
+    letter = LETTERS.letter(event, Failure("permanent", PermanentError(text), AT_MS, "h"))
+    assert not any(b"Lovelace" in value or b"LOVELACE" in value for _, value in letter.headers)
+
+
+@given(st.binary(max_size=200), st.text(max_size=2000))
+def test_masking_copes_with_everything(value: bytes, text: str) -> None:
+    """One line of at most 256 bytes, whatever the value is."""
+    found = masked(text, record(value=value))
+    assert len(found.encode()) <= 256
+    assert "\n" not in found
+
+
+def test_what_comes_back_is_what_it_was() -> None:
+    """Bytes, headers, place and time, and what is to be done about it."""
+    original = record(key=b"k", value=b"\xff\0", headers=[("ce_id", b"1"), ("mine", b"\0")])
+    letter = read(LETTERS.letter(original, FAILURE))
+    back = returned(read(outgoing("order-events.billing.redrive", returning(letter, "redrive", letter.value))))
+    assert back == Returned(
+        "order-events", 7, 2**40, 1234, b"k", b"\xff\0", (("ce_id", b"1"), ("mine", b"\0")), "redrive", hops=1
+    )
+    twice = read(LETTERS.letter(back, Failure("permanent", PermanentError("no"), AT_MS, "h", 1, AT_MS, hops=back.hops)))
+    assert returning(twice, "drop", None).hops == 2
+    assert len(twice.headers) == len(letter.headers)
+
+
+def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
+    """The others are done with the event."""
+    failure = Failure("exhausted", TransientError("no"), AT_MS, "agents.a", 4, AT_MS, is_partial=True, edited="ab")
+    back = returning(read(LETTERS.letter(record(), failure)), "redrive", b"")
+    assert (back.handler, back.edited) == ("agents.a", "ab")
+    assert returned(read(outgoing("t", back))).handler == "agents.a"
+
+
+@pytest.mark.parametrize(
+    "headers", [[], [("original-topic", b"t")], [("original-topic", b"t"), ("famulus-action", b"explode")]]
+)
+def test_a_record_that_is_none_of_ours_does_not_come_back(headers: list[tuple[str, bytes]]) -> None:
+    """Somebody else may write to the topic."""
+    with pytest.raises(DecodeError, match="sent back"):
+        returned(record(headers=headers))

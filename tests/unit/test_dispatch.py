@@ -9,8 +9,8 @@ import pytest
 import svcs
 
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.engine.retry import Retry
 from app.errors import ConfigError, DecodeError
+from app.failures.retry import Policy
 from app.publish.bus import EventBus
 from app.wire.envelope import Delivery, delivery_of
 from models.stock import StockReserved
@@ -59,7 +59,7 @@ async def test_parameters_are_filled_by_their_types() -> None:
     services = svcs.Registry()
     services.register_factory(Shelf, shelf)
     station = dispatcher(services)
-    station.add(handler_for(StockReserved, handler, Retry()))
+    station.add(handler_for(StockReserved, handler, Policy()))
     station.check()
     before = Shelf.opened, Shelf.closed
     await station.call(station.handlers_of(StockReserved)[0], EVENT, DELIVERY)
@@ -78,7 +78,7 @@ async def test_services_are_closed_when_the_handler_raises() -> None:
     station = dispatcher(services)
     before = Shelf.closed
     with pytest.raises(ValueError, match="no shelf"):
-        await station.call(handler_for(StockReserved, handler, Retry()), EVENT, DELIVERY)
+        await station.call(handler_for(StockReserved, handler, Policy()), EVENT, DELIVERY)
     assert Shelf.closed == before + 1
 
 
@@ -94,7 +94,7 @@ async def test_a_class_is_made_anew_for_each_event() -> None:
             made.append(self)
 
     station = dispatcher()
-    handler = handler_for(StockReserved, Keep, Retry())
+    handler = handler_for(StockReserved, Keep, Policy())
     await station.call(handler, EVENT, DELIVERY)
     await station.call(handler, EVENT, DELIVERY)
     assert len(set(map(id, made))) == 2
@@ -110,7 +110,7 @@ async def test_a_class_is_made_anew_for_each_event() -> None:
 def test_what_cannot_be_called_is_an_error_at_registration(target: Any, says: str) -> None:
     """Not at the first event."""
     with pytest.raises(ConfigError, match=says):
-        handler_for(StockReserved, target, Retry())
+        handler_for(StockReserved, target, Policy())
 
 
 def test_a_handler_must_take_its_event() -> None:
@@ -119,7 +119,7 @@ def test_a_handler_must_take_its_event() -> None:
     def handler(delivery: Delivery) -> None: ...
 
     with pytest.raises(ConfigError, match="has no parameter of type StockReserved"):
-        handler_for(StockReserved, handler, Retry())
+        handler_for(StockReserved, handler, Policy())
 
 
 def test_a_service_that_nobody_registered_is_an_error_at_the_start() -> None:
@@ -128,7 +128,7 @@ def test_a_service_that_nobody_registered_is_an_error_at_the_start() -> None:
     def handler(event: StockReserved, where: Shelf) -> None: ...
 
     station = dispatcher()
-    station.add(handler_for(StockReserved, handler, Retry()))
+    station.add(handler_for(StockReserved, handler, Policy()))
     with pytest.raises(ConfigError, match=r"app\.services\.register_factory\(Shelf"):
         station.check()
 

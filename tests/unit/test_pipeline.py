@@ -12,8 +12,8 @@ from app.engine import pipeline
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
 from app.engine.flow import Flow
 from app.engine.pipeline import Pipeline
-from app.engine.retry import Retry
 from app.errors import TransientError
+from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.state.dedupe import Dedupe
@@ -21,6 +21,7 @@ from app.state.unit import current_unit
 from app.storage.changelog import row_key
 from app.storage.store import StoreError
 from app.wire.codec import codec_of
+from tests.stand_ins.failing import NEVER, failing_of
 from tests.stand_ins.house import House, houses, turns
 from tests.stand_ins.house import record as plain
 from tests.stand_ins.scenario import Deed
@@ -41,8 +42,11 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE) -> Flow:
     """A flow that carries Deeds with the real pipeline."""
     dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
-    dispatcher.add(handler_for(Deed, handler, Retry(3, 0.0)))
-    carrier: Any = Pipeline(EventTypes("t", [Deed]), dispatcher, dedupe, Counts(), "ignore", "key")
+    dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
+    counts = Counts()
+    carrier: Any = Pipeline(
+        EventTypes("t", [Deed]), dispatcher, dedupe, dedupe, counts, "ignore", "key", failing_of(counts)
+    )
     house.carrier = carrier
     return house.flow(partition_of())
 
@@ -92,7 +96,7 @@ async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., Hou
     house = make(None, remembers=True)
     flow = flow_of(house, handle)
     house.fetch(flow, deeds(*"abcd"))
-    await house.until(lambda: flow.lanes.held == 4)
+    await house.until(lambda: flow.lanes.held + flow.lanes.resting == 4)
     closing = asyncio.create_task(flow.close(5))
     await turns()
     gate.set()
@@ -202,7 +206,7 @@ async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(make: Call
     flow = flow_of(house, handle)
     shut = Shut(flow)
     house.fetch(flow, deeds("a", "b"))
-    await house.until(lambda: flow.lanes.held == 2)
+    await house.until(lambda: flow.lanes.resting == 2)
     assert await flow.close(5)
     assert shut.asked
     assert flow.settled_offset is None

@@ -1,33 +1,80 @@
-"""The retry decision: how often, how long, and what is hopeless."""
+"""Policies: how often, how long, what is hopeless, and what says that something else is away."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.engine.retry import Again, GiveUp, Retry
-from app.errors import DecodeError, PermanentError, TransientError
+from app.errors import DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
+from app.failures.retry import Policy, Retry, delays_of
 
 
 def test_the_default_is_three_attempts_with_waits_of_two_to_the_n() -> None:
     """The mission's policy: 2 s after the first attempt, 4 s after the second, then give up."""
     retry = Retry()
-    assert [retry.decide(TransientError(), attempt) for attempt in (1, 2, 3)] == [
-        Again(2.0),
-        Again(4.0),
-        GiveUp("exhausted"),
-    ]
-
-
-@pytest.mark.parametrize("error", [PermanentError("no"), DecodeError("$", "broken")])
-def test_a_permanent_error_is_given_up_at_once(error: Exception) -> None:
-    """What can never work is not tried again."""
-    assert Retry(attempts=10).decide(error, 1) == GiveUp("permanent")
-
-
-def test_an_unknown_error_is_taken_as_transient() -> None:
-    """A bug in a handler is retried a bounded number of times too."""
-    assert Retry().decide(KeyError("x"), 1) == Again(2.0)
+    assert (retry.attempts, [retry.wait_s(attempt) for attempt in (1, 2, 3)]) == (3, [2.0, 4.0, 8.0])
+    assert retry.total_s == 6.0
 
 
 def test_waits_have_a_limit() -> None:
     """However many attempts, no wait exceeds the limit."""
-    retry = Retry(attempts=100, wait_max_s=30.0)
-    assert retry.decide(TransientError(), 50) == Again(30.0)
+    assert Retry(attempts=100, wait_max_s=30.0).wait_s(50) == 30.0
+    assert Retry(attempts=10_000, wait_max_s=30.0).wait_s(5_000) == 30.0
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
+def test_jitter_is_a_share_of_the_wait(jitter: float, chance: float, attempt: int) -> None:
+    """Shorter or longer by that share at most."""
+    plain, jittered = Retry().wait_s(attempt), Retry(jitter=jitter).wait_s(attempt, chance)
+    assert plain * (1 - jitter) - 1e-9 <= jittered <= plain * (1 + jitter) + 1e-9
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"attempts": 0}, {"wait_initial_s": -1.0}, {"wait_factor": 0.5}, {"wait_max_s": -1.0}, {"jitter": 1.5}],
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    """When it is declared, not when the first event fails."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Retry(**wrong)  # type: ignore[arg-type]
+
+
+class _OursError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "policy", "is_transient", "is_outage", "kind"),
+    [
+        (TransientError(), Policy(), True, True, "exhausted"),
+        (HandlerTimeoutError(), Policy(), True, True, "timeout"),
+        (ConnectionResetError(), Policy(), True, True, "exhausted"),
+        (TimeoutError(), Policy(), True, True, "exhausted"),
+        (PermanentError(), Policy(), False, False, "permanent"),
+        (Reject("no"), Policy(), False, False, "rejected"),
+        (DecodeError("$", "no"), Policy(), False, False, "permanent"),
+        (KeyError("x"), Policy(), True, False, "exhausted"),
+        (KeyError("x"), Policy(unclassified="permanent"), False, False, "permanent"),
+        (ConnectionResetError(), Policy(unclassified="permanent"), False, False, "permanent"),
+        (_OursError(), Policy(transient=(_OursError,)), True, True, "exhausted"),
+        (_OursError(), Policy(transient=(_OursError,), unclassified="permanent"), True, True, "exhausted"),
+        (_OursError(), Policy(permanent=(_OursError,)), False, False, "permanent"),
+        (PermanentError(), Policy(transient=(PermanentError,)), True, True, "exhausted"),
+    ],
+)
+def test_what_kind_of_failure_an_error_is(
+    error: Exception, policy: Policy, is_transient: bool, is_outage: bool, kind: str  # noqa: FBT001
+) -> None:  # fmt: skip
+    """By our own errors, by what the handler declares, else by the setting."""
+    assert (policy.is_transient(error), policy.is_outage(error), policy.kind(error)) == (is_transient, is_outage, kind)
+
+
+def test_waits_of_retry_topics_are_read() -> None:
+    """With their units, or as numbers of seconds."""
+    assert delays_of(["30s", "10m", "1h", "1.5d", 5]) == (30, 600, 3600, 129_600, 5)
+
+
+@pytest.mark.parametrize("wrong", ["", "1", "10 min", "-1m", "m", 0, -5])
+def test_a_wait_that_is_none_is_refused(wrong: str | float) -> None:
+    """With what it should be."""
+    with pytest.raises(ValueError, match="wait"):
+        delays_of([wrong])

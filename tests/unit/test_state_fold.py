@@ -43,8 +43,8 @@ def folded(*records: tuple[int, bytes, bytes | None], until: int | None = None) 
 
 def subscription() -> Subscription:
     """One with a table."""
-    topic: Any = SimpleNamespace(get_topic_name=lambda: "t")
-    made = Subscription("t", topic, Options("ignore", "key", None), {}, "state")
+    topic: Any = SimpleNamespace(topics=["t"])
+    made = Subscription("t", topic, Options("ignore", "key", None, "skip"), {}, "state")
     made.Table("sums", key=str, value=int)
     return made
 

@@ -31,8 +31,8 @@ class Stay(faust.Record):
 @pytest.fixture
 def visits() -> Subscription:
     """A subscription with a table of each kind."""
-    topic: Any = SimpleNamespace(get_topic_name=lambda: "visits")
-    made = Subscription("visits", topic, Options("ignore", "key", None), {}, "famulus-visits-state")
+    topic: Any = SimpleNamespace(topics=["visits"])
+    made = Subscription("visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state")
     made.Table("stays", key=UUID, value=Stay)
     made.Table("numbers", key=int, value=Decimal)
     made.Table("per_hour", key=str, value=int).tumbling(timedelta(hours=1), expires=timedelta(days=1))

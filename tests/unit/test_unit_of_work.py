@@ -192,7 +192,8 @@ async def test_those_that_wait_are_woken_one_at_a_time_in_their_order() -> None:
                 unit.row(b"a")
             except Unwound:
                 unit.end()
-                waiters = await unit.wait_for_owner()
+                turn = unit.turn()
+                waiters = await turn if turn is not None else None
                 continue
             inside += 1
             assert inside == 1
@@ -220,12 +221,12 @@ async def test_waiting_for_an_owner_that_has_ended_is_over_at_once() -> None:
     for unit in (late, cancelled, last):
         with pytest.raises(Unwound):
             unit.row(b"a")
-    gone, waits = asyncio.create_task(cancelled.wait_for_owner()), asyncio.create_task(last.wait_for_owner())
-    await asyncio.sleep(0)
+    gone, waits = cancelled.turn(), last.turn()
+    assert gone is not None
+    assert waits is not None
     gone.cancel()
-    await asyncio.sleep(0)
     owner.end()
-    assert await late.wait_for_owner() is None
+    assert late.turn() is None
     assert not await asyncio.wait_for(waits, 5)
 
 

@@ -1,0 +1,193 @@
+"""What becomes of an event that fails: another attempt after a rest, a retry topic, or its dead letter.
+
+The order of the questions is the policy: is what the handler needs away (then nothing of it counts)? may it be tried
+again in its lane? in a retry topic? may there be one more dead letter? must later events of its key wait behind it?
+"""
+
+import random
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from app.deadletter.masking import masked
+from app.deadletter.names import retry_topic
+from app.deadletter.record import DeadLetters, Failure, FailureKind
+from app.deadletter.returned import outgoing, retry_of
+from app.engine.dispatch import Handler
+from app.engine.rest import Past, Rest, after, never
+from app.failures.gate import Gate
+from app.observe.metrics import Counts
+from app.state.partition import Partition
+from app.state.troubles import Tried, attempts_row
+from app.state.unit import Unit
+from app.wire.envelope import Record, event_id_of
+
+log = structlog.get_logger()
+OnDeadLetter = Literal["skip", "sequence", "halt"]
+OnSequenceFull = Literal["halt", "skip"]
+Order = Literal["key", "partition"]
+
+
+class UnknownTypeError(Exception):
+    """A record is of a type that nobody here handles."""
+
+
+class ParkedError(Exception):
+    """An earlier event of the same key is a dead letter."""
+
+
+class GivenUp(Exception):  # noqa: N818  # the error is inside
+    """An event failed for good."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Failing:
+    """How the events of one subscription fail. *flood* is the gate before the dead letter topic."""
+
+    topic: str  # of the source, as on the cluster
+    letters: DeadLetters
+    counts: Counts
+    flood: Gate
+    on_dead_letter: OnDeadLetter = "skip"
+    sequence_max: int = 10_000
+    on_sequence_full: OnSequenceFull = "halt"
+
+    def begin(self, record: Record, sequence: bytes | None, past: Past | None, state: Partition) -> Past | None:
+        """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked."""
+        offset = record.offset
+        if sequence is not None and state.troubles.is_behind(sequence, offset):
+            dead = state.troubles.sequences[sequence][0]
+            raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
+        if past is not None or offset not in state.troubles.attempts:
+            return past
+        past = Past(tried=state.troubles.tried(offset))
+        due_s = max((tried.due_ms for tried in past.tried.values()), default=0) / 1000 - time.time()
+        if due_s > 0:
+            raise Rest(past, after(due_s))
+        return past
+
+    def failed(  # all that an attempt has
+        self, handler: Handler, handlers: Sequence[Handler], error: Exception, unit: Unit, past: Past | None
+    ) -> Past:  # fmt: skip
+        """An attempt of *handler*, one of *handlers*, has failed. Returns when the others may go on without it.
+
+        Raises Rest when it is to be tried again, GivenUp when the event has failed for good.
+        """
+        record, policy = unit.record, handler.policy
+        past = past or Past()
+        past.done |= {done.name for done in handlers[: handlers.index(handler)]}
+        if policy.is_outage(error) and handler.gate.note_failure(place_of(record), error):
+            raise self.at_gate(handler.gate, unit, past)
+        now_ms = time.time_ns() // 1_000_000
+        before = past.tried.get(handler.name, Tried())
+        attempts, first_ms = before.attempts + 1, before.first_ms or now_ms
+        stage = past.back.stage if past.back is not None else 0  # of retry topics
+        if policy.is_transient(error) and attempts < policy.attempts_at(stage):
+            delay_s = policy.retry.wait_s(attempts, random.random())  # noqa: S311  # no secret
+            past.tried[handler.name] = Tried(attempts, first_ms, now_ms + round(delay_s * 1000))
+            unit.partition.note(*attempts_row(record.offset, past.tried))
+            self.counts["retried"] += 1
+            log.info("again", record=words(record), handler=handler.name, attempt=attempts, delay_s=delay_s,
+                     error=type(error).__name__)  # fmt: skip
+            past.unit = unit
+            raise Rest(past, after(delay_s))
+        failure = self._failure(policy.kind(error), error, past, handler.name, attempts, first_ms)
+        if policy.is_transient(error) and stage < len(policy.delays_s):
+            self._postpone(failure, stage, unit, policy.delays_s[stage])
+            past.tried.setdefault(handler.name, Tried())
+            past.done |= {handler.name}
+            return past
+        raise GivenUp(failure)
+
+    def at_gate(self, gate: Gate, unit: Unit, past: Past | None) -> Rest:
+        """*unit*'s event rests at a gate."""
+        past = past or Past()
+        past.unit = unit
+        event = place_of(unit.record)
+        return Rest(past, lambda resume: gate.wait(event, resume))
+
+    def bury(self, failure: Failure, unit: Unit, sequence: bytes | None, past: Past | None) -> None:
+        """Put the dead letter into the group: it leaves before the event's offset is finished.
+
+        Raises Rest when it must not: the event stays where it is.
+        """
+        record, state = unit.record, unit.partition
+        past = past or Past()
+        past.unit = None
+        if failure.handler and self.flood.note_failure(place_of(record), failure.error):
+            raise self.at_gate(self.flood, unit, past)
+        blocks = self.on_dead_letter == "sequence" and sequence is not None
+        is_full = blocks and state.troubles.dead >= self.sequence_max
+        if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
+            raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
+        event_id = event_id_of(record)
+        log.warning("dead letter", record=words(record), event_id=event_id, kind=failure.kind, handler=failure.handler,
+                    error=type(failure.error).__qualname__, reason=masked(str(failure.error), record))  # fmt: skip
+        self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
+        state.filling.outbox.append(self.letters.letter(record, failure))
+        if blocks and not is_full:
+            assert sequence is not None
+            state.note(*state.troubles.died(sequence, record.offset))
+
+    def ended(self, record: Record, sequence: bytes | None, past: Past, state: Partition, *, is_dead: bool) -> None:
+        """An event with a past has ended: forget what was noted of it."""
+        if past.tried:
+            state.note(*attempts_row(record.offset, None))
+        if past.back is not None and sequence is not None and not is_dead:
+            row = state.troubles.came_back(sequence, record.offset)
+            if row is not None:
+                state.note(*row)
+
+    def _failure(  # noqa: PLR0913, PLR0917  # what is known of it
+        self, kind: FailureKind, error: Exception, past: Past | None, handler: str = "", attempts: int = 0,
+        first_ms: int = 0,
+    ) -> Failure:  # fmt: skip
+        back = past.back if past is not None else None
+        hops, edited, only = (back.hops, back.edited, back.handler) if back is not None else (0, "", "")
+        return Failure(
+            kind, error, time.time_ns() // 1_000_000, handler or only, attempts, first_ms, hops, edited, bool(only)
+        )
+
+    def undecodable(self, error: Exception, past: Past | None) -> Failure:
+        """The failure of a record that is not an event that anybody handles."""
+        return self._failure("unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past)
+
+    def broken(self, error: Exception, handler: str, past: Past | None) -> Failure:
+        """The failure of an event whose handlers succeeded, but what they did cannot be settled."""
+        return self._failure("permanent", error, past, handler, 1)
+
+    def _postpone(self, failure: Failure, stage: int, unit: Unit, delay_s: float) -> None:
+        record = unit.record
+        log.info("to a retry topic", record=words(record), handler=failure.handler, attempt=failure.attempts,
+                 delay_s=delay_s)  # fmt: skip
+        self.counts["postponed"] += 1
+        again = retry_of(record, failure, stage + 1, delay_s)
+        unit.publish(outgoing(retry_topic(self.topic, self.letters.group, stage + 1), again))
+
+    def _halts(self, record: Record, failure: Failure, *, is_full: bool) -> str:
+        what = f"{words(record)} failed for good ({failure.kind}, {type(failure.error).__qualname__})"
+        if is_full:
+            return f"{what}, and {self.sequence_max} events are dead or parked already: redrive or drop some of them"
+        return f"{what}, and this subscription halts then: mend its handler and start again, or let it skip"
+
+
+def place_of(record: Record) -> Hashable:
+    """Which event it is, for gates."""
+    return record.topic, record.partition, record.offset
+
+
+def words(record: Record) -> str:
+    """Where a record stands, for people."""
+    return f"{record.topic}-{record.partition} offset {record.offset}"
+
+
+def sequence_of(record: Record, order: Order) -> bytes | None:
+    """What a dead letter would have to wait behind it: the events of its key, or all. None: nothing."""
+    return b"" if order == "partition" else record.key

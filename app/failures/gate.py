@@ -1,0 +1,95 @@
+"""A gate before a handler: open to all, unless its circuit has opened; then events wait at it and one at a time tries.
+
+An event that waits uses up none of its attempts and nobody's hands, and its partition is read on meanwhile.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+
+import structlog
+
+from app.failures.circuit import Breaker, Circuit
+
+log = structlog.get_logger()
+Resume = Callable[[], None]
+
+
+class Gate(Circuit):
+    """The gate of what *name* says. `is_open` is the circuit's: while it is, `may_probe` says who goes through.
+
+    *what* and *cure* are words for the person who reads the log.
+    """
+
+    def __init__(self, breaker: Breaker, name: str, what: str, cure: str) -> None:
+        super().__init__(breaker)
+        self.name = name
+        self.why = ""  # it is shut, in words; empty while it is not
+        self._what, self._cure = what, cure
+        self._waiting: dict[Hashable, Resume] = {}  # in the order of their coming
+        self._is_probe_due = False
+        self._probe: Hashable = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait here."""
+        return len(self._waiting)
+
+    def may_probe(self, event: Hashable) -> bool:
+        """Whether *event* is the one that tries now."""
+        if self._is_probe_due:
+            self._is_probe_due, self._probe = False, event
+            self._set_timer()  # if it never comes back, another one tries
+        return self._probe == event
+
+    def wait(self, event: Hashable, resume: Resume) -> Callable[[], object]:
+        """Have *resume* called when *event* may try. Returns how to wait no more."""
+        self._waiting[event] = resume
+        if self._is_probe_due:
+            asyncio.get_running_loop().call_soon(self._let_one_try)
+        return lambda: self._waiting.pop(event, None)
+
+    def note_failure(self, event: Hashable, error: Exception) -> bool:
+        """Note that an attempt of *event* failed. True when the circuit is open: the attempt does not count."""
+        if self.failed(event, time.monotonic()):
+            failures, attempts = self.seen
+            self.why = (
+                f"{self._what} {self.name}: {failures} of the last {attempts} failed, the last one with "
+                f"{type(error).__name__}; {self._cure}"
+            )
+            log.error(self.why, next_try_in_s=self.wait_s)
+            self._set_timer()
+        elif self.is_open and self._probe == event:
+            self.probe_failed()
+            self._probe = None
+            log.warning("still failing", gate=self.name, error=type(error).__name__, waiting=self.waiting,
+                        next_try_in_s=self.wait_s)  # fmt: skip
+            self._set_timer()
+        return self.is_open
+
+    def let_all_pass(self) -> None:
+        """Something succeeded: the circuit closes, and who waits here may go on."""
+        log.warning("works again", gate=self.name, waiting=self.waiting)
+        self.close()
+        self.why = ""
+        self._is_probe_due, self._probe = False, None
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for resume in waiting.values():
+            resume()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._let_one_try)
+
+    def _let_one_try(self) -> None:
+        if not self.is_open:
+            return
+        self._is_probe_due, self._probe = not self._waiting, None
+        if self._waiting:
+            self._probe = next(iter(self._waiting))
+            self._set_timer()  # it may be given up before it tries
+            self._waiting.pop(self._probe)()

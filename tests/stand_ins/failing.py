@@ -1,0 +1,18 @@
+"""How events fail in tests: nothing opens a gate unless a test says so."""
+
+from typing import Any
+
+from app.deadletter.names import dead_letter_topic
+from app.deadletter.record import DeadLetters
+from app.engine.failing import Failing
+from app.failures.circuit import Breaker
+from app.failures.gate import Gate
+from app.observe.metrics import Counts
+
+NEVER = Breaker(failures=10**9)
+
+
+def failing_of(counts: Counts, flood: Breaker = NEVER, **options: Any) -> Failing:
+    """How the events of topic `t` fail, with *options* of Failing."""
+    letters = DeadLetters(dead_letter_topic("t"), 1, "group", "1.0")
+    return Failing("t", letters, counts, Gate(flood, "t", "flood:", "no dead letter leaves"), **options)

@@ -1,0 +1,59 @@
+"""The circuit breaker: when it opens, how it is probed, when it closes."""
+
+from app.failures.circuit import Breaker, Circuit
+
+THREE = Breaker(failures=3, events=2, ratio=0.5, window_s=10, wait_initial_s=5, wait_max_s=15)
+
+
+def test_it_opens_when_most_of_many_fail() -> None:
+    """Not before there are enough of enough events."""
+    circuit = Circuit(THREE)
+    assert [circuit.failed(event, now) for now, event in enumerate("aab")] == [False, False, True]
+    assert circuit.is_open
+    assert circuit.seen == (3, 3)
+
+
+def test_one_bad_event_does_not_open_it() -> None:
+    """However often it is tried."""
+    circuit = Circuit(THREE)
+    assert not any(circuit.failed("a", now * 0.1) for now in range(50))
+
+
+def test_failures_among_many_successes_do_not_open_it() -> None:
+    """Less than the ratio."""
+    circuit = Circuit(THREE)
+    for now in range(9):
+        circuit.passed += 2
+        assert not circuit.failed(now, now)
+
+
+def test_failures_that_are_long_ago_do_not_count() -> None:
+    """Only those within the window."""
+    circuit = Circuit(THREE)
+    assert not any(circuit.failed(now, now * 6) for now in range(9))
+
+
+def test_a_run_opens_it_however_long_that_takes() -> None:
+    """Without a success between."""
+    circuit = Circuit(Breaker(failures=100, run=3, window_s=1))
+    assert not circuit.failed("a", 0)
+    assert not circuit.failed("b", 100)
+    circuit.passed += 1
+    assert [circuit.failed(now, 200 + now * 100) for now in range(3)] == [False, False, True]
+
+
+def test_each_probe_waits_for_twice_as_long() -> None:
+    """Up to a limit; when it opens again, it begins anew."""
+    circuit = Circuit(THREE)
+    for now, event in enumerate("abc"):
+        circuit.failed(event, now)
+    waits = [circuit.wait_s]
+    for _ in range(3):
+        circuit.probe_failed()
+        waits.append(circuit.wait_s)
+    assert waits == [5, 10, 15, 15]
+    circuit.close()
+    assert not circuit.is_open
+    for now, event in enumerate("abc"):
+        circuit.failed(event, 50 + now)
+    assert (circuit.is_open, circuit.wait_s) == (True, 5)
