@@ -215,6 +215,19 @@ class Famulus(faust.App):
         """Whether this worker's partitions are assigned and their state is there."""
         return bool(cast(Any, self.tables).recovery.completed.is_set() and not self.rebalancing)
 
+    @property
+    def stuck(self) -> list[str]:
+        """Why partitions of this worker do not get on, in words: somebody has to do something."""
+        flows = self.intake.flows.values()
+        floods = [p.failing.flood.why for p in self.pipelines.values()]
+        return [why for why in (*floods, *(f.halted for f in flows), *(f.blocked for f in flows)) if why]
+
+    @property
+    def waiting(self) -> list[str]:
+        """For what handlers wait, in words; they go on by themselves when it is there again."""
+        handlers = (h for t in self.dispatcher.event_types for h in self.dispatcher.handlers_of(t))
+        return [handler.gate.why for handler in handlers if handler.gate.why]
+
     def is_carried(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
         return topic in self.carried

@@ -5,18 +5,20 @@
     GET /tables/NAME/KEY/               one row
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
-    GET /readyz                         200, or 503 and how far the restoring of the state is
+    GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
 
 A worker answers for the partitions that it owns, and says which. It shows settled state only.
 """
 
+from collections import Counter
 from typing import Any, cast
 
 import msgspec
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.wire.codec import codec_of
 
@@ -98,12 +100,15 @@ class SubscriptionList(Page):
         """Count them."""
         del request
         next_offsets: dict[str, dict[str, int | None]] = {}
+        resting: Counter[str] = Counter()  # events that wait for another attempt, or for something else to end
         for tp, flow in self.host.intake.flows.items():
             next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.settled_offset
+            resting[tp.topic] += flow.lanes.resting
         return self.answer(
             [
                 {
-                    "topic": s.topic_name, **s.counts, "next_offsets": next_offsets.get(s.topic_name, {}),
+                    "topic": s.topic_name, **s.counts, "failures": _failures(s.counts),
+                    "resting": resting[s.topic_name], "next_offsets": next_offsets.get(s.topic_name, {}),
                     "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
                 }
                 for s in self.host.subscriptions.values()
@@ -124,17 +129,24 @@ class DuplicateList(Page):
 
 
 class Ready(Page):
-    """Whether the worker takes part: its partitions are assigned and their state is there."""
+    """Whether the worker takes part: its partitions are assigned, their state is there, and none of them is stuck.
+
+    `why` says what is wrong, `waiting` for what handlers wait: that turns nothing red, since a new worker would too.
+    """
 
     async def get(self, request: Request) -> Response:
-        """Look at the restoring."""
+        """Look at the restoring, and at what is stuck."""
         del request
-        is_ready = self.host.is_restored
         progress = self.host.holdings.restorer.progress
-        why = progress.waiting_for or ("" if is_ready else "partitions are being assigned, or their state is restored")
+        stuck = self.host.stuck
+        why = progress.waiting_for or "; ".join(stuck)
+        if not (why or self.host.is_restored):
+            why = "partitions are being assigned, or their state is restored"
+        is_ready = self.host.is_restored and not stuck
         return self.answer(
-            {"status": "ready" if is_ready else "not ready", "why": why, "restored_records": progress.records,
-             "of_records": progress.total, "seconds": round(progress.seconds, 1)}, 200 if is_ready else 503,
+            {"status": "ready" if is_ready else "not ready", "why": why, "waiting": self.host.waiting,
+             "restored_records": progress.records, "of_records": progress.total, "seconds": round(progress.seconds, 1)},
+            200 if is_ready else 503,
         )  # fmt: skip
 
 
@@ -162,6 +174,14 @@ def add_views(app: Famulus) -> None:
 def _raw(record: Any) -> msgspec.Raw:
     """A Record of a table as JSON."""
     return msgspec.Raw(codec_of(type(record)).encode(record))
+
+
+def _failures(counts: Counts) -> list[dict[str, object]]:
+    """The dead letters by why they are some, the most frequent first."""
+    return [
+        {"kind": kind, "handler": handler, "error": error, "count": count}
+        for (kind, handler, error), count in counts.failures.most_common()
+    ]
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:
