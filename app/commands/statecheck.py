@@ -13,7 +13,19 @@ from app.commands.statelog import Fold, Logs, Progressed, places_of, reading
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.state import windows
-from app.storage.changelog import CLAIM, MARK, PACK, PROCESSED, ROW, period_of, table_and_key, unpack
+from app.storage.changelog import (
+    ATTEMPTS,
+    CLAIM,
+    DEAD,
+    MARK,
+    PACK,
+    PROCESSED,
+    ROW,
+    period_of,
+    place_of,
+    table_and_key,
+    unpack,
+)
 from app.storage.store import DAMAGED, EPOCH, POSITION
 
 
@@ -112,6 +124,7 @@ def _expected(fold: Fold) -> dict[bytes, bytes | None]:
         **fold.rows,
         **fold.packs,
         **fold.marks,
+        **fold.troubles,
         PROCESSED: fold.processed,
         EPOCH: b"%d" % fold.epoch,
     }
@@ -126,7 +139,7 @@ def _excused(fold: Fold, store: dict[bytes, bytes]) -> set[bytes]:
 
 def _state_keys(store: dict[bytes, bytes]) -> Iterator[bytes]:
     """Of what the changelog speaks; the rest is the store's own."""
-    return (key for key in store if key[:1] in (ROW, PACK, MARK) or key in (PROCESSED, EPOCH))
+    return (key for key in store if key[:1] in (ROW, PACK, MARK, ATTEMPTS, DEAD) or key in (PROCESSED, EPOCH))
 
 
 def _name(subscription: Subscription, key: bytes) -> str:
@@ -139,4 +152,6 @@ def _name(subscription: Subscription, key: bytes) -> str:
         return f"mark {key[1:].hex()}"
     if key[:1] == PACK:
         return f"pack of {period_of(key)}"
+    if key[:1] in (ATTEMPTS, DEAD):
+        return f"{'attempts at' if key[:1] == ATTEMPTS else 'dead letter of'} offset {place_of(key)}"
     return "the processed row" if key == PROCESSED else "the epoch"

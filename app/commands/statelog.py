@@ -17,7 +17,9 @@ from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, UnavailableError
 from app.observe.health import log_consumer, partitions_of
 from app.storage.changelog import (
+    ATTEMPTS,
     CLAIM,
+    DEAD,
     PACK,
     PROCESSED,
     RECORD_OVERHEAD,
@@ -45,6 +47,7 @@ class Fold:
     until: int | None = None
     rows: dict[bytes, bytes] = field(default_factory=dict)
     packs: dict[bytes, bytes] = field(default_factory=dict)
+    troubles: dict[bytes, bytes] = field(default_factory=dict)  # attempts at events, and dead letters that block keys
     marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
     processed: bytes | None = None
     epoch: int = 0
@@ -67,12 +70,14 @@ class Fold:
             _set(self.rows, key, value)
         elif key[:1] == PACK:
             self._pack(key, value)
+        elif key[:1] in (ATTEMPTS, DEAD):
+            _set(self.troubles, key, value)
         elif key == PROCESSED:
             self.processed = value
         elif key == CLAIM and value is not None:
             self.worker = decode_claim(value).worker
         elif key == RESET:
-            self.rows, self.packs, self.marks, self.processed = {}, {}, {}, None
+            self.rows, self.packs, self.marks, self.troubles, self.processed = {}, {}, {}, {}, None
 
     def _pack(self, key: bytes, value: bytes | None) -> None:
         if value is not None:
