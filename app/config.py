@@ -162,7 +162,7 @@ class DeadLetterConfig(Section):
     retention_h: float = Field(720.0, gt=0, description="Dead letters are kept, hours. Longer than their source.")
     sequence_max: int = Field(10_000, ge=1, description="Of one partition: dead, or parked behind a dead one.")
     on_sequence_full: Literal["halt", "skip"] = "halt"
-    flood_run: int = Field(100, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
+    flood_run: int = Field(1_000, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
     flood_ratio: float = Field(0.5, gt=0, le=1, description="Failures for good among the events of FloodWindowS.")
     flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
 
