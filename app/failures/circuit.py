@@ -9,11 +9,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 
+KEPT_MIN = 100  # failures that are remembered
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are the *ratio* of all.
 
-    Or at a *run* of failures without a success between them, however long that takes; 0 is never. It is probed after
+    Or at a *run* of failures without a success between them, however long that takes. 0 is never. It is probed after
     *wait_initial_s*, then after twice that, up to *wait_max_s*.
     """
 
@@ -34,7 +37,8 @@ class Circuit:
         self.passed = 0
         self.is_open = False
         self.wait_s = 0.0  # before the next probe
-        self._failed: deque[tuple[float, Hashable, int]] = deque()  # when, which event, what had passed by then
+        # When, which event, what had passed by then: of the last ones, since thousands may fail in a second.
+        self._failed: deque[tuple[float, Hashable, int]] = deque(maxlen=max(breaker.failures * 10, KEPT_MIN))
         self._run = 0
         self._passed_at_run = 0
 
@@ -55,7 +59,7 @@ class Circuit:
         breaker, count = self.breaker, len(self._failed)
         if breaker.run and self._run >= breaker.run:
             return True
-        if count < breaker.failures or count < breaker.ratio * (count + self.passed - self._failed[0][2]):
+        if not breaker.failures or count < breaker.failures or count < breaker.ratio * (count + self.passed - self._failed[0][2]):
             return False
         return len({event for _, event, _ in self._failed}) >= breaker.events
 

@@ -42,6 +42,12 @@ def test_a_run_opens_it_however_long_that_takes() -> None:
     assert [circuit.failed(now, 200 + now * 100) for now in range(3)] == [False, False, True]
 
 
+def test_zero_failures_is_never() -> None:
+    """However many there are."""
+    circuit = Circuit(Breaker(failures=0))
+    assert not any(circuit.failed(now, now * 0.001) for now in range(2000))
+
+
 def test_each_probe_waits_for_twice_as_long() -> None:
     """Up to a limit; when it opens again, it begins anew."""
     circuit = Circuit(THREE)
