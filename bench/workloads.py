@@ -128,13 +128,30 @@ def idle(bench: Bench, name: str) -> Result:
 
 def latency(bench: Bench, name: str) -> Result:
     """A thousand orders a second, on schedule: from the order's time to its handler."""
+    return _latency(bench, name, 12 * load.RATE, "")
+
+
+def _latency(bench: Bench, name: str, handled: int, failing: str) -> Result:
+    """The same, with a customer whose orders fail; so many of all are *handled*."""
     events, topic = 12 * load.RATE, f"latency-{uuid4().hex[:8]}"
     asyncio.run(load.fill(bench.kafka, topic, load.plain, 0))
     with bench.system(name, "noop", topic) as system:
-        system.start(events, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1")
+        system.start(handled, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1", BENCH_FAILING=failing)
         time.sleep(JOIN_S)
         asyncio.run(load.drip(bench.kafka, topic, events))
         return system.result(limit_s(events))
+
+
+def backoff(bench: Bench, name: str) -> Result:
+    """The latency of all others while one key waits for a minute for its next attempt, and without that."""
+    others = 12 * load.RATE - 12 * load.RATE // len(load.KEYS)
+    without, waits = (_latency(bench, name, events, failing) for events, failing in (
+        (12 * load.RATE, ""), (others, load.KEYS[0])))  # fmt: skip
+    return {
+        "latency_p99_ms": without["latency_p99_ms"],
+        "latency_p99_ms_beside": waits["latency_p99_ms"],
+        "ratio": waits["latency_p99_ms"] / without["latency_p99_ms"],
+    }
 
 
 def flat(bench: Bench, name: str) -> Result:
@@ -194,6 +211,11 @@ WORKLOADS = {
     "W1": Workload(with_state, ("famulus", "quix", "faust"), PACE),
     "wait": Workload(waiting, ("famulus",), {"events_per_second": "events/s"}),
     "latency": Workload(latency, SYSTEMS, {"latency_p50_ms": "ms", "latency_p99_ms": "ms", "cpu_share": "of a core"}),
+    "backoff": Workload(
+        backoff,
+        ("famulus",),
+        {"latency_p99_ms": "ms", "latency_p99_ms_beside": "ms, beside a key that waits", "ratio": "times as long"},
+    ),
     "start": Workload(start, SYSTEMS, {"first_handler_s": "s"}),
     "idle": Workload(idle, SYSTEMS, {"cpu_share": "of a core"}),
     "flat": Workload(

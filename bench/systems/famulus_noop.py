@@ -3,11 +3,12 @@
 import asyncio
 import os
 
-from app import Deliveries, app, handles
+from app import Deliveries, Retry, TransientError, app, handles
 from bench.meter import Meter
 from models.orders import BenchOrder
 
 meter = Meter()
+failing = os.environ.get("BENCH_FAILING")
 wait_s = float(os.environ.get("BENCH_WAIT_S", "0"))
 orders = app.subscription("order-events", dedupe=False)
 
@@ -18,9 +19,11 @@ async def order_agent(deliveries: Deliveries) -> None:
     await deliveries.carry()
 
 
-@handles(BenchOrder)
+@handles(BenchOrder, retry=Retry(wait_initial_s=60))
 async def handle(order: BenchOrder) -> None:
-    """Count it, after a wait where one is asked for."""
+    """Count it, after a wait where one is asked for; or fail, if it is of the customer who is to fail."""
+    if order.customer_id == failing:
+        raise TransientError("away")
     if wait_s:
         await asyncio.sleep(wait_s)
     meter.hit(order.created_at)
