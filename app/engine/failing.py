@@ -82,9 +82,9 @@ class Failing:
         """
         record, policy = unit.record, handler.policy
         past = past or Past()
-        past.done |= {done.name for done in handlers[: handlers.index(handler)]}
         if policy.is_outage(error) and handler.gate.note_failure(place_of(record), error):
-            raise self.at_gate(handler.gate, unit, past)
+            raise self.at_gate(handler, handlers, unit, past)
+        past.done |= _before(handler, handlers)
         now_ms = time.time_ns() // 1_000_000
         before = past.tried.get(handler.name, Tried())
         attempts, first_ms = before.attempts + 1, before.first_ms or now_ms
@@ -106,12 +106,12 @@ class Failing:
             return past
         raise GivenUp(failure)
 
-    def at_gate(self, gate: Gate, unit: Unit, past: Past | None) -> Rest:
-        """*unit*'s event rests at a gate."""
+    def at_gate(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> Rest:
+        """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
         past = past or Past()
+        past.done |= _before(handler, handlers)
         past.unit = unit
-        event = place_of(unit.record)
-        return Rest(past, lambda resume: gate.wait(event, resume))
+        return Rest(past, handler.gate.until(place_of(unit.record)))
 
     def bury(self, failure: Failure, unit: Unit, sequence: bytes | None, past: Past | None) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished.
@@ -120,9 +120,9 @@ class Failing:
         """
         record, state = unit.record, unit.partition
         past = past or Past()
-        past.unit = None
+        past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
         if failure.handler and self.flood.note_failure(place_of(record), failure.error):
-            raise self.at_gate(self.flood, unit, past)
+            raise Rest(past, self.flood.until(place_of(record)))
         blocks = self.on_dead_letter == "sequence" and sequence is not None
         is_full = blocks and state.troubles.dead >= self.sequence_max
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
@@ -176,6 +176,10 @@ class Failing:
         if is_full:
             return f"{what}, and {self.sequence_max} events are dead or parked already: redrive or drop some of them"
         return f"{what}, and this subscription halts then: mend its handler and start again, or let it skip"
+
+
+def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
+    return {done.name for done in handlers[: handlers.index(handler)]}
 
 
 def place_of(record: Record) -> Hashable:

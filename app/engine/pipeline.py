@@ -123,7 +123,7 @@ class Pipeline:
             for handler in handlers:
                 gate = handler.gate
                 if gate.is_open and not gate.may_probe(place_of(record)):
-                    raise self.failing.at_gate(gate, unit, past)
+                    raise self.failing.at_gate(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
                     await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))

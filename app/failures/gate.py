@@ -50,6 +50,10 @@ class Gate(Circuit):
             asyncio.get_running_loop().call_soon(self._let_one_try)
         return lambda: self._waiting.pop(event, None)
 
+    def until(self, event: Hashable) -> Callable[[Resume], Callable[[], object]]:
+        """The same for later: what is given *resume*."""
+        return lambda resume: self.wait(event, resume)
+
     def note_failure(self, event: Hashable, error: Exception) -> bool:
         """Note that an attempt of *event* failed. True when the circuit is open: the attempt does not count."""
         if self.failed(event, time.monotonic()):
