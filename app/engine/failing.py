@@ -82,7 +82,9 @@ class Failing:
         """
         record, policy = unit.record, handler.policy
         past = past or Past()
-        if policy.is_outage(error) and handler.gate.note_failure(place_of(record), error):
+        if not policy.is_outage(error):
+            handler.gate.let_another_try(place_of(record))
+        elif handler.gate.note_failure(place_of(record), error):
             raise self.at_gate(handler, handlers, unit, past)
         past.done |= _before(handler, handlers)
         now_ms = time.time_ns() // 1_000_000
@@ -138,6 +140,8 @@ class Failing:
 
     def ended(self, record: Record, sequence: bytes | None, past: Past, state: Partition, *, is_dead: bool) -> None:
         """An event with a past has ended: forget what was noted of it."""
+        if not is_dead and self.flood.is_trying(place_of(record)):
+            self.flood.let_all_pass()
         if past.tried:
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and sequence is not None and not is_dead:

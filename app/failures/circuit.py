@@ -13,7 +13,7 @@ KEPT_MIN = 100  # failures that are remembered
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are the *ratio* of all.
+    """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are *ratio* of all.
 
     Or at a *run* of failures without a success between them, however long that takes. 0 is never. It is probed after
     *wait_initial_s*, then after twice that, up to *wait_max_s*.

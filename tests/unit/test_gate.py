@@ -113,7 +113,7 @@ async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
             await asyncio.sleep(30)
         await outage(event)
 
-    gate = trial.handler("work", work, SHORT, BREAKER).gate
+    gate = trial.handler("work", work, SHORT, BREAKER, timeout_s=60.0).gate
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
     await trial.until(lambda: gate.is_open and bool(slow))
