@@ -65,10 +65,11 @@ class Failing:
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
             raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
-        if past is not None or offset not in state.troubles.attempts:
+        if offset not in state.troubles.attempts or (past is not None and past.back is None):
             return past
-        past = Past(tried=state.troubles.tried(offset))
-        due_s = max((tried.due_ms for tried in past.tried.values()), default=0) / 1000 - time.time()
+        past = past or Past()
+        past.tried = {**state.troubles.tried(offset), **past.tried}
+        due_s = max(tried.due_ms for tried in past.tried.values()) / 1000 - time.time()
         if due_s > 0:
             raise Rest(past, after(due_s))
         return past
@@ -125,8 +126,8 @@ class Failing:
         past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
         if failure.handler and self.flood.note_failure(place_of(record), failure.error):
             raise Rest(past, self.flood.until(place_of(record)))
-        blocks = self.on_dead_letter == "sequence" and sequence is not None
-        is_full = blocks and state.troubles.dead >= self.sequence_max
+        blocked = sequence if self.on_dead_letter == "sequence" else None
+        is_full = blocked is not None and state.troubles.is_full(blocked, record.offset, self.sequence_max)
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
             raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
         event_id = event_id_of(record)
@@ -134,9 +135,8 @@ class Failing:
                     error=type(failure.error).__qualname__, reason=masked(str(failure.error), record))  # fmt: skip
         self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
         state.filling.outbox.append(self.letters.letter(record, failure))
-        if blocks and not is_full:
-            assert sequence is not None
-            state.note(*state.troubles.died(sequence, record.offset))
+        if blocked is not None and not is_full:
+            state.note(*state.troubles.died(blocked, record.offset))
 
     def ended(self, record: Record, sequence: bytes | None, past: Past, state: Partition, *, is_dead: bool) -> None:
         """An event with a past has ended: forget what was noted of it."""

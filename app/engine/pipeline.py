@@ -91,7 +91,9 @@ class Pipeline:
             past.tried[back.handler] = Tried(back.attempts, back.first_ms)
         if back.handler:  # the event itself was handled, but for this handler
             key = mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
-        elif self.dedupe_back is not None and self.dedupe_back.identity is None:
+        elif self.dedupe is None:  # two events may have one id, and both be meant
+            key = mark_key(f"{back.topic}/{back.partition}/{back.offset}")
+        elif self.dedupe.identity is None:
             key = mark_key(event_id_of(back))
         return back, key, None, -1, stream_ms, past
 
