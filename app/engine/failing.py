@@ -106,6 +106,11 @@ class Failing:
             return past
         raise GivenUp(failure)
 
+    def knock(self, gate: Gate, unit: Unit, past: Past | None) -> None:
+        """Go through a gate that is shut, as its probe. Raises Rest when it is another one's turn."""
+        if not gate.may_probe(place_of(unit.record)):
+            raise self.at_gate(gate, unit, past)
+
     def at_gate(self, gate: Gate, unit: Unit, past: Past | None) -> Rest:
         """*unit*'s event rests at a gate."""
         past = past or Past()
@@ -140,10 +145,17 @@ class Failing:
         """An event with a past has ended: forget what was noted of it."""
         if past.tried:
             state.note(*attempts_row(record.offset, None))
-        if past.back is not None and sequence is not None and not is_dead:
-            row = state.troubles.came_back(sequence, record.offset)
-            if row is not None:
-                state.note(*row)
+        if not is_dead and self.flood.is_open and self.flood.may_probe(place_of(record)):
+            self.flood.let_all_pass()
+        if past.back is not None and not is_dead:
+            self.let_pass(record, sequence, state)
+
+    @staticmethod
+    def let_pass(record: Record, sequence: bytes | None, state: Partition) -> None:
+        """A dead letter was handled, or dropped: what waited behind it may come back."""
+        row = state.troubles.came_back(sequence, record.offset) if sequence is not None else None
+        if row is not None:
+            state.note(*row)
 
     def _failure(  # noqa: PLR0913, PLR0917  # what is known of it
         self, kind: FailureKind, error: Exception, past: Past | None, handler: str = "", attempts: int = 0,

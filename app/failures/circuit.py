@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-
 KEPT_MIN = 100  # failures that are remembered
 
 
@@ -59,7 +58,11 @@ class Circuit:
         breaker, count = self.breaker, len(self._failed)
         if breaker.run and self._run >= breaker.run:
             return True
-        if not breaker.failures or count < breaker.failures or count < breaker.ratio * (count + self.passed - self._failed[0][2]):
+        if (
+            not breaker.failures
+            or count < breaker.failures
+            or count < breaker.ratio * (count + self.passed - self._failed[0][2])
+        ):
             return False
         return len({event for _, event, _ in self._failed}) >= breaker.events
 
