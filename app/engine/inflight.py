@@ -7,7 +7,7 @@ argument.
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from app.engine.offsets import PartitionOffsets
@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
 class InFlight:
     """What was received of one partition and is not finished, in this assignment.
 
-    *processed* says how far an earlier owner was; *records* and *bytes* are how much may be in flight.
+    *processed* says how far an earlier owner was; *records* and *bytes* are how much may be unfinished.
     """
 
     def __init__(self, processed: Processed, records: int, bytes: int) -> None:  # noqa: A002
@@ -35,7 +35,7 @@ class InFlight:
         self._chunks: deque[Chunk] = deque()
         self._bytes = 0
         self._is_held = False
-        self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
+        self._ahead = deque(offsets_in(processed))  # settled by an earlier owner, and not received yet
         self._stream_ms = processed.stream_ms
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 
@@ -49,21 +49,26 @@ class InFlight:
         size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
         self._chunks.append(Chunk(offsets, stream_ms, size))
         self._bytes += size
-        return self._without_settled(records, stream_ms) if self._ahead else (records, stream_ms)
+        return self._without_settled(records, offsets, stream_ms) if self._ahead else (records, stream_ms)
 
-    def _without_settled(self, records: Sequence[Record], stream_ms: list[int]) -> tuple[list[Record], list[int]]:
+    def _without_settled(
+        self, records: Sequence[Record], offsets: list[int], stream_ms: list[int]
+    ) -> tuple[list[Record], list[int]]:
         """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
         left: list[Record] = []
         times: list[int] = []
-        for record, at_ms in zip(records, stream_ms, strict=True):
-            if record.offset in self._ahead:
-                self._ahead.discard(record.offset)
-                self.offsets.finished(record.offset)
-            else:
-                left.append(record)
-                times.append(at_ms)
-        if self._ahead and min(self._ahead) <= records[-1].offset:
-            self._ahead = {offset for offset in self._ahead if offset > records[-1].offset}  # holes of the log by now
+        at, behind = 0, offsets[-1] + 1
+        while self._ahead and self._ahead[0][0] < behind:
+            start, end = self._ahead.popleft()
+            first, stop = bisect_left(offsets, start), bisect_left(offsets, end)
+            self.offsets.finished_all(offsets[first:stop])
+            left += records[at:first]
+            times += stream_ms[at:first]
+            at = stop
+            if end > behind:
+                self._ahead.appendleft((behind, end))
+        left += records[at:]
+        times += stream_ms[at:]
         return left, times
 
     @property
@@ -84,8 +89,8 @@ class InFlight:
         next_offset = self.offsets.next_offset
         if next_offset is None:  # the first record is still in hand
             next_offset = self._chunks[0].offsets[0]
-        ahead = self.offsets.ahead | self._ahead
-        return Processed(next_offset, turns(next_offset, ahead), self._stream_at(next_offset), now_ms, dict(counts))
+        ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
+        return Processed(next_offset, ahead, self._stream_at(next_offset), now_ms, dict(counts))
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
