@@ -1,38 +1,47 @@
 """The records of one partition that are in flight: how many, how large, and what the stream's time was at each.
 
-The stream's time is the newest timestamp among the records up to one, in the order of the log. Pure: time is an
+The stream's time is the newest timestamp among the records up to one, in the order of the log. An event may stay
+unfinished for long while everything behind it goes on, so what is finished behind it takes no room. Pure: time is an
 argument.
 """
 
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, takewhile
 from typing import NamedTuple
 
 from app.engine.offsets import PartitionOffsets
 from app.storage.changelog import Processed, offsets_in, turns
 from app.wire.envelope import Record
 
+LOOKS = 32  # chunks of which one look finds out whether they are finished, so that many cost no more than a few
+
 
 class Chunk(NamedTuple):
-    """Records that were unpacked together: their offsets, the stream's time at each, their bytes."""
+    """Records that were unpacked together: their offsets, the stream's time at each, their bytes.
+
+    When all of them are finished and an earlier one is not, only the last one's offset and time are left.
+    """
 
     offsets: list[int]
     stream_ms: list[int]
     bytes: int
+    is_finished: bool = False
 
 
 class InFlight:
     """What was received of one partition and is not finished, in this assignment.
 
-    *processed* says how far an earlier owner was; *records* and *bytes* are how much may be unfinished.
+    *processed* says how far an earlier owner was. *records* and *bytes* are how much may be unfinished; the bytes of a
+    chunk count until all of it is finished.
     """
 
     def __init__(self, processed: Processed, records: int, bytes: int) -> None:  # noqa: A002
         self.offsets = PartitionOffsets()
         self._records_max, self._bytes_max = records, bytes
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: list[Chunk] = []  # of finished ones in a row, the last
+        self._look_at = 1  # where in the chunks the next look begins
         self._bytes = 0
         self._is_held = False
         self._ahead = deque(offsets_in(processed))  # settled by an earlier owner, and not received yet
@@ -75,14 +84,33 @@ class InFlight:
     def is_full(self) -> bool:
         """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
         while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
-            chunk = self._chunks.popleft()
+            chunk = self._chunks.pop(0)
             self._bytes -= chunk.bytes
             self._passed_ms = chunk.stream_ms[-1]
+        if len(self._chunks) > 1 and self._chunks[1].offsets[-1] < self.offsets.untouched:
+            self._give_back()
         share = 0.5 if self._is_held else 1.0
         self._is_held = (
             self.offsets.in_flight >= self._records_max * share or self._bytes >= self._bytes_max * share
         )  # fmt: skip
         return self._is_held
+
+    def _give_back(self) -> None:
+        """Let go of what finished chunks hold although the first is not: a few are looked at each time, in turns."""
+        chunks, is_finished, untouched = self._chunks, self.offsets.is_finished, self.offsets.untouched
+        at = self._look_at if self._look_at < len(chunks) else 1
+        looks = list(takewhile(lambda chunk: chunk.offsets[-1] < untouched, chunks[at : at + LOOKS]))
+        seen = [chunks[at - 1]]
+        for chunk in looks:
+            if not (chunk.is_finished or is_finished(chunk.offsets[0], chunk.offsets[-1])):
+                seen.append(chunk)
+                continue
+            self._bytes -= chunk.bytes
+            if seen[-1].is_finished:  # what may be committed will pass both at once
+                seen.pop()
+            seen.append(Chunk(chunk.offsets[-1:], chunk.stream_ms[-1:], 0, is_finished=True))
+        chunks[at - 1 : at + len(looks)] = seen
+        self._look_at = at - 1 + len(seen) if len(looks) == LOOKS else 1
 
     def processed(self, now_ms: int, counts: Mapping[str, int]) -> Processed:
         """How far the partition is by now; *counts* says how its records ended."""

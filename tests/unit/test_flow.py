@@ -170,6 +170,24 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[
     await house.until(lambda: flow.in_flight.is_full)
 
 
+async def test_what_is_finished_behind_a_slow_record_fills_nothing(make: Callable[..., House]) -> None:
+    """One record may wait for long, and the partition goes on: neither number nor bytes behind it count."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, remembers=True)
+    [flow] = house.flows
+    for _ in range(20):
+        records = [record(flow.position + n, "slow" if flow.position + n == 0 else f"k{n}") for n in range(50)]
+        for of in records:
+            of.value = b"x" * 100
+        house.fetch(flow, records)
+        await house.until(lambda: flow.offsets.newest + 1 == flow.position and flow.offsets.in_flight == 1)
+    assert not flow.in_flight.is_full
+    await house.until(lambda: bool(house.settled) and house.settled[-1].ahead == (1, 999))
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.settled_offset == 1_000)
+
+
 async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: Callable[..., House]) -> None:
     """Room comes when a held record ends, and when a group that holds everything back is settled."""
     house = make(Gate(), remembers=True)
