@@ -99,7 +99,7 @@ class Pipeline:
         """A dead letter is given up: what waits behind it may come back."""
         self.failing.let_pass(back, sequence_of(back, self.order), state)
 
-    async def carry(self, work: Work, state: Partition) -> Outcome:
+    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Rest when that has to wait for something.
