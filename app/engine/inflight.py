@@ -45,7 +45,8 @@ class InFlight:
         self._look_at = 1  # where in the chunks the next look begins
         self._bytes = 0
         self._is_held = False
-        self._ahead = deque(offsets_in(processed))  # settled by an earlier owner, and not received yet
+        # What an earlier owner settled ahead, and was not received yet: runs, none of them below where reading begins.
+        self._ahead = deque((max(start, begin), end) for start, end in offsets_in(processed) if end > begin)
         self._stream_ms = processed.stream_ms
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 

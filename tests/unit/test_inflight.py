@@ -79,6 +79,13 @@ def test_holes_between_all_records_cost_nothing_once_they_are_behind() -> None:
     assert in_flight.processed(NOW_MS, {}).ahead == ()
 
 
+def test_a_row_before_any_record_says_what_is_settled_from_where_reading_begins() -> None:
+    """Reading may begin past what the state has: after a commit that was followed, or when records are gone."""
+    earlier = Processed(3, (1, 1, 5, 10, 30, 1), stream_ms=5)  # 4, 10 to 19, 50
+    row = InFlight(earlier, 10_000, 2**20, begin=15).processed(NOW_MS, {})
+    assert (row.next_offset, row.ahead, row.stream_ms) == (15, (0, 5, 30, 1), 5)
+
+
 def test_a_row_with_nothing_ahead_says_nothing_of_holes() -> None:
     """A log full of holes makes no long rows."""
     in_flight = InFlight(Processed(0), 10_000, 2**20)
