@@ -403,8 +403,8 @@ def _check_delays(app: Famulus, subscription: Subscription) -> None:
             other_s, other = waits.setdefault(number, (delay_s, handler.name))
             if other_s != delay_s:
                 raise ConfigError(
-                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and of "
-                    f"{delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
+                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and "
+                    f"of {delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
                 )
 
 

@@ -62,7 +62,8 @@ def handler_for(
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
     is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
-    gate = Gate(breaker, name, "what a handler needs seems to be away:", "its events wait, and use up no attempts")
+    what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
+    gate = Gate(breaker, name, what, cure, policy.timeout_s)
     return Handler(
         name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate
     )

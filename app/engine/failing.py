@@ -65,10 +65,11 @@ class Failing:
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
             raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
-        if past is not None or offset not in state.troubles.attempts:
+        if offset not in state.troubles.attempts or (past is not None and past.back is None):
             return past
-        past = Past(tried=state.troubles.tried(offset))
-        due_s = max((tried.due_ms for tried in past.tried.values()), default=0) / 1000 - time.time()
+        past = past or Past()
+        past.tried = {**state.troubles.tried(offset), **past.tried}
+        due_s = max(tried.due_ms for tried in past.tried.values()) / 1000 - time.time()
         if due_s > 0:
             raise Rest(past, after(due_s))
         return past
@@ -82,9 +83,11 @@ class Failing:
         """
         record, policy = unit.record, handler.policy
         past = past or Past()
-        past.done |= {done.name for done in handlers[: handlers.index(handler)]}
-        if policy.is_outage(error) and handler.gate.note_failure(place_of(record), error):
-            raise self.at_gate(handler.gate, unit, past)
+        if not policy.is_outage(error):
+            handler.gate.let_another_try(place_of(record))
+        elif handler.gate.note_failure(place_of(record), error):
+            raise self.at_gate(handler, handlers, unit, past)
+        past.done |= _before(handler, handlers)
         now_ms = time.time_ns() // 1_000_000
         before = past.tried.get(handler.name, Tried())
         attempts, first_ms = before.attempts + 1, before.first_ms or now_ms
@@ -106,17 +109,17 @@ class Failing:
             return past
         raise GivenUp(failure)
 
-    def knock(self, gate: Gate, unit: Unit, past: Past | None) -> None:
+    def knock(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> None:
         """Go through a gate that is shut, as its probe. Raises Rest when it is another one's turn."""
-        if not gate.may_probe(place_of(unit.record)):
-            raise self.at_gate(gate, unit, past)
+        if not handler.gate.may_probe(place_of(unit.record)):
+            raise self.at_gate(handler, handlers, unit, past)
 
-    def at_gate(self, gate: Gate, unit: Unit, past: Past | None) -> Rest:
-        """*unit*'s event rests at a gate."""
+    def at_gate(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> Rest:
+        """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
         past = past or Past()
+        past.done |= _before(handler, handlers)
         past.unit = unit
-        event = place_of(unit.record)
-        return Rest(past, lambda resume: gate.wait(event, resume))
+        return Rest(past, handler.gate.until(place_of(unit.record)))
 
     def bury(self, failure: Failure, unit: Unit, sequence: bytes | None, past: Past | None) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished.
@@ -125,11 +128,11 @@ class Failing:
         """
         record, state = unit.record, unit.partition
         past = past or Past()
-        past.unit = None
+        past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
         if failure.handler and self.flood.note_failure(place_of(record), failure.error):
-            raise self.at_gate(self.flood, unit, past)
-        blocks = self.on_dead_letter == "sequence" and sequence is not None
-        is_full = blocks and state.troubles.dead >= self.sequence_max
+            raise Rest(past, self.flood.until(place_of(record)))
+        blocked = sequence if self.on_dead_letter == "sequence" else None
+        is_full = blocked is not None and state.troubles.is_full(blocked, record.offset, self.sequence_max)
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
             raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
         event_id = event_id_of(record)
@@ -137,16 +140,15 @@ class Failing:
                     error=type(failure.error).__qualname__, reason=masked(str(failure.error), record))  # fmt: skip
         self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
         state.filling.outbox.append(self.letters.letter(record, failure))
-        if blocks and not is_full:
-            assert sequence is not None
-            state.note(*state.troubles.died(sequence, record.offset))
+        if blocked is not None and not is_full:
+            state.note(*state.troubles.died(blocked, record.offset))
 
     def ended(self, record: Record, sequence: bytes | None, past: Past, state: Partition, *, is_dead: bool) -> None:
         """An event with a past has ended: forget what was noted of it."""
+        if not is_dead and self.flood.is_trying(place_of(record)):
+            self.flood.let_all_pass()
         if past.tried:
             state.note(*attempts_row(record.offset, None))
-        if not is_dead and self.flood.is_open and self.flood.may_probe(place_of(record)):
-            self.flood.let_all_pass()
         if past.back is not None and not is_dead:
             self.let_pass(record, sequence, state)
 
@@ -188,6 +190,10 @@ class Failing:
         if is_full:
             return f"{what}, and {self.sequence_max} events are dead or parked already: redrive or drop some of them"
         return f"{what}, and this subscription halts then: mend its handler and start again, or let it skip"
+
+
+def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
+    return {done.name for done in handlers[: handlers.index(handler)]}
 
 
 def place_of(record: Record) -> Hashable:

@@ -141,6 +141,8 @@ class Flow:
 
         Raises CorruptRecordException as `fetch.Packed` does.
         """
+        if self.is_closing:
+            return False
         if self._is_back_due and not self.lanes.is_full and self._refill_back():
             return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
@@ -172,6 +174,8 @@ class Flow:
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
         waits = [wait for back in self.backs.values() if (wait := back.due_in_s(now_ms)) is not None]
         self._is_back_due = 0 in waits
+        if self._back_timer is not None:
+            self._back_timer.cancel()
         if waits and not self._is_back_due:
             self._back_timer = asyncio.get_running_loop().call_later(min(waits), self._look_back)
         return bool(works)

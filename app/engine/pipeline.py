@@ -91,7 +91,9 @@ class Pipeline:
             past.tried[back.handler] = Tried(back.attempts, back.first_ms)
         if back.handler:  # the event itself was handled, but for this handler
             key = mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
-        elif self.dedupe_back is not None and self.dedupe_back.identity is None:
+        elif self.dedupe is None:  # two events may have one id, and both be meant
+            key = mark_key(f"{back.topic}/{back.partition}/{back.offset}")
+        elif self.dedupe.identity is None:
             key = mark_key(event_id_of(back))
         return back, key, None, -1, stream_ms, past
 
@@ -122,7 +124,7 @@ class Pipeline:
             for handler in handlers:
                 gate = handler.gate
                 if gate.is_open:
-                    self.failing.knock(gate, unit, past)
+                    self.failing.knock(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
                     await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))

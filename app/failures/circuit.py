@@ -13,7 +13,7 @@ KEPT_MIN = 100  # failures that are remembered
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are the *ratio* of all.
+    """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are *ratio* of all.
 
     Or at a *run* of failures without a success between them, however long that takes. 0 is never. It is probed after
     *wait_initial_s*, then after twice that, up to *wait_max_s*.
@@ -55,16 +55,16 @@ class Circuit:
         return True
 
     def _is_too_much(self) -> bool:
-        breaker, count = self.breaker, len(self._failed)
+        breaker, failed = self.breaker, self._failed
         if breaker.run and self._run >= breaker.run:
             return True
-        if (
-            not breaker.failures
-            or count < breaker.failures
-            or count < breaker.ratio * (count + self.passed - self._failed[0][2])
-        ):
+        if not breaker.failures or len(failed) < breaker.failures:
             return False
-        return len({event for _, event, _ in self._failed}) >= breaker.events
+        # Among the newest ones: what succeeded since one failed long before says nothing about now.
+        passed = self.passed - failed[-breaker.failures][2]
+        if breaker.failures < breaker.ratio * (breaker.failures + passed):
+            return False
+        return len({event for _, event, _ in failed}) >= breaker.events
 
     def probe_failed(self) -> None:
         """It is not over: the next probe waits for longer."""
@@ -78,6 +78,6 @@ class Circuit:
 
     @property
     def seen(self) -> tuple[int, int]:
-        """Failures within the window, and attempts in the same time."""
-        count = len(self._failed)
-        return count, count + (self.passed - self._failed[0][2] if count else 0)
+        """The newest failures, and attempts in the same time."""
+        count = min(len(self._failed), self.breaker.failures or len(self._failed))
+        return count, count + (self.passed - self._failed[-count][2] if count else 0)

@@ -18,14 +18,15 @@ Resume = Callable[[], None]
 class Gate(Circuit):
     """The gate of what *name* says. `is_open` is the circuit's: while it is, `may_probe` says who goes through.
 
-    *what* and *cure* are words for the person who reads the log.
+    *what* and *cure* are words for the person who reads the log. An attempt takes *limit_s* at most, 0: nobody knows.
     """
 
-    def __init__(self, breaker: Breaker, name: str, what: str, cure: str) -> None:
+    def __init__(self, breaker: Breaker, name: str, what: str, cure: str, limit_s: float = 0.0) -> None:
         super().__init__(breaker)
         self.name = name
         self.why = ""  # it is shut, in words; empty while it is not
         self._what, self._cure = what, cure
+        self._limit_s = limit_s or breaker.wait_max_s
         self._waiting: dict[Hashable, Resume] = {}  # in the order of their coming
         self._is_probe_due = False
         self._probe: Hashable = None
@@ -40,8 +41,20 @@ class Gate(Circuit):
         """Whether *event* is the one that tries now."""
         if self._is_probe_due:
             self._is_probe_due, self._probe = False, event
-            self._set_timer()  # if it never comes back, another one tries
-        return self._probe == event
+        if self._probe != event:
+            return False
+        self._set_timer(self._limit_s)  # if nobody hears of it any more, another one tries
+        return True
+
+    def is_trying(self, event: Hashable) -> bool:
+        """Whether *event* is the one that tries now."""
+        return self.is_open and self._probe == event
+
+    def let_another_try(self, event: Hashable) -> None:
+        """If *event* is the one that tries, it has ended without a word about what is away."""
+        if self.is_trying(event):
+            self._probe = None
+            self._set_timer()
 
     def wait(self, event: Hashable, resume: Resume) -> Callable[[], object]:
         """Have *resume* called when *event* may try. Returns how to wait no more."""
@@ -49,6 +62,10 @@ class Gate(Circuit):
         if self._is_probe_due:
             asyncio.get_running_loop().call_soon(self._let_one_try)
         return lambda: self._waiting.pop(event, None)
+
+    def until(self, event: Hashable) -> Callable[[Resume], Callable[[], object]]:
+        """The same for later: what is given *resume*."""
+        return lambda resume: self.wait(event, resume)
 
     def note_failure(self, event: Hashable, error: Exception) -> bool:
         """Note that an attempt of *event* failed. True when the circuit is open: the attempt does not count."""
@@ -80,10 +97,11 @@ class Gate(Circuit):
         for resume in waiting.values():
             resume()
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, at_least_s: float = 0.0) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._let_one_try)
+        wait_s = max(self.wait_s, at_least_s)
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_one_try)
 
     def _let_one_try(self) -> None:
         if not self.is_open:

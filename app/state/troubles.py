@@ -54,6 +54,10 @@ class Troubles:
         dead = self.sequences.get(sequence)
         return dead is not None and dead[0] < offset
 
+    def is_full(self, sequence: bytes, offset: int, most: int) -> bool:
+        """Whether there are *most* dead letters, and this would be one more."""
+        return self.dead >= most and offset not in self.sequences.get(sequence, ())
+
     def died(self, sequence: bytes, offset: int) -> tuple[bytes, bytes]:
         """Note a dead letter: what comes after it waits until it is back."""
         if offset not in self.sequences.get(sequence, ()):

@@ -27,6 +27,14 @@ def test_failures_among_many_successes_do_not_open_it() -> None:
         assert not circuit.failed(now, now)
 
 
+def test_what_succeeded_before_most_of_many_fail_does_not_hide_them() -> None:
+    """One that failed among them neither."""
+    circuit = Circuit(THREE)
+    circuit.failed("a", 0)
+    circuit.passed += 1000
+    assert [circuit.failed(event, 1) for event in "abc"] == [False, False, True]
+
+
 def test_failures_that_are_long_ago_do_not_count() -> None:
     """Only those within the window."""
     circuit = Circuit(THREE)

@@ -1,0 +1,284 @@
+"""One partition with everything of the engine from the flow up, on a store in memory, and handlers that fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import svcs
+from faust.types import TP
+
+from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
+from app.deadletter.record import origin_of, our_headers
+from app.deadletter.returned import Action, outgoing, returning
+from app.engine.crew import Crew
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, handler_for
+from app.engine.flow import Flow, Limits, Ties
+from app.engine.pipeline import Pipeline
+from app.failures.circuit import Breaker
+from app.failures.retry import Policy, Retry
+from app.observe.metrics import Counts
+from app.publish.bus import EventBus
+from app.state.dedupe import Dedupe
+from app.state.partition import Group, Partition
+from app.state.troubles import Troubles
+from app.state.unit import current_unit
+from app.storage.changelog import ATTEMPTS, DEAD, MARK, Processed, row_key
+from app.wire.codec import codec_of
+from app.wire.envelope import Delivery, Outgoing
+from models.event import Event
+from tests.stand_ins.clock import EPOCH_S, Clock
+from tests.stand_ins.failing import NEVER, failing_of
+from tests.stand_ins.house import Fetch
+from tests.stand_ins.stored import Memory
+
+DEDUPE = Dedupe(7 * 86_400_000)
+LETTERS, REDRIVE = dead_letter_topic("t"), redrive_topic("t", "group")
+STEP_S = 0.01  # between two looks whether something has come
+LIMIT_S = 500.0
+
+
+class Try(Event, namespace="test.Try", topic="t", key="key"):
+    """An event whose name says what its handlers make of it."""
+
+    key: str
+    name: str
+
+
+class Call(NamedTuple):
+    """A handler was called: when, which one, for what, and which attempt it was told that this is."""
+
+    at_s: float
+    handler: str
+    name: str
+    attempt: int
+
+
+class Letter(NamedTuple):
+    """What a dead letter says."""
+
+    name: str
+    kind: str
+    handler: str
+    attempts: int
+
+
+Do = Callable[[Try], Awaitable[None]]
+
+
+class Trial:
+    """A partition and what outlives its workers: the source, the store, what was sent. *options* are those of Failing.
+
+    *stages*: how many retry topics there are. Every handler counts its calls in a row before it does anything else.
+    """
+
+    def __init__(
+        self, clock: Clock, *, concurrency: int = 4, order: Any = "key", on_unknown_type: Any = "ignore",
+        dedupe: Dedupe | None = DEDUPE, stages: int = 0, flood: Breaker = NEVER, **options: Any,
+    ) -> None:  # fmt: skip
+        self.clock = clock
+        self.concurrency = concurrency
+        self.calls: list[Call] = []
+        self.faults: list[Exception] = []
+        self.sent: list[Outgoing] = []
+        self.source: list[Any] = []
+        self.back: dict[str, list[Any]] = {}
+        self.finished_back: dict[str, int] = {}  # what the group has committed of those topics
+        self.stored: dict[bytes, bytes] = {}
+        self.written: list[tuple[bytes, bytes | None]] = []
+        self.processed: Processed | None = None
+        self.timeouts_s: dict[str, float] = {}
+        self.may_publish = asyncio.Event()
+        self.may_publish.set()
+        self.dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
+        self.counts = Counts()
+        topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
+        self.pipeline = Pipeline(
+            EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type, order,
+            failing_of(self.counts, flood, **options), topics,
+        )  # fmt: skip
+
+    def handler(
+        self, name: str, do: Do, retry: Retry = Retry(), breaker: Breaker = NEVER, **policy: Any  # noqa: B008  # frozen
+    ) -> Handler:  # fmt: skip
+        """Add a handler that does *do*."""
+
+        async def call(event: Try, delivery: Delivery) -> None:
+            self.calls.append(Call(round(self.clock.passed_s, 3), name, event.name, delivery.attempt))
+            unit = current_unit()
+            assert unit is not None
+            row = row_key(name, event.name.encode())
+            unit.write(row, b"%d" % (int(unit.row(row) or 0) + 1))
+            await do(event)
+
+        call.__module__, call.__qualname__ = "h", name
+        made = handler_for(Try, call, Policy(retry, **policy), breaker)
+        self.dispatcher.add(made)
+        if made.policy.timeout_s:
+            self.timeouts_s[made.name] = made.policy.timeout_s
+        return made
+
+    # The worker.
+
+    def start(self, chunk: int = 7) -> None:
+        """Start a worker where the last one was."""
+        store: Any = Memory(self.stored)
+        store.rows = self.stored
+        state = Partition(0, store, 10_000)
+        state.processed = self.processed
+        state.troubles = Troubles([(k, v) for k, v in self.stored.items() if k[:1] in {ATTEMPTS, DEAD}])
+        self.crew = Crew(self.concurrency, self.fault, self.timeouts_s)
+        ties = Ties(lambda: True, self.publish, self.fault, self.crew.wake, lambda _: None)
+        settler: Any = self
+        begin = self.processed.next_offset if self.processed else 0
+        limits = Limits(self.concurrency, 1_000, 1_000_000, chunk)
+        self.flow = Flow(TP("t", 0), self.pipeline, state, settler, limits, ties, begin)
+        self._receive(self.source[begin:])
+        for topic, records in self.back.items():
+            self._receive_back(topic, records[self.finished_back.get(topic, 0) :])
+
+    async def kill(self) -> None:
+        """End the worker at once; nothing is written any more."""
+        self.flow.abandon()
+        self.finished_back = {tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.items()}
+        settling = self.flow._settling
+        if settling is not None:
+            settling.cancel()
+        await self.crew.stop()
+
+    async def fault(self, error: Exception) -> None:
+        """What would end the worker."""
+        self.faults.append(error)
+
+    async def publish(self, records: Sequence[Outgoing]) -> None:
+        """Send *records*; what goes to a topic through which it comes back does so at once."""
+        await self.may_publish.wait()
+        self.sent += records
+        for record in records:
+            if record.topic in self.pipeline.topics_back:
+                self.send_back(record)
+
+    async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
+        """Write a group to the store."""
+        await asyncio.sleep(0)
+        if not may_apply():
+            return False
+        self.written += group.rows.items()
+        for key, value in {**group.rows, **group.marks}.items():
+            if value is None:
+                self.stored.pop(key, None)
+            else:
+                self.stored[key] = value
+        self.processed = processed
+        return True
+
+    # Records.
+
+    def feed(self, *events: str, values: dict[str, bytes] | None = None, kind: bytes = b"test.Try") -> None:
+        """Let an event arrive for each of *events*, `key:name`, with one of *values* if its name has one there."""
+        first = len(self.source)
+        for number, event in enumerate(events, first):
+            key, _, name = event.partition(":")
+            value = codec_of(Try).encode(Try(key=key, name=name or key))
+            self.source.append(SimpleNamespace(
+                topic="t", partition=0, offset=number, timestamp=int(EPOCH_S) * 1000, key=key.encode() or None,
+                value=(values or {}).get(name, value), headers=[("ce_id", event.encode()), ("ce_type", kind)],
+            ))  # fmt: skip
+        self._receive(self.source[first:])
+
+    def send_back(self, record: Outgoing) -> None:
+        """Let a record arrive through the topic that it is for."""
+        log = self.back.setdefault(record.topic, [])
+        log.append(read(record, len(log)))
+        self._receive_back(record.topic, log[-1:])
+
+    def redrive(self, name: str, action: Action = "redrive") -> None:
+        """Send the newest dead letter of an event back."""
+        letter = next(r for r in reversed(self.sent) if r.topic == LETTERS and name_of(r) == name)
+        self.send_back(outgoing(REDRIVE, returning(read(letter, 0), action, letter.value)))
+
+    def _receive(self, records: Sequence[Any]) -> None:
+        if records:
+            self.flow.receive(Fetch(records))
+            self.crew.wake(self.flow)
+
+    def _receive_back(self, topic: str, records: Sequence[Any]) -> None:
+        if records:
+            self.flow.receive_back(TP(topic, 0), Fetch(records))
+            self.crew.wake(self.flow)
+
+    # What became of them.
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Let time go on until *done*, then let everything end that needs no time."""
+        limit_s = self.clock.now + LIMIT_S
+        while not done():
+            assert self.clock.now < limit_s, f"it did not come: {self.calls[-5:]} {self.faults}"
+            await asyncio.sleep(STEP_S)
+        await asyncio.sleep(STEP_S)
+
+    async def settled(self, offset: int) -> None:
+        """Wait until everything below *offset* is settled."""
+        await self.until(lambda: self.flow.settled_offset == offset or bool(self.faults))
+
+    @property
+    def letters(self) -> list[Letter]:
+        """The dead letters."""
+        found = [(record, our_headers(record.headers)) for record in self.sent if record.topic == LETTERS]
+        return [
+            Letter(
+                name_of(record), ours["famulus-failure"].decode(), ours["famulus-handler"].decode().removeprefix("h."),
+                int(ours["famulus-attempts"]),
+            )
+            for record, ours in found
+        ]  # fmt: skip
+
+    def names(self, handler: str = "") -> list[str]:
+        """For what *handler*, or all of them, was called."""
+        return [call.name for call in self.calls if handler in {"", call.handler}]
+
+    def count(self, handler: str, name: str) -> int:
+        """How often a handler's work for an event was kept."""
+        return int(self.stored.get(row_key(handler, name.encode()), 0))
+
+    def rows(self, kind: bytes) -> int:
+        """How many rows of a kind are in the store."""
+        return sum(key.startswith(kind) for key in self.stored)
+
+    @property
+    def marks(self) -> int:
+        """How many events are remembered as handled."""
+        return self.rows(MARK)
+
+
+def read(record: Outgoing, offset: int) -> Any:
+    """*record* as it is read again."""
+    at = record.timestamp_ms if record.timestamp_ms is not None else 0
+    return SimpleNamespace(topic=record.topic, partition=record.partition, offset=offset, timestamp=at,
+                           key=record.key, value=record.value, headers=record.headers)  # fmt: skip
+
+
+def name_of(record: Outgoing) -> str:
+    """The name of the event in a record."""
+    key, _, name = dict(record.headers)["ce_id"].decode().partition(":")
+    return name or key
+
+
+def origins(trial: Trial) -> list[int]:
+    """The offsets that the dead letters came from."""
+    return [origin_of(record.headers)[2] for record in trial.sent if record.topic == LETTERS]
+
+
+@asynccontextmanager
+async def trials(clock: Clock) -> AsyncIterator[Callable[..., Trial]]:
+    """Makes trials and ends their workers."""
+    made: list[Trial] = []
+
+    def build(**options: Any) -> Trial:
+        made.append(Trial(clock, **options))
+        return made[-1]
+
+    yield build
+    for trial in made:
+        await trial.kill()

@@ -1,0 +1,236 @@
+"""Gates: what something else's outage costs, and how many dead letters there may be."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from app.config import DeadLetterConfig
+from app.errors import HandlerTimeoutError, TransientError
+from app.failures.circuit import Breaker
+from app.failures.retry import Retry
+from tests.stand_ins.clock import Clock
+from tests.stand_ins.trial import Letter, Trial, Try, trials
+
+Make = Callable[..., Trial]
+BREAKER = Breaker(failures=4, events=3, ratio=0.5, window_s=60, wait_initial_s=5, wait_max_s=20)
+SHORT = Retry(3, 0.2)
+
+
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Makes trials in a time of their own."""
+    async with trials(Clock(monkeypatch)) as build:
+        yield build
+
+
+class Outage:
+    """A handler that needs something which is away while *is_on*; `bad` needs nothing and fails for itself."""
+
+    def __init__(self, error: Callable[[], Exception] = ConnectionRefusedError) -> None:
+        self.is_on = True
+        self.order: dict[str, list[str]] = defaultdict(list)
+        self._error = error
+
+    async def __call__(self, event: Try) -> None:
+        """Try it."""
+        await asyncio.sleep(0)
+        if event.name.startswith("bad") or self.is_on:
+            raise self._error()
+        self.order[event.key].append(event.name)
+
+
+@pytest.mark.parametrize("error", [TransientError, ConnectionRefusedError, TimeoutError, HandlerTimeoutError])
+async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exception]) -> None:
+    """After a few failures one event at a time tries, each time another one, less and less often; then all go on."""
+    trial, outage = make(concurrency=10), Outage(error)
+    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    trial.start()
+    trial.feed(*(f"k{number % 20}:e{number}" for number in range(200)))
+    await trial.until(lambda: gate.is_open and trial.flow.lanes.resting == 20)
+    opened, at = len(trial.calls), trial.calls[-1].at_s
+    assert opened <= 20
+    assert "what a handler needs seems to be away: h.work: 4 of the last 4 failed" in gate.why
+    await asyncio.sleep(100)
+    probes = trial.calls[opened:]
+    assert [round(call.at_s - at) for call in probes] == [5, 15, 35, 55, 75, 95]
+    assert len({call.name for call in probes}) == 6
+    outage.is_on = False
+    await trial.settled(200)
+    assert not (gate.is_open or gate.waiting or gate.why)
+    assert outage.order == {f"k{key}": [f"e{number}" for number in range(key, 200, 20)] for key in range(20)}
+    assert (trial.letters, trial.counts["handled"], max(call.attempt for call in trial.calls)) == ([], 200, 2)
+
+
+async def test_other_errors_are_no_outage(make: Make) -> None:
+    """What nobody classified says nothing about anything else."""
+    trial = make(concurrency=10)
+    gate = trial.handler("work", Outage(KeyError), SHORT, BREAKER).gate
+    trial.start()
+    trial.feed(*(f"k{number}" for number in range(20)))
+    await trial.settled(20)
+    assert not gate.is_open
+    assert len(trial.letters) == 20
+
+
+async def test_one_bad_event_does_not_shut_the_gate(make: Make) -> None:
+    """However often it is tried."""
+    trial, outage = make(), Outage()
+    outage.is_on = False
+    gate = trial.handler("work", outage, Retry(30, 0.1, 1.0), BREAKER).gate
+    trial.start()
+    trial.feed("k:bad")
+    await trial.settled(1)
+    assert not gate.is_open
+    assert trial.letters == [Letter("bad", "exhausted", "work", 30)]
+
+
+async def test_an_outage_after_a_single_failure_is_one(make: Make) -> None:
+    """What went well since one event failed, long before, does not hide it; few keys are enough."""
+    trial, outage = make(), Outage()
+    outage.is_on = False
+    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    trial.start()
+    trial.feed("k:bad", *(f"k{number}" for number in range(900)))
+    await trial.settled(901)
+    letters = len(trial.letters)
+    outage.is_on = True
+    trial.feed(*(f"l{number % 4}:e{number}" for number in range(50)))
+    await trial.until(lambda: gate.is_open)
+    await asyncio.sleep(30)
+    assert len(trial.letters) == letters
+
+
+async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
+    """Also when it takes longer than the gate waits before the next one."""
+    trial, outage = make(), Outage()
+    slow: list[float] = []
+
+    async def work(event: Try) -> None:
+        if gate.is_open:
+            slow.append(trial.clock.passed_s)
+            await asyncio.sleep(30)
+        await outage(event)
+
+    gate = trial.handler("work", work, SHORT, BREAKER, timeout_s=60.0).gate
+    trial.start()
+    trial.feed(*(f"k{number}" for number in range(20)))
+    await trial.until(lambda: gate.is_open and bool(slow))
+    await asyncio.sleep(200)
+    assert [round(at - slow[0]) for at in slow] == [0, 40, 90, 140, 190]
+
+
+@pytest.mark.parametrize("error", [KeyError, ConnectionRefusedError])
+async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
+    make: Make, error: Callable[[], Exception]
+) -> None:
+    """Nobody waits for ever, whatever became of the one that tried."""
+    trial, outage = make(concurrency=10), Outage()
+
+    async def work(event: Try) -> None:
+        if not outage.is_on and event.name == first:
+            raise error
+        await outage(event)
+
+    gate = trial.handler("work", work, Retry(2, 0.2), BREAKER).gate
+    trial.start()
+    trial.feed(*(f"k{number}" for number in range(20)))
+    await trial.until(lambda: gate.is_open and gate.waiting == 20)
+    first = next(iter(trial.flow._resting.values()))[0][0].key.decode()
+    outage.is_on = False
+    await trial.settled(20)
+    assert trial.counts["handled"] == 20 - len(trial.letters)
+    assert {letter.name for letter in trial.letters} <= {first}
+
+
+async def test_an_event_that_comes_when_nobody_waits_is_the_probe(make: Make) -> None:
+    """All that failed were given up, or went away with their partition."""
+    trial, outage = make(concurrency=10), Outage()
+    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    trial.start()
+    trial.feed(*(f"k{number}" for number in range(10)))
+    await trial.until(lambda: gate.waiting == 10)
+    assert await trial.flow.close(5)
+    assert gate.waiting == 0
+    await trial.kill()
+    await asyncio.sleep(60)
+    outage.is_on = False
+    trial.start()
+    await trial.settled(10)
+    assert not gate.is_open
+    assert trial.counts["handled"] == 10
+
+
+# Too many dead letters.
+
+FLOOD = Breaker(5, 1, 0.5, 60.0, 5, wait_initial_s=5, wait_max_s=20)
+
+
+def counting(outage: Outage) -> Callable[[Try], Awaitable[None]]:
+    """A handler for itself: its errors are nobody's outage."""
+
+    async def do(event: Try) -> None:
+        try:
+            await outage(event)
+        except ConnectionRefusedError:
+            raise ValueError("wrong") from None
+
+    return do
+
+
+async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
+    """After so many in a row no more leave; one at a time tries, whole; when it works again, all are handled."""
+    trial, outage = make(concurrency=10, flood=FLOOD), Outage()
+    trial.handler("before", lambda _: asyncio.sleep(0), SHORT)
+    trial.handler("work", counting(outage), SHORT)
+    trial.start()
+    trial.feed(*(f"k{number % 20}:e{number}" for number in range(60)))
+    flood = trial.pipeline.failing.flood
+    await trial.until(lambda: flood.is_open)
+    await asyncio.sleep(100)
+    assert len(trial.letters) == 4
+    assert "too many" in flood.why or "flood" in flood.why
+    outage.is_on = False
+    await trial.settled(60)
+    assert trial.clock.passed_s < 160
+    assert not (flood.is_open or flood.waiting)
+    dead = {letter.name for letter in trial.letters}
+    assert len(dead) == 4
+    for number in range(60):
+        kept = (trial.count("before", f"e{number}"), trial.count("work", f"e{number}"))
+        assert kept == ((0, 0) if f"e{number}" in dead else (1, 1))
+    assert all(names == sorted(names, key=lambda name: int(name[1:])) for names in outage.order.values())
+
+
+async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> None:
+    """Only one that had failed says that it is over."""
+    trial, outage = make(concurrency=10, flood=FLOOD), Outage()
+    outage.is_on = False
+    trial.handler("work", counting(outage), SHORT)
+    trial.start()
+    trial.feed(*(f"k{number}:bad{number}" for number in range(20)))
+    await trial.until(lambda: trial.pipeline.failing.flood.is_open)
+    trial.feed(*(f"l{number}" for number in range(20)))
+    await asyncio.sleep(100)
+    assert trial.counts["handled"] == 20
+    assert len(trial.letters) == 4
+
+
+async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:
+    """What no handler has seen says nothing about handlers; `DeadLetter.FloodRun` 0 turns the guard off."""
+    trial = make(flood=FLOOD)
+    trial.handler("work", counting(Outage()), SHORT)
+    trial.start()
+    trial.feed(*(f"k:bad{number}" for number in range(20)), values={f"bad{number}": b"\xff" for number in range(20)})
+    await trial.settled(20)
+    assert len(trial.letters) == 20
+
+    config = DeadLetterConfig(flood_run=0)
+    run = config.flood_run
+    trial = make(flood=Breaker(run, 1, config.flood_ratio, config.flood_window_s, run), concurrency=10)
+    trial.handler("work", counting(Outage()), SHORT)
+    trial.start()
+    trial.feed(*(f"k{number}" for number in range(200)))
+    await trial.settled(200)
+    assert len(trial.letters) == 200

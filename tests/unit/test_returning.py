@@ -1,0 +1,301 @@
+"""Records that come back to a partition: dead letters that were redriven or dropped, events that wait for a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from app.deadletter.names import retry_topic
+from app.deadletter.record import Failure
+from app.deadletter.returned import outgoing, retry_of, returned
+from app.errors import PermanentError, TransientError
+from app.failures.retry import Retry
+from app.failures.retry import Retry
+from app.state.dedupe import Dedupe
+from app.storage.changelog import ATTEMPTS, DEAD
+from app.wire.envelope import Outgoing
+from tests.stand_ins.clock import Clock
+from tests.stand_ins.house import Fetch
+from tests.stand_ins.trial import DEDUPE, LETTERS, REDRIVE, Letter, Trial, Try, read, trials
+
+Make = Callable[..., Trial]
+LATER = retry_topic("t", "group", 1)
+
+
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Makes trials in a time of their own."""
+    async with trials(Clock(monkeypatch)) as build:
+        yield build
+
+
+class Broken:
+    """A handler that refuses events whose names are in *bad*."""
+
+    def __init__(self, *bad: str, error: Callable[[], Exception] = PermanentError) -> None:
+        self.bad = set(bad)
+        self.error = error
+
+    async def __call__(self, event: Try) -> None:
+        """Refuse it, or not."""
+        await asyncio.sleep(0)
+        if event.name in self.bad:
+            raise self.error()
+
+
+def trial_of(make: Make, do: Callable[[Try], Awaitable[None]], *events: str, **options: Any) -> Trial:
+    """A trial with one handler and a source."""
+    trial = make(**options)
+    trial.handler("work", do)
+    trial.start()
+    trial.feed(*events)
+    return trial
+
+
+# Redriven and dropped.
+
+
+@pytest.mark.parametrize("dedupe", [DEDUPE, None, Dedupe(1000, identity=lambda event: event.name)])  # type: ignore[attr-defined]
+async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe | None) -> None:
+    """Also after a restart, and when the topic is read from its beginning again."""
+    broken = Broken("a")
+    trial = trial_of(make, broken, "k:a", "k:b", dedupe=dedupe)
+    await trial.settled(2)
+    broken.bad.clear()
+    trial.redrive("a")
+    trial.redrive("a")
+    await trial.until(lambda: trial.flow.backs[next(iter(trial.flow.backs))].offsets.next_offset == 2)
+    assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
+    await trial.kill()
+    trial.finished_back.clear()
+    trial.start()
+    trial.redrive("a")
+    await trial.until(lambda: trial.flow.backs[next(iter(trial.flow.backs))].offsets.next_offset == 3)
+    assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
+    assert trial.counts["duplicate"] == 4
+
+
+async def test_two_events_with_one_id_are_both_redriven_where_none_is_a_duplicate(make: Make) -> None:
+    """`dedupe=False` says that an event that comes twice is meant twice."""
+    broken = Broken("a")
+    trial = trial_of(make, broken, "k:a", "k:a", dedupe=None)
+    await trial.settled(2)
+    broken.bad.clear()
+    for letter in [record for record in trial.sent if record.topic == LETTERS]:
+        trial.sent.append(letter)  # the newest one is redriven
+        trial.redrive("a")
+        trial.redrive("a")
+    await trial.until(lambda: trial.count("work", "a") == 2)
+    await asyncio.sleep(1)
+    assert trial.count("work", "a") == 2
+
+
+async def test_what_fails_again_is_a_dead_letter_again(make: Make) -> None:
+    """With all of its attempts, and one hop more."""
+    trial = trial_of(make, Broken("a", error=TransientError), "k:a")
+    await trial.settled(1)
+    for hops in range(1, 4):
+        trial.redrive("a")
+        await trial.until(lambda: len(trial.letters) == hops + 1)  # noqa: B023  # it is awaited here
+        assert dict(trial.sent[-1].headers)["famulus-hops"] == b"%d" % hops
+    assert [call.attempt for call in trial.calls] == [1, 2, 3] * 4
+    assert (set(trial.letters), trial.rows(ATTEMPTS)) == ({Letter("a", "exhausted", "work", 3)}, 0)
+
+
+async def test_a_redrive_counts_on_after_a_restart(make: Make) -> None:
+    """Its attempts are noted as those of any other event, and forgotten when it is done."""
+    broken = Broken("a", error=TransientError)
+    trial = trial_of(make, broken, "k:a")
+    await trial.settled(1)
+    trial.redrive("a")
+    await trial.until(lambda: len(trial.calls) == 5)
+    await trial.kill()
+    broken.bad.clear()
+    trial.start()
+    await trial.until(lambda: trial.count("work", "a") == 1)
+    assert [call.attempt for call in trial.calls[3:]] == [1, 2, 3]
+    assert round(trial.calls[-1].at_s - trial.calls[-2].at_s) == 4
+    assert (trial.rows(ATTEMPTS), trial.flow.state.troubles.any) == (0, False)
+
+
+async def test_a_key_goes_on_in_its_order_when_its_dead_letters_come_back(make: Make) -> None:
+    """What is parked is handled behind what it was parked for; what comes meanwhile is parked behind that."""
+    broken = Broken("a")
+    trial = trial_of(make, broken, "k:a", "k:b", "k:c", "l:d", on_dead_letter="sequence")
+    await trial.settled(4)
+    assert [letter.kind for letter in trial.letters] == ["permanent", "parked", "parked"]
+    trial.redrive("b")  # too early
+    await trial.until(lambda: len(trial.letters) == 4)
+    assert trial.letters[3] == Letter("b", "parked", "", 0)
+    broken.bad.clear()
+    trial.redrive("a")
+    await trial.until(lambda: trial.rows(DEAD) == 2)
+    trial.feed("k:e")
+    await trial.settled(5)
+    assert trial.letters[4] == Letter("e", "parked", "", 0)
+    await trial.kill()
+    trial.start()
+    for name in "bce":
+        trial.redrive(name)
+    trial.feed("k:f")
+    await trial.until(lambda: trial.count("work", "e") == 1)
+    assert [call.name for call in trial.calls if call.name in "abce"] == ["a", "a", "b", "c", "e"]
+    assert trial.rows(DEAD) == (0 if trial.letters[-1].name != "f" else 1)
+    if trial.rows(DEAD):
+        trial.redrive("f")
+    await trial.until(lambda: trial.count("work", "f") == 1)
+    assert (trial.rows(DEAD), trial.flow.state.troubles.any) == (0, False)
+
+
+async def test_one_that_fails_again_keeps_its_key_waiting(make: Make) -> None:
+    """All of them may be sent back at once: those behind it are parked again."""
+    trial = trial_of(make, Broken("a"), "k:a", "k:b", "k:c", on_dead_letter="sequence")
+    await trial.settled(3)
+    for name in "abc":
+        trial.redrive(name)
+    await trial.until(lambda: len(trial.letters) == 6)
+    assert [(letter.name, letter.kind) for letter in trial.letters[3:]] == [
+        ("a", "permanent"), ("b", "parked"), ("c", "parked"),
+    ]  # fmt: skip
+    assert (trial.rows(DEAD), trial.names()) == (3, ["a", "a"])
+
+
+async def test_a_drop_frees_the_key(make: Make) -> None:
+    """Nothing is handled of it; those behind it may come back; a second drop does nothing."""
+    trial = trial_of(make, Broken("a"), "k:a", "k:b", on_dead_letter="sequence")
+    await trial.settled(2)
+    trial.redrive("a", "drop")
+    trial.redrive("a", "drop")
+    trial.redrive("b")
+    await trial.until(lambda: trial.count("work", "b") == 1)
+    assert (trial.names(), trial.rows(DEAD), trial.counts["ignored"]) == (["a", "b"], 0, 2)
+
+
+@pytest.mark.parametrize("says", ["halt", "skip"])
+async def test_a_partition_has_only_so_many_dead_letters(make: Make, says: str) -> None:
+    """Then it halts, or goes on without waiting; one that is known and fails again is none more."""
+    options = {"on_dead_letter": "sequence", "sequence_max": 2, "on_sequence_full": says}
+    trial = trial_of(make, Broken("a"), "k:a", "k:b", "l:c", **options)
+    await trial.settled(3)
+    trial.redrive("a")
+    trial.redrive("b")
+    await trial.until(lambda: len(trial.letters) == 4)
+    assert not trial.flow.halted
+    trial.feed("k:d", "k:e")
+    if says == "halt":
+        await trial.until(lambda: bool(trial.flow.halted))
+        assert "and 2 events are dead or parked already" in trial.flow.halted
+        assert trial.flow.settled_offset == 3
+    else:
+        await trial.settled(5)
+        assert [letter.name for letter in trial.letters[4:]] == ["d", "e"]
+    assert trial.rows(DEAD) == 2
+
+
+async def test_a_key_that_is_none_waits_for_nobody(make: Make) -> None:
+    """Records without a key are free of each other."""
+    trial = trial_of(make, Broken("a", "b"), ":a", ":b", ":c", on_dead_letter="sequence")
+    await trial.settled(3)
+    assert [letter.kind for letter in trial.letters] == ["permanent", "permanent"]
+    assert (trial.rows(DEAD), trial.count("work", "c")) == (0, 1)
+
+
+async def test_a_partition_that_is_one_sequence_waits_as_a_whole(make: Make) -> None:
+    """With `order="partition"`."""
+    broken = Broken("a")
+    trial = trial_of(make, broken, "k:a", "l:b", ":c", on_dead_letter="sequence", order="partition")
+    await trial.settled(3)
+    assert [letter.kind for letter in trial.letters] == ["permanent", "parked", "parked"]
+    broken.bad.clear()
+    for name in "abc":
+        trial.redrive(name)
+    await trial.until(lambda: trial.count("work", "c") == 1)
+    assert (trial.names(), trial.rows(DEAD)) == (["a", "a", "b", "c"], 0)
+
+
+async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
+    """Somebody else wrote to the topic: it is finished, the next one is handled, and nothing ends."""
+    broken = Broken("a")
+    trial = trial_of(make, broken, "k:a", stages=1)
+    await trial.settled(1)
+    broken.bad.clear()
+    failure = Failure("exhausted", TransientError(), 0, "h.work", 3)
+    good = outgoing(LATER, retry_of(trial.source[0], failure, 1, 1.0))
+    for topic in (REDRIVE, LATER):
+        for headers in ([], [("original-topic", b"t")], [(n, b"\xff") for n, _ in good.headers]):
+            trial.send_back(Outgoing(topic, b"k", b"\xff", headers, 0))
+        for name in ("famulus-due", "famulus-attempts", "famulus-timestamp", "famulus-action", "original-offset"):
+            trial.send_back(replace(good, topic=topic, headers=[
+                (n, b"\xff\xfe" if n == name else v) for n, v in good.headers
+            ]))  # fmt: skip
+    trial.redrive("a")
+    await trial.until(lambda: trial.count("work", "a") == 1)
+    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.values()]) == ([], [0, 0])
+
+
+# Waiting for a time.
+
+
+async def test_nothing_comes_back_before_its_time(make: Make) -> None:
+    """Nor much later, nor twice, whatever happens meanwhile."""
+    trial = make(stages=1, concurrency=10)
+    trial.handler("work", Broken(*"abcdefghij", error=TransientError), Retry(1), delays_s=(60.0,))
+    trial.start()
+    for number, name in enumerate("abcdefghij"):
+        trial.feed(f"{name}:{name}")
+        await asyncio.sleep(number)
+        if number in {3, 7}:
+            await trial.kill()
+            trial.start()
+    await trial.until(lambda: len(trial.letters) == 10)
+    first = {call.name: call.at_s for call in trial.calls if call.attempt == 1}
+    again = {call.name: call.at_s for call in trial.calls if call.attempt == 2}
+    assert len(trial.calls) == 20
+    assert all(60 <= again[name] - first[name] < 60.1 for name in "abcdefghij")
+
+
+async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> None:
+    """Neither what was fetched nor what falls due meanwhile; nor is anything left that would wake it."""
+    slow = asyncio.Event()
+    broken = Broken("a", error=TransientError)
+
+    async def work(event: Try) -> None:
+        if event.name == "slow":
+            await slow.wait()
+        await broken(event)
+
+    trial = make(stages=1)
+    trial.handler("work", work, Retry(1), delays_s=(60.0,))
+    trial.start()
+    trial.feed("a:a", "s:slow")
+    await trial.until(lambda: len(trial.sent) == 1)
+    waits = trial.back[LATER]
+    due = read(outgoing(LATER, replace(returned(waits[0]), due_ms=0)), 1)
+    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
+    closing = asyncio.create_task(trial.flow.close(200))
+    await asyncio.sleep(0)
+    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
+    trial.crew.wake(trial.flow)
+    await asyncio.sleep(100)
+    assert len(trial.calls) == 2
+    slow.set()
+    assert await closing
+    trial.crew.wake(trial.flow)
+    await asyncio.sleep(100)
+    assert len(trial.calls) == 2
+
+
+async def test_many_that_wait_need_one_timer(make: Make) -> None:
+    """However often something else happens meanwhile."""
+    trial = make(stages=1)
+    trial.handler("work", Broken("a", error=TransientError), Retry(1), delays_s=(300.0,))
+    trial.start()
+    trial.feed("a:a")
+    loop: Any = asyncio.get_running_loop()
+    for _ in range(50):
+        trial.send_back(Outgoing(REDRIVE, b"k", b"none of ours", [], 0))
+        await asyncio.sleep(1)
+    assert len([timer for timer in loop._scheduled if not timer.cancelled()]) < 10
