@@ -143,7 +143,7 @@ class Register:
             return
         cause = self._causes.setdefault(letter.cause, letter.cause)
         is_meant = self._criteria.takes(letter)
-        if is_meant and letter.at_ms >= self.messages.get(cause, (0, ""))[0]:
+        if letter.at_ms >= self.messages.get(cause, (0, ""))[0]:
             self.messages[cause] = letter.at_ms, letter.message
         self._entries[letter.id] = Entry(
             letter.id, place, letter.key, cause, letter.at_ms, letter.value_bytes, is_meant, settled

@@ -66,9 +66,11 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
         if left is not None:
             left -= len(plan.chosen)
         plans[subscription] = plan
-        if not asked.is_json:
+        if plan.chosen and not (asked.is_json or asked.is_dry):
             _print_plan(app, subscription, plan, register.messages, asked, action)
         _note(subscription, plan)
+    if not any(plan.chosen for plan in plans.values()):
+        click.echo(f"no letters to {action}: `dlq list` shows what there is", err=True)
     return plans
 
 
@@ -78,20 +80,11 @@ def _print_plan(  # noqa: PLR0913, PLR0917  # all that there is to say
 ) -> None:  # fmt: skip
     out = tables.console()
     count = len(plan.chosen)
-    what = "to be tried" if asked.is_dry else f"to be {PAST[action]}"
     rate = RATE if asked.rate is None else asked.rate
-    far = (
-        ""
-        if asked.is_dry or not count
-        else f" to group {app.group}"
-        if action == "redrive"
-        else f" in group {app.group}"
-    )
-    pace = f", {rate:,} a second" if rate and count > rate and not asked.is_dry else ""
-    words = f"{number(count, 'letter')} {what}{far}{pace}" if count else f"no letters {what}"
-    out.print(tables.title(subscription.topic_name, words))
-    if count:
-        out.print(tables.causes(grouped(plan.chosen, messages), out.width))
+    where = f"to be redriven to group {app.group}" if action == "redrive" else "to be dropped"
+    pace = f", {rate:,} a second" if 0 < rate < count else ""
+    out.put(tables.title(subscription.topic_name, f"{number(count, 'letter')} {where}{pace}"))
+    out.put(tables.causes(grouped(plan.chosen, messages), out.width))
 
 
 def _note(subscription: Subscription, plan: Plan) -> None:
@@ -106,7 +99,9 @@ def _note(subscription: Subscription, plan: Plan) -> None:
         (plan.held, "wait behind such a letter, and stay"),
     ):
         if entries:
-            click.echo(plain(f"{name}: {number(len(entries), 'letter')} {what} ({entries[0].id.origin})"), err=True)
+            click.echo(
+                plain(f"{name}: {number(len(entries), 'letter')} {what}; the first: {entries[0].id.origin}"), err=True
+            )
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:
@@ -124,8 +119,8 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
     value = edited(returned.value, lambda value: fault_in(decoder, replace(returned, value=value)))
     if not asked.is_json:
         out = tables.console()
-        out.print(tables.title(str(entry.id.origin), "what was changed"))
-        out.print(difference_table(differences(json_of(value), json_of(returned.value)), "now", "before"))
+        out.put(tables.title(str(entry.id.origin), "what was changed"))
+        out.put(difference_table(differences(json_of(value), json_of(returned.value)), "now", "before"))
     _note_key(decoder.decode(cast(Any, replace(returned, value=value))), letter)
     return value
 
@@ -197,9 +192,9 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
             continue
         ends: dict[tuple[str, ...], End] = {}
         with progress(f"trying {subscription.topic_name}", len(plan.chosen)) as (_, progressed):
-            async for trial in tried(app, reader, subscription, plan.chosen, value):
+            async for trial in tried(app, reader, subscription, plan, value):
                 progressed(1)
-                is_fine = is_fine and trial.verdict not in ("fails", "stays")
+                is_fine = is_fine and trial.verdict in ("handled", "duplicate", "ignored")
                 key = (trial.entry.cause.id, trial.verdict, trial.handler, trial.error)
                 end = ends.setdefault(key, End(trial))
                 end.count += 1
@@ -208,8 +203,9 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
                 if asked.is_json:
                     lines.say(lines.trial_json(trial))
                 elif asked.each or len(plan.chosen) == 1:
-                    out.print(tables.trial(trial))
+                    out.put(tables.trial(trial))
         if not asked.is_json:
-            out.print(tables.title(subscription.topic_name, "what this code would do"))
-            out.print(tables.ends(ends.values()))
+            count = number(len(plan.chosen), "letter")
+            out.put(tables.title(subscription.topic_name, f"what this code would do with {count}"))
+            out.put(tables.ends(ends.values()))
     return is_fine

@@ -14,7 +14,7 @@ from app.commands.dlq.letters.read import Progressed, Reader, letters_topic, rea
 from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.page import print_sight
-from app.commands.dlq.shown.tables import number, plain
+from app.commands.dlq.shown.tables import Out, number, plain
 from app.deadletter.letter import Audit, Letter, letter_of
 from app.deadletter.selection import Criteria, Entry, Register, grouped
 from app.engine.subscription import Subscription
@@ -58,15 +58,15 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
                     lines.say(lines.group_json(subscription.topic_name, group))
             else:
                 groups = list(grouped(meant, register.messages))
-                out.print(tables.title(subscription.topic_name, f"{_letters(asked, len(meant))}"
+                out.put(tables.title(subscription.topic_name, f"{_letters(asked, len(meant))}"
                           + (f", {number(len(groups), 'cause')}" if groups else "")))  # fmt: skip
                 if groups:
-                    out.print(tables.causes(groups, out.width))
+                    out.put(tables.causes(groups, out.width))
             _note_others(register, subscription)
 
 
 async def _list_each(  # noqa: PLR0913, PLR0917  # what there is to list
-    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, meant: Sequence[Entry], out: Console
+    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, meant: Sequence[Entry], out: Out
 ) -> None:  # fmt: skip
     limit = asked.limit if asked.limit is not None else 0 if asked.is_json else EACH_MAX
     chosen = meant[:limit] if limit else meant
@@ -82,9 +82,9 @@ async def _list_each(  # noqa: PLR0913, PLR0917  # what there is to list
             else:
                 rows.append((entry, letter))
     if not asked.is_json:
-        out.print(tables.title(subscription.topic_name, _letters(asked, len(meant))))
+        out.put(tables.title(subscription.topic_name, _letters(asked, len(meant))))
         if rows:
-            out.print(tables.letters(rows, out.width))
+            out.put(tables.letters(rows, out.width))
         if len(rows) < len(meant):
             click.echo(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all", err=True)
 

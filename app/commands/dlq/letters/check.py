@@ -5,11 +5,12 @@ services or otherwise, is real.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, cast
 
+import msgspec
 from faust import Record as Event
 
 from app.bootstrap import Famulus
@@ -17,7 +18,8 @@ from app.commands.dlq.letters.read import Reader
 from app.commands.dlq.letters.returning import StaysError, batches, sent_back
 from app.commands.statelog import Fold, places_of
 from app.commands.statelog import reading as reading_state
-from app.deadletter.selection import Entry
+from app.deadletter.letter import Origin
+from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import EventTypes, Handler
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
@@ -28,7 +30,7 @@ from app.state.unit import Unit, enter
 from app.storage.changelog import ROW, Mark, store_mark, stored_mark, table_and_key
 from app.wire.envelope import delivery_of, event_id_of, event_type_of
 
-Verdict = Literal["handled", "fails", "duplicate", "ignored", "stays"]
+Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
 
 
 @dataclass(frozen=True)
@@ -100,29 +102,41 @@ def types_of(app: Famulus, subscription: Subscription) -> list[type[Event]]:
 
 
 async def tried(
-    app: Famulus, reader: Reader, subscription: Subscription, entries: Sequence[Entry], edited: bytes | None = None
+    app: Famulus, reader: Reader, subscription: Subscription, plan: Plan, edited: bytes | None = None
 ) -> AsyncIterator[Trial]:
-    """What would become of each of *entries*, in this order. *edited*: the value of the only letter.
+    """What would become of each letter that is chosen, in this order. *edited*: the value of the only letter.
 
     Holds the rows and marks of one partition in memory. Raises ConfigError when a service is missing.
     """
     app.dispatcher.check()
     topic = app.dead_letter_topic(subscription)
+    by_partition = subscription.options.order == "partition"
+    failed: dict[object, Origin] = {}  # of each sequence whatever would fail again
     async with reading_state(app) as logs:
         places = {at.partition: at for at in (await places_of(app, [subscription]))[subscription]}
-        for number, group in groupby(entries, key=lambda entry: entry.id.origin.partition):
+        for number, group in groupby(plan.chosen, key=lambda entry: entry.id.origin.partition):
             rows = Rows(await logs.fold(places[number]) if number in places else Fold())
             stage = _Stage(app, subscription, number, rows)
             for batch in batches(list(group), 0):
                 found = await reader.letters(topic, batch)
                 for entry in batch:
-                    try:
-                        _, returned = await sent_back(reader, found.get(entry.place), "redrive", edited)
-                    except StaysError as error:
-                        yield Trial(entry, "stays", message=str(error))
-                    else:
-                        yield await stage.trial(entry, returned)
+                    sequence = entry.sequence(by_partition=by_partition)
+                    if sequence in failed:
+                        yield Trial(entry, "parked", message=f"behind {failed[sequence]}")
+                        continue
+                    trial = await _trial(reader, stage, entry, found.get(entry.place), edited)
+                    if trial.verdict in ("fails", "stays") and sequence in plan.ordered:
+                        failed[sequence] = entry.id.origin
+                    yield trial
             stage.end()
+
+
+async def _trial(reader: Reader, stage: "_Stage", entry: Entry, record: Any, edited: bytes | None) -> Trial:
+    try:
+        _, returned = await sent_back(reader, record, "redrive", edited)
+    except StaysError as error:
+        return Trial(entry, "stays", message=str(error))
+    return await stage.trial(entry, returned)
 
 
 class _Stage:
@@ -220,6 +234,6 @@ class _Stage:
             try:
                 return table.as_json(key, raw)[1].decode()
             except ValueError as error:  # a row that older code wrote
-                return f"({error})"
+                return msgspec.json.encode(f"not shown: {error}").decode()
 
         return Change(name, text, shown(self._rows.get(row)), shown(value))

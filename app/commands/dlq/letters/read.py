@@ -44,6 +44,8 @@ class Reader:
     async def all(self, topic: str, partitions: int, progressed: Progressed = lambda _: None) -> AsyncIterator[Any]:
         """Every record that is there now, in the order of each partition. Raises TimeoutError when none comes."""
         places = [TopicPartition(topic, number) for number in range(partitions)]
+        if not places:
+            return
         consumer = self._consumer
         consumer.assign(places)
         self._at = None

@@ -34,7 +34,10 @@ def trial_json(trial: Trial) -> dict[str, object]:
     return {
         "origin": str(trial.entry.id.origin), "cause": trial.entry.cause.id, "verdict": trial.verdict,
         "handler": trial.handler or None, "error": trial.error or None, "message": trial.message or None,
-        "rows": trial.rows,
+        "rows": [
+            {"table": row.table, "key": row.key, "before": _raw(row.before), "after": _raw(row.after)}
+            for row in trial.rows
+        ],
         "events": [{"topic": topic, "type": event_type, "key": key} for topic, event_type, key in trial.events],
     }  # fmt: skip
 
@@ -64,6 +67,10 @@ def sight_json(sight: Sight) -> dict[str, object]:
         "compared_with": str(sight.good) if sight.good is not None else None,
         "differences": [{"path": d.path, "what": d.what, "here": d.here, "there": d.there} for d in sight.differences],
     }
+
+
+def _raw(value: str | None) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(value.encode())
 
 
 def sent_json(entry: Entry, action: Done, stays: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -30,9 +30,22 @@ KINDS = {
 }
 
 
-def console() -> Console:
+class Out(Console):
     """Standard output, for text that is not marked up."""
-    out = Console(highlight=False, markup=False, emoji=False)
+
+    def put(self, what: RenderableType) -> None:
+        """Print it, without the blanks at the ends of lines when it goes to a file or a pipe."""
+        if self.is_terminal:
+            self.print(what)
+            return
+        with self.capture() as captured:
+            self.print(what)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def console() -> Out:
+    """It, as wide as the terminal, or wide enough."""
+    out = Out(highlight=False, markup=False, emoji=False)
     if not out.is_terminal and not out.legacy_windows and "COLUMNS" not in out._environ:
         out.width = PIPE_WIDTH
     return out
@@ -68,9 +81,14 @@ def key_text(key: bytes | None) -> str:
     return "(none)" if key is None else plain(text_of(key))
 
 
+def error_name(name: str) -> str:
+    """The name of an error's type, as short as those are known."""
+    return name.removeprefix("builtins.").removeprefix("app.errors.")
+
+
 def why(cause: Cause) -> str:
     """A cause in one line."""
-    error = cause.error.removeprefix("builtins.")
+    error = error_name(cause.error)
     return plain(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
 
 
@@ -97,7 +115,7 @@ def causes(groups: Iterable[Group], width: int) -> Table:
     for group in groups:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
-        if group.cause.place:
+        if group.cause.place and group.cause.kind != "poison":  # whose message says it
             lines.append(f"\nat {plain(group.cause.place)}")
         if group.message:
             lines.append(f"\n{plain(group.message)}", style="dim")
@@ -135,14 +153,14 @@ def letters(rows: Iterable[tuple[Entry, Letter | None]], width: int) -> Table:
 
 def ends(found: Iterable[End]) -> Table:
     """What would become of the letters, a row for each cause and each way to end."""
-    table = _table("cause", "letters", "now")
+    table = _table("cause", "letters", "then and now")
     for end in sorted(found, key=lambda end: (end.first.entry.cause.id, -end.count)):
-        says = verdict(end.first)
+        says = Text(why(end.first.entry.cause) + "\n").append_text(verdict(end.first))
         if end.count > 1 and end.first.message:
             says.append(" (and others like it)")
         if end.rows or end.events:
             says.append(f", with {number(end.rows, 'row')} and {number(end.events, 'event')}")
-        table.add_row(end.first.entry.cause.id, f"{end.count:,}", says)
+        table.add_row(end.first.entry.cause.id, f"{end.count:,}", says.append("\n"))
     return table
 
 
@@ -152,18 +170,19 @@ def trial(of: Trial) -> Text:
     for row in of.rows:
         after = "deleted" if row.after is None else row.after
         before = "" if row.before is None else f"{short(row.before, SHOWN)} -> "
-        text.append(plain(f"\n  row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
+        text.append("\n  " + plain(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
     for topic, event_type, key in of.events:
-        text.append(plain(f"\n  event {event_type or 'without a type'} to {topic}, key {key}"))
+        text.append("\n  " + plain(f"event {event_type or 'without a type'} to {topic}, key {key}"))
     return text
 
 
 def verdict(of: Trial) -> Text:
     """How a letter would end."""
     where = f" in {of.handler}" if of.handler else ""
-    what = ": ".join(filter(None, (of.error.removeprefix("builtins."), short(of.message, MESSAGE))))
+    what = ": ".join(filter(None, (error_name(of.error), short(of.message, MESSAGE))))
     text, style = {
         "handled": ("would be handled", "green"),
+        "parked": (f"would be parked again {of.message}", "red"),
         "duplicate": (f"would do nothing: {of.message}", "yellow"),
         "ignored": (f"would be left alone: {of.message}", "yellow"),
         "stays": (f"cannot be sent: {of.message}", "red"),
