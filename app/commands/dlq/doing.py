@@ -22,6 +22,7 @@ from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.page import difference_table
 from app.commands.dlq.shown.tables import number, plain
 from app.deadletter.letter import Cause, Done, Letter
+from app.deadletter.masking import cut
 from app.deadletter.selection import HOPS_MAX, Entry, Plan, grouped, planned
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
@@ -29,6 +30,7 @@ from app.errors import OperatingError
 from app.publish.producer import key_bytes
 
 RATE = 500  # letters per second
+NOTE_BYTES_MAX = 2_000
 SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
 Plans = Mapping[Subscription, Plan]
 PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}
@@ -47,7 +49,9 @@ async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
         else:
             if chosen and not asked.yes:
                 click.confirm(f"{action.capitalize()} {number(chosen, 'letter')}?", abort=True, err=asked.is_json)
-            request = Request(action, RATE if asked.rate is None else asked.rate, asked.note or "", value)
+            request = Request(
+                action, RATE if asked.rate is None else asked.rate, cut(asked.note or "", NOTE_BYTES_MAX), value
+            )
             is_fine = await _do(app, reader, plans, asked, request)
     if not is_fine or any(plan.refused or plan.held for plan in plans.values()):
         raise SystemExit(1)

@@ -125,12 +125,16 @@ def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
 @asynccontextmanager
 async def reading(app: Famulus) -> AsyncIterator[Reader]:
     """Read. What goes wrong with the cluster inside becomes an UnavailableError."""
-    consumer = _consumer(app.settings.kafka)
+    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
+    consumer = _consumer(kafka)
+    reader = Reader(consumer, kafka, timeout_s)
+    letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
+    await reader.partitions(*letters, *map(audit_topic, letters))  # this waits for a broker that is just starting
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says at every try, we say once
     async with answered(app):
         try:
             await consumer.start()
-            yield Reader(consumer, app.settings.kafka, app.settings.worker.startup_timeout_s)
+            yield reader
         finally:
             await consumer.stop()
 

@@ -23,6 +23,7 @@ from app.commands.dlq.letters.returning import StaysError, batches, sent_back
 from app.commands.statelog import source_partitions
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, Done, audit_of, audit_record
+from app.deadletter.masking import cut
 from app.deadletter.names import audit_topic
 from app.deadletter.returned import outgoing
 from app.deadletter.selection import Entry, Plan
@@ -163,7 +164,7 @@ def whoami() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return cut(f"{user}@{socket.gethostname()}")
 
 
 def _patient(kafka: KafkaConfig) -> KafkaConfig:
