@@ -1,8 +1,9 @@
 """Reading from outside of any group: all letters of a topic in turn, or some of them again, by their places."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +23,7 @@ Progressed = Callable[[int], None]  # is told how many more records were read
 POLL_MS = 200
 GAP = 1_000  # records that are read in vain rather than asked for anew
 READ_AT_ONCE = 500
+STOP_S = 3.0  # where no broker answers
 
 
 class Reader:
@@ -32,6 +34,7 @@ class Reader:
         self._settings = settings
         self._timeout_s = timeout_s
         self._at: TopicPartition | None = None
+        self._spans: dict[TopicPartition, tuple[int, int]] = {}  # where a partition began and ended
         self._partitions: dict[str, int] = {}  # of topics that were asked for
 
     async def partitions(self, *topics: str) -> dict[str, int]:
@@ -72,7 +75,9 @@ class Reader:
             consumer.seek(at, start)
         elif not start - GAP <= await consumer.position(at) <= start:
             consumer.seek(at, start)
-        begin, end = (await consumer.beginning_offsets([at]))[at], (await consumer.end_offsets([at]))[at]
+        if self._spans.get(at, (0, 0))[1] < stop:
+            self._spans[at] = await self._span(at)
+        begin, end = self._spans[at]
         stop = min(stop, end)
         if await consumer.position(at) < begin:
             consumer.seek(at, begin)
@@ -106,6 +111,11 @@ class Reader:
             return record
         return None
 
+    async def _span(self, at: TopicPartition) -> tuple[int, int]:
+        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
+            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
+            return begins[at], ends[at]
+
     def _check(self, waited_ms: int, topic: str) -> None:
         if waited_ms > self._timeout_s * 1000:
             raise TimeoutError(f"no record of {topic} came")
@@ -134,9 +144,12 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
     async with answered(app):
         try:
             await consumer.start()
+            await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
             yield reader
         finally:
-            await consumer.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await consumer.stop()
 
 
 def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
