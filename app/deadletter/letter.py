@@ -103,6 +103,8 @@ def letter_of(record: Record) -> Letter:
         place = _index.sub("[]", text("__streams.errors.stacktrace"))
         origin = Origin(*origin_of(list(ours.items())))
         kind, hops = ours[MARK + "failure"].decode(), int(ours[MARK + "hops"])
+        if min(origin.partition, origin.offset, hops) < 0:
+            raise ValueError  # noqa: TRY301  # like what is no number
         handler = text(MARK + "handler")
         return Letter(
             LetterId(origin, handler if MARK + "scope" in ours else "", hops),

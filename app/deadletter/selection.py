@@ -1,7 +1,7 @@
 """Which dead letters are open, which of them are meant, and in which order they go back. Pure: no Kafka, no clock.
 
 A letter is open when nothing was done about it and its event did not fail again since. It is remembered by a few words,
-some 400 bytes whatever its size; whoever needs more reads it again.
+some 600 bytes whatever its size; whoever needs more reads it again.
 """
 
 import re

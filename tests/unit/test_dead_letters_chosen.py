@@ -96,7 +96,8 @@ def test_what_is_no_letter_of_ours_is_refused() -> None:
     """A record without our headers, or with broken ones."""
     broken = letter_record(record(), failure())
     broken.headers = [(name, b"x" if name == "famulus-hops" else of) for name, of in broken.headers]
-    for strange in (record(), SimpleNamespace(headers=[]), broken):
+    nowhere = letter_record(record(partition=-1), failure())
+    for strange in (record(), SimpleNamespace(headers=[]), broken, nowhere):
         with pytest.raises(DecodeError, match="not a dead letter of ours"):
             letter_of(strange)
 

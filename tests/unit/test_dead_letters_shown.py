@@ -114,6 +114,13 @@ def test_a_long_value_is_cut() -> None:
     assert len(tables.value_text(json.dumps("x" * 100_000).encode())) == 2_000
 
 
+def test_a_time_may_be_one_that_no_calendar_has() -> None:
+    """Senders say what they want."""
+    assert tables.time_text(1_800_000_000_123) == "2027-01-15 08:00:00"
+    assert tables.time_text(10**17) == f"{10**17} ms"
+    assert tables.time_text(-1) == "1969-12-31 23:59:59"
+
+
 # How it is read and sent.
 
 

@@ -31,6 +31,7 @@ from app.publish.producer import key_bytes
 
 RATE = 500  # letters per second
 NOTE_BYTES_MAX = 2_000
+TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
 SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
 Plans = Mapping[Subscription, Plan]
 PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}
@@ -93,19 +94,15 @@ def _print_plan(  # noqa: PLR0913, PLR0917  # all that there is to say
 
 def _note(subscription: Subscription, plan: Plan) -> None:
     """Say what is not as it was asked for."""
-    name = subscription.topic_name
-    for entries, what in (
-        (plan.added, "go along, because letters that are meant wait behind them"),
-        (
-            plan.refused,
-            f"were redriven {HOPS_MAX} times already, and stay: --force redrives them, drop takes them away",
-        ),
-        (plan.held, "wait behind such a letter, and stay"),
+    for entries, one, many in (
+        (plan.added, "goes along, since another waits behind it", "go along, since others wait behind them"),
+        (plan.refused, f"stays, {TOO_OFTEN}", f"stay, {TOO_OFTEN}"),
+        (plan.held, "stays behind one that stays", "stay behind one that stays"),
     ):
         if entries:
-            click.echo(
-                plain(f"{name}: {number(len(entries), 'letter')} {what}; the first: {entries[0].id.origin}"), err=True
-            )
+            what = f"{number(len(entries), 'letter')} {one if len(entries) == 1 else many}"
+            first = f" (the first: {entries[0].id.origin})" if len(entries) > 1 else f" ({entries[0].id.origin})"
+            click.echo(plain(f"{subscription.topic_name}: {what}{first}"), err=True)
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.bootstrap import Famulus
 from app.commands.dlq.letters.look import seen
@@ -158,7 +158,7 @@ async def registered(  # noqa: PLR0913  # each has a default
 def progress(what: str, total: int | None = None) -> Iterator[tuple[Progress, Progressed]]:
     """A bar on stderr where people look at it; it is told how many more there are."""
     console = Console(stderr=True, markup=False, highlight=False)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield bar, lambda count: bar.advance(task, count)

@@ -81,14 +81,13 @@ def fault_in(decoder: EventTypes, record: Any) -> str:  # Any: a `Returned`, whi
     return "a type that nobody here handles" if event is None else ""
 
 
-def _type_name(headers: Headers, value: bytes | None, types: Container[str]) -> str:
+def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
     """The event's type: by its header, by what Faust writes into the value, else the only one that there is."""
     name = event_type_of(headers)
     content = json_of(value)
     if name is None and isinstance(content, dict) and isinstance(content.get("__faust"), dict):
         name = str(content["__faust"].get("ns"))
-    only = list(types) if isinstance(types, set) and len(types) == 1 else [""]
-    return name or only[0]
+    return name or (next(iter(types)) if len(types) == 1 else "")
 
 
 def json_of(value: bytes | None) -> Any:

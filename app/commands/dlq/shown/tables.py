@@ -63,12 +63,15 @@ def short(text: str, most: int) -> str:
 
 def time_text(ms: int) -> str:
     """A time as people read it, UTC."""
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    return iso(ms).split(".")[0].replace("T", " ")
 
 
 def iso(ms: int) -> str:
-    """The same for programs."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    """The same for programs. A sender may say any time, also one that no calendar has: that is shown as it is."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
 
 
 def number(count: int, what: str) -> str:
