@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from app.deadletter.record import MARK, origin_of, our_headers, sender_headers
-from app.deadletter.returned import Action, Returned
+from app.deadletter.record import MARK, origin_of, our_headers
+from app.deadletter.returned import Returned
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, Record
 
@@ -123,16 +123,9 @@ def _ms(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
-def back(record: Record, letter: Letter, action: Action, value: bytes | None, *, is_edited: bool = False) -> Returned:
-    """What sends *letter*, which *record* is, back to its group with *value*."""
-    edited = letter.edited
-    if is_edited and not edited:
-        edited = letter.digest or sha256(record.value or b"").hexdigest()
-    origin, only, hops = letter.id
-    return Returned(
-        *origin, record.timestamp, record.key, value, sender_headers(record.headers), action, hops + 1, only,
-        edited=edited,
-    )  # fmt: skip
+def first_digest(record: Record, letter: Letter) -> str:
+    """The SHA-256 of the value that the event of *letter*, which *record* is, had before anybody changed it."""
+    return letter.edited or letter.digest or sha256(record.value or b"").hexdigest()
 
 
 # What was done.

@@ -46,15 +46,16 @@ class Failed:
         return [record for number in range(self.house.partitions) for record in self.logged(self.house.topic, number)]
 
     def letter(  # each has a default
-        self, record: Any, kind: str = "permanent", *, group: str = "", hops: int = 0, bytes_max: int = 2**20,
+        self, record: Any, kind: str = "permanent", *, group: str = "", hops: int = 0, is_large: bool = False,
         at_ms: int | None = None,
     ) -> Outgoing:  # fmt: skip
         """The letter of an event that failed."""
-        letters = DeadLetters(self.letters_topic, self.house.partitions, group or self.group, "v1", bytes_max)
+        letters = DeadLetters(self.letters_topic, self.house.partitions, group or self.group, "v1")
         name, error = KINDS[kind]
         handler = "" if kind in ("poison", "parked") else "agents.things.note"
         now_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
-        return letters.letter(record, Failure(name, error, now_ms, handler, 3, now_ms, hops))
+        letter = letters.letter(record, Failure(name, error, now_ms, handler, 3, now_ms, hops))
+        return letter.fallback or letter if is_large else letter
 
     def fail(self, *letters: Outgoing) -> None:
         """Send letters."""

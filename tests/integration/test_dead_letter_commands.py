@@ -238,7 +238,7 @@ def test_a_value_that_was_too_large_comes_from_the_event(failed: Failed) -> None
         house.thing("a", 0, long, partition=0), house.thing("b", 0, long, partition=1),
         house.thing("b", 1, partition=1), house.thing("c", 0, partition=1),
     )  # fmt: skip
-    letters = [failed.letter(event, bytes_max=3_000) for event in events]
+    letters = [failed.letter(event, is_large=number < 2) for number, event in enumerate(events)]
     assert [letter.value is None for letter in letters] == [True, True, False, False]
     gone = [(name, b"0" * 64 if name == "famulus-value-sha256" else of) for name, of in letters[1].headers]
     failed.fail(

@@ -15,17 +15,17 @@ from app.deadletter.letter import (
     Origin,
     audit_of,
     audit_record,
-    back,
+    first_digest,
     letter_of,
     read_audit,
 )  # fmt: skip
 from app.deadletter.record import DeadLetters, Failure, FailureKind
-from app.deadletter.returned import outgoing, returned
+from app.deadletter.returned import outgoing, returned, returning
 from app.deadletter.selection import Criteria, Entry, Plan, Register, grouped, planned, time_of
 from app.errors import DecodeError, PermanentError
 
 GROUP = "famulus"
-LETTERS = DeadLetters("t.dead-letter", 4, GROUP, "v1", 1000)
+LETTERS = DeadLetters("t.dead-letter", 4, GROUP, "v1")
 AT = 1_800_000_000_000
 
 
@@ -37,9 +37,12 @@ def record(offset: int = 5, key: bytes | None = b"k", value: bytes | None = b"{}
     )
 
 
-def letter_record(of: Any, failure: Failure, letters: DeadLetters = LETTERS) -> Any:
-    """Its letter as it is read."""
+def letter_record(of: Any, failure: Failure, letters: DeadLetters = LETTERS, *, is_large: bool = False) -> Any:
+    """Its letter as it is read, without the value where that *is_large*."""
     sent = letters.letter(of, failure)
+    if is_large:
+        assert sent.fallback is not None
+        sent = sent.fallback
     return SimpleNamespace(
         topic=sent.topic, partition=1, offset=0, timestamp=sent.timestamp_ms, key=sent.key, value=sent.value,
         headers=list(sent.headers),
@@ -106,7 +109,7 @@ def test_a_letter_goes_back_as_what_the_event_was() -> None:
     """Key, value, time and the sender's headers; one hop more; the letter's own headers are gone."""
     event = record()
     read = letter_record(event, failure(hops=3))
-    sent = outgoing("back", back(read, letter_of(read), "redrive", read.value))
+    sent = outgoing("back", returning(read, "redrive", read.value))
     came = returned(SimpleNamespace(**{**vars(read), "headers": list(sent.headers)}))
     assert (came.topic, came.partition, came.offset, came.timestamp) == ("t", 1, 5, AT - 5000)
     assert (came.key, came.value, list(came.headers)) == (event.key, event.value, event.headers)
@@ -115,14 +118,13 @@ def test_a_letter_goes_back_as_what_the_event_was() -> None:
 
 def test_an_edit_is_known_by_the_first_value_ever() -> None:
     """Also when it was not in the letter, and when it is edited a second time."""
-    large = letter_record(record(value=b"x" * 2000), failure())
-    assert large.value is None
+    large = letter_record(record(value=b"x" * 2000), failure(), is_large=True)
     for read in (letter_record(record(), failure()), large):
-        first = back(read, letter_of(read), "redrive", b"1", is_edited=True)
+        first = returning(read, "redrive", b"1", first_digest(read, letter_of(read)))
         again = letter_record(record(value=b"1"), Failure("permanent", PermanentError("no"), AT, edited=first.edited))
-        second = back(again, letter_of(again), "redrive", b"2", is_edited=True)
+        second = returning(again, "redrive", b"2", first_digest(again, letter_of(again)))
         assert len(first.edited) == 64
-        assert first.edited == second.edited == back(again, letter_of(again), "drop", b"1").edited
+        assert first.edited == second.edited == returning(again, "drop", b"1").edited
     assert first.edited == letter_of(large).digest
     assert letter_of(large).value_bytes == 2000
 
@@ -130,7 +132,7 @@ def test_an_edit_is_known_by_the_first_value_ever() -> None:
 def test_what_was_done_is_read_again() -> None:
     """By its event's origin; what is no such record is left out."""
     read = letter_record(record(), failure(hops=1))
-    sent = back(read, letter_of(read), "drop", read.value)
+    sent = returning(read, "drop", read.value)
     kept = audit_record("t.dead-letter.audit", audit_of(letter_of(read), sent, "me@here", AT, "test data"))
     assert kept.key == b"t/1/5"
     found = read_audit(SimpleNamespace(**{**vars(read), "value": kept.value}))
@@ -175,7 +177,7 @@ def test_what_was_done_is_open_no_more() -> None:
 
 def test_what_another_group_did_is_not_ours() -> None:
     """Nor are its letters, which are only counted."""
-    other = DeadLetters("t.dead-letter", 4, "billing", "v1", 1000)
+    other = DeadLetters("t.dead-letter", 4, "billing", "v1")
     theirs = letter_of(letter_record(record(6), failure(), other))
     made = register([letter(5), theirs], [audit(letter(5), AT + 1, group="billing")])
     assert (offsets(made.entries()), made.others) == ([5], {"billing": 1})
@@ -206,7 +208,7 @@ def test_letters_of_two_handlers_of_one_event_are_two() -> None:
         read.headers.append(scope)
     letters = [letter_of(read) for read in reads]
     assert [e.id.only for e in register(letters).entries()] == ["agents.t.mail", "agents.t.note"]
-    assert back(reads[1], letters[1], "redrive", b"").handler == "agents.t.mail"
+    assert returning(reads[1], "redrive", b"").handler == "agents.t.mail"
 
 
 # What is meant.

@@ -22,7 +22,7 @@ from app.deadletter.letter import Origin
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import EventTypes, Handler
 from app.engine.subscription import Subscription
-from app.errors import DecodeError
+from app.errors import DecodeError, HandlerTimeoutError
 from app.state import windows
 from app.state.dedupe import is_within, mark_key
 from app.state.partition import Partition
@@ -98,7 +98,7 @@ class Rows:
 
 def types_of(app: Famulus, subscription: Subscription) -> list[type[Event]]:
     """The event types of a subscription that have handlers."""
-    return [t for t in app.dispatcher.event_types if str(cast(Any, t).__topic__) == subscription.name]
+    return list(dict.fromkeys(handler.event_type for handler in app.handlers_of(subscription)))
 
 
 async def tried(
@@ -189,14 +189,12 @@ class _Stage:
     async def _handle(self, event: Event, unit: Unit, handlers: list[Handler]) -> tuple[str, Exception] | None:
         """Run the handlers, each once; the first that fails, and its error."""
         enter(unit)
-        limit_s = self._app.settings.failures.handler_timeout_s or None
         name = ""
         try:
             for handler in handlers:
                 name = handler.name
                 unit.savepoint(name)
-                async with asyncio.timeout(limit_s):
-                    await self._app.dispatcher.call(handler, event, delivery_of(unit.record, unit.event_id, 1))
+                await self._call(handler, event, unit)
             unit.join()
         except Exception as error:  # noqa: BLE001  # whatever a handler raises
             return name, error
@@ -204,19 +202,29 @@ class _Stage:
             unit.end()
         return None
 
+    async def _call(self, handler: Handler, event: Event, unit: Unit) -> None:
+        limit_s = self._app.timeouts_s.get(handler.name)
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                await self._app.dispatcher.call(handler, event, delivery_of(unit.record, unit.event_id, 1))
+        except TimeoutError:
+            if timeout.expired():
+                raise HandlerTimeoutError(f"it took longer than {limit_s:g} s") from None
+            raise
+
     def _unknown(self, entry: Entry, record: Any) -> Trial:
         what = f"nobody here handles {event_type_of(record.headers) or 'its type'}"
         is_left = self._subscription.options.on_unknown_type == "ignore"
         return Trial(entry, "ignored" if is_left else "fails", message=what)
 
     def _mark(self, event: Event, record: Any) -> bytes:
-        dedupe = self._subscription.options.dedupe
+        dedupe = self._subscription.dedupe_back
         return (
             dedupe.key(event) if dedupe is not None and dedupe.identity is not None else mark_key(event_id_of(record))
         )
 
     def _is_duplicate(self, event: Event, record: Any) -> bool:
-        dedupe = self._subscription.options.dedupe
+        dedupe = self._subscription.dedupe_back
         if dedupe is None or record.handler:  # where one handler failed, the others were done with the event
             return False
         raw = self._rows.get(self._mark(event, record))

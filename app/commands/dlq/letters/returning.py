@@ -5,8 +5,8 @@ from hashlib import sha256
 from typing import Any
 
 from app.commands.dlq.letters.read import Reader
-from app.deadletter.letter import Letter, back, letter_of
-from app.deadletter.returned import Action, Returned
+from app.deadletter.letter import Letter, first_digest, letter_of
+from app.deadletter.returned import Action, Returned, returning
 from app.deadletter.selection import Entry
 
 BATCH = 500  # letters in memory at once
@@ -29,10 +29,9 @@ async def sent_back(
         raise StaysError("the letter is not there any more")
     letter = letter_of(record)
     if edited is not None:
-        return letter, back(record, letter, action, edited, is_edited=True)
-    return letter, back(
-        record, letter, action, record.value if action == "drop" else await value_of(reader, record, letter)
-    )
+        return letter, returning(record, action, edited, first_digest(record, letter))
+    value = record.value if action == "drop" else await value_of(reader, record, letter)
+    return letter, returning(record, action, value)
 
 
 async def value_of(reader: Reader, record: Any, letter: Letter) -> bytes | None:

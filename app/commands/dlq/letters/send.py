@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.bootstrap import Famulus
@@ -29,12 +29,12 @@ from app.deadletter.returned import outgoing
 from app.deadletter.selection import Entry, Plan
 from app.engine.subscription import Subscription
 from app.errors import OperatingError, UnavailableError
-from app.observe.health import add_partitions, create_topics, partitions_of
+from app.observe.health import ROOM_BYTES, create_topics, prepare_topics_back
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing
 
-ROOM_BYTES = 64 * 2**10  # for our headers, beside the largest record
 ANSWER_MS = 30_000  # for which a person waits
+Ready = tuple[Entry, Outgoing, Audit]
 Tell = Callable[[Entry, str], None]  # how it went with a letter: empty when it was sent, else why it stays
 
 
@@ -84,7 +84,7 @@ class Sending:
                     if self.stop.is_set():
                         raise StoppedError(self._far(total, "stopped"))  # as for the errors of others
                     ready = [made async for made in self._ready(batch, plan, tell)]
-                    await producer.send_all([record for _, record, _ in ready])
+                    ready = await self._sent(producer, ready, tell)
                     await producer.send_all([audit_record(audit_topic(self._letters), audit) for *_, audit in ready])
                     self.sent += len(ready)
                     for entry, *_ in ready:
@@ -97,9 +97,25 @@ class Sending:
                 self._far(total, f"the Kafka broker at {self._kafka.bootstrap_servers} does not answer any more")
             ) from error
 
-    async def _ready(
-        self, batch: Sequence[Entry], plan: Plan, tell: Tell
-    ) -> AsyncIterator[tuple[Entry, Outgoing, Audit]]:
+    async def _sent(self, producer: Producer, ready: list[Ready], tell: Tell) -> list[Ready]:
+        """Send; those that the topic takes. The others are told."""
+        try:
+            await producer.send_all([record for _, record, _ in ready])
+        except MessageSizeTooLargeError:
+            if len(ready) > 1:
+                await _renew(producer)
+                return [sent for one in ready for sent in await self._sent(producer, [one], tell)]
+            await _renew(producer)
+            [(entry, _, _)] = ready
+            self._stays(entry, f"it is larger than {self._back} takes: raise its max.message.bytes", tell)
+            return []
+        return ready
+
+    def _stays(self, entry: Entry, why: str, tell: Tell) -> None:
+        self.stays += 1
+        tell(entry, why)
+
+    async def _ready(self, batch: Sequence[Entry], plan: Plan, tell: Tell) -> AsyncIterator[Ready]:
         """The records that send *batch* back, and what is written down then. Those that stay are told."""
         found = await self._reader.letters(self._letters, batch)
         for entry in batch:
@@ -113,8 +129,7 @@ class Sending:
                     if sequence in plan.ordered:
                         self._blocked.add(sequence)
             if why:
-                self.stays += 1
-                tell(entry, why)
+                self._stays(entry, why, tell)
 
     async def _made(self, entry: Entry, record: Any) -> tuple[Outgoing, Audit]:  # Any: aiokafka is untyped
         if entry.id.origin.partition >= self._partitions:
@@ -144,18 +159,12 @@ async def prepared(app: Famulus, subscription: Subscription) -> int:
     """Have the topics there through which letters go back and are accounted for; how many partitions the former has."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     count = await source_partitions(app, subscription)
-    topic, audits = app.redrive_topic(subscription), audit_topic(app.dead_letter_topic(subscription))
-    configs = {
-        "retention.ms": str(round(app.settings.dead_letter.retention_h * 3_600_000)),  # a worker may be away for long
-        "max.message.bytes": str(max(kafka.producer_config.max_request_size, 2**20) + ROOM_BYTES),
-    }
+    await prepare_topics_back(
+        kafka, {app.redrive_topic(subscription): count}, app.settings.dead_letter.retention_h, timeout_s
+    )
+    audits = audit_topic(app.dead_letter_topic(subscription))
     await create_topics(kafka, {audits: 1}, timeout_s, {"retention.ms": "-1", "cleanup.policy": "delete"})
-    if await create_topics(kafka, {topic: count}, timeout_s, configs):
-        return count
-    there = (await partitions_of(kafka, [topic], timeout_s)).get(topic, count)
-    if there < count:
-        await add_partitions(kafka, topic, count, timeout_s)
-    return max(there, count)
+    return count
 
 
 def whoami() -> str:
@@ -174,6 +183,12 @@ def _patient(kafka: KafkaConfig) -> KafkaConfig:
         "max_request_size": config.max_request_size + ROOM_BYTES,
         "delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS),
     })})  # fmt: skip
+
+
+async def _renew(producer: Producer) -> None:
+    """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit."""
+    await producer.stop()
+    await producer.start()
 
 
 @asynccontextmanager

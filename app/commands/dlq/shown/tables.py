@@ -86,7 +86,7 @@ def key_text(key: bytes | None) -> str:
 
 def error_name(name: str) -> str:
     """The name of an error's type, as short as those are known."""
-    return name.removeprefix("builtins.").removeprefix("app.errors.")
+    return name.removeprefix("builtins.").removeprefix("app.errors.").removeprefix("app.engine.failing.")
 
 
 def why(cause: Cause) -> str:
