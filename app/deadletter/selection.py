@@ -6,7 +6,7 @@ some 600 bytes whatever its size; whoever needs more reads it again.
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -223,30 +223,3 @@ def _last_meant(entries: Iterable[Entry], *, by_partition: bool) -> dict[Sequenc
             if entry.is_meant and sequence in parked:
                 last[sequence] = entry.id.origin.offset
     return last
-
-
-@dataclass(slots=True)
-class Group:
-    """The letters of one cause. *message* is that of the newest."""
-
-    cause: Cause
-    count: int
-    first_ms: int
-    last_ms: int
-    keys: list[bytes]  # each once, in the order of their coming
-    newest: Entry
-    message: str
-
-
-def grouped(entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]) -> Iterator[Group]:
-    """*entries* by their causes, the most frequent first. *messages* are a `Register`'s."""
-    of: dict[Cause, list[Entry]] = {}
-    for entry in entries:
-        of.setdefault(entry.cause, []).append(entry)
-    for cause, found in sorted(of.items(), key=lambda pair: (-len(pair[1]), pair[0].id)):
-        newest = max(found, key=lambda entry: entry.at_ms)
-        keys = list(dict.fromkeys(entry.key for entry in found if entry.key is not None))
-        yield Group(
-            cause, len(found), min(e.at_ms for e in found), newest.at_ms, keys, newest,
-            messages.get(cause, (0, ""))[1],
-        )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.commands.dlq.shown.groups import grouped
 from app.deadletter.letter import (
     Audit,
     Cause,
@@ -21,7 +22,7 @@ from app.deadletter.letter import (
 )  # fmt: skip
 from app.deadletter.record import DeadLetters, Failure, FailureKind
 from app.deadletter.returned import outgoing, returned, returning
-from app.deadletter.selection import Criteria, Entry, Plan, Register, grouped, planned, time_of
+from app.deadletter.selection import Criteria, Entry, Plan, Register, planned, time_of
 from app.errors import DecodeError, PermanentError
 
 GROUP = "famulus"

@@ -14,9 +14,9 @@ from app.commands.dlq.edit import edited
 from app.commands.dlq.letters.read import runs
 from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import tables
+from app.commands.dlq.shown.groups import Group
 from app.commands.dlq.shown.page import difference_table
 from app.deadletter.letter import Cause
-from app.deadletter.selection import Group
 from app.errors import OperatingError
 
 EVIL = "\x1b[2J\x07\u202e\n"

@@ -19,11 +19,12 @@ from app.commands.dlq.letters.returning import StaysError, sent_back
 from app.commands.dlq.letters.send import Request, Sending
 from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
+from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import difference_table
 from app.commands.dlq.shown.tables import number, plain
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
-from app.deadletter.selection import HOPS_MAX, Entry, Plan, grouped, planned
+from app.deadletter.selection import HOPS_MAX, Entry, Plan, planned
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError

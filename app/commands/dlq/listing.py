@@ -13,10 +13,11 @@ from app.commands.dlq.letters.look import seen
 from app.commands.dlq.letters.read import Progressed, Reader, letters_topic, reading, register_of
 from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import lines, tables
+from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import print_sight
 from app.commands.dlq.shown.tables import Out, number, plain
 from app.deadletter.letter import Audit, Letter, letter_of
-from app.deadletter.selection import Criteria, Entry, Register, grouped
+from app.deadletter.selection import Criteria, Entry, Register
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
 

@@ -6,9 +6,10 @@ import msgspec
 
 from app.commands.dlq.letters.check import Trial
 from app.commands.dlq.letters.look import Sight
+from app.commands.dlq.shown.groups import Group
 from app.commands.dlq.shown.tables import iso
 from app.deadletter.letter import Done, Letter
-from app.deadletter.selection import Entry, Group, text_of
+from app.deadletter.selection import Entry, text_of
 
 KEYS = 10  # of a cause
 

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from app.commands.dlq.letters.check import End, Trial
+from app.commands.dlq.shown.groups import Group
 from app.deadletter.letter import Cause, Letter
-from app.deadletter.selection import Entry, Group, text_of
+from app.deadletter.selection import Entry, text_of
 
 PIPE_WIDTH = 120
 WIDE = 110  # columns from which on times have a column of their own
