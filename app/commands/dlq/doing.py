@@ -21,7 +21,7 @@ from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import difference_table
-from app.commands.dlq.shown.tables import number, plain
+from app.commands.dlq.shown.tables import note, number, plain
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
 from app.deadletter.selection import HOPS_MAX, Entry, Plan, planned
@@ -76,7 +76,7 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
             _print_plan(app, subscription, plan, register.messages, asked, action)
         _note(subscription, plan)
     if not any(plan.chosen for plan in plans.values()):
-        click.echo(f"no letters to {action}: `dlq list` shows what there is", err=True)
+        note(f"no letters to {action}: `dlq list` shows what there is")
     return plans
 
 
@@ -103,7 +103,7 @@ def _note(subscription: Subscription, plan: Plan) -> None:
         if entries:
             what = f"{number(len(entries), 'letter')} {one if len(entries) == 1 else many}"
             first = f" (the first: {entries[0].id.origin})" if len(entries) > 1 else f" ({entries[0].id.origin})"
-            click.echo(plain(f"{subscription.topic_name}: {what}{first}"), err=True)
+            note(f"{subscription.topic_name}: {what}{first}")
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:
@@ -133,7 +133,7 @@ def _note_key(event: Any, letter: Letter) -> None:  # Any: models are known by s
     if key != letter.key:
         before, now = tables.key_text(letter.key), tables.key_text(key)
         what = f"its {event.__key__} is {now} now, and its record's key stays {before}"
-        click.echo(f"{what}: it is handled in the order, and sees the rows, of the latter", err=True)
+        note(f"{what}: it is handled in the order, and sees the rows, of the latter")
 
 
 async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request: Request) -> bool:
@@ -143,10 +143,11 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
         if not plan.chosen:
             continue
         sending = Sending(app, reader, subscription, request)
-        with progress(f"{request.action} {subscription.topic_name}", len(plan.chosen)) as (bar, progressed):
+        what = f"{request.action} {subscription.topic_name}"
+        with progress(what, len(plan.chosen), is_quiet=asked.is_json) as (bar, progressed):
 
             def tell(entry: Entry, stays: str) -> None:
-                progressed(1)  # called within this turn
+                progressed(1, None)  # called within this turn
                 if asked.is_json:
                     lines.say(lines.sent_json(entry, request.action, stays))
                 elif stays:
@@ -188,14 +189,16 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
     """Say what would become of the letters; whether none would fail again."""
     out = tables.console()
     is_fine = True
-    click.echo(SERVICES, err=True)
+    note(SERVICES)
     for subscription, plan in plans.items():
         if not plan.chosen:
             continue
         ends: dict[tuple[str, ...], End] = {}
-        with progress(f"trying {subscription.topic_name}", len(plan.chosen)) as (_, progressed):
+        is_each = asked.each or len(plan.chosen) == 1
+        is_quiet = asked.is_json or is_each
+        with progress(f"trying {subscription.topic_name}", len(plan.chosen), is_quiet=is_quiet) as (_, progressed):
             async for trial in tried(app, reader, subscription, plan, value):
-                progressed(1)
+                progressed(1, None)
                 is_fine = is_fine and trial.verdict in ("handled", "duplicate", "ignored")
                 key = (trial.entry.cause.id, trial.verdict, trial.handler, trial.error)
                 end = ends.setdefault(key, End(trial))
@@ -204,7 +207,7 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
                 end.events += len(trial.events)
                 if asked.is_json:
                     lines.say(lines.trial_json(trial))
-                elif asked.each or len(plan.chosen) == 1:
+                elif is_each:
                     out.put(tables.trial(trial))
         if not asked.is_json:
             count = number(len(plan.chosen), "letter")

@@ -15,7 +15,7 @@ from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import print_sight
-from app.commands.dlq.shown.tables import Out, number, plain
+from app.commands.dlq.shown.tables import Out, note, number, plain
 from app.deadletter.letter import Audit, Letter, letter_of
 from app.deadletter.selection import Criteria, Entry, Register
 from app.engine.subscription import Subscription
@@ -87,7 +87,7 @@ async def _list_each(  # noqa: PLR0913, PLR0917  # what there is to list
         if rows:
             out.put(tables.letters(rows, out.width))
         if len(rows) < len(meant):
-            click.echo(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all", err=True)
+            note(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all")
 
 
 def _letters(asked: Asked, count: int) -> str:
@@ -98,12 +98,10 @@ def _letters(asked: Asked, count: int) -> str:
 
 def _note_others(register: Register, subscription: Subscription) -> None:
     for group, count in sorted(register.others.items()):
-        click.echo(
-            plain(f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group"), err=True
-        )
+        note(f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group")
     if register.strange:
         what = number(register.strange, "record")
-        click.echo(f"{subscription.topic_name}: {what} in the dead letter topic that no worker of ours wrote", err=True)
+        note(f"{subscription.topic_name}: {what} in the dead letter topic that no worker of ours wrote")
 
 
 async def show_letter(app: Famulus, asked: Asked) -> None:
@@ -156,10 +154,14 @@ async def registered(  # noqa: PLR0913  # each has a default
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[tuple[Progress, Progressed]]:
-    """A bar on stderr where people look at it; it is told how many more there are."""
+def progress(what: str, total: int | None = None, *, is_quiet: bool = False) -> Iterator[tuple[Progress, Progressed]]:
+    """A bar on stderr where people look at it; it is told how many more there are. *is_quiet*: lines come meanwhile."""
     console = Console(stderr=True, markup=False, highlight=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield bar, lambda count: bar.advance(task, count)
+
+        def progressed(count: int, of: int | None = None) -> None:
+            bar.update(task, advance=count, total=total if of is None else of)
+
+        yield bar, progressed

@@ -19,7 +19,7 @@ from app.engine.subscription import Subscription
 from app.errors import ConfigError, DecodeError
 from app.observe.health import partitions_of
 
-Progressed = Callable[[int], None]  # is told how many more records were read
+Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
 POLL_MS = 200
 GAP = 1_000  # records that are read in vain rather than asked for anew
 READ_AT_ONCE = 500
@@ -44,7 +44,7 @@ class Reader:
             self._partitions.update({topic: there.get(topic, 0) for topic in unknown})
         return {topic: self._partitions[topic] for topic in topics}
 
-    async def all(self, topic: str, partitions: int, progressed: Progressed = lambda _: None) -> AsyncIterator[Any]:
+    async def all(self, topic: str, partitions: int, progressed: Progressed = lambda *_: None) -> AsyncIterator[Any]:
         """Every record that is there now, in the order of each partition. Raises TimeoutError when none comes."""
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
@@ -52,7 +52,8 @@ class Reader:
         consumer = self._consumer
         consumer.assign(places)
         self._at = None
-        ends = await consumer.end_offsets(places)
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        progressed(0, sum(ends.values()) - sum(begins.values()))
         await consumer.seek_to_beginning(*places)
         waited_ms = 0
         while left := [at for at in places if await consumer.position(at) < ends[at]]:
@@ -64,7 +65,7 @@ class Reader:
                 for record in records:
                     if record.offset < ends[at]:
                         yield record
-                progressed(len(records))
+                progressed(len(records), None)
 
     async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
         """The records of a partition from offset *start* to before *stop*, as far as they are there (still)."""
@@ -163,7 +164,7 @@ def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
 async def register_of(  # noqa: PLR0913  # each has a default
     app: Famulus, reader: Reader, subscription: Subscription, criteria: Criteria, *,
     group: str | None = None, is_all: bool = False, noted: Callable[[Audit], None] = lambda _: None,
-    progressed: Progressed = lambda _: None,
+    progressed: Progressed = lambda *_: None,
 ) -> Register:  # fmt: skip
     """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+import click
 import msgspec
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -50,6 +51,15 @@ def console() -> Out:
     if not out.is_terminal and not out.legacy_windows and "COLUMNS" not in out._environ:
         out.width = PIPE_WIDTH
     return out
+
+
+def note(text: str) -> None:
+    """A line on stderr, beside what was asked for. A terminal gets it in whole words."""
+    err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if err.is_terminal:
+        err.print(Text(plain(text)))
+    else:
+        click.echo(plain(text), err=True)
 
 
 def plain(text: str) -> str:
