@@ -122,7 +122,7 @@ class WorkerConfig(Section):
     partition_concurrency: int = Field(0, ge=0, description="Of one partition at once; 0 means as many as of all.")
     version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
-    queue_records: int = Field(10_000, ge=1, description="Records of one partition held in memory before it is paused.")
+    queue_records: int = Field(10_000, ge=1, description="Unfinished records of one partition before it is paused.")
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
 
 

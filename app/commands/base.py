@@ -1,6 +1,8 @@
 """What our commands share: they run without Faust's worker around them and end with the exit codes of `errors`."""
 
 import asyncio
+import os
+import sys
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +27,9 @@ class Command(AppCommand):
         except click.ClickException as error:  # OperatingError is one
             error.show()
             raise SystemExit(error.exit_code) from None
+        except BrokenPipeError:  # whoever reads what we write has enough, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
         except click.Abort:
             click.echo("nothing was done", err=True)
             raise SystemExit(1) from None

@@ -109,6 +109,11 @@ class Failing:
             return past
         raise GivenUp(failure)
 
+    def knock(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> None:
+        """Go through a gate that is shut, as its probe. Raises Rest when it is another one's turn."""
+        if not handler.gate.may_probe(place_of(unit.record)):
+            raise self.at_gate(handler, handlers, unit, past)
+
     def at_gate(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> Rest:
         """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
         past = past or Past()
@@ -144,10 +149,15 @@ class Failing:
             self.flood.let_all_pass()
         if past.tried:
             state.note(*attempts_row(record.offset, None))
-        if past.back is not None and sequence is not None and not is_dead:
-            row = state.troubles.came_back(sequence, record.offset)
-            if row is not None:
-                state.note(*row)
+        if past.back is not None and not is_dead:
+            self.let_pass(record, sequence, state)
+
+    @staticmethod
+    def let_pass(record: Record, sequence: bytes | None, state: Partition) -> None:
+        """A dead letter was handled, or dropped: what waited behind it may come back."""
+        row = state.troubles.came_back(sequence, record.offset) if sequence is not None else None
+        if row is not None:
+            state.note(*row)
 
     def _failure(  # noqa: PLR0913, PLR0917  # what is known of it
         self, kind: FailureKind, error: Exception, past: Past | None, handler: str = "", attempts: int = 0,

@@ -161,11 +161,16 @@ class Flow:
     def _refill_back(self) -> bool:
         """What has come back and is due; a timer sees to the rest."""
         now_ms = time.time_ns() // 1_000_000
-        works = [
-            self.pipeline.work_back(returned, self._finisher(back), place, self.in_flight.stream_ms)
-            for back in self.backs.values()
-            for place, returned in back.take(now_ms, self._limits.chunk)
-        ]
+        works: list[Work] = []
+        for back in self.backs.values():
+            finished = self._finisher(back)
+            for place, returned in back.take(now_ms, self._limits.chunk):
+                if returned.action == "drop":
+                    self.pipeline.drop(returned, self.state)
+                    self.state.filling.returned.append((finished, place, "ignored"))
+                else:
+                    works.append(self.pipeline.work_back(returned, finished, place, self.in_flight.stream_ms))
+        self._start_settling()
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
         waits = [wait for back in self.backs.values() if (wait := back.due_in_s(now_ms)) is not None]
         self._is_back_due = 0 in waits

@@ -1,43 +1,52 @@
 """The records of one partition that are in flight: how many, how large, and what the stream's time was at each.
 
-The stream's time is the newest timestamp among the records up to one, in the order of the log. Pure: time is an
+The stream's time is the newest timestamp among the records up to one, in the order of the log. An event may stay
+unfinished for long while everything behind it goes on, so what is finished behind it takes no room. Pure: time is an
 argument.
 """
 
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, takewhile
 from typing import NamedTuple
 
 from app.engine.offsets import PartitionOffsets
 from app.storage.changelog import Processed, offsets_in, turns
 from app.wire.envelope import Record
 
+LOOKS = 32  # chunks of which one look finds out whether they are finished, so that many cost no more than a few
+
 
 class Chunk(NamedTuple):
-    """Records that were unpacked together: their offsets, the stream's time at each, their bytes."""
+    """Records that were unpacked together: their offsets, the stream's time at each, their bytes.
+
+    When all of them are finished and an earlier one is not, only the last one's offset and time are left.
+    """
 
     offsets: list[int]
     stream_ms: list[int]
     bytes: int
+    is_finished: bool = False
 
 
 class InFlight:
     """What was received of one partition and is not finished, in this assignment.
 
-    *processed* says how far an earlier owner was, *begin* where reading begins; *records* and *bytes* are how much may
-    be in flight.
+    *processed* says how far an earlier owner was, *begin* where reading begins. *records* and *bytes* are how much may
+    be unfinished; the bytes of a chunk count until all of it is finished.
     """
 
     def __init__(self, processed: Processed, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
         self._begin = begin
         self.offsets = PartitionOffsets()
         self._records_max, self._bytes_max = records, bytes
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: list[Chunk] = []  # of finished ones in a row, the last
+        self._look_at = 1  # where in the chunks the next look begins
         self._bytes = 0
         self._is_held = False
-        self._ahead = offsets_in(processed)  # settled by an earlier owner of the partition
+        # What an earlier owner settled ahead, and was not received yet: runs, none of them below where reading begins.
+        self._ahead = deque((max(start, begin), end) for start, end in offsets_in(processed) if end > begin)
         self._stream_ms = processed.stream_ms
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 
@@ -51,30 +60,37 @@ class InFlight:
         size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
         self._chunks.append(Chunk(offsets, stream_ms, size))
         self._bytes += size
-        return self._without_settled(records, stream_ms) if self._ahead else (records, stream_ms)
+        return self._without_settled(records, offsets, stream_ms) if self._ahead else (records, stream_ms)
 
-    def _without_settled(self, records: Sequence[Record], stream_ms: list[int]) -> tuple[list[Record], list[int]]:
+    def _without_settled(
+        self, records: Sequence[Record], offsets: list[int], stream_ms: list[int]
+    ) -> tuple[list[Record], list[int]]:
         """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
         left: list[Record] = []
         times: list[int] = []
-        for record, at_ms in zip(records, stream_ms, strict=True):
-            if record.offset in self._ahead:
-                self._ahead.discard(record.offset)
-                self.offsets.finished(record.offset)
-            else:
-                left.append(record)
-                times.append(at_ms)
-        if self._ahead and min(self._ahead) <= records[-1].offset:
-            self._ahead = {offset for offset in self._ahead if offset > records[-1].offset}  # holes of the log by now
+        at, behind = 0, offsets[-1] + 1
+        while self._ahead and self._ahead[0][0] < behind:
+            start, end = self._ahead.popleft()
+            first, stop = bisect_left(offsets, start), bisect_left(offsets, end)
+            self.offsets.finished_all(offsets[first:stop])
+            left += records[at:first]
+            times += stream_ms[at:first]
+            at = stop
+            if end > behind:
+                self._ahead.appendleft((behind, end))
+        left += records[at:]
+        times += stream_ms[at:]
         return left, times
 
     @property
     def is_full(self) -> bool:
         """Whether the partition holds its share of memory. Once it does, it must get below half of it to go on."""
         while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
-            chunk = self._chunks.popleft()
+            chunk = self._chunks.pop(0)
             self._bytes -= chunk.bytes
             self._passed_ms = chunk.stream_ms[-1]
+        if len(self._chunks) > 1 and self._chunks[1].offsets[-1] < self.offsets.untouched:
+            self._give_back()
         share = 0.5 if self._is_held else 1.0
         self._is_held = (
             self.offsets.in_flight >= self._records_max * share or self._bytes >= self._bytes_max * share
@@ -86,13 +102,30 @@ class InFlight:
         """The stream's time at the newest record."""
         return self._stream_ms
 
+    def _give_back(self) -> None:
+        """Let go of what finished chunks hold although the first is not: a few are looked at each time, in turns."""
+        chunks, is_finished, untouched = self._chunks, self.offsets.is_finished, self.offsets.untouched
+        at = self._look_at if self._look_at < len(chunks) else 1
+        looks = list(takewhile(lambda chunk: chunk.offsets[-1] < untouched, chunks[at : at + LOOKS]))
+        seen = [chunks[at - 1]]
+        for chunk in looks:
+            if not (chunk.is_finished or is_finished(chunk.offsets[0], chunk.offsets[-1])):
+                seen.append(chunk)
+                continue
+            self._bytes -= chunk.bytes
+            if seen[-1].is_finished:  # what may be committed will pass both at once
+                seen.pop()
+            seen.append(Chunk(chunk.offsets[-1:], chunk.stream_ms[-1:], 0, is_finished=True))
+        chunks[at - 1 : at + len(looks)] = seen
+        self._look_at = at - 1 + len(seen) if len(looks) == LOOKS else 1
+
     def processed(self, now_ms: int, counts: Mapping[str, int]) -> Processed:
         """How far the partition is by now; *counts* says how its records ended."""
         next_offset = self.offsets.next_offset
         if next_offset is None:  # the first record is still in hand, or has yet to come
             next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
-        ahead = self.offsets.ahead | self._ahead
-        return Processed(next_offset, turns(next_offset, ahead), self._stream_at(next_offset), now_ms, dict(counts))
+        ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
+        return Processed(next_offset, ahead, self._stream_at(next_offset), now_ms, dict(counts))
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""

@@ -5,71 +5,119 @@ commits past an unfinished record (faust-streaming #606). Offsets that were neve
 and by transaction markers) are crossed, because only what was received is waited for.
 """
 
-from collections import deque
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Literal, NamedTuple
+
+STALE_RUNS = 1_000  # at the front of the lists, before they are deleted: each time would move all the others
 
 
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 
-    *next_offset* is what may be committed, None before any; *newest* was received last, -1 before any.
+    *next_offset* is what may be committed, None before any; *newest* was received last, -1 before any; *in_flight* is
+    how many were received and are not finished. What is kept are runs of those: an offset that stays unfinished costs
+    one run, however many behind it are finished.
     """
 
     def __init__(self) -> None:
         self.next_offset: int | None = None
-        self._unfinished: deque[int] = deque()
-        self._finished: set[int] = set()
         self.newest = -1
+        self.in_flight = 0
+        # The unfinished runs, ascending and apart: where each starts, where it ends (one past its last), and one past
+        # what was received last before it, which is its start unless there is a hole. The lists begin with *_first*
+        # runs that are finished by now. The run after those starts at *_head*, and only its end is kept up in the list.
+        self._head = -1
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._befores: list[int] = []
+        self._first = 0
 
     def received(self, offsets: Iterable[int]) -> None:
         """Note records before any work on them. *offsets* ascend. Raises AssertionError if one goes back (our bug)."""
-        offsets = list(offsets)
-        for before, offset in pairwise((self.newest, *offsets)):
-            assert offset > before, f"offset {offset} was received after {before}"
-        self._unfinished.extend(offsets)
-        self.newest = offsets[-1] if offsets else self.newest
+        for start, end in _runs(list(offsets)):
+            assert start > self.newest, f"offset {start} was received after {self.newest}"
+            if self.in_flight and self._ends[-1] == start:
+                self._ends[-1] = end
+            else:
+                self._starts.append(start)
+                self._ends.append(end)
+                self._befores.append(self.newest + 1)
+                self._head = self._head if self.in_flight else start
+            self.newest = end - 1
+            self.in_flight += end - start
 
     def finished(self, offset: int) -> None:
         """Mark one record done; *offset* is its own, not + 1. Raises AssertionError if it is not in flight."""
-        unfinished = self._unfinished
-        if unfinished and unfinished[0] == offset and not self._finished:  # in order, as nearly always
-            unfinished.popleft()
-            self.next_offset = offset + 1
-            return
-        head = unfinished[0] if unfinished else self.newest + 1
-        assert head <= offset <= self.newest, f"offset {offset} is not in flight"
-        self._finished.add(offset)
-        while self._unfinished and self._unfinished[0] in self._finished:
-            head = self._unfinished.popleft()
-            self._finished.discard(head)
-            self.next_offset = head + 1
+        if offset == self._head and offset + 1 < self._ends[self._first]:  # in order, as nearly always
+            self._head = self.next_offset = offset + 1
+            self.in_flight -= 1
+        else:
+            self._finish(offset, offset + 1)
 
     def finished_all(self, offsets: Iterable[int]) -> None:
-        """The same for many. Raises AssertionError if one of them is not in flight."""
-        finished, unfinished = self._finished, self._unfinished
-        finished.update(offsets)
-        if not finished:
+        """The same for many, in any order. Raises AssertionError if one of them is not in flight."""
+        for start, end in _runs(sorted(offsets)):
+            self._finish(start, end)
+
+    def _finish(self, start: int, end: int) -> None:
+        """Mark a run done. All of it was received, so it lies in one of the unfinished runs."""
+        starts, ends, befores, first = self._starts, self._ends, self._befores, self._first
+        if self.in_flight:
+            starts[first] = self._head
+        at = bisect_right(starts, start, first) - 1
+        stop = ends[at] if at >= first else start
+        assert end <= stop, f"offset {max(start, stop)} is not in flight"
+        self.in_flight -= end - start
+        if starts[at] < start:  # the run's first records stay
+            ends[at] = start
+            if end < stop:
+                starts.insert(at + 1, end)
+                ends.insert(at + 1, stop)
+                befores.insert(at + 1, end)
             return
-        head = unfinished[0] if unfinished else self.newest + 1
-        assert min(finished) >= head, f"offset {min(finished)} is not in flight"
-        assert max(finished) <= self.newest, f"offset {max(finished)} is not in flight"
-        while unfinished and unfinished[0] in finished:
-            head = unfinished.popleft()
-            finished.discard(head)
-            self.next_offset = head + 1
+        if end < stop:
+            starts[at] = befores[at] = end
+        elif at > first:
+            del starts[at], ends[at], befores[at]
+        else:
+            self._first += 1
+        if at == first:  # as far as something was received: not over the hole before what is unfinished now
+            self.next_offset = befores[self._first] if self.in_flight else self.newest + 1
+            self._head = starts[self._first] if self.in_flight else -1
+            if self._first >= STALE_RUNS:
+                del starts[: self._first], ends[: self._first], befores[: self._first]
+                self._first = 0
+
+    def is_finished(self, first: int, last: int) -> bool:
+        """Whether nothing from *first* to *last* is in flight."""
+        if not self.in_flight or last < self._head:
+            return True
+        return self._ends[bisect_right(self._starts, last, self._first) - 1] <= first
+
+    def ahead(self) -> Iterator[tuple[int, int]]:
+        """Runs of what is finished although an earlier one is not: start and end. Holes of the log may be in them."""
+        first = self._first
+        for start, end in zip(self._ends[first:], [*self._befores[first + 1 :], self.newest + 1], strict=False):
+            if start < end:
+                yield start, end
 
     @property
-    def ahead(self) -> AbstractSet[int]:
-        """Offsets that are finished although an earlier one is not."""
-        return self._finished
+    def untouched(self) -> int:
+        """Where nothing is finished from there on."""
+        return max(self._head, self._starts[-1]) if self.in_flight and self._ends[-1] > self.newest else self.newest + 1
 
-    @property
-    def in_flight(self) -> int:
-        """Records received and not yet below `next_offset`."""
-        return len(self._unfinished)
+
+def _runs(offsets: list[int]) -> list[tuple[int, int]]:
+    """The contiguous runs in *offsets*: start and end. One that is not the next, or comes twice, begins a run."""
+    if not offsets:
+        return []
+    start, end = offsets[0], offsets[0] + len(offsets)
+    if offsets == list(range(start, end)):  # nearly always
+        return [(start, end)]
+    begins = [at for at, (before, offset) in enumerate(pairwise(offsets), 1) if offset != before + 1]
+    return [(offsets[a], offsets[b - 1] + 1) for a, b in pairwise([0, *begins, len(offsets)])]
 
 
 OnCommitAhead = Literal["ignore", "follow", "fail"]

@@ -22,7 +22,7 @@ from faust import Record as Event
 
 from app.deadletter.returned import Returned
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
-from app.engine.failing import Failing, GivenUp, Order, UnknownTypeError, place_of, sequence_of, words
+from app.engine.failing import Failing, GivenUp, Order, UnknownTypeError, sequence_of, words
 from app.engine.rest import Past, Rest, after, after_turn
 from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError, PermanentError
 from app.observe.metrics import Counts
@@ -97,35 +97,34 @@ class Pipeline:
             key = mark_key(event_id_of(back))
         return back, key, None, -1, stream_ms, past
 
-    async def carry(self, work: Work, state: Partition) -> Outcome:
+    def drop(self, back: Returned, state: Partition) -> None:
+        """A dead letter is given up: what waits behind it may come back."""
+        self.failing.let_pass(back, sequence_of(back, self.order), state)
+
+    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Rest when that has to wait for something.
         """
         record, past = work[0], work[5]
         unit = Unit(state, record) if past is None else self._resumed(past, record, state)
-        handlers: Sequence[Handler] = ()
         try:
             if past is not None or state.troubles.any:
-                if past is not None and past.back is not None and past.back.action == "drop":
-                    self._end(unit, past)
-                    return "ignored"
                 past = self.failing.begin(record, sequence_of(record, self.order), past, state)
             event = self.types.decode(record)
             if event is None:
                 return self._unknown(record, past, unit)
-            handlers = self.dispatcher.handlers_of(type(event))
+            handlers: Sequence[Handler] = self.dispatcher.handlers_of(type(event))
             if past is not None:
                 handlers = self._left(past, handlers)
             enter(unit)
-            dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
-            if unit.mark is None and dedupe is not None and self._is_duplicate(dedupe, work, event, unit):
+            if (self.dedupe is not None or past is not None) and self._is_duplicate(work, event, unit):
                 self._end(unit, past)
                 return "duplicate"
             for handler in handlers:
                 gate = handler.gate
-                if gate.is_open and not gate.may_probe(place_of(record)):
-                    raise self.failing.at_gate(handler, handlers, unit, past)
+                if gate.is_open:
+                    self.failing.knock(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
                     await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))
@@ -139,28 +138,32 @@ class Pipeline:
                     if gate.is_open:
                         gate.let_all_pass()
             if unit.is_undone:
-                raise Unwound
+                raise Unwound  # noqa: TRY301  # its handler did not let it pass
             if unit.has_effects:
                 unit.join()
             self._end(unit, past)
-            return "handled"
-        except Rest as rest:
-            if rest.past.unit is unit:
-                unit.is_resting = True
-                unit.suspend()  # what it has touched is its own
-            raise
-        except (Exception, Unwound, BaseExceptionGroup) as error:
-            if unit.is_undone:
-                raise self._again(unit, past) from None
-            if isinstance(error, OperatingError) or not isinstance(error, Exception):
-                raise
-            self._bury(error, unit, past)
+        except BaseException as error:  # noqa: BLE001  # what is none of ours is raised again
+            self._not_handled(error, unit, past)
             return "dead_lettered"
         finally:
             if not unit.is_resting:
                 unit.is_ended = True
                 if unit.is_live or unit.waiters:
                     unit.end()
+        return "handled"
+
+    def _not_handled(self, error: BaseException, unit: Unit, past: Past | None) -> None:
+        """Make a dead letter of the event, or raise what is to happen instead: Rest, or what is no failure of it."""
+        if isinstance(error, Rest):
+            if error.past.unit is unit:
+                unit.is_resting = True
+                unit.suspend()  # what it has touched is its own
+            raise error
+        if unit.is_undone and isinstance(error, (Exception, Unwound, BaseExceptionGroup)):
+            raise self._again(unit, past) from None
+        if isinstance(error, OperatingError) or not isinstance(error, Exception):
+            raise error
+        self._bury(error, unit, past)
 
     @staticmethod
     def _resumed(past: Past, record: Record, state: Partition) -> Unit:
@@ -168,9 +171,12 @@ class Pipeline:
         unit.is_resting = False
         return unit
 
-    def _is_duplicate(self, dedupe: Dedupe, work: Work, event: Event, unit: Unit) -> bool:
+    def _is_duplicate(self, work: Work, event: Event, unit: Unit) -> bool:
         """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
-        record, key, stored, applied, stream_ms, _ = work
+        record, key, stored, applied, stream_ms, past = work
+        dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
+        if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
+            return False
         key = key or dedupe.key(event)
         earlier = dedupe.earlier(unit, type(event), key, applied, stored, stream_ms)
         if earlier is not None:

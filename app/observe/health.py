@@ -14,6 +14,7 @@ from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 
 COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
+ROOM_BYTES = 64 * 2**10  # for what our headers add to the largest record
 STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
 
 
@@ -94,7 +95,11 @@ async def prepare_topics_back(
 
     Raises ConfigError when one has another number of partitions than its source, UnavailableError as `create_topics`.
     """
-    configs = {"retention.ms": str(round(retention_h * 3_600_000)), "message.timestamp.type": "LogAppendTime"}
+    configs = {
+        "retention.ms": str(round(retention_h * 3_600_000)),
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(max(settings.producer_config.max_request_size, 2**20) + ROOM_BYTES),
+    }
     await create_topics(settings, topics, timeout_s, configs)
     there = await partitions_of(settings, topics, timeout_s)
     for name, wanted in topics.items():

@@ -163,25 +163,24 @@ def stored_mark(value: bytes) -> Mark:
     return Mark(*_seen.unpack(value))
 
 
-def turns(next_offset: int, ahead: Iterable[int]) -> tuple[int, ...]:
-    """The offsets *ahead* of *next_offset* as turns of how many are missing and how many are there."""
+def turns(next_offset: int, ahead: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """The runs *ahead* of *next_offset*, each its start and end, as turns of how many are missing and are there."""
     found: list[int] = []
     at = next_offset
-    for offset in sorted(ahead):
-        if found and offset == at:
-            found[-1] += 1
+    for start, end in ahead:
+        if found and start == at:
+            found[-1] += end - start
         else:
-            found += [offset - at, 1]
-        at = offset + 1
+            found += [start - at, end - start]
+        at = end
     return tuple(found)
 
 
-def offsets_in(processed: Processed) -> set[int]:
-    """The offsets ahead that are settled."""
+def offsets_in(processed: Processed) -> list[tuple[int, int]]:
+    """The offsets ahead that are settled, as runs: start and end."""
     at = processed.next_offset
-    found: set[int] = set()
+    found: list[tuple[int, int]] = []
     for missing, there in zip(processed.ahead[::2], processed.ahead[1::2], strict=True):
-        at += missing
-        found.update(range(at, at + there))
-        at += there
+        found.append((at + missing, at + missing + there))
+        at += missing + there
     return found

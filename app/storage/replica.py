@@ -23,6 +23,8 @@ from app.storage.changelog import (
 )
 from app.storage.store import STALE, Store
 
+PLAIN = frozenset({ROW, ATTEMPTS, DEAD})  # whose records say all of a key
+
 
 @dataclass(eq=False)
 class Replica:
@@ -57,8 +59,8 @@ class Replica:
                     continue
                 epoch, current = found, written
             kind = key[:1]
-            if kind == ROW:
-                self.rows += 1
+            if kind in PLAIN:
+                self.rows += kind == ROW
                 if value is None:
                     delete(key)
                 else:
@@ -69,11 +71,6 @@ class Replica:
                     put(mark, seen)
             elif key == PROCESSED and value is not None:
                 put(key, value)
-            elif kind in (ATTEMPTS, DEAD):
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
             elif key == CLAIM and value is not None:
                 self._claimed(decode_claim(value))
             else:

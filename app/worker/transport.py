@@ -190,10 +190,8 @@ class Consumer(driver.Consumer):
 
     async def _starts_back(self) -> dict[TP, int]:
         """Where reading begins of topics through which records come back: all of them, if nobody says otherwise."""
-        unknown = {
-            tp for tp in self.assignment()
-            if tp.topic not in self._host.pipelines and self._host.is_carried(tp.topic) and self._read_offset[tp] is None
-        }  # fmt: skip
+        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
+        unknown = [tp for tp in back if self._host.is_carried(tp.topic) and self._read_offset[tp] is None]
         begins = await self.earliest_offsets(*unknown)
         return {tp: begins[tp] for tp in unknown}
 

@@ -139,8 +139,8 @@ class OffByOne(PartitionOffsets):
     def finished(self, offset: int) -> None:
         """With the fault."""
         super().finished(offset)
-        if self._unfinished and self.next_offset is not None:
-            self.next_offset = self._unfinished[0] + 1
+        if self.in_flight and self.next_offset is not None:
+            self.next_offset = self._head + 1
 
 
 class NewestWins(PartitionOffsets):

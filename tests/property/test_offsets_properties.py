@@ -1,17 +1,38 @@
 """The offset arithmetic under any order of finishing: only the longest finished prefix may ever be committed."""
 
+from itertools import pairwise
 from random import Random
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.engine import offsets as module
 from app.engine.offsets import PartitionOffsets
 
 # Ascending offsets with holes, as compaction and transaction markers leave them.
 logs = st.lists(st.integers(1, 5), min_size=1, max_size=60).map(
     lambda steps: [sum(steps[: i + 1]) for i in range(len(steps))]
 )
+chances = st.randoms(use_true_random=False)
+
+
+def check(offsets: PartitionOffsets, received: list[int], finished: set[int]) -> None:
+    """All that *offsets* says, by the offsets themselves."""
+    unfinished = [offset for offset in received if offset not in finished]
+    head = unfinished[0] if unfinished else received[-1] + 1
+    prefix = [offset for offset in received if offset < head]
+    assert offsets.next_offset == (prefix[-1] + 1 if prefix else None)
+    assert offsets.newest == received[-1]
+    assert offsets.in_flight == len(unfinished)
+    runs = list(offsets.ahead())
+    ahead = {offset for start, end in runs for offset in range(start, end)}
+    assert ahead & set(received) == {offset for offset in finished if offset > head}
+    assert all(head < start < end <= received[-1] + 1 for start, end in runs)
+    assert all(before < start for (_, before), (start, _) in pairwise(runs))
+    assert all(finished & set(range(*run)) for run in runs)  # none is nothing but a hole
+    assert not any(offset >= offsets.untouched for offset in finished)
 
 
 @given(log=logs, data=st.data())
@@ -19,16 +40,14 @@ def test_committable_is_the_longest_finished_prefix(log: list[int], data: st.Dat
     """After every single finish, whatever the order, `next_offset` is the end of the longest finished prefix."""
     offsets = PartitionOffsets()
     offsets.received(log)
-    unfinished = set(log)
+    finished = set[int]()
     for offset in data.draw(st.permutations(log)):
         offsets.finished(offset)
-        unfinished.discard(offset)
-        prefix = [o for o in log if not any(u <= o for u in unfinished)]
-        assert offsets.next_offset == (prefix[-1] + 1 if prefix else None)
-        assert offsets.in_flight == len(log) - len(prefix)
+        finished.add(offset)
+        check(offsets, log, finished)
 
 
-@given(log=logs, chance=st.randoms(use_true_random=False))
+@given(log=logs, chance=chances)
 def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(log: list[int], chance: Random) -> None:
     """Whatever the groups and their order, also when some finish one by one in between."""
     together, alone = PartitionOffsets(), PartitionOffsets()
@@ -45,36 +64,86 @@ def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(l
         for offset in group:
             alone.finished(offset)
         assert (together.next_offset, together.in_flight) == (alone.next_offset, alone.in_flight)
-        assert together.ahead == alone.ahead
+        assert list(together.ahead()) == list(alone.ahead())
 
 
 @given(log=logs, data=st.data())
-def test_what_is_not_in_flight_cannot_finish_with_others(log: list[int], data: st.DataObject) -> None:
-    """It was never received, or is below what may be committed."""
+def test_what_is_not_in_flight_cannot_finish(log: list[int], data: st.DataObject) -> None:
+    """It was never received, or is finished: at the head, ahead of it, or by the same call. Alone or with others."""
     offsets = PartitionOffsets()
     offsets.received(log)
-    offsets.finished(log[0])
-    stranger = data.draw(st.sampled_from([log[0], log[-1] + 1]))
-    with pytest.raises(AssertionError, match="not in flight"):
-        offsets.finished_all([*log[1:], stranger])
+    finished = data.draw(st.sets(st.sampled_from(log), min_size=1))
+    offsets.finished_all(finished)
+    holes = set(range(log[0], log[-1])) - set(log)
+    stranger = data.draw(st.sampled_from([*finished, *holes, log[0] - 1, log[-1] + 1]))
+    others = [offset for offset in log if offset not in finished]
+    if data.draw(st.booleans()):
+        with pytest.raises(AssertionError, match=f"offset {stranger} is not in flight"):
+            offsets.finished(stranger)
+    else:
+        with pytest.raises(AssertionError, match=f"offset {stranger} is not in flight"):
+            offsets.finished_all([*others, stranger])
 
 
 @given(log=logs, data=st.data())
-def test_records_may_arrive_while_others_finish(log: list[int], data: st.DataObject) -> None:
-    """Receiving in pieces between finishes changes nothing."""
+def test_nothing_finishes_twice_in_one_call(log: list[int], data: st.DataObject) -> None:
+    """Whichever comes twice."""
     offsets = PartitionOffsets()
-    waiting, finished = list(log), set()
+    offsets.received(log)
+    twice = data.draw(st.sampled_from(log))
+    with pytest.raises(AssertionError, match=f"offset {twice} is not in flight"):
+        offsets.finished_all([*log, twice])
+
+
+@given(log=logs, data=st.data())
+def test_nothing_is_received_twice_or_backwards(log: list[int], data: st.DataObject) -> None:
+    """In one call or in two."""
+    offsets = PartitionOffsets()
+    offsets.received(log[: data.draw(st.integers(0, len(log)))])
+    back = data.draw(st.sampled_from(log))
+    with pytest.raises(AssertionError, match=f"offset {back} was received after {log[-1]}"):
+        offsets.received([*(offset for offset in log if offset > offsets.newest), back])
+
+
+@given(log=logs, chance=chances, stale=st.sampled_from([1, 3, module.STALE_RUNS]))
+def test_records_may_arrive_while_others_finish(log: list[int], chance: Random, stale: int) -> None:
+    """Receiving in pieces between finishes, one by one or many together, changes nothing."""
+    offsets = PartitionOffsets()
+    waiting, finished, received = list(log), set[int](), list[int]()
     in_hand: list[int] = []
-    while waiting or in_hand:
-        if waiting and (not in_hand or data.draw(st.booleans())):
-            count = data.draw(st.integers(1, len(waiting)))
-            offsets.received(waiting[:count])
-            in_hand += waiting[:count]
-            waiting = waiting[count:]
-        else:
-            offset = in_hand.pop(data.draw(st.integers(0, len(in_hand) - 1)))
-            offsets.finished(offset)
-            finished.add(offset)
-        head = next((o for o in log if o not in finished), log[-1] + 1)
-        assert offsets.next_offset is None or offsets.next_offset <= head
-    assert offsets.next_offset == log[-1] + 1
+    with patch.object(module, "STALE_RUNS", stale):
+        while waiting or in_hand:
+            if waiting and (not in_hand or chance.random() < 0.4):
+                count = chance.randint(1, len(waiting))
+                offsets.received(waiting[:count])
+                received += waiting[:count]
+                in_hand += waiting[:count]
+                waiting = waiting[count:]
+            else:
+                first = chance.randrange(len(in_hand)) if chance.random() < 0.5 else 0
+                group = in_hand[first : first + chance.randint(1, 5)]
+                del in_hand[first : first + len(group)]
+                if len(group) == 1:
+                    offsets.finished(group[0])
+                else:
+                    offsets.finished_all(chance.sample(group, len(group)))
+                finished.update(group)
+            check(offsets, received, finished)
+            first, last = sorted(chance.choices(received, k=2))
+            assert offsets.is_finished(first, last) == (not any(first <= offset <= last for offset in in_hand))
+
+
+@given(chance=chances)
+def test_runs_are_few_where_records_wait_and_the_lists_do_not_grow(chance: Random) -> None:
+    """One run for each offset that waits, and what lies before the first is deleted from time to time."""
+    offsets = PartitionOffsets()
+    log = list(range(0, 10_000, 2))  # each behind a hole, as one-record transactions leave them
+    waits = sorted(chance.sample(log, 5))
+    for at in range(0, len(log), 100):
+        offsets.received(log[at : at + 100])
+        offsets.finished_all(set(log[at : at + 100]) - set(waits))
+    assert (offsets.in_flight, offsets.next_offset) == (5, waits[0] - 1 if waits[0] else None)
+    assert len(offsets._starts) == len(offsets._ends) == len(offsets._befores) <= module.STALE_RUNS + 5
+    assert len(list(offsets.ahead())) <= 5
+    offsets.finished_all(waits)
+    assert (offsets.in_flight, offsets.next_offset) == (0, log[-1] + 1)

@@ -1,7 +1,7 @@
 """Tests of the tests: an engine with a fault must not pass the property of the state, in a few fixed scenarios."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from app.engine.flow import Flow
 from app.engine.inflight import InFlight
+from app.engine.offsets import PartitionOffsets
 from app.state.commit import Settler, fill
 from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
@@ -146,6 +147,16 @@ def one_too_far(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(InFlight, "processed", wrong)
 
 
+def one_too_many_ahead(patch: pytest.MonkeyPatch) -> None:
+    """The processed row says of a record in hand that it is settled, because those before it are."""
+    ahead = PartitionOffsets.ahead
+
+    def wrong(self: PartitionOffsets) -> Iterator[tuple[int, int]]:
+        return ((start, end + 1) for start, end in ahead(self))
+
+    patch.setattr(PartitionOffsets, "ahead", wrong)
+
+
 def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
     """Packs are forgotten although their marks are still asked for."""
     packs = Expiry.packs
@@ -189,6 +200,7 @@ def is_caught(seed: int, *, remembers: bool = True) -> bool:
         (built_again_after_a_failed_send, 350),
         (rows_are_not_owned, 0),
         (one_too_far, 0),
+        (one_too_many_ahead, 0),
         (dropped_duplicates_marks, 0),
     ],
 )

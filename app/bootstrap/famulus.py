@@ -1,4 +1,4 @@
-"""The only place that builds objects and joins them: settings, producer, bus, dispatcher, pipelines, Faust's app."""
+"""Faust's app, ours: what users declare, what a worker needs before it starts, what Faust calls."""
 
 import importlib
 import pkgutil
@@ -12,36 +12,33 @@ import svcs
 from faust import Record as Event
 from faust.types import AgentT
 
-from app.config import Settings, load_settings
+from app.bootstrap.checks import check_house
+from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of
+from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
-from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, handler_for
-from app.engine.failing import Failing, OnDeadLetter, Order
-from app.engine.flow import Limits
+from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, handler_for
+from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
 from app.engine.subscription import Options, Subscription, Windows, dedupe_of
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
-from app.failures.gate import Gate
 from app.failures.retry import Policy, Retry, delays_of
-from app.observe.health import log_consumer, partitions_of, prepare_state_topics, prepare_topics_back
+from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
 from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
-from app.storage.log import LogReader
-from app.storage.restore import Restorer
-from app.storage.store import Memory, StateFolder
-from app.worker.holdings import Holdings, Remembered
+from app.storage.store import StateFolder
 from app.worker.intake import Intake
 from app.worker.options import faust_options
-from app.worker.process import Worker, plain_logs, settle_in
+from app.worker.process import Worker, settle_in
 from app.worker.recovery import Tables
 from app.worker.transport import Deliveries, Transport
 
 T = TypeVar("T", bound=Callable[..., Any])
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Famulus(faust.App):
@@ -68,7 +65,7 @@ class Famulus(faust.App):
         self.timeouts_s: dict[str, float] = {}  # by handler
         self._table_names: dict[str, Subscription] = {}
         self.intake = Intake(
-            _limits(settings),
+            limits_of(settings),
             worker.concurrency,
             self.timeouts_s,
             may_write=lambda: cast(Any, self._consumer).is_member(),
@@ -195,10 +192,7 @@ class Famulus(faust.App):
 
     def handlers_of(self, subscription: Subscription) -> list[Handler]:
         """Every handler of events of one topic."""
-        return [h for t in self._types_of(subscription) for h in self.dispatcher.handlers_of(t)]
-
-    def _types_of(self, subscription: Subscription) -> list[type[Event]]:
-        return [t for t in self.dispatcher.event_types if _topic_of(t) == subscription.name]
+        return handlers_of(subscription, self.dispatcher)
 
     @property
     def group(self) -> str:
@@ -234,10 +228,10 @@ class Famulus(faust.App):
 
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
-        self.dispatcher.check()
-        _check_house(self)
-        needed = self.topics_needed()
         kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
+        self.dispatcher.check()
+        check_house(self.subscriptions, self.dispatcher, kafka)
+        needed = self.topics_needed()
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
@@ -250,58 +244,23 @@ class Famulus(faust.App):
             self.settings.dead_letter.retention_h, timeout_s,
         )  # fmt: skip
         self.folder.lock()
-        self.holdings = self._holdings()
+        self.holdings = holdings_of(
+            self.settings,
+            self.subscriptions.values(),
+            self.folder,
+            self.sender,
+            self._note_step,
+            is_fenced=self.fencing,
+        )
         for subscription in self.subscriptions.values():
             subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
             self.carried.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
-            self.pipelines[subscription.topic_name] = self._pipeline(subscription, there[letters])
-
-    def _holdings(self) -> Holdings:
-        state = self.settings.state
-        reader = LogReader(lambda: log_consumer(self.settings.kafka))
-        return Holdings(
-            remembered={
-                s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held)
-                for s in self.subscriptions.values()
-            },
-            folder=self.folder,
-            memory=Memory.of(state.cache_mib, state.write_buffer_mib),
-            reader=reader,
-            sender=self.sender,
-            restorer=Restorer(reader, self.sender, state.tombstones_h),
-            group_bytes=state.group_bytes,
-            retention_h=state.retention_h,
-            probe=self._note_step,
-            is_fenced=self.fencing,
-        )
-
-    def _pipeline(self, subscription: Subscription, letter_partitions: int) -> Pipeline:
-        settings = self.settings.dead_letter
-        return Pipeline(
-            types=EventTypes(subscription.name, self._types_of(subscription)),
-            dispatcher=self.dispatcher,
-            dedupe=subscription.options.dedupe,
-            dedupe_back=subscription.dedupe_back,
-            counts=subscription.counts,
-            on_unknown_type=subscription.options.on_unknown_type,
-            order=subscription.options.order,
-            failing=Failing(
-                topic=subscription.topic_name,
-                letters=DeadLetters(
-                    self.dead_letter_topic(subscription), letter_partitions, self.group, self.settings.worker.version,
-                ),
-                counts=subscription.counts,
-                flood=Gate(
-                    Breaker(settings.flood_run, 1, settings.flood_ratio, settings.flood_window_s, settings.flood_run),
-                    subscription.topic_name, "too many events fail for good:", "no further dead letter is written",
-                ),
-                on_dead_letter=subscription.options.on_dead_letter,
-                sequence_max=settings.sequence_max,
-                on_sequence_full=settings.on_sequence_full,
-            ),
-            topics_back=tuple(self.topics_back(subscription)),
-        )  # fmt: skip
+            self.pipelines[subscription.topic_name] = pipeline_of(
+                self.settings, subscription, self.dispatcher, letters=DeadLetters(
+                    letters, there[letters], self.group, self.settings.worker.version
+                ), topics_back=self.topics_back(subscription),
+            )  # fmt: skip
 
     def _note_step(self, step: str) -> None:
         self.probe(step)  # which agents set after this app was built
@@ -351,62 +310,3 @@ def agent_modules() -> Iterator[str]:
     yield "agents"
     for module in pkgutil.walk_packages([str(ROOT / "agents")], "agents."):
         yield module.name
-
-
-def _limits(settings: Settings) -> Limits:
-    """What one partition may hold and have at work."""
-    worker = settings.worker
-    return Limits(
-        lanes=worker.partition_concurrency or worker.concurrency,
-        records=worker.queue_records,
-        bytes=worker.queue_bytes,
-        chunk=settings.kafka.consumer_config.max_poll_records,
-        linger_s=settings.state.linger_ms / 1000,
-    )
-
-
-def _topic_of(event_type: type[Event]) -> str:
-    return str(cast(Any, event_type).__topic__)  # Any: models are known by shape
-
-
-def _check_house(app: Famulus) -> None:
-    for event_type in app.dispatcher.event_types:
-        if _topic_of(event_type) not in app.subscriptions:
-            raise ConfigError(
-                f"handlers take {event_type.__name__} of topic {_topic_of(event_type)}, which no subscription reads: "
-                f'app.subscription("{_topic_of(event_type)}") in agents/'
-            )
-    poll_s = app.settings.kafka.consumer_config.max_poll_interval_ms / 1000
-    for handler in (h for t in app.dispatcher.event_types for h in app.dispatcher.handlers_of(t)):
-        if handler.policy.retry.total_s > poll_s:
-            raise ConfigError(
-                f"handler {handler.name} may wait {handler.policy.retry.total_s:g} s for its attempts, longer than "
-                f"Kafka.ConsumerConfig.MaxPollIntervalMs ({poll_s:g} s): fewer attempts, shorter waits, or retry_topics"
-            )
-        topic = app.subscriptions[_topic_of(handler.event_type)]
-        if handler.policy.delays_s and topic.options.on_dead_letter == "sequence":
-            raise ConfigError(
-                f"handler {handler.name} has retry_topics, which give up the order, and topic {topic.name} has "
-                'on_dead_letter="sequence", which keeps it: choose one'
-            )
-    for subscription in app.subscriptions.values():
-        _check_delays(app, subscription)
-        if not subscription.has_agent:
-            raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
-
-
-def _check_delays(app: Famulus, subscription: Subscription) -> None:
-    """All that wait in one retry topic wait equally long, else the first one would hold up the others."""
-    waits: dict[int, tuple[float, str]] = {}
-    for handler in app.handlers_of(subscription):
-        for number, delay_s in enumerate(handler.policy.delays_s, 1):
-            other_s, other = waits.setdefault(number, (delay_s, handler.name))
-            if other_s != delay_s:
-                raise ConfigError(
-                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and of "
-                    f"{delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
-                )
-
-
-plain_logs()
-app = Famulus(load_settings())

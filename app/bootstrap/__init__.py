@@ -1,0 +1,10 @@
+"""The only place that builds objects and joins them: settings, producer, bus, dispatcher, pipelines, Faust's app."""
+
+from app.bootstrap.famulus import Famulus, agent_modules
+from app.config import load_settings
+from app.worker.process import plain_logs
+
+__all__ = ["Famulus", "agent_modules", "app"]
+
+plain_logs()
+app = Famulus(load_settings())

@@ -1,0 +1,54 @@
+"""What is wrong with a house before anything starts: one line each, with the cure."""
+
+from collections.abc import Iterable, Mapping
+
+from app.bootstrap.parts import handlers_of, topic_of
+from app.config import KafkaConfig
+from app.engine.dispatch import Dispatcher, Handler
+from app.engine.subscription import Subscription
+from app.errors import ConfigError
+
+
+def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
+    """Raise ConfigError when handlers, subscriptions and settings do not fit each other."""
+    for event_type in dispatcher.event_types:
+        if topic_of(event_type) not in subscriptions:
+            raise ConfigError(
+                f"handlers take {event_type.__name__} of topic {topic_of(event_type)}, which no subscription reads: "
+                f'app.subscription("{topic_of(event_type)}") in agents/'
+            )
+    for subscription in subscriptions.values():
+        if not subscription.has_agent:
+            raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
+        handlers = handlers_of(subscription, dispatcher)
+        _check_waits(handlers, kafka.consumer_config.max_poll_interval_ms / 1000)
+        _check_retry_topics(handlers, subscription)
+
+
+def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:
+    """Polling goes on while an event waits, but what it holds up for longer than that belongs into retry topics."""
+    for handler in handlers:
+        total_s = handler.policy.retry.total_s
+        if total_s > poll_s:
+            raise ConfigError(
+                f"handler {handler.name} may wait {total_s:g} s for its attempts, longer than "
+                f"Kafka.ConsumerConfig.MaxPollIntervalMs ({poll_s:g} s): fewer attempts, shorter waits, or retry_topics"
+            )
+
+
+def _check_retry_topics(handlers: Iterable[Handler], subscription: Subscription) -> None:
+    """All that wait in one retry topic wait equally long, else the first one would hold up the others."""
+    waits: dict[int, tuple[float, str]] = {}
+    for handler in handlers:
+        if handler.policy.delays_s and subscription.options.on_dead_letter == "sequence":
+            raise ConfigError(
+                f"handler {handler.name} has retry_topics, which give up the order, and topic {subscription.name} has "
+                'on_dead_letter="sequence", which keeps it: choose one'
+            )
+        for number, delay_s in enumerate(handler.policy.delays_s, 1):
+            other_s, other = waits.setdefault(number, (delay_s, handler.name))
+            if other_s != delay_s:
+                raise ConfigError(
+                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and "
+                    f"of {delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
+                )

@@ -1,0 +1,103 @@
+"""The parts that a worker is made of, built from its settings."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from faust import Record as Event
+
+from app.config import Settings
+from app.deadletter.record import DeadLetters
+from app.engine.dispatch import Dispatcher, EventTypes, Handler
+from app.engine.failing import Failing
+from app.engine.flow import Limits
+from app.engine.pipeline import Pipeline
+from app.engine.subscription import Subscription
+from app.failures.circuit import Breaker
+from app.failures.gate import Gate
+from app.observe.health import log_consumer
+from app.state.commit import Probe
+from app.storage.log import LogReader, Sender
+from app.storage.restore import Restorer
+from app.storage.store import Memory, StateFolder
+from app.worker.holdings import Holdings, Remembered
+
+
+def topic_of(event_type: type[Event]) -> str:
+    """The topic that the events of a type stand in, as models say it."""
+    return str(cast(Any, event_type).__topic__)  # Any: models are known by shape
+
+
+def types_of(subscription: Subscription, dispatcher: Dispatcher) -> list[type[Event]]:
+    """The handled types of events of one topic."""
+    return [t for t in dispatcher.event_types if topic_of(t) == subscription.name]
+
+
+def handlers_of(subscription: Subscription, dispatcher: Dispatcher) -> list[Handler]:
+    """Every handler of events of one topic."""
+    return [h for t in types_of(subscription, dispatcher) for h in dispatcher.handlers_of(t)]
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What one partition may hold and have at work."""
+    worker = settings.worker
+    return Limits(
+        lanes=worker.partition_concurrency or worker.concurrency,
+        records=worker.queue_records,
+        bytes=worker.queue_bytes,
+        chunk=settings.kafka.consumer_config.max_poll_records,
+        linger_s=settings.state.linger_ms / 1000,
+    )
+
+
+def holdings_of(  # noqa: PLR0913  # all that it joins
+    settings: Settings, subscriptions: Iterable[Subscription], folder: StateFolder, sender: Sender, probe: Probe,
+    *, is_fenced: bool,
+) -> Holdings:  # fmt: skip
+    """What opens and closes what the partitions of a worker remember."""
+    state = settings.state
+    reader = LogReader(lambda: log_consumer(settings.kafka))
+    return Holdings(
+        remembered={s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held) for s in subscriptions},
+        folder=folder,
+        memory=Memory.of(state.cache_mib, state.write_buffer_mib),
+        reader=reader,
+        sender=sender,
+        restorer=Restorer(reader, sender, state.tombstones_h),
+        group_bytes=state.group_bytes,
+        retention_h=state.retention_h,
+        probe=probe,
+        is_fenced=is_fenced,
+    )
+
+
+def pipeline_of(
+    settings: Settings, subscription: Subscription, dispatcher: Dispatcher, letters: DeadLetters,
+    topics_back: Sequence[str],
+) -> Pipeline:  # fmt: skip
+    """What carries the events of one subscription."""
+    options, dead = subscription.options, settings.dead_letter
+    flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
+    return Pipeline(
+        types=EventTypes(subscription.name, types_of(subscription, dispatcher)),
+        dispatcher=dispatcher,
+        dedupe=options.dedupe,
+        dedupe_back=subscription.dedupe_back,
+        counts=subscription.counts,
+        on_unknown_type=options.on_unknown_type,
+        order=options.order,
+        failing=Failing(
+            topic=subscription.topic_name,
+            letters=letters,
+            counts=subscription.counts,
+            flood=Gate(
+                flood,
+                subscription.topic_name,
+                "too many events fail for good:",
+                "no further dead letter is written",
+            ),
+            on_dead_letter=options.on_dead_letter,
+            sequence_max=dead.sequence_max,
+            on_sequence_full=dead.on_sequence_full,
+        ),
+        topics_back=tuple(topics_back),
+    )

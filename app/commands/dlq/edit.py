@@ -1,0 +1,46 @@
+"""`dlq redrive --edit`: a person changes an event's value, and it leaves only when it is an event then."""
+
+import sys
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from app.errors import OperatingError
+
+
+def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
+    """*value* as somebody left it in $EDITOR. *fault_in* says what is wrong with one, nothing if it is an event.
+
+    Raises click.Abort when nothing was changed, OperatingError when it is wrong and nobody is there to go on with it.
+    """
+    text = _text(value)
+    while True:
+        changed = click.edit(text, extension=".json")
+        if changed is None or changed == text:
+            raise click.Abort
+        made = _bytes(changed)
+        fault = fault_in(made)
+        if not fault:
+            return made
+        said = f"that is not an event of its type: {fault}"
+        if not sys.stdin.isatty():
+            raise OperatingError(f"{said}; nothing was sent")
+        click.confirm(f"{said}\nEdit it again?", abort=True, err=True)
+        text = changed
+
+
+def _text(value: bytes | None) -> str:
+    """JSON in lines, anything else as it is."""
+    try:
+        return msgspec.json.format(value or b"", indent=2).decode() + "\n"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return (value or b"").decode("utf-8", "backslashreplace")
+
+
+def _bytes(text: str) -> bytes:
+    """JSON without the blanks between, which were put there for people."""
+    try:
+        return msgspec.json.format(text, indent=-1).encode()
+    except (msgspec.DecodeError, RecursionError):
+        return text.encode()

@@ -1,0 +1,1 @@
+"""Letters read, tried, sent back."""

@@ -1,0 +1,194 @@
+"""Reading from outside of any group: all letters of a topic in turn, or some of them again, by their places."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from app.bootstrap import Famulus
+from app.commands.statelog import answered
+from app.config import KafkaConfig
+from app.deadletter.letter import Audit, letter_of, read_audit
+from app.deadletter.names import audit_topic, dead_letter_topic
+from app.deadletter.selection import Criteria, Entry, Place, Register
+from app.engine.subscription import Subscription
+from app.errors import ConfigError, DecodeError
+from app.observe.health import partitions_of
+
+Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
+POLL_MS = 200
+GAP = 1_000  # records that are read in vain rather than asked for anew
+READ_AT_ONCE = 500
+STOP_S = 3.0  # where no broker answers
+
+
+class Reader:
+    """Reads what is committed. Made by `reading`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, settings: KafkaConfig, timeout_s: float) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._at: TopicPartition | None = None
+        self._spans: dict[TopicPartition, tuple[int, int]] = {}  # where a partition began and ended
+        self._partitions: dict[str, int] = {}  # of topics that were asked for
+
+    async def partitions(self, *topics: str) -> dict[str, int]:
+        """How many partitions each of *topics* has, 0 for one that is not there."""
+        if unknown := [topic for topic in topics if topic not in self._partitions]:
+            there = await partitions_of(self._settings, unknown, self._timeout_s)
+            self._partitions.update({topic: there.get(topic, 0) for topic in unknown})
+        return {topic: self._partitions[topic] for topic in topics}
+
+    async def all(self, topic: str, partitions: int, progressed: Progressed = lambda *_: None) -> AsyncIterator[Any]:
+        """Every record that is there now, in the order of each partition. Raises TimeoutError when none comes."""
+        places = [TopicPartition(topic, number) for number in range(partitions)]
+        if not places:
+            return
+        consumer = self._consumer
+        consumer.assign(places)
+        self._at = None
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        progressed(0, sum(ends.values()) - sum(begins.values()))
+        await consumer.seek_to_beginning(*places)
+        waited_ms = 0
+        while left := [at for at in places if await consumer.position(at) < ends[at]]:
+            consumer.pause(*(at for at in places if at not in left))
+            found = await consumer.getmany(timeout_ms=POLL_MS, max_records=READ_AT_ONCE)
+            waited_ms = 0 if found else waited_ms + POLL_MS
+            self._check(waited_ms, topic)
+            for at, records in found.items():
+                for record in records:
+                    if record.offset < ends[at]:
+                        yield record
+                progressed(len(records), None)
+
+    async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
+        """The records of a partition from offset *start* to before *stop*, as far as they are there (still)."""
+        consumer = self._consumer
+        if self._at != at:
+            consumer.assign([at])
+            self._at = at
+            consumer.seek(at, start)
+        elif not start - GAP <= await consumer.position(at) <= start:
+            consumer.seek(at, start)
+        if self._spans.get(at, (0, 0))[1] < stop:
+            self._spans[at] = await self._span(at)
+        begin, end = self._spans[at]
+        stop = min(stop, end)
+        if await consumer.position(at) < begin:
+            consumer.seek(at, begin)
+        waited_ms = 0
+        while (position := await consumer.position(at)) < stop:
+            most = min(stop - position, READ_AT_ONCE)
+            records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
+            waited_ms = 0 if records else waited_ms + POLL_MS
+            self._check(waited_ms, at.topic)
+            for record in records:
+                if start <= record.offset < stop:
+                    yield record
+
+    async def letters(self, topic: str, entries: Iterable[Entry]) -> Mapping[Place, ConsumerRecord]:
+        """The records of *entries* again, as far as they are there still."""
+        found: dict[Place, ConsumerRecord] = {}
+        wanted = sorted(entry.place for entry in entries)
+        for partition, places in groupby(wanted, key=lambda place: place[0]):
+            offsets = {offset for _, offset in places}
+            for start, stop in runs(sorted(offsets)):
+                async for record in self.between(TopicPartition(topic, partition), start, stop):
+                    if record.offset in offsets:
+                        found[partition, record.offset] = record
+        return found
+
+    async def one(self, topic: str, partition: int, offset: int) -> ConsumerRecord | None:
+        """The record at a place, None when there is none (any more)."""
+        if partition >= (await self.partitions(topic))[topic]:
+            return None
+        async for record in self.between(TopicPartition(topic, partition), offset, offset + 1):
+            return record
+        return None
+
+    async def _span(self, at: TopicPartition) -> tuple[int, int]:
+        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
+            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
+            return begins[at], ends[at]
+
+    def _check(self, waited_ms: int, topic: str) -> None:
+        if waited_ms > self._timeout_s * 1000:
+            raise TimeoutError(f"no record of {topic} came")
+
+
+def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
+    """*offsets*, ascending, as few stretches to be read in one go: first, and behind the last."""
+    found: list[tuple[int, int]] = []
+    for offset in offsets:
+        if found and offset - found[-1][1] <= gap:
+            found[-1] = found[-1][0], offset + 1
+        else:
+            found.append((offset, offset + 1))
+    return found
+
+
+@asynccontextmanager
+async def reading(app: Famulus) -> AsyncIterator[Reader]:
+    """Read. What goes wrong with the cluster inside becomes an UnavailableError."""
+    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
+    consumer = _consumer(kafka)
+    reader = Reader(consumer, kafka, timeout_s)
+    letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
+    await reader.partitions(*letters, *map(audit_topic, letters))  # this waits for a broker that is just starting
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says at every try, we say once
+    async with answered(app):
+        try:
+            await consumer.start()
+            await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+            yield reader
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await consumer.stop()
+
+
+def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, group_id=None, enable_auto_commit=False,
+        auto_offset_reset="earliest", isolation_level="read_committed", fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=settings.consumer_config.max_partition_fetch_bytes,
+    )  # fmt: skip
+
+
+async def register_of(  # noqa: PLR0913  # each has a default
+    app: Famulus, reader: Reader, subscription: Subscription, criteria: Criteria, *,
+    group: str | None = None, is_all: bool = False, noted: Callable[[Audit], None] = lambda _: None,
+    progressed: Progressed = lambda *_: None,
+) -> Register:  # fmt: skip
+    """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
+
+    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is missing.
+    """
+    group = group or app.group
+    topic = letters_topic(app, subscription, group)
+    audits = audit_topic(topic)
+    there = await reader.partitions(topic, audits)
+    if not there[topic]:
+        raise ConfigError(f"missing topics: {topic}; create them with `faust -A app topics apply`")
+    register = Register(group, criteria, is_all=is_all)
+    async for record in reader.all(audits, there[audits]):
+        if (audit := read_audit(record)) is not None:
+            register.note(audit)
+            noted(audit)
+    async for record in reader.all(topic, there[topic], progressed):
+        try:
+            register.add(letter_of(record), (record.partition, record.offset))
+        except DecodeError:
+            register.strange += 1
+    return register
+
+
+def letters_topic(app: Famulus, subscription: Subscription, group: str) -> str:
+    """Where the dead letters of *group* are, as named on the cluster."""
+    return dead_letter_topic(subscription.topic_name, group if app.settings.dead_letter.per_group else "")

@@ -1,0 +1,228 @@
+"""How letters look to people: tables that fit narrow terminals and pipes, and nothing that a sender could play with."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import click
+import msgspec
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from app.commands.dlq.letters.check import End, Trial
+from app.commands.dlq.shown.groups import Group
+from app.deadletter.letter import Cause, Letter
+from app.deadletter.selection import Entry, text_of
+
+PIPE_WIDTH = 120
+WIDE = 110  # columns from which on times have a column of their own
+KEYS_SHOWN = 3
+SHOWN = 60  # characters of a row's value
+MESSAGE = 200  # of an error
+LINES_MAX = 200  # of a value
+HEX_BYTES_MAX = 512
+KINDS = {
+    "poison": "its bytes are not the event that they should be",
+    "unknown_type": "nobody here handles its type",
+    "permanent": "its handler said that it will never work",
+    "rejected": "its handler does not want it",
+    "exhausted": "its handler failed as often as it may",
+    "timeout": "its handler took too long as often as it may",
+    "parked": "an earlier event of its key is here",
+}
+
+
+class Out(Console):
+    """Standard output, for text that is not marked up."""
+
+    def put(self, what: RenderableType) -> None:
+        """Print it, without the blanks at the ends of lines when it goes to a file or a pipe."""
+        if self.is_terminal:
+            self.print(what)
+            return
+        with self.capture() as captured:
+            self.print(what)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def console() -> Out:
+    """It, as wide as the terminal, or wide enough."""
+    out = Out(highlight=False, markup=False, emoji=False)
+    if not out.is_terminal and not out.legacy_windows and "COLUMNS" not in out._environ:
+        out.width = PIPE_WIDTH
+    return out
+
+
+def note(text: str) -> None:
+    """A line on stderr, beside what was asked for. A terminal gets it in whole words."""
+    err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if err.is_terminal:
+        err.print(Text(plain(text)))
+    else:
+        click.echo(plain(text), err=True)
+
+
+def plain(text: str) -> str:
+    """*text* without characters that a terminal would obey, or that cannot be seen: they are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, most: int) -> str:
+    """The beginning of *text*, in *most* characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def time_text(ms: int) -> str:
+    """A time as people read it, UTC."""
+    return iso(ms).split(".")[0].replace("T", " ")
+
+
+def iso(ms: int) -> str:
+    """The same for programs. A sender may say any time, also one that no calendar has: that is shown as it is."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+
+
+def number(count: int, what: str) -> str:
+    """So many of it, in words."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def key_text(key: bytes | None) -> str:
+    """A key on a terminal."""
+    return "(none)" if key is None else plain(text_of(key))
+
+
+def error_name(name: str) -> str:
+    """The name of an error's type, as short as those are known."""
+    return name.removeprefix("builtins.").removeprefix("app.errors.").removeprefix("app.engine.failing.")
+
+
+def why(cause: Cause) -> str:
+    """A cause in one line."""
+    error = error_name(cause.error)
+    return plain(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
+
+
+def title(topic: str, says: str) -> Text:
+    """What comes before a table."""
+    return Text.assemble((plain(topic), "bold"), f": {says}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        last = name == columns[-1]
+        is_number = name in ("letters", "keys", "hops", "fail", "handled")
+        table.add_column(name, no_wrap=not last, overflow="fold", ratio=1 if last else None,
+                         justify="right" if is_number else "left")  # fmt: skip
+    table.expand = True
+    return table
+
+
+def causes(groups: Iterable[Group], width: int) -> Table:
+    """A row for each cause."""
+    is_wide = width >= WIDE
+    table = _table("cause", "letters", "keys", *(["first and last (UTC)"] if is_wide else []), "why")
+    for group in groups:
+        first, last = time_text(group.first_ms), time_text(group.last_ms)
+        lines = Text(why(group.cause))
+        if group.cause.place and group.cause.kind != "poison":  # whose message says it
+            lines.append(f"\nat {plain(group.cause.place)}")
+        if group.message:
+            lines.append(f"\n{plain(group.message)}", style="dim")
+        if group.keys:
+            some = ", ".join(short(key_text(key), 40) for key in group.keys[:KEYS_SHOWN])
+            lines.append(f"\nkeys {some}{', …' if len(group.keys) > KEYS_SHOWN else ''}", style="dim")
+        times = [f"{first}\n{last}" if first != last else first]
+        if not is_wide:
+            lines.append(f"\n{first}" + (f" to {last}" if first != last else "") + " UTC", style="dim")
+            times = []
+        lines.append("\n")
+        table.add_row(group.cause.id, f"{group.count:,}", f"{len(group.keys):,}", *times, lines)
+    return table
+
+
+def letters(rows: Iterable[tuple[Entry, Letter | None]], width: int) -> Table:
+    """A row for each letter; what is not there any more has no Letter."""
+    is_wide = width >= WIDE
+    table = _table("origin", "cause", *(["failed (UTC)", "key"] if is_wide else []), "why")
+    for entry, letter in rows:
+        lines = Text(why(entry.cause))
+        if letter is not None and letter.message:
+            lines.append(f"\n{plain(letter.message)}", style="dim")
+        facts = [] if is_wide else [f"key {key_text(entry.key)}", f"{time_text(entry.at_ms)} UTC"]
+        if entry.id.hops:
+            facts.append(f"was redriven {number(entry.id.hops, 'time')}")
+        if entry.settled is not None:
+            facts.append(f"{entry.settled.what} {time_text(entry.settled.at_ms)} UTC")
+        if facts:
+            lines.append("\n" + ", ".join(facts), style="dim")
+        place = [time_text(entry.at_ms), short(key_text(entry.key), 36)] if is_wide else []
+        table.add_row(plain(str(entry.id.origin)), entry.cause.id, *place, lines)
+    return table
+
+
+def ends(found: Iterable[End]) -> Table:
+    """What would become of the letters, a row for each cause and each way to end."""
+    table = _table("cause", "letters", "then and now")
+    for end in sorted(found, key=lambda end: (end.first.entry.cause.id, -end.count)):
+        says = Text(why(end.first.entry.cause) + "\n").append_text(verdict(end.first))
+        if end.count > 1 and end.first.message:
+            says.append(" (and others like it)")
+        if end.rows or end.events:
+            says.append(f", with {number(end.rows, 'row')} and {number(end.events, 'event')}")
+        table.add_row(end.first.entry.cause.id, f"{end.count:,}", says.append("\n"))
+    return table
+
+
+def trial(of: Trial) -> Text:
+    """What would become of one letter: its end, the rows that it would write, the events that it would publish."""
+    text = Text.assemble((plain(str(of.entry.id.origin)), "bold"), "  ", verdict(of))
+    for row in of.rows:
+        after = "deleted" if row.after is None else row.after
+        before = "" if row.before is None else f"{short(row.before, SHOWN)} -> "
+        text.append("\n  " + plain(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
+    for topic, event_type, key in of.events:
+        text.append("\n  " + plain(f"event {event_type or 'without a type'} to {topic}, key {key}"))
+    return text
+
+
+def verdict(of: Trial) -> Text:
+    """How a letter would end."""
+    where = f" in {of.handler}" if of.handler else ""
+    what = ": ".join(filter(None, (error_name(of.error), short(of.message, MESSAGE))))
+    text, style = {
+        "handled": ("would be handled", "green"),
+        "parked": (f"would be parked again {of.message}", "red"),
+        "duplicate": (f"would do nothing: {of.message}", "yellow"),
+        "ignored": (f"would be left alone: {of.message}", "yellow"),
+        "stays": (f"cannot be sent: {of.message}", "red"),
+        "fails": (f"would fail again{where}: {what}", "red"),
+    }[of.verdict]
+    return Text(plain(text), style=style)
+
+
+def value_text(value: bytes | None) -> str:
+    """A value as people read it: JSON by lines, other text escaped, anything else in hexadecimal; not all if long."""
+    if value is None:
+        return "no value"
+    try:
+        lines = msgspec.json.format(value, indent=2).decode().splitlines()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        lines = _escaped(value)
+    more = len(lines) - LINES_MAX
+    lines = [plain(short(line, 2_000)) for line in lines[:LINES_MAX]]
+    return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
+
+
+def _escaped(value: bytes) -> list[str]:
+    try:
+        return [value.decode()]
+    except UnicodeDecodeError:
+        rows = [value[at : at + 16] for at in range(0, min(len(value), HEX_BYTES_MAX), 16)]
+        shown = [f"{row.hex(' '):47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}" for row in rows]
+        left = len(value) - HEX_BYTES_MAX
+        return shown + ([f"… {number(left, 'more byte')}: --json shows all"] if left > 0 else [])

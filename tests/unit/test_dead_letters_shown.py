@@ -1,0 +1,180 @@
+"""What people see of dead letters: nothing that a sender could play with, and what is wrong in an event."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+
+from app.commands.dlq.difference import differences
+from app.commands.dlq.edit import edited
+from app.commands.dlq.letters.read import runs
+from app.commands.dlq.letters.returning import batches
+from app.commands.dlq.shown import tables
+from app.commands.dlq.shown.groups import Group
+from app.commands.dlq.shown.page import difference_table
+from app.deadletter.letter import Cause
+from app.errors import OperatingError
+
+EVIL = "\x1b[2J\x07\u202e\n"
+
+
+def printed(what: Any, width: int = 80) -> str:
+    """What a terminal of that width gets."""
+    out = tables.Out(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    out.put(what)
+    file: Any = out.file
+    return str(file.getvalue())
+
+
+# Differences.
+
+
+def test_fields_are_missing_added_of_another_type_or_value() -> None:
+    """In this order, by their paths."""
+    good = {"id": 1, "gone": True, "items": [{"price": "1.00"}, {"price": "2.00"}], "note": None, "at": "now"}
+    here = {"id": 2, "items": [{"price": 1.0}], "note": "x", "at": "now", "new field": {}}
+    assert [(d.what, d.path, d.here, d.there) for d in differences(here, good)] == [
+        ("missing", "$.gone", None, True),
+        ("missing", "$.items[1]", None, {"price": "2.00"}),
+        ("added", "$['new field']", {}, None),
+        ("type", "$.items[0].price", 1.0, "1.00"),
+        ("type", "$.note", "x", None),
+        ("value", "$.id", 2, 1),
+    ]
+
+
+def test_equal_values_have_no_differences() -> None:
+    """A number is a number, a truth is none."""
+    assert differences({"a": [1, None]}, {"a": [1.0, None]}) == []
+    assert [d.what for d in differences({"a": True}, {"a": 1})] == ["type"]
+    assert [d.path for d in differences([], {})] == ["$"]
+
+
+def test_a_value_may_be_nested_deeply() -> None:
+    """No stack is needed for it."""
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    assert [d.path.count("[0]") for d in differences(deep, [])] == [1]
+    assert differences(deep, deep) == []
+
+
+def test_the_fault_comes_first() -> None:
+    """Although other fields are missing."""
+    found = differences({"a": "twelve", "b": EVIL}, {"a": "12", "b": 1, "c": 1})
+    first, *_ = printed(difference_table(found, "here", "there", "$.a")).splitlines()[1:]
+    assert first.split() == ["$.a", "at", "fault", '"twelve"', '"12"']
+
+
+# What a terminal gets.
+
+
+def test_nothing_that_a_terminal_obeys_is_printed() -> None:
+    """Wherever it comes from: keys, messages, names."""
+    cause = Cause("permanent", f"h{EVIL}", f"E{EVIL}", f"p{EVIL}")
+    entry: Any = SimpleNamespace(id=SimpleNamespace(origin="o"))
+    group = Group(cause, 1, 0, 0, [EVIL.encode()], entry, EVIL)
+    for width in (40, 80, 140):
+        text = printed(tables.causes([group], width), width)
+        assert all(c.isprintable() or c == "\n" for c in text)
+        assert all(len(line) <= width for line in text.splitlines())
+    assert tables.plain(EVIL + "\ud800") == "\\x1b[2J\\x07\\u202e\\n\\ud800"
+
+
+def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
+    """Nor is it cut as if somebody's terminal were narrow."""
+    group = Group(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], SimpleNamespace(), "why")  # type: ignore[arg-type]  # not looked at
+    assert all(line == line.rstrip() for line in printed(tables.causes([group], 120), 120).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("value", "shows"),
+    [
+        (b'{"a":1.10,"b":"\xc3\xbc"}', '{\n  "a": 1.10,\n  "b": "ü"\n}'),
+        (b'"\xe2\x80\xae"', '"\\u202e"'),
+        (b'{"a": \x1b', '{"a": \\x1b'),
+        (b"\x00\xffAB", f"{'00 ff 41 42':47}  ..AB"),
+        (b"", ""),
+        (None, "no value"),
+    ],
+)
+def test_a_value_is_shown_as_what_it_is(value: bytes | None, shows: str) -> None:
+    """JSON by lines with every digit, other text escaped, the rest in hexadecimal."""
+    assert tables.value_text(value) == shows
+
+
+def test_a_long_value_is_cut() -> None:
+    """And says so."""
+    assert tables.value_text(json.dumps(list(range(1000))).encode()).endswith("802 more lines: --json shows all")
+    assert tables.value_text(b"\xff" * 1000).endswith("488 more bytes: --json shows all")
+    assert len(tables.value_text(json.dumps("x" * 100_000).encode())) == 2_000
+
+
+def test_a_time_may_be_one_that_no_calendar_has() -> None:
+    """Senders say what they want."""
+    assert tables.time_text(1_800_000_000_123) == "2027-01-15 08:00:00"
+    assert tables.time_text(10**17) == f"{10**17} ms"
+    assert tables.time_text(-1) == "1969-12-31 23:59:59"
+
+
+# How it is read and sent.
+
+
+def test_what_is_near_is_read_in_one_go() -> None:
+    """A gap that is small costs less than a new question."""
+    assert runs([1, 2, 5, 20], gap=10) == [(1, 6), (20, 21)]
+    assert runs([]) == []
+
+
+def test_batches_are_small_where_there_is_a_rate_and_never_huge() -> None:
+    """So that the pace is even, and the memory bounded."""
+    entries: Any = [SimpleNamespace(size=10 * 2**20 if n == 3 else 2**20) for n in range(30)]
+    assert [len(batch) for batch in batches(entries, 20)] == [5] * 6
+    assert [len(batch) for batch in batches(entries, 2)] == [1] * 30
+    assert [len(batch) for batch in batches(entries, 0)] == [7, 16, 7]
+    assert list(batches([], 0)) == []
+
+
+# Editing.
+
+
+def editor(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a script be the editor."""
+    file = folder / "editor"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(file))
+
+
+def test_an_edited_value_is_json_without_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown by lines, and numbers stay as they are."""
+    editor(tmp_path, monkeypatch, 'grep -q \'^  "a": 1.10,$\' "$1" && sed -i \'s/true/false/\' "$1"')
+    assert edited(b'{"a":1.10,"b":true}', lambda _: "") == b'{"a":1.10,"b":false}'
+
+
+def test_an_editor_that_changes_nothing_sends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it saved or not."""
+    for script in ("true", 'touch -d "now + 1 minute" "$1"'):
+        editor(tmp_path, monkeypatch, script)
+        with pytest.raises(click.Abort):
+            edited(b"{}", lambda _: "")
+
+
+def test_a_wrong_value_is_said_to_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody is there to edit it again, that is the end."""
+    editor(tmp_path, monkeypatch, 'echo nonsense >> "$1"')
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(OperatingError, match=r"not an event of its type: \$: malformed; nothing was sent"):
+        edited(b"{}", lambda value: "$: malformed" if b"nonsense" in value else "")
+
+
+def test_somebody_may_edit_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where they were."""
+    editor(tmp_path, monkeypatch, 'echo x >> "$1"')
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
+    assert edited(b"", lambda value: "" if value == b"x\nx\n" else "no") == b"x\nx\n"
