@@ -168,6 +168,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # what a transaction took back never happened
         config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
+        consumer._fetch_max_wait_ms = config.fetch_max_wait_ms  # what an assignment asks waits behind the first fetch
         self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
