@@ -25,6 +25,7 @@ from app.wire.envelope import Record
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
+STOP_AGAIN_S = 1.0  # between two times that a task is told to end
 WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
 
 
@@ -45,7 +46,6 @@ class Hand:
     task: asyncio.Task[None] | None = None
     attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
     attempt_since: float = 0.0
-    is_timed_out: bool = False
 
     @property
     def record(self) -> Record | None:
@@ -91,10 +91,13 @@ class Crew:
         """End the tasks, whatever they do."""
         if self._watching is not None:
             self._watching.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        for hand in self.hands:
+            if hand.unit is not None:
+                hand.unit.is_timed_out = False  # what reaches it now is the end
+        while self._tasks:  # one whose handler made something else of it goes on, until it is told again
+            for task in self._tasks:
+                task.cancel()
+            _, self._tasks = await asyncio.wait(self._tasks, timeout=STOP_AGAIN_S)
 
     def overdue(self, deadline_s: float) -> list[dict[str, object]]:
         """The events that are in hand for longer than *deadline_s*: where they stand, their key's digest, for how long.
@@ -210,23 +213,21 @@ class Crew:
 
     def _check(self, hand: Hand, now: float) -> None:
         unit = hand.unit
-        if unit is None or not (limit_s := self._timeouts_s.get(unit.handler)):
+        if unit is None:
             return
         attempt = hand.since, unit.handler
         if attempt != hand.attempt:
             is_first = hand.attempt[0] != hand.since  # else another handler had its turn at the event before
             hand.attempt, hand.attempt_since = attempt, hand.since if is_first else now
-        if now - hand.attempt_since > limit_s and not hand.is_timed_out:
-            hand.is_timed_out = unit.is_timed_out = True
+        limit_s = self._timeouts_s.get(unit.handler)
+        if limit_s and now - hand.attempt_since > limit_s and not unit.is_timed_out:
+            unit.is_timed_out = True  # whoever carries it takes the cancellation back
             assert hand.task is not None
             hand.task.cancel()
 
     def _let_go(self, hand: Hand, flow: Flow) -> None:
         """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now."""
         hand.is_held, hand.rested_at = False, time.monotonic()
-        if hand.is_timed_out:
-            hand.is_timed_out = False
-            asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a hand is a task
         if flow.has_more and not flow.is_listed:
             self._list(flow)
         hand.is_relieved, self._is_on_duty = self._is_on_duty, True

@@ -132,6 +132,8 @@ class Pipeline:
                     unit.rollback(before)
                     past = self._failed(handler, handlers, error, unit, past)
                 else:
+                    if unit.is_timed_out:
+                        self._take_back(unit)
                     gate.passed += 1
                     if gate.is_open:
                         gate.let_all_pass()
@@ -212,18 +214,29 @@ class Pipeline:
         past: Past | None,
     ) -> Past:  # fmt: skip
         """An attempt failed, see `Failing.failed`; or the event was undone, whatever its handler made of that."""
+        is_timed_out = unit.is_timed_out
+        if is_timed_out:
+            self._take_back(unit)
         if isinstance(error, asyncio.CancelledError):
-            if not unit.is_timed_out:
+            if not is_timed_out:
                 raise error
-            unit.is_timed_out = False
             error = HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s")
         if unit.is_undone:
             raise Unwound
         return self.failing.failed(handler, handlers, error, unit, past)
 
     @staticmethod
-    def _again(unit: Unit, past: Past | None) -> Rest:
+    def _take_back(unit: Unit) -> None:
+        """The attempt that was cancelled because of its limit has ended, whatever its handler made of that."""
+        unit.is_timed_out = False
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+
+    def _again(self, unit: Unit, past: Past | None) -> Rest:
         """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
+        if unit.is_timed_out:
+            self._take_back(unit)
         unit.end()
         unit.is_live = False
         past = past or Past()

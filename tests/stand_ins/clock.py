@@ -21,7 +21,9 @@ class Clock:
 
         def jump(timeout: float | None = None) -> Any:
             self.now += timeout or 0
-            return select(0)
+            found = select(0)
+            assert found or timeout is not None, "everybody waits, and nothing will ever come"
+            return found
 
         monkeypatch.setattr(selector, "select", jump)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)

@@ -1,7 +1,7 @@
 """One partition with everything of the engine from the flow up, on a store in memory, and handlers that fail."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import svcs
 from faust.types import TP
 
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
-from app.deadletter.record import origin_of, our_headers
+from app.deadletter.record import our_headers
 from app.deadletter.returned import Action, outgoing, returning
 from app.engine.crew import Crew
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, handler_for
@@ -175,7 +175,7 @@ class Trial:
 
     # Records.
 
-    def feed(self, *events: str, values: dict[str, bytes] | None = None, kind: bytes = b"test.Try") -> None:
+    def feed(self, *events: str, values: Mapping[str, bytes | None] | None = None, kind: bytes = b"test.Try") -> None:
         """Let an event arrive for each of *events*, `key:name`, with one of *values* if its name has one there."""
         first = len(self.source)
         for number, event in enumerate(events, first):
@@ -263,11 +263,6 @@ def name_of(record: Outgoing) -> str:
     """The name of the event in a record."""
     key, _, name = dict(record.headers)["ce_id"].decode().partition(":")
     return name or key
-
-
-def origins(trial: Trial) -> list[int]:
-    """The offsets that the dead letters came from."""
-    return [origin_of(record.headers)[2] for record in trial.sent if record.topic == LETTERS]
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """How events fail: attempts and their waits, where an event ends, what is noted of it, what comes behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -54,7 +55,7 @@ class Kind(NamedTuple):
     do: Callable[[Try], Awaitable[None]]
     at_s: tuple[float, ...]  # the attempts
     letter: Letter
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     value: bytes | None = b""  # of the record, empty: a good one
     kind: bytes = b"test.Try"
 
@@ -85,7 +86,7 @@ def trial_of(make: Make, kind: Kind, delays: tuple[float, ...] = (), **options: 
     trial = make(stages=len(delays), **mine, **options)
     trial.handler("work", kind.do, timeout_s=LIMIT_S, delays_s=delays, **policy)
     trial.start()
-    trial.feed("k:bad", values={"bad": kind.value} if kind.value != b"" else None, kind=kind.kind)
+    trial.feed("k:bad", values=None if kind.value == b"" else {"bad": kind.value}, kind=kind.kind)
     trial.feed("k:behind", "other")
     return trial
 
@@ -218,54 +219,3 @@ async def test_attempts_are_as_many_as_the_handler_says(make: Make) -> None:
     await trial.settled(1)
     assert times(trial) == [0, 1, 4, 13, 23]
     assert trial.letters == [Letter("bad", "exhausted", "work", 5)]
-
-
-async def test_closing_drops_what_rests_at_once(make: Make) -> None:
-    """Whoever has the partition next waits for the rest of the back-off, and counts on."""
-    trial = make()
-    trial.handler("work", failing(TransientError()), Retry(3, 60.0))
-    trial.start()
-    trial.feed(*(f"k{number}:bad" for number in range(20)), "other")
-    await trial.until(lambda: trial.flow.lanes.resting == 20 and trial.rows(ATTEMPTS) == 20)
-    began = trial.clock.passed_s
-    assert await trial.flow.close(5)
-    assert trial.clock.passed_s - began < 0.1
-    assert not trial.flow.settled_offset
-    await trial.kill()
-    assert trial.names().count("bad") == 20
-    trial.start()
-    await asyncio.sleep(50)
-    assert trial.names().count("bad") == 20
-    await trial.settled(21)
-    assert {call.attempt for call in trial.calls if call.at_s > 59} == {2, 3}
-    assert len(trial.letters) == 20
-    assert (trial.counts["retried"], trial.rows(ATTEMPTS)) == (40, 0)
-
-
-async def test_back_off_uses_up_no_hands(make: Make) -> None:
-    """With two of them and fifty keys in back-off, another key goes on at once."""
-    trial = make(concurrency=2)
-    trial.handler("work", failing(TransientError()), Retry(3, 60.0))
-    trial.start()
-    trial.feed(*(f"k{number}:bad" for number in range(50)))
-    await trial.until(lambda: trial.flow.lanes.resting == 50)
-    trial.feed("other")
-    await trial.until(lambda: "other" in trial.names())
-    assert trial.calls[-1].at_s < 1
-    assert trial.flow.lanes.held == 0
-
-
-@pytest.mark.parametrize("seen", [1, 2])
-async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, seen: int) -> None:
-    """Attempts and the time of the next one are rows."""
-    trial = make()
-    trial.handler("work", failing(TransientError()))
-    trial.start()
-    trial.feed("k:bad")
-    await trial.until(lambda: len(trial.calls) == seen and trial.rows(ATTEMPTS) == 1)
-    await trial.kill()
-    trial.start()
-    await trial.settled(1)
-    assert times(trial) == [0, 2, 6]
-    assert trial.letters == [Letter("bad", "exhausted", "work", 3)]
-    assert trial.rows(ATTEMPTS) == 0

@@ -6,20 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from faust.types import TP
 
 from app.deadletter.names import retry_topic
 from app.deadletter.record import Failure
-from app.deadletter.returned import outgoing, retry_of, returned
+from app.deadletter.returned import outgoing, retry_of
 from app.errors import PermanentError, TransientError
-from app.failures.retry import Retry
-from app.failures.retry import Retry
 from app.state.dedupe import Dedupe
 from app.storage.changelog import ATTEMPTS, DEAD
 from app.wire.envelope import Outgoing
 from tests.stand_ins.clock import Clock
-from tests.stand_ins.house import Fetch
-from tests.stand_ins.trial import DEDUPE, LETTERS, REDRIVE, Letter, Trial, Try, read, trials
+from tests.stand_ins.trial import DEDUPE, LETTERS, REDRIVE, Letter, Trial, Try, trials
 
 Make = Callable[..., Trial]
 LATER = retry_topic("t", "group", 1)
@@ -55,10 +51,7 @@ def trial_of(make: Make, do: Callable[[Try], Awaitable[None]], *events: str, **o
     return trial
 
 
-# Redriven and dropped.
-
-
-@pytest.mark.parametrize("dedupe", [DEDUPE, None, Dedupe(1000, identity=lambda event: event.name)])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("dedupe", [DEDUPE, None, Dedupe(1000, identity=lambda event: event.name)])
 async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe | None) -> None:
     """Also after a restart, and when the topic is read from its beginning again."""
     broken = Broken("a")
@@ -234,68 +227,3 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
     trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 1)
     assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.values()]) == ([], [0, 0])
-
-
-# Waiting for a time.
-
-
-async def test_nothing_comes_back_before_its_time(make: Make) -> None:
-    """Nor much later, nor twice, whatever happens meanwhile."""
-    trial = make(stages=1, concurrency=10)
-    trial.handler("work", Broken(*"abcdefghij", error=TransientError), Retry(1), delays_s=(60.0,))
-    trial.start()
-    for number, name in enumerate("abcdefghij"):
-        trial.feed(f"{name}:{name}")
-        await asyncio.sleep(number)
-        if number in {3, 7}:
-            await trial.kill()
-            trial.start()
-    await trial.until(lambda: len(trial.letters) == 10)
-    first = {call.name: call.at_s for call in trial.calls if call.attempt == 1}
-    again = {call.name: call.at_s for call in trial.calls if call.attempt == 2}
-    assert len(trial.calls) == 20
-    assert all(60 <= again[name] - first[name] < 60.1 for name in "abcdefghij")
-
-
-async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> None:
-    """Neither what was fetched nor what falls due meanwhile; nor is anything left that would wake it."""
-    slow = asyncio.Event()
-    broken = Broken("a", error=TransientError)
-
-    async def work(event: Try) -> None:
-        if event.name == "slow":
-            await slow.wait()
-        await broken(event)
-
-    trial = make(stages=1)
-    trial.handler("work", work, Retry(1), delays_s=(60.0,))
-    trial.start()
-    trial.feed("a:a", "s:slow")
-    await trial.until(lambda: len(trial.sent) == 1)
-    waits = trial.back[LATER]
-    due = read(outgoing(LATER, replace(returned(waits[0]), due_ms=0)), 1)
-    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
-    closing = asyncio.create_task(trial.flow.close(200))
-    await asyncio.sleep(0)
-    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
-    trial.crew.wake(trial.flow)
-    await asyncio.sleep(100)
-    assert len(trial.calls) == 2
-    slow.set()
-    assert await closing
-    trial.crew.wake(trial.flow)
-    await asyncio.sleep(100)
-    assert len(trial.calls) == 2
-
-
-async def test_many_that_wait_need_one_timer(make: Make) -> None:
-    """However often something else happens meanwhile."""
-    trial = make(stages=1)
-    trial.handler("work", Broken("a", error=TransientError), Retry(1), delays_s=(300.0,))
-    trial.start()
-    trial.feed("a:a")
-    loop: Any = asyncio.get_running_loop()
-    for _ in range(50):
-        trial.send_back(Outgoing(REDRIVE, b"k", b"none of ours", [], 0))
-        await asyncio.sleep(1)
-    assert len([timer for timer in loop._scheduled if not timer.cancelled()]) < 10

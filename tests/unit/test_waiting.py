@@ -1,0 +1,151 @@
+"""What waits for its time, in its lane or in a retry topic: never too early, holding up nobody, over restarts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from app.deadletter.names import retry_topic
+from app.deadletter.returned import outgoing, returned
+from app.errors import TransientError
+from app.failures.retry import Retry
+from app.storage.changelog import ATTEMPTS
+from app.wire.envelope import Outgoing
+from tests.stand_ins.clock import Clock
+from tests.stand_ins.house import Fetch
+from tests.stand_ins.trial import REDRIVE, Letter, Trial, Try, read, trials
+
+Make = Callable[..., Trial]
+LATER = retry_topic("t", "group", 1)
+
+
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Makes trials in a time of their own."""
+    async with trials(Clock(monkeypatch)) as build:
+        yield build
+
+
+def failing(*names: str) -> Callable[[Try], Awaitable[None]]:
+    """What fails for events of these names."""
+
+    async def do(event: Try) -> None:
+        if event.name in names:
+            raise TransientError
+
+    return do
+
+
+async def test_closing_drops_what_rests_at_once(make: Make) -> None:
+    """Whoever has the partition next waits for the rest of the back-off, and counts on."""
+    trial = make()
+    trial.handler("work", failing("bad"), Retry(3, 60.0))
+    trial.start()
+    trial.feed(*(f"k{number}:bad" for number in range(20)), "other")
+    await trial.until(lambda: trial.flow.lanes.resting == 20 and trial.rows(ATTEMPTS) == 20)
+    began = trial.clock.passed_s
+    assert await trial.flow.close(5)
+    assert trial.clock.passed_s - began < 0.1
+    assert not trial.flow.settled_offset
+    await trial.kill()
+    assert trial.names().count("bad") == 20
+    trial.start()
+    await asyncio.sleep(50)
+    assert trial.names().count("bad") == 20
+    await trial.settled(21)
+    assert {call.attempt for call in trial.calls if call.at_s > 59} == {2, 3}
+    assert len(trial.letters) == 20
+    assert (trial.counts["retried"], trial.rows(ATTEMPTS)) == (40, 0)
+
+
+async def test_back_off_uses_up_no_hands(make: Make) -> None:
+    """With two of them and fifty keys in back-off, another key goes on at once."""
+    trial = make(concurrency=2)
+    trial.handler("work", failing("bad"), Retry(3, 60.0))
+    trial.start()
+    trial.feed(*(f"k{number}:bad" for number in range(50)))
+    await trial.until(lambda: trial.flow.lanes.resting == 50)
+    trial.feed("other")
+    await trial.until(lambda: "other" in trial.names())
+    assert trial.calls[-1].at_s < 1
+    assert trial.flow.lanes.held == 0
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, seen: int) -> None:
+    """Attempts and the time of the next one are rows."""
+    trial = make()
+    trial.handler("work", failing("bad"))
+    trial.start()
+    trial.feed("k:bad")
+    await trial.until(lambda: len(trial.calls) == seen and trial.rows(ATTEMPTS) == 1)
+    await trial.kill()
+    trial.start()
+    await trial.settled(1)
+    assert [call.at_s for call in trial.calls] == [0, 2, 6]
+    assert trial.letters == [Letter("bad", "exhausted", "work", 3)]
+    assert trial.rows(ATTEMPTS) == 0
+
+
+async def test_nothing_comes_back_before_its_time(make: Make) -> None:
+    """Nor much later, nor twice, whatever happens meanwhile."""
+    trial = make(stages=1, concurrency=10)
+    trial.handler("work", failing(*"abcdefghij"), Retry(1), delays_s=(60.0,))
+    trial.start()
+    for number, name in enumerate("abcdefghij"):
+        trial.feed(f"{name}:{name}")
+        await asyncio.sleep(number)
+        if number in {3, 7}:
+            await trial.kill()
+            trial.start()
+    await trial.until(lambda: len(trial.letters) == 10)
+    first = {call.name: call.at_s for call in trial.calls if call.attempt == 1}
+    again = {call.name: call.at_s for call in trial.calls if call.attempt == 2}
+    assert len(trial.calls) == 20
+    assert all(60 <= again[name] - first[name] < 60.1 for name in "abcdefghij")
+
+
+async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> None:
+    """Neither what was fetched nor what falls due meanwhile; nor is anything left that would wake it."""
+    slow = asyncio.Event()
+
+    async def work(event: Try) -> None:
+        if event.name == "slow":
+            await slow.wait()
+        await failing("a")(event)
+
+    trial = make(stages=1)
+    trial.handler("work", work, Retry(1), delays_s=(60.0,))
+    trial.start()
+    trial.feed("a:a", "s:slow")
+    await trial.until(lambda: len(trial.sent) == 1)
+    waits = trial.back[LATER]
+    due = read(outgoing(LATER, replace(returned(waits[0]), due_ms=0)), 1)
+    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
+    closing = asyncio.create_task(trial.flow.close(200))
+    await asyncio.sleep(0)
+    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
+    trial.crew.wake(trial.flow)
+    await asyncio.sleep(100)
+    assert len(trial.calls) == 2
+    slow.set()
+    assert await closing
+    trial.crew.wake(trial.flow)
+    await asyncio.sleep(100)
+    assert len(trial.calls) == 2
+
+
+async def test_many_that_wait_need_one_timer(make: Make) -> None:
+    """However often something else happens meanwhile."""
+    trial = make(stages=1)
+    trial.handler("work", failing("a"), Retry(1), delays_s=(300.0,))
+    trial.start()
+    trial.feed("a:a")
+    loop: Any = asyncio.get_running_loop()
+    for _ in range(50):
+        trial.send_back(Outgoing(REDRIVE, b"k", b"none of ours", [], 0))
+        await asyncio.sleep(1)
+    assert len([timer for timer in loop._scheduled if not timer.cancelled()]) < 10
