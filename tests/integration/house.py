@@ -15,11 +15,12 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.group import LeaveGroupRequest_v1
 
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
 from app.observe.health import create_topics, log_consumer
-from app.publish.producer import Producer
+from app.publish.producer import Producer, Published
 from app.storage.changelog import Logged
 from app.storage.log import LogReader
 from app.storage.store import Memory, Store
@@ -141,14 +142,14 @@ class House:
         headers = [("ce_id", identity.encode()), ("ce_source", b"test"), ("ce_type", kind.encode())]
         return Outgoing(self.topic, key.encode(), value, headers, partition, at_ms)
 
-    def send(self, *events: Outgoing) -> None:
-        """Send *events* in their order, and wait until the broker has them."""
+    def send(self, *events: Outgoing) -> list[Published]:
+        """Send *events* in their order, and wait until the broker has them: where each stands."""
 
-        async def run() -> None:
+        async def run() -> list[Published]:
             async with Producer(self.kafka) as producer:
-                await producer.send_all(events)
+                return await producer.send_all(events)
 
-        asyncio.run(run())
+        return asyncio.run(run())
 
     # What became of them.
 
@@ -239,6 +240,24 @@ class House:
                 assert [code for _, code in answer.results] == [0], answer
 
         asyncio.run(run())
+
+    def forget_members(self) -> None:
+        """Have the group forget members that were killed, so that it does not wait for the end of their sessions."""
+
+        async def run() -> None:
+            async with self._admin() as admin:
+                node = await admin.find_coordinator(self.group)
+                [answer] = await admin.describe_consumer_groups([self.group])
+                for member in answer.to_object()["groups"][0]["members"]:
+                    await admin._client.send(node, LeaveGroupRequest_v1(self.group, member["member_id"]))
+
+        asyncio.run(run())
+
+    def kill(self, worker: WorkerProcess) -> None:
+        """End a worker at once, and have the group know."""
+        worker.signal(signal.SIGKILL)
+        worker.stop()
+        self.forget_members()
 
     def admin(self, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:  # Any: aiokafka is untyped
         """What a call of the admin client answers."""
