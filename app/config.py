@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -162,7 +162,7 @@ class DeadLetterConfig(Section):
     retention_h: float = Field(720.0, gt=0, description="Dead letters are kept, hours. Longer than their source.")
     sequence_max: int = Field(10_000, ge=1, description="Of one partition: dead, or parked behind a dead one.")
     on_sequence_full: Literal["halt", "skip"] = "halt"
-    flood_run: int = Field(1_000, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
+    flood_run: int = Field(20_000, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
     flood_ratio: float = Field(0.5, gt=0, le=1, description="Failures for good among the events of FloodWindowS.")
     flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
 
@@ -178,7 +178,9 @@ class Settings(_Spelled, BaseSettings):
     worker: WorkerConfig = WorkerConfig()
     state: StateConfig = StateConfig()
     failures: FailuresConfig = FailuresConfig()
-    dead_letter: DeadLetterConfig = DeadLetterConfig()
+    dead_letter: DeadLetterConfig = Field(
+        DeadLetterConfig(), validation_alias=AliasChoices("dead_letter", "deadletter")
+    )
 
     @classmethod
     def settings_customise_sources(

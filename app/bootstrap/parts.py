@@ -93,7 +93,7 @@ def pipeline_of(
                 flood,
                 subscription.topic_name,
                 "too many events fail for good:",
-                "no further dead letter is written",
+                "no further dead letter is written until one of them succeeds (DeadLetter.FloodRun sets the limit)",
             ),
             on_dead_letter=options.on_dead_letter,
             sequence_max=dead.sequence_max,

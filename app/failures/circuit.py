@@ -37,7 +37,7 @@ class Circuit:
         self.is_open = False
         self.wait_s = 0.0  # before the next probe
         # When, which event, what had passed by then: of the last ones, since thousands may fail in a second.
-        self._failed: deque[tuple[float, Hashable, int]] = deque(maxlen=max(breaker.failures * 10, KEPT_MIN))
+        self._failed: deque[tuple[float, Hashable, int]] = deque(maxlen=max(breaker.failures * 2, KEPT_MIN))
         self._run = 0
         self._passed_at_run = 0
 
