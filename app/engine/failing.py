@@ -7,7 +7,7 @@ again in its lane? in a retry topic? may there be one more dead letter? must lat
 import random
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -182,8 +182,12 @@ class Failing:
         log.info("to a retry topic", record=words(record), handler=failure.handler, attempt=failure.attempts,
                  delay_s=delay_s)  # fmt: skip
         self.counts["postponed"] += 1
-        again = retry_of(record, failure, stage + 1, delay_s)
-        unit.publish(outgoing(retry_topic(self.topic, self.letters.group, stage + 1), again))
+        again = outgoing(
+            retry_topic(self.topic, self.letters.group, stage + 1), retry_of(record, failure, stage + 1, delay_s)
+        )
+        # One that is too large for the topic cannot wait there; the others are done with the event.
+        letter = self.letters.letter(record, replace(failure, is_partial=True))
+        unit.publish(replace(again, fallback=letter))
 
     def _halts(self, record: Record, failure: Failure, *, is_full: bool) -> str:
         what = f"{words(record)} failed for good ({failure.kind}, {type(failure.error).__qualname__})"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
@@ -22,6 +23,8 @@ from app.errors import OperatingError, UnavailableError, UnsentError
 from app.publish.batches import PartitionBatches, one_batch
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
+
+log = structlog.get_logger()
 
 
 class Published(NamedTuple):
@@ -170,13 +173,18 @@ class Producer:
             raise UnsentError(f"Kafka does not take records for {topics}: {_cause(error)}") from error
 
     async def _deliver_alone(self, record: Outgoing) -> None:
-        try:
-            await self.send_all([record])
-        except MessageSizeTooLargeError:
-            if record.fallback is None:
-                raise
-            await self._renew()
-            await self.send_all([record.fallback])
+        while True:
+            try:
+                await self.send_all([record])
+            except MessageSizeTooLargeError:
+                if record.fallback is None:
+                    raise
+                log.warning("too large, something smaller leaves in its place", topic=record.topic,
+                            to=record.fallback.topic)  # fmt: skip
+                record = record.fallback
+                await self._renew()
+            else:
+                return
 
     async def _renew(self) -> None:
         """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.

@@ -15,7 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
-from aiokafka.protocol.group import LeaveGroupRequest_v1
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
@@ -249,7 +249,7 @@ class House:
                 node = await admin.find_coordinator(self.group)
                 [answer] = await admin.describe_consumer_groups([self.group])
                 for member in answer.to_object()["groups"][0]["members"]:
-                    await admin._client.send(node, LeaveGroupRequest_v1(self.group, member["member_id"]))
+                    await admin._client.send(node, LeaveGroupRequest(self.group, member["member_id"]))
 
         asyncio.run(run())
 
