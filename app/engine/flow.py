@@ -169,7 +169,9 @@ class Flow:
                     self.pipeline.drop(returned, self.state)
                     self.state.filling.returned.append((finished, place, "ignored"))
                 else:
-                    works.append(self.pipeline.work_back(returned, finished, place, self.in_flight.stream_ms))
+                    # The stream had come to it, also if nothing of it was read in this assignment.
+                    stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
+                    works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
         self._start_settling()
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
         waits = [wait for back in self.backs.values() if (wait := back.due_in_s(now_ms)) is not None]
