@@ -1,9 +1,11 @@
-"""One of the topics through which records come back to a partition: what was fetched of it, and what is due by now."""
+"""The topics through which records come back to a partition: what was fetched of them, and what is due by now."""
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
+from faust.types import TP
 
 from app.deadletter.returned import Returned, returned
 from app.engine.offsets import PartitionOffsets
@@ -70,3 +72,49 @@ class Back:
                     log.warning("left alone", topic=record.topic, partition=record.partition, offset=record.offset,
                                 why=str(error))  # fmt: skip
                     self.offsets.finished(record.offset)
+
+
+class Backs:
+    """All such topics of one partition. *on_due* is told when something may start."""
+
+    def __init__(self, places: Iterable[TP], records: int, on_due: Callable[[], None]) -> None:
+        self.of = {place: Back(records) for place in places}
+        self.is_due = False  # whether it is worth a look
+        self._on_due = on_due
+        self._timer: asyncio.TimerHandle | None = None
+
+    def receive(self, tp: TP, chunks: Iterator[Sequence[Record]], next_offset: int) -> None:
+        """Take a fetch of one of them."""
+        self.of[tp].receive(chunks, next_offset)
+        self.is_due = True
+
+    def take(self, now_ms: int, limit: int) -> Iterator[tuple[Returned, Callable[[int], None], int]]:
+        """At most *limit* of each that are due, with whom to tell its offset at the end. A timer sees to the rest.
+
+        Times are milliseconds since 1970.
+        """
+        for back in self.of.values():
+            finished = self._finisher(back)
+            for place, record in back.take(now_ms, limit):
+                yield record, finished, place
+        waits = [wait for back in self.of.values() if (wait := back.due_in_s(now_ms)) is not None]
+        self.is_due = 0 in waits
+        self.stop()
+        if waits and not self.is_due:
+            self._timer = asyncio.get_running_loop().call_later(min(waits), self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _finisher(self, back: Back) -> Callable[[int], None]:
+        def finished(place: int) -> None:
+            back.offsets.finished(place)
+            self.is_due = True  # there is room for one more
+
+        return finished
+
+    def _look(self) -> None:
+        self.is_due = True
+        self._on_due()

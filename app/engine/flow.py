@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 from faust.types import TP
 
-from app.engine.back import Back
+from app.engine.back import Backs
 from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
@@ -96,9 +96,8 @@ class Flow:
         self.offsets = self.in_flight.offsets
         self._counts = Counter(processed.counts)  # of the partition, since its state began
         self._resting: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
-        self.backs = {TP(topic, tp.partition): Back(limits.records) for topic in pipeline.topics_back}
-        self._is_back_due = False
-        self._back_timer: asyncio.TimerHandle | None = None
+        places = [TP(topic, tp.partition) for topic in pipeline.topics_back]
+        self.backs = Backs(places, limits.records, lambda: ties.on_room(self))
         self.halted = ""  # why nothing more is started, in words
         self.blocked = ""  # why nothing can be settled
 
@@ -133,8 +132,7 @@ class Flow:
     def receive_back(self, tp: TP, packed: Packed) -> None:
         """The same for a topic through which records come back."""
         if not self.is_closing:
-            self.backs[tp].receive(packed.records(self._limits.chunk), packed.next_offset)
-            self._is_back_due = True
+            self.backs.receive(tp, packed.records(self._limits.chunk), packed.next_offset)
 
     def refill(self) -> bool:
         """Unpack some records for the lanes. False when nothing more may start now.
@@ -143,7 +141,7 @@ class Flow:
         """
         if self.is_closing:
             return False
-        if self._is_back_due and not self.lanes.is_full and self._refill_back():
+        if self.backs.is_due and not self.lanes.is_full and self._refill_back():
             return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
             records = next(self._fetches[0], None)
@@ -159,44 +157,25 @@ class Flow:
         self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
 
     def _refill_back(self) -> bool:
-        """What has come back and is due; a timer sees to the rest."""
-        now_ms = time.time_ns() // 1_000_000
+        """What has come back and is due."""
         works: list[Work] = []
-        for back in self.backs.values():
-            finished = self._finisher(back)
-            for place, returned in back.take(now_ms, self._limits.chunk):
-                if returned.action == "drop":
-                    self.pipeline.drop(returned, self.state)
-                    self.state.filling.returned.append((finished, place, "ignored"))
-                else:
-                    # The stream had come to it, also if nothing of it was read in this assignment.
-                    stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
-                    works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
+        now_ms = time.time_ns() // 1_000_000
+        for returned, finished, place in self.backs.take(now_ms, self._limits.chunk):
+            if returned.action == "drop":
+                self.pipeline.drop(returned, self.state)
+                self.state.filling.returned.append((finished, place, "ignored"))
+            else:
+                # The stream had come to it, also if nothing of it was read in this assignment.
+                stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
+                works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
         self._start_settling()
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
-        waits = [wait for back in self.backs.values() if (wait := back.due_in_s(now_ms)) is not None]
-        self._is_back_due = 0 in waits
-        if self._back_timer is not None:
-            self._back_timer.cancel()
-        if waits and not self._is_back_due:
-            self._back_timer = asyncio.get_running_loop().call_later(min(waits), self._look_back)
         return bool(works)
-
-    def _finisher(self, back: Back) -> Callable[[int], None]:
-        def finished(place: int) -> None:
-            back.offsets.finished(place)
-            self._is_back_due = True
-
-        return finished
-
-    def _look_back(self) -> None:
-        self._is_back_due = True
-        self._ties.on_room(self)
 
     @property
     def has_more(self) -> bool:
         """Whether there is anything that has not started, and may when there is room."""
-        return bool(self.lanes.waiting or self._fetches or self._is_back_due)
+        return bool(self.lanes.waiting or self._fetches or self.backs.is_due)
 
     @property
     def is_busy(self) -> bool:
@@ -248,8 +227,7 @@ class Flow:
             cancel()
             self._drop(work)
         self._resting.clear()
-        if self._back_timer is not None:
-            self._back_timer.cancel()
+        self.backs.stop()
 
     def _halt(self, why: str) -> None:
         self.halted = why

@@ -43,12 +43,12 @@ class Intake:
             tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties, begin)
             for tp, (pipeline, held, begin) in assigned.items()
         }
-        self.returning = {back: flow for flow in self.flows.values() for back in flow.backs}
+        self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
 
     def settled_offset(self, tp: TP) -> int | None:
         """What may be committed of a partition. Raises KeyError when it is none of ours."""
         flow = self.flows.get(tp)
-        return flow.settled_offset if flow is not None else self.returning[tp].backs[tp].offsets.next_offset
+        return flow.settled_offset if flow is not None else self.returning[tp].backs.of[tp].offsets.next_offset
 
     @property
     def ours(self) -> list[TP]:
@@ -75,7 +75,7 @@ class Intake:
                         offset=packed.first_offset, was_at=flow.position)  # fmt: skip
             flow.abandon()
             flow = self.flows[tp] = flow.renewed(packed.first_offset)
-            self.returning |= dict.fromkeys(flow.backs, flow)
+            self.returning |= dict.fromkeys(flow.backs.of, flow)
         flow.receive(packed)
         return flow
 
@@ -84,12 +84,12 @@ class Intake:
         if tp in self.flows:
             self.flows[tp].forget()
         elif tp in self.returning:
-            self.returning[tp].backs[tp].forget()
+            self.returning[tp].backs.of[tp].forget()
 
     def busy(self) -> set[TP]:
         """The partitions that need no further fetch now."""
         busy = {tp for tp, flow in self.flows.items() if flow.is_busy}
-        return busy | {tp for tp, flow in self.returning.items() if flow.backs[tp].is_busy}
+        return busy | {tp for tp, flow in self.returning.items() if flow.backs.of[tp].is_busy}
 
     async def close(self, timeout_s: float) -> bool:
         """Take no more, and wait for the work in hand. False when it did not end in time."""

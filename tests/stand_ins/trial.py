@@ -141,7 +141,7 @@ class Trial:
     async def kill(self) -> None:
         """End the worker at once; nothing is written any more."""
         self.flow.abandon()
-        self.finished_back = {tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.items()}
+        self.finished_back = {tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.of.items()}
         settling = self.flow._settling
         if settling is not None:
             settling.cancel()

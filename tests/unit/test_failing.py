@@ -173,7 +173,7 @@ async def test_retry_topics_are_for_what_may_work_later(make: Make, name: str) -
     assert trial.counts["postponed"] == (2 if is_postponed else 0)
     assert trial.count("work", "bad") == 0
     assert (trial.rows(ATTEMPTS), trial.rows(DEAD)) == (0, 0)
-    for back in trial.flow.backs.values():
+    for back in trial.flow.backs.of.values():
         assert back.offsets.in_flight == 0
 
 

@@ -60,13 +60,13 @@ async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe
     broken.bad.clear()
     trial.redrive("a")
     trial.redrive("a")
-    await trial.until(lambda: trial.flow.backs[next(iter(trial.flow.backs))].offsets.next_offset == 2)
+    await trial.until(lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 2)
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     await trial.kill()
     trial.finished_back.clear()
     trial.start()
     trial.redrive("a")
-    await trial.until(lambda: trial.flow.backs[next(iter(trial.flow.backs))].offsets.next_offset == 3)
+    await trial.until(lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 3)
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     assert trial.counts["duplicate"] == 4
 
@@ -226,4 +226,4 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
             ]))  # fmt: skip
     trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 1)
-    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.values()]) == ([], [0, 0])
+    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.of.values()]) == ([], [0, 0])
