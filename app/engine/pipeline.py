@@ -30,7 +30,7 @@ from app.state.dedupe import Dedupe, mark_key
 from app.state.partition import Finished, Partition
 from app.state.troubles import Tried
 from app.state.unit import Unit, Unwound, enter
-from app.storage.changelog import Mark, store_mark
+from app.storage.changelog import MARK_BYTES, Mark, store_mark
 from app.storage.store import StoreError
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
@@ -257,6 +257,9 @@ class Pipeline:
         self.failing.bury(failure, unit, sequence_of(unit.record, self.order), past)
         if past is not None:
             self.failing.ended(unit.record, None, past, unit.partition, is_dead=True)
+            if past.back is not None and past.back.handler and unit.mark is not None:
+                key, mark = unit.mark  # of this coming back, not of the event: a redrive leaves another one
+                unit.partition.group_for(MARK_BYTES).marks[key] = mark
 
     def _end(self, unit: Unit, past: Past | None) -> None:
         if past is not None:

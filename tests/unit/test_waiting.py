@@ -149,3 +149,21 @@ async def test_many_that_wait_need_one_timer(make: Make) -> None:
         trial.send_back(Outgoing(REDRIVE, b"k", b"none of ours", [], 0))
         await asyncio.sleep(1)
     assert len([timer for timer in loop._scheduled if not timer.cancelled()]) < 10
+
+
+async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
+    """It may have been sent again, or be read again after a kill: one attempt, one dead letter."""
+    trial = make(stages=1)
+    trial.handler("work", failing("a"), Retry(1), delays_s=(60.0,))
+    trial.start()
+    trial.feed("a:a")
+    await trial.until(lambda: len(trial.letters) == 1)
+    trial.send_back(next(record for record in trial.sent if record.topic == LATER))
+    await trial.kill()
+    trial.finished_back.clear()
+    trial.start()
+    await trial.until(lambda: trial.flow.backs[TP(LATER, 0)].offsets.next_offset == 2)
+    assert (len(trial.calls), len(trial.letters), trial.counts["duplicate"]) == (2, 1, 2)
+    trial.redrive("a")
+    await trial.until(lambda: len(trial.letters) == 2)
+    assert [call.attempt for call in trial.calls[2:]] == [1, 2]  # all of it again
