@@ -65,10 +65,11 @@ class Failing:
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
             raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
-        if offset not in state.troubles.attempts or (past is not None and past.back is None):
+        is_retry = past is not None and (past.back is None or past.back.action == "retry")  # which says it itself
+        if is_retry or offset not in state.troubles.attempts:
             return past
         past = past or Past()
-        past.tried = {**state.troubles.tried(offset), **past.tried}
+        past.tried = state.troubles.tried(offset)
         due_s = max(tried.due_ms for tried in past.tried.values()) / 1000 - time.time()
         if due_s > 0:
             raise Rest(past, after(due_s))
@@ -147,7 +148,7 @@ class Failing:
         """An event with a past has ended: forget what was noted of it."""
         if not is_dead and self.flood.is_trying(place_of(record)):
             self.flood.let_all_pass()
-        if past.tried:
+        if any(tried.due_ms for tried in past.tried.values()):
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and not is_dead:
             self.let_pass(record, sequence, state)

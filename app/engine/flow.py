@@ -159,12 +159,15 @@ class Flow:
     def _refill_back(self) -> bool:
         """What has come back and is due."""
         works: list[Work] = []
-        for returned, finished, place in self.backs.take(time.time_ns() // 1_000_000, self._limits.chunk):
+        now_ms = time.time_ns() // 1_000_000
+        for returned, finished, place in self.backs.take(now_ms, self._limits.chunk):
             if returned.action == "drop":
                 self.pipeline.drop(returned, self.state)
                 self.state.filling.returned.append((finished, place, "ignored"))
             else:
-                works.append(self.pipeline.work_back(returned, finished, place, self.in_flight.stream_ms))
+                # The stream had come to it, also if nothing of it was read in this assignment.
+                stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
+                works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
         self._start_settling()
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
         return bool(works)

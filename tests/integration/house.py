@@ -254,8 +254,9 @@ class House:
         asyncio.run(run())
 
     def kill(self, worker: WorkerProcess) -> None:
-        """End a worker at once, and have the group know."""
-        worker.signal(signal.SIGKILL)
+        """End a worker at once, if it has not ended, and have the group know."""
+        if worker.exit_code() is None:
+            worker.signal(signal.SIGKILL)
         worker.stop()
         self.forget_members()
 

@@ -89,8 +89,8 @@ class Trial:
         self.written: list[tuple[bytes, bytes | None]] = []
         self.processed: Processed | None = None
         self.timeouts_s: dict[str, float] = {}
-        self.may_publish = asyncio.Event()
-        self.may_publish.set()
+        self.may_settle = asyncio.Event()
+        self.may_settle.set()
         self.dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
         self.counts = Counts()
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
@@ -153,7 +153,6 @@ class Trial:
 
     async def publish(self, records: Sequence[Outgoing]) -> None:
         """Send *records*; what goes to a topic through which it comes back does so at once."""
-        await self.may_publish.wait()
         self.sent += records
         for record in records:
             if record.topic in self.pipeline.topics_back:
@@ -162,6 +161,7 @@ class Trial:
     async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
         """Write a group to the store."""
         await asyncio.sleep(0)
+        await self.may_settle.wait()
         if not may_apply():
             return False
         self.written += group.rows.items()

@@ -167,3 +167,28 @@ async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
     trial.redrive("a")
     await trial.until(lambda: len(trial.letters) == 2)
     assert [call.attempt for call in trial.calls[2:]] == [1, 2]  # all of it again
+
+
+async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Make) -> None:
+    """The event is handled again, and its record, which has left, may come back first: each knows its attempts."""
+    trial = make(stages=1)
+    trial.handler("work", failing("a"), Retry(2, 5.0), delays_s=(1.0,))
+    trial.start()
+    trial.feed("a:a")
+    await trial.until(lambda: trial.rows(ATTEMPTS) == 1)
+    trial.may_settle.clear()
+    await trial.until(lambda: bool(trial.sent))
+    await trial.kill()
+    trial.may_settle.set()
+    await asyncio.sleep(1)
+    back, trial.back = trial.back, {}
+    trial.start()
+    trial.flow.forget()
+    trial.back = back
+    trial._receive_back(LATER, back[LATER])
+    await trial.until(lambda: len(trial.letters) == 1)
+    trial._receive(trial.source)
+    await trial.settled(1)
+    await asyncio.sleep(10)
+    assert [call.attempt for call in trial.calls] == [1, 2, 3, 2]
+    assert (len(trial.letters), trial.rows(ATTEMPTS), trial.counts["duplicate"]) == (1, 0, 1)
