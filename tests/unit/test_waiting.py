@@ -162,7 +162,7 @@ async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
     await trial.kill()
     trial.finished_back.clear()
     trial.start()
-    await trial.until(lambda: trial.flow.backs[TP(LATER, 0)].offsets.next_offset == 2)
+    await trial.until(lambda: trial.flow.backs.of[TP(LATER, 0)].offsets.next_offset == 2)
     assert (len(trial.calls), len(trial.letters), trial.counts["duplicate"]) == (2, 1, 2)
     trial.redrive("a")
     await trial.until(lambda: len(trial.letters) == 2)
