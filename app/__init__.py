@@ -11,7 +11,8 @@ from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
 from app.failures.retry import Retry
 from app.publish.bus import EventBus
-from app.publish.producer import Producer, Published
+from app.publish.producer import Producer
+from app.publish.results import Published
 from app.wire.envelope import Delivery
 from app.worker.transport import Deliveries
 
