@@ -132,10 +132,10 @@ class Producer:
         try:
             return await self._sent(sending)
         except (KafkaError, TimeoutError) as error:
-            is_open = sending.is_handed_over
-            if isinstance(error, KafkaError) and not isinstance(error, TooLarge):
+            told = self._in_words(error, topic, [*before, *sending.published()], is_open=sending.is_open)
+            if isinstance(error, KafkaError) and sending.is_begun:
                 await self._renew()
-            raise self._in_words(error, topic, [*before, *sending.published()], is_open=is_open) from error
+            raise told from error
 
     def _in_words(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool

@@ -66,8 +66,13 @@ class Sending:
         return found + [None] * (len(self._records) - len(found))
 
     @property
-    def is_handed_over(self) -> bool:
-        """Whether anything may be sent whose answer did not come."""
+    def is_begun(self) -> bool:
+        """Whether anything was handed over."""
+        return any(batches.sent for batches in self._batches.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything was handed over whose answer did not come: it may be sent."""
         return any(not sent.done() for batches in self._batches.values() for sent in batches.sent)
 
     async def _check(self, limits: dict[str, int | None]) -> None:
