@@ -1,15 +1,22 @@
 """Beside other clients: what one writes the others read, and all send a key to the same partition."""
 
 import asyncio
+import json
+import os
 import random
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
 
 import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from app.config import KafkaConfig, ProducerConfig
+from app.dev.worker import ROOT
 from app.observe.health import create_topics
 from app.publish.producer import Producer
+from tests.integration.conftest import settings_of
 
 PARTITIONS = 7
 KEYS = [b"", *(random.Random(7).randbytes(length) for length in range(1, 60)), "größe".encode(), b"4711"]
@@ -127,3 +134,33 @@ async def test_what_was_set_in_vain_is_said_once(kafka: KafkaConfig, caplog: pyt
         pass
     [line] = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
     assert "Retries 3: sent again until DeliveryTimeoutMs (120000), uncounted; MaxInFlight 5: " in line
+
+
+async def test_the_key_report_reads_a_topic(kafka: KafkaConfig, topic: str, tmp_path: Path) -> None:
+    """The command, as people and as programs see it; a topic that is not there is one line."""
+    async with Producer(kafka) as producer:
+        await producer.produce_many(
+            "shared", ((b"orders", b'{"order_id":%d,"customer_id":"c%d"}' % (n, n % 300)) for n in range(3_000))
+        )
+    command = [sys.executable, "-m", "faust", "-A", "app", "keys"]
+    environment = {**os.environ, **settings_of(kafka, tmp_path)}
+
+    async def said(*arguments: str) -> tuple[int, str, str]:
+        ran = await asyncio.create_subprocess_exec(
+            *command, *arguments, env=environment, cwd=ROOT, stdout=PIPE, stderr=PIPE
+        )
+        output, errors = await ran.communicate()
+        return ran.returncode or 0, output.decode(), errors.decode()
+
+    code, output, errors = await said("shared", "--json", "--sample", "2000")
+    assert (code, errors) == (0, "")
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [(of["key"], of["verdict"]) for of in found] == [
+        ("(present key)", "bad"), ("customer_id", "good"), ("order_id", "pointless")
+    ]  # fmt: skip
+    assert (found[0]["events"], found[0]["keys"], found[1]["keys"]) == (2000, 1, 300)
+    code, output, _ = await said("shared", "--field", "customer_id")
+    assert code == 0
+    assert all(word in output for word in ("customer_id", "good", "bad"))
+    assert "order_id" not in output
+    assert (await said("absent"))[0::2] == (78, f"Error: there is no topic {kafka.topic('absent')}\n")
