@@ -74,7 +74,8 @@ class EventBus:
             codec_of(type(event)).encode(event),
             [*envelope, *headers],
         )
-        await self._producer.check(record)
+        if not self._producer.is_small(record):
+            await self._producer.check(record)
         unit.publish(record)
 
 
