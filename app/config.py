@@ -62,11 +62,40 @@ class ProducerConfig(Section):
     """How events leave. The idempotent producer is always on, so `acks` can only be `all`."""
 
     acks: Literal["all", "-1"] = "all"
+    enable_idempotence: bool = True
+    retries: int | None = Field(None, ge=0, description="Has no effect, see `publish.connection.explained`.")
+    max_in_flight: int | None = Field(None, ge=1, description="Has no effect, see there.")
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     linger_ms: int = Field(5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds.")
     batch_size: int = Field(256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes.")
     max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
     delivery_timeout_ms: int = Field(120_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
+    partitioner: str = Field("murmur2", description="murmur2, consistent_random, or package.module.Class.")
+
+    @field_validator("acks", mode="before")
+    @classmethod
+    def _all(cls, value: object) -> object:
+        text = str(value).lower()
+        if text in {"0", "1", "none", "leader"}:
+            raise ValueError(
+                f"{value} loses events when a broker fails, and the idempotent producer, always on, needs 'all'"
+            )
+        return text
+
+    @field_validator("compression_type", mode="before")
+    @classmethod
+    def _codec(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("partitioner")
+    @classmethod
+    def _partitioner(cls, value: str) -> str:
+        known = {"murmur2": "murmur2", "murmur2random": "murmur2", "consistentrandom": "consistent_random"}
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+            return value
+        if _plain(value) not in known:
+            raise ValueError(f"{value!r} is none of murmur2, consistent_random and package.module.Class")
+        return known[_plain(value)]
 
 
 class ConsumerConfig(Section):

@@ -54,7 +54,8 @@ class EventBus:
 
         *headers* are added to those of `wire.envelope`. In a handler the event's id is derived from the causing event,
         so publishing it again after a restart is recognised by whoever reads it. Raises TypeError when the event's
-        type names no topic and, outside a handler, what `Producer.produce` raises.
+        type names no topic, RecordTooLargeError (a PermanentError) when it could never leave and, outside a handler,
+        what else `Producer.produce` raises.
         """
         topic, key = _address(event, key)
         unit = self._outbox()
@@ -67,14 +68,15 @@ class EventBus:
             source=self._producer.settings.consumer_config.group_id,
             time=datetime.now(UTC),
         )
-        unit.publish(
-            Outgoing(
-                self._producer.settings.topic(topic),
-                key_bytes(key),
-                codec_of(type(event)).encode(event),
-                [*envelope, *headers],
-            )
+        record = Outgoing(
+            self._producer.settings.topic(topic),
+            key_bytes(key),
+            codec_of(type(event)).encode(event),
+            [*envelope, *headers],
         )
+        if not self._producer.is_small(record):
+            await self._producer.check(record)
+        unit.publish(record)
 
 
 def _address(event: Record, key: object) -> tuple[str, object]:
