@@ -18,9 +18,10 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
-from app.config import KafkaConfig, load_settings
-from app.errors import OperatingError, UnavailableError, UnsentError
+from app.config import ClaimCheckConfig, KafkaConfig, load_settings
+from app.errors import ClaimStoreError, ClaimTooLargeError, OperatingError, UnavailableError, UnsentError
 from app.publish.batches import PartitionBatches, one_batch
+from app.publish.claims import ClaimStore
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
 
@@ -46,11 +47,12 @@ class Producer:
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment.
+    *settings* None reads appsettings.json and the environment. *claims* is where payloads go that are too large.
     """
 
-    def __init__(self, settings: KafkaConfig | None = None) -> None:
+    def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
         self.settings = settings or load_settings().kafka
+        self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
         self._producer: AIOKafkaProducer | None = None
         self._leaving: set[asyncio.Task[None]] = set()  # producers that were replaced
 
@@ -100,8 +102,9 @@ class Producer:
 
         *topic* is the name as models say it (the prefix setting is added). *key* is bytes or anything whose text is
         the key; None spreads records over the partitions. An event gets the headers of `wire.envelope` with a new id
-        unless *headers* are given; bytes are sent as they are; None is a tombstone.
-        Raises PublishError when the record is too large or the cluster refuses it, or when no answer came in
+        unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
+        bytes are sent as they are; None is a tombstone.
+        Raises PublishError when the record is too large or the cluster, or the store, refuses it, or no answer came in
         `ProducerConfig.DeliveryTimeoutMs`: it may then have been sent.
         """
         if isinstance(event, Event):
@@ -110,10 +113,13 @@ class Producer:
         else:
             value = event
         topic = self.settings.topic(topic)
+        record = Outgoing(topic, key_bytes(key), value, headers or (), partition, timestamp_ms)
         try:
-            [published] = await self.send_all(
-                [Outgoing(topic, key_bytes(key), value, headers or (), partition, timestamp_ms)]
-            )
+            if isinstance(event, Event):
+                record = await self.claims.check_in(record)
+            [published] = await self.send_all([record])
+        except (ClaimStoreError, ClaimTooLargeError) as error:
+            raise PublishError(f"record for {topic} was not sent: {error}") from error
         except MessageSizeTooLargeError as error:
             raise PublishError(f"record for {topic} is too large ({len(value or b'')} bytes): {error}") from error
         except TimeoutError as error:
