@@ -7,6 +7,7 @@ holds on to the interpreter, see PyO3/pyo3-async-runtimes #40).
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,7 +189,7 @@ class ClaimStore:
                 limit = timedelta(seconds=self.config.timeout_s)
                 self._store = from_url(
                     self.config.store,
-                    client_options={"timeout": limit},
+                    client_options={"timeout": limit, "allow_http": True},  # an endpoint says which by its URL
                     retry_config={"max_retries": RETRIES, "retry_timeout": limit},
                 )
         return self._store
@@ -223,7 +224,8 @@ def _translated() -> Iterator[None]:
         yield
     except (BaseError, OSError) as error:
         lines = str(error).splitlines() or [""]
-        raise ClaimStoreError(f"{type(error).__name__}: {lines[0]}") from error
+        text = re.sub(r"\?\S*", "?...", lines[0])  # what a URL ends with may be a signature
+        raise ClaimStoreError(f"{type(error).__name__}: {text}") from error
 
 
 def _sync(path: Path) -> None:
