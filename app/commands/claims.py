@@ -94,7 +94,7 @@ class claims(Command):  # noqa: N801  # the class's name is the command's
             if not is_dry:
                 old = await self.app.claims.remove(old)
             what = "would be removed" if is_dry else "removed"
-            age = "for ever" if limit_s == math.inf else f"for {limit_s / DAY_S:.1f} days"
+            age = "for ever" if limit_s == math.inf else f"for {limit_s / DAY_S:.3g} days"
             self.say(
                 f"{topic}: {len(old):,} payloads, {_sum(old):,} bytes {what}; {len(blobs) - len(old):,} stay "
                 f"(kept {age}: {kept.why})"
@@ -112,8 +112,8 @@ def kept_of(topic: str, retention_s: Mapping[str, float], margin_s: float) -> Ke
     dead_s = max((s for name, s in ways.items() if name.endswith(SUFFIX)), default=0.0)
     back_s = max((s for name, s in ways.items() if not name.endswith(SUFFIX)), default=0.0)
     parts = {"its retention": retention_s[topic], "of dead letters": dead_s, "on the way back": back_s}
-    why = ", ".join(f"{name} {'for ever' if s == math.inf else f'{s / DAY_S:.1f} d'}" for name, s in parts.items() if s)
-    return Kept(sum(parts.values()) + margin_s, f"{why}, margin {margin_s / DAY_S:.1f} d")
+    why = ", ".join(f"{name} {'for ever' if s == math.inf else f'{s / DAY_S:.3g} d'}" for name, s in parts.items() if s)
+    return Kept(sum(parts.values()) + margin_s, f"{why}, margin {margin_s / DAY_S:.3g} d")
 
 
 def _age_s(text: str | None) -> float:
