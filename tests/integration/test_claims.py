@@ -29,7 +29,7 @@ EVENTS = 3
 IN_HAND = 60 * MB
 # Of the worker, beyond what it has without large events: one that is redeemed (its bytes, its text), what its handler
 # publishes (the bytes, and their copy on the way to the disk), and what the allocator keeps. All at once would be more.
-RSS_MAX = 450 * MB
+RSS_MAX = 250 * MB
 JUST_SMALL = 99_960  # of a note: the event is not larger than the threshold, its copy with the longer key is
 # Republishes what it gets, once, as an event as large.
 COPYING = """
