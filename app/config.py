@@ -196,6 +196,33 @@ class DeadLetterConfig(Section):
     flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
 
 
+class ClaimCheckConfig(Section):
+    """Where payloads go that are too large for Kafka. Publishers and workers of a topic need the same store."""
+
+    store: str = Field("", description="A folder, or s3://BUCKET/PREFIX, gs://..., az://...; empty is none.")
+    threshold_bytes: int = Field(0, ge=0, description="Larger payloads are put there, bytes; 0 is never.")
+    max_bytes: int = Field(256 * 2**20, ge=1, le=2**40, description="Largest payload that is written or read, bytes.")
+    in_hand_bytes: int = Field(512 * 2**20, ge=1, description="Redeemed payloads of one worker in hand at once, bytes.")
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="One request to the store, seconds.")
+    sweep_margin_h: float = Field(24.0, ge=1, description="Blobs are kept for longer than their topic, hours.")
+
+    @field_validator("store")
+    @classmethod
+    def _is_known(cls, store: str) -> str:
+        scheme, separator, rest = store.partition("://")
+        if separator and (scheme not in {"file", "s3", "gs", "az"} or not rest):
+            raise ValueError("it is a folder, or begins with file://, s3://, gs:// or az://")
+        return store
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.threshold_bytes and not self.store:
+            raise ValueError("threshold_bytes needs a store, a folder for example")
+        if self.in_hand_bytes < self.max_bytes:
+            raise ValueError("in_hand_bytes is at least max_bytes, else the largest payload would wait for ever")
+        return self
+
+
 class Settings(_Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
@@ -209,6 +236,9 @@ class Settings(_Spelled, BaseSettings):
     failures: FailuresConfig = FailuresConfig()
     dead_letter: DeadLetterConfig = Field(
         DeadLetterConfig(), validation_alias=AliasChoices("dead_letter", "deadletter")
+    )
+    claim_check: ClaimCheckConfig = Field(
+        ClaimCheckConfig(), validation_alias=AliasChoices("claim_check", "claimcheck")
     )
 
     @classmethod

@@ -15,9 +15,10 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
-from app.config import KafkaConfig, load_settings
-from app.errors import ConfigError, UnsentError
+from app.config import ClaimCheckConfig, KafkaConfig, load_settings
+from app.errors import ClaimStoreError, ClaimTooLargeError, ConfigError, UnsentError
 from app.publish.batches import one_batch
+from app.publish.claims import ClaimStore
 from app.publish.connection import STOP_S, Connection, explained
 from app.publish.results import Found, Published, PublishError, TooLarge, cause, in_words
 from app.publish.sending import Sending, check_size, check_topic
@@ -38,12 +39,13 @@ class Producer:
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment. Raises ConfigError when the partitioner that they name
-    is not there.
+    *settings* None reads appsettings.json and the environment. *claims* is where payloads go that are too large. Raises
+    ConfigError when the partitioner that the settings name is not there.
     """
 
-    def __init__(self, settings: KafkaConfig | None = None) -> None:
+    def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
         self.settings = settings or load_settings().kafka
+        self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
         self._choose = chooser(self.settings.producer_config.partitioner)
         self._connection: Connection | None = None
         self._leaving: set[asyncio.Task[None]] = set()  # connections that were replaced
@@ -91,12 +93,16 @@ class Producer:
 
         *topic* is the name as models say it (the prefix setting is added). *key* is bytes or anything whose text is
         the key; None spreads records over the partitions. An event gets the headers of `wire.envelope` with a new id
-        unless *headers* are given; bytes are sent as they are; None is a tombstone.
+        unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
+        bytes are sent as they are; None is a tombstone.
         Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
-        in `ProducerConfig.DeliveryTimeoutMs`; all are PublishErrors.
+        in `ProducerConfig.DeliveryTimeoutMs`; all are PublishErrors, as is what the store of large payloads refuses.
         """
         topic = self.settings.topic(topic)
-        [published] = await self._produced(topic, [self._outgoing(topic, key, event, headers, partition, timestamp_ms)])
+        record = self._outgoing(topic, key, event, headers, partition, timestamp_ms)
+        if isinstance(event, Event):
+            record = await self._checked_in(record)
+        [published] = await self._produced(topic, [record])
         return published
 
     async def produce_many(
@@ -112,9 +118,21 @@ class Producer:
         published: list[Published] = []
         rest = iter(records)
         while chunk := list(islice(rest, CHUNK)):
-            ready = [self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk]
+            ready = []
+            for key, event, *more in chunk:
+                record = self._outgoing(topic, key, event, next(iter(more), None))
+                ready.append(await self._checked_in(record) if isinstance(event, Event) else record)
             published += await self._produced(topic, ready, published)
         return published
+
+    async def _checked_in(self, record: Outgoing) -> Outgoing:
+        """What is to leave: a large payload goes to its store before. Raises PublishError when that refuses it."""
+        if not self.claims.wants(record):
+            return record
+        try:
+            return await self.claims.check_in(record)
+        except (ClaimStoreError, ClaimTooLargeError) as error:
+            raise PublishError(f"record for {record.topic} was not sent: {error}") from error
 
     def _outgoing(  # noqa: PLR0913, PLR0917  # what a Kafka record has
         self, topic: str, key: object, event: Value, headers: Headers | None = None, partition: int | None = None,
