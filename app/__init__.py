@@ -2,6 +2,8 @@
 
 from app.bootstrap import app
 from app.commands import broker as _broker  # noqa: F401  # commands register themselves by being imported
+from app.commands import claims as _claims  # noqa: F401
+from app.commands import keys as _keys  # noqa: F401
 from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
@@ -11,7 +13,8 @@ from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
 from app.failures.retry import Retry
 from app.publish.bus import EventBus
-from app.publish.producer import Producer, Published
+from app.publish.producer import Producer
+from app.publish.results import Published
 from app.wire.envelope import Delivery
 from app.worker.transport import Deliveries
 

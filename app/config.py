@@ -62,11 +62,40 @@ class ProducerConfig(Section):
     """How events leave. The idempotent producer is always on, so `acks` can only be `all`."""
 
     acks: Literal["all", "-1"] = "all"
+    enable_idempotence: bool = True
+    retries: int | None = Field(None, ge=0, description="Has no effect, see `publish.connection.explained`.")
+    max_in_flight: int | None = Field(None, ge=1, description="Has no effect, see there.")
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     linger_ms: int = Field(5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds.")
     batch_size: int = Field(256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes.")
     max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
     delivery_timeout_ms: int = Field(120_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
+    partitioner: str = Field("murmur2", description="murmur2, consistent_random, or package.module.Class.")
+
+    @field_validator("acks", mode="before")
+    @classmethod
+    def _all(cls, value: object) -> object:
+        text = str(value).lower()
+        if text in {"0", "1", "none", "leader"}:
+            raise ValueError(
+                f"{value} loses events when a broker fails, and the idempotent producer, always on, needs 'all'"
+            )
+        return text
+
+    @field_validator("compression_type", mode="before")
+    @classmethod
+    def _codec(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("partitioner")
+    @classmethod
+    def _partitioner(cls, value: str) -> str:
+        known = {"murmur2": "murmur2", "murmur2random": "murmur2", "consistentrandom": "consistent_random"}
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+            return value
+        if _plain(value) not in known:
+            raise ValueError(f"{value!r} is none of murmur2, consistent_random and package.module.Class")
+        return known[_plain(value)]
 
 
 class ConsumerConfig(Section):
@@ -167,6 +196,33 @@ class DeadLetterConfig(Section):
     flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
 
 
+class ClaimCheckConfig(Section):
+    """Where payloads go that are too large for Kafka. Publishers and workers of a topic need the same store."""
+
+    store: str = Field("", description="A folder, or s3://BUCKET/PREFIX, gs://..., az://...; empty is none.")
+    threshold_bytes: int = Field(0, ge=0, description="Larger payloads are put there, bytes; 0 is never.")
+    max_bytes: int = Field(256 * 2**20, ge=1, le=2**40, description="Largest payload that is written or read, bytes.")
+    in_hand_bytes: int = Field(512 * 2**20, ge=1, description="Redeemed payloads of one worker in hand at once, bytes.")
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="One request to the store, seconds.")
+    sweep_margin_h: float = Field(24.0, ge=1, description="Blobs are kept for longer than their topic, hours.")
+
+    @field_validator("store")
+    @classmethod
+    def _is_known(cls, store: str) -> str:
+        scheme, separator, rest = store.partition("://")
+        if separator and (scheme not in {"file", "s3", "gs", "az"} or not rest):
+            raise ValueError("it is a folder, or begins with file://, s3://, gs:// or az://")
+        return store
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.threshold_bytes and not self.store:
+            raise ValueError("threshold_bytes needs a store, a folder for example")
+        if self.in_hand_bytes < self.max_bytes:
+            raise ValueError("in_hand_bytes is at least max_bytes, else the largest payload would wait for ever")
+        return self
+
+
 class Settings(_Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
@@ -180,6 +236,9 @@ class Settings(_Spelled, BaseSettings):
     failures: FailuresConfig = FailuresConfig()
     dead_letter: DeadLetterConfig = Field(
         DeadLetterConfig(), validation_alias=AliasChoices("dead_letter", "deadletter")
+    )
+    claim_check: ClaimCheckConfig = Field(
+        ClaimCheckConfig(), validation_alias=AliasChoices("claim_check", "claimcheck")
     )
 
     @classmethod

@@ -67,3 +67,18 @@ class DecodeError(PermanentError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class ClaimError(DecodeError):
+    """A record stands for a payload in the store (`wire.claimcheck`), and cannot be redeemed: now, or ever."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("claim", reason)
+
+
+class ClaimTooLargeError(PermanentError):
+    """An event is larger than `ClaimCheck.MaxBytes`."""
+
+
+class ClaimStoreError(TransientError):
+    """The store of large payloads is away. Whoever needs it waits for it."""

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from app.config import KafkaConfig
 from bench import load
+from bench.produce import produced
 from bench.system import Result, System
 
 SYSTEMS = ("famulus", "quix", "aiokafka", "faust")
@@ -199,6 +200,11 @@ def marks(bench: Bench, name: str) -> Result:
     }
 
 
+def produce(bench: Bench, name: str) -> Result:
+    """Orders that are sent to a new topic, a third as many as others read."""
+    return asyncio.run(produced(bench.kafka, name, bench.events // 3))
+
+
 def _used_s(pid: int) -> float:
     """CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
@@ -230,6 +236,11 @@ WORKLOADS = {
     ),
     "recovery": Workload(recovery, ("famulus", "quix", "faust"), {"rows_per_second": "rows/s", "seconds": "s"}),
     "restart": Workload(restart, ("famulus", "quix", "faust"), {"first_handler_s": "s"}),
+    "produce": Workload(
+        produce,
+        ("famulus", "aiokafka"),
+        {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million"},
+    ),
     "marks": Workload(
         marks,
         ("famulus",),

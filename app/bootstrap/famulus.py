@@ -20,12 +20,14 @@ from app.deadletter.record import DeadLetters
 from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, handler_for
 from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
+from app.engine.redeeming import Redeeming
 from app.engine.subscription import Options, Subscription, Windows, dedupe_of
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry, delays_of
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.publish.bus import EventBus
+from app.publish.claims import ClaimStore
 from app.publish.producer import Producer
 from app.state.commit import Probe
 from app.state.dedupe import Identity
@@ -58,7 +60,9 @@ class Famulus(faust.App):
         self.is_drained = True
         self.fault: OperatingError | None = None
         self.services = svcs.Registry()
-        self.sender = Producer(kafka)
+        self.claims = ClaimStore(settings.claim_check)
+        self.redeeming = Redeeming(self.claims)
+        self.sender = Producer(kafka, self.claims)
         self.bus = EventBus(self.sender, current_unit)
         self.dispatcher = Dispatcher(self.services, self.bus)
         self.folder = StateFolder(Path(worker.data_dir) / "state")
@@ -220,7 +224,7 @@ class Famulus(faust.App):
     def waiting(self) -> list[str]:
         """For what handlers wait, in words; they go on by themselves when it is there again."""
         handlers = (h for t in self.dispatcher.event_types for h in self.dispatcher.handlers_of(t))
-        return [handler.gate.why for handler in handlers if handler.gate.why]
+        return [why for why in (self.claims.away, *(handler.gate.why for handler in handlers)) if why]
 
     def is_carried(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
@@ -259,7 +263,7 @@ class Famulus(faust.App):
             self.pipelines[subscription.topic_name] = pipeline_of(
                 self.settings, subscription, self.dispatcher, letters=DeadLetters(
                     letters, there[letters], self.group, self.settings.worker.version
-                ), topics_back=self.topics_back(subscription),
+                ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
             )  # fmt: skip
 
     def _note_step(self, step: str) -> None:

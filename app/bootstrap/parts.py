@@ -11,6 +11,7 @@ from app.engine.dispatch import Dispatcher, EventTypes, Handler
 from app.engine.failing import Failing
 from app.engine.flow import Limits
 from app.engine.pipeline import Pipeline
+from app.engine.redeeming import Redeeming
 from app.engine.subscription import Subscription
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
@@ -70,9 +71,9 @@ def holdings_of(  # noqa: PLR0913  # all that it joins
     )
 
 
-def pipeline_of(
-    settings: Settings, subscription: Subscription, dispatcher: Dispatcher, letters: DeadLetters,
-    topics_back: Sequence[str],
+def pipeline_of(  # noqa: PLR0913  # all that it joins
+    settings: Settings, subscription: Subscription, dispatcher: Dispatcher, *, letters: DeadLetters,
+    redeeming: Redeeming, topics_back: Sequence[str],
 ) -> Pipeline:  # fmt: skip
     """What carries the events of one subscription."""
     options, dead = subscription.options, settings.dead_letter
@@ -99,5 +100,6 @@ def pipeline_of(
             sequence_max=dead.sequence_max,
             on_sequence_full=dead.on_sequence_full,
         ),
+        redeeming=redeeming,
         topics_back=tuple(topics_back),
     )

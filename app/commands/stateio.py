@@ -14,9 +14,9 @@ from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.observe.group import check_empty
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
-from app.publish.producer import partition_of
 from app.state.tables import Table
 from app.storage.changelog import table_and_key
+from app.wire.partition import Choose, chooser, murmur2
 
 RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelog
 
@@ -71,8 +71,14 @@ def _line(table: Table[Any, Any], key: bytes, partition: int, value: bytes) -> b
 # In.
 
 
-def read_lines(
-    subscription: Subscription, file: Path, partitions: int, row_bytes_max: int, *, is_kept: bool
+def read_lines(  # noqa: PLR0913  # what a file is read for
+    subscription: Subscription,
+    file: Path,
+    partitions: int,
+    row_bytes_max: int,
+    *,
+    is_kept: bool,
+    choose: Choose = murmur2,
 ) -> RowsByPartition:
     """The rows of *file* by partition: that of their keys, or the one that they name where it *is_kept*.
 
@@ -84,7 +90,9 @@ def read_lines(
     with file.open("rb") as content:
         for number, text in enumerate(content, 1):
             try:
-                partition, key, value = _row(subscription, decoder.decode(text), partitions, is_kept=is_kept)
+                partition, key, value = _row(
+                    subscription, decoder.decode(text), partitions, None if is_kept else choose
+                )
             except (ValueError, msgspec.DecodeError) as error:
                 raise _fault(file, number, error) from None
             if (size := size_of(key, value)) > row_bytes_max:
@@ -102,14 +110,17 @@ def _fault(file: Path, number: int, what: object) -> ConfigError:
     return ConfigError(f"{file}, line {number}: {what}; nothing was written")
 
 
-def _row(subscription: Subscription, line: Line, partitions: int, *, is_kept: bool) -> tuple[int, bytes, bytes]:
+def _row(subscription: Subscription, line: Line, partitions: int, choose: Choose | None) -> tuple[int, bytes, bytes]:
     table = subscription.tables.get(line.table)
     if table is None:
         known = ", ".join(subscription.tables) or "none"
         raise ValueError(f"topic {subscription.name} has no table {line.table!r}; there are: {known}")
     key, value = table.from_json(bytes(line.key), bytes(line.value))
-    if not is_kept:
-        return partition_of(table.event_key(key), partitions), table.prefix + key, value
+    if choose is not None:
+        partition = choose(table.event_key(key), partitions)
+        if partition is None:
+            raise ValueError("events of an empty key may stand in any partition: use --keep-partition")
+        return partition, table.prefix + key, value
     if line.partition is None or not 0 <= line.partition < partitions:
         raise ValueError(f"partition {line.partition} is none of the topic's {partitions}")
     return line.partition, table.prefix + key, value
@@ -128,7 +139,10 @@ async def import_rows(
         raise ConfigError(f"topic {subscription.name} has no tables")
     await check_empty(kafka, timeout_s)
     partitions = await source_partitions(app, subscription)
-    rows = read_lines(subscription, file, partitions, app.settings.state.group_bytes, is_kept=is_kept)
+    rows = read_lines(
+        subscription, file, partitions, app.settings.state.group_bytes, is_kept=is_kept,
+        choose=chooser(kafka.producer_config.partitioner),
+    )  # fmt: skip
     await prepare_state(app, subscription, partitions, may_grow=is_replacing)
     places = (await places_of(app, [subscription]))[subscription]
     written = deleted = 0

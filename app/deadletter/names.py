@@ -25,3 +25,10 @@ def redrive_topic(topic: str, group: str) -> str:
 def retry_topic(topic: str, group: str, number: int) -> str:
     """Where events of *topic* wait for *group* to try them again: the *number*-th wait, counted from 1."""
     return f"{topic}.{group}.retry-{number}"
+
+
+def is_way_of(topic: str, name: str) -> bool:
+    """Whether *name* is a topic that events of *topic* go through when they fail, in whatever group."""
+    if not name.startswith(f"{topic}."):
+        return False
+    return name.endswith((SUFFIX, ".redrive")) or name.rpartition(".retry-")[2].isdecimal()

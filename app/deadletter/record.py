@@ -15,6 +15,7 @@ from typing import Literal
 
 from app.deadletter.masking import cut, masked
 from app.errors import DecodeError
+from app.wire.claimcheck import MARK as CLAIM_MARK
 from app.wire.envelope import Headers, Outgoing, Record, event_id_of
 
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
@@ -79,8 +80,7 @@ class DeadLetters:
 
     def _why(self, record: Record, failure: Failure) -> Headers:
         error = type(failure.error)
-        # Our own errors quote nothing, and what poison carries cannot be told from what is said about it.
-        message = cut(str(failure.error)) if failure.kind == "poison" else masked(str(failure.error), record)
+        message = message_of(record, failure)
         return [
             *origin_headers(record.topic, record.partition, record.offset),
             ("error-timestamp", iso7(failure.at_ms)),
@@ -101,6 +101,14 @@ class DeadLetters:
             *([(MARK + "edited", failure.edited.encode())] if failure.edited else []),
             *([(MARK + "scope", b"handler")] if failure.is_partial else []),
         ]
+
+
+def message_of(record: Record, failure: Failure) -> str:
+    """What is wrong, without a word of the payload."""
+    # Our own errors quote nothing, and what poison carries cannot be told from what is said about it.
+    if failure.kind in {"poison", "parked"}:
+        return cut(str(failure.error))
+    return masked(str(failure.error), record)
 
 
 def origin_headers(topic: str, partition: int, offset: int) -> Headers:
@@ -132,7 +140,7 @@ def our_headers(headers: Headers) -> Mapping[str, bytes]:
 
 def _begin(headers: Headers) -> int:
     """Where ours begin. A sender may have headers of the same names; only with our mark behind them they are ours."""
-    if not any(name.startswith(MARK) for name, _ in headers):
+    if not any(name.startswith(MARK) and not name.startswith(CLAIM_MARK) for name, _ in headers):
         return len(headers)
     return max((at for at, (name, _) in enumerate(headers) if name == FIRST), default=len(headers))
 

@@ -12,9 +12,8 @@ from typing import Literal
 
 import structlog
 
-from app.deadletter.masking import masked
 from app.deadletter.names import retry_topic
-from app.deadletter.record import DeadLetters, Failure, FailureKind
+from app.deadletter.record import DeadLetters, Failure, FailureKind, message_of
 from app.deadletter.returned import outgoing, retry_of
 from app.engine.dispatch import Handler
 from app.engine.rest import Past, Rest, after, never
@@ -138,7 +137,7 @@ class Failing:
             raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
         event_id = event_id_of(record)
         log.warning("dead letter", record=words(record), event_id=event_id, kind=failure.kind, handler=failure.handler,
-                    error=type(failure.error).__qualname__, reason=masked(str(failure.error), record))  # fmt: skip
+                    error=type(failure.error).__qualname__, reason=message_of(record, failure))  # fmt: skip
         self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
         state.filling.outbox.append(self.letters.letter(record, failure))
         if blocked is not None and not is_full:

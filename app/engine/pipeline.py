@@ -23,6 +23,7 @@ from faust import Record as Event
 from app.deadletter.returned import Returned
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
 from app.engine.failing import Failing, GivenUp, Order, UnknownTypeError, sequence_of, words
+from app.engine.redeeming import Redeeming
 from app.engine.rest import Past, Rest, after, after_turn
 from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError, PermanentError
 from app.observe.metrics import Counts
@@ -32,6 +33,7 @@ from app.state.troubles import Tried
 from app.state.unit import Unit, Unwound, enter
 from app.storage.changelog import MARK_BYTES, Mark, store_mark
 from app.storage.store import StoreError
+from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
@@ -58,6 +60,7 @@ class Pipeline:
     on_unknown_type: OnUnknownType
     order: Order
     failing: Failing
+    redeeming: Redeeming
     topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
 
     def note(self, outcome: Outcome, count: int = 1) -> None:
@@ -111,7 +114,12 @@ class Pipeline:
         try:
             if past is not None or state.troubles.any:
                 past = self.failing.begin(record, sequence_of(record, self.order), past, state)
-            event = self.types.decode(record)
+            try:
+                event = self.types.decode(record)
+            except DecodeError:  # only then is it asked whether it is a claim check: no other event pays for that
+                if not is_claim_check(record):
+                    raise
+                event = self.types.decode(await self.redeeming.redeem(unit, past))
             if event is None:
                 return self._unknown(record, past, unit)
             handlers: Sequence[Handler] = self.dispatcher.handlers_of(type(event))
@@ -146,6 +154,8 @@ class Pipeline:
             self._not_handled(error, unit, past)
             return "dead_lettered"
         finally:
+            if unit.bytes_redeemed:
+                self.redeeming.let_go(unit)
             if not unit.is_resting:
                 unit.is_ended = True
                 if unit.is_live or unit.waiters:

@@ -93,7 +93,8 @@ async def prepare_topics_back(
 ) -> None:
     """Create the topics through which records come back to the group (name -> partitions of the source), if missing.
 
-    Raises ConfigError when one has another number of partitions than its source, UnavailableError as `create_topics`.
+    One whose source has got more partitions gets more, too: records say themselves to which one they come back. Raises
+    ConfigError when one has more partitions than its source, UnavailableError as `create_topics`.
     """
     configs = {
         "retention.ms": str(round(retention_h * 3_600_000)),
@@ -103,7 +104,9 @@ async def prepare_topics_back(
     await create_topics(settings, topics, timeout_s, configs)
     there = await partitions_of(settings, topics, timeout_s)
     for name, wanted in topics.items():
-        if there.get(name, wanted) != wanted:
+        if there.get(name, wanted) < wanted:
+            await add_partitions(settings, name, wanted, timeout_s)
+        elif there.get(name, wanted) > wanted:
             raise ConfigError(
                 f"topic {name} has {there[name]} partitions, its source {wanted}: records come back to the partition "
                 "that they came from, so the numbers must be equal; when it is empty, delete it"

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from app.wire.envelope import Headers
@@ -17,40 +16,45 @@ BATCH_BYTES = 2**20  # what a broker takes unless it is told otherwise
 
 
 class PartitionBatches:
-    """Records of one partition on their way, in as few record batches as they fit, in the order of `append`."""
+    """Records of one partition on their way, in as few record batches as they fit, in the order of `append`.
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, record_bytes_max: int) -> None:
+    *sent* is done, batch by batch, when the cluster has it, or refuses it. A record larger than *batch_bytes* has a
+    batch of its own.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, batch_bytes: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.sent: list[asyncio.Future[RecordMetadata]] = []
         self._producer = producer
-        self._topic = topic
-        self._partition = partition
-        self._record_bytes_max = record_bytes_max
-        self._sent: list[asyncio.Future[RecordMetadata]] = []
-        self._open: Any = producer.create_batch()  # Any: aiokafka is untyped
+        self._batch_bytes = batch_bytes
+        self._open = self._new()
 
     async def append(
         self, key: bytes | None, value: bytes | None, headers: Headers = (), timestamp_ms: int | None = None
     ) -> tuple[int, int]:
-        """Add a record; returns its place: which batch of this object, which record of that.
-
-        Raises MessageSizeTooLargeError before anything of the record is sent.
-        """
+        """Add a record; returns its place: which batch of this object, which record of that."""
         pairs = list(headers)
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, pairs)
-        if size > self._record_bytes_max:
-            raise MessageSizeTooLargeError(f"{size} bytes, the limit is {self._record_bytes_max}")
         if self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs) is None:
-            await self._send()
-            self._open = self._producer.create_batch()
+            await self.close()
+            self._open = self._new()
             self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs)
-        return len(self._sent), self._open.record_count() - 1
+        return len(self.sent), self._open.record_count() - 1
 
-    async def sent(self) -> list[RecordMetadata]:
-        """Send what is left and wait for every batch: where each begins. Raises what aiokafka raises."""
-        await self._send()
-        return list(await asyncio.gather(*self._sent))
+    async def close(self) -> None:
+        """Hand over what is left."""
+        sent = await _handed_over(self._producer, self._open, self.topic, self.partition)
+        sent.add_done_callback(_seen)
+        self.sent.append(sent)
 
-    async def _send(self) -> None:
-        self._sent.append(await _handed_over(self._producer, self._open, self._topic, self._partition))
+    def _new(self) -> Any:  # Any: aiokafka is untyped
+        return BatchBuilder(self._batch_bytes, self._producer._message_accumulator._compression_type)
+
+
+def _seen(sent: "asyncio.Future[RecordMetadata]") -> None:
+    """Nobody may be left who looks at its error, which asyncio would then tell of."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def one_batch(

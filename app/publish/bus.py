@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, cast
 
 from faust import Record
 
+from app.errors import ClaimStoreError
 from app.publish.producer import Producer, key_bytes
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, derived_id, headers_of
@@ -15,6 +16,7 @@ class Outbox(Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
     handler: str
+    is_undone: bool
 
     @property
     def event_id(self) -> str:
@@ -26,6 +28,9 @@ class Outbox(Protocol):
 
     def publish(self, record: Outgoing) -> None:
         """Let *record* leave with the event's other effects."""
+
+    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+        """Let *by*, or nothing, leave in the place of *record*, which was published."""
 
 
 class EventBus:
@@ -54,7 +59,8 @@ class EventBus:
 
         *headers* are added to those of `wire.envelope`. In a handler the event's id is derived from the causing event,
         so publishing it again after a restart is recognised by whoever reads it. Raises TypeError when the event's
-        type names no topic and, outside a handler, what `Producer.produce` raises.
+        type names no topic, RecordTooLargeError (a PermanentError) when it could never leave and, outside a handler,
+        what else `Producer.produce` raises.
         """
         topic, key = _address(event, key)
         unit = self._outbox()
@@ -67,14 +73,35 @@ class EventBus:
             source=self._producer.settings.consumer_config.group_id,
             time=datetime.now(UTC),
         )
-        unit.publish(
-            Outgoing(
-                self._producer.settings.topic(topic),
-                key_bytes(key),
-                codec_of(type(event)).encode(event),
-                [*envelope, *headers],
-            )
+        record = Outgoing(
+            self._producer.settings.topic(topic),
+            key_bytes(key),
+            codec_of(type(event)).encode(event),
+            [*envelope, *headers],
         )
+        unit.publish(record)
+        if self._producer.claims.wants(record):
+            await self._check_in(record, unit)
+        elif not self._producer.is_small(record):
+            try:
+                await self._producer.check(record)
+            except BaseException:
+                unit.replace(record, None)
+                raise
+
+    async def _check_in(self, record: Outgoing, unit: Outbox) -> None:
+        """Have a claim check leave instead. It has its place, by which it is identified, before anything is waited for.
+
+        When the store is away the event in hand is undone, and handled again later, whatever its handler makes of that.
+        """
+        instead = None
+        try:
+            instead = await self._producer.claims.check_in(record)
+        except ClaimStoreError:
+            unit.is_undone = True
+            raise
+        finally:
+            unit.replace(record, instead)
 
 
 def _address(event: Record, key: object) -> tuple[str, object]:

@@ -1,43 +1,36 @@
-"""The mission's direct producer: send one record to a topic and learn where it went.
+"""The mission's direct producer: send records to topics and learn where they went.
 
-Works inside a worker and in a plain script. Always idempotent with acks=all: a plain producer reports batches as
-failed that are in the log all the same.
+Works inside a worker and in a plain script. What is wrong is one line with its cure, see `results`.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from itertools import islice
+from typing import Self
 from uuid import uuid4
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
-from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata
 from faust import Record as Event
 
-from app.config import KafkaConfig, load_settings
-from app.errors import OperatingError, UnavailableError, UnsentError
-from app.publish.batches import PartitionBatches, one_batch
+from app.config import ClaimCheckConfig, KafkaConfig, load_settings
+from app.errors import ClaimStoreError, ClaimTooLargeError, ConfigError, UnsentError
+from app.publish.batches import one_batch
+from app.publish.claims import ClaimStore
+from app.publish.connection import STOP_S, Connection, explained
+from app.publish.results import Found, Published, PublishError, TooLarge, cause, in_words
+from app.publish.sending import Sending, check_size, check_topic
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
+from app.wire.partition import chooser
 
 log = structlog.get_logger()
-
-
-class Published(NamedTuple):
-    """Where a record stands now. *timestamp_ms* is the record's time, milliseconds since 1970."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-
-
-class PublishError(OperatingError):
-    """A record could not be sent, or nobody can tell whether it was."""
+CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
+SMALL_BYTES = 8 * 1024  # what any topic takes
+ROOM_BYTES, HEADER_BYTES = 100, 10  # more than a record, and one header of it, have beside their texts
+Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
 
 
 class Producer:
@@ -46,13 +39,16 @@ class Producer:
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment.
+    *settings* None reads appsettings.json and the environment. *claims* is where payloads go that are too large. Raises
+    ConfigError when the partitioner that the settings name is not there.
     """
 
-    def __init__(self, settings: KafkaConfig | None = None) -> None:
+    def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
         self.settings = settings or load_settings().kafka
-        self._producer: AIOKafkaProducer | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # producers that were replaced
+        self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
+        self._choose = chooser(self.settings.producer_config.partitioner)
+        self._connection: Connection | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # connections that were replaced
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -63,34 +59,31 @@ class Producer:
 
     async def start(self) -> None:
         """Connect. Raises UnavailableError when no broker answers."""
-        config = self.settings.producer_config
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self.settings.bootstrap_servers,
-            acks="all",
-            enable_idempotence=True,
-            compression_type=None if config.compression_type == "none" else config.compression_type,
-            linger_ms=config.linger_ms,
-            max_batch_size=config.batch_size,
-            max_request_size=config.max_request_size,
-        )
-        try:
-            await producer.start()
-        except KafkaConnectionError as error:
-            await producer.stop()
-            raise UnavailableError(f"no Kafka broker answers at {self.settings.bootstrap_servers}") from error
-        self._producer = producer
+        if without_effect := explained(self.settings.producer_config):
+            log.info("settings that have no effect as they are", why="; ".join(without_effect))
+        await self._connect()
+
+    async def _connect(self) -> None:
+        connection = Connection(self.settings)
+        await connection.start()
+        self._connection = connection
 
     async def stop(self) -> None:
-        """Send what is still buffered and disconnect."""
-        if self._producer is not None:
-            producer, self._producer = self._producer, None
-            await asyncio.gather(producer.stop(), *self._leaving, return_exceptions=True)
+        """Disconnect. What was sent in vain before is dropped after some seconds."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.stop()
+        if self._leaving:
+            _, late = await asyncio.wait(self._leaving, timeout=STOP_S)
+            for leaving in late:
+                leaving.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def produce(  # noqa: PLR0913  # what a Kafka record has
         self,
         topic: str,
         key: object,
-        event: Event | bytes | None,
+        event: Value,
         *,
         headers: Headers | None = None,
         partition: int | None = None,
@@ -100,59 +93,120 @@ class Producer:
 
         *topic* is the name as models say it (the prefix setting is added). *key* is bytes or anything whose text is
         the key; None spreads records over the partitions. An event gets the headers of `wire.envelope` with a new id
-        unless *headers* are given; bytes are sent as they are; None is a tombstone.
-        Raises PublishError when the record is too large or the cluster refuses it, or when no answer came in
-        `ProducerConfig.DeliveryTimeoutMs`: it may then have been sent.
+        unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
+        bytes are sent as they are; None is a tombstone.
+        Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
+        in `ProducerConfig.DeliveryTimeoutMs`; all are PublishErrors, as is what the store of large payloads refuses.
         """
-        if isinstance(event, Event):
-            value: bytes | None = codec_of(type(event)).encode(event)
-            headers = headers if headers is not None else self.new_headers(event)
-        else:
-            value = event
         topic = self.settings.topic(topic)
-        try:
-            [published] = await self.send_all(
-                [Outgoing(topic, key_bytes(key), value, headers or (), partition, timestamp_ms)]
-            )
-        except MessageSizeTooLargeError as error:
-            raise PublishError(f"record for {topic} is too large ({len(value or b'')} bytes): {error}") from error
-        except TimeoutError as error:
-            raise PublishError(
-                f"no answer for a record to {topic} in {self.settings.producer_config.delivery_timeout_ms} ms: "
-                "the topic may be missing or the cluster away; the record may have been sent"
-            ) from error
-        except KafkaError as error:
-            raise PublishError(f"record for {topic} was refused: {error!r}") from error
+        record = self._outgoing(topic, key, event, headers, partition, timestamp_ms)
+        if isinstance(event, Event):
+            record = await self._checked_in(record)
+        [published] = await self._produced(topic, [record])
         return published
+
+    async def produce_many(
+        self, topic: str, records: Iterable[tuple[object, Value] | tuple[object, Value, Headers]]
+    ) -> list[Published]:
+        """Send many *records*, each a key and an event or bytes as for `produce`, and headers if it has some.
+
+        In as few record batches as they fit; those of one partition keep their order. Returns where they stand, in the
+        order given. Thousands are sent and waited for at a time, so *records* may be a generator, and the time limit
+        is that of each such portion. Raises as `produce` does; the error's `published` says which ones are there.
+        """
+        topic = self.settings.topic(topic)
+        published: list[Published] = []
+        rest = iter(records)
+        while chunk := list(islice(rest, CHUNK)):
+            ready = []
+            for key, event, *more in chunk:
+                record = self._outgoing(topic, key, event, next(iter(more), None))
+                ready.append(await self._checked_in(record) if isinstance(event, Event) else record)
+            published += await self._produced(topic, ready, published)
+        return published
+
+    async def _checked_in(self, record: Outgoing) -> Outgoing:
+        """What is to leave: a large payload goes to its store before. Raises PublishError when that refuses it."""
+        if not self.claims.wants(record):
+            return record
+        try:
+            return await self.claims.check_in(record)
+        except (ClaimStoreError, ClaimTooLargeError) as error:
+            raise PublishError(f"record for {record.topic} was not sent: {error}") from error
+
+    def _outgoing(  # noqa: PLR0913, PLR0917  # what a Kafka record has
+        self, topic: str, key: object, event: Value, headers: Headers | None = None, partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Outgoing:  # fmt: skip
+        if isinstance(event, Event):
+            headers = headers if headers is not None else self.new_headers(event)
+            event = codec_of(type(event)).encode(event)
+        return Outgoing(topic, key_bytes(key), event, headers or (), partition, timestamp_ms)
+
+    async def _produced(
+        self, topic: str, records: Sequence[Outgoing], before: Sequence[Published] = ()
+    ) -> list[Published]:
+        """Send, and raise what is wrong in our words. *before* are those that were published already."""
+        sending = self._sending(records)
+        try:
+            return await self._sent(sending)
+        except (KafkaError, TimeoutError) as error:
+            told = self._in_words(error, topic, [*before, *sending.published()], is_open=sending.is_open)
+            if isinstance(error, KafkaError) and sending.is_begun:
+                await self._renew()
+            raise told from error
+
+    def _in_words(
+        self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool
+    ) -> PublishError:
+        found = Found(
+            partitions=self._connection.partitions_known(topic) if self._connection is not None else 0,
+            limit_ms=self.settings.producer_config.delivery_timeout_ms,
+            is_open=is_open,
+        )
+        return in_words(error, topic, published, found)
 
     async def send_all(self, records: Sequence[Outgoing]) -> list[Published]:
         """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
 
-        Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`.
+        Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When a record is too
+        large, or a topic is not there, nothing was sent.
         """
-        producer = self._connected()
-        now_ms = time.time_ns() // 1_000_000
-        places: list[tuple[tuple[str, int], tuple[int, int], int]] = []
-        batches: dict[tuple[str, int], PartitionBatches] = {}
+        return await self._sent(self._sending(records))
+
+    def _sending(self, records: Sequence[Outgoing]) -> Sending:
+        config = self.settings.producer_config
+        return Sending(self._connected(), records, self._choose, config.batch_size, config.max_request_size)
+
+    async def _sent(self, sending: Sending) -> list[Published]:
         async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
-            for topic in {record.topic for record in records}:
-                await producer.partitions_for(topic)  # learns where the topic lives
-            for record in records:
-                at = (record.topic, self._partition_of(record))
-                batch = batches.get(at)
-                if batch is None:
-                    batch = batches[at] = self._batches(*at)
-                written_ms = now_ms if record.timestamp_ms is None else record.timestamp_ms
-                places.append(
-                    (at, await batch.append(record.key, record.value, record.headers, written_ms), written_ms)
-                )
-            sent = {at: await batch.sent() for at, batch in batches.items()}
-        return [
-            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
-            Published(topic, partition, begin.offset + number, written_ms if begin.timestamp < 0 else begin.timestamp)
-            for (topic, partition), (batch_number, number), written_ms in places
-            for begin in (sent[topic, partition][batch_number],)
-        ]
+            try:
+                return await sending.run()
+            except MessageSizeTooLargeError as error:
+                if not isinstance(error, TooLarge):
+                    self._connected().forget_limits()
+                raise
+
+    def is_small(self, record: Outgoing) -> bool:
+        """Whether any topic takes *record*, so that there is nothing to `check`. For most it is, and this is quick."""
+        size = ROOM_BYTES + len(record.key or b"") + len(record.value or b"")
+        for name, value in record.headers:
+            size += 4 * len(name) + len(value) + HEADER_BYTES
+        return size < min(SMALL_BYTES, self.settings.producer_config.max_request_size)
+
+    async def check(self, record: Outgoing) -> None:
+        """Raise RecordTooLargeError when *record* (its topic as on the cluster) could never be sent.
+
+        For what is sent later: then nobody is there who could be told.
+        """
+        try:
+            size = check_size(record, self.settings.producer_config.max_request_size)
+            if size > SMALL_BYTES and self._connection is not None:
+                topic_limit = await self._connection.limit(record.topic)
+                if topic_limit is not None and size > topic_limit:
+                    await check_topic(self._connection, record, topic_limit)
+        except TooLarge as error:
+            raise self._in_words(error, record.topic, [], is_open=False) from None
 
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         """Send what events publish and the dead letters among it, and wait for every one.
@@ -160,6 +214,7 @@ class Producer:
         A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the cause and the
         cure when Kafka does not take one: some may have been sent. They may be delivered again, by the same ids.
         """
+        topics = ", ".join(sorted({record.topic for record in records}))
         try:
             try:
                 await self.send_all(records)
@@ -169,8 +224,9 @@ class Producer:
                     await self._deliver_alone(record)
         except (KafkaError, TimeoutError) as error:
             await self._renew()
-            topics = ", ".join(sorted({record.topic for record in records}))
-            raise UnsentError(f"Kafka does not take records for {topics}: {_cause(error)}") from error
+            raise UnsentError(f"Kafka does not take records for {topics}: {cause(error)}") from error
+        except ConfigError as error:  # of the partitioner
+            raise UnsentError(f"records for {topics} cannot leave: {error}") from error
 
     async def _deliver_alone(self, record: Outgoing) -> None:
         while True:
@@ -191,11 +247,13 @@ class Producer:
 
         What the old one has in hand is sent by it.
         """
-        old = self._producer
+        old = self._connection
         if old is None:
             return
-        await self.start()
-        leaving = asyncio.create_task(old.stop(), name="old producer")
+        await self._connect()
+        leaving = asyncio.create_task(
+            old.stop(self.settings.producer_config.delivery_timeout_ms / 1000), name="old producer"
+        )
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
@@ -211,18 +269,8 @@ class Producer:
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
         async with asyncio.timeout(limit_s):
-            sent = await one_batch(self._connected(), topic, partition, rows, headers)
+            sent = await one_batch(self._connected().kafka, topic, partition, rows, headers)
         return _offset_of(sent, limit_s)
-
-    def _partition_of(self, record: Outgoing) -> int:
-        if record.partition is not None:
-            return record.partition
-        key = record.key
-        partition: int = self._connected()._partition(record.topic, None, None, None, key, record.value)
-        return partition
-
-    def _batches(self, topic: str, partition: int) -> PartitionBatches:
-        return PartitionBatches(self._connected(), topic, partition, self.settings.producer_config.max_request_size)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
@@ -233,31 +281,16 @@ class Producer:
             time=datetime.now(UTC),
         )
 
-    def _connected(self) -> Any:  # Any: aiokafka is untyped
-        if self._producer is None:
+    def _connected(self) -> Connection:
+        if self._connection is None:
             raise PublishError("the producer is not connected: use `async with Producer() as producer`")
-        return self._producer
-
-
-def _cause(error: Exception) -> str:
-    """What is wrong, and what helps."""
-    if isinstance(error, MessageSizeTooLargeError):
-        return "one is larger than the topic takes; raise its max.message.bytes"
-    if isinstance(error, TimeoutError):
-        return "no answer in time; the topic may be missing, or the cluster away"
-    return f"{type(error).__name__}: {error}"
+        return self._connection
 
 
 async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: float) -> int:
     async with asyncio.timeout(limit_s):
         metadata = await sent
     return -1 if metadata is None else int(metadata.offset)
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """To which of so many partitions a record with *key* goes, as every producer of ours, and Java's, has it."""
-    numbers = list(range(partitions))
-    return int(DefaultPartitioner()(key, numbers, numbers))
 
 
 def key_bytes(key: object) -> bytes | None:

@@ -46,6 +46,7 @@ class Unit:
     is_ended = False
     is_resting = False  # it has not ended, but nobody is at work on it
     is_timed_out = False  # its attempt was cancelled because it took too long
+    bytes_redeemed = 0  # of its payload, which its record does not carry
     _touched = NO_TOUCHED  # a set in the order of touching
     _event_id = ""
     _first = 0  # place in the outbox of the first event that the current handler publishes
@@ -118,6 +119,13 @@ class Unit:
         if self.outbox is NO_OUTBOX:
             self.outbox = []
         self.outbox.append(record)
+
+    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+        """Let *by*, or nothing, leave in the place of *record*; if it was undone meanwhile, it stays so."""
+        for place, published in enumerate(self.outbox):
+            if published is record:
+                self.outbox[place : place + 1] = [] if by is None else [by]
+                return
 
     @property
     def position(self) -> int:

@@ -20,7 +20,8 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
 from app.observe.health import create_topics, log_consumer
-from app.publish.producer import Producer, Published
+from app.publish.producer import Producer
+from app.publish.results import Published
 from app.storage.changelog import Logged
 from app.storage.log import LogReader
 from app.storage.store import Memory, Store

@@ -207,7 +207,7 @@ def test_a_dead_letter_topic_that_is_gone_stops_its_partition(house: House) -> N
 
 @pytest.mark.parametrize("policy", ["", ', retry=Retry(1), retry_topics=["0.5s"]'])
 def test_a_letter_that_is_too_large_says_where_its_value_is(house: House, policy: str) -> None:
-    """Its digest stands for the value, and its place; those that fit are whole, and what is around them counts."""
+    """The digest of the value stands for it, and its place; those that fit are whole, those around them count."""
     later = f"{house.topic}.{house.group}.retry-1"
     small = dict.fromkeys([f"{house.topic}.dead-letter", later], 1)
     asyncio.run(create_topics(house.kafka, small, LIMIT_S, {"max.message.bytes": "10000"}))

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from app.deadletter.record import origin_of, our_headers, sender_headers
-from app.publish.producer import Published
+from app.publish.results import Published
 from app.wire.envelope import Outgoing
 from tests.integration.house import COUNTING, House
 

@@ -12,7 +12,8 @@ from app.config import KafkaConfig, ProducerConfig
 from app.dev.node import free_port
 from app.errors import UnavailableError
 from app.publish.bus import EventBus
-from app.publish.producer import Producer, PublishError
+from app.publish.producer import Producer
+from app.publish.results import PublishError
 from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing, event_type_of
 from models.stock import StockReserved
@@ -89,7 +90,7 @@ async def test_a_record_that_is_too_large_is_one_line_and_not_sent(kafka: KafkaC
     """The size and the limit."""
     small = kafka.model_copy(update={"producer_config": ProducerConfig(max_request_size=2_000)})
     async with Producer(small) as producer:
-        with pytest.raises(PublishError, match=r"too large.*limit is 2000"):
+        with pytest.raises(PublishError, match=r"too large: 2087 bytes.*MaxRequestSize is 2000"):
             await producer.produce("stock-events", "k", b"x" * 2_000)
         assert (await producer.produce("stock-events", "k", b"x")).offset == 0
 

@@ -2,14 +2,18 @@
 
 from typing import Any
 
+from app.config import ClaimCheckConfig
 from app.deadletter.names import dead_letter_topic
 from app.deadletter.record import DeadLetters
 from app.engine.failing import Failing
+from app.engine.redeeming import Redeeming
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
 from app.observe.metrics import Counts
+from app.publish.claims import ClaimStore
 
 NEVER = Breaker(failures=10**9)
+NO_CLAIMS = Redeeming(ClaimStore(ClaimCheckConfig()))
 
 
 def failing_of(counts: Counts, flood: Breaker = NEVER, **options: Any) -> Failing:

@@ -29,7 +29,7 @@ from app.wire.codec import codec_of
 from app.wire.envelope import Delivery, Outgoing
 from models.event import Event
 from tests.stand_ins.clock import EPOCH_S, Clock
-from tests.stand_ins.failing import NEVER, failing_of
+from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import Fetch
 from tests.stand_ins.stored import Memory
 
@@ -96,7 +96,7 @@ class Trial:
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
         self.pipeline = Pipeline(
             EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type, order,
-            failing_of(self.counts, flood, **options), topics,
+            failing_of(self.counts, flood, **options), NO_CLAIMS, topics,
         )  # fmt: skip
 
     def handler(

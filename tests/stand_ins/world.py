@@ -25,7 +25,7 @@ from app.storage.restore import Restorer
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Holdings, Remembered
 from tests.stand_ins.deeds import Deeds
-from tests.stand_ins.failing import NEVER, failing_of
+from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import Fetch
 from tests.stand_ins.log import TOPIC, Fold, Log, Wire, fold, kept
 from tests.stand_ins.scenario import ATTEMPTS, Deed, Plan, Scenario
@@ -192,7 +192,15 @@ class Worker:
             dispatcher.add(handler_for(Deed, handler, policy, NEVER))
         counts = Counts()
         return Pipeline(
-            EventTypes("t", [Deed]), dispatcher, self.dedupe, self.dedupe, counts, "ignore", "key", failing_of(counts)
+            EventTypes("t", [Deed]),
+            dispatcher,
+            self.dedupe,
+            self.dedupe,
+            counts,
+            "ignore",
+            "key",
+            failing_of(counts),
+            NO_CLAIMS,
         )
 
     # What it is told.

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load_settings
+from app.config import ProducerConfig, Settings, load_settings
 from app.errors import ConfigError
+from app.publish.connection import explained
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,9 @@ def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> N
         ({"Kafak": {}}, "did you mean 'kafka'"),
         ({"Kafka": {"BootstrapServers": "nowhere"}}, "'nowhere' is not host:port"),
         ({"Worker": {"WebPort": 0}}, "worker.web_port"),
-        ({"Kafka": {"ProducerConfig": {"Acks": 1}}}, "kafka.producer_config.acks"),
+        ({"Kafka": {"ProducerConfig": {"Acks": 1}}}, "kafka.producer_config.acks: 1 loses events"),
+        ({"Kafka": {"ProducerConfig": {"Acks": "leader"}}}, "leader loses events"),
+        ({"Kafka": {"ProducerConfig": {"Partitioner": "fnv1a"}}}, "none of murmur2, consistent_random"),
         ({"Kafka": 5}, "kafka"),
         ([1], "cannot be read"),
     ],
@@ -71,6 +74,22 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, settings: obj
     assert says in caught.value.format_message()
     assert "\n" not in caught.value.format_message()
     assert caught.value.exit_code == 78
+
+
+def test_the_producer_takes_the_names_and_values_of_other_clients(tmp_path: Path) -> None:
+    """Those of the .NET client; what has no effect here is kept, so that it can be explained."""
+    config = {
+        "Acks": "All", "EnableIdempotence": False, "Retries": 10, "MaxInFlight": 5, "CompressionType": "Lz4",
+        "LingerMs": 10, "BatchSize": 16384, "Partitioner": "ConsistentRandom",
+    }  # fmt: skip
+    write(tmp_path, {"Kafka": {"ProducerConfig": config}})
+    producer = load_settings().kafka.producer_config
+    assert (producer.acks, producer.compression_type, producer.partitioner) == ("all", "lz4", "consistent_random")
+    assert (producer.linger_ms, producer.batch_size) == (10, 16384)
+    assert [text.split(":")[0] for text in explained(producer)] == [
+        "Retries 10", "MaxInFlight 5", "EnableIdempotence false"
+    ]  # fmt: skip
+    assert not explained(ProducerConfig())
 
 
 def test_a_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from app.state.unit import current_unit
 from app.storage.changelog import row_key
 from app.storage.store import StoreError
 from app.wire.codec import codec_of
-from tests.stand_ins.failing import NEVER, failing_of
+from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import House, houses, turns
 from tests.stand_ins.house import record as plain
 from tests.stand_ins.scenario import Deed
@@ -45,7 +45,15 @@ def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: De
     dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
     counts = Counts()
     carrier: Any = Pipeline(
-        EventTypes("t", [Deed]), dispatcher, dedupe, dedupe, counts, "ignore", "key", failing_of(counts)
+        EventTypes("t", [Deed]),
+        dispatcher,
+        dedupe,
+        dedupe,
+        counts,
+        "ignore",
+        "key",
+        failing_of(counts),
+        NO_CLAIMS,
     )
     house.carrier = carrier
     return house.flow(partition_of())

@@ -14,8 +14,8 @@ import pytest
 from app.commands.stateio import read_lines
 from app.engine.subscription import Options, Subscription
 from app.errors import ConfigError
-from app.publish.producer import partition_of
 from app.storage.changelog import row_key, table_and_key
+from app.wire.partition import murmur2
 
 PARTITIONS = 5
 KEY = UUID(int=7)
@@ -55,7 +55,7 @@ def test_each_row_goes_where_the_events_of_its_key_go(visits: Subscription, tmp_
     ]
     rows = read_lines(visits, lines_of(tmp_path, *lines), PARTITIONS, 1000, is_kept=False)
     assert sorted(partition for partition, of in rows.items() for _ in of) == sorted(
-        partition_of(key, PARTITIONS) for key in (str(KEY).encode(), b"-12", b"a/b")
+        murmur2(key, PARTITIONS) for key in (str(KEY).encode(), b"-12", b"a/b")
     )
     found = []
     for row, value in (pair for of in rows.values() for pair in of.items()):

@@ -22,12 +22,13 @@ from app.deadletter.letter import Origin
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import EventTypes, Handler
 from app.engine.subscription import Subscription
-from app.errors import DecodeError, HandlerTimeoutError
+from app.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
 from app.state import windows
 from app.state.dedupe import is_within, mark_key
 from app.state.partition import Partition
 from app.state.unit import Unit, enter
 from app.storage.changelog import ROW, Mark, store_mark, stored_mark, table_and_key
+from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import delivery_of, event_id_of, event_type_of
 
 Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
@@ -155,7 +156,10 @@ class _Stage:
 
     async def trial(self, entry: Entry, record: Any) -> Trial:
         try:
-            event = self._types.decode(record)
+            sealed = is_claim_check(record)
+            event = self._types.decode(await self._app.claims.redeem(record) if sealed else record)
+        except ClaimStoreError as error:
+            raise UnavailableError(f"the store of large payloads is away: {error}") from error
         except DecodeError as error:
             return Trial(entry, "fails", error="DecodeError", message=str(error))
         if event is None:

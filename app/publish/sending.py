@@ -1,0 +1,147 @@
+"""Records on their way: which were handed over, which the cluster has, and where they stand.
+
+Record batches are made by hand: a future and a linger for each of many records would cost more than the rest.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+
+from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.structs import RecordMetadata
+
+from app.publish.batches import PartitionBatches
+from app.publish.connection import MISSING_S, Connection, size_of
+from app.publish.results import Published, TooLarge
+from app.wire.envelope import Outgoing
+from app.wire.partition import Choose
+
+LOOK_S = 0.5  # so often we look whether a topic is still there
+Place = tuple[PartitionBatches, int, int, int]  # of a record: which batch of those, which record of it, its time
+
+
+class Sending:
+    """One `send_all`: *records* (their topics as on the cluster), in order per partition."""
+
+    def __init__(
+        self, connection: Connection, records: Sequence[Outgoing], choose: Choose, batch_bytes: int, bytes_max: int
+    ) -> None:
+        self._connection = connection
+        self._records = records
+        self._choose = choose
+        self._batch_bytes = batch_bytes
+        self._bytes_max = bytes_max
+        self._now_ms = time.time_ns() // 1_000_000
+        self._batches: dict[tuple[str, int], PartitionBatches] = {}
+        self._places: list[Place] = []
+
+    async def run(self) -> list[Published]:
+        """Send them and wait for every one. Raises what aiokafka raises; too large: before anything was sent."""
+        topics = {record.topic for record in self._records}
+        counts = {topic: await self._connection.partitions(topic) for topic in topics}
+        limits = {topic: await self._connection.limit(topic) for topic in topics}
+        await self._check(limits)
+        places: dict[tuple[str, bytes], int] = {}  # of keys: most come again
+        for record in self._records:
+            partition = record.partition
+            if partition is None:
+                at = (record.topic, record.key or b"")
+                chosen = places.get(at) if record.key is not None else None
+                if chosen is None:
+                    chosen = self._partition(record, counts[record.topic])
+                    if record.key is not None:
+                        places[at] = chosen
+                partition = chosen
+            elif partition >= counts[record.topic]:
+                await self._connection.partitions(record.topic, partition)
+            await self._append(record, partition, limits[record.topic])
+        await asyncio.gather(*(batches.close() for batches in self._batches.values()))
+        await self._wait()
+        published = self.published()
+        return [place for place in published if place is not None]
+
+    def published(self) -> list[Published | None]:
+        """Where each record stands, None for one that nobody knows of."""
+        found = [self._published(place) for place in self._places]
+        return found + [None] * (len(self._records) - len(found))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was handed over."""
+        return any(batches.sent for batches in self._batches.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything was handed over whose answer did not come: it may be sent."""
+        return any(not sent.done() for batches in self._batches.values() for sent in batches.sent)
+
+    async def _check(self, limits: dict[str, int | None]) -> None:
+        for record in self._records:
+            size = check_size(record, self._bytes_max)
+            limit = limits[record.topic]
+            if limit is not None and size > limit:
+                limits[record.topic] = await check_topic(self._connection, record, limit)
+
+    def _partition(self, record: Outgoing, count: int) -> int:
+        chosen = self._choose(record.key, count) if record.key is not None else None
+        return self._connection.any_partition(record.topic) if chosen is None else chosen
+
+    async def _append(self, record: Outgoing, partition: int, limit: int | None) -> None:
+        batches = self._batches.get((record.topic, partition))
+        if batches is None:
+            size = self._batch_bytes if limit is None else min(self._batch_bytes, limit)
+            batches = PartitionBatches(self._connection.kafka, record.topic, partition, size)
+            self._batches[record.topic, partition] = batches
+        written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
+        place = await batches.append(record.key, record.value, record.headers, written_ms)
+        self._places.append((batches, *place, written_ms))
+
+    async def _wait(self) -> None:
+        """Wait for every answer, then raise the first refusal among them."""
+        every = [sent for batches in self._batches.values() for sent in batches.sent]
+        pending: Collection[asyncio.Future[RecordMetadata]] = every
+        gone_since = 0.0
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=LOOK_S)
+            gone = [topic for topic, _ in self._batches if self._connection.is_gone(topic)]
+            gone_since = (gone_since or time.monotonic()) if gone else 0.0
+            if pending and gone_since and time.monotonic() - gone_since > MISSING_S:
+                raise UnknownTopicOrPartitionError(gone[0])
+        for sent in every:
+            sent.result()
+
+    @staticmethod
+    def _published(place: Place) -> Published | None:
+        batches, batch, number, written_ms = place
+        begin = _answer(batches.sent[batch]) if batch < len(batches.sent) else None
+        if begin is None:
+            return None
+        # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
+        at_ms = written_ms if begin.timestamp < 0 else begin.timestamp
+        return Published(batches.topic, batches.partition, begin.offset + number, at_ms)
+
+
+def check_size(record: Outgoing, bytes_max: int) -> int:
+    """The size of *record*, not compressed. Raises TooLarge when it is more than *bytes_max*."""
+    size = size_of(record.key, record.value, record.headers)
+    if size > bytes_max:
+        raise TooLarge(record.topic, size, bytes_max, "Kafka.ProducerConfig.MaxRequestSize")
+    return size
+
+
+async def check_topic(connection: Connection, record: Outgoing, limit: int) -> int | None:
+    """Raise TooLarge when the topic does not take *record* even compressed; *limit* may be an old one.
+
+    Returns the limit of now.
+    """
+    size = connection.size_sent(record.key, record.value, record.headers, record.timestamp_ms or 0)
+    if size <= limit:
+        return limit
+    now = await connection.limit(record.topic, is_new=True)
+    if now is not None and size > now:
+        raise TooLarge(record.topic, size, now, "the topic's max.message.bytes")
+    return now
+
+
+def _answer(sent: "asyncio.Future[RecordMetadata]") -> RecordMetadata | None:
+    return sent.result() if sent.done() and not sent.cancelled() and sent.exception() is None else None

@@ -1,0 +1,166 @@
+"""Beside other clients: what one writes the others read, and all send a key to the same partition."""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from app.config import KafkaConfig, ProducerConfig
+from app.dev.worker import ROOT
+from app.observe.health import create_topics
+from app.publish.producer import Producer
+from tests.integration.conftest import settings_of
+
+PARTITIONS = 7
+KEYS = [b"", *(random.Random(7).randbytes(length) for length in range(1, 60)), "größe".encode(), b"4711"]
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+Records = dict[bytes, int]  # by key: the partition
+
+
+@pytest.fixture
+def topic(kafka: KafkaConfig) -> str:
+    """A topic of seven partitions, as on the cluster."""
+    asyncio.run(create_topics(kafka, {kafka.topic("shared"): PARTITIONS}, 30.0))
+    return kafka.topic("shared")
+
+
+def configured(kafka: KafkaConfig, **settings: object) -> KafkaConfig:
+    """The settings with others of the producer."""
+    return kafka.model_copy(update={"producer_config": ProducerConfig.model_validate(settings)})
+
+
+async def by_us(kafka: KafkaConfig, partitioner: str) -> None:
+    """Each key once, by our producer."""
+    async with Producer(configured(kafka, partitioner=partitioner)) as producer:
+        await producer.produce_many("shared", ((key, b"ours") for key in KEYS))
+
+
+async def by_aiokafka(kafka: KafkaConfig, topic: str) -> None:
+    """Each key once, by aiokafka with its defaults."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers) as producer:
+        await asyncio.gather(*[await producer.send(topic, b"aiokafka", key=key) for key in KEYS])
+
+
+def by_librdkafka(kafka: KafkaConfig, topic: str, **settings: str) -> None:
+    """Each key once, by the client that .NET's stands on."""
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap_servers, **settings})
+    for key in KEYS:
+        producer.produce(topic, b"librdkafka", key=key)
+    assert producer.flush(20) == 0
+
+
+async def read(kafka: KafkaConfig, topic: str, count: int) -> dict[bytes, Records]:
+    """What the topic has, by its value and then by key: in which partition it stands."""
+    found: dict[bytes, Records] = {}
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+    ) as consumer:
+        for _ in range(count):
+            record = await asyncio.wait_for(consumer.getone(), 20)
+            found.setdefault(record.value, {})[record.key] = record.partition
+    return found
+
+
+async def test_murmur2_is_that_of_the_other_clients(kafka: KafkaConfig, topic: str) -> None:
+    """Ours, aiokafka's default, and librdkafka's when it is told to do as Java does."""
+    await by_us(kafka, "murmur2")
+    await by_aiokafka(kafka, topic)
+    await asyncio.to_thread(by_librdkafka, kafka, topic, partitioner="murmur2_random")
+    found = await read(kafka, topic, 3 * len(KEYS))
+    assert found[b"ours"] == found[b"aiokafka"] == found[b"librdkafka"]
+    assert len(set(found[b"ours"].values())) == PARTITIONS
+
+
+async def test_consistent_random_is_librdkafka_s_default(kafka: KafkaConfig, topic: str) -> None:
+    """An empty key is none there, so it may go anywhere."""
+    await by_us(kafka, "consistent_random")
+    await asyncio.to_thread(by_librdkafka, kafka, topic)
+    found = await read(kafka, topic, 2 * len(KEYS))
+    for records in found.values():
+        del records[b""]
+    assert found[b"ours"] == found[b"librdkafka"]
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "consistent_random"])
+async def test_records_without_a_key_are_spread(kafka: KafkaConfig, topic: str, partitioner: str) -> None:
+    """Over all partitions."""
+    async with Producer(configured(kafka, partitioner=partitioner)) as producer:
+        places = await producer.produce_many("shared", ((None, b"x") for _ in range(500)))
+    assert {place.partition for place in places} == set(range(PARTITIONS))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_codec_works_both_ways(kafka: KafkaConfig, topic: str, codec: str) -> None:
+    """Ours is read by librdkafka, its by aiokafka; nothing has to be installed for it."""
+    value = b"again and again " * 500
+    async with Producer(configured(kafka, compression_type=codec)) as producer:
+        place = await producer.produce("shared", "k", value, headers=[("a", b"\xff")])
+        assert (place.partition, place.offset) == (place.partition, 0)
+    theirs = await asyncio.to_thread(read_by_librdkafka, kafka, topic)
+    assert (theirs.key(), theirs.value(), theirs.headers()) == (b"k", value, [("a", b"\xff")])
+    await asyncio.to_thread(by_librdkafka, kafka, topic, **{"compression.type": codec})
+    assert len((await read(kafka, topic, len(KEYS) + 1))[b"librdkafka"]) == len(KEYS)
+
+
+def read_by_librdkafka(kafka: KafkaConfig, topic: str) -> confluent_kafka.Message:
+    """The first record of the topic."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"{topic}-librdkafka",
+         "enable.auto.commit": False}
+    )  # fmt: skip
+    try:
+        consumer.assign([confluent_kafka.TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        message = consumer.poll(20)
+        assert message is not None
+        assert message.error() is None
+        return message
+    finally:
+        consumer.close()
+
+
+async def test_what_was_set_in_vain_is_said_once(kafka: KafkaConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """One line at the start, for all of them; none where nothing was set."""
+    caplog.set_level("INFO")
+    async with Producer(configured(kafka, retries=3, max_in_flight=5)):
+        pass
+    async with Producer(kafka):
+        pass
+    [line] = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    assert "Retries 3: sent again until DeliveryTimeoutMs (120000), uncounted; MaxInFlight 5: " in line
+
+
+async def test_the_key_report_reads_a_topic(kafka: KafkaConfig, topic: str, tmp_path: Path) -> None:
+    """The command, as people and as programs see it; a topic that is not there is one line."""
+    async with Producer(kafka) as producer:
+        await producer.produce_many(
+            "shared", ((b"orders", b'{"order_id":%d,"customer_id":"c%d"}' % (n, n % 300)) for n in range(3_000))
+        )
+    command = [sys.executable, "-m", "faust", "-A", "app", "keys"]
+    environment = {**os.environ, **settings_of(kafka, tmp_path)}
+
+    async def said(*arguments: str) -> tuple[int, str, str]:
+        ran = await asyncio.create_subprocess_exec(
+            *command, *arguments, env=environment, cwd=ROOT, stdout=PIPE, stderr=PIPE
+        )
+        output, errors = await ran.communicate()
+        return ran.returncode or 0, output.decode(), errors.decode()
+
+    code, output, errors = await said("shared", "--json", "--sample", "2000")
+    assert (code, errors) == (0, "")
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [(of["key"], of["verdict"]) for of in found] == [
+        ("(present key)", "bad"), ("customer_id", "good"), ("order_id", "pointless")
+    ]  # fmt: skip
+    assert (found[0]["events"], found[0]["keys"], found[1]["keys"]) == (2000, 1, 300)
+    code, output, _ = await said("shared", "--field", "customer_id")
+    assert code == 0
+    assert all(word in output for word in ("customer_id", "good", "bad"))
+    assert "order_id" not in output
+    assert (await said("absent"))[0::2] == (78, f"Error: there is no topic {kafka.topic('absent')}\n")

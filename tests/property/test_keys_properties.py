@@ -1,0 +1,26 @@
+"""Whatever keys come, the figures of a key report belong together."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.observe.keys import Tally
+from app.wire.partition import BUILT_IN
+
+
+@given(
+    keys=st.lists(st.none() | st.binary(max_size=2), max_size=200),
+    partitions=st.integers(1, 9),
+    name=st.sampled_from(sorted(BUILT_IN)),
+)
+def test_the_figures_add_up(keys: list[bytes | None], partitions: int, name: str) -> None:
+    """Every record is counted once; shares and skew are within what they can be."""
+    tally = Tally("key", partitions, BUILT_IN[name])
+    for key in keys:
+        tally.note(key)
+    report = tally.report()
+    assert report.events + report.missing == len(keys)
+    assert sum(report.partitions) == report.events
+    assert len(report.partitions) == partitions
+    assert report.keys <= report.events
+    if report.events:
+        assert 0 < report.largest <= 1 <= report.skew <= partitions

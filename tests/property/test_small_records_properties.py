@@ -1,0 +1,24 @@
+"""The quick look whether a record is small never takes a large one for small."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import KafkaConfig, ProducerConfig
+from app.publish.connection import size_of
+from app.publish.producer import Producer
+from app.wire.envelope import Outgoing
+
+LIMIT = 1024
+PRODUCER = Producer(KafkaConfig(producer_config=ProducerConfig(max_request_size=LIMIT)))
+texts = st.none() | st.integers(0, 1_200).map(bytes)
+
+
+@given(
+    key=texts, value=texts, headers=st.lists(st.tuples(st.text(max_size=30), st.binary(max_size=200)), max_size=30)
+)  # fmt: skip
+def test_what_is_called_small_is_small(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+) -> None:
+    """Beside aiokafka's own estimate, which is what is compared with the limit."""
+    record = Outgoing("t", key, value, headers)
+    assert not PRODUCER.is_small(record) or size_of(key, value, headers) <= LIMIT
