@@ -7,8 +7,8 @@ are in the log all the same. It has no knob for some settings of other clients; 
 import asyncio
 import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -50,6 +50,9 @@ class Connection:
             max_request_size=config.max_request_size,
         )
         self._limits: dict[str, tuple[float, int | None]] = {}  # by topic: when it was asked for, bytes
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     async def start(self) -> None:
         """Connect. Raises UnavailableError when no broker answers."""
@@ -58,6 +61,25 @@ class Connection:
         except KafkaConnectionError as error:
             await self.kafka.stop()
             raise UnavailableError(f"no Kafka broker answers at {self._settings.bootstrap_servers}") from error
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While something is handed over: `leave` waits for it."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def leave(self, limit_s: float) -> None:
+        """Stop when nobody uses it any more; another one is there for whoever comes. *limit_s* as for `stop`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._unused.wait()
+        await self.stop(limit_s)
 
     async def stop(self, limit_s: float = STOP_S) -> None:
         """Send what is still buffered and disconnect. What Kafka does not take in *limit_s* is dropped.

@@ -20,7 +20,7 @@ from app.errors import ClaimStoreError, ClaimTooLargeError, ConfigError, UnsentE
 from app.publish.batches import one_batch
 from app.publish.claims import ClaimStore
 from app.publish.connection import STOP_S, Connection, explained
-from app.publish.results import Found, Published, PublishError, TooLarge, cause, in_words
+from app.publish.results import Found, Published, PublishError, RecordTooLargeError, TooLarge, cause, in_words
 from app.publish.sending import Sending, check_size, check_topic
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, headers_of
@@ -179,13 +179,14 @@ class Producer:
         return Sending(self._connected(), records, self._choose, config.batch_size, config.max_request_size)
 
     async def _sent(self, sending: Sending) -> list[Published]:
-        async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
-            try:
-                return await sending.run()
-            except MessageSizeTooLargeError as error:
-                if not isinstance(error, TooLarge):
-                    self._connected().forget_limits()
-                raise
+        with sending.connection.in_use():
+            async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
+                try:
+                    return await sending.run()
+                except MessageSizeTooLargeError as error:
+                    if not isinstance(error, TooLarge):
+                        self._connected().forget_limits()
+                    raise
 
     def is_small(self, record: Outgoing) -> bool:
         """Whether any topic takes *record*, so that there is nothing to `check`. For most it is, and this is quick."""
@@ -217,26 +218,43 @@ class Producer:
         topics = ", ".join(sorted({record.topic for record in records}))
         try:
             try:
-                await self.send_all(records)
-            except MessageSizeTooLargeError:
+                await self.send_all(
+                    [record if self.is_small(record) else await self._fitting(record) for record in records]
+                )
+            except MessageSizeTooLargeError as error:
+                if isinstance(error, TooLarge):  # and nothing that is smaller is there
+                    raise
                 await self._renew()
                 for record in records:
                     await self._deliver_alone(record)
         except (KafkaError, TimeoutError) as error:
-            await self._renew()
+            if not isinstance(error, TooLarge):
+                await self._renew()
             raise UnsentError(f"Kafka does not take records for {topics}: {cause(error)}") from error
         except ConfigError as error:  # of the partitioner
             raise UnsentError(f"records for {topics} cannot leave: {error}") from error
 
+    async def _fitting(self, record: Outgoing) -> Outgoing:
+        """*record*, or the first of its fallbacks that is not too large, as far as we know what its topic takes."""
+        while record.fallback is not None:
+            try:
+                await self.check(record)
+            except RecordTooLargeError as error:
+                log.warning("something smaller leaves in its place", why=str(error), to=record.fallback.topic)
+                record = record.fallback
+            else:
+                break
+        return record
+
     async def _deliver_alone(self, record: Outgoing) -> None:
+        """The same for a topic that did not say what it takes."""
         while True:
             try:
                 await self.send_all([record])
-            except MessageSizeTooLargeError:
+            except MessageSizeTooLargeError as error:
                 if record.fallback is None:
                     raise
-                log.warning("too large, something smaller leaves in its place", topic=record.topic,
-                            to=record.fallback.topic)  # fmt: skip
+                log.warning("something smaller leaves in its place", why=str(error), to=record.fallback.topic)
                 record = record.fallback
                 await self._renew()
             else:
@@ -252,7 +270,7 @@ class Producer:
             return
         await self._connect()
         leaving = asyncio.create_task(
-            old.stop(self.settings.producer_config.delivery_timeout_ms / 1000), name="old producer"
+            old.leave(self.settings.producer_config.delivery_timeout_ms / 1000), name="old producer"
         )
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
@@ -268,8 +286,10 @@ class Producer:
         been written all the same.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
-        async with asyncio.timeout(limit_s):
-            sent = await one_batch(self._connected().kafka, topic, partition, rows, headers)
+        connection = self._connected()
+        with connection.in_use():
+            async with asyncio.timeout(limit_s):
+                sent = await one_batch(connection.kafka, topic, partition, rows, headers)
         return _offset_of(sent, limit_s)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:

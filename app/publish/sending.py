@@ -26,7 +26,7 @@ class Sending:
     def __init__(
         self, connection: Connection, records: Sequence[Outgoing], choose: Choose, batch_bytes: int, bytes_max: int
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._records = records
         self._choose = choose
         self._batch_bytes = batch_bytes
@@ -38,8 +38,8 @@ class Sending:
     async def run(self) -> list[Published]:
         """Send them and wait for every one. Raises what aiokafka raises; too large: before anything was sent."""
         topics = {record.topic for record in self._records}
-        counts = {topic: await self._connection.partitions(topic) for topic in topics}
-        limits = {topic: await self._connection.limit(topic) for topic in topics}
+        counts = {topic: await self.connection.partitions(topic) for topic in topics}
+        limits = {topic: await self.connection.limit(topic) for topic in topics}
         await self._check(limits)
         places: dict[tuple[str, bytes], int] = {}  # of keys: most come again
         for record in self._records:
@@ -53,7 +53,7 @@ class Sending:
                         places[at] = chosen
                 partition = chosen
             elif partition >= counts[record.topic]:
-                await self._connection.partitions(record.topic, partition)
+                await self.connection.partitions(record.topic, partition)
             await self._append(record, partition, limits[record.topic])
         await asyncio.gather(*(batches.close() for batches in self._batches.values()))
         await self._wait()
@@ -80,17 +80,17 @@ class Sending:
             size = check_size(record, self._bytes_max)
             limit = limits[record.topic]
             if limit is not None and size > limit:
-                limits[record.topic] = await check_topic(self._connection, record, limit)
+                limits[record.topic] = await check_topic(self.connection, record, limit)
 
     def _partition(self, record: Outgoing, count: int) -> int:
         chosen = self._choose(record.key, count) if record.key is not None else None
-        return self._connection.any_partition(record.topic) if chosen is None else chosen
+        return self.connection.any_partition(record.topic) if chosen is None else chosen
 
     async def _append(self, record: Outgoing, partition: int, limit: int | None) -> None:
         batches = self._batches.get((record.topic, partition))
         if batches is None:
             size = self._batch_bytes if limit is None else min(self._batch_bytes, limit)
-            batches = PartitionBatches(self._connection.kafka, record.topic, partition, size)
+            batches = PartitionBatches(self.connection.kafka, record.topic, partition, size)
             self._batches[record.topic, partition] = batches
         written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
         place = await batches.append(record.key, record.value, record.headers, written_ms)
@@ -103,7 +103,7 @@ class Sending:
         gone_since = 0.0
         while pending:
             _, pending = await asyncio.wait(pending, timeout=LOOK_S)
-            gone = [topic for topic, _ in self._batches if self._connection.is_gone(topic)]
+            gone = [topic for topic, _ in self._batches if self.connection.is_gone(topic)]
             gone_since = (gone_since or time.monotonic()) if gone else 0.0
             if pending and gone_since and time.monotonic() - gone_since > MISSING_S:
                 raise UnknownTopicOrPartitionError(gone[0])
