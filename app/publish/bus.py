@@ -79,24 +79,20 @@ class EventBus:
             codec_of(type(event)).encode(event),
             [*envelope, *headers],
         )
-        unit.publish(record)
-        if self._producer.claims.wants(record):
-            await self._check_in(record, unit)
-        elif not self._producer.is_small(record):
-            try:
-                await self._producer.check(record)
-            except BaseException:
-                unit.replace(record, None)
-                raise
+        unit.publish(record)  # before anything is waited for: its id is made from its place
+        if not self._producer.is_small(record):
+            await self._check(record, unit)
 
-    async def _check_in(self, record: Outgoing, unit: Outbox) -> None:
-        """Have a claim check leave instead. It has its place, by which it is identified, before anything is waited for.
+    async def _check(self, record: Outgoing, unit: Outbox) -> None:
+        """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
 
         When the store is away the event in hand is undone, and handled again later, whatever its handler makes of that.
         """
         instead = None
         try:
-            instead = await self._producer.claims.check_in(record)
+            leaving = await self._producer.claims.check_in(record)
+            await self._producer.check(leaving)
+            instead = leaving
         except ClaimStoreError:
             unit.is_undone = True
             raise
