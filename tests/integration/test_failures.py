@@ -18,7 +18,7 @@ from tests.integration.house import LIMIT_S, House, wait_for
 LEDGER = """
 import os
 import time
-from app import PermanentError, TransientError
+from app import Breaker, PermanentError, TransientError
 
 ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -134,6 +134,25 @@ def test_a_kill_takes_no_attempt_and_no_order_away(house: House) -> None:
     assert [call.number for call in calls(house, "k")] == [0, 0, 1, 2, 3]
     assert worker.rows("count") == {"other": 2, "k": 4}
     assert [len(house.live(DEAD)), len(letters(house))] == [1, 4]  # that of `back`
+
+
+def test_what_waits_goes_along_with_its_partition(house: House) -> None:
+    """When another worker joins and when one is killed: each event has its attempts, and counts once."""
+    house.build(handler(', retry=Retry(1), retry_topics=["1s", "2s"], breaker=Breaker(failures=0)'), partitions=4)
+    one = house.start("one")
+    house.send(*(house.thing(f"k{number}", 1, "at3", partition=number % 4) for number in range(40)))
+    wait_for(lambda: house.outcomes(one)["postponed"] >= 40)
+    two = house.start("two", ready=2)
+    one.wait_ready(partitions=2)
+    house.send(*(house.thing(f"l{number}", 1, "at3", partition=number % 4) for number in range(40)))
+    wait_for(lambda: house.outcomes(two)["postponed"] >= 20)
+    house.kill(two)
+    everything = {f"{letter}{number}": 1 for letter in "kl" for number in range(40)}
+    wait_for(lambda: one.rows("count") == everything)
+    assert letters(house) == []
+    for key in everything:
+        made = [call.attempt for call in calls(house, key)]
+        assert (set(made), len(made) <= 4) == ({1, 2, 3}, True), (key, made)
 
 
 def test_a_partition_that_halts_says_so_and_the_others_go_on(house: House) -> None:
