@@ -7,9 +7,7 @@ failed that are in the log all the same.
 import asyncio
 import time
 from collections.abc import Awaitable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
-from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
@@ -19,9 +17,10 @@ from faust import Record as Event
 
 from app.config import KafkaConfig, load_settings
 from app.errors import OperatingError, UnavailableError, UnsentError
+from app.publish.attributes import new_headers
 from app.publish.batches import PartitionBatches, one_batch
 from app.wire.codec import codec_of
-from app.wire.envelope import Headers, Outgoing, headers_of
+from app.wire.envelope import Headers, Outgoing
 
 
 class Published(NamedTuple):
@@ -218,12 +217,7 @@ class Producer:
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
-        return headers_of(
-            event_id=str(uuid4()),
-            event_type=str(type(event)._options.namespace),
-            source=self.settings.consumer_config.group_id,
-            time=datetime.now(UTC),
-        )
+        return new_headers(event, self.settings.consumer_config.group_id)
 
     def _connected(self) -> Any:  # Any: aiokafka is untyped
         if self._producer is None:
