@@ -5,10 +5,8 @@ Works inside a worker and in a plain script. What is wrong is one line with its 
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
-from uuid import uuid4
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -17,6 +15,7 @@ from faust import Record as Event
 
 from app.config import ClaimCheckConfig, KafkaConfig, load_settings
 from app.errors import ClaimStoreError, ClaimTooLargeError, ConfigError, UnsentError
+from app.publish.attributes import new_headers
 from app.publish.batches import one_batch
 from app.publish.claims import ClaimStore
 from app.publish.connection import STOP_S, Connection, explained
@@ -32,7 +31,7 @@ from app.publish.results import (
 )
 from app.publish.sending import Sending, check_size, check_topic
 from app.wire.codec import codec_of
-from app.wire.envelope import Headers, Outgoing, headers_of
+from app.wire.envelope import Headers, Outgoing
 from app.wire.partition import chooser
 
 log = structlog.get_logger()
@@ -284,12 +283,7 @@ class Producer:
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
-        return headers_of(
-            event_id=str(uuid4()),
-            event_type=str(type(event)._options.namespace),
-            source=self.settings.consumer_config.group_id,
-            time=datetime.now(UTC),
-        )
+        return new_headers(event, self.settings.consumer_config.group_id)
 
     def _connected(self) -> Connection:
         if self._connection is None:
