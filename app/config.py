@@ -149,6 +149,9 @@ class WorkerConfig(Section):
     commit_interval_s: float = Field(1.0, gt=0.01, le=60, description="Between two offset commits, seconds.")
     concurrency: int = Field(100, ge=1, le=100_000, description="Events in hand at once.")
     partition_concurrency: int = Field(0, ge=0, description="Of one partition at once; 0 means as many as of all.")
+    tracing: Literal["auto", "link", "parent", "off"] = Field(
+        "auto", description="Spans by OpenTelemetry, if a tracer provider is set; link and parent insist on one."
+    )
     version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Unfinished records of one partition before it is paused.")

@@ -22,10 +22,12 @@ from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
 from app.engine.redeeming import Redeeming
 from app.engine.subscription import Options, Subscription, Windows, dedupe_of
+from app.engine.traced import traced
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry, delays_of
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
+from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
 from app.publish.producer import Producer
@@ -235,6 +237,7 @@ class Famulus(faust.App):
         kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
         self.dispatcher.check()
         check_house(self.subscriptions, self.dispatcher, kafka)
+        self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)  # agents may have set a provider
         needed = self.topics_needed()
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
@@ -260,11 +263,12 @@ class Famulus(faust.App):
             subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
             self.carried.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
-            self.pipelines[subscription.topic_name] = pipeline_of(
+            pipeline = pipeline_of(
                 self.settings, subscription, self.dispatcher, letters=DeadLetters(
                     letters, there[letters], self.group, self.settings.worker.version
                 ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
             )  # fmt: skip
+            self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
 
     def _note_step(self, step: str) -> None:
         self.probe(step)  # which agents set after this app was built

@@ -19,11 +19,13 @@ from app.failures.circuit import Breaker
 from app.failures.gate import Gate
 from app.failures.retry import Policy
 from app.publish.bus import EventBus
+from app.wire.cloudevents import envelope_in, is_structured
 from app.wire.codec import Codec, codec_of
 from app.wire.envelope import Delivery, Record, event_type_of
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
+_SPEC = b'"specversion"'  # in every envelope of a CloudEvent in structured mode, whose headers may say the same again
 _END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
@@ -136,8 +138,9 @@ async def _run(handler: Handler, values: dict[type, object]) -> None:
 class EventTypes:
     """The event types of one topic: finds the type of a record and decodes it.
 
-    The type is named by the `ce_type` header, else by `__faust.ns` in the value (what a plain Faust app writes), else
-    it is the topic's only type. A name is looked up here and nowhere else: a sender never chooses a class.
+    The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode, else by `__faust.ns`
+    in the value (what a plain Faust app writes), else it is the topic's only type. A name is looked up here and nowhere
+    else: a sender never chooses a class.
     """
 
     def __init__(self, topic: str, types: Iterable[type[Event]]) -> None:
@@ -148,7 +151,11 @@ class EventTypes:
     def decode(self, record: Record) -> Event | None:
         """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
         value = record.value
-        name = event_type_of(record.headers) if record.headers else None
+        name = None
+        if record.headers:
+            name = event_type_of(record.headers)
+            if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
+                return self._in_envelope(record)
         if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
             name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
@@ -157,6 +164,17 @@ class EventTypes:
         if name is None:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None
+
+    def _in_envelope(self, record: Record) -> Event | None:
+        envelope = envelope_in(record)
+        codec = self._codecs.get(envelope.type)
+        if codec is None:
+            return None
+        payload = envelope.payload()
+        try:
+            return codec.decode(payload)
+        except DecodeError as error:
+            raise DecodeError(f"$.data{error.path[1:]}", error.reason) from None
 
 
 class _Metadata(msgspec.Struct):

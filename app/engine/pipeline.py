@@ -233,6 +233,8 @@ class Pipeline:
             error = HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s")
         if unit.is_undone:
             raise Unwound
+        if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
+            raise error
         return self.failing.failed(handler, handlers, error, unit, past)
 
     @staticmethod

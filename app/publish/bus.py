@@ -1,30 +1,23 @@
 """The mission's event bus: publish what happened; topic and key come from the event's type."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol, Self, cast
 
 from faust import Record
 
 from app.errors import ClaimStoreError
+from app.observe.tracing import Tracing, tracing_of
+from app.publish.attributes import Causing, caused_headers
 from app.publish.producer import Producer, key_bytes
+from app.publish.results import Published
 from app.wire.codec import codec_of
-from app.wire.envelope import Headers, Outgoing, derived_id, headers_of
+from app.wire.envelope import Headers, Outgoing, with_own
 
 
-class Outbox(Protocol):
+class Outbox(Causing, Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
-    handler: str
     is_undone: bool
-
-    @property
-    def event_id(self) -> str:
-        """The id of the event in hand."""
-
-    @property
-    def position(self) -> int:
-        """How many events the current handler has published so far."""
 
     def publish(self, record: Outgoing) -> None:
         """Let *record* leave with the event's other effects."""
@@ -41,13 +34,19 @@ class EventBus:
 
         async with EventBus() as bus:
             await bus.publish(OrderCreated(...))
+
+    *tracing* is found when it starts: see `observe.tracing`. In a handler a `send` span ends when the event is in the
+    unit of work, and the event leaves with its group. Without tracing the trace context of the causing event is handed
+    on as it came.
     """
 
     def __init__(self, producer: Producer | None = None, outbox: Callable[[], Outbox | None] = lambda: None) -> None:
         self._producer = producer or Producer()
         self._outbox = outbox
+        self.tracing: Tracing | None = None
 
     async def __aenter__(self) -> Self:
+        self.tracing = tracing_of("auto", self._producer.settings)
         await self._producer.start()
         return self
 
@@ -57,46 +56,46 @@ class EventBus:
     async def publish(self, event: Record, *, key: object = None, headers: Headers = ()) -> None:
         """Publish *event* to the topic of its type, keyed by the field that its type names unless *key* is given.
 
-        *headers* are added to those of `wire.envelope`. In a handler the event's id is derived from the causing event,
-        so publishing it again after a restart is recognised by whoever reads it. Raises TypeError when the event's
-        type names no topic, RecordTooLargeError (a PermanentError) when it could never leave and, outside a handler,
-        what else `Producer.produce` raises.
+        *headers* are added to those of `wire.envelope`, and take the place of those that have their names. In a handler
+        the event's id is derived from the causing event, so publishing it again after a restart is recognised by
+        whoever reads it. Raises TypeError when the event's type names no topic, RecordTooLargeError (a PermanentError)
+        when it could never leave and, outside a handler, what else `Producer.produce` raises.
         """
         topic, key = _address(event, key)
         unit = self._outbox()
         if unit is None:
-            await self._producer.produce(topic, key, event, headers=[*self._producer.new_headers(event), *headers])
+            ours = self._producer.new_headers(event)
+        else:
+            ours = caused_headers(event, self._producer.settings.consumer_config.group_id, unit)
+        trace = [] if unit is None else unit.cause.trace
+        if self.tracing is None:
+            await self._send(topic, key, event, with_own(ours + trace if trace else ours, headers), unit)
             return
-        envelope = headers_of(
-            event_id=derived_id(unit.event_id, unit.handler, unit.position),
-            event_type=str(type(event)._options.namespace),
-            source=self._producer.settings.consumer_config.group_id,
-            time=datetime.now(UTC),
-        )
-        record = Outgoing(
-            self._producer.settings.topic(topic),
-            key_bytes(key),
-            codec_of(type(event)).encode(event),
-            [*envelope, *headers],
-        )
-        unit.publish(record)
-        if self._producer.claims.wants(record):
-            await self._check_in(record, unit)
-        elif not self._producer.is_small(record):
-            try:
-                await self._producer.check(record)
-            except BaseException:
-                unit.replace(record, None)
-                raise
+        with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
+            span.sent(await self._send(topic, key, event, with_own(ours + (span.context or trace), headers), unit))
 
-    async def _check_in(self, record: Outgoing, unit: Outbox) -> None:
-        """Have a claim check leave instead. It has its place, by which it is identified, before anything is waited for.
+    async def _send(
+        self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None
+    ) -> Published | None:
+        if unit is None:
+            return await self._producer.produce(topic, key, event, headers=headers)
+        name = self._producer.settings.topic(topic)
+        record = Outgoing(name, key_bytes(key), codec_of(type(event)).encode(event), headers)
+        unit.publish(record)  # before anything is waited for: its id is made from its place
+        if not self._producer.is_small(record):
+            await self._check(record, unit)
+        return None
+
+    async def _check(self, record: Outgoing, unit: Outbox) -> None:
+        """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
 
         When the store is away the event in hand is undone, and handled again later, whatever its handler makes of that.
         """
         instead = None
         try:
-            instead = await self._producer.claims.check_in(record)
+            leaving = await self._producer.claims.check_in(record)
+            await self._producer.check(leaving)
+            instead = leaving
         except ClaimStoreError:
             unit.is_undone = True
             raise

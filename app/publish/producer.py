@@ -5,10 +5,8 @@ Works inside a worker and in a plain script. What is wrong is one line with its 
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
-from uuid import uuid4
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -17,13 +15,23 @@ from faust import Record as Event
 
 from app.config import ClaimCheckConfig, KafkaConfig, load_settings
 from app.errors import ClaimStoreError, ClaimTooLargeError, ConfigError, UnsentError
+from app.publish.attributes import new_headers
 from app.publish.batches import one_batch
 from app.publish.claims import ClaimStore
 from app.publish.connection import STOP_S, Connection, explained
-from app.publish.results import Found, Published, PublishError, RecordTooLargeError, TooLarge, cause, in_words
+from app.publish.results import (
+    Found,
+    NotAcknowledgedError,
+    Published,
+    PublishError,
+    RecordTooLargeError,
+    TooLarge,
+    cause,
+    in_words,
+)
 from app.publish.sending import Sending, check_size, check_topic
 from app.wire.codec import codec_of
-from app.wire.envelope import Headers, Outgoing, headers_of
+from app.wire.envelope import Headers, Outgoing
 from app.wire.partition import chooser
 
 log = structlog.get_logger()
@@ -39,8 +47,8 @@ class Producer:
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment. *claims* is where payloads go that are too large. Raises
-    ConfigError when the partitioner that the settings name is not there.
+    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go.
+    Raises ConfigError when the partitioner that the settings name is not there.
     """
 
     def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
@@ -96,7 +104,7 @@ class Producer:
         unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
         bytes are sent as they are; None is a tombstone.
         Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
-        in `ProducerConfig.DeliveryTimeoutMs`; all are PublishErrors, as is what the store of large payloads refuses.
+        in `ProducerConfig.DeliveryTimeoutMs` or the store is away; all are PublishErrors.
         """
         topic = self.settings.topic(topic)
         record = self._outgoing(topic, key, event, headers, partition, timestamp_ms)
@@ -118,21 +126,21 @@ class Producer:
         published: list[Published] = []
         rest = iter(records)
         while chunk := list(islice(rest, CHUNK)):
-            ready = []
-            for key, event, *more in chunk:
-                record = self._outgoing(topic, key, event, next(iter(more), None))
-                ready.append(await self._checked_in(record) if isinstance(event, Event) else record)
+            ready = [self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk]
+            for place, (_, event, *_) in enumerate(chunk):
+                if isinstance(event, Event) and self.claims.wants(ready[place]):
+                    ready[place] = await self._checked_in(ready[place], published)
             published += await self._produced(topic, ready, published)
         return published
 
-    async def _checked_in(self, record: Outgoing) -> Outgoing:
-        """What is to leave: a large payload goes to its store before. Raises PublishError when that refuses it."""
-        if not self.claims.wants(record):
-            return record
+    async def _checked_in(self, record: Outgoing, before: Sequence[Published] = ()) -> Outgoing:
         try:
             return await self.claims.check_in(record)
-        except (ClaimStoreError, ClaimTooLargeError) as error:
-            raise PublishError(f"record for {record.topic} was not sent: {error}") from error
+        except ClaimTooLargeError as error:
+            raise RecordTooLargeError(f"a record for {record.topic} is too large: {error}", before) from error
+        except ClaimStoreError as error:
+            what = f"a record for {record.topic} was not sent: the store of large payloads is away: {error}"
+            raise NotAcknowledgedError(what, before, may_be_sent=False) from error
 
     def _outgoing(  # noqa: PLR0913, PLR0917  # what a Kafka record has
         self, topic: str, key: object, event: Value, headers: Headers | None = None, partition: int | None = None,
@@ -189,11 +197,12 @@ class Producer:
                     raise
 
     def is_small(self, record: Outgoing) -> bool:
-        """Whether any topic takes *record*, so that there is nothing to `check`. For most it is, and this is quick."""
+        """Whether any topic takes *record*, so that there is nothing to check. For most it is, and this is quick."""
         size = ROOM_BYTES + len(record.key or b"") + len(record.value or b"")
         for name, value in record.headers:
             size += 4 * len(name) + len(value) + HEADER_BYTES
-        return size < min(SMALL_BYTES, self.settings.producer_config.max_request_size)
+        limit = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
+        return size < limit and not self.claims.wants(record)
 
     async def check(self, record: Outgoing) -> None:
         """Raise RecordTooLargeError when *record* (its topic as on the cluster) could never be sent.
@@ -294,12 +303,7 @@ class Producer:
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
-        return headers_of(
-            event_id=str(uuid4()),
-            event_type=str(type(event)._options.namespace),
-            source=self.settings.consumer_config.group_id,
-            time=datetime.now(UTC),
-        )
+        return new_headers(event, self.settings.consumer_config.group_id)
 
     def _connected(self) -> Connection:
         if self._connection is None:

@@ -14,7 +14,7 @@ from app.errors import PermanentError
 from app.state.partition import Partition, Rows
 from app.storage.changelog import MARK_BYTES, RECORD_OVERHEAD
 from app.storage.store import StoreError
-from app.wire.envelope import Outgoing, Record, event_id_of
+from app.wire.envelope import Cause, Outgoing, Record, cause_of, event_id_of
 
 Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched
 NOTHING: Savepoint = ({}, 0, 0)
@@ -49,6 +49,7 @@ class Unit:
     bytes_redeemed = 0  # of its payload, which its record does not carry
     _touched = NO_TOUCHED  # a set in the order of touching
     _event_id = ""
+    _cause: Cause | None = None
     _first = 0  # place in the outbox of the first event that the current handler publishes
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
@@ -61,6 +62,13 @@ class Unit:
         """What makes the event the same event when it comes again. Made when somebody asks for it."""
         self._event_id = self._event_id or event_id_of(self.record)
         return self._event_id
+
+    @property
+    def cause(self) -> Cause:
+        """What the event hands on to those that are published because of it. Made when somebody asks for it."""
+        if self._cause is None:
+            self._cause = cause_of(self.record)
+        return self._cause
 
     # Rows.
 

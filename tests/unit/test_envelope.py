@@ -2,8 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import uuid5
 
-from app.wire.envelope import Headers, delivery_of, derived_id, event_id_of, event_type_of, headers_of
+from app.wire.envelope import (
+    NAMESPACE,
+    Headers,
+    cause_of,
+    delivery_of,
+    derived_id,
+    event_id_of,
+    event_type_of,
+    headers_of,
+    with_own,
+)
 
 
 @dataclass
@@ -70,3 +81,40 @@ def test_the_idempotency_key_is_stable_across_attempts() -> None:
     first, second = (delivery_of(record, "id", attempt) for attempt in (1, 2))
     assert first.idempotency_key == second.idempotency_key
     assert (first.topic, first.partition, first.offset, second.attempt) == ("order-events", 3, 42, 2)
+
+
+def test_derived_ids_are_uuids_of_version_5() -> None:
+    """Anybody can compute them: by name, in a namespace that never changes."""
+    assert str(NAMESPACE) == "50ac5b66-615e-4227-b4eb-f4a479eb611a"
+    for position in range(50):
+        assert derived_id("shop#1", "agents.h", position) == str(uuid5(NAMESPACE, f"shop#1|agents.h|{position}"))
+
+
+def test_a_chain_of_events_has_the_id_of_its_first_one() -> None:
+    """And each names the one before it."""
+    first = FakeRecord(headers=[("ce_id", b"1"), ("ce_source", b"shop")])
+    second = FakeRecord(headers=[("ce_id", b"2"), *cause_of(first).story])
+    assert dict(cause_of(second).story) == {"ce_correlationid": b"1", "ce_causationid": b"2"}
+    deliveries = [delivery_of(record, "id", 1) for record in (first, second)]
+    assert [(d.correlation_id, d.causation_id) for d in deliveries] == [("1", None), ("1", "1")]
+
+
+def test_a_cause_without_an_id_is_named_by_its_place() -> None:
+    """Which is its identity everywhere else, too."""
+    assert dict(cause_of(FakeRecord()).story)["ce_causationid"] == b"order-events/3/42"
+    assert delivery_of(FakeRecord(), event_id_of(FakeRecord()), 1).correlation_id == "order-events/3/42"
+
+
+def test_a_trace_context_is_handed_on_as_it_is() -> None:
+    """These headers and no others."""
+    trace = [("traceparent", b"00-1"), ("tracestate", b"a=b"), ("baggage", b"\xff")]
+    assert cause_of(FakeRecord(headers=[("mine", b"1"), *reversed(trace)])).trace == trace
+    assert cause_of(FakeRecord()).trace == []
+
+
+def test_what_the_user_gives_takes_the_place_of_ours() -> None:
+    """A header is there once, and a trace state stays with its parent."""
+    ours = [("ce_id", b"1"), ("traceparent", b"2"), ("tracestate", b"3"), ("baggage", b"4")]
+    assert with_own(ours, []) == ours
+    assert with_own(ours, [("ce_id", b"5")]) == [*ours[1:], ("ce_id", b"5")]
+    assert with_own(ours, [("traceparent", b"6")]) == [("ce_id", b"1"), ("baggage", b"4"), ("traceparent", b"6")]

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
+from app.publish.producer import Producer
 from app.state.unit import current_unit
 from app.wire.claimcheck import CLAIMED
 from app.wire.codec import codec_of
@@ -61,8 +61,7 @@ class Depot:
             ClaimCheckConfig(store=str(root), threshold_bytes=1_000, max_bytes=SIZE, in_hand_bytes=2 * SIZE)
         )
         self.redeeming = Redeeming(self.store)
-        producer: Any = SimpleNamespace(settings=KafkaConfig(), claims=self.store, is_small=lambda record: True)
-        self.bus = EventBus(producer, current_unit)
+        self.bus = EventBus(Producer(KafkaConfig(), self.store), current_unit)
         dispatcher = Dispatcher(svcs.Registry(), self.bus)
         dispatcher.add(handler_for(Parcel, handler, Policy(Retry(2, 0.01)), NEVER))
         self.counts = Counts()

@@ -18,7 +18,7 @@ from app.deadletter.selection import Entry
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
-from app.wire.envelope import Headers, Record, event_type_of
+from app.wire.envelope import Headers, Record, attributes_of, event_type_of
 
 SCANNED = 1_000  # records before the event, for a good one of its type
 
@@ -59,7 +59,7 @@ async def seen(  # noqa: PLR0913, PLR0917  # all that is known
         name = event_type_of(record.headers) or ""
     else:
         value = returned.value
-        name = _type_name(record.headers, value, types)
+        name = _type_name(attributes_of(returned), value, types)
         fault = fault_in(decoder, returned)
     good = None
     if name in types and letter.id.origin.topic == subscription.topic_name:
@@ -82,7 +82,7 @@ def fault_in(decoder: EventTypes, record: Any) -> str:  # Any: a `Returned`, whi
 
 
 def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
-    """The event's type: by its header, by what Faust writes into the value, else the only one that there is."""
+    """The event's type: by its attributes, by what Faust writes into the value, else the only one that there is."""
     name = event_type_of(headers)
     content = json_of(value)
     if name is None and isinstance(content, dict) and isinstance(content.get("__faust"), dict):
