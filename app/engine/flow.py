@@ -141,7 +141,8 @@ class Flow:
         """
         if self.is_closing:
             return False
-        if self.backs.is_due and not self.lanes.is_full and self._refill_back():
+        # What halted because it has too many dead letters is told here that some are dropped.
+        if self.backs.is_due and (self.halted or not self.lanes.is_full) and self._refill_back():
             return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
             records = next(self._fetches[0], None)
