@@ -4,6 +4,7 @@ They carry what the record was, with where it came from and what is to be done a
 record's time in a header: the topics that they go through keep records by the time of their writing.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Literal
@@ -87,11 +88,14 @@ def returned(record: Record) -> Returned:
 
 
 def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Returned:
-    """*record* on its way to its *stage*-th wait, of *delay_s*, for the handler that failed."""
+    """*record* on its way to its *stage*-th wait, of *delay_s*, for the handler that failed.
+
+    Times are whole milliseconds, cut, so one is added: never too early.
+    """
     return Returned(
         record.topic, record.partition, record.offset, record.timestamp, record.key, record.value,
         sender_headers(record.headers), "retry", failure.hops, failure.handler, stage,
-        failure.at_ms + round(delay_s * 1000), failure.attempts, failure.first_ms,
+        failure.at_ms + 1 + math.ceil(delay_s * 1000), failure.attempts, failure.first_ms,
         failure.edited,
     )  # fmt: skip
 
