@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable, Sequence
 
 import click
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.cli import argument, option
 from rich.console import Console
@@ -17,6 +16,7 @@ from app.config import KafkaConfig
 from app.errors import ConfigError
 from app.observe.health import log_consumer, partitions_of
 from app.observe.keys import KeyStudy, Report
+from app.wire.codec import json_of
 from app.wire.envelope import Record
 from app.wire.partition import chooser
 
@@ -53,7 +53,7 @@ class keys(Command):  # noqa: N801  # the class's name is the command's
             raise ConfigError(f"there is no topic {name}")
         study = KeyStudy(count, chooser(settings.kafka.producer_config.partitioner), fields)
         for record in await last_records(settings.kafka, name, count, sample, timeout_s):
-            study.note(record.key, record.partition, _json(record.value))
+            study.note(record.key, record.partition, json_of(record.value))
         if is_json:
             for report in study.reports():
                 click.echo(json.dumps({"topic": name, **report.as_json()}))
@@ -62,13 +62,6 @@ class keys(Command):  # noqa: N801  # the class's name is the command's
             console.print(table_of(name, study.reports()))
             for report in study.reports():
                 console.print(f"{report.key}: {report.why}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _json(value: bytes | None) -> object:
-    try:
-        return msgspec.json.decode(value or b"null")
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
 
 
 async def last_records(kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float) -> list[Record]:

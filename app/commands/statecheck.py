@@ -21,8 +21,8 @@ from app.storage.changelog import (
     PACK,
     PROCESSED,
     ROW,
+    offset_of,
     period_of,
-    place_of,
     table_and_key,
     unpack,
 )
@@ -153,5 +153,5 @@ def _name(subscription: Subscription, key: bytes) -> str:
     if key[:1] == PACK:
         return f"pack of {period_of(key)}"
     if key[:1] in (ATTEMPTS, DEAD):
-        return f"{'attempts at' if key[:1] == ATTEMPTS else 'dead letter of'} offset {place_of(key)}"
+        return f"{'attempts at' if key[:1] == ATTEMPTS else 'dead letter of'} offset {offset_of(key)}"
     return "the processed row" if key == PROCESSED else "the epoch"

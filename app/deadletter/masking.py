@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterator
 
-import msgspec
-
 from app.wire.claimcheck import is_claim_check
+from app.wire.codec import json_of
 from app.wire.envelope import Record
 
 TEXT_BYTES_MAX = 256  # of an error text; headers stay small so that a dead letter fits where its original did
@@ -40,12 +39,8 @@ def cut(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
 def _values(record: Record) -> Iterator[str]:
     if record.key:
         yield record.key.decode("utf-8", "backslashreplace")
-    try:
-        value = msgspec.json.decode(record.value or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return  # not an event: what is said of it comes from us and quotes nothing
     found = 0
-    left = [value]
+    left = [json_of(record.value)]  # none where it is no event: what is said of that comes from us and quotes nothing
     while left and found < VALUES_MAX:
         item = left.pop()
         if isinstance(item, dict):

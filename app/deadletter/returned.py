@@ -11,27 +11,20 @@ from typing import Literal
 
 from app.deadletter.record import MARK, Failure, origin_headers, origin_of, our_headers, sender_headers
 from app.errors import DecodeError
-from app.wire.envelope import Headers, Outgoing, Record
+from app.wire.envelope import Outgoing, PlainRecord, Record
 
 Action = Literal["redrive", "drop", "retry"]
 ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
 
 
 @dataclass(slots=True)
-class Returned:
+class Returned(PlainRecord):
     """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
 
     *handler* is the only one that is to handle it, if it says one. When it waits for another attempt, *due_ms* (since
     1970) is when, and *attempts* and *first_ms* count on. *hops* is how often it was redriven.
     """
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
     action: Action
     hops: int = 0
     handler: str = ""

@@ -4,7 +4,6 @@ A letter is open when nothing was done about it and its event did not fail again
 some 600 bytes whatever its size; whoever needs more reads it again.
 """
 
-import re
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -12,10 +11,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from app.deadletter.letter import Audit, Cause, Done, Letter, LetterId, Origin
+from app.durations import seconds_in
 
 HOPS_MAX = 10  # an event that was sent back so often does not need to be sent back once more
-_ago = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 Place = tuple[int, int]  # of a letter in its topic: partition and offset
 Sequence = tuple[str, int, bytes]  # topic and partition of the origin, and the key
 
@@ -58,8 +56,8 @@ def time_of(text: str, now_ms: int) -> int:
 
     Raises ValueError when it says neither.
     """
-    if ago := _ago.fullmatch(text):
-        return now_ms - round(float(ago[1]) * _UNIT_MS[ago[2]])
+    if (ago_s := seconds_in(text)) is not None:
+        return now_ms - round(ago_s * 1000)
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

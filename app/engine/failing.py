@@ -6,7 +6,7 @@ again in its lane? in a retry topic? may there be one more dead letter? must lat
 
 import random
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,7 @@ from app.observe.metrics import Counts
 from app.state.partition import Partition
 from app.state.troubles import Tried, attempts_row
 from app.state.unit import Unit
-from app.wire.envelope import Record, event_id_of
+from app.wire.envelope import Record, event_id_of, place_of
 
 log = structlog.get_logger()
 OnDeadLetter = Literal["skip", "sequence", "halt"]
@@ -198,11 +198,6 @@ class Failing:
 
 def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
     return {done.name for done in handlers[: handlers.index(handler)]}
-
-
-def place_of(record: Record) -> Hashable:
-    """Which event it is, for gates."""
-    return record.topic, record.partition, record.offset
 
 
 def words(record: Record) -> str:

@@ -34,7 +34,7 @@ from app.state.unit import Unit, Unwound, enter
 from app.storage.changelog import MARK_BYTES, Mark, store_mark
 from app.storage.store import StoreError
 from app.wire.claimcheck import is_claim_check
-from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
+from app.wire.envelope import Outcome, Record, delivery_of, event_id_of, place_of
 
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
 
@@ -95,7 +95,7 @@ class Pipeline:
         if back.handler:  # the event itself was handled, but for this handler
             key = mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
         elif self.dedupe is None:  # two events may have one id, and both be meant
-            key = mark_key(f"{back.topic}/{back.partition}/{back.offset}")
+            key = mark_key(place_of(back))
         elif self.dedupe.identity is None:
             key = mark_key(event_id_of(back))
         return back, key, None, -1, stream_ms, past

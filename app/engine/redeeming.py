@@ -6,14 +6,14 @@ A store that is away is no failure of an event: events that need it wait at one 
 import asyncio
 from collections import deque
 
-from app.engine.failing import place_of
 from app.engine.rest import Past, Rest
 from app.errors import ClaimStoreError
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
 from app.publish.claims import ClaimStore
 from app.state.unit import Unit, enter
-from app.wire.claimcheck import Redeemed, redeemed
+from app.wire.claimcheck import redeemed
+from app.wire.envelope import PlainRecord, place_of
 
 BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)  # each failure is one of the store, after tries of its own
 
@@ -27,7 +27,7 @@ class Redeeming:
         what, cure = "events wait for the store of large payloads", "they use up no attempts"
         self.gate = Gate(BREAKER, store.config.store, what, cure, store.config.timeout_s)
 
-    async def redeem(self, unit: Unit, past: Past | None) -> Redeemed:
+    async def redeem(self, unit: Unit, past: Past | None) -> PlainRecord:
         """*unit*'s record with its payload, which takes up room until `let_go`.
 
         Raises Rest when the store is away, ClaimError when the payload cannot be had.

@@ -1,16 +1,15 @@
 """What to do after a failed attempt: again after a wait, or give up. Pure; the engine does what is decided here."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from app.durations import seconds_in
 from app.errors import HandlerTimeoutError, PermanentError, Reject, TransientError
 
 Unclassified = Literal["transient", "permanent"]
 FinalKind = Literal["permanent", "rejected", "exhausted", "timeout"]
 OUTAGES = (TransientError, ConnectionError, TimeoutError)  # what says that something else is away
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +98,10 @@ def _delay_s(wait: str | float) -> float:
     if isinstance(wait, (int, float)):
         seconds = float(wait)
     else:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", wait.strip())
-        if found is None:
+        said = seconds_in(wait.strip())
+        if said is None:
             raise ValueError(f"{wait!r} is not a wait: a number and s, m, h or d, such as '10m'")
-        seconds = float(found[1]) * _UNITS_S[found[2]]
+        seconds = said
     if seconds <= 0:
         raise ValueError(f"a wait of {wait!r}: it must be positive")
     return seconds

@@ -24,8 +24,8 @@ from obstore.store import LocalStore, from_url
 
 from app.config import ClaimCheckConfig
 from app.errors import ClaimError, ClaimStoreError, ClaimTooLargeError, ConfigError
-from app.wire.claimcheck import Claim, Receipt, Redeemed, checked_in, claim_for, claim_of, is_reference, redeemed
-from app.wire.envelope import Outgoing, Record
+from app.wire.claimcheck import Claim, Receipt, checked_in, claim_for, claim_of, is_reference, redeemed
+from app.wire.envelope import Outgoing, PlainRecord, Record
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class ClaimStore:
 
     # The way in.
 
-    async def redeem(self, record: Record) -> Redeemed:
+    async def redeem(self, record: Record) -> PlainRecord:
         """*record*, a claim check, with its payload.
 
         Raises ClaimError when that cannot be had, ClaimStoreError when the store is away.

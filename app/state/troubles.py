@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.storage.changelog import ATTEMPTS, DEAD, place_key, place_of
+from app.storage.changelog import ATTEMPTS, DEAD, offset_key, offset_of
 
 
 class Tried(NamedTuple):
@@ -38,9 +38,9 @@ class Troubles:
         self.any = False  # whether there are any, which is looked at for every event
         for key, value in stored:
             if key.startswith(ATTEMPTS):
-                self.attempts[place_of(key)] = _attempts.decode(value)
+                self.attempts[offset_of(key)] = _attempts.decode(value)
             else:
-                self._add(place_of(key), value)
+                self._add(offset_of(key), value)
             self.any = True
 
     def tried(self, offset: int) -> Attempts:
@@ -62,7 +62,7 @@ class Troubles:
         """Note a dead letter: what comes after it waits until it is back."""
         if offset not in self.sequences.get(sequence, ()):
             self._add(offset, sequence)
-        return place_key(DEAD, offset), sequence
+        return offset_key(DEAD, offset), sequence
 
     def came_back(self, sequence: bytes, offset: int) -> tuple[bytes, None] | None:
         """A dead letter was handled, or dropped. None when it was not known as dead."""
@@ -74,7 +74,7 @@ class Troubles:
         if not dead:
             del self.sequences[sequence]
             self.any = bool(self.attempts or self.sequences)
-        return place_key(DEAD, offset), None
+        return offset_key(DEAD, offset), None
 
     def _add(self, offset: int, sequence: bytes) -> None:
         insort(self.sequences.setdefault(sequence, []), offset)
@@ -84,4 +84,4 @@ class Troubles:
 
 def attempts_row(offset: int, attempts: Mapping[str, Tried] | None) -> tuple[bytes, bytes | None]:
     """The row that says how often the event at *offset* was tried; None: it is done with."""
-    return place_key(ATTEMPTS, offset), None if attempts is None else msgspec.json.encode(attempts)
+    return offset_key(ATTEMPTS, offset), None if attempts is None else msgspec.json.encode(attempts)

@@ -32,7 +32,7 @@ _epoch = struct.Struct(">q")
 _mark = struct.Struct(">16s16s")
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
-_place_key = struct.Struct(">cq")
+_offset_key = struct.Struct(">cq")
 
 
 class Logged(Protocol):
@@ -118,14 +118,14 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
     return 0
 
 
-def place_key(kind: bytes, offset: int) -> bytes:
+def offset_key(kind: bytes, offset: int) -> bytes:
     """The key of a row about the event at an offset of the source."""
-    return _place_key.pack(kind, offset)
+    return _offset_key.pack(kind, offset)
 
 
-def place_of(key: bytes) -> int:
+def offset_of(key: bytes) -> int:
     """The offset that such a row is about."""
-    return int(_place_key.unpack(key)[1])
+    return int(_offset_key.unpack(key)[1])
 
 
 def pack_key(period_ms: int, epoch: int, number: int) -> bytes:

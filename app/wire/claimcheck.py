@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Protocol, cast
 
 from app.errors import ClaimError
-from app.wire.envelope import Headers, Outgoing, Record
+from app.wire.envelope import Headers, Outgoing, PlainRecord, Record
 
 # JSON, as the content type says, and never an event; not null, which would delete the key from a compacted topic.
 CLAIMED = b'"famulus-claim"'
@@ -37,19 +37,6 @@ class Claim:
     def reference(self) -> str:
         """The blob's name in the store."""
         return f"{self.topic}/{self.sha256}"
-
-
-@dataclass(slots=True)
-class Redeemed:
-    """The record as it would be if it carried its payload."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
 
 
 def claim_for(topic: str, value: bytes) -> Claim:
@@ -150,8 +137,8 @@ class Receipt:
         return cast("bytes", self._bytes)  # reads the same, and a copy would take as much memory again
 
 
-def redeemed(record: Record, payload: bytes) -> Redeemed:
-    """*record* with its payload."""
-    return Redeemed(
+def redeemed(record: Record, payload: bytes) -> PlainRecord:
+    """*record* as it would be if it carried its payload."""
+    return PlainRecord(
         record.topic, record.partition, record.offset, record.timestamp, record.key, payload, record.headers
     )

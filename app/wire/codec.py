@@ -71,6 +71,14 @@ class Codec(Generic[R]):
             raise TypeError(f"{self.namespace} cannot be written as JSON: {error}") from None
 
 
+def json_of(value: bytes | None) -> Any:
+    """What JSON *value* is, None if it is none. For looking at what nobody has declared."""
+    try:
+        return msgspec.json.decode(value or b"null")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 _codecs: dict[type[faust.Record], Codec[Any]] = {}  # Any: each codec is of its own key's type
 
 

@@ -38,6 +38,19 @@ class Record(Protocol):
     headers: Headers
 
 
+@dataclass(slots=True)
+class PlainRecord:
+    """A record that we made of one that was read: with what it stood for, or as it was before it came here."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A record that is ready to leave. *partition* None lets the key decide, *timestamp_ms* None means now.
@@ -108,16 +121,17 @@ def event_id_of(record: Record) -> str:
             source = value
     if not identifier:
         if not record.headers or not is_structured(record):
-            return _place(record)
+            return place_of(record)
         try:
             envelope = envelope_in(record)
         except DecodeError:  # decoding says so, too
-            return _place(record)
+            return place_of(record)
         return f"{envelope.source}#{envelope.id}"
     return f"{source.decode('utf-8', 'backslashreplace')}#{identifier.decode('utf-8', 'backslashreplace')}"
 
 
-def _place(record: Record) -> str:
+def place_of(record: Record) -> str:
+    """Where *record* stands in the log, TOPIC/PARTITION/OFFSET: which one it is, when it has no id."""
     return f"{record.topic}/{record.partition}/{record.offset}"
 
 
@@ -149,7 +163,7 @@ def cause_of(record: Record) -> Cause:
     named = dict(record.headers)
     if "ce_id" not in named:
         named.update(attributes_of(record))
-    identifier = named.get("ce_id") or _place(record).encode()
+    identifier = named.get("ce_id") or place_of(record).encode()
     return Cause(
         [("ce_correlationid", named.get("ce_correlationid") or identifier), ("ce_causationid", identifier)],
         [(name, named[name]) for name in TRACE if name in named],

@@ -23,8 +23,7 @@ from app.deadletter.names import is_way_of
 from app.engine.redeeming import Room
 from app.errors import ClaimError, ClaimStoreError, ClaimTooLargeError
 from app.publish.claims import ClaimStore
-from app.wire.claimcheck import Redeemed
-from app.wire.envelope import Outgoing
+from app.wire.envelope import Outgoing, PlainRecord
 
 LARGE = b'{"note":"%s"}' % (b"x" * 3_000_000)
 RECORD = Outgoing("t", b"k", LARGE, [("ce_id", b"1")])
@@ -43,7 +42,7 @@ def store_of(store: object, **options: Any) -> ClaimStore:
 
 def arrived(record: Outgoing) -> Any:
     """The record as it is read."""
-    return Redeemed(record.topic, 0, 0, 0, record.key, record.value, record.headers)
+    return PlainRecord(record.topic, 0, 0, 0, record.key, record.value, record.headers)
 
 
 async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:

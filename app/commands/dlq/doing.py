@@ -13,7 +13,7 @@ from app.bootstrap import Famulus
 from app.commands.dlq.difference import differences
 from app.commands.dlq.edit import edited
 from app.commands.dlq.letters.check import End, tried, types_of
-from app.commands.dlq.letters.look import fault_in, json_of
+from app.commands.dlq.letters.look import fault_in
 from app.commands.dlq.letters.read import Reader, reading
 from app.commands.dlq.letters.returning import StaysError, sent_back
 from app.commands.dlq.letters.send import Request, Sending
@@ -29,6 +29,7 @@ from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
 from app.publish.producer import key_bytes
+from app.wire.codec import json_of
 
 RATE = 500  # letters per second
 NOTE_BYTES_MAX = 2_000

@@ -4,7 +4,6 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
@@ -18,6 +17,7 @@ from app.deadletter.selection import Entry
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
+from app.wire.codec import json_of
 from app.wire.envelope import Headers, Record, attributes_of, event_type_of
 
 SCANNED = 1_000  # records before the event, for a good one of its type
@@ -88,14 +88,6 @@ def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
     if name is None and isinstance(content, dict) and isinstance(content.get("__faust"), dict):
         name = str(content["__faust"].get("ns"))
     return name or (next(iter(types)) if len(types) == 1 else "")
-
-
-def json_of(value: bytes | None) -> Any:
-    """What JSON a value is, None if it is none."""
-    try:
-        return msgspec.json.decode(value or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 async def _good_before(

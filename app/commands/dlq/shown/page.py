@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from app.commands.dlq.difference import Difference, type_of
-from app.commands.dlq.letters.look import SCANNED, Sight, json_of
+from app.commands.dlq.letters.look import SCANNED, Sight
 from app.commands.dlq.shown.tables import KINDS, Out, key_text, number, plain, short, time_text, value_text, why
 from app.deadletter.selection import text_of
+from app.wire.codec import json_of
 
 VALUES_SHOWN = 20  # of fields that merely have other values
 LINES_MAX = 100  # of the others
