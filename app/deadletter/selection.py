@@ -5,7 +5,7 @@ some 600 bytes whatever its size; whoever needs more reads it again.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from typing import NamedTuple
 from app.deadletter.letter import Audit, Cause, Done, Letter, LetterId, Origin
 from app.durations import seconds_in
 
+FAILED_AGAIN = "failed again"
+PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}  # how it is said of a letter
 HOPS_MAX = 10  # an event that was sent back so often does not need to be sent back once more
 Place = tuple[int, int]  # of a letter in its topic: partition and offset
 Sequence = tuple[str, int, bytes]  # topic and partition of the origin, and the key
@@ -115,15 +117,14 @@ class Register:
         self._is_all = is_all
         self._done: dict[LetterId, Settled] = {}
         self._entries: dict[LetterId, Entry] = {}
-        self._again: dict[
-            tuple[Origin, str], tuple[int, int]
-        ] = {}  # hops and time of the newest, where it was redriven
+        # Hops and time of the newest letter of an event that was redriven, by its origin and the only handler.
+        self._again: dict[tuple[Origin, str], tuple[int, int]] = {}
         self._causes: dict[Cause, Cause] = {}
 
     def note(self, audit: Audit) -> None:
         """The next of what was done."""
         if audit.group == self._group:
-            self._done[audit.id] = Settled(_PAST[audit.action], audit.at_ms)
+            self._done[audit.id] = Settled(PAST[audit.action], audit.at_ms)
 
     def add(self, letter: Letter, place: Place) -> None:
         """The next letter of its partition."""
@@ -155,10 +156,6 @@ class Register:
                 entry.settled = Settled(FAILED_AGAIN, at_ms)
         found = (entry for entry in self._entries.values() if self._is_all or entry.is_open)
         return sorted(found, key=lambda entry: entry.id)
-
-
-FAILED_AGAIN = "failed again"
-_PAST: dict[Done, str] = {"redrive": "redriven", "drop": "dropped"}
 
 
 @dataclass(slots=True)

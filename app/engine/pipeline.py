@@ -27,14 +27,14 @@ from app.engine.redeeming import Redeeming
 from app.engine.rest import Past, Rest, after, after_turn
 from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError, PermanentError
 from app.observe.metrics import Counts
-from app.state.dedupe import Dedupe, mark_key
+from app.state.dedupe import Dedupe, key_back
 from app.state.partition import Finished, Partition
 from app.state.troubles import Tried
 from app.state.unit import Unit, Unwound, enter
 from app.storage.changelog import MARK_BYTES, Mark, store_mark
 from app.storage.store import StoreError
 from app.wire.claimcheck import is_claim_check
-from app.wire.envelope import Outcome, Record, delivery_of, event_id_of, place_of
+from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
 
@@ -89,16 +89,9 @@ class Pipeline:
     def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
         """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
         past = Past(back=back, finished=finished, place=place)
-        key = b""
         if back.action == "retry":
             past.tried[back.handler] = Tried(back.attempts, back.first_ms)
-        if back.handler:  # the event itself was handled, but for this handler
-            key = mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
-        elif self.dedupe is None:  # two events may have one id, and both be meant
-            key = mark_key(place_of(back))
-        elif self.dedupe.identity is None:
-            key = mark_key(event_id_of(back))
-        return back, key, None, -1, stream_ms, past
+        return back, key_back(back, self.dedupe), None, -1, stream_ms, past
 
     def drop(self, back: Returned, state: Partition) -> None:
         """A dead letter is given up: what waits behind it may come back."""

@@ -161,7 +161,7 @@ class Producer:
         except (KafkaError, TimeoutError) as error:
             told = self._in_words(error, topic, [*before, *sending.published()], is_open=sending.is_open)
             if isinstance(error, KafkaError) and sending.is_begun:
-                await self._renew()
+                await self.renew()
             raise told from error
 
     def _in_words(
@@ -233,12 +233,12 @@ class Producer:
             except MessageSizeTooLargeError as error:
                 if isinstance(error, TooLarge):  # and nothing that is smaller is there
                     raise
-                await self._renew()
+                await self.renew()
                 for record in records:
                     await self._deliver_alone(record)
         except (KafkaError, TimeoutError) as error:
             if not isinstance(error, TooLarge):
-                await self._renew()
+                await self.renew()
             raise UnsentError(f"Kafka does not take records for {topics}: {cause(error)}") from error
         except ConfigError as error:  # of the partitioner
             raise UnsentError(f"records for {topics} cannot leave: {error}") from error
@@ -265,11 +265,11 @@ class Producer:
                     raise
                 log.warning("something smaller leaves in its place", why=str(error), to=record.fallback.topic)
                 record = record.fallback
-                await self._renew()
+                await self.renew()
             else:
                 return
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
         """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.
 
         What the old one has in hand is sent by it.

@@ -12,10 +12,11 @@ from hashlib import blake2b
 
 from faust import Record as Event
 
+from app.deadletter.returned import Returned
 from app.state.partition import Partition
 from app.state.unit import Unit
 from app.storage.changelog import MARK, Mark, stored_mark
-from app.wire.envelope import Record, event_id_of
+from app.wire.envelope import Record, event_id_of, place_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
 PERIODS = 8  # parts of a window; marks are forgotten a part at a time
@@ -78,7 +79,23 @@ class Dedupe:
         if raw is None:
             return None
         mark = stored_mark(raw)
-        return mark if is_within(mark, stream_ms, self.windows_ms.get(event_type, self.window_ms)) else None
+        return mark if is_within(mark, stream_ms, self.window_of(event_type)) else None
+
+    def window_of(self, event_type: type[Event]) -> int:
+        """For how long events of a type are recognised, milliseconds."""
+        return self.windows_ms.get(event_type, self.window_ms)
+
+
+def key_back(back: Returned, dedupe: Dedupe | None) -> bytes:
+    """What the mark of a record that comes back is kept under, where *dedupe* is that of its subscription.
+
+    Empty where only decoding tells: then it is what `Dedupe.key` says of the event.
+    """
+    if back.handler:  # the event itself was handled, but for this handler
+        return mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
+    if dedupe is None:  # two events may have one id, and both be meant
+        return mark_key(place_of(back))
+    return mark_key(event_id_of(back)) if dedupe.identity is None else b""
 
 
 def mark_key(event_id: str) -> bytes:

@@ -45,7 +45,7 @@ def test_a_new_connection_takes_nothing_from_those_who_send(
             senders += [asyncio.create_task(events(number)) for number in range(SENDERS)]
             for _ in range(ROUNDS):
                 await asyncio.sleep(0.03)
-                await producer._renew()
+                await producer.renew()
             is_over = True
             await asyncio.gather(*senders)
 

@@ -10,9 +10,10 @@ from typing import Any, cast
 import click
 
 from app.bootstrap import Famulus
+from app.bootstrap.parts import types_of
 from app.commands.dlq.difference import differences
 from app.commands.dlq.edit import edited
-from app.commands.dlq.letters.check import End, tried, types_of
+from app.commands.dlq.letters.check import End, tried
 from app.commands.dlq.letters.look import fault_in
 from app.commands.dlq.letters.read import Reader, reading
 from app.commands.dlq.letters.returning import StaysError, sent_back
@@ -24,7 +25,7 @@ from app.commands.dlq.shown.page import difference_table
 from app.commands.dlq.shown.tables import note, number, plain
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
-from app.deadletter.selection import HOPS_MAX, Entry, Plan, planned
+from app.deadletter.selection import HOPS_MAX, PAST, Entry, Plan, planned
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
@@ -36,7 +37,6 @@ NOTE_BYTES_MAX = 2_000
 TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
 SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
 Plans = Mapping[Subscription, Plan]
-PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}
 
 
 async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
@@ -118,7 +118,7 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
         letter, returned = await sent_back(reader, record, "redrive", None)
     except StaysError as error:
         raise OperatingError(f"{entry.id.origin} cannot be edited: {error}") from None
-    decoder = EventTypes(subscription.name, types_of(app, subscription))
+    decoder = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
     value = edited(returned.value, lambda value: fault_in(decoder, replace(returned, value=value)))
     if not asked.is_json:
         out = tables.console()

@@ -14,22 +14,24 @@ import msgspec
 from faust import Record as Event
 
 from app.bootstrap import Famulus
+from app.bootstrap.parts import types_of
 from app.commands.dlq.letters.read import Reader
 from app.commands.dlq.letters.returning import StaysError, batches, sent_back
 from app.commands.statelog import Fold, places_of
 from app.commands.statelog import reading as reading_state
 from app.deadletter.letter import Origin
+from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import EventTypes, Handler
 from app.engine.subscription import Subscription
 from app.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
 from app.state import windows
-from app.state.dedupe import is_within, mark_key
+from app.state.dedupe import is_within, key_back
 from app.state.partition import Partition
 from app.state.unit import Unit, enter
 from app.storage.changelog import ROW, Mark, store_mark, stored_mark, table_and_key
 from app.wire.claimcheck import is_claim_check
-from app.wire.envelope import delivery_of, event_id_of, event_type_of
+from app.wire.envelope import delivery_of, event_type_of
 
 Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
 
@@ -97,11 +99,6 @@ class Rows:
                 self._rows[key] = value
 
 
-def types_of(app: Famulus, subscription: Subscription) -> list[type[Event]]:
-    """The event types of a subscription that have handlers."""
-    return list(dict.fromkeys(handler.event_type for handler in app.handlers_of(subscription)))
-
-
 async def tried(
     app: Famulus, reader: Reader, subscription: Subscription, plan: Plan, edited: bytes | None = None
 ) -> AsyncIterator[Trial]:
@@ -148,13 +145,13 @@ class _Stage:
         self._subscription = subscription
         self._number = number
         self._rows = rows
-        self._types = EventTypes(subscription.name, types_of(app, subscription))
+        self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
 
     def end(self) -> None:
         """The next partition comes."""
         self._subscription.held.pop(self._number, None)
 
-    async def trial(self, entry: Entry, record: Any) -> Trial:
+    async def trial(self, entry: Entry, record: Returned) -> Trial:
         try:
             sealed = is_claim_check(record)
             event = self._types.decode(await self._app.claims.redeem(record) if sealed else record)
@@ -221,19 +218,17 @@ class _Stage:
         is_left = self._subscription.options.on_unknown_type == "ignore"
         return Trial(entry, "ignored" if is_left else "fails", message=what)
 
-    def _mark(self, event: Event, record: Any) -> bytes:
-        dedupe = self._subscription.dedupe_back
-        return (
-            dedupe.key(event) if dedupe is not None and dedupe.identity is not None else mark_key(event_id_of(record))
-        )
+    def _mark(self, event: Event, back: Returned) -> bytes:
+        dedupe = self._subscription.options.dedupe
+        key = key_back(back, dedupe)
+        return dedupe.key(event) if dedupe is not None and not key else key
 
-    def _is_duplicate(self, event: Event, record: Any) -> bool:
+    def _is_duplicate(self, event: Event, back: Returned) -> bool:
         dedupe = self._subscription.dedupe_back
-        if dedupe is None or record.handler:  # where one handler failed, the others were done with the event
+        if dedupe is None:
             return False
-        raw = self._rows.get(self._mark(event, record))
-        window_ms = dedupe.windows_ms.get(type(event), dedupe.window_ms) if dedupe is not None else 0
-        return raw is not None and is_within(stored_mark(raw), self._rows.stream_ms, window_ms)
+        raw = self._rows.get(self._mark(event, back))
+        return raw is not None and is_within(stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event)))
 
     def _change(self, row: bytes, value: bytes | None) -> Change:
         name, key = table_and_key(row) if row[:1] == ROW else ("?", row)

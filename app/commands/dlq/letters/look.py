@@ -7,8 +7,8 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
+from app.bootstrap.parts import types_of
 from app.commands.dlq.difference import Difference, differences
-from app.commands.dlq.letters.check import types_of
 from app.commands.dlq.letters.read import Reader
 from app.commands.dlq.letters.returning import StaysError, sent_back
 from app.deadletter.letter import Audit, Letter, Origin, letter_of
@@ -49,8 +49,9 @@ async def seen(  # noqa: PLR0913, PLR0917  # all that is known
 ) -> Sight:  # fmt: skip
     """Look at *entry*, which is *record*. *dead* has the origins of all letters: none of these is a good event."""
     letter = letter_of(record)
-    types = {str(of._options.namespace) for of in types_of(app, subscription)}
-    decoder = EventTypes(subscription.name, types_of(app, subscription))
+    known = types_of(subscription, app.dispatcher)
+    types = {str(of._options.namespace) for of in known}
+    decoder = EventTypes(subscription.name, known)
     value, gone, fault = None, "", ""
     try:
         _, returned = await sent_back(reader, record, "redrive", None)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.bootstrap import Famulus
 from app.commands.dlq.letters.read import Reader
@@ -26,10 +25,11 @@ from app.deadletter.letter import Audit, Done, audit_of, audit_record
 from app.deadletter.masking import cut
 from app.deadletter.names import audit_topic
 from app.deadletter.returned import outgoing
-from app.deadletter.selection import Entry, Plan
+from app.deadletter.selection import PAST, Entry, Plan
 from app.engine.subscription import Subscription
 from app.errors import OperatingError, UnavailableError
 from app.observe.health import ROOM_BYTES, create_topics, prepare_topics_back
+from app.publish.connection import size_of
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing
 
@@ -102,10 +102,9 @@ class Sending:
         try:
             await producer.send_all([record for _, record, _ in ready])
         except MessageSizeTooLargeError:
+            await producer.renew()
             if len(ready) > 1:
-                await _renew(producer)
                 return [sent for one in ready for sent in await self._sent(producer, [one], tell)]
-            await _renew(producer)
             [(entry, _, _)] = ready
             self._stays(entry, f"it is larger than {self._back} takes: raise its max.message.bytes", tell)
             return []
@@ -136,7 +135,7 @@ class Sending:
             raise StaysError(f"its topic has {self._partitions} partitions by now, none with this number")
         letter, returned = await sent_back(self._reader, record, self._request.action, self._request.edited)
         made = outgoing(self._back, returned)
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(made.key, made.value, list(made.headers))
+        size = size_of(made.key, made.value, made.headers)
         if size > self._bytes_max:
             raise StaysError(
                 f"it takes {size} bytes, too many for Kafka.ProducerConfig.MaxRequestSize: set that higher"
@@ -151,7 +150,7 @@ class Sending:
                     await self.stop.wait()
 
     def _far(self, total: int, what: str) -> str:
-        done = "redriven" if self._request.action == "redrive" else "dropped"
+        done = PAST[self._request.action]
         return f"{what}: {self.sent} of {total} letters were {done}; the same command goes on with the rest"
 
 
@@ -183,12 +182,6 @@ def _patient(kafka: KafkaConfig) -> KafkaConfig:
         "max_request_size": config.max_request_size + ROOM_BYTES,
         "delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS),
     })})  # fmt: skip
-
-
-async def _renew(producer: Producer) -> None:
-    """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit."""
-    await producer.stop()
-    await producer.start()
 
 
 @asynccontextmanager

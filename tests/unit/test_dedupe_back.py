@@ -1,0 +1,30 @@
+"""How a record that comes back is recognised: the same by the worker and by a dry run."""
+
+from typing import Any
+
+import pytest
+
+from app.deadletter.returned import Returned
+from app.state.dedupe import Dedupe, key_back, mark_key
+
+HEADERS = [("ce_source", b"s"), ("ce_id", b"1")]
+
+
+def back(**changes: Any) -> Returned:
+    """An event that was redriven."""
+    return Returned("t", 2, 7, 0, b"k", b"v", HEADERS, "redrive", hops=1, **changes)
+
+
+@pytest.mark.parametrize(
+    ("of", "dedupe", "key"),
+    [
+        (back(), Dedupe(1000), mark_key("s#1")),
+        (back(), None, mark_key("t/2/7")),
+        (back(), Dedupe(1000, identity=str), b""),
+        (back(handler="h"), Dedupe(1000), mark_key("s#1\0h\0000\0001")),
+        (back(handler="h", stage=2), None, mark_key("s#1\0h\0002\0001")),
+    ],
+)
+def test_what_a_mark_is_kept_under(of: Returned, dedupe: Dedupe | None, key: bytes) -> None:
+    """Its id, unless two events may have one; of one handler each time that it came back; or what decoding tells."""
+    assert key_back(of, dedupe) == key
