@@ -225,8 +225,8 @@ class Famulus(faust.App):
     @property
     def waiting(self) -> list[str]:
         """For what handlers wait, in words; they go on by themselves when it is there again."""
-        handlers = (h for t in self.dispatcher.event_types for h in self.dispatcher.handlers_of(t))
-        return [why for why in (self.claims.away, *(handler.gate.why for handler in handlers)) if why]
+        gates = (handler.gate.why for handler in self.dispatcher.handlers)
+        return [why for why in (self.claims.away, *gates) if why]
 
     def is_carried(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""

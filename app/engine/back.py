@@ -23,20 +23,17 @@ class Back:
 
     def __init__(self, records: int) -> None:
         self.offsets = PartitionOffsets()
-        self.position = 0  # where the next fetch is expected to begin, or later
         self._records_max = records
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
         self._waiting: deque[tuple[int, Returned]] = deque()
 
-    def receive(self, chunks: Iterator[Sequence[Record]], next_offset: int) -> None:
+    def receive(self, chunks: Iterator[Sequence[Record]]) -> None:
         """Take a fetch, to be unpacked when its turn comes."""
         self._fetches.append(chunks)
-        self.position = next_offset
 
     def forget(self) -> None:
         """Do not unpack what is left: reading goes on elsewhere."""
         self._fetches.clear()
-        self.position = self.offsets.newest + 1
 
     @property
     def is_busy(self) -> bool:
@@ -83,9 +80,9 @@ class Backs:
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None
 
-    def receive(self, tp: TP, chunks: Iterator[Sequence[Record]], next_offset: int) -> None:
+    def receive(self, tp: TP, chunks: Iterator[Sequence[Record]]) -> None:
         """Take a fetch of one of them."""
-        self.of[tp].receive(chunks, next_offset)
+        self.of[tp].receive(chunks)
         self.is_due = True
 
     def take(self, now_ms: int, limit: int) -> Iterator[tuple[Returned, Callable[[int], None], int]]:

@@ -137,17 +137,14 @@ class Crew:
 
     async def _work(self, hand: Hand) -> None:
         """What each task does: be on duty, then wait for the next time."""
-        try:
-            while True:
-                await self._be_on_duty(hand)
-                waiter = asyncio.get_running_loop().create_future()
-                self._idle.append(waiter)
-                await waiter
-        except Exception as error:  # noqa: BLE001  # an assertion of ours: the worker must not go on
-            await self._on_bug(error)
+        while True:
+            await self._be_on_duty(hand)
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
+            await waiter
 
     def _check_end(self, task: asyncio.Task[None]) -> None:
-        """A task ends when the crew stops. Anything else must not go unheard: its record would be in hand for ever."""
+        """A task ends when the crew stops. Anything else is a bug of ours, and the worker must not go on."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._telling.append(asyncio.ensure_future(self._on_bug(error)))  # type: ignore[arg-type]  # no exit here
 

@@ -104,9 +104,14 @@ class Dispatcher:
         """Every type that has a handler."""
         return list(self._handlers)
 
+    @property
+    def handlers(self) -> list[Handler]:
+        """Every handler."""
+        return [handler for handlers in self._handlers.values() for handler in handlers]
+
     def check(self) -> None:
         """Raise ConfigError when a handler asks for a service that nobody registered."""
-        for handler in (handler for handlers in self._handlers.values() for handler in handlers):
+        for handler in self.handlers:
             for wanted in handler.services:
                 if wanted not in self._services:
                     raise ConfigError(

@@ -74,7 +74,7 @@ class Failing:
             raise Rest(past, after(due_s))
         return past
 
-    def failed(  # all that an attempt has
+    def failed(
         self, handler: Handler, handlers: Sequence[Handler], error: Exception, unit: Unit, past: Past | None
     ) -> Past:  # fmt: skip
         """An attempt of *handler*, one of *handlers*, has failed. Returns when the others may go on without it.

@@ -132,7 +132,7 @@ class Flow:
     def receive_back(self, tp: TP, packed: Packed) -> None:
         """The same for a topic through which records come back."""
         if not self.is_closing:
-            self.backs.receive(tp, packed.records(self._limits.chunk), packed.next_offset)
+            self.backs.receive(tp, packed.records(self._limits.chunk))
 
     def refill(self) -> bool:
         """Unpack some records for the lanes. False when nothing more may start now.

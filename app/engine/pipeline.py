@@ -212,7 +212,7 @@ class Pipeline:
             delivery = delivery_of(unit.record, unit.event_id, tried.attempts + 1 if tried is not None else 1)
         await self.dispatcher.call(handler, event, delivery)
 
-    def _failed(  # all that an attempt has
+    def _failed(
         self, handler: Handler, handlers: Sequence[Handler], error: Exception | asyncio.CancelledError, unit: Unit,
         past: Past | None,
     ) -> Past:  # fmt: skip

@@ -136,10 +136,6 @@ class Connection:
 
     # What a topic takes.
 
-    def limit_known(self, topic: str) -> int | None:
-        """The topic's max.message.bytes, None when it is not known."""
-        return self._limits.get(topic, (0.0, None))[1]
-
     async def limit(self, topic: str, *, is_new: bool = False) -> int | None:
         """The topic's max.message.bytes: what one record batch may have, compressed. Asked for once, or when *is_new*.
 
