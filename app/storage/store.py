@@ -23,6 +23,7 @@ log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
 BLOOM_BITS = 10  # per key: about one false positive in a hundred
+MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk that takes so much is not full
 WAITING = (
@@ -209,6 +210,9 @@ class Store:
         options.set_block_based_table_factory(table)
         options.set_write_buffer_manager(self._memory.buffers)
         options.set_write_buffer_size(16 * 2**20)
+        # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without a search.
+        options.set_memtable_whole_key_filtering(whole_key_filter=True)
+        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM)
         options.set_keep_log_file_num(1)
         options.set_max_background_jobs(2)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
