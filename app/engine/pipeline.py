@@ -140,9 +140,10 @@ class Pipeline:
                         gate.let_all_pass()
             if unit.is_undone:
                 raise Unwound  # noqa: TRY301  # its handler did not let it pass
-            if unit.has_effects:
+            if unit.mark or unit.rows or unit.outbox:
                 unit.join()
-            self._end(unit, past)
+            if past is not None:
+                self._end(unit, past)
         except BaseException as error:  # noqa: BLE001  # what is none of ours is raised again
             self._not_handled(error, unit, past)
             return "dead_lettered"

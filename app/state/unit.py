@@ -140,11 +140,6 @@ class Unit:
         """How many events the current handler has published so far."""
         return len(self.outbox) - self._first
 
-    @property
-    def has_effects(self) -> bool:
-        """Whether anything of it is to be settled."""
-        return bool(self.mark or self.rows or self.outbox)
-
     # Attempts.
 
     def savepoint(self, handler: str) -> Savepoint:
