@@ -51,6 +51,15 @@ async def create_topics(
     return sorted(missing)
 
 
+def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:
+    """With what a dead letter topic is created: kept so long, and with room for an event and its headers."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(round(retention_h * 3_600_000)),
+        "max.message.bytes": str(max(settings.producer_config.max_request_size, STATE_BATCH_BYTES) + ROOM_BYTES),
+    }
+
+
 async def add_partitions(settings: KafkaConfig, topic: str, partitions: int, timeout_s: float) -> None:
     """Have *topic* have that many partitions, which must be more than it has. Raises as `create_topics` does."""
     async with admin_of(settings, timeout_s) as admin:

@@ -1,0 +1,143 @@
+"""`faust -A app doctor`: what is wrong with the settings, the topics and the machine, and what cures it."""
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from faust.cli import option
+from rich.console import Console
+from rich.text import Text
+
+from app.bootstrap.checks import check_house
+from app.commands.base import Command
+from app.commands.keys import last_records
+from app.config import KafkaConfig
+from app.engine.subscription import Subscription
+from app.errors import ConfigError
+from app.observe.checkup import Family, Finding, Place, TopicFacts, about_keys, about_place, about_times, about_topics
+from app.observe.health import admin_of
+from app.wire.partition import chooser
+
+CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes", "min.insync.replicas")
+COLOURS = {"error": "red", "warning": "yellow"}
+CHECKS = "settings and handlers against each other, topics, partitions, retention, copies, partitioner, clock, disk"
+
+
+class doctor(Command):  # noqa: N801  # the class's name is the command's
+    """Look for what is wrong: with settings, handlers, topics, keys, the clock and the disk. Changes nothing.
+
+    Exits with 0 when nothing is, or only what people regret later; with 1 when there is an error; with 78 when the
+    settings or the handlers are wrong, 69 when no broker answers.
+
+    \b
+    For example:
+    faust -A app doctor
+    faust -A app doctor --strict --json
+    """  # noqa: D301  # click wants that control character, to leave the lines as they are
+
+    options = [  # noqa: RUF012  # as Faust wants it
+        option("--sample", type=click.IntRange(0), default=1_000, show_default=True, help="Records looked at a topic."),
+        option("--strict", "is_strict", is_flag=True, help="A warning is an error."),
+        option("--json", "is_json", is_flag=True, help="A JSON object a line."),
+    ]
+
+    async def run(self, sample: int, *, is_strict: bool, is_json: bool) -> None:
+        """Do it."""
+        self.app.dispatcher.check()
+        check_house(self.app.subscriptions, self.app.dispatcher, self.app.settings.kafka)
+        found = [*about_place(place_of(Path(self.app.settings.worker.data_dir))), *await self._on_cluster(sample)]
+        if is_json:
+            for finding in found:
+                click.echo(json.dumps(asdict(finding)))
+        else:
+            show(found)
+        if any(finding.severity == "error" or is_strict for finding in found):
+            raise SystemExit(1)
+
+    async def _on_cluster(self, sample: int) -> list[Finding]:
+        kafka, timeout_s = self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
+        families = [self._family(subscription) for subscription in self.app.subscriptions.values()]
+        names = {
+            name
+            for of in families
+            for name in (of.source, of.dead_letters, *of.back, *([of.state] if of.state else []))
+        }
+        topics, brokers = await facts_of(kafka, names, timeout_s)
+        found = [finding for of in families for finding in about_topics(of, topics, brokers)]
+        sources = [of.source for of in families if of.source in topics and sample]
+        for looked in await asyncio.gather(
+            *(self._on_records(name, topics[name].partitions, sample) for name in sources)
+        ):
+            found += looked
+        return found
+
+    async def _on_records(self, topic: str, partitions: int, sample: int) -> list[Finding]:
+        kafka, timeout_s = self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
+        records = await last_records(kafka, topic, partitions, sample, timeout_s)
+        setting = kafka.producer_config.partitioner
+        placed = [(record.key, record.partition) for record in records if record.key is not None]
+        times = about_times(topic, (record.timestamp for record in records), time.time_ns() // 1_000_000)
+        return [*about_keys(topic, partitions, placed, setting, chooser(setting)), *times]
+
+    def _family(self, subscription: Subscription) -> Family:
+        dedupe = subscription.options.dedupe
+        return Family(
+            subscription.topic_name,
+            self.app.dead_letter_topic(subscription),
+            self.app.topics_back(subscription),
+            subscription.state_topic,
+            dedupe.longest_ms if dedupe is not None else None,
+        )
+
+
+async def facts_of(kafka: KafkaConfig, names: Iterable[str], timeout_s: float) -> tuple[dict[str, TopicFacts], int]:
+    """What the cluster says of those topics that exist, and the number of its brokers.
+
+    Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when the cluster does not tell.
+    """
+    async with admin_of(kafka, timeout_s) as admin:
+        cluster = await admin.describe_cluster()
+        described = {
+            t["topic"]: t["partitions"] for t in await admin.describe_topics(sorted(names)) if not t["error_code"]
+        }
+        configs: dict[str, dict[str, str]] = {}
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(CONFIGS)) for name in described]
+        for answer in await admin.describe_configs(wanted) if wanted else []:
+            for code, message, _, name, entries in answer.resources:
+                if code:
+                    raise ConfigError(f"the settings of topic {name} cannot be read: {message or code}")
+                configs[name] = {entry[0]: entry[1] for entry in entries}
+    return {
+        name: TopicFacts(len(partitions), min(len(p["replicas"]) for p in partitions), configs.get(name, {}))
+        for name, partitions in described.items()
+    }, len(cluster["brokers"])
+
+
+def place_of(folder: Path) -> Place:
+    """What the machine says of the state's *folder*, or of the one in which it would be made."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    usage = shutil.disk_usage(there)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return Place(str(folder), os.access(there, os.W_OK), usage.free, usage.total,
+                 files if files != resource.RLIM_INFINITY else 2**31)  # fmt: skip
+
+
+def show(found: Sequence[Finding]) -> None:
+    """For people."""
+    console = Console()
+    for finding in found:
+        line = Text.assemble((finding.severity, COLOURS[finding.severity]), f" {finding.subject}: {finding.what}")
+        console.print(line, soft_wrap=True)
+        console.print(Text(f"  cure: {finding.cure}", "dim"), soft_wrap=True)
+    if not found:
+        console.print(Text("nothing found", "green"), Text(f"({CHECKS})", "dim"), soft_wrap=True)
