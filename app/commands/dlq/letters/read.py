@@ -77,7 +77,7 @@ class Reader:
         elif not start - GAP <= await consumer.position(at) <= start:
             consumer.seek(at, start)
         if self._spans.get(at, (0, 0))[1] < stop:
-            self._spans[at] = await self._span(at)
+            self._spans[at] = await self.span(at)
         begin, end = self._spans[at]
         stop = min(stop, end)
         if await consumer.position(at) < begin:
@@ -91,6 +91,12 @@ class Reader:
             for record in records:
                 if start <= record.offset < stop:
                     yield record
+
+    async def span(self, at: TopicPartition) -> tuple[int, int]:
+        """Where a partition begins and ends now. Raises TimeoutError."""
+        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
+            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
+            return begins[at], ends[at]
 
     async def letters(self, topic: str, entries: Iterable[Entry]) -> Mapping[Place, ConsumerRecord]:
         """The records of *entries* again, as far as they are there still."""
@@ -111,11 +117,6 @@ class Reader:
         async for record in self.between(TopicPartition(topic, partition), offset, offset + 1):
             return record
         return None
-
-    async def _span(self, at: TopicPartition) -> tuple[int, int]:
-        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
-            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
-            return begins[at], ends[at]
 
     def _check(self, waited_ms: int, topic: str) -> None:
         if waited_ms > self._timeout_s * 1000:

@@ -1,0 +1,140 @@
+"""What the logs say of an event: its topic, the state's changelog, the dead letters, the group. No worker is asked."""
+
+from dataclasses import dataclass, replace
+
+from aiokafka import TopicPartition
+
+from app.bootstrap import Famulus
+from app.bootstrap.parts import types_of
+from app.commands.dlq.letters.read import Reader, letters_topic, register_of
+from app.commands.explain.answers import Dead, Facts
+from app.commands.statelog import Fold, places_of
+from app.commands.statelog import reading as reading_state
+from app.deadletter.letter import Origin, letter_of
+from app.deadletter.selection import Criteria
+from app.engine.dispatch import EventTypes
+from app.engine.subscription import Subscription
+from app.errors import DecodeError
+from app.observe.group import committed_of, members_of
+from app.state.dedupe import mark_key
+from app.state.troubles import Troubles
+from app.storage.changelog import offsets_in, stored_mark
+from app.wire.claimcheck import is_claim_check
+from app.wire.envelope import Record, event_id_of, event_type_of
+
+BEFORE_MAX = 100_000  # unsettled records in front of an event that are looked through for its key
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What is the same for all events of one partition. *fold* is of its state, an empty one where there is none."""
+
+    begin: int
+    end: int
+    next_offset: int
+    fold: Fold
+    troubles: Troubles
+
+
+class Gathering:
+    """Gathers the facts of one subscription's events, what they share only once."""
+
+    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription) -> None:
+        self._app = app
+        self._reader = reader
+        self._subscription = subscription
+        self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
+        self._partitions: dict[int, Partition] = {}
+        self._members: int | None = None
+
+    async def of(self, partition: int, offset: int) -> Facts:
+        """Those of the event at a place. Raises UnavailableError, TimeoutError."""
+        if partition not in self._partitions:
+            self._partitions[partition] = await self._partition(partition)
+        there, topic = self._partitions[partition], self._subscription.topic_name
+        facts = Facts(
+            topic, partition, offset, there.begin, there.end, next_offset=there.next_offset,
+            is_ahead=any(start <= offset < end for start, end in offsets_in(there.fold.decoded)),
+            tried=there.troubles.attempts, members=await self._count_members(),
+        )  # fmt: skip
+        if not there.begin <= offset < there.end:
+            return facts
+        record = await self._reader.one(topic, partition, offset)
+        if record is None:
+            return facts
+        facts = self._about_type(facts, record)
+        letters = await self._letters(Origin(topic, partition, offset))
+        return replace(
+            facts, is_there=True, letters=letters, before=await self._before(facts, there, record),
+            dead_before=next(
+                (d for d in there.troubles.sequences.get(self._sequence(record) or b"-", []) if d < offset), None
+            ),
+        )  # fmt: skip
+
+    def _sequence(self, record: Record) -> bytes | None:
+        return b"" if self._subscription.options.order == "partition" else record.key
+
+    def _about_type(self, facts: Facts, record: Record) -> Facts:
+        """What it is, and how it is remembered."""
+        name = event_type_of(record.headers) or ""
+        try:
+            event = None if is_claim_check(record) else self._types.decode(record)
+        except DecodeError as error:
+            return replace(facts, type_name=name, fault=f"{error.path}: {error.reason}")
+        dedupe, mark = self._subscription.options.dedupe, None
+        if dedupe is not None and (dedupe.identity is None or event is not None):
+            key = mark_key(event_id_of(record)) if dedupe.identity is None or event is None else dedupe.key(event)
+            seen = self._partitions[facts.partition].fold.marks.get(key)
+            mark = stored_mark(seen) if seen is not None else None
+        return replace(facts, type_name=name, mark=mark, is_handled_type=event is not None or is_claim_check(record))
+
+    async def _partition(self, number: int) -> Partition:
+        at = TopicPartition(self._subscription.topic_name, number)
+        begin, end = await self._reader.span(at)
+        committed = await committed_of(self._app.settings.kafka, [at], self._app.settings.worker.startup_timeout_s)
+        fold = await self._fold(number)
+        settled = fold.next_offset if fold.processed is not None else committed[at]
+        return Partition(begin, end, settled if settled is not None else begin, fold, Troubles(fold.troubles.items()))
+
+    async def _fold(self, number: int) -> Fold:
+        places = (await places_of(self._app, [self._subscription]))[self._subscription]
+        if number >= len(places):
+            return Fold()
+        async with reading_state(self._app) as logs:
+            return await logs.fold(places[number])
+
+    async def _count_members(self) -> int:
+        if self._members is None:
+            timeout_s = self._app.settings.worker.startup_timeout_s
+            self._members = len(await members_of(self._app.settings.kafka, timeout_s))
+        return self._members
+
+    async def _before(self, facts: Facts, there: Partition, record: Record) -> list[int]:
+        """The offsets of its key that are not settled and come first."""
+        if facts.offset < there.next_offset or facts.is_ahead:
+            return []
+        start, ahead = max(there.next_offset, facts.offset - BEFORE_MAX), offsets_in(there.fold.decoded)
+        at, sequence = TopicPartition(facts.topic, facts.partition), self._sequence(record)
+        return [
+            other.offset
+            async for other in self._reader.between(at, start, facts.offset)
+            if sequence is not None and self._sequence(other) == sequence
+            and not any(first <= other.offset < last for first, last in ahead)
+        ]  # fmt: skip
+
+    async def _letters(self, origin: Origin) -> list[Dead]:
+        """Its dead letters of this group, the oldest first."""
+        register = await register_of(
+            self._app, self._reader, self._subscription, Criteria(origin=origin), is_all=True
+        )  # fmt: skip
+        entries = sorted((entry for entry in register.entries() if entry.is_meant), key=lambda entry: entry.at_ms)
+        topic = letters_topic(self._app, self._subscription, self._app.group)
+        found = await self._reader.letters(topic, entries)
+        return [
+            Dead(
+                entry.cause.id, entry.cause.kind, entry.cause.handler, entry.cause.error,
+                letter_of(found[entry.place]).message if entry.place in found else "", entry.at_ms,
+                *((entry.settled.what, entry.settled.at_ms) if entry.settled is not None else ()),
+            )
+            for entry in entries
+        ]  # fmt: skip
