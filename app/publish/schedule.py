@@ -53,12 +53,17 @@ class Scheduled:
 
 
 def scheduled(record: Record) -> Scheduled:
-    """What waits in *record*. Raises DecodeError when it is none that we wrote."""
+    """What waits in *record*. Raises DecodeError when it is none that we wrote.
+
+    It stays for the wait of its partition at most, by the record's time: a wrong clock, or a record of somebody else,
+    holds up nothing for longer.
+    """
     own, ours = record.headers[: -len(_HEADERS)], record.headers[-len(_HEADERS) :]
     try:
         topic, due, until = (dict(ours)[name].decode() for name in _HEADERS)
-        return Scheduled(Outgoing(topic, record.key, record.value, own), int(due), int(until))
-    except (KeyError, ValueError):
+        until_ms = min(int(until), record.timestamp + WAITS_S[min(record.partition, len(WAITS_S) - 1)] * 1000)
+        return Scheduled(Outgoing(topic, record.key, record.value, own), int(due), until_ms)
+    except (AttributeError, KeyError, ValueError):  # the first: a header without a value
         raise DecodeError("$", "its headers do not say where it goes, and when") from None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import signal
 from datetime import UTC, datetime, timedelta
 
@@ -10,11 +11,12 @@ from aiokafka.structs import ConsumerRecord
 
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
+from app.observe.health import create_topics
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
 from app.publish.schedule import WAITS_S, NotScheduledError
 from models.event import Event
-from tests.integration.house import House, wait_for
+from tests.integration.house import LIMIT_S, House, wait_for
 
 HANDLERS = """
 import os
@@ -57,6 +59,7 @@ class Stranger(Event, namespace="things.Stranger", topic="strangers", key="key")
     """An event whose topic is not there."""
 
     key: str
+    note: str = ""
 
 
 def started(house: House, name: str = "one", ready: int | None = None) -> WorkerProcess:
@@ -183,15 +186,18 @@ def test_workers_that_come_and_go_lose_nothing(house: House) -> None:
 
 
 def test_a_topic_that_is_not_there_holds_up_no_other(house: House) -> None:
-    """Its events are tried again until it is there."""
+    """Its events are tried again until it is there; one that is too large for it holds up none of its own topic."""
     house.build(HANDLERS)
     worker = started(house)
-    publish(house.kafka, (Stranger(key="late s"), in_s(1)), (Thing(key="late a"), in_s(1)))
+    large = Stranger(key="late large", note=secrets.token_hex(10_000))
+    publish(house.kafka, (large, in_s(1)), (Stranger(key="late s"), in_s(1)), (Thing(key="late a"), in_s(1)))
     wait_for(lambda: len(late(house)) == 1)
     house.wait_log(worker, "they are tried again")
     strangers = house.kafka.topic("strangers")
-    house.make_topics(strangers)
+    asyncio.run(create_topics(house.kafka, {strangers: 1}, LIMIT_S, {"max.message.bytes": "5000"}))
     wait_for(lambda: len(late(house, strangers)) == 1)
+    assert [record.key for record in late(house, strangers)] == [b"late s"]
+    assert "too large" in house.wait_log(worker, "events=1")
 
 
 def test_without_the_setting_nothing_is_for_later(house: House) -> None:

@@ -16,11 +16,11 @@ TOPIC = "famulus.scheduled"
 EVENT = Outgoing("orders", b"k", b"{}", [("ce_id", b"1"), ("famulus-schedule-due", b"the sender's own")])
 
 
-def written(outgoing: Outgoing) -> PlainRecord:
+def written(outgoing: Outgoing, at_ms: int = NOW_MS) -> PlainRecord:
     """What a reader finds of it."""
     assert outgoing.partition is not None
     return PlainRecord(
-        outgoing.topic, outgoing.partition, 0, NOW_MS, outgoing.key, outgoing.value, tuple(outgoing.headers)
+        outgoing.topic, outgoing.partition, 0, at_ms, outgoing.key, outgoing.value, tuple(outgoing.headers)
     )
 
 
@@ -36,7 +36,7 @@ def test_it_arrives_as_it_was_never_early_and_after_few_hops(ahead_ms: int, late
     now_ms, hops, event = NOW_MS, 0, Scheduled(EVENT, due_ms)
     while now_ms < due_ms:
         waiting = event.to_wait(TOPIC, now_ms)
-        event = scheduled(written(waiting))
+        event = scheduled(written(waiting, now_ms))
         assert waiting.topic == TOPIC
         assert waiting.partition is not None
         assert now_ms < event.until_ms <= due_ms
@@ -56,7 +56,7 @@ def test_all_of_a_partition_but_the_shortest_are_in_order(events: list[tuple[int
     for at_ms, due_ms in sorted(events):
         waiting = Scheduled(EVENT, due_ms).to_wait(TOPIC, at_ms)
         assert waiting.partition is not None
-        until_ms = scheduled(written(waiting)).until_ms
+        until_ms = scheduled(written(waiting, at_ms)).until_ms
         before = until.get(waiting.partition, 0)
         assert until_ms >= before or (waiting.partition == 0 and before - until_ms <= 1_000)
         until[waiting.partition] = until_ms
@@ -64,9 +64,20 @@ def test_all_of_a_partition_but_the_shortest_are_in_order(events: list[tuple[int
 
 def test_what_its_topic_did_not_take_waits_and_keeps_its_time() -> None:
     """Ten seconds, and it has still been due."""
-    again = scheduled(written(Scheduled(EVENT, NOW_MS).to_try_again(TOPIC, NOW_MS + 7)))
+    again = scheduled(written(Scheduled(EVENT, NOW_MS).to_try_again(TOPIC, NOW_MS + 7), NOW_MS + 7))
     assert (again.due_ms, again.until_ms) == (NOW_MS, NOW_MS + 7 + 10_000)
     assert list(again.record.headers) == list(EVENT.headers)
+
+
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000, 10**12])
+def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -> None:
+    """The wait of the partition is the most; what is due is said by the event alone."""
+    due_ms = NOW_MS + 3_000
+    waiting = Scheduled(EVENT, due_ms).to_wait(TOPIC, NOW_MS).headers
+    headers = [*waiting[:-1], ("famulus-schedule-until", b"%d" % (NOW_MS + ahead_ms))]
+    event = scheduled(PlainRecord(TOPIC, 0, 0, NOW_MS, b"k", b"{}", headers))
+    assert event.until_ms <= NOW_MS + 1_000
+    assert event.due_ms == due_ms
 
 
 @pytest.mark.parametrize(
