@@ -11,7 +11,7 @@ from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import Causing, caused_headers
 from app.publish.producer import Producer, key_bytes
-from app.publish.results import Published
+from app.publish.results import Published, UnknownTopicError
 from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
@@ -119,7 +119,13 @@ class EventBus:
             if unit is not None:
                 unit.replace(waiting, None)
             raise
-        return await self._producer.send(waiting) if unit is None else None
+        if unit is not None:
+            return None
+        try:
+            return await self._producer.send(waiting)
+        except UnknownTopicError as error:
+            cure = "a worker of the group makes it when it starts with Kafka.ScheduleMaxH"
+            raise UnknownTopicError(f"topic {topic} is not there, or not whole: {cure}") from error
 
     async def _check(self, record: Outgoing, unit: Outbox) -> None:
         """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.

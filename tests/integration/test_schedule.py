@@ -14,6 +14,7 @@ from app.dev.worker import WorkerProcess
 from app.observe.health import create_topics
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
+from app.publish.results import UnknownTopicError
 from app.publish.schedule import WAITS_S, NotScheduledError
 from models.event import Event
 from tests.integration.house import LIMIT_S, House, wait_for
@@ -206,6 +207,10 @@ def test_without_the_setting_nothing_is_for_later(house: House) -> None:
     worker = house.start()
     with pytest.raises(NotScheduledError, match="more than 48 hours"):
         publish(house.kafka, (Thing(key="a"), in_s(49 * 3600)))
+    with pytest.raises(
+        UnknownTopicError, match=r"a worker of the group makes it when it starts with Kafka\.ScheduleMaxH"
+    ):
+        publish(house.kafka, (Thing(key="a"), in_s(60)))
     house.send(house.thing("b", 0, "in 5"))
     house.wait_settled(1, worker)
     assert house.outcomes(worker)["dead_lettered"] == 1
