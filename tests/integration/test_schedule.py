@@ -201,6 +201,22 @@ def test_a_topic_that_is_not_there_holds_up_no_other(house: House) -> None:
     assert "too large" in house.wait_log(worker, "events=1")
 
 
+def test_a_large_payload_waits_in_the_event_and_leaves_as_a_claim_check(house: House) -> None:
+    """So that it does not expire in the store while it waits."""
+    house.build(HANDLERS)
+    store = house.folder / "claims"
+    store.mkdir()
+    settings = {"CLAIMCHECK__STORE": str(store), "CLAIMCHECK__THRESHOLDBYTES": "1000"}
+    worker = house.start("one", ready=1, KAFKA__SCHEDULEMAXH="48", **settings)
+    publish(house.kafka, (Thing(key="late large", note="x" * 2_000), in_s(3)))
+    wait_for(lambda: bool(waiting(house)))
+    assert not list(store.iterdir())
+    wait_for(lambda: bool(late(house)))
+    assert late(house)[0].value == b'"famulus-claim"'
+    house.wait_settled(1, worker)
+    assert rows(worker) == {"late large": 1}
+
+
 def test_without_the_setting_nothing_is_for_later(house: House) -> None:
     """It is said to who publishes; there is no topic and no group that nobody asked for."""
     house.build(HANDLERS)
