@@ -119,6 +119,9 @@ class KafkaConfig(Section):
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours.")
     replication_factor: int = Field(1, ge=1, le=9, description="Copies of the topics that we create.")
     partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics that we create.")
+    schedule_max_h: float = Field(
+        0.0, ge=0, le=100_000, description="An event is published for so much later at most, hours; 0 is never."
+    )
     producer_config: ProducerConfig = ProducerConfig()
     consumer_config: ConsumerConfig = ConsumerConfig()
 

@@ -31,6 +31,7 @@ from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
 from app.publish.producer import Producer
+from app.publish.schedule import LONGEST_H, WAITS_S
 from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
@@ -39,6 +40,7 @@ from app.worker.intake import Intake
 from app.worker.options import faust_options
 from app.worker.process import Worker, settle_in
 from app.worker.recovery import Tables
+from app.worker.scheduler import Scheduler
 from app.worker.transport import Deliveries, Transport
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -66,6 +68,7 @@ class Famulus(faust.App):
         self.redeeming = Redeeming(self.claims)
         self.sender = Producer(kafka, self.claims)
         self.bus = EventBus(self.sender, current_unit)
+        self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
         self.dispatcher = Dispatcher(self.services, self.bus)
         self.folder = StateFolder(Path(worker.data_dir) / "state")
         self.timeouts_s: dict[str, float] = {}  # by handler
@@ -220,7 +223,8 @@ class Famulus(faust.App):
         """Why partitions of this worker do not get on, in words: somebody has to do something."""
         flows = self.intake.flows.values()
         floods = [p.failing.flood.why for p in self.pipelines.values()]
-        return [why for why in (*floods, *(f.halted for f in flows), *(f.blocked for f in flows)) if why]
+        scheduled = self.scheduler.blocked if self.scheduler is not None else ""
+        return [why for why in (*floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled) if why]
 
     @property
     def waiting(self) -> list[str]:
@@ -250,6 +254,9 @@ class Famulus(faust.App):
             kafka, {b: there[s.topic_name] for s in self.subscriptions.values() for b in self.topics_back(s)},
             self.settings.dead_letter.retention_h, timeout_s,
         )  # fmt: skip
+        if self.scheduler is not None:
+            kept_h = self.settings.dead_letter.retention_h + LONGEST_H
+            await prepare_topics_back(kafka, {self.scheduler.topic: len(WAITS_S)}, kept_h, timeout_s)
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,
@@ -282,6 +289,8 @@ class Famulus(faust.App):
         """Connect our producer before anything can be handled."""
         await super().on_start()
         await self.sender.start()
+        if self.scheduler is not None:
+            await self.scheduler.start()
         settle_in()
 
     async def on_stop(self) -> None:
@@ -293,6 +302,8 @@ class Famulus(faust.App):
         await self.intake.crew.stop()
         if self.pipelines:
             await self.holdings.release()
+        if self.scheduler is not None:
+            await self.scheduler.stop()
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:

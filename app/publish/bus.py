@@ -1,6 +1,8 @@
 """The mission's event bus: publish what happened; topic and key come from the event's type."""
 
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol, Self, cast
 
 from faust import Record
@@ -9,7 +11,8 @@ from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import Causing, caused_headers
 from app.publish.producer import Producer, key_bytes
-from app.publish.results import Published
+from app.publish.results import Published, UnknownTopicError
+from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
 
@@ -53,15 +56,26 @@ class EventBus:
     async def __aexit__(self, *_: object) -> None:
         await self._producer.stop()
 
-    async def publish(self, event: Record, *, key: object = None, headers: Headers = ()) -> None:
+    async def publish(
+        self, event: Record, *, key: object = None, headers: Headers = (), not_before: datetime | None = None
+    ) -> None:
         """Publish *event* to the topic of its type, keyed by the field that its type names unless *key* is given.
 
         *headers* are added to those of `wire.envelope`, and take the place of those that have their names. In a handler
         the event's id is derived from the causing event, so publishing it again after a restart is recognised by
         whoever reads it. Raises TypeError when the event's type names no topic, RecordTooLargeError (a PermanentError)
         when it could never leave and, outside a handler, what else `Producer.produce` raises.
+
+        With *not_before* (with a time zone, at most `Kafka.ScheduleMaxH` hours ahead) the event reaches its topic at
+        that time or some moments later, never before: until then it waits in GROUP.scheduled, and a worker of the group
+        forwards it, at least once and with the id that it has now. Meanwhile events of its key overtake it. A time that
+        has passed means at once. Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
         """
         topic, key = _address(event, key)
+        now_ms, due_ms = time.time_ns() // 1_000_000, 0
+        if not_before is not None:
+            due_ms = due_ms_of(not_before, now_ms, self._producer.settings.schedule_max_h)
+            due_ms = due_ms if due_ms > now_ms else 0
         unit = self._outbox()
         if unit is None:
             ours = self._producer.new_headers(event)
@@ -69,22 +83,49 @@ class EventBus:
             ours = caused_headers(event, self._producer.settings.consumer_config.group_id, unit)
         trace = [] if unit is None else unit.cause.trace
         if self.tracing is None:
-            await self._send(topic, key, event, with_own(ours + trace if trace else ours, headers), unit)
+            await self._send(topic, key, event, with_own(ours + trace if trace else ours, headers), unit, due_ms)
             return
         with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
-            span.sent(await self._send(topic, key, event, with_own(ours + (span.context or trace), headers), unit))
+            carried = with_own(ours + (span.context or trace), headers)
+            span.sent(await self._send(topic, key, event, carried, unit, due_ms))
 
-    async def _send(
-        self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None
-    ) -> Published | None:
-        if unit is None:
+    async def _send(  # noqa: PLR0913, PLR0917  # what an event is, and how it leaves
+        self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None, due_ms: int
+    ) -> Published | None:  # fmt: skip
+        if unit is None and not due_ms:
             return await self._producer.produce(topic, key, event, headers=headers)
         name = self._producer.settings.topic(topic)
         record = Outgoing(name, key_bytes(key), codec_of(type(event)).encode(event), headers)
+        if due_ms:
+            return await self._send_later(Scheduled(record, due_ms), unit)
+        assert unit is not None
         unit.publish(record)  # before anything is waited for: its id is made from its place
         if not self._producer.is_small(record):
             await self._check(record, unit)
         return None
+
+    async def _send_later(self, event: Scheduled, unit: Outbox | None) -> Published | None:
+        """Have *event* wait for its time. A large payload stays in it until then: a claim check would expire."""
+        topic = scheduling_topic(self._producer.settings.consumer_config.group_id)
+        waiting = event.to_wait(topic, time.time_ns() // 1_000_000)
+        if unit is not None:
+            unit.publish(waiting)
+        try:
+            if not self._producer.is_small(waiting):
+                await self._producer.check(waiting)
+                if not self._producer.claims.wants(event.record):
+                    await self._producer.check(event.record)
+        except BaseException:
+            if unit is not None:
+                unit.replace(waiting, None)
+            raise
+        if unit is not None:
+            return None
+        try:
+            return await self._producer.send(waiting)
+        except UnknownTopicError as error:
+            cure = "a worker of the group makes it when it starts with Kafka.ScheduleMaxH"
+            raise UnknownTopicError(f"topic {topic} is not there, or not whole: {cure}") from error
 
     async def _check(self, record: Outgoing, unit: Outbox) -> None:
         """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.

@@ -110,7 +110,11 @@ class Producer:
         record = self._outgoing(topic, key, event, headers, partition, timestamp_ms)
         if isinstance(event, Event):
             record = await self._checked_in(record)
-        [published] = await self._produced(topic, [record])
+        return await self.send(record)
+
+    async def send(self, record: Outgoing) -> Published:
+        """Send *record* (its topic as on the cluster) as it is. Raises as `produce` does."""
+        [published] = await self._produced(record.topic, [record])
         return published
 
     async def produce_many(
