@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import get_args
 
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
@@ -20,6 +21,7 @@ from app.bootstrap import Famulus
 from app.engine.flow import Flow
 from app.observe import catalogue as c
 from app.observe.metrics import Counts, Distribution
+from app.wire.envelope import Outcome
 
 FAMILIES = {
     "counter": CounterMetricFamily,
@@ -43,6 +45,10 @@ class WorkerCollector(Collector):
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
         for tp, flow in self._app.intake.flows.items():
             self._put_partition(scrape, tp, flow)
+        for tp, flow in self._app.intake.returning.items():
+            settled = flow.backs.of[tp].offsets.next_offset or self._committed(tp) or 0
+            if (end := self._log_end(tp)) is not None:
+                self._put_lag(scrape, tp, max(end - settled, 0))
         self._put_topics(scrape)
         self._put_worker(scrape)
         yield from scrape.families.values()
@@ -52,7 +58,7 @@ class WorkerCollector(Collector):
         scrape.put(c.RECEIVED, counts.received, "kafka", "poll", *consumed)
         scrape.put_distribution(c.PROCESSING, counts.processing_s, "kafka", "process", *consumed)
         scrape.put_total(c.PROCESSING_ALIAS, counts.processing_s, 1000, topic)
-        for outcome in ("handled", "duplicate", "dead_lettered", "ignored"):
+        for outcome in get_args(Outcome):
             scrape.put(c.OUTCOMES, counts[outcome], topic, outcome)
         scrape.put(c.RETRIES, counts["retried"], topic)
         scrape.put(c.POSTPONED, counts["postponed"], topic)
@@ -72,14 +78,14 @@ class WorkerCollector(Collector):
         scrape.put(c.RESTING, flow.lanes.resting, *at)
         scrape.put(c.WINDOW_FULL, flow.in_flight.is_held, *at)
         committed = self._committed(tp)
-        gap = (
-            0 if flow.settled_offset is None else flow.settled_offset - (flow.begin if committed is None else committed)
-        )
-        scrape.put(c.COMMIT_GAP, max(gap, 0), *at)
-        end = self._log_end(tp)
-        if end is not None:
-            scrape.put(c.LAG, flow.behind(end), self._app.group, *at)
-            scrape.put(c.LAG_ALIAS, flow.behind(end), *at)
+        settled = flow.begin if flow.settled_offset is None else flow.settled_offset
+        scrape.put(c.COMMIT_GAP, max(settled - (flow.begin if committed is None else committed), 0), *at)
+        if (end := self._log_end(tp)) is not None:
+            self._put_lag(scrape, tp, flow.behind(end))
+
+    def _put_lag(self, scrape: "Scrape", tp: TP, lag: int) -> None:
+        scrape.put(c.LAG, lag, self._app.group, tp.topic, str(tp.partition))
+        scrape.put(c.LAG_ALIAS, lag, tp.topic, str(tp.partition))
 
     def _put_topics(self, scrape: "Scrape") -> None:
         flows = self._app.intake.flows

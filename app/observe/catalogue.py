@@ -77,8 +77,8 @@ CLAIMS_AWAY = Metric("famulus_claim_store_away", "gauge", "0 or 1", (), "Is the 
 READY = Metric("famulus_ready", "gauge", "0 or 1", (),
                "Are the partitions assigned and restored, and none of them stuck, as `/readyz` says?")  # fmt: skip
 LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *PARTITION),
-             "How many records of the worker's partitions are not settled? By the high watermark of the last fetch, "
-             "which stands still while a partition is blocked.")  # fmt: skip
+             "How many records of the worker's partitions are not settled, in retry and redrive topics, too? By the "
+             "high watermark of the last fetch, which stands still while a partition is blocked.")  # fmt: skip
 LAG_ALIAS = Metric("kafka_consumer_lag", "gauge", "offsets", PARTITION, "The same as `kafka.consumer.lag`.", LAG.name)
 PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary", "milliseconds", TOPIC,
                           "The same as `kafka.message.processing.time`.", PROCESSING.name)  # fmt: skip
