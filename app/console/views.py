@@ -5,6 +5,7 @@
     GET /tables/NAME/KEY/               one row
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
+    GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
 
@@ -16,8 +17,10 @@ from typing import Any, cast
 
 import msgspec
 from faust.web import Request, Response, View
+from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
+from app.console.metrics import WorkerCollector
 from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.wire.codec import codec_of
@@ -128,6 +131,15 @@ class DuplicateList(Page):
         return self.answer([duplicate._asdict() for duplicate in reversed(subscription.counts.duplicates)])
 
 
+class Metrics(Page):
+    """What there is to measure, in the format that whoever asks accepts: Prometheus' text, or OpenMetrics."""
+
+    async def get(self, request: Request) -> Response:
+        """Look at everything."""
+        encode, content_type = choose_encoder(cast(Any, request).headers.get("Accept", ""))
+        return self.bytes(encode(WorkerCollector(self.host)), headers={"Content-Type": content_type})
+
+
 class Ready(Page):
     """Whether the worker takes part: its partitions are assigned, their state is there, and none of them is stuck.
 
@@ -168,6 +180,7 @@ def add_views(app: Famulus) -> None:
     app.page("/tables/{name}/{key}/")(TableRow)
     app.page("/subscriptions/")(SubscriptionList)
     app.page("/subscriptions/{topic}/duplicates/")(DuplicateList)
+    app.page("/metrics")(Metrics)
     app.page("/readyz")(Ready)
 
 

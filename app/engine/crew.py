@@ -154,7 +154,8 @@ class Crew:
         while self._flows:
             hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
-            carry, state = flow.pipeline.carry, flow.state
+            untimed, state = flow.pipeline.carry, flow.state
+            carry = flow.carry_timed  # the first event of a turn: the clock for each would cost a few per cent of it
             for _ in range(TURN_RECORDS):
                 started = flow.lanes.start()
                 if started is None:
@@ -170,7 +171,7 @@ class Crew:
                     if hand.is_held:
                         self._let_go(hand, flow)
                 finally:
-                    hand.started = None
+                    hand.started, carry = None, untimed
                     if hand.is_held:
                         flow.finish(started[0])
                         self._let_go(hand, flow)

@@ -78,6 +78,7 @@ class Flow:
         begin: int = 0,
     ) -> None:  # fmt: skip
         self.tp = tp
+        self.begin = begin
         self.pipeline = pipeline
         self.state = state
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
@@ -105,6 +106,16 @@ class Flow:
     def settled_offset(self) -> int | None:
         """What may be committed of the source: everything below it is settled. None before any is."""
         return self.offsets.next_offset if self._settler is None else self._settled_offset
+
+    def behind(self, log_end: int) -> int:
+        """How many offsets up to *log_end*, one past the newest record, are not settled.
+
+        Holes among them count. Where all that was received is settled, what follows it (markers of transactions) does
+        not: it has been read.
+        """
+        settled = self.begin if self.settled_offset is None else self.settled_offset
+        is_idle = not (self.offsets.in_flight or self._fetches or self._settling)
+        return max(log_end - (max(settled, self.position) if is_idle else settled), 0)
 
     @property
     def has_state(self) -> bool:
@@ -154,6 +165,7 @@ class Flow:
 
     def _receive(self, records: Sequence[Record]) -> None:
         left, stream_ms = self.in_flight.received(records, time.time_ns() // 1_000_000)
+        self.pipeline.counts.received += len(left)
         works = self.pipeline.works_of(left, self.state, stream_ms)
         self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
 
@@ -169,6 +181,7 @@ class Flow:
                 # The stream had come to it, also if nothing of it was read in this assignment.
                 stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
                 works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
+        self.pipeline.counts.received += len(works)
         self._start_settling()
         self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
         return bool(works)
@@ -197,6 +210,14 @@ class Flow:
         else:
             group.ended.append((work[0].offset, outcome))
         self._start_settling()
+
+    async def carry_timed(self, work: Work, state: Partition) -> Outcome:
+        """What the pipeline's `carry` does, and note how long it took, whatever came of it."""
+        since_s = time.perf_counter()
+        try:
+            return await self.pipeline.carry(work, state)
+        finally:
+            self.pipeline.counts.processing_s.note(time.perf_counter() - since_s)
 
     def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
         """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""
@@ -282,6 +303,7 @@ class Flow:
 
     async def _settle_group(self, group: Group) -> bool:
         """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
+        since_s = time.perf_counter()
         if group.outbox and not await self._publish(group.outbox):
             return False
         self.offsets.finished_all([offset for offset, _ in group.ended])
@@ -299,6 +321,8 @@ class Flow:
             ended[outcome] += 1
         for outcome, count in ended.items():
             self.pipeline.note(outcome, count)
+        self.pipeline.counts.group_records.note(len(group.ended) + len(group.returned))
+        self.pipeline.counts.settling_s.note(time.perf_counter() - since_s)
         return True
 
     async def _publish(self, records: Sequence[Outgoing]) -> bool:

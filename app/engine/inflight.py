@@ -19,7 +19,7 @@ LOOKS = 32  # chunks of which one look finds out whether they are finished, so t
 
 
 class Chunk(NamedTuple):
-    """Records that were unpacked together: their offsets, the stream's time at each, their bytes.
+    """Records that were unpacked together: their offsets, the stream's time at each, their bytes, and when that was.
 
     When all of them are finished and an earlier one is not, only the last one's offset and time are left.
     """
@@ -28,6 +28,7 @@ class Chunk(NamedTuple):
     stream_ms: list[int]
     bytes: int
     is_finished: bool = False
+    received_ms: int = 0
 
 
 class InFlight:
@@ -58,7 +59,7 @@ class InFlight:
         stream_ms = list(accumulate(times, max, initial=self._stream_ms))[1:]
         self._stream_ms = stream_ms[-1]
         size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
-        self._chunks.append(Chunk(offsets, stream_ms, size))
+        self._chunks.append(Chunk(offsets, stream_ms, size, received_ms=now_ms))
         self._bytes += size
         return self._without_settled(records, offsets, stream_ms) if self._ahead else (records, stream_ms)
 
@@ -96,6 +97,19 @@ class InFlight:
             self.offsets.in_flight >= self._records_max * share or self._bytes >= self._bytes_max * share
         )  # fmt: skip
         return self._is_held
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was full when `is_full` was asked last."""
+        return self._is_held
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the oldest record that is not finished was received, None when there is none."""
+        if not self.offsets.in_flight:
+            return None
+        finished = self.offsets.next_offset or 0
+        return next((chunk.received_ms for chunk in self._chunks if chunk.offsets[-1] >= finished), None)
 
     @property
     def stream_ms(self) -> int:

@@ -4,6 +4,7 @@ Works inside a worker and in a plain script. What is wrong is one line with its 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from itertools import islice
 from typing import Self
@@ -56,6 +57,7 @@ class Producer:
         self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
         self._choose = chooser(self.settings.producer_config.partitioner)
         self._connection: Connection | None = None
+        self.sent: Counter[str] = Counter()  # records that the cluster has, by topic; state changelogs aside
         self._leaving: set[asyncio.Task[None]] = set()  # connections that were replaced
 
     async def __aenter__(self) -> Self:
@@ -194,11 +196,13 @@ class Producer:
         with sending.connection.in_use():
             async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
                 try:
-                    return await sending.run()
+                    published = await sending.run()
                 except MessageSizeTooLargeError as error:
                     if not isinstance(error, TooLarge):
                         self._connected().forget_limits()
                     raise
+        self.sent.update([place.topic for place in published])
+        return published
 
     def is_small(self, record: Outgoing) -> bool:
         """Whether any topic takes *record*, so that there is nothing to check. For most it is, and this is quick."""

@@ -1,0 +1,90 @@
+"""Every metric of a worker: its name, its unit, its labels and the question that it answers.
+
+The names of OpenTelemetry's messaging conventions 1.44, in Prometheus' spelling, where there is one; those of the
+common Kafka exporters for lag; `famulus_` before what only this worker has. A label is never a key or an id, so there
+are as many series as topics, partitions and handlers allow, however many events there are.
+"""
+
+from typing import Literal, NamedTuple
+
+OTHER = "other"  # the value of a label once it has had as many as it may
+ERROR_TYPES_MAX = 50  # of one topic's dead letters
+TOPICS_SENT_MAX = 200
+Kind = Literal["counter", "gauge", "histogram", "summary"]
+
+
+class Metric(NamedTuple):
+    """One metric. *alias_of* names the one that says the same, for dashboards that look for this name."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    question: str
+    alias_of: str = ""
+
+
+MESSAGING = "messaging_system", "messaging_operation_name"
+CONSUMED = *MESSAGING, "messaging_consumer_group_name", "messaging_destination_name"
+TOPIC = ("topic",)
+PARTITION = "topic", "partition"
+
+RECEIVED = Metric("messaging_client_consumed_messages_total", "counter", "records", CONSUMED,
+                  "How many records were received? One that comes again after a rebalance counts again.")  # fmt: skip
+SENT = Metric("messaging_client_sent_messages_total", "counter", "records", (*MESSAGING, "messaging_destination_name"),
+              "How many events and dead letters has Kafka acknowledged? State changelogs aside.")  # fmt: skip
+PROCESSING = Metric("messaging_process_duration_seconds", "histogram", "seconds", CONSUMED,
+                    "How long is an event in hand? A sample: the first one of every turn of at most 50.")  # fmt: skip
+OUTCOMES = Metric("famulus_records_total", "counter", "records", (*TOPIC, "outcome"),
+                  "How did records end: handled, duplicate, dead_lettered, ignored? Counted when settled.")  # fmt: skip
+RETRIES = Metric("famulus_retries_total", "counter", "attempts", TOPIC,
+                 "How many attempts failed and were tried again in their lane?")  # fmt: skip
+POSTPONED = Metric("famulus_postponed_total", "counter", "attempts", TOPIC,
+                   "How many events left their lane for a retry topic?")  # fmt: skip
+DEAD_LETTERS = Metric("famulus_dead_letters_total", "counter", "records", (*TOPIC, "kind", "handler", "error_type"),
+                      f"Why are there dead letters? A topic's first {ERROR_TYPES_MAX} error types, then `{OTHER}`. "
+                      "Counted before they are settled.")  # fmt: skip
+OWNED = Metric("famulus_partitions_owned", "gauge", "partitions", TOPIC, "How many partitions has this worker?")
+BLOCKED = Metric("famulus_partitions_blocked", "gauge", "partitions", (*TOPIC, "reason"),
+                 "How many do not get on: halted behind a dead letter, or unsent, because Kafka refuses what they "
+                 "publish?")  # fmt: skip
+FLOOD = Metric("famulus_dead_letter_flood", "gauge", "0 or 1", TOPIC,
+               "Has the worker stopped writing dead letters, because too many events fail?")  # fmt: skip
+IN_FLIGHT = Metric("famulus_in_flight_records", "gauge", "records", PARTITION,
+                   "How many records were unpacked and are not finished?")  # fmt: skip
+OLDEST = Metric("famulus_oldest_in_flight_seconds", "gauge", "seconds", PARTITION,
+                "For how long is the oldest of those in flight, which holds the commit back?")  # fmt: skip
+IN_HAND = Metric("famulus_in_hand_records", "gauge", "records", PARTITION,
+                 "How many events have handlers that wait for something?")  # fmt: skip
+BACKLOG = Metric("famulus_lane_backlog_records", "gauge", "records", PARTITION,
+                 "How many records wait for their turn in the lanes?")  # fmt: skip
+RESTING = Metric("famulus_resting_records", "gauge", "records", PARTITION,
+                 "How many events wait for another attempt, or for something else to end?")  # fmt: skip
+WINDOW_FULL = Metric("famulus_window_full", "gauge", "0 or 1", PARTITION,
+                     "Does the partition hold as much as it may, so that no more is unpacked?")  # fmt: skip
+COMMIT_GAP = Metric("famulus_commit_gap_records", "gauge", "offsets", PARTITION,
+                    "How far is the commit behind what is settled?")  # fmt: skip
+GROUP_RECORDS = Metric("famulus_group_records", "histogram", "records", TOPIC,
+                       "How many records share a group commit? Topics that remember nothing make a group only for "
+                       "what they publish.")  # fmt: skip
+SETTLING = Metric("famulus_group_settle_seconds", "histogram", "seconds", TOPIC,
+                  "How long does settling a group take: publishing, changelog, store?")  # fmt: skip
+BREAKER_OPEN = Metric("famulus_breaker_open", "gauge", "0 or 1", ("handler",),
+                      "Does what the handler needs count as away?")  # fmt: skip
+BREAKER_WAITING = Metric("famulus_breaker_waiting_records", "gauge", "records", ("handler",),
+                         "How many events wait for it?")  # fmt: skip
+CLAIMS_AWAY = Metric("famulus_claim_store_away", "gauge", "0 or 1", (), "Is the store of large payloads away?")
+READY = Metric("famulus_ready", "gauge", "0 or 1", (),
+               "Are the partitions assigned and restored, and none of them stuck, as `/readyz` says?")  # fmt: skip
+LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *PARTITION),
+             "How many records of the worker's partitions are not settled, in retry and redrive topics, too? By the "
+             "high watermark of the last fetch, which stands still while a partition is blocked.")  # fmt: skip
+LAG_ALIAS = Metric("kafka_consumer_lag", "gauge", "offsets", PARTITION, "The same as `kafka.consumer.lag`.", LAG.name)
+PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary", "milliseconds", TOPIC,
+                          "The same as `kafka.message.processing.time`.", PROCESSING.name)  # fmt: skip
+
+CATALOGUE = (
+    RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, FLOOD, IN_FLIGHT, OLDEST,
+    IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
+    CLAIMS_AWAY, READY, LAG, LAG_ALIAS, PROCESSING_ALIAS,
+)  # fmt: skip
