@@ -34,7 +34,8 @@ def test_show_says_what_holds_and_who_said_it() -> None:
     assert lines["Kafka.SaslPassword"] == ["***", "KAFKA__SASLPASSWORD"]
     code, output = faust("config", "show", "--json", **settings)
     rows = {row["name"]: row for row in map(json.loads, output.splitlines())}
-    assert (code, rows.keys()) == (0, {name for name in lines if "." in name})
+    assert code == 0, output
+    assert set(rows) == {name for name in lines if "." in name}
     assert rows["State.DedupeWindowS"]["unit"] == "s"
 
 
@@ -59,8 +60,7 @@ def test_a_worker_runs_with_the_missions_file(
     shutil.copy(MISSION / "appsettings.json", checkout)
     make_topics("order-events", "stock-events")
     worker = start_worker(cwd=checkout)
-    assert "MaxInFlight" not in worker.log.read_text()
-    assert "Retries 3" in worker.log.read_text()
+    assert "Retries 3: sent again until DeliveryTimeoutMs" in worker.log.read_text()
 
 
 def test_a_type_that_nobody_handles_is_78(kafka: KafkaConfig, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_settings_of_a_type_win_over_its_handlers(house: House) -> None:
     worker = house.start(KAFKA__MESSAGETYPES__THING__RETRYATTEMPTS="1")
     began = time.monotonic()
     house.send(house.thing("a"))
-    wait_for(lambda: house.outcomes(worker)["dead_lettered"] == 1, "a dead letter")
+    wait_for(lambda: house.outcomes(worker)["dead_lettered"] == 1)
     assert time.monotonic() - began < 2.0, "there was a second attempt"
 
 
@@ -92,20 +92,22 @@ def test_auto_commit_is_refused(house: House) -> None:
 
 def test_forced_auto_commit_never_commits_what_is_not_done(house: House) -> None:
     """An event in hand is read again after a kill, however many intervals have passed."""
-    forced = {
-        "KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT": "forced",
-        "KAFKA__CONSUMERCONFIG__AUTOCOMMITINTERVALMS": "100",
-        "WORKER__COMMITINTERVALS": "60",  # so that it is the other interval that commits
-    }
+
+    def start(name: str) -> WorkerProcess:
+        return house.start(
+            name, KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT="forced", KAFKA__CONSUMERCONFIG__AUTOCOMMITINTERVALMS="100",
+            WORKER__COMMITINTERVALS="60",  # so that it is the other interval that commits
+        )  # fmt: skip
+
     house.build(SLEEPING)
-    worker = house.start(**forced)
+    worker = start("one")
     house.wait_log(worker, "EnableAutoCommit is forced")
     house.send(house.thing("a"), house.thing("b", note="wait"), house.thing("c"))
-    wait_for(lambda: house.committed() == {0: 1}, "the commit of the first event")
+    wait_for(lambda: house.committed() == {0: 1})
     time.sleep(1.0)
     assert house.committed() == {0: 1}
     house.kill(worker)
     (house.checkout / "go").touch()
-    worker = house.start("two", **forced)
-    wait_for(lambda: house.committed() == {0: 3}, "the commit of all events")
+    worker = start("two")
+    wait_for(lambda: house.committed() == {0: 3})
     assert house.outcomes(worker)["handled"] >= 1
