@@ -8,19 +8,16 @@ none. The files are looked for in the working folder or `APPSETTINGS_DIR`; what 
 `layers.references`, and `faust -A app config show` says what holds and why.
 """
 
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -34,57 +31,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.errors import ConfigError
 from app.layers.merged import Resolved, merge, nested, resolve
 from app.layers.sources import Place, files_of, from_arguments, from_environment, from_file
+from app.section import Section, Spelled, UnknownError
 from app.spelling import plain as _plain
 
 GROUP_BYTES_MAX = 800_000
-
-
-def _spelled(value: object, annotation: object) -> object:
-    """The choice that *value* is another spelling of, such as `Lz4` or `DEAD_LETTER`; anything else as it is."""
-    choices = {_plain(choice): choice for choice in _choices(annotation)} if isinstance(value, str) else {}
-    return choices.get(_plain(str(value)), value)
-
-
-def _choices(annotation: object) -> Iterator[str]:
-    if get_origin(annotation) is Literal:
-        yield from (choice for choice in get_args(annotation) if isinstance(choice, str))
-        return
-    for part in get_args(annotation):
-        yield from _choices(part)
-
-
-class _UnknownError(ValueError):
-    """A name that is no setting's. *name* is as it was said."""
-
-    def __init__(self, name: str, hint: str) -> None:
-        super().__init__(f"unknown setting {name!r}{hint}")
-        self.name = name
-
-
-class _Spelled(BaseModel):
-    """Accepts every spelling of a name and refuses unknown ones with the nearest match."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spellings(cls, values: object) -> object:
-        if not isinstance(values, Mapping):
-            return values
-        fields = {_plain(name): name for name in cls.model_fields}
-        known = {}
-        for name, value in values.items():
-            if _plain(name) not in fields:
-                near = difflib.get_close_matches(_plain(name), fields, n=1)
-                hint = f", did you mean {fields[near[0]]!r}?" if near else f"; known are {', '.join(fields.values())}"
-                raise _UnknownError(name, hint)
-            field = fields[_plain(name)]
-            known[field] = _spelled(value, cls.model_fields[field].annotation)
-        return known
-
-
-class Section(_Spelled):
-    """A group of settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ProducerConfig(Section):
@@ -294,7 +244,7 @@ class ClaimCheckConfig(Section):
         return self
 
 
-class Settings(_Spelled, BaseSettings):
+class Settings(Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a password
@@ -369,7 +319,7 @@ def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
     """One fault: the setting, what is wrong, and who said it."""
     said = [str(part) for part in fault["loc"]]
     unknown = fault.get("ctx", {}).get("error")
-    place = tuple(_plain(part) for part in [*said, *([unknown.name] if isinstance(unknown, _UnknownError) else [])])
+    place = tuple(_plain(part) for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) else [])])
     origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
     origin = f" ({origins[0]})" if len(origins) == 1 else ""
     return f"{'.'.join(said) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}{origin}"

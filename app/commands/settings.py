@@ -105,6 +105,6 @@ def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
 def _spellings(said: dict[str, Any]) -> list[dict[str, Any]]:  # Any: JSON
     """How else the choices of a setting may be written: `SaslSsl` is `SASL_SSL`."""
     of_parts = [choice for part in said.get("anyOf", ()) for choice in part.get("enum", ())]
-    choices = [choice for choice in said.get("enum", of_parts) if isinstance(choice, str)]
+    choices = [choice for choice in said.get("enum", of_parts) if isinstance(choice, str) and choice[:1].isalpha()]
     each = "|".join("[-_.]?".join(f"[{c.upper()}{c.lower()}]" for c in plain(choice)) for choice in choices)
     return [{"type": "string", "pattern": f"^({each})$"}] if choices else []

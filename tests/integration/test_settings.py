@@ -53,6 +53,13 @@ def test_a_wrong_set_is_78() -> None:
     assert "did you mean 'web_port'? (Worker.WebProt in command line)" in one_line(output)
 
 
+def test_commands_of_faust_take_settings_too() -> None:
+    """It is no option that only we know."""
+    code, output = faust("agents", "--set", "Kafka.TopicPrefix=mine.")
+    assert code == 0, output
+    assert "mine.order-events" in output
+
+
 def test_a_worker_runs_with_the_missions_file(
     checkout: Path, make_topics: Callable[..., None], start_worker: Callable[..., WorkerProcess]
 ) -> None:

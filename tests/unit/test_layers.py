@@ -133,6 +133,7 @@ def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
         ('{"Kafka": 1, "Kafka:TopicPrefix": "b"}', "Kafka in appsettings.json is a value"),
         ('{"Kafka": {"MessageTypes": {"OrderCreated": {"RetryAttempt": 1}}}}', "did you mean 'retry_attempts'"),
         ('{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": true}}}', "true commits what is not handled yet"),
+        ('{ // a\n/* b\n c */\n"Kafka": x}', "line 4 column 10"),
         ("[" * 100_000, "cannot be read"),
     ],
 )
