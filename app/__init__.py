@@ -3,11 +3,13 @@
 from app.bootstrap import app
 from app.commands import broker as _broker  # noqa: F401  # commands register themselves by being imported
 from app.commands import claims as _claims  # noqa: F401
+from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
+from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
 from app.console.views import add_views
@@ -37,3 +39,4 @@ __all__ = [
 
 handles = app.handles
 add_views(app)
+take_settings()

@@ -1,61 +1,40 @@
-"""The settings, layered: defaults, then `appsettings.json`, then the environment. Later layers win.
+"""The settings, in layers: defaults, `appsettings.json`, `appsettings.{ENVIRONMENT}.json`, environment, command line.
 
-Every field says its unit. A path of the JSON file becomes an environment variable by two underscores:
-`Kafka.ProducerConfig.Acks` is `KAFKA__PRODUCERCONFIG__ACKS`; `KAFKA_BOOTSTRAP_SERVERS` is an alias of
-`KAFKA__BOOTSTRAPSERVERS`. Names are compared without case, underscores, dots and dashes, so `GroupId`, `group_id` and
-`group.id` are one setting. An unknown name is an error: a setting that is silently ignored is worse than none.
+The later one wins, value by value. Every field says its unit. `Kafka.ProducerConfig.Acks` of a file is the variable
+`KAFKA__PRODUCERCONFIG__ACKS` and, after a command, `--set Kafka.ProducerConfig.Acks=all`; `KAFKA_BOOTSTRAP_SERVERS` is
+an alias of `KAFKA__BOOTSTRAPSERVERS`. Names are compared without case, underscores, dots and dashes, so `GroupId`,
+`group_id` and `group.id` are one setting. An unknown name is an error: a setting that is silently ignored is worse than
+none. The files are looked for in the working folder or `APPSETTINGS_DIR`; what they may refer to is in
+`layers.references`, and `faust -A app config show` says what holds and why.
 """
 
-import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    JsonConfigSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
 )
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigError
+from app.layers.merged import Resolved, merge, nested, resolve
+from app.layers.sources import Place, files_of, from_arguments, from_environment, from_file
+from app.section import Section, Spelled, UnknownError
+from app.spelling import plain as _plain
 
 GROUP_BYTES_MAX = 800_000
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-class _Spelled(BaseModel):
-    """Accepts every spelling of a name and refuses unknown ones with the nearest match."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spellings(cls, values: object) -> object:
-        if not isinstance(values, Mapping):
-            return values
-        fields = {_plain(name): name for name in cls.model_fields}
-        known = {}
-        for name, value in values.items():
-            if _plain(name) not in fields:
-                near = difflib.get_close_matches(_plain(name), fields, n=1)
-                hint = f", did you mean {fields[near[0]]!r}?" if near else f"; known are {', '.join(fields.values())}"
-                raise ValueError(f"unknown setting {name!r}{hint}")
-            known[fields[_plain(name)]] = value
-        return known
-
-
-class Section(_Spelled):
-    """A group of settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ProducerConfig(Section):
@@ -82,11 +61,6 @@ class ProducerConfig(Section):
             )
         return text
 
-    @field_validator("compression_type", mode="before")
-    @classmethod
-    def _codec(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
     @field_validator("partitioner")
     @classmethod
     def _partitioner(cls, value: str) -> str:
@@ -103,6 +77,11 @@ class ConsumerConfig(Section):
 
     group_id: str = Field("famulus", min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    enable_auto_commit: Literal[False, "forced"] = Field(
+        default=False,
+        description="`true` is refused. `forced` commits every AutoCommitIntervalMs, yet only what is done.",
+    )
+    auto_commit_interval_ms: int = Field(5_000, ge=100, le=60_000, description="Only if that is forced, milliseconds.")
     session_timeout_ms: int = Field(30_000, ge=6_000, description="A silent worker leaves the group, milliseconds.")
     heartbeat_interval_ms: int = Field(3_000, ge=100, description="Milliseconds.")
     max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
@@ -110,6 +89,31 @@ class ConsumerConfig(Section):
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
     fetch_linger_ms: int = Field(2, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
+
+    @field_validator("enable_auto_commit", mode="before")
+    @classmethod
+    def _ours_alone(cls, value: object) -> object:
+        text = str(value).strip().lower()
+        if text in {"true", "1", "yes", "on"}:
+            raise ValueError(
+                "true commits what is not handled yet, and a crash would lose it: leave it out, or say 'forced' for "
+                "commits every AutoCommitIntervalMs of what is done"
+            )
+        return False if text in {"false", "0", "no", "off"} else text
+
+
+class MessageTypeConfig(Section):
+    """What is different for the events of one type: it wins over what the code of its handlers says."""
+
+    handler_timeout_s: float | None = Field(None, ge=0, description="One attempt, seconds; 0 is for ever.")
+    unclassified: Literal["transient", "permanent"] | None = Field(None, description="As in Failures.")
+    retry_attempts: int | None = Field(None, ge=1, le=1_000, description="Attempts in the lane, the first included.")
+    retry_topics: tuple[str, ...] | None = Field(None, description="Waits after those, such as `1m`; empty is none.")
+
+    @field_validator("retry_topics", mode="before")
+    @classmethod
+    def _waits(cls, value: object) -> object:
+        return [wait.strip() for wait in value.split(",") if wait.strip()] if isinstance(value, str) else value
 
 
 class KafkaConfig(Section):
@@ -124,6 +128,16 @@ class KafkaConfig(Section):
     )
     producer_config: ProducerConfig = ProducerConfig()
     consumer_config: ConsumerConfig = ConsumerConfig()
+    message_types: dict[str, MessageTypeConfig] = Field({}, description="By the name of the event's class.")
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = ""
+    sasl_username: str = ""
+    sasl_password: SecretStr = SecretStr("")
+
+    @field_validator("message_types", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return {_plain(str(name)): own for name, own in value.items()} if isinstance(value, Mapping) else value
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
@@ -138,6 +152,10 @@ class KafkaConfig(Section):
     def topic(self, name: str) -> str:
         """The topic's name on the cluster: the prefix setting and *name*, which is what models and agents say."""
         return self.topic_prefix + name
+
+    def message_type(self, name: str) -> MessageTypeConfig:
+        """What is different for the events whose class is called *name*."""
+        return self.message_types.get(_plain(name), MessageTypeConfig())
 
 
 class WorkerConfig(Section):
@@ -229,12 +247,10 @@ class ClaimCheckConfig(Section):
         return self
 
 
-class Settings(_Spelled, BaseSettings):
+class Settings(Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_nested_delimiter="__", json_file="appsettings.json", json_file_encoding="utf-8"
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a password
 
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
@@ -252,38 +268,43 @@ class Settings(_Spelled, BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # ours takes its place
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # files are JSON here
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # ours takes the place of them
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The layers, the strongest first."""
-        file = Path(os.environ.get("APPSETTINGS_DIR", "."), "appsettings.json")
-        return init_settings, _Environment(settings_cls), _File(settings_cls, json_file=file)
+        """What is said in code, then our layers."""
+        return init_settings, _Layers(settings_cls)
+
+    @property
+    def commit_interval_s(self) -> float:
+        """Between two offset commits, seconds."""
+        consumer = self.kafka.consumer_config
+        forced = consumer.enable_auto_commit == "forced"
+        return consumer.auto_commit_interval_ms / 1000 if forced else self.worker.commit_interval_s
 
 
-class _File(JsonConfigSettingsSource):
-    """The JSON layer in plain names, so that it merges with the layers above it."""
+class _Layers(PydanticBaseSettingsSource):
+    """The layers of this process, merged."""
 
     def __call__(self) -> dict[str, Any]:
-        return _plain_names(super().__call__())  # type: ignore[no-any-return]  # JSON objects stay objects
+        return nested(read_layers())
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Not asked: all fields are given at once."""
+        raise NotImplementedError(f"{field_name}: {field}")
 
 
-class _Environment(EnvSettingsSource):
-    """The environment layer, with the one alias that everybody sets."""
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = _plain_names(super().__call__())
-        # A variable that happens to be called STATE or WORKER is none of ours: ours name a setting inside.
-        values = {name: value for name, value in found.items() if isinstance(value, dict)}
-        if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-            values.setdefault("kafka", {}).setdefault("bootstrapservers", servers)
-        return values
+def settings_files() -> list[Path]:
+    """The settings files of this process, the weaker first; they need not be there."""
+    return files_of(Path(os.environ.get("APPSETTINGS_DIR", ".")), os.environ.get("ENVIRONMENT", ""))
 
 
-def _plain_names(values: Any) -> Any:  # Any: JSON before validation
-    if isinstance(values, dict):
-        return {_plain(name): _plain_names(value) for name, value in values.items()}
-    return values
+def read_layers() -> dict[Place, Resolved]:
+    """What files, environment and command line say now, and where. Raises ConfigError."""
+    said = [from_file(file) for file in settings_files()]
+    said.append(from_environment(os.environ, [_plain(name) for name in Settings.model_fields]))
+    said.append(from_arguments(sys.argv))
+    return resolve(merge(said), os.environ)
 
 
 @cache
@@ -292,10 +313,16 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigError(f"settings (appsettings.json and environment): {faults}") from None
-    except (OSError, TypeError, ValueError, SettingsError) as error:
-        raise ConfigError(f"settings: appsettings.json or the environment cannot be read: {error}") from None
+        layers = read_layers()
+        faults = "; ".join(_line(fault, layers) for fault in error.errors(include_input=False, include_url=False))
+        raise ConfigError(f"settings: {faults}") from None
+
+
+def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
+    """One fault: the setting, what is wrong, and who said it."""
+    said = [str(part) for part in fault["loc"]]
+    unknown = fault.get("ctx", {}).get("error")
+    place = tuple(_plain(part) for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) else [])])
+    origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
+    origin = f" ({origins[0]})" if len(origins) == 1 else ""
+    return f"{'.'.join(said) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}{origin}"

@@ -1,12 +1,18 @@
 """What is wrong with a house before anything starts: one line each, with the cure."""
 
+import difflib
 from collections.abc import Iterable, Mapping
+
+import structlog
 
 from app.bootstrap.parts import handlers_of, topic_of
 from app.config import KafkaConfig
 from app.engine.dispatch import Dispatcher, Handler
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
+from app.spelling import plain
+
+log = structlog.get_logger()
 
 
 def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
@@ -17,12 +23,29 @@ def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatche
                 f"handlers take {event_type.__name__} of topic {topic_of(event_type)}, which no subscription reads: "
                 f'app.subscription("{topic_of(event_type)}") in agents/'
             )
+    _check_message_types(dispatcher, kafka)
+    consumer = kafka.consumer_config
+    if consumer.enable_auto_commit == "forced":
+        log.warning(
+            "EnableAutoCommit is forced: only what is done is committed, all the same",
+            every_ms=consumer.auto_commit_interval_ms,
+        )
     for subscription in subscriptions.values():
         if not subscription.has_agent:
             raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
         handlers = handlers_of(subscription, dispatcher)
         _check_waits(handlers, kafka.consumer_config.max_poll_interval_ms / 1000)
         _check_retry_topics(handlers, subscription)
+
+
+def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
+    """A setting for a type that nobody handles would be silently ignored."""
+    known = {plain(event_type.__name__): event_type.__name__ for event_type in dispatcher.event_types}
+    for name in kafka.message_types:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {known[near[0]]}?" if near else f"there are {', '.join(known.values()) or 'none'}"
+            raise ConfigError(f"Kafka.MessageTypes: no event type {name!r} is handled here, {hint}")
 
 
 def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:

@@ -13,7 +13,7 @@ from faust import Record as Event
 from faust.types import AgentT
 
 from app.bootstrap.checks import check_house
-from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of
+from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
@@ -25,7 +25,7 @@ from app.engine.subscription import Options, Subscription, Windows, dedupe_of
 from app.engine.traced import traced
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
-from app.failures.retry import Policy, Retry, delays_of
+from app.failures.retry import Policy, Retry
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
@@ -154,15 +154,12 @@ class Famulus(faust.App):
         With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up leaves its lane and
         waits in topics of this group, where it has one more attempt after each wait, never before: later events of its
         key overtake it. *breaker* says when what the handler needs counts as away: then its events wait.
+        What `Kafka.MessageTypes` says of the type wins over all this.
         Raises ConfigError for a wait that is none.
         """
-        try:
-            delays_s = delays_of(retry_topics)
-        except ValueError as error:
-            raise ConfigError(f"retry_topics of a handler of {event_type.__name__}: {error}") from None
-        failures = self.settings.failures
-        limit_s = failures.handler_timeout_s if timeout_s is None else timeout_s
-        policy = Policy(retry, transient, permanent, failures.unclassified, delays_s, limit_s)
+        asked = Policy(retry, transient, permanent)
+        policy = policy_of(self.settings, event_type, asked, retry_topics, timeout_s)
+        limit_s = policy.timeout_s
 
         def register(target: T) -> T:
             handler = handler_for(event_type, target, policy, breaker)

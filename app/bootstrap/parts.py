@@ -1,6 +1,7 @@
 """The parts that a worker is made of, built from its settings."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from faust import Record as Event
@@ -13,8 +14,10 @@ from app.engine.flow import Limits
 from app.engine.pipeline import Pipeline
 from app.engine.redeeming import Redeeming
 from app.engine.subscription import Subscription
+from app.errors import ConfigError
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
+from app.failures.retry import Policy, delays_of
 from app.observe.health import log_consumer
 from app.state.commit import Probe
 from app.storage.log import LogReader, Sender
@@ -47,6 +50,29 @@ def limits_of(settings: Settings) -> Limits:
         bytes=worker.queue_bytes,
         chunk=settings.kafka.consumer_config.max_poll_records,
         linger_s=settings.state.linger_ms / 1000,
+    )
+
+
+def policy_of(
+    settings: Settings, event_type: type[Event], asked: Policy, retry_topics: Sequence[str | float],
+    timeout_s: float | None,
+) -> Policy:  # fmt: skip
+    """How a handler of *event_type* fails: as its code *asked*, unless the settings of that type say otherwise.
+
+    Raises ConfigError for a wait in retry topics that is none.
+    """
+    usual, own = settings.failures, settings.kafka.message_type(event_type.__name__)
+    try:
+        delays_s = delays_of(retry_topics if own.retry_topics is None else own.retry_topics)
+    except ValueError as error:
+        raise ConfigError(f"retry_topics of a handler of {event_type.__name__}: {error}") from None
+    limits_s = (own.handler_timeout_s, timeout_s, usual.handler_timeout_s)
+    return replace(
+        asked,
+        retry=replace(asked.retry, attempts=own.retry_attempts or asked.retry.attempts),
+        unclassified=own.unclassified or usual.unclassified,
+        delays_s=delays_s,
+        timeout_s=next(limit_s for limit_s in limits_s if limit_s is not None),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 from faust.cli import AppCommand
+from faust.cli.base import cli
 
 from app.bootstrap import Famulus
 
@@ -34,3 +35,17 @@ class Command(AppCommand):
             click.echo("nothing was done", err=True)
             raise SystemExit(1) from None
         raise SystemExit(0)
+
+
+def take_settings() -> None:
+    """Let every command take `--set NAME=VALUE`, the strongest layer of the settings.
+
+    The settings have read it by then: the app is built from them before click looks at a command's options.
+    """
+    for command in cli.commands.values():
+        command.params.append(
+            click.Option(
+                ["--set", "_set"], multiple=True, metavar="NAME=VALUE", expose_value=False,
+                help="A setting, such as Kafka.ProducerConfig.LingerMs=20. Wins over files and environment.",
+            )
+        )  # fmt: skip

@@ -15,7 +15,7 @@ def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's setting
         "autodiscover": True,
         "store": "rocksdb://",
         "datadir": worker.data_dir,
-        "broker_commit_interval": worker.commit_interval_s,
+        "broker_commit_interval": settings.commit_interval_s,
         "broker_session_timeout": consumer.session_timeout_ms / 1000,
         "broker_heartbeat_interval": consumer.heartbeat_interval_ms / 1000,
         "broker_max_poll_interval": consumer.max_poll_interval_ms / 1000,

@@ -60,6 +60,7 @@ def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> N
         ({"Kafka": {"BootstrapServers": "nowhere"}}, "'nowhere' is not host:port"),
         ({"Worker": {"WebPort": 0}}, "worker.web_port"),
         ({"Kafka": {"ProducerConfig": {"Acks": 1}}}, "kafka.producer_config.acks: 1 loses events"),
+        ({"Kafka": {"ProducerConfig": {"Acks": "1"}}}, "kafka.producer_config.acks: 1 loses events"),
         ({"Kafka": {"ProducerConfig": {"Acks": "leader"}}}, "leader loses events"),
         ({"Kafka": {"ProducerConfig": {"Partitioner": "fnv1a"}}}, "none of murmur2, consistent_random"),
         ({"Kafka": 5}, "kafka"),
