@@ -25,12 +25,10 @@ from pydantic_settings import (
 )
 
 from app.errors import ConfigError
+from app.security import SecurityConfig
+from app.spelling import plain as _plain
 
 GROUP_BYTES_MAX = 800_000
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 class _Spelled(BaseModel):
@@ -112,8 +110,8 @@ class ConsumerConfig(Section):
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
 
 
-class KafkaConfig(Section):
-    """Which cluster, and how to talk to it."""
+class KafkaConfig(Section, SecurityConfig):
+    """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
     bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated.")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours.")
@@ -230,7 +228,12 @@ class Settings(_Spelled, BaseSettings):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_nested_delimiter="__", json_file="appsettings.json", json_file_encoding="utf-8"
+        hide_input_in_errors=True,  # it may be a password
+        extra="forbid",
+        frozen=True,
+        env_nested_delimiter="__",
+        json_file="appsettings.json",
+        json_file_encoding="utf-8",
     )
 
     kafka: KafkaConfig = KafkaConfig()
