@@ -59,6 +59,13 @@ class SecurityConfig(BaseModel):
     def _mechanism(cls, value: object) -> object:
         return _spelled(value, get_args(Mechanism)) or None
 
+    @field_validator(
+        "ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "https_ca_location", mode="before"
+    )
+    @classmethod
+    def _file(cls, value: object) -> object:
+        return None if value == "" else value  # an empty variable says that there is none
+
     @field_validator("sasl_oauthbearer_allowed_hosts", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
@@ -67,6 +74,8 @@ class SecurityConfig(BaseModel):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
+        if self.is_sasl:
+            self._check_login()
         self._refuse_idle("sasl_", "a SASL protocol", is_used=self.is_sasl)
         self._refuse_idle("ssl_", "SSL or SASL_SSL", is_used=self.is_encrypted)
         is_oauth = self.sasl_mechanism == "OAUTHBEARER"
@@ -74,8 +83,6 @@ class SecurityConfig(BaseModel):
         self._refuse_idle("https_", "SaslMechanism OAUTHBEARER", is_used=is_oauth)
         if self.ssl_key_location and not self.ssl_certificate_location:
             raise ValueError("SslKeyLocation needs SslCertificateLocation, the certificate of that key")
-        if self.is_sasl:
-            self._check_login()
         return self
 
     def _refuse_idle(self, prefix: str, needed: str, *, is_used: bool) -> None:

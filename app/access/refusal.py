@@ -17,9 +17,9 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from app.access.arguments import connection_of
-from app.access.tokens import TokenError
+from app.access.tokens import TokenError, TokenServerError
 from app.config import KafkaConfig
-from app.errors import AccessError, ConfigError, OperatingError
+from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
 KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
 EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
@@ -108,10 +108,13 @@ def _about_ours(reason: str, settings: KafkaConfig, address: str) -> str:
 
 
 def _about_login(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+    server = settings.sasl_oauthbearer_token_endpoint_url
     match error:
         case TokenError():
-            url = settings.sasl_oauthbearer_token_endpoint_url
-            return AccessError(f"no token from {url}: {error}; check Kafka.SaslOauthbearerClientId and -ClientSecret")
+            cure = "check Kafka.SaslOauthbearerClientId and SaslOauthbearerClientSecret"
+            return AccessError(f"no token from {server}: {error.args[0]}; {cure}")
+        case TokenServerError():
+            return UnavailableError(f"no token from {server}: it does not answer as it should ({error.args[0]})")
         case UnsupportedSaslMechanismError():
             return ConfigError(
                 f"the broker at {address} does not take SaslMechanism {settings.sasl_mechanism}: set another"

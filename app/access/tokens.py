@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ class TokenError(AuthenticationFailedError):  # type: ignore[misc]  # aiokafka i
     """The token server gives us no token, and asking again would not change that."""
 
 
+class TokenServerError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka is untyped
+    """The token server cannot be reached, or is in trouble: later it may give us a token."""
+
+
 class Token(NamedTuple):
     """A token, and for how long it is good, seconds; 0 when the server does not say."""
 
@@ -38,23 +43,25 @@ class Token(NamedTuple):
 class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
     """What aiokafka asks for a token at each connection. *trust* says which token servers are believed.
 
-    Clients in several threads share it. It has no lock: that two may ask at once costs a token.
+    *clock* gives seconds. Clients in several threads share it. It has no lock: that two may ask at once costs a token.
     """
 
-    def __init__(self, settings: SecurityConfig, trust: ssl.SSLContext) -> None:
+    def __init__(
+        self, settings: SecurityConfig, trust: ssl.SSLContext, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._trust = trust
         self._text = ""
-        self._renew_at = 0.0  # by the monotonic clock
+        self._renew_at = 0.0
 
     async def token(self) -> str:
         """A token that is good for now.
 
-        Raises TokenError when the server refuses, KafkaConnectionError when it cannot be reached; neither names a
-        secret.
+        Raises TokenError when the server refuses, TokenServerError when it cannot be reached; neither names a secret.
         """
-        if time.monotonic() >= self._renew_at:
-            asked_at = time.monotonic()
+        if self._clock() >= self._renew_at:
+            asked_at = self._clock()
             token = await self._ask()
             self._text, self._renew_at = token.text, asked_at + token.lives_s * USED_OF_LIFE
         return self._text
@@ -80,7 +87,7 @@ class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is u
             reason = getattr(error.certificate_error, "verify_message", "certificate not accepted")
             raise TokenError(f"its certificate is not accepted: {reason}; see Kafka.HttpsCaLocation") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise KafkaConnectionError(f"the token server does not answer ({type(error).__name__})") from None
+            raise TokenServerError(type(error).__name__) from None
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
@@ -100,7 +107,7 @@ def _token_of(status: int, body: bytes) -> Token:
         fields = None
     fields = fields if isinstance(fields, dict) else {}
     if status >= 500 or status == 429:
-        raise KafkaConnectionError(f"the token server is in trouble (HTTP {status})")
+        raise TokenServerError(f"HTTP {status}")
     if status != 200:
         code = str(fields.get("error", ""))
         raise TokenError(f"it says HTTP {status}{f', {code}' if re.fullmatch('[a-z_]{1,40}', code) else ''}")

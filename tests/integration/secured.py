@@ -88,6 +88,10 @@ def secured(folder: Path) -> Iterator[Secured]:
             "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
             "scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
         }),
+        Listener("CLEAR", "SASL_PLAINTEXT", {
+            "sasl.enabled.mechanisms": "SCRAM-SHA-256",
+            "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+        }),
         Listener("OAUTH", "SASL_SSL", {
             **_shown(good),
             "sasl.enabled.mechanisms": "OAUTHBEARER",
@@ -159,6 +163,8 @@ async def _answer(request: web.Request) -> web.Response:
         return web.json_response({"error": "invalid_client", "error_description": "a text of theirs"}, status=401)
     if kind == "redirect":
         raise web.HTTPTemporaryRedirect("/good")
+    if kind == "trouble":
+        return web.Response(status=503, text="a text of theirs")
     if kind == "large":
         return web.Response(text="x" * 100_000)
     return web.json_response({"access_token": unsecured_token(-30 if kind == "over" else 300), "expires_in": 300})

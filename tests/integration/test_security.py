@@ -7,12 +7,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from faust.types.auth import AuthProtocol
 
+from app.access.certificates import authority_of
+from app.access.tokens import TokenSource
 from app.config import ConsumerConfig, KafkaConfig
 from app.dev.node import free_port
-from app.errors import AccessError, ConfigError, OperatingError
+from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 from app.observe.health import delete_topics, partitions_of
 from app.publish.producer import Producer
+from app.worker.options import credentials_of
 from tests.integration.house import House
 from tests.integration.secured import SECRETS, Secured, environment, secured
 from tests.integration.test_start import faust, one_line
@@ -55,8 +59,10 @@ def test_a_worker_and_its_commands_get_in(house: House, way: dict[str, str], tmp
     assert house.live(b"")  # the state changelog, read from outside
     code, output = faust("keys", "things", cwd=house.checkout, **environment(way), **outside(house, tmp_path))
     assert code == 0, output
+    code, listed = faust("dlq", "list", cwd=house.checkout, **environment(way), **outside(house, tmp_path))
+    assert code == 0, listed
     assert worker.stop() == 0
-    text = worker.log.read_text("utf-8", "replace") + output
+    text = worker.log.read_text("utf-8", "replace") + output + listed
     assert not [secret for secret in SECRETS if secret in text]
 
 
@@ -67,6 +73,29 @@ def outside(house: House, tmp_path: Path) -> dict[str, str]:
         "KAFKA__CONSUMERCONFIG__GROUPID": house.group,
         "WORKER__DATADIR": str(tmp_path / "command"),
     }
+
+
+def at(cluster: Secured, listener: str) -> dict[str, str]:
+    """Another listener than the right one."""
+    return {"BootstrapServers": cluster.broker.address(listener)}
+
+
+def client(cluster: Secured, name: str) -> dict[str, str]:
+    """Another certificate than ours."""
+    return {
+        "SslCertificateLocation": str(cluster.folder / f"{name}.pem"),
+        "SslKeyLocation": str(cluster.folder / f"{name}.key"),
+    }
+
+
+def token(cluster: Secured, kind: str) -> dict[str, str]:
+    """Another token than a good one."""
+    return {"SaslOauthbearerTokenEndpointUrl": f"{cluster.token_url}/{kind}"}
+
+
+def nobody(cluster: Secured) -> dict[str, str]:
+    """A token server that is not there."""
+    return {"SaslOauthbearerTokenEndpointUrl": f"https://127.0.0.1:{free_port()}/good"}
 
 
 WRONG: dict[str, tuple[str, Callable[[Secured], dict[str, str]], type[OperatingError], str]] = {
@@ -87,29 +116,13 @@ WRONG: dict[str, tuple[str, Callable[[Secured], dict[str, str]], type[OperatingE
     "token": ("oauth", lambda c: token(c, "over"), AccessError, "does not accept the token of client famulus"),
     "redirect": ("oauth", lambda c: token(c, "redirect"), AccessError, "it says HTTP 307"),
     "large answer": ("oauth", lambda c: token(c, "large"), AccessError, "answers with more than"),
+    "no token server": ("oauth", nobody, UnavailableError, "should (ClientConnectorError)"),
+    "token server in trouble": ("oauth", lambda c: token(c, "trouble"), UnavailableError, "(HTTP 503)"),
     "token server": ("oauth", lambda c: {"HttpsCaLocation": f"{c.folder}/foreign.pem"}, AccessError, "HttpsCaLocation"),
 }  # fmt: skip
 
 
 PROCESSES = ["password", "scram password", "expired", "foreign certificate", "host name", "token"]
-
-
-def at(cluster: Secured, listener: str) -> dict[str, str]:
-    """Another listener than the right one."""
-    return {"BootstrapServers": cluster.broker.address(listener)}
-
-
-def client(cluster: Secured, name: str) -> dict[str, str]:
-    """Another certificate than ours."""
-    return {
-        "SslCertificateLocation": str(cluster.folder / f"{name}.pem"),
-        "SslKeyLocation": str(cluster.folder / f"{name}.key"),
-    }
-
-
-def token(cluster: Secured, kind: str) -> dict[str, str]:
-    """Another token than a good one."""
-    return {"SaslOauthbearerTokenEndpointUrl": f"{cluster.token_url}/{kind}"}
 
 
 @pytest.mark.parametrize("fault", WRONG)
@@ -150,6 +163,27 @@ def test_a_password_in_plain_text_is_78(cluster: Secured) -> None:
     assert code == 78, output
     assert "set SecurityProtocol to SASL_SSL" in one_line(output)
     assert "canary" not in output
+
+
+async def test_scram_needs_no_encryption(cluster: Secured) -> None:
+    """It sends no password: whoever reads the link reads the events alone. Faust's clients do the same."""
+    change = {"SecurityProtocol": "SaslPlaintext", "SslCaLocation": "", **at(cluster, "CLEAR")}
+    settings = KafkaConfig.model_validate({**cluster.ways()["scram-256"], **change})
+    assert await partitions_of(settings, ["things"], LIMIT_S) == {}
+    assert getattr(credentials_of(settings), "protocol", None) is AuthProtocol.SASL_PLAINTEXT
+
+
+async def test_a_token_is_kept_for_most_of_its_life(cluster: Secured) -> None:
+    """No request for each connection, and a new token before the old one is over."""
+    now = 0.0
+    settings = KafkaConfig.model_validate(cluster.ways()["oauth"])
+    trust = authority_of(settings.https_ca_location, "Kafka.HttpsCaLocation")
+    source = TokenSource(settings, trust, lambda: now)
+    first = await source.token()
+    now = 239.0  # of 300 seconds
+    assert await source.token() == first
+    now = 241.0
+    assert await source.token() != first
 
 
 @pytest.mark.parametrize("name", ["plain", "scram-256", "oauth"])

@@ -1,5 +1,6 @@
 """The settings of a secured cluster: the spellings, what is refused, and that no secret is ever printed."""
 
+import ast
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import KafkaConfig, load_settings
+from app.dev.worker import ROOT
 from app.errors import ConfigError
 
 USER = {"SaslUsername": "alice", "SaslPassword": "canary"}
@@ -99,3 +101,18 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
     with pytest.raises(ValidationError) as refused:
         KafkaConfig.model_validate({"SaslPasswort": "canary"})
     assert "canary" not in str(refused.value)
+
+
+def test_every_client_is_made_with_the_one_connection() -> None:
+    """One that is not would be the one that cannot get in, or gets in unencrypted."""
+    found = []
+    for file in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in CLIENTS:
+                unpacked = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]
+                found.append(any(name.startswith("connection_of(") for name in unpacked))
+                assert found[-1], f"{file}:{node.lineno}"
+    assert len(found) >= 7
+
+
+CLIENTS = {"AIOKafkaProducer", "AIOKafkaConsumer", "AIOKafkaAdminClient", "AIOKafkaClient"}
