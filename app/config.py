@@ -19,7 +19,6 @@ from typing import Any, Literal, Self
 from pydantic import (
     AliasChoices,
     Field,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -32,6 +31,7 @@ from app.errors import ConfigError
 from app.layers.merged import Resolved, merge, nested, resolve
 from app.layers.sources import Place, files_of, from_arguments, from_environment, from_file
 from app.section import Section, Spelled, UnknownError
+from app.security import SecurityConfig
 from app.spelling import plain as _plain
 
 GROUP_BYTES_MAX = 800_000
@@ -116,8 +116,8 @@ class MessageTypeConfig(Section):
         return [wait.strip() for wait in value.split(",") if wait.strip()] if isinstance(value, str) else value
 
 
-class KafkaConfig(Section):
-    """Which cluster, and how to talk to it."""
+class KafkaConfig(Section, SecurityConfig):
+    """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
     bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated.")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours.")
@@ -129,10 +129,6 @@ class KafkaConfig(Section):
     producer_config: ProducerConfig = ProducerConfig()
     consumer_config: ConsumerConfig = ConsumerConfig()
     message_types: dict[str, MessageTypeConfig] = Field({}, description="By the name of the event's class.")
-    security_protocol: str = "PLAINTEXT"
-    sasl_mechanism: str = ""
-    sasl_username: str = ""
-    sasl_password: SecretStr = SecretStr("")
 
     @field_validator("message_types", mode="before")
     @classmethod

@@ -26,6 +26,12 @@ class UnavailableError(OperatingError):
     exit_code = 69
 
 
+class AccessError(OperatingError):
+    """We are not let in: a password, a token or a certificate is not accepted, theirs or ours (EX_NOPERM)."""
+
+    exit_code = 77
+
+
 class UnsentError(OperatingError):
     """Kafka does not take what has to be sent. Nothing is lost: it is tried again."""
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -24,11 +25,25 @@ from app.dev.node import HOST, Node, free_port
 from app.errors import ConfigError, UnavailableError
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A secured way in, beside the plain one. *config* has its settings as Kafka calls them, without its name."""
+
+    name: str  # capitals and digits
+    protocol: str  # SSL, SASL_SSL or SASL_PLAINTEXT
+    config: Mapping[str, str]
+
+    def properties(self) -> dict[str, str]:
+        """Its lines of server.properties."""
+        return {f"listener.name.{self.name.lower()}.{name}": value for name, value in self.config.items()}
+
+
 class Broker:
     """A Kafka cluster of *nodes* processes on 127.0.0.1. Use it as a context manager, or `start` and `stop`.
 
     *port* 0 picks free ports. Without a *data_dir* the data goes away at the end; with one it is kept and found again.
     *config* adds to server.properties or overrides it. With *guarded* false the processes outlive this one.
+    *listeners* are further ways in, on free ports (see `address`); *scram_users* are name -> password.
     """
 
     def __init__(  # noqa: PLR0913  # each is a choice of its own, all have defaults
@@ -41,6 +56,8 @@ class Broker:
         heap_mb: int = 512,
         start_timeout_s: float = 60.0,
         guarded: bool = True,
+        listeners: Iterable[Listener] = (),
+        scram_users: Mapping[str, str] | None = None,
     ) -> None:
         self.nodes: list[Node] = []
         self.data_dir = data_dir
@@ -50,6 +67,8 @@ class Broker:
         self._heap_mb = heap_mb
         self._start_timeout_s = start_timeout_s
         self._guarded = guarded
+        self._listeners = list(listeners)
+        self._scram_users = dict(scram_users or {})
         self._temporary: Path | None = None
         self._guard: subprocess.Popen[str] | None = None
 
@@ -57,6 +76,10 @@ class Broker:
     def bootstrap_servers(self) -> str:
         """host:port of every node, comma separated."""
         return ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+
+    def address(self, listener: str) -> str:
+        """host:port of every node at the listener of that name, comma separated."""
+        return ",".join(f"{HOST}:{node.ports[listener]}" for node in self.nodes)
 
     def __enter__(self) -> Self:
         self.start()
@@ -77,7 +100,7 @@ class Broker:
             cluster = "A" + base64.urlsafe_b64encode(uuid4().bytes).decode()[1:22]  # Kafka refuses a leading dash
             for node in self.nodes:
                 self._configure(node)
-                node.format(cluster)
+                node.format(cluster, self._scram_users)
             for node in self.nodes:
                 self._spawn(node)
             self._wait_ready(self.nodes, alive=self._size)
@@ -111,7 +134,7 @@ class Broker:
             folder = (self.data_dir or self._temporary or Path()).absolute() / f"node-{number}"
             folder.mkdir(parents=True, exist_ok=True)
             node = Node(number, self._port + number - 1 if self._port else free_port(), free_port(), folder,
-                        self._heap_mb)  # fmt: skip
+                        self._heap_mb, {listener.name: free_port() for listener in self._listeners})  # fmt: skip
             node.log.write_bytes(b"")
         except OSError as error:
             raise ConfigError(f"Kafka's data folder {error.filename} cannot be written: {error.strerror}") from None
@@ -119,14 +142,20 @@ class Broker:
 
     def _configure(self, node: Node) -> None:
         copies = str(min(3, self._size))
+        ways_in = [f"PLAINTEXT://{HOST}:{node.port}", *(f"{name}://{HOST}:{port}" for name, port in node.ports.items())]
+        protocols = [
+            "PLAINTEXT:PLAINTEXT",
+            "CONTROLLER:PLAINTEXT",
+            *(f"{x.name}:{x.protocol}" for x in self._listeners),
+        ]
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(node.number),
             "controller.quorum.voters": ",".join(f"{n.number}@{HOST}:{n.controller_port}" for n in self.nodes),
-            "listeners": f"PLAINTEXT://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port}",
+            "listeners": ",".join([*ways_in, f"CONTROLLER://{HOST}:{node.controller_port}"]),
+            "advertised.listeners": ",".join(ways_in),
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": ",".join(protocols),
             "log.dirs": str(node.folder / "log"),
             "offsets.topic.num.partitions": "4",
             "offsets.topic.replication.factor": copies,
@@ -138,6 +167,7 @@ class Broker:
             "auto.create.topics.enable": "false",
             "broker.heartbeat.interval.ms": "500",
             "broker.session.timeout.ms": "3000",  # a killed node may come back when its session is over
+            **{name: value for listener in self._listeners for name, value in listener.properties().items()},
             **self._config,
         }
         lines = (f"{name}={value}\n" for name, value in properties.items())

@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.access.arguments import connection_of
 from app.bootstrap import app
 from app.config import KafkaConfig
 from app.deadletter.names import dead_letter_topic
@@ -215,7 +216,7 @@ async def _dead_letters(plan: Plan) -> dict[str, str]:
     """Key and value of every dead letter by the place that it came from."""
     found: dict[str, str] = {}
     for topic in map(dead_letter_topic, plan.topics):
-        consumer = AIOKafkaConsumer(bootstrap_servers=plan.kafka.bootstrap_servers, enable_auto_commit=False,
+        consumer = AIOKafkaConsumer(**connection_of(plan.kafka), enable_auto_commit=False,
                                     auto_offset_reset="earliest")  # fmt: skip
         async with consumer:
             partitions = [TopicPartition(topic, number) for number in range(plan.kafka.partitions)]

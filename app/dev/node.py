@@ -5,8 +5,9 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.dev.jars import jars, java
@@ -33,6 +34,7 @@ class Node:
     controller_port: int
     folder: Path
     heap_mb: int
+    ports: Mapping[str, int] = field(default_factory=dict)  # of further listeners, by name
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,11 +47,20 @@ class Node:
         """What the process says: warnings and errors."""
         return self.folder / "server.log"
 
-    def format(self, cluster: str) -> None:
-        """Make its storage, unless it is there. Raises UnavailableError when Kafka cannot."""
+    def format(self, cluster: str, scram_users: Mapping[str, str]) -> None:
+        """Make its storage, unless it is there, with *scram_users* (name -> password) in it.
+
+        Raises UnavailableError when Kafka cannot.
+        """
         if (self.folder / "log" / "meta.properties").exists():
             return
-        made = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties")
+        users = [
+            argument
+            for name, password in scram_users.items()
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            for argument in ("--add-scram", f"{mechanism}=[name={name},password={password}]")
+        ]
+        made = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties", *users)
         if made.wait():
             raise UnavailableError(f"Kafka's storage could not be made: {self.last_words()}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
+from app.access.arguments import connection_of
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.observe.health import admin_of
@@ -54,7 +55,7 @@ async def committed_of(
 async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
     """Commit *offsets* in the name of the group, which has no members. Raises UnavailableError when that fails."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
+        **connection_of(settings),
         group_id=settings.consumer_config.group_id,
         enable_auto_commit=False,
     )

@@ -10,6 +10,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
+from app.access.arguments import connection_of
+from app.access.refusal import why_refused
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 
@@ -125,7 +127,7 @@ async def prepare_topics_back(
 def log_consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     """A consumer without a group, for reading state changelogs."""
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers, group_id=None, enable_auto_commit=False,
+        **connection_of(settings), group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20, fetch_max_wait_ms=100,
     )  # fmt: skip
 
@@ -154,7 +156,10 @@ def check_port(host: str, port: int) -> None:
 
 @asynccontextmanager
 async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client for a few calls that must end within *timeout_s*."""
+    """An admin client for a few calls that must end within *timeout_s*.
+
+    Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+    """
     chatter = logging.getLogger("aiokafka")
     level = chatter.level
     chatter.setLevel(logging.CRITICAL)  # it logs every attempt to connect; the one line below says it all
@@ -166,9 +171,12 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
             finally:
                 await admin.close()
     except (TimeoutError, KafkaError, OSError) as error:
+        if isinstance(error, KafkaError) and (refused := await why_refused(settings)) is not None:
+            raise refused from error
         raise UnavailableError(
-            f"no Kafka broker answers at {settings.bootstrap_servers} within {timeout_s:g} s ({type(error).__name__}); "
-            "set KAFKA_BOOTSTRAP_SERVERS, or start one with `faust -A app broker start`"
+            f"no Kafka broker answers at {settings.bootstrap_servers} by {settings.security_protocol} within "
+            f"{timeout_s:g} s ({type(error).__name__}); set KAFKA_BOOTSTRAP_SERVERS, or start one with "
+            "`faust -A app broker start`"
         ) from error
     finally:
         chatter.setLevel(level)
@@ -176,11 +184,13 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
 
 async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:
     while True:
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+        admin = AIOKafkaAdminClient(**connection_of(settings))
         try:
             await admin.start()
-        except (KafkaConnectionError, OSError):
+        except (KafkaConnectionError, OSError) as error:
             await admin.close()
+            if (refused := await why_refused(settings)) is not None:
+                raise refused from error
             await asyncio.sleep(0.5)  # a broker that is just starting; the caller's timeout ends this
         else:
             return admin

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import OffsetAndMetadata
 
+from app.access.arguments import connection_of
 from app.config import KafkaConfig
 
 
@@ -30,8 +31,8 @@ class LagMonitor:
 
     def __init__(self, settings: KafkaConfig, group: str) -> None:
         self._group = group
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, enable_auto_commit=False)
+        self._admin = AIOKafkaAdminClient(**connection_of(settings))
+        self._consumer = AIOKafkaConsumer(**connection_of(settings), enable_auto_commit=False)
 
     async def __aenter__(self) -> Self:
         try:

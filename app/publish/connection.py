@@ -22,6 +22,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from app.access.arguments import connection_of
+from app.access.refusal import why_refused
 from app.config import KafkaConfig, ProducerConfig
 from app.errors import UnavailableError
 from app.wire.envelope import Headers
@@ -41,7 +43,7 @@ class Connection:
         config = settings.producer_config
         self._settings = settings
         self.kafka: Any = AIOKafkaProducer(  # Any: aiokafka is untyped
-            bootstrap_servers=settings.bootstrap_servers,
+            **connection_of(settings),
             acks="all",
             enable_idempotence=True,
             compression_type=None if config.compression_type == "none" else config.compression_type,
@@ -55,11 +57,13 @@ class Connection:
         self._unused.set()
 
     async def start(self) -> None:
-        """Connect. Raises UnavailableError when no broker answers."""
+        """Connect. Raises UnavailableError when no broker answers, AccessError when one does not let us in."""
         try:
             await self.kafka.start()
         except KafkaConnectionError as error:
             await self.kafka.stop()
+            if (refused := await why_refused(self._settings)) is not None:
+                raise refused from error
             raise UnavailableError(f"no Kafka broker answers at {self._settings.bootstrap_servers}") from error
 
     @contextmanager

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from app.config import Settings
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
+from faust.types.auth import CredentialsT
+
+from app.access.arguments import connection_of
+from app.config import KafkaConfig, Settings
 
 
 def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's settings are of all types
@@ -11,6 +15,7 @@ def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's setting
     consumer = kafka.consumer_config
     return {
         "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
+        "broker_credentials": credentials_of(kafka),
         "origin": "app",
         "autodiscover": True,
         "store": "rocksdb://",
@@ -32,3 +37,17 @@ def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's setting
         "web_tables_enabled": False,  # our own views answer for tables
         "web_router_enabled": False,
     }
+
+
+def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
+    """What Faust's own consumer and producer get in with, None in plain text. Raises ConfigError as `connection_of`."""
+    known = connection_of(kafka)
+    context = known.get("ssl_context")
+    if not kafka.is_sasl:
+        return None if context is None else SSLCredentials(context)
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return OAuthCredentials(oauth_cb=known["sasl_oauth_token_provider"], ssl_context=context)
+    return SASLCredentials(
+        username=known["sasl_plain_username"], password=known["sasl_plain_password"],
+        mechanism=known["sasl_mechanism"], ssl_context=context,
+    )  # fmt: skip

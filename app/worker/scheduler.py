@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
+from app.access.arguments import connection_of
 from app.config import KafkaConfig
 from app.errors import ClaimStoreError, ClaimTooLargeError, DecodeError, UnavailableError, UnsentError
 from app.publish.producer import Producer
@@ -56,7 +57,7 @@ class Scheduler:
         """Begin. Raises UnavailableError when the group cannot be joined."""
         config = self._settings.consumer_config
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers, group_id=self.topic, enable_auto_commit=False,
+            **connection_of(self._settings), group_id=self.topic, enable_auto_commit=False,
             auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES,
             session_timeout_ms=config.session_timeout_ms, heartbeat_interval_ms=config.heartbeat_interval_ms,
             max_poll_interval_ms=NEVER_MS, rebalance_timeout_ms=REBALANCE_MS,

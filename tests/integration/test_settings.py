@@ -23,7 +23,8 @@ async def note(thing: Thing) -> None:
 
 def test_show_says_what_holds_and_who_said_it() -> None:
     """As lines and as JSON, a secret as stars, the command line as the strongest layer."""
-    settings = {"KAFKA__SASLPASSWORD": "hush", "KAFKA_BOOTSTRAP_SERVERS": "one:1"}
+    settings = {"KAFKA__SASLPASSWORD": "hush", "KAFKA__SASLUSERNAME": "me", "KAFKA__SASLMECHANISM": "plain",
+                "KAFKA__SECURITYPROTOCOL": "SaslSsl", "KAFKA_BOOTSTRAP_SERVERS": "one:1"}  # fmt: skip
     code, output = faust("config", "show", "--set", "Worker.WebPort=77", **settings)
     assert code == 0, output
     assert "hush" not in output

@@ -81,10 +81,10 @@ def test_the_missions_files_work_unchanged(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_reference_that_another_layer_overrides_is_not_missed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what holds is looked up; the environment is taken as it is."""
-    write(folder, '{"Kafka": {"SaslUsername": "${NOBODY}"}}')
-    assert "NOBODY for Kafka.SaslUsername" in fault()
-    monkeypatch.setenv("KAFKA__SASLUSERNAME", "a${b")
-    assert load_settings().kafka.sasl_username == "a${b"
+    write(folder, '{"Kafka": {"TopicPrefix": "${NOBODY}"}}')
+    assert "NOBODY for Kafka.TopicPrefix" in fault()
+    monkeypatch.setenv("KAFKA__TOPICPREFIX", "a.b.")
+    assert load_settings().kafka.topic_prefix == "a.b."
 
 
 def test_everything_that_is_missing_is_named_at_once(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch:
     said = {
         "Kafka": {"SaslPassword": "${SECRET}", "SaslUsername": f"${{file:{folder}/secret}}"},
         "ClaimCheck": {"Store": "s3://me:hush@place/x"},
-    }
+    }  # fmt: skip
     write(folder, json.dumps(said))
     assert load_settings().kafka.sasl_username == "hush"
     rows = {row.name: row for row in shown(load_settings(), read_layers())}

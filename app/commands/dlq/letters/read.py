@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from app.access.arguments import connection_of
 from app.bootstrap import Famulus
 from app.commands.statelog import answered
 from app.config import KafkaConfig
@@ -156,7 +157,7 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
 
 def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers, group_id=None, enable_auto_commit=False,
+        **connection_of(settings), group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", isolation_level="read_committed", fetch_max_wait_ms=100,
         max_partition_fetch_bytes=settings.consumer_config.max_partition_fetch_bytes,
     )  # fmt: skip

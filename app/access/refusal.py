@@ -1,0 +1,132 @@
+"""Why a broker does not let us in. aiokafka logs it and says that it cannot connect, as if nobody had answered.
+
+So after a failure we knock ourselves: what is wrong with a login or a certificate stays wrong, which is said at once,
+while a broker that is only away may come back.
+"""
+
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from app.access.arguments import connection_of
+from app.access.tokens import TokenError, TokenServerError
+from app.config import KafkaConfig
+from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
+
+KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
+EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
+
+
+async def why_refused(settings: KafkaConfig) -> OperatingError | None:
+    """What keeps us out, None when nothing does: then brokers are away, or were for a moment.
+
+    Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may be others.
+    """
+    if settings.security_protocol == "PLAINTEXT":
+        return None
+    arguments = connection_of(settings)
+    waiting = list(_addresses(settings.bootstrap_servers))
+    knocked: set[tuple[str, int]] = set()
+    while waiting:
+        host, port = waiting.pop(0)
+        if (host, port) in knocked:
+            continue
+        knocked.add((host, port))
+        try:
+            waiting += await _knock(host, port, arguments)
+        except (OSError, KafkaError, TimeoutError) as error:
+            if (refused := _explained(error, settings, f"{host}:{port}")) is not None:
+                return refused
+    return None
+
+
+def _addresses(servers: str) -> Iterator[tuple[str, int]]:
+    for address in servers.split(","):
+        host, _, port = address.strip().rpartition(":")
+        yield host.strip("[]"), int(port)
+
+
+async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[str, int]]:
+    """Connect as a client does and ask for the brokers of the cluster. Raises what is in the way."""
+    known = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
+    connection = await create_conn(host, port, request_timeout_ms=KNOCK_MS, **known)
+    try:
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+    return [(broker[1], broker[2]) for broker in answer.brokers]
+
+
+def _explained(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+    """The line for the person who starts us. Never with a secret, and never with a text of somebody else's."""
+    for cause in _causes(error):
+        explain = _about_tls if isinstance(cause, ssl.SSLError) else _about_login
+        if (refused := explain(cause, settings, address)) is not None:
+            return refused
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _about_tls(error: BaseException, settings: KafkaConfig, address: str) -> AccessError | None:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return AccessError(_about_theirs(error, address))
+        case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
+            return AccessError(_about_ours(reason, settings, address))
+    return None
+
+
+def _about_theirs(error: ssl.SSLCertVerificationError, address: str) -> str:
+    cures = {
+        EXPIRED: "it must be renewed",
+        WRONG_HOST: "Kafka.BootstrapServers and the broker's advertised.listeners must use a name that it was made for",
+    }
+    cures[WRONG_ADDRESS] = cures[WRONG_HOST]
+    cure = cures.get(error.verify_code, "Kafka.SslCaLocation must name the authority that signed it")
+    return f"the certificate of the broker at {address} is not accepted: {error.verify_message.rstrip('.')}; {cure}"
+
+
+def _about_ours(reason: str, settings: KafkaConfig, address: str) -> str:
+    alert = reason.partition("ALERT_")[2].replace("_", " ").lower()
+    cure = "the one in Kafka.SslCertificateLocation must be valid and signed by an authority that the broker knows"
+    if settings.ssl_certificate_location is None:
+        cure = "set Kafka.SslCertificateLocation and SslKeyLocation"
+    return f"the broker at {address} does not accept our certificate ({alert}): {cure}"
+
+
+def _about_login(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+    server = settings.sasl_oauthbearer_token_endpoint_url
+    match error:
+        case TokenError():
+            cure = "check Kafka.SaslOauthbearerClientId and SaslOauthbearerClientSecret"
+            return AccessError(f"no token from {server}: {error.args[0]}; {cure}")
+        case TokenServerError():
+            return UnavailableError(f"no token from {server}: it does not answer as it should ({error.args[0]})")
+        case UnsupportedSaslMechanismError():
+            return ConfigError(
+                f"the broker at {address} does not take SaslMechanism {settings.sasl_mechanism}: set another"
+            )
+        case SaslAuthenticationFailed() if settings.sasl_mechanism == "OAUTHBEARER":
+            return AccessError(
+                f"the broker at {address} does not accept the token of client {settings.sasl_oauthbearer_client_id}: "
+                "check Kafka.SaslOauthbearerScope, and the broker's issuer and audience"
+            )
+        case SaslAuthenticationFailed():
+            return AccessError(
+                f"the broker at {address} does not let {settings.sasl_username} in by {settings.sasl_mechanism}: check "
+                "Kafka.SaslUsername and SaslPassword"
+            )
+    return None
