@@ -68,7 +68,7 @@ class Producer:
         await self.stop()
 
     async def start(self) -> None:
-        """Connect. Raises UnavailableError when no broker answers."""
+        """Connect. Raises UnavailableError when no broker answers, AccessError when one does not let us in."""
         if without_effect := explained(self.settings.producer_config):
             log.info("settings that have no effect as they are", why="; ".join(without_effect))
         await self._connect()
