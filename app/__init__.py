@@ -4,6 +4,7 @@ from app.bootstrap import app
 from app.commands import broker as _broker  # noqa: F401  # commands register themselves by being imported
 from app.commands import claims as _claims  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
+from app.commands import lag as _lag  # noqa: F401
 from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401

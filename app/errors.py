@@ -26,6 +26,12 @@ class UnavailableError(OperatingError):
     exit_code = 69
 
 
+class ForbiddenError(OperatingError):
+    """The cluster does not let us ask (EX_NOPERM)."""
+
+    exit_code = 77
+
+
 class UnsentError(OperatingError):
     """Kafka does not take what has to be sent. Nothing is lost: it is tried again."""
 
