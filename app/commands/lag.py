@@ -116,6 +116,7 @@ def shown(found: GroupLag) -> RenderableType:
     if len(rows) < len(partitions):
         parts.append(Text(f"{number(len(partitions) - len(rows), 'partition')} without lag", "dim"))
     parts += [Text(f"{_place(p)}: {says}", "yellow") for p in partitions if (says := _strange(p))]
+    parts += [Text(plain(f"{at.topic}/{at.partition}: no leader answers"), "red") for at in found.unanswered]
     return Group(*parts)
 
 

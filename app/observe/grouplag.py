@@ -14,6 +14,8 @@ from app.observe.burrow import Look, Rates, State, eta_s_of, kept, rates_of, sta
 from app.observe.groupask import Asker, Members
 from app.observe.health import admin_of
 
+NAMED_MAX = 20  # groups in an error
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
@@ -44,13 +46,17 @@ class PartitionLag:
 
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """A group at the last look, *at_s* (seconds since 1970), with a window of *window_s* seconds behind it."""
+    """A group at the last look, *at_s* (seconds since 1970), with a window of *window_s* seconds behind it.
+
+    *unanswered* are partitions of which no leader told anything: what they lag is not in here.
+    """
 
     group: str
     at_s: float
     window_s: float
     members: int
     partitions: tuple[PartitionLag, ...]
+    unanswered: tuple[TopicPartition, ...]
 
     @property
     def lag(self) -> int:
@@ -65,14 +71,14 @@ class GroupLag:
     @property
     def state(self) -> State | None:
         """The worst of the partitions' states."""
-        return worst(partition.state for partition in self.partitions)
+        return worst([*(partition.state for partition in self.partitions), *(None for _ in self.unanswered)])
 
     @property
     def eta_s(self) -> float | None:
         """Seconds until the slowest partition has nothing left; None when one never has, or nobody knows."""
         etas = [partition.eta_s for partition in self.partitions]
         known = [eta for eta in etas if eta is not None]
-        return max(known, default=0.0) if len(known) == len(etas) else None
+        return max(known, default=0.0) if len(known) == len(etas) and not self.unanswered else None
 
     def as_json(self) -> dict[str, Any]:
         """Of plain values."""
@@ -80,6 +86,7 @@ class GroupLag:
             "group": self.group, "at_s": round(self.at_s, 3), "window_s": round(self.window_s, 3),
             "members": self.members, "state": self.state, "lag": self.lag, "lag_s": _rounded(self.age_s),
             "eta_s": _rounded(self.eta_s), "partitions": [partition.as_json() for partition in self.partitions],
+            "unanswered": [f"{at.topic}/{at.partition}" for at in self.unanswered],
         }  # fmt: skip
 
 
@@ -115,10 +122,16 @@ class GroupWatch:
                 await self._explain(asker)
             begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
             now_s = time.time()
-            self._keep(places, now_s, begins, ends, committed, members)
-            lagging = {at: window[-1].position for at, window in self._windows.items() if window[-1].lag}
+            looks = {
+                at: Look(now_s, begins[at], max(ends[at], begins[at]), committed.get(at), is_held=members.are_there)
+                for at in places
+                if at in begins and at in ends
+            }
+            lagging = {at: look.position for at, look in looks.items() if look.lag}
             times_ms = await asker.times_ms(lagging)
-        return self._report(now_s, times_ms, members)
+        was = self._windows
+        self._windows = {at: kept(was.get(at, ()), looks[at]) if at in looks else was.get(at, []) for at in places}
+        return self._report(now_s, looks, times_ms, members)
 
     def _places(
         self, leaders: Iterable[TopicPartition], members: Members, committed: Iterable[TopicPartition]
@@ -132,29 +145,24 @@ class GroupWatch:
             raise ConfigError(f"there is no topic {self._only}")
         groups = await asker.groups()
         if self._group not in groups:
-            raise ConfigError(f"there is no group {self._group}; there are: {', '.join(sorted(groups)) or 'none'}")
+            some = ", ".join(sorted(groups)[:NAMED_MAX]) + (", ..." if len(groups) > NAMED_MAX else "")
+            raise ConfigError(f"there is no group {self._group}; there are: {some or 'none'}")
 
-    def _keep(  # noqa: PLR0913, PLR0917  # what a look is made of
-        self, places: Iterable[TopicPartition], now_s: float, begins: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int], committed: Mapping[TopicPartition, int], members: Members,
-    ) -> None:  # fmt: skip
-        """The windows with this look. A partition without a leader has no offsets: its window waits."""
-        looks = {
-            at: Look(now_s, begins[at], max(ends[at], begins[at]), committed.get(at), is_held=members.are_there)
-            for at in places
-            if at in begins and at in ends
-        }
-        self._windows = {at: kept(self._windows.get(at, ()), look) for at, look in looks.items()}
-
-    def _report(self, now_s: float, times_ms: Mapping[TopicPartition, int], members: Members) -> GroupLag:
-        found = []
-        for at, window in sorted(self._windows.items()):
+    def _report(
+        self, now_s: float, answered: Collection[TopicPartition], times_ms: Mapping[TopicPartition, int],
+        members: Members,
+    ) -> GroupLag:  # fmt: skip
+        found, unanswered = [], []
+        for at, window in self._windows.items():
+            if at not in answered:
+                unanswered.append(at)
+                continue
             rates, last = rates_of(window), window[-1]
             age_s = max(now_s - times_ms[at] / 1000, 0.0) if at in times_ms else None
             eta_s = eta_s_of(last.lag, rates)
             found.append(PartitionLag(at, last, age_s, state_of(window), rates, eta_s, members.owners.get(at)))
-        window_s = max((now_s - window[0].at_s for window in self._windows.values()), default=0.0)
-        return GroupLag(self._group, now_s, window_s, members.count, tuple(found))
+        window_s = max((now_s - self._windows[p.place][0].at_s for p in found), default=0.0)
+        return GroupLag(self._group, now_s, window_s, members.count, tuple(found), tuple(unanswered))
 
 
 def _rounded(value: float | None) -> float | None:
