@@ -27,7 +27,7 @@ class UnavailableError(OperatingError):
 
 
 class AccessError(OperatingError):
-    """We are not let in: a password, a token or a certificate is not accepted, theirs or ours (EX_NOPERM)."""
+    """We are not let in, a password, a token or a certificate is not accepted; or we may not do this (EX_NOPERM)."""
 
     exit_code = 77
 

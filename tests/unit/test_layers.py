@@ -105,7 +105,10 @@ def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch:
     (folder / "secret").write_text("hush\n")
     monkeypatch.setenv("SECRET", "hush")
     said = {
-        "Kafka": {"SaslPassword": "${SECRET}", "SaslUsername": f"${{file:{folder}/secret}}"},
+        "Kafka": {
+            "SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain",
+            "SaslPassword": "${SECRET}", "SaslUsername": f"${{file:{folder}/secret}}",
+        },
         "ClaimCheck": {"Store": "s3://me:hush@place/x"},
     }  # fmt: skip
     write(folder, json.dumps(said))
