@@ -8,6 +8,7 @@ from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
 from app.commands.dlq import command as _dlq  # noqa: F401
+from app.console.login import add_login
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -35,3 +36,4 @@ __all__ = [
 
 handles = app.handles
 add_views(app)
+add_login(app)

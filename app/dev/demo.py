@@ -274,8 +274,8 @@ Kafka          {plan.kafka.bootstrap_servers}, topics {", ".join(plan.topics)}
 a token        curl -H "Authorization: Bearer $(cat {worker.data / READ_FILE})" {worker.url}/tables/
 worker's log   {worker.log}
 Ctrl-C ends everything.""",
-        soft_wrap=True,
-    )  # a command that is broken in two cannot be copied
+        soft_wrap=True,  # a command that is broken in two cannot be copied
+    )
     with suppress(KeyboardInterrupt):
         while True:
             worker.check()

@@ -1,8 +1,11 @@
 """The door of the web face: who may look, who may act, and what every answer carries.
 
 `GET` and `HEAD` need the token for reading, every other method the one for acting, which reads as well; that holds for
-every route of the server, Faust's own and a team's included, and for paths that do not exist. Open are health checks
-alone, which say more to somebody with a token. A door that was not opened lets nobody in.
+every route of the server, Faust's own and a team's included, and for paths that do not exist. Open are the form to log
+in and the health checks alone, which say more to somebody with a token. A door that was not opened lets nobody in.
+
+A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts brings the session's
+CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`. Views find it in `request["csrf"]`.
 """
 
 import asyncio
@@ -10,7 +13,6 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +21,12 @@ from aiohttp import web
 
 from app.config import WorkerConfig
 from app.errors import ConfigError
-from app.worker.tokens import Token, TokenFile, made_token
+from app.worker.sessions import Session, Sessions
+from app.worker.tokens import Access, Token, TokenFile, made_token
 
 log = structlog.get_logger()
-OPEN_PATHS = frozenset({"/livez", "/readyz"})
+OPEN = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/login")})
+LOGIN, LOGOUT = ("POST", "/login"), ("POST", "/logout")
 BODY_BYTES = 64 * 1024
 REQUEST_S = 30.0
 READ_FILE, ADMIN_FILE = "web-read-token", "web-admin-token"  # in the data folder, when the settings give none
@@ -37,20 +41,13 @@ HEADERS = {
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Access(IntEnum):
-    """What somebody may do; more includes less."""
-
-    NONE = 0
-    READ = 1
-    ADMIN = 2
-
-
 class Door:
     """Guards the web server of one worker."""
 
     def __init__(self, worker: WorkerConfig) -> None:
         self._worker = worker
         self._tokens: dict[Access, Token | TokenFile] = {}
+        self._sessions = Sessions()
 
     @property
     def options(self) -> dict[str, Any]:  # Any: aiohttp's
@@ -85,12 +82,18 @@ class Door:
         if len({token.text for token in self._tokens.values()}) < len(self._tokens):
             raise ConfigError("Worker.ReadToken and Worker.AdminToken are the same: whoever may look could act")
 
-    def access_of(self, request: web.Request) -> Access:
-        """What the request's token allows; NONE without a good one."""
-        scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return Access.NONE
-        sent = offered.strip().encode("utf-8", "surrogateescape")
+    def log_in(self, offered: str) -> str | None:
+        """Begin a session of whoever shows a good token: the cookie's value. None for another token."""
+        access = self.access_of(offered)
+        return self._sessions.begin(access, offered) if access > Access.NONE else None
+
+    def log_out(self, request: web.Request) -> None:
+        """End the session of *request*, if there is one."""
+        self._sessions.end(request.cookies.get(cookie_name(request), ""))
+
+    def access_of(self, offered: str) -> Access:
+        """What the token *offered* allows; NONE if it is not good."""
+        sent = offered.encode("utf-8", "surrogateescape")
         # Every token is compared, each in constant time: how long it takes tells nothing.
         fits = [access for access, token in self._tokens.items() if hmac.compare_digest(sent, token.text.encode())]
         return max(fits, default=Access.NONE)
@@ -100,7 +103,7 @@ class Door:
         """Let the request through to *handler* or answer it here, in JSON, within a time limit."""
         try:
             async with asyncio.timeout(REQUEST_S):
-                response = self._refusal(request) or await handler(request)
+                response = await self._refusal(request) or await handler(request)
         except TimeoutError:
             response = _refuse(503, f"it took longer than {REQUEST_S:g} s")
         except web.HTTPException as error:
@@ -113,20 +116,30 @@ class Door:
             response.headers.setdefault(name, value)
         return response
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
+    async def _refusal(self, request: web.Request) -> web.Response | None:
         """Why the request does not come in, None when it does; its access is noted for the views."""
-        access = request["access"] = self.access_of(request)
-        need = Access.READ if request.method in {"GET", "HEAD"} else Access.ADMIN
-        if access < need and not (need is Access.READ and request.path in OPEN_PATHS):
-            if access is Access.NONE:
-                why = "send the header `Authorization: Bearer TOKEN`; the worker's log says where the token is"
-                return _refuse(401, why, **{"WWW-Authenticate": 'Bearer realm="famulus"'})
-            return _refuse(403, "this token is for reading alone")
+        access, session = self._who(request)
+        request["access"], request["csrf"] = access, session.csrf if session else ""
+        if access < _need_of(request):
+            return _closed(request, access)
         if request.body_exists and request.content_length is None:
             return _refuse(411, "say how long the body is")
         if (request.content_length or 0) > BODY_BYTES:
             return _refuse(413, f"the body is larger than {BODY_BYTES} bytes")
+        acts = request.method not in {"GET", "HEAD"} and (request.method, request.path) != LOGIN
+        if session and acts and not await _is_meant(request, session):
+            return _refuse(403, "send the session's CSRF token, as the header X-CSRF-Token or the form's field csrf")
         return None
+
+    def _who(self, request: web.Request) -> tuple[Access, Session | None]:
+        """What the request's token or session allows. A session ends with the token that it began with."""
+        if authorization := request.headers.get("Authorization"):
+            scheme, _, offered = authorization.partition(" ")
+            return self.access_of(offered.strip()) if scheme.lower() == "bearer" else Access.NONE, None
+        session = self._sessions.find(request.cookies.get(cookie_name(request), ""))
+        if session is None or self.access_of(session.token) != session.access:
+            return Access.NONE, None
+        return session.access, session
 
     @property
     def _is_given(self) -> bool:
@@ -139,12 +152,41 @@ def may_read(request: Any) -> bool:  # Any: Faust's type of aiohttp's request
     return cast(Access, request.get("access", Access.NONE)) >= Access.READ
 
 
+def cookie_name(request: web.Request) -> str:
+    """The name of a session's cookie: browsers do not tell apart the ports of a host, where workers may be beside."""
+    return f"famulus-session-{request.url.port}"
+
+
 def is_loopback(bind: str) -> bool:
     """Whether an address to listen on is reached from this machine alone. A name other than localhost never is."""
     try:
         return bind.lower() == "localhost" or ipaddress.ip_address(bind).is_loopback
     except ValueError:
         return False
+
+
+def _need_of(request: web.Request) -> Access:
+    """What one must be allowed for this method and path."""
+    route = request.method, request.path
+    if route in OPEN or route == LOGIN:
+        return Access.NONE
+    return Access.READ if request.method in {"GET", "HEAD"} or route == LOGOUT else Access.ADMIN
+
+
+def _closed(request: web.Request, access: Access) -> web.Response:
+    """The answer to somebody who may not come in; a browser is shown where to log in."""
+    if access > Access.NONE:
+        return _refuse(403, "this token is for reading alone")
+    if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+        return _refuse(303, "log in", Location="/login")
+    why = "send the header `Authorization: Bearer TOKEN`, or log in at /login; the worker's log says where the token is"
+    return _refuse(401, why, **{"WWW-Authenticate": 'Bearer realm="famulus"'})
+
+
+async def _is_meant(request: web.Request, session: Session) -> bool:
+    """Whether an act comes from a page of ours, not from another site that has the browser send its cookie."""
+    sent = request.headers.get("X-CSRF-Token") or (await request.post()).get("csrf", "")
+    return isinstance(sent, str) and hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), session.csrf.encode())
 
 
 def _token(name: str, given: str, file: str) -> Token | TokenFile | None:

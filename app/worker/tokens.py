@@ -5,6 +5,7 @@ import re
 import secrets
 import time
 from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,14 @@ log = structlog.get_logger()
 LOOK_S = 1.0  # a token file that changed is noticed within this time
 LENGTH_MAX = 512
 _SHAPE = re.compile(rf"[A-Za-z0-9._~+/=-]{{22,{LENGTH_MAX}}}")  # 22 random characters of base64 are 128 bits
+
+
+class Access(IntEnum):
+    """What somebody may do; more includes less."""
+
+    NONE = 0
+    READ = 1
+    ADMIN = 2
 
 
 class Token:

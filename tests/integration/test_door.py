@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
 from app.worker.door import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
-from tests.integration.house import COUNTING, House
+from tests.integration.house import COUNTING, House, wait_for
 from tests.integration.test_start import faust, one_line
 
 # Faust's own pages are all switched on; a team's fork adds one that acts, one that breaks, and the list of all routes.
@@ -29,6 +29,11 @@ class Act(View):
         return self.json({"body": len(await request.read())})
 
 
+@app.page("/csrf/")
+async def csrf(view: View, request: Request) -> Response:
+    return view.json(request["csrf"])
+
+
 @app.page("/broken/")
 async def broken(view: View, request: Request) -> Response:
     raise RuntimeError("a secret of the view")
@@ -39,10 +44,12 @@ async def routes(view: View, request: Request) -> Response:
     return view.json([[route.method, route.resource.canonical] for route in app.web.web_app.router.routes()])
 """
 )
+OPEN = 200, 200, 200, 200
 LOOK = 401, 401, 200, 200  # without a token, with a bad one, with that for reading, with that for acting
 TABLE = {
-    "/livez": (200, 200, 200, 200),
-    "/readyz": (200, 200, 200, 200),
+    "/livez": OPEN,
+    "/readyz": OPEN,
+    "/login": OPEN,
     "/tables/": LOOK,
     "/tables/{name}/": LOOK,
     "/tables/{name}/{key}/": (401, 401, 404, 404),
@@ -61,11 +68,28 @@ TABLE = {
     "/performance/": LOOK,
     # The fork's.
     "/routes/": LOOK,
+    "/csrf/": LOOK,
     "/broken/": (401, 401, 500, 500),
 }
-ACTS = {("POST", "/act/"): (401, 401, 403, 200), ("HEAD", "/act/"): (401, 401, 405, 405)}
+ACTS = {
+    ("POST", "/login"): (401, 401, 401, 401),  # the token belongs into the form
+    ("POST", "/logout"): (401, 401, 303, 303),
+    ("HEAD", "/logout"): (401, 401, 405, 405),
+    ("POST", "/act/"): (401, 401, 403, 200),
+    ("HEAD", "/act/"): (401, 401, 405, 405),
+}
 ROUTES = {**{(method, path): row for path, row in TABLE.items() for method in ("GET", "HEAD")}, **ACTS}
 FILL = {"name": "count", "key": "nobody", "topic": "things"}
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Redirects are answers here."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Go nowhere."""
+
+
+OPENER = urllib.request.build_opener(Stay)
 
 
 def ask(
@@ -76,7 +100,7 @@ def ask(
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(worker.url + path, body, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with OPENER.open(request, timeout=30) as response:
             return response.status, dict(response.headers), response.read()
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers), error.read()
@@ -103,12 +127,13 @@ def test_every_route_has_its_row(house: House) -> None:
     # What is no route tells nothing to strangers; a method that changes things is for acting, wherever it is sent.
     assert tuple(ask(worker, "GET", "/nothing", token)[0] for token in tokens) == (401, 401, 404, 404)
     for path in TABLE:
-        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        for method in {"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - ({"POST"} if path == "/login" else set()):
             statuses = tuple(ask(worker, method, path.format(**FILL), token)[0] for token in tokens)
             assert statuses == (401, 401, 403, 405), (method, path)
     for log in (worker.log, *worker.log.parent.glob("*.log")):
         assert not any(token in log.read_text() for token in tokens if token)
     check_answers(worker, tokens)
+    check_sessions(worker, tokens[2], tokens[3])
 
 
 def check_answers(worker: WorkerProcess, tokens: tuple[str | None, str, str, str]) -> None:
@@ -146,6 +171,44 @@ def check_answers(worker: WorkerProcess, tokens: tuple[str | None, str, str, str
     assert chunked(worker, admin) == 411
 
 
+def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
+    """A browser logs in, looks, acts with the session's CSRF token alone, and logs out."""
+    status, headers, _ = ask(worker, "GET", "/subscriptions/", None, Accept="text/html,*/*")
+    assert (status, headers["Location"]) == (303, "/login")
+    status, headers, page = ask(worker, "GET", "/login", None)
+    assert b'action="/login"' in page
+    assert "form-action 'self'" in headers["Content-Security-Policy"]
+    assert ask(worker, "POST", "/login", None, f"token={read[:-1]}".encode())[0] == 401
+    site = {"Sec-Fetch-Site": "cross-site"}
+    assert ask(worker, "POST", "/login", None, f"token={read}".encode(), **site)[0] == 403
+
+    cookies = {}
+    for token in (read, admin):
+        status, headers, _ = ask(worker, "POST", "/login", None, f"token={token}".encode())
+        assert (status, headers["Location"]) == (303, "/tables/")
+        cookie, *rules = headers["Set-Cookie"].split("; ")
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(rules)
+        assert token not in cookie
+        cookies[token] = cookie
+        assert ask(worker, "GET", "/tables/", None, Cookie=cookie)[0] == 200
+        assert ask(worker, "GET", "/tables/", "bad", Cookie=cookie)[0] == 401
+    csrf = json.loads(ask(worker, "GET", "/csrf/", None, Cookie=cookies[admin])[2])
+    other = json.loads(ask(worker, "GET", "/csrf/", None, Cookie=cookies[read])[2])
+    acts: list[tuple[bytes, dict[str, str], int]] = [
+        (b"", {}, 403),
+        (b"", {"X-CSRF-Token": other}, 403),
+        (b"", {"X-CSRF-Token": csrf}, 200),
+        (f"csrf={csrf}".encode(), {}, 200),
+        (b"csrf=", {}, 403),
+    ]
+    for body, headers, expected in acts:
+        assert ask(worker, "POST", "/act/", None, body, Cookie=cookies[admin], **headers)[0] == expected
+    assert ask(worker, "POST", "/act/", None, b"", Cookie=cookies[read], **{"X-CSRF-Token": other})[0] == 403
+    assert ask(worker, "POST", "/logout", None, b"", Cookie=cookies[read])[0] == 403
+    assert ask(worker, "POST", "/logout", None, f"csrf={other}".encode(), Cookie=cookies[read])[0] == 303
+    assert [ask(worker, "GET", "/tables/", None, Cookie=cookies[token])[0] for token in (read, admin)] == [401, 200]
+
+
 def chunked(worker: WorkerProcess, token: str) -> int:
     """The status that a body of unknown length gets."""
     connection = http.client.HTTPConnection(urlsplit(worker.url).netloc, timeout=30)
@@ -169,6 +232,12 @@ def test_tokens_of_the_settings_take_the_place_of_those_that_are_made(house: Hou
     statuses = [ask(worker, "GET", "/tables/", token)[0] for token in ("a" * 32, "b" * 32, "c" * 32, None)]
     assert statuses == [200, 200, 401, 401]
     assert not (worker.data / READ_FILE).exists()
+    cookie = ask(worker, "POST", "/login", None, b"token=" + b"b" * 32)[1]["Set-Cookie"].split(";")[0]
+    assert ask(worker, "GET", "/tables/", None, Cookie=cookie)[0] == 200
+    file.write_text("d" * 32)
+    wait_for(lambda: ask(worker, "GET", "/tables/", "d" * 32)[0] == 200)
+    assert ask(worker, "GET", "/tables/", "b" * 32)[0] == 401
+    assert ask(worker, "GET", "/tables/", None, Cookie=cookie)[0] == 401  # its token is gone
 
 
 def test_another_address_without_tokens_is_78(tmp_path: Path) -> None:
