@@ -12,7 +12,7 @@ from aiohttp import web
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
-from app.worker.door import HEADERS, Door, cookie_name
+from app.worker.door import HEADERS, Door, cookie_name, form_field
 from app.worker.sessions import LIFE_S
 
 HOME = "/tables/"
@@ -43,8 +43,7 @@ class Login(View):
         asked = cast(Any, request)  # Any: aiohttp's request, which Faust's type knows little of
         if asked.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
             return self.form("Another site sent this form: log in here.", 403)
-        sent = (await asked.post()).get("token", "")
-        cookie = _door(self).log_in(sent.strip()) if isinstance(sent, str) else None
+        cookie = _door(self).log_in((await form_field(asked, "token")).strip())
         if cookie is None:
             return self.form("This is not a token of this worker.", 401)
         answer = _see_other(HOME)

@@ -93,7 +93,7 @@ class Door:
 
     def access_of(self, offered: str) -> Access:
         """What the token *offered* allows; NONE if it is not good."""
-        sent = offered.encode("utf-8", "surrogateescape")
+        sent = offered.encode("utf-8", "surrogatepass")
         # Every token is compared, each in constant time: how long it takes tells nothing.
         fits = [access for access, token in self._tokens.items() if hmac.compare_digest(sent, token.text.encode())]
         return max(fits, default=Access.NONE)
@@ -152,9 +152,24 @@ def may_read(request: Any) -> bool:  # Any: Faust's type of aiohttp's request
     return cast(Access, request.get("access", Access.NONE)) >= Access.READ
 
 
+async def form_field(request: web.Request, name: str) -> str:
+    """A field of the form that the request brings; empty without one, or when it is none that can be read.
+
+    Forms with files are not read: strangers would have them parsed and written to disk.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        return ""
+    try:
+        value = (await request.post()).get(name, "")
+    except (LookupError, ValueError):
+        return ""
+    return value if isinstance(value, str) else ""
+
+
 def cookie_name(request: web.Request) -> str:
     """The name of a session's cookie: browsers do not tell apart the ports of a host, where workers may be beside."""
-    return f"famulus-session-{request.url.port}"
+    address = request.get_extra_info("sockname")
+    return f"famulus-session-{address[1] if isinstance(address, tuple) else 0}"
 
 
 def is_loopback(bind: str) -> bool:
@@ -185,8 +200,8 @@ def _closed(request: web.Request, access: Access) -> web.Response:
 
 async def _is_meant(request: web.Request, session: Session) -> bool:
     """Whether an act comes from a page of ours, not from another site that has the browser send its cookie."""
-    sent = request.headers.get("X-CSRF-Token") or (await request.post()).get("csrf", "")
-    return isinstance(sent, str) and hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), session.csrf.encode())
+    sent = request.headers.get("X-CSRF-Token") or await form_field(request, "csrf")
+    return hmac.compare_digest(sent.encode("utf-8", "surrogatepass"), session.csrf.encode())
 
 
 def _token(name: str, given: str, file: str) -> Token | TokenFile | None:

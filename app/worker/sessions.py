@@ -52,4 +52,4 @@ class Sessions:
 
 def _digest(cookie: str) -> bytes:
     """What a session is looked up by: how long that takes tells nothing about the cookies that there are."""
-    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).digest()

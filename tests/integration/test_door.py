@@ -182,6 +182,14 @@ def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
     site = {"Sec-Fetch-Site": "cross-site"}
     assert ask(worker, "POST", "/login", None, f"token={read}".encode(), **site)[0] == 403
 
+    for kind in (
+        "application/x-www-form-urlencoded; charset=none",
+        "multipart/form-data",
+        "multipart/form-data; boundary=x",
+    ):
+        assert ask(worker, "POST", "/login", None, b"--x\r\ntoken=%ff", **{"Content-Type": kind})[0] == 401, kind
+    assert ask(worker, "GET", "/tables/", None, Host="no:port", Cookie="famulus-session-80=x")[0] in {400, 401}
+
     cookies = {}
     for token in (read, admin):
         status, headers, _ = ask(worker, "POST", "/login", None, f"token={token}".encode())
