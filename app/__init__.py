@@ -13,6 +13,7 @@ from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
+from app.console.login import add_login
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -40,4 +41,5 @@ __all__ = [
 
 handles = app.handles
 add_views(app)
+add_login(app)
 take_settings()

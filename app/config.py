@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from pydantic import (
     AliasChoices,
     Field,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -160,6 +161,10 @@ class WorkerConfig(Section):
     data_dir: Path = Field(Path("data"), description="State of this worker. One folder per worker process.")
     web_bind: str = Field("127.0.0.1", description="Address of the web views.")
     web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
+    read_token: SecretStr = Field(SecretStr(""), description="Whoever sends it to the web views may look.")
+    read_token_file: str = Field("", description="Or a file that holds it, read again when it changes.")
+    admin_token: SecretStr = Field(SecretStr(""), description="Whoever sends it to the web views may look and act.")
+    admin_token_file: str = Field("", description="Or a file that holds it.")
     startup_timeout_s: float = Field(10.0, gt=0, le=300, description="Wait for the broker at the start, seconds.")
     drain_timeout_s: float = Field(20.0, gt=0, le=3600, description="Finish work in hand at stop or revoke, seconds.")
     stop_timeout_s: float = Field(30.0, gt=0, le=3600, description="The process ends so long after a stop, seconds.")

@@ -17,7 +17,7 @@ import click
 
 from app.config import KafkaConfig
 from app.dev.node import free_port
-from app.dev.worker import WorkerProcess
+from app.dev.worker import WEB, WorkerProcess
 from bench import load
 from bench.logs import Restored, restored
 
@@ -62,7 +62,7 @@ class System:
             case "famulus":
                 self._lay_out()
                 command = [sys.executable, "-m", "faust", "-A", "app", *worker, "--web-port", str(self._web_port)]
-                environment |= {"PYTHONPATH": f"{self.folder}:{ROOT}", "WORKER__DATADIR": str(self.state),
+                environment |= {**WEB, "PYTHONPATH": f"{self.folder}:{ROOT}", "WORKER__DATADIR": str(self.state),
                                 "KAFKA__CONSUMERCONFIG__GROUPID": self.group}  # fmt: skip
             case "faust":
                 script = f"bench.systems.faust_{self.job}"
@@ -137,7 +137,9 @@ class System:
         if "BENCH-SURPLUS" in self.log():
             raise self._wrong(f"more than {events:,} events took effect")
         if self.name == "famulus":
-            rows = WorkerProcess({}, self._log, web_port=self._web_port).rows("counts")
+            rows = WorkerProcess({"WORKER__DATADIR": str(self.state)}, self._log, web_port=self._web_port).rows(
+                "counts"
+            )
             if sum(rows.values()) != events:
                 raise self._wrong(f"the rows of its table say {sum(rows.values()):,} events, not {events:,}")
 

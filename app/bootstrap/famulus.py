@@ -36,6 +36,7 @@ from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
 from app.storage.store import StateFolder
+from app.worker.door import Door
 from app.worker.intake import Intake
 from app.worker.options import faust_options
 from app.worker.process import Worker, settle_in
@@ -64,6 +65,7 @@ class Famulus(faust.App):
         self.is_drained = True
         self.fault: OperatingError | None = None
         self.services = svcs.Registry()
+        self.door = Door(worker)
         self.claims = ClaimStore(settings.claim_check)
         self.redeeming = Redeeming(self.claims)
         self.sender = Producer(kafka, self.claims)
@@ -84,7 +86,7 @@ class Famulus(faust.App):
         )
         super().__init__(
             kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
-            **faust_options(settings),
+            **faust_options(settings), web_application_options=self.door.options,
         )  # fmt: skip
 
     # What users say.

@@ -9,7 +9,8 @@
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
 
-A worker answers for the partitions that it owns, and says which. It shows settled state only.
+A worker answers for the partitions that it owns, and says which. It shows settled state only. `app.worker.door` says
+who may look; the last two are open to all, and to those without a token they say no more than their status.
 """
 
 from collections import Counter
@@ -24,6 +25,7 @@ from app.console.metrics import WorkerCollector
 from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.wire.codec import codec_of
+from app.worker.door import may_read
 
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
@@ -44,6 +46,11 @@ class Page(View):
     def refuse(self, status: int, why: str) -> Response:
         """An error in one line."""
         return self.answer({"error": why}, status)
+
+    def health(self, status: str, more: dict[str, object], request: Request, *, is_good: bool) -> Response:
+        """The answer to a health check, which is open: *more* is for those who may read."""
+        answer = {"status": status, **(more if may_read(request) else {})}
+        return self.answer(answer, 200 if is_good else 503)
 
     def tables(self) -> dict[str, Table[Any, Any]]:
         """Every table of this worker by its name."""
@@ -148,18 +155,17 @@ class Ready(Page):
 
     async def get(self, request: Request) -> Response:
         """Look at the restoring, and at what is stuck."""
-        del request
         progress = self.host.holdings.restorer.progress
         stuck = self.host.stuck
         why = progress.waiting_for or "; ".join(stuck)
         if not (why or self.host.is_restored):
             why = "partitions are being assigned, or their state is restored"
         is_ready = self.host.is_restored and not stuck
-        return self.answer(
-            {"status": "ready" if is_ready else "not ready", "why": why, "waiting": self.host.waiting,
-             "restored_records": progress.records, "of_records": progress.total, "seconds": round(progress.seconds, 1)},
-            200 if is_ready else 503,
-        )  # fmt: skip
+        more = {
+            "why": why, "waiting": self.host.waiting, "restored_records": progress.records,
+            "of_records": progress.total, "seconds": round(progress.seconds, 1),
+        }  # fmt: skip
+        return self.health("ready" if is_ready else "not ready", more, request, is_good=is_ready)
 
 
 class Live(Page):
@@ -167,9 +173,8 @@ class Live(Page):
 
     async def get(self, request: Request) -> Response:
         """Look at what is in hand."""
-        del request
         overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
-        return self.answer({"status": "stuck" if overdue else "ok", "overdue": overdue}, 503 if overdue else 200)
+        return self.health("stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue)
 
 
 def add_views(app: Famulus) -> None:

@@ -36,6 +36,7 @@ from app.errors import OperatingError
 from app.observe.health import check_port, create_topics, delete_topics
 from app.observe.lag import LagMonitor
 from app.publish.producer import Producer
+from app.worker.door import READ_FILE
 
 console = Console()
 SEND_RECORDS = 1_000  # sent and awaited together
@@ -265,13 +266,17 @@ def _web_port(*, keep: bool) -> int:
 
 
 def _stay(plan: Plan, worker: WorkerProcess) -> None:
-    console.print(f"""
+    console.print(
+        f"""
 tables         {worker.url}/tables/
 a page of one  {worker.url}/tables/stock_reserved/?limit=5
 subscriptions  {worker.url}/subscriptions/
 Kafka          {plan.kafka.bootstrap_servers}, topics {", ".join(plan.topics)}
+a token        curl -H "Authorization: Bearer $(cat {worker.data / READ_FILE})" {worker.url}/tables/
 worker's log   {worker.log}
-Ctrl-C ends everything.""")
+Ctrl-C ends everything.""",
+        soft_wrap=True,  # a command that is broken in two cannot be copied
+    )
     with suppress(KeyboardInterrupt):
         while True:
             worker.check()

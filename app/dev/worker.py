@@ -11,13 +11,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 from app.errors import UnavailableError
+from app.worker.door import READ_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of the machine's own settings, those about the web views do not count: its tokens are made, in its data folder.
+WEB = {
+    "WORKER__WEBBIND": "127.0.0.1", "WORKER__READTOKEN": "", "WORKER__READTOKENFILE": "",
+    "WORKER__ADMINTOKEN": "", "WORKER__ADMINTOKENFILE": "",
+}  # fmt: skip
 
 
 class WorkerProcess:
@@ -29,7 +36,7 @@ class WorkerProcess:
         self.log = log
         self.url = f"http://127.0.0.1:{web_port}"
         self._command = [sys.executable, "-m", "faust", "-A", app, "worker", "-l", "info", "--web-port", str(web_port)]
-        self._environment = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+        self._environment = {**os.environ, **WEB, **settings, "PYTHONUNBUFFERED": "1"}
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -93,8 +100,20 @@ class WorkerProcess:
 
     def get(self, path: str) -> Any:  # Any: JSON
         """What the web view at *path* answers. Raises OSError when it does not (HTTPError is one)."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:  # noqa: S310  # always our own http URL
+        with urllib.request.urlopen(self.request(path), timeout=30) as response:  # noqa: S310  # our own http URL
             return json.load(response)
+
+    def request(self, path: str, token_file: str = READ_FILE, method: str = "GET") -> urllib.request.Request:
+        """A request for the web view at *path*, with the token that the worker made; without one before it did so."""
+        headers = {}
+        with suppress(OSError):
+            headers["Authorization"] = f"Bearer {(self.data / token_file).read_text('ascii').strip()}"
+        return urllib.request.Request(self.url + path, headers=headers, method=method)  # noqa: S310  # http, as above
+
+    @property
+    def data(self) -> Path:
+        """The data folder of the worker."""
+        return self._cwd / self._environment.get("WORKER__DATADIR", "data")
 
     def answer(self, path: str) -> tuple[int, Any]:
         """Status and JSON of the web view at *path*, whatever the status."""

@@ -16,6 +16,7 @@ import structlog
 
 from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
+from app.worker.door import Door
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
 COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn
@@ -25,6 +26,7 @@ CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may 
 class Host(Protocol):
     """What the process needs of our app beside Faust's own."""
 
+    door: Door  # of the web views
     fault: OperatingError | None  # what ends the worker
     is_drained: bool  # whether the last stop finished the work in hand
     stop_timeout_s: float
@@ -44,8 +46,11 @@ class Worker(faust.Worker):
         """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
         try:
             if self.app.conf.web_enabled:
+                self._host.door.check(self.app.conf.web_bind)
                 check_port(self.app.conf.web_bind, self.app.conf.web_port)
             self.loop.run_until_complete(self._host.prepare())
+            if self.app.conf.web_enabled:
+                self._host.door.open()
             super().execute_from_commandline()
         except OperatingError as error:
             raise SystemExit(_said(error)) from None
