@@ -59,11 +59,14 @@ chart: .venv/bench/installed  ## bench/results.svg and the table in README.md, f
 	@$(UV) pip sync --quiet --python .venv/bench --require-hashes bench/requirements.lock
 	@touch $@
 
-secrets: deploy/secrets/web-read-token deploy/secrets/web-admin-token  ## random tokens for docker-compose.yml, unless they are there
+secrets: deploy/secrets/tokens.env  ## random tokens for docker-compose.yml, unless they are there
 
 deploy/secrets/web-%-token: .venv/installed
-	@mkdir -p -m 0700 deploy/secrets  # which guards the files: those in the containers have another user and must read them
+	@mkdir -p -m 0700 deploy/secrets  # which guards the files: Prometheus and Grafana have other users and must read them
 	@$(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(32))' >$@
+
+deploy/secrets/tokens.env: deploy/secrets/web-read-token deploy/secrets/web-admin-token
+	@umask 077 && printf 'WORKER__READTOKEN=%s\nWORKER__ADMINTOKEN=%s\n' $$(cat $^) >$@
 
 test-docker: .venv/installed secrets  ## build the image, start docker-compose.yml, carry real orders, stop (PYTHON_IMAGE=)
 	@PIP_INDEX_URL=$(INDEX) deploy/test-docker
@@ -71,6 +74,8 @@ test-docker: .venv/installed secrets  ## build the image, start docker-compose.y
 check-deploy: .venv/installed  ## what Prometheus says to its configuration; needs promtool (Debian: prometheus)
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 69; }
 	@promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	@$(if $(wildcard deploy/prometheus/rules*.yml),promtool check rules deploy/prometheus/rules*.yml)
+	@$(if $(wildcard deploy/prometheus/*.test.yml),promtool test rules deploy/prometheus/*.test.yml)
 	@$(BIN)/pytest -q tests/unit/test_deploy.py
 
 audit: .venv/installed  ## known faults of the packages in the lock files (exceptions: deploy/audit.toml)

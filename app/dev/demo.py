@@ -135,7 +135,7 @@ def demo(  # noqa: PLR0913  # one for each option
             worker.wait_ready(partitions=2 * plan.kafka.partitions)
         result, faults = asyncio.run(_carry(plan, sample_folder, worker))
         _tell(result, faults, summary)
-        if keep:
+        if keep and isinstance(worker, WorkerProcess):  # others stay anyway
             _stay(plan, worker)
     raise SystemExit(0 if result.reconciled else 1)
 
@@ -282,7 +282,7 @@ def _web_port(*, keep: bool) -> int:
     return free_port()
 
 
-def _stay(plan: Plan, worker: WorkerProcess | RunningWorkers) -> None:
+def _stay(plan: Plan, worker: WorkerProcess) -> None:
     console.print(f"""
 tables         {worker.url}/tables/
 a page of one  {worker.url}/tables/stock_reserved/?limit=5

@@ -133,15 +133,14 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
 
 def test_secrets_are_where_the_settings_look_for_them() -> None:
     """Whoever scrapes has the token for reading."""
-    worker = COMPOSE["services"]["worker"]
+    assert COMPOSE["services"]["worker"]["env_file"] == ["deploy/secrets/tokens.env"]
     for name, kind in (("WORKER__READTOKENFILE", "read-token"), ("WORKER__ADMINTOKENFILE", "admin-token")):
-        assert kind in worker["secrets"]
-        assert worker["environment"][name] == f"/run/secrets/{kind}"
         folder = kubernetes("ConfigMap")["data"][name].removesuffix(f"/{kind}")
         [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
         assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
     [job] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["authorization"]["credentials_file"] == worker["environment"]["WORKER__READTOKENFILE"]
+    assert job["authorization"]["credentials_file"] == "/run/secrets/read-token"
+    assert COMPOSE["services"]["prometheus"]["secrets"] == ["read-token"]
 
 
 def test_a_stop_has_time_to_finish() -> None:
