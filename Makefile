@@ -17,10 +17,10 @@ SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
 
-.PHONY: help install run test lint chaos torture bench chart lock clean
+.PHONY: help install run test lint chaos torture bench chart lock clean secrets test-docker check-deploy audit sbom
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 install: .venv/installed  ## set up .venv from the lock file
 
@@ -59,9 +59,37 @@ chart: .venv/bench/installed  ## bench/results.svg and the table in README.md, f
 	@$(UV) pip sync --quiet --python .venv/bench --require-hashes bench/requirements.lock
 	@touch $@
 
+secrets: deploy/secrets/tokens.env  ## random tokens for docker-compose.yml, unless they are there
+
+deploy/secrets/web-%-token: .venv/installed
+	@mkdir -p -m 0700 deploy/secrets  # which guards the files: Prometheus and Grafana have other users and must read them
+	@$(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(32))' >$@
+
+deploy/secrets/tokens.env: deploy/secrets/web-read-token deploy/secrets/web-admin-token
+	@umask 077 && printf 'WORKER__READTOKEN=%s\nWORKER__ADMINTOKEN=%s\n' $$(cat $^) >$@
+
+test-docker: .venv/installed secrets  ## build the image, start docker-compose.yml, carry real orders, stop (PYTHON_IMAGE=)
+	@PIP_INDEX_URL=$(INDEX) deploy/test-docker
+
+check-deploy: .venv/installed  ## what Prometheus says to its configuration; needs promtool (Debian: prometheus)
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 69; }
+	@promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	@$(if $(wildcard deploy/prometheus/rules*.yml),promtool check rules deploy/prometheus/rules*.yml)
+	@$(if $(wildcard deploy/prometheus/*.test.yml),promtool test rules deploy/prometheus/*.test.yml)
+	@$(BIN)/pytest -q tests/unit/test_deploy.py
+
+audit: .venv/installed  ## known faults of the packages in the lock files (exceptions: deploy/audit.toml)
+	@$(BIN)/python -m app.dev.audit
+
+sbom: .venv/installed  ## sbom.json: what is in the image, as CycloneDX
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json deploy/requirements.lock
+
 lock: $(UV)  ## renew requirements.lock and bench/requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--group dev --upgrade pyproject.toml --output-file requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--constraint requirements.lock pyproject.toml --output-file deploy/requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--group bench --output-file bench/requirements.lock
 

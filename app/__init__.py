@@ -1,7 +1,8 @@
 """The front door: everything that `agents/` may import."""
 
 from app.bootstrap import app
-from app.commands import broker as _broker  # noqa: F401  # commands register themselves by being imported
+from app.commands import acls as _acls  # noqa: F401  # commands register themselves by being imported
+from app.commands import broker as _broker  # noqa: F401
 from app.commands import claims as _claims  # noqa: F401
 from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401

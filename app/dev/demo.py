@@ -32,6 +32,7 @@ from app.dev import sample
 from app.dev.background import broker_for_use
 from app.dev.node import HOST, free_port
 from app.dev.worker import WorkerProcess
+from app.dev.workers import RunningWorkers
 from app.errors import OperatingError
 from app.observe.health import check_port, create_topics, delete_topics
 from app.observe.lag import LagMonitor
@@ -63,14 +64,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What this run does, and where. *kafka* has the run's own group, and a prefix on somebody else's broker."""
+    """What this run does, and where. *kafka* has the run's own group, and a prefix on somebody else's broker.
+
+    *is_ours* says that the cluster is for this run alone, so that nothing needs a prefix or has to be deleted.
+    """
 
     scale: float
     duplicates: int
     poison: int
     folder: Path
     kafka: KafkaConfig
-    embedded: bool
+    is_ours: bool
 
     @property
     def topics(self) -> list[str]:
@@ -93,10 +97,18 @@ class Plan:
 @click.option("--poison", type=click.IntRange(0), default=5, help="Records that no handler can read.")
 @click.option("--sample", "sample_folder", type=click.Path(path_type=Path), help="Folder with the sample's CSV files.")
 @click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there as JSON.")
+@click.option(
+    "--worker-port",
+    "worker_ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    help="Use the workers whose web views are there, on a fresh cluster that is theirs; once for each.",
+)
 @click.option("--keep", is_flag=True, help="Stay up until Ctrl-C, to look around.")
 def demo(  # noqa: PLR0913  # one for each option
-    *, scale: float, duplicates: int, poison: int, sample_folder: Path | None, summary: Path | None, keep: bool
-) -> None:
+    *, scale: float, duplicates: int, poison: int, sample_folder: Path | None, summary: Path | None,
+    worker_ports: tuple[int, ...], keep: bool,
+) -> None:  # fmt: skip
     """Carry real orders through a real worker and prove that every one counted once."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
     app.finalize()
@@ -106,28 +118,33 @@ def demo(  # noqa: PLR0913  # one for each option
         if sample_folder is not None:
             sample.check(sample_folder)
         broker = running.enter_context(broker_for_use())
-        plan = Plan(scale, duplicates, poison, folder, _kafka(broker.bootstrap_servers, embedded=broker.is_embedded),
-                    broker.is_embedded)  # fmt: skip
-        console.print(f"Kafka at {plan.kafka.bootstrap_servers}{' (started here)' if plan.embedded else ''}")
+        is_ours = broker.is_embedded or bool(worker_ports)
+        kafka = _kafka(broker.bootstrap_servers, is_ours=is_ours)
+        plan = Plan(scale, duplicates, poison, folder, kafka, is_ours)
+        console.print(f"Kafka at {kafka.bootstrap_servers}{' (started here)' if broker.is_embedded else ''}")
         _make_topics(plan, running)
         if sample_folder is None:
             sample_folder = folder
             with console.status(f"making TPC-H orders at scale {scale:g}"):
                 sample.generate(scale, folder)
-        worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_web_port(keep=keep))
-        running.enter_context(worker)
+        worker: WorkerProcess | RunningWorkers
+        if worker_ports:
+            worker = RunningWorkers(worker_ports)
+        else:
+            worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_web_port(keep=keep))
+            running.enter_context(worker)
         with console.status("the worker starts"):
             worker.wait_ready(partitions=2 * plan.kafka.partitions)
         result, faults = asyncio.run(_carry(plan, sample_folder, worker))
         _tell(result, faults, summary)
-        if keep:
+        if keep and isinstance(worker, WorkerProcess):  # others stay anyway
             _stay(plan, worker)
     raise SystemExit(0 if result.reconciled else 1)
 
 
-def _kafka(bootstrap_servers: str, *, embedded: bool) -> KafkaConfig:
+def _kafka(bootstrap_servers: str, *, is_ours: bool) -> KafkaConfig:
     """Settings of this run: on somebody's broker everything carries a prefix of its own, and goes at the end."""
-    run = "" if embedded else f"demo-{uuid4().hex[:8]}."
+    run = "" if is_ours else f"demo-{uuid4().hex[:8]}."
     base = app.settings.kafka
     group = base.consumer_config.model_copy(update={"group_id": f"{run}famulus"})
     return base.model_copy(
@@ -138,11 +155,11 @@ def _kafka(bootstrap_servers: str, *, embedded: bool) -> KafkaConfig:
 def _make_topics(plan: Plan, running: ExitStack) -> None:
     names = [name for topic in plan.topics for name in (topic, dead_letter_topic(topic))]
     asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), TIMEOUT_S))
-    if not plan.embedded:
+    if not plan.is_ours:
         running.callback(lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, TIMEOUT_S)))
 
 
-async def _carry(plan: Plan, folder: Path, worker: WorkerProcess) -> tuple[Summary, list[str]]:
+async def _carry(plan: Plan, folder: Path, worker: WorkerProcess | RunningWorkers) -> tuple[Summary, list[str]]:
     """Stream, wait, reconcile: the summary, and what differs."""
     with Progress(TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                   console=console) as bars:  # fmt: skip
@@ -192,7 +209,9 @@ async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[s
     return orders - plan.duplicates, spoilt
 
 
-async def _wait_settled(plan: Plan, worker: WorkerProcess, bars: Progress, streamed: asyncio.Event) -> int:
+async def _wait_settled(
+    plan: Plan, worker: WorkerProcess | RunningWorkers, bars: Progress, streamed: asyncio.Event
+) -> int:
     """Wait until both topics are settled for good: how many events that were. Raises when the worker ends or stalls."""
     bar = bars.add_task("settled", total=None)
     moved = time.monotonic()

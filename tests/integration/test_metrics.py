@@ -41,7 +41,8 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def scraped(worker: WorkerProcess, accept: str = "text/plain") -> tuple[str, str]:
     """Content type and text of `/metrics`."""
-    request = urllib.request.Request(worker.url + "/metrics", headers={"Accept": accept})
+    request = worker.request("/metrics")
+    request.add_header("Accept", accept)
     with urllib.request.urlopen(request, timeout=30) as response:
         return response.headers["Content-Type"], response.read().decode()
 

@@ -1,0 +1,89 @@
+"""`faust -A app acls`: the rights that Kafka has to give, no more than are used."""
+
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from faust.cli import option
+
+from app.bootstrap import Famulus
+from app.bootstrap.parts import topic_of
+from app.commands.base import Command
+from app.deadletter.names import audit_topic
+from app.engine.subscription import Subscription
+
+LOOK = "Describe", "DescribeConfigs"
+HEAD = """#!/bin/sh -eu
+# What the worker and whoever handles dead letters may do, and nothing else. Written by `faust -A app acls`.
+#   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh deploy/acls/famulus.sh
+# Repeating it changes nothing. The idempotent producer needs nothing beside Write (Kafka 2.8 and later), and there are
+# no transactions, so no right to a transactional id. Take away Write of the topics that no handler publishes to, and
+# Create and Alter once the topics are there.
+allow() { kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN" --add --allow-principal "$@"; }
+"""
+
+
+class Right(NamedTuple):
+    """What a principal may do with a *resource*, `topic` or `group`, of that *name*."""
+
+    principal: str
+    resource: str
+    name: str
+    operations: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """A line of the script."""
+        operations = " ".join(f"--operation {operation}" for operation in self.operations)
+        return f"allow {shlex.quote(self.principal)} --{self.resource} {shlex.quote(self.name)} {operations}"
+
+
+def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
+    """What the workers do. Topics of their own they make themselves, each by its name."""
+    kafka = app.settings.kafka
+    yield Right(principal, "group", app.group, ("Read", "Describe"))
+    # A handler may publish an event of any type that is handled here: which ones it does, only its code knows.
+    published = {kafka.topic(topic_of(event_type)) for event_type in app.dispatcher.event_types}
+    for subscription in _subscriptions(app):
+        write = ("Write",) if subscription.topic_name in published else ()
+        yield Right(principal, "topic", subscription.topic_name, ("Read", *write, *LOOK))
+        yield Right(principal, "topic", app.dead_letter_topic(subscription), ("Write", *LOOK))
+        if subscription.state_topic is not None:
+            yield Right(principal, "topic", subscription.state_topic, ("Create", "Read", "Write", *LOOK))
+        redrive, *retries = app.topics_back(subscription)
+        yield Right(principal, "topic", redrive, ("Create", "Alter", "Read", *LOOK))
+        for topic in retries:
+            yield Right(principal, "topic", topic, ("Create", "Alter", "Read", "Write", *LOOK))
+
+
+def rights_of_operator(app: Famulus, principal: str) -> Iterator[Right]:
+    """What `dlq` does: it reads letters, state and sources, sends letters back, and writes down what was done."""
+    yield Right(principal, "group", app.group, ("Describe",))
+    for subscription in _subscriptions(app):
+        letters = app.dead_letter_topic(subscription)
+        for topic in (subscription.topic_name, letters, subscription.state_topic):
+            if topic is not None:
+                yield Right(principal, "topic", topic, ("Read", *LOOK))
+        yield Right(principal, "topic", audit_topic(letters), ("Create", "Read", "Write", *LOOK))
+        yield Right(principal, "topic", app.redrive_topic(subscription), ("Create", "Alter", "Read", "Write", *LOOK))
+
+
+def _subscriptions(app: Famulus) -> list[Subscription]:
+    return [subscription for _, subscription in sorted(app.subscriptions.items())]
+
+
+class acls(Command):  # noqa: N801  # the class's name is the command's
+    """Print a script of kafka-acls commands: what the cluster must allow workers, and whoever handles dead letters.
+
+    Example: faust -A app acls --worker User:famulus --operator User:famulus-operator >deploy/acls/famulus.sh
+    """
+
+    options = [  # noqa: RUF012  # as Faust wants it
+        option("--worker", default="User:famulus", show_default=True, help="Principal of the workers."),
+        option("--operator", default="User:famulus-operator", show_default=True, help="Principal who uses `dlq`."),
+    ]
+
+    async def run(self, worker: str, operator: str) -> None:
+        """Print it."""
+        self.say(HEAD)
+        for right in (*rights_of_worker(self.app, worker), *rights_of_operator(self.app, operator)):
+            self.say(str(right))

