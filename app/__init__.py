@@ -8,6 +8,7 @@ from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
+from app.commands import peek as _peek  # noqa: F401
 from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401

@@ -1,0 +1,124 @@
+"""`faust -A app peek TOPIC`: the newest records of a topic, or those from a place on, decoded."""
+
+import heapq
+from typing import Any
+
+import click
+import msgspec
+from aiokafka import TopicPartition
+from faust.cli import argument, option
+from rich.text import Text
+
+from app.bootstrap.parts import types_of
+from app.commands.base import Command
+from app.commands.dlq.letters.look import fault_in
+from app.commands.dlq.letters.read import Reader, reading
+from app.commands.dlq.shown.lines import say
+from app.commands.dlq.shown.tables import Out, console, iso, key_text, note, number, plain, time_text, value_text
+from app.deadletter.selection import text_of
+from app.engine.dispatch import EventTypes
+from app.errors import ConfigError
+from app.wire.codec import json_of
+from app.wire.envelope import event_type_of
+
+LOOKED = 10_000  # newest records of each partition that are looked through for a key
+
+
+class peek(Command):  # noqa: N801  # the class's name is the command's
+    """Show records of any topic: place, time, key, headers, value; and what is wrong with one that does not decode.
+
+    The newest ones, in the order of their times, unless a place is given. No group is involved, nothing is committed.
+
+    \b
+    For example:
+    faust -A app peek order-events
+    faust -A app peek order-events --key 4711 --last 3
+    faust -A app peek order-events --partition 3 --offset 1042 --last 1 --json
+    """  # noqa: D301  # click wants that control character, to leave the lines as they are
+
+    options = [  # noqa: RUF012  # as Faust wants it
+        argument("topic"),
+        option("--partition", type=click.IntRange(0), help="Only this one."),
+        option("--offset", type=click.IntRange(0), help="From here on, of one partition."),
+        option("--last", "limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many."),
+        option("--key", metavar="TEXT", help=f"With this key, among the newest {LOOKED:,} of each partition."),
+        option("--json", "is_json", is_flag=True, help="One JSON object a line."),
+    ]
+
+    async def run(  # noqa: PLR0913  # each is an option
+        self, topic: str, partition: int | None, offset: int | None, limit: int, key: str | None, *, is_json: bool
+    ) -> None:
+        """Do it. Raises ConfigError when there is no such topic, or partition."""
+        if offset is not None and (partition is None or key is not None):
+            raise click.UsageError("--offset is of one --partition, and without --key")
+        kafka = self.app.settings.kafka
+        name = topic if topic.startswith(kafka.topic_prefix) else kafka.topic(topic)
+        types = self._types(topic, name)
+        async with reading(self.app) as reader:
+            count = (await reader.partitions(name))[name]
+            if not count:
+                raise ConfigError(f"there is no topic {name}")
+            if partition is not None and partition >= count:
+                raise ConfigError(f"topic {name} has {number(count, 'partition')}, the first is 0")
+            numbers = range(count) if partition is None else [partition]
+            found = await _from(reader, name, numbers, offset, limit, key)
+        out = console()
+        for record in found:
+            fault = fault_in(types, record) if types is not None else ""
+            if is_json:
+                say(as_json(record, fault))
+            else:
+                show(out, record, fault)
+        if not found:
+            note(f"{name}: no records like that")
+
+    def _types(self, topic: str, name: str) -> EventTypes | None:
+        """What decodes the topic's events, None when nobody here reads it."""
+        for subscription in self.app.subscriptions.values():
+            if subscription.topic_name in {name, topic}:
+                return EventTypes(subscription.name, types_of(subscription, self.app.dispatcher))
+        return None
+
+
+async def _from(  # noqa: PLR0913, PLR0917  # all that is asked for
+    reader: Reader, topic: str, partitions: Any, offset: int | None, limit: int, key: str | None
+) -> list[Any]:  # Any: aiokafka is untyped
+    """The records that are meant, the oldest first."""
+    found: list[Any] = []
+    for number_ in partitions:
+        at = TopicPartition(topic, number_)
+        begin, end = await reader.span(at)
+        if offset is not None:
+            return [record async for record in reader.between(at, max(offset, begin), min(offset + limit, end))]
+        start = max(end - (limit if key is None else LOOKED), begin)
+        records = [
+            record async for record in reader.between(at, start, end)
+            if key is None or (record.key is not None and text_of(record.key) == key)
+        ]  # fmt: skip
+        found = heapq.nlargest(limit, [*found, *records], key=lambda record: (record.timestamp, record.offset))
+    return found[::-1]
+
+
+def show(out: Out, record: Any, fault: str) -> None:  # Any: as above
+    """For people."""
+    place = f"{record.topic}/{record.partition}/{record.offset}"
+    out.put(Text.assemble((place, "bold"), f"  {time_text(record.timestamp)}  key {key_text(record.key)}"))
+    for name, value in record.headers:
+        out.put(Text(f"  {plain(name)}: {plain((value or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
+    if fault:
+        out.put(Text(f"  at fault: {plain(fault)}", "red"))
+    out.put(Text(value_text(record.value)))
+    out.put("")
+
+
+def as_json(record: Any, fault: str) -> dict[str, object]:  # Any: as above
+    """For programs. A value that is no JSON is given in hexadecimal."""
+    content = json_of(record.value)
+    is_json = content is not None or record.value in {None, b"null"}
+    return {
+        "topic": record.topic, "partition": record.partition, "offset": record.offset, "time": iso(record.timestamp),
+        "key": text_of(record.key) if record.key is not None else None, "type": event_type_of(record.headers),
+        "headers": {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers},
+        "value": msgspec.Raw(msgspec.json.format(record.value, indent=-1)) if is_json and record.value else None,
+        "value_hex": None if is_json else record.value.hex(), "fault": fault or None,
+    }  # fmt: skip

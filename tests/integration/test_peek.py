@@ -1,0 +1,47 @@
+"""`faust -A app peek` on a real Kafka."""
+
+import json
+from typing import Any
+
+from app.wire.envelope import Outgoing
+from tests.integration.conftest import settings_of
+from tests.integration.house import House
+from tests.integration.test_start import faust, one_line
+
+
+def test_records_are_shown_as_they_are(house: House) -> None:
+    """The newest, those of a key, those from an offset on; what does not decode, and what a terminal must not obey."""
+    house.build(partitions=2)
+    house.send(
+        *(house.thing("k", number, partition=0, at_ms=1_000 * number) for number in range(20)),
+        house.thing("other", 1, "\x1b[2J", partition=1, at_ms=500_000),
+        Outgoing(house.topic, b"k", b'{"key":\n1}', [("note", b"\xff")], 1, 600_000),
+        Outgoing(house.topic, None, b"\xff\xfe", (), 1, 700_000),
+        Outgoing(house.topic, b"gone", None, (), 1, 800_000),
+    )  # fmt: skip
+    settings = settings_of(house.kafka, house.folder / "asked")
+
+    def peek(*arguments: str) -> list[dict[str, Any]]:
+        code, output = faust("peek", *arguments, "--json", cwd=house.checkout, **settings)
+        assert code == 0, output
+        return [json.loads(line) for line in output.splitlines()]
+
+    newest = peek("things", "--last", "6")
+    assert [(of["partition"], of["offset"]) for of in newest] == [(0, 18), (0, 19), (1, 0), (1, 1), (1, 2), (1, 3)]
+    assert [bool(of["fault"]) for of in newest] == [False, False, True, True, True, True]
+    assert (newest[0]["value"]["number"], newest[0]["type"], newest[0]["headers"]["ce_id"]) == (
+        18,
+        "things.Thing",
+        "k-18",
+    )
+    assert (newest[3]["value"], newest[3]["fault"]) == ({"key": 1}, "$.key: Expected `str`, got `int`")
+    assert (newest[4]["value_hex"], newest[4]["key"]) == ("fffe", None)
+    assert (newest[5]["value"], newest[5]["value_hex"]) == (None, None)
+    assert [of["offset"] for of in peek("things", "--partition", "0", "--offset", "3", "--last", "2")] == [3, 4]
+    assert [of["offset"] for of in peek("things", "--key", "k", "--last", "2")] == [19, 1]
+    code, output = faust("peek", "things", cwd=house.checkout, **settings)
+    assert (code, "\x1b" in output, "at fault: $.key" in output) == (0, False, True), output
+    code, output = faust("peek", "nothing", cwd=house.checkout, **settings)
+    assert (code, "there is no topic" in one_line(output)) == (78, True), output
+    code, output = faust("peek", "things", "--offset", "3", cwd=house.checkout, **settings)
+    assert (code, "of one --partition" in output) == (2, True), output
