@@ -63,7 +63,10 @@ def test_commands_need_no_broker(arguments: list[str], says: str) -> None:
 @pytest.mark.parametrize("command", [["worker"], ["topics", "apply"]])
 def test_a_missing_broker_is_69(command: list[str]) -> None:
     """The address that was tried, and what to do."""
-    code, output = faust(*command, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}", WORKER__WEBPORT=str(free_port()))
+    code, output = faust(
+        *command, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}", WORKER__WEBPORT=str(free_port()),
+        WORKER__STARTUPTIMEOUTS="3",
+    )  # fmt: skip
     assert code == 69, output
     assert "no Kafka broker answers at 127.0.0.1:" in one_line(output)
 
