@@ -20,7 +20,7 @@ NOTHING = SecretStr("")
 class SecurityConfig(BaseModel):
     """What `Kafka` says about encryption and login. TLS always checks the broker's certificate and its host name."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, frozen=True)
 
     security_protocol: Protocol = "PLAINTEXT"
     ssl_ca_location: Path | None = Field(None, description="PEM file of who signs brokers; else the system's.")
@@ -38,6 +38,11 @@ class SecurityConfig(BaseModel):
     https_ca_location: Path | None = Field(
         None, description="PEM file of who signs the token server; else the system's."
     )
+
+    @property
+    def alone(self) -> "SecurityConfig":
+        """These settings without those of whoever has inherited them: equal and hashable where only they are."""
+        return SecurityConfig(**{name: getattr(self, name) for name in SecurityConfig.model_fields})
 
     @property
     def is_encrypted(self) -> bool:

@@ -23,7 +23,7 @@ def connection_of(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is 
     if settings.is_sasl:
         arguments["sasl_mechanism"] = settings.sasl_mechanism
         if settings.sasl_mechanism == "OAUTHBEARER":
-            arguments["sasl_oauth_token_provider"] = source_of(settings)
+            arguments["sasl_oauth_token_provider"] = source_of(settings.alone)
         else:
             arguments["sasl_plain_username"] = settings.sasl_username
             arguments["sasl_plain_password"] = settings.sasl_password.get_secret_value()
