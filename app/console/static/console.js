@@ -1,19 +1,25 @@
 // Keeps a page up to date: the server's page is fetched again and its main part put in the place of the old one.
 "use strict";
 const EVERY_MS = 2000;
-const POINTS_MAX = 150;
+const POINTS_MAX = 90; // three minutes
 const main = document.querySelector("main[data-live]");
 const gone = document.getElementById("gone");
 const figure = document.querySelector("figure");
 const points = [];
 let last = null;
 
+function read(value) {
+  return value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+}
+
+// Each line has a scale of its own, from 0 to its top, which stands below.
 function line(kind) {
   const top = Math.max(1, ...points.map((point) => point[kind]));
   const step = 300 / (POINTS_MAX - 1);
   const first = POINTS_MAX - points.length;
   const at = points.map((point, n) => `${((first + n) * step).toFixed(1)},${(57 - 54 * point[kind] / top).toFixed(1)}`);
   figure.querySelector(`polyline.${kind}`).setAttribute("points", at.join(" "));
+  document.getElementById(kind).value = `${read(points.at(-1)[kind])} (top ${read(top)})`;
 }
 
 function note() {
@@ -25,8 +31,6 @@ function note() {
     const rate = (now.settled - last.settled) / (now.at - last.at);
     points.push({ rate, lag: now.lag });
     points.splice(0, points.length - POINTS_MAX);
-    document.getElementById("rate").value = rate.toLocaleString("en", { maximumFractionDigits: rate < 10 ? 1 : 0 });
-    document.getElementById("lag").value = now.lag.toLocaleString("en");
     figure.hidden = false;
     line("rate");
     line("lag");
