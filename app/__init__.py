@@ -16,6 +16,7 @@ from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
 from app.console.login import add_login
+from app.console.pages import add_console
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -44,4 +45,5 @@ __all__ = [
 handles = app.handles
 add_views(app)
 add_login(app)
+add_console(app)
 take_settings()

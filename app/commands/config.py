@@ -7,8 +7,8 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
-from app.commands.settings import Shown, schema, shown
 from app.config import read_layers, settings_files
+from app.console.settings import Shown, schema, shown
 
 
 class config(Command):  # noqa: N801  # the class's name is the command's

@@ -15,7 +15,7 @@ from app.bootstrap import Famulus
 from app.worker.door import HEADERS, Door, cookie_name, form_field
 from app.worker.sessions import LIFE_S
 
-HOME = "/tables/"
+HOME = "/console"
 # Of the door's policy, all but that the form may be sent to where it came from.
 POLICY = HEADERS["Content-Security-Policy"].replace("form-action 'none'", "form-action 'self'")
 FORM = """<!doctype html>

@@ -1,12 +1,10 @@
 """What Prometheus reads of a worker: everything is looked up when it asks, so that no event pays for it."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import get_args
 
-from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -18,7 +16,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from app.bootstrap import Famulus
-from app.engine.flow import Flow
+from app.console.gathering import PartitionNow, bounded, partitions_of, returning_lag
 from app.observe import catalogue as c
 from app.observe.metrics import Counts, Distribution
 from app.wire.envelope import Outcome
@@ -43,12 +41,10 @@ class WorkerCollector(Collector):
         scrape = Scrape()
         for subscription in self._app.subscriptions.values():
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
-        for tp, flow in self._app.intake.flows.items():
-            self._put_partition(scrape, tp, flow)
-        for tp, flow in self._app.intake.returning.items():
-            settled = flow.backs.of[tp].offsets.next_offset or self._committed(tp) or 0
-            if (end := self._log_end(tp)) is not None:
-                self._put_lag(scrape, tp, max(end - settled, 0))
+        for now in partitions_of(self._app):
+            self._put_partition(scrape, now)
+        for tp, lag in returning_lag(self._app):
+            self._put_lag(scrape, tp, lag)
         self._put_topics(scrape)
         self._put_worker(scrape)
         yield from scrape.families.values()
@@ -67,21 +63,17 @@ class WorkerCollector(Collector):
         scrape.put_distribution(c.GROUP_RECORDS, counts.group_records, topic)
         scrape.put_distribution(c.SETTLING, counts.settling_s, topic)
 
-    def _put_partition(self, scrape: "Scrape", tp: TP, flow: Flow) -> None:
-        at = tp.topic, str(tp.partition)
-        oldest_ms = flow.in_flight.oldest_ms
-        age_s = 0.0 if oldest_ms is None else max(time.time() - oldest_ms / 1000, 0.0)
-        scrape.put(c.IN_FLIGHT, flow.offsets.in_flight, *at)
-        scrape.put(c.OLDEST, age_s, *at)
-        scrape.put(c.IN_HAND, flow.lanes.held, *at)
-        scrape.put(c.BACKLOG, flow.lanes.waiting, *at)
-        scrape.put(c.RESTING, flow.lanes.resting, *at)
-        scrape.put(c.WINDOW_FULL, flow.in_flight.is_held, *at)
-        committed = self._committed(tp)
-        settled = flow.begin if flow.settled_offset is None else flow.settled_offset
-        scrape.put(c.COMMIT_GAP, max(settled - (flow.begin if committed is None else committed), 0), *at)
-        if (end := self._log_end(tp)) is not None:
-            self._put_lag(scrape, tp, flow.behind(end))
+    def _put_partition(self, scrape: "Scrape", now: PartitionNow) -> None:
+        at = now.place.topic, str(now.place.partition)
+        scrape.put(c.IN_FLIGHT, now.in_flight, *at)
+        scrape.put(c.OLDEST, now.oldest_s, *at)
+        scrape.put(c.IN_HAND, now.in_hand, *at)
+        scrape.put(c.BACKLOG, now.waiting, *at)
+        scrape.put(c.RESTING, now.resting, *at)
+        scrape.put(c.WINDOW_FULL, now.is_window_full, *at)
+        scrape.put(c.COMMIT_GAP, now.commit_gap, *at)
+        if now.lag is not None:
+            self._put_lag(scrape, now.place, now.lag)
 
     def _put_lag(self, scrape: "Scrape", tp: TP, lag: int) -> None:
         scrape.put(c.LAG, lag, self._app.group, tp.topic, str(tp.partition))
@@ -117,18 +109,6 @@ class WorkerCollector(Collector):
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
         scrape.put(c.READY, self._app.is_restored and not self._app.stuck)
 
-    def _committed(self, tp: TP) -> int | None:
-        consumer = self._app._consumer
-        return None if consumer is None else consumer._committed_offset.get(tp)  # type: ignore[attr-defined]
-
-    def _log_end(self, tp: TP) -> int | None:
-        """One past the newest record of *tp* as of its last fetch, None before any."""
-        consumer = self._app._consumer
-        try:
-            return None if consumer is None else consumer.highwater(tp)
-        except (AssertionError, AttributeError, KeyError, ConsumerNotStarted):
-            return None  # taken away meanwhile: aiokafka's thread knows before we do
-
 
 class Scrape:
     """The metrics of one moment. Those without a series are there, too: their names are known from the start."""
@@ -157,17 +137,3 @@ class Scrape:
         family = self.families[metric.name]
         assert isinstance(family, SummaryMetricFamily)
         family.add_metric(labels, sum(of.counts), of.sum * factor)
-
-
-def bounded(failures: Counter[tuple[str, str, str]]) -> Counter[tuple[str, str, str]]:
-    """*failures* with the error types that came first; those that came later count as `other`.
-
-    The first ones, not the most frequent, since a series must never go back.
-    """
-    named: set[str] = set()
-    found: Counter[tuple[str, str, str]] = Counter()
-    for (kind, handler, error), count in failures.items():
-        if len(named) < c.ERROR_TYPES_MAX:
-            named.add(error)
-        found[kind, handler, error if error in named else c.OTHER] += count
-    return found

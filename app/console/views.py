@@ -16,15 +16,13 @@ who may look; the last two are open to all, and to those without a token they sa
 from collections import Counter
 from typing import Any, cast
 
-import msgspec
 from faust.web import Request, Response, View
 from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
+from app.console.gathering import as_json, failures_of, rows_of, tables_of, why_not_ready
 from app.console.metrics import WorkerCollector
-from app.observe.metrics import Counts
 from app.state.tables import Table
-from app.wire.codec import codec_of
 from app.worker.door import may_read
 
 PAGE_ROWS = 100
@@ -41,7 +39,7 @@ class Page(View):
 
     def answer(self, value: object, status: int = 200) -> Response:
         """*value* as JSON."""
-        return self.bytes(msgspec.json.encode(value, enc_hook=_raw), content_type="application/json", status=status)
+        return self.bytes(as_json(value), content_type="application/json", status=status)
 
     def refuse(self, status: int, why: str) -> Response:
         """An error in one line."""
@@ -52,10 +50,6 @@ class Page(View):
         answer = {"status": status, **(more if may_read(request) else {})}
         return self.answer(answer, 200 if is_good else 503)
 
-    def tables(self) -> dict[str, Table[Any, Any]]:
-        """Every table of this worker by its name."""
-        return {name: t for s in self.host.subscriptions.values() for name, t in s.tables.items()}
-
 
 class TableList(Page):
     """The tables of this worker."""
@@ -63,7 +57,7 @@ class TableList(Page):
     async def get(self, request: Request) -> Response:
         """List them."""
         del request
-        return self.answer([_about(table) for table in self.tables().values()])
+        return self.answer([_about(table) for table in tables_of(self.host).values()])
 
 
 class TableRows(Page):
@@ -71,18 +65,17 @@ class TableRows(Page):
 
     async def get(self, request: Request, name: str) -> Response:
         """Show it."""
-        table = self.tables().get(name)
+        table = tables_of(self.host).get(name)
         if table is None:
             return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
         limit = request.query.get("limit", str(PAGE_ROWS))
         if not limit.isdecimal() or not 0 < int(limit) <= PAGE_ROWS_MAX:
             return self.refuse(400, f"limit is a number from 1 to {PAGE_ROWS_MAX}")
         try:
-            page = table.items(after=request.query.get("after"), limit=int(limit) + 1)
+            shown, following = rows_of(table, request.query.get("after"), int(limit))
         except ValueError as error:
             return self.refuse(400, f"after is the key of a row: {error}")
-        shown, more = page[: int(limit)], len(page) > int(limit)
-        return self.answer({**_about(table), "rows": shown, "next": table.text(shown[-1][0]) if more else None})
+        return self.answer({**_about(table), "rows": shown, "next": following})
 
 
 class TableRow(Page):
@@ -91,7 +84,7 @@ class TableRow(Page):
     async def get(self, request: Request, name: str, key: str) -> Response:
         """Show it."""
         del request
-        table = self.tables().get(name)
+        table = tables_of(self.host).get(name)
         if table is None:
             return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
         try:
@@ -117,7 +110,7 @@ class SubscriptionList(Page):
         return self.answer(
             [
                 {
-                    "topic": s.topic_name, **s.counts, "failures": _failures(s.counts),
+                    "topic": s.topic_name, **s.counts, "failures": failures_of(s.counts),
                     "resting": resting[s.topic_name], "next_offsets": next_offsets.get(s.topic_name, {}),
                     "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
                 }
@@ -157,12 +150,9 @@ class Ready(Page):
         """Look at the restoring, and at what is stuck."""
         progress = self.host.holdings.restorer.progress
         stuck = self.host.stuck
-        why = progress.waiting_for or "; ".join(stuck)
-        if not (why or self.host.is_restored):
-            why = "partitions are being assigned, or their state is restored"
         is_ready = self.host.is_restored and not stuck
         more = {
-            "why": why, "waiting": self.host.waiting, "restored_records": progress.records,
+            "why": why_not_ready(self.host), "waiting": self.host.waiting, "restored_records": progress.records,
             "of_records": progress.total, "seconds": round(progress.seconds, 1),
         }  # fmt: skip
         return self.health("ready" if is_ready else "not ready", more, request, is_good=is_ready)
@@ -187,19 +177,6 @@ def add_views(app: Famulus) -> None:
     app.page("/subscriptions/{topic}/duplicates/")(DuplicateList)
     app.page("/metrics")(Metrics)
     app.page("/readyz")(Ready)
-
-
-def _raw(record: Any) -> msgspec.Raw:
-    """A Record of a table as JSON."""
-    return msgspec.Raw(codec_of(type(record)).encode(record))
-
-
-def _failures(counts: Counts) -> list[dict[str, object]]:
-    """The dead letters by why they are some, the most frequent first."""
-    return [
-        {"kind": kind, "handler": handler, "error": error, "count": count}
-        for (kind, handler, error), count in counts.failures.most_common()
-    ]
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:

@@ -40,13 +40,15 @@ SPECS = {"earliest": -2, "latest": -1}
 class Members:
     """Who is in a group: how many, the topics that they want, who has which partition (client@host).
 
-    *are_there*: somebody may get on, also where a group of Kafka's new protocol does not show its members to us.
+    *are_there*: somebody may get on, also where a group of Kafka's new protocol does not show its members to us. *each*
+    has every member by itself, and what it has: two on one machine have the same name.
     """
 
     count: int
     topics: set[str]
     owners: dict[TopicPartition, str]
     are_there: bool
+    each: list[tuple[str, list[TopicPartition]]]
 
 
 class Asker:
@@ -63,15 +65,17 @@ class Asker:
         _, _, state, kind, _, found, *_ = answer
         topics: set[str] = set()
         owners: dict[TopicPartition, str] = {}
+        each: list[tuple[str, list[TopicPartition]]] = []
         for _, client, host, metadata, assignment in found if kind == "consumer" else ():
             if metadata:
                 topics.update(ConsumerProtocolMemberMetadata.decode(metadata).subscription)
-            if assignment:
-                places = ConsumerProtocolMemberAssignment.decode(assignment).partitions()
-                owners |= dict.fromkeys(places, f"{client}@{host.lstrip('/')}")
+            name = f"{client}@{host.lstrip('/')}"
+            places = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else []
+            owners |= dict.fromkeys(places, name)
+            each.append((name, list(places)))
         topics |= {at.topic for at in owners}
         is_hidden = state == "Dead" and self._group in await self.groups()
-        return Members(len(found), topics, owners, are_there=bool(found) or is_hidden)
+        return Members(len(found), topics, owners, are_there=bool(found) or is_hidden, each=each)
 
     async def committed(self) -> dict[TopicPartition, int]:
         """Every offset that the group has committed."""

@@ -56,6 +56,15 @@ TABLE = {
     "/subscriptions/": LOOK,
     "/subscriptions/{topic}/duplicates/": LOOK,
     "/metrics": LOOK,
+    "/console": LOOK,
+    "/console/subscriptions": LOOK,
+    "/console/tables": LOOK,
+    "/console/tables/{name}": LOOK,
+    "/console/dead-letters": LOOK,
+    "/console/settings": LOOK,
+    "/console/workers": LOOK,
+    "/console/style.css": LOOK,
+    "/console/console.js": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,
@@ -194,7 +203,7 @@ def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
     cookies = {}
     for token in (read, admin):
         status, headers, _ = ask(worker, "POST", "/login", None, f"token={token}".encode())
-        assert (status, headers["Location"]) == (303, "/tables/")
+        assert (status, headers["Location"]) == (303, "/console")
         cookie, *rules = headers["Set-Cookie"].split("; ")
         assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(rules)
         assert token not in cookie

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.settings import schema, shown
 from app.config import Settings, load_settings, read_layers
+from app.console.settings import schema, shown
 from app.errors import ConfigError
 
 MISSION = Path(__file__).parents[1] / "mission"  # the settings files of the system that this one follows, unchanged

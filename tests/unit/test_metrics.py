@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric as Family
 
-from app.console.metrics import Scrape, bounded
+from app.console.gathering import bounded
+from app.console.metrics import Scrape
 from app.observe import catalogue as c
 from app.observe.metrics import PROCESSING_S, Distribution
 from tests.stand_ins.house import Gate, House, houses, turns

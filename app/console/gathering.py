@@ -1,0 +1,197 @@
+"""What the web views, the console and the metrics tell of a worker, looked up when somebody asks.
+
+One place, so that two views never differ in what lag or a halted partition is. Nothing is kept between two looks.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
+
+from app.access.arguments import connection_of
+from app.bootstrap import Famulus
+from app.engine.flow import Flow
+from app.observe import catalogue as c
+from app.observe.groupask import Asker
+from app.observe.metrics import Counts
+from app.state.tables import Table
+from app.wire.codec import codec_of
+from app.wire.envelope import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionNow:
+    """One partition of this worker at one moment.
+
+    *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
+    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records, None before the
+    first fetch. *halted* and *blocked* say why it does not get on, empty while it does.
+    """
+
+    place: TP
+    in_flight: int
+    in_hand: int
+    waiting: int
+    resting: int
+    oldest_s: float
+    is_window_full: bool
+    settled: int | None
+    committed: int | None
+    commit_gap: int
+    lag: int | None
+    halted: str
+    blocked: str
+
+
+def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
+    """The partitions of the subscriptions that this worker owns."""
+    for tp, flow in app.intake.flows.items():
+        oldest_ms, committed, end = flow.in_flight.oldest_ms, _committed(app, tp), _log_end(app, tp)
+        settled = flow.begin if flow.settled_offset is None else flow.settled_offset
+        yield PartitionNow(
+            place=tp,
+            in_flight=flow.offsets.in_flight,
+            in_hand=flow.lanes.held,
+            waiting=flow.lanes.waiting,
+            resting=flow.lanes.resting,
+            oldest_s=0.0 if oldest_ms is None else max(time.time() - oldest_ms / 1000, 0.0),
+            is_window_full=flow.in_flight.is_held,
+            settled=flow.settled_offset,
+            committed=committed,
+            commit_gap=max(settled - (flow.begin if committed is None else committed), 0),
+            lag=None if end is None else flow.behind(end),
+            halted=flow.halted,
+            blocked=flow.blocked,
+        )
+
+
+def returning_lag(app: Famulus) -> Iterator[tuple[TP, int]]:
+    """How many records are still to come back through each partition of the retry and redrive topics."""
+    for tp, flow in app.intake.returning.items():
+        if (end := _log_end(app, tp)) is not None:
+            yield tp, max(end - _settled_back(app, tp, flow), 0)
+
+
+def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
+    """What the console's overview shows: what the worker does now, and what is stuck."""
+    partitions = sorted(partitions_of(app), key=lambda now: now.place)
+    outcomes = dict.fromkeys(get_args(Outcome), 0)
+    for subscription in app.subscriptions.values():
+        for name in outcomes:
+            outcomes[name] += subscription.counts[name]
+    returning = sorted((tp, lag) for tp, lag in returning_lag(app) if lag)
+    scheduled = app.scheduler.blocked if app.scheduler is not None else ""
+    return {
+        "is_ready": app.is_restored and not app.stuck,
+        "why": why_not_ready(app) if not app.stuck else "",
+        "flooded": [why for why in (*(p.failing.flood.why for p in app.pipelines.values()), scheduled) if why],
+        "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
+        "waiting": app.waiting,
+        "partitions": partitions,
+        "returning": returning,
+        "outcomes": outcomes,
+        "settled": sum(outcomes.values()),
+        "lag": sum(now.lag or 0 for now in partitions) + sum(lag for _, lag in returning),
+        "unknown": sum(now.lag is None for now in partitions),
+        "in_flight": sum(now.in_flight for now in partitions),
+        "resting": sum(now.resting for now in partitions),
+        "version": app.settings.worker.version,
+        "at_s": round(time.monotonic(), 3),
+    }
+
+
+async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:
+    """The members of the group by name, each with its partitions by topic. Raises KafkaError, OSError, AccessError."""
+    admin = AIOKafkaAdminClient(**connection_of(app.settings.kafka))
+    try:
+        await admin.start()
+        members = await Asker(admin, app.group).members()
+    finally:
+        await admin.close()
+    return [(name, by_topic(TP(at.topic, at.partition) for at in places)) for name, places in sorted(members.each)]
+
+
+def by_topic(places: Iterable[TP]) -> list[tuple[str, list[int]]]:
+    """Partition numbers by topic, all ascending."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for topic, partition in sorted(places):
+        found[topic].append(partition)
+    return list(found.items())
+
+
+def failures_of(counts: Counts) -> list[dict[str, object]]:
+    """The dead letters by why they are some, the most frequent first."""
+    return [
+        {"kind": kind, "handler": handler, "error": error, "count": count}
+        for (kind, handler, error), count in counts.failures.most_common()
+    ]
+
+
+def bounded(failures: Counter[tuple[str, str, str]]) -> Counter[tuple[str, str, str]]:
+    """*failures* with the error types that came first; those that came later count as `other`.
+
+    The first ones, not the most frequent, since a series must never go back.
+    """
+    named: set[str] = set()
+    found: Counter[tuple[str, str, str]] = Counter()
+    for (kind, handler, error), count in failures.items():
+        if len(named) < c.ERROR_TYPES_MAX:
+            named.add(error)
+        found[kind, handler, error if error in named else c.OTHER] += count
+    return found
+
+
+def tables_of(app: Famulus) -> dict[str, Table[Any, Any]]:
+    """Every table of this worker by its name."""
+    return {name: t for s in app.subscriptions.values() for name, t in s.tables.items()}
+
+
+def rows_of(table: Table[Any, Any], after: str | None, limit: int) -> tuple[list[tuple[Any, Any]], str | None]:
+    """A page of settled rows, *limit* at most, and what to pass as *after* for the next one, None after the last.
+
+    Raises ValueError when *after* is no key of the table.
+    """
+    page = table.items(after=after, limit=limit + 1)
+    shown, more = page[:limit], len(page) > limit
+    return shown, table.text(shown[-1][0]) if more else None
+
+
+def as_json(value: object) -> bytes:
+    """*value* as JSON, Records of tables included."""
+    return msgspec.json.encode(value, enc_hook=_raw)
+
+
+def why_not_ready(app: Famulus) -> str:
+    """What is wrong with a worker that does not take part; empty when nothing is."""
+    why = app.holdings.restorer.progress.waiting_for or "; ".join(app.stuck)
+    if not (why or app.is_restored):
+        return "partitions are being assigned, or their state is restored"
+    return why
+
+
+def _raw(record: Any) -> msgspec.Raw:
+    return msgspec.Raw(codec_of(type(record)).encode(record))
+
+
+def _settled_back(app: Famulus, tp: TP, flow: Flow) -> int:
+    return flow.backs.of[tp].offsets.next_offset or _committed(app, tp) or 0
+
+
+def _committed(app: Famulus, tp: TP) -> int | None:
+    consumer = app._consumer
+    return None if consumer is None else consumer._committed_offset.get(tp)  # type: ignore[attr-defined]
+
+
+def _log_end(app: Famulus, tp: TP) -> int | None:
+    """One past the newest record of *tp* as of its last fetch, None before any."""
+    consumer = app._consumer
+    try:
+        return None if consumer is None else consumer.highwater(tp)
+    except (AssertionError, AttributeError, KeyError, ConsumerNotStarted):
+        return None  # taken away meanwhile: aiokafka's thread knows before we do

@@ -1,0 +1,73 @@
+"""The console's pages as HTML: templates of this package, in which everything that comes from events is escaped.
+
+Pure: what is shown is an argument. A page asks for nothing outside of the worker, and no script or style stands in it.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from app.worker.door import HEADERS
+
+# Of the door's policy, more for what a page of ours brings along itself.
+POLICY = HEADERS["Content-Security-Policy"].replace(
+    "form-action 'none'", "form-action 'self'; style-src 'self'; script-src 'self'; connect-src 'self'"
+)
+PAGES: Final = {
+    "/console": "Overview",
+    "/console/subscriptions": "Subscriptions",
+    "/console/tables": "Tables",
+    "/console/dead-letters": "Dead letters",
+    "/console/settings": "Settings",
+    "/console/workers": "Workers",
+}
+TEXT_MAX = 2_000  # characters of a value that a page shows
+
+
+def render(template: str, **values: Any) -> str:  # Any: what the template names
+    """The page that *template* makes of *values*. Raises jinja2.UndefinedError when it names another one."""
+    return _environment().get_template(template).render(pages=PAGES, **values)
+
+
+@cache
+def static(name: str) -> bytes:
+    """The content of a file of `static`."""
+    return files("app.console").joinpath("static", name).read_bytes()
+
+
+def plain(text: object) -> str:
+    """*text* with what cannot be seen, or turns the direction of what follows, in escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def shortened(text: str) -> str:
+    """*text* as `plain`, and its end left out when it is long."""
+    return plain(text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text):,} characters)")
+
+
+def number(value: float | None) -> str:
+    """A number as people read it, a dash for one that is not known."""
+    return "-" if value is None else f"{value:,}"
+
+
+def seconds(value: float) -> str:
+    """A duration in seconds, minutes or hours."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("app.console"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "plain": plain, "shortened": shortened, "number": number, "seconds": seconds, "query": urlencode,
+    }  # fmt: skip
+    return environment

@@ -1,0 +1,161 @@
+"""The console's pages: what events bring along stays text, and nothing of a page comes from elsewhere."""
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from faust.types import TP
+from jinja2 import UndefinedError
+
+from app.console.gathering import PartitionNow, by_topic
+from app.console.rendering import PAGES, POLICY, TEXT_MAX, number, plain, render, seconds, shortened, static
+from app.console.settings import Shown
+
+HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
+FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": ""}
+QUIET = PartitionNow(
+    place=TP("things", 3), in_flight=0, in_hand=0, waiting=0, resting=0, oldest_s=0.0, is_window_full=False,
+    settled=None, committed=None, commit_gap=0, lag=None, halted="", blocked="",
+)  # fmt: skip
+OVERVIEW: dict[str, Any] = {
+    "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "partitions": [QUIET],
+    "returning": [], "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "settled": 1234,
+    "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0, "version": "dev", "at_s": 1.5,
+}  # fmt: skip
+
+
+class Seen(HTMLParser):
+    """The tags of a page, their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note it."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Note it."""
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of each *tag*."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def rows(**values: Any) -> str:
+    """The page of a table's rows."""
+    given = {
+        "path": "/console/tables", "name": "count", "key": "", "is_later": False, "rows": [], "following": None,
+        "partitions": [0], "error": "",
+    }  # fmt: skip
+    return render("rows.html", **FRAME | given | values)
+
+
+def hostile_pages() -> list[str]:
+    """Every page, with hostile text wherever an event, a setting or the cluster may bring it."""
+    bad = {"halted": HOSTILE, "blocked": ""}
+    fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
+    halted, blocked = PartitionNow(**fields | bad), PartitionNow(**fields | {"blocked": HOSTILE})
+    overdue = {
+        "topic": "t", "partition": 0, "offset": 1, "seconds": 400.0, "handler": HOSTILE, "key_digest": HOSTILE,
+    }  # fmt: skip
+    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "overdue": [overdue],
+             "partitions": [halted, blocked], "version": HOSTILE}  # fmt: skip
+    counts = {"handled": 1, "ignored": 0}
+    return [
+        render("overview.html", **FRAME | OVERVIEW | stuck),
+        render("subscriptions.html", **FRAME, path="/console/subscriptions",
+               subscriptions=[("things", counts, [halted, blocked, QUIET])]),
+        rows(name=HOSTILE, key=HOSTILE, rows=[(HOSTILE, HOSTILE)], following=HOSTILE),
+        rows(error=ValueError(HOSTILE)),
+        render("deadletters.html", **FRAME, path="/console/dead-letters",
+               subscriptions=[("things", "things.dead-letter", [(("permanent", HOSTILE, HOSTILE), 3)])]),
+        render("settings.html", **FRAME, path="/console/settings", settings=[Shown("A.B", HOSTILE, "", HOSTILE)]),
+        render("workers.html", **FRAME, path="/console/workers", workers=[(HOSTILE, [("things", [1])])], error=""),
+        render("workers.html", **FRAME, path="/console/workers", workers=[], error=HOSTILE),
+    ]  # fmt: skip
+
+
+def test_what_events_bring_along_stays_text() -> None:
+    """No tag and no attribute comes of it, on any page."""
+    for page in hostile_pages():
+        seen = Seen(page)
+        assert not seen.all("script")
+        assert "<script>alert(1)</script>" in unescape(page)
+        names = {name for _, attributes in seen.tags for name in attributes}
+        assert not {name for name in names if name.startswith("on") or name == "style"}
+
+
+def test_what_cannot_be_seen_is_shown() -> None:
+    """A key that turns the direction of the text, or has a NUL, cannot pretend to be another."""
+    seen = Seen(rows(rows=[(HOSTILE, HOSTILE)]))
+    assert "\u202e" not in seen.text
+    assert "\x00" not in seen.text
+    assert r"\u202ekey\x00" in seen.text
+
+
+def test_a_link_has_the_whole_key() -> None:
+    """Whatever its characters mean in an address."""
+    links = [str(a["href"]) for a in Seen(rows(rows=[(HOSTILE, "1")], following=HOSTILE)).all("a")]
+    asked = [parse_qs(urlsplit(link).query) for link in links if link.startswith("?")]
+    assert asked == [{"key": [HOSTILE]}, {"after": [HOSTILE]}]
+
+
+def test_a_page_asks_for_nothing_outside_of_the_worker() -> None:
+    """And brings no script and no style inside of it, which its policy would not let through."""
+    assert "unsafe" not in POLICY
+    assert "default-src 'none'" in POLICY
+    live = FRAME | OVERVIEW | {"is_live": True, "csrf": "a token"}
+    seen = Seen(render("overview.html", **live))
+    assert [script["src"] for script in seen.all("script")] == ["/console/console.js"]
+    assert not seen.all("style")
+    for _, attributes in seen.tags:
+        for name in ("src", "href", "action"):
+            assert str(attributes.get(name, "/")).startswith("/")
+    for name in ("style.css", "console.js"):
+        assert not re.search(rb"https?:|url\(|@import|innerHTML|eval", static(name))
+        assert static(name).isascii()
+
+
+def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
+    """Who came with a token in a header has no session to end."""
+    seen = Seen(render("overview.html", **FRAME | OVERVIEW))
+    assert [a["href"] for a in seen.all("a") if "aria-current" in a] == ["/console"]
+    assert {str(a["href"]) for a in seen.all("a")} >= PAGES.keys()
+    assert not seen.all("form")
+    seen = Seen(render("overview.html", **FRAME | OVERVIEW | {"csrf": "a token"}))
+    assert seen.all("form") == [{"method": "post", "action": "/logout"}]
+    assert seen.all("input") == [{"type": "hidden", "name": "csrf", "value": "a token"}]
+
+
+def test_what_is_missing_breaks_the_page() -> None:
+    """A forgotten value is an error, not an empty place."""
+    with pytest.raises(UndefinedError):
+        render("overview.html", **FRAME | OVERVIEW | {"partitions": [{}]})
+    with pytest.raises(UndefinedError):
+        render("tables.html", path="/console/tables")
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(1234567), "1,234,567"), (number(None), "-"), (seconds(1.25), "1.2 s"), (seconds(90), "1.5 min"),
+        (seconds(7200), "2.0 h"), (plain("a\nb"), r"a\nb"), (plain("ü"), "ü"), (shortened("x"), "x"),
+        (shortened("x" * 3_000), "x" * TEXT_MAX + "... (3,000 characters)"),
+    ],
+)  # fmt: skip
+def test_numbers_and_texts_read_well(shown: str, expected: str) -> None:
+    """As people write them."""
+    assert shown == expected
+
+
+def test_partitions_of_a_member_are_in_order() -> None:
+    """By topic, by number, not by text."""
+    assert by_topic([TP("b", 10), TP("b", 9), TP("a", 1)]) == [("a", [1]), ("b", [9, 10])]
