@@ -16,6 +16,7 @@ from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
+from app.console.drain import add_drain
 from app.console.login import add_login
 from app.console.paused import add_paused
 from app.console.views import add_views
@@ -47,4 +48,5 @@ handles = app.handles
 add_views(app)
 add_login(app)
 add_paused(app)
+add_drain(app)
 take_settings()

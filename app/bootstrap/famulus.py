@@ -64,6 +64,7 @@ class Famulus(faust.App):
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
         self.is_drained = True
+        self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
         self.services = svcs.Registry()
         self.door = Door(worker)

@@ -6,6 +6,7 @@
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
     GET, POST /paused/                  what of the group is paused; pause, resume: see `console.paused`
+    POST /drain/                        end this worker: see `console.drain`
     GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long

@@ -67,7 +67,7 @@ class Why(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """What somebody did: a record of the audit topic."""
 
-    action: Action
+    action: Literal["pause", "resume", "drain"]
     what: str
     by: str
     at: str
@@ -119,11 +119,16 @@ def said(target: Target, why: Why) -> str:
     return f"{name} is paused since {why.at} by {why.by}" + (f": {why.note}" if why.note else "")
 
 
+def audit_record(group: str, change: Change) -> Outgoing:
+    """What is kept of *change* for ever."""
+    return Outgoing(admin_audit_topic(group), change.what.encode(), msgspec.json.encode(change), partition=0)
+
+
 def change_records(group: str, action: Action, targets: Sequence[Target], why: Why) -> list[Outgoing]:
     """What *action* sends, in this order: first what is kept of it for ever, so that nothing is done unseen."""
     value = msgspec.json.encode(why) if action == "pause" else None
     audits = [Change(action, str(target), why.by, why.at, why.note) for target in targets]
     return [
-        *(Outgoing(admin_audit_topic(group), a.what.encode(), msgspec.json.encode(a), partition=0) for a in audits),
+        *(audit_record(group, change) for change in audits),
         *(Outgoing(admin_topic(group), str(target).encode(), value, partition=0) for target in targets),
     ]

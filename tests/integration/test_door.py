@@ -79,6 +79,8 @@ ACTS = {
     ("HEAD", "/logout"): (401, 401, 405, 405),
     ("POST", "/act/"): (401, 401, 403, 200),
     ("POST", "/paused/"): (401, 401, 403, 400),
+    ("POST", "/drain/"): (401, 401, 403, 400),
+    ("HEAD", "/drain/"): (401, 401, 405, 405),
     ("HEAD", "/act/"): (401, 401, 405, 405),
 }
 ROUTES = {**{(method, path): row for path, row in TABLE.items() for method in ("GET", "HEAD")}, **ACTS}

@@ -60,9 +60,9 @@ def paused_at(*workers: WorkerProcess) -> set[str]:
     return {number for worker in workers for number in worker.get("/subscriptions/")[0]["paused"]}
 
 
-def post(worker: WorkerProcess, **asked: object) -> tuple[int, Any]:
+def post(worker: WorkerProcess, path: str = "/paused/", **asked: object) -> tuple[int, Any]:
     """What the worker's web view answers."""
-    request = worker.request("/paused/", ADMIN_FILE, "POST")
+    request = worker.request(path, ADMIN_FILE, "POST")
     request.data = json.dumps(asked).encode()
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
@@ -157,6 +157,28 @@ def test_one_partition_is_paused_over_the_web(house: House, do: Any) -> None:
     assert post(worker, action="resume", topic="*") == (200, [])
     wait_for(lambda: handled(house) == {"k0": [1, 2], "k1": [1, 2]})
     assert worker.stop() == 0
+
+
+def test_a_drained_worker_ends_with_0_and_another_goes_on(house: House) -> None:
+    """What it has in hand is ended and committed first; who asked is written down once."""
+    house.build(NOTING, partitions=2)
+    one = house.start("one")
+    house.send(house.thing("k0", 1, "wait", partition=0))
+    wait_for(lambda: value(series(families(one)), c.IN_HAND, partition="0") == 1)
+    assert post(one, "/drain/")[0] == 400
+    answers = [post(one, "/drain/", note="too many") for _ in range(2)]
+    assert [(status, answer["status"]) for status, answer in answers] == [(202, "draining")] * 2
+    time.sleep(1)
+    assert one.exit_code() is None
+    (house.checkout / "go").touch()
+    assert one.wait_exit(30) == 0
+    assert house.committed()[0] == 1
+    [audit] = [json.loads(logged.value or b"") for logged in house.logged(topic=admin_audit_topic(house.group))]
+    assert (audit["action"], audit["note"]) == ("drain", "too many")
+    two = house.start("two")
+    house.send(house.thing("k0", 2, partition=0))
+    wait_for(lambda: handled(house) == {"k0": [1, 2]})
+    assert two.stop() == 0
 
 
 def test_what_is_wrong_is_one_line(house: House, do: Any) -> None:
