@@ -30,6 +30,19 @@ async def note(thing: Thing) -> None:
     with Path("handled").open("a") as file:
         file.write(f"{thing.key} {thing.number}\\n")
 """
+# The first attempt fails; the next one waits in the lane, or in a retry topic.
+AGAIN = """
+from app import TransientError
+
+
+@handles(Thing, retry=Retry({attempts}, wait_initial_s=3, jitter=0){topics})
+async def note(thing: Thing, delivery: Delivery) -> None:
+    if delivery.attempt == 1:
+        raise TransientError("no")
+    count[thing.key] += 1
+    with Path("handled").open("a") as file:
+        file.write(f"{{thing.key}} {{thing.number}}\\n")
+"""
 POLL_MS = 10_000  # the shortest that may be set
 
 
@@ -156,6 +169,25 @@ def test_one_partition_is_paused_over_the_web(house: House, do: Any) -> None:
     assert paused_at(worker) == {"0", "1"}
     assert post(worker, action="resume", topic="*") == (200, [])
     wait_for(lambda: handled(house) == {"k0": [1, 2], "k1": [1, 2]})
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "topics", "waits"), [(2, "", c.RESTING), (1, ', retry_topics=["3s"]', c.POSTPONED)]
+)
+def test_no_further_attempt_is_made_meanwhile(house: House, attempts: int, topics: str, waits: c.Metric) -> None:
+    """Neither in the lane nor out of a retry topic, although it is due; each is made once it goes on."""
+    house.build(AGAIN.format(attempts=attempts, topics=topics))
+    worker = house.start()
+    house.send(house.thing("a", 1), house.thing("b", 1))
+    wait_for(lambda: value(series(families(worker)), waits) == 2)
+    assert post(worker, action="pause", topic="*")[0] == 200
+    assert paused_at(worker) == {"0"}
+    time.sleep(5)
+    assert handled(house) == {}
+    assert post(worker, action="resume", topic="*") == (200, [])
+    wait_for(lambda: handled(house) == {"a": [1], "b": [1]})
+    house.wait_settled(2, worker)
     assert worker.stop() == 0
 
 
