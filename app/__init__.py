@@ -8,6 +8,7 @@ from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
+from app.commands import pause as _pause  # noqa: F401
 from app.commands import peek as _peek  # noqa: F401
 from app.commands import state as _state  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
@@ -15,8 +16,10 @@ from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
+from app.console.drain import add_drain
 from app.console.login import add_login
 from app.console.pages import add_console
+from app.console.paused import add_paused
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -46,4 +49,6 @@ handles = app.handles
 add_views(app)
 add_login(app)
 add_console(app)
+add_paused(app)
+add_drain(app)
 take_settings()

@@ -36,6 +36,7 @@ from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
 from app.storage.store import StateFolder
+from app.worker.admin import AdminLog, prepare_admin_topics
 from app.worker.door import Door
 from app.worker.intake import Intake
 from app.worker.options import faust_options
@@ -63,6 +64,7 @@ class Famulus(faust.App):
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
         self.is_drained = True
+        self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
         self.services = svcs.Registry()
         self.door = Door(worker)
@@ -84,6 +86,7 @@ class Famulus(faust.App):
             on_fault=self.fail,
             probe=self._note_step,
         )
+        self.admin_log = AdminLog(kafka, self.intake.pauses, self.intake.heed_pauses)
         super().__init__(
             kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
             **faust_options(settings), web_application_options=self.door.options,
@@ -231,6 +234,11 @@ class Famulus(faust.App):
         gates = (handler.gate.why for handler in self.dispatcher.handlers)
         return [why for why in (self.claims.away, *gates) if why]
 
+    @property
+    def paused(self) -> list[str]:
+        """What of this worker's partitions somebody has paused, in words."""
+        return sorted({flow.paused for flow in self.intake.flows.values() if flow.paused})
+
     def is_carried(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
         return topic in self.carried
@@ -256,6 +264,7 @@ class Famulus(faust.App):
         if self.scheduler is not None:
             kept_h = self.settings.dead_letter.retention_h + LONGEST_H
             await prepare_topics_back(kafka, {self.scheduler.topic: len(WAITS_S)}, kept_h, timeout_s)
+        await prepare_admin_topics(kafka, timeout_s)
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,
@@ -287,6 +296,7 @@ class Famulus(faust.App):
     async def on_start(self) -> None:
         """Connect our producer before anything can be handled."""
         await super().on_start()
+        await self.admin_log.start(self.settings.worker.startup_timeout_s)
         await self.sender.start()
         if self.scheduler is not None:
             await self.scheduler.start()
@@ -303,6 +313,7 @@ class Famulus(faust.App):
             await self.holdings.release()
         if self.scheduler is not None:
             await self.scheduler.stop()
+        await self.admin_log.stop()
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:

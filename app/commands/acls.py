@@ -11,6 +11,7 @@ from app.bootstrap.parts import topic_of
 from app.commands.base import Command
 from app.deadletter.names import audit_topic
 from app.engine.subscription import Subscription
+from app.worker.pauses import admin_audit_topic, admin_topic
 
 LOOK = "Describe", "DescribeConfigs"
 HEAD = """#!/bin/sh -eu
@@ -41,6 +42,7 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
     """What the workers do. Topics of their own they make themselves, each by its name."""
     kafka = app.settings.kafka
     yield Right(principal, "group", app.group, ("Read", "Describe"))
+    yield from rights_of_admin(app, principal)
     # A handler may publish an event of any type that is handled here: which ones it does, only its code knows.
     published = {kafka.topic(topic_of(event_type)) for event_type in app.dispatcher.event_types}
     for subscription in _subscriptions(app):
@@ -55,9 +57,16 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
             yield Right(principal, "topic", topic, ("Create", "Alter", "Read", "Write", *LOOK))
 
 
+def rights_of_admin(app: Famulus, principal: str) -> Iterator[Right]:
+    """What pausing takes, by a command or by a worker's web views."""
+    yield Right(principal, "topic", admin_topic(app.group), ("Create", "Read", "Write", *LOOK))
+    yield Right(principal, "topic", admin_audit_topic(app.group), ("Create", "Write", *LOOK))
+
+
 def rights_of_operator(app: Famulus, principal: str) -> Iterator[Right]:
     """What `dlq` does: it reads letters, state and sources, sends letters back, and writes down what was done."""
     yield Right(principal, "group", app.group, ("Describe",))
+    yield from rights_of_admin(app, principal)
     for subscription in _subscriptions(app):
         letters = app.dead_letter_topic(subscription)
         for topic in (subscription.topic_name, letters, subscription.state_topic):

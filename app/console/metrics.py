@@ -84,11 +84,13 @@ class WorkerCollector(Collector):
         owned = Counter(tp.topic for tp in flows)
         halted = Counter(tp.topic for tp, flow in flows.items() if flow.halted)
         unsent = Counter(tp.topic for tp, flow in flows.items() if flow.blocked)
+        paused = Counter(tp.topic for tp, flow in flows.items() if flow.paused)
         for subscription in self._app.subscriptions.values():
             topic = subscription.topic_name
             scrape.put(c.OWNED, owned[topic], topic)
             scrape.put(c.BLOCKED, halted[topic], topic, "halted")
             scrape.put(c.BLOCKED, unsent[topic], topic, "unsent")
+            scrape.put(c.PAUSED, paused[topic], topic)
         for topic, pipeline in self._app.pipelines.items():
             scrape.put(c.FLOOD, pipeline.failing.flood.is_open, topic)
 

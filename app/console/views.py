@@ -5,6 +5,8 @@
     GET /tables/NAME/KEY/               one row
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
+    GET, POST /paused/                  what of the group is paused; pause, resume: see `console.paused`
+    POST /drain/                        end this worker: see `console.drain`
     GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
@@ -103,15 +105,19 @@ class SubscriptionList(Page):
         """Count them."""
         del request
         next_offsets: dict[str, dict[str, int | None]] = {}
+        paused: dict[str, dict[str, str]] = {}
         resting: Counter[str] = Counter()  # events that wait for another attempt, or for something else to end
         for tp, flow in self.host.intake.flows.items():
             next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.settled_offset
             resting[tp.topic] += flow.lanes.resting
+            if flow.paused:
+                paused.setdefault(tp.topic, {})[str(tp.partition)] = flow.paused
         return self.answer(
             [
                 {
                     "topic": s.topic_name, **s.counts, "failures": failures_of(s.counts),
-                    "resting": resting[s.topic_name], "next_offsets": next_offsets.get(s.topic_name, {}),
+                    "resting": resting[s.topic_name], "paused": paused.get(s.topic_name, {}),
+                    "next_offsets": next_offsets.get(s.topic_name, {}),
                     "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
                 }
                 for s in self.host.subscriptions.values()
@@ -144,6 +150,7 @@ class Ready(Page):
     """Whether the worker takes part: its partitions are assigned, their state is there, and none of them is stuck.
 
     `why` says what is wrong, `waiting` for what handlers wait: that turns nothing red, since a new worker would too.
+    Nor does what somebody has `paused`.
     """
 
     async def get(self, request: Request) -> Response:
@@ -152,7 +159,8 @@ class Ready(Page):
         stuck = self.host.stuck
         is_ready = self.host.is_restored and not stuck
         more = {
-            "why": why_not_ready(self.host), "waiting": self.host.waiting, "restored_records": progress.records,
+            "why": why_not_ready(self.host), "waiting": self.host.waiting, "paused": self.host.paused,
+            "restored_records": progress.records,
             "of_records": progress.total, "seconds": round(progress.seconds, 1),
         }  # fmt: skip
         return self.health("ready" if is_ready else "not ready", more, request, is_good=is_ready)

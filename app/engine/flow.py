@@ -101,6 +101,7 @@ class Flow:
         self.backs = Backs(places, limits.records, lambda: ties.on_room(self))
         self.halted = ""  # why nothing more is started, in words
         self.blocked = ""  # why nothing can be settled
+        self.paused = ""  # by whom, and why
 
     @property
     def settled_offset(self) -> int | None:
@@ -255,6 +256,15 @@ class Flow:
         self.halted = why
         self.lanes.stop()
         log.error(why, topic=self.tp.topic, partition=self.tp.partition)
+
+    def pause(self, why: str) -> None:
+        """Start nothing more while there is a *why*, in words; go on when it is empty. What is in hand is settled."""
+        was_paused, self.paused = bool(self.paused), why
+        if why:
+            self.lanes.stop()
+        elif was_paused and not self.halted:
+            self.lanes.go_on()
+            self._ties.on_room(self)
 
     def finish(self, lane: Hashable) -> None:
         """The record that *lane* was held for has ended, one way or the other."""

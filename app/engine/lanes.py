@@ -22,7 +22,7 @@ class Lanes(Generic[T]):
         self.held = 0
         self.waiting = 0
         self.resting = 0  # lanes that are shut although nobody is at work on their record
-        self._limit = limit
+        self._limit = self._limit_at_work = limit
         self._busy: dict[Hashable, deque[T]] = {}  # held or free again: what waits behind the record of each lane
         self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
         self._batches: deque[Iterable[tuple[Hashable, T]]] = deque()
@@ -104,8 +104,12 @@ class Lanes(Generic[T]):
         self.resting -= 1
 
     def stop(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, until `go_on`."""
         self._limit = 0
+
+    def go_on(self) -> None:
+        """Start again what may, after `stop`."""
+        self._limit = self._limit_at_work
 
     def clear(self) -> None:
         """Forget what has not started, and what rests."""

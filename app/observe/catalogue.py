@@ -48,6 +48,8 @@ OWNED = Metric("famulus_partitions_owned", "gauge", "partitions", TOPIC, "How ma
 BLOCKED = Metric("famulus_partitions_blocked", "gauge", "partitions", (*TOPIC, "reason"),
                  "How many do not get on: halted behind a dead letter, or unsent, because Kafka refuses what they "
                  "publish?")  # fmt: skip
+PAUSED = Metric("famulus_partitions_paused", "gauge", "partitions", TOPIC,
+                "How many has somebody paused, so that nothing more of them is started?")  # fmt: skip
 FLOOD = Metric("famulus_dead_letter_flood", "gauge", "0 or 1", TOPIC,
                "Has the worker stopped writing dead letters, because too many events fail?")  # fmt: skip
 IN_FLIGHT = Metric("famulus_in_flight_records", "gauge", "records", PARTITION,
@@ -84,7 +86,7 @@ PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary
                           "The same as `kafka.message.processing.time`.", PROCESSING.name)  # fmt: skip
 
 CATALOGUE = (
-    RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, FLOOD, IN_FLIGHT, OLDEST,
-    IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
+    RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD, IN_FLIGHT,
+    OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
     CLAIMS_AWAY, READY, LAG, LAG_ALIAS, PROCESSING_ALIAS,
 )  # fmt: skip

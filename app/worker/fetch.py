@@ -195,6 +195,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except TimeoutError:
             return {}
 
+    def stay(self) -> None:
+        """Count as polling where nothing is to be fetched: else the client takes us for stuck and leaves the group."""
+
+        def poll() -> None:
+            with self._ensure_consumer()._subscription.fetch_context():
+                pass
+
+        self.thread_loop.call_soon_threadsafe(poll)
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
         held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}

@@ -15,6 +15,7 @@ from app.state.commit import Probe
 from app.wire.envelope import Outgoing
 from app.worker.fetch import Packed
 from app.worker.holdings import Held
+from app.worker.pauses import Pauses
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ class Intake:
         self.flows: dict[TP, Flow] = {}
         self.crew = Crew(concurrency, on_fault, timeouts_s)
         self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
+        self.pauses = Pauses()
         self._limits = limits
         self._ties = Ties(may_write, publish, on_fault, self.crew.wake, probe)
 
@@ -44,6 +46,16 @@ class Intake:
             for tp, (pipeline, held, begin) in assigned.items()
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
+        self.heed_pauses()
+
+    def heed_pauses(self) -> None:
+        """Have each flow stand still or go on, as `pauses` says by now."""
+        for tp, flow in self.flows.items():
+            flow.pause(self.pauses.why(tp.topic, tp.partition))
+
+    def paused(self) -> set[TP]:
+        """The partitions that need no fetch while they are paused, those through which records come back included."""
+        return {tp for of in (self.flows, self.returning) for tp, flow in of.items() if flow.paused}
 
     def settled_offset(self, tp: TP) -> int | None:
         """What may be committed of a partition. Raises KeyError when it is none of ours."""
@@ -76,6 +88,7 @@ class Intake:
             flow.abandon()
             flow = self.flows[tp] = flow.renewed(packed.first_offset)
             self.returning |= dict.fromkeys(flow.backs.of, flow)
+            self.heed_pauses()
         flow.receive(packed)
         return flow
 

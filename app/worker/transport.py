@@ -87,11 +87,16 @@ class Consumer(driver.Consumer):
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
         self._check_coordination()
-        assigned, busy = self._get_active_partitions(), self._host.intake.busy()
-        free = assigned - busy
+        intake: Intake = self._host.intake
+        paused = intake.paused()
+        busy = intake.busy() - paused
+        free = self._get_active_partitions() - busy - paused
         if free:
             await self._poll(free, BUSY_POLL_S if busy else POLL_S)
             await asyncio.sleep(0)
+        elif paused and not busy:
+            cast(Any, self._thread).stay()
+            await self.sleep(POLL_S)
         else:
             await self.sleep(BUSY_POLL_S)
 

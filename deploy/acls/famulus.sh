@@ -7,6 +7,8 @@
 allow() { kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN" --add --allow-principal "$@"; }
 
 allow User:famulus --group famulus --operation Read --operation Describe
+allow User:famulus --topic famulus.admin --operation Create --operation Read --operation Write --operation Describe --operation DescribeConfigs
+allow User:famulus --topic famulus.admin.audit --operation Create --operation Write --operation Describe --operation DescribeConfigs
 allow User:famulus --topic order-events --operation Read --operation Write --operation Describe --operation DescribeConfigs
 allow User:famulus --topic order-events.dead-letter --operation Write --operation Describe --operation DescribeConfigs
 allow User:famulus --topic famulus-order-events-state --operation Create --operation Read --operation Write --operation Describe --operation DescribeConfigs
@@ -16,6 +18,8 @@ allow User:famulus --topic stock-events.dead-letter --operation Write --operatio
 allow User:famulus --topic famulus-stock-events-state --operation Create --operation Read --operation Write --operation Describe --operation DescribeConfigs
 allow User:famulus --topic stock-events.famulus.redrive --operation Create --operation Alter --operation Read --operation Describe --operation DescribeConfigs
 allow User:famulus-operator --group famulus --operation Describe
+allow User:famulus-operator --topic famulus.admin --operation Create --operation Read --operation Write --operation Describe --operation DescribeConfigs
+allow User:famulus-operator --topic famulus.admin.audit --operation Create --operation Write --operation Describe --operation DescribeConfigs
 allow User:famulus-operator --topic order-events --operation Read --operation Describe --operation DescribeConfigs
 allow User:famulus-operator --topic order-events.dead-letter --operation Read --operation Describe --operation DescribeConfigs
 allow User:famulus-operator --topic famulus-order-events-state --operation Read --operation Describe --operation DescribeConfigs

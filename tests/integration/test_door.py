@@ -65,6 +65,7 @@ TABLE = {
     "/console/workers": LOOK,
     "/console/style.css": LOOK,
     "/console/console.js": LOOK,
+    "/paused/": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,
@@ -86,6 +87,9 @@ ACTS = {
     ("POST", "/logout"): (401, 401, 303, 303),
     ("HEAD", "/logout"): (401, 401, 405, 405),
     ("POST", "/act/"): (401, 401, 403, 200),
+    ("POST", "/paused/"): (401, 401, 403, 400),
+    ("POST", "/drain/"): (401, 401, 403, 400),
+    ("HEAD", "/drain/"): (401, 401, 405, 405),
     ("HEAD", "/act/"): (401, 401, 405, 405),
 }
 ROUTES = {**{(method, path): row for path, row in TABLE.items() for method in ("GET", "HEAD")}, **ACTS}
@@ -137,7 +141,7 @@ def test_every_route_has_its_row(house: House) -> None:
     # What is no route tells nothing to strangers; a method that changes things is for acting, wherever it is sent.
     assert tuple(ask(worker, "GET", "/nothing", token)[0] for token in tokens) == (401, 401, 404, 404)
     for path in TABLE:
-        for method in {"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - ({"POST"} if path == "/login" else set()):
+        for method in {"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {method for method, acts in ACTS if acts == path}:
             statuses = tuple(ask(worker, method, path.format(**FILL), token)[0] for token in tokens)
             assert statuses == (401, 401, 403, 405), (method, path)
     for log in (worker.log, *worker.log.parent.glob("*.log")):

@@ -231,3 +231,31 @@ async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(mak
     await house.until(lambda: bool(house.settled))
     processed = house.settled[-1]
     assert (processed.next_offset, processed.ahead, processed.stream_ms) == (10, (1, 1), 2009)
+
+
+async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(make: Callable[..., House]) -> None:
+    """Of all that waits, until it goes on: then in order, each once. A halted one does not go on."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, remembers=True)
+    [flow] = house.flows
+    house.feed(flow, "slow a slow")
+    await house.until(lambda: flow.lanes.held == 1 and gate.began == ["slow0", "a1"])
+    flow.pause("why")
+    house.feed(flow, "b c")
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.settled_offset == 2)
+    await turns()
+    assert gate.began == ["slow0", "a1"]
+    flow.pause("another reason")
+    await turns()
+    assert gate.began == ["slow0", "a1"]
+    flow.pause("")
+    await house.until(lambda: flow.settled_offset == 5)
+    assert sorted(gate.began[2:]) == ["b3", "c4", "slow2"]
+    flow.halted = "a dead letter"
+    flow.pause("why")
+    flow.pause("")
+    house.feed(flow, "d")
+    await turns()
+    assert flow.settled_offset == 5

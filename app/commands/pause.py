@@ -1,0 +1,139 @@
+"""`faust -A app pause`, `resume` and `paused`: hold up a partition, a topic or all at run time, on every worker."""
+
+from collections.abc import Sequence
+
+import click
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from faust.cli import argument, option
+
+from app.bootstrap import Famulus
+from app.commands.base import Command
+from app.commands.dlq.letters.send import whoami
+from app.commands.dlq.shown.lines import say
+from app.errors import UnavailableError
+from app.observe.health import partitions_of
+from app.publish.producer import Producer
+from app.worker.admin import change, note, opened, prepare_admin_topics, target_of
+from app.worker.pauses import EVERYTHING, Action, Pauses, Target, admin_topic, said
+
+ANSWER_MS = 30_000  # for which a person waits
+MEANT = (
+    argument("topic", required=False),
+    option("--partition", type=click.IntRange(0), help="Only this one."),
+    option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
+    option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
+    option("--json", "is_json", is_flag=True, help="One JSON object: what was changed, and what is paused then."),
+)
+
+
+class pause(Command):  # noqa: N801  # the class's name is the command's
+    """Start nothing more of a topic, one partition or all, on every worker of the group, until `resume`.
+
+    What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it. It needs no worker.
+
+    \b
+    For example:
+    faust -A app pause order-events --note "the warehouse is moving"
+    faust -A app pause order-events --partition 3
+    """  # noqa: D301  # click wants that control character, to leave the lines as they are
+
+    options = list(MEANT)  # noqa: RUF012  # as Faust wants it
+
+    async def run(  # each is an option
+        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
+    ) -> None:
+        """Do it. Raises ConfigError when there is no such topic or partition, UnavailableError without a broker."""
+        await do(self.app, "pause", _meant(topic, is_all=is_all), partition, why, is_json=is_json)
+
+
+class resume(Command):  # noqa: N801  # as above
+    """Let go on what was paused: a topic with all its partitions, one partition, or everything.
+
+    \b
+    For example:
+    faust -A app resume order-events
+    faust -A app resume --all --note "moved"
+    """  # noqa: D301  # as above
+
+    options = list(MEANT)  # noqa: RUF012  # as Faust wants it
+
+    async def run(  # each is an option
+        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
+    ) -> None:
+        """Do it. Raises as `pause`, and OperatingError when more than that is paused, so that it could not go on."""
+        await do(self.app, "resume", _meant(topic, is_all=is_all), partition, why, is_json=is_json)
+
+
+class paused(Command):  # noqa: N801  # as above
+    """List what is paused: since when, by whom, and why. It needs no worker.
+
+    For example: faust -A app paused --json
+    """
+
+    options = [option("--json", "is_json", is_flag=True, help="One JSON array.")]  # noqa: RUF012  # as Faust wants it
+
+    async def run(self, *, is_json: bool) -> None:
+        """Do it. Raises UnavailableError without a broker."""
+        pauses = await read_pauses(self.app)
+        if is_json:
+            say(pauses.rows())
+            return
+        for target, why in sorted(pauses.of.items(), key=lambda row: str(row[0])):
+            click.echo(said(target, why))
+        if not pauses.of:
+            click.echo("nothing is paused", err=True)
+
+
+def _meant(topic: str | None, *, is_all: bool) -> str:
+    if (topic is None) != is_all:
+        raise click.UsageError("name a TOPIC, or say --all")
+    return topic if topic is not None else EVERYTHING
+
+
+async def do(  # noqa: PLR0913  # all that is asked for
+    app: Famulus, action: Action, topic: str, partition: int | None, why: str, *, is_json: bool
+) -> None:
+    """Pause or resume, and say what was done."""
+    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
+    topics = {name: s.topic_name for name, s in app.subscriptions.items()}
+    target = await target_of(kafka, topics, topic, partition, timeout_s)
+    await prepare_admin_topics(kafka, timeout_s)
+    pauses = await read_pauses(app)
+    config = kafka.producer_config
+    patient = config.model_copy(update={"delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS)})
+    async with Producer(kafka.model_copy(update={"producer_config": patient})) as producer:
+        targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
+    if is_json:
+        say({"action": action, "changed": [str(changed) for changed in targets],
+             "paused": (await read_pauses(app)).rows()})  # fmt: skip
+    else:
+        click.echo(_done(action, target, targets))
+
+
+def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:
+    if not targets:
+        return f"nothing of {target} was paused"
+    names = ", ".join(map(str, targets))
+    return f"paused: {names}; what is in hand ends" if action == "pause" else f"resumed: {names}"
+
+
+async def read_pauses(app: Famulus) -> Pauses:
+    """What is paused now, by the admin topic; nothing while there is none. Raises UnavailableError without a broker."""
+    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
+    pauses = Pauses()
+    at = TopicPartition(admin_topic(app.group), 0)
+    if not await partitions_of(kafka, [at.topic], timeout_s):
+        return pauses
+    try:
+        consumer = await opened(kafka, at)
+        try:
+            end = (await consumer.end_offsets([at]))[at]
+            while await consumer.position(at) < end:
+                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
+                    note(pauses, record)
+        finally:
+            await consumer.stop()
+    except (KafkaError, OSError) as error:
+        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
+    return pauses

@@ -1,0 +1,174 @@
+"""The group's admin topic: every worker follows it, whoever operates the group writes to it.
+
+It has one partition and is compacted, so a worker that starts reads what is paused before it starts anything. Who wrote
+what stays in a second topic for ever. Whoever may write to the topic can hold the group up: let only operators.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from app.access.arguments import connection_of
+from app.config import KafkaConfig
+from app.errors import ConfigError, UnavailableError
+from app.observe.health import create_topics, partitions_of
+from app.publish.producer import Producer
+from app.worker.pauses import (
+    EVERYTHING,
+    NOTE_MAX,
+    Action,
+    Pauses,
+    Target,
+    Why,
+    admin_audit_topic,
+    admin_topic,
+    change_records,
+    said,
+)
+
+log = structlog.get_logger()
+POLL_MS = 500
+AGAIN_S = 1.0  # between two tries when Kafka is away
+SEEN_S = 5.0  # for which whoever changes something waits until this worker has seen it
+
+
+class AdminLog:
+    """Keeps *pauses* as the admin topic says, and calls *on_change* after each change of it."""
+
+    def __init__(self, settings: KafkaConfig, pauses: Pauses, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._pauses = pauses
+        self._on_change = on_change
+        self._at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
+        self._next_offset = 0
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, timeout_s: float) -> None:
+        """Read all that is there, and follow from then on. Raises UnavailableError when it cannot be read in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                consumer = self._consumer = await opened(self._settings, self._at)
+                end = (await consumer.end_offsets([self._at]))[self._at]
+                while await consumer.position(self._at) < end:
+                    await self._step(consumer)
+        except (TimeoutError, KafkaError, OSError) as error:
+            await self.stop()
+            raise UnavailableError(
+                f"topic {self._at.topic}, which says what is paused, cannot be read ({error!r}); start again"
+            ) from error
+        self._task = asyncio.create_task(self._follow(consumer), name="admin")
+
+    async def stop(self) -> None:
+        """Follow no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._consumer is not None:
+            await self._consumer.stop()
+            self._consumer = None
+
+    async def seen(self, next_offset: int) -> None:
+        """Wait until the topic was read up to *next_offset*, or for some seconds: others will see it, too."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEEN_S):
+                while self._next_offset < next_offset:  # noqa: ASYNC110  # a person asks, now and then
+                    await asyncio.sleep(0.02)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            try:
+                await self._step(consumer)
+            except KafkaError as error:
+                log.error("what is paused by now cannot be read", topic=self._at.topic,  # noqa: TRY400
+                          error=repr(error), again_in_s=AGAIN_S)  # fmt: skip
+                await asyncio.sleep(AGAIN_S)
+
+    async def _step(self, consumer: AIOKafkaConsumer) -> None:
+        for records in (await consumer.getmany(self._at, timeout_ms=POLL_MS)).values():
+            for record in records:
+                self._take(record)
+                self._next_offset = record.offset + 1
+            self._on_change()
+
+    def _take(self, record: ConsumerRecord) -> None:
+        target = note(self._pauses, record)
+        if target is not None:
+            why = self._pauses.of.get(target)
+            log.warning(said(target, why) if why else f"{target} was resumed", topic=self._at.topic)
+
+
+def note(pauses: Pauses, record: ConsumerRecord) -> Target | None:
+    """Have *pauses* take *record*; None when it is none of ours, which is said and left alone."""
+    try:
+        return pauses.take(record.key, record.value)
+    except ValueError as error:  # msgspec's and those of texts are such
+        log.warning("left alone", topic=record.topic, offset=record.offset, why=str(error))
+        return None
+
+
+async def opened(settings: KafkaConfig, at: TopicPartition) -> AIOKafkaConsumer:
+    """A consumer without a group at the beginning of *at*. Raises what aiokafka raises."""
+    consumer = AIOKafkaConsumer(
+        **connection_of(settings), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    try:
+        await consumer.start()
+        consumer.assign([at])
+        await consumer.seek_to_beginning(at)
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer
+
+
+async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
+    """Create the admin topic and its audit topic, if missing. Raises as `observe.health.create_topics`."""
+    group = settings.consumer_config.group_id
+    await create_topics(settings, {admin_topic(group): 1}, timeout_s, {"cleanup.policy": "compact"})
+    kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
+    await create_topics(settings, {admin_audit_topic(group): 1}, timeout_s, kept)
+
+
+async def target_of(
+    settings: KafkaConfig, topics: Mapping[str, str], topic: str, partition: int | None, timeout_s: float
+) -> Target:
+    """What somebody means, who knows *topics* (a subscription's name -> as on the cluster) by either name.
+
+    Raises ConfigError when there is no such topic or partition, UnavailableError when no broker answers.
+    """
+    if topic == EVERYTHING:
+        if partition is not None:
+            raise ConfigError("a partition is one of a topic: name the topic")
+        return Target()
+    name = topics.get(topic, topic)
+    if name not in topics.values():
+        raise ConfigError(f"nobody here reads a topic {topic!r}; there are {', '.join(sorted(topics)) or 'none'}")
+    if partition is not None:
+        count = (await partitions_of(settings, [name], timeout_s)).get(name, 0)
+        if not 0 <= partition < count:
+            raise ConfigError(f"topic {name} has {count} partitions, the first is 0")
+    return Target(name, partition)
+
+
+async def change(  # noqa: PLR0913, PLR0917  # who does what
+    producer: Producer, group: str, pauses: Pauses, action: Action, target: Target, by: str, why: str
+) -> tuple[Sequence[Target], int]:
+    """Pause or resume *target*: what was changed, and the offset of the admin topic up to which to read to know it.
+
+    Nothing is changed when nothing of it was paused. Raises OperatingError when it would stay paused, and as the
+    producer does.
+    """
+    targets = [target] if action == "pause" else pauses.lifted(target)
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    records = change_records(group, action, targets, Why(by, now, why[:NOTE_MAX]))
+    # One after the other: nothing is done before it is written down who does it.
+    places = [await producer.send(record) for record in records]
+    return targets, places[-1].offset + 1 if places else 0

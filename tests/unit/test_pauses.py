@@ -1,0 +1,98 @@
+"""Pauses: what the admin topic's records say, which partition is paused by which, and what a resume lifts."""
+
+import msgspec
+import pytest
+
+from app.errors import OperatingError
+from app.worker.pauses import Action, Pauses, Target, Why, change_records
+
+WHY = Why("ann@desk", "2026-01-01T10:02:00Z", "moving")
+
+
+def paused(*keys: str) -> Pauses:
+    """After a pause of each of *keys*."""
+    pauses = Pauses()
+    for key in keys:
+        pauses.take(key.encode(), msgspec.json.encode(WHY))
+    return pauses
+
+
+@pytest.mark.parametrize("target", [Target(), Target("t"), Target("t", 0), Target("a.b-c_d", 12)])
+def test_a_key_names_its_target(target: Target) -> None:
+    """And is read back as it."""
+    assert Target.parsed(str(target)) == target
+
+
+@pytest.mark.parametrize("key", [b"", None, b"/3", b"t/x", b"t/-1", b"t/3/4", "t/\u0663".encode(), b"\xff"])
+def test_other_keys_are_refused(key: bytes | None) -> None:
+    """Nothing is paused by them."""
+    pauses = Pauses()
+    with pytest.raises(ValueError, match=r".+"):
+        pauses.take(key, msgspec.json.encode(WHY))
+    assert not pauses.of
+
+
+def test_a_value_that_says_nothing_is_refused() -> None:
+    """What was said before holds."""
+    pauses = paused("t")
+    with pytest.raises(msgspec.MsgspecError):
+        pauses.take(b"t", b"{}")
+    assert pauses.why("t", 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("*", {("t", 0), ("t", 1), ("u", 0)}), ("t", {("t", 0), ("t", 1)}), ("t/1", {("t", 1)}), ("v", set())],
+)
+def test_a_pause_is_of_what_it_names(key: str, expected: set[tuple[str, int]]) -> None:
+    """No other partition stands still."""
+    pauses = paused(key)
+    assert {at for at in [("t", 0), ("t", 1), ("u", 0)] if pauses.why(*at)} == expected
+
+
+def test_the_words_say_who_when_and_why() -> None:
+    """For whoever looks."""
+    assert paused("t/1").why("t", 1) == "t/1 is paused since 2026-01-01T10:02:00Z by ann@desk: moving"
+    assert paused("*").why("t", 1).startswith("everything is paused since ")
+
+
+def test_a_tombstone_ends_a_pause_and_no_other() -> None:
+    """Also one of what was not paused."""
+    pauses = paused("t", "u/0")
+    pauses.take(b"t", None)
+    pauses.take(b"v", None)
+    assert not pauses.why("t", 0)
+    assert pauses.rows() == [
+        {"topic": "u", "partition": 0, "by": "ann@desk", "at": "2026-01-01T10:02:00Z", "note": "moving"}
+    ]
+
+
+def test_a_resume_lifts_what_it_covers() -> None:
+    """A topic's takes its partitions' with it; nothing paused is nothing to do."""
+    pauses = paused("t", "t/1", "u/0")
+    assert pauses.lifted(Target("t")) == [Target("t"), Target("t", 1)]
+    assert pauses.lifted(Target()) == [Target("t"), Target("t", 1), Target("u", 0)]
+    assert pauses.lifted(Target("u")) == [Target("u", 0)]
+    assert pauses.lifted(Target("u", 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "target", "says"), [("t", Target("t", 1), "since t is"), ("*", Target("t"), "since everything is")]
+)
+def test_a_part_does_not_go_on_while_the_whole_is_paused(key: str, target: Target, says: str) -> None:
+    """It would be said and not be true."""
+    with pytest.raises(OperatingError, match=says):
+        paused(key).lifted(target)
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
+    """The audit says who did what; the admin topic's record is read back as it."""
+    audit, record = change_records("g", action, [Target("t", 1)], WHY)
+    assert (audit.topic, record.topic, record.key) == ("g.admin.audit", "g.admin", b"t/1")
+    assert msgspec.json.decode(audit.value or b"") == {
+        "action": action, "what": "t/1", "by": "ann@desk", "at": "2026-01-01T10:02:00Z", "note": "moving"
+    }  # fmt: skip
+    pauses = paused("t/1")
+    pauses.take(record.key, record.value)
+    assert bool(pauses.why("t", 1)) == (action == "pause")
