@@ -303,6 +303,7 @@ class Famulus(faust.App):
             await self.holdings.release()
         if self.scheduler is not None:
             await self.scheduler.stop()
+        await self.bus.stop_requests()
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:

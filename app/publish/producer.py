@@ -226,6 +226,13 @@ class Producer:
         except TooLarge as error:
             raise self._in_words(error, record.topic, [], is_open=False) from None
 
+    async def check_place(self, topic: str, partition: int) -> None:
+        """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError."""
+        try:
+            await self._connected().partitions(topic, partition)
+        except KafkaError as error:
+            raise self._in_words(error, topic, [], is_open=False) from error
+
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         """Send what events publish and the dead letters among it, and wait for every one.
 
