@@ -227,9 +227,14 @@ class Producer:
             raise self._in_words(error, record.topic, [], is_open=False) from None
 
     async def check_place(self, topic: str, partition: int) -> None:
-        """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError."""
+        """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError.
+
+        As `check`, it asks nobody while there is no connection: a dry run sends nothing.
+        """
+        if self._connection is None:
+            return
         try:
-            await self._connected().partitions(topic, partition)
+            await self._connection.partitions(topic, partition)
         except KafkaError as error:
             raise self._in_words(error, topic, [], is_open=False) from error
 

@@ -17,7 +17,7 @@ from app.wire.partition import murmur2
 
 SUFFIX = ".replies"
 ID_BYTES_MAX = 200
-_TOPIC, _PARTITION = "famulus-reply-topic", "famulus-reply-partition"
+_TOPIC, _PARTITION = "ce_replytopic", "ce_replypartition"  # extensions of the CloudEvent
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # of a topic
 
 

@@ -203,7 +203,7 @@ def test_a_sender_does_not_choose_any_topic(house: House) -> None:
 
     def request(number: int, topic: str, partition: str) -> Outgoing:
         thing = house.thing(f"k{number}", 1)
-        own = [("famulus-reply-topic", topic.encode()), ("famulus-reply-partition", partition.encode())]
+        own = [("ce_replytopic", topic.encode()), ("ce_replypartition", partition.encode())]
         return Outgoing(thing.topic, thing.key, thing.value, [*thing.headers, *own])
 
     house.send(*(request(number, *place) for number, place in enumerate(asked)))

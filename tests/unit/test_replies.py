@@ -43,7 +43,7 @@ class Answer(Part, namespace="test.Answer"):
 
 def asking(topic: str, partition: str = "0") -> Headers:
     """Headers of a request."""
-    return [("famulus-reply-topic", topic.encode()), ("famulus-reply-partition", partition.encode())]
+    return [("ce_replytopic", topic.encode()), ("ce_replypartition", partition.encode())]
 
 
 def test_what_a_request_says_is_what_the_responder_reads() -> None:
