@@ -17,6 +17,7 @@ from app.publish.replies import ReplyRefusedError, check_id, reply_to
 from app.publish.requests import Asking, Requester, reply_in
 from app.publish.results import Published, UnknownTopicError
 from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
+from app.publish.together import Together
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
 from app.wire.envelope import Record as Arrived
@@ -56,6 +57,7 @@ class EventBus:
         self._outbox = outbox
         self.tracing: Tracing | None = None
         self._requester: Requester | None = None
+        self._together = Together(self._producer)
 
     async def __aenter__(self) -> Self:
         self.tracing = tracing_of("auto", self._producer.settings)
@@ -141,10 +143,10 @@ class EventBus:
         topic, key = _address(event, key)
         ours = with_own(with_own(self._producer.new_headers(event), headers), own)
         if self.tracing is None:
-            await self._producer.produce(topic, key, event, headers=ours)
+            await self._together.send(topic, key, event, ours)
             return
         with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, ()) as span:
-            span.sent(await self._producer.produce(topic, key, event, headers=with_own(ours, span.context or ())))
+            span.sent(await self._together.send(topic, key, event, with_own(ours, span.context or ())))
 
     async def reply(self, event: Record) -> bool:
         """Answer the request in hand with *event*, which leaves with the request's other effects.

@@ -119,6 +119,17 @@ class Producer:
         [published] = await self._produced(record.topic, [record])
         return published
 
+    async def prepared(self, topic: str, key: object, event: Event, headers: Headers) -> Outgoing:
+        """The record that `produce` sends, a claim check if it is to be one. Raises as that when it cannot be sent."""
+        record = await self._checked_in(self._outgoing(self.settings.topic(topic), key, event, headers))
+        if not self.is_small(record):
+            await self.check(record)
+        return record
+
+    async def send_together(self, records: Sequence[Outgoing]) -> list[Published]:
+        """Send *records* of one topic in few record batches. Raises as `produce` does, for all of them."""
+        return await self._produced(records[0].topic, records)
+
     async def produce_many(
         self, topic: str, records: Iterable[tuple[object, Value] | tuple[object, Value, Headers]]
     ) -> list[Published]:

@@ -247,7 +247,7 @@ def test_a_thousand_requests_at_once(house: House) -> None:
     async def run() -> None:
         async with requesting(house.kafka, open_max=1_000) as bus:
             things = [Thing(key=f"k{number}", number=number) for number in range(1_000)]
-            asked = [asyncio.create_task(ask(bus, thing, timeout_s=60)) for thing in things]
+            asked = [asyncio.create_task(ask(bus, thing, timeout_s=LIMIT_S)) for thing in things]
             await asyncio.sleep(0)
             with pytest.raises(TooManyRequestsError, match=re.escape("1000 requests wait for replies")):
                 await ask(bus, Thing(key="one more"))
