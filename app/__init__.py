@@ -26,6 +26,7 @@ from app.failures.circuit import Breaker
 from app.failures.retry import Retry
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
+from app.publish.replies import ReplyRefusedError, RequestTimeoutError, TooManyRequestsError
 from app.publish.results import Published
 from app.wire.envelope import Delivery
 from app.worker.transport import Deliveries
@@ -39,7 +40,10 @@ __all__ = [
     "Producer",
     "Published",
     "Reject",
+    "ReplyRefusedError",
+    "RequestTimeoutError",
     "Retry",
+    "TooManyRequestsError",
     "TransientError",
     "app",
     "handles",

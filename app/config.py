@@ -117,6 +117,16 @@ class MessageTypeConfig(Section):
         return [wait.strip() for wait in value.split(",") if wait.strip()] if isinstance(value, str) else value
 
 
+class RepliesConfig(Section):
+    """Requests and their replies: `EventBus.request` and `EventBus.reply`."""
+
+    allowed_topics: str = Field(
+        "*.replies", min_length=1, description="Where this worker replies to: patterns with * and ?, comma separated."
+    )
+    open_max: int = Field(1_000, ge=1, le=1_000_000, description="Requests of a process that wait at once.")
+    retention_h: float = Field(24.0, gt=0, le=100_000, description="A reply topic that is made keeps them, hours.")
+
+
 class KafkaConfig(Section, SecurityConfig):
     """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
@@ -129,6 +139,7 @@ class KafkaConfig(Section, SecurityConfig):
     )
     producer_config: ProducerConfig = ProducerConfig()
     consumer_config: ConsumerConfig = ConsumerConfig()
+    replies: RepliesConfig = RepliesConfig()
     message_types: dict[str, MessageTypeConfig] = Field({}, description="By the name of the event's class.")
 
     @field_validator("message_types", mode="before")

@@ -314,6 +314,7 @@ class Famulus(faust.App):
         if self.scheduler is not None:
             await self.scheduler.stop()
         await self.admin_log.stop()
+        await self.bus.stop_requests()
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:

@@ -109,6 +109,7 @@ class WorkerCollector(Collector):
             scrape.put(c.BREAKER_OPEN, gates > 0, name)
             scrape.put(c.BREAKER_WAITING, waiting[name], name)
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
+        scrape.put(c.LATE_REPLIES, self._app.bus.late_replies)
         scrape.put(c.READY, self._app.is_restored and not self._app.stuck)
 
 

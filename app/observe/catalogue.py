@@ -76,6 +76,8 @@ BREAKER_OPEN = Metric("famulus_breaker_open", "gauge", "0 or 1", ("handler",),
 BREAKER_WAITING = Metric("famulus_breaker_waiting_records", "gauge", "records", ("handler",),
                          "How many events wait for it?")  # fmt: skip
 CLAIMS_AWAY = Metric("famulus_claim_store_away", "gauge", "0 or 1", (), "Is the store of large payloads away?")
+LATE_REPLIES = Metric("famulus_late_replies_total", "counter", "records", (),
+                      "How many replies to requests of this process came after their time limit?")  # fmt: skip
 READY = Metric("famulus_ready", "gauge", "0 or 1", (),
                "Are the partitions assigned and restored, and none of them stuck, as `/readyz` says?")  # fmt: skip
 LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *PARTITION),
@@ -88,5 +90,5 @@ PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary
 CATALOGUE = (
     RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD, IN_FLIGHT,
     OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
-    CLAIMS_AWAY, READY, LAG, LAG_ALIAS, PROCESSING_ALIAS,
+    CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, PROCESSING_ALIAS,
 )  # fmt: skip

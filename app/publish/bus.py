@@ -1,9 +1,11 @@
 """The mission's event bus: publish what happened; topic and key come from the event's type."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol, Self, cast
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from faust import Record
 
@@ -11,16 +13,23 @@ from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import Causing, caused_headers
 from app.publish.producer import Producer, key_bytes
+from app.publish.replies import ReplyRefusedError, check_id, reply_to
+from app.publish.requests import Asking, Requester, reply_in
 from app.publish.results import Published, UnknownTopicError
 from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
+from app.publish.together import Together
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
+from app.wire.envelope import Record as Arrived
+
+R = TypeVar("R", bound=Record)
 
 
 class Outbox(Causing, Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
     is_undone: bool
+    record: Arrived
 
     def publish(self, record: Outgoing) -> None:
         """Let *record* leave with the event's other effects."""
@@ -47,6 +56,8 @@ class EventBus:
         self._producer = producer or Producer()
         self._outbox = outbox
         self.tracing: Tracing | None = None
+        self._requester: Requester | None = None
+        self._together = Together(self._producer)
 
     async def __aenter__(self) -> Self:
         self.tracing = tracing_of("auto", self._producer.settings)
@@ -54,6 +65,7 @@ class EventBus:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop_requests()
         await self._producer.stop()
 
     async def publish(
@@ -88,6 +100,84 @@ class EventBus:
         with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
             carried = with_own(ours + (span.context or trace), headers)
             span.sent(await self._send(topic, key, event, carried, unit, due_ms))
+
+    # Requests and replies.
+
+    @property
+    def late_replies(self) -> int:
+        """How many replies came after their requests had timed out."""
+        return 0 if self._requester is None else self._requester.late
+
+    async def stop_requests(self) -> None:
+        """Wait for no reply any more."""
+        if self._requester is not None:
+            await self._requester.stop()
+
+    async def request(  # noqa: PLR0913  # what an event is, and what is wanted
+        self, event: Record, *, timeout_s: float, reply_type: type[R], key: object = None, headers: Headers = (),
+        request_id: str = "",
+    ) -> R:  # fmt: skip
+        """Publish *event*, outside of handlers, and wait for the event by which its handler replies.
+
+        *request_id* makes it the same request when it is sent again: it is handled once within the responder's dedupe
+        window, and gets the first reply for as long as the reply topic keeps that (`Kafka.Replies.RetentionH`).
+        *key* and *headers* as for `publish`.
+        Raises RequestTimeoutError after *timeout_s*, TooManyRequestsError, DecodeError when the reply is no
+        *reply_type*, TypeError in a handler, and what `publish` raises.
+        """
+        if self._outbox() is not None:
+            raise TypeError("request is not for handlers, whose events would wait for each other: publish an event")
+        if request_id:
+            check_id(request_id)
+        if self._requester is None:
+            self._requester = Requester(self._producer.settings)
+        asking = Asking(self._requester, request_id)
+        send = partial(self._ask, event, key, headers)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return reply_in(await asking.reply(send), reply_type)
+        except TimeoutError:
+            raise asking.timed_out(type(event).__name__, timeout_s) from None
+
+    async def _ask(self, event: Record, key: object, headers: Headers, own: Headers) -> None:
+        topic, key = _address(event, key)
+        ours = with_own(with_own(self._producer.new_headers(event), headers), own)
+        if self.tracing is None:
+            await self._together.send(topic, key, event, ours)
+            return
+        with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, ()) as span:
+            span.sent(await self._together.send(topic, key, event, with_own(ours, span.context or ())))
+
+    async def reply(self, event: Record) -> bool:
+        """Answer the request in hand with *event*, which leaves with the request's other effects.
+
+        Returns False, and does nothing, when the event in hand asks for no reply. *event* may be any Record; its topic
+        and key do not matter. The first reply counts. Raises ReplyRefusedError (a PermanentError) when the request
+        names a topic that is not there, or not in `Kafka.Replies.AllowedTopics`; RecordTooLargeError; TypeError outside
+        of a handler.
+        """
+        unit = self._outbox()
+        if unit is None:
+            raise TypeError("reply is for handlers: there is no request in hand")
+        settings = self._producer.settings
+        place = reply_to(unit.record.headers, settings.replies.allowed_topics)
+        if place is None:
+            return False
+        ours = caused_headers(event, settings.consumer_config.group_id, unit)
+        carried = with_own(ours, unit.cause.trace)
+        key = dict(ours)["ce_correlationid"]
+        record = Outgoing(place.topic, key, codec_of(type(event)).encode(event), carried, place.partition)
+        unit.publish(record)  # before anything is waited for: its id is made from its place
+        try:
+            await self._producer.check_place(*place)
+            await self._producer.check(record)
+        except UnknownTopicError as error:
+            unit.replace(record, None)
+            raise ReplyRefusedError(f"the request's reply topic cannot be used: {error}") from error
+        except BaseException:
+            unit.replace(record, None)
+            raise
+        return True
 
     async def _send(  # noqa: PLR0913, PLR0917  # what an event is, and how it leaves
         self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None, due_ms: int

@@ -119,6 +119,17 @@ class Producer:
         [published] = await self._produced(record.topic, [record])
         return published
 
+    async def prepared(self, topic: str, key: object, event: Event, headers: Headers) -> Outgoing:
+        """The record that `produce` sends, a claim check if it is to be one. Raises as that when it cannot be sent."""
+        record = await self._checked_in(self._outgoing(self.settings.topic(topic), key, event, headers))
+        if not self.is_small(record):
+            await self.check(record)
+        return record
+
+    async def send_together(self, records: Sequence[Outgoing]) -> list[Published]:
+        """Send *records* of one topic in few record batches. Raises as `produce` does, for all of them."""
+        return await self._produced(records[0].topic, records)
+
     async def produce_many(
         self, topic: str, records: Iterable[tuple[object, Value] | tuple[object, Value, Headers]]
     ) -> list[Published]:
@@ -225,6 +236,18 @@ class Producer:
                     await check_topic(self._connection, record, topic_limit)
         except TooLarge as error:
             raise self._in_words(error, record.topic, [], is_open=False) from None
+
+    async def check_place(self, topic: str, partition: int) -> None:
+        """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError.
+
+        As `check`, it asks nobody while there is no connection: a dry run sends nothing.
+        """
+        if self._connection is None:
+            return
+        try:
+            await self._connection.partitions(topic, partition)
+        except KafkaError as error:
+            raise self._in_words(error, topic, [], is_open=False) from error
 
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         """Send what events publish and the dead letters among it, and wait for every one.

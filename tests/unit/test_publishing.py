@@ -110,3 +110,47 @@ async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Mak
     await trial.until(lambda: bool(published(trial)))
     assert list(trial.back[REDRIVE][0].headers[2:5]) == TRACE
     assert [(name, published(trial)[0][name]) for name, _ in TRACE] == TRACE
+
+
+async def test_a_reply_belongs_to_its_request(make: Make) -> None:
+    """Whatever attempt says it, and when the request comes back from the dead letters: one id, one place."""
+    trial = make()
+    bus = EventBus(Producer(KafkaConfig()), current_unit)
+    left = 3
+
+    async def do(event: Try) -> None:
+        nonlocal left
+        assert await bus.reply(event)
+        left -= 1
+        if left >= 0:
+            raise TransientError("again")
+
+    trial.handler("say", do)
+    trial.start()
+    arrive(trial, ("ce_replytopic", b"web.replies"), ("ce_replypartition", b"3"), ("original-topic", b"the sender's"))
+    await trial.settled(1)
+    assert not [record for record in trial.sent if record.topic == "web.replies"]
+    trial.redrive("x")
+    await trial.until(lambda: any(record.topic == "web.replies" for record in trial.sent))
+    [reply] = [record for record in trial.sent if record.topic == "web.replies"]
+    assert (reply.partition, reply.key) == (3, b"0:x")
+    headers = dict(reply.headers)
+    assert headers["ce_id"].decode() == derived_id("#0:x", "h.say", 0)
+    assert headers["ce_correlationid"] == headers["ce_causationid"] == b"0:x"
+    assert "ce_replytopic" not in headers
+
+
+async def test_who_is_not_asked_does_not_reply(make: Make) -> None:
+    """An event that asks for no reply is handled by the same handler."""
+    trial = make()
+    bus = EventBus(Producer(KafkaConfig()), current_unit)
+    asked: list[bool] = []
+
+    async def do(event: Try) -> None:
+        asked.append(await bus.reply(event))
+
+    trial.handler("say", do)
+    trial.start()
+    arrive(trial)
+    await trial.settled(1)
+    assert (asked, trial.sent) == ([False], [])
