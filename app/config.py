@@ -16,14 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import (
-    AliasChoices,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -127,7 +120,7 @@ class RepliesConfig(Section):
     retention_h: float = Field(24.0, gt=0, le=100_000, description="A reply topic that is made keeps them, hours.")
 
 
-class KafkaConfig(Section, SecurityConfig):
+class KafkaConfig(SecurityConfig):
     """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
     bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated.")

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from app.spelling import plain
+from app.section import Section
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 NOTHING = SecretStr("")
 
 
-class SecurityConfig(BaseModel):
+class SecurityConfig(Section):
     """What `Kafka` says about encryption and login. TLS always checks the broker's certificate and its host name."""
 
-    model_config = ConfigDict(hide_input_in_errors=True, frozen=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     security_protocol: Protocol = "PLAINTEXT"
     ssl_ca_location: Path | None = Field(None, description="PEM file of who signs brokers; else the system's.")
@@ -54,21 +54,12 @@ class SecurityConfig(BaseModel):
         """Whether we log in by SASL."""
         return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
 
-    @field_validator("security_protocol", mode="before")
-    @classmethod
-    def _protocol(cls, value: object) -> object:
-        return _spelled(value, get_args(Protocol))
-
-    @field_validator("sasl_mechanism", mode="before")
-    @classmethod
-    def _mechanism(cls, value: object) -> object:
-        return _spelled(value, get_args(Mechanism)) or None
-
     @field_validator(
-        "ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "https_ca_location", mode="before"
-    )
+        "ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "https_ca_location", "sasl_mechanism",
+        mode="before",
+    )  # fmt: skip
     @classmethod
-    def _file(cls, value: object) -> object:
+    def _nothing(cls, value: object) -> object:
         return None if value == "" else value  # an empty variable says that there is none
 
     @field_validator("sasl_oauthbearer_allowed_hosts", mode="before")
@@ -126,9 +117,3 @@ class SecurityConfig(BaseModel):
             raise ValueError("SaslOauthbearerTokenEndpointUrl must be an https:// address without a user in it")
         if url.hostname not in self.sasl_oauthbearer_allowed_hosts:
             raise ValueError(f"{url.hostname}, where tokens come from, is not among SaslOauthbearerAllowedHosts")
-
-
-def _spelled(value: object, known: tuple[str, ...]) -> object:
-    """The one of *known* that *value* is another spelling of, else *value*, which pydantic refuses."""
-    spellings = {plain(name): name for name in known}
-    return spellings.get(plain(value), value) if isinstance(value, str) else value
