@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from app.config.security import SecurityConfig
 from app.errors import ConfigError
-from app.security import SecurityConfig
 
 
 def context_of(settings: SecurityConfig) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, SaslAuthenticationFailed
 
 from app.access.certificates import authority_of
-from app.security import SecurityConfig
+from app.config.security import SecurityConfig
 
 LIMIT_S = 5.0  # for one token
 ANSWER_BYTES = 64 * 1024
