@@ -1,7 +1,6 @@
 """`faust -A app doctor`: what is wrong with the settings, the topics and the machine, and what cures it."""
 
 import asyncio
-import json
 import os
 import resource
 import shutil
@@ -13,12 +12,12 @@ from pathlib import Path
 import click
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from faust.cli import option
-from rich.console import Console
 from rich.text import Text
 
 from app.bootstrap.checks import check_house
 from app.commands.base import Command
 from app.commands.keys import last_records
+from app.commands.out import console, say
 from app.config import KafkaConfig
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
@@ -56,7 +55,7 @@ class doctor(Command):  # noqa: N801  # the class's name is the command's
         found = [*about_place(place_of(Path(self.app.settings.worker.data_dir))), *await self._on_cluster(sample)]
         if is_json:
             for finding in found:
-                click.echo(json.dumps(asdict(finding)))
+                say(asdict(finding))
         else:
             show(found)
         if any(finding.severity == "error" or is_strict for finding in found):
@@ -134,10 +133,10 @@ def place_of(folder: Path) -> Place:
 
 def show(found: Sequence[Finding]) -> None:
     """For people."""
-    console = Console()
+    out = console()
     for finding in found:
         line = Text.assemble((finding.severity, COLOURS[finding.severity]), f" {finding.subject}: {finding.what}")
-        console.print(line, soft_wrap=True)
-        console.print(Text(f"  cure: {finding.cure}", "dim"), soft_wrap=True)
+        out.print(line, soft_wrap=True)
+        out.print(Text(f"  cure: {finding.cure}", "dim"), soft_wrap=True)
     if not found:
-        console.print(Text("nothing found", "green"), Text(f"({CHECKS})", "dim"), soft_wrap=True)
+        out.print(Text("nothing found", "green"), Text(f"({CHECKS})", "dim"), soft_wrap=True)

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from app.commands.base import Command
-from app.commands.dlq.shown.tables import Out, console, number, plain
+from app.commands.out import Out, console
 from app.observe.burrow import State
 from app.observe.grouplag import GroupLag, GroupWatch, PartitionLag
+from app.text import duration, number, printable
 
 SHOWN = 30  # partitions up to which those without lag are listed, too
 COLOURS = {State.OK: "green", State.WARNING: "yellow", None: "dim"}
-UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
 class lag(Command):  # noqa: N801  # the class's name is the command's
@@ -106,7 +106,7 @@ def shown(found: GroupLag) -> RenderableType:
     partitions = found.partitions
     rows = [p for p in partitions if p.look.lag or p.state is not State.OK or len(partitions) <= SHOWN]
     head = Text.assemble(
-        (plain(found.group), "bold"), ": ", _state(found.state), f", {number(found.lag, 'record')} behind",
+        (printable(found.group), "bold"), ": ", _state(found.state), f", {number(found.lag, 'record')} behind",
         f" ({duration(found.age_s)})" if found.age_s is not None else "", f", {number(found.members, 'member')}",
         f", {duration(found.eta_s)} left" if found.lag and found.eta_s is not None else "",
     )  # fmt: skip
@@ -116,7 +116,7 @@ def shown(found: GroupLag) -> RenderableType:
     if len(rows) < len(partitions):
         parts.append(Text(f"{number(len(partitions) - len(rows), 'partition')} without lag", "dim"))
     parts += [Text(f"{_place(p)}: {says}", "yellow") for p in partitions if (says := _strange(p))]
-    parts += [Text(plain(f"{at.topic}/{at.partition}: no leader answers"), "red") for at in found.unanswered]
+    parts += [Text(printable(f"{at.topic}/{at.partition}: no leader answers"), "red") for at in found.unanswered]
     return Group(*parts)
 
 
@@ -129,12 +129,12 @@ def _table(rows: list[PartitionLag]) -> Table:
         committed = "-" if p.look.committed is None else str(p.look.committed)
         rates = ("-", "-") if p.rates is None else (f"{p.rates.arrived:,.1f}", f"{p.rates.consumed:,.1f}")
         table.add_row(_place(p), committed, str(p.look.end), f"{p.look.lag:,}", duration(p.age_s), *rates,
-                      duration(p.eta_s), _state(p.state), plain(p.owner or "-"))  # fmt: skip
+                      duration(p.eta_s), _state(p.state), printable(p.owner or "-"))  # fmt: skip
     return table
 
 
 def _place(partition: PartitionLag) -> str:
-    return plain(f"{partition.place.topic}/{partition.place.partition}")
+    return printable(f"{partition.place.topic}/{partition.place.partition}")
 
 
 def _state(state: State | None) -> Text:
@@ -148,13 +148,3 @@ def _strange(partition: PartitionLag) -> str:
     if look.ahead:
         return f"committed {look.committed}, above the end of the log {look.end}: was the topic made anew?"
     return ""
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it, `-` for none."""
-    if seconds is None:
-        return "-"
-    for unit, size in UNITS:
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"

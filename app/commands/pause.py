@@ -10,7 +10,7 @@ from faust.cli import argument, option
 from app.bootstrap import Famulus
 from app.commands.base import Command
 from app.commands.dlq.letters.send import whoami
-from app.commands.dlq.shown.lines import say
+from app.commands.out import say
 from app.errors import UnavailableError
 from app.observe.health import partitions_of
 from app.publish.producer import Producer

@@ -13,11 +13,11 @@ from app.bootstrap.parts import types_of
 from app.commands.base import Command
 from app.commands.dlq.letters.look import fault_in
 from app.commands.dlq.letters.read import Reader, reading
-from app.commands.dlq.shown.lines import say
-from app.commands.dlq.shown.tables import Out, console, iso, key_text, note, number, plain, time_text, value_text
+from app.commands.out import Out, console, key_text, note, say, value_text
 from app.deadletter.selection import text_of
 from app.engine.dispatch import EventTypes
 from app.errors import ConfigError
+from app.text import iso, number, printable, time_text
 from app.wire.codec import json_of
 from app.wire.envelope import event_type_of
 
@@ -104,9 +104,9 @@ def show(out: Out, record: Any, fault: str) -> None:  # Any: as above
     place = f"{record.topic}/{record.partition}/{record.offset}"
     out.put(Text.assemble((place, "bold"), f"  {time_text(record.timestamp)}  key {key_text(record.key)}"))
     for name, value in record.headers:
-        out.put(Text(f"  {plain(name)}: {plain((value or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
+        out.put(Text(f"  {printable(name)}: {printable((value or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
     if fault:
-        out.put(Text(f"  at fault: {plain(fault)}", "red"))
+        out.put(Text(f"  at fault: {printable(fault)}", "red"))
     out.put(Text(value_text(record.value)))
     out.put("")
 

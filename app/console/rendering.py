@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from app.text import duration, printable
 from app.worker.door import HEADERS
 
 # Of the door's policy, more for what a page of ours brings along itself.
@@ -38,27 +39,14 @@ def static(name: str) -> bytes:
     return files("app.console").joinpath("static", name).read_bytes()
 
 
-def plain(text: object) -> str:
-    """*text* with what cannot be seen, or turns the direction of what follows, in escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def shortened(text: str) -> str:
-    """*text* as `plain`, and its end left out when it is long."""
-    return plain(text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text):,} characters)")
+    """*text* as `printable`, and its end left out when it is long."""
+    return printable(text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text):,} characters)")
 
 
 def number(value: float | None) -> str:
     """A number as people read it, a dash for one that is not known."""
     return "-" if value is None else f"{value:,}"
-
-
-def seconds(value: float) -> str:
-    """A duration in seconds, minutes or hours."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.1f} s"
 
 
 @cache
@@ -68,6 +56,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "plain": plain, "shortened": shortened, "number": number, "seconds": seconds, "query": urlencode,
+        "plain": lambda text: printable(str(text)), "shortened": shortened, "number": number, "seconds": duration,
+        "query": urlencode,
     }  # fmt: skip
     return environment

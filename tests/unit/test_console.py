@@ -11,8 +11,9 @@ from faust.types import TP
 from jinja2 import UndefinedError
 
 from app.console.gathering import PartitionNow, by_topic
-from app.console.rendering import PAGES, POLICY, TEXT_MAX, number, plain, render, seconds, shortened, static
+from app.console.rendering import PAGES, POLICY, TEXT_MAX, number, render, shortened, static
 from app.console.settings import Shown
+from app.text import duration, printable
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
 FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": ""}
@@ -146,8 +147,8 @@ def test_what_is_missing_breaks_the_page() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number(1234567), "1,234,567"), (number(None), "-"), (seconds(1.25), "1.2 s"), (seconds(90), "1.5 min"),
-        (seconds(7200), "2.0 h"), (plain("a\nb"), r"a\nb"), (plain("ü"), "ü"), (shortened("x"), "x"),
+        (number(1234567), "1,234,567"), (number(None), "-"), (duration(1.25), "1.2 s"), (duration(90), "1.5 min"),
+        (duration(7200), "2.0 h"), (printable("a\nb"), r"a\nb"), (printable("ü"), "ü"), (shortened("x"), "x"),
         (shortened("x" * 3_000), "x" * TEXT_MAX + "... (3,000 characters)"),
     ],
 )  # fmt: skip

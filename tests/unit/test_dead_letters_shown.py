@@ -16,15 +16,17 @@ from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import tables
 from app.commands.dlq.shown.groups import Group
 from app.commands.dlq.shown.page import difference_table
+from app.commands.out import Out, value_text
 from app.deadletter.letter import Cause
 from app.errors import OperatingError
+from app.text import printable, time_text
 
 EVIL = "\x1b[2J\x07\u202e\n"
 
 
 def printed(what: Any, width: int = 80) -> str:
     """What a terminal of that width gets."""
-    out = tables.Out(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    out = Out(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
     out.put(what)
     file: Any = out.file
     return str(file.getvalue())
@@ -82,7 +84,7 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
         text = printed(tables.causes([group], width), width)
         assert all(c.isprintable() or c == "\n" for c in text)
         assert all(len(line) <= width for line in text.splitlines())
-    assert tables.plain(EVIL + "\ud800") == "\\x1b[2J\\x07\\u202e\\n\\ud800"
+    assert printable(EVIL + "\ud800") == "\\x1b[2J\\x07\\u202e\\n\\ud800"
 
 
 def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
@@ -104,21 +106,21 @@ def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
 )
 def test_a_value_is_shown_as_what_it_is(value: bytes | None, shows: str) -> None:
     """JSON by lines with every digit, other text escaped, the rest in hexadecimal."""
-    assert tables.value_text(value) == shows
+    assert value_text(value) == shows
 
 
 def test_a_long_value_is_cut() -> None:
     """And says so."""
-    assert tables.value_text(json.dumps(list(range(1000))).encode()).endswith("802 more lines: --json shows all")
-    assert tables.value_text(b"\xff" * 1000).endswith("488 more bytes: --json shows all")
-    assert len(tables.value_text(json.dumps("x" * 100_000).encode())) == 2_000
+    assert value_text(json.dumps(list(range(1000))).encode()).endswith("802 more lines: --json shows all")
+    assert value_text(b"\xff" * 1000).endswith("488 more bytes: --json shows all")
+    assert len(value_text(json.dumps("x" * 100_000).encode())) == 2_000
 
 
 def test_a_time_may_be_one_that_no_calendar_has() -> None:
     """Senders say what they want."""
-    assert tables.time_text(1_800_000_000_123) == "2027-01-15 08:00:00"
-    assert tables.time_text(10**17) == f"{10**17} ms"
-    assert tables.time_text(-1) == "1969-12-31 23:59:59"
+    assert time_text(1_800_000_000_123) == "2027-01-15 08:00:00"
+    assert time_text(10**17) == f"{10**17} ms"
+    assert time_text(-1) == "1969-12-31 23:59:59"
 
 
 # How it is read and sent.

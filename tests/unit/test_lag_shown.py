@@ -10,11 +10,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, GroupLoadInProgressError, NotLeaderForPartitionError
 from rich.console import Console
 
-from app.commands.lag import duration, shown
+from app.commands.lag import shown
 from app.errors import AccessError
 from app.observe.burrow import Look, Rates, State
 from app.observe.groupask import Asker
 from app.observe.grouplag import GroupLag, PartitionLag
+from app.text import duration
 
 
 def partition(number: int, look: Look, state: State | None, age_s: float | None = None) -> PartitionLag:

@@ -22,7 +22,7 @@ from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import difference_table
-from app.commands.dlq.shown.tables import note, number, plain
+from app.commands.out import console, key_text, note, say
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
 from app.deadletter.selection import HOPS_MAX, PAST, Entry, Plan, planned
@@ -30,6 +30,7 @@ from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
 from app.publish.producer import key_bytes
+from app.text import number, printable
 from app.wire.codec import json_of
 
 RATE = 500  # letters per second
@@ -85,7 +86,7 @@ def _print_plan(  # noqa: PLR0913, PLR0917  # all that there is to say
     app: Famulus, subscription: Subscription, plan: Plan, messages: dict[Cause, tuple[int, str]], asked: Asked,
     action: Done,
 ) -> None:  # fmt: skip
-    out = tables.console()
+    out = console()
     count = len(plan.chosen)
     rate = RATE if asked.rate is None else asked.rate
     where = f"to be redriven to group {app.group}" if action == "redrive" else "to be dropped"
@@ -121,7 +122,7 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
     decoder = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
     value = edited(returned.value, lambda value: fault_in(decoder, replace(returned, value=value)))
     if not asked.is_json:
-        out = tables.console()
+        out = console()
         out.put(tables.title(str(entry.id.origin), "what was changed"))
         out.put(difference_table(differences(json_of(value), json_of(returned.value)), "now", "before"))
     _note_key(decoder.decode(cast(Any, replace(returned, value=value))), letter)
@@ -132,7 +133,7 @@ def _note_key(event: Any, letter: Letter) -> None:  # Any: models are known by s
     """Say so when an event has another key now than its record, which stays where it is."""
     key = key_bytes(getattr(event, event.__key__))
     if key != letter.key:
-        before, now = tables.key_text(letter.key), tables.key_text(key)
+        before, now = key_text(letter.key), key_text(key)
         what = f"its {event.__key__} is {now} now, and its record's key stays {before}"
         note(f"{what}: it is handled in the order, and sees the rows, of the latter")
 
@@ -150,9 +151,9 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
             def tell(entry: Entry, stays: str) -> None:
                 progressed(1, None)  # called within this turn
                 if asked.is_json:
-                    lines.say(lines.sent_json(entry, request.action, stays))
+                    say(lines.sent_json(entry, request.action, stays))
                 elif stays:
-                    bar.console.print(plain(f"{entry.id.origin} stays: {stays}"))  # the same
+                    bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # the same
 
             with _stoppable(sending.stop):
                 await sending.run(plan, tell)
@@ -188,7 +189,7 @@ def _stoppable(stop: asyncio.Event) -> Iterator[None]:
 
 async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: bytes | None) -> bool:
     """Say what would become of the letters; whether none would fail again."""
-    out = tables.console()
+    out = console()
     is_fine = True
     note(SERVICES)
     for subscription, plan in plans.items():
@@ -207,7 +208,7 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
                 end.rows += len(trial.rows)
                 end.events += len(trial.events)
                 if asked.is_json:
-                    lines.say(lines.trial_json(trial))
+                    say(lines.trial_json(trial))
                 elif is_each:
                     out.put(tables.trial(trial))
         if not asked.is_json:

@@ -15,11 +15,12 @@ from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import print_sight
-from app.commands.dlq.shown.tables import Out, note, number, plain
+from app.commands.out import Out, console, note, say
 from app.deadletter.letter import Audit, Letter, letter_of
 from app.deadletter.selection import Criteria, Entry, Register
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
+from app.text import number, printable
 
 EACH_MAX = 100  # letters that are listed
 NAMED_MAX = 10  # origins in an error
@@ -47,7 +48,7 @@ class Asked:
 
 async def list_letters(app: Famulus, asked: Asked) -> None:
     """Show the letters that are meant, by causes or one by one."""
-    out = tables.console()
+    out = console()
     async with reading(app) as reader:
         for subscription in asked.subscriptions:
             register = await registered(app, reader, subscription, asked, is_all=asked.is_all)
@@ -56,7 +57,7 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
                 await _list_each(app, reader, subscription, asked, meant, out)
             elif asked.is_json:
                 for group in grouped(meant, register.messages):
-                    lines.say(lines.group_json(subscription.topic_name, group))
+                    say(lines.group_json(subscription.topic_name, group))
             else:
                 groups = list(grouped(meant, register.messages))
                 out.put(tables.title(subscription.topic_name, f"{_letters(asked, len(meant))}"
@@ -79,7 +80,7 @@ async def _list_each(  # noqa: PLR0913, PLR0917  # what there is to list
             record = found.get(entry.place)
             letter = letter_of(record) if record is not None else None
             if asked.is_json:
-                lines.say(lines.letter_json(entry, letter))
+                say(lines.letter_json(entry, letter))
             else:
                 rows.append((entry, letter))
     if not asked.is_json:
@@ -123,9 +124,9 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
         ]
         sight = await seen(app, reader, subscription, entry, record, done, dead)
     if asked.is_json:
-        lines.say(lines.sight_json(sight))
+        say(lines.sight_json(sight))
     else:
-        print_sight(tables.console(), sight)
+        print_sight(console(), sight)
 
 
 def _only(found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked) -> tuple[Subscription, Entry, Register]:
@@ -136,7 +137,7 @@ def _only(found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked) -
         raise OperatingError(f"{_letters(asked, 0)}: `dlq list --each --all` shows what there is")
     if len(newest) > 1:
         some = ", ".join(str(origin) for origin, _ in list(newest)[:NAMED_MAX])
-        raise click.UsageError(plain(f"show takes one letter, and {len(newest)} are like that: {some}"
+        raise click.UsageError(printable(f"show takes one letter, and {len(newest)} are like that: {some}"
                                      + (", ..." if len(newest) > NAMED_MAX else "")))  # fmt: skip
     return next(iter(newest.values()))
 

@@ -6,11 +6,11 @@ settled, is it being tried, what is it behind?
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 from app.state.troubles import Attempts
 from app.storage.changelog import Mark
+from app.text import duration, time_text
 
 State = Literal[
     "gone", "not written", "no record", "dead letter", "parked", "redriven", "dropped", "handled", "duplicate",
@@ -95,10 +95,10 @@ def _absent(facts: Facts) -> Answer:
 
 def _dead(facts: Facts) -> Answer:
     last = facts.letters[-1]
-    when = time_of(last.at_ms)
+    when = time_text(last.at_ms)
     what = f"{last.error} in {last.handler}" if last.handler else last.error
     if last.was:
-        again = f"{what} at {when}; it was {last.was} at {time_of(last.was_ms)}"
+        again = f"{what} at {when}; it was {last.was} at {time_text(last.was_ms)}"
         return Answer("dropped" if last.was == "dropped" else "redriven", again)
     if last.kind == "parked":
         behind = f"offset {facts.dead_before}" if facts.dead_before is not None else "an earlier one"
@@ -115,9 +115,9 @@ def _redrive(facts: Facts) -> str:
 def _settled(facts: Facts) -> Answer:
     if facts.mark is not None and facts.mark.offset != facts.offset:
         return Answer("duplicate", f"the same event was handled at offset {facts.mark.offset}, "
-                      f"of the time {time_of(facts.mark.seen_ms)}")  # fmt: skip
+                      f"of the time {time_text(facts.mark.seen_ms)}")  # fmt: skip
     if facts.mark is not None:
-        return Answer("handled", f"its effects are settled; it is remembered, as of {time_of(facts.mark.seen_ms)}")
+        return Answer("handled", f"its effects are settled; it is remembered, as of {time_text(facts.mark.seen_ms)}")
     if not facts.is_handled_type:
         return Answer("ignored", f"nobody here handles {facts.type_name}", "add a handler, or leave it")
     return Answer(
@@ -153,11 +153,6 @@ def _tried(attempts: Attempts, now_ms: int) -> str:
         if not tried.attempts:
             continue
         wait_s = (tried.due_ms - now_ms) / 1000
-        when = f"tried again in {wait_s:,.1f} s" if wait_s > 0 else "due now"
-        said.append(f"{handler} has failed {tried.attempts} times since {time_of(tried.first_ms)}, {when}")
+        when = f"tried again in {duration(wait_s)}" if wait_s > 0 else "due now"
+        said.append(f"{handler} has failed {tried.attempts} times since {time_text(tried.first_ms)}, {when}")
     return "; ".join(said) or "waiting for a retry topic"
-
-
-def time_of(ms: int) -> str:
-    """A time for people, UTC, to the second."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,22 +1,22 @@
 """`faust -A app explain`: where an event is, why, and what gets it on."""
 
-import json
 import time
 from dataclasses import asdict
 
 import click
 from aiokafka import TopicPartition
 from faust.cli import argument, option
-from rich.console import Console
 from rich.text import Text
 
 from app.commands.base import Command
 from app.commands.dlq.letters.read import Reader, reading
 from app.commands.explain.answers import Answer, Facts, answer_of
 from app.commands.explain.facts import Gathering
+from app.commands.out import console, say
 from app.commands.statelog import subscription_of
 from app.deadletter.selection import text_of
 from app.errors import OperatingError
+from app.text import printable
 from app.wire.envelope import event_id_of
 
 GOOD = {"handled", "duplicate", "redriven", "dropped", "settled", "ignored"}
@@ -63,7 +63,7 @@ class explain(Command):  # noqa: N801  # the class's name is the command's
             gathering = Gathering(self.app, reader, subscription)
             for place in places:
                 facts = await gathering.of(*place)
-                say(facts, answer_of(facts, time.time_ns() // 1_000_000), is_json=is_json)
+                show(facts, answer_of(facts, time.time_ns() // 1_000_000), is_json=is_json)
 
 
 async def _found(reader: Reader, topic: str, key: str | None, event_id: str | None) -> list[tuple[int, int]]:
@@ -85,14 +85,14 @@ async def _found(reader: Reader, topic: str, key: str | None, event_id: str | No
     return [(partition, offset) for _, partition, offset in sorted(found)[-SHOWN:]]
 
 
-def say(facts: Facts, answer: Answer, *, is_json: bool) -> None:
-    """For programs, or for people."""
+def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
+    """For programs, or for people: an error's text is somebody else's."""
     if is_json:
         place = {"topic": facts.topic, "partition": facts.partition, "offset": facts.offset}
-        click.echo(json.dumps({**place, "type": facts.type_name, **asdict(answer)}))
+        say({**place, "type": facts.type_name, **asdict(answer)})
         return
-    console = Console()
     colour = "green" if answer.state in GOOD else "red" if answer.state in BAD else "yellow"
-    console.print(Text.assemble(f"{facts.place} ", (answer.state, colour), f": {answer.why}"), soft_wrap=True)
+    out = console()
+    out.print(Text.assemble(f"{facts.place} ", (answer.state, colour), f": {printable(answer.why)}"), soft_wrap=True)
     if answer.action:
-        console.print(Text(f"  {answer.action}", "dim"), soft_wrap=True)
+        out.print(Text(f"  {printable(answer.action)}", "dim"), soft_wrap=True)

@@ -1,22 +1,15 @@
 """The same for programs: one JSON object a line."""
 
-import sys
-
 import msgspec
 
 from app.commands.dlq.letters.check import Trial
 from app.commands.dlq.letters.look import Sight
 from app.commands.dlq.shown.groups import Group
-from app.commands.dlq.shown.tables import iso
 from app.deadletter.letter import Done, Letter
 from app.deadletter.selection import Entry, text_of
+from app.text import iso
 
 KEYS = 10  # of a cause
-
-
-def say(what: object) -> None:
-    """One line of JSON."""
-    sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
 
 
 def group_json(topic: str, group: Group) -> dict[str, object]:

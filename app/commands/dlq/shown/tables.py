@@ -1,26 +1,21 @@
 """How letters look to people: tables that fit narrow terminals and pipes, and nothing that a sender could play with."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
-import click
-import msgspec
-from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from app.commands.dlq.letters.check import End, Trial
 from app.commands.dlq.shown.groups import Group
+from app.commands.out import key_text
 from app.deadletter.letter import Cause, Letter
-from app.deadletter.selection import Entry, text_of
+from app.deadletter.selection import Entry
+from app.text import number, printable, short, time_text
 
-PIPE_WIDTH = 120
 WIDE = 110  # columns from which on times have a column of their own
 KEYS_SHOWN = 3
 SHOWN = 60  # characters of a row's value
 MESSAGE = 200  # of an error
-LINES_MAX = 200  # of a value
-HEX_BYTES_MAX = 512
 KINDS = {
     "poison": "its bytes are not the event that they should be",
     "unknown_type": "nobody here handles its type",
@@ -32,69 +27,6 @@ KINDS = {
 }
 
 
-class Out(Console):
-    """Standard output, for text that is not marked up."""
-
-    def put(self, what: RenderableType) -> None:
-        """Print it, without the blanks at the ends of lines when it goes to a file or a pipe."""
-        if self.is_terminal:
-            self.print(what)
-            return
-        with self.capture() as captured:
-            self.print(what)
-        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-
-
-def console() -> Out:
-    """It, as wide as the terminal, or wide enough."""
-    out = Out(highlight=False, markup=False, emoji=False)
-    if not out.is_terminal and not out.legacy_windows and "COLUMNS" not in out._environ:
-        out.width = PIPE_WIDTH
-    return out
-
-
-def note(text: str) -> None:
-    """A line on stderr, beside what was asked for. A terminal gets it in whole words."""
-    err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    if err.is_terminal:
-        err.print(Text(plain(text)))
-    else:
-        click.echo(plain(text), err=True)
-
-
-def plain(text: str) -> str:
-    """*text* without characters that a terminal would obey, or that cannot be seen: they are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def short(text: str, most: int) -> str:
-    """The beginning of *text*, in *most* characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def time_text(ms: int) -> str:
-    """A time as people read it, UTC."""
-    return iso(ms).split(".")[0].replace("T", " ")
-
-
-def iso(ms: int) -> str:
-    """The same for programs. A sender may say any time, also one that no calendar has: that is shown as it is."""
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return f"{ms} ms"
-
-
-def number(count: int, what: str) -> str:
-    """So many of it, in words."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def key_text(key: bytes | None) -> str:
-    """A key on a terminal."""
-    return "(none)" if key is None else plain(text_of(key))
-
-
 def error_name(name: str) -> str:
     """The name of an error's type, as short as those are known."""
     return name.removeprefix("builtins.").removeprefix("app.errors.").removeprefix("app.engine.failing.")
@@ -103,12 +35,12 @@ def error_name(name: str) -> str:
 def why(cause: Cause) -> str:
     """A cause in one line."""
     error = error_name(cause.error)
-    return plain(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
+    return printable(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
 
 
 def title(topic: str, says: str) -> Text:
     """What comes before a table."""
-    return Text.assemble((plain(topic), "bold"), f": {says}")
+    return Text.assemble((printable(topic), "bold"), f": {says}")
 
 
 def _table(*columns: str) -> Table:
@@ -130,9 +62,9 @@ def causes(groups: Iterable[Group], width: int) -> Table:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
         if group.cause.place and group.cause.kind != "poison":  # whose message says it
-            lines.append(f"\nat {plain(group.cause.place)}")
+            lines.append(f"\nat {printable(group.cause.place)}")
         if group.message:
-            lines.append(f"\n{plain(group.message)}", style="dim")
+            lines.append(f"\n{printable(group.message)}", style="dim")
         if group.keys:
             some = ", ".join(short(key_text(key), 40) for key in group.keys[:KEYS_SHOWN])
             lines.append(f"\nkeys {some}{', …' if len(group.keys) > KEYS_SHOWN else ''}", style="dim")
@@ -152,7 +84,7 @@ def letters(rows: Iterable[tuple[Entry, Letter | None]], width: int) -> Table:
     for entry, letter in rows:
         lines = Text(why(entry.cause))
         if letter is not None and letter.message:
-            lines.append(f"\n{plain(letter.message)}", style="dim")
+            lines.append(f"\n{printable(letter.message)}", style="dim")
         facts = [] if is_wide else [f"key {key_text(entry.key)}", f"{time_text(entry.at_ms)} UTC"]
         if entry.id.hops:
             facts.append(f"was redriven {number(entry.id.hops, 'time')}")
@@ -161,7 +93,7 @@ def letters(rows: Iterable[tuple[Entry, Letter | None]], width: int) -> Table:
         if facts:
             lines.append("\n" + ", ".join(facts), style="dim")
         place = [time_text(entry.at_ms), short(key_text(entry.key), 36)] if is_wide else []
-        table.add_row(plain(str(entry.id.origin)), entry.cause.id, *place, lines)
+        table.add_row(printable(str(entry.id.origin)), entry.cause.id, *place, lines)
     return table
 
 
@@ -180,13 +112,13 @@ def ends(found: Iterable[End]) -> Table:
 
 def trial(of: Trial) -> Text:
     """What would become of one letter: its end, the rows that it would write, the events that it would publish."""
-    text = Text.assemble((plain(str(of.entry.id.origin)), "bold"), "  ", verdict(of))
+    text = Text.assemble((printable(str(of.entry.id.origin)), "bold"), "  ", verdict(of))
     for row in of.rows:
         after = "deleted" if row.after is None else row.after
         before = "" if row.before is None else f"{short(row.before, SHOWN)} -> "
-        text.append("\n  " + plain(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
+        text.append("\n  " + printable(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
     for topic, event_type, key in of.events:
-        text.append("\n  " + plain(f"event {event_type or 'without a type'} to {topic}, key {key}"))
+        text.append("\n  " + printable(f"event {event_type or 'without a type'} to {topic}, key {key}"))
     return text
 
 
@@ -202,27 +134,4 @@ def verdict(of: Trial) -> Text:
         "stays": (f"cannot be sent: {of.message}", "red"),
         "fails": (f"would fail again{where}: {what}", "red"),
     }[of.verdict]
-    return Text(plain(text), style=style)
-
-
-def value_text(value: bytes | None) -> str:
-    """A value as people read it: JSON by lines, other text escaped, anything else in hexadecimal; not all if long."""
-    if value is None:
-        return "no value"
-    try:
-        lines = msgspec.json.format(value, indent=2).decode().splitlines()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        lines = _escaped(value)
-    more = len(lines) - LINES_MAX
-    lines = [plain(short(line, 2_000)) for line in lines[:LINES_MAX]]
-    return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
-
-
-def _escaped(value: bytes) -> list[str]:
-    try:
-        return [value.decode()]
-    except UnicodeDecodeError:
-        rows = [value[at : at + 16] for at in range(0, min(len(value), HEX_BYTES_MAX), 16)]
-        shown = [f"{row.hex(' '):47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}" for row in rows]
-        left = len(value) - HEX_BYTES_MAX
-        return shown + ([f"… {number(left, 'more byte')}: --json shows all"] if left > 0 else [])
+    return Text(printable(text), style=style)

@@ -1,0 +1,43 @@
+"""How things are said to people: nothing that a terminal or a page would obey, times, counts, durations. Pure."""
+
+from datetime import UTC, datetime
+
+UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
+
+
+def printable(text: str) -> str:
+    """*text* without characters that a terminal would obey, or that cannot be seen: they are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, most: int) -> str:
+    """The beginning of *text*, in *most* characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def time_text(ms: int) -> str:
+    """A time as people read it, UTC."""
+    return iso(ms).split(".")[0].replace("T", " ")
+
+
+def iso(ms: int) -> str:
+    """The same for programs. A sender may say any time, also one that no calendar has: that is shown as it is."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+
+
+def number(count: int, what: str) -> str:
+    """So many of it, in words."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time as people say it, `-` for none."""
+    if seconds is None:
+        return "-"
+    for unit, size in UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
