@@ -10,8 +10,8 @@ import orjson
 from aiokafka import AIOKafkaProducer
 
 from app.config import KafkaConfig
+from app.group.progress import LagMonitor
 from app.observe.health import create_topics
-from app.observe.lag import LagMonitor
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing
 

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from app.config import KafkaConfig
 from app.errors import OperatingError
-from app.observe.lag import LagMonitor
+from app.group.progress import LagMonitor
 from app.publish.producer import Producer
 from torture.load import Payment, record_of
 

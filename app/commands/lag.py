@@ -14,8 +14,8 @@ from rich.text import Text
 
 from app.commands.base import Command
 from app.commands.out import Out, console
-from app.observe.burrow import State
-from app.observe.grouplag import GroupLag, GroupWatch, PartitionLag
+from app.group.burrow import State
+from app.group.lag import GroupLag, GroupWatch, PartitionLag
 from app.text import duration, number, printable
 
 SHOWN = 30  # partitions up to which those without lag are listed, too

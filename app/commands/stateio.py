@@ -12,7 +12,7 @@ from app.bootstrap import Famulus
 from app.commands.statelog import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
-from app.observe.group import check_empty
+from app.group.members import check_empty
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
 from app.state.tables import Table
 from app.storage.changelog import table_and_key

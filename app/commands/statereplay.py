@@ -16,7 +16,7 @@ from app.commands.stateio import claimed, prepare_state
 from app.commands.statelog import Fold, answered, places_of, reading, source_partitions
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
-from app.observe.group import check_empty, commit_for, committed_of
+from app.group.members import check_empty, commit_for, committed_of
 from app.observe.health import log_consumer
 from app.storage.changelog import PROCESSED, RESET, Processed, encode
 

@@ -17,8 +17,8 @@ from faust.types import TP
 from app.access.arguments import connection_of
 from app.bootstrap import Famulus
 from app.engine.flow import Flow
+from app.group.asking import Asker
 from app.observe import catalogue as c
-from app.observe.groupask import Asker
 from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.wire.codec import codec_of
@@ -108,7 +108,7 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
 
 async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:
     """The members of the group by name, each with its partitions by topic. Raises KafkaError, OSError, AccessError."""
-    admin = AIOKafkaAdminClient(**connection_of(app.settings.kafka))
+    admin = AIOKafkaAdminClient(**connection_of(app.settings.kafka))  # `admin_of` would mute aiokafka's log meanwhile
     try:
         await admin.start()
         members = await Asker(admin, app.group).members()

@@ -34,8 +34,8 @@ from app.dev.node import HOST, free_port
 from app.dev.worker import WorkerProcess
 from app.dev.workers import RunningWorkers
 from app.errors import OperatingError
+from app.group.progress import LagMonitor
 from app.observe.health import check_port, create_topics, delete_topics
-from app.observe.lag import LagMonitor
 from app.publish.producer import Producer
 from app.worker.door import READ_FILE
 

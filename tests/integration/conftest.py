@@ -16,8 +16,8 @@ from app.config import ConsumerConfig, KafkaConfig
 from app.dev.background import broker_for_use
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
+from app.group.progress import LagMonitor
 from app.observe.health import create_topics, delete_topics
-from app.observe.lag import LagMonitor
 from tests.integration.house import House
 
 PARTITIONS = 4

@@ -21,10 +21,10 @@ from confluent_kafka.admin import AdminClient
 from app.config import KafkaConfig
 from app.dev.worker import ROOT
 from app.errors import ConfigError
-from app.observe import burrow
-from app.observe.burrow import State
-from app.observe.group import commit_for
-from app.observe.grouplag import GroupLag, GroupWatch
+from app.group import burrow
+from app.group.burrow import State
+from app.group.lag import GroupLag, GroupWatch
+from app.group.members import commit_for
 from app.observe.health import admin_of, create_topics
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app.dev.worker import WorkerProcess
+from app.group.members import members_of
 from app.observe import catalogue as c
-from app.observe.group import members_of
 from app.worker.door import ADMIN_FILE
 from app.worker.pauses import admin_audit_topic
 from tests.integration.conftest import settings_of

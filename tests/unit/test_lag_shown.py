@@ -12,9 +12,9 @@ from rich.console import Console
 
 from app.commands.lag import shown
 from app.errors import AccessError
-from app.observe.burrow import Look, Rates, State
-from app.observe.groupask import Asker
-from app.observe.grouplag import GroupLag, PartitionLag
+from app.group.asking import Asker
+from app.group.burrow import Look, Rates, State
+from app.group.lag import GroupLag, PartitionLag
 from app.text import duration
 
 

@@ -15,7 +15,7 @@ from app.deadletter.selection import Criteria
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
-from app.observe.group import committed_of, members_of
+from app.group.members import committed_of, members_of
 from app.state.dedupe import mark_key
 from app.state.troubles import Troubles
 from app.storage.changelog import offsets_in, stored_mark

@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 
 from app.config import KafkaConfig
 from app.errors import ConfigError
-from app.observe.burrow import Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
-from app.observe.groupask import Asker, Members
+from app.group.asking import Asker, Members
+from app.group.burrow import Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
 from app.observe.health import admin_of
 
 NAMED_MAX = 20  # groups in an error

@@ -66,11 +66,13 @@ class Asker:
         topics: set[str] = set()
         owners: dict[TopicPartition, str] = {}
         each: list[tuple[str, list[TopicPartition]]] = []
-        for _, client, host, metadata, assignment in found if kind == "consumer" else ():
-            if metadata:
+        for _, client, host, metadata, assignment in found:
+            is_ours = kind == "consumer"  # what the members of other groups say is no business of consumers
+            if metadata and is_ours:
                 topics.update(ConsumerProtocolMemberMetadata.decode(metadata).subscription)
             name = f"{client}@{host.lstrip('/')}"
-            places = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else []
+            has_places = assignment and is_ours
+            places = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if has_places else []
             owners |= dict.fromkeys(places, name)
             each.append((name, list(places)))
         topics |= {at.topic for at in owners}

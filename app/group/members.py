@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 
 from app.access.arguments import connection_of
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
+from app.group.asking import Asker
 from app.observe.health import admin_of
-
-RETRY_S = 0.2
 
 
 async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
@@ -26,30 +25,19 @@ async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
 
 
 async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
-    """The members of the group, as client@host."""
-    group = settings.consumer_config.group_id
+    """The members of the group, as client@host. Raises as `check_empty`, and AccessError."""
     async with admin_of(settings, timeout_s) as admin:
-        while True:  # the coordinator of a cluster's first group takes a moment; the time limit ends this
-            try:
-                [described] = (await admin.describe_consumer_groups([group]))[0].groups
-                if code := described[0]:
-                    raise for_code(code)
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                await asyncio.sleep(RETRY_S)
-            else:
-                return [f"{client}@{host.lstrip('/')}" for _, client, host, *_ in described[5]]
+        members = await Asker(admin, settings.consumer_config.group_id).members()
+    return [name for name, _ in members.each]
 
 
 async def committed_of(
     settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
 ) -> dict[TopicPartition, int | None]:
-    """What the group has committed of each of *places*, None for nothing."""
-    wanted = list(places)
+    """What the group has committed of each of *places*, None for nothing. Raises as `members_of`."""
     async with admin_of(settings, timeout_s) as admin:
-        found = await admin.list_consumer_group_offsets(settings.consumer_config.group_id, partitions=wanted)
-    return {at: found[at].offset if at in found and found[at].offset >= 0 else None for at in wanted}
+        found = await Asker(admin, settings.consumer_config.group_id).committed()
+    return {at: found.get(at) for at in places}
 
 
 async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
