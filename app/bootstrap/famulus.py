@@ -17,6 +17,7 @@ from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
+from app.door.guard import Door
 from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, handler_for
 from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
@@ -28,6 +29,7 @@ from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.observe.tracing import tracing_of
+from app.operate.admin import AdminLog, prepare_admin_topics
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
 from app.publish.producer import Producer
@@ -36,8 +38,6 @@ from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
 from app.storage.store import StateFolder
-from app.worker.admin import AdminLog, prepare_admin_topics
-from app.worker.door import Door
 from app.worker.intake import Intake
 from app.worker.options import faust_options
 from app.worker.process import Worker, settle_in

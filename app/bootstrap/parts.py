@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from faust import Record as Event
 
+from app.access.reading import log_consumer
 from app.config import Settings
 from app.deadletter.record import DeadLetters
 from app.engine.dispatch import Dispatcher, EventTypes, Handler
@@ -18,7 +19,6 @@ from app.errors import ConfigError
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
 from app.failures.retry import Policy, delays_of
-from app.observe.health import log_consumer
 from app.state.commit import Probe
 from app.storage.log import LogReader, Sender
 from app.storage.restore import Restorer

@@ -11,7 +11,7 @@ from app.bootstrap.parts import topic_of
 from app.commands.base import Command
 from app.deadletter.names import audit_topic
 from app.engine.subscription import Subscription
-from app.worker.pauses import admin_audit_topic, admin_topic
+from app.operate.pauses import admin_audit_topic, admin_topic
 
 LOOK = "Describe", "DescribeConfigs"
 HEAD = """#!/bin/sh -eu

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.access.reading import log_consumer
 from app.commands.base import Command
 from app.config import KafkaConfig
 from app.errors import ConfigError
-from app.observe.health import log_consumer, partitions_of
+from app.observe.health import partitions_of
 from app.observe.keys import KeyStudy, Report
 from app.wire.codec import json_of
 from app.wire.envelope import Record

@@ -1,21 +1,23 @@
 """`faust -A app pause`, `resume` and `paused`: hold up a partition, a topic or all at run time, on every worker."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import click
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from faust.cli import argument, option
 
+from app.access.reading import opened
 from app.bootstrap import Famulus
 from app.commands.base import Command
 from app.commands.dlq.letters.send import whoami
 from app.commands.out import say
 from app.errors import UnavailableError
 from app.observe.health import partitions_of
+from app.operate.admin import change, note, prepare_admin_topics, target_of
+from app.operate.pauses import EVERYTHING, Action, Pauses, Target, admin_topic, said
 from app.publish.producer import Producer
-from app.worker.admin import change, note, opened, prepare_admin_topics, target_of
-from app.worker.pauses import EVERYTHING, Action, Pauses, Target, admin_topic, said
 
 ANSWER_MS = 30_000  # for which a person waits
 MEANT = (
@@ -27,7 +29,27 @@ MEANT = (
 )
 
 
-class pause(Command):  # noqa: N801  # the class's name is the command's
+class Acting(Command):
+    """Pauses or resumes, as its *action* says."""
+
+    abstract = True
+    action: ClassVar[Action]
+    options = list(MEANT)  # noqa: RUF012  # as Faust wants it
+
+    async def run(  # each is an option
+        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
+    ) -> None:
+        """Do it. Raises ConfigError when there is no such topic or partition, UnavailableError without a broker.
+
+        OperatingError when more than what is to go on is paused, so that it could not.
+        """
+        if (topic is None) != is_all:
+            raise click.UsageError("name a TOPIC, or say --all")
+        meant = topic if topic is not None else EVERYTHING
+        await do(self.app, self.action, meant, partition, why, is_json=is_json)
+
+
+class pause(Acting):  # noqa: N801  # the class's name is the command's
     """Start nothing more of a topic, one partition or all, on every worker of the group, until `resume`.
 
     What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it. It needs no worker.
@@ -38,16 +60,10 @@ class pause(Command):  # noqa: N801  # the class's name is the command's
     faust -A app pause order-events --partition 3
     """  # noqa: D301  # click wants that control character, to leave the lines as they are
 
-    options = list(MEANT)  # noqa: RUF012  # as Faust wants it
-
-    async def run(  # each is an option
-        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
-    ) -> None:
-        """Do it. Raises ConfigError when there is no such topic or partition, UnavailableError without a broker."""
-        await do(self.app, "pause", _meant(topic, is_all=is_all), partition, why, is_json=is_json)
+    action = "pause"
 
 
-class resume(Command):  # noqa: N801  # as above
+class resume(Acting):  # noqa: N801  # as above
     """Let go on what was paused: a topic with all its partitions, one partition, or everything.
 
     \b
@@ -56,13 +72,7 @@ class resume(Command):  # noqa: N801  # as above
     faust -A app resume --all --note "moved"
     """  # noqa: D301  # as above
 
-    options = list(MEANT)  # noqa: RUF012  # as Faust wants it
-
-    async def run(  # each is an option
-        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
-    ) -> None:
-        """Do it. Raises as `pause`, and OperatingError when more than that is paused, so that it could not go on."""
-        await do(self.app, "resume", _meant(topic, is_all=is_all), partition, why, is_json=is_json)
+    action = "resume"
 
 
 class paused(Command):  # noqa: N801  # as above
@@ -83,12 +93,6 @@ class paused(Command):  # noqa: N801  # as above
             click.echo(said(target, why))
         if not pauses.of:
             click.echo("nothing is paused", err=True)
-
-
-def _meant(topic: str | None, *, is_all: bool) -> str:
-    if (topic is None) != is_all:
-        raise click.UsageError("name a TOPIC, or say --all")
-    return topic if topic is not None else EVERYTHING
 
 
 async def do(  # noqa: PLR0913  # all that is asked for

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from app.access.reading import log_consumer
 from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, UnavailableError
-from app.observe.health import log_consumer, partitions_of
+from app.observe.health import partitions_of
 from app.storage.changelog import (
     ATTEMPTS,
     CLAIM,

@@ -5,18 +5,16 @@ POST /drain/  `{"note": "why"}`: as SIGTERM does, it ends and commits what is in
 
 import asyncio
 import signal
-from datetime import UTC, datetime
-from typing import Any, cast
 
 import msgspec
 import structlog
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.views import Page
+from app.console.views import BadRequestError, Page, asker
 from app.errors import OperatingError
+from app.operate.admin import note_drain
 from app.storage.log import WORKER
-from app.worker.pauses import NOTE_MAX, Change, audit_record
 
 log = structlog.get_logger()
 ANSWER_S = 0.2  # so that whoever asked has the answer before the web server goes
@@ -34,16 +32,14 @@ class Drain(Page):
     async def post(self, request: Request) -> Response:
         """Begin it; asking again changes nothing."""
         try:
-            asked = msgspec.json.decode(await request.read(), type=Asked)
-        except msgspec.MsgspecError as error:
-            return self.refuse(400, f"the body is no such request: {error}")
+            asked = await self.asked(request, Asked)
+        except BadRequestError as error:
+            return self.refuse(400, str(error))
         host = self.host
         if not host.is_draining:
-            by = f"web@{cast(Any, request).remote}"  # Any: aiohttp's request, which Faust's type knows little of
-            now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            change = Change("drain", WORKER, by, now, asked.note[:NOTE_MAX])
+            by = asker(request)
             try:
-                await host.sender.send(audit_record(host.group, change))
+                await note_drain(host.sender, host.group, WORKER, by, asked.note)
             except OperatingError as error:
                 return self.refuse(503, str(error))
             self._begin(by)

@@ -12,8 +12,8 @@ from aiohttp import web
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
-from app.worker.door import HEADERS, Door, cookie_name, form_field
-from app.worker.sessions import LIFE_S
+from app.door.guard import HEADERS, Door, cookie_name, form_field
+from app.door.sessions import LIFE_S
 
 HOME = "/console"
 # Of the door's policy, all but that the form may be sent to where it came from.

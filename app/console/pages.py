@@ -7,7 +7,7 @@
     GET /console/settings       every setting as the worker started with it, secrets as stars
     GET /console/workers        who is in the group, and who has which partition
 
-Nothing here acts. `app.worker.door` asks for the token to look, or for a session that began at `/login`.
+Nothing here acts. `app.door.guard` asks for the token to look, or for a session that began at `/login`.
 """
 
 import asyncio

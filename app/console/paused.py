@@ -6,16 +6,14 @@ POST /paused/  `{"action": "pause", "topic": "order-events", "partition": 3, "no
 The topic `*` is everything; partition and note may be left out. The answer to either is what is paused then.
 """
 
-from typing import Any, cast
-
 import msgspec
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.views import Page
+from app.console.views import BadRequestError, Page, asker
 from app.errors import ConfigError, OperatingError, UnavailableError
-from app.worker.admin import change, target_of
-from app.worker.pauses import Action
+from app.operate.admin import change, target_of
+from app.operate.pauses import Action
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,17 +36,16 @@ class Paused(Page):
     async def post(self, request: Request) -> Response:
         """Pause or resume."""
         try:
-            asked = msgspec.json.decode(await request.read(), type=Asked)
-        except msgspec.MsgspecError as error:
-            return self.refuse(400, f"the body is no such request: {error}")
+            asked = await self.asked(request, Asked)
+        except BadRequestError as error:
+            return self.refuse(400, str(error))
         host = self.host
         topics = {name: s.topic_name for name, s in host.subscriptions.items()}
         timeout_s = host.settings.worker.startup_timeout_s
         try:
             target = await target_of(host.settings.kafka, topics, asked.topic, asked.partition, timeout_s)
-            by = f"web@{cast(Any, request).remote}"  # Any: aiohttp's request, which Faust's type knows little of
             _, next_offset = await change(
-                host.sender, host.group, host.intake.pauses, asked.action, target, by, asked.note
+                host.sender, host.group, host.intake.pauses, asked.action, target, asker(request), asked.note
             )
         except ConfigError as error:
             return self.refuse(404, str(error))

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from app.door.guard import HEADERS
 from app.text import duration, printable
-from app.worker.door import HEADERS
 
 # Of the door's policy, more for what a page of ours brings along itself.
 POLICY = HEADERS["Content-Security-Policy"].replace(

@@ -11,24 +11,35 @@
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
 
-A worker answers for the partitions that it owns, and says which. It shows settled state only. `app.worker.door` says
+A worker answers for the partitions that it owns, and says which. It shows settled state only. `app.door.guard` says
 who may look; the last two are open to all, and to those without a token they say no more than their status.
 """
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import msgspec
 from faust.web import Request, Response, View
 from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
 from app.console.gathering import as_json, failures_of, rows_of, tables_of, why_not_ready
 from app.console.metrics import WorkerCollector
+from app.door.guard import may_read
 from app.state.tables import Table
-from app.worker.door import may_read
 
+T = TypeVar("T")
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
+
+
+class BadRequestError(Exception):
+    """What somebody sent is not what the view takes."""
+
+
+def asker(request: Request) -> str:
+    """Who asks, for what is written down of it."""
+    return f"web@{cast(Any, request).remote}"  # Any: aiohttp's request, which Faust's type knows little of
 
 
 class Page(View):
@@ -46,6 +57,13 @@ class Page(View):
     def refuse(self, status: int, why: str) -> Response:
         """An error in one line."""
         return self.answer({"error": why}, status)
+
+    async def asked(self, request: Request, kind: type[T]) -> T:
+        """What the body asks for. Raises BadRequestError when it is no such request."""
+        try:
+            return msgspec.json.decode(await request.read(), type=kind)
+        except msgspec.MsgspecError as error:
+            raise BadRequestError(f"the body is no such request: {error}") from None
 
     def health(self, status: str, more: dict[str, object], request: Request, *, is_good: bool) -> Response:
         """The answer to a health check, which is open: *more* is for those who may read."""

@@ -33,11 +33,11 @@ from app.dev.background import broker_for_use
 from app.dev.node import HOST, free_port
 from app.dev.worker import WorkerProcess
 from app.dev.workers import RunningWorkers
+from app.door.guard import READ_FILE
 from app.errors import OperatingError
 from app.group.progress import LagMonitor
 from app.observe.health import check_port, create_topics, delete_topics
 from app.publish.producer import Producer
-from app.worker.door import READ_FILE
 
 console = Console()
 SEND_RECORDS = 1_000  # sent and awaited together

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from app.door.guard import READ_FILE
 from app.errors import UnavailableError
-from app.worker.door import READ_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the machine's own settings, those about the web views do not count: its tokens are made, in its data folder.

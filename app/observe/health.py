@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
@@ -122,14 +121,6 @@ async def prepare_topics_back(
                 f"topic {name} has {there[name]} partitions, its source {wanted}: records come back to the partition "
                 "that they came from, so the numbers must be equal; when it is empty, delete it"
             )
-
-
-def log_consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
-    """A consumer without a group, for reading state changelogs."""
-    return AIOKafkaConsumer(
-        **connection_of(settings), group_id=None, enable_auto_commit=False,
-        auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20, fetch_max_wait_ms=100,
-    )  # fmt: skip
 
 
 async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) -> list[str]:

@@ -4,7 +4,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from app.access.arguments import connection_of
+from app.access.reading import opened
 from app.config import KafkaConfig
 from app.errors import UnavailableError
 
@@ -40,23 +40,10 @@ class Reading:
 
 async def reader(settings: KafkaConfig, at: TopicPartition, *, is_new: bool) -> AIOKafkaConsumer:
     """A consumer of one partition, from its end when it *is_new*, else from its beginning."""
-    consumer = AIOKafkaConsumer(
-        **connection_of(settings), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest",
-        fetch_max_wait_ms=settings.consumer_config.fetch_max_wait_ms,
-    )  # fmt: skip
-    try:
-        await consumer.start()
-        consumer.assign([at])
-        if is_new:
-            end = await consumer.end_offsets([at])
-            consumer.seek(at, end[at])  # before the first request leaves, so no reply is missed
+    try:  # before the first request leaves, so no reply is missed
+        return await opened(settings, at, settings.consumer_config.fetch_max_wait_ms, from_end=is_new)
     except (KafkaError, OSError) as error:
-        await consumer.stop()
         raise UnavailableError(f"topic {at.topic} cannot be read: {error}; ask again") from error
-    except BaseException:
-        await consumer.stop()
-        raise
-    return consumer
 
 
 def answered(record: ConsumerRecord) -> bytes:

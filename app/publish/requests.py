@@ -8,7 +8,7 @@ own, so the first reply is found for as long as the topic keeps it.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust import Record as Event
 
+from app.access.reading import closed
 from app.config import KafkaConfig
 from app.errors import DecodeError, UnavailableError
 from app.observe.health import create_topics, partitions_of
@@ -111,14 +112,8 @@ class Requester:
 
     async def stop(self) -> None:
         """End. Whoever still waits learns it by its time limit."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-        if self._consumer is not None:
-            await self._consumer.stop()
-            self._consumer = None
+        await closed(self._task, self._consumer)
+        self._task = self._consumer = None
 
     async def _start(self) -> None:
         async with self._starting:  # requests that come together make one consumer

@@ -11,11 +11,11 @@ from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits, Ties
 from app.engine.pipeline import Pipeline
 from app.errors import ConfigError
+from app.operate.pauses import Pauses
 from app.state.commit import Probe
 from app.wire.envelope import Outgoing
 from app.worker.fetch import Packed
 from app.worker.holdings import Held
-from app.worker.pauses import Pauses
 
 log = structlog.get_logger()
 

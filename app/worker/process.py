@@ -14,9 +14,9 @@ import click
 import faust
 import structlog
 
+from app.door.guard import Door
 from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
-from app.worker.door import Door
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
 COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +18,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeEr
 from aiokafka.structs import ConsumerRecord
 
 from app.access.arguments import connection_of
+from app.access.reading import closed
 from app.config import KafkaConfig
 from app.errors import ClaimStoreError, ClaimTooLargeError, DecodeError, UnavailableError, UnsentError
 from app.publish.producer import Producer
@@ -73,12 +73,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """End. What is on its way may leave again."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        if self._consumer is not None:
-            await self._consumer.stop()
+        await closed(self._task, self._consumer)
 
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
         try:

@@ -79,6 +79,9 @@ class Consumer(driver.Consumer):
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:  # else a stop in the middle of a rebalance would count as a crash
+                raise
         except OperatingError as error:
             await self._host.fail(error)
 

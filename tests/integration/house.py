@@ -17,9 +17,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
+from app.access.reading import log_consumer
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics, log_consumer
+from app.observe.health import create_topics
 from app.publish.producer import Producer
 from app.publish.results import Published
 from app.storage.changelog import Logged

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
-from app.worker.door import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
+from app.door.guard import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
 from tests.integration.house import COUNTING, House, wait_for
 from tests.integration.test_start import faust, one_line
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from app.dev.worker import WorkerProcess
+from app.door.guard import ADMIN_FILE
 from app.group.members import members_of
 from app.observe import catalogue as c
-from app.worker.door import ADMIN_FILE
-from app.worker.pauses import admin_audit_topic
+from app.operate.pauses import admin_audit_topic
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
 from tests.integration.test_metrics import families, series, value

@@ -10,6 +10,7 @@ from typing import Any
 
 import faust
 import pytest
+from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
@@ -205,3 +206,17 @@ async def test_records_that_are_fetched_while_a_rebalance_begins_are_read_again(
     await system.consumer.perform_seek()
     system.consumer.resume_flow()
     assert system.thread.position == position
+
+
+@pytest.mark.parametrize("make", [Ours, Stock])
+async def test_a_stop_in_the_middle_of_a_rebalance_is_no_crash(make: type[Stock]) -> None:
+    """Else what fetches would be restarted by a supervisor that is gone, and the stopped worker ends with 1."""
+    system = make()
+    system.app._consumer = system.consumer
+    fetcher: Any = Fetcher(system.app)
+    fetching = asyncio.ensure_future(Fetcher._fetcher.fun(fetcher))
+    await asyncio.sleep(0)
+    system.app.rebalancing = True
+    system.app._stopped.set()
+    fetching.cancel()
+    await fetching

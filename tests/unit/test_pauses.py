@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from app.errors import OperatingError
-from app.worker.pauses import Action, Pauses, Target, Why, change_records
+from app.operate.pauses import Action, Pauses, Target, Why, change_records
 
 WHY = Why("ann@desk", "2026-01-01T10:02:00Z", "moving")
 

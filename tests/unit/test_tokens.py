@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from app.config import WorkerConfig
+from app.door import tokens
+from app.door.guard import ADMIN_FILE, READ_FILE, Door, is_loopback
+from app.door.tokens import TokenFile, made_token
 from app.errors import ConfigError
-from app.worker import tokens
-from app.worker.door import ADMIN_FILE, READ_FILE, Door, is_loopback
-from app.worker.tokens import TokenFile, made_token
 
 GOOD, OTHER = "a" * 32, "b" * 32
 

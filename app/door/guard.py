@@ -20,9 +20,9 @@ import structlog
 from aiohttp import web
 
 from app.config import WorkerConfig
+from app.door.sessions import Session, Sessions
+from app.door.tokens import Access, Token, TokenFile, made_token
 from app.errors import ConfigError
-from app.worker.sessions import Session, Sessions
-from app.worker.tokens import Access, Token, TokenFile, made_token
 
 log = structlog.get_logger()
 OPEN = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/login")})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.worker.tokens import Access
+from app.door.tokens import Access
 
 LIFE_S = 12 * 3600.0
 SESSIONS_MAX = 100  # the oldest one goes when there are more

@@ -14,23 +14,25 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from app.access.arguments import connection_of
+from app.access.reading import closed, opened
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.observe.health import create_topics, partitions_of
-from app.publish.producer import Producer
-from app.worker.pauses import (
+from app.operate.pauses import (
     EVERYTHING,
     NOTE_MAX,
     Action,
+    Change,
     Pauses,
     Target,
     Why,
     admin_audit_topic,
     admin_topic,
+    audit_record,
     change_records,
     said,
 )
+from app.publish.producer import Producer
 
 log = structlog.get_logger()
 POLL_MS = 500
@@ -67,13 +69,8 @@ class AdminLog:
 
     async def stop(self) -> None:
         """Follow no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        if self._consumer is not None:
-            await self._consumer.stop()
-            self._consumer = None
+        await closed(self._task, self._consumer)
+        self._task = self._consumer = None
 
     async def seen(self, next_offset: int) -> None:
         """Wait until the topic was read up to *next_offset*, or for some seconds: others will see it, too."""
@@ -114,27 +111,15 @@ def note(pauses: Pauses, record: ConsumerRecord) -> Target | None:
         return None
 
 
-async def opened(settings: KafkaConfig, at: TopicPartition) -> AIOKafkaConsumer:
-    """A consumer without a group at the beginning of *at*. Raises what aiokafka raises."""
-    consumer = AIOKafkaConsumer(
-        **connection_of(settings), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    try:
-        await consumer.start()
-        consumer.assign([at])
-        await consumer.seek_to_beginning(at)
-    except BaseException:
-        await consumer.stop()
-        raise
-    return consumer
-
-
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     """Create the admin topic and its audit topic, if missing. Raises as `observe.health.create_topics`."""
     group = settings.consumer_config.group_id
-    await create_topics(settings, {admin_topic(group): 1}, timeout_s, {"cleanup.policy": "compact"})
     kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    await create_topics(settings, {admin_audit_topic(group): 1}, timeout_s, kept)
+    wanted = {admin_topic(group): {"cleanup.policy": "compact"}, admin_audit_topic(group): kept}
+    there = await partitions_of(settings, wanted, timeout_s)
+    for name, configs in wanted.items():
+        if name not in there:
+            await create_topics(settings, {name: 1}, timeout_s, configs)
 
 
 async def target_of(
@@ -167,8 +152,16 @@ async def change(  # noqa: PLR0913, PLR0917  # who does what
     producer does.
     """
     targets = [target] if action == "pause" else pauses.lifted(target)
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    records = change_records(group, action, targets, Why(by, now, why[:NOTE_MAX]))
+    records = change_records(group, action, targets, Why(by, _now(), why[:NOTE_MAX]))
     # One after the other: nothing is done before it is written down who does it.
     places = [await producer.send(record) for record in records]
     return targets, places[-1].offset + 1 if places else 0
+
+
+async def note_drain(producer: Producer, group: str, worker: str, by: str, why: str) -> None:
+    """Write down for ever that somebody ends *worker*, before it is done. Raises as the producer does."""
+    await producer.send(audit_record(group, Change("drain", worker, by, _now(), why[:NOTE_MAX])))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""What operators tell a group while it runs, and how every worker learns it."""
