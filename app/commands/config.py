@@ -7,7 +7,7 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
-from app.config import read_layers, settings_files
+from app.config import settings_files
 from app.console.settings import Shown, schema, shown
 
 
@@ -31,7 +31,7 @@ class config(Command):  # noqa: N801  # the class's name is the command's
         if action == "schema":
             click.echo(json.dumps(schema(), indent=2))
             return
-        rows = shown(self.app.settings, read_layers())
+        rows = shown(self.app.settings)
         if is_json or self.json:
             for row in rows:
                 click.echo(json.dumps(row._asdict()))

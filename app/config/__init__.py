@@ -9,7 +9,7 @@ none. The files are looked for in the working folder or `APPSETTINGS_DIR`; what 
 """
 
 from app.config.kafka import ConsumerConfig, KafkaConfig, ProducerConfig, RepliesConfig
-from app.config.settings import Settings, load_settings, read_layers, settings_files
+from app.config.settings import Settings, load_settings, read_settings, settings_files
 from app.config.worker import ClaimCheckConfig, DeadLetterConfig, WorkerConfig
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "Settings",
     "WorkerConfig",
     "load_settings",
-    "read_layers",
+    "read_settings",
     "settings_files",
 ]

@@ -5,15 +5,13 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.config.kafka import KafkaConfig
-from app.config.section import Spelled, UnknownError
+from app.config.section import Section, UnknownError
 from app.config.worker import ClaimCheckConfig, DeadLetterConfig, FailuresConfig, StateConfig, WorkerConfig
 from app.errors import ConfigError
 from app.layers.merged import Resolved, merge, nested, resolve
@@ -21,33 +19,30 @@ from app.layers.sources import Place, files_of, from_arguments, from_environment
 from app.spelling import plain
 
 
-class Settings(Spelled, BaseSettings):
+class Said(NamedTuple):
+    """Who said a setting, for people, and whether it came from a file of its own, as secrets do."""
+
+    layer: str
+    is_secret: bool
+
+
+class Settings(Section):
     """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a password
+    model_config = ConfigDict(hide_input_in_errors=True)  # it may be a password
 
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
     state: StateConfig = StateConfig()
     failures: FailuresConfig = FailuresConfig()
-    dead_letter: DeadLetterConfig = Field(
-        DeadLetterConfig(), validation_alias=AliasChoices("dead_letter", "deadletter")
-    )
-    claim_check: ClaimCheckConfig = Field(
-        ClaimCheckConfig(), validation_alias=AliasChoices("claim_check", "claimcheck")
-    )
+    dead_letter: DeadLetterConfig = DeadLetterConfig()
+    claim_check: ClaimCheckConfig = ClaimCheckConfig()
+    _said: Mapping[Place, Said] = PrivateAttr(default_factory=dict)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # ours takes the place of them
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is said in code, then our layers."""
-        return init_settings, _Layers(settings_cls)
+    @property
+    def said(self) -> Mapping[Place, Said]:
+        """Who said which setting when they were read; what is not among them is a default."""
+        return self._said
 
     @property
     def commit_interval_s(self) -> float:
@@ -57,23 +52,12 @@ class Settings(Spelled, BaseSettings):
         return consumer.auto_commit_interval_ms / 1000 if forced else self.worker.commit_interval_s
 
 
-class _Layers(PydanticBaseSettingsSource):
-    """The layers of this process, merged."""
-
-    def __call__(self) -> dict[str, Any]:
-        return nested(read_layers())
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Not asked: all fields are given at once."""
-        raise NotImplementedError(f"{field_name}: {field}")
-
-
 def settings_files() -> list[Path]:
     """The settings files of this process, the weaker first; they need not be there."""
     return files_of(Path(os.environ.get("APPSETTINGS_DIR", ".")), os.environ.get("ENVIRONMENT", ""))
 
 
-def read_layers() -> dict[Place, Resolved]:
+def _read_layers() -> dict[Place, Resolved]:
     """What files, environment and command line say now, and where. Raises ConfigError."""
     said = [from_file(file) for file in settings_files()]
     said.append(from_environment(os.environ, [plain(name) for name in Settings.model_fields]))
@@ -81,15 +65,22 @@ def read_layers() -> dict[Place, Resolved]:
     return resolve(merge(said), os.environ)
 
 
-@cache
-def load_settings() -> Settings:
-    """The settings of this process, read once. Raises ConfigError with one line that names every wrong setting."""
+def read_settings() -> Settings:
+    """The settings as the layers say them now. Raises ConfigError with one line that names every wrong setting."""
+    layers = _read_layers()
     try:
-        return Settings()
+        settings = Settings.model_validate(nested(layers))
     except ValidationError as error:
-        layers = read_layers()
         faults = "; ".join(_line(fault, layers) for fault in error.errors(include_input=False, include_url=False))
         raise ConfigError(f"settings: {faults}") from None
+    settings._said = {place: Said(of.layer, of.is_secret) for place, of in layers.items()}
+    return settings
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process, read once. Raises as `read_settings`."""
+    return read_settings()
 
 
 def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
-from app.access.arguments import connection_of
 from app.bootstrap import Famulus
 from app.engine.flow import Flow
 from app.group.asking import Asker
 from app.observe import catalogue as c
+from app.observe.health import admin_of
 from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
+
+ASK_S = 5.0  # for the cluster to say who is in the group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +108,9 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
 
 
 async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:
-    """The members of the group by name, each with its partitions by topic. Raises KafkaError, OSError, AccessError."""
-    admin = AIOKafkaAdminClient(**connection_of(app.settings.kafka))  # `admin_of` would mute aiokafka's log meanwhile
-    try:
-        await admin.start()
+    """The members of the group by name, each with its partitions by topic. Raises UnavailableError, AccessError."""
+    async with admin_of(app.settings.kafka, ASK_S) as admin:
         members = await Asker(admin, app.group).members()
-    finally:
-        await admin.close()
     return [(name, by_topic(TP(at.topic, at.partition) for at in places)) for name, places in sorted(members.each)]
 
 

@@ -12,14 +12,11 @@ Nothing here acts. `app.door.guard` asks for the token to look, or for a session
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-from aiokafka.errors import KafkaError
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
-from app.config import read_layers
 from app.console.gathering import (
     PartitionNow,
     as_json,
@@ -31,12 +28,11 @@ from app.console.gathering import (
     workers_of,
 )
 from app.console.rendering import POLICY, render, static
-from app.console.settings import Shown, shown
-from app.errors import AccessError
+from app.console.settings import shown
+from app.errors import OperatingError
 from app.state.tables import Table
 
 PAGE_ROWS = 50
-ASK_S = 5.0  # for the cluster to say who is in the group
 Values = dict[str, Any]  # Any: what a template shows
 
 
@@ -139,15 +135,15 @@ class DeadLettersPage(ConsolePage):
 
 
 class SettingsPage(ConsolePage):
-    """Every setting; *rows* are masked when the app is built: files that change later must not unmask them."""
+    """Every setting, as the worker started with it."""
 
     path = "/console/settings"
-    rows: ClassVar[Sequence[Shown]] = ()
 
     async def get(self, request: Request) -> Response:
         """Show them."""
         rows = [
-            row._replace(value=row.value if isinstance(row.value, str) else text_of(row.value)) for row in self.rows
+            row._replace(value=row.value if isinstance(row.value, str) else text_of(row.value))
+            for row in shown(self.host.settings)
         ]
         return self.show(request, "settings.html", settings=rows)
 
@@ -161,10 +157,10 @@ class WorkersPage(ConsolePage):
     async def get(self, request: Request) -> Response:
         """Show them, or why the cluster does not say."""
         try:
-            async with self._asking, asyncio.timeout(ASK_S):
+            async with self._asking:
                 workers = await workers_of(self.host)
-        except (KafkaError, OSError, TimeoutError, AccessError) as error:
-            why = f"The cluster does not say who is in the group: {error or type(error).__name__}"
+        except OperatingError as error:
+            why = f"The cluster does not say who is in the group: {error}"
             return self.show(request, "workers.html", 503, workers=[], error=why)
         return self.show(request, "workers.html", workers=workers, error="")
 
@@ -206,7 +202,6 @@ def text_of(value: object) -> str:
 
 def add_console(app: Famulus) -> None:
     """Put the console onto *app*'s web server."""
-    SettingsPage.rows = shown(app.settings, read_layers())
     app.page("/console")(Overview)
     app.page("/console/subscriptions")(Subscriptions)
     app.page("/console/tables")(TablesPage)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, SecretStr
 
 from app.config import Settings
-from app.layers.merged import Resolved
+from app.config.settings import Said
 from app.layers.sources import Place
 from app.spelling import plain
 
@@ -42,12 +42,12 @@ def file_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-def shown(settings: Settings, layers: Mapping[Place, Resolved]) -> list[Shown]:
-    """Every setting. *layers* say where they come from: what is not among them is a default."""
-    return list(_rows(settings, (), layers))
+def shown(settings: Settings) -> list[Shown]:
+    """Every setting, and who said it."""
+    return list(_rows(settings, (), settings.said))
 
 
-def _rows(section: BaseModel, above: tuple[str, ...], layers: Mapping[Place, Resolved]) -> Iterator[Shown]:
+def _rows(section: BaseModel, above: tuple[str, ...], layers: Mapping[Place, Said]) -> Iterator[Shown]:
     for field in type(section).model_fields:
         value, names = getattr(section, field), (*above, file_name(field))
         if isinstance(value, BaseModel):

@@ -1,7 +1,6 @@
 """Whether a worker can do its work at all, asked before it starts: the cluster, the topics, the web port."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from app.access.arguments import connection_of
+from app.access.quiet import quiet
 from app.access.refusal import why_refused
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
@@ -151,16 +151,14 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
 
     Raises UnavailableError when no broker answers, AccessError when one does not let us in.
     """
-    chatter = logging.getLogger("aiokafka")
-    level = chatter.level
-    chatter.setLevel(logging.CRITICAL)  # it logs every attempt to connect; the one line below says it all
     try:
-        async with asyncio.timeout(timeout_s):
-            admin = await _connect(settings)
-            try:
-                yield admin
-            finally:
-                await admin.close()
+        with quiet():
+            async with asyncio.timeout(timeout_s):
+                admin = await _connect(settings)
+                try:
+                    yield admin
+                finally:
+                    await admin.close()
     except (TimeoutError, KafkaError, OSError) as error:
         if isinstance(error, KafkaError) and (refused := await why_refused(settings)) is not None:
             raise refused from error
@@ -169,8 +167,6 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
             f"{timeout_s:g} s ({type(error).__name__}); set KAFKA_BOOTSTRAP_SERVERS, or start one with "
             "`faust -A app broker start`"
         ) from error
-    finally:
-        chatter.setLevel(level)
 
 
 async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:

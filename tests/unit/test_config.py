@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ProducerConfig, Settings, load_settings
+from app.config import ProducerConfig, load_settings, read_settings
 from app.errors import ConfigError
 from app.publish.connection import explained
 
@@ -47,9 +47,9 @@ def test_spellings_are_one(tmp_path: Path, name: str) -> None:
 def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """KAFKA_BOOTSTRAP_SERVERS is an alias; the exact name wins over it."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "alias:1")
-    assert Settings().kafka.bootstrap_servers == "alias:1"
+    assert read_settings().kafka.bootstrap_servers == "alias:1"
     monkeypatch.setenv("KAFKA__BOOTSTRAPSERVERS", "exact:2")
-    assert Settings().kafka.bootstrap_servers == "exact:2"
+    assert read_settings().kafka.bootstrap_servers == "exact:2"
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
 def test_the_files_settings_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     """The appsettings.json that comes with the project is valid."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(Path(__file__).parents[2]))
-    assert Settings().kafka.consumer_config.group_id == "famulus"
+    assert read_settings().kafka.consumer_config.group_id == "famulus"

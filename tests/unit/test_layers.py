@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load_settings, read_layers
+from app.config import Settings, load_settings, read_settings
 from app.console.settings import schema, shown
 from app.errors import ConfigError
 
@@ -40,7 +40,7 @@ def fault() -> str:
 
 def layers_of(name: str) -> str:
     """Where a setting comes from, as it is shown."""
-    return next(row.layer for row in shown(load_settings(), read_layers()) if row.name == name)
+    return next(row.layer for row in shown(read_settings()) if row.name == name)
 
 
 def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.M
 def test_the_missions_files_work_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both of them: the basic one, and the production one over it."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(MISSION))
-    kafka = Settings().kafka
+    kafka = read_settings().kafka
     assert (kafka.consumer_config.group_id, kafka.producer_config.compression_type) == ("my-service", "snappy")
     monkeypatch.setenv("ENVIRONMENT", "Production")
     assert "KAFKA_USERNAME for Kafka.SaslUsername in appsettings.Production.json; KAFKA_PASSWORD for" in fault()
@@ -113,7 +113,7 @@ def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch:
     }  # fmt: skip
     write(folder, json.dumps(said))
     assert load_settings().kafka.sasl_username == "hush"
-    rows = {row.name: row for row in shown(load_settings(), read_layers())}
+    rows = {row.name: row for row in shown(read_settings())}
     assert "hush" not in str(rows)
     assert rows["Kafka.SaslPassword"][1:] == ("***", "", "appsettings.json (SECRET)")
     assert rows["ClaimCheck.Store"].value == "s3://***@place/x"
@@ -151,7 +151,7 @@ def test_auto_commit_that_is_forced_sets_the_interval_alone(folder: Path, monkey
     write(folder, '{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": false, "AutoCommitIntervalMs": 2000}}}')
     assert load_settings().commit_interval_s == 1.0
     monkeypatch.setenv("KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT", "Forced")
-    assert Settings().commit_interval_s == 2.0
+    assert read_settings().commit_interval_s == 2.0
 
 
 def test_a_type_of_events_has_settings_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_a_set_without_a_value_says_how(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_schema_knows_what_the_model_knows() -> None:
     """Every setting that is shown stands in it, under the names of files, and numbers may be references."""
     made = schema()
-    for row in shown(Settings(), {}):
+    for row in shown(Settings()):
         at = made
         for name in row.name.split("."):
             at = at["properties"][name]

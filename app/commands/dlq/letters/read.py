@@ -1,7 +1,6 @@
 """Reading from outside of any group: all letters of a topic in turn, or some of them again, by their places."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
@@ -10,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from app.access.arguments import connection_of
+from app.access.quiet import quiet
 from app.bootstrap import Famulus
 from app.commands.statelog import answered
 from app.config import KafkaConfig
@@ -143,16 +143,16 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
     reader = Reader(consumer, kafka, timeout_s)
     letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
     await reader.partitions(*letters, *map(audit_topic, letters))  # this waits for a broker that is just starting
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says at every try, we say once
-    async with answered(app):
-        try:
-            await consumer.start()
-            await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
-            yield reader
-        finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await consumer.stop()
+    with quiet():
+        async with answered(app):
+            try:
+                await consumer.start()
+                await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+                yield reader
+            finally:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_S):
+                        await consumer.stop()
 
 
 def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
