@@ -43,6 +43,10 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
     kafka = app.settings.kafka
     yield Right(principal, "group", app.group, ("Read", "Describe"))
     yield from rights_of_admin(app, principal)
+    if app.scheduler is not None:
+        later = app.scheduler.topic  # its consumer group has the same name
+        yield Right(principal, "group", later, ("Read", "Describe"))
+        yield Right(principal, "topic", later, ("Create", "Alter", "Read", "Write", *LOOK))
     # A handler may publish an event of any type that is handled here: which ones it does, only its code knows.
     published = {kafka.topic(topic_of(event_type)) for event_type in app.dispatcher.event_types}
     for subscription in _subscriptions(app):

@@ -13,7 +13,7 @@ from app.commands.base import Command
 from app.deadletter.names import SUFFIX, is_way_of
 from app.errors import ClaimStoreError, ConfigError, UnavailableError
 from app.failures.retry import delays_of
-from app.observe.retention import retentions
+from app.observe.configs import retentions
 from app.publish.claims import Blob
 
 DAY_S = 86_400.0

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from faust.cli import option
 from rich.text import Text
 
@@ -20,8 +19,8 @@ from app.commands.keys import last_records
 from app.commands.out import console, say
 from app.config import KafkaConfig
 from app.engine.subscription import Subscription
-from app.errors import ConfigError
 from app.observe.checkup import Family, Finding, Place, TopicFacts, about_keys, about_place, about_times, about_topics
+from app.observe.configs import configs_of
 from app.observe.health import admin_of
 from app.wire.partition import chooser
 
@@ -107,15 +106,9 @@ async def facts_of(kafka: KafkaConfig, names: Iterable[str], timeout_s: float) -
         described = {
             t["topic"]: t["partitions"] for t in await admin.describe_topics(sorted(names)) if not t["error_code"]
         }
-        configs: dict[str, dict[str, str]] = {}
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(CONFIGS)) for name in described]
-        for answer in await admin.describe_configs(wanted) if wanted else []:
-            for code, message, _, name, entries in answer.resources:
-                if code:
-                    raise ConfigError(f"the settings of topic {name} cannot be read: {message or code}")
-                configs[name] = {entry[0]: entry[1] for entry in entries}
+        configs = await configs_of(admin, described, CONFIGS)
     return {
-        name: TopicFacts(len(partitions), min(len(p["replicas"]) for p in partitions), configs.get(name, {}))
+        name: TopicFacts(len(partitions), min(len(p["replicas"]) for p in partitions), configs[name])
         for name, partitions in described.items()
     }, len(cluster["brokers"])
 

@@ -32,7 +32,7 @@ class PartitionNow:
 
     *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
     another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records, None before the
-    first fetch. *halted* and *blocked* say why it does not get on, empty while it does.
+    first fetch. *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
     """
 
     place: TP
@@ -48,6 +48,7 @@ class PartitionNow:
     lag: int | None
     halted: str
     blocked: str
+    paused: str
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
@@ -69,6 +70,7 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             lag=None if end is None else flow.behind(end),
             halted=flow.halted,
             blocked=flow.blocked,
+            paused=flow.paused,
         )
 
 
@@ -94,6 +96,7 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
         "flooded": [why for why in (*(p.failing.flood.why for p in app.pipelines.values()), scheduled) if why],
         "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
         "waiting": app.waiting,
+        "paused": app.paused,
         "partitions": partitions,
         "returning": returning,
         "outcomes": outcomes,

@@ -1,7 +1,7 @@
 """What Prometheus reads of a worker: everything is looked up when it asks, so that no event pays for it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import get_args
 
@@ -41,11 +41,12 @@ class WorkerCollector(Collector):
         scrape = Scrape()
         for subscription in self._app.subscriptions.values():
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
-        for now in partitions_of(self._app):
+        owned = list(partitions_of(self._app))
+        for now in owned:
             self._put_partition(scrape, now)
         for tp, lag in returning_lag(self._app):
             self._put_lag(scrape, tp, lag)
-        self._put_topics(scrape)
+        self._put_topics(scrape, owned)
         self._put_worker(scrape)
         yield from scrape.families.values()
 
@@ -79,18 +80,14 @@ class WorkerCollector(Collector):
         scrape.put(c.LAG, lag, self._app.group, tp.topic, str(tp.partition))
         scrape.put(c.LAG_ALIAS, lag, tp.topic, str(tp.partition))
 
-    def _put_topics(self, scrape: "Scrape") -> None:
-        flows = self._app.intake.flows
-        owned = Counter(tp.topic for tp in flows)
-        halted = Counter(tp.topic for tp, flow in flows.items() if flow.halted)
-        unsent = Counter(tp.topic for tp, flow in flows.items() if flow.blocked)
-        paused = Counter(tp.topic for tp, flow in flows.items() if flow.paused)
+    def _put_topics(self, scrape: "Scrape", owned: Sequence[PartitionNow]) -> None:
         for subscription in self._app.subscriptions.values():
             topic = subscription.topic_name
-            scrape.put(c.OWNED, owned[topic], topic)
-            scrape.put(c.BLOCKED, halted[topic], topic, "halted")
-            scrape.put(c.BLOCKED, unsent[topic], topic, "unsent")
-            scrape.put(c.PAUSED, paused[topic], topic)
+            of_topic = [now for now in owned if now.place.topic == topic]
+            scrape.put(c.OWNED, len(of_topic), topic)
+            scrape.put(c.BLOCKED, sum(bool(now.halted) for now in of_topic), topic, "halted")
+            scrape.put(c.BLOCKED, sum(bool(now.blocked) for now in of_topic), topic, "unsent")
+            scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
             scrape.put(c.FLOOD, pipeline.failing.flood.is_open, topic)
 

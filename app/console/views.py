@@ -23,7 +23,7 @@ from faust.web import Request, Response, View
 from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
-from app.console.gathering import as_json, failures_of, rows_of, tables_of, why_not_ready
+from app.console.gathering import as_json, failures_of, partitions_of, rows_of, tables_of, why_not_ready
 from app.console.metrics import WorkerCollector
 from app.door.guard import may_read
 from app.state.tables import Table
@@ -125,11 +125,12 @@ class SubscriptionList(Page):
         next_offsets: dict[str, dict[str, int | None]] = {}
         paused: dict[str, dict[str, str]] = {}
         resting: Counter[str] = Counter()  # events that wait for another attempt, or for something else to end
-        for tp, flow in self.host.intake.flows.items():
-            next_offsets.setdefault(tp.topic, {})[str(tp.partition)] = flow.settled_offset
-            resting[tp.topic] += flow.lanes.resting
-            if flow.paused:
-                paused.setdefault(tp.topic, {})[str(tp.partition)] = flow.paused
+        for now in partitions_of(self.host):
+            topic, partition = now.place.topic, str(now.place.partition)
+            next_offsets.setdefault(topic, {})[partition] = now.settled
+            resting[topic] += now.resting
+            if now.paused:
+                paused.setdefault(topic, {})[partition] = now.paused
         return self.answer(
             [
                 {

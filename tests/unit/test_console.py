@@ -19,12 +19,12 @@ HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
 FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": ""}
 QUIET = PartitionNow(
     place=TP("things", 3), in_flight=0, in_hand=0, waiting=0, resting=0, oldest_s=0.0, is_window_full=False,
-    settled=None, committed=None, commit_gap=0, lag=None, halted="", blocked="",
+    settled=None, committed=None, commit_gap=0, lag=None, halted="", blocked="", paused="",
 )  # fmt: skip
 OVERVIEW: dict[str, Any] = {
-    "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "partitions": [QUIET],
-    "returning": [], "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "settled": 1234,
-    "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0, "version": "dev", "at_s": 1.5,
+    "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "paused": [],
+    "partitions": [QUIET], "returning": [], "settled": 1234, "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0,
+    "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "version": "dev", "at_s": 1.5,
 }  # fmt: skip
 
 
@@ -64,16 +64,17 @@ def hostile_pages() -> list[str]:
     bad = {"halted": HOSTILE, "blocked": ""}
     fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
     halted, blocked = PartitionNow(**fields | bad), PartitionNow(**fields | {"blocked": HOSTILE})
+    paused = PartitionNow(**fields | {"paused": HOSTILE})
     overdue = {
         "topic": "t", "partition": 0, "offset": 1, "seconds": 400.0, "handler": HOSTILE, "key_digest": HOSTILE,
     }  # fmt: skip
-    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "overdue": [overdue],
+    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "paused": [HOSTILE], "overdue": [overdue],
              "partitions": [halted, blocked], "version": HOSTILE}  # fmt: skip
     counts = {"handled": 1, "ignored": 0}
     return [
         render("overview.html", **FRAME | OVERVIEW | stuck),
         render("subscriptions.html", **FRAME, path="/console/subscriptions",
-               subscriptions=[("things", counts, [halted, blocked, QUIET])]),
+               subscriptions=[("things", counts, [halted, blocked, paused, QUIET])]),
         rows(name=HOSTILE, key=HOSTILE, rows=[(HOSTILE, HOSTILE)], following=HOSTILE),
         rows(error=ValueError(HOSTILE)),
         render("deadletters.html", **FRAME, path="/console/dead-letters",
@@ -92,6 +93,18 @@ def test_what_events_bring_along_stays_text() -> None:
         assert "<script>alert(1)</script>" in unescape(page)
         names = {name for _, attributes in seen.tags for name in attributes}
         assert not {name for name in names if name.startswith("on") or name == "style"}
+
+
+def test_a_paused_partition_does_not_get_on() -> None:
+    """It is said by whom and why, on both pages that show partitions."""
+    fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
+    why = "things is paused since noon by ann: moving"
+    paused = PartitionNow(**fields | {"paused": why})
+    page = render(
+        "subscriptions.html", **FRAME, path="/console/subscriptions", subscriptions=[("things", {}, [paused])]
+    )
+    assert (why in Seen(page).text, "gets on" in Seen(page).text) == (True, False)
+    assert why in Seen(render("overview.html", **FRAME | OVERVIEW | {"paused": [why]})).text
 
 
 def test_what_cannot_be_seen_is_shown() -> None:

@@ -1,5 +1,6 @@
 """What the logs say of an event: its topic, the state's changelog, the dead letters, the group. No worker is asked."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from aiokafka import TopicPartition
@@ -11,7 +12,7 @@ from app.commands.explain.answers import Dead, Facts
 from app.commands.statelog import Fold, places_of
 from app.commands.statelog import reading as reading_state
 from app.deadletter.letter import Origin, letter_of
-from app.deadletter.selection import Criteria
+from app.deadletter.selection import Criteria, Entry
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
@@ -46,6 +47,7 @@ class Gathering:
         self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
         self._partitions: dict[int, Partition] = {}
         self._members: int | None = None
+        self._letters: dict[Origin, list[Entry]] | None = None
 
     async def of(self, partition: int, offset: int) -> Facts:
         """Those of the event at a place. Raises UnavailableError, TimeoutError."""
@@ -63,7 +65,7 @@ class Gathering:
         if record is None:
             return facts
         facts = self._about_type(facts, record)
-        letters = await self._letters(Origin(topic, partition, offset))
+        letters = await self._letters_of(Origin(topic, partition, offset))
         return replace(
             facts, is_there=True, letters=letters, before=await self._before(facts, there, record),
             dead_before=next(
@@ -122,12 +124,14 @@ class Gathering:
             and not any(first <= other.offset < last for first, last in ahead)
         ]  # fmt: skip
 
-    async def _letters(self, origin: Origin) -> list[Dead]:
-        """Its dead letters of this group, the oldest first."""
-        register = await register_of(
-            self._app, self._reader, self._subscription, Criteria(origin=origin), is_all=True
-        )  # fmt: skip
-        entries = sorted((entry for entry in register.entries() if entry.is_meant), key=lambda entry: entry.at_ms)
+    async def _letters_of(self, origin: Origin) -> list[Dead]:
+        """Its dead letters of this group, the oldest first. The topic is read through once for all events."""
+        if self._letters is None:
+            register = await register_of(self._app, self._reader, self._subscription, Criteria(), is_all=True)
+            self._letters = defaultdict(list)
+            for entry in register.entries():
+                self._letters[entry.id.origin].append(entry)
+        entries = sorted(self._letters.get(origin, []), key=lambda entry: entry.at_ms)
         topic = letters_topic(self._app, self._subscription, self._app.group)
         found = await self._reader.letters(topic, entries)
         return [

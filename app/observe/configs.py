@@ -1,0 +1,43 @@
+"""What the cluster has set for topics, and for how long they keep their records."""
+
+from collections.abc import Callable, Collection, Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import for_code
+
+from app.config import KafkaConfig
+from app.errors import ConfigError
+from app.observe.checkup import TopicFacts
+from app.observe.health import admin_of
+
+KEPT = "retention.ms", "cleanup.policy"
+
+
+async def configs_of(
+    admin: AIOKafkaAdminClient, topics: Collection[str], names: Iterable[str]
+) -> dict[str, dict[str, str]]:
+    """The settings *names* of each of *topics*, which are there. Raises ConfigError when the cluster does not tell."""
+    found: dict[str, dict[str, str]] = {}
+    wanted = dict.fromkeys(names)
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in topics]
+    for answer in await admin.describe_configs(resources) if resources else ():
+        for code, message, _, name, entries in answer.resources:
+            if code:
+                raise ConfigError(f"the settings of {name} cannot be read: {message or for_code(code).__name__}")
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    if missing := set(topics) - set(found):
+        raise ConfigError(f"the settings of {', '.join(sorted(missing))} cannot be read: no answer")
+    return found
+
+
+async def retentions(settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float) -> dict[str, float]:
+    """Seconds for each topic of the cluster that *is_wanted*, infinity for one that keeps records for ever.
+
+    A compacted topic does: the last record of a key. Raises UnavailableError when no broker answers within *timeout_s*,
+    ConfigError when the cluster does not tell.
+    """
+    async with admin_of(settings, timeout_s) as admin:
+        names = sorted(name for name in await admin.list_topics() if is_wanted(name))
+        found = await configs_of(admin, names, KEPT)
+    return {name: TopicFacts(0, configs=configs).kept_ms / 1000 for name, configs in found.items()}
