@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.commands.statecheck import differences
-from app.commands.statelog import Fold
-from app.commands.statereplay import Step, start_of
+from app.commands.state.check import differences
+from app.commands.state.log import Fold
+from app.commands.state.replay import Step, start_of
 from app.engine.subscription import Options, Subscription
 from app.storage.changelog import (
     CLAIM,

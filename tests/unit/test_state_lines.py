@@ -11,7 +11,7 @@ from uuid import UUID
 import faust
 import pytest
 
-from app.commands.stateio import read_lines
+from app.commands.state.lines import read_lines
 from app.engine.subscription import Options, Subscription
 from app.errors import ConfigError
 from app.storage.changelog import row_key, table_and_key

@@ -12,7 +12,7 @@ from faust.cli import argument, option
 from app.commands.base import Command
 from app.commands.dlq.doing import return_letters
 from app.commands.dlq.listing import Asked, list_letters, show_letter
-from app.commands.statelog import subscriptions_of
+from app.commands.state.log import subscriptions_of
 from app.deadletter.letter import Origin
 from app.deadletter.selection import Criteria, time_of
 from app.engine.subscription import Subscription

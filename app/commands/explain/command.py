@@ -13,7 +13,7 @@ from app.commands.dlq.letters.read import Reader, reading
 from app.commands.explain.answers import Answer, Facts, answer_of
 from app.commands.explain.facts import Gathering
 from app.commands.out import console, say
-from app.commands.statelog import subscription_of
+from app.commands.state.log import subscription_of
 from app.deadletter.selection import text_of
 from app.errors import OperatingError
 from app.text import printable

@@ -9,8 +9,8 @@ from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
 from app.commands.dlq.letters.read import Reader, letters_topic, register_of
 from app.commands.explain.answers import Dead, Facts
-from app.commands.statelog import Fold, places_of
-from app.commands.statelog import reading as reading_state
+from app.commands.state.log import Fold, places_of
+from app.commands.state.log import reading as reading_state
 from app.deadletter.letter import Origin, letter_of
 from app.deadletter.selection import Criteria, Entry
 from app.engine.dispatch import EventTypes

@@ -17,8 +17,8 @@ from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
 from app.commands.dlq.letters.read import Reader
 from app.commands.dlq.letters.returning import StaysError, batches, sent_back
-from app.commands.statelog import Fold, places_of
-from app.commands.statelog import reading as reading_state
+from app.commands.state.log import Fold, places_of
+from app.commands.state.log import reading as reading_state
 from app.deadletter.letter import Origin
 from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
 from app.bootstrap import Famulus
-from app.commands.statelog import answered
+from app.commands.state.log import answered
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, letter_of, read_audit
 from app.deadletter.names import audit_topic, dead_letter_topic

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from app.bootstrap import Famulus
 from app.commands.dlq.letters.read import Reader
 from app.commands.dlq.letters.returning import StaysError, batches, sent_back
-from app.commands.statelog import source_partitions
+from app.commands.state.log import source_partitions
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, Done, audit_of, audit_record
 from app.deadletter.masking import cut

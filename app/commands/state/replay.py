@@ -13,8 +13,8 @@ from aiokafka import TopicPartition
 
 from app.access.reading import log_consumer
 from app.bootstrap import Famulus
-from app.commands.stateio import claimed, prepare_state
-from app.commands.statelog import Fold, answered, places_of, reading, source_partitions
+from app.commands.state.lines import claimed, prepare_state
+from app.commands.state.log import Fold, answered, places_of, reading, source_partitions
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty, commit_for, committed_of

@@ -9,7 +9,7 @@ import rocksdict
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.commands.statelog import Fold, Logs, Progressed, places_of, reading
+from app.commands.state.log import Fold, Logs, Progressed, places_of, reading
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.state import windows

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from app.commands.base import Command
-from app.commands.statecheck import Verdict, verified
-from app.commands.stateio import exported, import_rows
-from app.commands.statelog import Progressed, places_of, subscription_of, subscriptions_of
-from app.commands.statereplay import Start, Step, planned, replay, start_of
+from app.commands.state.check import Verdict, verified
+from app.commands.state.lines import exported, import_rows
+from app.commands.state.log import Progressed, places_of, subscription_of, subscriptions_of
+from app.commands.state.replay import Start, Step, planned, replay, start_of
 from app.errors import ConfigError
 
 DIFFERENCES_SHOWN = 10

@@ -9,7 +9,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.commands.statelog import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
+from app.commands.state.log import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty
