@@ -1,9 +1,10 @@
 """Faust's app, ours: what users declare, what a worker needs before it starts, what Faust calls."""
 
+import asyncio
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -253,18 +254,7 @@ class Famulus(faust.App):
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
-        await prepare_state_topics(
-            kafka, {s.state_topic: there[s.topic_name] for s in self.subscriptions.values() if s.state_topic},
-            self.settings.state.tombstones_h, timeout_s,
-        )  # fmt: skip
-        await prepare_topics_back(
-            kafka, {b: there[s.topic_name] for s in self.subscriptions.values() for b in self.topics_back(s)},
-            self.settings.dead_letter.retention_h, timeout_s,
-        )  # fmt: skip
-        if self.scheduler is not None:
-            kept_h = self.settings.dead_letter.retention_h + LONGEST_H
-            await prepare_topics_back(kafka, {self.scheduler.topic: len(WAITS_S)}, kept_h, timeout_s)
-        await prepare_admin_topics(kafka, timeout_s)
+        await self._prepare_own_topics(there)
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,
@@ -285,6 +275,23 @@ class Famulus(faust.App):
             )  # fmt: skip
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
 
+    async def _prepare_own_topics(self, there: Mapping[str, int]) -> None:
+        """Make what only this group uses, all at once: each takes some round trips. *there*: partitions of sources."""
+        kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
+        subscriptions, kept_h = self.subscriptions.values(), self.settings.dead_letter.retention_h
+        states = {s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic}
+        back = {topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)}
+        made = [
+            prepare_state_topics(kafka, states, self.settings.state.tombstones_h, timeout_s),
+            prepare_topics_back(kafka, back, kept_h, timeout_s),
+            prepare_admin_topics(kafka, timeout_s),
+        ]
+        if self.scheduler is not None:
+            made.append(prepare_topics_back(kafka, {self.scheduler.topic: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s))
+        for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
+            if isinstance(error, BaseException):
+                raise error
+
     def _note_step(self, step: str) -> None:
         self.probe(step)  # which agents set after this app was built
 
@@ -296,10 +303,10 @@ class Famulus(faust.App):
     async def on_start(self) -> None:
         """Connect our producer before anything can be handled."""
         await super().on_start()
-        await self.admin_log.start(self.settings.worker.startup_timeout_s)
-        await self.sender.start()
+        starting = [self.admin_log.start(self.settings.worker.startup_timeout_s), self.sender.start()]
         if self.scheduler is not None:
-            await self.scheduler.start()
+            starting.append(self.scheduler.start())
+        await asyncio.gather(*starting)
         settle_in()
 
     async def on_stop(self) -> None:

@@ -25,7 +25,12 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
     Raises UnavailableError when no broker answers within *timeout_s*.
     """
     async with admin_of(settings, timeout_s) as admin:
-        described = await admin.describe_topics(sorted(set(topics)))
+        return await _partitions_of(admin, topics)
+
+
+async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
+    names = sorted(set(topics))
+    described = await admin.describe_topics(names) if names else []  # for none it would describe all that there are
     return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
 
 
@@ -37,19 +42,18 @@ async def create_topics(
     The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when
     the cluster refuses.
     """
-    there = await partitions_of(settings, topics, timeout_s)
-    missing = {name: partitions for name, partitions in topics.items() if name not in there}
-    if missing:
+    async with admin_of(settings, timeout_s) as admin:
+        there = await _partitions_of(admin, topics)
         new = [
             NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs or {}))
-            for name, partitions in missing.items()
+            for name, partitions in topics.items()
+            if name not in there
         ]
-        async with admin_of(settings, timeout_s) as admin:
-            answer = await admin.create_topics(new)
-        for name, code, message in answer.topic_errors:
-            if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
-                raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
-    return sorted(missing)
+        errors = (await admin.create_topics(new)).topic_errors if new else ()
+    for name, code, message in errors:
+        if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
+            raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
+    return sorted(topic.name for topic in new)
 
 
 def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:

@@ -116,10 +116,7 @@ async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     group = settings.consumer_config.group_id
     kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
     wanted = {admin_topic(group): {"cleanup.policy": "compact"}, admin_audit_topic(group): kept}
-    there = await partitions_of(settings, wanted, timeout_s)
-    for name, configs in wanted.items():
-        if name not in there:
-            await create_topics(settings, {name: 1}, timeout_s, configs)
+    await asyncio.gather(*(create_topics(settings, {name: 1}, timeout_s, of) for name, of in wanted.items()))
 
 
 async def target_of(
