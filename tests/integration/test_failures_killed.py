@@ -95,8 +95,9 @@ def test_a_kill_at_any_step_of_a_dead_letter_loses_nothing(house: House) -> None
 
 
 def processed(worker: WorkerProcess) -> int:
-    """How far the partition is, by what it remembers: also before anything is settled anew."""
-    return int(worker.get("/subscriptions/")[0]["processed"]["0"]["next_offset"])
+    """How far the partition is, by what it remembers: also before anything is settled anew. 0 before it ever was."""
+    of_partition = worker.get("/subscriptions/")[0]["processed"]
+    return int(of_partition["0"]["next_offset"]) if of_partition else 0
 
 
 def origins(house: House, kind: str) -> list[int]:
