@@ -155,10 +155,9 @@ class EventTypes:
 
     def decode(self, record: Record) -> Event | None:
         """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
-        value = record.value
-        name = None
-        if record.headers:
-            name = event_type_of(record.headers)
+        value, headers, name = record.value, record.headers, None
+        if headers:
+            name = event_type_of(headers)
             if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
                 return self._in_envelope(record)
         if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:

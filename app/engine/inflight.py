@@ -9,12 +9,15 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
 from app.engine.offsets import PartitionOffsets
 from app.storage.changelog import Processed, offsets_in, turns
 from app.wire.envelope import Record
 
+# They cost half of what a loop does.
+_offset, _timestamp, _key, _value = map(attrgetter, ("offset", "timestamp", "key", "value"))
 LOOKS = 32  # chunks of which one look finds out whether they are finished, so that many cost no more than a few
 
 
@@ -53,15 +56,20 @@ class InFlight:
 
     def received(self, records: Sequence[Record], now_ms: int) -> tuple[Sequence[Record], list[int]]:
         """Note *records*, which follow those before. Returns those to be carried, with the stream's time at each."""
-        offsets = [record.offset for record in records]
+        offsets = list(map(_offset, records))
         self.offsets.received(offsets)
-        times = [min(record.timestamp, now_ms) for record in records]  # the stream never runs ahead of the clock
-        stream_ms = list(accumulate(times, max, initial=self._stream_ms))[1:]
+        stream_ms = self._stream_of(list(map(_timestamp, records)), now_ms)
         self._stream_ms = stream_ms[-1]
-        size = sum([len(record.value or b"") + len(record.key or b"") for record in records])
+        size = sum(map(len, filter(None, chain(map(_value, records), map(_key, records)))))
         self._chunks.append(Chunk(offsets, stream_ms, size, received_ms=now_ms))
         self._bytes += size
         return self._without_settled(records, offsets, stream_ms) if self._ahead else (records, stream_ms)
+
+    def _stream_of(self, times: list[int], now_ms: int) -> list[int]:
+        """The stream's time at each of the records that carry *times*. It never runs ahead of the clock."""
+        if self._stream_ms <= times[0] and times[-1] <= now_ms and times == sorted(times):  # as nearly always
+            return times
+        return list(accumulate((min(time, now_ms) for time in times), max, initial=self._stream_ms))[1:]
 
     def _without_settled(
         self, records: Sequence[Record], offsets: list[int], stream_ms: list[int]

@@ -8,8 +8,9 @@ import structlog
 from faust.types import TP
 
 from app.engine.crew import Crew
-from app.engine.flow import Flow, Limits, Ties
+from app.engine.flow import Flow, Limits
 from app.engine.pipeline import Pipeline
+from app.engine.settling import Ties
 from app.errors import ConfigError
 from app.operate.pauses import Pauses
 from app.state.commit import Probe
@@ -33,7 +34,7 @@ class Intake:
         self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
         self.pauses = Pauses()
         self._limits = limits
-        self._ties = Ties(may_write, publish, on_fault, self.crew.wake, probe)
+        self._ties = Ties(may_write, publish, on_fault, probe)
 
     def open(self, assigned: Mapping[TP, tuple[Pipeline, Held, int]]) -> None:
         """Start new flows, each with the offset where it begins.
@@ -42,7 +43,7 @@ class Intake:
         """
         self.abandon()
         self.flows = {
-            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties, begin)
+            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties, self.crew.wake, begin)
             for tp, (pipeline, held, begin) in assigned.items()
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}

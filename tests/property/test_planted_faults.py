@@ -11,6 +11,7 @@ import pytest
 from app.engine.flow import Flow
 from app.engine.inflight import InFlight
 from app.engine.offsets import PartitionOffsets
+from app.engine.settling import Settling
 from app.state.commit import Settler, fill
 from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
@@ -71,13 +72,13 @@ def marks_after_effects(patch: pytest.MonkeyPatch) -> None:
 
 def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
     """What is about to be settled may be committed."""
-    settle_group = Flow._settle_group
+    settle_group = Settling._settle_group
 
-    async def too_early(self: Flow, group: Group) -> bool:
-        self._settled_offset = self.offsets.newest + 1
+    async def too_early(self: Settling, group: Group) -> bool:
+        self.offset = self._in_flight.offsets.newest + 1
         return await settle_group(self, group)
 
-    patch.setattr(Flow, "_settle_group", too_early)
+    patch.setattr(Settling, "_settle_group", too_early)
 
 
 def no_fencing(patch: pytest.MonkeyPatch) -> None:

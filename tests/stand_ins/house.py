@@ -10,7 +10,8 @@ from typing import Any
 from faust.types import TP
 
 from app.engine.crew import Crew
-from app.engine.flow import Flow, Limits, Ties
+from app.engine.flow import Flow, Limits
+from app.engine.settling import Ties
 from app.observe.metrics import Counts
 from app.state.partition import Group, Partition
 from app.storage.changelog import Processed
@@ -92,10 +93,10 @@ class House:
 
     def flow(self, state: Partition) -> Flow:
         """A flow for *state*."""
-        ties = Ties(lambda: self.is_member, self.publish, self.fault, self.crew.wake, self.steps.append)
+        ties = Ties(lambda: self.is_member, self.publish, self.fault, self.steps.append)
         settler: Any = self if self.remembers else None
         carrier: Any = self.carrier
-        return Flow(TP("t", state.number), carrier, state, settler, self.limits, ties)
+        return Flow(TP("t", state.number), carrier, state, settler, self.limits, ties, self.crew.wake)
 
     async def publish(self, records: Sequence[Outgoing]) -> None:
         """Note which records published."""

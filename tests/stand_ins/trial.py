@@ -14,8 +14,9 @@ from app.deadletter.record import our_headers
 from app.deadletter.returned import Action, outgoing, returning
 from app.engine.crew import Crew
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, handler_for
-from app.engine.flow import Flow, Limits, Ties
+from app.engine.flow import Flow, Limits
 from app.engine.pipeline import Pipeline
+from app.engine.settling import Ties
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
@@ -129,11 +130,11 @@ class Trial:
         state.processed = self.processed
         state.troubles = Troubles([(k, v) for k, v in self.stored.items() if k[:1] in {ATTEMPTS, DEAD}])
         self.crew = Crew(self.concurrency, self.fault, self.timeouts_s)
-        ties = Ties(lambda: True, self.publish, self.fault, self.crew.wake, lambda _: None)
+        ties = Ties(lambda: True, self.publish, self.fault, lambda _: None)
         settler: Any = self
         begin = self.processed.next_offset if self.processed else 0
         limits = Limits(self.concurrency, 1_000, 1_000_000, chunk)
-        self.flow = Flow(TP("t", 0), self.pipeline, state, settler, limits, ties, begin)
+        self.flow = Flow(TP("t", 0), self.pipeline, state, settler, limits, ties, self.crew.wake, begin)
         self._receive(self.source[begin:])
         for topic, records in self.back.items():
             self._receive_back(topic, records[self.finished_back.get(topic, 0) :])
@@ -142,7 +143,7 @@ class Trial:
         """End the worker at once; nothing is written any more."""
         self.flow.abandon()
         self.finished_back = {tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.of.items()}
-        settling = self.flow._settling
+        settling = self.flow.settling.task
         if settling is not None:
             settling.cancel()
         await self.crew.stop()

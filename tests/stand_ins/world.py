@@ -10,9 +10,10 @@ from faust.types import TP
 
 from app.engine.crew import Crew
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.engine.flow import Flow, Limits, Ties
+from app.engine.flow import Flow, Limits
 from app.engine.offsets import start_position
 from app.engine.pipeline import Pipeline
+from app.engine.settling import Ties
 from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
@@ -155,9 +156,9 @@ class Worker:
         start = self.world.committed or 0
         if processed is not None:
             start = start_position(processed.next_offset, self.world.committed, 0, end, "ignore").offset
-        ties = Ties(lambda: True, self.publish, self.fault, self.crew.wake, self.step)
+        ties = Ties(lambda: True, self.publish, self.fault, self.step)
         limits = Limits(4, 12, 100_000, scenario.chunk)
-        self.flow = flow = Flow(SOURCE, self.pipeline(), held.partition, held.settler, limits, ties)
+        self.flow = flow = Flow(SOURCE, self.pipeline(), held.partition, held.settler, limits, ties, self.crew.wake)
         for at in range(start, end, 10):
             flow.receive(Fetch(scenario.records[at : min(at + 10, end)]))
         self.crew.wake(flow)
@@ -235,7 +236,7 @@ class Worker:
         await self.crew.stop()
         if self.flow is not None:
             self.flow.abandon()
-            settling = self.flow._settling
+            settling = self.flow.settling.task
             if settling is not None:
                 settling.cancel()
                 await asyncio.gather(settling, return_exceptions=True)
