@@ -46,7 +46,7 @@ torture: .venv/installed  ## kill workers and broker, count every payment (SCENA
 		$(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 bench: .venv/bench/installed  ## beside other systems (WORKLOADS= SYSTEMS= ROUNDS= EVENTS= PARTITIONS= MARKS=)
-	@BENCH_QUIX_PYTHON=.venv/bench/bin/python $(BIN)/python -m bench.run $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	@BENCH_PYTHON=.venv/bench/bin/python $(BIN)/python -m bench.run $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SYSTEMS),--systems $(SYSTEMS)) \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(PARTITIONS),--partitions $(PARTITIONS)) $(if $(MARKS),--marks $(MARKS))
 	@.venv/bench/bin/python -m bench.chart

@@ -11,6 +11,7 @@ BEGIN, END = "<!-- figures: make chart writes them from bench/results.json -->",
 NAMES = {
     "famulus": "Famulus",
     "quix": "Quix Streams 3.28",
+    "faststream": "FastStream 0.7",
     "faust": "stock Faust 0.15.3",
     "aiokafka": "bare aiokafka loop",
 }

@@ -68,7 +68,7 @@ class System:
                 script = f"bench.systems.faust_{self.job}"
                 command = [sys.executable, "-m", "faust", "-A", script, *worker, "--without-web"]
             case _:
-                python = sys.executable if self.name == "aiokafka" else os.environ["BENCH_QUIX_PYTHON"]
+                python = sys.executable if self.name == "aiokafka" else os.environ["BENCH_PYTHON"]
                 command = [str(Path(python).absolute()), str(HERE / f"systems/{self.name}_{self.job}.py")]
         environment["BENCH_BEGAN"] = str(time.time())
         with self._log.open("wb") as log:

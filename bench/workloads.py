@@ -20,7 +20,7 @@ from bench import load
 from bench.produce import produced
 from bench.system import Result, System
 
-SYSTEMS = ("famulus", "quix", "aiokafka", "faust")
+SYSTEMS = ("famulus", "quix", "faststream", "aiokafka", "faust")
 WAIT_S = 0.005  # what the handler of the workload `wait` waits
 JOIN_S = 8  # for joining the group
 IDLE_S = 15
@@ -85,8 +85,8 @@ def limit_s(events: int) -> float:
 
 
 def no_op(bench: Bench, name: str) -> Result:
-    """Read, decode and validate as the system does, do nothing. Stock Faust reads a tenth."""
-    events = bench.events // 10 if name == "faust" else bench.events
+    """Read, decode and validate as the system does, do nothing. Slow systems read a tenth."""
+    events = bench.events // 10 if name in {"faust", "faststream"} else bench.events
     with bench.system(name, "noop", bench.topic(load.plain, bench.events)) as system:
         system.start(events)
         return system.result(limit_s(events))
