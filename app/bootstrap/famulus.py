@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import faust
 import svcs
 from faust import Record as Event
-from faust.types import AgentT
+from faust.types import TP, AgentT
 
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
@@ -28,6 +28,7 @@ from app.engine.traced import traced
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
+from app.group.standing import Standings
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog, prepare_admin_topics
@@ -67,6 +68,7 @@ class Famulus(faust.App):
         self.is_drained = True
         self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
+        self.standings = Standings[TP]()  # of this worker's partitions, looked at whenever its metrics are read
         self.services = svcs.Registry()
         self.door = Door(worker)
         self.claims = ClaimStore(settings.claim_check)

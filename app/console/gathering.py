@@ -31,8 +31,9 @@ class PartitionNow:
     """One partition of this worker at one moment.
 
     *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
-    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records, None before the
-    first fetch. *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
+    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records up to *end*, None
+    before the first fetch; *age_s* is the age of the oldest record in flight, by the stream's time, None without one.
+    *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
     """
 
     place: TP
@@ -49,6 +50,8 @@ class PartitionNow:
     halted: str
     blocked: str
     paused: str
+    end: int | None = None
+    age_s: float | None = None
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
@@ -71,6 +74,8 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             halted=flow.halted,
             blocked=flow.blocked,
             paused=flow.paused,
+            end=end,
+            age_s=None if flow.in_flight.head_ms is None else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
         )
 
 
