@@ -65,6 +65,7 @@ class Famulus(faust.App):
         self.carried: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
+        self.has_started = False  # whether the first assignment is restored
         self.is_drained = True
         self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
@@ -225,11 +226,20 @@ class Famulus(faust.App):
 
     @property
     def stuck(self) -> list[str]:
-        """Why partitions of this worker do not get on, in words: somebody has to do something."""
+        """Why this worker, or partitions of it, do not get on, in words: somebody has to do something."""
         flows = self.intake.flows.values()
         floods = [p.failing.flood.why for p in self.pipelines.values()]
         scheduled = self.scheduler.blocked if self.scheduler is not None else ""
-        return [why for why in (*floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled) if why]
+        every = self.unheard, *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
+        return [why for why in every if why]
+
+    @property
+    def unheard(self) -> str:
+        """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
+        if not self.is_restored or cast(Any, self._consumer).is_member():
+            return ""
+        limit_s = self.settings.kafka.consumer_config.session_timeout_ms / 1000
+        return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
 
     @property
     def waiting(self) -> list[str]:

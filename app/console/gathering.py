@@ -20,6 +20,7 @@ from app.observe import catalogue as c
 from app.observe.health import admin_of
 from app.observe.metrics import Counts
 from app.state.tables import Table
+from app.text import number
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
 
@@ -174,10 +175,14 @@ def as_json(value: object) -> bytes:
 
 def why_not_ready(app: Famulus) -> str:
     """What is wrong with a worker that does not take part; empty when nothing is."""
-    why = app.holdings.restorer.progress.waiting_for or "; ".join(app.stuck)
-    if not (why or app.is_restored):
-        return "partitions are being assigned, or their state is restored"
-    return why
+    progress = app.holdings.restorer.progress
+    why = progress.waiting_for or "; ".join(app.stuck)
+    if why or app.is_restored:
+        return why
+    if progress.partitions and progress.ended is None:
+        of = number(progress.partitions, "partition")
+        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
+    return "the group has not assigned partitions yet, or assigns them anew"
 
 
 def _raw(record: Any) -> msgspec.Raw:

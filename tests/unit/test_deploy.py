@@ -123,7 +123,7 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
     pages = app.web.views.keys()
     asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert {name: probe["path"] for name, probe in asked.items()} == {
-        "startup": "/livez", "liveness": "/livez", "readiness": "/readyz",
+        "startup": "/startupz", "liveness": "/livez", "readiness": "/readyz",
     }  # fmt: skip
     assert {probe["path"] for probe in asked.values()} <= pages
     assert "/livez'" in DOCKERFILE
