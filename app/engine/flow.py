@@ -19,6 +19,7 @@ from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
 from app.engine.rest import Cancel, Rest
 from app.errors import InvariantError, OperatingError, UnsentError
+from app.observe.hotkeys import KeyWatch
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
 from app.storage.changelog import Processed
@@ -99,6 +100,7 @@ class Flow:
         self._resting: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
         places = [TP(topic, tp.partition) for topic in pipeline.topics_back]
         self.backs = Backs(places, limits.records, lambda: ties.on_room(self))
+        self.keys = KeyWatch()
         self.halted = ""  # why nothing more is started, in words
         self.blocked = ""  # why nothing can be settled
         self.paused = ""  # by whom, and why
@@ -165,7 +167,9 @@ class Flow:
         return False
 
     def _receive(self, records: Sequence[Record]) -> None:
-        left, stream_ms = self.in_flight.received(records, time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        left, stream_ms = self.in_flight.received(records, now_ms)
+        self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
         works = self.pipeline.works_of(left, self.state, stream_ms)
         self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
@@ -214,11 +218,13 @@ class Flow:
 
     async def carry_timed(self, work: Work, state: Partition) -> Outcome:
         """What the pipeline's `carry` does, and note how long it took, whatever came of it."""
-        since_s = time.perf_counter()
+        weight, since_s = self.keys.begin(self.lanes.waiting), time.perf_counter()
         try:
             return await self.pipeline.carry(work, state)
         finally:
-            self.pipeline.counts.processing_s.note(time.perf_counter() - since_s)
+            seconds = time.perf_counter() - since_s
+            self.pipeline.counts.processing_s.note(seconds)
+            self.keys.timed(work[0].key, seconds, weight)
 
     def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
         """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""

@@ -67,6 +67,7 @@ TABLE = {
     "/console/style.css": LOOK,
     "/console/console.js": LOOK,
     "/paused/": LOOK,
+    "/hotkeys/": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,
