@@ -20,6 +20,7 @@ from app.commands.state import command as _state  # noqa: F401
 from app.console.drain import add_drain
 from app.console.hotkeys import add_hot_keys
 from app.console.login import add_login
+from app.console.metering import add_metering
 from app.console.pages import add_console
 from app.console.paused import add_paused
 from app.console.views import add_views
@@ -58,4 +59,5 @@ add_console(app)
 add_paused(app)
 add_drain(app)
 add_hot_keys(app)
+add_metering(app)
 take_settings()

@@ -65,6 +65,7 @@ class Famulus(faust.App):
         self.carried: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
+        self.exports: list[Callable[[], None]] = []  # called once agents may have set providers of OpenTelemetry
         self.has_started = False  # whether the first assignment is restored
         self.is_drained = True
         self.is_draining = False  # whether somebody has asked for the end over the web
@@ -262,6 +263,8 @@ class Famulus(faust.App):
         self.dispatcher.check()
         check_house(self.subscriptions, self.dispatcher, kafka)
         self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)  # agents may have set a provider
+        for export in self.exports:
+            export()
         needed = self.topics_needed()
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
