@@ -19,6 +19,7 @@ from app.commands.explain import command as _explain  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
 from app.console.drain import add_drain
 from app.console.hotkeys import add_hot_keys
+from app.console.lag import add_lag
 from app.console.login import add_login
 from app.console.metering import add_metering
 from app.console.pages import add_console
@@ -59,5 +60,6 @@ add_console(app)
 add_paused(app)
 add_drain(app)
 add_hot_keys(app)
+add_lag(app)
 add_metering(app)
 take_settings()

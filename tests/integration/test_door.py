@@ -68,6 +68,7 @@ TABLE = {
     "/console/console.js": LOOK,
     "/paused/": LOOK,
     "/hotkeys/": LOOK,
+    "/lag/": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,

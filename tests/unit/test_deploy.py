@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -162,6 +163,25 @@ def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
     }
     assert spec["scaleTargetRef"]["name"] == kubernetes("StatefulSet")["metadata"]["name"]
     assert spec["maxReplicaCount"] <= app.settings.kafka.partitions
+
+
+def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> None:
+    """At a page that there is; as often and as far as where Kafka itself is asked."""
+    spec, usual = (kubernetes("ScaledObject", file)["spec"] for file in ("keda-web.yaml", "keda.yaml"))
+    assert {name: value for name, value in spec.items() if name != "triggers"} == {
+        name: value for name, value in usual.items() if name != "triggers"
+    }
+    [trigger] = spec["triggers"]
+    address = urlsplit(trigger["metadata"]["url"])
+    assert address.path in app.web.views
+    assert (address.hostname or "").split(".")[0] == kubernetes("Service")["metadata"]["name"]
+    assert str(address.port) == kubernetes("ConfigMap")["data"]["WORKER__WEBPORT"]
+    access = kubernetes("TriggerAuthentication", "keda-web.yaml")
+    assert trigger["authenticationRef"]["name"] == access["metadata"]["name"]
+    [token] = access["spec"]["secretTargetRef"]
+    volumes = kubernetes("StatefulSet")["spec"]["template"]["spec"]["volumes"]
+    assert token["name"] in [volume.get("secret", {}).get("secretName") for volume in volumes]
+    assert token["key"] == kubernetes("ConfigMap")["data"]["WORKER__READTOKENFILE"].rpartition("/")[2]
 
 
 def test_the_rights_in_the_script_are_those_of_the_app() -> None:
