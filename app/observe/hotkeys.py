@@ -5,11 +5,13 @@ in many is looked at, and counted as many times, into sketches of fixed size (Ap
 window's first events are all looked at, which makes small numbers exact. Pure: time is an argument.
 """
 
+import atexit
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
+from weakref import WeakSet
 
 from faust.types import TP
 
@@ -58,8 +60,9 @@ class Window:
     """The sketches of one window: by number, bytes and microseconds. They have their full size at most."""
 
     def __init__(self, began_ms: int) -> None:
-        from datasketches import frequent_strings_sketch  # noqa: PLC0415  # only a worker needs it
+        from datasketches import frequent_strings_sketch  # noqa: PLC0415  # a worker has it by now, others never need it
 
+        _windows.add(self)
         self.began_ms = began_ms
         self.events = 0
         self.counts, self.bytes, self.micros = (frequent_strings_sketch(LG_KEYS) for _ in range(3))
@@ -85,12 +88,20 @@ class Window:
         self.micros.merge(other.micros)
 
 
+_windows: WeakSet[Window] = WeakSet()
+
+
+@atexit.register
+def _let_go() -> None:
+    """Drop every sketch at the end of the process, however it ends: else the library writes of leaks onto stderr."""
+    for window in list(_windows):
+        vars(window).clear()
+
+
 class KeyWatch:
     """Watches the keys of one partition."""
 
     def __init__(self) -> None:
-        import datasketches  # noqa: F401, PLC0415  # which takes a while: not when the first events are there
-
         self._now: Window | None = None
         self._before: Window | None = None
         self._left = 0  # chunks before the next one that is looked at

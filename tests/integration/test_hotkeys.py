@@ -60,6 +60,7 @@ def test_hot_keys_are_those_that_were_sent(house: House, tmp_path: Path) -> None
     code, output = faust("hotkeys", "--url", worker.url, WORKER__READTOKEN="a" * 32)
     assert (code, "does not take this token" in one_line(output)) == (77, True), output
     assert worker.stop() == 0
+    assert "leaked" not in worker.log.read_text("utf-8", "replace")
     code, output = faust("hotkeys", "--url", worker.url, **asking)
     assert (code, "no worker answers at" in one_line(output)) == (69, True), output
     code, output = faust("hotkeys", WORKER__DATADIR=str(tmp_path / "nowhere"))

@@ -1,6 +1,8 @@
 """Hot keys: what the sketches say beside the truth, how much they keep, how little is looked at, what is shown."""
 
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -138,6 +140,16 @@ def test_skew_is_that_of_the_topic() -> None:
         "topic": "a", "partition": 1, "events": 10, "skew": 1.8,
         "keys": [{"key": "k", "count": 10, "bytes": 110, "handler_s": 0.0, "share": 1.0}],
     }  # fmt: skip
+
+
+def test_a_process_ends_without_a_word() -> None:
+    """The library complains of sketches that are still there."""
+    script = (
+        "from types import SimpleNamespace as R\nfrom app.observe.hotkeys import KeyWatch\nwatch = KeyWatch()\n"
+        "watch.note([R(key=b'k', value=b'v')], 0)\nassert watch.recent(0).events == 1"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_it_costs_next_to_nothing() -> None:
