@@ -6,6 +6,7 @@ from app.commands import broker as _broker  # noqa: F401
 from app.commands import claims as _claims  # noqa: F401
 from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
+from app.commands import hotkeys as _hotkeys  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
 from app.commands import pause as _pause  # noqa: F401
@@ -17,7 +18,10 @@ from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.explain import command as _explain  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
 from app.console.drain import add_drain
+from app.console.hotkeys import add_hot_keys
+from app.console.lag import add_lag
 from app.console.login import add_login
+from app.console.metering import add_metering
 from app.console.pages import add_console
 from app.console.paused import add_paused
 from app.console.views import add_views
@@ -55,4 +59,7 @@ add_login(app)
 add_console(app)
 add_paused(app)
 add_drain(app)
+add_hot_keys(app)
+add_lag(app)
+add_metering(app)
 take_settings()

@@ -4,14 +4,14 @@ import asyncio
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import faust
 import svcs
 from faust import Record as Event
-from faust.types import AgentT
+from faust.types import TP, AgentT
 
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
@@ -28,6 +28,7 @@ from app.engine.traced import traced
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
+from app.group.standing import Standings
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
 from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog, prepare_admin_topics
@@ -64,9 +65,12 @@ class Famulus(faust.App):
         self.carried: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
+        self.exports: list[Callable[[], None]] = []  # called once agents may have set providers of OpenTelemetry
+        self.has_started = False  # whether the first assignment is restored
         self.is_drained = True
         self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
+        self.standings = Standings[TP]()  # of this worker's partitions, looked at whenever its metrics are read
         self.services = svcs.Registry()
         self.door = Door(worker)
         self.claims = ClaimStore(settings.claim_check)
@@ -223,11 +227,20 @@ class Famulus(faust.App):
 
     @property
     def stuck(self) -> list[str]:
-        """Why partitions of this worker do not get on, in words: somebody has to do something."""
+        """Why this worker, or partitions of it, do not get on, in words: somebody has to do something."""
         flows = self.intake.flows.values()
         floods = [p.failing.flood.why for p in self.pipelines.values()]
         scheduled = self.scheduler.blocked if self.scheduler is not None else ""
-        return [why for why in (*floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled) if why]
+        every = self.unheard, *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
+        return [why for why in every if why]
+
+    @property
+    def unheard(self) -> str:
+        """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
+        if not self.is_restored or cast(Any, self._consumer).is_member():
+            return ""
+        limit_s = self.settings.kafka.consumer_config.session_timeout_ms / 1000
+        return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
 
     @property
     def waiting(self) -> list[str]:
@@ -250,6 +263,8 @@ class Famulus(faust.App):
         self.dispatcher.check()
         check_house(self.subscriptions, self.dispatcher, kafka)
         self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)  # agents may have set a provider
+        for export in self.exports:
+            export()
         needed = self.topics_needed()
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
@@ -281,7 +296,8 @@ class Famulus(faust.App):
         subscriptions, kept_h = self.subscriptions.values(), self.settings.dead_letter.retention_h
         states = {s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic}
         back = {topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)}
-        made = [
+        made: list[Awaitable[object]] = [
+            asyncio.to_thread(importlib.import_module, "datasketches"),  # 0.1 s: now, while Kafka is waited for
             prepare_state_topics(kafka, states, self.settings.state.tombstones_h, timeout_s),
             prepare_topics_back(kafka, back, kept_h, timeout_s),
             prepare_admin_topics(kafka, timeout_s),

@@ -29,6 +29,10 @@ class WorkerConfig(Section):
     tracing: Literal["auto", "link", "parent", "off"] = Field(
         "auto", description="Spans by OpenTelemetry, if a tracer provider is set; link and parent insist on one."
     )
+    otel_metrics: Literal["auto", "on", "off"] = Field(
+        "auto", description="Metrics by OpenTelemetry, too, if a meter provider is set; on insists on one."
+    )
+    show_keys: bool = Field(default=False, description="/hotkeys/ shows keys; else their digests.")
     version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Unfinished records of one partition before it is paused.")

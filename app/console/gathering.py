@@ -20,6 +20,7 @@ from app.observe import catalogue as c
 from app.observe.health import admin_of
 from app.observe.metrics import Counts
 from app.state.tables import Table
+from app.text import number
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
 
@@ -31,8 +32,9 @@ class PartitionNow:
     """One partition of this worker at one moment.
 
     *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
-    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records, None before the
-    first fetch. *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
+    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records up to *end*, None
+    before the first fetch; *age_s* is the age of the oldest record in flight, by the stream's time, None without one.
+    *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
     """
 
     place: TP
@@ -49,6 +51,8 @@ class PartitionNow:
     halted: str
     blocked: str
     paused: str
+    end: int | None = None
+    age_s: float | None = None
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
@@ -71,6 +75,8 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             halted=flow.halted,
             blocked=flow.blocked,
             paused=flow.paused,
+            end=end,
+            age_s=None if flow.in_flight.head_ms is None else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
         )
 
 
@@ -169,10 +175,14 @@ def as_json(value: object) -> bytes:
 
 def why_not_ready(app: Famulus) -> str:
     """What is wrong with a worker that does not take part; empty when nothing is."""
-    why = app.holdings.restorer.progress.waiting_for or "; ".join(app.stuck)
-    if not (why or app.is_restored):
-        return "partitions are being assigned, or their state is restored"
-    return why
+    progress = app.holdings.restorer.progress
+    why = progress.waiting_for or "; ".join(app.stuck)
+    if why or app.is_restored:
+        return why
+    if progress.partitions and progress.ended is None:
+        of = number(progress.partitions, "partition")
+        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
+    return "the group has not assigned partitions yet, or assigns them anew"
 
 
 def _raw(record: Any) -> msgspec.Raw:

@@ -1,5 +1,6 @@
 """What Prometheus reads of a worker: everything is looked up when it asks, so that no event pays for it."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -17,6 +18,8 @@ from prometheus_client.registry import Collector
 
 from app.bootstrap import Famulus
 from app.console.gathering import PartitionNow, bounded, partitions_of, returning_lag
+from app.group.burrow import State
+from app.group.standing import Standing
 from app.observe import catalogue as c
 from app.observe.metrics import Counts, Distribution
 from app.wire.envelope import Outcome
@@ -42,8 +45,12 @@ class WorkerCollector(Collector):
         for subscription in self._app.subscriptions.values():
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
         owned = list(partitions_of(self._app))
+        looks = {now.place: (now.end, now.lag) for now in owned if now.end is not None and now.lag is not None}
+        standings = self._app.standings.look(time.monotonic(), looks)
         for now in owned:
             self._put_partition(scrape, now)
+            if (standing := standings.get(now.place)) is not None:
+                self._put_standing(scrape, now, standing)
         for tp, lag in returning_lag(self._app):
             self._put_lag(scrape, tp, lag)
         self._put_topics(scrape, owned)
@@ -75,6 +82,15 @@ class WorkerCollector(Collector):
         scrape.put(c.COMMIT_GAP, now.commit_gap, *at)
         if now.lag is not None:
             self._put_lag(scrape, now.place, now.lag)
+
+    def _put_standing(self, scrape: "Scrape", now: PartitionNow, standing: Standing) -> None:
+        at = now.place.topic, str(now.place.partition)
+        age_s = standing.waits_s if now.age_s is None or not now.lag else now.age_s
+        scrape.put(c.LAG_S, age_s, self._app.group, *at)
+        if standing.eta_s is not None:
+            scrape.put(c.ETA, standing.eta_s, *at)
+        for state in State:
+            scrape.put(c.STATE, standing.state is state, *at, state)
 
     def _put_lag(self, scrape: "Scrape", tp: TP, lag: int) -> None:
         scrape.put(c.LAG, lag, self._app.group, tp.topic, str(tp.partition))

@@ -10,9 +10,10 @@
     GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck
     GET /livez                          200, or 503 and the events that are in hand for too long
+    GET /startupz                       503 until the first assignment is restored, and why; 200 from then on
 
 A worker answers for the partitions that it owns, and says which. It shows settled state only. `app.door.guard` says
-who may look; the last two are open to all, and to those without a token they say no more than their status.
+who may look; the last three are open to all, and to those without a token they say no more than their status.
 """
 
 from collections import Counter
@@ -166,23 +167,30 @@ class Metrics(Page):
 
 
 class Ready(Page):
-    """Whether the worker takes part: its partitions are assigned, their state is there, and none of them is stuck.
+    """Whether the worker takes part: Kafka hears it, its partitions are assigned and restored, none of them is stuck.
 
-    `why` says what is wrong, `waiting` for what handlers wait: that turns nothing red, since a new worker would too.
-    Nor does what somebody has `paused`.
+    One without partitions, because others have them all, takes part, too. `why` says what is wrong, `waiting` for what
+    handlers wait: that turns nothing red, since a new worker would too. Nor does what somebody has `paused`.
     """
 
     async def get(self, request: Request) -> Response:
         """Look at the restoring, and at what is stuck."""
-        progress = self.host.holdings.restorer.progress
-        stuck = self.host.stuck
-        is_ready = self.host.is_restored and not stuck
+        is_ready = self.host.is_restored and not self.host.stuck
         more = {
             "why": why_not_ready(self.host), "waiting": self.host.waiting, "paused": self.host.paused,
-            "restored_records": progress.records,
-            "of_records": progress.total, "seconds": round(progress.seconds, 1),
+            **_restoring(self.host),
         }  # fmt: skip
         return self.health("ready" if is_ready else "not ready", more, request, is_good=is_ready)
+
+
+class Started(Page):
+    """Whether the worker has come up: its first partitions are assigned, and their state is there. It stays so."""
+
+    async def get(self, request: Request) -> Response:
+        """Look whether that has happened."""
+        has_started = self.host.has_started
+        more = {"why": "" if has_started else why_not_ready(self.host), **_restoring(self.host)}
+        return self.health("started" if has_started else "starting", more, request, is_good=has_started)
 
 
 class Live(Page):
@@ -204,6 +212,14 @@ def add_views(app: Famulus) -> None:
     app.page("/subscriptions/{topic}/duplicates/")(DuplicateList)
     app.page("/metrics")(Metrics)
     app.page("/readyz")(Ready)
+    app.page("/startupz")(Started)
+
+
+def _restoring(app: Famulus) -> dict[str, object]:
+    progress = app.holdings.restorer.progress
+    return {
+        "restored_records": progress.records, "of_records": progress.total, "seconds": round(progress.seconds, 1)
+    }  # fmt: skip
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:

@@ -30,12 +30,17 @@ def java() -> Path:
 
 
 def jars() -> Path:
-    """The folder with Kafka's jars, downloaded with a progress bar when they are not there yet.
+    """The folder with Kafka's jars. Raises as `gathered` does."""
+    return gathered("kafka", ENDPOINT)
+
+
+def gathered(name: str, endpoint: str) -> Path:
+    """The folder *name* with the jars that *endpoint* needs, downloaded with a progress bar unless they are there.
 
     Raises ConfigError when jgo is missing or the cache cannot be written, UnavailableError when nothing can be
     downloaded.
     """
-    folder = platformdirs.user_cache_path("famulus") / f"kafka-{KAFKA}"
+    folder = platformdirs.user_cache_path("famulus") / f"{name}-{KAFKA}"
     if folder.is_dir():
         return folder
     try:
@@ -46,11 +51,11 @@ def jars() -> Path:
         ) from None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="kafka-", dir=folder.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
     except OSError as error:
         raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
     try:
-        for artifact in track(jgo.resolve(ENDPOINT), description=f"Apache Kafka {KAFKA}, once", transient=True):
+        for artifact in track(jgo.resolve(endpoint), description=f"Apache Kafka {KAFKA}, once", transient=True):
             shutil.copy(artifact.resolve(), partial)
         partial.chmod(0o755)
         partial.rename(folder)

@@ -25,7 +25,9 @@ from app.door.tokens import Access, Token, TokenFile, made_token
 from app.errors import ConfigError
 
 log = structlog.get_logger()
-OPEN = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/login")})
+OPEN = frozenset(
+    {(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz", "/login")}
+)
 LOGIN, LOGOUT = ("POST", "/login"), ("POST", "/logout")
 BODY_BYTES = 64 * 1024
 REQUEST_S = 30.0

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
 from app.engine.flow import Flow
 from app.engine.pipeline import Work
 from app.engine.rest import Rest
+from app.observe.hotkeys import digest_of
 from app.state.unit import Unit, current_unit
 from app.wire.envelope import Record
 
@@ -108,7 +108,7 @@ class Crew:
         return [
             {
                 "topic": record.topic, "partition": record.partition, "offset": record.offset,
-                "key_digest": blake2b(record.key or b"", digest_size=8).hexdigest(),
+                "key_digest": digest_of(record.key or b""),
                 "handler": hand.unit.handler if hand.unit else "", "seconds": round(now - hand.since, 1),
             }
             for hand in self.hands

@@ -19,6 +19,7 @@ from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
 from app.engine.rest import Cancel, Rest
 from app.engine.settling import Linger, Settling, Ties
+from app.observe.hotkeys import KeyWatch
 from app.state.commit import Settler
 from app.state.partition import Partition
 from app.storage.changelog import Processed
@@ -78,6 +79,7 @@ class Flow:
         self._resting: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
         places = [TP(topic, tp.partition) for topic in pipeline.topics_back]
         self.backs = Backs(places, limits.records, lambda: on_room(self))
+        self.keys = KeyWatch()
         linger = Linger(limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing)
         self.settling = Settling(
             tp, pipeline, state, settler, self.in_flight, linger, ties, self._check_room, self._check_quiet
@@ -153,7 +155,9 @@ class Flow:
         return False
 
     def _receive(self, records: Sequence[Record]) -> None:
-        left, stream_ms = self.in_flight.received(records, time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        left, stream_ms = self.in_flight.received(records, now_ms)
+        self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
         works = self.pipeline.works_of(left, self.state, stream_ms)
         self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
@@ -202,11 +206,13 @@ class Flow:
 
     async def carry_timed(self, work: Work, state: Partition) -> Outcome:
         """What the pipeline's `carry` does, and note how long it took, whatever came of it."""
-        since_s = time.perf_counter()
+        weight, since_s = self.keys.begin(self.lanes.waiting), time.perf_counter()
         try:
             return await self.pipeline.carry(work, state)
         finally:
-            self.pipeline.counts.processing_s.note(time.perf_counter() - since_s)
+            seconds = time.perf_counter() - since_s
+            self.pipeline.counts.processing_s.note(seconds)
+            self.keys.timed(work[0].key, seconds, weight)
 
     def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
         """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""

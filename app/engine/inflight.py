@@ -120,6 +120,15 @@ class InFlight:
         return next((chunk.received_ms for chunk in self._chunks if chunk.offsets[-1] >= finished), None)
 
     @property
+    def head_ms(self) -> int | None:
+        """The stream's time at the oldest record that is not finished, None when there is none."""
+        head = self.offsets.next_offset or 0
+        for chunk in self._chunks if self.offsets.in_flight else ():
+            if chunk.offsets[-1] >= head:
+                return chunk.stream_ms[bisect_left(chunk.offsets, head)]
+        return None
+
+    @property
     def stream_ms(self) -> int:
         """The stream's time at the newest record."""
         return self._stream_ms

@@ -84,11 +84,21 @@ LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *P
              "How many records of the worker's partitions are not settled, in retry and redrive topics, too? By the "
              "high watermark of the last fetch, which stands still while a partition is blocked.")  # fmt: skip
 LAG_ALIAS = Metric("kafka_consumer_lag", "gauge", "offsets", PARTITION, "The same as `kafka.consumer.lag`.", LAG.name)
+LAG_S = Metric("kafka_consumergroup_group_lag_seconds", "gauge", "seconds", ("group", *PARTITION),
+               "How old is the oldest record that is not settled, by its own time? Where none is unpacked, as while "
+               "the partition is paused: for how long has lag been seen without progress. 0 without lag.")  # fmt: skip
+ETA = Metric("famulus_drain_eta_seconds", "gauge", "seconds", PARTITION,
+             "In how many seconds is nothing left, if what came and what was settled during the last ten scrapes goes "
+             "on? There is no series where that is never, nor at the first scrape.")  # fmt: skip
+STATE = Metric("famulus_partition_state", "gauge", "0 or 1", (*PARTITION, "state"),
+               "Which of Burrow's states is it in, by the last ten scrapes: ok, warning (the lag never gets less), "
+               "rewind, stalled (nothing is settled)? All are 0 while it is too early to say; stopped is what "
+               "only `faust -A app lag` can see.")  # fmt: skip
 PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary", "milliseconds", TOPIC,
                           "The same as `kafka.message.processing.time`.", PROCESSING.name)  # fmt: skip
 
 CATALOGUE = (
     RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD, IN_FLIGHT,
     OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
-    CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, PROCESSING_ALIAS,
+    CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE, PROCESSING_ALIAS,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from app.worker.holdings import Holdings
 class Host(Protocol):
     """What recovery needs of our app beside Faust's own."""
 
+    has_started: bool  # whether the first assignment is restored
     holdings: Holdings
 
     @property
@@ -50,10 +51,14 @@ class Recovery(FaustRecovery):
 
         try:
             assigned, standbys = app.consumer.assignment(), app.assignor.assigned_standbys()
-            return await self._host.holdings.acquire(assigned, standbys, is_wanted)
+            if not await self._host.holdings.acquire(assigned, standbys, is_wanted):
+                return False
         except Exception as error:  # noqa: BLE001  # Faust's own loop would log it and go on without the partitions
             await self._host.fail(error)
             return False
+        app.consumer.renew_lease()  # also where there is nothing to seek, because others have all partitions
+        self._host.has_started = True
+        return True
 
 
 class Tables(faust.tables.TableManager):

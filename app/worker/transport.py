@@ -186,7 +186,7 @@ class Consumer(driver.Consumer):
         self.stop_flow()
         await self.wait_for_stopped_flow()
         await super().perform_seek()
-        self._renew_lease()
+        self.renew_lease()
         held: dict[TP, Held] = {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
         starts = {**await self._starts(held), **await self._starts_back()}
         for tp, offset in starts.items():
@@ -261,8 +261,8 @@ class Consumer(driver.Consumer):
         """
         return time.monotonic() - self._heartbeat_at < self.app.conf.broker_session_timeout
 
-    def _renew_lease(self) -> None:
-        """Joining counts as a heartbeat; from then on the coordinator's own heartbeats do."""
+    def renew_lease(self) -> None:
+        """Count joining as a heartbeat; from then on the coordinator's own heartbeats do."""
         self._heartbeat_at = time.monotonic()
         coordinator = cast(Any, self._thread)._consumer._coordinator
         if coordinator is self._coordinator:

@@ -49,6 +49,7 @@ LOOK = 401, 401, 200, 200  # without a token, with a bad one, with that for read
 TABLE = {
     "/livez": OPEN,
     "/readyz": OPEN,
+    "/startupz": OPEN,
     "/login": OPEN,
     "/tables/": LOOK,
     "/tables/{name}/": LOOK,
@@ -66,6 +67,8 @@ TABLE = {
     "/console/style.css": LOOK,
     "/console/console.js": LOOK,
     "/paused/": LOOK,
+    "/hotkeys/": LOOK,
+    "/lag/": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,
@@ -165,7 +168,7 @@ def check_answers(worker: WorkerProcess, tokens: tuple[str | None, str, str, str
         assert not any(name.lower().startswith("access-control") for name in headers)
         assert b"secret" not in body
     assert ask(worker, "GET", "/tables/", none)[1]["WWW-Authenticate"].startswith("Bearer")
-    for path in ("/livez", "/readyz"):
+    for path in ("/livez", "/readyz", "/startupz"):
         assert [list(json.loads(ask(worker, "GET", path, token)[2])) for token in (none, bad)] == [["status"]] * 2
         assert len(json.loads(ask(worker, "GET", path, read)[2])) > 1
     for header in (

@@ -1,5 +1,6 @@
 """`/metrics` of a live worker: another parser reads it, its numbers are what happened, its labels are bounded."""
 
+import time
 import urllib.request
 from collections.abc import Iterable
 
@@ -100,10 +101,23 @@ def test_the_numbers_are_what_happened(house: House) -> None:
     assert value(found, c.PROCESSING_ALIAS, "_count") == timed
     seconds = value(found, c.PROCESSING, "_sum")
     assert abs(value(found, c.PROCESSING_ALIAS, "_sum") - 1000 * seconds) < 1e-6 * seconds * 1000
-    for quiet in (c.LAG, c.LAG_ALIAS, c.IN_FLIGHT, c.OLDEST, c.BACKLOG, c.RESTING, c.BLOCKED, c.BREAKER_OPEN, c.FLOOD):
+    for quiet in (
+        c.LAG,
+        c.LAG_ALIAS,
+        c.LAG_S,
+        c.ETA,
+        c.IN_FLIGHT,
+        c.OLDEST,
+        c.BACKLOG,
+        c.RESTING,
+        c.BLOCKED,
+        c.BREAKER_OPEN,
+        c.FLOOD,
+    ):
         assert value(found, quiet) == 0, quiet.name
     assert value(found, c.READY) == 1
-    assert len(found) <= before + 15  # a dead letter, where it was sent, lag that was not known at first
+    assert value(found, c.STATE, state="ok") == value(found, c.STATE) == 2
+    assert len(found) <= before + 29  # a dead letter, where it was sent, lag and states that were not known at first
     for metric in c.CATALOGUE:
         for _, labels in (of for of in found if of[0].startswith(metric.name)):
             assert {name for name, _ in labels} - {"le"} <= {*metric.labels}
@@ -120,7 +134,14 @@ def test_what_waits_and_what_is_blocked_is_seen(house: House) -> None:
     worker = house.start()
     house.send(house.thing("a", 1, "wait", partition=0), *(house.thing("a", n, partition=0) for n in range(2, 7)))
     wait_for(lambda: value(series(families(worker)), c.OLDEST, partition="0") > 0.5)
+    age_s = value(series(families(worker)), c.LAG_S, partition="0")
+    assert 0.5 < age_s < 30
+    time.sleep(0.5)
     found = series(families(worker))
+    assert value(found, c.LAG_S, partition="0") >= age_s + 0.5
+    assert not [labels for name, labels in found if name == c.ETA.name and ("partition", "0") in labels]
+    for metric, expected in ((c.LAG_S, 0), (c.ETA, 0)):
+        assert value(found, metric, partition="1") == expected
     for metric, expected in ((c.LAG, 6), (c.LAG_ALIAS, 6), (c.IN_FLIGHT, 6), (c.IN_HAND, 1), (c.BACKLOG, 5)):
         assert value(found, metric, topic=house.topic, partition="0") == expected, metric.name
         assert value(found, metric, partition="1") == 0, metric.name

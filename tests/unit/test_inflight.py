@@ -34,6 +34,20 @@ def kept(in_flight: InFlight) -> int:
     return sum(len(chunk.offsets) + len(chunk.stream_ms) for chunk in in_flight._chunks)
 
 
+def test_the_head_has_the_streams_time_at_it() -> None:
+    """Of the oldest that is not finished, whatever is behind it; over holes of the log."""
+    in_flight = InFlight(Processed(0), 10_000, 2**20)
+    assert in_flight.head_ms is None
+    for offsets in ([2, 3, 7], [8, 9]):
+        in_flight.received([record(offset, "key", 100 * offset) for offset in offsets], NOW_MS)
+    heads: list[int | None] = []
+    for finished in ([3], [2], [8], [7], [9]):
+        heads.append(in_flight.head_ms)
+        in_flight.offsets.finished_all(finished)
+    assert heads == [200, 200, 700, 700, 900]
+    assert in_flight.head_ms is None
+
+
 def test_what_is_finished_behind_one_that_waits_takes_no_room() -> None:
     """Neither in the window nor in memory nor in the processed row; and all of it is there when that one ends."""
     in_flight = pass_by({0}, SPAN, 500)

@@ -1,0 +1,169 @@
+"""Hot keys: what the sketches say beside the truth, how much they keep, how little is looked at, what is shown."""
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from app.observe.hotkeys import (
+    EVERY,
+    EXACT,
+    KEY_BYTES,
+    LG_KEYS,
+    TOP,
+    WINDOW_MS,
+    HotPartition,
+    KeyWatch,
+    digest_of,
+    hot_keys,
+)
+
+CHUNK = 500
+PLACE = TP("t", 0)
+
+
+def records(*keys: bytes | None, size: int = 10) -> list[Any]:
+    """Records with these keys."""
+    return [SimpleNamespace(key=key, value=b"v" * size) for key in keys]
+
+
+def chunks(of: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """As they are unpacked."""
+    return (of[at : at + CHUNK] for at in range(0, len(of), CHUNK))
+
+
+def told(watch: KeyWatch, now_ms: int = 0, *, is_shown: bool = True) -> HotPartition:
+    """What is said of one partition."""
+    [found] = hot_keys({PLACE: watch}, now_ms, is_shown=is_shown)
+    return found
+
+
+def test_few_events_are_counted_exactly() -> None:
+    """By number, bytes and time; a record without a key is an event, and hot is nothing of it."""
+    watch = KeyWatch()
+    watch.note(records(b"a", b"b", b"a", None), 0)
+    watch.note(records(b"large", size=1_000), 0)
+    for key, seconds in ((b"a", 0.25), (b"slow", 2.0), (None, 9.0)):
+        watch.timed(key, seconds, watch.begin(0))
+    found = told(watch)
+    assert (found.topic, found.partition, found.events, found.skew) == ("t", 0, 5, 1.0)
+    assert [(key.key, key.count, key.bytes, key.share) for key in found.keys] == [
+        ("a", 2, 22, 0.4), ("b", 1, 11, 0.2), ("large", 1, 1_005, 0.2), ("slow", 0, 0, 0.0),
+    ]  # fmt: skip
+    assert {key.key: key.handler_s for key in found.keys} == {"a": 1.25, "b": 0.0, "large": 0.0, "slow": 2.0}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.03])
+def test_a_hot_key_is_found_among_many(share: float) -> None:
+    """Whatever its share, with hundreds of thousands of others: its numbers are right to a few per cent of all."""
+    chance, events = random.Random(7), 1_000_000
+    watch = KeyWatch()
+    hot = 0
+    for _ in range(events // CHUNK):
+        keys = [b"hot" if chance.random() < share else b"%d" % chance.randrange(200_000) for _ in range(CHUNK)]
+        hot += keys.count(b"hot")
+        watch.note(records(*keys), 0)
+    found = told(watch)
+    assert found.events == events
+    first = found.keys[0]
+    assert first.key == "hot"
+    assert first.count == pytest.approx(hot, abs=0.01 * events)
+    assert first.share == pytest.approx(share, abs=0.015)
+    assert first.bytes == pytest.approx(13 * hot, abs=0.015 * 13 * events)
+    assert len(found.keys) <= 3 * TOP
+
+
+def test_keys_that_come_equally_often_are_not_hot() -> None:
+    """However many there are; and none is kept beyond the size of the sketch."""
+    watch = KeyWatch()
+    every = records(*(b"%d" % number for number in range(EXACT + EVERY * 20_000)))
+    for chunk in chunks(every):
+        watch.note(chunk, 0)
+    assert told(watch).keys == ()
+    window = watch.recent(0)
+    for sketch in (window.counts, window.bytes):
+        assert 0 < sketch.num_active_items <= 2**LG_KEYS
+
+
+def test_the_time_of_handlers_stands_for_those_that_were_not_timed() -> None:
+    """The first of every turn is timed, and stands for the turn; one that waits stands for itself."""
+    watch = KeyWatch()
+    watch.note(records(*[b"a"] * 100, *[b"b"] * 100), 0)
+    for begun, key in ((0, b"a"), (50, b"a"), (100, b"a"), (150, b"b"), (199, b"b")):
+        watch.timed(key, 0.001, watch.begin(200 - begun))
+    seconds = {key.key: key.handler_s for key in told(watch).keys}
+    assert seconds == {"a": pytest.approx(0.101), "b": pytest.approx(0.099)}
+
+
+def test_only_the_last_minutes_count() -> None:
+    """Of this window and the one before; what was hot an hour ago is not now."""
+    watch = KeyWatch()
+    watch.note(records(*[b"old"] * 10), 0)
+    watch.note(records(*[b"new"] * 5), WINDOW_MS)
+    assert Counter({key.key: key.count for key in told(watch, WINDOW_MS).keys}) == {"old": 10, "new": 5}
+    watch.note(records(b"newest"), 2 * WINDOW_MS)
+    assert {key.key for key in told(watch, 2 * WINDOW_MS).keys} == {"new", "newest"}
+    quiet = told(watch, 4 * WINDOW_MS)
+    assert (quiet.events, quiet.keys) == (0, ())
+
+
+def test_keys_are_digests_unless_they_may_be_shown() -> None:
+    """Long ones always; whatever bytes they are, nothing reaches a terminal that it would obey."""
+    long = b"k" * (KEY_BYTES + 1)
+    keys = [b"customer-1", "kühl".encode(), b"\xff\x1b[2J", long]
+    watch = KeyWatch()
+    watch.note(records(*keys), 0)
+    assert {key.key for key in told(watch, is_shown=False).keys} == {digest_of(key) for key in keys}
+    assert {key.key for key in told(watch).keys} == {"customer-1", "kühl", "\ufffd\\x1b[2J", digest_of(long)}
+
+
+def test_skew_is_that_of_the_topic() -> None:
+    """Of the fullest partition to the mean, over the partitions that there are; each topic by itself."""
+    watches = {TP("a", 0): 90, TP("a", 1): 10, TP("b", 0): 5, TP("c", 0): 0}
+    found = {}
+    for place, events in watches.items():
+        found[place] = KeyWatch()
+        if events:
+            found[place].note(records(*[b"k"] * events), 0)
+    answers = hot_keys(found, 0, is_shown=True)
+    assert [(of.topic, of.partition, of.events, of.skew) for of in answers] == [
+        ("a", 0, 90, 1.8), ("a", 1, 10, 1.8), ("b", 0, 5, 1.0), ("c", 0, 0, 0.0)
+    ]  # fmt: skip
+    assert answers[1].as_json() == {
+        "topic": "a", "partition": 1, "events": 10, "skew": 1.8,
+        "keys": [{"key": "k", "count": 10, "bytes": 110, "handler_s": 0.0, "share": 1.0}],
+    }  # fmt: skip
+
+
+def test_a_process_ends_without_a_word() -> None:
+    """The library complains of sketches that are still there."""
+    script = (
+        "from types import SimpleNamespace as R\nfrom app.observe.hotkeys import KeyWatch\nwatch = KeyWatch()\n"
+        "watch.note([R(key=b'k', value=b'v')], 0)\nassert watch.recent(0).events == 1"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_it_costs_next_to_nothing() -> None:
+    """Of the CPU time of an event that does nothing, about 8 us: a tenth of a microsecond at most, here with room."""
+    every = list(chunks(records(*(b"customer-%d" % (number % 5_000) for number in range(200_000)), size=300)))
+    costs = []
+    for _ in range(3):
+        watch = KeyWatch()
+        watch.note(every[0], 0)
+        began = time.process_time()
+        for chunk in every:
+            watch.note(chunk, 0)
+            for _ in range(CHUNK // 50):
+                watch.timed(b"customer-1", 0.00001, watch.begin(0))
+        costs.append((time.process_time() - began) / 200_000)
+    assert min(costs) < 0.3e-6, costs
+    print(f"{min(costs) * 1e6:.3f} us for each event")  # noqa: T201  # for `-s`

@@ -1,0 +1,45 @@
+"""How the partitions of a worker get on, by its own numbers: state, time to drain, time without progress."""
+
+import pytest
+
+from app.group.burrow import LOOKS, State
+from app.group.standing import Standing, Standings
+
+
+def looked(*looks: tuple[float, int, int]) -> Standing:
+    """The standing of one partition after looks at (seconds, end of the log, lag)."""
+    standings: Standings[str] = Standings()
+    found = {"p": Standing(None, None, 0.0)}
+    for at_s, end, lag in looks:
+        found = standings.look(at_s, {"p": (end, lag)})
+    return found["p"]
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        ([(0, 10, 0)], Standing(State.OK, 0.0, 0.0)),
+        ([(0, 10, 4)], Standing(None, None, 0.0)),  # it is too early to say
+        ([(0, 100, 50), (15, 115, 35)], Standing(State.OK, 35.0, 0.0)),  # 2 a second settled, 1 comes
+        ([(0, 100, 50), (15, 115, 60)], Standing(State.WARNING, None, 0.0)),
+        ([(0, 100, 50), (15, 100, 50)], Standing(State.STALLED, None, 15.0)),
+        ([(0, 100, 50), (15, 100, 50), (30, 101, 50), (40, 101, 50)], Standing(State.WARNING, None, 10.0)),
+        ([(0, 100, 50), (15, 100, 80)], Standing(State.REWIND, None, 0.0)),
+        ([(0, 100, 50), (15, 100, 50), (30, 100, 0)], Standing(State.OK, 0.0, 0.0)),
+    ],
+    ids=["ok", "early", "catching-up", "warning", "stalled", "moved-once", "rewind", "caught-up"],
+)
+def test_a_standing(looks: list[tuple[float, int, int]], expected: Standing) -> None:
+    """By its last looks."""
+    assert looked(*looks) == expected
+
+
+def test_windows_stay_small_and_those_of_others_go() -> None:
+    """However often somebody looks; a partition that comes back begins anew."""
+    standings: Standings[str] = Standings()
+    for second in range(0, 3_000, 15):
+        standings.look(second, {"a": (10, 5), "b": (10, 5)})
+    assert {len(window) for window in standings._windows.values()} == {LOOKS}
+    assert standings.look(3_000, {"a": (10, 5)})["a"] == Standing(State.STALLED, None, 3_000.0)
+    assert standings._windows.keys() == standings._since_s.keys() == {"a"}
+    assert standings.look(3_015, {"b": (10, 5)})["b"] == Standing(None, None, 0.0)
