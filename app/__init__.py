@@ -11,6 +11,7 @@ from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
 from app.commands import pause as _pause  # noqa: F401
 from app.commands import peek as _peek  # noqa: F401
+from app.commands import publish as _publish  # noqa: F401
 from app.commands import reset as _reset  # noqa: F401
 from app.commands import seek as _seek  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
