@@ -45,6 +45,7 @@ from app.worker.options import faust_options
 from app.worker.process import Worker, settle_in
 from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
+from app.worker.seeking import Seeking
 from app.worker.transport import Deliveries, Transport
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -91,7 +92,8 @@ class Famulus(faust.App):
             on_fault=self.fail,
             probe=self._note_step,
         )
-        self.admin_log = AdminLog(kafka, self.intake.pauses, self.intake.heed_pauses)
+        self.admin_log = AdminLog(kafka, self.intake.told, self._heed)
+        self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
         super().__init__(
             kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
             **faust_options(settings), web_application_options=self.door.options,
@@ -307,6 +309,12 @@ class Famulus(faust.App):
         for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
             if isinstance(error, BaseException):
                 raise error
+
+    def _heed(self) -> None:
+        """Operators have told the group something."""
+        self.intake.heed()
+        if self._consumer is not None and not self.should_stop:
+            cast(Any, self._consumer).heed_seeks()
 
     def _note_step(self, step: str) -> None:
         self.probe(step)  # which agents set after this app was built

@@ -41,6 +41,15 @@ def handlers_of(subscription: Subscription, dispatcher: Dispatcher) -> list[Hand
     return [h for t in types_of(subscription, dispatcher) for h in dispatcher.handlers_of(t)]
 
 
+def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
+    """For how long the state of each topic (as on the cluster) recognises its events, seconds; None: it does not.
+
+    Topics without any state are left out.
+    """
+    dedupes = {s.topic_name: s.options.dedupe for s in subscriptions if s.state_topic is not None}
+    return {topic: None if of is None else of.longest_ms / 1000 for topic, of in dedupes.items()}
+
+
 def limits_of(settings: Settings) -> Limits:
     """What one partition may hold and have at work."""
     worker = settings.worker

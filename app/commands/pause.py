@@ -4,22 +4,16 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import click
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 from faust.cli import argument, option
 
-from app.access.reading import opened
 from app.bootstrap import Famulus
 from app.commands.base import Command
 from app.commands.dlq.letters.send import whoami
-from app.commands.out import say
-from app.errors import UnavailableError
-from app.observe.health import partitions_of
-from app.operate.admin import change, note, prepare_admin_topics, target_of
-from app.operate.pauses import EVERYTHING, Action, Pauses, Target, admin_topic, said
-from app.publish.producer import Producer
+from app.commands.out import note, say
+from app.commands.telling import meant, read_told, teller
+from app.operate.admin import change
+from app.operate.pauses import Action, Target, said
 
-ANSWER_MS = 30_000  # for which a person waits
 MEANT = (
     argument("topic", required=False),
     option("--partition", type=click.IntRange(0), help="Only this one."),
@@ -45,8 +39,7 @@ class Acting(Command):
         """
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
-        meant = topic if topic is not None else EVERYTHING
-        await do(self.app, self.action, meant, partition, why, is_json=is_json)
+        await do(self.app, self.action, topic, partition, why, is_json=is_json)
 
 
 class pause(Acting):  # noqa: N801  # the class's name is the command's
@@ -76,41 +69,40 @@ class resume(Acting):  # noqa: N801  # as above
 
 
 class paused(Command):  # noqa: N801  # as above
-    """List what is paused: since when, by whom, and why. It needs no worker.
+    """List what is paused: since when, by whom, and why; and what else operators told the group. It needs no worker.
 
     For example: faust -A app paused --json
     """
 
-    options = [option("--json", "is_json", is_flag=True, help="One JSON array.")]  # noqa: RUF012  # as Faust wants it
+    options = [  # noqa: RUF012  # as Faust wants it
+        option("--json", "is_json", is_flag=True, help="One JSON array, of the pauses alone.")
+    ]
 
     async def run(self, *, is_json: bool) -> None:
         """Do it. Raises UnavailableError without a broker."""
-        pauses = await read_pauses(self.app)
+        told = await read_told(self.app)
         if is_json:
-            say(pauses.rows())
+            say(told.pauses.rows())
             return
-        for target, why in sorted(pauses.of.items(), key=lambda row: str(row[0])):
+        for target, why in sorted(told.pauses.of.items(), key=lambda row: str(row[0])):
             click.echo(said(target, why))
-        if not pauses.of:
-            click.echo("nothing is paused", err=True)
+        if not told.pauses.of:
+            note("nothing is paused")
+        for words in told.words():
+            note(words)
 
 
 async def do(  # noqa: PLR0913  # all that is asked for
-    app: Famulus, action: Action, topic: str, partition: int | None, why: str, *, is_json: bool
+    app: Famulus, action: Action, topic: str | None, partition: int | None, why: str, *, is_json: bool
 ) -> None:
     """Pause or resume, and say what was done."""
-    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
-    topics = {name: s.topic_name for name, s in app.subscriptions.items()}
-    target = await target_of(kafka, topics, topic, partition, timeout_s)
-    await prepare_admin_topics(kafka, timeout_s)
-    pauses = await read_pauses(app)
-    config = kafka.producer_config
-    patient = config.model_copy(update={"delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS)})
-    async with Producer(kafka.model_copy(update={"producer_config": patient})) as producer:
+    target = await meant(app, topic, partition)
+    async with teller(app) as producer:
+        pauses = (await read_told(app)).pauses
         targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
     if is_json:
         say({"action": action, "changed": [str(changed) for changed in targets],
-             "paused": (await read_pauses(app)).rows()})  # fmt: skip
+             "paused": (await read_told(app)).pauses.rows()})  # fmt: skip
     else:
         click.echo(_done(action, target, targets))
 
@@ -120,24 +112,3 @@ def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:
         return f"nothing of {target} was paused"
     names = ", ".join(map(str, targets))
     return f"paused: {names}; what is in hand ends" if action == "pause" else f"resumed: {names}"
-
-
-async def read_pauses(app: Famulus) -> Pauses:
-    """What is paused now, by the admin topic; nothing while there is none. Raises UnavailableError without a broker."""
-    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
-    pauses = Pauses()
-    at = TopicPartition(admin_topic(app.group), 0)
-    if not await partitions_of(kafka, [at.topic], timeout_s):
-        return pauses
-    try:
-        consumer = await opened(kafka, at)
-        try:
-            end = (await consumer.end_offsets([at]))[at]
-            while await consumer.position(at) < end:
-                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
-                    note(pauses, record)
-        finally:
-            await consumer.stop()
-    except (KafkaError, OSError) as error:
-        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
-    return pauses

@@ -103,6 +103,7 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
         "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
         "waiting": app.waiting,
         "paused": app.paused,
+        "told": app.intake.told.words(),
         "partitions": partitions,
         "returning": returning,
         "outcomes": outcomes,

@@ -6,6 +6,8 @@
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
     GET, POST /paused/                  what of the group is paused; pause, resume: see `console.paused`
+    GET, POST /seek/                    where the group is to go on: see `console.seek`
+    GET, POST /concurrency/             how many events may be in hand at once: see `console.concurrency`
     POST /drain/                        end this worker: see `console.drain`
     GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /readyz                         200, or 503 and how far the restoring of the state is, or what is stuck

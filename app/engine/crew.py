@@ -78,12 +78,19 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._is_on_duty = False  # whether a task looks for work, or has been told to
+        self._held = 0  # records in hand
         self.hands: list[Hand] = []
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
         if not flow.is_listed:
             self._list(flow)
+        if not self._is_on_duty:
+            self._hand_over_duty()
+
+    def resize(self, concurrency: int) -> None:
+        """Have at most so many records in hand at once; those that are in hand beyond that end first."""
+        self._concurrency = concurrency
         if not self._is_on_duty:
             self._hand_over_duty()
 
@@ -118,7 +125,7 @@ class Crew:
     def _hand_over_duty(self) -> None:
         """Have another task look for work, if there may be some and a task is free or can be made."""
         self._is_on_duty = False
-        if not self._flows:
+        if not self._flows or self._held >= self._concurrency:
             return
         while self._idle:
             waiter = self._idle.popleft()
@@ -151,7 +158,7 @@ class Crew:
     async def _be_on_duty(self, hand: Hand) -> None:
         """Carry what is there until nothing is, or until another task has the duty."""
         hand.is_relieved, hand.rested_at = False, time.monotonic()
-        while self._flows:
+        while self._flows and self._held < self._concurrency:
             hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
             untimed, state = flow.pipeline.carry, flow.state
@@ -190,6 +197,7 @@ class Crew:
         if hand.flow is not None and hand.started is not None and not hand.is_held:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()
+            self._held += 1
             if self._watching is None and self._timeouts_s:
                 self._watch_later()
             self._hand_over_duty()
@@ -224,11 +232,16 @@ class Crew:
             hand.task.cancel()
 
     def _let_go(self, hand: Hand, flow: Flow) -> None:
-        """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now."""
+        """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now.
+
+        Nobody does while more is in hand than may be by now.
+        """
         hand.is_held, hand.rested_at = False, time.monotonic()
+        self._held -= 1
         if flow.has_more and not flow.is_listed:
             self._list(flow)
-        hand.is_relieved, self._is_on_duty = self._is_on_duty, True
+        hand.is_relieved = self._is_on_duty or self._held >= self._concurrency
+        self._is_on_duty = self._is_on_duty or not hand.is_relieved
 
     def _list(self, flow: Flow) -> None:
         flow.is_listed = True

@@ -260,6 +260,11 @@ class Flow:
             self.lanes.go_on()
             self._on_room(self)
 
+    def widen(self, lanes: int) -> None:
+        """Have at most so many records in hand at once, from the next one on."""
+        if self.lanes.resize(lanes):
+            self._ties.on_room(self)
+
     def finish(self, lane: Hashable) -> None:
         """The record that *lane* was held for has ended, one way or the other."""
         self.lanes.finish(lane)

@@ -51,6 +51,7 @@ class InFlight:
         self._is_held = False
         # What an earlier owner settled ahead, and was not received yet: runs, none of them below where reading begins.
         self._ahead = deque((max(start, begin), end) for start, end in offsets_in(processed) if end > begin)
+        self._seek = processed.seek
         self._stream_ms = processed.stream_ms
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 
@@ -156,7 +157,7 @@ class InFlight:
         if next_offset is None:  # the first record is still in hand, or has yet to come
             next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
         ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
-        return Processed(next_offset, ahead, self._stream_at(next_offset), now_ms, dict(counts))
+        return Processed(next_offset, ahead, self._stream_at(next_offset), now_ms, dict(counts), self._seek)
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""

@@ -111,6 +111,13 @@ class Lanes(Generic[T]):
         """Start again what may, after `stop`."""
         self._limit = self._limit_at_work
 
+    def resize(self, limit: int) -> bool:
+        """Hold at most *limit* lanes at once; those that are held beyond it end first. Whether that is a change."""
+        is_other = limit != self._limit_at_work
+        self._limit_at_work = limit
+        self._limit = limit if self._limit else 0  # of one that is stopped when it goes on
+        return is_other
+
     def clear(self) -> None:
         """Forget what has not started, and what rests."""
         self._batches.clear()

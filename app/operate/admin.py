@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -30,9 +31,12 @@ from app.operate.pauses import (
     admin_topic,
     audit_record,
     change_records,
-    said,
 )
+from app.operate.told import Told
+from app.operate.widths import PREFIX as WIDTH_PREFIX
+from app.operate.widths import Width
 from app.publish.producer import Producer
+from app.wire.envelope import Outgoing
 
 log = structlog.get_logger()
 POLL_MS = 500
@@ -41,11 +45,11 @@ SEEN_S = 5.0  # for which whoever changes something waits until this worker has 
 
 
 class AdminLog:
-    """Keeps *pauses* as the admin topic says, and calls *on_change* after each change of it."""
+    """Keeps what is *told* as the admin topic says it, and calls *on_change* after each change of it."""
 
-    def __init__(self, settings: KafkaConfig, pauses: Pauses, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: KafkaConfig, told: Told, on_change: Callable[[], None]) -> None:
         self._settings = settings
-        self._pauses = pauses
+        self._told = told
         self._on_change = on_change
         self._at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
         self._next_offset = 0
@@ -63,7 +67,7 @@ class AdminLog:
         except (TimeoutError, KafkaError, OSError) as error:
             await self.stop()
             raise UnavailableError(
-                f"topic {self._at.topic}, which says what is paused, cannot be read ({error!r}); start again"
+                f"topic {self._at.topic}, in which operators tell the group, cannot be read ({error!r}); start again"
             ) from error
         self._task = asyncio.create_task(self._follow(consumer), name="admin")
 
@@ -79,36 +83,40 @@ class AdminLog:
                 while self._next_offset < next_offset:  # noqa: ASYNC110  # a person asks, now and then
                     await asyncio.sleep(0.02)
 
+    async def catch_up(self) -> None:
+        """Wait until all was read that is there by now, or for some seconds. Raises UnavailableError."""
+        assert self._consumer is not None, "not started"
+        try:
+            ends = await self._consumer.end_offsets([self._at])
+        except KafkaError as error:
+            raise UnavailableError(f"the end of topic {self._at.topic} cannot be read ({error!r})") from error
+        await self.seen(ends[self._at])
+
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             try:
                 await self._step(consumer)
             except KafkaError as error:
-                log.error("what is paused by now cannot be read", topic=self._at.topic,  # noqa: TRY400
+                log.error("what operators tell by now cannot be read", topic=self._at.topic,  # noqa: TRY400
                           error=repr(error), again_in_s=AGAIN_S)  # fmt: skip
                 await asyncio.sleep(AGAIN_S)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         for records in (await consumer.getmany(self._at, timeout_ms=POLL_MS)).values():
             for record in records:
-                self._take(record)
+                if says := note(self._told, record):
+                    log.warning(says, topic=self._at.topic)
                 self._next_offset = record.offset + 1
             self._on_change()
 
-    def _take(self, record: ConsumerRecord) -> None:
-        target = note(self._pauses, record)
-        if target is not None:
-            why = self._pauses.of.get(target)
-            log.warning(said(target, why) if why else f"{target} was resumed", topic=self._at.topic)
 
-
-def note(pauses: Pauses, record: ConsumerRecord) -> Target | None:
-    """Have *pauses* take *record*; None when it is none of ours, which is said and left alone."""
+def note(told: Told, record: ConsumerRecord) -> str:
+    """Have *told* take *record*: what that says. Empty when it is none of ours, which is logged and left alone."""
     try:
-        return pauses.take(record.key, record.value)
+        return told.take(record.key, record.value)
     except ValueError as error:  # msgspec's and those of texts are such
         log.warning("left alone", topic=record.topic, offset=record.offset, why=str(error))
-        return None
+        return ""
 
 
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
@@ -149,7 +157,7 @@ async def change(  # noqa: PLR0913, PLR0917  # who does what
     producer does.
     """
     targets = [target] if action == "pause" else pauses.lifted(target)
-    records = change_records(group, action, targets, Why(by, _now(), why[:NOTE_MAX]))
+    records = change_records(group, action, targets, Why(by, now_text(), why[:NOTE_MAX]))
     # One after the other: nothing is done before it is written down who does it.
     places = [await producer.send(record) for record in records]
     return targets, places[-1].offset + 1 if places else 0
@@ -157,8 +165,25 @@ async def change(  # noqa: PLR0913, PLR0917  # who does what
 
 async def note_drain(producer: Producer, group: str, worker: str, by: str, why: str) -> None:
     """Write down for ever that somebody ends *worker*, before it is done. Raises as the producer does."""
-    await producer.send(audit_record(group, Change("drain", worker, by, _now(), why[:NOTE_MAX])))
+    await producer.send(audit_record(group, Change("drain", worker, by, now_text(), why[:NOTE_MAX])))
 
 
-def _now() -> str:
+async def set_width(  # noqa: PLR0913, PLR0917  # who does what
+    producer: Producer, group: str, topic: str, concurrency: int | None, by: str, why: str
+) -> int:
+    """Let so many events of each partition of *topic* be in hand, of each worker for `*`; None: as the settings say.
+
+    The offset of the admin topic up to which to read to know it. Raises as the producer does.
+    """
+    at, note = now_text(), why[:NOTE_MAX]
+    await producer.send(audit_record(group, Change("concurrency", topic, by, at, note, concurrency)))
+    value = None if concurrency is None else msgspec.json.encode(Width(concurrency, by, at, note))
+    sent = await producer.send(
+        Outgoing(admin_topic(group), f"{WIDTH_PREFIX}{topic}".encode(), value, partition=0)
+    )  # fmt: skip
+    return sent.offset + 1
+
+
+def now_text() -> str:
+    """The time as the topic says it: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

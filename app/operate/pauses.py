@@ -65,13 +65,14 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What somebody did: a record of the audit topic."""
+    """What somebody did: a record of the audit topic. *to*: the offset of a seek, the number of a concurrency."""
 
-    action: Literal["pause", "resume", "drain"]
+    action: Literal["pause", "resume", "drain", "seek", "concurrency"]
     what: str
     by: str
     at: str
     note: str = ""
+    to: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Pauses:

@@ -76,7 +76,8 @@ class Processed(msgspec.Struct, frozen=True):
 
     Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns of how many are
     not and how many are. *stream_ms* is the newest time of the records below *next_offset*, *at_ms* when this was
-    written, *counts* how the records ended since the state began.
+    written, *counts* how the records ended since the state began. *seek* is the newest order of an operator to go on
+    elsewhere that was carried out.
     """
 
     next_offset: int
@@ -84,6 +85,7 @@ class Processed(msgspec.Struct, frozen=True):
     stream_ms: int = 0
     at_ms: int = 0
     counts: dict[str, int] = {}
+    seek: str = ""
 
 
 encode = msgspec.json.encode

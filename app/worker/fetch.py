@@ -204,6 +204,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
         self.thread_loop.call_soon_threadsafe(poll)
 
+    def rejoin(self) -> None:
+        """Join the group anew: partitions are let go and assigned as in any rebalance."""
+        self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
         held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}

@@ -12,7 +12,8 @@ from app.engine.flow import Flow, Limits
 from app.engine.pipeline import Pipeline
 from app.engine.settling import Ties
 from app.errors import ConfigError
-from app.operate.pauses import Pauses
+from app.operate.told import Told
+from app.operate.widths import WORKER
 from app.state.commit import Probe
 from app.wire.envelope import Outgoing
 from app.worker.fetch import Packed
@@ -32,7 +33,9 @@ class Intake:
         self.flows: dict[TP, Flow] = {}
         self.crew = Crew(concurrency, on_fault, timeouts_s)
         self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
-        self.pauses = Pauses()
+        self.told = Told()
+        self.pauses = self.told.pauses
+        self._concurrency = concurrency  # unless an operator says otherwise
         self._limits = limits
         self._ties = Ties(may_write, publish, on_fault, probe)
 
@@ -47,12 +50,19 @@ class Intake:
             for tp, (pipeline, held, begin) in assigned.items()
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
-        self.heed_pauses()
+        self.heed()
 
-    def heed_pauses(self) -> None:
-        """Have each flow stand still or go on, as `pauses` says by now."""
+    def heed(self) -> None:
+        """Have each flow stand still or go on, with as many events in hand, as operators have `told` by now."""
+        self.crew.resize(self.told.widths.get(WORKER, self._concurrency))
         for tp, flow in self.flows.items():
+            flow.widen(self.told.widths.get(tp.topic, self._limits.lanes))
             flow.pause(self.pauses.why(tp.topic, tp.partition))
+
+    @property
+    def usual_lanes(self) -> int:
+        """How many events of one partition may be in hand at once, unless an operator says otherwise."""
+        return self._limits.lanes
 
     def paused(self) -> set[TP]:
         """The partitions that need no fetch while they are paused, those through which records come back included."""
@@ -89,7 +99,7 @@ class Intake:
             flow.abandon()
             flow = self.flows[tp] = flow.renewed(packed.first_offset)
             self.returning |= dict.fromkeys(flow.backs.of, flow)
-            self.heed_pauses()
+            self.heed()
         flow.receive(packed)
         return flow
 

@@ -23,6 +23,7 @@ from app.errors import ConfigError, InvariantError, OperatingError
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
+from app.worker.seeking import Seeking
 
 log = structlog.get_logger()
 BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
@@ -34,6 +35,7 @@ class Host(Protocol):
     pipelines: Mapping[str, Pipeline]  # by source topic
     intake: Intake
     holdings: Holdings
+    seeking: Seeking
     on_commit_ahead: OnCommitAhead
     drain_timeout_s: float
 
@@ -185,9 +187,10 @@ class Consumer(driver.Consumer):
         """
         self.stop_flow()
         await self.wait_for_stopped_flow()
+        await self._carry_out_seeks()
         await super().perform_seek()
         self.renew_lease()
-        held: dict[TP, Held] = {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
+        held = self._held()
         starts = {**await self._starts(held), **await self._starts_back()}
         for tp, offset in starts.items():
             await self.seek(tp, offset)
@@ -195,6 +198,24 @@ class Consumer(driver.Consumer):
             tp: (self._host.pipelines[tp.topic], of, starts.get(tp, self._committed_offset[tp]) or 0)
             for tp, of in held.items() if not of.partition.is_abandoned
         })  # fmt: skip
+        self.heed_seeks()
+
+    def _held(self) -> dict[TP, Held]:
+        return {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
+
+    async def _carry_out_seeks(self) -> None:
+        """Move what an operator wants moved, before anybody asks where reading begins."""
+        seeking: Seeking = self._host.seeking
+        held = self._held()
+        if orders := await seeking.due(held):
+            begins, ends = await self.earliest_offsets(*orders), await self.highwaters(*orders)
+            spans = {tp: (begins[tp], ends[tp]) for tp in orders}
+            await seeking.carry_out(orders, held, spans, cast(Any, self._thread).commit)
+
+    def heed_seeks(self) -> None:
+        """Where a partition of ours is to go on elsewhere, join the group anew: that is when it does."""
+        if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
+            cast(Any, self._thread).rejoin()
 
     async def _starts_back(self) -> dict[TP, int]:
         """Where reading begins of topics through which records come back: all of them, if nobody says otherwise."""
@@ -214,6 +235,7 @@ class Consumer(driver.Consumer):
         begins = await self.earliest_offsets(*states, *(unknown if earliest else ()))
         ends = await self.highwaters(*states, *(() if earliest else unknown))
         starts = {tp: begins[tp] if earliest else ends[tp] for tp in unknown}
+        starts |= {tp: 0 for tp in held if self._read_offset[tp] == 0}  # where aiokafka's own seek does nothing either
         for tp, processed in states.items():
             committed = self._committed_offset[tp]
             try:

@@ -69,6 +69,8 @@ TABLE = {
     "/paused/": LOOK,
     "/hotkeys/": LOOK,
     "/lag/": LOOK,
+    "/seek/": LOOK,
+    "/concurrency/": LOOK,
     # Faust's own; some break by themselves, without pydot or for what is no table of Faust's.
     "/": LOOK,
     "/table/": LOOK,
@@ -92,6 +94,8 @@ ACTS = {
     ("POST", "/act/"): (401, 401, 403, 200),
     ("POST", "/paused/"): (401, 401, 403, 400),
     ("POST", "/drain/"): (401, 401, 403, 400),
+    ("POST", "/seek/"): (401, 401, 403, 400),
+    ("POST", "/concurrency/"): (401, 401, 403, 400),
     ("HEAD", "/drain/"): (401, 401, 405, 405),
     ("HEAD", "/act/"): (401, 401, 405, 405),
 }

@@ -23,6 +23,7 @@ QUIET = PartitionNow(
 )  # fmt: skip
 OVERVIEW: dict[str, Any] = {
     "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "paused": [],
+    "told": [],
     "partitions": [QUIET], "returning": [], "settled": 1234, "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0,
     "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "version": "dev", "at_s": 1.5,
 }  # fmt: skip
@@ -68,7 +69,8 @@ def hostile_pages() -> list[str]:
     overdue = {
         "topic": "t", "partition": 0, "offset": 1, "seconds": 400.0, "handler": HOSTILE, "key_digest": HOSTILE,
     }  # fmt: skip
-    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "paused": [HOSTILE], "overdue": [overdue],
+    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "paused": [HOSTILE], "told": [HOSTILE],
+             "overdue": [overdue],
              "partitions": [halted, blocked], "version": HOSTILE}  # fmt: skip
     counts = {"handled": 1, "ignored": 0}
     return [

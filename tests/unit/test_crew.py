@@ -96,3 +96,54 @@ async def test_a_bug_of_ours_ends_the_worker(make: Callable[..., House]) -> None
     house.feed(house.flows[0], "a")
     await house.until(lambda: bool(house.faults))
     assert house.flows[0].settled_offset is None
+
+
+async def test_the_concurrency_changes_while_records_are_in_hand(make: Callable[..., House]) -> None:
+    """More start at once; where it is less, those in hand end first and none is started for them."""
+    keys = [f"k{n}" for n in range(30)]
+    gate = Gate()
+    gate.close(*keys)
+    house = make(gate, concurrency=4)
+    [flow] = house.flows
+    flow.widen(100)
+    house.feed(flow, " ".join(keys))
+    await house.until(lambda: len(gate.began) == 4)
+    house.crew.resize(10)
+    await house.until(lambda: len(gate.began) == 10)
+    house.crew.resize(3)
+    for number, key in enumerate(keys[:8], 1):  # seven end for none, then one for each
+        gate.doors[key].set()
+        await house.until(lambda number=number: flow.lanes.held == max(10 - number, 3))  # type: ignore[misc]
+        await turns()
+        assert len(gate.began) == 10 + max(number - 7, 0)
+    for door in gate.doors.values():
+        door.set()
+    await house.until(lambda: flow.settled_offset == 30)
+
+
+async def test_the_concurrency_of_a_partition_changes(make: Callable[..., House]) -> None:
+    """In the same way; one that is paused starts nothing because of it."""
+    keys = [f"k{n}" for n in range(9)]
+    gate = Gate()
+    gate.close(*keys)
+    house = make(gate)
+    [flow] = house.flows
+    flow.widen(2)
+    house.feed(flow, " ".join(keys))
+    await house.until(lambda: len(gate.began) == 2)
+    await turns()
+    assert len(gate.began) == 2
+    flow.pause("why")
+    flow.widen(5)
+    await turns()
+    assert len(gate.began) == 2
+    flow.pause("")
+    await house.until(lambda: len(gate.began) == 5)
+    flow.widen(1)
+    for number, key in enumerate(keys[:5], 1):
+        gate.doors[key].set()
+        await house.until(lambda number=number: flow.lanes.held == max(5 - number, 1))  # type: ignore[misc]
+    await house.until(lambda: len(gate.began) == 6)
+    for door in gate.doors.values():
+        door.set()
+    await house.until(lambda: flow.settled_offset == 9)

@@ -15,6 +15,7 @@ from app.access.reading import log_consumer
 from app.bootstrap import Famulus
 from app.commands.state.lines import claimed, prepare_state
 from app.commands.state.log import Fold, answered, places_of, reading, source_partitions
+from app.commands.telling import withdraw
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty, commit_for, committed_of
@@ -103,6 +104,7 @@ async def replay(app: Famulus, subscription: Subscription, steps: list[Step]) ->
     """Do it. Raises ConfigError while the group has members, InvariantError when a worker writes meanwhile."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
+    await withdraw(app, [step.source for step in steps])
     if subscription.state_topic is not None:
         count = await source_partitions(app, subscription)
         await prepare_state(app, subscription, count, may_grow=len(steps) == count)

@@ -1,0 +1,140 @@
+"""Carrying out a seek: in which order, what a death in between leaves, and what is done only once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from faust.types import TP
+
+from app.operate.seeks import Order, Seeks
+from app.state.partition import Group, Partition
+from app.state.troubles import Tried, Troubles, attempts_row
+from app.storage.changelog import Processed
+from app.wire.envelope import Outgoing
+from app.worker import seeking
+from app.worker.holdings import Held
+from app.worker.seeking import Seeking
+
+AT = TP("t", 0)
+
+
+class Cluster:
+    """Stands for the admin topic, the state's changelog and the group's commits: notes what happens, in order."""
+
+    def __init__(self) -> None:
+        self.seeks = Seeks()
+        self.steps: list[str] = []
+        self.commits = True
+        self.tombstones: list[str] = []  # that somebody else wrote, and this worker has not read
+        self.settled: list[tuple[Group, Processed]] = []
+
+    def order(self, identity: str, offset: int) -> None:
+        """An operator's order."""
+        self.seeks.take(f"seek:t/0/{identity}", msgspec.json.encode(Order(offset, "ann", "now")))
+
+    async def catch_up(self) -> None:
+        """Read them."""
+        for key in self.tombstones:
+            self.seeks.take(key, None)
+
+    async def settle(self, group: Group, processed: Processed, may_apply: Any) -> bool:
+        """The state's write."""
+        self.steps.append(f"settle {processed.next_offset} {processed.seek}")
+        self.settled.append((group, processed))
+        return bool(may_apply())
+
+    async def send_together(self, records: Sequence[Outgoing]) -> None:
+        """What is done."""
+        assert all((record.topic, record.value) == ("g.admin", None) for record in records)
+        self.steps.append("done " + " ".join((record.key or b"").decode() for record in records))
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        """The group's commit."""
+        self.steps.append(f"commit {offsets[AT]}")
+        return self.commits
+
+    async def carry_out(self, partition: Partition, *, remembers: bool = True, span: tuple[int, int] = (0, 100)) -> int:
+        """An assignment of the partition; how many orders there were."""
+        settler: Any = self if remembers else None
+        stand_in: Any = self
+        held = {AT: Held(partition, settler)}
+        worker = Seeking(self.seeks, stand_in, stand_in, "g")
+        orders = await worker.due(held)
+        if orders:
+            await worker.carry_out(orders, held, {AT: span}, self.commit)
+        assert worker.is_due(AT) == (self.seeks.newest(*AT) is not None)
+        return len(orders)
+
+
+def partition(processed: Processed | None = None) -> Partition:
+    """One whose state says *processed*."""
+    made = Partition(0, None, 1000)
+    made.processed = processed
+    return made
+
+
+async def test_the_state_moves_before_the_commit_and_then_it_is_done() -> None:
+    """The newest order counts, and those before it are done with it."""
+    cluster = Cluster()
+    cluster.order("a", 5)
+    cluster.order("b", 7)
+    of = partition(Processed(50, (1, 2), 1234, 5, {"handled": 50}, "old"))
+    assert await cluster.carry_out(of) == 1
+    assert cluster.steps == ["settle 7 b", "commit 7", "done seek:t/0/a seek:t/0/b"]
+    assert of.processed is not None
+    assert (of.processed.ahead, of.processed.stream_ms, of.processed.counts) == ((), 1234, {"handled": 50})
+    assert await cluster.carry_out(of) == 0
+
+
+async def test_what_the_state_knows_is_not_carried_out_again() -> None:
+    """Its worker died before it could say so: the commit follows how far the partition got since."""
+    cluster = Cluster()
+    cluster.order("a", 5)
+    await cluster.carry_out(partition(Processed(9, seek="a")))
+    assert cluster.steps == ["commit 9", "done seek:t/0/a"]
+
+
+async def test_an_order_whose_commit_fails_stays_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next assignment goes on with it."""
+    monkeypatch.setattr(seeking, "COMMIT_AGAIN_S", 0.0)
+    cluster = Cluster()
+    cluster.order("a", 5)
+    cluster.commits = False
+    of = partition(Processed(50))
+    await cluster.carry_out(of)
+    assert cluster.steps == ["settle 5 a", *["commit 5"] * seeking.COMMIT_TRIES]
+    cluster.commits = True
+    cluster.steps.clear()
+    await cluster.carry_out(of)
+    assert cluster.steps == ["commit 5", "done seek:t/0/a"]
+
+
+async def test_what_the_last_owner_did_a_moment_ago_is_not_done_again() -> None:
+    """Where nothing is remembered, only the topic tells."""
+    cluster = Cluster()
+    cluster.order("a", 5)
+    cluster.tombstones = ["seek:t/0/a"]
+    assert await cluster.carry_out(partition(), remembers=False) == 0
+    assert cluster.steps == []
+
+
+@pytest.mark.parametrize(("ordered", "goes_on_at"), [(5, 10), (50, 50), (500, 90)])
+async def test_it_goes_on_within_the_log(ordered: int, goes_on_at: int) -> None:
+    """Which may have lost records since the order was given."""
+    cluster = Cluster()
+    cluster.order("a", ordered)
+    await cluster.carry_out(partition(), remembers=False, span=(10, 90))
+    assert cluster.steps == [f"commit {goes_on_at}", "done seek:t/0/a"]
+
+
+async def test_attempts_at_what_is_skipped_are_forgotten() -> None:
+    """Those at what is still to come count."""
+    cluster = Cluster()
+    cluster.order("a", 5)
+    of = partition(Processed(3))
+    rows = [attempts_row(offset, {"h": Tried(1)}) for offset in (3, 5)]
+    of.troubles = Troubles([(key, value) for key, value in rows if value is not None])
+    await cluster.carry_out(of)
+    assert cluster.settled[0][0].rows == dict([attempts_row(3, None)])
+    assert list(of.troubles.attempts) == [5]
