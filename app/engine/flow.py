@@ -263,7 +263,7 @@ class Flow:
     def widen(self, lanes: int) -> None:
         """Have at most so many records in hand at once, from the next one on."""
         if self.lanes.resize(lanes):
-            self._ties.on_room(self)
+            self._on_room(self)
 
     def finish(self, lane: Hashable) -> None:
         """The record that *lane* was held for has ended, one way or the other."""
