@@ -6,6 +6,7 @@ from app.commands import broker as _broker  # noqa: F401
 from app.commands import claims as _claims  # noqa: F401
 from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
+from app.commands import explain as _explain  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
 from app.commands import pause as _pause  # noqa: F401
@@ -14,7 +15,6 @@ from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
-from app.commands.explain import command as _explain  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
 from app.console.drain import add_drain
 from app.console.login import add_login

@@ -4,19 +4,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import click
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 from faust.cli import argument, option
 
-from app.access.reading import opened
 from app.bootstrap import Famulus
 from app.commands.base import Command
-from app.commands.dlq.letters.send import whoami
 from app.commands.out import say
-from app.errors import UnavailableError
-from app.observe.health import partitions_of
-from app.operate.admin import change, note, prepare_admin_topics, target_of
-from app.operate.pauses import EVERYTHING, Action, Pauses, Target, admin_topic, said
+from app.inspection.letters.send import whoami
+from app.operate.admin import change, prepare_admin_topics, read_pauses, target_of
+from app.operate.pauses import EVERYTHING, Action, Target, said
 from app.publish.producer import Producer
 
 ANSWER_MS = 30_000  # for which a person waits
@@ -85,7 +80,7 @@ class paused(Command):  # noqa: N801  # as above
 
     async def run(self, *, is_json: bool) -> None:
         """Do it. Raises UnavailableError without a broker."""
-        pauses = await read_pauses(self.app)
+        pauses = await read_pauses(self.app.settings.kafka, self.app.settings.worker.startup_timeout_s)
         if is_json:
             say(pauses.rows())
             return
@@ -103,14 +98,14 @@ async def do(  # noqa: PLR0913  # all that is asked for
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
     target = await target_of(kafka, topics, topic, partition, timeout_s)
     await prepare_admin_topics(kafka, timeout_s)
-    pauses = await read_pauses(app)
+    pauses = await read_pauses(kafka, timeout_s)
     config = kafka.producer_config
     patient = config.model_copy(update={"delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS)})
     async with Producer(kafka.model_copy(update={"producer_config": patient})) as producer:
         targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
     if is_json:
         say({"action": action, "changed": [str(changed) for changed in targets],
-             "paused": (await read_pauses(app)).rows()})  # fmt: skip
+             "paused": (await read_pauses(kafka, timeout_s)).rows()})  # fmt: skip
     else:
         click.echo(_done(action, target, targets))
 
@@ -120,24 +115,3 @@ def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:
         return f"nothing of {target} was paused"
     names = ", ".join(map(str, targets))
     return f"paused: {names}; what is in hand ends" if action == "pause" else f"resumed: {names}"
-
-
-async def read_pauses(app: Famulus) -> Pauses:
-    """What is paused now, by the admin topic; nothing while there is none. Raises UnavailableError without a broker."""
-    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
-    pauses = Pauses()
-    at = TopicPartition(admin_topic(app.group), 0)
-    if not await partitions_of(kafka, [at.topic], timeout_s):
-        return pauses
-    try:
-        consumer = await opened(kafka, at)
-        try:
-            end = (await consumer.end_offsets([at]))[at]
-            while await consumer.position(at) < end:
-                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
-                    note(pauses, record)
-        finally:
-            await consumer.stop()
-    except (KafkaError, OSError) as error:
-        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
-    return pauses
