@@ -16,10 +16,13 @@ from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
+from app.console.acting import add_acting
 from app.console.drain import add_drain
+from app.console.letters import add_letters
 from app.console.login import add_login
 from app.console.pages import add_console
 from app.console.paused import add_paused
+from app.console.stream import add_stream
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -53,6 +56,9 @@ handles = app.handles
 add_views(app)
 add_login(app)
 add_console(app)
+add_stream(app)
+add_letters(app)
+add_acting(app)
 add_paused(app)
 add_drain(app)
 take_settings()

@@ -29,6 +29,7 @@ from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
+from app.observe.history import History
 from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog, prepare_admin_topics
 from app.publish.bus import EventBus
@@ -69,6 +70,7 @@ class Famulus(faust.App):
         self.fault: OperatingError | None = None
         self.services = svcs.Registry()
         self.door = Door(worker)
+        self.history = History()  # what the console's charts show
         self.claims = ClaimStore(settings.claim_check)
         self.redeeming = Redeeming(self.claims)
         self.sender = Producer(kafka, self.claims)
