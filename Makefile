@@ -17,7 +17,7 @@ SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
 
-.PHONY: help install run test lint chaos torture bench chart lock clean secrets test-docker check-deploy audit sbom
+.PHONY: help install run test lint screenshots chaos torture bench chart lock clean secrets test-docker check-deploy audit sbom
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -58,6 +58,9 @@ chart: .venv/bench/installed  ## bench/results.svg and the table in README.md, f
 	@$(UV) venv --quiet --clear --python $(PYTHON) .venv/bench
 	@$(UV) pip sync --quiet --python .venv/bench --require-hashes bench/requirements.lock
 	@touch $@
+
+screenshots: .venv/installed  ## docs/console-*.png, the pictures of the console in README.md; needs chromium
+	@$(BIN)/python -m app.dev.screenshots
 
 secrets: deploy/secrets/tokens.env  ## random tokens for docker-compose.yml, unless they are there
 

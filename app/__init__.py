@@ -7,6 +7,7 @@ from app.commands import claims as _claims  # noqa: F401
 from app.commands import concurrency as _concurrency  # noqa: F401
 from app.commands import config as _config  # noqa: F401
 from app.commands import doctor as _doctor  # noqa: F401
+from app.commands import explain as _explain  # noqa: F401
 from app.commands import hotkeys as _hotkeys  # noqa: F401
 from app.commands import keys as _keys  # noqa: F401
 from app.commands import lag as _lag  # noqa: F401
@@ -19,17 +20,19 @@ from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
 from app.commands.base import take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
-from app.commands.explain import command as _explain  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
+from app.console.acting import add_acting
 from app.console.concurrency import add_concurrency
 from app.console.drain import add_drain
 from app.console.hotkeys import add_hot_keys
 from app.console.lag import add_lag
+from app.console.letters import add_letters
 from app.console.login import add_login
 from app.console.metering import add_metering
 from app.console.pages import add_console
 from app.console.paused import add_paused
 from app.console.seek import add_seek
+from app.console.stream import add_stream
 from app.console.views import add_views
 from app.errors import PermanentError, Reject, TransientError
 from app.failures.circuit import Breaker
@@ -63,6 +66,9 @@ handles = app.handles
 add_views(app)
 add_login(app)
 add_console(app)
+add_stream(app)
+add_letters(app)
+add_acting(app)
 add_paused(app)
 add_drain(app)
 add_hot_keys(app)

@@ -1,7 +1,11 @@
-"""How things are said to people: nothing that a terminal or a page would obey, times, counts, durations. Pure."""
+"""How things are said to people: nothing that a terminal or a page would obey, values, times, counts. Pure."""
 
 from datetime import UTC, datetime
 
+import msgspec
+
+LINES_MAX = 200  # of a value
+HEX_BYTES_MAX = 512
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
@@ -41,3 +45,26 @@ def duration(seconds: float | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def value_text(value: bytes | None) -> str:
+    """A value as people read it: JSON by lines, other text escaped, anything else in hexadecimal; not all if long."""
+    if value is None:
+        return "no value"
+    try:
+        lines = msgspec.json.format(value, indent=2).decode().splitlines()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        lines = _escaped(value)
+    more = len(lines) - LINES_MAX
+    lines = [printable(short(line, 2_000)) for line in lines[:LINES_MAX]]
+    return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
+
+
+def _escaped(value: bytes) -> list[str]:
+    try:
+        return [value.decode()]
+    except UnicodeDecodeError:
+        rows = [value[at : at + 16] for at in range(0, min(len(value), HEX_BYTES_MAX), 16)]
+        shown = [f"{row.hex(' '):47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}" for row in rows]
+        left = len(value) - HEX_BYTES_MAX
+        return shown + ([f"… {number(left, 'more byte')}: --json shows all"] if left > 0 else [])

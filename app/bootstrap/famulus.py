@@ -30,6 +30,7 @@ from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.group.standing import Standings
 from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
+from app.observe.history import History
 from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog, prepare_admin_topics
 from app.publish.bus import EventBus
@@ -74,6 +75,7 @@ class Famulus(faust.App):
         self.standings = Standings[TP]()  # of this worker's partitions, looked at whenever its metrics are read
         self.services = svcs.Registry()
         self.door = Door(worker)
+        self.history = History()  # what the console's charts show
         self.claims = ClaimStore(settings.claim_check)
         self.redeeming = Redeeming(self.claims)
         self.sender = Producer(kafka, self.claims)

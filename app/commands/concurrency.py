@@ -4,9 +4,9 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
-from app.commands.dlq.letters.send import whoami
 from app.commands.out import note, say
 from app.commands.telling import meant, read_told, teller
+from app.inspection.letters.send import whoami
 from app.operate.admin import set_width
 from app.operate.widths import WIDTH_MAX, WORKER, Widths, name_of, said
 

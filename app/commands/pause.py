@@ -8,9 +8,9 @@ from faust.cli import argument, option
 
 from app.bootstrap import Famulus
 from app.commands.base import Command
-from app.commands.dlq.letters.send import whoami
 from app.commands.out import note, say
 from app.commands.telling import meant, read_told, teller
+from app.inspection.letters.send import whoami
 from app.operate.admin import change
 from app.operate.pauses import Action, Target, said
 

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from app.bootstrap.parts import types_of
 from app.commands.base import Command
-from app.commands.dlq.letters.look import fault_in
-from app.commands.dlq.letters.read import Reader, reading
-from app.commands.out import Out, console, key_text, note, say, value_text
+from app.commands.out import Out, console, note, say
 from app.deadletter.selection import text_of
 from app.engine.dispatch import EventTypes
 from app.errors import ConfigError
-from app.text import iso, number, printable, time_text
+from app.inspection.letters.look import fault_in
+from app.inspection.letters.read import Reader, reading
+from app.inspection.letters.words import key_text
+from app.text import iso, number, printable, time_text, value_text
 from app.wire.codec import json_of
 from app.wire.envelope import event_type_of
 

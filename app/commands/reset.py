@@ -11,10 +11,10 @@ from app.commands.base import Command
 from app.commands.out import note
 from app.commands.seek import PLACES, agreed, asked_where, show
 from app.commands.state.lines import claimed, prepare_state
-from app.commands.state.log import source_partitions
 from app.commands.telling import meant, withdraw
 from app.engine.subscription import Subscription
 from app.group.members import check_empty, commit_for
+from app.inspection.statelog import source_partitions
 from app.operate.moving import consequences, planned
 from app.storage.changelog import PROCESSED, encode
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from app.bootstrap.parts import remembers_s
 from app.commands.base import Command
-from app.commands.dlq.letters.send import whoami
 from app.commands.out import console, note, say
 from app.commands.telling import meant, teller
+from app.inspection.letters.send import whoami
 from app.operate.moving import Move, Where, consequences, order, planned, where_of
 
 PLACES = (

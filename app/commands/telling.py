@@ -4,15 +4,11 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
-from app.access.reading import opened
 from app.bootstrap import Famulus
-from app.errors import UnavailableError
-from app.observe.health import partitions_of
-from app.operate.admin import note, prepare_admin_topics, target_of
+from app.operate.admin import prepare_admin_topics, read_admin_topic, target_of
 from app.operate.moving import done
-from app.operate.pauses import EVERYTHING, Target, admin_topic
+from app.operate.pauses import EVERYTHING, Target
 from app.operate.told import Told
 from app.publish.producer import Producer
 
@@ -21,23 +17,7 @@ ANSWER_MS = 30_000  # for which a person waits
 
 async def read_told(app: Famulus) -> Told:
     """What the admin topic says by now; nothing while there is none. Raises UnavailableError without a broker."""
-    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
-    told = Told()
-    at = TopicPartition(admin_topic(app.group), 0)
-    if not await partitions_of(kafka, [at.topic], timeout_s):
-        return told
-    try:
-        consumer = await opened(kafka, at)
-        try:
-            end = (await consumer.end_offsets([at]))[at]
-            while await consumer.position(at) < end:
-                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
-                    note(told, record)
-        finally:
-            await consumer.stop()
-    except (KafkaError, OSError) as error:
-        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
-    return told
+    return await read_admin_topic(app.settings.kafka, app.settings.worker.startup_timeout_s)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from app.engine.flow import Flow
 from app.group.asking import Asker
 from app.observe import catalogue as c
 from app.observe.health import admin_of
+from app.observe.history import Sample
 from app.observe.metrics import Counts
 from app.state.tables import Table
 from app.text import number
@@ -113,8 +114,15 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
         "in_flight": sum(now.in_flight for now in partitions),
         "resting": sum(now.resting for now in partitions),
         "version": app.settings.worker.version,
-        "at_s": round(time.monotonic(), 3),
     }
+
+
+def sample_of(app: Famulus) -> Sample:
+    """What the charts of the overview are made of."""
+    counts = [subscription.counts for subscription in app.subscriptions.values()]
+    failed = sum(of["retried"] + of["postponed"] + of["dead_lettered"] for of in counts)
+    lag = sum(now.lag or 0 for now in partitions_of(app)) + sum(lag for _, lag in returning_lag(app))
+    return Sample(time.monotonic(), sum(of[name] for of in counts for name in get_args(Outcome)), failed, lag)
 
 
 async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:

@@ -8,10 +8,10 @@ POST /logout  ends it; needs the session's CSRF token, as everything that acts
 from html import escape
 from typing import Any, cast
 
-from aiohttp import web
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.page import see_other
 from app.door.guard import HEADERS, Door, cookie_name, form_field
 from app.door.sessions import LIFE_S
 
@@ -46,7 +46,7 @@ class Login(View):
         cookie = _door(self).log_in((await form_field(asked, "token")).strip())
         if cookie is None:
             return self.form("This is not a token of this worker.", 401)
-        answer = _see_other(HOME)
+        answer = cast(Any, see_other(HOME))  # Any: as above
         answer.set_cookie(
             cookie_name(asked), cookie, max_age=int(LIFE_S), path="/", httponly=True, samesite="Strict",
             secure=asked.secure or asked.headers.get("X-Forwarded-Proto") == "https",
@@ -66,7 +66,7 @@ class Logout(View):
         """End it."""
         asked = cast(Any, request)  # Any: as above
         _door(self).log_out(asked)
-        answer = _see_other("/login")
+        answer = cast(Any, see_other("/login"))  # Any: as above
         answer.del_cookie(cookie_name(asked), path="/", httponly=True, samesite="Strict")
         return cast(Response, answer)
 
@@ -79,7 +79,3 @@ def add_login(app: Famulus) -> None:
 
 def _door(view: View) -> Door:
     return cast(Famulus, view.app).door
-
-
-def _see_other(path: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": path})

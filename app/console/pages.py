@@ -1,86 +1,72 @@
 """The console: what a worker does, for people with a browser. One page answers one question.
 
     GET /console                what it does now, what is stuck and why; it renews itself
-    GET /console/subscriptions  how each of its partitions fares
+    GET /console/subscriptions  how each of its partitions fares; so does this one, see `console.stream`
     GET /console/tables         the tables; /console/tables/NAME?after=KEY or ?key=KEY has their rows
-    GET /console/dead-letters   what failed for good, by cause, and the commands that act on it
+    GET /console/dead-letters   what failed for good, by cause, letter by letter, each with all of it
+    GET /console/explain        where an event is, why, and what gets it on
     GET /console/settings       every setting as the worker started with it, secrets as stars
     GET /console/workers        who is in the group, and who has which partition
 
-Nothing here acts. `app.door.guard` asks for the token to look, or for a session that began at `/login`.
+Nothing in this module acts, `console.acting` does. `app.door.guard` asks for the token to look, or for a session that
+began at `/login`.
 """
 
 import asyncio
 from collections import defaultdict
-from typing import Any, ClassVar, cast
+from typing import Any
 
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.explaining import ExplainPage, query_of
 from app.console.gathering import (
     PartitionNow,
     as_json,
-    bounded,
     overview_of,
     partitions_of,
     rows_of,
     tables_of,
     workers_of,
 )
-from app.console.rendering import POLICY, render, static
+from app.console.page import ConsolePage, LivePage
+from app.console.rendering import static
 from app.console.settings import shown
 from app.errors import OperatingError
+from app.operate.pauses import Pauses, said
 from app.state.tables import Table
 
 PAGE_ROWS = 50
 Values = dict[str, Any]  # Any: what a template shows
 
 
-class ConsolePage(View):
-    """A page of the console: *path* is its place in the menu, *is_live* has it renew itself."""
-
-    path: ClassVar[str]
-    is_live: ClassVar[bool] = False
-
-    @property
-    def host(self) -> Famulus:
-        """The app that this page belongs to."""
-        return cast(Famulus, self.app)
-
-    def show(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
-        """The page that *template* makes of *values*."""
-        page = render(
-            template, path=self.path, is_live=self.is_live, group=self.host.group,
-            csrf=cast(Any, request).get("csrf", ""), **values,
-        )  # fmt: skip
-        return self.html(page, status=status, headers={"Content-Security-Policy": POLICY})
-
-
-class Overview(ConsolePage):
+class Overview(LivePage):
     """What the worker does now, and what is stuck."""
 
     path = "/console"
-    is_live = True
+    template = "overview.html"
 
-    async def get(self, request: Request) -> Response:
-        """Show it."""
-        return self.show(request, "overview.html", **overview_of(self.host))
+    @staticmethod
+    def values(app: Famulus) -> Values:
+        """Everything about this worker as a whole."""
+        return {**overview_of(app), "charts": app.history.charts()}
 
 
-class Subscriptions(ConsolePage):
+class Subscriptions(LivePage):
     """How each partition fares."""
 
     path = "/console/subscriptions"
-    is_live = True
+    template = "subscriptions.html"
 
-    async def get(self, request: Request) -> Response:
-        """Show it."""
+    @staticmethod
+    def values(app: Famulus) -> Values:
+        """The partitions by topic."""
         of_topic: defaultdict[str, list[PartitionNow]] = defaultdict(list)
-        for now in sorted(partitions_of(self.host), key=lambda now: now.place):
+        for now in sorted(partitions_of(app), key=lambda now: now.place):
             of_topic[now.place.topic].append(now)
-        every = self.host.subscriptions.values()
+        every = app.subscriptions.values()
         found = [(s.topic_name, s.counts, of_topic[s.topic_name]) for s in every]
-        return self.show(request, "subscriptions.html", subscriptions=found)
+        return {"subscriptions": found, "pauses": pauses_of(app.intake.pauses)}
 
 
 class TablesPage(ConsolePage):
@@ -113,25 +99,11 @@ class RowsPage(ConsolePage):
             values["rows"], values["following"] = chosen_rows(table, after, key)
         except ValueError as error:
             return self.show(request, "rows.html", 400, **values | {"error": error})
-        if key and not values["rows"]:
+        if key and after is None and not values["rows"]:
             return self.show(
                 request, "rows.html", 404, **values | {"error": "No partition of this worker has that row."}
             )
         return self.show(request, "rows.html", **values)
-
-
-class DeadLettersPage(ConsolePage):
-    """What failed for good here, by cause."""
-
-    path = "/console/dead-letters"
-
-    async def get(self, request: Request) -> Response:
-        """Show it."""
-        found = [
-            (s.name, self.host.dead_letter_topic(s), bounded(s.counts.failures).most_common())
-            for s in self.host.subscriptions.values()
-        ]
-        return self.show(request, "deadletters.html", subscriptions=found)
 
 
 class SettingsPage(ConsolePage):
@@ -184,20 +156,38 @@ class Script(View):
 
 
 def chosen_rows(table: Table[Any, Any], after: str | None, key: str) -> tuple[list[tuple[str, str]], str | None]:
-    """The row of *key*, or a page of those above *after*, as texts; and what follows, see `rows_of`.
+    """A page of rows as texts, and what follows, see `rows_of`.
 
-    Raises ValueError when one of them is no key of the table.
+    The row of *key*; where there is none, those whose keys begin with it; without one, those above *after*. Raises
+    ValueError when one of them is no key of a table with windows.
     """
-    if key:
-        value = table.at(key)
-        return ([] if value is None else [(key, text_of(value))]), None
-    rows, following = rows_of(table, after, PAGE_ROWS)
-    return [(table.text(row_key), text_of(value)) for row_key, value in rows], following
+    if key and after is None and (value := _row(table, key)) is not None:
+        return [(key, text_of(value))], None
+    rows, following = rows_of(table, after or key or None, PAGE_ROWS)
+    shown = [(table.text(row_key), text_of(value)) for row_key, value in rows]
+    found = [row for row in shown if row[0].startswith(key)]
+    return found, following if len(found) == len(shown) else None
+
+
+def _row(table: Table[Any, Any], key: str) -> Any:  # Any: a row's value
+    """The row of *key*, None when there is none, or when it is the beginning of a key at most. Raises as above."""
+    try:
+        return table.at(key)
+    except ValueError:
+        if table.window is not None:
+            raise
+        return None
 
 
 def text_of(value: object) -> str:
     """*value* as JSON, for people."""
     return as_json(value).decode()
+
+
+def pauses_of(pauses: Pauses) -> list[tuple[str, str]]:
+    """What is paused in the group, in words, each with what names it in the address of the page that resumes it."""
+    every = sorted(pauses.of.items(), key=lambda pause: str(pause[0]))
+    return [(said(target, why), query_of(target)) for target, why in every]
 
 
 def add_console(app: Famulus) -> None:
@@ -206,7 +196,7 @@ def add_console(app: Famulus) -> None:
     app.page("/console/subscriptions")(Subscriptions)
     app.page("/console/tables")(TablesPage)
     app.page("/console/tables/{name}")(RowsPage)
-    app.page("/console/dead-letters")(DeadLettersPage)
+    app.page("/console/explain")(ExplainPage)
     app.page("/console/settings")(SettingsPage)
     app.page("/console/workers")(WorkersPage)
     app.page("/console/style.css")(Style)

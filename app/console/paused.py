@@ -13,7 +13,7 @@ from app.bootstrap import Famulus
 from app.console.views import BadRequestError, Page, asker
 from app.errors import ConfigError, OperatingError, UnavailableError
 from app.operate.admin import change, target_of
-from app.operate.pauses import Action
+from app.operate.pauses import Action, Target
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,22 +39,29 @@ class Paused(Page):
             asked = await self.asked(request, Asked)
         except BadRequestError as error:
             return self.refuse(400, str(error))
-        host = self.host
-        topics = {name: s.topic_name for name, s in host.subscriptions.items()}
-        timeout_s = host.settings.worker.startup_timeout_s
         try:
-            target = await target_of(host.settings.kafka, topics, asked.topic, asked.partition, timeout_s)
-            _, next_offset = await change(
-                host.sender, host.group, host.intake.pauses, asked.action, target, asker(request), asked.note
-            )
-        except ConfigError as error:
-            return self.refuse(404, str(error))
-        except UnavailableError as error:
-            return self.refuse(503, str(error))
+            target = await meant(self.host, asked.topic, asked.partition)
+            await set_pause(self.host, asked.action, target, asker(request), asked.note)
         except OperatingError as error:
-            return self.refuse(409, str(error))
-        await host.admin_log.seen(next_offset)
-        return self.answer(host.intake.pauses.rows())
+            return self.refuse(status_of(error), str(error))
+        return self.answer(self.host.intake.pauses.rows())
+
+
+async def meant(app: Famulus, topic: str, partition: int | None) -> Target:
+    """What is to be paused or resumed. Raises ConfigError when it is not there, UnavailableError."""
+    topics = {name: s.topic_name for name, s in app.subscriptions.items()}
+    return await target_of(app.settings.kafka, topics, topic, partition, app.settings.worker.startup_timeout_s)
+
+
+async def set_pause(app: Famulus, action: Action, target: Target, by: str, note: str) -> None:
+    """Pause or resume, and wait until this worker knows it, for some seconds. Raises as `operate.admin.change` does."""
+    _, next_offset = await change(app.sender, app.group, app.intake.pauses, action, target, by, note)
+    await app.admin_log.seen(next_offset)
+
+
+def status_of(error: OperatingError) -> int:
+    """The HTTP status that says what is wrong: what is meant is not there, no broker answers, it cannot be done."""
+    return 404 if isinstance(error, ConfigError) else 503 if isinstance(error, UnavailableError) else 409
 
 
 def add_paused(app: Famulus) -> None:

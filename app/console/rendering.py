@@ -22,6 +22,7 @@ PAGES: Final = {
     "/console/subscriptions": "Subscriptions",
     "/console/tables": "Tables",
     "/console/dead-letters": "Dead letters",
+    "/console/explain": "Explain",
     "/console/settings": "Settings",
     "/console/workers": "Workers",
 }
@@ -31,6 +32,12 @@ TEXT_MAX = 2_000  # characters of a value that a page shows
 def render(template: str, **values: Any) -> str:  # Any: what the template names
     """The page that *template* makes of *values*. Raises jinja2.UndefinedError when it names another one."""
     return _environment().get_template(template).render(pages=PAGES, **values)
+
+
+def fragment(template: str, **values: Any) -> str:  # Any: as above
+    """The main part of that page, for one that is open already."""
+    of = _environment().get_template(template)
+    return "".join(of.blocks["main"](of.new_context(values | {"pages": PAGES})))
 
 
 @cache
@@ -49,6 +56,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
+def brief(value: float) -> str:
+    """A measured number: small ones with a digit behind the point, large ones without."""
+    return f"{value:,.1f}" if value < 10 and value != round(value) else f"{value:,.0f}"
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -56,7 +68,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "plain": lambda text: printable(str(text)), "shortened": shortened, "number": number, "seconds": duration,
-        "query": urlencode,
+        "plain": lambda text: printable(str(text)), "shortened": shortened, "number": number, "brief": brief,
+        "seconds": duration, "query": urlencode,
     }  # fmt: skip
     return environment

@@ -100,6 +100,10 @@ class Door:
         fits = [access for access, token in self._tokens.items() if hmac.compare_digest(sent, token.text.encode())]
         return max(fits, default=Access.NONE)
 
+    def may_still_read(self, request: web.Request) -> bool:
+        """Whether whoever sent *request* some time ago may look still: a session may be over, a token replaced."""
+        return self._who(request)[0] >= Access.READ
+
     @web.middleware
     async def pass_on(self, request: web.Request, handler: Next) -> web.StreamResponse:
         """Let the request through to *handler* or answer it here, in JSON, within a time limit."""
@@ -152,6 +156,11 @@ class Door:
 def may_read(request: Any) -> bool:  # Any: Faust's type of aiohttp's request
     """Whether whoever sent the request may look: open views say no more than needed to others."""
     return cast(Access, request.get("access", Access.NONE)) >= Access.READ
+
+
+def may_act(request: Any) -> bool:  # Any: as above
+    """Whether whoever sent the request may act: pages show nobody else what acts."""
+    return cast(Access, request.get("access", Access.NONE)) >= Access.ADMIN
 
 
 async def form_field(request: web.Request, name: str) -> str:

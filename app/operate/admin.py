@@ -127,6 +127,26 @@ async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     await asyncio.gather(*(create_topics(settings, {name: 1}, timeout_s, of) for name, of in wanted.items()))
 
 
+async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
+    """What the group is told by now; nothing while there is no such topic. Raises UnavailableError without a broker."""
+    told = Told()
+    at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
+    if not await partitions_of(settings, [at.topic], timeout_s):
+        return told
+    try:
+        consumer = await opened(settings, at)
+        try:
+            end = (await consumer.end_offsets([at]))[at]
+            while await consumer.position(at) < end:
+                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
+                    note(told, record)
+        finally:
+            await consumer.stop()
+    except (KafkaError, OSError) as error:
+        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
+    return told
+
+
 async def target_of(
     settings: KafkaConfig, topics: Mapping[str, str], topic: str, partition: int | None, timeout_s: float
 ) -> Target:

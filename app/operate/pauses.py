@@ -90,10 +90,15 @@ class Pauses:
             self.of[target] = msgspec.json.decode(value, type=Why)
         return target
 
+    def over(self, topic: str, partition: int) -> "tuple[Target, Why] | None":
+        """The widest pause that covers a partition: resuming that lets it go on. None when nothing is in the way."""
+        at = Target(topic, partition)
+        return min(((target, why) for target, why in self.of.items() if target.covers(at)), key=_width, default=None)
+
     def why(self, topic: str, partition: int) -> str:
         """Why nothing of a partition is started, in words; empty when nothing is in the way."""
-        at = Target(topic, partition)
-        return next((said(target, why) for target, why in self.of.items() if target.covers(at)), "")
+        pause = self.over(topic, partition)
+        return said(*pause) if pause is not None else ""
 
     def rows(self) -> list[dict[str, object]]:
         """What is paused, for programs, in the order of the names; null stands for all."""
@@ -112,6 +117,11 @@ class Pauses:
                 name = "everything" if wider == Target() else str(wider)
                 raise OperatingError(f"{target} stays paused, since {name} is: resume that")
         return sorted((paused for paused in self.of if target.covers(paused)), key=str)
+
+
+def _width(pause: tuple[Target, Why]) -> int:
+    """Less for what covers more: everything, a topic, a partition."""
+    return bool(pause[0].topic) + (pause[0].partition is not None)
 
 
 def said(target: Target, why: Why) -> str:

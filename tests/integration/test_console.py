@@ -76,8 +76,8 @@ def test_every_page_of_a_live_worker(house: House) -> None:
     assert says.count("gets on") == 2
     check_tables(browser)
     says = words(browser.open("/console/dead-letters"))
-    assert "1 permanent agents.things.note PermanentError" in says
-    assert "faust -A app dlq list --topic things" in says
+    assert "1 permanent: PermanentError in agents.things.note" in says
+    assert f"faust -A app dlq redrive --topic {house.topic} --cause" in says
     assert f"{house.topic} 0, 1" in words(browser.open("/console/workers"))
     for path, kind in (("/console/style.css", "text/css"), ("/console/console.js", "text/javascript")):
         status, headers, _ = ask(worker, "GET", path, None, Cookie=browser.cookie)
@@ -98,6 +98,12 @@ def check_tables(browser: Browser) -> None:
     assert len(set(found)) == len(found) == ROWS
     [hostile] = [link for link in found if "script" in link]
     assert words(browser.open(f"/console/tables/count{hostile}")).count(r"alert(1)</script>/../?#\u202e 1") == 1
+    found = links(browser.open("/console/tables/count?key=k00"), "?key=")
+    assert found == [f"?key=k00{n}" for n in range(10)]
+    page = browser.open("/console/tables/count?key=k0")
+    [following] = links(page, "?key=k0&amp;after=")
+    every = links(page, "?key=") + links(browser.open(f"/console/tables/count{following}"), "?key=")
+    assert len({link for link in every if "after" not in link}) == 100
     assert "No partition of this worker has that row" in browser.open("/console/tables/count?key=nobody", 404)
     assert "There is no such table" in browser.open("/console/tables/nothing", 404)
 

@@ -46,6 +46,8 @@ async def routes(view: View, request: Request) -> Response:
 )
 OPEN = 200, 200, 200, 200
 LOOK = 401, 401, 200, 200  # without a token, with a bad one, with that for reading, with that for acting
+ACT = 401, 401, 403, 400  # the page that asks is for those who may act, and wants to know what is meant
+LETTERS = 401, 401, 404, 404  # whose topic is not named
 TABLE = {
     "/livez": OPEN,
     "/readyz": OPEN,
@@ -62,6 +64,14 @@ TABLE = {
     "/console/tables": LOOK,
     "/console/tables/{name}": LOOK,
     "/console/dead-letters": LOOK,
+    "/console/dead-letters/list": LETTERS,
+    "/console/dead-letters/letter": LETTERS,
+    "/console/explain": LOOK,
+    "/console/events": (401, 401, 406, 406),
+    "/console/redrive": ACT,
+    "/console/drop": ACT,
+    "/console/pause": ACT,
+    "/console/resume": ACT,
     "/console/settings": LOOK,
     "/console/workers": LOOK,
     "/console/style.css": LOOK,
@@ -93,6 +103,10 @@ ACTS = {
     ("HEAD", "/logout"): (401, 401, 405, 405),
     ("POST", "/act/"): (401, 401, 403, 200),
     ("POST", "/paused/"): (401, 401, 403, 400),
+    ("POST", "/console/redrive"): (401, 401, 403, 400),
+    ("POST", "/console/drop"): (401, 401, 403, 400),
+    ("POST", "/console/pause"): (401, 401, 403, 400),
+    ("POST", "/console/resume"): (401, 401, 403, 400),
     ("POST", "/drain/"): (401, 401, 403, 400),
     ("POST", "/seek/"): (401, 401, 403, 400),
     ("POST", "/concurrency/"): (401, 401, 403, 400),

@@ -5,10 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from app.observe import catalogue as c
 from app.storage.changelog import ATTEMPTS, DEAD
 from tests.integration.conftest import settings_of
+from tests.integration.dead_letters import in_transaction
 from tests.integration.house import House, wait_for
+from tests.integration.test_console import Browser, words
+from tests.integration.test_door import tokens_of
+from tests.integration.test_metrics import families, series, value
 from tests.integration.test_start import faust, one_line
 
 HANDLER = """
@@ -69,6 +76,71 @@ def test_each_answer(house: House, ask: Ask) -> None:
     assert [answer["offset"] for answer in ask("--id", "d-2")] == [7]
     house.kill(worker)
     assert [state(offset) for offset in (2, 5, 7)] == ["dead letter", "nobody reads", "nobody reads"]
+
+
+def test_what_holds_an_event_up(house: House, ask: Ask) -> None:
+    """It waits for others of its partition; then somebody pauses more and more, and the widest pause is named."""
+    house.build(HANDLER)
+    worker = house.start(FAILURES__HANDLERTIMEOUTS="0", WORKER__CONCURRENCY="1")
+    house.send(house.thing("a", 1, "wait"), house.thing("b", 1), house.thing("c", 1, "away"))
+    settings = settings_of(house.kafka, house.folder / "asked")
+    wait_for(lambda: value(series(families(worker)), c.IN_HAND) == 1)
+    [waiting] = ask("0", "1")
+    assert waiting["state"] == "waiting"
+    assert waiting["why"].startswith("1 offsets of the partition, none of its key")
+    for what, resume in ((["things", "--partition", "0"], f"{house.topic} --partition 0"), (["--all"], "--all")):
+        code, output = faust("pause", *what, "--note", "moving", cwd=house.checkout, **settings)
+        assert code == 0, output
+        wait_for(lambda: bool(worker.get("/subscriptions/")[0]["paused"]))
+        [held] = ask("0", "1")
+        assert (held["state"], held["action"]) == ("paused", f"faust -A app resume {resume}")
+        assert (" by " in held["why"], held["why"].endswith(": moving")) == (True, True)
+    house.kill(worker)
+    assert ask("0", "1")[0]["state"] == "nobody reads"
+
+
+def test_what_the_log_has_no_more(house: House, ask: Ask) -> None:
+    """Removed by retention, or never an event; and an event that nothing remembers."""
+    house.build(HANDLER, options=", dedupe=False")
+    worker = house.start()
+    house.send(*(house.thing(f"k{n}", n) for n in range(3)))
+    in_transaction(house.kafka, [house.thing("t", 1, partition=0)], is_kept=True)
+    house.wait_settled(4, worker)
+    at = TopicPartition(house.topic, 0)
+    house.admin(lambda admin: admin.delete_records({at: RecordsToDelete(1)}))
+    assert [ask("0", str(offset))[0]["state"] for offset in (0, 1, 3, 4)] == ["gone", "settled", "settled", "no record"]
+    code, output = faust("explain", "things", "1", "0", cwd=house.checkout,
+                         **settings_of(house.kafka, house.folder / "asked"))  # fmt: skip
+    assert (code, "has 1 partitions, the first is 0" in one_line(output)) == (78, True), output
+    assert worker.stop() == 0
+
+
+def test_the_page_says_the_same_as_the_command(house: House, ask: Ask) -> None:
+    """By place, key and id; what is no question, and what is not found, is said in the page."""
+    house.build(HANDLER, options=', on_dead_letter="sequence"')
+    worker = house.start()
+    house.send(house.thing("b", 1, "bad"), house.thing("b", 2), house.thing("a", 1))
+    house.wait_settled(3, worker)
+    browser = Browser(worker, tokens_of(worker)[2])
+    for query, arguments in (
+        ("partition=0&offset=1", ["0", "1"]), ("key=b", ["--key", "b"]), ("id=a-1", ["--id", "a-1"])
+    ):  # fmt: skip
+        says = words(browser.open(f"/console/explain?topic={house.topic}&{query}"))
+        for answer in ask(*arguments):
+            told = f"{house.topic}/0/{answer['offset']}: {answer['state']} {answer['why']}"
+            assert told in says
+            assert str(answer["action"]) in says
+    for query, status, said in (
+        ("", 200, "Name it by its place"),
+        ("topic=things&key=nobody", 404, "is like that"),
+        ("topic=nothing&key=a", 400, "no subscription reads topic 'nothing'"),
+        ("topic=things&partition=0", 400, "Name an event by its partition and its offset"),
+        ("topic=things&partition=0&offset=x", 400, "are whole numbers"),
+        ("topic=things&partition=7&offset=0", 400, "has 1 partitions"),
+        ("topic=things&key=a&id=b", 400, "Name an event by"),
+    ):
+        assert said in words(browser.open(f"/console/explain?{query}", status)), query
+    assert worker.stop() == 0
 
 
 def test_what_was_done_about_a_letter(house: House, ask: Ask) -> None:

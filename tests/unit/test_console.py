@@ -10,13 +10,20 @@ import pytest
 from faust.types import TP
 from jinja2 import UndefinedError
 
+from app.console.explaining import FIELDS, Told, next_step
 from app.console.gathering import PartitionNow, by_topic
-from app.console.rendering import PAGES, POLICY, TEXT_MAX, number, render, shortened, static
+from app.console.letters import FIELDS as ASKED
+from app.console.rendering import PAGES, POLICY, TEXT_MAX, brief, fragment, number, render, shortened, static
 from app.console.settings import Shown
+from app.inspection.explain.answers import Answer, Facts
+from app.inspection.letters.words import Row
+from app.observe.history import Chart
+from app.operate.pauses import Target, Why
 from app.text import duration, printable
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
-FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": ""}
+WHY = Why("ann", "noon")
+FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": "", "may_act": True}
 QUIET = PartitionNow(
     place=TP("things", 3), in_flight=0, in_hand=0, waiting=0, resting=0, oldest_s=0.0, is_window_full=False,
     settled=None, committed=None, commit_gap=0, lag=None, halted="", blocked="", paused="",
@@ -25,7 +32,19 @@ OVERVIEW: dict[str, Any] = {
     "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "paused": [],
     "told": [],
     "partitions": [QUIET], "returning": [], "settled": 1234, "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0,
-    "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "version": "dev", "at_s": 1.5,
+    "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "version": "dev",
+    "charts": [Chart("rate", "records/s", 12.5, 20.0, "0.0,57.0 300.0,3.0")],
+}  # fmt: skip
+
+CAUSE = {"id": "3f2a91bc", "count": 3, "why": HOSTILE, "place": HOSTILE, "message": HOSTILE, "keys": [HOSTILE],
+         "more_keys": 2, "first": "2026-01-31 12:00:00", "last": ""}  # fmt: skip
+ROW = {"origin": HOSTILE, "cause": "3f2a91bc", "why": HOSTILE, "failed": "2026-01-31 12:00:00", "key": HOSTILE,
+       "message": HOSTILE, "state": HOSTILE, "hops": 2}  # fmt: skip
+LETTER: dict[str, Any] = {
+    "origin": HOSTILE, "topic": HOSTILE, "partition": 0, "offset": 1, "is_open": True, "state": "open",
+    "facts": {"cause": f"3f2a91bc\n{HOSTILE}"}, "value": HOSTILE, "size": "3 bytes", "fault": HOSTILE, "is_gone": False,
+    "headers": [(HOSTILE, HOSTILE)], "done": [HOSTILE], "good": HOSTILE, "is_json": True, "left": 3,
+    "rows": [Row(HOSTILE, "added", HOSTILE, HOSTILE, is_faint=False)],
 }  # fmt: skip
 
 
@@ -60,6 +79,18 @@ def rows(**values: Any) -> str:
     return render("rows.html", **FRAME | given | values)
 
 
+def letters(template: str, **values: Any) -> str:
+    """A page about dead letters."""
+    search = {"topics": [HOSTILE], "by": {"key": "key"}, "asked": dict.fromkeys(ASKED, HOSTILE)}
+    return render(template, **FRAME | {"path": "/console/dead-letters"} | search | values)
+
+
+def explain(**values: Any) -> str:
+    """The page that explains."""
+    given = {"path": "/console/explain", "asked": dict.fromkeys(FIELDS, ""), "topics": [], "found": [], "error": ""}
+    return render("explain.html", **FRAME | given | values)
+
+
 def hostile_pages() -> list[str]:
     """Every page, with hostile text wherever an event, a setting or the cluster may bring it."""
     bad = {"halted": HOSTILE, "blocked": ""}
@@ -76,11 +107,20 @@ def hostile_pages() -> list[str]:
     return [
         render("overview.html", **FRAME | OVERVIEW | stuck),
         render("subscriptions.html", **FRAME, path="/console/subscriptions",
-               subscriptions=[("things", counts, [halted, blocked, paused, QUIET])]),
+               subscriptions=[("things", counts, [halted, blocked, paused, QUIET])], pauses=[(HOSTILE, "topic=t")]),
+        render("said.html", **FRAME, path="/console/dead-letters", title=HOSTILE, lines=[HOSTILE], is_bad=True),
+        render("confirm.html", **FRAME, path="/console/dead-letters", title=HOSTILE, lines=[HOSTILE], does="Do",
+               asked={"topic": HOSTILE}),
         rows(name=HOSTILE, key=HOSTILE, rows=[(HOSTILE, HOSTILE)], following=HOSTILE),
         rows(error=ValueError(HOSTILE)),
-        render("deadletters.html", **FRAME, path="/console/dead-letters",
-               subscriptions=[("things", "things.dead-letter", [(("permanent", HOSTILE, HOSTILE), 3)])]),
+        letters("deadletters.html", subscriptions=[("things", [CAUSE], ""), ("others", [], HOSTILE)]),
+        letters("letters.html", rows=[ROW], count=1, first=1, last=1, before="page=1", following="page=3",
+                topic=HOSTILE),
+        letters("letter.html", **LETTER),
+        letters("letter.html", **LETTER | {"rows": [], "is_json": False}),
+        explain(found=[Told(Facts(HOSTILE, 0, 1, 0, 9, type_name=HOSTILE), Answer("parked", HOSTILE, HOSTILE),
+                            "/", "Go")]),
+        explain(asked=dict.fromkeys(FIELDS, HOSTILE), topics=[HOSTILE], error=HOSTILE),
         render("settings.html", **FRAME, path="/console/settings", settings=[Shown("A.B", HOSTILE, "", HOSTILE)]),
         render("workers.html", **FRAME, path="/console/workers", workers=[(HOSTILE, [("things", [1])])], error=""),
         render("workers.html", **FRAME, path="/console/workers", workers=[], error=HOSTILE),
@@ -102,9 +142,8 @@ def test_a_paused_partition_does_not_get_on() -> None:
     fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
     why = "things is paused since noon by ann: moving"
     paused = PartitionNow(**fields | {"paused": why})
-    page = render(
-        "subscriptions.html", **FRAME, path="/console/subscriptions", subscriptions=[("things", {}, [paused])]
-    )
+    page = render("subscriptions.html", **FRAME, path="/console/subscriptions",
+                  subscriptions=[("things", {}, [paused])], pauses=[])  # fmt: skip
     assert (why in Seen(page).text, "gets on" in Seen(page).text) == (True, False)
     assert why in Seen(render("overview.html", **FRAME | OVERVIEW | {"paused": [why]})).text
 
@@ -140,6 +179,15 @@ def test_a_page_asks_for_nothing_outside_of_the_worker() -> None:
         assert static(name).isascii()
 
 
+def test_a_fragment_is_the_main_part_of_its_page() -> None:
+    """What is sent to a page that is open is what it would have been."""
+    given = FRAME | OVERVIEW | {"why": HOSTILE}
+    main = fragment("overview.html", **given)
+    assert main.strip() in render("overview.html", **given)
+    assert "<script" not in main
+    assert [svg["role"] for svg in Seen(main).all("svg")] == ["img"]
+
+
 def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
     """Who came with a token in a header has no session to end."""
     seen = Seen(render("overview.html", **FRAME | OVERVIEW))
@@ -149,6 +197,39 @@ def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
     seen = Seen(render("overview.html", **FRAME | OVERVIEW | {"csrf": "a token"}))
     assert seen.all("form") == [{"method": "post", "action": "/logout"}]
     assert seen.all("input") == [{"type": "hidden", "name": "csrf", "value": "a token"}]
+
+
+def test_who_may_look_sees_nothing_that_acts() -> None:
+    """The buttons are for others; where somebody else has to do something, the command is named still."""
+    told = Told(
+        Facts("things", 0, 1, 0, 9), Answer("dead letter", "no", "faust -A app dlq redrive"), "/console/redrive", "Go"
+    )
+    for may_act in (True, False):
+        pages = [
+            explain(found=[told], may_act=may_act),
+            render("subscriptions.html", **FRAME | {"may_act": may_act}, path="/console/subscriptions",
+                   subscriptions=[("things", {}, [QUIET])], pauses=[("things is paused", "topic=things")]),
+        ]  # fmt: skip
+        links = {str(a["href"]).partition("?")[0] for page in pages for a in Seen(page).all("a")}
+        assert (links & {"/console/redrive", "/console/pause", "/console/resume"} != set()) is may_act
+    assert "faust -A app dlq redrive" in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "link"),
+    [
+        ({}, "dead letter", "/console/redrive?topic=t&origin=t%2F0%2F7"),
+        ({}, "parked", "/console/redrive?topic=t&origin=t%2F0%2F7"),
+        ({"dead_before": 3}, "parked", "/console/redrive?topic=t&origin=t%2F0%2F3"),
+        ({"before": [5, 6]}, "behind", "/console/explain?topic=t&partition=0&offset=5"),
+        ({"pause": (Target("t", 0), WHY)}, "paused", "/console/resume?topic=t&partition=0"),
+        ({"pause": (Target(), WHY)}, "paused", "/console/resume?topic=%2A"),
+        ({}, "next", ""),
+    ],
+)
+def test_an_answer_leads_to_what_gets_the_event_on(facts: dict[str, Any], state: Any, link: str) -> None:
+    """To the letter that it waits behind, to the widest pause."""
+    assert next_step(Facts("t", 0, 7, 0, 9, **facts), Answer(state, ""))[0] == link
 
 
 def test_what_is_missing_breaks_the_page() -> None:
@@ -163,7 +244,8 @@ def test_what_is_missing_breaks_the_page() -> None:
     ("shown", "expected"),
     [
         (number(1234567), "1,234,567"), (number(None), "-"), (duration(1.25), "1.2 s"), (duration(90), "1.5 min"),
-        (duration(7200), "2.0 h"), (printable("a\nb"), r"a\nb"), (printable("ü"), "ü"), (shortened("x"), "x"),
+        (duration(7200), "2.0 h"), (brief(0.25), "0.2"), (brief(3.0), "3"), (brief(12345.6), "12,346"),
+        (printable("a\nb"), r"a\nb"), (printable("ü"), "ü"), (shortened("x"), "x"),
         (shortened("x" * 3_000), "x" * TEXT_MAX + "... (3,000 characters)"),
     ],
 )  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.commands.dlq.shown.groups import grouped
 from app.deadletter.letter import (
     Audit,
     Cause,
@@ -24,6 +23,7 @@ from app.deadletter.record import DeadLetters, Failure, FailureKind
 from app.deadletter.returned import outgoing, returned, returning
 from app.deadletter.selection import Criteria, Entry, Plan, Register, planned, time_of
 from app.errors import DecodeError, PermanentError
+from app.inspection.letters.groups import grouped
 
 GROUP = "famulus"
 LETTERS = DeadLetters("t.dead-letter", 4, GROUP, "v1")

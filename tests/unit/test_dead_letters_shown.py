@@ -9,17 +9,17 @@ from typing import Any
 import click
 import pytest
 
-from app.commands.dlq.difference import differences
 from app.commands.dlq.edit import edited
-from app.commands.dlq.letters.read import runs
-from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import tables
-from app.commands.dlq.shown.groups import Group
 from app.commands.dlq.shown.page import difference_table
-from app.commands.out import Out, value_text
+from app.commands.out import Out
 from app.deadletter.letter import Cause
 from app.errors import OperatingError
-from app.text import printable, time_text
+from app.inspection.letters.difference import differences
+from app.inspection.letters.groups import Group
+from app.inspection.letters.read import runs
+from app.inspection.letters.returning import batches
+from app.text import printable, time_text, value_text
 
 EVIL = "\x1b[2J\x07\u202e\n"
 

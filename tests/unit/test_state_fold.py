@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from app.commands.state.check import differences
-from app.commands.state.log import Fold
 from app.commands.state.replay import Step, start_of
 from app.engine.subscription import Options, Subscription
+from app.inspection.statelog import Fold
 from app.storage.changelog import (
     CLAIM,
     MARK,

@@ -12,11 +12,11 @@ from faust.cli import argument, option
 from app.commands.base import Command
 from app.commands.dlq.doing import return_letters
 from app.commands.dlq.listing import Asked, list_letters, show_letter
-from app.commands.state.log import subscriptions_of
 from app.deadletter.letter import Origin
 from app.deadletter.selection import Criteria, time_of
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
+from app.inspection.statelog import subscriptions_of
 
 ONLY_FOR = {  # which options belong to which actions
     "each": ("list", "redrive"),

@@ -11,31 +11,31 @@ import click
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
-from app.commands.dlq.difference import differences
 from app.commands.dlq.edit import edited
-from app.commands.dlq.letters.check import End, tried
-from app.commands.dlq.letters.look import fault_in
-from app.commands.dlq.letters.read import Reader, reading
-from app.commands.dlq.letters.returning import StaysError, sent_back
-from app.commands.dlq.letters.send import Request, Sending
 from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
-from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import difference_table
-from app.commands.out import console, key_text, note, say
+from app.commands.out import console, note, say
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
-from app.deadletter.selection import HOPS_MAX, PAST, Entry, Plan, planned
+from app.deadletter.selection import PAST, Entry, Plan
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
+from app.inspection.letters.check import End, tried
+from app.inspection.letters.difference import differences
+from app.inspection.letters.groups import grouped
+from app.inspection.letters.look import fault_in
+from app.inspection.letters.plan import RATE, plan_of
+from app.inspection.letters.read import Reader, reading
+from app.inspection.letters.returning import StaysError, sent_back
+from app.inspection.letters.send import Request, Sending, whoami
+from app.inspection.letters.words import key_text, otherwise
 from app.publish.producer import key_bytes
 from app.text import number, printable
 from app.wire.codec import json_of
 
-RATE = 500  # letters per second
 NOTE_BYTES_MAX = 2_000
-TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
 SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
 Plans = Mapping[Subscription, Plan]
 
@@ -67,10 +67,7 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
     left = asked.limit or None
     for subscription in asked.subscriptions:
         register = await registered(app, reader, subscription, asked, is_all=asked.is_all)
-        plan = planned(
-            register.entries(), by_partition=subscription.options.order == "partition", limit=left,
-            hops_max=None if asked.force or action == "drop" else HOPS_MAX, is_drop=action == "drop",
-        )  # fmt: skip
+        plan = plan_of(subscription, register, action, limit=left, is_forced=asked.force)
         if left is not None:
             left -= len(plan.chosen)
         plans[subscription] = plan
@@ -97,15 +94,8 @@ def _print_plan(  # noqa: PLR0913, PLR0917  # all that there is to say
 
 def _note(subscription: Subscription, plan: Plan) -> None:
     """Say what is not as it was asked for."""
-    for entries, one, many in (
-        (plan.added, "goes along, since another waits behind it", "go along, since others wait behind them"),
-        (plan.refused, f"stays, {TOO_OFTEN}", f"stay, {TOO_OFTEN}"),
-        (plan.held, "stays behind one that stays", "stay behind one that stays"),
-    ):
-        if entries:
-            what = f"{number(len(entries), 'letter')} {one if len(entries) == 1 else many}"
-            first = f" (the first: {entries[0].id.origin})" if len(entries) > 1 else f" ({entries[0].id.origin})"
-            note(f"{subscription.topic_name}: {what}{first}")
+    for line in otherwise(plan):
+        note(f"{subscription.topic_name}: {line}")
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:
@@ -144,7 +134,7 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
     for subscription, plan in plans.items():
         if not plan.chosen:
             continue
-        sending = Sending(app, reader, subscription, request)
+        sending = Sending(app, reader, subscription, request, whoami())
         what = f"{request.action} {subscription.topic_name}"
         with progress(what, len(plan.chosen), is_quiet=asked.is_json) as (bar, progressed):
 

@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.bootstrap import Famulus
-from app.commands.dlq.letters.look import seen
-from app.commands.dlq.letters.read import Progressed, Reader, letters_topic, reading, register_of
-from app.commands.dlq.letters.returning import batches
 from app.commands.dlq.shown import lines, tables
-from app.commands.dlq.shown.groups import grouped
 from app.commands.dlq.shown.page import print_sight
 from app.commands.out import Out, console, note, say
 from app.deadletter.letter import Audit, Letter, letter_of
 from app.deadletter.selection import Criteria, Entry, Register
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
+from app.inspection.letters.groups import grouped
+from app.inspection.letters.look import seen
+from app.inspection.letters.read import Progressed, Reader, letters_topic, reading, register_of
+from app.inspection.letters.returning import batches
 from app.text import number, printable
 
 EACH_MAX = 100  # letters that are listed

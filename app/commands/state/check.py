@@ -9,9 +9,9 @@ import rocksdict
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.commands.state.log import Fold, Logs, Progressed, places_of, reading
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
+from app.inspection.statelog import Fold, Logs, Progressed, places_of, reading
 from app.state import windows
 from app.storage.changelog import (
     ATTEMPTS,

@@ -15,9 +15,9 @@ from rich.progress import Progress
 from app.commands.base import Command
 from app.commands.state.check import Verdict, verified
 from app.commands.state.lines import exported, import_rows
-from app.commands.state.log import Progressed, places_of, subscription_of, subscriptions_of
 from app.commands.state.replay import Start, Step, planned, replay, start_of
 from app.errors import ConfigError
+from app.inspection.statelog import Progressed, places_of, subscription_of, subscriptions_of
 
 DIFFERENCES_SHOWN = 10
 ONLY_FOR = {  # which options belong to which actions

@@ -9,10 +9,10 @@ import msgspec
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.commands.state.log import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty
+from app.inspection.statelog import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
 from app.state.tables import Table
 from app.storage.changelog import table_and_key

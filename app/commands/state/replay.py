@@ -14,11 +14,11 @@ from aiokafka import TopicPartition
 from app.access.reading import log_consumer
 from app.bootstrap import Famulus
 from app.commands.state.lines import claimed, prepare_state
-from app.commands.state.log import Fold, answered, places_of, reading, source_partitions
 from app.commands.telling import withdraw
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty, commit_for, committed_of
+from app.inspection.statelog import Fold, answered, places_of, reading, source_partitions
 from app.storage.changelog import PROCESSED, RESET, Processed, encode
 
 Start = Literal["earliest"] | dict[int, int] | datetime  # of all partitions, of some, or of all by time

@@ -1,65 +1,74 @@
-// Keeps a page up to date: the server's page is fetched again and its main part put in the place of the old one.
+// Keeps a page up to date: the worker sends its main part whenever that is another, and it takes the place of the old.
 "use strict";
-const EVERY_MS = 2000;
-const POINTS_MAX = 90; // three minutes
+const AGAIN_MS = 5000;
+const PATIENCE_MS = 4000; // streams end and begin again by themselves
 const main = document.querySelector("main[data-live]");
 const gone = document.getElementById("gone");
-const figure = document.querySelector("figure");
-const points = [];
-let last = null;
+let source = null;
+let latest = null; // what has come, and waits while somebody selects something
+let alarm = 0;
 
-function read(value) {
-  return value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+function read(html) {
+  return new DOMParser().parseFromString(html, "text/html");
 }
 
-// Each line has a scale of its own, from 0 to its top, which stands below.
-function line(kind) {
-  const top = Math.max(1, ...points.map((point) => point[kind]));
-  const step = 300 / (POINTS_MAX - 1);
-  const first = POINTS_MAX - points.length;
-  const at = points.map((point, n) => `${((first + n) * step).toFixed(1)},${(57 - 54 * point[kind] / top).toFixed(1)}`);
-  figure.querySelector(`polyline.${kind}`).setAttribute("points", at.join(" "));
-  document.getElementById(kind).value = `${read(points.at(-1)[kind])} (top ${read(top)})`;
+function put() {
+  if (latest === null || !getSelection().isCollapsed || main.contains(document.activeElement)) return;
+  main.replaceChildren(...latest);
+  latest = null;
 }
 
-function note() {
-  const figures = document.querySelector("[data-settled]");
-  if (!figure || !figures) return;
-  const now = { settled: +figures.dataset.settled, lag: +figures.dataset.lag, at: +figures.dataset.at };
-  // The worker was started anew when its count went back.
-  if (last && now.at > last.at && now.settled >= last.settled) {
-    const rate = (now.settled - last.settled) / (now.at - last.at);
-    points.push({ rate, lag: now.lag });
-    points.splice(0, points.length - POINTS_MAX);
-    figure.hidden = false;
-    line("rate");
-    line("lag");
-  }
-  last = now;
+function heard() {
+  clearTimeout(alarm);
+  alarm = 0;
+  gone.hidden = true;
 }
 
-async function look() {
-  const isSelecting = !getSelection().isCollapsed;
-  if (document.hidden || isSelecting || main.contains(document.activeElement)) return;
-  let page = null;
+function lost() {
+  alarm ||= setTimeout(() => {
+    gone.textContent = `The worker does not answer since ${new Date().toLocaleTimeString()}; this is what it said last.`;
+    gone.hidden = false;
+  }, PATIENCE_MS);
+}
+
+// Without a stream: its session is over, there is no room for one more, or the worker is away.
+async function ask() {
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (answer.redirected) location.reload(); // the session is over
-    if (answer.ok) page = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-  } catch { /* said below */ }
-  if (page) {
-    main.replaceChildren(...page.childNodes);
-    note();
-  } else if (gone.hidden) {
-    gone.textContent = `The worker does not answer since ${new Date().toLocaleTimeString()}; this is what it said last.`;
-  }
-  gone.hidden = Boolean(page);
+    if (answer.redirected) location.reload();
+    if (!answer.ok) return;
+    latest = [...read(await answer.text()).querySelector("main").childNodes];
+    heard();
+    put();
+  } catch { /* said by lost() */ }
 }
 
-async function follow() {
-  await look();
-  setTimeout(follow, EVERY_MS);
+function close() {
+  if (source) source.close();
+  source = null;
 }
 
-note();
-setTimeout(follow, EVERY_MS);
+function listen() {
+  close();
+  if (document.hidden) return;
+  source = new EventSource(`/console/events?page=${encodeURIComponent(location.pathname)}`);
+  source.onopen = heard;
+  source.onmessage = (event) => {
+    latest = [...read(JSON.parse(event.data).main).body.childNodes];
+    put();
+  };
+  source.onerror = async () => {
+    lost();
+    if (source === null || source.readyState !== EventSource.CLOSED) return;
+    close();
+    await ask();
+    setTimeout(() => { if (source === null) listen(); }, AGAIN_MS);
+  };
+}
+
+document.addEventListener("visibilitychange", listen);
+document.addEventListener("selectionchange", put);
+main.addEventListener("focusout", () => setTimeout(put));
+addEventListener("pagehide", close);
+addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
+listen();

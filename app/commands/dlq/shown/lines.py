@@ -2,11 +2,11 @@
 
 import msgspec
 
-from app.commands.dlq.letters.check import Trial
-from app.commands.dlq.letters.look import Sight
-from app.commands.dlq.shown.groups import Group
 from app.deadletter.letter import Done, Letter
 from app.deadletter.selection import Entry, text_of
+from app.inspection.letters.check import Trial
+from app.inspection.letters.groups import Group
+from app.inspection.letters.look import Sight
 from app.text import iso
 
 KEYS = 10  # of a cause

@@ -5,37 +5,17 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.dlq.letters.check import End, Trial
-from app.commands.dlq.shown.groups import Group
-from app.commands.out import key_text
-from app.deadletter.letter import Cause, Letter
+from app.deadletter.letter import Letter
 from app.deadletter.selection import Entry
+from app.inspection.letters.check import End, Trial
+from app.inspection.letters.groups import Group
+from app.inspection.letters.words import error_name, key_text, why
 from app.text import number, printable, short, time_text
 
 WIDE = 110  # columns from which on times have a column of their own
 KEYS_SHOWN = 3
 SHOWN = 60  # characters of a row's value
 MESSAGE = 200  # of an error
-KINDS = {
-    "poison": "its bytes are not the event that they should be",
-    "unknown_type": "nobody here handles its type",
-    "permanent": "its handler said that it will never work",
-    "rejected": "its handler does not want it",
-    "exhausted": "its handler failed as often as it may",
-    "timeout": "its handler took too long as often as it may",
-    "parked": "an earlier event of its key is here",
-}
-
-
-def error_name(name: str) -> str:
-    """The name of an error's type, as short as those are known."""
-    return name.removeprefix("builtins.").removeprefix("app.errors.").removeprefix("app.engine.failing.")
-
-
-def why(cause: Cause) -> str:
-    """A cause in one line."""
-    error = error_name(cause.error)
-    return printable(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
 
 
 def title(topic: str, says: str) -> Text:

@@ -8,15 +8,15 @@ from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
-from app.commands.dlq.difference import Difference, differences
-from app.commands.dlq.letters.read import Reader
-from app.commands.dlq.letters.returning import StaysError, sent_back
 from app.deadletter.letter import Audit, Letter, Origin, letter_of
 from app.deadletter.record import sender_headers
 from app.deadletter.selection import Entry
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
+from app.inspection.letters.difference import Difference, differences
+from app.inspection.letters.read import Reader
+from app.inspection.letters.returning import StaysError, sent_back
 from app.wire.codec import json_of
 from app.wire.envelope import Headers, Record, attributes_of, event_type_of
 

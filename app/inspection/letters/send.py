@@ -17,9 +17,6 @@ from typing import Any
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from app.bootstrap import Famulus
-from app.commands.dlq.letters.read import Reader
-from app.commands.dlq.letters.returning import StaysError, batches, sent_back
-from app.commands.state.log import source_partitions
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, Done, audit_of, audit_record
 from app.deadletter.masking import cut
@@ -28,6 +25,9 @@ from app.deadletter.returned import outgoing
 from app.deadletter.selection import PAST, Entry, Plan
 from app.engine.subscription import Subscription
 from app.errors import OperatingError, UnavailableError
+from app.inspection.letters.read import Reader
+from app.inspection.letters.returning import StaysError, batches, sent_back
+from app.inspection.statelog import source_partitions
 from app.observe.health import ROOM_BYTES, create_topics, prepare_topics_back
 from app.publish.connection import size_of
 from app.publish.producer import Producer
@@ -55,9 +55,9 @@ class Request:
 
 
 class Sending:
-    """One redrive or drop of one subscription. *stop* is set when somebody wants it to end."""
+    """One redrive or drop of one subscription, by *who*. *stop* is set when somebody wants it to end."""
 
-    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription, request: Request) -> None:
+    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription, request: Request, who: str) -> None:
         self.sent = 0
         self.stays = 0
         self.stop = asyncio.Event()
@@ -65,7 +65,7 @@ class Sending:
         self._letters = app.dead_letter_topic(subscription)
         self._back = app.redrive_topic(subscription)
         self._request = request
-        self._who = whoami()
+        self._who = cut(who)
         self._kafka = _patient(app.settings.kafka)
         self._bytes_max = self._kafka.producer_config.max_request_size
         self._partitions = 0

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.operate.pauses import Target, Why, said
 from app.state.troubles import Attempts
 from app.storage.changelog import Mark
 from app.text import duration, time_text
 
 State = Literal[
     "gone", "not written", "no record", "dead letter", "parked", "redriven", "dropped", "handled", "duplicate",
-    "ignored", "settled", "in back-off", "behind", "next", "waiting", "nobody reads",
+    "ignored", "settled", "paused", "in back-off", "behind", "next", "waiting", "nobody reads",
 ]  # fmt: skip
 
 
@@ -38,7 +39,8 @@ class Facts:
 
     *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it lies beyond. *mark* is
     that of its id, *letters* are ordered by time, *before* has the unsettled offsets of its key in front of it, and
-    *tried* the attempts at any event of the partition. *members* are at work in the group.
+    *tried* the attempts at any event of the partition. *members* are at work in the group, *pause* is what somebody has
+    paused that the partition is part of.
     """
 
     topic: str
@@ -58,6 +60,7 @@ class Facts:
     before: Sequence[int] = ()
     tried: dict[int, Attempts] = field(default_factory=dict)
     members: int = 0
+    pause: tuple[Target, Why] | None = None
 
     @property
     def place(self) -> str:
@@ -72,6 +75,16 @@ class Answer:
     state: State
     why: str
     action: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing of the event is left to be done."""
+        return self.state in {"handled", "duplicate", "redriven", "dropped", "settled", "ignored"}
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether somebody has to do something about it."""
+        return self.state in {"dead letter", "parked", "nobody reads"}
 
 
 def answer_of(facts: Facts, now_ms: int) -> Answer:
@@ -129,6 +142,12 @@ def _on_its_way(facts: Facts, now_ms: int) -> Answer:
     if not facts.members:
         return Answer("nobody reads", f"it waits, and no worker is in the group; settled up to {facts.next_offset}",
                       "faust -A app worker")  # fmt: skip
+    if facts.pause is not None:  # nothing is started, and no further attempt is made
+        return Answer("paused", said(*facts.pause), _resume(facts.pause[0]))
+    return _in_line(facts, now_ms)
+
+
+def _in_line(facts: Facts, now_ms: int) -> Answer:
     if facts.offset in facts.tried:
         return Answer("in back-off", _tried(facts.tried[facts.offset], now_ms), "nothing: it is tried again by itself")
     if facts.before:
@@ -144,6 +163,14 @@ def _on_its_way(facts: Facts, now_ms: int) -> Answer:
     ahead = facts.offset - facts.next_offset
     return Answer("waiting", f"{ahead} offsets of the partition, none of its key, come first or are in hand with it",
                   "faust -A app lag")  # fmt: skip
+
+
+def _resume(target: Target) -> str:
+    if not target.topic:
+        return "faust -A app resume --all"
+    return f"faust -A app resume {target.topic}" + (
+        "" if target.partition is None else f" --partition {target.partition}"
+    )
 
 
 def _tried(attempts: Attempts, now_ms: int) -> str:

@@ -11,13 +11,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
 from app.bootstrap import Famulus
-from app.commands.state.log import answered
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, letter_of, read_audit
 from app.deadletter.names import audit_topic, dead_letter_topic
 from app.deadletter.selection import Criteria, Entry, Place, Register
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, DecodeError
+from app.inspection.statelog import answered, check_size
 from app.observe.health import partitions_of
 
 Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
@@ -45,8 +45,13 @@ class Reader:
             self._partitions.update({topic: there.get(topic, 0) for topic in unknown})
         return {topic: self._partitions[topic] for topic in topics}
 
-    async def all(self, topic: str, partitions: int, progressed: Progressed = lambda *_: None) -> AsyncIterator[Any]:
-        """Every record that is there now, in the order of each partition. Raises TimeoutError when none comes."""
+    async def all(
+        self, topic: str, partitions: int, progressed: Progressed = lambda *_: None, records_max: int | None = None
+    ) -> AsyncIterator[Any]:
+        """Every record that is there now, in the order of each partition.
+
+        Raises TimeoutError when none comes, TooMuchError when there are more than *records_max*.
+        """
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
             return
@@ -54,7 +59,9 @@ class Reader:
         consumer.assign(places)
         self._at = None
         begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-        progressed(0, sum(ends.values()) - sum(begins.values()))
+        count = sum(ends.values()) - sum(begins.values())
+        check_size(topic, count, records_max)
+        progressed(0, count)
         await consumer.seek_to_beginning(*places)
         waited_ms = 0
         while left := [at for at in places if await consumer.position(at) < ends[at]]:
@@ -77,7 +84,7 @@ class Reader:
             consumer.seek(at, start)
         elif not start - GAP <= await consumer.position(at) <= start:
             consumer.seek(at, start)
-        if self._spans.get(at, (0, 0))[1] < stop:
+        if at not in self._spans or self._spans[at][1] < stop:
             self._spans[at] = await self.span(at)
         begin, end = self._spans[at]
         stop = min(stop, end)
@@ -166,11 +173,12 @@ def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
 async def register_of(  # noqa: PLR0913  # each has a default
     app: Famulus, reader: Reader, subscription: Subscription, criteria: Criteria, *,
     group: str | None = None, is_all: bool = False, noted: Callable[[Audit], None] = lambda _: None,
-    progressed: Progressed = lambda *_: None,
+    progressed: Progressed = lambda *_: None, records_max: int | None = None,
 ) -> Register:  # fmt: skip
     """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
 
-    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is missing.
+    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is missing, TooMuchError
+    when one of the two topics has more than *records_max*.
     """
     group = group or app.group
     topic = letters_topic(app, subscription, group)
@@ -179,11 +187,11 @@ async def register_of(  # noqa: PLR0913  # each has a default
     if not there[topic]:
         raise ConfigError(f"missing topics: {topic}; create them with `faust -A app topics apply`")
     register = Register(group, criteria, is_all=is_all)
-    async for record in reader.all(audits, there[audits]):
+    async for record in reader.all(audits, there[audits], records_max=records_max):
         if (audit := read_audit(record)) is not None:
             register.note(audit)
             noted(audit)
-    async for record in reader.all(topic, there[topic], progressed):
+    async for record in reader.all(topic, there[topic], progressed, records_max):
         try:
             register.add(letter_of(record), (record.partition, record.offset))
         except DecodeError:

@@ -7,23 +7,34 @@ from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
-from app.commands.dlq.letters.read import Reader, letters_topic, register_of
-from app.commands.explain.answers import Dead, Facts
-from app.commands.state.log import Fold, places_of
-from app.commands.state.log import reading as reading_state
 from app.deadletter.letter import Origin, letter_of
 from app.deadletter.selection import Criteria, Entry
 from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
 from app.group.members import committed_of, members_of
+from app.inspection.explain.answers import Dead, Facts
+from app.inspection.letters.read import Reader, letters_topic, register_of
+from app.inspection.statelog import Fold, places_of
+from app.inspection.statelog import reading as reading_state
+from app.operate.pauses import Pauses
 from app.state.dedupe import mark_key
 from app.state.troubles import Troubles
 from app.storage.changelog import offsets_in, stored_mark
 from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import Record, event_id_of, event_type_of
 
-BEFORE_MAX = 100_000  # unsettled records in front of an event that are looked through for its key
+
+@dataclass(frozen=True)
+class Reach:
+    """How much is read at most.
+
+    *events*: the newest ones of each partition that are looked through for a key or an id, and the unsettled ones in
+    front of an event. *records*: of a partition's state, and of the dead letters; None is no limit.
+    """
+
+    events: int = 100_000
+    records: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,10 @@ class Partition:
 class Gathering:
     """Gathers the facts of one subscription's events, what they share only once."""
 
-    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription) -> None:
+    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription, pauses: Pauses, reach: Reach) -> None:
         self._app = app
+        self._pauses = pauses
+        self._reach = reach
         self._reader = reader
         self._subscription = subscription
         self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
@@ -50,7 +63,7 @@ class Gathering:
         self._letters: dict[Origin, list[Entry]] | None = None
 
     async def of(self, partition: int, offset: int) -> Facts:
-        """Those of the event at a place. Raises UnavailableError, TimeoutError."""
+        """Those of the event at a place. Raises UnavailableError, TimeoutError, TooMuchError."""
         if partition not in self._partitions:
             self._partitions[partition] = await self._partition(partition)
         there, topic = self._partitions[partition], self._subscription.topic_name
@@ -58,6 +71,7 @@ class Gathering:
             topic, partition, offset, there.begin, there.end, next_offset=there.next_offset,
             is_ahead=any(start <= offset < end for start, end in offsets_in(there.fold.decoded)),
             tried=there.troubles.attempts, members=await self._count_members(),
+            pause=self._pauses.over(topic, partition),
         )  # fmt: skip
         if not there.begin <= offset < there.end:
             return facts
@@ -103,7 +117,7 @@ class Gathering:
         if number >= len(places):
             return Fold()
         async with reading_state(self._app) as logs:
-            return await logs.fold(places[number])
+            return await logs.fold(places[number], records_max=self._reach.records)
 
     async def _count_members(self) -> int:
         if self._members is None:
@@ -115,7 +129,7 @@ class Gathering:
         """The offsets of its key that are not settled and come first."""
         if facts.offset < there.next_offset or facts.is_ahead:
             return []
-        start, ahead = max(there.next_offset, facts.offset - BEFORE_MAX), offsets_in(there.fold.decoded)
+        start, ahead = max(there.next_offset, facts.offset - self._reach.events), offsets_in(there.fold.decoded)
         at, sequence = TopicPartition(facts.topic, facts.partition), self._sequence(record)
         return [
             other.offset
@@ -127,7 +141,9 @@ class Gathering:
     async def _letters_of(self, origin: Origin) -> list[Dead]:
         """Its dead letters of this group, the oldest first. The topic is read through once for all events."""
         if self._letters is None:
-            register = await register_of(self._app, self._reader, self._subscription, Criteria(), is_all=True)
+            register = await register_of(
+                self._app, self._reader, self._subscription, Criteria(), is_all=True, records_max=self._reach.records
+            )
             self._letters = defaultdict(list)
             for entry in register.entries():
                 self._letters[entry.id.origin].append(entry)

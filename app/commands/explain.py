@@ -1,32 +1,24 @@
 """`faust -A app explain`: where an event is, why, and what gets it on."""
 
-import time
 from dataclasses import asdict
 
 import click
-from aiokafka import TopicPartition
 from faust.cli import argument, option
 from rich.text import Text
 
 from app.commands.base import Command
-from app.commands.dlq.letters.read import Reader, reading
-from app.commands.explain.answers import Answer, Facts, answer_of
-from app.commands.explain.facts import Gathering
 from app.commands.out import console, say
-from app.commands.state.log import subscription_of
-from app.deadletter.selection import text_of
-from app.errors import OperatingError
+from app.inspection.explain.answers import Answer, Facts
+from app.inspection.explain.facts import Reach
+from app.inspection.explain.search import Question, explained
+from app.inspection.letters.read import reading
+from app.inspection.statelog import subscription_of
+from app.operate.admin import read_admin_topic
 from app.text import printable
-from app.wire.envelope import event_id_of
-
-GOOD = {"handled", "duplicate", "redriven", "dropped", "settled", "ignored"}
-BAD = {"dead letter", "parked", "nobody reads"}
-LOOKED = 100_000  # newest records of each partition that are looked through for a key or an id
-SHOWN = 20
 
 
 class explain(Command):  # noqa: N801  # the class's name is the command's
-    """Say where an event is and why: waiting, in back-off, a dead letter, handled, a duplicate; and what gets it on.
+    """Say where an event is and why: waiting, paused, in back-off, a dead letter, handled; and what gets it on.
 
     It reads the logs alone, so no worker needs to answer; what a worker has in hand this second, its /livez knows. An
     event is named by its place, or looked for among the newest ones by its key or its id.
@@ -54,35 +46,12 @@ class explain(Command):  # noqa: N801  # the class's name is the command's
         """Do it. Raises OperatingError when no event is like that."""
         if sum((offset is not None, key is not None, event_id is not None)) != 1:
             raise click.UsageError("name an event: TOPIC PARTITION OFFSET, or TOPIC with --key or --id")
-        subscription = subscription_of(self.app, topic)
+        place = None if partition is None or offset is None else (partition, offset)
+        question = Question(subscription_of(self.app, topic), place, key, event_id)
+        told = await read_admin_topic(self.app.settings.kafka, self.app.settings.worker.startup_timeout_s)
         async with reading(self.app) as reader:
-            if partition is not None and offset is not None:
-                places = [(partition, offset)]
-            else:
-                places = await _found(reader, subscription.topic_name, key, event_id)
-            gathering = Gathering(self.app, reader, subscription)
-            for place in places:
-                facts = await gathering.of(*place)
-                show(facts, answer_of(facts, time.time_ns() // 1_000_000), is_json=is_json)
-
-
-async def _found(reader: Reader, topic: str, key: str | None, event_id: str | None) -> list[tuple[int, int]]:
-    """The places of the newest events that have the key or the id."""
-    found: list[tuple[int, int, int]] = []
-    for partition in range((await reader.partitions(topic))[topic]):
-        at = TopicPartition(topic, partition)
-        _, end = await reader.span(at)
-        async for record in reader.between(at, max(end - LOOKED, 0), end):
-            if key is not None:
-                is_meant = record.key is not None and text_of(record.key) == key
-            else:
-                its_id = event_id_of(record)
-                is_meant = event_id in (its_id, its_id.partition("#")[2])
-            if is_meant:
-                found.append((record.timestamp, partition, record.offset))
-    if not found:
-        raise OperatingError(f"none of the newest {LOOKED:,} events of each partition of {topic} is like that")
-    return [(partition, offset) for _, partition, offset in sorted(found)[-SHOWN:]]
+            async for facts, answer in explained(self.app, reader, question, told.pauses, Reach()):
+                show(facts, answer, is_json=is_json)
 
 
 def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
@@ -91,7 +60,7 @@ def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
         place = {"topic": facts.topic, "partition": facts.partition, "offset": facts.offset}
         say({**place, "type": facts.type_name, **asdict(answer)})
         return
-    colour = "green" if answer.state in GOOD else "red" if answer.state in BAD else "yellow"
+    colour = "green" if answer.is_good else "red" if answer.is_bad else "yellow"
     out = console()
     out.print(Text.assemble(f"{facts.place} ", (answer.state, colour), f": {printable(answer.why)}"), soft_wrap=True)
     if answer.action:

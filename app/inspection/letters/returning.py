@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from app.commands.dlq.letters.read import Reader
 from app.deadletter.letter import Letter, first_digest, letter_of
 from app.deadletter.returned import Action, Returned, returning
 from app.deadletter.selection import Entry
+from app.inspection.letters.read import Reader
 
 BATCH = 500  # letters in memory at once
 BATCH_BYTES = 16 * 2**20

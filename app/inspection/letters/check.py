@@ -15,16 +15,16 @@ from faust import Record as Event
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import types_of
-from app.commands.dlq.letters.read import Reader
-from app.commands.dlq.letters.returning import StaysError, batches, sent_back
-from app.commands.state.log import Fold, places_of
-from app.commands.state.log import reading as reading_state
 from app.deadletter.letter import Origin
 from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import EventTypes, Handler
 from app.engine.subscription import Subscription
 from app.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
+from app.inspection.letters.read import Reader
+from app.inspection.letters.returning import StaysError, batches, sent_back
+from app.inspection.statelog import Fold, places_of
+from app.inspection.statelog import reading as reading_state
 from app.state import windows
 from app.state.dedupe import is_within, key_back
 from app.state.partition import Partition

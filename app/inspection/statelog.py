@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from app.access.reading import log_consumer
 from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
-from app.errors import ConfigError, InvariantError, UnavailableError
+from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError
 from app.observe.health import partitions_of
 from app.storage.changelog import (
     ATTEMPTS,
@@ -107,6 +107,19 @@ def _set(of: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
         of[key] = value
 
 
+class TooMuchError(OperatingError):
+    """There is more to read than whoever reads may take up."""
+
+
+def check_size(topic: str, records: int, records_max: int | None) -> None:
+    """Raise TooMuchError when there are more than *records_max*; None is no limit."""
+    if records_max is not None and records > records_max:
+        raise TooMuchError(
+            f"{topic} has {records:,} records to read, more than the {records_max:,} that a worker reads for its "
+            "console: ask by the command"
+        )
+
+
 class Logs:
     """Reads changelogs. Made by `reading`."""
 
@@ -114,12 +127,19 @@ class Logs:
         self._consumer = consumer
         self._timeout_s = timeout_s
 
-    async def fold(self, at: TopicPartition, progressed: Progressed = lambda _: None, until: int | None = None) -> Fold:
-        """What the partition says. Raises TimeoutError when no record came for the time that a start may take."""
+    async def fold(
+        self, at: TopicPartition, progressed: Progressed = lambda _: None, until: int | None = None,
+        records_max: int | None = None,
+    ) -> Fold:  # fmt: skip
+        """What the partition says. Raises TimeoutError when no record came for the time that a start may take.
+
+        TooMuchError when it has more than *records_max*.
+        """
         consumer, fold = self._consumer, Fold(until)
         consumer.assign([at])
         begins, ends = await consumer.beginning_offsets([at]), await consumer.end_offsets([at])
         fold.begin, fold.end = begins[at], ends[at]
+        check_size(at.topic, fold.end - fold.begin, records_max)
         consumer.seek(at, fold.begin)
         waited_s = 0.0
         while await consumer.position(at) < fold.end:

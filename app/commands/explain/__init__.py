@@ -1,1 +1,0 @@
-"""`faust -A app explain`: where an event is, why, and what gets it on."""

@@ -1,0 +1,1 @@
+"""Where an event is, why, and what gets it on."""
