@@ -1,4 +1,4 @@
-"""What handlers publish leaves once or not at all, whenever their worker is killed, and whoever reads it counts it once.
+"""What handlers publish leaves once or not at all; when their worker is killed its reader still counts it once.
 
 `KILL_ROUNDS` says how often at each step (1; a campaign has 13).
 """
