@@ -48,7 +48,8 @@ def produce(kafka: KafkaConfig, topic: str, records: Iterable[Written], *, codec
         "parse.key": "true", "parse.headers": "true", "headers.delimiter": FIELDS, "headers.separator": HEADERS,
         "headers.key.separator": HEADER, "key.separator": FIELDS, "null.marker": NULL,
     }  # fmt: skip
-    _run("ConsoleProducer", kafka, topic, properties, ["--compression-codec", codec], "".join(f"{x}\n" for x in lines))
+    _run("ConsoleProducer", kafka, topic, properties, ["--compression-codec", codec],
+         given="".join(f"{x}\n" for x in lines))  # fmt: skip
 
 
 def consume(kafka: KafkaConfig, topic: str, count: int) -> list[Read]:
@@ -87,7 +88,7 @@ def _class_path() -> str:
 
 
 def _run(
-    tool: str, kafka: KafkaConfig, topic: str, properties: dict[str, str], options: list[str], given: str = ""
+    tool: str, kafka: KafkaConfig, topic: str, properties: dict[str, str], options: list[str], *, given: str = ""
 ) -> str:
     """What a console tool says when it is given a text."""
     command = [
