@@ -42,7 +42,7 @@ class PartitionBatches:
         self._open = self._new()
 
     def answers(self) -> Iterator[tuple[RecordMetadata | None, int]]:
-        """Of each record that was handed over: what the cluster said of its batch, if it has it, and its place there."""
+        """Of each record that was handed over: what the cluster said of its batch, None if nothing; its place there."""
         for sent, count in zip(self.sent, self._counts, strict=True):
             is_there = sent.done() and not sent.cancelled() and sent.exception() is None
             answer = sent.result() if is_there else None

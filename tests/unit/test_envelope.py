@@ -1,7 +1,6 @@
 """The envelope: what makes an event the same event, and what its headers look like."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from uuid import uuid5
 
 from app.wire.envelope import (
