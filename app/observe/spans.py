@@ -1,8 +1,8 @@
 """Spans by OpenTelemetry's conventions for messaging, 1.44 (which call themselves a development version).
 
 `process TOPIC` (CONSUMER) is around an event in hand, with a link to the sender's span; `send TOPIC` (PRODUCER) around
-an event that leaves, or many that leave together, whose context travels in the event's headers, in the form of whichever propagators are set.
-Baggage that came with an event goes on with those that it causes.
+an event that leaves, or many that leave together, whose context travels in the events' headers, in the form of
+whichever propagators are set. Baggage that came with an event goes on with those that it causes.
 """
 
 from collections.abc import Iterator

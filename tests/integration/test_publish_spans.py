@@ -112,7 +112,8 @@ async def test_many_records_share_a_span(kafka: KafkaConfig, topic: str, exporte
         with pytest.raises(RecordTooLargeError):
             await producer.produce_many("stock-events", [("a", b"x" * 2_000)])
     sent, failed = exporter.get_finished_spans()
-    assert (sent.name, sent.kind, said(sent)["messaging.batch.message_count"]) == (f"send {topic}", SpanKind.PRODUCER, 4)
+    assert (sent.name, sent.kind) == (f"send {topic}", SpanKind.PRODUCER)
+    assert said(sent)["messaging.batch.message_count"] == 4
     headers = await headers_at(kafka, places)
     assert [span_carried(of) for of in headers] == [span_id(sent), None, "b7ad6b7169203331", span_id(sent)]
     assert (failed.status.status_code, said(failed)["error.type"]) == (
