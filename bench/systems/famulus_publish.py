@@ -1,4 +1,4 @@
-"""The measured handler of this worker that publishes: BENCH_PUBLISH events for each order, 0 for none."""
+"""The measured handler of this worker that publishes: of BENCH_MADE events that it makes of an order, BENCH_PUBLISH."""
 
 import os
 
@@ -7,7 +7,7 @@ from bench.meter import Meter
 from models.orders import BenchNoted, BenchOrder
 
 meter = Meter()
-each = int(os.environ["BENCH_PUBLISH"])
+made, published = int(os.environ["BENCH_MADE"]), int(os.environ["BENCH_PUBLISH"])
 orders = app.subscription("order-events", dedupe=False)
 
 
@@ -20,6 +20,7 @@ async def order_agent(deliveries: Deliveries) -> None:
 @handles(BenchOrder)
 async def handle(order: BenchOrder, bus: EventBus) -> None:
     """Publish, and count it."""
-    for number in range(each):
-        await bus.publish(BenchNoted(order_id=order.order_id, customer_id=order.customer_id, number=number))
+    noted = [BenchNoted(order_id=order.order_id, customer_id=order.customer_id, number=n) for n in range(made)]
+    for event in noted[:published]:
+        await bus.publish(event)
     meter.hit(order.created_at)

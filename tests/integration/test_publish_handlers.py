@@ -125,7 +125,7 @@ def carry_out(house: House, start_worker: StartWorker, folder: Path, handlers: s
     return {name: int(times) for name, times in reader.rows("count").items()}
 
 
-@pytest.mark.timeout(60 + 60 * ROUNDS)
+@pytest.mark.timeout(120 + 240 * ROUNDS)
 def test_a_kill_between_publishing_and_settling_doubles_no_effect(
     house: House, start_worker: StartWorker, tmp_path: Path
 ) -> None:
