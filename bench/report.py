@@ -33,7 +33,7 @@ SHOWN = {
     ("flat", "rss_growth_mb"): "the same, growth of memory, MB",
     ("produce", "events_per_second"): "`produce_many` (the loop: `send`), events/s",
     ("produce", "cpu_seconds_per_million"): "the same, CPU seconds per million events",
-    ("publish", "publish_cpu_us"): "what an event that a handler publishes takes (the loop: without id and headers), CPU µs",
+    ("publish", "publish_cpu_us"): "publishing an event in a handler (the loop: without id and headers), CPU µs",
     ("marks", "millions"): "ids that are remembered, millions",
     ("marks", "events_per_second_at_a_million"): "pace with a million ids, events/s",
     ("marks", "events_per_second_at_the_end"): "pace with all of them, events/s",
