@@ -1,12 +1,17 @@
-"""What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it."""
+"""What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it.
 
+What causes it is a unit of work; here is as much of one as the bus needs.
+"""
+
+import time
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from functools import lru_cache
+from typing import Any, Protocol
 from uuid import uuid4
 
 from faust import Record as Event
 
-from app.wire.envelope import Cause, derived_id, headers_of
+from app.wire.envelope import Cause, Outgoing, Record, derived_id, headers_of
 
 
 class Causing(Protocol):
@@ -27,6 +32,19 @@ class Causing(Protocol):
         """How many events the current handler has published so far."""
 
 
+class Outbox(Causing, Protocol):
+    """The unit of work of the event in hand, as far as the bus needs it."""
+
+    is_undone: bool
+    record: Record
+
+    def publish(self, record: Outgoing) -> None:
+        """Let *record* leave with the event's other effects."""
+
+    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+        """Let *by*, or nothing, leave in the place of *record*, which was published."""
+
+
 def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
     """Headers for an event that has no cause: a random id, which is that of the chain that it begins."""
     identifier = str(uuid4())
@@ -34,7 +52,7 @@ def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
         event_id=identifier,
         event_type=str(type(event)._options.namespace),
         source=source,
-        time=datetime.now(UTC),
+        time=_now(),
         subject=subject_of(event),
         story=[("ce_correlationid", identifier.encode())],
     )
@@ -46,7 +64,7 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
         event_id=derived_id(by.event_id, by.handler, by.position),
         event_type=str(type(event)._options.namespace),
         source=source,
-        time=datetime.now(UTC),
+        time=_now(),
         subject=subject_of(event),
         story=by.cause.story,
     )
@@ -54,9 +72,18 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
 
 def subject_of(event: Event) -> str:
     """What *event* is about: the field that its type names as its key. Nothing where that is no text to print."""
-    name = getattr(cast(Any, type(event)), "__key__", None)  # Any: models are known by shape
+    name: Any = getattr(type(event), "__key__", None)  # Any: models are known by shape
     subject = getattr(event, name, None) if name is not None else None
     if subject is None or isinstance(subject, bytes):
         return ""
     text = str(subject)
     return text if text.isprintable() else ""
+
+
+def _now() -> str:
+    return _iso(time.time_ns() // 1_000_000)
+
+
+@lru_cache(maxsize=1)  # many events leave in one millisecond, and a time takes as long as all their other headers
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
