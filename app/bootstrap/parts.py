@@ -9,7 +9,7 @@ from faust import Record as Event
 from app.access.reading import log_consumer
 from app.config import Settings
 from app.deadletter.record import DeadLetters
-from app.engine.dispatch import Dispatcher, EventTypes, Handler
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, Sizes
 from app.engine.failing import Failing
 from app.engine.flow import Limits
 from app.engine.pipeline import Pipeline
@@ -39,6 +39,13 @@ def types_of(subscription: Subscription, dispatcher: Dispatcher) -> list[type[Ev
 def handlers_of(subscription: Subscription, dispatcher: Dispatcher) -> list[Handler]:
     """Every handler of events of one topic."""
     return [h for t in types_of(subscription, dispatcher) for h in dispatcher.handlers_of(t)]
+
+
+def decoder_of(settings: Settings, subscription: Subscription, dispatcher: Dispatcher) -> EventTypes:
+    """What decodes the events of one topic, within the limits of size."""
+    consumer = settings.kafka.consumer_config
+    sizes = Sizes(consumer.max_value_bytes, consumer.max_headers)
+    return EventTypes(subscription.name, types_of(subscription, dispatcher), sizes)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -105,7 +112,7 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
     options, dead = subscription.options, settings.dead_letter
     flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
     return Pipeline(
-        types=EventTypes(subscription.name, types_of(subscription, dispatcher)),
+        types=decoder_of(settings, subscription, dispatcher),
         dispatcher=dispatcher,
         dedupe=options.dedupe,
         dedupe_back=subscription.dedupe_back,
