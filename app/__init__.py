@@ -18,6 +18,7 @@ from app.commands.explain import command as _explain  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
 from app.console.drain import add_drain
 from app.console.login import add_login
+from app.console.openapi import add_openapi
 from app.console.pages import add_console
 from app.console.paused import add_paused
 from app.console.views import add_views
@@ -55,4 +56,5 @@ add_login(app)
 add_console(app)
 add_paused(app)
 add_drain(app)
+add_openapi(app)
 take_settings()

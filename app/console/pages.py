@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About
 from app.console.gathering import (
     PartitionNow,
     as_json,
@@ -39,6 +40,7 @@ Values = dict[str, Any]  # Any: what a template shows
 class ConsolePage(View):
     """A page of the console: *path* is its place in the menu, *is_live* has it renew itself."""
 
+    about: ClassVar[About] = About((HTML,))
     path: ClassVar[str]
     is_live: ClassVar[bool] = False
 
@@ -96,6 +98,7 @@ class TablesPage(ConsolePage):
 class RowsPage(ConsolePage):
     """The rows of a table, a page at a time, or the one of a key."""
 
+    about = About((HTML,), query={"after": {"type": "string"}, "key": {"type": "string"}})
     path = "/console/tables"
 
     async def get(self, request: Request, name: str) -> Response:
@@ -168,6 +171,8 @@ class WorkersPage(ConsolePage):
 class Style(View):
     """The style sheet."""
 
+    about = About(("text/css",))
+
     async def get(self, request: Request) -> Response:
         """Send it."""
         del request
@@ -176,6 +181,8 @@ class Style(View):
 
 class Script(View):
     """The script that renews the pages."""
+
+    about = About(("text/javascript",))
 
     async def get(self, request: Request) -> Response:
         """Send it."""
