@@ -29,6 +29,7 @@ from app.console.lag import add_lag
 from app.console.letters import add_letters
 from app.console.login import add_login
 from app.console.metering import add_metering
+from app.console.openapi import add_openapi
 from app.console.pages import add_console
 from app.console.paused import add_paused
 from app.console.seek import add_seek
@@ -76,4 +77,5 @@ add_lag(app)
 add_metering(app)
 add_seek(app)
 add_concurrency(app)
+add_openapi(app)
 take_settings()

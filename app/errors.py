@@ -32,6 +32,10 @@ class AccessError(OperatingError):
     exit_code = 77
 
 
+class UnreadableError(OperatingError):
+    """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may."""
+
+
 class UnsentError(OperatingError):
     """Kafka does not take what has to be sent. Nothing is lost: it is tried again."""
 

@@ -11,6 +11,8 @@ UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 def printable(text: str) -> str:
     """*text* without characters that a terminal would obey, or that cannot be seen: they are escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

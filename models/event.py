@@ -39,10 +39,20 @@ def _enums_in(annotation: Any) -> Iterator[type[Enum]]:
 
 @dataclass_transform(kw_only_default=True)
 class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
-    """Something inside an event, such as one line of an order."""
+    """Something inside an event, such as one line of an order.
 
-    def __init_subclass__(cls, *, coercions: dict[Any, Any] | None = None, **options: Any) -> None:
+    Class keyword: `sensitive` names fields that are shown to nobody, such as `("email", "address")`.
+    """
+
+    __sensitive__: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(
+        cls, *, coercions: dict[Any, Any] | None = None, sensitive: tuple[str, ...] = (), **options: Any
+    ) -> None:
         """*options* are those of faust.Record; enumerations among the fields are made from their values."""
+        if unknown := set(sensitive) - get_type_hints(cls).keys():
+            raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}, which it calls sensitive")
+        cls.__sensitive__ |= frozenset(sensitive)
         enums: dict[Any, Any] = {
             enum: enum for annotation in get_type_hints(cls).values() for enum in _enums_in(annotation)
         }
@@ -72,6 +82,10 @@ class Event(Part, abstract=True):
         if key not in fields:
             raise TypeError(
                 f"event {cls.__name__} has no field {key!r} for its key; its fields are {', '.join(fields)}"
+            )
+        if key in cls.__sensitive__:
+            raise TypeError(
+                f"event {cls.__name__} calls its key {key!r} sensitive: a key is seen by all who operate Kafka"
             )
         cls.__topic__ = topic
         cls.__key__ = key

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from app.access import unpacking as _unpacking  # noqa: F401  # every client of ours is bounded by being made here
 from app.access.certificates import context_of
 from app.access.tokens import source_of
 from app.config import KafkaConfig
@@ -30,13 +31,16 @@ def connection_of(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is 
     return arguments
 
 
-def _hide_logins(record: logging.LogRecord) -> bool:
-    """Have aiokafka's debug log not show the bytes of a login, which are the password."""
+PRIVATE = "SaslAuthenticate", "Produce", "Fetch"  # a password or a token; events
+
+
+def _hide_bytes(record: logging.LogRecord) -> bool:
+    """Have aiokafka's debug log not show the bytes of a login, which are the password, nor those of events."""
     if isinstance(record.args, tuple):
         record.args = tuple(
-            type(arg).__name__ if type(arg).__name__.startswith("SaslAuthenticate") else arg for arg in record.args
+            type(arg).__name__ if type(arg).__name__.startswith(PRIVATE) else arg for arg in record.args
         )
     return True
 
 
-logging.getLogger("aiokafka.conn").addFilter(_hide_logins)
+logging.getLogger("aiokafka.conn").addFilter(_hide_bytes)

@@ -2,7 +2,7 @@
 
 from app.bootstrap.famulus import Famulus, agent_modules
 from app.config import load_settings
-from app.worker.process import plain_logs
+from app.observe.logs import plain_logs
 
 __all__ = ["Famulus", "agent_modules", "app"]
 

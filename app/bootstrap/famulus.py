@@ -14,6 +14,7 @@ import svcs
 from faust import Record as Event
 from faust.types import TP, AgentT
 
+from app.access.unpacking import set_limit
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
 from app.config import Settings
@@ -61,6 +62,7 @@ class Famulus(faust.App):
     def __init__(self, settings: Settings) -> None:
         kafka, worker = settings.kafka, settings.worker
         self.settings = settings
+        set_limit(kafka.consumer_config.max_unpacked_bytes)
         self.drain_timeout_s = worker.drain_timeout_s
         self.stop_timeout_s = worker.stop_timeout_s
         self.on_commit_ahead = settings.state.on_commit_ahead

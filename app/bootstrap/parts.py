@@ -9,7 +9,7 @@ from faust import Record as Event
 from app.access.reading import log_consumer
 from app.config import Settings
 from app.deadletter.record import DeadLetters
-from app.engine.dispatch import Dispatcher, EventTypes, Handler
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, Sizes
 from app.engine.failing import Failing
 from app.engine.flow import Limits
 from app.engine.pipeline import Pipeline
@@ -48,6 +48,13 @@ def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None
     """
     dedupes = {s.topic_name: s.options.dedupe for s in subscriptions if s.state_topic is not None}
     return {topic: None if of is None else of.longest_ms / 1000 for topic, of in dedupes.items()}
+
+
+def decoder_of(settings: Settings, subscription: Subscription, dispatcher: Dispatcher) -> EventTypes:
+    """What decodes the events of one topic, within the limits of size."""
+    consumer = settings.kafka.consumer_config
+    sizes = Sizes(consumer.max_value_bytes, consumer.max_headers)
+    return EventTypes(subscription.name, types_of(subscription, dispatcher), sizes)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -114,7 +121,7 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
     options, dead = subscription.options, settings.dead_letter
     flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
     return Pipeline(
-        types=EventTypes(subscription.name, types_of(subscription, dispatcher)),
+        types=decoder_of(settings, subscription, dispatcher),
         dispatcher=dispatcher,
         dedupe=options.dedupe,
         dedupe_back=subscription.dedupe_back,

@@ -12,14 +12,16 @@ from app.commands.base import Command
 from app.deadletter.names import audit_topic
 from app.engine.subscription import Subscription
 from app.operate.pauses import admin_audit_topic, admin_topic
+from app.publish.replies import replies_topic
 
 LOOK = "Describe", "DescribeConfigs"
 HEAD = """#!/bin/sh -eu
 # What the worker and whoever handles dead letters may do, and nothing else. Written by `faust -A app acls`.
 #   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh deploy/acls/famulus.sh
 # Repeating it changes nothing. The idempotent producer needs nothing beside Write (Kafka 2.8 and later), and there are
-# no transactions, so no right to a transactional id. Take away Write of the topics that no handler publishes to, and
-# Create and Alter once the topics are there.
+# no transactions, so no right to a transactional id. Take away Write of the topics that no handler publishes to, the
+# topic of replies where no handler asks for any, and Create and Alter once the topics are there. A worker that replies
+# to another group needs Write and Describe of that one's topic, GROUP.replies.
 allow() { kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN" --add --allow-principal "$@"; }
 """
 
@@ -43,6 +45,7 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
     kafka = app.settings.kafka
     yield Right(principal, "group", app.group, ("Read", "Describe"))
     yield from rights_of_admin(app, principal)
+    yield from rights_of_replies(app, principal)
     if app.scheduler is not None:
         later = app.scheduler.topic  # its consumer group has the same name
         yield Right(principal, "group", later, ("Read", "Describe"))
@@ -65,6 +68,16 @@ def rights_of_admin(app: Famulus, principal: str) -> Iterator[Right]:
     """What pausing takes, by a command or by a worker's web views."""
     yield Right(principal, "topic", admin_topic(app.group), ("Create", "Read", "Write", *LOOK))
     yield Right(principal, "topic", admin_audit_topic(app.group), ("Create", "Write", *LOOK))
+
+
+def rights_of_replies(app: Famulus, principal: str) -> Iterator[Right]:
+    """What requests of handlers take, and replies: to this group, and to the topics that the settings name in full."""
+    own = replies_topic(app.group)
+    yield Right(principal, "topic", own, ("Create", "Read", "Write", *LOOK))
+    for name in app.settings.kafka.replies.allowed_topics.split(","):
+        topic = name.strip()
+        if topic != own and not set("*?[") & set(topic):
+            yield Right(principal, "topic", topic, ("Write", *LOOK))
 
 
 def rights_of_operator(app: Famulus, principal: str) -> Iterator[Right]:

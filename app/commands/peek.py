@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from faust.cli import argument, option
 from rich.text import Text
 
-from app.bootstrap.parts import types_of
+from app.bootstrap.parts import decoder_of
 from app.commands.base import Command
 from app.commands.out import Out, console, note, say
 from app.deadletter.selection import text_of
@@ -54,7 +54,7 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
             raise click.UsageError("--offset is of one --partition, and without --key")
         kafka = self.app.settings.kafka
         name = topic if topic.startswith(kafka.topic_prefix) else kafka.topic(topic)
-        types = self._types(topic, name)
+        types, shown_by = self._types(topic, name), self._shown_by(name)
         async with reading(self.app) as reader:
             count = (await reader.partitions(name))[name]
             if not count:
@@ -66,10 +66,11 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
         out = console()
         for record in found:
             fault = fault_in(types, record) if types is not None else ""
+            value = shown_by.shown(record.value) if shown_by is not None else record.value
             if is_json:
-                say(as_json(record, fault))
+                say(as_json(record, value, fault))
             else:
-                show(out, record, fault)
+                show(out, record, value, fault)
         if not found:
             note(f"{name}: no records like that")
 
@@ -77,7 +78,15 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
         """What decodes the topic's events, None when nobody here reads it."""
         for subscription in self.app.subscriptions.values():
             if subscription.topic_name in {name, topic}:
-                return EventTypes(subscription.name, types_of(subscription, self.app.dispatcher))
+                return decoder_of(self.app.settings, subscription, self.app.dispatcher)
+        return None
+
+    def _shown_by(self, name: str) -> EventTypes | None:
+        """What knows what is sensitive in the topic: the events of a source are in its dead letters and retries too."""
+        for subscription in self.app.subscriptions.values():
+            back = self.app.topics_back(subscription)
+            if name in {subscription.topic_name, self.app.dead_letter_topic(subscription), *back}:
+                return decoder_of(self.app.settings, subscription, self.app.dispatcher)
         return None
 
 
@@ -100,26 +109,26 @@ async def _from(  # noqa: PLR0913, PLR0917  # all that is asked for
     return found[::-1]
 
 
-def show(out: Out, record: Any, fault: str) -> None:  # Any: as above
+def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any: as above
     """For people."""
     place = f"{record.topic}/{record.partition}/{record.offset}"
     out.put(Text.assemble((place, "bold"), f"  {time_text(record.timestamp)}  key {key_text(record.key)}"))
-    for name, value in record.headers:
-        out.put(Text(f"  {printable(name)}: {printable((value or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
+    for name, of in record.headers:
+        out.put(Text(f"  {printable(name)}: {printable((of or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
     if fault:
         out.put(Text(f"  at fault: {printable(fault)}", "red"))
-    out.put(Text(value_text(record.value)))
+    out.put(Text(value_text(value)))
     out.put("")
 
 
-def as_json(record: Any, fault: str) -> dict[str, object]:  # Any: as above
+def as_json(record: Any, value: bytes | None, fault: str) -> dict[str, object]:  # Any: as above
     """For programs. A value that is no JSON is given in hexadecimal."""
-    content = json_of(record.value)
-    is_json = content is not None or record.value in {None, b"null"}
+    content = json_of(value)
+    is_json = content is not None or value in {None, b"null"}
     return {
         "topic": record.topic, "partition": record.partition, "offset": record.offset, "time": iso(record.timestamp),
         "key": text_of(record.key) if record.key is not None else None, "type": event_type_of(record.headers),
         "headers": {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers},
-        "value": msgspec.Raw(msgspec.json.format(record.value, indent=-1)) if is_json and record.value else None,
-        "value_hex": None if is_json else record.value.hex(), "fault": fault or None,
+        "value": msgspec.Raw(msgspec.json.format(value, indent=-1)) if is_json and value else None,
+        "value_hex": None if is_json or value is None else value.hex(), "fault": fault or None,
     }  # fmt: skip

@@ -63,6 +63,13 @@ class ConsumerConfig(Section):
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
     fetch_linger_ms: int = Field(2, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
+    max_unpacked_bytes: int = Field(
+        64 * 2**20, ge=2**20, le=2**31 - 1, description="A compressed batch unpacks to so much at most, bytes."
+    )
+    max_value_bytes: int = Field(
+        16 * 2**20, ge=1024, description="A larger value is poison, before it is decoded; bytes."
+    )
+    max_headers: int = Field(256, ge=16, description="A record with more of them is poison.")
 
     @field_validator("enable_auto_commit", mode="before")
     @classmethod

@@ -96,6 +96,8 @@ class ClaimCheckConfig(Section):
         scheme, separator, rest = store.partition("://")
         if separator and (scheme not in {"file", "s3", "gs", "az"} or not rest):
             raise ValueError("it is a folder, or begins with file://, s3://, gs:// or az://")
+        if separator and "@" in rest.partition("/")[0]:  # which logs would show
+            raise ValueError("it holds a user: credentials come from the store's own variables, AWS_SECRET_ACCESS_KEY")
         return store
 
     @model_validator(mode="after")

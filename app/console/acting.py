@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About, texts
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs, see_other
 from app.console.paused import meant, set_pause, status_of
 from app.console.views import asker
@@ -80,6 +81,7 @@ class LettersAct(Act):
 
     path = "/console/dead-letters"
     fields = ("topic", "cause", "origin", "until")
+    about = About((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
     action: ClassVar[Done]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above
@@ -141,6 +143,7 @@ class PauseAct(Act):
 
     path = "/console/subscriptions"
     fields = ("topic", "partition")
+    about = About((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
     action: ClassVar[Action]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About, texts
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs
 from app.errors import ConfigError, OperatingError, UnavailableError
 from app.inspection.explain.answers import Answer, Facts
@@ -34,6 +35,7 @@ class Told(NamedTuple):
 class ExplainPage(ConsolePage):
     """The form, and the answer."""
 
+    about = About((HTML,), query=texts(*FIELDS))
     path = "/console/explain"
 
     async def get(self, request: Request) -> Response:

@@ -24,6 +24,7 @@ from app.state.tables import Table
 from app.text import number
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
+from app.wire.sensitive import hidden, places_in
 
 ASK_S = 5.0  # for the cluster to say who is in the group
 
@@ -178,7 +179,7 @@ def rows_of(table: Table[Any, Any], after: str | None, limit: int) -> tuple[list
 
 
 def as_json(value: object) -> bytes:
-    """*value* as JSON, Records of tables included."""
+    """*value* as JSON, Records of tables included, without what they call sensitive."""
     return msgspec.json.encode(value, enc_hook=_raw)
 
 
@@ -195,7 +196,7 @@ def why_not_ready(app: Famulus) -> str:
 
 
 def _raw(record: Any) -> msgspec.Raw:
-    return msgspec.Raw(codec_of(type(record)).encode(record))
+    return msgspec.Raw(hidden(codec_of(type(record)).encode(record), places_in(type(record))) or b"null")
 
 
 def _settled_back(app: Famulus, tp: TP, flow: Flow) -> int:

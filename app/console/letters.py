@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About, texts
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs
 from app.console.paused import status_of
 from app.deadletter.letter import Audit, Letter, Origin, letter_of
@@ -101,6 +102,8 @@ class CausesPage(LettersPage):
 class ListPage(LettersPage):
     """Letters one by one."""
 
+    about = About((HTML,), query=texts(*FIELDS))
+
     async def answer(self, request: Request) -> Response:
         """Those that are meant, a page of them."""
         asked = asked_of(self.host, {name: request.query.get(name, "").strip() for name in FIELDS})
@@ -123,6 +126,8 @@ class ListPage(LettersPage):
 
 class LetterPage(LettersPage):
     """One letter."""
+
+    about = About((HTML,), query=texts("topic", "origin"))
 
     async def answer(self, request: Request) -> Response:
         """All that is known of it."""

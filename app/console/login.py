@@ -11,6 +11,7 @@ from typing import Any, cast
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, JSON, About
 from app.console.page import see_other
 from app.door.guard import HEADERS, Door, cookie_name, form_field
 from app.door.sessions import LIFE_S
@@ -33,6 +34,8 @@ FORM = """<!doctype html>
 class Login(View):
     """The form, and what takes it."""
 
+    about = About((HTML,), form={"token": {"type": "string"}})
+
     async def get(self, request: Request) -> Response:
         """Show the form."""
         del request
@@ -43,7 +46,7 @@ class Login(View):
         asked = cast(Any, request)  # Any: aiohttp's request, which Faust's type knows little of
         if asked.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
             return self.form("Another site sent this form: log in here.", 403)
-        cookie = _door(self).log_in((await form_field(asked, "token")).strip())
+        cookie = _door(self).log_in((await form_field(asked, "token")).strip(), asked.remote or "")
         if cookie is None:
             return self.form("This is not a token of this worker.", 401)
         answer = cast(Any, see_other(HOME))  # Any: as above
@@ -61,6 +64,8 @@ class Login(View):
 
 class Logout(View):
     """The end of a session."""
+
+    about = About((JSON,), form={"csrf": {"type": "string"}})
 
     async def post(self, request: Request) -> Response:
         """End it."""

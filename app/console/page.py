@@ -9,6 +9,7 @@ from aiohttp import web
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About
 from app.console.rendering import POLICY, render
 from app.door.guard import may_act
 from app.inspection.letters.read import Reader, reading
@@ -20,6 +21,7 @@ _turn = asyncio.Lock()
 class ConsolePage(View):
     """A page of the console: *path* is its place in the menu, *is_live* has it renew itself: see `console.stream`."""
 
+    about: ClassVar[About] = About((HTML,))
     path: ClassVar[str]
     is_live: ClassVar[bool] = False
 

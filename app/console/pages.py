@@ -19,6 +19,7 @@ from typing import Any
 from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
+from app.console.about import HTML, About
 from app.console.explaining import ExplainPage, query_of
 from app.console.gathering import (
     PartitionNow,
@@ -82,6 +83,7 @@ class TablesPage(ConsolePage):
 class RowsPage(ConsolePage):
     """The rows of a table, a page at a time, or the one of a key."""
 
+    about = About((HTML,), query={"after": {"type": "string"}, "key": {"type": "string"}})
     path = "/console/tables"
 
     async def get(self, request: Request, name: str) -> Response:
@@ -140,6 +142,8 @@ class WorkersPage(ConsolePage):
 class Style(View):
     """The style sheet."""
 
+    about = About(("text/css",))
+
     async def get(self, request: Request) -> Response:
         """Send it."""
         del request
@@ -148,6 +152,8 @@ class Style(View):
 
 class Script(View):
     """The script that renews the pages."""
+
+    about = About(("text/javascript",))
 
     async def get(self, request: Request) -> Response:
         """Send it."""

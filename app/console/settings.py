@@ -24,7 +24,6 @@ UNITS = {
 }  # fmt: skip
 _secret = re.compile(r"password|secret|token(?!_endpoint)")
 _points_at = re.compile(r"(file|location|url|hosts)$")
-_user_in_url = re.compile(r"(://)[^/@\s]+@")
 REFERENCE = {"type": "string", "pattern": r"\$\{.+\}"}  # what stands for a number or a choice
 
 
@@ -72,8 +71,6 @@ def _seen(field: str, value: object, *, is_secret: bool) -> Any:  # Any: what JS
         return STARS if value.get_secret_value() else ""
     if value and (is_secret or (_secret.search(field) and not _points_at.search(field))):
         return STARS
-    if isinstance(value, str):
-        return _user_in_url.sub(rf"\1{STARS}@", value)
     if isinstance(value, (Path, Enum)):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

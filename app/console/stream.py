@@ -14,6 +14,7 @@ from aiohttp import web
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
+from app.console.about import JSON, About
 from app.console.gathering import as_json, sample_of
 from app.console.page import LivePage
 from app.console.pages import Overview, Subscriptions
@@ -30,6 +31,8 @@ LIVE: Final[dict[str, type[LivePage]]] = {page.path: page for page in (Overview,
 
 class Events(Page):
     """The streams of one worker."""
+
+    about = About(("text/event-stream", JSON), query={"page": {"type": "string", "enum": list(LIVE)}})
 
     def __post_init__(self) -> None:
         """None is open yet."""

@@ -19,13 +19,14 @@ who may look; the last three are open to all, and to those without a token they 
 """
 
 from collections import Counter
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 from faust.web import Request, Response, View
 from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
+from app.console.about import JSON, OBJECT, ROWS, About
 from app.console.gathering import as_json, failures_of, partitions_of, rows_of, tables_of, why_not_ready
 from app.console.metrics import WorkerCollector
 from app.door.guard import may_read
@@ -34,6 +35,7 @@ from app.state.tables import Table
 T = TypeVar("T")
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
+HEALTH = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
 
 
 class BadRequestError(Exception):
@@ -47,6 +49,8 @@ def asker(request: Request) -> str:
 
 class Page(View):
     """A view of ours: answers JSON, and says in one line what is wrong."""
+
+    about: ClassVar[About] = About((JSON,))
 
     @property
     def host(self) -> Famulus:
@@ -77,6 +81,8 @@ class Page(View):
 class TableList(Page):
     """The tables of this worker."""
 
+    about = About((JSON,), ROWS)
+
     async def get(self, request: Request) -> Response:
         """List them."""
         del request
@@ -85,6 +91,12 @@ class TableList(Page):
 
 class TableRows(Page):
     """A page of rows; `next` is what to pass as `after` for the following one, null after the last."""
+
+    about = About(
+        (JSON,),
+        OBJECT,
+        {"after": {"type": "string"}, "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX}},
+    )
 
     async def get(self, request: Request, name: str) -> Response:
         """Show it."""
@@ -104,6 +116,8 @@ class TableRows(Page):
 class TableRow(Page):
     """One row of a partition that this worker owns."""
 
+    about = About((JSON,), OBJECT)
+
     async def get(self, request: Request, name: str, key: str) -> Response:
         """Show it."""
         del request
@@ -121,6 +135,8 @@ class TableRow(Page):
 
 class SubscriptionList(Page):
     """What became of the records of each subscription since this worker started."""
+
+    about = About((JSON,), ROWS)
 
     async def get(self, request: Request) -> Response:
         """Count them."""
@@ -150,6 +166,8 @@ class SubscriptionList(Page):
 class DuplicateList(Page):
     """The last records of a subscription that were not handled because their event had been, the newest first."""
 
+    about = About((JSON,), ROWS)
+
     async def get(self, request: Request, topic: str) -> Response:
         """Explain them."""
         del request
@@ -161,6 +179,8 @@ class DuplicateList(Page):
 
 class Metrics(Page):
     """What there is to measure, in the format that whoever asks accepts: Prometheus' text, or OpenMetrics."""
+
+    about = About(("text/plain", "application/openmetrics-text"))
 
     async def get(self, request: Request) -> Response:
         """Look at everything."""
@@ -174,6 +194,8 @@ class Ready(Page):
     One without partitions, because others have them all, takes part, too. `why` says what is wrong, `waiting` for what
     handlers wait: that turns nothing red, since a new worker would too. Nor does what somebody has `paused`.
     """
+
+    about = About((JSON,), HEALTH)
 
     async def get(self, request: Request) -> Response:
         """Look at the restoring, and at what is stuck."""
@@ -197,6 +219,8 @@ class Started(Page):
 
 class Live(Page):
     """Whether the worker gets on: 503 names every event that is in hand for longer than `Worker.DeadlineS`."""
+
+    about = About((JSON,), HEALTH)
 
     async def get(self, request: Request) -> Response:
         """Look at what is in hand."""

@@ -19,7 +19,9 @@ from app.wire.claimcheck import MARK as CLAIM_MARK
 from app.wire.envelope import Headers, Outgoing, Record, event_id_of
 
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
+KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
 MARK = "famulus-"  # what the names of our own begin with
+DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
 # Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it will never work, or
 # that it does not want it; it failed as often as it may, the last time by an error or by its time limit; or an earlier
 # event of its key is here.
@@ -65,18 +67,25 @@ class DeadLetters:
         """The dead letter for *record*, which failed for good.
 
         Its fallback, for what is too large, has no value, but its digest: it can be fetched from where it came from.
+        What is too large even then has no headers of the sender's, and no large key: only our few are left, so nothing
+        that somebody sends can keep its partition from going on.
         """
-        headers = [*sender_headers(record.headers), *self._why(record, failure)]
+        sent, why = sender_headers(record.headers), self._why(record, failure)
         partition = record.partition if record.partition < self.partitions else None
-        slim = None
+        noted: Headers = ()
         if record.value is not None:
             noted = [
-                *headers,
                 (MARK + "value-sha256", sha256(record.value).hexdigest().encode()),
                 (MARK + "value-bytes", b"%d" % len(record.value)),
             ]
-            slim = Outgoing(self.topic, record.key, None, noted, partition, record.timestamp)
-        return Outgoing(self.topic, record.key, record.value, headers, partition, record.timestamp, fallback=slim)
+        key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
+        bare = [*why, *noted, (DROPPED, b"%d" % len(sent))]
+        last = Outgoing(self.topic, key, None, bare, partition, record.timestamp)
+        slim = Outgoing(self.topic, record.key, None, [*sent, *why, *noted], partition, record.timestamp, fallback=last)
+        fallback = last if record.value is None else slim
+        return Outgoing(
+            self.topic, record.key, record.value, [*sent, *why], partition, record.timestamp, fallback=fallback
+        )
 
     def _why(self, record: Record, failure: Failure) -> Headers:
         error = type(failure.error)
@@ -122,7 +131,7 @@ def origin_headers(topic: str, partition: int, offset: int) -> Headers:
 
 def origin_of(headers: Headers) -> tuple[str, int, int]:
     """Topic, partition and offset that a dead letter came from. Raises KeyError when a header is missing."""
-    named = dict(headers)
+    named = {name: value or b"" for name, value in headers}
     partition: int = struct.unpack("<i", named["original-partition"])[0]
     offset: int = struct.unpack("<q", named["original-offset"])[0]
     return named[FIRST].decode(), partition, offset
@@ -135,7 +144,7 @@ def sender_headers(headers: Headers) -> Headers:
 
 def our_headers(headers: Headers) -> Mapping[str, bytes]:
     """The headers that we added, none if this record did not pass through our hands."""
-    return dict(headers[_begin(headers) :])
+    return {name: value or b"" for name, value in headers[_begin(headers) :]}
 
 
 def _begin(headers: Headers) -> int:

@@ -4,6 +4,8 @@
 every route of the server, Faust's own and a team's included, and for paths that do not exist. Open are the form to log
 in and the health checks alone, which say more to somebody with a token. A door that was not opened lets nobody in.
 
+How much is let in has limits, see `limits`, and so has each request: the bytes of its body, the seconds that it takes.
+
 A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts brings the session's
 CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`. Views find it in `request["csrf"]`.
 """
@@ -12,6 +14,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -20,14 +23,14 @@ import structlog
 from aiohttp import web
 
 from app.config import WorkerConfig
+from app.door.limits import REQUESTS_MAX, Guesses
 from app.door.sessions import Session, Sessions
 from app.door.tokens import Access, Token, TokenFile, made_token
 from app.errors import ConfigError
 
 log = structlog.get_logger()
-OPEN = frozenset(
-    {(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz", "/login")}
-)
+HEALTH = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz")})
+OPEN = HEALTH | {(method, "/login") for method in ("GET", "HEAD")}
 LOGIN, LOGOUT = ("POST", "/login"), ("POST", "/logout")
 BODY_BYTES = 64 * 1024
 REQUEST_S = 30.0
@@ -50,6 +53,8 @@ class Door:
         self._worker = worker
         self._tokens: dict[Access, Token | TokenFile] = {}
         self._sessions = Sessions()
+        self._guesses = Guesses()
+        self._at_work = 0  # requests
 
     @property
     def options(self) -> dict[str, Any]:  # Any: aiohttp's
@@ -84,10 +89,13 @@ class Door:
         if len({token.text for token in self._tokens.values()}) < len(self._tokens):
             raise ConfigError("Worker.ReadToken and Worker.AdminToken are the same: whoever may look could act")
 
-    def log_in(self, offered: str) -> str | None:
-        """Begin a session of whoever shows a good token: the cookie's value. None for another token."""
+    def log_in(self, offered: str, address: str) -> str | None:
+        """Begin a session of whoever shows a good token: the cookie's value. None for another token, which counts."""
         access = self.access_of(offered)
-        return self._sessions.begin(access, offered) if access > Access.NONE else None
+        if access > Access.NONE:
+            return self._sessions.begin(access, offered)
+        self._guesses.note(address)
+        return None
 
     def log_out(self, request: web.Request) -> None:
         """End the session of *request*, if there is one."""
@@ -107,9 +115,10 @@ class Door:
     @web.middleware
     async def pass_on(self, request: web.Request, handler: Next) -> web.StreamResponse:
         """Let the request through to *handler* or answer it here, in JSON, within a time limit."""
+        self._at_work += 1
         try:
             async with asyncio.timeout(REQUEST_S):
-                response = await self._refusal(request) or await handler(request)
+                response = self._too_much(request) or await self._refusal(request) or await handler(request)
         except TimeoutError:
             response = _refuse(503, f"it took longer than {REQUEST_S:g} s")
         except web.HTTPException as error:
@@ -118,15 +127,26 @@ class Door:
         except Exception:  # whatever a view does wrong: the log has it, the answer shows nothing of it
             log.exception("a web view is broken", resource=request.match_info.route.resource)
             response = _refuse(500, "the worker's log says what is wrong")
+        finally:
+            self._at_work -= 1
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+    def _too_much(self, request: web.Request) -> web.Response | None:
+        """The answer to one request too many. Health checks are let in: a worker is not ended for being looked at."""
+        route = request.method, request.path
+        if self._at_work > REQUESTS_MAX and route not in HEALTH:
+            return _refuse(503, f"{REQUESTS_MAX} requests are at work already", **{"Retry-After": "1"})
+        if route == LOGIN and (wait_s := self._guesses.wait_s(request.remote or "")):
+            return _refuse(429, "too many wrong tokens", **{"Retry-After": str(math.ceil(wait_s))})
+        return None
 
     async def _refusal(self, request: web.Request) -> web.Response | None:
         """Why the request does not come in, None when it does; its access is noted for the views."""
         access, session = self._who(request)
         request["access"], request["csrf"] = access, session.csrf if session else ""
-        if access < _need_of(request):
+        if access < need_of(request.method, request.path):
             return _closed(request, access)
         if request.body_exists and request.content_length is None:
             return _refuse(411, "say how long the body is")
@@ -191,12 +211,12 @@ def is_loopback(bind: str) -> bool:
         return False
 
 
-def _need_of(request: web.Request) -> Access:
+def need_of(method: str, path: str) -> Access:
     """What one must be allowed for this method and path."""
-    route = request.method, request.path
+    route = method, path
     if route in OPEN or route == LOGIN:
         return Access.NONE
-    return Access.READ if request.method in {"GET", "HEAD"} or route == LOGOUT else Access.ADMIN
+    return Access.READ if method in {"GET", "HEAD"} or route == LOGOUT else Access.ADMIN
 
 
 def _closed(request: web.Request, access: Access) -> web.Response:

@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import svcs
@@ -22,6 +22,7 @@ from app.publish.bus import EventBus
 from app.wire.cloudevents import envelope_in, is_structured
 from app.wire.codec import Codec, codec_of
 from app.wire.envelope import Delivery, Record, event_type_of
+from app.wire.sensitive import hidden, places_of
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
@@ -140,23 +141,41 @@ async def _run(handler: Handler, values: dict[type, object]) -> None:
         await result
 
 
+class Sizes(NamedTuple):
+    """How large a record may be before it is looked into: bytes of its value, headers of its own."""
+
+    value_bytes: int = 16 * 2**20
+    headers: int = 256
+
+
 class EventTypes:
     """The event types of one topic: finds the type of a record and decodes it.
 
     The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode, else by `__faust.ns`
     in the value (what a plain Faust app writes), else it is the topic's only type. A name is looked up here and nowhere
-    else: a sender never chooses a class.
+    else: a sender never chooses a class. What is larger than *sizes* is poison, and is not decoded.
     """
 
-    def __init__(self, topic: str, types: Iterable[type[Event]]) -> None:
+    def __init__(self, topic: str, types: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
         self._topic = topic
+        self._value_bytes, self._headers = sizes
         self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in types}
+        self._hidden = places_of(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 
-    def decode(self, record: Record) -> Event | None:
-        """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison."""
+    def decode(self, record: Record, *, is_redeemed: bool = False) -> Event | None:
+        """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison.
+
+        What *is_redeemed* has the store's limit of size.
+        """
         value, headers, name = record.value, record.headers, None
+        if value is not None and len(value) > self._value_bytes and not is_redeemed:
+            raise DecodeError("$", f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}")
         if headers:
+            if len(headers) > self._headers:
+                raise DecodeError(
+                    "headers", f"{len(headers)} of them, Kafka.ConsumerConfig.MaxHeaders is {self._headers}"
+                )
             name = event_type_of(headers)
             if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
                 return self._in_envelope(record)
@@ -168,6 +187,10 @@ class EventTypes:
         if name is None:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None
+
+    def shown(self, value: bytes | None) -> bytes | None:
+        """A record's *value* for people: with stars for what one of the types here calls sensitive."""
+        return hidden(value, self._hidden)
 
     def _in_envelope(self, record: Record) -> Event | None:
         envelope = envelope_in(record)

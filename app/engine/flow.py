@@ -19,6 +19,7 @@ from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
 from app.engine.rest import Cancel, Rest
 from app.engine.settling import Linger, Settling, Ties
+from app.errors import UnreadableError
 from app.observe.hotkeys import KeyWatch
 from app.state.commit import Settler
 from app.state.partition import Partition
@@ -137,12 +138,18 @@ class Flow:
             self.backs.receive(tp, packed.records(self._limits.chunk))
 
     def refill(self) -> bool:
-        """Unpack some records for the lanes. False when nothing more may start now.
+        """Unpack some records for the lanes. False when nothing more may start now, or the next ones cannot be read.
 
-        Raises CorruptRecordException as `fetch.Packed` does.
+        Raises CorruptRecordException as `fetch.Chunks` does.
         """
-        if self.is_closing:
+        try:
+            return not self.is_closing and self._refill()
+        except UnreadableError as error:
+            if not self.halted:
+                self._halt(str(error))
             return False
+
+    def _refill(self) -> bool:
         # What halted because it has too many dead letters is told here that some are dropped.
         if self.backs.is_due and (self.halted or not self.lanes.is_full) and self._refill_back():
             return True

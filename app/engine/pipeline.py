@@ -112,7 +112,7 @@ class Pipeline:
             except DecodeError:  # only then is it asked whether it is a claim check: no other event pays for that
                 if not is_claim_check(record):
                     raise
-                event = self.types.decode(await self.redeeming.redeem(unit, past))
+                event = self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
             if event is None:
                 return self._unknown(record, past, unit)
             handlers: Sequence[Handler] = self.dispatcher.handlers_of(type(event))

@@ -4,12 +4,11 @@ from collections.abc import Callable, Collection, Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import for_code
 
 from app.config import KafkaConfig
 from app.errors import ConfigError
 from app.observe.checkup import TopicFacts
-from app.observe.health import admin_of
+from app.observe.health import admin_of, refusal_of
 
 KEPT = "retention.ms", "cleanup.policy"
 
@@ -17,14 +16,17 @@ KEPT = "retention.ms", "cleanup.policy"
 async def configs_of(
     admin: AIOKafkaAdminClient, topics: Collection[str], names: Iterable[str]
 ) -> dict[str, dict[str, str]]:
-    """The settings *names* of each of *topics*, which are there. Raises ConfigError when the cluster does not tell."""
+    """The settings *names* of each of *topics*, which are there.
+
+    Raises AccessError when we may not know them, ConfigError when the cluster does not tell for another reason.
+    """
     found: dict[str, dict[str, str]] = {}
     wanted = dict.fromkeys(names)
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in topics]
     for answer in await admin.describe_configs(resources) if resources else ():
         for code, message, _, name, entries in answer.resources:
             if code:
-                raise ConfigError(f"the settings of {name} cannot be read: {message or for_code(code).__name__}")
+                raise refusal_of(f"read the settings of topic {name}", code, message)
             found[name] = {entry[0]: entry[1] for entry in entries}
     if missing := set(topics) - set(found):
         raise ConfigError(f"the settings of {', '.join(sorted(missing))} cannot be read: no answer")

@@ -6,23 +6,32 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
 from app.access.refusal import why_refused
 from app.config import KafkaConfig
-from app.errors import ConfigError, UnavailableError
+from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
 COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
 ROOM_BYTES = 64 * 2**10  # for what our headers add to the largest record
 STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
+REFUSALS = TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError
 
 
 async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
     """How many partitions each of *topics* (names as on the cluster) has; a missing topic is left out.
 
-    Raises UnavailableError when no broker answers within *timeout_s*.
+    Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we may not ask for one.
     """
     async with admin_of(settings, timeout_s) as admin:
         return await _partitions_of(admin, topics)
@@ -31,7 +40,23 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
 async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
     names = sorted(set(topics))
     described = await admin.describe_topics(names) if names else []  # for none it would describe all that there are
+    for topic in described:
+        if topic["error_code"] == TopicAuthorizationFailedError.errno:
+            raise not_allowed(f"look at topic {topic['topic']}")
     return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+def not_allowed(what: str) -> AccessError:
+    """The error that says that an ACL is missing for *what* we would do."""
+    return AccessError(f"the cluster does not let us {what}: `faust -A app acls` prints the rights that are needed")
+
+
+def refusal_of(what: str, code: int, message: str | None) -> OperatingError:
+    """The error that says why *what* we would do was refused."""
+    error = for_code(code)
+    if issubclass(error, REFUSALS):
+        return not_allowed(what)
+    return ConfigError(f"the cluster does not {what}: {message or error.__name__}")
 
 
 async def create_topics(
@@ -39,8 +64,8 @@ async def create_topics(
 ) -> list[str]:
     """Create those of *topics* (name -> partitions) that are missing, with *configs*, and return their names.
 
-    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when
-    the cluster refuses.
+    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we
+    may not create one, ConfigError when the cluster refuses it for another reason.
     """
     async with admin_of(settings, timeout_s) as admin:
         there = await _partitions_of(admin, topics)
@@ -52,7 +77,7 @@ async def create_topics(
         errors = (await admin.create_topics(new)).topic_errors if new else ()
     for name, code, message in errors:
         if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
-            raise ConfigError(f"topic {name} was not created: {message or for_code(code).__name__}")
+            raise refusal_of(f"create topic {name}", code, message)
     return sorted(topic.name for topic in new)
 
 
@@ -71,7 +96,7 @@ async def add_partitions(settings: KafkaConfig, topic: str, partitions: int, tim
         answer = await admin.create_partitions({topic: NewPartitions(partitions)})
         for name, code, message in answer.topic_errors:
             if code:
-                raise ConfigError(f"topic {name} got no further partitions: {message or for_code(code).__name__}")
+                raise refusal_of(f"add partitions to topic {name}", code, message)
         while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110  # brokers learn it
             await asyncio.sleep(0.1)
 
@@ -153,7 +178,7 @@ def check_port(host: str, port: int) -> None:
 async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client for a few calls that must end within *timeout_s*.
 
-    Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+    Raises UnavailableError when no broker answers, AccessError when one does not let us in, or do what we ask for.
     """
     try:
         with quiet():
@@ -163,6 +188,8 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
                     yield admin
                 finally:
                     await admin.close()
+    except REFUSALS as error:
+        raise not_allowed(f"do this ({error})") from error
     except (TimeoutError, KafkaError, OSError) as error:
         if isinstance(error, KafkaError) and (refused := await why_refused(settings)) is not None:
             raise refused from error

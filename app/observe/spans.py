@@ -128,9 +128,9 @@ class Spans:
             attributes["messaging.kafka.message.key"] = text
         for name, value in headers:
             if name == "ce_id":
-                attributes["messaging.message.id"] = value.decode("utf-8", "replace")
+                attributes["messaging.message.id"] = (value or b"").decode("utf-8", "replace")
             elif name == "ce_correlationid":
-                attributes["messaging.message.conversation_id"] = value.decode("utf-8", "replace")
+                attributes["messaging.message.conversation_id"] = (value or b"").decode("utf-8", "replace")
         return attributes
 
 
@@ -148,7 +148,7 @@ def _around(span: Span) -> Iterator[SpanSending]:
 def _extracted(headers: Headers) -> Context:
     """What the sender says of its span, and its baggage."""
     fields = propagate.get_global_textmap().fields
-    carrier = {name: value.decode("utf-8", "replace") for name, value in headers if name in fields}
+    carrier = {name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in fields}
     return propagate.extract(carrier, Context()) if carrier else Context()
 
 

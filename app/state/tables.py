@@ -25,6 +25,7 @@ from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
 from app.storage.changelog import row_key
 from app.wire.codec import codec_of, fault_in
+from app.wire.sensitive import hidden, places_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,6 +54,7 @@ class Table(Generic[K, V]):
         self._key = key
         self._encode_key, self._decode_key = _key_coder(key)
         self._encode, self._decode = _value_coder(value)
+        self._hidden = places_of([value] if isinstance(value, type) and issubclass(value, faust.Record) else [])
 
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
@@ -165,6 +167,10 @@ class Table(Generic[K, V]):
             return msgspec.json.encode(self._to_key(key)), self._encode(self._decode(value))
         except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
             raise ValueError(_fault_of(error)) from None
+
+    def shown(self, key: bytes, value: bytes) -> bytes:
+        """The value that `as_json` gives, for people: without what is sensitive. Raises as that does."""
+        return hidden(self.as_json(key, value)[1], self._hidden) or b"null"
 
     def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
         """The row of the changelog that such JSON stands for. Raises ValueError that says what is wrong in it."""

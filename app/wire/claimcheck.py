@@ -99,7 +99,7 @@ def _only(headers: Headers, name: str) -> str:
     if len(found) != 1:
         raise ClaimError(f"{len(found)} headers {name}")
     try:
-        return found[0].decode("ascii")
+        return (found[0] or b"").decode("ascii")
     except UnicodeDecodeError:
         raise ClaimError(f"the header {name} is not ASCII") from None
 

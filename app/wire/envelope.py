@@ -17,7 +17,7 @@ from uuid import UUID
 from app.errors import DecodeError
 from app.wire.cloudevents import envelope_in, is_structured
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes]]  # a stranger's may have no value, None: whoever reads one says `value or b""`
 Outcome = Literal["handled", "duplicate", "dead_lettered", "ignored"]  # how a record ended
 # Of the ids that are derived: another one would change them all.
 NAMESPACE = UUID("50ac5b66-615e-4227-b4eb-f4a479eb611a")
@@ -120,7 +120,7 @@ def event_id_of(record: Record) -> str:
         if name == "ce_id":
             identifier = value
         elif name == "ce_source":
-            source = value
+            source = value or b""
     if not identifier:
         if not record.headers or not is_structured(record):
             return place_of(record)
@@ -163,12 +163,12 @@ class Cause(NamedTuple):
 def cause_of(record: Record) -> Cause:
     """What the event in *record* hands on. Its id, where it has none, is its place in the log."""
     named = dict(record.headers)
-    if "ce_id" not in named:
+    if not named.get("ce_id"):
         named.update(attributes_of(record))
     identifier = named.get("ce_id") or place_of(record).encode()
     return Cause(
         [("ce_correlationid", named.get("ce_correlationid") or identifier), ("ce_causationid", identifier)],
-        [(name, named[name]) for name in TRACE if name in named],
+        [(name, named[name]) for name in TRACE if named.get(name)],
     )
 
 
@@ -176,14 +176,14 @@ def event_type_of(headers: Headers) -> str | None:
     """The type that the sender wrote into `ce_type`, or None. It is a name to look up, never a class to load."""
     for name, value in headers:
         if name == "ce_type":
-            return value.decode("utf-8", "backslashreplace")
+            return (value or b"").decode("utf-8", "backslashreplace")
     return None
 
 
 def _text(headers: Headers, wanted: str) -> str | None:
     for name, value in headers:
         if name == wanted:
-            return value.decode("utf-8", "backslashreplace")
+            return (value or b"").decode("utf-8", "backslashreplace")
     return None
 
 

@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from app.errors import UnreadableError
 from app.wire.envelope import Headers
 
 log = structlog.get_logger()
@@ -48,6 +49,8 @@ class Packed:
 
     def __init__(self, fetched: PartitionRecords) -> None:
         self._fetched = fetched
+        self.place: TopicPartition = fetched._tp
+        self.fault: UnreadableError | None = None  # why nothing follows what was unpacked
         self._batches: deque[Any] = deque()  # of aiokafka's, in C
         while fetched._records.has_next():
             self._batches.append(fetched._records.next_batch())
@@ -58,25 +61,22 @@ class Packed:
         """How many records there are at most: compaction and transactions leave holes."""
         return self.next_offset - self.first_offset
 
-    def records(self, limit: int) -> Iterator[list[Any]]:  # Any: FetchedRecord, whose fields no Record may set
-        """The records of a subscription, *limit* at a time.
-
-        Raises CorruptRecordException when a batch is not what the broker's checksum says.
-        """
-        topic, partition = self._fetched._tp
-        unpacking = self._unpacked()
-        while records := [
-            _new(FetchedRecord, (topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers))
-            for r in islice(unpacking, limit)
-        ]:
-            yield records
+    def records(self, limit: int) -> "Chunks":
+        """The records of a subscription, *limit* at a time, see `Chunks`."""
+        return Chunks(self, limit)
 
     def consumer_records(self) -> list[Any]:
-        """The records as aiokafka's own ConsumerRecord. Raises as `records` does."""
-        return [self._fetched._consumer_record(self._fetched._tp, record) for record in self._unpacked()]
+        """The records as aiokafka's own ConsumerRecord. Raises as `Chunks` does."""
+        records = [self._fetched._consumer_record(self.place, record) for record in self.unpacked()]
+        if self.fault is not None:
+            raise self.fault
+        return records
 
-    def _unpacked(self) -> Iterator[Any]:
-        """What `PartitionRecords._unpack_records` does, a batch at a time."""
+    def unpacked(self) -> Iterator[Any]:
+        """What `PartitionRecords._unpack_records` does, a batch at a time, up to a *fault*.
+
+        Raises CorruptRecordException as `Chunks` does.
+        """
         first_offset = self.first_offset
         while self._batches:
             batch = self._batches.popleft()  # it grows when it is unpacked
@@ -84,10 +84,19 @@ class Packed:
                 raise CorruptRecordException(f"Invalid CRC - {self._fetched._tp}")
             if self._is_aborted(batch) or batch.is_control_batch:
                 continue
-            if batch.base_offset < first_offset:  # brokers send whole batches, from the one that has the offset on
-                yield from (record for record in batch if record.offset >= first_offset)
-            else:
-                yield from batch
+            try:
+                if batch.base_offset < first_offset:  # brokers send whole batches, from the one with the offset on
+                    yield from (record for record in batch if record.offset >= first_offset)
+                else:
+                    yield from batch
+            except (KafkaError, UnicodeDecodeError) as error:
+                why = error.args[0] if isinstance(error, KafkaError) else "a header's name is not UTF-8"
+                self.fault = UnreadableError(
+                    f"{self.place.topic}-{self.place.partition}: the records from offset {batch.base_offset} on cannot "
+                    f"be read: {why}; nothing more of the partition is started. To skip them, set its group to offset "
+                    f"{batch.next_offset} and start with State.OnCommitAhead=follow"
+                )
+                return
 
     def _is_aborted(self, batch: Any) -> bool:
         """Whether the batch belongs to a transaction that was aborted. Asked for each in turn, and once."""
@@ -98,6 +107,33 @@ class Packed:
         if batch.is_control_batch and fetched._contains_abort_marker(batch):
             fetched._aborted_producers.discard(batch.producer_id)
         return batch.is_transactional and batch.producer_id in fetched._aborted_producers
+
+
+class Chunks:
+    """The records of one fetch, so many at a time.
+
+    Raises CorruptRecordException when a batch is not what the broker's checksum says; UnreadableError, again and again,
+    when a batch cannot be unpacked, or to more than it may. What stands before it comes first.
+    """
+
+    def __init__(self, packed: Packed, limit: int) -> None:
+        self._packed = packed
+        self._topic, self._partition = packed.place
+        self._unpacking = packed.unpacked()
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return self
+
+    def __next__(self) -> list[Any]:  # Any: FetchedRecord, whose fields no Record may set
+        topic, partition = self._topic, self._partition
+        records = [
+            _new(FetchedRecord, (topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers))
+            for r in islice(self._unpacking, self._limit)
+        ]
+        if records:
+            return records
+        raise self._packed.fault or StopIteration
 
 
 _new = tuple.__new__  # half the time of the class's own, which is Python

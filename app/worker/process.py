@@ -6,13 +6,11 @@ import os
 import sys
 import threading
 from asyncio import CancelledError
-from collections.abc import MutableMapping
 from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
 import click
 import faust
-import structlog
 
 from app.door.guard import Door
 from app.errors import ConfigError, OperatingError
@@ -98,28 +96,6 @@ class Worker(faust.Worker):
             click.echo(text, file=sys.__stderr__)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
-
-
-def plain_logs() -> None:
-    """Have our log lines be Python's own; tracebacks without the values of variables, which are payload."""
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            _as_line,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-
-
-def _as_line(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str:
-    trace = fields.pop("exception", "")
-    words = [str(fields.pop("event")), *(f"{name}={value}" for name, value in fields.items())]
-    return " ".join(words) + (f"\n{trace}" if trace else "")
 
 
 def settle_in() -> None:

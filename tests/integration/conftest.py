@@ -18,6 +18,11 @@ from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.group.progress import LagMonitor
 from app.observe.health import create_topics, delete_topics
+from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them here
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.integration.house import House
 
 PARTITIONS = 4

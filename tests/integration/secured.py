@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives import serialization
 
 from app.dev.broker import Broker, Listener
 from app.dev.node import HOST, free_port
+from tests.integration.canary import secret
 
-USER, PASSWORD = "alice", "canary-password"  # of a broker that lives for a test
-CLIENT_SECRET, KEY_PASSWORD = "canary-client-secret", "canary-key-password"
+USER, PASSWORD = "alice", secret("password")  # of a broker that lives for a test
+CLIENT_SECRET, KEY_PASSWORD = secret("client"), secret("key")
 SECRETS = PASSWORD, CLIENT_SECRET, KEY_PASSWORD
 PAST = datetime.now(UTC) - timedelta(days=2)
 LOGIN = "org.apache.kafka.common.security"

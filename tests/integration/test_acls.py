@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
@@ -19,8 +20,12 @@ from app.dev.broker import Broker
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.observe.health import create_topics
+from app.publish.bus import EventBus
 from app.publish.producer import Producer
+from app.publish.replies import RequestTimeoutError
+from app.wire.envelope import Outgoing
 from models.orders import OrderCreated, OrderItem
+from tests.integration.test_start import faust, one_line
 
 EVERYBODY = "User:ANONYMOUS"  # whoever comes without a password; the broker itself is one of them here
 TOPICS = [f"{name}{suffix}" for name in ("order-events", "stock-events") for suffix in ("", ".dead-letter")]
@@ -52,13 +57,18 @@ def binding(kind: ResourceType, name: str, operation: AclOperation) -> AclBindin
     return AclBinding(kind, name, ResourcePatternType.LITERAL, EVERYBODY, "*", operation, AclPermissionType.ALLOW)
 
 
+def an_order() -> OrderCreated:
+    """A good one."""
+    return OrderCreated(
+        order_id=uuid4(), customer_id=uuid4(), total_amount=Decimal("1.50"), created_at=datetime.now(UTC),
+        items=[OrderItem(product_id="part-1", quantity=3, price=Decimal("0.50"))],
+    )  # fmt: skip
+
+
 async def send(kafka: KafkaConfig) -> None:
     """An order, and something that is none."""
     async with Producer(kafka) as producer:
-        order = OrderCreated(
-            order_id=uuid4(), customer_id=uuid4(), total_amount=Decimal("1.50"), created_at=datetime.now(UTC),
-            items=[OrderItem(product_id="part-1", quantity=3, price=Decimal("0.50"))],
-        )  # fmt: skip
+        order = an_order()
         await producer.produce("order-events", order.customer_id, order)
         await producer.produce("order-events", order.customer_id, b"not JSON")
 
@@ -82,10 +92,25 @@ def test_a_worker_runs_on_the_printed_rights_and_no_others(tmp_path: Path) -> No
             worker.wait_ready(partitions=2 * PARTITIONS)
             asyncio.run(send(kafka))
             asyncio.run(wait_for_effects(worker))
+            asyncio.run(ask_and_reply(kafka))
             assert worker.stop() == 0, worker.last_words()
         listed = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=10).topics
         assert "foreign" not in listed
-        assert {"order-events.famulus.redrive", "famulus-stock-events-state"} <= listed.keys()
+        assert {"order-events.famulus.redrive", "famulus-stock-events-state", "famulus.replies"} <= listed.keys()
+        closed = {**settings, "KAFKA__TOPICPREFIX": "closed.", "WORKER__WEBPORT": str(free_port())}
+        for command in (["worker"], ["topics", "apply"], ["peek", "foreign"]):
+            code, output = faust(*command, **closed)
+            assert code == 77, output
+            assert "`faust -A app acls` prints the rights that are needed" in one_line(output)
+
+
+async def ask_and_reply(kafka: KafkaConfig) -> None:
+    """A request gets as far as waiting, for nobody here answers it; and a reply may be written."""
+    async with EventBus(Producer(kafka)) as bus:
+        with pytest.raises(RequestTimeoutError):
+            await bus.request(an_order(), timeout_s=5, reply_type=OrderItem)
+    async with Producer(kafka) as producer:
+        await producer.send(Outgoing("famulus.replies", b"k", b"{}"))
 
 
 async def wait_for_effects(worker: WorkerProcess) -> None:

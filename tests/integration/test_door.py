@@ -4,6 +4,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
 from app.door.guard import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
+from app.door.limits import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
 from tests.integration.house import COUNTING, House, wait_for
 from tests.integration.test_start import faust, one_line
 
@@ -76,6 +78,7 @@ TABLE = {
     "/console/workers": LOOK,
     "/console/style.css": LOOK,
     "/console/console.js": LOOK,
+    "/openapi.json": LOOK,
     "/paused/": LOOK,
     "/hotkeys/": LOOK,
     "/lag/": LOOK,
@@ -159,6 +162,10 @@ def test_every_route_has_its_row(house: House) -> None:
         for method, path in ROUTES
     }
     assert found == ROUTES
+    described = worker.get("/openapi.json")["paths"]
+    assert {(method.upper(), path) for path, of in described.items() for method in of} == {
+        (method, path) for method, path in live if method != "HEAD"
+    }
     # What is no route tells nothing to strangers; a method that changes things is for acting, wherever it is sent.
     assert tuple(ask(worker, "GET", "/nothing", token)[0] for token in tokens) == (401, 401, 404, 404)
     for path in TABLE:
@@ -169,6 +176,7 @@ def test_every_route_has_its_row(house: House) -> None:
         assert not any(token in log.read_text() for token in tokens if token)
     check_answers(worker, tokens)
     check_sessions(worker, tokens[2], tokens[3])
+    check_guesses(worker, tokens[2])
 
 
 def check_answers(worker: WorkerProcess, tokens: tuple[str | None, str, str, str]) -> None:
@@ -250,6 +258,50 @@ def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
     assert ask(worker, "POST", "/logout", None, b"", Cookie=cookies[read])[0] == 403
     assert ask(worker, "POST", "/logout", None, f"csrf={other}".encode(), Cookie=cookies[read])[0] == 303
     assert [ask(worker, "GET", "/tables/", None, Cookie=cookies[token])[0] for token in (read, admin)] == [401, 200]
+
+
+def check_guesses(worker: WorkerProcess, read: str) -> None:
+    """An address that guesses has to wait, with a good token as well; who sends that in a header has not."""
+    for _ in range(GUESSES_MAX + 1):
+        status, headers, _ = ask(worker, "POST", "/login", None, b"token=" + b"x" * 32)
+        if status == 429:
+            break
+        assert status == 401
+    assert status == 429
+    assert 0 < int(headers["Retry-After"]) <= WINDOW_S
+    assert ask(worker, "POST", "/login", None, f"token={read}".encode())[0] == 429
+    assert ask(worker, "GET", "/login", None)[0] == 200
+    assert ask(worker, "GET", "/tables/", read)[0] == 200
+
+
+SLOW = (
+    COUNTING
+    + """
+from faust.web import Request, Response, View
+
+
+@app.page("/slow/")
+async def slow(view: View, request: Request) -> Response:
+    while not Path("go").exists():
+        await asyncio.sleep(0.05)
+    return view.json("done")
+"""
+)
+
+
+def test_only_so_many_requests_are_at_work_and_health_is_always_told(house: House) -> None:
+    """Whoever has the token for looking cannot have a worker taken for dead, nor its memory filled."""
+    house.build(SLOW)
+    worker = house.start()
+    read = tokens_of(worker)[2]
+    with ThreadPoolExecutor(REQUESTS_MAX) as pool:
+        slow = [pool.submit(ask, worker, "GET", "/slow/", read) for _ in range(REQUESTS_MAX)]
+        wait_for(lambda: ask(worker, "GET", "/tables/", read)[0] == 503)
+        assert ask(worker, "GET", "/tables/", read)[1]["Retry-After"] == "1"
+        assert [ask(worker, "GET", path, None)[0] for path in ("/livez", "/readyz")] == [200, 200]
+        (house.checkout / "go").touch()
+        assert {each.result()[0] for each in slow} == {200}
+    assert ask(worker, "GET", "/tables/", read)[0] == 200
 
 
 def chunked(worker: WorkerProcess, token: str) -> int:

@@ -17,8 +17,9 @@ from app.errors import AccessError, ConfigError, OperatingError, UnavailableErro
 from app.observe.health import delete_topics, partitions_of
 from app.publish.producer import Producer
 from app.worker.options import credentials_of
+from tests.integration.canary import CANARY
 from tests.integration.house import House
-from tests.integration.secured import SECRETS, Secured, environment, secured
+from tests.integration.secured import PASSWORD, SECRETS, Secured, environment, secured
 from tests.integration.test_start import faust, one_line
 
 WAYS = ["tls", "mtls", "plain", "scram-256", "scram-512", "oauth"]
@@ -99,8 +100,8 @@ def nobody(cluster: Secured) -> dict[str, str]:
 
 
 WRONG: dict[str, tuple[str, Callable[[Secured], dict[str, str]], type[OperatingError], str]] = {
-    "password": ("plain", lambda _: {"SaslPassword": "canary-password-2"}, AccessError, "let alice in by PLAIN"),
-    "scram password": ("scram-512", lambda _: {"SaslPassword": "canary-password-2"}, AccessError, "by SCRAM-SHA-512"),
+    "password": ("plain", lambda _: {"SaslPassword": f"{PASSWORD}-2"}, AccessError, "let alice in by PLAIN"),
+    "scram password": ("scram-512", lambda _: {"SaslPassword": f"{PASSWORD}-2"}, AccessError, "by SCRAM-SHA-512"),
     "user": ("scram-256", lambda _: {"SaslUsername": "mallory"}, AccessError, "let mallory in by SCRAM-SHA-256"),
     "mechanism": ("plain", lambda c: at(c, "OAUTH"), ConfigError, "does not take SaslMechanism PLAIN"),
     "authority": ("tls", lambda c: {"SslCaLocation": str(c.folder / "foreign.pem")}, AccessError, "SslCaLocation must"),
@@ -109,7 +110,7 @@ WRONG: dict[str, tuple[str, Callable[[Secured], dict[str, str]], type[OperatingE
     "no certificate": ("tls", lambda c: at(c, "MTLS"), AccessError, "set Kafka.SslCertificateLocation"),
     "foreign certificate": ("mtls", lambda c: client(c, "foreign-client"), AccessError, "not accept our certificate"),
     "expired certificate": ("mtls", lambda c: client(c, "expired-client"), AccessError, "not accept our certificate"),
-    "key password": ("mtls", lambda _: {"SslKeyPassword": "canary-password-2"}, ConfigError, "cannot be read from"),
+    "key password": ("mtls", lambda _: {"SslKeyPassword": f"{PASSWORD}-2"}, ConfigError, "cannot be read from"),
     "no key password": ("mtls", lambda _: {"SslKeyPassword": ""}, ConfigError, "cannot be read from"),
     "no authority": ("tls", lambda _: {"SslCaLocation": "/nowhere.pem"}, ConfigError, "SslCaLocation /nowhere"),
     "client": ("oauth", lambda _: {"SaslOauthbearerClientId": "other"}, AccessError, "HTTP 401, invalid_client"),
@@ -138,7 +139,7 @@ async def test_a_wrong_way_is_one_line_at_once(cluster: Secured, fault: str) -> 
                 pass
     for line in (asked.value.message, sent.value.message):
         assert says in line
-        assert "canary" not in line
+        assert CANARY not in line
         assert "\n" not in line
 
 
@@ -153,7 +154,7 @@ def test_a_process_that_is_not_let_in_ends_with_77(cluster: Secured, fault: str,
     code, output = faust(*command, **settings, WORKER__WEBPORT=str(free_port()))
     assert code == 77, output
     assert says in one_line(output)
-    assert "canary" not in output
+    assert CANARY not in output
 
 
 def test_a_password_in_plain_text_is_78(cluster: Secured) -> None:
@@ -162,7 +163,7 @@ def test_a_password_in_plain_text_is_78(cluster: Secured) -> None:
     code, output = faust("topics", "apply", **settings)
     assert code == 78, output
     assert "set SecurityProtocol to SASL_SSL" in one_line(output)
-    assert "canary" not in output
+    assert CANARY not in output
 
 
 async def test_scram_needs_no_encryption(cluster: Secured) -> None:

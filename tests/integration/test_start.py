@@ -14,6 +14,7 @@ import pytest
 from app.config import KafkaConfig
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
+from tests.integration.canary import leaks
 from tests.integration.conftest import settings_of
 
 LIMIT_S = 15.0
@@ -32,6 +33,7 @@ def faust(*arguments: str, cwd: str | Path = ROOT, **settings: str) -> tuple[int
         timeout=60,
     )
     assert time.monotonic() - began < LIMIT_S
+    assert not (said := leaks(done.stdout + done.stderr, f"faust {' '.join(arguments)}")), said
     return done.returncode, done.stdout + done.stderr
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.deadletter.letter import letter_of
 from app.deadletter.masking import masked
 from app.deadletter.names import audit_topic, dead_letter_topic, redrive_topic, retry_topic
-from app.deadletter.record import DeadLetters, Failure, origin_of, our_headers, sender_headers
+from app.deadletter.record import KEY_BYTES_MAX, DeadLetters, Failure, origin_of, our_headers, sender_headers
 from app.deadletter.returned import Returned, outgoing, returned, returning
 from app.errors import DecodeError, PermanentError, TransientError
 
@@ -124,7 +125,26 @@ def test_what_is_too_large_leaves_its_digest() -> None:
     assert (slim.key, slim.value, slim.partition) == (b"\xff", None, 7)
     assert headers["famulus-value-bytes"] == b"4"
     assert headers["famulus-value-sha256"][:8] == b"543b1c4b"
-    assert LETTERS.letter(record(), FAILURE).fallback is None
+
+
+def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> None:
+    """Headers and keys have no limit but the record's: they must not keep the partition from going on."""
+    large = record(key=b"k" * (KEY_BYTES_MAX + 1), headers=[("h", b"x" * 1_000_000)] * 2, value=b"much")
+    letter = LETTERS.letter(large, FAILURE)
+    slim = letter.fallback
+    assert slim is not None
+    assert (slim.key, list(slim.headers[:2])) == (large.key, large.headers)
+    last = slim.fallback
+    assert last is not None
+    assert (last.key, last.value, last.partition, last.fallback) == (None, None, 7, None)
+    assert sum(len(name) + len(value) for name, value in last.headers) < HEADERS_MAX
+    headers = our_headers(last.headers)
+    assert headers["famulus-headers-dropped"] == b"2"
+    assert headers["famulus-value-sha256"] == our_headers(slim.headers)["famulus-value-sha256"]
+    assert letter_of(read(last)).id == letter_of(read(letter)).id
+    without_value = LETTERS.letter(record(headers=[("h", b"x")]), FAILURE).fallback
+    assert without_value is not None
+    assert (without_value.key, sender_headers(without_value.headers)) == (b"\xff", [])
 
 
 def test_error_texts_quote_nothing_of_the_event() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import svcs
 
-from app.engine.dispatch import Dispatcher, EventTypes, handler_for
+from app.engine.dispatch import Dispatcher, EventTypes, Sizes, handler_for
 from app.errors import ConfigError, DecodeError
 from app.failures.retry import Policy
 from app.publish.bus import EventBus
@@ -155,6 +155,17 @@ def test_the_type_is_in_the_header_or_in_fausts_metadata(value: bytes, headers: 
 def test_a_topics_only_type_needs_no_name() -> None:
     """Records of another language without any header are read."""
     assert EventTypes("stock-events", [StockReserved]).decode(record()) == EVENT
+
+
+def test_what_is_too_large_is_poison_before_it_is_looked_into() -> None:
+    """A payload of the store has that one's limit."""
+    types = EventTypes("stock-events", [StockReserved], Sizes(value_bytes=len(JSON), headers=2))
+    assert types.decode(record(JSON, [("h", b"")] * 2)) == EVENT
+    with pytest.raises(DecodeError, match=r"Kafka.ConsumerConfig.MaxValueBytes is \d+$"):
+        types.decode(record(JSON + b" "))
+    assert types.decode(record(JSON + b" "), is_redeemed=True) == EVENT
+    with pytest.raises(DecodeError, match=r"^headers: 3 of them, Kafka.ConsumerConfig.MaxHeaders is 2$"):
+        types.decode(record(JSON, [("h", b"")] * 3))
 
 
 def test_without_a_name_among_several_types_it_is_poison() -> None:

@@ -1,15 +1,16 @@
 """Flows: what is settled in which order, what a stop leaves behind, how much one partition may hold."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from app.engine.rest import Past, Rest, after
+from app.errors import UnreadableError
 from app.state.partition import Partition
 from app.storage.changelog import Processed
-from tests.stand_ins.house import Gate, House, houses, record, turns
+from tests.stand_ins.house import Fetch, Gate, House, houses, record, turns
 
 
 @pytest.fixture
@@ -259,3 +260,26 @@ async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(make: Calla
     house.feed(flow, "d")
     await turns()
     assert flow.settled_offset == 5
+
+
+async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[..., House]) -> None:
+    """What stands before it ends and is settled, nothing behind it starts, and others go on."""
+    house = make(Gate(), partitions=2)
+    first, second = house.flows
+
+    class Broken(Fetch):
+        def records(self, limit: int) -> Iterator[list[Any]]:
+            yield from super().records(limit)
+            raise UnreadableError("t-0: the records from offset 2 on cannot be read: it is a bomb")
+
+    first.receive(Broken([record(0, "a"), record(1, "b")]))
+    house.feed(second, "c d")
+    house.crew.wake(first)
+    await house.until(lambda: first.settled_offset == 2 and second.settled_offset == 2)
+    await house.until(lambda: bool(first.halted))
+    assert first.halted == "t-0: the records from offset 2 on cannot be read: it is a bomb"
+    assert (second.halted, house.faults) == ("", [])
+    house.fetch(first, [record(9, "e")])
+    house.fetch(second, [record(2, "f")])
+    await house.until(lambda: second.settled_offset == 3)
+    assert first.settled_offset == 2

@@ -101,7 +101,7 @@ def test_everything_that_is_missing_is_named_at_once(folder: Path) -> None:
 
 
 def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what is secret by its type, nor what came from a file, nor a password in an address."""
+    """Neither what is secret by its type nor what came from a file; a password in an address is refused."""
     (folder / "secret").write_text("hush\n")
     monkeypatch.setenv("SECRET", "hush")
     said = {
@@ -109,14 +109,16 @@ def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch:
             "SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain",
             "SaslPassword": "${SECRET}", "SaslUsername": f"${{file:{folder}/secret}}",
         },
-        "ClaimCheck": {"Store": "s3://me:hush@place/x"},
     }  # fmt: skip
     write(folder, json.dumps(said))
     assert load_settings().kafka.sasl_username == "hush"
     rows = {row.name: row for row in shown(read_settings())}
     assert "hush" not in str(rows)
     assert rows["Kafka.SaslPassword"][1:] == ("***", "", "appsettings.json (SECRET)")
-    assert rows["ClaimCheck.Store"].value == "s3://***@place/x"
+    write(folder, json.dumps({"ClaimCheck": {"Store": "s3://me:hush@place/x"}}))
+    with pytest.raises(ConfigError, match="it holds a user") as caught:
+        read_settings()
+    assert "hush" not in caught.value.message
 
 
 def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 
 from app.bootstrap import Famulus
-from app.bootstrap.parts import types_of
+from app.bootstrap.parts import decoder_of
 from app.commands.dlq.edit import edited
 from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
@@ -19,7 +19,6 @@ from app.commands.out import console, note, say
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
 from app.deadletter.selection import PAST, Entry, Plan
-from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import OperatingError
 from app.inspection.letters.check import End, tried
@@ -109,12 +108,13 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
         letter, returned = await sent_back(reader, record, "redrive", None)
     except StaysError as error:
         raise OperatingError(f"{entry.id.origin} cannot be edited: {error}") from None
-    decoder = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
+    decoder = decoder_of(app.settings, subscription, app.dispatcher)
     value = edited(returned.value, lambda value: fault_in(decoder, replace(returned, value=value)))
     if not asked.is_json:
         out = console()
         out.put(tables.title(str(entry.id.origin), "what was changed"))
-        out.put(difference_table(differences(json_of(value), json_of(returned.value)), "now", "before"))
+        now, before = (json_of(decoder.shown(each)) for each in (value, returned.value))
+        out.put(difference_table(differences(now, before), "now", "before"))
     _note_key(decoder.decode(cast(Any, replace(returned, value=value))), letter)
     return value
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.bootstrap.parts import types_of
+from app.bootstrap.parts import decoder_of
 from app.deadletter.letter import Origin, letter_of
 from app.deadletter.selection import Criteria, Entry
-from app.engine.dispatch import EventTypes
 from app.engine.subscription import Subscription
 from app.errors import DecodeError
 from app.group.members import committed_of, members_of
@@ -57,7 +56,7 @@ class Gathering:
         self._reach = reach
         self._reader = reader
         self._subscription = subscription
-        self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
+        self._types = decoder_of(app.settings, subscription, app.dispatcher)
         self._partitions: dict[int, Partition] = {}
         self._members: int | None = None
         self._letters: dict[Origin, list[Entry]] | None = None

@@ -14,11 +14,11 @@ import msgspec
 from faust import Record as Event
 
 from app.bootstrap import Famulus
-from app.bootstrap.parts import types_of
+from app.bootstrap.parts import decoder_of
 from app.deadletter.letter import Origin
 from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan
-from app.engine.dispatch import EventTypes, Handler
+from app.engine.dispatch import Handler
 from app.engine.subscription import Subscription
 from app.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
 from app.inspection.letters.read import Reader
@@ -145,7 +145,7 @@ class _Stage:
         self._subscription = subscription
         self._number = number
         self._rows = rows
-        self._types = EventTypes(subscription.name, types_of(subscription, app.dispatcher))
+        self._types = decoder_of(app.settings, subscription, app.dispatcher)
 
     def end(self) -> None:
         """The next partition comes."""
@@ -154,7 +154,8 @@ class _Stage:
     async def trial(self, entry: Entry, record: Returned) -> Trial:
         try:
             sealed = is_claim_check(record)
-            event = self._types.decode(await self._app.claims.redeem(record) if sealed else record)
+            redeemed = await self._app.claims.redeem(record) if sealed else record
+            event = self._types.decode(redeemed, is_redeemed=sealed)
         except ClaimStoreError as error:
             raise UnavailableError(f"the store of large payloads is away: {error}") from error
         except DecodeError as error:
@@ -239,7 +240,7 @@ class _Stage:
             if raw is None:
                 return None
             try:
-                return table.as_json(key, raw)[1].decode()
+                return table.shown(key, raw).decode()
             except ValueError as error:  # a row that older code wrote
                 return msgspec.json.encode(f"not shown: {error}").decode()
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.bootstrap import Famulus
-from app.bootstrap.parts import types_of
+from app.bootstrap.parts import decoder_of, types_of
 from app.deadletter.letter import Audit, Letter, Origin, letter_of
 from app.deadletter.record import sender_headers
 from app.deadletter.selection import Entry
@@ -51,7 +51,7 @@ async def seen(  # noqa: PLR0913, PLR0917  # all that is known
     letter = letter_of(record)
     known = types_of(subscription, app.dispatcher)
     types = {str(of._options.namespace) for of in known}
-    decoder = EventTypes(subscription.name, known)
+    decoder = decoder_of(app.settings, subscription, app.dispatcher)
     value, gone, fault = None, "", ""
     try:
         _, returned = await sent_back(reader, record, "redrive", None)
@@ -65,7 +65,8 @@ async def seen(  # noqa: PLR0913, PLR0917  # all that is known
     good = None
     if name in types and letter.id.origin.topic == subscription.topic_name:
         good = await _good_before(reader, decoder, letter.id.origin, name, dead)
-    here, there = json_of(value), json_of(good.value if good is not None else None)
+    value = decoder.shown(value)
+    here, there = json_of(value), json_of(decoder.shown(good.value) if good is not None else None)
     return Sight(
         entry, letter, sender_headers(record.headers), name, value, gone, fault, audits,
         Origin(good.topic, good.partition, good.offset) if good is not None else None,

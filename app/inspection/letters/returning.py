@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 from app.deadletter.letter import Letter, first_digest, letter_of
+from app.deadletter.record import DROPPED, our_headers
 from app.deadletter.returned import Action, Returned, returning
 from app.deadletter.selection import Entry
 from app.inspection.letters.read import Reader
@@ -23,11 +24,13 @@ async def sent_back(
 ) -> tuple[Letter, Returned]:  # Any: aiokafka is untyped
     """What *record*, a letter or what is left of it, says, and what sends it back with the *edited* value or its own.
 
-    Raises StaysError when it has none any more. Who drops a letter needs no value.
+    Raises StaysError when it has none any more, or only a part of what it was. Who drops a letter needs no value.
     """
     if record is None:
         raise StaysError("the letter is not there any more")
     letter = letter_of(record)
+    if action != "drop" and DROPPED in our_headers(record.headers):
+        raise StaysError("its headers, or its key, were too large for the letter: drop it")
     if edited is not None:
         return letter, returning(record, action, edited, first_digest(record, letter))
     value = record.value if action == "drop" else await value_of(reader, record, letter)

@@ -55,7 +55,7 @@ def sight_json(sight: Sight) -> dict[str, object]:
         "value_bytes": letter.value_bytes,
         "value_gone": sight.gone or None,
         "fault": sight.fault or None,
-        "headers": [[name, text_of(of)] for name, of in sight.headers],
+        "headers": [[name, text_of(of or b"")] for name, of in sight.headers],
         "edited": letter.edited or None,
         "audit": list(sight.audits),
         "compared_with": str(sight.good) if sight.good is not None else None,

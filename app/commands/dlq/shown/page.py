@@ -31,7 +31,7 @@ def print_sight(out: Out, sight: Sight) -> None:
         )
         out.put(Padding(Text(says, style="green" if is_fine else "red"), (1, 0, 0, 2)))
     _title(out, "Headers of its sender")
-    _facts(out, {printable(name): printable(text_of(of)) for name, of in sight.headers} or {"none": " "})
+    _facts(out, {printable(name): printable(text_of(of or b"")) for name, of in sight.headers} or {"none": " "})
     if sight.audits:
         _title(out, "What was done")
         for line in done_to(sight):

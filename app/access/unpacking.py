@@ -1,0 +1,122 @@
+"""What a compressed batch of records may unpack to, whoever reads it: 500 KB may be 500 MB, or gigabytes, of zeros.
+
+aiokafka unpacks as much as there is, with the functions that its compiled parsers hold by name, so those are replaced.
+A batch that would be larger is refused before its memory is taken, and one that cannot be unpacked at all is refused
+the same way: both are a CorruptRecordException, which whoever reads has to expect anyway.
+"""
+
+import gzip
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import cramjam
+from aiokafka import codec
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record._crecords import default_records, legacy_records
+
+BYTES_MAX = 64 * 2**20
+NAME = "Kafka.ConsumerConfig.MaxUnpackedBytes"
+# What these formats pack into a byte at most; what fits even then needs no look. The others may say anything.
+GZIP_RATIO, LZ4_RATIO = 1_032, 255
+ROOM_BYTES, ROOM_RATIO, ROOM_GROWTH = 256 * 1024, 16, 8  # of a first buffer: most batches need no other
+XERIAL_HEAD, XERIAL_LENGTH = 16, struct.Struct(">i")  # a format of its own around snappy: blocks with their lengths
+_FULL = "failed to write whole buffer"  # what cramjam says where the buffer that it is given is too small
+_limit = [BYTES_MAX]  # of this process
+
+
+class BatchTooLargeError(CorruptRecordException):  # type: ignore[misc]  # aiokafka is untyped
+    """A batch would unpack to more than it may."""
+
+
+def set_limit(bytes_max: int) -> None:
+    """Have batches unpack to so much at most, in every client of this process."""
+    _limit[0] = bytes_max
+
+
+def ungzip(packed: bytes) -> bytes:
+    """What *packed* was before gzip. Raises CorruptRecordException, as all of these."""
+    if len(packed) * GZIP_RATIO <= _limit[0]:
+        return bytes(codec.gzip_decode(packed))
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        return _checked(file.read(_limit[0] + 1))
+
+
+def unsnap(packed: bytes) -> bytes:
+    """The same for snappy, with or without Java's blocks around it. What it says of its size is allocated at once."""
+    if not codec._detect_xerial_stream(packed):
+        _check(cramjam.snappy.decompress_raw_len(packed))
+        return bytes(cramjam.snappy.decompress_raw(packed))
+    at, size = XERIAL_HEAD, 0
+    while at < len(packed):
+        (length,) = XERIAL_LENGTH.unpack_from(packed, at)
+        at += XERIAL_LENGTH.size
+        if not 0 < length <= len(packed) - at:
+            raise CorruptRecordException("a block of snappy has a length that it cannot have")
+        size += cramjam.snappy.decompress_raw_len(packed[at : at + length])
+        _check(size)
+        at += length
+    return bytes(codec.snappy_decode(packed))
+
+
+def unlz4(packed: bytes) -> bytes:
+    """The same for LZ4."""
+    if len(packed) * LZ4_RATIO <= _limit[0]:
+        return bytes(cramjam.lz4.decompress(packed))
+    return _into(cramjam.lz4.decompress_into, packed)
+
+
+def unzstd(packed: bytes) -> bytes:
+    """The same for Zstandard, which packs any number of zeros into a few bytes."""
+    return _into(cramjam.zstd.decompress_into, packed)
+
+
+def _into(unpack: Callable[[bytes, bytearray], int], packed: bytes) -> bytes:
+    """Unpack into a buffer that is made larger until it is enough, or has reached the limit."""
+    room = max(ROOM_BYTES, len(packed) * ROOM_RATIO)
+    while True:
+        buffer = bytearray(min(room, _limit[0]))
+        try:
+            size = unpack(packed, buffer)
+        except cramjam.DecompressionError as error:
+            if _FULL not in str(error):
+                raise
+            if len(buffer) == _limit[0]:
+                raise _too_large() from None
+            room *= ROOM_GROWTH
+        else:
+            return bytes(memoryview(buffer)[:size])
+
+
+def _check(size: int) -> None:
+    if size > _limit[0]:
+        raise _too_large()
+
+
+def _checked(unpacked: bytes) -> bytes:
+    _check(len(unpacked))
+    return unpacked
+
+
+def _too_large() -> BatchTooLargeError:
+    return BatchTooLargeError(f"it unpacks to more than {_limit[0]} bytes ({NAME})")
+
+
+def _guarded(unpack: Callable[[bytes], bytes]) -> Callable[[bytes | memoryview], bytes]:
+    """*unpack*, whose every failure is a CorruptRecordException."""
+
+    def guarded(packed: bytes | memoryview) -> bytes:
+        try:
+            return unpack(bytes(packed))
+        except (cramjam.DecompressionError, zlib.error, struct.error, OSError, EOFError, ValueError) as error:
+            raise CorruptRecordException(f"it cannot be unpacked: {error}") from None
+
+    return guarded
+
+
+for _parser in (default_records, legacy_records):
+    _parser.gzip_decode = _guarded(ungzip)
+    _parser.snappy_decode = _guarded(unsnap)
+    _parser.lz4_decode = _guarded(unlz4)
+default_records.zstd_decode = _guarded(unzstd)

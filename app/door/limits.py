@@ -1,0 +1,37 @@
+"""What the web face lets one address, and all together, ask for: guesses at a token, and requests at work."""
+
+import time
+from collections.abc import Callable
+
+GUESSES_MAX = 20  # wrong tokens that one address shows to /login in WINDOW_S
+WINDOW_S = 60.0
+ADDRESSES_MAX = 1_000  # that are remembered, the one seen last the longest
+REQUESTS_MAX = 50  # at work at once, health checks aside
+
+
+class Guesses:
+    """Wrong tokens by address, of the last minute. *clock* counts seconds.
+
+    A token has 128 bits, which nobody guesses; this keeps those who try from taking the time of others.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._found: dict[str, list[float]] = {}  # times of each address
+
+    def wait_s(self, address: str) -> float:
+        """For how long *address* may not try again, seconds; 0 when it may."""
+        recent = self._recent(address)
+        return recent[0] + WINDOW_S - self._clock() if len(recent) >= GUESSES_MAX else 0.0
+
+    def note(self, address: str) -> None:
+        """Another wrong one by *address*."""
+        recent = self._recent(address)
+        self._found.pop(address, None)
+        self._found[address] = [*recent, self._clock()]
+        while len(self._found) > ADDRESSES_MAX:
+            del self._found[next(iter(self._found))]
+
+    def _recent(self, address: str) -> list[float]:
+        since = self._clock() - WINDOW_S
+        return [at for at in self._found.get(address, ()) if at > since]

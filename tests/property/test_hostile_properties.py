@@ -1,0 +1,145 @@
+"""Whatever headers, keys and values a stranger writes: a record is an event, or poison; nothing else is raised.
+
+And what is written down of it is one line in logs, and few bytes in headers.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.deadletter.letter import letter_of
+from app.deadletter.masking import masked
+from app.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
+from app.deadletter.returned import outgoing, returned, returning
+from app.engine.dispatch import EventTypes
+from app.engine.failing import words
+from app.errors import ClaimError, DecodeError, PermanentError
+from app.observe.logs import as_line
+from app.publish.replies import ReplyRefusedError, reply_to
+from app.state.dedupe import key_back
+from app.wire.claimcheck import claim_of, is_claim_check
+from app.wire.envelope import attributes_of, cause_of, delivery_of, event_id_of, event_type_of
+from models.event import Event
+
+OUR_HEADERS_BYTES = 4096
+AT_MS = 1_795_464_959_123
+
+
+class Thing(Event, namespace="things.Thing", topic="things", key="key"):
+    """An event."""
+
+    key: str
+
+
+class Other(Event, namespace="things.Other", topic="things", key="key"):
+    """Another one."""
+
+    key: str
+
+
+LETTERS = DeadLetters("things.dead-letter", 8, "g" * 249, "v" * 64)
+TYPES = EventTypes("things", [Thing, Other])
+KNOWN = (
+    "ce_id", "ce_source", "ce_type", "ce_specversion", "ce_correlationid", "ce_causationid", "ce_time", "content-type",
+    "ce_replytopic", "ce_replypartition", "traceparent", "tracestate", "original-topic", "original-partition",
+    "original-offset", "error-timestamp", "famulus-failure", "famulus-hops", "famulus-action", "famulus-timestamp",
+    "famulus-scope", "famulus-handler", "famulus-event-id", "famulus-stage", "famulus-due", "famulus-attempts",
+    "famulus-first-failure", "famulus-value-bytes", "famulus-claim-reference", "famulus-claim-size",
+    "famulus-claim-sha256", "__streams.errors.message", "Faust-Ag-ReplyTo",
+)  # fmt: skip
+TEXTS = st.sampled_from([
+    b"", b"things.Thing", b"1", b"-1", b"1e9", b"\0\0\0\0", b"\0" * 8, b"redrive", b"application/cloudevents+json",
+    b"application/cloudevents+json; charset=\xff", b"2026-11-23T20:15:59.1230000Z", b"\x1b[2J\r\nERROR forged",
+    "\u202egnp.exe\u2028".encode(), b"9" * 40, b"g.replies", b"\xff\xfe",
+])  # fmt: skip
+header_values = st.none() | TEXTS | st.binary(max_size=60) | st.just(b"x" * 5000)
+names = st.sampled_from(KNOWN) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+all_headers = st.lists(st.tuples(names, header_values), max_size=12)
+keys = st.none() | st.binary(max_size=60) | TEXTS
+values = (
+    st.none() | st.binary(max_size=80) | st.sampled_from([
+        b'{"key":"k"}', b'{"specversion":"1.0","id":"1","source":"s","type":"things.Thing","data":{"key":"k"}}',
+        b'{"specversion":1,"id":null}', b'"famulus-claim"', b'{"key":"k","__faust":{"ns":"things.Thing"}}',
+        b'{"key":1,"__faust":{"ns":["@ReqRepRequest"]}}', b"[" * 5000, b"null",
+    ])
+)  # fmt: skip
+
+
+def record(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], offset: int = 1) -> Any:
+    """A record as it comes from Kafka, where a header may be null."""
+    return SimpleNamespace(
+        topic="things", partition=0, offset=offset, timestamp=AT_MS, key=key, value=value, headers=tuple(headers)
+    )
+
+
+def refusal(kind: type[Exception], call: Callable[..., object], *arguments: object) -> str:
+    """The text of the error that *call* raises, nothing if it raises none. It must be of that *kind*."""
+    try:
+        call(*arguments)
+    except kind as error:
+        return str(error)
+    return ""
+
+
+def read(out: Any) -> Any:
+    """An outgoing record as it is read again."""
+    return record(out.key, out.value, out.headers)
+
+
+@given(key=keys, value=values, headers=all_headers)
+def test_a_record_is_an_event_or_poison(key: bytes | None, value: bytes | None, headers: Any) -> None:
+    """Whatever is asked of it."""
+    of = record(key, value, headers)
+    assert "\n" not in refusal(DecodeError, TYPES.decode, of)
+    identity = event_id_of(of)
+    assert identity
+    event_type_of(of.headers)
+    attributes_of(of)
+    cause_of(of)
+    delivery = delivery_of(of, identity, 1)
+    assert delivery.correlation_id
+    delivery.causation_id  # noqa: B018  # it must not raise
+    if is_claim_check(of):
+        assert refusal(ClaimError, claim_of, of, 2**20).isprintable()
+    assert refusal(ReplyRefusedError, reply_to, of.headers, "*.replies").isprintable()
+
+
+@given(key=keys, value=values, headers=all_headers, text=st.text(max_size=1000))
+def test_its_letter_is_whole_and_ours_is_small(key: bytes | None, value: bytes | None, headers: Any, text: str) -> None:
+    """What the sender wrote is unchanged; our headers have 4 KB at most and say the same when they are read again."""
+    of = record(key, value, headers)
+    failure = Failure("permanent", PermanentError(text), AT_MS, "h" * 500, 3, AT_MS)
+    letter = LETTERS.letter(of, failure)
+    assert (letter.key, letter.value) == (key, value)
+    before = sender_headers(of.headers)
+    assert list(letter.headers[: len(before)]) == list(before)
+    ours = letter.headers[len(before) :]
+    assert sum(len(name.encode()) + len(said) for name, said in ours) <= OUR_HEADERS_BYTES
+    assert letter_of(read(letter)).id.origin == ("things", 0, 1)
+    back = returned(read(outgoing("things.g.redrive", returning(read(letter), "redrive", value))))
+    assert (back.key, back.value, list(back.headers)) == (key, value, list(before))
+    key_back(back, None)
+    assert our_headers(letter.headers)["famulus-hops"] == b"0"
+
+
+@given(key=keys, value=values, headers=all_headers)
+def test_what_only_looks_like_a_letter_is_refused_in_words(
+    key: bytes | None, value: bytes | None, headers: Any
+) -> None:
+    """Anybody may write to a dead letter topic, or to one through which events come back."""
+    for look in (letter_of, returned):
+        assert refusal(DecodeError, look, record(key, value, headers)).isprintable()
+
+
+@given(key=keys, value=values, headers=all_headers, text=st.text(max_size=300))
+def test_what_is_logged_of_it_is_one_line(key: bytes | None, value: bytes | None, headers: Any, text: str) -> None:
+    """And nothing of it is obeyed."""
+    of = record(key, value, headers)
+    line = as_line(
+        None, "warning",
+        {"event": "dead letter", "record": words(of), "event_id": event_id_of(of), "reason": masked(text, of)},
+    )  # fmt: skip
+    assert line.isprintable()
