@@ -20,6 +20,7 @@ from app.commands.dlq.letters.returning import StaysError, batches, sent_back
 from app.commands.state.log import Fold, places_of
 from app.commands.state.log import reading as reading_state
 from app.deadletter.letter import Origin
+from app.deadletter.masking import masked
 from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import Handler
@@ -177,7 +178,8 @@ class _Stage:
         failed = await asyncio.create_task(self._handle(event, unit, handlers))
         if failed is not None:
             name, fault = failed
-            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", str(fault))
+            says = masked(str(fault), record) if self._types.hides else str(fault)
+            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says)
         filled = partition.filling
         trial = Trial(entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()])
         for sent in filled.outbox:
