@@ -78,7 +78,13 @@ deploy/secrets/tokens.env: deploy/secrets/web-read-token deploy/secrets/web-admi
 test-docker: .venv/installed secrets  ## build the image, start docker-compose.yml, carry real orders, stop (PYTHON_IMAGE=)
 	@PIP_INDEX_URL=$(INDEX) deploy/test-docker
 
-check-deploy: .venv/installed  ## what Prometheus says to its configuration; needs promtool (Debian: prometheus)
+check-deploy: .venv/installed  ## what Prometheus and systemd say to deploy/; needs promtool, systemd-analyze (Debian: prometheus, systemd)
+	@command -v systemd-analyze >/dev/null || { echo "systemd-analyze is missing: apt-get install systemd"; exit 69; }
+	@folder=$$(mktemp -d) && trap 'rm -r '$$folder EXIT && sed 's|^ExecStart=.*|ExecStart=/bin/true|; s|^WorkingDirectory=.*||' \
+		deploy/systemd/famulus@.service >$$folder/famulus@6066.service && \
+		systemd-analyze verify --man=no $$folder/famulus@6066.service && \
+		systemd-analyze security --offline=true --threshold=25 --no-pager $$folder/famulus@6066.service >$$folder/found || \
+		{ cat $$folder/found; exit 1; }
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 69; }
 	@promtool check config --syntax-only deploy/prometheus/prometheus.yml
 	@$(if $(wildcard deploy/prometheus/rules*.yml),promtool check rules deploy/prometheus/rules*.yml)

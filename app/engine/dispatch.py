@@ -188,6 +188,11 @@ class EventTypes:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None
 
+    @property
+    def hides(self) -> bool:
+        """Whether one of the types here calls anything sensitive."""
+        return bool(self._hidden)
+
     def shown(self, value: bytes | None) -> bytes | None:
         """A record's *value* for people: with stars for what one of the types here calls sensitive."""
         return hidden(value, self._hidden)

@@ -99,4 +99,4 @@ def envelope_in(record: Carrier) -> Envelope:
 
 
 def _starts(content_type: bytes) -> bool:
-    return content_type[: len(PREFIX)].lower() == PREFIX
+    return (content_type or b"")[: len(PREFIX)].lower() == PREFIX

@@ -62,6 +62,6 @@ def test_nobody_sees_it(house: House, tmp_path: Path) -> None:
         ["dlq", "redrive", "--everything", "--dry-run", "--json"], ["explain", "things", "0", "1"],
     ):  # fmt: skip
         code, output = faust(*arguments, cwd=house.checkout, **settings)  # which looks for the canary
-        assert code == 0, (arguments, output)
+        assert code == (1 if "--dry-run" in arguments else 0), (arguments, output)  # which says that both fail again
         assert "***" in output or arguments[0] == "explain", (arguments, output)
     assert worker.stop() == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,14 @@ def test_a_record_is_an_event_or_poison(key: bytes | None, value: bytes | None, 
     if is_claim_check(of):
         assert refusal(ClaimError, claim_of, of, 2**20).isprintable()
     assert refusal(ReplyRefusedError, reply_to, of.headers, "*.replies").isprintable()
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("value", [None, b"", b"\xff"])
+def test_a_known_header_may_have_no_value(name: str, value: bytes | None) -> None:
+    """Kafka allows it, and random headers come to each of them but now and then."""
+    test_a_record_is_an_event_or_poison.hypothesis.inner_test(b"k", b'{"key":"k"}', [(name, value)])  # type: ignore[attr-defined]
+    test_what_only_looks_like_a_letter_is_refused_in_words.hypothesis.inner_test(b"k", b"", [(name, value)])  # type: ignore[attr-defined]
 
 
 @given(key=keys, value=values, headers=all_headers, text=st.text(max_size=1000))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from app.dev.worker import ROOT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml")])
+KUBERNETES = DEPLOY / "kubernetes" / "famulus.yaml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")
@@ -55,6 +57,23 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
 def test_every_manifest_can_be_read(file: Path) -> None:
     """As YAML, with something in it."""
     assert all(yaml.safe_load_all(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    "document", list(yaml.safe_load_all(KUBERNETES.read_text())), ids=lambda document: document["kind"]
+)
+@pytest.mark.parametrize("version", ["1.30", "1.33"])
+def test_kubernetes_would_take_its_manifests(document: Any, version: str) -> None:
+    """By the schemas that are published for it; a name that is none is an error."""
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_kubernetes_would_refuse_a_name_that_is_none() -> None:
+    """Else the test above says nothing."""
+    spoiled = kubernetes("StatefulSet")
+    spoiled["spec"]["template"]["spec"]["containers"][0]["readOnly"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(spoiled, "1.33", strict=True)
 
 
 @pytest.mark.parametrize(("where", "environment"), list(environments()), ids=[where for where, _ in environments()])

@@ -16,6 +16,7 @@ from faust import Record as Event
 from app.bootstrap import Famulus
 from app.bootstrap.parts import decoder_of
 from app.deadletter.letter import Origin
+from app.deadletter.masking import masked
 from app.deadletter.returned import Returned
 from app.deadletter.selection import Entry, Plan
 from app.engine.dispatch import Handler
@@ -177,7 +178,8 @@ class _Stage:
         failed = await asyncio.create_task(self._handle(event, unit, handlers))
         if failed is not None:
             name, fault = failed
-            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", str(fault))
+            says = masked(str(fault), record) if self._types.hides else str(fault)
+            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says)
         filled = partition.filling
         trial = Trial(entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()])
         for sent in filled.outbox:
