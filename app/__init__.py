@@ -25,6 +25,7 @@ from app.console.acting import add_acting
 from app.console.concurrency import add_concurrency
 from app.console.drain import add_drain
 from app.console.hotkeys import add_hot_keys
+from app.console.hotpage import add_hot_page
 from app.console.lag import add_lag
 from app.console.letters import add_letters
 from app.console.login import add_login
@@ -73,6 +74,7 @@ add_acting(app)
 add_paused(app)
 add_drain(app)
 add_hot_keys(app)
+add_hot_page(app)
 add_lag(app)
 add_metering(app)
 add_seek(app)

@@ -20,7 +20,7 @@ from app.operate.pauses import EVERYTHING, Target
 
 FIELDS = ("topic", "partition", "offset", "key", "id")
 OFFSET_DIGITS = 19  # of the largest offset that there is
-REACH = Reach(events=10_000, records=READ_RECORDS_MAX)
+REACH = Reach(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)  # of the latter little is kept
 
 
 class Told(NamedTuple):

@@ -31,7 +31,7 @@ from app.wire.codec import json_of
 
 PAGE_LETTERS = 50
 KEYS_SHOWN = 3
-KEY_SHOWN = 24  # characters of each
+KEY_SHOWN = 16  # characters of each
 BY = {"key": "key", "id": "event id", "origin": "topic/partition/offset"}
 FIELDS = ("topic", "cause", "by", "q", "all", "page")
 NOT_THERE = "There is no such letter."

@@ -23,6 +23,7 @@ PAGES: Final = {
     "/console/tables": "Tables",
     "/console/dead-letters": "Dead letters",
     "/console/explain": "Explain",
+    "/console/hot-keys": "Hot keys",
     "/console/settings": "Settings",
     "/console/workers": "Workers",
 }

@@ -25,11 +25,11 @@ from app.config import KafkaConfig
 from app.deadletter.names import dead_letter_topic
 from app.dev import sample
 from app.dev.background import broker_for_use
-from app.dev.browser import chromium, log_in
+from app.dev.browser import MISSING, chromium, is_installed, log_in
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.door.guard import ADMIN_FILE
-from app.errors import OperatingError
+from app.errors import OperatingError, UnavailableError
 from app.observe.health import create_topics, delete_topics
 from app.publish.producer import Producer
 from app.publish.results import Published
@@ -50,6 +50,8 @@ TIMEOUT_S = app.settings.worker.startup_timeout_s
 @click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "docs", help="Where the pictures go.")
 def screenshots(*, seconds: int, folder: Path) -> None:
     """Take the pictures. Exits with 69 when there is no Chromium."""
+    if not is_installed():
+        raise UnavailableError(MISSING)
     app.finalize()
     app.discover()
     with ExitStack() as running:
@@ -142,7 +144,8 @@ def _take(browser: Browser, worker: WorkerProcess, path: str, scheme: Literal["l
     log_in(page, worker.url, (worker.data / ADMIN_FILE).read_text("ascii").strip())
     page.goto(worker.url + path)
     page.get_by_role("heading", level=1).wait_for()
-    page.screenshot(path=file)
+    height = min(page.evaluate("document.body.scrollHeight"), HEIGHT)
+    page.screenshot(path=file, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
     context.close()
     if (size := file.stat().st_size) > BYTES_MAX:
         raise OperatingError(f"{file.name} has {size:,} bytes, more than {BYTES_MAX:,}: show less on the page")

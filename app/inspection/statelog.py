@@ -43,9 +43,13 @@ Rows = Iterable[tuple[bytes, bytes | None]]
 
 @dataclass
 class Fold:
-    """What a changelog partition says up to *until*, None for all of it. *later* has the keys written after that."""
+    """What a changelog partition says up to *until*, None for all of it. *later* has the keys written after that.
+
+    Rows, most of a log, are kept only where *keeps_rows*.
+    """
 
     until: int | None = None
+    keeps_rows: bool = True
     rows: dict[bytes, bytes] = field(default_factory=dict)
     packs: dict[bytes, bytes] = field(default_factory=dict)
     troubles: dict[bytes, bytes] = field(default_factory=dict)  # attempts at events, and dead letters that block keys
@@ -68,7 +72,8 @@ class Fold:
             return  # its writer had lost the partition
         self.epoch = epoch
         if key[:1] == ROW:
-            _set(self.rows, key, value)
+            if self.keeps_rows:
+                _set(self.rows, key, value)
         elif key[:1] == PACK:
             self._pack(key, value)
         elif key[:1] in (ATTEMPTS, DEAD):
@@ -129,13 +134,13 @@ class Logs:
 
     async def fold(
         self, at: TopicPartition, progressed: Progressed = lambda _: None, until: int | None = None,
-        records_max: int | None = None,
+        records_max: int | None = None, *, keeps_rows: bool = True,
     ) -> Fold:  # fmt: skip
         """What the partition says. Raises TimeoutError when no record came for the time that a start may take.
 
         TooMuchError when it has more than *records_max*.
         """
-        consumer, fold = self._consumer, Fold(until)
+        consumer, fold = self._consumer, Fold(until, keeps_rows)
         consumer.assign([at])
         begins, ends = await consumer.beginning_offsets([at]), await consumer.end_offsets([at])
         fold.begin, fold.end = begins[at], ends[at]

@@ -69,6 +69,7 @@ TABLE = {
     "/console/dead-letters/list": LETTERS,
     "/console/dead-letters/letter": LETTERS,
     "/console/explain": LOOK,
+    "/console/hot-keys": LOOK,
     "/console/events": (401, 401, 406, 406),
     "/console/redrive": ACT,
     "/console/drop": ACT,

@@ -40,6 +40,9 @@ CAUSE = {"id": "3f2a91bc", "count": 3, "why": HOSTILE, "place": HOSTILE, "messag
          "more_keys": 2, "first": "2026-01-31 12:00:00", "last": ""}  # fmt: skip
 ROW = {"origin": HOSTILE, "cause": "3f2a91bc", "why": HOSTILE, "failed": "2026-01-31 12:00:00", "key": HOSTILE,
        "message": HOSTILE, "state": HOSTILE, "hops": 2}  # fmt: skip
+HOT = {"topic": HOSTILE, "partition": 0, "events": 1234, "skew": 1.75, "keys": [
+    {"key": HOSTILE, "count": 617, "bytes": 50_000, "handler_s": 1.25, "share": 0.5},
+]}  # fmt: skip
 LETTER: dict[str, Any] = {
     "origin": HOSTILE, "topic": HOSTILE, "partition": 0, "offset": 1, "is_open": True, "state": "open",
     "facts": {"cause": f"3f2a91bc\n{HOSTILE}"}, "value": HOSTILE, "size": "3 bytes", "fault": HOSTILE, "is_gone": False,
@@ -124,6 +127,7 @@ def hostile_pages() -> list[str]:
         render("settings.html", **FRAME, path="/console/settings", settings=[Shown("A.B", HOSTILE, "", HOSTILE)]),
         render("workers.html", **FRAME, path="/console/workers", workers=[(HOSTILE, [("things", [1])])], error=""),
         render("workers.html", **FRAME, path="/console/workers", workers=[], error=HOSTILE),
+        render("hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=True),
     ]  # fmt: skip
 
 
@@ -230,6 +234,17 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
 def test_an_answer_leads_to_what_gets_the_event_on(facts: dict[str, Any], state: Any, link: str) -> None:
     """To the letter that it waits behind, to the widest pause."""
     assert next_step(Facts("t", 0, 7, 0, 9, **facts), Answer(state, ""))[0] == link
+
+
+def test_hot_keys_are_shown_with_their_measures() -> None:
+    """Share, events, bytes and time; and empty partitions are no table."""
+    page = render("hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=False)
+    text = " ".join(Seen(page).text.split())
+    assert "1,234 events; the fullest partition of the topic has 1.75 times the mean" in text
+    assert all(says in text for says in ("50.0 %", "617", "50,000", "1.2 s"))
+    assert "Keys are digests unless Worker.ShowKeys is set." in text
+    page = render("hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[], is_shown=True)
+    assert "No partition of this worker had an event." in Seen(page).text
 
 
 def test_what_is_missing_breaks_the_page() -> None:

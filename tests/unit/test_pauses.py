@@ -96,3 +96,12 @@ def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
     pauses = paused("t/1")
     pauses.take(record.key, record.value)
     assert bool(pauses.why("t", 1)) == (action == "pause")
+
+
+def test_the_widest_pause_is_the_one_that_lets_a_partition_go_on() -> None:
+    """Whatever came first."""
+    pauses = paused("t/0", "t", "*", "u")
+    assert pauses.over("t", 0) == (Target(), WHY)
+    pauses.take(b"*", None)
+    assert pauses.over("t", 0) == (Target("t"), WHY)
+    assert pauses.over("v", 0) is None

@@ -49,6 +49,14 @@ def subscription() -> Subscription:
     return made
 
 
+def test_rows_may_be_left_out() -> None:
+    """Whoever asks for marks and offsets alone holds no rows in memory."""
+    fold = Fold(keeps_rows=False)
+    for offset, (key, value) in enumerate([(ROW, b"1"), (FIRST, pack(MARKS))]):
+        fold.add(SimpleNamespace(offset=offset, key=key, value=value, headers=epoch_headers(1)))
+    assert (fold.rows, fold.marks) == ({}, MARKS)
+
+
 def test_a_mark_that_was_renewed_outlives_its_pack() -> None:
     """The other marks of the pack go with it."""
     fold = folded((1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(Mark(5, 5))})), (1, FIRST, None))

@@ -29,11 +29,12 @@ class Reach:
     """How much is read at most.
 
     *events*: the newest ones of each partition that are looked through for a key or an id, and the unsettled ones in
-    front of an event. *records*: of a partition's state, and of the dead letters; None is no limit.
+    front of an event. *letters*: records of the dead letter topic; *state*: of a partition's changelog; None: all.
     """
 
     events: int = 100_000
-    records: int | None = None
+    letters: int | None = None
+    state: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Gathering:
         if number >= len(places):
             return Fold()
         async with reading_state(self._app) as logs:
-            return await logs.fold(places[number], records_max=self._reach.records)
+            return await logs.fold(places[number], records_max=self._reach.state, keeps_rows=False)
 
     async def _count_members(self) -> int:
         if self._members is None:
@@ -141,7 +142,7 @@ class Gathering:
         """Its dead letters of this group, the oldest first. The topic is read through once for all events."""
         if self._letters is None:
             register = await register_of(
-                self._app, self._reader, self._subscription, Criteria(), is_all=True, records_max=self._reach.records
+                self._app, self._reader, self._subscription, Criteria(), is_all=True, records_max=self._reach.letters
             )
             self._letters = defaultdict(list)
             for entry in register.entries():

@@ -1,0 +1,60 @@
+"""What is said of an event, one row for each answer: judged from facts alone."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from app.inspection.explain.answers import Dead, Facts, State, answer_of
+from app.operate.pauses import Target, Why
+from app.state.troubles import Tried
+from app.storage.changelog import Mark
+
+WHY = Why("ann@desk", "2026-01-31T12:00:00Z", "moving")
+LETTER = Dead("3f2a91bc", "permanent", "agents.things.note", "PermanentError", "no", 1_000)
+AT = Facts("things", 0, 7, begin=0, end=9, is_there=True, type_name="things.Thing", next_offset=7, members=1)
+TRIED = {"agents.things.note": Tried(2, 1_000, 90_000)}
+ROWS: list[tuple[State, dict[str, Any], str]] = [
+    ("not written", {"is_there": False, "end": 7}, ""),
+    ("gone", {"is_there": False, "begin": 8}, ""),
+    ("no record", {"is_there": False}, ""),
+    ("dead letter", {"letters": [LETTER]}, "faust -A app dlq redrive things/0/7"),
+    ("parked", {"letters": [replace(LETTER, kind="parked")], "dead_before": 3}, "faust -A app dlq redrive things/0/3"),
+    ("parked", {"letters": [replace(LETTER, kind="parked")]}, "faust -A app dlq redrive things/0/7"),
+    ("redriven", {"letters": [replace(LETTER, was="redriven")]}, ""),
+    ("dropped", {"letters": [replace(LETTER, was="dropped")]}, ""),
+    ("handled", {"next_offset": 8, "mark": Mark(1_000, 7)}, ""),
+    ("handled", {"is_ahead": True, "mark": Mark(1_000, 7)}, ""),
+    ("duplicate", {"next_offset": 8, "mark": Mark(1_000, 2)}, ""),
+    ("ignored", {"next_offset": 8, "is_handled_type": False}, "add a handler, or leave it"),
+    ("settled", {"next_offset": 8}, ""),
+    ("nobody reads", {"members": 0, "pause": (Target(), WHY)}, "faust -A app worker"),
+    ("paused", {"pause": (Target(), WHY)}, "faust -A app resume --all"),
+    ("paused", {"pause": (Target("things"), WHY), "tried": {7: TRIED}}, "faust -A app resume things"),
+    ("paused", {"pause": (Target("things", 0), WHY), "before": [5]}, "faust -A app resume things --partition 0"),
+    ("in back-off", {"tried": {7: TRIED}}, "nothing: it is tried again by itself"),
+    ("behind", {"before": [5, 6], "next_offset": 5}, "faust -A app explain things 0 5"),
+    ("waiting", {"fault": "$: no JSON"}, ""),
+    ("next", {}, "see the worker's /livez for what is in hand for too long"),
+    ("waiting", {"next_offset": 4}, "faust -A app lag"),
+]
+
+
+@pytest.mark.parametrize(("state", "facts", "action"), ROWS)
+def test_each_answer_and_what_gets_the_event_on(state: State, facts: dict[str, Any], action: str) -> None:
+    """The one thing to do, nothing where nothing is to be done."""
+    answer = answer_of(replace(AT, **facts), now_ms=2_000)
+    assert (answer.state, answer.action) == (state, action)
+    assert answer.why
+    assert not (answer.is_good and answer.is_bad)
+
+
+def test_every_answer_has_a_row() -> None:
+    """So that none comes unseen."""
+    assert {state for state, *_ in ROWS} == set(get_args(State))
+
+
+def test_a_pause_says_who_since_when_and_why() -> None:
+    """Whoever asks need not look further."""
+    answer = answer_of(replace(AT, pause=(Target("things"), WHY)), now_ms=2_000)
+    assert answer.why == "things is paused since 2026-01-31T12:00:00Z by ann@desk: moving"
