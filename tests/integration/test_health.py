@@ -91,6 +91,8 @@ def test_red_while_no_broker_answers(house: House) -> None:
         why = f"no broker has answered this worker for {SESSION_S} s: the group gives its partitions to others"
         wait_for(lambda: says(worker, "/readyz") == (503, why))
         assert says(worker, "/startupz") == (200, "")
+        status, answer = worker.answer("/lag/")
+        assert (status, "the cluster does not say how far the group is" in answer["error"]) == (503, True)
         node.resume()
         wait_for(lambda: says(worker, "/readyz") == (200, ""), 60)
         worker.stop()
