@@ -77,7 +77,7 @@ class Reader:
             consumer.seek(at, start)
         elif not start - GAP <= await consumer.position(at) <= start:
             consumer.seek(at, start)
-        if self._spans.get(at, (0, 0))[1] < stop:
+        if at not in self._spans or self._spans[at][1] < stop:
             self._spans[at] = await self.span(at)
         begin, end = self._spans[at]
         stop = min(stop, end)
