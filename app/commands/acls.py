@@ -65,7 +65,7 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
 
 
 def rights_of_admin(app: Famulus, principal: str) -> Iterator[Right]:
-    """What pausing takes, by a command or by a worker's web views."""
+    """What telling the group takes (pauses, seeks, concurrency), by a command or by a worker's web views."""
     yield Right(principal, "topic", admin_topic(app.group), ("Create", "Read", "Write", *LOOK))
     yield Right(principal, "topic", admin_audit_topic(app.group), ("Create", "Write", *LOOK))
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -10,6 +11,7 @@ from faust.cli import AppCommand
 from faust.cli.base import cli
 
 from app.bootstrap import Famulus
+from app.commands.out import say
 
 
 class Command(AppCommand):
@@ -35,6 +37,15 @@ class Command(AppCommand):
             click.echo("nothing was done", err=True)
             raise SystemExit(1) from None
         raise SystemExit(0)
+
+    def list_rows(self, rows: Sequence[Sequence[object]], headers: Sequence[str], title: str, *, is_json: bool) -> None:
+        """Show *rows* as a table, or as a JSON object each, which `faust --json` says for every command."""
+        if is_json or self.json:
+            for row in rows:
+                say(dict(zip(headers, row, strict=True)))
+        else:
+            cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+            self.say(self.tabulate(cells, headers=headers, title=title))
 
 
 def take_settings() -> None:

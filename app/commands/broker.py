@@ -6,21 +6,27 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
+from app.commands.out import say
 
 
 class broker(Command):  # noqa: N801  # the class's name is the command's
     """Start, stop or show a local Kafka in the background. It needs no Docker and no Java.
 
-    Examples: faust -A app broker start, faust -A app broker start --port 0, faust -A app broker stop
-    """
+    \b
+    For example:
+    faust -A app broker start
+    faust -A app broker start --port 0
+    faust -A app broker status --json
+    """  # noqa: D301  # click wants that control character, to leave the lines as they are
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("action", type=click.Choice(["start", "stop", "status"])),
         option("--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0 picks a free one."),
         option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where its topics are kept."),
+        option("--json", "is_json", is_flag=True, help="status: one JSON object."),
     ]
 
-    async def run(self, action: str, port: int, data_dir: Path | None) -> None:
+    async def run(self, action: str, port: int, data_dir: Path | None, *, is_json: bool) -> None:
         """Do it, and say what runs now. `status` exits with 1 when nothing does."""
         from app.dev import background  # noqa: PLC0415  # development's packages are not installed in production
 
@@ -33,6 +39,12 @@ class broker(Command):  # noqa: N801  # the class's name is the command's
         elif action == "stop":
             gone = background.stop_background()
             self.say(f"Kafka at {gone.bootstrap_servers} stopped" if gone else "no Kafka runs in the background")
+        elif is_json:
+            now = background.running()
+            say(None if now is None else {"bootstrap_servers": now.bootstrap_servers, "pid": now.pid,
+                                          "data_dir": str(now.data_dir)})  # fmt: skip
+            if now is None:
+                raise SystemExit(1)
         elif (now := background.running()) is not None:
             self.say(f"Kafka runs at {now.bootstrap_servers} (pid {now.pid}), data in {now.data_dir}")
         else:

@@ -47,9 +47,10 @@ class claims(Command):  # noqa: N801  # the class's name is the command's
         option("--topic", help="Payloads of this topic; all unless set."),
         option("--older-than", metavar="AGE", help="sweep: only what is older than 90d, 12h, 30m."),
         option("--dry-run", "is_dry", is_flag=True, help="sweep: say what would be removed."),
+        option("--json", "is_json", is_flag=True, help="list: a JSON object a line."),
     ]
 
-    async def run(self, action: str, topic: str | None, older_than: str | None, *, is_dry: bool) -> None:
+    async def run(self, action: str, topic: str | None, older_than: str | None, *, is_dry: bool, is_json: bool) -> None:
         """Do it."""
         if action == "list" and (older_than is not None or is_dry):
             raise click.UsageError("--older-than, --dry-run: only for sweep")
@@ -61,20 +62,20 @@ class claims(Command):  # noqa: N801  # the class's name is the command's
             found = [blob for blob in await self.app.claims.blobs() if name in (None, blob.topic)]
             by_topic = {of: list(blobs) for of, blobs in groupby(sorted(found, key=_place), key=lambda b: b.topic)}
             if action == "list":
-                self._list(by_topic)
+                self._list(by_topic, is_json=is_json)
             else:
                 is_asked_for = name is not None and at_least_s > 0
                 await self._sweep(by_topic, at_least_s, is_asked_for=is_asked_for, is_dry=is_dry)
         except ClaimStoreError as error:
             raise UnavailableError(f"the store of large payloads is away: {error}") from error
 
-    def _list(self, by_topic: Mapping[str, Sequence[Blob]]) -> None:
+    def _list(self, by_topic: Mapping[str, Sequence[Blob]], *, is_json: bool) -> None:
         rows = [
-            (topic, f"{len(blobs):,}", f"{_sum(blobs):,}", _time(min(b.written for b in blobs)),
+            (topic, len(blobs), _sum(blobs), _time(min(b.written for b in blobs)),
              _time(max(b.written for b in blobs)))
             for topic, blobs in by_topic.items()
         ]  # fmt: skip
-        self.say(self.tabulate(rows, title="Claims", headers=["topic", "payloads", "bytes", "oldest", "newest"]))
+        self.list_rows(rows, ["topic", "payloads", "bytes", "oldest", "newest"], "Claims", is_json=is_json)
 
     async def _sweep(
         self, by_topic: Mapping[str, Sequence[Blob]], at_least_s: float, *, is_asked_for: bool, is_dry: bool

@@ -1,10 +1,11 @@
 """`faust -A app topics plan` and `apply`: the topics that the subscriptions need."""
 
 import click
-from faust.cli import argument
+from faust.cli import argument, option
 
 from app.commands.base import Command
-from app.observe.health import create_topics, dead_letter_configs, partitions_of
+from app.commands.out import say
+from app.observe.health import dead_letter_configs, ensure_topics, partitions_of
 
 
 class topics(Command):  # noqa: N801  # the class's name is the command's
@@ -19,21 +20,27 @@ class topics(Command):  # noqa: N801  # the class's name is the command's
     faust -A app topics apply
     """  # noqa: D301  # click wants that control character, to leave the lines as they are
 
-    options = [argument("action", type=click.Choice(["plan", "apply"]))]  # noqa: RUF012  # as Faust wants it
+    options = [  # noqa: RUF012  # as Faust wants it
+        argument("action", type=click.Choice(["plan", "apply"])),
+        option("--json", "is_json", is_flag=True, help="A JSON object for each topic."),
+    ]
 
-    async def run(self, action: str) -> None:
+    async def run(self, action: str, *, is_json: bool) -> None:
         """Do it, and say what was done, or would be."""
         settings = self.app.settings
         timeout_s = settings.worker.startup_timeout_s
         needed = self.app.topics_needed()
-        there = await partitions_of(settings.kafka, needed, timeout_s)
         if action == "apply":
             letters = {self.app.dead_letter_topic(s) for s in self.app.subscriptions.values()}
             configs = dead_letter_configs(settings.kafka, settings.dead_letter.retention_h)
-            await create_topics(settings.kafka, {n: c for n, c in needed.items() if n not in letters}, timeout_s)
-            await create_topics(settings.kafka, {n: c for n, c in needed.items() if n in letters}, timeout_s, configs)
+            there = await ensure_topics(settings.kafka, needed, timeout_s, dict.fromkeys(letters, configs))
+        else:
+            there = await partitions_of(settings.kafka, needed, timeout_s)
         for name, partitions in needed.items():
-            if name in there:
+            if is_json:
+                done = "exists" if name in there else "created" if action == "apply" else "missing"
+                say({"topic": name, "partitions": there.get(name, partitions), "status": done})
+            elif name in there:
                 self.say(f"{name}: exists, with {there[name]} partitions")
             else:
                 self.say(f"{name}: {'created' if action == 'apply' else 'to be created'}, with {partitions} partitions")

@@ -67,10 +67,18 @@ async def create_topics(
     The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we
     may not create one, ConfigError when the cluster refuses it for another reason.
     """
+    there = await ensure_topics(settings, topics, timeout_s, dict.fromkeys(topics, configs or {}))
+    return sorted(topics.keys() - there.keys())
+
+
+async def ensure_topics(
+    settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float, configs: Mapping[str, Mapping[str, str]]
+) -> dict[str, int]:
+    """The same for topics with *configs* of their own, in one go: the partitions of those that were there before."""
     async with admin_of(settings, timeout_s) as admin:
         there = await _partitions_of(admin, topics)
         new = [
-            NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs or {}))
+            NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs.get(name, {})))
             for name, partitions in topics.items()
             if name not in there
         ]
@@ -78,7 +86,7 @@ async def create_topics(
     for name, code, message in errors:
         if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
             raise refusal_of(f"create topic {name}", code, message)
-    return sorted(topic.name for topic in new)
+    return there
 
 
 def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:

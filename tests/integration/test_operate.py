@@ -17,6 +17,7 @@ from tests.integration.test_metrics import families, series, value
 from tests.integration.test_pause import NOTING, handled, paused_at, post, send
 from tests.integration.test_start import faust, one_line
 
+pytestmark = pytest.mark.timeout(400)  # several workers each
 TABLE = 'count = things.Table("count", key=str, value=int, default=int)\n'
 FAILING = """
 from app import PermanentError

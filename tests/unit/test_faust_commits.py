@@ -14,11 +14,17 @@ from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
+from app.config import KafkaConfig
 from app.engine.flow import Flow, Limits
+from app.operate.admin import AdminLog
+from app.operate.seeks import Seeks
+from app.operate.told import Told
+from app.publish.producer import Producer
 from app.state.partition import Partition
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Held
 from app.worker.intake import Intake
+from app.worker.seeking import Seeking
 from app.worker.transport import Transport
 from tests.stand_ins.house import Carrier
 
@@ -128,6 +134,8 @@ class Ours(Stock):
         self.consumer = self._consumer(Transport)
         held = Held(Partition(PLACE.partition, None, 1000), None)
         self.app.holdings = SimpleNamespace(held={PLACE: held})
+        admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None), Producer(KafkaConfig())
+        self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
         self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
         self.app.is_carried = lambda topic: topic in self.app.pipelines
 

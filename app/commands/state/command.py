@@ -28,7 +28,10 @@ ONLY_FOR = {  # which options belong to which actions
     "keep_partition": ("import",),
     "start": ("replay",),
     "yes": ("replay",),
+    "is_json": ("verify", "replay"),
 }
+
+SPELT = {"start": "--from", "is_json": "--json"}
 
 
 class state(Command):  # noqa: N801  # the class's name is the command's
@@ -60,15 +63,14 @@ class state(Command):  # noqa: N801  # the class's name is the command's
             "--from", "start", metavar="WHERE", help="replay: earliest (unless set), PARTITION:OFFSET,... or a time."
         ),
         option("--yes", is_flag=True, help="replay: do not ask."),
+        option("--json", "is_json", is_flag=True, help="verify, replay: a JSON object for each partition."),
     ]
 
     async def run(self, action: str, topic: str | None, **given: object) -> None:
         """Do it."""
         for name, actions in ONLY_FOR.items():
             if given[name] and action not in actions:
-                raise click.UsageError(
-                    f"{'--from' if name == 'start' else name.replace('_', '-')}: only for {actions[0]}"
-                )
+                raise click.UsageError(f"{SPELT.get(name, name.replace('_', '-'))}: only for {' and '.join(actions)}")
         if action in ("import", "replay") and topic is None:
             raise click.UsageError(f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}")
         await getattr(self, f"_{action}")(topic, **{n: v for n, v in given.items() if action in ONLY_FOR[n]})
@@ -98,28 +100,28 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         written, deleted = await import_rows(self.app, subscription, file, is_replacing=replace, is_kept=keep_partition)
         self.say(f"{written} rows written" + (f", {deleted} others deleted" if replace else ""))
 
-    async def _verify(self, topic: str | None) -> None:
+    async def _verify(self, topic: str | None, *, is_json: bool) -> None:
         with _progress("reading the state") as progressed:
             verdicts = await verified(self.app, subscriptions_of(self.app, topic), progressed)
         headers = ["partition", "rows", "marks", "epoch", "position", "differences"]
-        self.say(self.tabulate([_verdict_row(verdict) for verdict in verdicts], headers=headers, title="State"))
+        self.list_rows([_verdict_row(verdict) for verdict in verdicts], headers, "State", is_json=is_json)
         for verdict in verdicts:
             for difference in verdict.differences[:DIFFERENCES_SHOWN]:
                 self._note(f"{verdict.at.topic}-{verdict.at.partition}: {difference}")
         if any(verdict.differences for verdict in verdicts):
             raise SystemExit(1)
 
-    async def _replay(self, topic: str, start: str | None, *, yes: bool) -> None:
+    async def _replay(self, topic: str, start: str | None, *, yes: bool, is_json: bool) -> None:
         subscription = subscription_of(self.app, topic)
         steps = await planned(self.app, subscription, _start(start or "earliest"))
         headers = ["partition", "rows", "marks", "committed", "processed", "goes on at", "again"]
-        self.say(self.tabulate([_step_row(step) for step in steps], headers=headers, title=f"Replay of {topic}"))
+        self.list_rows([_step_row(step) for step in steps], headers, f"Replay of {topic}", is_json=is_json)
         if not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody is there to say yes: add --yes")
             click.confirm("Drop these rows and marks, and go on there?", abort=True)
         await replay(self.app, subscription, steps)
-        self.say(f"{len(steps)} partitions of {subscription.topic_name} go on there")
+        self._note(f"{len(steps)} partitions of {subscription.topic_name} go on there")
 
     def _note(self, text: str) -> None:
         click.echo(text, err=True)

@@ -1,0 +1,25 @@
+"""Every command of ours: its help has an example, and it speaks JSON where it tells anything."""
+
+import pytest
+from faust.cli.base import cli
+
+from app.commands.base import Command
+
+SCRIPT = {"acls"}  # prints a script, which is read by a shell
+OURS = sorted(name for name, command in cli.commands.items() if (command.callback.__module__ or "").startswith("app."))
+
+
+def test_they_are_all_here() -> None:
+    """Those that this file looks at are those that there are."""
+    assert len(OURS) >= len({of.__name__ for of in Command.__subclasses__()} - {"Acting"})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_command_has_an_example_and_json(name: str) -> None:
+    """The example can be copied."""
+    command = cli.commands[name]
+    text = command.help or ""
+    assert "xample" in text
+    assert f"faust -A app {name}" in text
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert "--json" in options or name in SCRIPT
