@@ -17,7 +17,7 @@ SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
 
-.PHONY: help install run test lint chaos torture bench chart lock clean secrets test-docker check-deploy audit sbom
+.PHONY: help install run test lint chaos kills torture bench chart lock clean secrets test-docker check-deploy audit sbom
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -39,6 +39,10 @@ lint: .venv/installed  ## style, types and the house's import rules
 
 chaos: .venv/installed  ## workers that join, leave, die and freeze, ROUNDS=20 times each, about 20 minutes
 	@FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/pytest -s tests/integration/test_faults.py
+
+kills: .venv/installed  ## workers killed at each step around dead letters and published events, ROUNDS=13 times each
+	@KILL_ROUNDS=$(or $(ROUNDS),13) $(BIN)/pytest -s tests/integration/test_failures_killed.py \
+		tests/integration/test_publish_handlers.py
 
 torture: .venv/installed  ## kill workers and broker, count every payment (SCENARIO=kills|zombie|broker KILLS= SEED= WORKERS=1,3 EVENTS= SYSTEM=)
 	@$(BIN)/python -m torture.run $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SYSTEM),--system $(SYSTEM)) \

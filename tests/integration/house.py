@@ -286,6 +286,15 @@ class House:
             await admin.close()
 
 
+def processed(worker: WorkerProcess) -> int:
+    """How far partition 0 of the first subscription is, by what it remembers: also before anything is settled anew.
+
+    0 before it ever was.
+    """
+    of_partition = worker.get("/subscriptions/")[0]["processed"]
+    return int(of_partition["0"]["next_offset"]) if of_partition else 0
+
+
 def wait_for(
     is_reached: Callable[[], bool], timeout_s: float = LIMIT_S, why: Callable[[], str] = lambda: "it did not come"
 ) -> None:

@@ -9,9 +9,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from app.deadletter.record import origin_of, our_headers
-from app.dev.worker import WorkerProcess
 from app.storage.changelog import ATTEMPTS
-from tests.integration.house import House, wait_for
+from tests.integration.house import House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 STEPS = [
@@ -92,12 +91,6 @@ def test_a_kill_at_any_step_of_a_dead_letter_loses_nothing(house: House) -> None
     check(house, late)
     assert worker.stop() == 0
     assert house.live(ATTEMPTS) == {}
-
-
-def processed(worker: WorkerProcess) -> int:
-    """How far the partition is, by what it remembers: also before anything is settled anew. 0 before it ever was."""
-    of_partition = worker.get("/subscriptions/")[0]["processed"]
-    return int(of_partition["0"]["next_offset"]) if of_partition else 0
 
 
 def origins(house: House, kind: str) -> list[int]:
