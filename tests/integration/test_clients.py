@@ -7,19 +7,30 @@ import random
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
+from uuid import UUID
 
 import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import ConsumerRecord
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
 
 from app.config import KafkaConfig, ProducerConfig
 from app.dev.worker import ROOT
+from app.engine.dispatch import EventTypes
 from app.observe.health import create_topics
 from app.publish.producer import Producer
+from app.wire.codec import codec_of
+from app.wire.envelope import event_id_of
+from models.stock import StockReserved
+from tests.integration import java_client
 from tests.integration.conftest import settings_of
 
 PARTITIONS = 7
-KEYS = [b"", *(random.Random(7).randbytes(length) for length in range(1, 60)), "größe".encode(), b"4711"]
+TEXTS = ["", "4711", *("größe-漢字🙂"[:length] for length in range(1, 10))]  # as keys; Java's tool is told texts only
+KEYS = [*(random.Random(7).randbytes(length) for length in range(1, 60)), *(text.encode() for text in TEXTS)]
+EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 Records = dict[bytes, int]  # by key: the partition
 
@@ -56,25 +67,38 @@ def by_librdkafka(kafka: KafkaConfig, topic: str, **settings: str) -> None:
     assert producer.flush(20) == 0
 
 
+def by_java(kafka: KafkaConfig, topic: str, codec: str = "none") -> None:
+    """Each key that is text once, by Kafka's own client with its defaults."""
+    java_client.produce(kafka, topic, (java_client.Written(key, "java") for key in TEXTS), codec=codec)
+
+
 async def read(kafka: KafkaConfig, topic: str, count: int) -> dict[bytes, Records]:
     """What the topic has, by its value and then by key: in which partition it stands."""
     found: dict[bytes, Records] = {}
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
-    ) as consumer:
-        for _ in range(count):
-            record = await asyncio.wait_for(consumer.getone(), 20)
-            found.setdefault(record.value, {})[record.key] = record.partition
+    for record in await records_of(kafka, topic, count):
+        found.setdefault(record.value, {})[record.key] = record.partition
     return found
 
 
+async def records_of(kafka: KafkaConfig, topic: str, count: int) -> list[ConsumerRecord]:
+    """The first *count* records that come of the topic."""
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+    ) as consumer:
+        return [await asyncio.wait_for(consumer.getone(), 20) for _ in range(count)]
+
+
 async def test_murmur2_is_that_of_the_other_clients(kafka: KafkaConfig, topic: str) -> None:
-    """Ours, aiokafka's default, and librdkafka's when it is told to do as Java does."""
+    """Ours, aiokafka's default, Java's, and librdkafka's when it is told to do as Java does."""
     await by_us(kafka, "murmur2")
     await by_aiokafka(kafka, topic)
     await asyncio.to_thread(by_librdkafka, kafka, topic, partitioner="murmur2_random")
-    found = await read(kafka, topic, 3 * len(KEYS))
+    await asyncio.to_thread(by_java, kafka, topic)
+    found = await read(kafka, topic, 3 * len(KEYS) + len(TEXTS))
     assert found[b"ours"] == found[b"aiokafka"] == found[b"librdkafka"]
+    assert found[b"java"] == {text.encode(): found[b"ours"][text.encode()] for text in TEXTS}
+    by_java_s_consumer = await asyncio.to_thread(java_client.consume, kafka, topic, 3 * len(KEYS) + len(TEXTS))
+    assert {each.key: each.partition for each in by_java_s_consumer if each.value == b"ours"} == found[b"ours"]
     assert len(set(found[b"ours"].values())) == PARTITIONS
 
 
@@ -98,15 +122,42 @@ async def test_records_without_a_key_are_spread(kafka: KafkaConfig, topic: str, 
 
 @pytest.mark.parametrize("codec", CODECS)
 async def test_a_codec_works_both_ways(kafka: KafkaConfig, topic: str, codec: str) -> None:
-    """Ours is read by librdkafka, its by aiokafka; nothing has to be installed for it."""
-    value = b"again and again " * 500
+    """Ours is read by librdkafka and Java, theirs by aiokafka; nothing has to be installed for it."""
+    value, headers = b"again and again " * 500, [("a", b"\xff"), ("a", b""), ("b", b"\\ \t")]
     async with Producer(configured(kafka, compression_type=codec)) as producer:
-        place = await producer.produce("shared", "k", value, headers=[("a", b"\xff")])
+        place = await producer.produce("shared", "k", value, headers=headers)
         assert (place.partition, place.offset) == (place.partition, 0)
     theirs = await asyncio.to_thread(read_by_librdkafka, kafka, topic)
-    assert (theirs.key(), theirs.value(), theirs.headers()) == (b"k", value, [("a", b"\xff")])
+    assert (theirs.key(), theirs.value(), theirs.headers()) == (b"k", value, headers)
+    [java_s] = await asyncio.to_thread(java_client.consume, kafka, topic, 1)
+    assert java_s == (place.partition, headers, b"k", value)
     await asyncio.to_thread(by_librdkafka, kafka, topic, **{"compression.type": codec})
-    assert len((await read(kafka, topic, len(KEYS) + 1))[b"librdkafka"]) == len(KEYS)
+    await asyncio.to_thread(by_java, kafka, topic, codec)
+    found = await read(kafka, topic, len(KEYS) + len(TEXTS) + 1)
+    assert (len(found[b"librdkafka"]), len(found[b"java"])) == (len(KEYS), len(TEXTS))
+
+
+async def test_cloud_events_come_through_java(kafka: KafkaConfig, topic: str) -> None:
+    """The SDK knows ours as Java has read it, and we know what it writes, in both modes, when Java has sent it."""
+    async with Producer(kafka) as producer:
+        await producer.produce("shared", "part-1", EVENT)
+    [ours] = await asyncio.to_thread(java_client.consume, kafka, topic, 1)
+    assert ours.value is not None
+    told = from_binary_event(KafkaMessage({name: value or b"" for name, value in ours.headers}, ours.key, ours.value))
+    data = json.loads(codec_of(StockReserved).encode(EVENT))
+    assert (told.get_type(), told.get_subject(), told.get_data()) == ("stock.StockReserved", "part-1", data)
+    assert (ours.key, told.get_source()) == (b"part-1", kafka.consumer_config.group_id)
+    attributes = {"id": "größe:7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0"}
+    written = [write(CloudEvent(attributes, data)) for write in (to_binary_event, to_structured_event)]
+    lines = [
+        java_client.Written("theirs", of.value.decode(), tuple((name, x.decode()) for name, x in of.headers.items()))
+        for of in written
+    ]
+    await asyncio.to_thread(java_client.produce, kafka, topic, lines)
+    records = [each for each in await records_of(kafka, topic, 3) if each.key == b"theirs"]
+    assert {event_id_of(record) for record in records} == {"/shop#größe:7"}
+    types = EventTypes("shared", [StockReserved])
+    assert [types.decode(record) for record in records] == [EVENT, EVENT]
 
 
 def read_by_librdkafka(kafka: KafkaConfig, topic: str) -> confluent_kafka.Message:
