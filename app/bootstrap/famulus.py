@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,6 +34,7 @@ from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog, prepare_admin_topics
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
+from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.publish.schedule import LONGEST_H, WAITS_S
 from app.state.commit import Probe
@@ -83,7 +85,7 @@ class Famulus(faust.App):
             worker.concurrency,
             self.timeouts_s,
             may_write=lambda: cast(Any, self._consumer).is_member(),
-            publish=self.sender.deliver,
+            publish=partial(deliver, self.sender),
             on_fault=self.fail,
             probe=self._note_step,
         )

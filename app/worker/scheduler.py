@@ -21,6 +21,7 @@ from app.access.arguments import connection_of
 from app.access.reading import closed
 from app.config import KafkaConfig
 from app.errors import ClaimStoreError, ClaimTooLargeError, DecodeError, UnavailableError, UnsentError
+from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.publish.schedule import Scheduled, scheduled, scheduling_topic
 from app.wire.envelope import Outgoing
@@ -134,7 +135,7 @@ class Scheduler:
     async def _deliver(self, topic: str, events: Sequence[Scheduled]) -> None:
         """Send *events* to their topic; when it does not take them they come again, and hold up nobody meanwhile."""
         try:
-            await self._producer.deliver([await self._producer.claims.check_in(each.record) for each in events])
+            await deliver(self._producer, [await self._producer.claims.check_in(each.record) for each in events])
         except (UnsentError, ClaimStoreError, ClaimTooLargeError) as error:
             is_one = isinstance(error, ClaimTooLargeError) or isinstance(error.__cause__, MessageSizeTooLargeError)
             if is_one and len(events) > 1:
@@ -149,7 +150,7 @@ class Scheduler:
         """Put *records* into the scheduling topic, however long Kafka refuses them."""
         while records:
             try:
-                await self._producer.deliver(records)
+                await deliver(self._producer, records)
             except UnsentError as error:
                 self.blocked = f"what was published for later does not get on: {error}"
                 log.error(self.blocked, again_in_s=AGAIN_S)  # noqa: TRY400  # one line says it

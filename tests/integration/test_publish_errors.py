@@ -15,6 +15,7 @@ from app.dev.broker import Broker
 from app.errors import ConfigError, PermanentError, TransientError, UnsentError
 from app.observe.health import create_topics
 from app.publish import connection, sending
+from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.publish.results import NotAcknowledgedError, NotAuthorizedError, RecordTooLargeError, UnknownTopicError
 from app.wire.envelope import Outgoing
@@ -85,7 +86,7 @@ async def test_a_missing_topic_is_told_in_seconds(kafka: KafkaConfig, monkeypatc
         assert time.monotonic() - began_s < 6
         monkeypatch.setattr(connection, "MISSING_S", 0.3)
         with pytest.raises(UnsentError, match=r"there is no topic test-.*\.nothing; create it"):
-            await producer.deliver([Outgoing(kafka.topic("nothing"), b"k", b"x")])
+            await deliver(producer, [Outgoing(kafka.topic("nothing"), b"k", b"x")])
 
 
 @pytest.mark.usefixtures("_quick")
@@ -129,7 +130,7 @@ async def test_a_partitioner_that_is_wrong_loses_nothing(
         with pytest.raises(ConfigError, match=r"house\.Unlucky gave 2 for a key and 2 partitions"):
             await producer.produce("tiny", "k", b"x")
         with pytest.raises(UnsentError, match=r"house\.Unlucky gave 2"):
-            await producer.deliver([Outgoing(tiny, b"k", b"x")])
+            await deliver(producer, [Outgoing(tiny, b"k", b"x")])
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from app.config import KafkaConfig
 from app.errors import UnsentError
+from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing
 from tests.integration.test_worker import read_all
@@ -37,7 +38,7 @@ def test_a_new_connection_takes_nothing_from_those_who_send(
                 number = 0
                 while not is_over:
                     value = b"event %d %d" % (partition, number)
-                    await producer.deliver([Outgoing(topic, b"k", value, (), partition % 4)])
+                    await deliver(producer, [Outgoing(topic, b"k", value, (), partition % 4)])
                     sent.append(value)
                     number += 1
 
@@ -67,9 +68,9 @@ def test_what_is_too_large_needs_no_new_connection(kafka: KafkaConfig, make_topi
             large = Outgoing(topic, b"k", bytes(3_000_000), (), 0)
             larger = Outgoing(topic, b"k", bytes(4_000_000), (), 0, fallback=Outgoing(topic, b"k", large.value, (), 0,
                               fallback=small))  # fmt: skip
-            await producer.deliver([small, larger, small])
+            await deliver(producer, [small, larger, small])
             with suppress(UnsentError):
-                await producer.deliver([small, large])
+                await deliver(producer, [small, large])
                 raise AssertionError("it was sent")
             assert producer._connection is connection
 
