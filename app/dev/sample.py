@@ -81,7 +81,7 @@ def records(folder: Path, event_type: type[Record], topic: str, *, duplicates: i
     spoilt = itertools.islice(itertools.cycle(POISON), poison)
     for number, fields in enumerate(orders(folder)):
         envelope = headers_of(event_id=str(fields["order_id"]), event_type=str(event_type._options.namespace),
-                              source="sample", time=datetime.now(UTC))  # fmt: skip
+                              source="sample", time=datetime.now(UTC).isoformat())  # fmt: skip
         record = Outgoing(topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope)
         yield record
         if number < duplicates:

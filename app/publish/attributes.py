@@ -1,7 +1,9 @@
 """What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it."""
 
+import time
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from functools import lru_cache
+from typing import Any, Protocol
 from uuid import uuid4
 
 from faust import Record as Event
@@ -34,7 +36,7 @@ def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
         event_id=identifier,
         event_type=str(type(event)._options.namespace),
         source=source,
-        time=datetime.now(UTC),
+        time=_now(),
         subject=subject_of(event),
         story=[("ce_correlationid", identifier.encode())],
     )
@@ -46,7 +48,7 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
         event_id=derived_id(by.event_id, by.handler, by.position),
         event_type=str(type(event)._options.namespace),
         source=source,
-        time=datetime.now(UTC),
+        time=_now(),
         subject=subject_of(event),
         story=by.cause.story,
     )
@@ -54,9 +56,20 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
 
 def subject_of(event: Event) -> str:
     """What *event* is about: the field that its type names as its key. Nothing where that is no text to print."""
-    name = getattr(cast(Any, type(event)), "__key__", None)  # Any: models are known by shape
+    name: Any = getattr(type(event), "__key__", None)  # Any: models are known by shape
     subject = getattr(event, name, None) if name is not None else None
     if subject is None or isinstance(subject, bytes):
         return ""
     text = str(subject)
     return text if text.isprintable() else ""
+
+
+def _now() -> str:
+    at_s, rest_us = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_second(at_s)}.{rest_us:06}+00:00"
+
+
+@lru_cache(maxsize=1)
+def _second(at_s: int) -> str:
+    """What all times of a second begin with. Making it takes longer than the rest of an event's headers."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")

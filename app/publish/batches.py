@@ -1,7 +1,7 @@
 """Record batches made by hand: a future and a linger for each of many records would cost more than the rest."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -28,24 +28,33 @@ class PartitionBatches:
         self.sent: list[asyncio.Future[RecordMetadata]] = []
         self._producer = producer
         self._batch_bytes = batch_bytes
+        self._counts: list[int] = []  # of records, of each batch that was handed over
         self._open = self._new()
 
-    async def append(
-        self, key: bytes | None, value: bytes | None, headers: Headers = (), timestamp_ms: int | None = None
-    ) -> tuple[int, int]:
-        """Add a record; returns its place: which batch of this object, which record of that."""
-        pairs = list(headers)
-        if self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs) is None:
-            await self.close()
-            self._open = self._new()
-            self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=pairs)
-        return len(self.sent), self._open.record_count() - 1
+    def append(self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int) -> bool:
+        """Add a record. False when the batch is full: `go_on`, and then it fits."""
+        added = self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=list(headers))
+        return added is not None
+
+    async def go_on(self) -> None:
+        """Hand over the batch that is full, and begin the next one."""
+        await self.close()
+        self._open = self._new()
+
+    def answers(self) -> Iterator[tuple[RecordMetadata | None, int]]:
+        """Of each record that was handed over: what the cluster said of its batch, None if nothing; its place there."""
+        for sent, count in zip(self.sent, self._counts, strict=True):
+            is_there = sent.done() and not sent.cancelled() and sent.exception() is None
+            answer = sent.result() if is_there else None
+            for number in range(count):
+                yield answer, number
 
     async def close(self) -> None:
         """Hand over what is left."""
         sent = await _handed_over(self._producer, self._open, self.topic, self.partition)
         sent.add_done_callback(_seen)
         self.sent.append(sent)
+        self._counts.append(self._open.record_count())
 
     def _new(self) -> Any:  # Any: aiokafka is untyped
         return BatchBuilder(self._batch_bytes, self._producer._message_accumulator._compression_type)

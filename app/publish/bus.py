@@ -84,8 +84,9 @@ class EventBus:
         has passed means at once. Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
         """
         topic, key = _address(event, key)
-        now_ms, due_ms = time.time_ns() // 1_000_000, 0
+        due_ms = 0
         if not_before is not None:
+            now_ms = time.time_ns() // 1_000_000
             due_ms = due_ms_of(not_before, now_ms, self._producer.settings.schedule_max_h)
             due_ms = due_ms if due_ms > now_ms else 0
         unit = self._outbox()

@@ -29,7 +29,7 @@ async def deliver(producer: Producer, records: Sequence[Outgoing]) -> None:
                 record if record.fallback is None or producer.is_small(record) else await _fitting(producer, record)
                 for record in records
             ]
-            await producer.send_all(fitting)
+            await producer.hand_over(fitting)
         except MessageSizeTooLargeError as error:
             if isinstance(error, TooLarge):  # and nothing that is smaller is there
                 raise
@@ -61,7 +61,7 @@ async def _deliver_alone(producer: Producer, record: Outgoing) -> None:
     """The same for a topic that did not say what it takes."""
     while True:
         try:
-            await producer.send_all([record])
+            await producer.hand_over([record])
         except MessageSizeTooLargeError as error:
             if record.fallback is None:
                 raise

@@ -13,13 +13,13 @@ from app.config import ClaimCheckConfig, KafkaConfig, load_settings
 from app.errors import ClaimStoreError, ClaimTooLargeError
 from app.publish.attributes import new_headers
 from app.publish.claims import ClaimStore
+from app.publish.connection import size_of
 from app.publish.line import SMALL_BYTES, Line
 from app.publish.results import NotAcknowledgedError, Published, RecordTooLargeError
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
-ROOM_BYTES, HEADER_BYTES = 100, 10  # more than a record, and one header of it, have beside their texts
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
 
 
@@ -36,6 +36,7 @@ class Producer(Line):
     def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
         super().__init__(settings or load_settings().kafka)
         self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
+        self._small = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
 
     async def produce(  # noqa: PLR0913  # what a Kafka record has
         self,
@@ -122,20 +123,17 @@ class Producer(Line):
         """Send, and raise what is wrong in our words. *before* are those that were published already."""
         sending = self._sending(records)
         try:
-            return await self._sent(sending)
+            await self._send(sending)
         except (KafkaError, TimeoutError) as error:
             told = self.told(error, topic, [*before, *sending.published()], is_open=sending.is_open)
             if isinstance(error, KafkaError) and sending.is_begun:
                 await self.renew()
             raise told from error
+        return [place for place in sending.published() if place is not None]
 
     def is_small(self, record: Outgoing) -> bool:
         """Whether any topic takes *record*, so that there is nothing to check. For most it is, and this is quick."""
-        size = ROOM_BYTES + len(record.key or b"") + len(record.value or b"")
-        for name, value in record.headers:
-            size += 4 * len(name) + len(value) + HEADER_BYTES
-        limit = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
-        return size < limit and not self.claims.wants(record)
+        return size_of(record.key, record.value, record.headers) < self._small and not self.claims.wants(record)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""

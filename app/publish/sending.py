@@ -17,7 +17,6 @@ from app.wire.envelope import Outgoing
 from app.wire.partition import Choose
 
 LOOK_S = 0.5  # so often we look whether a topic is still there
-Place = tuple[PartitionBatches, int, int, int]  # of a record: which batch of those, which record of it, its time
 
 
 class Sending:
@@ -27,22 +26,22 @@ class Sending:
         self, connection: Connection, records: Sequence[Outgoing], choose: Choose, batch_bytes: int, bytes_max: int
     ) -> None:
         self.connection = connection
-        self._records = records
+        self.records = records
         self._choose = choose
         self._batch_bytes = batch_bytes
         self._bytes_max = bytes_max
         self._now_ms = time.time_ns() // 1_000_000
         self._batches: dict[tuple[str, int], PartitionBatches] = {}
-        self._places: list[Place] = []
+        self._placed: list[PartitionBatches] = []  # of each record, in their order
 
-    async def run(self) -> list[Published]:
+    async def run(self) -> None:
         """Send them and wait for every one. Raises what aiokafka raises; too large: before anything was sent."""
-        topics = {record.topic for record in self._records}
+        topics = {record.topic for record in self.records}
         counts = {topic: await self.connection.partitions(topic) for topic in topics}
         limits = {topic: await self.connection.limit(topic) for topic in topics}
         await self._check(limits)
         places: dict[tuple[str, bytes], int] = {}  # of keys: most come again
-        for record in self._records:
+        for record in self.records:
             partition = record.partition
             if partition is None:
                 at = (record.topic, record.key or b"")
@@ -54,16 +53,31 @@ class Sending:
                 partition = chosen
             elif partition >= counts[record.topic]:
                 await self.connection.partitions(record.topic, partition)
-            await self._append(record, partition, limits[record.topic])
+            batches = self._batches.get((record.topic, partition))
+            if batches is None:
+                batches = self._begin(record.topic, partition, limits[record.topic])
+            written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
+            if not batches.append(record.key, record.value, record.headers, written_ms):
+                await batches.go_on()
+                batches.append(record.key, record.value, record.headers, written_ms)
+            self._placed.append(batches)
         await asyncio.gather(*(batches.close() for batches in self._batches.values()))
         await self._wait()
-        published = self.published()
-        return [place for place in published if place is not None]
 
     def published(self) -> list[Published | None]:
         """Where each record stands, None for one that nobody knows of."""
-        found = [self._published(place) for place in self._places]
-        return found + [None] * (len(self._records) - len(found))
+        answers = {batches: batches.answers() for batches in self._batches.values()}
+        found: list[Published | None] = []
+        for record, batches in zip(self.records, self._placed, strict=False):
+            begin, number = next(answers[batches], (None, 0))
+            if begin is None:
+                found.append(None)
+                continue
+            written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
+            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
+            at_ms = written_ms if begin.timestamp < 0 else begin.timestamp
+            found.append(Published(batches.topic, batches.partition, begin.offset + number, at_ms))
+        return found + [None] * (len(self.records) - len(found))
 
     @property
     def is_begun(self) -> bool:
@@ -76,7 +90,11 @@ class Sending:
         return any(not sent.done() for batches in self._batches.values() for sent in batches.sent)
 
     async def _check(self, limits: dict[str, int | None]) -> None:
-        for record in self._records:
+        any_takes = min((limit for limit in limits.values() if limit is not None), default=self._bytes_max)
+        any_takes = min(any_takes, self._bytes_max)
+        for record in self.records:
+            if size_of(record.key, record.value, record.headers) <= any_takes:
+                continue
             size = check_size(record, self._bytes_max)
             limit = limits[record.topic]
             if limit is not None and size > limit:
@@ -86,15 +104,11 @@ class Sending:
         chosen = self._choose(record.key, count) if record.key is not None else None
         return self.connection.any_partition(record.topic) if chosen is None else chosen
 
-    async def _append(self, record: Outgoing, partition: int, limit: int | None) -> None:
-        batches = self._batches.get((record.topic, partition))
-        if batches is None:
-            size = self._batch_bytes if limit is None else min(self._batch_bytes, limit)
-            batches = PartitionBatches(self.connection.kafka, record.topic, partition, size)
-            self._batches[record.topic, partition] = batches
-        written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
-        place = await batches.append(record.key, record.value, record.headers, written_ms)
-        self._places.append((batches, *place, written_ms))
+    def _begin(self, topic: str, partition: int, limit: int | None) -> PartitionBatches:
+        size = self._batch_bytes if limit is None else min(self._batch_bytes, limit)
+        batches = PartitionBatches(self.connection.kafka, topic, partition, size)
+        self._batches[topic, partition] = batches
+        return batches
 
     async def _wait(self) -> None:
         """Wait for every answer, then raise the first refusal among them."""
@@ -109,16 +123,6 @@ class Sending:
                 raise UnknownTopicOrPartitionError(gone[0])
         for sent in every:
             sent.result()
-
-    @staticmethod
-    def _published(place: Place) -> Published | None:
-        batches, batch, number, written_ms = place
-        begin = _answer(batches.sent[batch]) if batch < len(batches.sent) else None
-        if begin is None:
-            return None
-        # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
-        at_ms = written_ms if begin.timestamp < 0 else begin.timestamp
-        return Published(batches.topic, batches.partition, begin.offset + number, at_ms)
 
 
 def check_size(record: Outgoing, bytes_max: int) -> int:
@@ -141,7 +145,3 @@ async def check_topic(connection: Connection, record: Outgoing, limit: int) -> i
     if now is not None and size > now:
         raise TooLarge(record.topic, size, now, "the topic's max.message.bytes")
     return now
-
-
-def _answer(sent: "asyncio.Future[RecordMetadata]") -> RecordMetadata | None:
-    return sent.result() if sent.done() and not sent.cancelled() and sent.exception() is None else None

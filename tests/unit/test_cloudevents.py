@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -65,7 +66,9 @@ def test_the_sdk_reads_what_we_write() -> None:
     assert read.get_id() == dict(headers)["ce_id"].decode() == read.get_extension("correlationid")
     assert read.get_subject() == "part-1"
     assert read.get_datacontenttype() == "application/json"
-    assert read.get_time() is not None
+    written = read.get_time()
+    assert written is not None
+    assert abs(datetime.now(UTC) - written) < timedelta(seconds=5)
     assert read.get_data() == DATA
 
 
