@@ -1,8 +1,8 @@
 """Spans by OpenTelemetry's conventions for messaging, 1.44 (which call themselves a development version).
 
 `process TOPIC` (CONSUMER) is around an event in hand, with a link to the sender's span; `send TOPIC` (PRODUCER) around
-an event that leaves, whose context travels in the event's headers, in the form of whichever propagators are set.
-Baggage that came with an event goes on with those that it causes.
+an event that leaves, or many that leave together, whose context travels in the events' headers, in the form of
+whichever propagators are set. Baggage that came with an event goes on with those that it causes.
 """
 
 from collections.abc import Iterator
@@ -95,19 +95,26 @@ class Spans:
         _note(_in_hand.get(), error, message)
 
     @contextmanager
-    def send(self, topic: str, key: bytes | None, headers: Headers, own: Headers) -> Iterator[SpanSending]:
-        """Around the sending of an event."""
+    def send(
+        self, topic: str, key: bytes | None, headers: Headers, own: Headers, *, is_tombstone: bool = False
+    ) -> Iterator[SpanSending]:
+        """Around the sending of a record."""
         links = _links(_extracted(own))
         attributes = self._attributes("send", topic, key, headers)
+        if is_tombstone:
+            attributes["messaging.kafka.message.tombstone"] = True
         kind = SpanKind.CLIENT if links else SpanKind.PRODUCER  # the former: another span made the event
         span = self._tracer.start_span(f"send {topic}", None, kind, attributes, links=links)
-        try:
-            yield SpanSending(span)
-        except Exception as error:
-            _note(span, error, str(error))  # of ours, or Kafka's: it quotes nothing
-            raise
-        finally:
-            span.end()
+        with _around(span) as sending:
+            yield sending
+
+    @contextmanager
+    def send_many(self, topic: str, count: int) -> Iterator[SpanSending]:
+        """Around the sending of *count* records together."""
+        attributes = {**self._attributes("send", topic, None, ()), "messaging.batch.message_count": count}
+        span = self._tracer.start_span(f"send {topic}", None, SpanKind.PRODUCER, attributes)
+        with _around(span) as sending:
+            yield sending
 
     def _attributes(self, operation: str, topic: str, key: bytes | None, headers: Headers) -> Attributes:
         attributes: Attributes = {
@@ -125,6 +132,17 @@ class Spans:
             elif name == "ce_correlationid":
                 attributes["messaging.message.conversation_id"] = value.decode("utf-8", "replace")
         return attributes
+
+
+@contextmanager
+def _around(span: Span) -> Iterator[SpanSending]:
+    try:
+        yield SpanSending(span)
+    except Exception as error:
+        _note(span, error, str(error))  # of ours, or Kafka's: it quotes nothing
+        raise
+    finally:
+        span.end()
 
 
 def _extracted(headers: Headers) -> Context:

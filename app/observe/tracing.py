@@ -54,9 +54,12 @@ class Tracing(Protocol):
         """What is in hand failed. *message* says why and quotes nothing private."""
 
     def send(
-        self, topic: str, key: bytes | None, headers: Headers, own: Headers
-    ) -> AbstractContextManager[Sending]:  # fmt: skip
-        """Around the sending of an event. *own* are headers of the user: a trace context among them stays."""
+        self, topic: str, key: bytes | None, headers: Headers, own: Headers, *, is_tombstone: bool = False
+    ) -> AbstractContextManager[Sending]:
+        """Around the sending of a record. *own* are headers of the user: a trace context among them stays."""
+
+    def send_many(self, topic: str, count: int) -> AbstractContextManager[Sending]:
+        """Around the sending of *count* records together."""
 
 
 def tracing_of(mode: Mode, kafka: KafkaConfig) -> Tracing | None:

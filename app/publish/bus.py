@@ -13,7 +13,7 @@ from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import Causing, caused_headers
 from app.publish.producer import Producer, key_bytes
-from app.publish.replies import ReplyRefusedError, check_id, reply_to
+from app.publish.replies import ReplyRefusedError, ReplyTo, check_id, reply_to
 from app.publish.requests import Asking, Requester, reply_in
 from app.publish.results import Published, UnknownTopicError
 from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
@@ -165,9 +165,16 @@ class EventBus:
         if place is None:
             return False
         ours = caused_headers(event, settings.consumer_config.group_id, unit)
-        carried = with_own(ours, unit.cause.trace)
         key = dict(ours)["ce_correlationid"]
-        record = Outgoing(place.topic, key, codec_of(type(event)).encode(event), carried, place.partition)
+        if self.tracing is None:
+            await self._reply(place, key, event, ours + unit.cause.trace, unit)
+        else:
+            with self.tracing.send(place.topic, key, ours, ()) as span:
+                await self._reply(place, key, event, ours + (span.context or unit.cause.trace), unit)
+        return True
+
+    async def _reply(self, place: ReplyTo, key: bytes, event: Record, headers: Headers, unit: Outbox) -> None:
+        record = Outgoing(place.topic, key, codec_of(type(event)).encode(event), headers, place.partition)
         unit.publish(record)  # before anything is waited for: its id is made from its place
         try:
             await self._producer.check_place(*place)
@@ -178,13 +185,12 @@ class EventBus:
         except BaseException:
             unit.replace(record, None)
             raise
-        return True
 
     async def _send(  # noqa: PLR0913, PLR0917  # what an event is, and how it leaves
         self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None, due_ms: int
     ) -> Published | None:  # fmt: skip
         if unit is None and not due_ms:
-            return await self._producer.produce(topic, key, event, headers=headers)
+            return await self._producer.send(await self._producer.prepared(topic, key, event, headers))
         name = self._producer.settings.topic(topic)
         record = Outgoing(name, key_bytes(key), codec_of(type(event)).encode(event), headers)
         if due_ms:

@@ -4,23 +4,27 @@ Works inside a worker and in a plain script. What is wrong is one line with its 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
+from typing import Self
 
 from aiokafka.errors import KafkaError
 from faust import Record as Event
 
 from app.config import ClaimCheckConfig, KafkaConfig, load_settings
 from app.errors import ClaimStoreError, ClaimTooLargeError
+from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import new_headers
 from app.publish.claims import ClaimStore
 from app.publish.connection import size_of
 from app.publish.line import SMALL_BYTES, Line
 from app.publish.results import NotAcknowledgedError, Published, RecordTooLargeError
 from app.wire.codec import codec_of
-from app.wire.envelope import Headers, Outgoing
+from app.wire.envelope import Headers, Outgoing, with_own
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
+Pair = tuple[object, Value] | tuple[object, Value, Headers]  # a key and what it is of, and headers if it has some
 
 
 class Producer(Line):
@@ -29,14 +33,21 @@ class Producer(Line):
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go.
+    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go. *tracing* is found
+    when it is entered, see `observe.tracing`: then there is a span for each `produce`, and for each portion of
+    `produce_many`, and events carry its context.
     Raises ConfigError when the partitioner that the settings name is not there.
     """
 
     def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
         super().__init__(settings or load_settings().kafka)
         self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
+        self.tracing: Tracing | None = None
         self._small = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
+
+    async def __aenter__(self) -> Self:
+        self.tracing = tracing_of("auto", self.settings)
+        return await super().__aenter__()
 
     async def produce(  # noqa: PLR0913  # what a Kafka record has
         self,
@@ -57,11 +68,17 @@ class Producer(Line):
         Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
         in `ProducerConfig.DeliveryTimeoutMs` or the store is away; all are PublishErrors.
         """
-        topic = self.settings.topic(topic)
-        record = self._outgoing(topic, key, event, headers, partition, timestamp_ms)
-        if isinstance(event, Event):
-            record = await self._checked_in(record)
-        return await self.send(record)
+        record = self._outgoing(self.settings.topic(topic), key, event, headers, partition, timestamp_ms)
+        if self.tracing is None:
+            return await self._produce(record, event)
+        own = headers or ()
+        with self.tracing.send(record.topic, record.key, record.headers, own, is_tombstone=event is None) as span:
+            published = await self._produce(_traced(record, event, span.context, own), event)
+            span.sent(published)
+        return published
+
+    async def _produce(self, record: Outgoing, event: Value) -> Published:
+        return await self.send(await self._checked_in(record) if isinstance(event, Event) else record)
 
     async def send(self, record: Outgoing) -> Published:
         """Send *record* (its topic as on the cluster) as it is. Raises as `produce` does."""
@@ -79,9 +96,7 @@ class Producer(Line):
         """Send *records* of one topic in few record batches. Raises as `produce` does, for all of them."""
         return await self._produced(records[0].topic, records)
 
-    async def produce_many(
-        self, topic: str, records: Iterable[tuple[object, Value] | tuple[object, Value, Headers]]
-    ) -> list[Published]:
+    async def produce_many(self, topic: str, records: Iterable[Pair]) -> list[Published]:
         """Send many *records*, each a key and an event or bytes as for `produce`, and headers if it has some.
 
         In as few record batches as they fit; those of one partition keep their order. Returns where they stand, in the
@@ -92,12 +107,23 @@ class Producer(Line):
         published: list[Published] = []
         rest = iter(records)
         while chunk := list(islice(rest, CHUNK)):
-            ready = [self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk]
-            for place, (_, event, *_) in enumerate(chunk):
-                if isinstance(event, Event) and self.claims.wants(ready[place]):
-                    ready[place] = await self._checked_in(ready[place], published)
-            published += await self._produced(topic, ready, published)
+            if self.tracing is None:
+                published += await self._produce_together(topic, chunk, published)
+                continue
+            with self.tracing.send_many(topic, len(chunk)) as span:
+                published += await self._produce_together(topic, chunk, published, span.context)
         return published
+
+    async def _produce_together(
+        self, topic: str, chunk: Sequence[Pair], before: Sequence[Published], trace: Headers = ()
+    ) -> list[Published]:
+        ready = [self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk]
+        for place, (_, event, *more) in enumerate(chunk):
+            if trace:
+                ready[place] = _traced(ready[place], event, trace, next(iter(more), ()))
+            if isinstance(event, Event) and self.claims.wants(ready[place]):
+                ready[place] = await self._checked_in(ready[place], before)
+        return await self._produced(topic, ready, before)
 
     async def _checked_in(self, record: Outgoing, before: Sequence[Published] = ()) -> Outgoing:
         try:
@@ -138,6 +164,13 @@ class Producer(Line):
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""
         return new_headers(event, self.settings.consumer_config.group_id)
+
+
+def _traced(record: Outgoing, event: Value, trace: Headers, own: Headers) -> Outgoing:
+    """*record* with a trace context if it is of an event, and *own*, its user's headers, say nothing else."""
+    if not isinstance(event, Event):
+        return record
+    return replace(record, headers=with_own([*(() if own else record.headers), *trace], own))
 
 
 def key_bytes(key: object) -> bytes | None:

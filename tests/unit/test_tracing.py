@@ -18,9 +18,10 @@ from app.engine.traced import TracedPipeline, traced
 from app.errors import ConfigError, PermanentError, TransientError
 from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
-from app.publish.producer import Producer
+from app.publish.producer import Producer, key_bytes
 from app.publish.results import Published, PublishError
 from app.state.unit import current_unit
+from app.wire.envelope import Outgoing
 from models.stock import StockReserved
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Do, Trial, Try, trials
@@ -160,6 +161,27 @@ async def test_what_a_handler_publishes_carries_its_span(make: Make, exporter: I
     assert [link.context.span_id for link in second.links] == [SPAN_ID]
 
 
+async def test_a_reply_carries_its_span(make: Make, exporter: InMemorySpanExporter) -> None:
+    """Whoever asked finds it, below the handling of the request."""
+    trial = make()
+
+    async def do(event: Try) -> None:
+        await bus.reply(event)
+
+    bus = start(trial, do)
+    arrive(trial, "k:x", *TRACE, ("ce_replytopic", b"web.replies"), ("ce_replypartition", b"3"))
+    await trial.settled(1)
+    [process], [send] = named(exporter, "process t"), named(exporter, "send web.replies")
+    assert send.kind is SpanKind.PRODUCER
+    assert send.parent is not None
+    assert send.parent.span_id == context_of(process).span_id
+    [reply] = trial.sent
+    headers = dict(reply.headers)
+    assert headers["traceparent"].decode().split("-")[2] == f"{context_of(send).span_id:016x}"
+    assert said(send)["messaging.message.id"] == headers["ce_id"].decode()
+    assert said(send)["messaging.message.conversation_id"] == said(send)["messaging.kafka.message.key"]
+
+
 async def test_each_attempt_has_a_span_that_says_why_it_failed(make: Make, exporter: InMemorySpanExporter) -> None:
     """Nothing of the event is quoted."""
     trial = make()
@@ -225,12 +247,16 @@ class Cluster:
         """What every event gets."""
         return [("ce_id", b"1")]
 
-    async def produce(self, topic: str, key: object, event: Any, *, headers: Any) -> Published:
+    async def prepared(self, topic: str, key: object, event: Any, headers: Any) -> Outgoing:
+        """The record."""
+        return Outgoing(topic, key_bytes(key), b"", headers)
+
+    async def send(self, record: Outgoing) -> Published:
         """Take it, or not."""
         if self.fault is not None:
             raise self.fault
-        self.sent.append(dict(headers))
-        return Published(topic, 3, 42, 0)
+        self.sent.append(dict(record.headers))
+        return Published(record.topic, 3, 42, 0)
 
 
 async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(exporter: InMemorySpanExporter) -> None:
