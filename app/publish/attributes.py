@@ -1,4 +1,7 @@
-"""What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it."""
+"""What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it.
+
+What causes it is a unit of work; here is as much of one as the bus needs.
+"""
 
 import time
 from datetime import UTC, datetime
@@ -8,7 +11,7 @@ from uuid import uuid4
 
 from faust import Record as Event
 
-from app.wire.envelope import Cause, derived_id, headers_of
+from app.wire.envelope import Cause, Outgoing, Record, derived_id, headers_of
 
 
 class Causing(Protocol):
@@ -27,6 +30,19 @@ class Causing(Protocol):
     @property
     def position(self) -> int:
         """How many events the current handler has published so far."""
+
+
+class Outbox(Causing, Protocol):
+    """The unit of work of the event in hand, as far as the bus needs it."""
+
+    is_undone: bool
+    record: Record
+
+    def publish(self, record: Outgoing) -> None:
+        """Let *record* leave with the event's other effects."""
+
+    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+        """Let *by*, or nothing, leave in the place of *record*, which was published."""
 
 
 def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
@@ -65,11 +81,9 @@ def subject_of(event: Event) -> str:
 
 
 def _now() -> str:
-    at_s, rest_us = divmod(time.time_ns() // 1000, 1_000_000)
-    return f"{_second(at_s)}.{rest_us:06}+00:00"
+    return _iso(time.time_ns() // 1_000_000)
 
 
-@lru_cache(maxsize=1)
-def _second(at_s: int) -> str:
-    """What all times of a second begin with. Making it takes longer than the rest of an event's headers."""
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@lru_cache(maxsize=1)  # many events leave in one millisecond, and a time takes as long as all their other headers
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from faust import Record
 
 from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
-from app.publish.attributes import Causing, caused_headers
+from app.publish.attributes import Outbox, caused_headers
 from app.publish.producer import Producer, key_bytes
 from app.publish.replies import ReplyRefusedError, ReplyTo, check_id, reply_to
 from app.publish.requests import Asking, Requester, reply_in
@@ -20,22 +20,8 @@ from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
 from app.publish.together import Together
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
-from app.wire.envelope import Record as Arrived
 
 R = TypeVar("R", bound=Record)
-
-
-class Outbox(Causing, Protocol):
-    """The unit of work of the event in hand, as far as the bus needs it."""
-
-    is_undone: bool
-    record: Arrived
-
-    def publish(self, record: Outgoing) -> None:
-        """Let *record* leave with the event's other effects."""
-
-    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*, which was published."""
 
 
 class EventBus:
@@ -84,23 +70,28 @@ class EventBus:
         has passed means at once. Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
         """
         topic, key = _address(event, key)
-        due_ms = 0
-        if not_before is not None:
-            now_ms = time.time_ns() // 1_000_000
-            due_ms = due_ms_of(not_before, now_ms, self._producer.settings.schedule_max_h)
-            due_ms = due_ms if due_ms > now_ms else 0
+        due_ms = 0 if not_before is None else self._due_ms(not_before)
         unit = self._outbox()
         if unit is None:
             ours = self._producer.new_headers(event)
         else:
             ours = caused_headers(event, self._producer.settings.consumer_config.group_id, unit)
         trace = [] if unit is None else unit.cause.trace
-        if self.tracing is None:
-            await self._send(topic, key, event, with_own(ours + trace if trace else ours, headers), unit, due_ms)
+        if self.tracing is not None:
+            with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
+                carried = with_own(ours + (span.context or trace), headers)
+                span.sent(await self._send(topic, key, event, carried, unit, due_ms))
             return
-        with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
-            carried = with_own(ours + (span.context or trace), headers)
-            span.sent(await self._send(topic, key, event, carried, unit, due_ms))
+        carried = with_own(ours + trace if trace else ours, headers)
+        if unit is None or due_ms:
+            await self._send(topic, key, event, carried, unit, due_ms)
+        elif (large := self._join(topic, key, event, carried, unit)) is not None:  # most are not: nothing is awaited
+            await self._check(large, unit)
+
+    def _due_ms(self, not_before: datetime) -> int:
+        now_ms = time.time_ns() // 1_000_000
+        due_ms = due_ms_of(not_before, now_ms, self._producer.settings.schedule_max_h)
+        return due_ms if due_ms > now_ms else 0
 
     # Requests and replies.
 
@@ -191,15 +182,22 @@ class EventBus:
     ) -> Published | None:  # fmt: skip
         if unit is None and not due_ms:
             return await self._producer.send(await self._producer.prepared(topic, key, event, headers))
-        name = self._producer.settings.topic(topic)
-        record = Outgoing(name, key_bytes(key), codec_of(type(event)).encode(event), headers)
         if due_ms:
-            return await self._send_later(Scheduled(record, due_ms), unit)
+            return await self._send_later(Scheduled(self._outgoing(topic, key, event, headers), due_ms), unit)
         assert unit is not None
-        unit.publish(record)  # before anything is waited for: its id is made from its place
-        if not self._producer.is_small(record):
-            await self._check(record, unit)
+        if (large := self._join(topic, key, event, headers, unit)) is not None:
+            await self._check(large, unit)
         return None
+
+    def _join(self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox) -> Outgoing | None:
+        """Have *event* leave with the unit of work. Returns its record when it must be checked, see `_check`."""
+        record = self._outgoing(topic, key, event, headers)
+        unit.publish(record)  # before anything is waited for: its id is made from its place
+        return None if self._producer.is_small(record) else record
+
+    def _outgoing(self, topic: str, key: object, event: Record, headers: Headers) -> Outgoing:
+        value = codec_of(type(event)).encode(event)
+        return Outgoing(self._producer.settings.topic(topic), key_bytes(key), value, headers)
 
     async def _send_later(self, event: Scheduled, unit: Outbox | None) -> Published | None:
         """Have *event* wait for its time. A large payload stays in it until then: a claim check would expire."""

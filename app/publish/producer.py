@@ -159,7 +159,8 @@ class Producer(Line):
 
     def is_small(self, record: Outgoing) -> bool:
         """Whether any topic takes *record*, so that there is nothing to check. For most it is, and this is quick."""
-        return size_of(record.key, record.value, record.headers) < self._small and not self.claims.wants(record)
+        record.size = size_of(record.key, record.value, record.headers)
+        return record.size < self._small and not self.claims.wants(record)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
         """Headers for an event that has no cause: a random id, this consumer group as the source."""

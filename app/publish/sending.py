@@ -40,17 +40,10 @@ class Sending:
         counts = {topic: await self.connection.partitions(topic) for topic in topics}
         limits = {topic: await self.connection.limit(topic) for topic in topics}
         await self._check(limits)
-        places: dict[tuple[str, bytes], int] = {}  # of keys: most come again
         for record in self.records:
             partition = record.partition
             if partition is None:
-                at = (record.topic, record.key or b"")
-                chosen = places.get(at) if record.key is not None else None
-                if chosen is None:
-                    chosen = self._partition(record, counts[record.topic])
-                    if record.key is not None:
-                        places[at] = chosen
-                partition = chosen
+                partition = self._partition(record, counts[record.topic])
             elif partition >= counts[record.topic]:
                 await self.connection.partitions(record.topic, partition)
             batches = self._batches.get((record.topic, partition))
@@ -93,7 +86,7 @@ class Sending:
         any_takes = min((limit for limit in limits.values() if limit is not None), default=self._bytes_max)
         any_takes = min(any_takes, self._bytes_max)
         for record in self.records:
-            if size_of(record.key, record.value, record.headers) <= any_takes:
+            if (record.size or size_of(record.key, record.value, record.headers)) <= any_takes:
                 continue
             size = check_size(record, self._bytes_max)
             limit = limits[record.topic]

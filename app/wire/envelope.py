@@ -8,7 +8,8 @@ Pure: no Kafka, no event loop, no clock (time is an argument).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha1
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
@@ -54,7 +55,8 @@ class PlainRecord:
 class Outgoing:
     """A record that is ready to leave. *partition* None lets the key decide, *timestamp_ms* None means now.
 
-    *fallback* leaves in its place when it is too large. Nobody changes one.
+    *fallback* leaves in its place when it is too large. *size* is remembered when somebody has worked it out, 0 until
+    then; nothing else of one is ever changed.
     """
 
     topic: str
@@ -64,6 +66,7 @@ class Outgoing:
     partition: int | None = None
     timestamp_ms: int | None = None
     fallback: "Outgoing | None" = None
+    size: int = field(default=0, init=False, compare=False)  # of a record batch of its own, not compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +194,12 @@ def headers_of(  # noqa: PLR0913  # what a CloudEvent has
 
     *time* is in ISO 8601, *subject* what the event is about, *story* what its `Cause` hands on.
     """
+    kind, origin = _kind_and_origin(event_type, source)
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id.encode()),
-        ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
+        kind,
+        origin,
         ("ce_time", time.encode()),
         ("content-type", b"application/json"),
         *story,
@@ -203,6 +207,11 @@ def headers_of(  # noqa: PLR0913  # what a CloudEvent has
     if subject:
         headers.append(("ce_subject", subject.encode()))
     return headers
+
+
+@lru_cache(maxsize=1_000)
+def _kind_and_origin(event_type: str, source: str) -> Headers:
+    return ("ce_type", event_type.encode()), ("ce_source", source.encode())
 
 
 def with_own(headers: list[tuple[str, bytes]], own: Headers) -> list[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ told otherwise. Pure: where records without a key go, the producer decides.
 
 import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from struct import unpack_from
 from typing import Protocol
 from zlib import crc32
@@ -16,6 +16,7 @@ from app.errors import ConfigError
 
 Choose = Callable[[bytes, int], int | None]  # key and number of partitions -> partition; None: any of them
 SETTING = "Kafka.ProducerConfig.Partitioner"
+KEYS = 16_384  # whose partitions are remembered: most come again, and working it out takes longer than sending
 _WORD = 0xFFFFFFFF
 _SEED, _MIX = 0x9747B28C, 0x5BD1E995
 
@@ -31,6 +32,7 @@ class Partitioner(Protocol):
         """A number from 0 to *partition_count* - 1. Records without a key never come here."""
 
 
+@lru_cache(maxsize=KEYS)
 def murmur2(key: bytes, partitions: int) -> int:
     """What Java's clients choose unless told otherwise (`murmur2_random` in librdkafka)."""
     return (murmur2_hash(key) & 0x7FFFFFFF) % partitions

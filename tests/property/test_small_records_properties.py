@@ -1,5 +1,7 @@
 """The quick look whether a record is small never takes a large one for small."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,3 +24,12 @@ def test_what_is_called_small_is_small(
     """Beside aiokafka's own estimate, which is what is compared with the limit."""
     record = Outgoing("t", key, value, headers)
     assert not PRODUCER.is_small(record) or size_of(key, value, headers) <= LIMIT
+
+
+def test_a_record_that_is_made_of_another_is_measured_anew() -> None:
+    """What is remembered of the size is of one record only."""
+    small = Outgoing("t", b"k", b"v")
+    assert PRODUCER.is_small(small)
+    large = replace(small, value=bytes(2 * LIMIT))
+    assert (small.size > 0, large.size) == (True, 0)
+    assert not PRODUCER.is_small(large)
