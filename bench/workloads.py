@@ -16,12 +16,14 @@ from typing import Self
 from uuid import uuid4
 
 from app.config import KafkaConfig
+from app.observe.health import create_topics
 from bench import load
 from bench.produce import produced
 from bench.system import Result, System
 
 SYSTEMS = ("famulus", "quix", "aiokafka", "faust")
 WAIT_S = 0.005  # what the handler of the workload `wait` waits
+PUBLISHED = 3  # events for each order, by the handler of the workload `publish`
 JOIN_S = 8  # for joining the group
 IDLE_S = 15
 MILLION = 1_000_000
@@ -49,6 +51,10 @@ class Bench:
             asyncio.run(load.fill(self.kafka, name, kind, count))
             self._topics.add(name)
         return name
+
+    def make(self, name: str) -> None:
+        """Have a topic that systems write to, unless it is there."""
+        asyncio.run(create_topics(self.kafka, {name: self.kafka.partitions}, 10))
 
     def system(self, name: str, job: str, topic: str) -> System:
         """A system with a group and a state folder of its own."""
@@ -205,6 +211,27 @@ def produce(bench: Bench, name: str) -> Result:
     return asyncio.run(produced(bench.kafka, name, bench.events // 3))
 
 
+def publish(bench: Bench, name: str) -> Result:
+    """Handlers that make events and publish them, or do not: the difference is what publishing costs."""
+    events = bench.events // 3
+    bench.make("noted-orders")
+    without, those = (_publishing(bench, name, events, published) for published in (0, PUBLISHED))
+    more_s = those["cpu_seconds_per_million"] - without["cpu_seconds_per_million"]  # microseconds per order, too
+    return {
+        "publish_cpu_us": more_s / PUBLISHED,
+        "published_per_second": those["events_per_second"] * PUBLISHED,
+    }
+
+
+def _publishing(bench: Bench, name: str, events: int, published: int) -> Result:
+    with bench.system(name, "publish", bench.topic(load.plain, bench.events)) as system:
+        system.start(
+            events, BENCH_MADE=str(PUBLISHED), BENCH_PUBLISH=str(published), BENCH_PUBLISHED="noted-orders",
+            BENCH_WARM="2000",
+        )  # fmt: skip
+        return system.result(limit_s(events))
+
+
 def _used_s(pid: int) -> float:
     """CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
@@ -240,6 +267,11 @@ WORKLOADS = {
         produce,
         ("famulus", "aiokafka"),
         {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million"},
+    ),
+    "publish": Workload(
+        publish,
+        ("famulus", "aiokafka"),
+        {"publish_cpu_us": "CPU us per published event", "published_per_second": "events/s"},
     ),
     "marks": Workload(
         marks,

@@ -23,6 +23,14 @@ class BenchOrder(Event, namespace="bench.Order", topic="order-events", key="cust
     items: list[Line]
 
 
+class BenchNoted(Event, namespace="bench.Noted", topic="noted-orders", key="customer_id"):
+    """What a handler publishes of an order."""
+
+    order_id: str
+    customer_id: str
+    number: int
+
+
 class Small(Event, namespace="bench.Small", topic="order-events", key="customer_id"):
     """An event that is little more than its id."""
 
