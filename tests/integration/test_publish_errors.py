@@ -22,6 +22,8 @@ from app.wire.envelope import Outgoing
 from tests.integration.house import MODEL, House
 from tests.integration.systems import set_record_bytes_max
 
+pytestmark = pytest.mark.xdist_group("publish-errors")  # one process, so that its module's fixtures are made once
+
 TINY_BYTES = 5_000
 TOPIC, ANY_HOST, LITERAL, WRITE, DENY = 2, "*", 3, 4, 2  # Kafka's numbers
 

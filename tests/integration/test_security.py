@@ -22,6 +22,8 @@ from tests.integration.house import House
 from tests.integration.secured import PASSWORD, SECRETS, Secured, environment, secured
 from tests.integration.test_start import faust, one_line
 
+pytestmark = pytest.mark.xdist_group("secured")  # one process, so that its module's fixtures are made once
+
 WAYS = ["tls", "mtls", "plain", "scram-256", "scram-512", "oauth"]
 LIMIT_S = 10.0
 
