@@ -22,11 +22,11 @@ from tests.integration.secured import KEY_PASSWORD, PASSWORD, Secured, environme
 from tests.integration.test_door import ask
 from tests.integration.test_start import faust
 
+pytestmark = pytest.mark.xdist_group("canary")  # one process, so that its module's fixtures are made once
+
 # A handler that shows all that it can get hold of, and then breaks.
 TALKING = """
 import structlog
-
-pytestmark = pytest.mark.xdist_group("canary")  # one process, so that its module's fixtures are made once
 
 
 @handles(Thing)
