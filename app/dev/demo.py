@@ -285,18 +285,16 @@ def _web_port(*, keep: bool) -> int:
 
 
 def _stay(plan: Plan, worker: WorkerProcess) -> None:
-    console.print(
-        f"""
+    words = f"""
 tables         {worker.url}/tables/
 a page of one  {worker.url}/tables/stock_reserved/?limit=5
 subscriptions  {worker.url}/subscriptions/
 Kafka          {plan.kafka.bootstrap_servers}, topics {", ".join(plan.topics)}
 a token        curl -H "Authorization: Bearer $(cat {worker.data / READ_FILE})" {worker.url}/tables/
 worker's log   {worker.log}
-Ctrl-C ends everything.""",
-        soft_wrap=True,  # a command that is broken in two cannot be copied
-    )
+Ctrl-C ends everything."""
     with suppress(KeyboardInterrupt):
+        console.print(words, soft_wrap=True)  # a command that is broken in two cannot be copied
         while True:
             worker.check()
             time.sleep(0.5)

@@ -120,7 +120,7 @@ def wait_settled(kafka: KafkaConfig) -> Callable[..., None]:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the machine must not change a test; KAFKA_BOOTSTRAP_SERVERS has been read by then."""
     for name in list(os.environ):
-        if name.upper().startswith(("KAFKA__", "WORKER__")):
+        if name.upper().startswith(("KAFKA__", "WORKER__")) or name in {"COLUMNS", "LINES"}:
             monkeypatch.delenv(name)
 
 

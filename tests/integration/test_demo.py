@@ -110,7 +110,7 @@ def test_a_missing_broker_is_69_within_seconds() -> None:
     done = demo(servers="127.0.0.1:1")
     assert done.returncode == 69, done.stdout + done.stderr
     assert "no Kafka broker answers at 127.0.0.1:1" in done.stderr
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
