@@ -11,7 +11,7 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.views import BadRequestError, Page, asker
-from app.errors import ConfigError, OperatingError, UnavailableError
+from app.errors import OperatingError
 from app.operate.admin import set_width, target_of
 from app.operate.widths import WIDTH_MAX, WORKER
 
@@ -45,14 +45,8 @@ class Concurrency(Page):
             next_offset = await set_width(
                 host.sender, host.group, target.topic or WORKER, asked.concurrency, asker(request), asked.note
             )
-        except BadRequestError as error:
-            return self.refuse(400, str(error))
-        except ConfigError as error:
-            return self.refuse(404, str(error))
-        except UnavailableError as error:
-            return self.refuse(503, str(error))
-        except OperatingError as error:
-            return self.refuse(409, str(error))
+        except (BadRequestError, OperatingError) as error:
+            return self.failed(error)
         await host.admin_log.seen(next_offset)
         return self.answer(self._rows())
 

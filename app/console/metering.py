@@ -1,7 +1,6 @@
 """Whether the metrics go to OpenTelemetry, too: chosen at the start, so that others need not have it installed."""
 
 import asyncio
-import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -12,7 +11,7 @@ from prometheus_client.core import Metric as Family
 
 from app.bootstrap import Famulus
 from app.console.metrics import WorkerCollector
-from app.errors import ConfigError
+from app.observe.optional import otel
 
 log = structlog.get_logger()
 READ_S = 5.0  # for the event loop to have its turn
@@ -29,21 +28,10 @@ def start_metering(app: Famulus) -> None:
     Raises ConfigError when it is `on` and there is none.
     """
     mode = app.settings.worker.otel_metrics
-    if mode == "off" or (mode == "auto" and not _has_provider()):
-        return
-    try:
-        meters = cast(Any, importlib.import_module("app.observe.meters"))
-    except ImportError:
-        raise ConfigError(
-            f"Worker.OtelMetrics is {mode}, and opentelemetry-api is missing: install the extra `otel`, or say off"
-        ) from None
-    if not _has_provider():
-        raise ConfigError(
-            f"Worker.OtelMetrics is {mode}, and no meter provider is set: set one in agents/__init__.py, or start the "
-            "worker with opentelemetry-instrument"
-        )
-    collector = WorkerCollector(app)
-    meters.Meters(on_loop(asyncio.get_running_loop(), lambda: list(collector.collect()) if app.started else []))
+    meters = otel("app.observe.meters", "Worker.OtelMetrics", mode, "meter", has_provider=_has_provider())
+    if meters is not None:
+        collector = WorkerCollector(app)
+        meters.Meters(on_loop(asyncio.get_running_loop(), lambda: list(collector.collect()) if app.started else []))
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, look: Callable[[], Iterable[Family]]) -> Callable[[], Iterable[Family]]:

@@ -11,7 +11,7 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.views import BadRequestError, Page, asker
-from app.errors import ConfigError, OperatingError, UnavailableError
+from app.errors import OperatingError
 from app.operate.admin import change, target_of
 from app.operate.pauses import Action, Target
 
@@ -37,13 +37,10 @@ class Paused(Page):
         """Pause or resume."""
         try:
             asked = await self.asked(request, Asked)
-        except BadRequestError as error:
-            return self.refuse(400, str(error))
-        try:
             target = await meant(self.host, asked.topic, asked.partition)
             await set_pause(self.host, asked.action, target, asker(request), asked.note)
-        except OperatingError as error:
-            return self.refuse(status_of(error), str(error))
+        except (BadRequestError, OperatingError) as error:
+            return self.failed(error)
         return self.answer(self.host.intake.pauses.rows())
 
 
@@ -57,11 +54,6 @@ async def set_pause(app: Famulus, action: Action, target: Target, by: str, note:
     """Pause or resume, and wait until this worker knows it, for some seconds. Raises as `operate.admin.change` does."""
     _, next_offset = await change(app.sender, app.group, app.intake.pauses, action, target, by, note)
     await app.admin_log.seen(next_offset)
-
-
-def status_of(error: OperatingError) -> int:
-    """The HTTP status that says what is wrong: what is meant is not there, no broker answers, it cannot be done."""
-    return 404 if isinstance(error, ConfigError) else 503 if isinstance(error, UnavailableError) else 409
 
 
 def add_paused(app: Famulus) -> None:

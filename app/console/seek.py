@@ -17,7 +17,7 @@ from faust.web import Request, Response
 from app.bootstrap import Famulus
 from app.bootstrap.parts import remembers_s
 from app.console.views import BadRequestError, Page, asker
-from app.errors import ConfigError, OperatingError, UnavailableError
+from app.errors import OperatingError
 from app.operate.admin import target_of
 from app.operate.moving import Move, consequences, order, planned, where_of
 
@@ -50,14 +50,8 @@ class Seek(Page):
             moves = await self._moves(asked)
             if not asked.dry_run:
                 await host.admin_log.seen(await order(host.sender, host.group, moves, asker(request), asked.note))
-        except (BadRequestError, ValueError) as error:
-            return self.refuse(400, str(error))
-        except ConfigError as error:
-            return self.refuse(404, str(error))
-        except UnavailableError as error:
-            return self.refuse(503, str(error))
-        except OperatingError as error:
-            return self.refuse(409, str(error))
+        except (BadRequestError, ValueError, OperatingError) as error:
+            return self.failed(error)
         notes = consequences(moves, remembers_s(host.subscriptions.values()))
         return self.answer({"partitions": [move.as_json() for move in moves], "notes": notes})
 

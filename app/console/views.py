@@ -30,6 +30,7 @@ from app.console.about import JSON, OBJECT, ROWS, About
 from app.console.gathering import as_json, failures_of, partitions_of, rows_of, tables_of, why_not_ready
 from app.console.metrics import WorkerCollector
 from app.door.guard import may_read
+from app.errors import ConfigError, OperatingError, UnavailableError
 from app.state.tables import Table
 
 T = TypeVar("T")
@@ -64,6 +65,10 @@ class Page(View):
     def refuse(self, status: int, why: str) -> Response:
         """An error in one line."""
         return self.answer({"error": why}, status)
+
+    def failed(self, error: Exception) -> Response:
+        """An error in one line, with the status that says what is wrong, see `status_of`."""
+        return self.refuse(status_of(error), str(error))
 
     async def asked(self, request: Request, kind: type[T]) -> T:
         """What the body asks for. Raises BadRequestError when it is no such request."""
@@ -226,6 +231,15 @@ class Live(Page):
         """Look at what is in hand."""
         overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
         return self.health("stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error: what is meant is not there, no broker answers, it cannot be done; else bad input."""
+    if isinstance(error, ConfigError):
+        return 404
+    if isinstance(error, UnavailableError):
+        return 503
+    return 409 if isinstance(error, OperatingError) else 400
 
 
 def add_views(app: Famulus) -> None:

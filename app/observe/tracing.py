@@ -4,13 +4,12 @@ Here is what the engine and the bus ask for, and who decides. `spans` has what O
 imported if it is wanted: OpenTelemetry need not be installed.
 """
 
-import importlib
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, cast
 
 from app.config import KafkaConfig
-from app.errors import ConfigError
+from app.observe.optional import otel
 from app.wire.envelope import Headers, Record
 
 Mode = Literal["auto", "link", "parent", "off"]
@@ -69,20 +68,8 @@ def tracing_of(mode: Mode, kafka: KafkaConfig) -> Tracing | None:
     is handled is linked to that of its sender, and begins a trace; or it is a child of it, in the sender's trace.
     Raises ConfigError for those when there is none.
     """
-    if mode == "off" or (mode == "auto" and not _has_provider()):
-        return None
-    try:
-        spans = cast(Any, importlib.import_module("app.observe.spans"))
-    except ImportError:
-        raise ConfigError(
-            f"Worker.Tracing is {mode}, and opentelemetry-api is missing: install the extra `otel`, or set it to off"
-        ) from None
-    if not _has_provider():
-        raise ConfigError(
-            f"Worker.Tracing is {mode}, and no tracer provider is set: set one in agents/__init__.py, or start the "
-            "worker with opentelemetry-instrument"
-        )
-    return cast(Tracing, spans.Spans(kafka, is_parent=mode == "parent"))
+    spans = otel("app.observe.spans", "Worker.Tracing", mode, "tracer", has_provider=_has_provider())
+    return None if spans is None else cast(Tracing, spans.Spans(kafka, is_parent=mode == "parent"))
 
 
 def _has_provider() -> bool:

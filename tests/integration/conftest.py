@@ -19,6 +19,7 @@ from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.group.progress import LagMonitor
 from app.observe.health import create_topics, delete_topics
+from tests.integration.commands import faust
 from tests.integration.house import House
 
 PARTITIONS = 4
@@ -142,3 +143,15 @@ def house(
     house = House(kafka, checkout, tmp_path, start_worker)
     yield house
     house.end()
+
+
+@pytest.fixture
+def do(house: House, tmp_path: Path) -> Callable[..., str]:
+    """Run a command of the house's app; what it printed. It must end with 0, or *code*."""
+
+    def run(*words: str, code: int = 0) -> str:
+        found, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command"))
+        assert found == code, output
+        return output
+
+    return run

@@ -16,9 +16,9 @@ from app.deadletter.record import DeadLetters, Failure, FailureKind
 from app.deadletter.returned import Returned, returned
 from app.errors import DecodeError, PermanentError
 from app.wire.envelope import Outgoing
+from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
-from tests.integration.test_start import faust
 
 KINDS: dict[str, tuple[FailureKind, Exception]] = {
     "permanent": ("permanent", PermanentError("no")),

@@ -73,6 +73,16 @@ async def note(thing: Thing) -> None:
         await asyncio.sleep(0.05)
     count[thing.key] += 1
 """
+MENDED = """
+from app import PermanentError
+
+
+@handles(Thing, retry=Retry(1))
+async def note(thing: Thing) -> None:
+    if thing.note == "bad" and not Path("mended").exists():
+        raise PermanentError("no")
+    count[thing.key] += 1
+"""  # bad ones fail, until there is a file that is called so
 
 
 class House:

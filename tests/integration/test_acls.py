@@ -25,7 +25,7 @@ from app.publish.producer import Producer
 from app.publish.replies import RequestTimeoutError
 from app.wire.envelope import Outgoing
 from models.orders import OrderCreated, OrderItem
-from tests.integration.test_start import faust, one_line
+from tests.integration.commands import faust, one_line
 
 EVERYBODY = "User:ANONYMOUS"  # whoever comes without a password; the broker itself is one of them here
 TOPICS = [f"{name}{suffix}" for name in ("order-events", "stock-events") for suffix in ("", ".dead-letter")]

@@ -15,21 +15,11 @@ from playwright.sync_api import Browser, Page, expect
 from app.console.rendering import PAGES
 from app.dev.browser import MISSING, chromium, is_installed, log_in
 from app.dev.worker import WorkerProcess
-from tests.integration.house import House, wait_for
+from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_door import tokens_of
 
 Scheme = Literal["light", "dark"]
 WIDTHS = (1280, 390)
-HANDLER = """
-from app import PermanentError
-
-
-@handles(Thing, retry=Retry(1))
-async def note(thing: Thing) -> None:
-    if thing.note == "bad" and not Path("mended").exists():
-        raise PermanentError("no")
-    count[thing.key] += 1
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +31,7 @@ def _installed() -> None:
 @pytest.fixture
 def worker(house: House) -> WorkerProcess:
     """One that has handled some events, and two that have failed, of which it could handle the next attempt."""
-    house.build(HANDLER, partitions=2)
+    house.build(MENDED, partitions=2)
     worker = house.start()
     house.send(
         *(house.thing(f"k{n}", n, partition=0) for n in range(5)),

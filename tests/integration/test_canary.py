@@ -17,10 +17,10 @@ from app.config import ConsumerConfig, KafkaConfig
 from app.dev.node import free_port
 from app.dev.worker import ROOT
 from tests.integration.canary import CANARY, leaks, leaks_below, secret
+from tests.integration.commands import faust
 from tests.integration.house import House, wait_for
 from tests.integration.secured import KEY_PASSWORD, PASSWORD, Secured, environment, secured
 from tests.integration.test_door import ask
-from tests.integration.test_start import faust
 
 pytestmark = pytest.mark.xdist_group("canary")  # one process, so that its module's fixtures are made once
 

@@ -20,9 +20,9 @@ from app.publish.results import PublishError
 from app.wire.claimcheck import CLAIMED, is_claim_check
 from app.wire.envelope import Outgoing
 from models.event import Event
+from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
-from tests.integration.test_start import faust
 
 MB = 2**20
 LARGE = 50 * MB

@@ -10,20 +10,9 @@ import pytest
 from app.dev.worker import WorkerProcess
 from app.operate.pauses import admin_audit_topic
 from tests.integration.dead_letters import Failed
-from tests.integration.house import House, wait_for
+from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_console import Browser, links, words
 from tests.integration.test_door import ask, tokens_of
-
-HANDLER = """
-from app import PermanentError
-
-
-@handles(Thing, retry=Retry(1))
-async def note(thing: Thing) -> None:
-    if thing.note == "bad" and not Path("mended").exists():
-        raise PermanentError("no")
-    count[thing.key] += 1
-"""
 
 
 def press(worker: WorkerProcess, browser: Browser, path: str, **more: str) -> tuple[int, dict[str, str], str]:
@@ -38,7 +27,7 @@ def press(worker: WorkerProcess, browser: Browser, path: str, **more: str) -> tu
 @pytest.fixture
 def failed(house: House) -> Failed:
     """Two letters of one cause and one of another, of a worker that was mended since."""
-    house.build(HANDLER)
+    house.build(MENDED)
     worker = house.start()
     house.send(house.thing("a", 1, "bad"), house.thing("b", 1, "bad"), house.thing("c", 1, kind="things.Thing"))
     house.wait_settled(3, worker)
@@ -86,7 +75,7 @@ def test_what_fails_after_the_question_is_not_meant(failed: Failed) -> None:
 
 def test_a_topic_is_paused_and_resumed(house: House) -> None:
     """From the page of the partitions and back to it; it is said there by whom, since when and why."""
-    house.build(HANDLER, partitions=2)
+    house.build(MENDED, partitions=2)
     worker = house.start()
     browser = Browser(worker, tokens_of(worker)[3])
     path = "/console/subscriptions"
@@ -115,7 +104,7 @@ def test_a_topic_is_paused_and_resumed(house: House) -> None:
 
 def test_who_may_look_may_not_act(house: House) -> None:
     """No button, no question, and no deed: not without the right token, not from another site, not for nothing."""
-    house.build(HANDLER)
+    house.build(MENDED)
     worker = house.start()
     _, _, read, admin = tokens_of(worker)
     reader, browser = Browser(worker, read), Browser(worker, admin)

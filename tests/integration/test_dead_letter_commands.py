@@ -12,9 +12,9 @@ from app.dev.broker import Broker
 from app.dev.node import free_port
 from app.storage.changelog import epoch_headers, row_key
 from app.wire.envelope import Outgoing
+from tests.integration.commands import one_line
 from tests.integration.dead_letters import Failed, in_transaction, json_lines, place_of
 from tests.integration.house import COUNTING, House
-from tests.integration.test_start import one_line
 
 MANY = 2_000
 TRYING = """

@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer
 from app.config import KafkaConfig
 from app.observe.health import create_topics
 from app.wire.partition import consistent_random
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
-from tests.integration.test_start import faust, one_line
 
 DAY_MS = 86_400_000
 

@@ -13,8 +13,8 @@ from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
 from app.door.guard import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
 from app.door.limits import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
+from tests.integration.commands import faust, one_line
 from tests.integration.house import COUNTING, House, wait_for
-from tests.integration.test_start import faust, one_line
 
 # Faust's own pages are all switched on; a team's fork adds one that acts, one that breaks, and the list of all routes.
 PAGES = (

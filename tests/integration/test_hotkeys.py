@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from app.observe.hotkeys import digest_of
+from tests.integration.commands import faust, one_line
 from tests.integration.house import House, wait_for
-from tests.integration.test_start import faust, one_line
 
 SLOW = """
 @handles(Thing)

@@ -28,8 +28,8 @@ from app.group.members import commit_for
 from app.observe.health import admin_of, create_topics
 from app.publish.producer import Producer
 from app.wire.envelope import Outgoing
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.test_start import faust, one_line
 
 LIMIT_S = 30.0
 ANSWER_S = 3.0

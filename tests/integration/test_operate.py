@@ -3,7 +3,6 @@
 import json
 import signal
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +10,10 @@ import pytest
 from app.dev.worker import WorkerProcess
 from app.observe import catalogue as c
 from app.operate.pauses import admin_audit_topic
-from tests.integration.conftest import settings_of
+from tests.integration.commands import one_line
 from tests.integration.house import SLEEPING, House, wait_for
 from tests.integration.test_metrics import families, series, value
 from tests.integration.test_pause import NOTING, handled, paused_at, post, send
-from tests.integration.test_start import faust, one_line
 
 pytestmark = pytest.mark.timeout(400)  # several workers each
 TABLE = 'count = things.Table("count", key=str, value=int, default=int)\n'
@@ -31,18 +29,6 @@ async def note(thing: Thing) -> None:
     with Path("handled").open("a") as file:
         file.write(f"{thing.key} {thing.number}\\n")
 """
-
-
-@pytest.fixture
-def do(house: House, tmp_path: Path) -> Any:  # Any: a call with any words
-    """Run a command of the house's app; what it printed. It must end with 0, or *code*."""
-
-    def run(*words: str, code: int = 0) -> str:
-        found, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command"))
-        assert found == code, output
-        return output
-
-    return run
 
 
 def is_carried_out(*workers: WorkerProcess) -> bool:

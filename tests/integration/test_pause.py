@@ -5,7 +5,6 @@ import json
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +14,9 @@ from app.door.guard import ADMIN_FILE
 from app.group.members import members_of
 from app.observe import catalogue as c
 from app.operate.pauses import admin_audit_topic
-from tests.integration.conftest import settings_of
+from tests.integration.commands import faust, one_line
 from tests.integration.house import House, wait_for
 from tests.integration.test_metrics import families, series, value
-from tests.integration.test_start import faust, one_line
 
 # Each handled event leaves a line; a kill between the line and the settling may leave it twice, so none is killed then.
 NOTING = """
@@ -44,18 +42,6 @@ async def note(thing: Thing, delivery: Delivery) -> None:
         file.write(f"{{thing.key}} {{thing.number}}\\n")
 """
 POLL_MS = 10_000  # the shortest that may be set
-
-
-@pytest.fixture
-def do(house: House, tmp_path: Path) -> Any:  # Any: a call with any words
-    """Run a command of the house's app; what it printed. It must end with 0."""
-
-    def run(*words: str, code: int = 0) -> str:
-        found, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command"))
-        assert found == code, output
-        return output
-
-    return run
 
 
 def handled(house: House) -> dict[str, list[int]]:

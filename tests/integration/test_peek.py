@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 from app.wire.envelope import Outgoing
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.house import House
-from tests.integration.test_start import faust, one_line
 
 
 def test_records_are_shown_as_they_are(house: House) -> None:

@@ -15,9 +15,9 @@ from app.config import KafkaConfig
 from app.dev.node import free_port
 from app.dev.worker import ROOT
 from app.wire.partition import chooser
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
 from tests.integration.house import House
-from tests.integration.test_start import faust, one_line
 
 
 def line(number: int, **more: Any) -> str:

@@ -18,9 +18,9 @@ from app.observe.health import delete_topics, partitions_of
 from app.publish.producer import Producer
 from app.worker.options import credentials_of
 from tests.integration.canary import CANARY
+from tests.integration.commands import faust, one_line
 from tests.integration.house import House
 from tests.integration.secured import PASSWORD, SECRETS, Secured, environment, secured
-from tests.integration.test_start import faust, one_line
 
 pytestmark = pytest.mark.xdist_group("secured")  # one process, so that its module's fixtures are made once
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from app.wire.envelope import Outgoing
 from tests.integration.canary import CANARY, secret
+from tests.integration.commands import faust
 from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
-from tests.integration.test_start import faust
 
 MODEL = """
 from models.event import Event, Part

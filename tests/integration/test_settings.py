@@ -8,9 +8,9 @@ from pathlib import Path
 
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.house import SLEEPING, House, wait_for
-from tests.integration.test_start import faust, one_line
 
 MISSION = Path(__file__).parents[1] / "mission"
 FAILING = """

@@ -1,11 +1,10 @@
-"""Starting the worker and its commands: what is wrong is one clear line and an exit code, within 15 s, never a hang."""
+"""Starting the worker and its commands: what is wrong is one clear line and an exit code, never a hang."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,34 +13,8 @@ import pytest
 from app.config import KafkaConfig
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
-from tests.integration.canary import leaks
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-
-LIMIT_S = 15.0
-
-
-def faust(*arguments: str, cwd: str | Path = ROOT, **settings: str) -> tuple[int, str]:
-    """Run `faust -A app ...`: its exit code and everything that it printed. Longer than the limit is a failure."""
-    began = time.monotonic()
-    done = subprocess.run(
-        [Path(sys.executable).with_name("faust"), "-A", "app", *arguments],
-        cwd=cwd,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert time.monotonic() - began < LIMIT_S
-    assert not (said := leaks(done.stdout + done.stderr, f"faust {' '.join(arguments)}")), said
-    return done.returncode, done.stdout + done.stderr
-
-
-def one_line(output: str) -> str:
-    """The one line that says what is wrong; there must be no traceback."""
-    assert "Traceback" not in output, output
-    [line] = [line for line in output.splitlines() if line.startswith("Error: ")]
-    return line
 
 
 @pytest.mark.parametrize(

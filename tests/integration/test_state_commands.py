@@ -19,8 +19,8 @@ from app.observe.health import add_partitions, create_topics
 from app.publish.producer import Producer
 from app.storage.changelog import row_key
 from app.wire.envelope import Outgoing
+from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
-from tests.integration.test_start import faust, one_line
 
 Start = Callable[..., WorkerProcess]
 Rows = dict[tuple[str, str], Any]

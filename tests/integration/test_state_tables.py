@@ -8,8 +8,8 @@ from uuid import UUID
 from app.dev.worker import WorkerProcess
 from app.state.windows import start_of
 from app.storage.changelog import row_key
+from tests.integration.commands import faust
 from tests.integration.house import SLEEPING, House, wait_for
-from tests.integration.test_start import faust
 
 TYPES_MODEL = """
 from datetime import datetime
