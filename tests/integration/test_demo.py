@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from app.dev import sample
+from app.dev.node import free_port
 from app.dev.worker import ROOT
 
 pytestmark = pytest.mark.xdist_group("demo")  # one process, so that its module's fixtures are made once
@@ -116,7 +117,7 @@ def test_a_missing_broker_is_69_within_seconds() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Broker, worker, folders: nothing is left, and there is no traceback."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "WORKER__WEBPORT": str(free_port())}
     environment.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     running = subprocess.Popen(
         [sys.executable, "-m", "app.dev.demo", "--scale", str(SCALE), "--keep"],

@@ -59,5 +59,5 @@ def test_thousands_come_back_once_and_in_order(house: House, policy: str) -> Non
         key, number = line.split()
         found.setdefault(key, []).append(int(number))
     assert found == {f"key-{key}": [*numbers, len(numbers)] for key in range(KEYS)}
-    assert set(failed.rows().values()) == {len(numbers) + 1}
+    wait_for(lambda: set(failed.rows().values()) == {len(numbers) + 1})
     assert failed.open() == []
