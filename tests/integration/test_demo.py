@@ -117,7 +117,8 @@ def test_a_missing_broker_is_69_within_seconds() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Broker, worker, folders: nothing is left, and there is no traceback."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "WORKER__WEBPORT": str(free_port())}
+    port = str(free_port())
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "WORKER__WEBPORT": port}
     environment.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     running = subprocess.Popen(
         [sys.executable, "-m", "app.dev.demo", "--scale", str(SCALE), "--keep"],
