@@ -94,7 +94,10 @@ def woken() -> Iterator[list[WorkerProcess]]:
 
 
 def test_a_worker_that_froze_while_it_settled_writes_nothing(house: House, woken: list[WorkerProcess]) -> None:
-    """It was past its last look at the group; the log says that the partition was claimed: 70, and one line."""
+    """It was past its last look at the group. It sends, and then it hears of its end from the log or from the group.
+
+    From the log, that the partition was claimed: 70, and one line. From the group, if that is faster: it stays.
+    """
     house.build(FREEZING.replace("def freeze", "import os\nimport signal\n\n\ndef freeze"))
     frozen = house.start("frozen")
     house.send(*(house.thing("key", number) for number in range(5)))
@@ -108,11 +111,16 @@ def test_a_worker_that_froze_while_it_settled_writes_nothing(house: House, woken
     house.send(house.thing("key", 6))
     house.wait_settled(7, other)
     frozen.signal(signal.SIGCONT)
-    assert frozen.wait_exit(30) == 70
-    errors = [line for line in frozen.log.read_text("utf-8", "replace").splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert f"{house.state_topic}-0 was claimed by" in errors[0]
-    assert f":{other.pid} while this worker was away" in errors[0]
+    given_up = "the group gave our partitions to others"
+    wait_for(lambda: frozen.exit_code() is not None or given_up in frozen.log.read_text("utf-8", "replace"))
+    if given_up not in frozen.log.read_text("utf-8", "replace"):
+        assert frozen.exit_code() == 70
+        errors = [line for line in frozen.log.read_text("utf-8", "replace").splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1
+        assert f"{house.state_topic}-0 was claimed by" in errors[0]
+        assert f":{other.pid} while this worker was away" in errors[0]
+    else:
+        house.kill(frozen)
     wait_for(lambda: other.rows("count") == {"key": 7})  # the other one joins and leaves once more
     house.send(house.thing("key", 7))
     house.wait_settled(8, other)
