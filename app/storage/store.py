@@ -22,7 +22,7 @@ from app.errors import ConfigError, InvariantError
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
-BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 10 bits a third of the time went there
+BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk that takes so much is not full

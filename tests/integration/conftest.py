@@ -1,7 +1,7 @@
 """A real Kafka for every test: `KAFKA_BOOTSTRAP_SERVERS`, else the background broker, else one started here.
 
-Each test has topics and a group of its own, so that tests share one broker and never meet. Each of pytest-xdist's
-processes starts a broker of its own.
+Each test has topics and a group of its own, so that tests share one broker and never meet. Where one is started,
+each of pytest-xdist's processes has its own.
 """
 
 import asyncio
