@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata
 
 from app.config import KafkaConfig
+from app.errors import UnavailableError
 from app.publish.batches import one_batch
 from app.publish.connection import STOP_S, Connection, explained
 from app.publish.results import Found, Published, PublishError, TooLarge, in_words
@@ -66,12 +67,16 @@ class Line:
     async def renew(self) -> None:
         """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.
 
-        What the old one has in hand is sent by it.
+        What the old one has in hand is sent by it. While no broker answers it stays: whoever sends next is told. Raises
+        AccessError when a broker does not let us in any more.
         """
         old = self._connection
         if old is None:
             return
-        await self._connect()
+        try:
+            await self._connect()
+        except UnavailableError:
+            return
         leaving = asyncio.create_task(
             old.leave(self.settings.producer_config.delivery_timeout_ms / 1000), name="old producer"
         )

@@ -8,13 +8,16 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from testcontainers.community.kafka import KafkaContainer
 
 from app.config import ConsumerConfig, KafkaConfig
 from app.dev.background import broker_for_use
+from app.dev.broker import Broker
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.group.progress import LagMonitor
@@ -23,13 +26,22 @@ from tests.integration.commands import faust
 from tests.integration.house import House
 
 PARTITIONS = 4
+CONTAINER = {  # one node, and no topic that nobody made
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+}
 
 
 @pytest.fixture(scope="session")
-def bootstrap_servers() -> Iterator[str]:
+def bootstrap_servers(pytestconfig: pytest.Config) -> Iterator[str]:
     """Where the broker is. A broker that cannot be started is an error here, never a skip."""
-    with broker_for_use() as broker:
-        yield broker.bootstrap_servers
+    if image := pytestconfig.getoption("--kafka-image"):
+        with KafkaContainer(image).with_kraft().with_envs(**CONTAINER) as container:
+            yield container.get_bootstrap_server()
+    else:
+        with broker_for_use() as broker:
+            yield broker.bootstrap_servers
 
 
 @pytest.fixture
@@ -143,6 +155,27 @@ def house(
     house = House(kafka, checkout, tmp_path, start_worker)
     yield house
     house.end()
+
+
+@pytest.fixture
+def house_on(checkout: Path, tmp_path: Path) -> Iterator[Callable[[Broker], House]]:
+    """A house on a broker of the test's own, which it may stop."""
+    with ExitStack() as running:
+
+        def on(broker: Broker) -> House:
+            config = ConsumerConfig(group_id="famulus", session_timeout_ms=10_000)
+            kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, consumer_config=config)
+
+            def start(name: str, *, ready: int, cwd: Path, **settings: str) -> WorkerProcess:
+                environment = {**settings_of(kafka, tmp_path / name), **settings}
+                worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), cwd=cwd)
+                running.enter_context(worker)
+                worker.wait_ready(partitions=ready)
+                return worker
+
+            return House(kafka, checkout, tmp_path, start)
+
+        yield on
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -181,6 +182,27 @@ async def test_a_broker_that_is_away_is_told_and_leaves_in_time(own_broker: Brok
         own_broker.nodes[0].kill()
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 7
+
+
+async def test_what_could_not_leave_while_the_broker_was_gone_leaves_when_it_is_back(own_broker: Broker) -> None:
+    """The engine is told to try again, although not even a new producer can be had; the same one goes on afterwards."""
+    if own_broker.nodes[0].has_ended():
+        own_broker.restart(own_broker.nodes[0])
+    kafka = with_producer(KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers), delivery_timeout_ms=1_500)
+    await create_topics(kafka, {"gone": 1}, 30.0)
+    async with Producer(kafka) as producer:
+        await deliver(producer, [Outgoing("gone", b"k", b"0")])
+        own_broker.nodes[0].kill()
+        for _ in range(2):
+            with pytest.raises(UnsentError, match="does not take records for gone"):
+                await deliver(producer, [Outgoing("gone", b"k", b"1")])
+        own_broker.restart(own_broker.nodes[0])
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(UnsentError):
+                    await deliver(producer, [Outgoing("gone", b"k", b"2")])
+                    break
+        assert (await producer.produce("gone", "k", b"3")).offset >= 2
 
 
 LARGE = """

@@ -3,14 +3,17 @@
 `KILL_ROUNDS` says how often at each step (1; a campaign has 13).
 """
 
+import json
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app.dev.broker import Broker
 from app.dev.worker import WorkerProcess
 from app.storage.changelog import Logged
 from app.wire.envelope import Headers
@@ -39,6 +42,17 @@ async def announce(thing: Thing, delivery: Delivery, bus: EventBus) -> None:
         raise PermanentError("no")
     if thing.note == "never" or (thing.note == "late" and delivery.attempt == 1):
         raise TransientError("no")
+"""
+WAITING = """
+from app import EventBus
+
+
+@handles(Thing)
+async def announce(thing: Thing, bus: EventBus) -> None:
+    if thing.note == "slow":
+        Path("begun").touch()
+        await asyncio.sleep(1)
+    await bus.publish(Effect(name=f"{thing.key}"))
 """
 DYING = """
 import os
@@ -163,3 +177,24 @@ def test_a_handler_that_publishes_and_fails_has_published_nothing(house: House) 
     assert worker.rows("count") == {"c": 1}
     assert len(house.logged(0, f"{house.topic}.dead-letter")) == 2
     assert worker.stop() == 0
+
+
+def test_a_broker_that_is_gone_for_longer_than_a_delivery_may_take(house_on: Callable[[Broker], House]) -> None:
+    """The worker waits for it, and what its handlers publish leaves when it is back."""
+    with Broker() as broker:
+        house = house_on(broker)
+        house.build(WAITING, options=", dedupe=False", models=MODEL + EFFECT)
+        house.make_topics("effects", partitions=PARTITIONS)
+        worker = house.start(KAFKA__PRODUCERCONFIG__DELIVERYTIMEOUTMS="2000")
+        house.send(*(house.thing(f"k{number}") for number in range(10)))
+        house.wait_settled(10, worker)
+        house.send(*(house.thing(f"k{number}", note="slow") for number in range(10, 20)))
+        wait_for((house.checkout / "begun").exists)
+        broker.nodes[0].kill()
+        house.wait_log(worker, "nothing of the partition is settled until this is sent")
+        time.sleep(5)
+        broker.restart(broker.nodes[0])
+        house.wait_settled(20, worker, timeout_s=60)
+        names = {json.loads(record.value or b"")["name"] for record in published(house, "effects")}
+        assert names == {f"k{number}" for number in range(20)}
+        assert worker.stop() == 0

@@ -16,14 +16,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from app.config import KafkaConfig
 from app.deadletter.record import origin_of
 from app.dev.broker import Broker
-from app.dev.node import free_port
 from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
 from app.publish.producer import Producer
 from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing
 from models.orders import OrderCreated, OrderItem
-from tests.integration.conftest import PARTITIONS, settings_of, settle_all
+from tests.integration.conftest import PARTITIONS
+from tests.integration.house import House
 
 Start = Callable[..., WorkerProcess]
 CUSTOMERS = [UUID(int=number) for number in range(20)]
@@ -312,22 +311,20 @@ def test_a_stop_that_cannot_wait_is_75_and_loses_nothing(
     assert worker.stop() == 0
 
 
-def test_a_broker_that_goes_silent_ends_the_worker_with_70_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_broker_that_goes_silent_ends_the_worker_with_70_and_loses_nothing(
+    house_on: Callable[[Broker], House],
+) -> None:
     """What cannot be settled within the delivery timeout is unknown: the next worker reads it again."""
     with Broker() as broker:
-        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, partitions=PARTITIONS)
-        names = [name + suffix for name in ("order-events", "stock-events") for suffix in ("", ".dead-letter")]
-        asyncio.run(create_topics(kafka, dict.fromkeys(names, PARTITIONS), 30.0))
-        settings = {**settings_of(kafka, tmp_path / "state"), "KAFKA__PRODUCERCONFIG__DELIVERYTIMEOUTMS": "2000"}
-        with WorkerProcess(settings, tmp_path / "log", web_port=free_port()) as worker:
-            worker.wait_ready(partitions=2 * PARTITIONS)
-            send(kafka, records_of(kafka, 20_000))
-            broker.nodes[0].pause()
-            code = worker.wait_exit(60)
-            broker.nodes[0].resume()
-            assert code == 70, worker.log.read_text()[-2000:]
-            assert "could not be settled" in worker.log.read_text().splitlines()[-1]
-        with WorkerProcess(settings_of(kafka, tmp_path / "state"), tmp_path / "log", web_port=free_port()) as worker:
-            worker.wait_ready(partitions=2 * PARTITIONS)
-            settle_all(kafka, ["order-events", "stock-events"], expected=40_000, timeout_s=60.0)
-            assert (spent(worker), reserved(worker)) == (Decimal("20200.00"), 40_000)
+        house = house_on(broker)
+        house.build(partitions=PARTITIONS)
+        worker = house.start(KAFKA__PRODUCERCONFIG__DELIVERYTIMEOUTMS="2000")
+        house.send(*(house.thing(f"k{number % 100}", number) for number in range(20_000)))
+        broker.nodes[0].pause()
+        code = worker.wait_exit(60)
+        broker.nodes[0].resume()
+        assert code == 70, worker.log.read_text()[-2000:]
+        assert "could not be settled" in worker.log.read_text().splitlines()[-1]
+        worker = house.start()
+        house.wait_settled(20_000, worker)
+        assert worker.rows("count") == {f"k{number}": 200 for number in range(100)}
