@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.audit import ignored
+from app.dev.audit import ignored, knows_faults
 from app.dev.worker import ROOT
 from app.errors import ConfigError
 
@@ -45,3 +45,17 @@ def test_what_is_no_toml_is_one_line(tmp_path: Path) -> None:
 def test_the_project_has_a_list_that_can_be_read() -> None:
     """On any day: what has expired is told by `make audit`."""
     ignored(ROOT / "deploy" / "audit.toml", date(2000, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("report", "knows"),
+    [
+        ('{"dependencies": [{"name": "jinja2", "version": "2.4.1", "vulns": [{"id": "PYSEC-2014-8"}]}]}', True),
+        ('{"dependencies": [{"name": "jinja2", "version": "2.4.1", "vulns": []}]}', False),
+        ('{"dependencies": [{"name": "jinja2", "skip_reason": "not found"}]}', False),
+        ("", False),
+    ],
+)
+def test_a_database_that_knows_nothing_is_none(report: str, *, knows: bool) -> None:
+    """Else a mirror of the index would pass everything."""
+    assert knows_faults(report) is knows
