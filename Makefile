@@ -76,8 +76,17 @@ deploy/secrets/web-%-token: .venv/installed
 deploy/secrets/tokens.env: deploy/secrets/web-read-token deploy/secrets/web-admin-token
 	@umask 077 && printf 'WORKER__READTOKEN=%s\nWORKER__ADMINTOKEN=%s\n' $$(cat $^) >$@
 
-test-docker: .venv/installed secrets  ## build the image, start docker-compose.yml, carry real orders, stop (PYTHON_IMAGE=)
-	@PIP_INDEX_URL=$(INDEX) deploy/test-docker
+# What a broker has a say in.
+WITH_A_BROKER := worker fetch failures dead_letters_return state state_dedupe state_members state_rows operate \
+	envelope clients publish publish_handlers publish_errors requests schedule lag lag_beside_kafka
+
+# Ryuk, which clears up after tests that were killed, would be one more image to pull; `docker ps` shows what stayed.
+test-docker: export TESTCONTAINERS_RYUK_DISABLED ?= true
+test-docker: .venv/installed secrets  ## the image and docker-compose.yml at work, then tests against a Kafka in a container (PYTHON_IMAGE= KAFKA_IMAGE=)
+	@docker info >/dev/null 2>&1 || { echo "test-docker: no Docker daemon answers"; exit 69; }
+	@$(BIN)/pytest -v tests/docker
+	@$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup --kafka-image $(or $(KAFKA_IMAGE),confluentinc/cp-kafka:8.1.0) \
+		$(or $(ARGS),$(wildcard $(WITH_A_BROKER:%=tests/integration/test_%.py)))
 
 check-deploy: .venv/installed  ## what Prometheus and systemd say to deploy/; needs promtool, systemd-analyze (Debian: prometheus, systemd)
 	@command -v systemd-analyze >/dev/null || { echo "systemd-analyze is missing: apt-get install systemd"; exit 69; }

@@ -13,6 +13,11 @@ from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the broker of the tests is to come from."""
+    parser.addoption("--kafka-image", help="run against a Kafka in a container of this image, by testcontainers")
+
+
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """What spans end in, with a provider of the test's own."""
