@@ -161,39 +161,56 @@ class Crew:
         while self._flows and self._held < self._concurrency:
             hand.flow = flow = self._flows[0]
             self._flows.rotate(-1)
-            untimed, state = flow.pipeline.carry, flow.state
-            carry = flow.carry_timed  # the first event of a turn: the clock for each would cost a few per cent of it
-            for _ in range(TURN_RECORDS):
-                started = flow.lanes.start()
-                if started is None:
-                    if flow.refill():
-                        continue
-                    self._unlist(flow)
-                    break
-                hand.started = started
-                try:
-                    flow.ended(started[1], await carry(started[1], state))
-                except Rest as rest:
-                    flow.rest(*started, rest, is_held=hand.is_held)
-                    if hand.is_held:
-                        self._let_go(hand, flow)
-                finally:
-                    hand.started, carry = None, untimed
-                    if hand.is_held:
-                        flow.finish(started[0])
-                        self._let_go(hand, flow)
-                if hand.is_relieved:
-                    return
+            try:
+                await self._turn(hand, flow)
+            finally:
+                hand.started = None
+                flow.finish_done()
+            if hand.is_relieved:
+                return
             if time.monotonic() - hand.rested_at > SLICE_S:
                 await asyncio.sleep(0)
                 hand.rested_at = time.monotonic()
         self._is_on_duty = False
+
+    async def _turn(self, hand: Hand, flow: Flow) -> None:
+        """Carry some records of *flow*."""
+        start, state, done, is_light = flow.lanes.start, flow.state, flow.done, not flow.has_state
+        carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
+        for _ in range(TURN_RECORDS):
+            started = start()
+            if started is None:
+                if flow.refill():
+                    continue
+                self._unlist(flow)
+                return
+            hand.started = started
+            lane, work = started
+            try:
+                outcome = await carry(work, state)
+                if is_light and outcome == "handled" and work[5] is None and not state.filling.outbox:
+                    done.append(work[0].offset)
+                else:
+                    flow.ended(work, outcome)
+            except Rest as rest:
+                flow.rest(lane, work, rest, is_held=hand.is_held)
+                if hand.is_held:
+                    self._let_go(hand, flow)
+            finally:
+                if hand.is_held:
+                    flow.finish(lane)
+                    self._let_go(hand, flow)
+            if hand.is_relieved:
+                return
+            carry = untimed
 
     def _hold(self, hand: Hand) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
         unit = current_unit()
         if unit is not None:
             unit.suspend()
+        if hand.flow is not None:
+            hand.flow.finish_done()
         if hand.flow is not None and hand.started is not None and not hand.is_held:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()

@@ -183,7 +183,10 @@ class EventTypes:
             name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
         if codec is not None:
-            return codec.decode(value)
+            try:
+                return codec.parse(value)
+            except Exception:  # noqa: BLE001  # whatever it is: this finds it again, and says it in our words
+                return codec.decode(value)
         if name is None:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None

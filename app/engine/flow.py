@@ -68,6 +68,7 @@ class Flow:
         self.state = state
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
+        self.done: list[int] = []  # offsets that the crew will finish before anybody else has a turn
         self.is_closing = False
         self._limits = limits
         self._ties, self._on_room = ties, on_room
@@ -85,7 +86,7 @@ class Flow:
         self.settling = Settling(
             tp, pipeline, state, settler, self.in_flight, linger, ties, self._check_room, self._check_quiet
         )
-        self._has_state = settler is not None
+        self.has_state = settler is not None  # whether the subscription remembers anything
         self.halted = ""  # why nothing more is started, in words
         self.paused = ""  # by whom, and why
 
@@ -108,11 +109,6 @@ class Flow:
         settled = self.begin if self.settled_offset is None else self.settled_offset
         is_idle = not (self.offsets.in_flight or self._fetches or self.settling.task)
         return max(log_end - (max(settled, self.position) if is_idle else settled), 0)
-
-    @property
-    def has_state(self) -> bool:
-        """Whether the subscription remembers anything."""
-        return self._has_state
 
     def renewed(self, begin: int) -> "Flow":
         """A new flow for the same partition of a subscription that remembers nothing."""
@@ -142,6 +138,7 @@ class Flow:
 
         Raises CorruptRecordException as `fetch.Chunks` does.
         """
+        self.finish_done()  # which may make room
         try:
             return not self.is_closing and self._refill()
         except UnreadableError as error:
@@ -198,12 +195,19 @@ class Flow:
 
     # At work.
 
+    def finish_done(self) -> None:
+        """Finish what the crew has `done`: of all that leaves nothing to settle, which it does not tell one by one."""
+        if self.done:
+            self.pipeline.note("handled", len(self.done))
+            self.offsets.finished_all(self.done)
+            self.done.clear()
+
     def ended(self, work: Work, outcome: Outcome) -> None:
         """A record was carried; its offset is finished when its group is settled."""
         group, past = self.state.filling, work[5]
         if past is not None and past.finished is not None:
             group.returned.append((past.finished, past.place, outcome))
-        elif not self._has_state and not group.outbox:
+        elif not self.has_state and not group.outbox:
             self.pipeline.note(outcome)
             self.offsets.finished(work[0].offset)
             return

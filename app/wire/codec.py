@@ -39,7 +39,8 @@ class Codec(Generic[R]):
     def __init__(self, record_type: type[R]) -> None:
         self.record_type = record_type
         self.namespace = str(record_type._options.namespace)
-        self._decoder = msgspec.json.Decoder(_shape(record_type))
+        # What `decode` does where nothing is wrong; else it raises whatever msgspec does.
+        self.parse: Callable[[bytes | None], R] = msgspec.json.Decoder(_shape(record_type)).decode  # type: ignore[assignment]
         self._unmake = _unmaker(record_type)
 
     def decode(self, value: bytes | None) -> R:
@@ -47,7 +48,7 @@ class Codec(Generic[R]):
         if value is None:
             raise DecodeError("$", "no value (a tombstone)")
         try:
-            record: R = self._decoder.decode(value)
+            record = self.parse(value)
         except msgspec.ValidationError as error:
             raise fault_in(error) from None
         except UnicodeDecodeError:

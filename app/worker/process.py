@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import logging
 import os
 import sys
 import threading
@@ -66,6 +67,10 @@ class Worker(faust.Worker):
         if isinstance(end, CancelledError):
             return 1
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
+
+    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002  # Faust's
+        """No spinner: to turn it, Faust has every debug line of every library made as soon as the level is `warn`."""
+        self.spinner = None
 
     @property
     def _reason(self) -> BaseException | None:

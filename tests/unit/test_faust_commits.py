@@ -1,9 +1,10 @@
-"""Three holes of stock Faust's consumer that a broker shows only by chance, on its own class and on ours.
+"""Holes of stock Faust's consumer that a broker shows only by chance, on its own class and on ours.
 
 Both consumers get the same stand-in for their thread, which is all that they see of Kafka.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from app.state.partition import Partition
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Held
 from app.worker.intake import Intake
+from app.worker.process import Worker
 from app.worker.seeking import Seeking
 from app.worker.transport import Transport
 from tests.stand_ins.house import Carrier
@@ -228,3 +230,13 @@ async def test_a_stop_in_the_middle_of_a_rebalance_is_no_crash(make: type[Stock]
     system.app._stopped.set()
     fetching.cancel()
     await fetching
+
+
+@pytest.mark.parametrize(("worker", "level"), [(Worker, logging.WARNING), (faust.Worker, logging.DEBUG)])
+async def test_what_is_not_logged_is_not_made(worker: type[faust.Worker], level: int) -> None:
+    """At the level `warn` stock Faust has every debug line of every library made, to turn a spinner."""
+    root = logging.Logger("root", logging.WARNING)  # noqa: LOG001  # not the one of the tests
+    root.addHandler(logging.NullHandler())
+    made = worker(faust.App("stock", broker="kafka://nowhere"), loglevel="warn")
+    made.on_setup_root_logger(root, logging.WARNING)
+    assert root.level == level

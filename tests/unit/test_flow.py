@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.engine.inflight import InFlight
 from app.engine.rest import Past, Rest, after
 from app.errors import UnreadableError
 from app.state.partition import Partition
@@ -283,3 +284,44 @@ async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[...,
     house.fetch(second, [record(2, "f")])
     await house.until(lambda: second.settled_offset == 3)
     assert first.settled_offset == 2
+
+
+async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..., House]) -> None:
+    """Who has a turn while a handler waits, or after a bug, finds all finished that was done before."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate)
+    [flow] = house.flows
+    seen: list[tuple[int | None, int, int]] = []
+
+    async def look() -> None:
+        while not gate.began or gate.began[-1] != "slow2":  # noqa: ASYNC110  # the very next turn of the loop
+            await asyncio.sleep(0)
+        seen.append((flow.settled_offset, flow.offsets.in_flight, house.carrier.counts["handled"]))
+
+    looking = asyncio.create_task(look())
+    house.feed(flow, "a b slow c")
+    await looking
+    assert seen == [(2, 2, 2)]
+    await house.until(lambda: house.carrier.counts["handled"] == 3)
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.settled_offset == 4)
+
+    async def broken(work: Any) -> None:
+        if work.record.key == b"bug":
+            raise AssertionError("ours")
+
+    house.carrier.handler = broken
+    house.feed(flow, "a b bug c")
+    await house.until(lambda: bool(house.faults))
+    assert flow.settled_offset == 6
+
+
+async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., House]) -> None:
+    """What was done in a turn makes room in the same turn."""
+    house = make(Gate())
+    [flow] = house.flows
+    flow.in_flight = InFlight(Processed(0), records=5, bytes=10_000)
+    flow.offsets = flow.in_flight.offsets
+    house.feed(flow, " ".join(f"k{n}" for n in range(40)))
+    await house.until(lambda: flow.settled_offset == 40)
