@@ -165,7 +165,7 @@ class Crew:
                 await self._turn(hand, flow)
             finally:
                 hand.started = None
-                flow.finish_done()
+                flow.turn_ended()
             if hand.is_relieved:
                 return
             if time.monotonic() - hand.rested_at > SLICE_S:
@@ -175,7 +175,7 @@ class Crew:
 
     async def _turn(self, hand: Hand, flow: Flow) -> None:
         """Carry some records of *flow*."""
-        start, state, done, is_light = flow.lanes.start, flow.state, flow.done, not flow.has_state
+        start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
         carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
         for _ in range(TURN_RECORDS):
             started = start()
@@ -188,7 +188,10 @@ class Crew:
             lane, work = started
             try:
                 outcome = await carry(work, state)
-                if is_light and outcome == "handled" and work[5] is None and not state.filling.outbox:
+                # What `Flow.ended` does, without a call for nearly every event.
+                if work[5] is None and (has_state or state.filling.outbox):
+                    state.filling.ended.append((work[0].offset, outcome))
+                elif work[5] is None and outcome == "handled":
                     done.append(work[0].offset)
                 else:
                     flow.ended(work, outcome)
@@ -210,7 +213,7 @@ class Crew:
         if unit is not None:
             unit.suspend()
         if hand.flow is not None:
-            hand.flow.finish_done()
+            hand.flow.turn_ended()
         if hand.flow is not None and hand.started is not None and not hand.is_held:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()

@@ -68,7 +68,7 @@ class Flow:
         self.state = state
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
-        self.done: list[int] = []  # offsets that the crew will finish before anybody else has a turn
+        self.done: list[int] = []  # offsets of what was handled, finished before anybody but the crew has a turn
         self.is_closing = False
         self._limits = limits
         self._ties, self._on_room = ties, on_room
@@ -138,7 +138,7 @@ class Flow:
 
         Raises CorruptRecordException as `fetch.Chunks` does.
         """
-        self.finish_done()  # which may make room
+        self.turn_ended()  # which may make room
         try:
             return not self.is_closing and self._refill()
         except UnreadableError as error:
@@ -195,24 +195,23 @@ class Flow:
 
     # At work.
 
-    def finish_done(self) -> None:
-        """Finish what the crew has `done`: of all that leaves nothing to settle, which it does not tell one by one."""
+    def ended(self, work: Work, outcome: Outcome) -> None:
+        """A record was carried. It leaves with the group that has its effects, or is `done`; then `turn_ended`."""
+        group, past = self.state.filling, work[5]
+        if past is not None and past.finished is not None:
+            group.returned.append((past.finished, past.place, outcome))
+        elif self.has_state or group.outbox:
+            group.ended.append((work[0].offset, outcome))
+        else:
+            self.pipeline.note(outcome)
+            self.offsets.finished(work[0].offset)
+
+    def turn_ended(self) -> None:
+        """The crew has carried some records: what left nothing to settle is finished, the rest is settled."""
         if self.done:
             self.pipeline.note("handled", len(self.done))
             self.offsets.finished_all(self.done)
             self.done.clear()
-
-    def ended(self, work: Work, outcome: Outcome) -> None:
-        """A record was carried; its offset is finished when its group is settled."""
-        group, past = self.state.filling, work[5]
-        if past is not None and past.finished is not None:
-            group.returned.append((past.finished, past.place, outcome))
-        elif not self.has_state and not group.outbox:
-            self.pipeline.note(outcome)
-            self.offsets.finished(work[0].offset)
-            return
-        else:
-            group.ended.append((work[0].offset, outcome))
         self.settling.start()
 
     async def carry_timed(self, work: Work, state: Partition) -> Outcome:

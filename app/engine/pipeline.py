@@ -31,7 +31,7 @@ from app.state.dedupe import Dedupe, key_back
 from app.state.partition import Finished, Partition
 from app.state.troubles import Tried
 from app.state.unit import Unit, Unwound, enter
-from app.storage.changelog import MARK_BYTES, Mark, store_mark
+from app.storage.changelog import MARK_BYTES, store_mark
 from app.storage.store import StoreError
 from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
@@ -182,11 +182,11 @@ class Pipeline:
         if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
             return False
         key = key or dedupe.key(event)
-        earlier = dedupe.earlier(unit, type(event), key, applied, stored, stream_ms)
-        if earlier is not None:
+        raw = unit.earlier(key, applied, stored)  # None, nearly always
+        if raw is not None and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None:
             self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
             return True
-        unit.mark = key, store_mark(Mark(stream_ms, record.offset))
+        unit.mark = key, store_mark((stream_ms, record.offset))
         return False
 
     def _unknown(self, record: Record, past: Past | None, unit: Unit) -> Outcome:

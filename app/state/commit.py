@@ -191,7 +191,7 @@ class Settler:
                             "it is rebuilt at the next start"
                         )
                 is_first = False
-                self.store.write(new_batch(), position, self._epoch)
+                await self.store.write_aside(new_batch(), position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S

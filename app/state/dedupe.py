@@ -14,11 +14,11 @@ from faust import Record as Event
 
 from app.deadletter.returned import Returned
 from app.state.partition import Partition
-from app.state.unit import Unit
 from app.storage.changelog import MARK, Mark, stored_mark
 from app.wire.envelope import Record, event_id_of, place_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
+_digest = blake2b(digest_size=DIGEST_BYTES)
 PERIODS = 8  # parts of a window; marks are forgotten a part at a time
 DEFAULT_WINDOW = timedelta(days=7)
 Identity = Callable[[Event], object]
@@ -67,17 +67,8 @@ class Dedupe:
         assert self.identity is not None
         return mark_key(str(self.identity(event)))
 
-    def earlier(  # noqa: PLR0913, PLR0917  # what is known of an event
-        self, unit: Unit, event_type: type[Event], key: bytes, applied: int, stored: bytes | None, stream_ms: int
-    ) -> Mark | None:  # fmt: skip
-        """The mark of the event that *unit* would handle again, None when it is new or forgotten.
-
-        *stored* is what the store had under *key* when *applied* groups had reached it, -1: nobody looked. Raises
-        Unwound when the same event is in hand elsewhere, StoreError when the disk does not let us look now.
-        """
-        raw = unit.earlier(key, applied, stored)
-        if raw is None:
-            return None
+    def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> Mark | None:
+        """The mark of an event that was seen before, as the store keeps it; None when it is forgotten by now."""
         mark = stored_mark(raw)
         return mark if is_within(mark, stream_ms, self.window_of(event_type)) else None
 
@@ -100,4 +91,6 @@ def key_back(back: Returned, dedupe: Dedupe | None) -> bytes:
 
 def mark_key(event_id: str) -> bytes:
     """What the mark of an event is kept under in the store."""
-    return MARK + blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()
+    digest = _digest.copy()  # to make a new one takes longer than all else here
+    digest.update(event_id.encode())
+    return MARK + digest.digest()

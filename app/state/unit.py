@@ -8,6 +8,7 @@ no update is lost, nothing half done is read, and since nobody waits while ownin
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from app.errors import PermanentError
@@ -224,8 +225,5 @@ class Unit:
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
 enter = _current.set  # make a unit the one of the event in hand in this task, until the next one is entered
-
-
-def current_unit() -> Unit | None:
-    """The unit of the event in hand, None outside a handler."""
-    return _current.get()
+# The unit of the event in hand, None outside a handler.
+current_unit: Callable[[], Unit | None] = _current.get

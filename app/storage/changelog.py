@@ -155,8 +155,8 @@ def newest_ms(marks: Mapping[bytes, bytes]) -> int:
     return stored_mark(max(marks.values())).seen_ms  # their bytes sort by time
 
 
-def store_mark(mark: Mark) -> bytes:
-    """A mark as the store keeps it under MARK and the digest."""
+def store_mark(mark: tuple[int, int]) -> bytes:
+    """A `Mark`, or what it is made of, as the store keeps it under MARK and the digest."""
     return _seen.pack(*mark)
 
 

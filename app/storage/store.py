@@ -4,9 +4,11 @@ A store that is damaged is put aside and made again from the changelog. All stor
 and one limit for what is not yet written out, so that memory does not grow with the number of partitions.
 """
 
+import asyncio
 import fcntl
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,6 +71,7 @@ class Store:
         self.epoch = 0
         self._memory = memory
         self._db: Any = None  # Any: rocksdict is untyped
+        self._writing = threading.Lock()  # `close` waits for a write that is on its way
 
     def open(self, *, is_new: bool = False) -> None:
         """Open or create it; *is_new*: it was put aside just now, so whatever is wrong is not its bytes.
@@ -91,10 +94,11 @@ class Store:
 
     def close(self) -> None:
         """Close it; whatever is read or written from now on raises. After a write that failed RocksDB complains."""
-        if self._db is not None:
+        with self._writing:
             db, self._db = self._db, None
             try:
-                db.close()
+                if db is not None:
+                    db.close()
             except Exception as error:  # noqa: BLE001  # rocksdict raises nothing finer
                 log.warning("a store was closed after a write that failed", error=str(error))
 
@@ -156,11 +160,19 @@ class Store:
         batch.put(POSITION, b"%d" % position)
         batch.put(EPOCH, b"%d" % epoch)
         batch.put(WRITTEN, b"%d" % time.time())
-        try:
-            self._db.write(batch)
-        except Exception as error:
-            raise StoreError(f"the state in {self.path} cannot be written: {error}") from error
-        self.position, self.epoch = position, epoch
+        with self._writing:
+            try:
+                self._db.write(batch)
+            except Exception as error:
+                raise StoreError(f"the state in {self.path} cannot be written: {error}") from error
+            self.position, self.epoch = position, epoch
+
+    async def write_aside(self, batch: Any, position: int, epoch: int) -> None:
+        """The same in a thread: the event loop goes on, and reads, however long the disk takes.
+
+        One at a time. When this is cancelled the batch is written all the same.
+        """
+        await asyncio.to_thread(self.write, batch, position, epoch)
 
     def reopen(self) -> None:
         """Open it anew after a write that failed: RocksDB takes no further one otherwise.

@@ -69,7 +69,10 @@ _decoder = msgspec.json.Decoder(Envelope)
 
 def is_structured(record: Carrier) -> bool:
     """Whether the value is an envelope, or a batch of them, by the `content-type` header. Its case does not matter."""
-    return any(name == "content-type" and _starts(value) for name, value in record.headers)
+    for name, value in record.headers:  # noqa: SIM110  # `any` takes twice as long
+        if name == "content-type" and _starts(value):
+            return True
+    return False
 
 
 def envelope_in(record: Carrier) -> Envelope:

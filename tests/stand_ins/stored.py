@@ -1,11 +1,12 @@
 """Stand-ins for what a partition stands on: a store in memory, records without a broker."""
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from app.state.partition import Partition
-from app.storage.store import EPOCH, POSITION
+from app.storage.store import EPOCH, POSITION, StoreError
 from app.wire.envelope import Headers
 
 
@@ -92,6 +93,14 @@ class MemoryStore(Memory):
                 self.rows[key] = value
         self.rows |= {POSITION: b"%d" % position, EPOCH: b"%d" % epoch}
         self.position, self.epoch = position, epoch
+
+    async def write_aside(self, batch: Batch, position: int, epoch: int) -> None:
+        """The same while others go on, who may close it before, and read what it wrote before the writer knows."""
+        await asyncio.sleep(0)
+        if not self.is_open:
+            raise StoreError("closed")
+        self.write(batch, position, epoch)
+        await asyncio.sleep(0)
 
     def wipe(self) -> None:
         """Begin with nothing."""

@@ -169,6 +169,7 @@ class Ours(Stock):
         self.flow.offsets.received([0])
         record: Any = SimpleNamespace(offset=0)
         self.flow.ended((record, b"", None, -1, 0, None), "handled")
+        self.flow.turn_ended()
 
     async def fetch(self) -> None:
         """Fetch once, as the fetcher does."""

@@ -98,19 +98,21 @@ def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognise
     dedupe = Dedupe(100, {StockReserved: 300})
     partition = partition_of({KEY: store_mark(Mark(1000, 7))})
     unit = Unit(partition, record())
-    mark = dedupe.earlier(unit, event_type, KEY, NOBODY_LOOKED, None, stream_ms)
+    raw = unit.earlier(KEY, NOBODY_LOOKED, None)
+    assert raw is not None
+    mark = dedupe.remembered(raw, event_type, stream_ms)
     assert mark == (Mark(1000, 7) if is_recognised else None)
     assert (dedupe.longest_ms, dedupe.period_ms) == (300, 37)
 
 
 def test_an_event_that_is_in_hand_is_waited_for() -> None:
     """Its mark belongs to it, so two copies on different keys do not both count."""
-    dedupe, partition = Dedupe(100), partition_of()
+    partition = partition_of()
     first, second = Unit(partition, record(0)), Unit(partition, record(1))
-    assert dedupe.earlier(first, OrderCreated, KEY, 0, None, 0) is None
+    assert first.earlier(KEY, 0, None) is None
     first.suspend()
     with pytest.raises(Unwound):
-        dedupe.earlier(second, OrderCreated, KEY, 0, None, 0)
+        second.earlier(KEY, 0, None)
     assert second.in_the_way is first
 
 
