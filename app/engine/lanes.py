@@ -50,7 +50,7 @@ class Lanes(Generic[T]):
                 yield self._start_free()
             else:
                 for started in batch:
-                    if started[0] in busy:
+                    if busy and started[0] in busy:  # mostly nothing is, and a hash takes longer than to see that
                         busy[started[0]].append(started[1])
                         continue
                     self.waiting -= 1
