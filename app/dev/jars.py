@@ -8,10 +8,12 @@ once the second waits, and finds what the first has brought.
 import fcntl
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import click
 import platformdirs
 from rich.progress import track
 
@@ -19,6 +21,8 @@ from app.errors import ConfigError, UnavailableError
 
 KAFKA = "4.1.0"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}+org.slf4j:slf4j-simple:1.7.36"  # the second writes Kafka's log
+WAIT_S = 600.0  # for the download of another process
+LOOK_S = 0.2
 CURE = "set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
 
 
@@ -56,13 +60,32 @@ def gathered(name: str, endpoint: str) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_name(f"{folder.name}.lock").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the file
+            _wait_for(turn)  # ends with the file
             if not folder.is_dir():
                 partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
                 _gather(folder, partial, lambda: jgo.resolve(endpoint))
     except OSError as error:
         raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
     return folder
+
+
+def _wait_for(turn: IO[str]) -> None:
+    """Lock a file, and say so when another process has it. Raises UnavailableError when it keeps it for too long."""
+    deadline, is_said = time.monotonic() + WAIT_S, False
+    while True:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not is_said:
+                click.echo(f"another process downloads Apache Kafka {KAFKA}: waiting for it", err=True)
+                is_said = True
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"another process has been downloading Apache Kafka {KAFKA} for {WAIT_S:g} s: end it, or {CURE}"
+                ) from None
+            time.sleep(LOOK_S)
+        else:
+            return
 
 
 def _gather(folder: Path, partial: Path, resolve: Callable[[], Sequence[Any]]) -> None:  # Any: jgo is untyped

@@ -1,6 +1,7 @@
 """The embedded Kafka: it really carries records, it ends with whoever started it, and it says clearly what is wrong."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -142,6 +143,20 @@ def test_without_a_network_the_first_download_is_one_line(monkeypatch: pytest.Mo
     with pytest.raises(UnavailableError, match="cannot be downloaded: network is unreachable; connect once"):
         jars.jars()
     assert not [left for left in (tmp_path / "famulus").iterdir() if left.is_dir()]
+
+
+def test_the_download_of_another_process_is_waited_for_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said once that it is waited for, and what to do when it does not end."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jars, "WAIT_S", 0.5)
+    (tmp_path / "famulus").mkdir()
+    with (tmp_path / "famulus" / f"kafka-{jars.KAFKA}.lock").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(UnavailableError, match=r"another process has been downloading .* for 0\.5 s: end it, or set"):
+            jars.jars()
+    assert capsys.readouterr().err.count("waiting for it") == 1
 
 
 @pytest.fixture
