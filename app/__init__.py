@@ -24,6 +24,7 @@ from app.commands.state import command as _state  # noqa: F401
 from app.console.acting import add_acting
 from app.console.concurrency import add_concurrency
 from app.console.drain import add_drain
+from app.console.health import add_health
 from app.console.hotkeys import add_hot_keys
 from app.console.hotpage import add_hot_page
 from app.console.lag import add_lag
@@ -66,6 +67,7 @@ __all__ = [
 
 handles = app.handles
 add_views(app)
+add_health(app)
 add_login(app)
 add_console(app)
 add_stream(app)

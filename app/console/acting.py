@@ -14,9 +14,9 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.about import HTML, About, texts
+from app.console.base import asker, status_of
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs, see_other
 from app.console.paused import meant, set_pause
-from app.console.views import asker, status_of
 from app.deadletter.letter import Done, Origin
 from app.deadletter.masking import cut
 from app.deadletter.selection import PAST, Criteria, Entry, Plan, Register

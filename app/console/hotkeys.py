@@ -8,7 +8,7 @@ import time
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.views import Page
+from app.console.base import Page
 from app.observe.hotkeys import HotPartition, hot_keys
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.views import Page
+from app.console.base import Page
 from app.errors import OperatingError
 from app.group.lag import GroupLag, GroupWatch
 

@@ -15,8 +15,8 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.about import HTML, About, texts
+from app.console.base import status_of
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs
-from app.console.views import status_of
 from app.deadletter.letter import Audit, Letter, Origin, letter_of
 from app.deadletter.selection import Criteria, Entry, Register, text_of
 from app.engine.subscription import Subscription

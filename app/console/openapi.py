@@ -15,7 +15,7 @@ from faust.web import Request, Response, View
 
 from app.bootstrap import Famulus
 from app.console.about import JSON, OBJECT, About, Schema
-from app.console.views import Page
+from app.console.base import Page
 from app.door.guard import BODY_BYTES, need_of
 from app.door.tokens import Access
 

@@ -15,11 +15,11 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.about import JSON, About
+from app.console.base import Page
 from app.console.gathering import as_json, sample_of
 from app.console.page import LivePage
 from app.console.pages import Overview, Subscriptions
 from app.console.rendering import fragment
-from app.console.views import Page
 from app.door.guard import HEADERS, REQUEST_S, may_act
 from app.observe.history import EVERY_S
 
