@@ -39,7 +39,7 @@ def _names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
 @click.option("--rounds", type=click.IntRange(1), default=3)
 @click.option("--events", type=click.IntRange(1_000), default=300_000, help="Of W0; others take parts or multiples.")
 @click.option("--partitions", type=click.IntRange(1), default=4)
-@click.option("--marks", type=click.IntRange(1), default=20, help="Millions of ids of the workload marks.")
+@click.option("--marks", type=click.IntRange(1, 1_000), default=20, help="Millions of ids of the workload marks.")
 def main(workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int) -> None:  # noqa: PLR0913, PLR0917  # each is an option
     """Measure, show the ratios, and put the figures into bench/results.json workload by workload."""
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it tells of every retry while a topic is new

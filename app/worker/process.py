@@ -1,5 +1,6 @@
 """The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
 
+import ctypes
 import errno
 import gc
 import logging
@@ -7,6 +8,7 @@ import os
 import sys
 import threading
 from asyncio import CancelledError
+from contextlib import suppress
 from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
@@ -19,6 +21,7 @@ from app.observe.health import check_port
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
 COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn
+M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
 CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
 
 
@@ -43,6 +46,7 @@ class Worker(faust.Worker):
 
     def execute_from_commandline(self) -> NoReturn:
         """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
+        few_arenas()
         try:
             if self.app.conf.web_enabled:
                 self._host.door.check(self.app.conf.web_bind)
@@ -101,6 +105,17 @@ class Worker(faust.Worker):
             click.echo(text, file=sys.__stderr__)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
+
+
+def few_arenas() -> None:
+    """Have all threads share two of glibc's arenas, unless `MALLOC_ARENA_MAX` says otherwise.
+
+    Each thread of RocksDB's would get one of its own, up to eight for each core, and none gives back what lies between
+    two blocks that are in use: 50 MB of 340 after three million ids. Other C libraries have no such thing.
+    """
+    with suppress(OSError, AttributeError):
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def settle_in() -> None:
