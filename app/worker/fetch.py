@@ -48,6 +48,8 @@ class Packed:
     """
 
     def __init__(self, fetched: PartitionRecords) -> None:
+        # It holds what holds it: the garbage collector alone would let go of the bytes, and it comes rarely.
+        fetched._records_iterator = None
         self._fetched = fetched
         self.place: TopicPartition = fetched._tp
         self.fault: UnreadableError | None = None  # why nothing follows what was unpacked
@@ -141,6 +143,7 @@ _new = tuple.__new__  # half the time of the class's own, which is Python
 
 def _take(result: FetchResult) -> Packed | None:
     """What `FetchResult.getall` does without unpacking anything: the position moves behind the last batch."""
+    del result.getall  # which holds it, too
     if not result.check_assignment(result._topic_partition) or not result.has_more():
         return None
     packed = Packed(result._partition_records)
