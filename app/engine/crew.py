@@ -23,7 +23,7 @@ from app.observe.hotkeys import digest_of
 from app.state.unit import Unit, current_unit
 from app.wire.envelope import Record
 
-TURN_RECORDS = 100  # of one partition before the next one has its turn
+TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
 STOP_AGAIN_S = 1.0  # between two times that a task is told to end
 WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
