@@ -1,4 +1,4 @@
-"""What every page of the web server has in common: it answers JSON, and says in one line what is wrong."""
+"""What every view that answers JSON shares; what the console's pages share is in `console.page`."""
 
 from typing import Any, ClassVar, TypeVar, cast
 

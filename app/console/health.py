@@ -23,8 +23,8 @@ class Health(Page):
 
     about = About((JSON,), HEALTH)
 
-    def health(self, status: str, more: dict[str, object], request: Request, *, is_good: bool) -> Response:
-        """The answer to a health check, which is open: *more* is for those who may read."""
+    def verdict(self, status: str, more: dict[str, object], request: Request, *, is_good: bool) -> Response:
+        """The answer, which is open to all: *more* is for those who may read."""
         answer = {"status": status, **(more if may_read(request) else {})}
         return self.answer(answer, 200 if is_good else 503)
 
@@ -43,7 +43,7 @@ class Ready(Health):
             "why": why_not_ready(self.host), "waiting": self.host.waiting, "paused": self.host.paused,
             **_restoring(self.host),
         }  # fmt: skip
-        return self.health("ready" if is_ready else "not ready", more, request, is_good=is_ready)
+        return self.verdict("ready" if is_ready else "not ready", more, request, is_good=is_ready)
 
 
 class Started(Health):
@@ -53,7 +53,7 @@ class Started(Health):
         """Look whether that has happened."""
         has_started = self.host.has_started
         more = {"why": "" if has_started else why_not_ready(self.host), **_restoring(self.host)}
-        return self.health("started" if has_started else "starting", more, request, is_good=has_started)
+        return self.verdict("started" if has_started else "starting", more, request, is_good=has_started)
 
 
 class Live(Health):
@@ -62,7 +62,7 @@ class Live(Health):
     async def get(self, request: Request) -> Response:
         """Look at what is in hand."""
         overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
-        return self.health("stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue)
+        return self.verdict("stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue)
 
 
 def add_health(app: Famulus) -> None:

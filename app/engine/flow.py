@@ -196,7 +196,7 @@ class Flow:
     # At work.
 
     def ended(self, work: Work, outcome: Outcome) -> None:
-        """A record was carried. It leaves with the group that has its effects, or is `done`; then `turn_ended`."""
+        """A record was carried: it is finished with the group that has its effects, at once when it left none."""
         group, past = self.state.filling, work[5]
         if past is not None and past.finished is not None:
             group.returned.append((past.finished, past.place, outcome))

@@ -18,10 +18,10 @@ from app.storage.changelog import MARK, Mark, stored_mark
 from app.wire.envelope import Record, event_id_of, place_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
-_digest = blake2b(digest_size=DIGEST_BYTES)
 PERIODS = 8  # parts of a window; marks are forgotten a part at a time
 DEFAULT_WINDOW = timedelta(days=7)
 Identity = Callable[[Event], object]
+_digest = blake2b(digest_size=DIGEST_BYTES)
 
 
 def is_within(mark: Mark, stream_ms: int, window_ms: int) -> bool:

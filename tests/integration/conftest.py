@@ -80,6 +80,12 @@ def settings_of(kafka: KafkaConfig, data: Path) -> dict[str, str]:
     }
 
 
+def worker_of(kafka: KafkaConfig, data: Path, *, cwd: Path, app: str = "app", **settings: str) -> WorkerProcess:
+    """A worker that is not started yet, with its state in *data* and its log beside it."""
+    log = data.with_name(f"{data.name}.log")
+    return WorkerProcess({**settings_of(kafka, data), **settings}, log, web_port=free_port(), app=app, cwd=cwd)
+
+
 @pytest.fixture
 def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers of this test's group; what still runs at the end is ended, and its log is shown on failure."""
@@ -88,8 +94,7 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
     def start(
         name: str = "one", *, ready: int = 2 * PARTITIONS, cwd: Path = ROOT, app: str = "app", **settings: str
     ) -> WorkerProcess:
-        environment = {**settings_of(kafka, tmp_path / name), **settings}
-        worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), app=app, cwd=cwd)
+        worker = worker_of(kafka, tmp_path / name, cwd=cwd, app=app, **settings)
         worker.start()
         started.append(worker)
         if ready:
@@ -167,9 +172,7 @@ def house_on(checkout: Path, tmp_path: Path) -> Iterator[Callable[[Broker], Hous
             kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, consumer_config=config)
 
             def start(name: str, *, ready: int, cwd: Path, **settings: str) -> WorkerProcess:
-                environment = {**settings_of(kafka, tmp_path / name), **settings}
-                worker = WorkerProcess(environment, tmp_path / f"{name}.log", web_port=free_port(), cwd=cwd)
-                running.enter_context(worker)
+                worker = running.enter_context(worker_of(kafka, tmp_path / name, cwd=cwd, **settings))
                 worker.wait_ready(partitions=ready)
                 return worker
 
