@@ -227,6 +227,7 @@ class Flow:
     def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
         """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""
         self.lanes.rest(lane, is_held=is_held)
+        self.turn_ended()
         work = (*work[:5], rest.past)
         if self.is_closing:
             self._drop(work)
@@ -235,7 +236,6 @@ class Flow:
             self._resting[lane] = work, rest.until(lambda: self._resume(lane))
             if rest.halts:
                 self._halt(rest.halts)
-        self.settling.start()
 
     def _resume(self, lane: Hashable) -> None:
         work, _ = self._resting.pop(lane, (None, None))
@@ -279,6 +279,7 @@ class Flow:
         """The record that *lane* was held for has ended, one way or the other."""
         self.lanes.finish(lane)
         if self.is_closing:
+            self.turn_ended()  # else it would look as if nothing were owed
             self._check_quiet()
 
     def _check_room(self) -> None:

@@ -158,7 +158,14 @@ class Consumer(driver.Consumer):
             await self.callback(self._to_message(tp, record))
             self._read_offset[tp] = record.offset
 
-    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed commit is none.
+    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed commit is none, nor is
+    # one that began before what is to be committed had ended.
+
+    async def maybe_wait_for_commit_to_finish(self) -> bool:
+        """Wait for a commit that is under way, which never stands for the one that is asked for now."""
+        while await super().maybe_wait_for_commit_to_finish():
+            pass
+        return False
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
         before = {tp: self._committed_offset[tp] for tp in offsets}

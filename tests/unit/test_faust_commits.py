@@ -40,6 +40,8 @@ class Thread:
         self.position = 0
         self.commits: list[Mapping[TP, int]] = []
         self.commit_works = True
+        self.may_commit = asyncio.Event()
+        self.may_commit.set()
         self.may_fetch = asyncio.Event()
         self._consumer = SimpleNamespace(_coordinator=SimpleNamespace(_do_heartbeat=None))
 
@@ -50,6 +52,7 @@ class Thread:
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         """Note what is asked for."""
         self.commits.append(offsets)
+        await self.may_commit.wait()
         return self.commit_works
 
     async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:  # noqa: ASYNC109  # Faust's
@@ -112,9 +115,9 @@ class Stock:
         buffer.put("one that waits for it")
         self.finish()
 
-    def finish(self) -> None:
-        """Let the handler of the record at offset 0 end."""
-        self.consumer.ack(Message(PLACE.topic, 0, 0, 0.0, 0, None, None, b"", None, tp=PLACE))
+    def finish(self, offset: int = 0) -> None:
+        """Let the handler of the record at *offset* end."""
+        self.consumer.ack(Message(PLACE.topic, 0, offset, 0.0, 0, None, None, b"", None, tp=PLACE))
 
     async def fetch(self) -> None:
         """Fetch once, as the fetcher does."""
@@ -164,10 +167,10 @@ class Ours(Stock):
         self.finish()
         await asyncio.sleep(0.2)
 
-    def finish(self) -> None:
-        """Let the handler of the record at offset 0 end."""
-        self.flow.offsets.received([0])
-        record: Any = SimpleNamespace(offset=0)
+    def finish(self, offset: int = 0) -> None:
+        """Let the handler of the record at *offset* end."""
+        self.flow.offsets.received([offset])
+        record: Any = SimpleNamespace(offset=offset)
         self.flow.ended((record, b"", None, -1, 0, None), "handled")
         self.flow.turn_ended()
 
@@ -186,6 +189,24 @@ async def test_a_commit_that_failed_is_made_again(make: type[Stock], commits: in
     system.thread.commit_works = True
     await system.consumer.commit()
     assert system.thread.commits == [{PLACE: 1}] * commits
+
+
+@pytest.mark.parametrize(("make", "commits"), [(Ours, [{PLACE: 1}, {PLACE: 2}]), (Stock, [{PLACE: 1}])])
+async def test_what_ends_during_a_commit_is_committed_by_the_next(
+    make: type[Stock], commits: list[Mapping[TP, int]]
+) -> None:
+    """Stock Faust lets the one that is under way stand for the last one of a stop: the event is handled again."""
+    system = make()
+    system.finish()
+    system.thread.may_commit.clear()
+    under_way = asyncio.create_task(system.consumer.commit())
+    await asyncio.sleep(0.01)
+    system.finish(1)
+    last = asyncio.create_task(system.consumer.commit())
+    await asyncio.sleep(0.01)
+    system.thread.may_commit.set()
+    await asyncio.gather(under_way, last)
+    assert system.thread.commits == commits
 
 
 @pytest.mark.parametrize(("make", "commits"), [(Ours, []), (Stock, [{PLACE: 1}])])

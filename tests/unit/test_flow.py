@@ -108,6 +108,28 @@ async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(make: Call
 
 
 @pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("event", ["slow", "!slow"])
+async def test_a_closed_flow_has_settled_what_was_in_hand(
+    make: Callable[..., House], event: str, *, remembers: bool
+) -> None:
+    """Its offset is committed next: a close that came back before would leave the event to be handled again."""
+    gate = Gate()
+    gate.close(event)
+    house = make(gate, remembers=remembers)
+    [flow] = house.flows
+    house.feed(flow, event)
+    await house.until(lambda: len(gate.began) == 1)
+    closing = asyncio.create_task(flow.close(5))
+    house.may_settle.clear()
+    gate.doors[event].set()
+    await turns()
+    assert closing.done() is not (remembers or event.startswith("!"))
+    house.may_settle.set()
+    assert await closing
+    assert flow.settled_offset == 1
+
+
+@pytest.mark.parametrize("remembers", [True, False])
 async def test_an_abandoned_flow_settles_nothing(make: Callable[..., House], *, remembers: bool) -> None:
     """When the drain limit is over, late results change nothing."""
     gate = Gate()
