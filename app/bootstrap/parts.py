@@ -38,7 +38,7 @@ def types_of(subscription: Subscription, dispatcher: Dispatcher) -> list[type[Ev
 
 def handlers_of(subscription: Subscription, dispatcher: Dispatcher) -> list[Handler]:
     """Every handler of events of one topic."""
-    return [h for t in types_of(subscription, dispatcher) for h in dispatcher.handlers_of(t)]
+    return [h for t in types_of(subscription, dispatcher) for h in dispatcher.by_type.get(t, ())]
 
 
 def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:

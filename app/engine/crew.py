@@ -10,7 +10,7 @@ import asyncio
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,14 +31,14 @@ WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts t
 
 @dataclass(slots=True)
 class Hand:
-    """What one task of the crew does. *started*: a lane and its record, held since *since* if it did not end at once.
+    """What one task of the crew does. *started*: an event, held since *since* if it did not end at once.
 
     Times are seconds by the monotonic clock.
     """
 
     context: Context
     flow: Flow | None = None
-    started: tuple[Hashable, Work] | None = None
+    started: Work | None = None
     is_held: bool = False
     is_relieved: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
@@ -50,7 +50,7 @@ class Hand:
     @property
     def record(self) -> Record | None:
         """The record that is held."""
-        return self.started[1][0] if self.started is not None and self.is_held else None
+        return self.started[1] if self.started is not None and self.is_held else None
 
     @property
     def unit(self) -> Unit | None:
@@ -178,30 +178,29 @@ class Crew:
         start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
         carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
         for _ in range(TURN_RECORDS):
-            started = start()
-            if started is None:
+            work = start()
+            if work is None:
                 if flow.refill():
                     continue
                 self._unlist(flow)
                 return
-            hand.started = started
-            lane, work = started
+            hand.started = work
             try:
                 outcome = await carry(work, state)
                 # What `Flow.ended` does, without a call for nearly every event.
-                if work[5] is None and (has_state or state.filling.outbox):
-                    state.filling.ended.append((work[0].offset, outcome))
-                elif work[5] is None and outcome == "handled":
-                    done.append(work[0].offset)
+                if work[2] is None and (has_state or state.filling.outbox):
+                    state.filling.ended.append((work[1].offset, outcome))
+                elif work[2] is None and outcome == "handled":
+                    done.append(work[1].offset)
                 else:
                     flow.ended(work, outcome)
             except Rest as rest:
-                flow.rest(lane, work, rest, is_held=hand.is_held)
+                flow.rest(work, rest, is_held=hand.is_held)
                 if hand.is_held:
                     self._let_go(hand, flow)
             finally:
                 if hand.is_held:
-                    flow.finish(lane)
+                    flow.finish(work[0])
                     self._let_go(hand, flow)
             if hand.is_relieved:
                 return

@@ -28,6 +28,7 @@ Parameters = dict[str, type]
 BREAKER = Breaker()
 _SPEC = b'"specversion"'  # in every envelope of a CloudEvent in structured mode, whose headers may say the same again
 _END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
+_BRACE = b"}"[0]
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
 
@@ -90,25 +91,21 @@ class Dispatcher:
     def __init__(self, services: svcs.Registry, bus: EventBus) -> None:
         self._services = services
         self._bus = bus
-        self._handlers: dict[type[Event], list[Handler]] = {}
+        self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
 
     def add(self, handler: Handler) -> None:
         """Register a handler. Several handlers may take one type."""
-        self._handlers.setdefault(handler.event_type, []).append(handler)
-
-    def handlers_of(self, event_type: type[Event]) -> list[Handler]:
-        """The handlers of one type, in the order of their registration."""
-        return self._handlers.get(event_type, [])
+        self.by_type.setdefault(handler.event_type, []).append(handler)
 
     @property
     def event_types(self) -> list[type[Event]]:
         """Every type that has a handler."""
-        return list(self._handlers)
+        return list(self.by_type)
 
     @property
     def handlers(self) -> list[Handler]:
         """Every handler."""
-        return [handler for handlers in self._handlers.values() for handler in handlers]
+        return [handler for handlers in self.by_type.values() for handler in handlers]
 
     def check(self) -> None:
         """Raise ConfigError when a handler asks for a service that nobody registered."""
@@ -168,6 +165,19 @@ class EventTypes:
 
         What *is_redeemed* has the store's limit of size.
         """
+        value, codec = record.value, self._only
+        # Nearly always there is nothing but a value of the topic's only type; looking for more takes a while.
+        if (
+            codec is None or value is None or record.headers or not 1 < len(value) <= self._value_bytes
+            or value[-2] == _BRACE
+        ):  # fmt: skip
+            return self._decode(record, is_redeemed)
+        try:
+            return codec.parse(value)
+        except Exception:  # noqa: BLE001  # whatever it is: this finds it again, and says it in our words
+            return codec.decode(value)
+
+    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001  # of `decode`
         value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
             raise DecodeError("$", f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}")
@@ -183,10 +193,7 @@ class EventTypes:
             name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
         if codec is not None:
-            try:
-                return codec.parse(value)
-            except Exception:  # noqa: BLE001  # whatever it is: this finds it again, and says it in our words
-                return codec.decode(value)
+            return codec.decode(value)
         if name is None:
             raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
         return None

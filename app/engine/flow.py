@@ -163,8 +163,7 @@ class Flow:
         left, stream_ms = self.in_flight.received(records, now_ms)
         self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
-        works = self.pipeline.works_of(left, self.state, stream_ms)
-        self.lanes.add(zip(self.pipeline.lanes_of(left), works, strict=True), len(left))
+        self.lanes.add(self.pipeline.works_of(left, self.state, stream_ms), len(left))
 
     def _refill_back(self) -> bool:
         """What has come back and is due."""
@@ -180,7 +179,7 @@ class Flow:
                 works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
         self.pipeline.counts.received += len(works)
         self.settling.start()
-        self.lanes.add(zip(self.pipeline.lanes_of([work[0] for work in works]), works, strict=True), len(works))
+        self.lanes.add(works, len(works))
         return bool(works)
 
     @property
@@ -197,14 +196,14 @@ class Flow:
 
     def ended(self, work: Work, outcome: Outcome) -> None:
         """A record was carried: it is finished with the group that has its effects, at once when it left none."""
-        group, past = self.state.filling, work[5]
+        group, past = self.state.filling, work[2]
         if past is not None and past.finished is not None:
             group.returned.append((past.finished, past.place, outcome))
         elif self.has_state or group.outbox:
-            group.ended.append((work[0].offset, outcome))
+            group.ended.append((work[1].offset, outcome))
         else:
             self.pipeline.note(outcome)
-            self.offsets.finished(work[0].offset)
+            self.offsets.finished(work[1].offset)
 
     def turn_ended(self) -> None:
         """The crew has carried some records: what left nothing to settle is finished, the rest is settled."""
@@ -222,13 +221,14 @@ class Flow:
         finally:
             seconds = time.perf_counter() - since_s
             self.pipeline.counts.processing_s.note(seconds)
-            self.keys.timed(work[0].key, seconds, weight)
+            self.keys.timed(work[1].key, seconds, weight)
 
-    def rest(self, lane: Hashable, work: Work, rest: Rest, *, is_held: bool) -> None:
-        """The record that *lane* was started for, or is held for, is not done, and nobody is at work on it."""
+    def rest(self, work: Work, rest: Rest, *, is_held: bool) -> None:
+        """The record of *work*, started or held, is not done, and nobody is at work on it."""
+        lane = work[0]
         self.lanes.rest(lane, is_held=is_held)
         self.turn_ended()
-        work = (*work[:5], rest.past)
+        work = (*work[:2], rest.past, *work[3:])
         if self.is_closing:
             self._drop(work)
             self._check_quiet()
@@ -240,12 +240,12 @@ class Flow:
     def _resume(self, lane: Hashable) -> None:
         work, _ = self._resting.pop(lane, (None, None))
         if work is not None:
-            self.lanes.resume(lane, work)
+            self.lanes.resume(work)
             self._on_room(self)
 
     def _drop(self, work: Work) -> None:
         """An event that rests is left to whoever has the partition next."""
-        past = work[5]
+        past = work[2]
         if past is not None and past.unit is not None:
             past.unit.end()
 

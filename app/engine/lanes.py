@@ -6,13 +6,13 @@ held; until then it waits behind it, and the records of other lanes go past. Pur
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Lanes(Generic[T]):
-    """The lanes of one partition, at most *limit* of them held at once.
+    """The lanes of one partition, at most *limit* of them held at once. The first member of an item is its lane.
 
     Most records end as soon as they start, so only those that do not are held: `start`, and before any other call
     either nothing, which means that the record has ended, or `hold`, and `finish` when it has ended later.
@@ -25,13 +25,13 @@ class Lanes(Generic[T]):
         self._limit = self._limit_at_work = limit
         self._busy: dict[Hashable, deque[T]] = {}  # held or free again: what waits behind the record of each lane
         self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
-        self._batches: deque[Iterable[tuple[Hashable, T]]] = deque()
-        self._batch: Iterator[tuple[Hashable, T]] = iter(())
-        # The next record that may start, with its lane; None when none may now.
+        self._batches: deque[Iterable[T]] = deque()
+        self._batch: Iterator[T] = iter(())
+        # The next record that may start; None when none may now.
         self.start = self._starting().__next__
 
-    def add(self, batch: Iterable[tuple[Hashable, T]], size: int) -> None:
-        """Add *size* records, oldest first, each with its lane. They are taken from *batch* when their turn comes."""
+    def add(self, batch: Iterable[T], size: int) -> None:
+        """Add *size* records, oldest first. They are taken from *batch* when their turn comes."""
         self._batches.append(batch)
         self.waiting += size
 
@@ -40,7 +40,7 @@ class Lanes(Generic[T]):
         """Whether as many lanes are held as may be."""
         return self.held >= self._limit
 
-    def _starting(self) -> Iterator[tuple[Hashable, T] | None]:
+    def _starting(self) -> Iterator[T | None]:
         """What `start` says next, without end: a generator keeps its place in the batch, which is most of the work."""
         while True:
             batch, busy = self._batch, self._busy
@@ -49,12 +49,12 @@ class Lanes(Generic[T]):
             elif self._free:
                 yield self._start_free()
             else:
-                for started in batch:
-                    if busy and started[0] in busy:  # mostly nothing is, and a hash takes longer than to see that
-                        busy[started[0]].append(started[1])
+                for item in batch:
+                    if busy and item[0] in busy:  # mostly nothing is, and a hash takes longer than to see that
+                        busy[item[0]].append(item)
                         continue
                     self.waiting -= 1
-                    yield started
+                    yield item
                     if self._free or self.held >= self._limit or batch is not self._batch:
                         break
                 else:
@@ -63,7 +63,7 @@ class Lanes(Generic[T]):
                     else:
                         yield None
 
-    def _start_free(self) -> tuple[Hashable, T]:
+    def _start_free(self) -> T:
         lane = self._free[0]
         behind = self._busy[lane]
         item = behind.popleft()
@@ -71,7 +71,7 @@ class Lanes(Generic[T]):
             self._free.popleft()
             del self._busy[lane]
         self.waiting -= 1
-        return lane, item
+        return item
 
     def hold(self, lane: Hashable) -> None:
         """The record that was started last, of *lane*, has not ended: the next one of its lane waits for `finish`."""
@@ -96,10 +96,10 @@ class Lanes(Generic[T]):
         self.held -= 1
         self.resting += 1
 
-    def resume(self, lane: Hashable, item: T) -> None:
-        """The record that rests is to start again, as *item*, before what waits behind it."""
-        self._busy[lane].appendleft(item)
-        self._free.append(lane)
+    def resume(self, item: T) -> None:
+        """The record of a lane that rests is to start again, as *item*, before what waits behind it."""
+        self._busy[item[0]].appendleft(item)
+        self._free.append(item[0])
         self.waiting += 1
         self.resting -= 1
 

@@ -39,10 +39,10 @@ from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
 
 
-# A record that is to be carried; the key of its mark, if that is known before decoding; what the store had under it
-# when so many groups had reached it; the stream's time; what is known of it from before, None for nearly all. A plain
-# tuple, since one is made for every record.
-Work = tuple[Record, bytes, bytes | None, int, int, Past | None]
+# A record's lane; the record that is to be carried; what is known of it from before, None for nearly all; the stream's
+# time; the key of its mark, if that is known before decoding; what the store had under it when so many groups had
+# reached it. A plain tuple, since one is made for every record.
+Work = tuple[Hashable, Record, Past | None, int, bytes, bytes | None, int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Pipeline:
         if outcome == "handled":
             self.failing.flood.passed += count
 
-    def lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
+    def _lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
         """What each record must not overtake: its key; without one its event id; or the whole partition."""
         if self.order == "partition":
             return [None] * len(records)
@@ -77,21 +77,23 @@ class Pipeline:
 
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
         """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
+        known = self._lanes_of(records), records, repeat(None), stream_ms
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
-            return zip(records, repeat(b""), repeat(None), repeat(-1), stream_ms, repeat(None), strict=False)
+            return zip(*known, repeat(b""), repeat(None), repeat(-1), strict=False)
         try:
             stored, applied = self.dedupe.stored(state, keys), state.applied
         except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
             stored, applied = [None] * len(keys), -1
-        return zip(records, keys, stored, repeat(applied), stream_ms, repeat(None), strict=False)
+        return zip(*known, keys, stored, repeat(applied), strict=False)
 
     def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
         """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
         past = Past(back=back, finished=finished, place=place)
         if back.action == "retry":
             past.tried[back.handler] = Tried(back.attempts, back.first_ms)
-        return back, key_back(back, self.dedupe), None, -1, stream_ms, past
+        [lane] = self._lanes_of([back])
+        return lane, back, past, stream_ms, key_back(back, self.dedupe), None, -1
 
     def drop(self, back: Returned, state: Partition) -> None:
         """A dead letter is given up: what waits behind it may come back."""
@@ -102,7 +104,7 @@ class Pipeline:
 
         Raises Rest when that has to wait for something.
         """
-        record, past = work[0], work[5]
+        record, past = work[1], work[2]
         unit = Unit(state, record) if past is None else self._resumed(past, record, state)
         try:
             if past is not None or state.troubles.any:
@@ -115,7 +117,7 @@ class Pipeline:
                 event = self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
             if event is None:
                 return self._unknown(record, past, unit)
-            handlers: Sequence[Handler] = self.dispatcher.handlers_of(type(event))
+            handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
             if past is not None:
                 handlers = self._left(past, handlers)
             enter(unit)
@@ -177,7 +179,7 @@ class Pipeline:
 
     def _is_duplicate(self, work: Work, event: Event, unit: Unit) -> bool:
         """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
-        record, key, stored, applied, stream_ms, past = work
+        _, record, past, stream_ms, key, stored, applied = work
         dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
         if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
             return False

@@ -24,7 +24,7 @@ class TracedPipeline(Pipeline):
 
     async def carry(self, work: Work, state: Partition) -> Outcome:
         """See `Pipeline.carry`."""
-        with self.tracing.process(work[0]) as span:
+        with self.tracing.process(work[1]) as span:
             try:
                 outcome = await super().carry(work, state)
             except Rest:

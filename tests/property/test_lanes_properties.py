@@ -14,7 +14,7 @@ Records = list[tuple[str, int]]  # lane and number, oldest first
 arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))
 
 
-def work_off(lanes: Lanes[int], records: Records, data: st.DataObject) -> list[tuple[str, str, int]]:
+def work_off(lanes: Lanes[tuple[str, int]], records: Records, data: st.DataObject) -> list[tuple[str, str, int]]:
     """Add *records* in pieces, start and finish them, at once or later, in any order: what happened, in order."""
     waiting, in_hand = list(records), list[tuple[str, int]]()
     happened: list[tuple[str, str, int]] = []
@@ -66,7 +66,7 @@ def test_a_lane_never_overlaps_and_never_reorders(records: Records, limit: int, 
 @given(records=arrivals, data=st.data())
 def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject) -> None:
     """With room for all, exactly the first unfinished record of every lane can be at work."""
-    lanes: Lanes[int] = Lanes(100)
+    lanes: Lanes[tuple[str, int]] = Lanes(100)
     lanes.add(iter(records), len(records))
     unfinished = list(records)
     in_hand: Records = []
@@ -84,7 +84,7 @@ def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject
 @given(records=arrivals, data=st.data())
 def test_clearing_leaves_what_is_in_hand_and_nothing_else(records: Records, data: st.DataObject) -> None:
     """At a revoke nothing more starts; what is in hand can still finish."""
-    lanes: Lanes[int] = Lanes(10)
+    lanes: Lanes[tuple[str, int]] = Lanes(10)
     lanes.add(iter(records), len(records))
     in_hand = []
     for _ in range(data.draw(st.integers(0, 10))):
@@ -105,13 +105,13 @@ def test_clearing_leaves_what_is_in_hand_and_nothing_else(records: Records, data
 def test_finishing_what_is_not_in_hand_is_our_bug() -> None:
     """It stops at an error."""
     with pytest.raises(KeyError):
-        Lanes[int](1).finish("a")
+        Lanes[tuple[str, int]](1).finish("a")
 
 
 # Tests of the tests: faults that were made on purpose must not pass.
 
 
-class TwoAtOnce(Lanes[int]):
+class TwoAtOnce(Lanes[tuple[str, int]]):
     """Forgets that a lane is held."""
 
     def hold(self, lane: Any) -> None:
@@ -124,7 +124,7 @@ class TwoAtOnce(Lanes[int]):
         self.held -= 1
 
 
-class Stack(Lanes[int]):
+class Stack(Lanes[tuple[str, int]]):
     """Takes the newest of those that wait."""
 
     def finish(self, lane: Any) -> None:
@@ -153,7 +153,7 @@ class NewestWins(PartitionOffsets):
 
 
 @pytest.mark.parametrize("faulty", [TwoAtOnce, Stack])
-def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[int]]) -> None:
+def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[tuple[str, int]]]) -> None:
     """Two records of a key at once, and a key out of order."""
 
     @settings(database=None, max_examples=500, phases=[Phase.generate])

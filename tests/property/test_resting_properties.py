@@ -15,7 +15,7 @@ class Work:
     """Lanes, what they were given, and what happened. *rests*: how often any record may rest."""
 
     def __init__(self, records: Records, limit: int, rests: int) -> None:
-        self.lanes: Lanes[int] = Lanes(limit)
+        self.lanes: Lanes[tuple[str, int]] = Lanes(limit)
         self.waiting = list(records)
         self.held: Records = []
         self.resting: Records = []
@@ -38,8 +38,7 @@ class Work:
             self.start(data)
             return
         elif what == "resume":
-            lane, number = self.pick(self.resting, data)
-            self.lanes.resume(lane, number)
+            self.lanes.resume(self.pick(self.resting, data))
         else:
             self.end(what, *self.pick(self.held, data), is_held=True)
         self.may_start = True

@@ -50,13 +50,9 @@ class Carrier:
         self.handler = handler
         self.counts = Counts()
 
-    def lanes_of(self, records: Iterable[Any]) -> list[object]:
-        """Their keys."""
-        return [record.key for record in records]
-
     def works_of(self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]) -> Iterator[Any]:
-        """Just the records."""
-        return ((record, b"", None, -1, 0, None) for record in records)
+        """Just the records, each in the lane of its key."""
+        return ((record.key, record, None, 0, b"", None, -1) for record in records)
 
     def note(self, outcome: Outcome, count: int = 1) -> None:
         """Count them."""
@@ -64,8 +60,8 @@ class Carrier:
 
     async def carry(self, work: Any, state: Partition) -> str:
         """Run the handler."""
-        of = work[0]
-        await self.handler(SimpleNamespace(record=of, past=work[5]))
+        of = work[1]
+        await self.handler(SimpleNamespace(record=of, past=work[2]))
         if of.key.startswith(b"!"):
             state.filling.outbox.append(Outgoing("t", None, b"%d" % of.offset))
         return "handled"

@@ -62,7 +62,7 @@ async def test_parameters_are_filled_by_their_types() -> None:
     station.add(handler_for(StockReserved, handler, Policy()))
     station.check()
     before = Shelf.opened, Shelf.closed
-    await station.call(station.handlers_of(StockReserved)[0], EVENT, DELIVERY)
+    await station.call(station.by_type[StockReserved][0], EVENT, DELIVERY)
     assert [type(value) for value in seen] == [EventBus, Delivery, Shelf, StockReserved]
     assert (Shelf.opened, Shelf.closed) == (before[0] + 1, before[1] + 1)
 

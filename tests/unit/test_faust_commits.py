@@ -171,7 +171,7 @@ class Ours(Stock):
         """Let the handler of the record at *offset* end."""
         self.flow.offsets.received([offset])
         record: Any = SimpleNamespace(offset=offset)
-        self.flow.ended((record, b"", None, -1, 0, None), "handled")
+        self.flow.ended((None, record, None, 0, b"", None, -1), "handled")
         self.flow.turn_ended()
 
     async def fetch(self) -> None:

@@ -165,7 +165,7 @@ class _Stage:
             return self._unknown(entry, record)
         if self._is_duplicate(event, record):
             return Trial(entry, "duplicate", message="an event with its id was handled already")
-        handlers = self._app.dispatcher.handlers_of(type(event))
+        handlers = self._app.dispatcher.by_type.get(type(event), [])
         if record.handler:
             handlers = [handler for handler in handlers if handler.name == record.handler]
             if not handlers:
