@@ -46,11 +46,12 @@ from app.state.unit import current_unit
 from app.storage.store import StateFolder
 from app.worker.intake import Intake
 from app.worker.options import faust_options
-from app.worker.process import Worker, settle_in
+from app.worker.process import Worker
 from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
 from app.worker.seeking import Seeking
 from app.worker.transport import Deliveries, Transport
+from app.worker.tuning import settle_in
 
 T = TypeVar("T", bound=Callable[..., Any])
 ROOT = Path(__file__).resolve().parent.parent.parent

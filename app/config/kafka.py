@@ -59,7 +59,7 @@ class ConsumerConfig(Section):
     session_timeout_ms: int = Field(30_000, ge=6_000, description="A silent worker leaves the group, milliseconds.")
     heartbeat_interval_ms: int = Field(3_000, ge=100, description="Milliseconds.")
     max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
-    max_poll_records: int = Field(500, ge=1, le=100_000, description="Records of one partition unpacked at once.")
+    max_poll_records: int = Field(200, ge=1, le=100_000, description="Records of one partition unpacked at once.")
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
     fetch_linger_ms: int = Field(3, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
     max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")

@@ -1,14 +1,11 @@
 """The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
 
-import ctypes
 import errno
-import gc
 import logging
 import os
 import sys
 import threading
 from asyncio import CancelledError
-from contextlib import suppress
 from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
@@ -18,10 +15,9 @@ import faust
 from app.door.guard import Door
 from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
+from app.worker.tuning import exact_timers, few_arenas
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
-COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn
-M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
 CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
 
 
@@ -47,6 +43,7 @@ class Worker(faust.Worker):
     def execute_from_commandline(self) -> NoReturn:
         """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
         few_arenas()
+        exact_timers(self.loop)
         try:
             if self.app.conf.web_enabled:
                 self._host.door.check(self.app.conf.web_bind)
@@ -105,28 +102,6 @@ class Worker(faust.Worker):
             click.echo(text, file=sys.__stderr__)
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
-
-
-def few_arenas() -> None:
-    """Have all threads share two of glibc's arenas, unless `MALLOC_ARENA_MAX` says otherwise.
-
-    Each thread of RocksDB's would get one of its own, up to eight for each core, and none gives back what lies between
-    two blocks that are in use: 50 MB of 340 after three million ids. Other C libraries have no such thing.
-    """
-    with suppress(OSError, AttributeError):
-        if "MALLOC_ARENA_MAX" not in os.environ:
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
-
-
-def settle_in() -> None:
-    """Have the garbage collector leave alone what was made by now and stays, and come less often.
-
-    Faust and its friends are some 300,000 objects: to look through them takes 30 ms and more, several times a minute,
-    in which no event is handled. What handlers leave behind is looked at as before, only in larger portions.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AT)
 
 
 def _said(error: OperatingError) -> int:

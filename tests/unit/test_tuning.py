@@ -1,0 +1,103 @@
+"""What a worker's process asks of the allocator and of the event loop's clock."""
+
+import asyncio
+import os
+import select
+import selectors
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from app.worker.tuning import exact_timers
+
+CODE = """
+import ctypes, sys, threading
+from app.worker.tuning import few_arenas
+
+if sys.argv[1:] == ["few"]:
+    few_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+all_there = threading.Barrier(8)
+
+
+def work():
+    libc.malloc(1000)
+    all_there.wait()
+
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.malloc_stats()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.parametrize(("words", "most"), [(["few"], 2), ([], 100)])
+def test_threads_share_what_is_allocated(words: list[str], most: int) -> None:
+    """Else each takes megabytes of its own, and keeps them."""
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    command = [sys.executable, "-c", CODE, *words]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    arenas = found.stderr.count("Arena ")
+    assert arenas <= most
+    assert words or arenas > 2
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.SelectorEventLoop]:
+    """An event loop as a worker has it."""
+    made = asyncio.SelectorEventLoop()
+    exact_timers(made)
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="Linux's")
+def test_short_waits_are_not_rounded_to_milliseconds(
+    loop: asyncio.SelectorEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer ones are left to epoll, as are those that are over."""
+    waits: list[float] = []
+    ready = select.select
+
+    def noted(watched: tuple[int], write: tuple[int], errors: tuple[int], timeout: float) -> object:
+        waits.append(timeout)
+        return ready(watched, write, errors, timeout)
+
+    monkeypatch.setattr(select, "select", noted)
+    for wait_s in (0.0012, 0.06, 0, -1, None):
+        loop.call_soon_threadsafe(lambda: None)  # so that none of them really waits
+        loop._selector.select(wait_s)  # type: ignore[attr-defined]  # as the loop does
+    assert waits == [0.0012]
+
+
+def test_what_is_ready_ends_a_short_wait(loop: asyncio.SelectorEventLoop) -> None:
+    """Also when it is another thread that wants something."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)  # noqa: FBT003  # socket's
+        happened: list[str] = []
+        loop.call_later(0.04, happened.append, "time")
+
+        async def read() -> None:
+            happened.append((await loop.sock_recv(here, 10)).decode())
+            await loop.run_in_executor(None, happened.append, "thread")
+
+        there.send(b"data")
+        loop.run_until_complete(read())
+    assert happened == ["data", "thread"]
+
+
+def test_another_selector_is_left_as_it_is() -> None:
+    """As another event loop is."""
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    exact_timers(loop)
+    assert "select" not in vars(loop._selector)  # type: ignore[attr-defined]
+    loop.close()
