@@ -45,7 +45,7 @@ from app.publish.producer import Producer
 from app.publish.replies import ReplyRefusedError, RequestTimeoutError, TooManyRequestsError
 from app.publish.results import Published
 from app.wire.envelope import Delivery
-from app.worker.transport import Deliveries
+from app.worker.deliveries import Deliveries
 
 __all__ = [
     "Breaker",

@@ -44,13 +44,14 @@ from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
 from app.storage.store import StateFolder
+from app.worker.deliveries import Deliveries
 from app.worker.intake import Intake
 from app.worker.options import faust_options
 from app.worker.process import Worker
 from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
 from app.worker.seeking import Seeking
-from app.worker.transport import Deliveries, Transport
+from app.worker.transport import Transport
 from app.worker.tuning import settle_in
 
 T = TypeVar("T", bound=Callable[..., Any])

@@ -7,23 +7,23 @@ Everything here is private API of faust-streaming 0.15.3, which is why that vers
 """
 
 import asyncio
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
-import faust
 import structlog
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.engine.flow import Flow
-from app.engine.offsets import OnCommitAhead, StartError, start_position
+from app.engine.offsets import OnCommitAhead
 from app.engine.pipeline import Pipeline
-from app.errors import ConfigError, InvariantError, OperatingError
+from app.errors import OperatingError
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
+from app.worker.lease import Lease
 from app.worker.seeking import Seeking
+from app.worker.starts import Known, Logs, starts
 
 log = structlog.get_logger()
 BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
@@ -40,32 +40,12 @@ class Host(Protocol):
     drain_timeout_s: float
 
 
-class Deliveries(faust.Stream[Any]):
-    """What a subscription's agent is given: `await deliveries.carry()`. Any other agent gets an ordinary stream."""
-
-    async def carry(self) -> None:
-        """Have this subscription's events carried until the worker stops."""
-        intake: Intake = cast(Any, self.app).intake  # our app is both Faust's App and a Host
-        queue = cast(Any, self.channel).queue
-        while True:
-            try:
-                flow: Flow = await queue.get()
-            except StopAsyncIteration:  # Faust's way to say that the worker stops
-                return
-            intake.crew.wake(flow)
-
-    def __aiter__(self) -> Any:
-        channel: Any = self.channel  # Any: Faust's own type is its iterator side only
-        if isinstance(channel, faust.Topic) and any(map(cast(Any, self.app).is_carried, channel.topics)):
-            raise TypeError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
-        return super().__aiter__()
-
-
 class Consumer(driver.Consumer):
     """Hands whole partition batches over, and commits what their ledgers say is finished."""
 
-    _heartbeat_at = 0.0  # by the monotonic clock
-    _coordinator: Any = None  # aiokafka's, whose heartbeats we watch
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lease = Lease()
 
     @property
     def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
@@ -91,7 +71,8 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
-        self._check_coordination()
+        if not (self.should_stop or self.app.should_stop):
+            self._lease.check()
         intake: Intake = self._host.intake
         paused = intake.paused()
         busy = intake.busy() - paused
@@ -104,12 +85,6 @@ class Consumer(driver.Consumer):
             await self.sleep(POLL_S)
         else:
             await self.sleep(BUSY_POLL_S)
-
-    def _check_coordination(self) -> None:
-        """Raise InvariantError when nobody speaks with the group any more: the worker would stay up for nothing."""
-        task = getattr(self._coordinator, "_coordination_task", None)
-        if task is not None and task.done() and not (self.should_stop or self.app.should_stop):
-            raise InvariantError("the task that speaks with the consumer group has ended; see the log above for why")
 
     async def _poll(self, partitions: set[TP], wait_s: float) -> None:
         """Hand over what was fetched."""
@@ -198,11 +173,11 @@ class Consumer(driver.Consumer):
         await super().perform_seek()
         self.renew_lease()
         held = self._held()
-        starts = {**await self._starts(held), **await self._starts_back()}
-        for tp, offset in starts.items():
+        begins = await self._starts(held)
+        for tp, offset in begins.items():
             await self.seek(tp, offset)
         self._host.intake.open({
-            tp: (self._host.pipelines[tp.topic], of, starts.get(tp, self._committed_offset[tp]) or 0)
+            tp: (self._host.pipelines[tp.topic], of, begins.get(tp, self._committed_offset[tp]) or 0)
             for tp, of in held.items() if not of.partition.is_abandoned
         })  # fmt: skip
         self.heed_seeks()
@@ -224,40 +199,19 @@ class Consumer(driver.Consumer):
         if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
             cast(Any, self._thread).rejoin()
 
-    async def _starts_back(self) -> dict[TP, int]:
-        """Where reading begins of topics through which records come back: all of them, if nobody says otherwise."""
-        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
-        unknown = [tp for tp in back if self._host.is_carried(tp.topic) and self._read_offset[tp] is None]
-        begins = await self.earliest_offsets(*unknown)
-        return {tp: begins[tp] for tp in unknown}
-
     async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
-        """Where reading begins, where that is not the committed offset: the state is the truth.
-
-        Raises ConfigError when a partition's state does not belong to what the topic holds now.
-        """
-        states = {tp: of.partition.processed for tp, of in held.items() if of.partition.processed is not None}
-        unknown = {tp for tp in held if self._read_offset[tp] is None}
-        earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
-        begins = await self.earliest_offsets(*states, *(unknown if earliest else ()))
-        ends = await self.highwaters(*states, *(() if earliest else unknown))
-        starts = {tp: begins[tp] if earliest else ends[tp] for tp in unknown}
-        starts |= {tp: 0 for tp in held if self._read_offset[tp] == 0}  # where aiokafka's own seek does nothing either
-        for tp, processed in states.items():
-            committed = self._committed_offset[tp]
-            try:
-                start = start_position(
-                    processed.next_offset, committed, begins[tp], ends[tp], self._host.on_commit_ahead
-                )
-            except StartError as error:
-                raise ConfigError(
-                    f"{tp.topic}-{tp.partition}: {error}; "
-                    f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
-                ) from None
-            if start.disagreement:
-                log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)
-            starts[tp] = start.offset
-        return starts
+        """Where reading begins, where that is not the committed offset, see `worker.starts`. Raises as that does."""
+        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
+        unread = [tp for tp in back if self._host.is_carried(tp.topic) and self._read_offset[tp] is None]
+        known = {
+            tp: Known(of.partition.processed, self._committed_offset[tp], self._read_offset[tp])
+            for tp, of in held.items()
+        }  # fmt: skip
+        begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
+        is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
+        logs = cast(Logs, self)  # as Faust's own types do not say
+        found = await starts(known, logs, self._host.on_commit_ahead, is_earliest=is_earliest)
+        return found | {tp: begins[tp] for tp in unread}
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""
@@ -283,29 +237,13 @@ class Consumer(driver.Consumer):
         await self.commit()
         return drained
 
-    def is_member(self) -> bool:
-        """Whether the group still counts on us, as far as this process can tell: a heartbeat was answered in time.
-
-        A worker that was frozen for longer than its session is asked this before it writes anything.
-        """
-        return time.monotonic() - self._heartbeat_at < self.app.conf.broker_session_timeout
-
     def renew_lease(self) -> None:
-        """Count joining as a heartbeat; from then on the coordinator's own heartbeats do."""
-        self._heartbeat_at = time.monotonic()
-        coordinator = cast(Any, self._thread)._consumer._coordinator
-        if coordinator is self._coordinator:
-            return
-        self._coordinator, beat = coordinator, coordinator._do_heartbeat
+        """Count joining the group as a heartbeat."""
+        self._lease.renew(cast(Any, self._thread)._consumer._coordinator)
 
-        async def noted() -> bool:
-            asked_at = time.monotonic()
-            answered: bool = await beat()
-            if answered:
-                self._heartbeat_at = asked_at
-            return answered
-
-        coordinator._do_heartbeat = noted
+    def is_member(self) -> bool:
+        """Whether the group still counts on us, see `worker.lease`."""
+        return self._lease.is_held(self.app.conf.broker_session_timeout)
 
 
 class Transport(driver.Transport):

@@ -135,7 +135,7 @@ class Ours(Stock):
             Limits(1, 100, 10_000, 100), 1, {}, lambda: True, self.publish, self.fault, lambda _: None
         )  # fmt: skip
         self.app.pipelines = {PLACE.topic: Carrier(self.handle)}
-        self.app.poll_pause_s = 0.0
+        self.app.on_commit_ahead = "ignore"
         self.consumer = self._consumer(Transport)
         held = Held(Partition(PLACE.partition, None, 1000), None)
         self.app.holdings = SimpleNamespace(held={PLACE: held})
