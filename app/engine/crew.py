@@ -8,54 +8,20 @@ current task works in handlers.
 
 import asyncio
 import time
-import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from contextvars import Context, copy_context
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
 from types import MappingProxyType
 from typing import Any
 
 from app.engine.flow import Flow
-from app.engine.pipeline import Work
+from app.engine.hand import Hand, Watch, told_of_waits
 from app.engine.rest import Rest
-from app.observe.hotkeys import digest_of
-from app.state.unit import Unit, current_unit
-from app.wire.envelope import Record
+from app.state.unit import current_unit
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
 STOP_AGAIN_S = 1.0  # between two times that a task is told to end
-WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
-
-
-@dataclass(slots=True)
-class Hand:
-    """What one task of the crew does. *started*: an event, held since *since* if it did not end at once.
-
-    Times are seconds by the monotonic clock.
-    """
-
-    context: Context
-    flow: Flow | None = None
-    started: Work | None = None
-    is_held: bool = False
-    is_relieved: bool = False  # another task took the duty while this one held its record
-    since: float = 0.0
-    rested_at: float = 0.0  # when the event loop had its last turn
-    task: asyncio.Task[None] | None = None
-    attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
-    attempt_since: float = 0.0
-
-    @property
-    def record(self) -> Record | None:
-        """The record that is held."""
-        return self.started[1] if self.started is not None and self.is_held else None
-
-    @property
-    def unit(self) -> Unit | None:
-        """The unit of the event in hand."""
-        return self.context.run(current_unit)
 
 
 class Crew:
@@ -70,8 +36,6 @@ class Crew:
         timeouts_s: Mapping[str, float] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self._concurrency = concurrency
-        self._timeouts_s = timeouts_s
-        self._watching: asyncio.TimerHandle | None = None
         self._telling: list[asyncio.Future[Any]] = []  # so that they are not collected before they are done
         self._on_bug = on_bug
         self._flows: deque[Flow] = deque()  # that may have a record to start
@@ -80,6 +44,7 @@ class Crew:
         self._is_on_duty = False  # whether a task looks for work, or has been told to
         self._held = 0  # records in hand
         self.hands: list[Hand] = []
+        self._watch = Watch(self.hands, timeouts_s)
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
@@ -96,8 +61,7 @@ class Crew:
 
     async def stop(self) -> None:
         """End the tasks, whatever they do."""
-        if self._watching is not None:
-            self._watching.cancel()
+        self._watch.stop()
         for hand in self.hands:
             if hand.unit is not None:
                 hand.unit.is_timed_out = False  # what reaches it now is the end
@@ -112,15 +76,7 @@ class Crew:
         Keys are private, so only a digest is told.
         """
         now = time.monotonic()
-        return [
-            {
-                "topic": record.topic, "partition": record.partition, "offset": record.offset,
-                "key_digest": digest_of(record.key or b""),
-                "handler": hand.unit.handler if hand.unit else "", "seconds": round(now - hand.since, 1),
-            }
-            for hand in self.hands
-            if (record := hand.record) is not None and now - hand.since > deadline_s
-        ]  # fmt: skip
+        return [hand.as_json(now) for hand in self.hands if hand.record is not None and now - hand.since > deadline_s]
 
     def _hand_over_duty(self) -> None:
         """Have another task look for work, if there may be some and a task is free or can be made."""
@@ -137,7 +93,7 @@ class Crew:
             self._is_on_duty = True
             hand = Hand(copy_context())
             self.hands.append(hand)
-            work = _watched(self._work(hand), lambda: self._hold(hand))
+            work = told_of_waits(lambda: self._work(hand), lambda: self._hold(hand))
             hand.task = asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context)
             hand.task.add_done_callback(self._check_end)
             self._tasks.add(hand.task)
@@ -217,38 +173,8 @@ class Crew:
             hand.flow.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()
             self._held += 1
-            if self._watching is None and self._timeouts_s:
-                self._watch_later()
+            self._watch.begin()
             self._hand_over_duty()
-
-    def _watch(self) -> None:
-        """Look every so often which attempts take too long: a timer for each event would cost more than many events."""
-        self._watching = None
-        now, is_any = time.monotonic(), False
-        for hand in self.hands:
-            if hand.record is not None:
-                is_any = True
-                self._check(hand, now)
-        if is_any:
-            self._watch_later()
-
-    def _watch_later(self) -> None:
-        step_s = min(max(min(self._timeouts_s.values()) / 20, WATCH_MIN_S), WATCH_MAX_S)
-        self._watching = asyncio.get_running_loop().call_later(step_s, self._watch)
-
-    def _check(self, hand: Hand, now: float) -> None:
-        unit = hand.unit
-        if unit is None:
-            return
-        attempt = hand.since, unit.handler
-        if attempt != hand.attempt:
-            is_first = hand.attempt[0] != hand.since  # else another handler had its turn at the event before
-            hand.attempt, hand.attempt_since = attempt, hand.since if is_first else now
-        limit_s = self._timeouts_s.get(unit.handler)
-        if limit_s and now - hand.attempt_since > limit_s and not unit.is_timed_out:
-            unit.is_timed_out = True  # whoever carries it takes the cancellation back
-            assert hand.task is not None
-            hand.task.cancel()
 
     def _let_go(self, hand: Hand, flow: Flow) -> None:
         """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now.
@@ -270,24 +196,3 @@ class Crew:
         if flow.is_listed:
             flow.is_listed = False
             self._flows.remove(flow)
-
-
-async def _watched(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> None:
-    await _driven(coroutine, on_wait)
-
-
-@types.coroutine
-def _driven(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> Generator[Any, Any, None]:
-    """Run *coroutine*, and call *on_wait* before each time that it waits for something (PEP 380 in slow motion)."""
-    try:
-        awaited = coroutine.send(None)
-        while True:
-            on_wait()
-            try:
-                answer = yield awaited
-            except BaseException as error:  # noqa: BLE001  # a cancellation, most of all
-                awaited = coroutine.throw(error)
-            else:
-                awaited = coroutine.send(answer)
-    except StopIteration:
-        return
