@@ -127,7 +127,6 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
         dedupe_back=subscription.dedupe_back,
         counts=subscription.counts,
         on_unknown_type=options.on_unknown_type,
-        order=options.order,
         failing=Failing(
             topic=subscription.topic_name,
             letters=letters,
@@ -138,6 +137,7 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
                 "too many events fail for good:",
                 "no further dead letter is written until one of them succeeds (DeadLetter.FloodRun sets the limit)",
             ),
+            order=options.order,
             on_dead_letter=options.on_dead_letter,
             sequence_max=dead.sequence_max,
             on_sequence_full=dead.on_sequence_full,

@@ -54,13 +54,14 @@ class Failing:
     letters: DeadLetters
     counts: Counts
     flood: Gate
+    order: Order = "key"
     on_dead_letter: OnDeadLetter = "skip"
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
 
-    def begin(self, record: Record, sequence: bytes | None, past: Past | None, state: Partition) -> Past | None:
+    def begin(self, record: Record, past: Past | None, state: Partition) -> Past | None:
         """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked."""
-        offset = record.offset
+        offset, sequence = record.offset, self._sequence(record)
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
             raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
@@ -121,7 +122,7 @@ class Failing:
         past.unit = unit
         return Rest(past, handler.gate.until(place_of(unit.record)))
 
-    def bury(self, failure: Failure, unit: Unit, sequence: bytes | None, past: Past | None) -> None:
+    def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished.
 
         Raises Rest when it must not: the event stays where it is.
@@ -131,7 +132,7 @@ class Failing:
         past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
         if failure.handler and self.flood.note_failure(place_of(record), failure.error):
             raise Rest(past, self.flood.until(place_of(record)))
-        blocked = sequence if self.on_dead_letter == "sequence" else None
+        blocked = self._sequence(record) if self.on_dead_letter == "sequence" else None
         is_full = blocked is not None and state.troubles.is_full(blocked, record.offset, self.sequence_max)
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
             raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
@@ -143,21 +144,25 @@ class Failing:
         if blocked is not None and not is_full:
             state.note(*state.troubles.died(blocked, record.offset))
 
-    def ended(self, record: Record, sequence: bytes | None, past: Past, state: Partition, *, is_dead: bool) -> None:
+    def ended(self, record: Record, past: Past, state: Partition, *, is_dead: bool) -> None:
         """An event with a past has ended: forget what was noted of it."""
         if not is_dead and self.flood.is_trying(place_of(record)):
             self.flood.let_all_pass()
         if any(tried.due_ms for tried in past.tried.values()):
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and not is_dead:
-            self.let_pass(record, sequence, state)
+            self.let_pass(record, state)
 
-    @staticmethod
-    def let_pass(record: Record, sequence: bytes | None, state: Partition) -> None:
+    def let_pass(self, record: Record, state: Partition) -> None:
         """A dead letter was handled, or dropped: what waited behind it may come back."""
+        sequence = self._sequence(record)
         row = state.troubles.came_back(sequence, record.offset) if sequence is not None else None
         if row is not None:
             state.note(*row)
+
+    def _sequence(self, record: Record) -> bytes | None:
+        """What a dead letter would have to wait behind it: the events of its key, or all. None: nothing."""
+        return b"" if self.order == "partition" else record.key
 
     def _failure(  # noqa: PLR0913, PLR0917  # what is known of it
         self, kind: FailureKind, error: Exception, past: Past | None, handler: str = "", attempts: int = 0,
@@ -203,8 +208,3 @@ def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
 def words(record: Record) -> str:
     """Where a record stands, for people."""
     return f"{record.topic}-{record.partition} offset {record.offset}"
-
-
-def sequence_of(record: Record, order: Order) -> bytes | None:
-    """What a dead letter would have to wait behind it: the events of its key, or all. None: nothing."""
-    return b"" if order == "partition" else record.key

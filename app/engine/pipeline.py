@@ -22,22 +22,20 @@ from faust import Record as Event
 
 from app.deadletter.returned import Returned
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
-from app.engine.failing import Failing, GivenUp, Order, UnknownTypeError, sequence_of, words
+from app.engine.ending import failed, not_handled, take_back
+from app.engine.failing import Failing, UnknownTypeError, words
 from app.engine.redeeming import Redeeming
-from app.engine.rest import Past, Rest, after, after_turn
-from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError, PermanentError
+from app.engine.rest import Past
+from app.errors import DecodeError, InvariantError, PermanentError
 from app.observe.metrics import Counts
 from app.state.dedupe import Dedupe, key_back
 from app.state.partition import Finished, Partition
 from app.state.troubles import Tried
 from app.state.unit import Unit, Unwound, enter
-from app.storage.changelog import MARK_BYTES, store_mark
+from app.storage.changelog import store_mark
 from app.storage.store import StoreError
 from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import Outcome, Record, delivery_of, event_id_of
-
-STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
-
 
 # A record's lane; the record that is to be carried; what is known of it from before, None for nearly all; the stream's
 # time; the key of its mark, if that is known before decoding; what the store had under it when so many groups had
@@ -58,7 +56,6 @@ class Pipeline:
     dedupe_back: Dedupe | None
     counts: Counts
     on_unknown_type: OnUnknownType
-    order: Order
     failing: Failing
     redeeming: Redeeming
     topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
@@ -71,7 +68,7 @@ class Pipeline:
 
     def _lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
         """What each record must not overtake: its key; without one its event id; or the whole partition."""
-        if self.order == "partition":
+        if self.failing.order == "partition":
             return [None] * len(records)
         return [event_id_of(record) if record.key is None else record.key for record in records]
 
@@ -97,7 +94,7 @@ class Pipeline:
 
     def drop(self, back: Returned, state: Partition) -> None:
         """A dead letter is given up: what waits behind it may come back."""
-        self.failing.let_pass(back, sequence_of(back, self.order), state)
+        self.failing.let_pass(back, state)
 
     async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
@@ -108,13 +105,11 @@ class Pipeline:
         unit = Unit(state, record) if past is None else self._resumed(past, record, state)
         try:
             if past is not None or state.troubles.any:
-                past = self.failing.begin(record, sequence_of(record, self.order), past, state)
+                past = self.failing.begin(record, past, state)
             try:
                 event = self.types.decode(record)
             except DecodeError:  # only then is it asked whether it is a claim check: no other event pays for that
-                if not is_claim_check(record):
-                    raise
-                event = self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
+                event = await self._redeemed(unit, past)
             if event is None:
                 return self._unknown(record, past, unit)
             handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
@@ -122,7 +117,8 @@ class Pipeline:
                 handlers = self._left(past, handlers)
             enter(unit)
             if (self.dedupe is not None or past is not None) and self._is_duplicate(work, event, unit):
-                self._end(unit, past)
+                if past is not None:
+                    self.failing.ended(record, past, state, is_dead=False)
                 return "duplicate"
             for handler in handlers:
                 gate = handler.gate
@@ -133,10 +129,10 @@ class Pipeline:
                     await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever a handler raises
                     unit.rollback(before)
-                    past = self._failed(handler, handlers, error, unit, past)
+                    past = failed(self.failing, handler, handlers, error, unit, past)
                 else:
                     if unit.is_timed_out:
-                        self._take_back(unit)
+                        take_back(unit)
                     gate.passed += 1
                     if gate.is_open:
                         gate.let_all_pass()
@@ -145,9 +141,9 @@ class Pipeline:
             if unit.mark or unit.rows or unit.outbox:
                 unit.join()
             if past is not None:
-                self._end(unit, past)
+                self.failing.ended(record, past, state, is_dead=False)
         except BaseException as error:  # noqa: BLE001  # what is none of ours is raised again
-            self._not_handled(error, unit, past)
+            not_handled(self.failing, error, unit, past)
             return "dead_lettered"
         finally:
             if unit.bytes_redeemed:
@@ -158,18 +154,11 @@ class Pipeline:
                     unit.end()
         return "handled"
 
-    def _not_handled(self, error: BaseException, unit: Unit, past: Past | None) -> None:
-        """Make a dead letter of the event, or raise what is to happen instead: Rest, or what is no failure of it."""
-        if isinstance(error, Rest):
-            if error.past.unit is unit:
-                unit.is_resting = True
-                unit.suspend()  # what it has touched is its own
-            raise error
-        if unit.is_undone and isinstance(error, (Exception, Unwound, BaseExceptionGroup)):
-            raise self._again(unit, past) from None
-        if isinstance(error, OperatingError) or not isinstance(error, Exception):
-            raise error
-        self._bury(error, unit, past)
+    async def _redeemed(self, unit: Unit, past: Past | None) -> Event | None:
+        """The event that a claim check stands for; of a record that is none, the error that brought us here."""
+        if not is_claim_check(unit.record):
+            raise  # noqa: PLE0704  # what could not be decoded
+        return self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
 
     @staticmethod
     def _resumed(past: Past, record: Record, state: Partition) -> Unit:
@@ -197,7 +186,8 @@ class Pipeline:
             raise InvariantError(f"{words(record)} is of a type that nobody here handles")
         if self.on_unknown_type == "dead_letter":
             raise UnknownTypeError("a type that nobody here handles")
-        self._end(unit, past)
+        if past is not None:
+            self.failing.ended(record, past, unit.partition, is_dead=False)
         return "ignored"
 
     @staticmethod
@@ -214,62 +204,3 @@ class Pipeline:
             tried = past.tried.get(handler.name) if past is not None else None
             delivery = delivery_of(unit.record, unit.event_id, tried.attempts + 1 if tried is not None else 1)
         await self.dispatcher.call(handler, event, delivery)
-
-    def _failed(
-        self, handler: Handler, handlers: Sequence[Handler], error: Exception | asyncio.CancelledError, unit: Unit,
-        past: Past | None,
-    ) -> Past:  # fmt: skip
-        """An attempt failed, see `Failing.failed`; or the event was undone, whatever its handler made of that."""
-        is_timed_out = unit.is_timed_out
-        if is_timed_out:
-            self._take_back(unit)
-        if isinstance(error, asyncio.CancelledError):
-            if not is_timed_out:
-                raise error
-            error = HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s")
-        if unit.is_undone:
-            raise Unwound
-        if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
-            raise error
-        return self.failing.failed(handler, handlers, error, unit, past)
-
-    @staticmethod
-    def _take_back(unit: Unit) -> None:
-        """The attempt that was cancelled because of its limit has ended, whatever its handler made of that."""
-        unit.is_timed_out = False
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
-
-    def _again(self, unit: Unit, past: Past | None) -> Rest:
-        """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
-        if unit.is_timed_out:
-            self._take_back(unit)
-        unit.end()
-        unit.is_live = False
-        past = past or Past()
-        past.unit, past.done = None, frozenset()
-        if unit.in_the_way is None:
-            return Rest(past, after(STORE_RETRY_S))
-        past.turn = unit.turn()
-        return Rest(past, after(0) if past.turn is None else after_turn(past.turn))
-
-    def _bury(self, error: Exception, unit: Unit, past: Past | None) -> None:
-        """Put the dead letter into the group. Raises Rest when it must not leave."""
-        if isinstance(error, GivenUp):
-            failure = error.failure
-        elif not unit.handler and isinstance(error, (DecodeError, UnknownTypeError)):
-            failure = self.failing.undecodable(error, past)
-        else:
-            failure = self.failing.broken(error, unit.handler, past)
-        self.failing.bury(failure, unit, sequence_of(unit.record, self.order), past)
-        if past is not None:
-            self.failing.ended(unit.record, None, past, unit.partition, is_dead=True)
-            if past.back is not None and past.back.handler and unit.mark is not None:
-                key, mark = unit.mark  # of this coming back, not of the event: a redrive leaves another one
-                unit.partition.group_for(MARK_BYTES).marks[key] = mark
-
-    def _end(self, unit: Unit, past: Past | None) -> None:
-        if past is not None:
-            sequence = sequence_of(unit.record, self.order)
-            self.failing.ended(unit.record, sequence, past, unit.partition, is_dead=False)

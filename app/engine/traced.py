@@ -47,11 +47,11 @@ class TracedFailing(Failing):
         self.tracing.failed(error, masked(str(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)
 
-    def bury(self, failure: Failure, unit: Unit, sequence: bytes | None, past: Past | None) -> None:
+    def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:
         """See `Failing.bury`."""
         if not failure.attempts:  # else it was said when it failed
             self.tracing.failed(failure.error, masked(str(failure.error), unit.record))
-        super().bury(failure, unit, sequence, past)
+        super().bury(failure, unit, past)
 
 
 def traced(pipeline: Pipeline, tracing: Tracing | None) -> Pipeline:

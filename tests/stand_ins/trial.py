@@ -96,8 +96,8 @@ class Trial:
         self.counts = Counts()
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
         self.pipeline = Pipeline(
-            EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type, order,
-            failing_of(self.counts, flood, **options), NO_CLAIMS, topics,
+            EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type,
+            failing_of(self.counts, flood, order=order, **options), NO_CLAIMS, topics,
         )  # fmt: skip
 
     def handler(

@@ -199,7 +199,6 @@ class Worker:
             self.dedupe,
             counts,
             "ignore",
-            "key",
             failing_of(counts),
             NO_CLAIMS,
         )

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import svcs
 
-from app.engine import pipeline
+from app.engine import ending
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
 from app.engine.flow import Flow
 from app.engine.pipeline import Pipeline
@@ -51,7 +51,6 @@ def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: De
         dedupe,
         counts,
         "ignore",
-        "key",
         failing_of(counts),
         NO_CLAIMS,
     )
@@ -155,7 +154,7 @@ async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(
     make: Callable[..., House], dedupe: Dedupe | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is waited for: nothing is wrong with the event, and none of its attempts is used up."""
-    monkeypatch.setattr(pipeline, "STORE_RETRY_S", 0.001)
+    monkeypatch.setattr(ending, "STORE_RETRY_S", 0.001)
 
     async def handle(event: Deed) -> None:
         touch()
@@ -178,7 +177,7 @@ async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
     make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it goes on as if nothing was, or makes its own error of it; on its first attempt and on a later one."""
-    monkeypatch.setattr(pipeline, "STORE_RETRY_S", 0.001)
+    monkeypatch.setattr(ending, "STORE_RETRY_S", 0.001)
     tries: list[str] = []
 
     async def handle(event: Deed) -> None:

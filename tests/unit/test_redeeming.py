@@ -10,7 +10,7 @@ import svcs
 
 from app.config import ClaimCheckConfig, KafkaConfig
 from app.deadletter.record import our_headers
-from app.engine import pipeline, redeeming
+from app.engine import ending, redeeming
 from app.engine.dispatch import Dispatcher, EventTypes, handler_for
 from app.engine.flow import Flow
 from app.engine.pipeline import Pipeline
@@ -66,7 +66,7 @@ class Depot:
         dispatcher.add(handler_for(Parcel, handler, Policy(Retry(2, 0.01)), NEVER))
         self.counts = Counts()
         carrier: Any = Pipeline(
-            EventTypes("t", [Parcel]), dispatcher, None, None, self.counts, "ignore", "key", failing_of(self.counts),
+            EventTypes("t", [Parcel]), dispatcher, None, None, self.counts, "ignore", failing_of(self.counts),
             self.redeeming,
         )  # fmt: skip
         house.carrier = carrier
@@ -192,7 +192,7 @@ async def test_a_store_that_is_away_undoes_who_publishes(
     make: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, swallows: bool
 ) -> None:
     """The event is handled again when it is back, whatever its handler makes of the error; nothing leaves before."""
-    monkeypatch.setattr(pipeline, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(ending, "STORE_RETRY_S", 0.01)
     tries = 0
 
     async def handle(parcel: Parcel) -> None:
