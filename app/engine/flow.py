@@ -17,7 +17,8 @@ from app.engine.back import Backs
 from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
-from app.engine.rest import Cancel, Rest
+from app.engine.rest import Rest
+from app.engine.resting import Resting
 from app.engine.settling import Linger, Settling, Ties
 from app.errors import UnreadableError
 from app.observe.hotkeys import KeyWatch
@@ -78,7 +79,7 @@ class Flow:
         processed = state.processed or Processed(0)
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
-        self._resting: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
+        self._resting = Resting(self.lanes, lambda: on_room(self))
         places = [TP(topic, tp.partition) for topic in pipeline.topics_back]
         self.backs = Backs(places, limits.records, lambda: on_room(self))
         self.keys = KeyWatch()
@@ -225,36 +226,14 @@ class Flow:
 
     def rest(self, work: Work, rest: Rest, *, is_held: bool) -> None:
         """The record of *work*, started or held, is not done, and nobody is at work on it."""
-        lane = work[0]
-        self.lanes.rest(lane, is_held=is_held)
+        self.lanes.rest(work[0], is_held=is_held)
         self.turn_ended()
-        work = (*work[:2], rest.past, *work[3:])
+        self._resting.add(work, rest)
         if self.is_closing:
-            self._drop(work)
+            self._resting.let_go()
             self._check_quiet()
-        else:
-            self._resting[lane] = work, rest.until(lambda: self._resume(lane))
-            if rest.halts:
-                self._halt(rest.halts)
-
-    def _resume(self, lane: Hashable) -> None:
-        work, _ = self._resting.pop(lane, (None, None))
-        if work is not None:
-            self.lanes.resume(work)
-            self._on_room(self)
-
-    def _drop(self, work: Work) -> None:
-        """An event that rests is left to whoever has the partition next."""
-        past = work[2]
-        if past is not None and past.unit is not None:
-            past.unit.end()
-
-    def _drop_resting(self) -> None:
-        for work, cancel in self._resting.values():
-            cancel()
-            self._drop(work)
-        self._resting.clear()
-        self.backs.stop()
+        elif rest.halts:
+            self._halt(rest.halts)
 
     def _halt(self, why: str) -> None:
         self.halted = why
@@ -291,9 +270,7 @@ class Flow:
     async def close(self, timeout_s: float) -> bool:
         """Start nothing more, and wait for what is in hand. False when it did not end in time: then it is abandoned."""
         self.is_closing = True
-        self._fetches.clear()
-        self.lanes.clear()
-        self._drop_resting()
+        self._start_no_more()
         self._check_quiet()
         try:
             async with asyncio.timeout(timeout_s):
@@ -306,9 +283,13 @@ class Flow:
     def abandon(self) -> None:
         """Write nothing more, whatever ends from now on: it will be read again."""
         self.state.is_abandoned = self.is_closing = True
+        self._start_no_more()
+
+    def _start_no_more(self) -> None:
         self._fetches.clear()
         self.lanes.clear()
-        self._drop_resting()
+        self._resting.let_go()
+        self.backs.stop()
 
     def _check_quiet(self) -> None:
         if self.is_closing and not self.lanes.held and self.settling.task is None:

@@ -135,7 +135,7 @@ async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(make: Ma
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
     await trial.until(lambda: gate.is_open and gate.waiting == 20)
-    first = next(iter(trial.flow._resting.values()))[0][1].key
+    first = next(iter(trial.flow._resting._of.values()))[0][1].key
     outage.is_on = False
     await trial.settled(20)
     assert trial.clock.passed_s < 60
