@@ -1,6 +1,5 @@
 """What is wrong with a house before anything starts: one line each, with the cure."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -10,7 +9,7 @@ from app.config import KafkaConfig
 from app.engine.dispatch import Dispatcher, Handler
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
-from app.spelling import plain
+from app.spelling import nearest, plain
 
 log = structlog.get_logger()
 
@@ -43,8 +42,12 @@ def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
     known = {plain(event_type.__name__): event_type.__name__ for event_type in dispatcher.event_types}
     for name in kafka.message_types:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {known[near[0]]}?" if near else f"there are {', '.join(known.values()) or 'none'}"
+            near = nearest(name, known)
+            hint = (
+                f"did you mean {known[near]}?"
+                if near is not None
+                else f"there are {', '.join(known.values()) or 'none'}"
+            )
             raise ConfigError(f"Kafka.MessageTypes: no event type {name!r} is handled here, {hint}")
 
 

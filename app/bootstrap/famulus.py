@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import pkgutil
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +17,7 @@ from faust.types import TP, AgentT
 from app.access.unpacking import set_limit
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
+from app.bootstrap.topics import make_own_topics
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
@@ -31,15 +32,14 @@ from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.group.standing import Standings
-from app.observe.health import partitions_of, prepare_state_topics, prepare_topics_back
+from app.observe.health import partitions_of
 from app.observe.history import History
 from app.observe.tracing import tracing_of
-from app.operate.admin import AdminLog, prepare_admin_topics
+from app.operate.admin import AdminLog
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
 from app.publish.delivering import deliver
 from app.publish.producer import Producer
-from app.publish.schedule import LONGEST_H, WAITS_S
 from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_unit
@@ -230,39 +230,6 @@ class Famulus(faust.App):
         """The state changelogs of all subscriptions."""
         return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
 
-    @property
-    def is_restored(self) -> bool:
-        """Whether this worker's partitions are assigned and their state is there."""
-        return bool(cast(Any, self.tables).recovery.completed.is_set() and not self.rebalancing)
-
-    @property
-    def stuck(self) -> list[str]:
-        """Why this worker, or partitions of it, do not get on, in words: somebody has to do something."""
-        flows = self.intake.flows.values()
-        floods = [p.failing.flood.why for p in self.pipelines.values()]
-        scheduled = self.scheduler.blocked if self.scheduler is not None else ""
-        every = self.unheard, *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
-        return [why for why in every if why]
-
-    @property
-    def unheard(self) -> str:
-        """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
-        if not self.is_restored or cast(Any, self._consumer).is_member():
-            return ""
-        limit_s = self.settings.kafka.consumer_config.session_timeout_ms / 1000
-        return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
-
-    @property
-    def waiting(self) -> list[str]:
-        """For what handlers wait, in words; they go on by themselves when it is there again."""
-        gates = (handler.gate.why for handler in self.dispatcher.handlers)
-        return [why for why in (self.claims.away, *gates) if why]
-
-    @property
-    def paused(self) -> list[str]:
-        """What of this worker's partitions somebody has paused, in words."""
-        return sorted({flow.paused for flow in self.intake.flows.values() if flow.paused})
-
     def is_carried(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
         return topic in self.carried
@@ -279,17 +246,26 @@ class Famulus(faust.App):
         there = await partitions_of(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
-        await self._prepare_own_topics(there)
+        subscriptions = self.subscriptions.values()
+        await asyncio.gather(
+            asyncio.to_thread(importlib.import_module, "datasketches"),  # 0.1 s: now, while Kafka is waited for
+            make_own_topics(
+                self.settings,
+                states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
+                back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
+                scheduled=self.scheduler.topic if self.scheduler is not None else None,
+            ),
+        )
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,
-            self.subscriptions.values(),
+            subscriptions,
             self.folder,
             self.sender,
             self._note_step,
             is_fenced=self.fencing,
         )
-        for subscription in self.subscriptions.values():
+        for subscription in subscriptions:
             subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
             self.carried.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
@@ -299,24 +275,6 @@ class Famulus(faust.App):
                 ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
             )  # fmt: skip
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
-
-    async def _prepare_own_topics(self, there: Mapping[str, int]) -> None:
-        """Make what only this group uses, all at once: each takes some round trips. *there*: partitions of sources."""
-        kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
-        subscriptions, kept_h = self.subscriptions.values(), self.settings.dead_letter.retention_h
-        states = {s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic}
-        back = {topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)}
-        made: list[Awaitable[object]] = [
-            asyncio.to_thread(importlib.import_module, "datasketches"),  # 0.1 s: now, while Kafka is waited for
-            prepare_state_topics(kafka, states, self.settings.state.tombstones_h, timeout_s),
-            prepare_topics_back(kafka, back, kept_h, timeout_s),
-            prepare_admin_topics(kafka, timeout_s),
-        ]
-        if self.scheduler is not None:
-            made.append(prepare_topics_back(kafka, {self.scheduler.topic: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s))
-        for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
-            if isinstance(error, BaseException):
-                raise error
 
     def _heed(self) -> None:
         """Operators have told the group something."""

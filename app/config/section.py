@@ -1,12 +1,11 @@
 """What every group of settings is: names and choices in any spelling, and nothing that is silently ignored."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from app.spelling import plain
+from app.spelling import nearest, plain
 
 
 class UnknownError(ValueError):
@@ -29,8 +28,12 @@ class Spelled(BaseModel):
         known = {}
         for name, value in values.items():
             if plain(name) not in fields:
-                near = difflib.get_close_matches(plain(name), fields, n=1)
-                hint = f", did you mean {fields[near[0]]!r}?" if near else f"; known are {', '.join(fields.values())}"
+                near = nearest(plain(name), fields)
+                hint = (
+                    f", did you mean {fields[near]!r}?"
+                    if near is not None
+                    else f"; known are {', '.join(fields.values())}"
+                )
                 raise UnknownError(name, hint)
             field = fields[plain(name)]
             known[field] = _spelled(value, cls.model_fields[field].annotation)

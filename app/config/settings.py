@@ -90,4 +90,5 @@ def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
     place = tuple(plain(part) for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) else [])])
     origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
     origin = f" ({origins[0]})" if len(origins) == 1 else ""
-    return f"{'.'.join(said) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}{origin}"
+    name = f"{'.'.join(said)}: " if said else ""
+    return f"{name}{fault['msg'].removeprefix('Value error, ')}{origin}"

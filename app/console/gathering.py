@@ -14,6 +14,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from app.bootstrap import Famulus
+from app.console.condition import is_ready, paused, stuck, waiting, why_not_ready
 from app.engine.flow import Flow
 from app.group.asking import Asker
 from app.observe import catalogue as c
@@ -21,7 +22,6 @@ from app.observe.health import admin_of
 from app.observe.history import Sample
 from app.observe.metrics import Counts
 from app.state.tables import Table
-from app.text import number
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
 from app.wire.sensitive import hidden, places_in
@@ -99,12 +99,12 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
     returning = sorted((tp, lag) for tp, lag in returning_lag(app) if lag)
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     return {
-        "is_ready": app.is_restored and not app.stuck,
-        "why": why_not_ready(app) if not app.stuck else "",
+        "is_ready": is_ready(app),
+        "why": why_not_ready(app) if not stuck(app) else "",
         "flooded": [why for why in (*(p.failing.flood.why for p in app.pipelines.values()), scheduled) if why],
         "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
-        "waiting": app.waiting,
-        "paused": app.paused,
+        "waiting": waiting(app),
+        "paused": paused(app),
         "told": app.intake.told.words(),
         "partitions": partitions,
         "returning": returning,
@@ -181,18 +181,6 @@ def rows_of(table: Table[Any, Any], after: str | None, limit: int) -> tuple[list
 def as_json(value: object) -> bytes:
     """*value* as JSON, Records of tables included, without what they call sensitive."""
     return msgspec.json.encode(value, enc_hook=_raw)
-
-
-def why_not_ready(app: Famulus) -> str:
-    """What is wrong with a worker that does not take part; empty when nothing is."""
-    progress = app.holdings.restorer.progress
-    why = progress.waiting_for or "; ".join(app.stuck)
-    if why or app.is_restored:
-        return why
-    if progress.partitions and progress.ended is None:
-        of = number(progress.partitions, "partition")
-        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
-    return "the group has not assigned partitions yet, or assigns them anew"
 
 
 def _raw(record: Any) -> msgspec.Raw:

@@ -12,7 +12,7 @@ from faust.web import Request, Response
 from app.bootstrap import Famulus
 from app.console.about import JSON, About
 from app.console.base import Page
-from app.console.gathering import why_not_ready
+from app.console.condition import is_ready, paused, waiting, why_not_ready
 from app.door.guard import may_read
 
 HEALTH = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
@@ -38,12 +38,12 @@ class Ready(Health):
 
     async def get(self, request: Request) -> Response:
         """Look at the restoring, and at what is stuck."""
-        is_ready = self.host.is_restored and not self.host.stuck
+        is_good = is_ready(self.host)
         more = {
-            "why": why_not_ready(self.host), "waiting": self.host.waiting, "paused": self.host.paused,
+            "why": why_not_ready(self.host), "waiting": waiting(self.host), "paused": paused(self.host),
             **_restoring(self.host),
         }  # fmt: skip
-        return self.verdict("ready" if is_ready else "not ready", more, request, is_good=is_ready)
+        return self.verdict("ready" if is_good else "not ready", more, request, is_good=is_good)
 
 
 class Started(Health):

@@ -17,6 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from app.bootstrap import Famulus
+from app.console.condition import is_ready
 from app.console.gathering import PartitionNow, bounded, partitions_of, returning_lag
 from app.group.burrow import State
 from app.group.standing import Standing
@@ -123,7 +124,7 @@ class WorkerCollector(Collector):
             scrape.put(c.BREAKER_WAITING, waiting[name], name)
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
         scrape.put(c.LATE_REPLIES, self._app.bus.late_replies)
-        scrape.put(c.READY, self._app.is_restored and not self._app.stuck)
+        scrape.put(c.READY, is_ready(self._app))
 
 
 class Scrape:

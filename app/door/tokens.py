@@ -69,8 +69,10 @@ def read_token(name: str, path: Path) -> str:
         with path.open(encoding="ascii") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(LENGTH_MAX + 2).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: no token can be read from {path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: no token can be read from {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: no token can be read from {path}: it is not ASCII") from None
     if mode & 0o007:
         raise ConfigError(
             f"{name}: {path} is open to every user of this machine: chmod 600 {path}, and use a new token"

@@ -1,0 +1,56 @@
+"""Whether a worker takes part and gets on, and in words why not: one place, so that no two views differ in it."""
+
+from typing import Any, cast
+
+from app.bootstrap import Famulus
+from app.text import number
+
+
+def is_restored(app: Famulus) -> bool:
+    """Whether this worker's partitions are assigned and their state is there."""
+    return bool(cast(Any, app.tables).recovery.completed.is_set() and not app.rebalancing)
+
+
+def is_ready(app: Famulus) -> bool:
+    """Whether it takes part, and none of its partitions is stuck."""
+    return is_restored(app) and not stuck(app)
+
+
+def stuck(app: Famulus) -> list[str]:
+    """Why this worker, or partitions of it, do not get on: somebody has to do something."""
+    flows = app.intake.flows.values()
+    floods = [p.failing.flood.why for p in app.pipelines.values()]
+    scheduled = app.scheduler.blocked if app.scheduler is not None else ""
+    every = _unheard(app), *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
+    return [why for why in every if why]
+
+
+def waiting(app: Famulus) -> list[str]:
+    """For what handlers wait; they go on by themselves when it is there again."""
+    gates = (handler.gate.why for handler in app.dispatcher.handlers)
+    return [why for why in (app.claims.away, *gates) if why]
+
+
+def paused(app: Famulus) -> list[str]:
+    """What of this worker's partitions somebody has paused."""
+    return sorted({flow.paused for flow in app.intake.flows.values() if flow.paused})
+
+
+def why_not_ready(app: Famulus) -> str:
+    """What is wrong with a worker that does not take part; empty when nothing is."""
+    progress = app.holdings.restorer.progress
+    why = progress.waiting_for or "; ".join(stuck(app))
+    if why or is_restored(app):
+        return why
+    if progress.partitions and progress.ended is None:
+        of = number(progress.partitions, "partition")
+        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
+    return "the group has not assigned partitions yet, or assigns them anew"
+
+
+def _unheard(app: Famulus) -> str:
+    """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
+    if not is_restored(app) or cast(Any, app.consumer).is_member():
+        return ""
+    limit_s = app.settings.kafka.consumer_config.session_timeout_ms / 1000
+    return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
