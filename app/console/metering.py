@@ -11,7 +11,7 @@ from prometheus_client.core import Metric as Family
 
 from app.bootstrap import Famulus
 from app.console.metrics import WorkerCollector
-from app.observe.optional import otel
+from app.observe.otel import otel
 
 log = structlog.get_logger()
 READ_S = 5.0  # for the event loop to have its turn

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, cast
 
 from app.config import KafkaConfig
-from app.observe.optional import otel
+from app.observe.otel import otel
 from app.wire.envelope import Headers, Record
 
 Mode = Literal["auto", "link", "parent", "off"]
