@@ -247,15 +247,15 @@ class Famulus(faust.App):
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
         subscriptions = self.subscriptions.values()
-        await asyncio.gather(
-            asyncio.to_thread(importlib.import_module, "datasketches"),  # 0.1 s: now, while Kafka is waited for
-            make_own_topics(
-                self.settings,
-                states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
-                back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
-                scheduled=self.scheduler.topic if self.scheduler is not None else None,
-            ),
+        # 0.1 s: now, while Kafka is waited for.
+        importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "datasketches"))
+        await make_own_topics(
+            self.settings,
+            states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
+            back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
+            scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
+        await importing
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,

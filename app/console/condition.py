@@ -50,7 +50,7 @@ def why_not_ready(app: Famulus) -> str:
 
 def _unheard(app: Famulus) -> str:
     """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
-    if not is_restored(app) or cast(Any, app.consumer).is_member():
+    if not is_restored(app) or cast(Any, app._consumer).is_member():
         return ""
     limit_s = app.settings.kafka.consumer_config.session_timeout_ms / 1000
     return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"

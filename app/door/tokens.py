@@ -70,7 +70,7 @@ def read_token(name: str, path: Path) -> str:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(LENGTH_MAX + 2).strip()
     except OSError as error:
-        raise ConfigError(f"{name}: no token can be read from {path}: {error.strerror}") from None
+        raise ConfigError(f"{name}: no token can be read from {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: no token can be read from {path}: it is not ASCII") from None
     if mode & 0o007:

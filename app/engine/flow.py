@@ -18,7 +18,7 @@ from app.engine.inflight import InFlight
 from app.engine.lanes import Lanes
 from app.engine.pipeline import Pipeline, Work
 from app.engine.rest import Rest
-from app.engine.resting import Resting
+from app.engine.resting import Resting, leave
 from app.engine.settling import Linger, Settling, Ties
 from app.errors import UnreadableError
 from app.observe.hotkeys import KeyWatch
@@ -228,11 +228,12 @@ class Flow:
         """The record of *work*, started or held, is not done, and nobody is at work on it."""
         self.lanes.rest(work[0], is_held=is_held)
         self.turn_ended()
-        self._resting.add(work, rest)
         if self.is_closing:
-            self._resting.let_go()
+            leave(rest.past)
             self._check_quiet()
-        elif rest.halts:
+            return
+        self._resting.add(work, rest)
+        if rest.halts:
             self._halt(rest.halts)
 
     def _halt(self, why: str) -> None:

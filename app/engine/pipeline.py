@@ -74,15 +74,15 @@ class Pipeline:
 
     def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
         """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
-        known = self._lanes_of(records), records, repeat(None), stream_ms
+        known = self._lanes_of(records), records, repeat(None, len(records)), stream_ms
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
-            return zip(*known, repeat(b""), repeat(None), repeat(-1), strict=False)
+            return zip(*known, *(repeat(of, len(records)) for of in (b"", None, -1)), strict=True)
         try:
             stored, applied = self.dedupe.stored(state, keys), state.applied
         except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
             stored, applied = [None] * len(keys), -1
-        return zip(*known, keys, stored, repeat(applied), strict=False)
+        return zip(*known, keys, stored, repeat(applied, len(records)), strict=True)
 
     def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
         """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
@@ -108,8 +108,8 @@ class Pipeline:
                 past = self.failing.begin(record, past, state)
             try:
                 event = self.types.decode(record)
-            except DecodeError:  # only then is it asked whether it is a claim check: no other event pays for that
-                event = await self._redeemed(unit, past)
+            except DecodeError as error:  # only then is it asked for a claim check: no other event pays for that
+                event = await self._redeemed(error, unit, past)
             if event is None:
                 return self._unknown(record, past, unit)
             handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
@@ -154,10 +154,10 @@ class Pipeline:
                     unit.end()
         return "handled"
 
-    async def _redeemed(self, unit: Unit, past: Past | None) -> Event | None:
-        """The event that a claim check stands for; of a record that is none, the error that brought us here."""
+    async def _redeemed(self, error: DecodeError, unit: Unit, past: Past | None) -> Event | None:
+        """The event that a claim check stands for. Raises *error* of a record that is none."""
         if not is_claim_check(unit.record):
-            raise  # noqa: PLE0704  # what could not be decoded
+            raise error
         return self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
 
     @staticmethod

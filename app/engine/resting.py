@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 
 from app.engine.lanes import Lanes
 from app.engine.pipeline import Work
-from app.engine.rest import Cancel, Rest
+from app.engine.rest import Cancel, Past, Rest
 
 
 class Resting:
@@ -29,6 +29,11 @@ class Resting:
         """Leave all of them to whoever has the partition next."""
         for work, cancel in self._of.values():
             cancel()
-            if work[2] is not None and work[2].unit is not None:
-                work[2].unit.end()
+            leave(work[2])
         self._of.clear()
+
+
+def leave(past: Past | None) -> None:
+    """Leave an event to whoever has the partition next."""
+    if past is not None and past.unit is not None:
+        past.unit.end()

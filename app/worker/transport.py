@@ -23,7 +23,7 @@ from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
 from app.worker.lease import Lease
 from app.worker.seeking import Seeking
-from app.worker.starts import Known, Logs, starts
+from app.worker.starts import Known, starts
 
 log = structlog.get_logger()
 BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
@@ -138,8 +138,8 @@ class Consumer(driver.Consumer):
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
         """Wait for a commit that is under way, which never stands for the one that is asked for now."""
-        while await super().maybe_wait_for_commit_to_finish():
-            pass
+        while (under_way := self._commit_fut) is not None:
+            await asyncio.wait([under_way])  # who waits may be cancelled, others wait for the same
         return False
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
@@ -209,8 +209,7 @@ class Consumer(driver.Consumer):
         }  # fmt: skip
         begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
         is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
-        logs = cast(Logs, self)  # as Faust's own types do not say
-        found = await starts(known, logs, self._host.on_commit_ahead, is_earliest=is_earliest)
+        found = await starts(known, self, self._host.on_commit_ahead, is_earliest=is_earliest)
         return found | {tp: begins[tp] for tp in unread}
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

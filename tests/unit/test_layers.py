@@ -131,7 +131,8 @@ def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ('{"Kafka": {"GroupId": "x"}}', "kafka: unknown setting 'groupid'"),
+        ('{"Kafka": {"GroupId": "x"}}', "settings: kafka: unknown setting 'groupid'"),
+        ('{"Kafkaa": {}}', "settings: unknown setting 'kafkaa', did you mean 'kafka'?"),
         ('{"Kafka": {"Partitions": 0}}', "greater than or equal to 1 (Kafka.Partitions in appsettings.json)"),
         ('{"Kafka": {"TopicPrefix": "a", "topic_prefix": "b"}}', "one setting, said twice"),
         ('{"Kafka": {"TopicPrefix": "a", "TopicPrefix": "b"}}', "is there twice"),

@@ -52,7 +52,7 @@ def test_a_link_where_the_token_will_be_written_is_not_followed(tmp_path: Path) 
         (GOOD, 0o604, "open to every user of this machine: chmod 600"),
         ("short", 0o600, "22 to 512 characters"),
         ("with spaces in the middle of it", 0o600, "letters, digits"),
-        ("é" * 40, 0o600, "no token can be read"),
+        ("é" * 40, 0o600, "it is not ASCII"),
         ("a" * 513, 0o600, "22 to 512 characters"),
     ],
 )
@@ -102,7 +102,7 @@ def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -
         ({"ReadToken": GOOD, "AdminToken": GOOD}, "are the same"),
         ({"ReadToken": GOOD, "ReadTokenFile": "/nowhere"}, "both set"),
         ({"ReadToken": "guess-me"}, "Worker.ReadToken: a token has 22"),
-        ({"AdminTokenFile": "/nowhere"}, "Worker.AdminTokenFile: no token can be read from /nowhere"),
+        ({"AdminTokenFile": "/nowhere"}, "Worker.AdminTokenFile: no token can be read from /nowhere: No such file"),
     ],
 )
 def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) -> None:

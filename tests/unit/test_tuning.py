@@ -78,21 +78,15 @@ def test_short_waits_are_not_rounded_to_milliseconds(
     assert waits == [0.0012]
 
 
-def test_what_is_ready_ends_a_short_wait(loop: asyncio.SelectorEventLoop) -> None:
-    """Also when it is another thread that wants something."""
+def test_what_is_ready_is_told_by_a_short_wait(loop: asyncio.SelectorEventLoop) -> None:
+    """As by any other."""
     here, there = socket.socketpair()
     with here, there:
-        here.setblocking(False)  # noqa: FBT003  # socket's
-        happened: list[str] = []
-        loop.call_later(0.04, happened.append, "time")
-
-        async def read() -> None:
-            happened.append((await loop.sock_recv(here, 10)).decode())
-            await loop.run_in_executor(None, happened.append, "thread")
-
+        loop.add_reader(here, lambda: None)
         there.send(b"data")
-        loop.run_until_complete(read())
-    assert happened == ["data", "thread"]
+        [(key, event)] = loop._selector.select(0.04)  # type: ignore[attr-defined]  # as the loop does
+        assert (key.fileobj, event) == (here, selectors.EVENT_READ)
+        loop.remove_reader(here)
 
 
 def test_another_selector_is_left_as_it_is() -> None:
