@@ -107,7 +107,7 @@ class Flow:
         Holes among them count. Where all that was received is settled, what follows it (markers of transactions) does
         not: it has been read.
         """
-        settled = self.begin if self.settled_offset is None else self.settled_offset
+        settled = max(self.begin, self.settled_offset or 0)
         is_idle = not (self.offsets.in_flight or self._fetches or self.settling.task)
         return max(log_end - (max(settled, self.position) if is_idle else settled), 0)
 

@@ -57,12 +57,14 @@ class Settling:
         self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, in_flight: InFlight,
         linger: Linger, ties: Ties, on_settled: Callable[[], None], on_end: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.offset: int | None = None  # everything below it is durable, None before any is
         self.blocked = ""  # why nothing can be settled
         self._tp, self._pipeline, self._state, self._settler = tp, pipeline, state, settler
         self._in_flight, self._for_more, self._ties = in_flight, linger, ties
         self._on_settled, self._on_end = on_settled, on_end
         processed = state.processed or Processed(0)
+        # Everything below it is durable, None before any is. What an earlier owner settled counts: its commit may be
+        # lost, and if nothing came any more, the group would seem to lag for ever.
+        self.offset = state.processed.next_offset if state.processed is not None else None
         self._counts = Counter(processed.counts)  # of the partition, since its state began
         self.task: asyncio.Task[None] | None = None  # at work
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from app.dev.worker import WorkerProcess
-from tests.integration.house import LIMIT_S, House
+from tests.integration.house import LIMIT_S, House, wait_for
 
 
 def refused(worker: WorkerProcess) -> str:
@@ -28,6 +28,8 @@ def test_the_state_says_where_to_go_on(house: House) -> None:
     worker = house.start()
     line = house.wait_log(worker, "the commit of 5 is behind; the state goes on where it is")
     assert "goes_on_at=20" in line
+    wait_for(lambda: house.committed() == {0: 20})  # else whoever asks the group sees a lag that nothing ends
+    assert worker.get("/subscriptions/")[0]["next_offsets"] == {"0": 20}
     house.send(*events[20:21])
     house.wait_settled(21, worker)
     assert house.outcomes(worker) == Counter(handled=1)

@@ -22,7 +22,7 @@ from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing
 from models.orders import OrderCreated, OrderItem
 from tests.integration.conftest import PARTITIONS
-from tests.integration.house import House
+from tests.integration.house import SLEEPING, House
 
 Start = Callable[..., WorkerProcess]
 CUSTOMERS = [UUID(int=number) for number in range(20)]
@@ -317,10 +317,13 @@ def test_a_broker_that_goes_silent_ends_the_worker_with_70_and_loses_nothing(
     """What cannot be settled within the delivery timeout is unknown: the next worker reads it again."""
     with Broker() as broker:
         house = house_on(broker)
-        house.build(partitions=PARTITIONS)
+        house.build(SLEEPING, partitions=PARTITIONS)
         worker = house.start(KAFKA__PRODUCERCONFIG__DELIVERYTIMEOUTMS="2000")
-        house.send(*(house.thing(f"k{number % 100}", number) for number in range(20_000)))
+        notes = ["now"] * 15_000 + ["wait"] * 5_000
+        house.send(*(house.thing(f"k{number % 100}", number, note) for number, note in enumerate(notes)))
+        house.wait_settled(15_000, worker)
         broker.nodes[0].pause()
+        (house.checkout / "go").touch()
         code = worker.wait_exit(60)
         broker.nodes[0].resume()
         assert code == 70, worker.log.read_text()[-2000:]

@@ -80,6 +80,14 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
     assert house.settled[-1].counts == {"handled": 7}
 
 
+async def test_what_an_earlier_owner_settled_may_be_committed_at_once(make: Callable[..., House]) -> None:
+    """Its own last commit may be lost, and nothing need ever come that would be settled here."""
+    state = Partition(0, None, 1000)
+    state.processed = Processed(3)
+    flow = make(Gate(), remembers=True).flow(state)
+    assert flow.settled_offset == 3
+
+
 async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(make: Callable[..., House]) -> None:
     """What an earlier owner settled far ahead is still in the row when nothing of it was read yet."""
     house = make(Gate(), remembers=True)
