@@ -43,11 +43,7 @@ def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
     for name in kafka.message_types:
         if name not in known:
             near = nearest(name, known)
-            hint = (
-                f"did you mean {known[near]}?"
-                if near is not None
-                else f"there are {', '.join(known.values()) or 'none'}"
-            )
+            hint = f"did you mean {known[near]}?" if near else f"there are {', '.join(known.values()) or 'none'}"
             raise ConfigError(f"Kafka.MessageTypes: no event type {name!r} is handled here, {hint}")
 
 

@@ -29,11 +29,7 @@ class Spelled(BaseModel):
         for name, value in values.items():
             if plain(name) not in fields:
                 near = nearest(plain(name), fields)
-                hint = (
-                    f", did you mean {fields[near]!r}?"
-                    if near is not None
-                    else f"; known are {', '.join(fields.values())}"
-                )
+                hint = f", did you mean {fields[near]!r}?" if near else f"; known are {', '.join(fields.values())}"
                 raise UnknownError(name, hint)
             field = fields[plain(name)]
             known[field] = _spelled(value, cls.model_fields[field].annotation)

@@ -117,8 +117,7 @@ class Pipeline:
                 handlers = self._left(past, handlers)
             enter(unit)
             if (self.dedupe is not None or past is not None) and self._is_duplicate(work, event, unit):
-                if past is not None:
-                    self.failing.ended(record, past, state, is_dead=False)
+                self._end(unit, past)
                 return "duplicate"
             for handler in handlers:
                 gate = handler.gate
@@ -141,7 +140,7 @@ class Pipeline:
             if unit.mark or unit.rows or unit.outbox:
                 unit.join()
             if past is not None:
-                self.failing.ended(record, past, state, is_dead=False)
+                self._end(unit, past)
         except BaseException as error:  # noqa: BLE001  # what is none of ours is raised again
             not_handled(self.failing, error, unit, past)
             return "dead_lettered"
@@ -186,9 +185,13 @@ class Pipeline:
             raise InvariantError(f"{words(record)} is of a type that nobody here handles")
         if self.on_unknown_type == "dead_letter":
             raise UnknownTypeError("a type that nobody here handles")
-        if past is not None:
-            self.failing.ended(record, past, unit.partition, is_dead=False)
+        self._end(unit, past)
         return "ignored"
+
+    def _end(self, unit: Unit, past: Past | None) -> None:
+        """The event has ended, and not as a dead letter."""
+        if past is not None:
+            self.failing.ended(unit.record, past, unit.partition, is_dead=False)
 
     @staticmethod
     def _left(past: Past, handlers: Sequence[Handler]) -> Sequence[Handler]:
