@@ -4,15 +4,32 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import cramjam
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record._crecords import default_records
 from aiokafka.structs import RecordMetadata
 
 from app.wire.envelope import Headers
 
 METADATA_S = 0.05
 BATCH_BYTES = 2**20  # what a broker takes unless it is told otherwise
+LZ4_LEVEL = 1  # the fastest, as in Java's client
+
+
+def lz4(payload: bytes | memoryview) -> bytes:
+    """*payload* packed as Kafka wants it: a frame whose blocks do not know each other (KIP-57).
+
+    aiokafka packs at level 9, where the search for a little less takes eight times as long. That is the number of the
+    default in KIP-390, by which Java's client means its fast way.
+    """
+    compressor = cramjam.lz4.Compressor(level=LZ4_LEVEL, content_checksum=False, block_linked=False)
+    compressor.compress(payload)
+    return bytes(compressor.finish())
+
+
+default_records.lz4_encode = lz4  # whose compiled builder holds it by name
 
 
 class PartitionBatches:
