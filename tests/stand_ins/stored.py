@@ -1,12 +1,11 @@
 """Stand-ins for what a partition stands on: a store in memory, records without a broker."""
 
-import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from app.state.partition import Partition
-from app.storage.store import EPOCH, POSITION, Store, StoreError
+from app.storage.store import EPOCH, POSITION, StoreError
 from app.wire.envelope import Headers
 
 
@@ -56,16 +55,6 @@ class Batch:
         self.done.append((key, None))
 
 
-class DiskStore(Store):
-    """A real store where the turns of the event loop are all the time there is: no thread of its own."""
-
-    async def write_aside(self, batch: Any, position: int, epoch: int) -> None:
-        """As `MemoryStore` does."""
-        await asyncio.sleep(0)
-        self.write(batch, position, epoch)
-        await asyncio.sleep(0)
-
-
 class MemoryStore(Memory):
     """A store whose *disk* is a dict that outlives it."""
 
@@ -95,7 +84,8 @@ class MemoryStore(Memory):
 
     def write(self, batch: Batch, position: int, epoch: int) -> None:
         """All of it, in its order."""
-        assert self.is_open
+        if not self.is_open:
+            raise StoreError("closed")
         for key, value in batch.done:
             if value is None:
                 self.rows.pop(key, None)
@@ -103,14 +93,6 @@ class MemoryStore(Memory):
                 self.rows[key] = value
         self.rows |= {POSITION: b"%d" % position, EPOCH: b"%d" % epoch}
         self.position, self.epoch = position, epoch
-
-    async def write_aside(self, batch: Batch, position: int, epoch: int) -> None:
-        """The same while others go on, who may close it before, and read what it wrote before the writer knows."""
-        await asyncio.sleep(0)
-        if not self.is_open:
-            raise StoreError("closed")
-        self.write(batch, position, epoch)
-        await asyncio.sleep(0)
 
     def wipe(self) -> None:
         """Begin with nothing."""

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,45 +107,6 @@ async def test_a_store_that_was_put_aside_while_it_was_opened_anew_takes_nothing
     with pytest.raises(InvariantError, match="not what it was"):
         await desk.settle({B: b"2"})
     assert desk.store.position == -1
-
-
-async def test_a_slow_disk_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop goes on while a write is on its way; who closes the store waits for it, so none is torn."""
-    desk = await Desk(tmp_path / "s").claim()
-    has_begun, may_end = threading.Event(), threading.Event()
-    write = Store.write
-
-    class Slow:
-        def __init__(self, db: Any) -> None:
-            self.db = db
-
-        def write(self, batch: Any) -> None:
-            has_begun.set()
-            assert may_end.wait(10)
-            self.db.write(batch)
-
-        def close(self) -> None:
-            self.db.close()
-
-    def slowly(store: Store, *of: Any) -> None:
-        store._db = Slow(store._db)
-        write(store, *of)
-
-    monkeypatch.setattr(Store, "write", slowly)
-    settling = asyncio.create_task(desk.settle({A: b"2"}))
-    async with asyncio.timeout(10):
-        while not has_begun.is_set():  # noqa: ASYNC110  # another thread
-            await asyncio.sleep(0.001)
-    closing = asyncio.create_task(asyncio.to_thread(desk.store.close))
-    await asyncio.sleep(0.05)
-    assert not settling.done()
-    assert not closing.done()
-    may_end.set()
-    await closing
-    assert await settling
-    monkeypatch.undo()
-    desk.store.open()
-    assert desk.store.get(A) == b"2"
 
 
 REAL = """
