@@ -144,10 +144,8 @@ class Crew:
             try:
                 outcome = await carry(work, state)
                 # What `Flow.ended` does, without a call for nearly every event.
-                if work[2] is None and (has_state or state.filling.outbox):
-                    state.filling.ended.append((work[1].offset, outcome))
-                elif work[2] is None and outcome == "handled":
-                    done.append(work[1].offset)
+                if work[2] is None and outcome == "handled":
+                    (state.filling.handled if has_state or state.filling.outbox else done).append(work[1].offset)
                 else:
                     flow.ended(work, outcome)
             except Rest as rest:

@@ -201,7 +201,7 @@ class Flow:
         if past is not None and past.finished is not None:
             group.returned.append((past.finished, past.place, outcome))
         elif self.has_state or group.outbox:
-            group.ended.append((work[1].offset, outcome))
+            group.ended(work[1].offset, outcome)
         else:
             self.pipeline.note(outcome)
             self.offsets.finished(work[1].offset)

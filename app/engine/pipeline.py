@@ -176,7 +176,7 @@ class Pipeline:
         if raw is not None and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None:
             self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
             return True
-        unit.mark = key, store_mark((stream_ms, record.offset))
+        unit.leave(key, store_mark(stream_ms, record.offset))
         return False
 
     def _unknown(self, record: Record, past: Past | None, unit: Unit) -> Outcome:

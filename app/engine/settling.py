@@ -102,7 +102,7 @@ class Settling:
         until = time.monotonic() + self._for_more.most_s
         while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
             self._for_more.has_more() and self._state.is_filling
-            and len(self._state.filling.ended) < self._for_more.enough and time.monotonic() < until
+            and len(self._state.filling) < self._for_more.enough and time.monotonic() < until
         ):  # fmt: skip
             await asyncio.sleep(LINGER_STEP_S)
 
@@ -111,8 +111,8 @@ class Settling:
         since_s = time.perf_counter()
         if group.outbox and not await self._publish(group.outbox):
             return False
-        self._in_flight.offsets.finished_all([offset for offset, _ in group.ended])
-        ended = Counter([outcome for _, outcome in group.ended])
+        self._in_flight.offsets.finished_all(group.offsets())
+        ended = group.outcomes()
         self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
@@ -127,7 +127,7 @@ class Settling:
         for outcome, count in ended.items():
             self._pipeline.note(outcome, count)
         counts = self._pipeline.counts
-        counts.group_records.note(len(group.ended) + len(group.returned))
+        counts.group_records.note(len(group))
         counts.settling_s.note(time.perf_counter() - since_s)
         return True
 

@@ -15,7 +15,7 @@ from faust import Record as Event
 from app.deadletter.returned import Returned
 from app.state.partition import Partition
 from app.storage.changelog import MARK, Mark, stored_mark
-from app.wire.envelope import Record, event_id_of, place_of
+from app.wire.envelope import Record, event_id_bytes_of, event_id_of, place_of
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
 PERIODS = 8  # parts of a window; marks are forgotten a part at a time
@@ -55,7 +55,7 @@ class Dedupe:
         """What each record's mark is kept under, as far as that is known before decoding; else nothing for all."""
         if self.identity is not None:
             return []
-        return [mark_key(event_id_of(record)) for record in records]
+        return [mark_key(event_id_bytes_of(record)) for record in records]
 
     def stored(self, partition: Partition, keys: list[bytes]) -> list[bytes | None]:
         """What the store has under each of *keys*. One look for all."""
@@ -65,7 +65,7 @@ class Dedupe:
     def key(self, event: Event) -> bytes:
         """What the mark of an event is kept under when an *identity* was given."""
         assert self.identity is not None
-        return mark_key(str(self.identity(event)))
+        return mark_key(str(self.identity(event)).encode())
 
     def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> Mark | None:
         """The mark of an event that was seen before, as the store keeps it; None when it is forgotten by now."""
@@ -83,14 +83,14 @@ def key_back(back: Returned, dedupe: Dedupe | None) -> bytes:
     Empty where only decoding tells: then it is what `Dedupe.key` says of the event.
     """
     if back.handler:  # the event itself was handled, but for this handler
-        return mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}")
+        return mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}".encode())
     if dedupe is None:  # two events may have one id, and both be meant
-        return mark_key(place_of(back))
-    return mark_key(event_id_of(back)) if dedupe.identity is None else b""
+        return mark_key(place_of(back).encode())
+    return mark_key(event_id_bytes_of(back)) if dedupe.identity is None else b""
 
 
-def mark_key(event_id: str) -> bytes:
+def mark_key(event_id: bytes) -> bytes:
     """What the mark of an event is kept under in the store."""
     digest = _digest.copy()  # to make a new one takes longer than all else here
-    digest.update(event_id.encode())
+    digest.update(event_id)
     return MARK + digest.digest()

@@ -4,7 +4,7 @@ While one group is settled the next one fills. Reads look into the groups before
 sees what the events before it did although nothing of that is durable yet.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -22,20 +22,42 @@ Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the ro
 class Group:
     """The last value of every row that its events changed, their marks, what they publish, and how each ended."""
 
-    __slots__ = ("ended", "marks", "outbox", "returned", "rows", "size")
+    __slots__ = ("handled", "marks", "others", "outbox", "returned", "rows", "size")
 
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.marks: dict[bytes, bytes] = {}  # as the store keeps them
         self.outbox: list[Outgoing] = []
-        self.ended: list[tuple[int, Outcome]] = []  # by offset
+        self.handled: list[int] = []  # the offsets of those that ended like that, which nearly all do
+        self.others: list[tuple[int, Outcome]] = []  # those that ended otherwise, by offset
         self.returned: list[tuple[Finished, int, Outcome]] = []  # those that came back: whom to tell which offset
         self.size = 0  # bytes of its record batch, rather more than less
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of it is to be settled."""
-        return not (self.ended or self.returned or self.rows or self.outbox)
+        return not (self.handled or self.others or self.returned or self.rows or self.outbox)
+
+    def ended(self, offset: int, outcome: Outcome) -> None:
+        """An event of it has ended."""
+        if outcome == "handled":
+            self.handled.append(offset)
+        else:
+            self.others.append((offset, outcome))
+
+    def __len__(self) -> int:
+        """How many events ended in it."""
+        return len(self.handled) + len(self.others) + len(self.returned)
+
+    def offsets(self) -> list[int]:
+        """Those of the events that ended in it, in no order; without those that came back, which have none here."""
+        return self.handled + [offset for offset, _ in self.others]
+
+    def outcomes(self) -> Counter[Outcome]:
+        """How many of them ended how."""
+        found = Counter(outcome for _, outcome in self.others)
+        found["handled"] += len(self.handled)
+        return found
 
 
 class Partition:

@@ -8,7 +8,7 @@ no update is lost, nothing half done is read, and since nobody waits while ownin
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
 from app.errors import PermanentError
@@ -91,12 +91,19 @@ class Unit:
 
     def earlier(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
         """The mark that the event left when it was seen before, see `Partition.mark`. Raises as `row` does."""
-        self.touch(key)
+        if self.partition.owners:
+            self._check_owner(key)
         try:
             return self.partition.mark(key, applied, stored)
         except StoreError:
             self.is_undone = True
             raise
+
+    def leave(self, key: bytes, mark: bytes) -> None:
+        """Leave a mark under *key*, which no other event in hand may have: `earlier` has said so just now."""
+        self.mark = key, mark
+        if self.is_live:
+            self.partition.owners[key] = self
 
     def write(self, key: bytes, value: bytes | None) -> None:
         """Set a row, or delete it with None. Raises as `row` does, and TypeError when the event is done."""
@@ -109,18 +116,21 @@ class Unit:
         self.rows[key] = value
 
     def touch(self, key: bytes) -> None:
-        """Have a row, or a mark, belong to this event while it is in hand. Raises Unwound when it does to another."""
-        owners = self.partition.owners
-        if owners:
-            owner = owners.get(key)
-            if owner is not None and owner is not self:
-                self.in_the_way, self.is_undone = owner, True
-                raise Unwound
+        """Have a row belong to this event while it is in hand. Raises Unwound when it does to another."""
+        if self.partition.owners:
+            self._check_owner(key)
         if self.is_live:
-            owners[key] = self
+            self.partition.owners[key] = self
         if self._touched is NO_TOUCHED:
-            self._touched = {}
-        self._touched[key] = None
+            self._touched = {key: None}
+        else:
+            self._touched[key] = None
+
+    def _check_owner(self, key: bytes) -> None:
+        owner = self.partition.owners.get(key)
+        if owner is not None and owner is not self:
+            self.in_the_way, self.is_undone = owner, True
+            raise Unwound
 
     # Events to publish.
 
@@ -168,15 +178,14 @@ class Unit:
 
         Raises EffectsTooLargeError, and then nothing is done.
         """
-        rows = self.rows
-        size = MARK_BYTES
+        rows, partition, size = self.rows, self.partition, MARK_BYTES
         for key, value in rows.items():
             size += len(key) + RECORD_OVERHEAD if value is None else len(key) + len(value) + RECORD_OVERHEAD
-        if size > self.partition.group_bytes:
+        if size > partition.group_bytes:
             raise EffectsTooLargeError(
-                f"its effects on tables take {size} bytes, at most {self.partition.group_bytes} are settled at once"
+                f"its effects on tables take {size} bytes, at most {partition.group_bytes} are settled at once"
             )
-        group = self.partition.group_for(size)
+        group = partition.group_for(size)
         if rows:
             group.rows.update(rows)
         if self.mark is not None:
@@ -190,16 +199,20 @@ class Unit:
         """The handler waits for something: from now on what it touched is its own."""
         if not (self.is_live or self.is_ended):
             self.is_live = True
-            self.partition.owners.update(dict.fromkeys(self._touched, self))
+            self.partition.owners.update(dict.fromkeys(self._owned(), self))
 
     def end(self) -> None:
         """The event is done, or undone: nothing belongs to it any more."""
         self.is_ended = True
         if self.is_live:
-            for key in self._touched:
+            for key in self._owned():
                 self.partition.owners.pop(key, None)
         if self.waiters:
             self._pass_on()
+
+    def _owned(self) -> Iterable[bytes]:
+        """What belongs to this event when it has suspended."""
+        return self._touched if self.mark is None else (*self._touched, self.mark[0])
 
     def turn(self) -> "asyncio.Future[Waiters] | None":
         """After `end`: done when the event that was in the way has ended; says who waits behind this one then.

@@ -15,7 +15,8 @@ an older epoch than one seen before: a worker that was frozen and writes what it
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -26,10 +27,10 @@ MARK = b"m"  # of one event, by the digest of its id; in the store only, made fr
 PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
 EPOCH = "epoch"  # the name of the header
 RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
-MARK_BYTES = 32  # of one mark in a pack
+MARK_BYTES = 33  # of one mark in a pack
 
 _epoch = struct.Struct(">q")
-_mark = struct.Struct(">16s16s")
+_mark = struct.Struct(">17s16s")
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 _offset_key = struct.Struct(">cq")
@@ -141,13 +142,13 @@ def period_of(pack: bytes) -> int:
 
 
 def pack(marks: Mapping[bytes, bytes]) -> bytes:
-    """The value of a pack of *marks*, as the store keeps them."""
-    return b"".join([key[len(MARK) :] + mark for key, mark in marks.items()])
+    """The value of a pack of *marks*: as the store keeps them, keys and values."""
+    return b"".join(chain.from_iterable(marks.items()))
 
 
 def unpack(value: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The marks of a pack, as the store keeps them: their keys and values."""
-    return ((MARK + digest, mark) for digest, mark in _mark.iter_unpack(value))
+    return _mark.iter_unpack(value)
 
 
 def newest_ms(marks: Mapping[bytes, bytes]) -> int:
@@ -155,9 +156,8 @@ def newest_ms(marks: Mapping[bytes, bytes]) -> int:
     return stored_mark(max(marks.values())).seen_ms  # their bytes sort by time
 
 
-def store_mark(mark: tuple[int, int]) -> bytes:
-    """A `Mark`, or what it is made of, as the store keeps it under MARK and the digest."""
-    return _seen.pack(*mark)
+# What a `Mark` is made of, as the store keeps it under MARK and the digest.
+store_mark: Callable[[int, int], bytes] = _seen.pack
 
 
 def stored_mark(value: bytes) -> Mark:

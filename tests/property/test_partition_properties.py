@@ -49,7 +49,7 @@ class Interleavings(RuleBasedStateMachine):
         unit.join()
         unit.end()
         self.newest.update(changes)
-        self.partition.filling.ended.append((self.events, "handled"))
+        self.partition.filling.ended(self.events, "handled")
 
     @rule(key=marks)
     def look(self, key: bytes) -> None:

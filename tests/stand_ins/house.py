@@ -105,7 +105,7 @@ class House:
         await self._settling()
         if not may_apply():
             return False
-        self.steps.append("settle " + " ".join(str(offset) for offset, _ in group.ended))
+        self.steps.append("settle " + " ".join(str(offset) for offset in sorted(group.offsets())))
         self.settled.append(processed)
         return True
 

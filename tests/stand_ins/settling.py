@@ -50,7 +50,7 @@ class Desk:
         """Settle a group."""
         group = Group()
         group.rows.update(rows or {})
-        group.marks.update({key: store_mark(mark) for key, mark in (marks or {}).items()})
+        group.marks.update({key: store_mark(*mark) for key, mark in (marks or {}).items()})
         return await self.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: may_apply)
 
     @property

@@ -47,7 +47,7 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
 @given(st.dictionaries(st.binary(min_size=16, max_size=16), marks, max_size=20))
 def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -> None:
     """In their order."""
-    kept = {MARK + digest: store_mark(mark) for digest, mark in of.items()}
+    kept = {MARK + digest: store_mark(*mark) for digest, mark in of.items()}
     assert list(unpack(pack(kept))) == list(kept.items())
     assert [stored_mark(mark) for mark in kept.values()] == list(of.values())
 
@@ -55,7 +55,7 @@ def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -
 @given(st.lists(marks, min_size=1))
 def test_the_newest_mark_is_known_by_its_bytes(of: list[Mark]) -> None:
     """They sort by time."""
-    assert newest_ms({MARK + b"%16d" % number: store_mark(mark) for number, mark in enumerate(of)}) == max(of).seen_ms
+    assert newest_ms({MARK + b"%16d" % number: store_mark(*mark) for number, mark in enumerate(of)}) == max(of).seen_ms
 
 
 @given(times, st.integers(0, 2**40), st.integers(0, 2**40))

@@ -18,11 +18,11 @@ def back(**changes: Any) -> Returned:
 @pytest.mark.parametrize(
     ("of", "dedupe", "key"),
     [
-        (back(), Dedupe(1000), mark_key("s#1")),
-        (back(), None, mark_key("t/2/7")),
+        (back(), Dedupe(1000), mark_key(b"s#1")),
+        (back(), None, mark_key(b"t/2/7")),
         (back(), Dedupe(1000, identity=str), b""),
-        (back(handler="h"), Dedupe(1000), mark_key("s#1\0h\0000\0001")),
-        (back(handler="h", stage=2), None, mark_key("s#1\0h\0002\0001")),
+        (back(handler="h"), Dedupe(1000), mark_key(b"s#1\0h\0000\0001")),
+        (back(handler="h", stage=2), None, mark_key(b"s#1\0h\0002\0001")),
     ],
 )
 def test_what_a_mark_is_kept_under(of: Returned, dedupe: Dedupe | None, key: bytes) -> None:

@@ -31,7 +31,7 @@ async def test_rows_of_closed_windows_are_removed_as_far_as_they_fit(tmp_path: P
         unit = Unit(partition, record())
         unit.write(A, b"x" * 700_000)
         unit.join()
-        partition.filling.ended.append((0, "handled"))
+        partition.filling.ended(0, "handled")
         group = partition.next_to_settle()
         assert group is not None
         before = group.size
@@ -108,7 +108,7 @@ async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> N
     partition = Partition(0, desk.store, 10_000)
     for stream_ms, key in ((0, row), (14, A), (15, A)):
         partition.filling.rows[key] = b"1"
-        partition.filling.ended.append((0, "handled"))
+        partition.filling.ended(0, "handled")
         group = partition.next_to_settle()
         assert group is not None
         assert await desk.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: True)

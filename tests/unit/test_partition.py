@@ -6,15 +6,15 @@ import pytest
 
 from app.engine.offsets import OnCommitAhead, StartError, start_position
 from app.state.dedupe import Dedupe, mark_key
-from app.state.partition import Partition
+from app.state.partition import Group, Partition
 from app.state.unit import Unit, Unwound
 from app.storage.changelog import MARK, Mark, Processed, store_mark
 from models.orders import OrderCreated
 from models.stock import StockReserved
 from tests.stand_ins.stored import Memory, partition_of, record
 
-KEY = mark_key("id")
-OLD, NEW, NEWER = (store_mark(Mark(n, n)) for n in (1, 2, 3))
+KEY = mark_key(b"id")
+OLD, NEW, NEWER = (store_mark(n, n) for n in (1, 2, 3))
 NOBODY_LOOKED = -1
 
 
@@ -22,7 +22,7 @@ def ended(partition: Partition, size: int, key: bytes = b"a", value: bytes | Non
     """An event that wrote a row."""
     group = partition.group_for(size)
     group.rows[key] = value
-    partition.filling.ended.append((0, "handled"))
+    partition.filling.ended(0, "handled")
 
 
 def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
@@ -60,10 +60,10 @@ def test_a_group_is_split_between_events_only() -> None:
     partition = partition_of(group_bytes=100)
     first = partition.group_for(60)
     assert partition.group_for(60) is first
-    first.ended.append((0, "handled"))
+    first.ended(0, "handled")
     second = partition.group_for(60)
     assert second is not first
-    second.ended.append((1, "handled"))
+    second.ended(1, "handled")
     assert partition.group_for(40) is second
     assert partition.next_to_settle() is first
     assert (first.size, second.size) == (120, 100)
@@ -77,7 +77,7 @@ def test_marks_are_looked_for_as_rows_are() -> None:
     assert store.asked == []
     assert partition.mark(KEY, NOBODY_LOOKED, None) == OLD
     partition.filling.marks[KEY] = NEW
-    partition.filling.ended.append((0, "handled"))
+    partition.filling.ended(0, "handled")
     partition.next_to_settle()
     assert partition.mark(KEY, 0, None) == NEW
     partition.filling.marks[KEY] = NEWER
@@ -96,7 +96,7 @@ def test_marks_are_looked_for_as_rows_are() -> None:
 def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognised: bool) -> None:
     """A window's length later an event is forgotten, a millisecond before that it is recognised; by type."""
     dedupe = Dedupe(100, {StockReserved: 300})
-    partition = partition_of({KEY: store_mark(Mark(1000, 7))})
+    partition = partition_of({KEY: store_mark(1000, 7)})
     unit = Unit(partition, record())
     raw = unit.earlier(KEY, NOBODY_LOOKED, None)
     assert raw is not None
@@ -110,24 +110,49 @@ def test_an_event_that_is_in_hand_is_waited_for() -> None:
     partition = partition_of()
     first, second = Unit(partition, record(0)), Unit(partition, record(1))
     assert first.earlier(KEY, 0, None) is None
+    first.leave(KEY, OLD)
     first.suspend()
     with pytest.raises(Unwound):
         second.earlier(KEY, 0, None)
     assert second.in_the_way is first
 
 
+def test_an_event_that_waited_before_it_was_looked_up_owns_its_mark_at_once() -> None:
+    """It rested, for a claim check perhaps, and goes on where nothing suspends it again."""
+    partition = partition_of()
+    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    first.suspend()
+    first.earlier(KEY, 0, None)
+    first.leave(KEY, OLD)
+    with pytest.raises(Unwound):
+        second.earlier(KEY, 0, None)
+    first.end()
+    assert partition.owners == {}
+
+
+def test_a_group_knows_how_its_events_ended() -> None:
+    """By number, and which offsets they had."""
+    group = Group()
+    group.ended(3, "handled")
+    group.ended(4, "duplicate")
+    group.ended(1, "handled")
+    group.returned.append((print, 7, "handled"))
+    assert (len(group), sorted(group.offsets())) == (4, [1, 3, 4])
+    assert group.outcomes() == {"handled": 2, "duplicate": 1}
+
+
 def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> None:
     """By an id before decoding, in one look at the store; by an identity afterwards."""
     records = [record(1, headers=[("ce_id", b"x")]), record(2, headers=[("ce_id", b"x")]), record(3)]
     keys = Dedupe(1).keys(records)
-    assert keys[0] == keys[1] != keys[2] == mark_key("t/0/3")
+    assert keys[0] == keys[1] != keys[2] == mark_key(b"t/0/3")
     assert {(key[:1], len(key)) for key in keys} == {(MARK, 17)}
     partition = partition_of({keys[0]: b"mark"})
     assert Dedupe(1).stored(partition, keys) == [b"mark", b"mark", None]
     by_product = Dedupe(1, identity=lambda event: event.product_id)
     assert by_product.keys(records) == []
     event: Any = type("E", (), {"product_id": 5})()
-    assert by_product.key(event) == mark_key("5")
+    assert by_product.key(event) == mark_key(b"5")
     assert isinstance(partition.store, Memory)
 
 

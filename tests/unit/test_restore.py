@@ -11,7 +11,6 @@ from app.storage.changelog import (
     MARK,
     PROCESSED,
     RESET,
-    Mark,
     Processed,
     encode,
     epoch_headers,
@@ -58,7 +57,7 @@ def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
     """Also when both are in one slice; an id that was seen again since keeps its newer mark."""
-    old, new = {ONE: store_mark(Mark(1, 1)), TWO: store_mark(Mark(2, 2))}, {TWO: store_mark(Mark(12, 3))}
+    old, new = {ONE: store_mark(1, 1), TWO: store_mark(2, 2)}, {TWO: store_mark(12, 3)}
     log = entries((1, OLD, pack(old)), (1, NEW, pack(new)), (1, OLD, None), (1, A, b"1"), (1, OLD, None))
     for at in range(0, len(log), size):
         desk.replica.replay(log[at : at + size], min(at + size, len(log)) - 1)
@@ -68,7 +67,7 @@ def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
 
 def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
     """And nothing after it; the epoch goes on."""
-    marks = pack({ONE: store_mark(Mark(1, 1))})
+    marks = pack({ONE: store_mark(1, 1)})
     log = entries((3, A, b"1"), (3, OLD, marks), (3, RESET, b""), (2, A, b"stale"), (3, B, b"2"))
     desk.replica.replay(log, 4)
     assert (desk.kept.rows, desk.kept.marks) == ({B: b"2"}, {})

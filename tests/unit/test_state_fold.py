@@ -16,7 +16,6 @@ from app.storage.changelog import (
     PROCESSED,
     RESET,
     Claim,
-    Mark,
     Processed,
     encode,
     epoch_headers,
@@ -29,7 +28,7 @@ from app.storage.store import EPOCH
 
 A, B, ROW = MARK + b"a" * 16, MARK + b"b" * 16, row_key("sums", b"key")
 FIRST, SECOND = pack_key(0, 1, 1), pack_key(0, 1, 2)
-MARKS = {A: store_mark(Mark(1, 1)), B: store_mark(Mark(1, 2))}
+MARKS = {A: store_mark(1, 1), B: store_mark(1, 2)}
 
 
 def folded(*records: tuple[int, bytes, bytes | None], until: int | None = None) -> Fold:
@@ -59,8 +58,8 @@ def test_rows_may_be_left_out() -> None:
 
 def test_a_mark_that_was_renewed_outlives_its_pack() -> None:
     """The other marks of the pack go with it."""
-    fold = folded((1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(Mark(5, 5))})), (1, FIRST, None))
-    assert (fold.marks, list(fold.packs)) == ({A: store_mark(Mark(5, 5))}, [SECOND])
+    fold = folded((1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(5, 5)})), (1, FIRST, None))
+    assert (fold.marks, list(fold.packs)) == ({A: store_mark(5, 5)}, [SECOND])
 
 
 def test_who_has_lost_the_partition_changes_nothing() -> None:
@@ -96,7 +95,7 @@ def test_a_store_is_compared_as_of_its_position() -> None:
     [
         ({ROW: b"7"}, "row sums/key differs"),
         ({row_key("sums", b"other"): b"7"}, "row sums/other is only here"),
-        ({A: store_mark(Mark(7, 7))}, f"mark {A[1:].hex()} differs"),
+        ({A: store_mark(7, 7)}, f"mark {A[1:].hex()} differs"),
         ({FIRST: b""}, "pack of 0 differs"),
         ({PROCESSED: encode(Processed(1))}, "the processed row is only here"),
         ({EPOCH: b"3"}, "the epoch differs"),

@@ -21,7 +21,7 @@ from app.state.dedupe import mark_key
 from app.state.troubles import Troubles
 from app.storage.changelog import offsets_in, stored_mark
 from app.wire.claimcheck import is_claim_check
-from app.wire.envelope import Record, event_id_of, event_type_of
+from app.wire.envelope import Record, event_id_bytes_of, event_type_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Gathering:
             return replace(facts, type_name=name, fault=f"{error.path}: {error.reason}")
         dedupe, mark = self._subscription.options.dedupe, None
         if dedupe is not None and (dedupe.identity is None or event is not None):
-            key = mark_key(event_id_of(record)) if dedupe.identity is None or event is None else dedupe.key(event)
+            key = mark_key(event_id_bytes_of(record)) if dedupe.identity is None or event is None else dedupe.key(event)
             seen = self._partitions[facts.partition].fold.marks.get(key)
             mark = stored_mark(seen) if seen is not None else None
         return replace(facts, type_name=name, mark=mark, is_handled_type=event is not None or is_claim_check(record))

@@ -30,7 +30,7 @@ from app.state import windows
 from app.state.dedupe import is_within, key_back
 from app.state.partition import Partition
 from app.state.unit import Unit, enter
-from app.storage.changelog import ROW, Mark, store_mark, stored_mark, table_and_key
+from app.storage.changelog import ROW, store_mark, stored_mark, table_and_key
 from app.wire.claimcheck import is_claim_check
 from app.wire.envelope import delivery_of, event_type_of
 
@@ -185,9 +185,7 @@ class _Stage:
         for sent in filled.outbox:
             key = (sent.key or b"").decode("utf-8", "backslashreplace")
             trial.events.append((sent.topic, event_type_of(sent.headers) or "", key))
-        self._rows.update(
-            {**filled.rows, self._mark(event, record): store_mark(Mark(self._rows.stream_ms, record.offset))}
-        )
+        self._rows.update({**filled.rows, self._mark(event, record): store_mark(self._rows.stream_ms, record.offset)})
         return trial
 
     async def _handle(self, event: Event, unit: Unit, handlers: list[Handler]) -> tuple[str, Exception] | None:
