@@ -102,17 +102,20 @@ def test_poison_takes_no_healthy_neighbour_with_it(system: System, wait_settled:
 
 
 def test_handlers_that_fail_at_once_do_not_end_the_worker(system: System) -> None:
-    """Stock Faust allows an agent one restart in 10 ms, and ends with exit code 1 at the second."""
+    """Stock Faust allows an agent one restart in 10 ms, and ends with exit code 1 at the second, or gets stuck."""
     fails = [happened(f"fails-{number}") for number in range(8)]
     worker = system.start(concurrency=4)
     system.send(*fails)
     system.wait_noted("begin", "fails-0", "fails-1")
     with suppress(subprocess.TimeoutExpired):
         worker.wait_exit(10 if system.is_stock else 2)
-    with system.stock_breaks("ended with exit code 1"):
+    with system.stock_breaks("ended with exit code 1|handles nothing any more"):
         assert worker.exit_code() is None, f"ended with exit code {worker.exit_code()}"
         system.send(happened("good"))
-        system.wait_noted("end", "good")
+        try:
+            system.wait_noted("end", "good")
+        except TimeoutError:  # once in some hundred runs stock Faust is stopping for ever
+            raise AssertionError("it handles nothing any more") from None
         system.check_kept(fails)
 
 

@@ -157,8 +157,11 @@ class Wire:
         return offset
 
 
-async def _failed() -> int:
-    raise OSError("no answer in time")
+def _failed() -> "asyncio.Future[int]":
+    failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    failed.set_exception(OSError("no answer in time"))
+    failed.exception()  # nobody may be there to ask
+    return failed
 
 
 class Fold(NamedTuple):
