@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
 # What is written is put in order in a small buffer, which a core's cache holds, and several go to disk as one file:
 # marks come in no order, and each took nearly twice as long into one buffer of all their size.
-BUFFER_BYTES, BUFFERS = 2 * 2**20, 8
-BUFFERS_BEHIND = 4  # that fill while those are written out
+BUFFER_BYTES, BUFFERS = 2 * 2**20, 6
+BUFFERS_BEHIND = 3  # that fill while those are written out
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk that takes so much is not full
 WAITING = (
@@ -42,10 +42,12 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What all stores of one process share."""
+    """What all stores of one process share: *stores* of them, with *write_bytes* that are not yet written out."""
 
     cache: Any
     buffers: Any
+    write_bytes: int
+    stores: int = 1
 
     @classmethod
     def of(cls, cache_mib: int, write_buffer_mib: int) -> "Memory":
@@ -57,7 +59,17 @@ class Memory:
         return cls(
             rocksdict.Cache.new_hyper_clock_cache(cache_mib * 2**20, 0),  # 0: entries of any size
             rocksdict.WriteBufferManager(write_buffer_mib * 2**20, allow_stall=False),
+            write_buffer_mib * 2**20,
         )
+
+    def shared_by(self, stores: int) -> "Memory":
+        """The same for so many stores. What RocksDB's manager limits is the buffer that fills, not those behind it."""
+        return replace(self, stores=max(stores, 1))
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What one of a store's buffers may have."""
+        return min(self.write_bytes // self.stores // (BUFFERS + BUFFERS_BEHIND), BUFFER_BYTES)
 
 
 class Store:
@@ -217,7 +229,7 @@ class Store:
         options.create_if_missing(create_if_missing=True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_manager(self._memory.buffers)
-        options.set_write_buffer_size(BUFFER_BYTES)
+        options.set_write_buffer_size(self._memory.buffer_bytes)
         options.set_min_write_buffer_number_to_merge(BUFFERS)
         options.set_max_write_buffer_number(BUFFERS + BUFFERS_BEHIND)
         # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without a search.

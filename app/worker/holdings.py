@@ -76,12 +76,13 @@ class Holdings:
         Partitions of topics without a subscription are left out. Raises what Kafka raises.
         """
         await self.release()
-        ours = [tp for tp in assigned if tp.topic in self.remembered]
+        ours, theirs = ([tp for tp in of if tp.topic in self.remembered] for of in (assigned, standbys))
+        self.memory = self.memory.shared_by(len(ours) + len(theirs))
         while not await self._open(ours, is_wanted):
             if not is_wanted():
                 return False
             await asyncio.sleep(RETRY_S)
-        copies = [r for tp in standbys if tp.topic in self.remembered and (r := self._replica(tp)) is not None]
+        copies = [replica for tp in theirs if (replica := self._replica(tp)) is not None]
         self._standby = asyncio.create_task(self._follow(copies), name="standby")
         return True
 

@@ -30,6 +30,7 @@ from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import Fetch
 from tests.stand_ins.log import TOPIC, Fold, Log, Wire, fold, kept
 from tests.stand_ins.scenario import ATTEMPTS, Deed, Plan, Scenario
+from tests.stand_ins.settling import MEMORY
 from tests.stand_ins.stored import MemoryStore
 
 SOURCE = TP("t", 0)
@@ -126,7 +127,7 @@ class Worker:
         folder: Any = SimpleNamespace(tidy=lambda *_: None)
         reader: Any = world.log
         self.holdings = InMemory(
-            {"t": Remembered(topic, self.dedupe, tables, self.partitions)}, folder, SimpleNamespace(),  # type: ignore[arg-type]
+            {"t": Remembered(topic, self.dedupe, tables, self.partitions)}, folder, MEMORY,
             reader, self.wire, Restorer(reader, self.wire, 24), scenario.group_bytes, 24, self.step,
         )  # fmt: skip
         self.holdings.world, self.holdings.disk = world, plan.disk

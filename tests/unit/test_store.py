@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.errors import ConfigError, InvariantError
-from app.storage.store import DAMAGED, StateFolder, Store, StoreError
+from app.storage.store import DAMAGED, Memory, StateFolder, Store, StoreError
 from tests.stand_ins.settling import MEMORY
 
 
@@ -44,6 +44,26 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     store.wipe()
     assert (dict(store.items(b"t")), store.position, store.epoch) == ({}, -1, 0)
     store.close()
+
+
+def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Path) -> None:
+    """Also in stores that nobody writes to any more. A buffer is full when it has more than it may, by a batch."""
+    limit_mib, stores = 8, 6
+    memory = Memory.of(8, limit_mib).shared_by(stores)
+    unwritten = 0
+    for number in range(stores):
+        store = Store(tmp_path / str(number), memory)
+        store.open()
+        for turn in range(1_000):
+            batch = store.batch()
+            for _ in range(40):
+                batch.put(os.urandom(17), bytes(100))
+            store.write(batch, turn, 1)
+            held = store._db.property_int_value("rocksdb.cur-size-all-mem-tables")
+            assert held <= 1.1 * limit_mib * 2**20 / stores
+        unwritten += held
+        store.close()
+    assert 0 < unwritten <= 1.1 * limit_mib * 2**20
 
 
 def truncate_manifest(path: Path) -> None:
