@@ -157,7 +157,7 @@ class EventTypes:
         self._topic = topic
         self._value_bytes, self._headers = sizes
         # By their names as headers have them.
-        self._codecs: dict[bytes, Codec[Event]] = {_raw(str(t._options.namespace)): codec_of(t) for t in types}
+        self._codecs: dict[bytes, Codec[Event]] = {str(t._options.namespace).encode(): codec_of(t) for t in types}
         self._hidden = places_of(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 
@@ -217,7 +217,7 @@ class EventTypes:
 
     def _in_envelope(self, record: Record) -> Event | None:
         envelope = envelope_in(record)
-        codec = self._codecs.get(_raw(envelope.type))
+        codec = self._codecs.get(envelope.type.encode())
         if codec is None:
             return None
         payload = envelope.payload()
@@ -241,11 +241,6 @@ _metadata = msgspec.json.Decoder(_WithMetadata)
 def _faust_namespace(value: bytes) -> bytes | None:
     try:
         found = _metadata.decode(value).metadata
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # not JSON, or not such metadata: the codec says what is wrong with it
-    return _raw(found.ns) if found is not None and found.ns is not None else None
-
-
-def _raw(name: str) -> bytes:
-    """The name of a type as headers have it. JSON can say what UTF-8 cannot: then it is the name of none."""
-    return name.encode("utf-8", "backslashreplace")
+    return found.ns.encode() if found is not None and found.ns is not None else None

@@ -102,7 +102,7 @@ class Settling:
         until = time.monotonic() + self._for_more.most_s
         while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
             self._for_more.has_more() and self._state.is_filling
-            and len(self._state.filling) < self._for_more.enough and time.monotonic() < until
+            and self._state.filling.events < self._for_more.enough and time.monotonic() < until
         ):  # fmt: skip
             await asyncio.sleep(LINGER_STEP_S)
 
@@ -127,7 +127,7 @@ class Settling:
         for outcome, count in ended.items():
             self._pipeline.note(outcome, count)
         counts = self._pipeline.counts
-        counts.group_records.note(len(group))
+        counts.group_records.note(group.events)
         counts.settling_s.note(time.perf_counter() - since_s)
         return True
 

@@ -39,14 +39,15 @@ class Group:
         return not (self.handled or self.others or self.returned or self.rows or self.outbox)
 
     def ended(self, offset: int, outcome: Outcome) -> None:
-        """An event of it has ended."""
+        """One of its events has ended."""
         if outcome == "handled":
             self.handled.append(offset)
         else:
             self.others.append((offset, outcome))
 
-    def __len__(self) -> int:
-        """How many events ended in it."""
+    @property
+    def events(self) -> int:
+        """How many ended in it."""
         return len(self.handled) + len(self.others) + len(self.returned)
 
     def offsets(self) -> list[int]:
@@ -64,7 +65,7 @@ class Partition:
     """One partition of a subscription at work. *store* None: the subscription remembers nothing.
 
     *group_bytes* is what one group may have, since all of it is one record batch. *owners* says which suspended event
-    a row belongs to, see `unit`. *applied* counts the groups that reached the store.
+    a row or a mark belongs to, see `unit`. *applied* counts the groups that reached the store.
     """
 
     def __init__(self, number: int, store: Store | None, group_bytes: int) -> None:

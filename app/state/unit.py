@@ -47,9 +47,9 @@ class Unit:
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
-        self.in_the_way: Unit | None = None  # owns a row that this one touched
+        self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark
         self.is_undone = False  # to be handled again: another one is in the way, or the store could not be read
-        self.is_live = False  # it has suspended, and owns what it touched
+        self.is_live = False  # it has suspended, and owns what it touched, and its mark
         self.is_ended = False
         self.is_resting = False  # it has not ended, but nobody is at work on it
         self.is_timed_out = False  # its attempt was cancelled because it took too long

@@ -27,10 +27,10 @@ MARK = b"m"  # of one event, by the digest of its id; in the store only, made fr
 PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
 EPOCH = "epoch"  # the name of the header
 RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
-MARK_BYTES = 33  # of one mark in a pack
 
 _epoch = struct.Struct(">q")
 _mark = struct.Struct(">17s16s")
+MARK_BYTES = _mark.size  # of one mark in a pack
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 _offset_key = struct.Struct(">cq")

@@ -26,8 +26,7 @@ BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
 # What is written is put in order in a small buffer, which a core's cache holds, and several go to disk as one file:
 # marks come in no order, and each took nearly twice as long into one buffer of all their size.
-BUFFER_BYTES, BUFFERS = 2 * 2**20, 6
-BUFFERS_BEHIND = 3  # that fill while those are written out
+BUFFERS, BUFFER_BYTES, BUFFER_BYTES_MIN = 6, 2 * 2**20, 256 * 1024
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk that takes so much is not full
 WAITING = (
@@ -42,7 +41,11 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What all stores of one process share: *stores* of them, with *write_bytes* that are not yet written out."""
+    """What all stores of one process share: *stores* of them, with *write_bytes* that are not yet written out.
+
+    Each has its part of those from the start: one that nobody writes to any more takes nothing from another. RocksDB
+    makes no buffer smaller than 64 KiB, and puts a batch into one as a whole: that much may come on top.
+    """
 
     cache: Any
     buffers: Any
@@ -63,13 +66,16 @@ class Memory:
         )
 
     def shared_by(self, stores: int) -> "Memory":
-        """The same for so many stores. What RocksDB's manager limits is the buffer that fills, not those behind it."""
+        """The same for so many stores: RocksDB's manager limits the buffers that fill, not those behind them."""
         return replace(self, stores=max(stores, 1))
 
     @property
-    def buffer_bytes(self) -> int:
-        """What one of a store's buffers may have."""
-        return min(self.write_bytes // self.stores // (BUFFERS + BUFFERS_BEHIND), BUFFER_BYTES)
+    def store_buffers(self) -> tuple[int, int, int]:
+        """How many buffers of a store go to disk together, how many it has at most, and the bytes of each."""
+        share = self.write_bytes // self.stores
+        together = max(1, min(BUFFERS, share // BUFFER_BYTES_MIN * 2 // 3))
+        at_most = together + (together + 1) // 2  # the others fill while those are written out
+        return together, at_most, min(share // at_most, BUFFER_BYTES)
 
 
 class Store:
@@ -229,9 +235,10 @@ class Store:
         options.create_if_missing(create_if_missing=True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_manager(self._memory.buffers)
-        options.set_write_buffer_size(self._memory.buffer_bytes)
-        options.set_min_write_buffer_number_to_merge(BUFFERS)
-        options.set_max_write_buffer_number(BUFFERS + BUFFERS_BEHIND)
+        together, at_most, size = self._memory.store_buffers
+        options.set_write_buffer_size(size)
+        options.set_min_write_buffer_number_to_merge(together)
+        options.set_max_write_buffer_number(at_most)
         # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without a search.
         options.set_memtable_whole_key_filtering(whole_key_filter=True)
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM)

@@ -77,7 +77,7 @@ class Holdings:
         """
         await self.release()
         ours, theirs = ([tp for tp in of if tp.topic in self.remembered] for of in (assigned, standbys))
-        self.memory = self.memory.shared_by(len(ours) + len(theirs))
+        self.memory = self.memory.shared_by(sum(self.remembered[tp.topic].topic is not None for tp in (*ours, *theirs)))
         while not await self._open(ours, is_wanted):
             if not is_wanted():
                 return False

@@ -64,7 +64,8 @@ values = (
     st.none() | st.binary(max_size=80) | st.sampled_from([
         b'{"key":"k"}', b'{"specversion":"1.0","id":"1","source":"s","type":"things.Thing","data":{"key":"k"}}',
         b'{"specversion":1,"id":null}', b'"famulus-claim"', b'{"key":"k","__faust":{"ns":"things.Thing"}}',
-        b'{"key":1,"__faust":{"ns":["@ReqRepRequest"]}}', b"[" * 5000, b"null",
+        b'{"key":1,"__faust":{"ns":["@ReqRepRequest"]}}', b"[" * 5000, b"null", b'{"key":"k","__faust":{"ns":"\xff"}}',
+        b'{"key":"k","q":' + b"[" * 5000 + b"]" * 5000 + b',"__faust":{"ns":"things.Thing"}}',
     ])
 )  # fmt: skip
 

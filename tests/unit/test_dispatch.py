@@ -144,10 +144,13 @@ class Other(StockReserved, namespace="stock.Other", topic="stock-events", key="p
         (JSON, [("ce_type", b"stock.StockReserved")], StockReserved),
         (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [], Other),
         (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [("ce_type", b"stock.StockReserved")], StockReserved),
+        (JSON, [("ce_type", b"stock.Other"), ("ce_type", b"stock.StockReserved")], Other),
+        (JSON, [("content-type", None), ("ce_type", b"stock.Other")], Other),
+        (JSON, [("ce_type", None), ("ce_type", b"stock.Other")], type(None)),
     ],
 )
 def test_the_type_is_in_the_header_or_in_fausts_metadata(value: bytes, headers: Any, found: type) -> None:
-    """Whichever is there; the header wins."""
+    """Whichever is there; the header wins, the first of several. One without a value names no type that is known."""
     types = EventTypes("stock-events", [StockReserved, Other])
     assert type(types.decode(record(value, headers))) is found
 

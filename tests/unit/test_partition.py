@@ -130,6 +130,23 @@ def test_an_event_that_waited_before_it_was_looked_up_owns_its_mark_at_once() ->
     assert partition.owners == {}
 
 
+def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
+    """The rows that it touched are free again."""
+    partition = partition_of()
+    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    first.earlier(KEY, 0, None)
+    first.leave(KEY, OLD)
+    before = first.savepoint("h")
+    first.write(b"row", b"1")
+    first.suspend()
+    first.rollback(before)
+    second.touch(b"row")
+    with pytest.raises(Unwound):
+        second.earlier(KEY, 0, None)
+    first.end()
+    assert partition.owners == {}
+
+
 def test_a_group_knows_how_its_events_ended() -> None:
     """By number, and which offsets they had."""
     group = Group()
@@ -137,7 +154,7 @@ def test_a_group_knows_how_its_events_ended() -> None:
     group.ended(4, "duplicate")
     group.ended(1, "handled")
     group.returned.append((print, 7, "handled"))
-    assert (len(group), sorted(group.offsets())) == (4, [1, 3, 4])
+    assert (group.events, sorted(group.offsets())) == (4, [1, 3, 4])
     assert group.outcomes() == {"handled": 2, "duplicate": 1}
 
 

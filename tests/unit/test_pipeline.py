@@ -217,4 +217,4 @@ async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(make: Call
     assert await flow.close(5)
     assert shut.asked
     assert flow.settled_offset is None
-    assert (house.faults, len(flow.state.filling), flow.state.filling.outbox) == ([], 0, [])
+    assert (house.faults, flow.state.filling.events, flow.state.filling.outbox) == ([], 0, [])

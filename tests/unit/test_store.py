@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.errors import ConfigError, InvariantError
 from app.storage.store import DAMAGED, Memory, StateFolder, Store, StoreError
@@ -44,6 +46,15 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     store.wipe()
     assert (dict(store.items(b"t")), store.position, store.epoch) == ({}, -1, 0)
     store.close()
+
+
+@given(limit_mib=st.integers(4, 4096), stores=st.integers(1, 2000))
+def test_each_store_has_its_part_of_what_is_not_yet_written_out(limit_mib: int, stores: int) -> None:
+    """In buffers that RocksDB takes as they are, as long as the part has room for two of the smallest."""
+    together, at_most, size = Memory(None, None, limit_mib * 2**20).shared_by(stores).store_buffers
+    assert 1 <= together < at_most
+    assert size * at_most <= limit_mib * 2**20 / stores
+    assert size >= 64 * 1024 or limit_mib * 2**20 / stores < 2 * 64 * 1024
 
 
 def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Path) -> None:
