@@ -229,10 +229,10 @@ def a_stage(checkout: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def stage(checkout: Path) -> Iterator[Stage]:
-    """Two workers under load."""
+    """Two workers under load, each with partitions: one that is frozen while it starts ends, as it should."""
     with a_stage(checkout) as made:
-        made.join()
-        made.join()
+        for worker in (made.join(), made.join()):
+            worker.wait_ready()
         made.wait_all_assigned()
         made.load.start()
         yield made
