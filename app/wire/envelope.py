@@ -115,21 +115,7 @@ def event_id_of(record: Record) -> str:
 
     Two records with equal values and no id are two events: both may be meant.
     """
-    source = identifier = b""
-    for name, value in record.headers:
-        if name == "ce_id":
-            identifier = value
-        elif name == "ce_source":
-            source = value or b""
-    if not identifier:
-        if not record.headers or not is_structured(record):
-            return place_of(record)
-        try:
-            envelope = envelope_in(record)
-        except DecodeError:  # decoding says so, too
-            return place_of(record)
-        return f"{envelope.source}#{envelope.id}"
-    return f"{source.decode('utf-8', 'backslashreplace')}#{identifier.decode('utf-8', 'backslashreplace')}"
+    return event_id_bytes_of(record).decode()
 
 
 def event_id_bytes_of(record: Record) -> bytes:
@@ -140,9 +126,21 @@ def event_id_bytes_of(record: Record) -> bytes:
             identifier = value
         elif name == "ce_source":
             source = value or b""
-    if identifier and identifier.isascii() and source.isascii():
+    if identifier:
+        if not (identifier.isascii() and source.isascii()):
+            source, identifier = _readable(source), _readable(identifier)
         return source + b"#" + identifier
-    return event_id_of(record).encode()
+    if not record.headers or not is_structured(record):
+        return place_of(record).encode()
+    try:
+        envelope = envelope_in(record)
+    except DecodeError:  # decoding says so, too
+        return place_of(record).encode()
+    return f"{envelope.source}#{envelope.id}".encode()
+
+
+def _readable(raw: bytes) -> bytes:
+    return raw.decode("utf-8", "backslashreplace").encode()
 
 
 def place_of(record: Record) -> str:
