@@ -102,7 +102,7 @@ def holdings_of(  # noqa: PLR0913  # all that it joins
     return Holdings(
         remembered={s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held) for s in subscriptions},
         folder=folder,
-        memory=Memory.of(state.cache_mib, state.write_buffer_mib),
+        memory=Memory.of(state.cache_mib, state.write_buffer_mib, state.compression),
         reader=reader,
         sender=sender,
         restorer=Restorer(reader, sender, state.tombstones_h),

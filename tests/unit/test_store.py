@@ -77,6 +77,26 @@ def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Pat
     assert 0 < unwritten <= 1.1 * limit_mib * 2**20
 
 
+def test_a_store_may_be_compressed_and_is_read_whatever_it_is_opened_with(tmp_path: Path) -> None:
+    """Rows take less room then."""
+    sizes: dict[str, int] = {}
+    for compression in ("none", "lz4", "zstd"):
+        store = Store(tmp_path / compression, Memory.of(8, 8, compression))
+        store.open()
+        batch = store.batch()
+        for number in range(10_000):
+            batch.put(b"t%06d" % number, b'{"customer":"c%d","status":"open"}' % number)
+        store.write(batch, 1, 1)
+        store._db.flush()
+        store.close()
+        sizes[compression] = sum(file.stat().st_size for file in store.path.glob("*.sst"))
+        again = Store(store.path, MEMORY)
+        again.open()
+        assert again.get(b"t000007") == b'{"customer":"c7","status":"open"}'
+        again.close()
+    assert sizes["zstd"] < sizes["lz4"] < sizes["none"] / 1.5
+
+
 def truncate_manifest(path: Path) -> None:
     """The list of what belongs to it is cut off."""
     [manifest] = path.glob("MANIFEST-*")
