@@ -7,7 +7,7 @@ are in the log all the same. It has no knob for some settings of other clients; 
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -31,9 +31,27 @@ from app.wire.envelope import Headers
 MISSING_S = 3.0  # so long the cluster says that a topic is not there before we believe it: it may be new
 METADATA_S = 0.05
 STOP_S = 5.0  # what was sent in vain is left then
+DROP_S, DROP_TRIES = 1.0, 5  # until a task of aiokafka's is told again to end; how often it is
 ASK_S = 2.0
 ASK_AGAIN_S = 60.0
 TOPIC = 2  # the resource type of topics
+
+
+async def _insist(closing: Coroutine[Any, Any, None]) -> None:
+    """Await *closing*, which waits for tasks that it has cancelled, and cancel them again while they go on.
+
+    Python's `wait_for`, which they use, can lose a cancellation when what it waits for ends in the same moment
+    (CPython #86296); where no broker answers something of that kind ends all the time.
+    """
+    task = asyncio.ensure_future(closing)
+    for _ in range(DROP_TRIES):
+        done, _ = await asyncio.wait({task}, timeout=DROP_S)
+        if done:
+            break
+        task.cancel()  # and with it what it waits for
+    if task.done() and not task.cancelled():
+        with suppress(KafkaError):
+            task.result()
 
 
 class Connection:
@@ -100,9 +118,8 @@ class Connection:
             raise
 
     async def _drop(self) -> None:
-        await self.kafka.client.close()  # first: the sender waits for answers
-        with suppress(KafkaError):
-            await self.kafka._sender.close()
+        await _insist(self.kafka.client.close())  # first: the sender waits for answers
+        await _insist(self.kafka._sender.close())
 
     async def partitions(self, topic: str, wanted: int = 0) -> int:
         """How many partitions *topic* has.
