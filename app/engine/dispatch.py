@@ -21,7 +21,7 @@ from app.failures.retry import Policy
 from app.publish.bus import EventBus
 from app.wire.cloudevents import envelope_in, is_structured
 from app.wire.codec import Codec, codec_of
-from app.wire.envelope import Delivery, Record
+from app.wire.envelope import Delivery, Record, event_type_of
 from app.wire.sensitive import hidden, places_of
 
 Parameters = dict[str, type]
@@ -156,8 +156,7 @@ class EventTypes:
     def __init__(self, topic: str, types: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
         self._topic = topic
         self._value_bytes, self._headers = sizes
-        # By their names as headers have them.
-        self._codecs: dict[bytes, Codec[Event]] = {str(t._options.namespace).encode(): codec_of(t) for t in types}
+        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in types}
         self._hidden = places_of(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 
@@ -167,7 +166,7 @@ class EventTypes:
         What *is_redeemed* has the store's limit of size.
         """
         value, codec = record.value, self._only
-        # Quite often there is nothing but a value of the topic's only type; looking for more takes a while.
+        # Nearly always there is nothing but a value of the topic's only type; looking for more takes a while.
         if (
             codec is None or value is None or record.headers or not 1 < len(value) <= self._value_bytes
             or value[-2] == _BRACE
@@ -178,8 +177,8 @@ class EventTypes:
         except Exception:  # noqa: BLE001  # whatever it is: this finds it again, and says it in our words
             return codec.decode(value)
 
-    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: C901, FBT001  # of `decode`
-        value, headers, name, has_media_type = record.value, record.headers, None, False
+    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001  # of `decode`
+        value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
             raise DecodeError("$", f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}")
         if headers:
@@ -187,24 +186,17 @@ class EventTypes:
                 raise DecodeError(
                     "headers", f"{len(headers)} of them, Kafka.ConsumerConfig.MaxHeaders is {self._headers}"
                 )
-            for header, content in headers:
-                if header == "ce_type":
-                    name = content or b"" if name is None else name
-                elif header == "content-type":
-                    has_media_type = True
-            if has_media_type and (name is None or (value is not None and _SPEC in value)) and is_structured(record):
+            name = event_type_of(headers)
+            if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
                 return self._in_envelope(record)
         if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
             name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
-        if codec is None:
-            if name is None:
-                raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
-            return None
-        try:
-            return codec.parse(value)
-        except Exception:  # noqa: BLE001  # as above
+        if codec is not None:
             return codec.decode(value)
+        if name is None:
+            raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
+        return None
 
     @property
     def hides(self) -> bool:
@@ -217,7 +209,7 @@ class EventTypes:
 
     def _in_envelope(self, record: Record) -> Event | None:
         envelope = envelope_in(record)
-        codec = self._codecs.get(envelope.type.encode())
+        codec = self._codecs.get(envelope.type)
         if codec is None:
             return None
         payload = envelope.payload()
@@ -238,9 +230,9 @@ class _WithMetadata(msgspec.Struct):
 _metadata = msgspec.json.Decoder(_WithMetadata)
 
 
-def _faust_namespace(value: bytes) -> bytes | None:
+def _faust_namespace(value: bytes) -> str | None:
     try:
         found = _metadata.decode(value).metadata
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # not JSON, or not such metadata: the codec says what is wrong with it
-    return found.ns.encode() if found is not None and found.ns is not None else None
+    return found.ns if found is not None else None

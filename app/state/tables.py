@@ -60,10 +60,10 @@ class Table(Generic[K, V]):
         return f"<Table {self.name}>"
 
     def __getitem__(self, key: K) -> V:
-        return self._get(self.prefix + self._encode_key(key), key)
+        return self._get(self._row(key), key)
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._unit().write(self.prefix + self._encode_key(key), self._encode(value))
+        self._unit().write(self._row(key), self._encode(value))
 
     def __delitem__(self, key: K) -> None:
         if key not in self:
@@ -198,8 +198,7 @@ class Table(Generic[K, V]):
         return self.prefix + self._encode_key(key)
 
     def _get(self, row: bytes, key: K) -> V:
-        unit = current_unit()
-        raw = unit.row(row) if unit is not None and not unit.is_ended else self._read(row)
+        raw = self._read(row)
         if raw is not None:
             return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
         if self._default is None:

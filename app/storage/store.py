@@ -33,8 +33,6 @@ WAITING = (
     "No space left", "Disk quota exceeded", "File too large", "Permission denied", "Read-only file system",
     "While lock file", "Too many open files",
 )  # fmt: skip
-
-
 Compression = Literal["none", "lz4", "zstd"]
 
 
@@ -60,8 +58,8 @@ class Memory:
     def of(cls, cache_mib: int, write_buffer_mib: int, compression: Compression = "none") -> "Memory":
         """A cache for what is read and a limit for what is not yet written out, both in MiB.
 
-        *compression* is that of the files: rows take a third of the room with it. Marks, which are digests, take hardly
-        less, and with millions of those it takes a quarter of all CPU.
+        *compression* is that of the files: rows take a third to half of the room with it. Marks, which are digests,
+        take hardly less, and with millions of those it takes a quarter of all CPU.
 
         Not RocksDB's older cache: that one has a part of a MiB for each of 64 locks, a file's filter is larger than
         that and was read anew by nearly each look.
