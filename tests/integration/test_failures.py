@@ -175,7 +175,7 @@ def test_a_partition_that_halts_says_so_and_the_others_go_on(house: House) -> No
     assert letters(house) == []
     (house.checkout / "mended").touch()
     worker = house.start()
-    house.wait_settled(20, worker)
+    house.wait_settled(20 + 20, worker)
     assert worker.rows("count") == {"a": 19, "b": 20, "x": 1}
     assert len(calls(house, "x")) == 2
 
