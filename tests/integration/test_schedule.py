@@ -135,7 +135,7 @@ def test_a_worker_that_is_killed_while_it_waits_changes_nothing(house: House) ->
     """The next one has it leave: once, not before its time, with the id that it had."""
     house.build(HANDLERS)
     worker = started(house)
-    house.send(house.thing("a", 0, "in 4"))
+    house.send(house.thing("a", 0, "in 8"))
     house.wait_settled(1, worker)
     [before] = waiting(house)
     house.kill(worker)
