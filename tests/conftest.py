@@ -6,6 +6,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from app.dev import node
 from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them here
     pytest_runtest_logreport,
     pytest_sessionfinish,
@@ -16,6 +17,15 @@ from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the broker of the tests is to come from."""
     parser.addoption("--kafka-image", help="run against a Kafka in a container of this image, by testcontainers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of pytest-xdist's processes has ports of its own: none takes, or tries, one that another has just given."""
+    process = getattr(config, "workerinput", None)
+    if process is not None:
+        number, (low, high) = int(process["workerid"].removeprefix("gw")), node.PORTS
+        share = (high - low) // process["workercount"]
+        node.PORTS = low + number * share, low + (number + 1) * share
 
 
 @pytest.fixture
