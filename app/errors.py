@@ -66,6 +66,22 @@ class HandlerTimeoutError(TransientError):
     """An attempt took longer than it may (`Failures.HandlerTimeoutS`)."""
 
 
+class HandlerCancelledError(HandlerError):
+    """An attempt ended with a cancellation that neither the time limit nor the worker's stop asked for.
+
+    Something that the handler waited for was cancelled, or the handler cancelled its own task. Another attempt may
+    succeed, so the event is tried again. It says nothing of what the handler needs, so no breaker counts it.
+    """
+
+
+class AttemptEndedError(RuntimeError):
+    """A task did something for an attempt that has failed, whose effects are discarded.
+
+    Raised to a task that outlives its handler. The event is tried again or becomes a dead letter, so the effect would
+    happen twice, or for an event that failed.
+    """
+
+
 class DecodeError(PermanentError):
     """The bytes of a record are not the event that they should be.
 

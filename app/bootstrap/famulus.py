@@ -42,7 +42,7 @@ from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.state.commit import Probe
 from app.state.dedupe import Identity
-from app.state.unit import current_unit
+from app.state.unit import current_attempt
 from app.storage.store import StateFolder
 from app.worker.deliveries import Deliveries
 from app.worker.intake import Intake
@@ -85,7 +85,7 @@ class Famulus(faust.App):
         self.claims = ClaimStore(settings.claim_check)
         self.redeeming = Redeeming(self.claims)
         self.sender = Producer(kafka, self.claims)
-        self.bus = EventBus(self.sender, current_unit)
+        self.bus = EventBus(self.sender, current_attempt)
         self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
         self.dispatcher = Dispatcher(self.services, self.bus)
         self.folder = StateFolder(Path(worker.data_dir) / "state")

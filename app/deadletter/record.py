@@ -33,7 +33,7 @@ class Failure:
     """Why an event failed for good. *attempts* and *first_ms* (since 1970) are those of *handler*, if it got so far."""
 
     kind: FailureKind
-    error: Exception
+    error: BaseException
     at_ms: int
     handler: str = ""
     attempts: int = 0

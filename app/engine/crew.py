@@ -4,6 +4,9 @@ One task is on duty and starts what is there, one record after the other. A hand
 but its call. When one suspends, its task holds on to it and another has the duty, and so on up to `concurrency`. Every
 task is a real asyncio task from the handler's first step on, so `asyncio.timeout` and everything else that asks for the
 current task works in handlers.
+
+A task outlives whatever a handler does: nothing but the crew's own stop ends one, and none passes on to the next event
+what a handler did to it, see `hand`.
 """
 
 import asyncio
@@ -14,9 +17,11 @@ from contextvars import copy_context
 from types import MappingProxyType
 from typing import Any
 
+from app.engine.ending import forget_cancellations
 from app.engine.flow import Flow
-from app.engine.hand import Hand, Watch, told_of_waits
+from app.engine.hand import RENEWAL, Hand, Origin, Watch, told_of_waits
 from app.engine.rest import Rest
+from app.errors import InvariantError
 from app.state.unit import current_unit
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
@@ -42,12 +47,16 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._is_on_duty = False  # whether a task looks for work, or has been told to
+        self._is_stopping = False
+        self._origin: Origin | None = None
         self._held = 0  # records in hand
         self.hands: list[Hand] = []
         self._watch = Watch(self.hands, timeouts_s)
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
+        if self._origin is None:  # no event has begun yet, so nothing of one is in it
+            self._origin = Origin()
         if not flow.is_listed:
             self._list(flow)
         if not self._is_on_duty:
@@ -61,11 +70,11 @@ class Crew:
 
     async def stop(self) -> None:
         """End the tasks, whatever they do."""
+        self._is_stopping = True
         self._watch.stop()
-        for hand in self.hands:
-            if hand.unit is not None:
-                hand.unit.is_timed_out = False  # what reaches it now is the end
         while self._tasks:  # one whose handler made something else of it goes on, until it is told again
+            for unit in filter(None, (hand.unit for hand in self.hands)):
+                unit.is_stopped, unit.is_timed_out = True, False  # what reaches it now is the end
             for task in self._tasks:
                 task.cancel()
             _, self._tasks = await asyncio.wait(self._tasks, timeout=STOP_AGAIN_S)
@@ -90,26 +99,49 @@ class Crew:
                 self._is_on_duty = True
                 return
         if len(self._tasks) < self._concurrency:
+            assert self._origin is not None
             self._is_on_duty = True
-            hand = Hand(copy_context())
+            hand = Hand(self._origin)
             self.hands.append(hand)
-            work = told_of_waits(lambda: self._work(hand), lambda: self._hold(hand))
-            hand.task = asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=hand.context)
+            work = told_of_waits(hand, lambda: self._work(hand), lambda: self._hold(hand))
+            # Not in the hand's own context, which no two steps may be in at once.
+            hand.task = asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=self._origin.context.copy())
             hand.task.add_done_callback(self._check_end)
             self._tasks.add(hand.task)
 
     async def _work(self, hand: Hand) -> None:
         """What each task does: be on duty, then wait for the next time."""
-        while True:
+        while not self._is_stopping:
             await self._be_on_duty(hand)
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle.append(waiter)
-            await waiter
+            is_told = False
+            while not is_told:
+                waiter = asyncio.get_running_loop().create_future()
+                self._idle.append(waiter)
+                is_told = await self._undisturbed(waiter)
+
+    async def _undisturbed(self, waits_for: Awaitable[object]) -> bool:
+        """Wait for something of our own. False when a cancellation ended it that is not the crew's stop.
+
+        A handler may cancel its own task and return, or cancel every task that there is.
+        """
+        try:
+            await waits_for
+        except asyncio.CancelledError:
+            if self._is_stopping:
+                raise
+            forget_cancellations()
+            return isinstance(waits_for, asyncio.Future) and not waits_for.cancelled()
+        return True
 
     def _check_end(self, task: asyncio.Task[None]) -> None:
         """A task ends when the crew stops. Anything else is a bug of ours, and the worker must not go on."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._telling.append(asyncio.ensure_future(self._on_bug(error)))  # type: ignore[arg-type]  # no exit here
+        error = None if task.cancelled() else task.exception()
+        if error is None and not self._is_stopping:
+            error = InvariantError("a task that carries events has ended although the worker goes on")
+        if error is not None:
+            if not isinstance(error, Exception):
+                error = InvariantError(f"a task that carries events has ended with {type(error).__qualname__}")
+            self._telling.append(asyncio.ensure_future(self._on_bug(error)))
 
     async def _be_on_duty(self, hand: Hand) -> None:
         """Carry what is there until nothing is, or until another task has the duty."""
@@ -125,7 +157,7 @@ class Crew:
             if hand.is_relieved:
                 return
             if time.monotonic() - hand.rested_at > SLICE_S:
-                await asyncio.sleep(0)
+                await self._undisturbed(asyncio.sleep(0))
                 hand.rested_at = time.monotonic()
         self._is_on_duty = False
 
@@ -133,7 +165,12 @@ class Crew:
         """Carry some records of *flow*."""
         start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
         carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
+        task, origin = hand.task, hand.origin
+        assert task is not None
+        cancels, clean, has_variables = task.cancelling, origin.size, origin.has_variables
         for _ in range(TURN_RECORDS):
+            if len(copy_context()) != clean or cancels() or (has_variables and origin.is_left()):
+                await self._clean(hand)
             work = start()
             if work is None:
                 if flow.refill():
@@ -160,9 +197,16 @@ class Crew:
                 return
             carry = untimed
 
+    async def _clean(self, hand: Hand) -> None:
+        """Leave nothing of an event to the next one: neither its context variables nor a cancellation of the task."""
+        hand.started = None
+        await RENEWAL
+        if forget_cancellations():
+            await self._undisturbed(asyncio.sleep(0))  # where one that is on its way arrives
+
     def _hold(self, hand: Hand) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
-        unit = current_unit()
+        hand.unit = unit = hand.context.run(current_unit)
         if unit is not None:
             unit.suspend()
         if hand.flow is not None:

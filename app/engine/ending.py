@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from app.engine.dispatch import Handler
 from app.engine.failing import Failing, GivenUp, UnknownTypeError
 from app.engine.rest import Past, Rest, after, after_turn
-from app.errors import DecodeError, HandlerTimeoutError, InvariantError, OperatingError
+from app.errors import DecodeError, HandlerCancelledError, HandlerTimeoutError, InvariantError, OperatingError
 from app.state.unit import Unit, Unwound
 from app.storage.changelog import MARK_BYTES
 
@@ -17,19 +17,23 @@ STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let
 
 
 def failed(  # noqa: PLR0913, PLR0917  # what is known of the attempt
-    failing: Failing, handler: Handler, handlers: Sequence[Handler], error: Exception | asyncio.CancelledError,
-    unit: Unit, past: Past | None,
+    failing: Failing, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit,
+    past: Past | None,
 ) -> Past:  # fmt: skip
-    """An attempt failed, see `Failing.failed`; or the event was undone, whatever its handler made of that."""
+    """Say what becomes of an event of which an attempt has failed, see `Failing.failed`.
+
+    Anything that a handler raises is a failure of that attempt, but for two: the cancellation by which the worker
+    stops, and what undoes the event (whatever its handler made of that).
+    """
+    if unit.is_stopped and isinstance(error, asyncio.CancelledError):
+        raise error
     is_timed_out = unit.is_timed_out
     if is_timed_out:
         take_back(unit)
-    if isinstance(error, asyncio.CancelledError):
-        if not is_timed_out:
-            raise error
-        error = HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s")
     if unit.is_undone:
         raise Unwound
+    if isinstance(error, asyncio.CancelledError):
+        error = _said(error, handler, is_timed_out=is_timed_out)
     if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
         raise error
     return failing.failed(handler, handlers, error, unit, past)
@@ -42,11 +46,13 @@ def not_handled(failing: Failing, error: BaseException, unit: Unit, past: Past |
             unit.is_resting = True
             unit.suspend()  # what it has touched is its own
         raise error
-    if unit.is_undone and isinstance(error, (Exception, Unwound, BaseExceptionGroup)):
+    is_end = unit.is_stopped and isinstance(error, asyncio.CancelledError)
+    if unit.is_undone and not is_end:
         raise _again(unit, past) from None
-    if isinstance(error, OperatingError) or not isinstance(error, Exception):
+    if is_end or isinstance(error, OperatingError):
         raise error
     _bury(failing, error, unit, past)
+    unit.is_discarded = True
 
 
 def take_back(unit: Unit) -> None:
@@ -57,11 +63,29 @@ def take_back(unit: Unit) -> None:
     task.uncancel()
 
 
+def forget_cancellations() -> bool:
+    """Take back every request to cancel the current task. Returns whether there was any, which may be on its way."""
+    task = asyncio.current_task()
+    assert task is not None
+    had_any = task.cancelling() > 0
+    while task.uncancel():
+        pass
+    return had_any
+
+
+def _said(error: asyncio.CancelledError, handler: Handler, *, is_timed_out: bool) -> Exception:
+    """Say in an error of ours why an attempt was cancelled; it points at the same place."""
+    if is_timed_out:
+        return HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s").with_traceback(error.__traceback__)
+    what = "cancelled by itself, or by something that it waited for"
+    return HandlerCancelledError(what).with_traceback(error.__traceback__)
+
+
 def _again(unit: Unit, past: Past | None) -> Rest:
     """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
     if unit.is_timed_out:
         take_back(unit)
-    unit.end()
+    unit.discard()
     unit.is_live = False
     past = past or Past()
     past.unit, past.done = None, frozenset()
@@ -71,7 +95,7 @@ def _again(unit: Unit, past: Past | None) -> Rest:
     return Rest(past, after(0) if past.turn is None else after_turn(past.turn))
 
 
-def _bury(failing: Failing, error: Exception, unit: Unit, past: Past | None) -> None:
+def _bury(failing: Failing, error: BaseException, unit: Unit, past: Past | None) -> None:
     """Put the dead letter into the group. Raises Rest when it must not leave."""
     if isinstance(error, GivenUp):
         failure = error.failure

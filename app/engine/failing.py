@@ -76,7 +76,7 @@ class Failing:
         return past
 
     def failed(
-        self, handler: Handler, handlers: Sequence[Handler], error: Exception, unit: Unit, past: Past | None
+        self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
     ) -> Past:  # fmt: skip
         """An attempt of *handler*, one of *handlers*, has failed. Returns when the others may go on without it.
 
@@ -165,7 +165,7 @@ class Failing:
         return b"" if self.order == "partition" else record.key
 
     def _failure(  # noqa: PLR0913, PLR0917  # what is known of it
-        self, kind: FailureKind, error: Exception, past: Past | None, handler: str = "", attempts: int = 0,
+        self, kind: FailureKind, error: BaseException, past: Past | None, handler: str = "", attempts: int = 0,
         first_ms: int = 0,
     ) -> Failure:  # fmt: skip
         back = past.back if past is not None else None
@@ -178,7 +178,7 @@ class Failing:
         """The failure of a record that is not an event that anybody handles."""
         return self._failure("unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past)
 
-    def broken(self, error: Exception, handler: str, past: Past | None) -> Failure:
+    def broken(self, error: BaseException, handler: str, past: Past | None) -> Failure:
         """The failure of an event whose handlers succeeded, but what they did cannot be settled."""
         return self._failure("permanent", error, past, handler, 1)
 

@@ -1,17 +1,22 @@
-"""A task of the crew: what it has in hand, how the crew hears that it waits, what ends attempts that take too long."""
+"""A task of the crew: what it has in hand, how the crew hears that it waits, what ends attempts that take too long.
+
+A task carries one event after the other, so it has to begin each one clean: in a context without the variables that an
+earlier handler has set, and without a cancellation that an earlier handler has asked for.
+"""
 
 import asyncio
+import decimal
 import time
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from contextvars import Context
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.engine.flow import Flow
 from app.engine.pipeline import Work
 from app.observe.hotkeys import digest_of
-from app.state.unit import Unit, current_unit
+from app.state.unit import Unit, enter
 from app.wire.envelope import Record
 
 WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
@@ -24,7 +29,8 @@ class Hand:
     Times are seconds by the monotonic clock.
     """
 
-    context: Context
+    origin: "Origin"
+    context: Context = field(init=False)  # in which its steps run
     flow: Flow | None = None
     started: Work | None = None
     is_held: bool = False
@@ -34,16 +40,20 @@ class Hand:
     task: asyncio.Task[None] | None = None
     attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
     attempt_since: float = 0.0
+    unit: Unit | None = None  # of the event in hand, as of the last time that it waited
+
+    def __post_init__(self) -> None:
+        """Begin in a context of its own."""
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget every context variable that was set since the crew began."""
+        self.context = self.origin.context.copy()
 
     @property
     def record(self) -> Record | None:
         """The record that is held."""
         return self.started[1] if self.started is not None and self.is_held else None
-
-    @property
-    def unit(self) -> Unit | None:
-        """The unit of the event in hand."""
-        return self.context.run(current_unit)
 
     def as_json(self, now: float) -> dict[str, object]:
         """Where the held record stands, its key's digest, its handler, for how long: of plain values."""
@@ -105,23 +115,68 @@ class Watch:
             hand.task.cancel()
 
 
-async def told_of_waits(begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]) -> None:
-    """Run what *begin* makes, and call *on_wait* before each time that it waits for something."""
-    await _driven(begin(), on_wait)
+class Origin:
+    """The context in which every event begins, and how to see that an event has left another one.
+
+    Python has no way to compare contexts quickly, and this is asked after each event. A variable that was set for the
+    first time makes the context larger. One that was there from the beginning is looked at, which nearly no crew has.
+    """
+
+    def __init__(self) -> None:
+        self.context = copy_context()
+        # Every Decimal that is decoded asks for decimal's context, so each event would seem to leave something.
+        self.context.run(decimal.getcontext)
+        # Faust's own variables tell of the agent that woke the crew; decimal's is one object for the whole process.
+        own = {of for of in self.context if of.name.startswith("_current_") or of.name == "decimal_context"}
+        self._kept = [(of.get, value) for of, value in self.context.items() if of not in own]
+        self.context.run(enter, None)
+        self.size = len(self.context)
+
+    def is_left(self) -> bool:
+        """Whether a variable that was there from the beginning has another value now."""
+        return any(get() is not value for get, value in self._kept)
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether there is anything for `is_left` to look at."""
+        return bool(self._kept)
+
+
+class _Renewal:
+    """What a task yields to have its next step run in a renewed context."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield self
+
+
+RENEWAL = _Renewal()
+
+
+async def told_of_waits(
+    hand: Hand, begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]
+) -> None:  # fmt: skip
+    """Run what *begin* makes in the context of *hand*, and call *on_wait* before each time that it waits."""
+    await _driven(hand, begin(), on_wait)
 
 
 @types.coroutine
-def _driven(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> Generator[Any, Any, None]:
-    """What `await` does, step by step (PEP 380)."""
+def _driven(
+    hand: Hand, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]
+) -> Generator[Any, Any, None]:  # fmt: skip
+    """Do what `await` does (PEP 380), each step in the context that *hand* has by then."""
+    step: Callable[[Any], Any] = coroutine.send
+    answer: Any = None
     try:
-        awaited = coroutine.send(None)
         while True:
+            awaited = hand.context.run(step, answer)
+            if awaited is RENEWAL:
+                hand.renew()
+                step, answer = coroutine.send, None
+                continue
             on_wait()
             try:
-                answer = yield awaited
+                step, answer = coroutine.send, (yield awaited)
             except BaseException as error:  # noqa: BLE001  # a cancellation, most of all
-                awaited = coroutine.throw(error)
-            else:
-                awaited = coroutine.send(answer)
+                step, answer = coroutine.throw, error
     except StopIteration:
         return

@@ -13,7 +13,6 @@ Kafka -> transport (whole partition batches) -> flow (one partition: lanes, grou
 dead letter (`failing`) -> group -> settle -> offsets finished -> Faust commits them.
 """
 
-import asyncio
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -120,14 +119,16 @@ class Pipeline:
                 self._end(unit, past)
                 return "duplicate"
             for handler in handlers:
+                if unit.handler:  # an attempt, of this handler or another one, has ended
+                    enter(unit := unit.passed())
                 gate = handler.gate
                 if gate.is_open:
                     self.failing.knock(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
                     await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever a handler raises
-                    unit.rollback(before)
+                except BaseException as error:  # noqa: BLE001  # whatever a handler raises
+                    unit = unit.rollback(before)
                     past = failed(self.failing, handler, handlers, error, unit, past)
                 else:
                     if unit.is_timed_out:

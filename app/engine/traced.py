@@ -41,7 +41,7 @@ class TracedFailing(Failing):
     tracing: Tracing
 
     def failed(
-        self, handler: Handler, handlers: Sequence[Handler], error: Exception, unit: Unit, past: Past | None
+        self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
     ) -> Past:  # fmt: skip
         """See `Failing.failed`."""
         self.tracing.failed(error, masked(str(error), unit.record))

@@ -67,7 +67,7 @@ class Gate(Circuit):
         """The same for later: what is given *resume*."""
         return lambda resume: self.wait(event, resume)
 
-    def note_failure(self, event: Hashable, error: Exception) -> bool:
+    def note_failure(self, event: Hashable, error: BaseException) -> bool:
         """Note that an attempt of *event* failed. True when the circuit is open: the attempt does not count."""
         if self.failed(event, time.monotonic()):
             failures, attempts = self.seen

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.durations import seconds_in
-from app.errors import HandlerTimeoutError, PermanentError, Reject, TransientError
+from app.errors import HandlerCancelledError, HandlerTimeoutError, PermanentError, Reject, TransientError
 
 Unclassified = Literal["transient", "permanent"]
 FinalKind = Literal["permanent", "rejected", "exhausted", "timeout"]
@@ -64,19 +64,19 @@ class Policy:
     delays_s: tuple[float, ...] = ()
     timeout_s: float = 0.0
 
-    def is_transient(self, error: Exception) -> bool:
+    def is_transient(self, error: BaseException) -> bool:
         """Whether another attempt may succeed."""
         if isinstance(error, (PermanentError, *self.permanent)):
             return isinstance(error, self.transient)
-        if isinstance(error, (TransientError, *self.transient)):
+        if isinstance(error, (TransientError, HandlerCancelledError, *self.transient)):
             return True
         return self.unclassified == "transient"
 
-    def is_outage(self, error: Exception) -> bool:
+    def is_outage(self, error: BaseException) -> bool:
         """Whether the error says that something else is away, rather than that the event is bad."""
         return self.is_transient(error) and isinstance(error, (*OUTAGES, *self.transient))
 
-    def kind(self, error: Exception) -> FinalKind:
+    def kind(self, error: BaseException) -> FinalKind:
         """How to call it when the event is given up."""
         if isinstance(error, Reject):
             return "rejected"

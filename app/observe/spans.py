@@ -90,7 +90,7 @@ class Spans:
             detach(current)
             span.end()
 
-    def failed(self, error: Exception, message: str) -> None:
+    def failed(self, error: BaseException, message: str) -> None:
         """What is in hand failed."""
         _note(_in_hand.get(), error, message)
 
@@ -157,7 +157,7 @@ def _links(context: Context) -> list[Link]:
     return [Link(span_context)] if span_context.is_valid else []
 
 
-def _note(span: Span, error: Exception, message: str) -> None:
+def _note(span: Span, error: BaseException, message: str) -> None:
     of = type(error)
     name = of.__qualname__ if of.__module__ == "builtins" else f"{of.__module__}.{of.__qualname__}"
     span.set_attribute("error.type", name)

@@ -49,7 +49,7 @@ class Tracing(Protocol):
     def process(self, record: Record) -> AbstractContextManager[Processing]:
         """Around one time that an event is in hand, from decoding to its end, or to its next rest."""
 
-    def failed(self, error: Exception, message: str) -> None:
+    def failed(self, error: BaseException, message: str) -> None:
         """What is in hand failed. *message* says why and quotes nothing private."""
 
     def send(

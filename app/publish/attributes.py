@@ -35,14 +35,18 @@ class Causing(Protocol):
 class Outbox(Causing, Protocol):
     """The unit of work of the event in hand, as far as the bus needs it."""
 
+    is_ended: bool
     is_undone: bool
     record: Record
 
     def publish(self, record: Outgoing) -> None:
         """Let *record* leave with the event's other effects."""
 
+    def publish_unchecked(self, record: Outgoing) -> None:
+        """The same for a record that leaves only once `replace` has said what leaves in its place."""
+
     def replace(self, record: Outgoing, by: Outgoing | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*, which was published."""
+        """Let *by*, or nothing, leave in the place of *record*. Does nothing once the attempt has ended."""
 
 
 def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:

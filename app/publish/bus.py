@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any, Self, TypeVar, cast
@@ -28,7 +29,8 @@ class EventBus:
     """Publishes events.
 
     Inside a handler `publish` joins the unit of work: nothing leaves when the handler fails, everything has left before
-    the event counts as handled. Anywhere else it sends at once and returns when the cluster has the event:
+    the event counts as handled. Anywhere else it sends at once and returns when the cluster has the event. A task that
+    outlives its handler is anywhere else, unless that attempt failed: then it is refused with AttemptEndedError.
 
         async with EventBus() as bus:
             await bus.publish(OrderCreated(...))
@@ -166,16 +168,13 @@ class EventBus:
 
     async def _reply(self, place: ReplyTo, key: bytes, event: Record, headers: Headers, unit: Outbox) -> None:
         record = Outgoing(place.topic, key, codec_of(type(event)).encode(event), headers, place.partition)
-        unit.publish(record)  # before anything is waited for: its id is made from its place
-        try:
-            await self._producer.check_place(*place)
-            await self._producer.check(record)
-        except UnknownTopicError as error:
-            unit.replace(record, None)
-            raise ReplyRefusedError(f"the request's reply topic cannot be used: {error}") from error
-        except BaseException:
-            unit.replace(record, None)
-            raise
+        async with self._checking(record, unit) as leaving:
+            try:
+                await self._producer.check_place(*place)
+                await self._producer.check(record)
+            except UnknownTopicError as error:
+                raise ReplyRefusedError(f"the request's reply topic cannot be used: {error}") from error
+            leaving.append(record)
 
     async def _send(  # noqa: PLR0913, PLR0917  # what an event is, and how it leaves
         self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None, due_ms: int
@@ -192,8 +191,28 @@ class EventBus:
     def _join(self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox) -> Outgoing | None:
         """Have *event* leave with the unit of work. Returns its record when it must be checked, see `_check`."""
         record = self._outgoing(topic, key, event, headers)
-        unit.publish(record)  # before anything is waited for: its id is made from its place
-        return None if self._producer.is_small(record) else record
+        if not self._producer.is_small(record):
+            return record
+        unit.publish(record)
+        return None
+
+    @asynccontextmanager
+    async def _checking(self, record: Outgoing, unit: Outbox) -> AsyncIterator[list[Outgoing]]:
+        """Have what is put into the list leave with *unit* in the place of *record*, which is being checked meanwhile.
+
+        It joins the unit before anything is waited for, because its id is made from its place. Where the attempt ends
+        meanwhile it does not leave with it: then it is sent at once, or, after an attempt that failed, refused.
+        """
+        unit.publish_unchecked(record)
+        leaving: list[Outgoing] = []
+        try:
+            yield leaving
+        finally:
+            unit.replace(record, leaving[0] if leaving else None)
+        if unit.is_ended:
+            self._outbox()  # which refuses for an attempt that failed
+            for late in leaving:
+                await self._producer.send(late)
 
     def _outgoing(self, topic: str, key: object, event: Record, headers: Headers) -> Outgoing:
         value = codec_of(type(event)).encode(event)
@@ -204,39 +223,37 @@ class EventBus:
         topic = scheduling_topic(self._producer.settings.consumer_config.group_id)
         waiting = event.to_wait(topic, time.time_ns() // 1_000_000)
         if unit is not None:
-            unit.publish(waiting)
-        try:
-            if not self._producer.is_small(waiting):
-                await self._producer.check(waiting)
-                if not self._producer.claims.wants(event.record):
-                    await self._producer.check(event.record)
-        except BaseException:
-            if unit is not None:
-                unit.replace(waiting, None)
-            raise
-        if unit is not None:
+            async with self._checking(waiting, unit) as leaving:
+                await self._check_to_wait(waiting, event)
+                leaving.append(waiting)
             return None
+        await self._check_to_wait(waiting, event)
         try:
             return await self._producer.send(waiting)
         except UnknownTopicError as error:
             cure = "a worker of the group makes it when it starts with Kafka.ScheduleMaxH"
             raise UnknownTopicError(f"topic {topic} is not there, or not whole: {cure}") from error
 
+    async def _check_to_wait(self, waiting: Outgoing, event: Scheduled) -> None:
+        """Raise RecordTooLargeError where *event* could not wait, or not leave after that."""
+        if not self._producer.is_small(waiting):
+            await self._producer.check(waiting)
+            if not self._producer.claims.wants(event.record):
+                await self._producer.check(event.record)
+
     async def _check(self, record: Outgoing, unit: Outbox) -> None:
         """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
 
         When the store is away the event in hand is undone, and handled again later, whatever its handler makes of that.
         """
-        instead = None
-        try:
-            leaving = await self._producer.claims.check_in(record)
-            await self._producer.check(leaving)
-            instead = leaving
-        except ClaimStoreError:
-            unit.is_undone = True
-            raise
-        finally:
-            unit.replace(record, instead)
+        async with self._checking(record, unit) as leaving:
+            try:
+                checked = await self._producer.claims.check_in(record)
+                await self._producer.check(checked)
+            except ClaimStoreError:
+                unit.is_undone = True
+                raise
+            leaving.append(checked)
 
 
 def _address(event: Record, key: object) -> tuple[str, object]:

@@ -1,5 +1,9 @@
 """The unit of work: what one event changes. A handler that raises discards it, one that succeeds leaves it behind.
 
+A unit belongs to one attempt of one handler. What a later attempt, or the next handler of the event, keeps of it is in
+the unit that comes after it. So a task that outlives its handler has the unit of that handler alone: it can neither
+change the next attempt nor leave anything where nobody looks.
+
 Handlers of many keys are in hand at once. One that never suspends runs in one piece, so nothing comes between what it
 reads and what it writes. When one suspends, every row that it has touched, or touches from then on, belongs to it until
 it ends. Another event that touches such a row is undone on the spot, waits for the owner's end, and is handled again:
@@ -10,8 +14,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from itertools import islice
 
-from app.errors import PermanentError
+from app.errors import AttemptEndedError, PermanentError
 from app.state.partition import Partition, Rows
 from app.storage.changelog import MARK_BYTES, RECORD_OVERHEAD
 from app.storage.store import StoreError
@@ -34,12 +39,16 @@ class EffectsTooLargeError(PermanentError):
 
 
 class Unit:
-    """The effects of one event. Tables write into it, the event bus publishes through it."""
+    """The effects of one event as of one attempt of one handler.
+
+    Tables write into it, the event bus publishes through it.
+    """
 
     # There is one for every event: slots are read in half the time, and most of it is made when it is needed.
     __slots__ = (
-        "_cause", "_event_id", "_first", "_touched", "bytes_redeemed", "handler", "in_the_way", "is_ended", "is_live",
-        "is_resting", "is_timed_out", "is_undone", "mark", "outbox", "partition", "record", "rows", "waiters",
+        "_cause", "_event_id", "_first", "_touched", "_unchecked", "bytes_redeemed", "handler", "in_the_way",
+        "is_discarded", "is_ended", "is_live", "is_resting", "is_stopped", "is_timed_out", "is_undone", "mark",
+        "outbox", "partition", "record", "rows", "waiters",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
@@ -51,10 +60,13 @@ class Unit:
         self.is_undone = False  # to be handled again: another one is in the way, or the store could not be read
         self.is_live = False  # it has suspended, and owns what it touched, and its mark
         self.is_ended = False
+        self.is_discarded = False  # it has ended, and nothing that it did counts
+        self.is_stopped = False  # the worker stops: what cancels it now is that
         self.is_resting = False  # it has not ended, but nobody is at work on it
         self.is_timed_out = False  # its attempt was cancelled because it took too long
         self.bytes_redeemed = 0  # of its payload, which its record does not carry
         self._touched = NO_TOUCHED  # a set in the order of touching
+        self._unchecked: list[Outgoing] | None = None  # of `outbox`: may have to be replaced before they leave
         self._event_id = ""
         self._cause: Cause | None = None
         self._first = 0  # place in the outbox of the first event that the current handler publishes
@@ -140,8 +152,21 @@ class Unit:
             self.outbox = []
         self.outbox.append(record)
 
+    def publish_unchecked(self, record: Outgoing) -> None:
+        """The same for a record that leaves only once `replace` has said what leaves in its place."""
+        self.publish(record)
+        if self._unchecked is None:
+            self._unchecked = []
+        self._unchecked.append(record)
+
     def replace(self, record: Outgoing, by: Outgoing | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*; if it was undone meanwhile, it stays so."""
+        """Let *by*, or nothing, leave in the place of *record*, which was published unchecked.
+
+        Does nothing once the attempt has ended: *record* did not leave with it.
+        """
+        if self.is_ended:
+            return
+        self._unchecked = [other for other in self._unchecked or () if other is not record] or None
         for place, published in enumerate(self.outbox):
             if published is record:
                 self.outbox[place : place + 1] = [] if by is None else [by]
@@ -162,16 +187,39 @@ class Unit:
         self._first = len(self.outbox)
         return dict(self.rows) if self.rows else NO_ROWS, self._first, len(self._touched)
 
-    def rollback(self, to: Savepoint) -> None:
-        """Undo everything since `savepoint`."""
+    def rollback(self, to: Savepoint) -> "Unit":
+        """End the attempt, and undo everything since `savepoint`. Returns the unit that is left of the event."""
         rows, kept, touched = to
-        self.rows = dict(rows) if rows else NO_ROWS
-        del self.outbox[kept:]
-        while len(self._touched) > touched:
-            key, _ = self._touched.popitem()
-            if self.is_live:
+        if self.is_live:
+            for key in islice(self._touched, touched, None):
                 self.partition.owners.pop(key, None)
         self._pass_on()
+        self.is_discarded = True
+        return self._left(dict(rows) if rows else NO_ROWS, self.outbox[:kept], islice(self._touched, touched))
+
+    def passed(self) -> "Unit":
+        """End the attempt, which has succeeded. Returns the unit of the event's next handler, with its effects."""
+        return self._left(self.rows, self._checked(), self._touched)
+
+    def _left(self, rows: Rows, outbox: list[Outgoing], touched: Iterable[bytes]) -> "Unit":
+        """What is left of the event for its next attempt. This unit has ended, and owns nothing."""
+        unit = Unit(self.partition, self.record, self.waiters)
+        unit.handler, unit.mark = self.handler, self.mark
+        unit.rows, unit.outbox, unit._touched = rows, outbox or NO_OUTBOX, dict.fromkeys(touched) or NO_TOUCHED
+        unit.in_the_way, unit.is_undone = self.in_the_way, self.is_undone
+        unit.is_timed_out, unit.is_stopped, unit.is_live = self.is_timed_out, self.is_stopped, self.is_live
+        unit._event_id, unit._cause, unit._first = self._event_id, self._cause, len(outbox)
+        unit.bytes_redeemed, self.bytes_redeemed = self.bytes_redeemed, 0
+        if self.is_live:
+            self.partition.owners.update(dict.fromkeys(unit._owned(), unit))
+        self.waiters, self.is_live, self.is_ended = None, False, True
+        return unit
+
+    def _checked(self) -> list[Outgoing]:
+        """What may leave: a task that outlives its handler has to send what it has not checked by itself."""
+        if self._unchecked is None:
+            return self.outbox
+        return [record for record in self.outbox if not any(record is other for other in self._unchecked)]
 
     def join(self) -> None:
         """Make the effects, and the event's mark, part of the group that fills.
@@ -191,7 +239,7 @@ class Unit:
         if self.mark is not None:
             group.marks[self.mark[0]] = self.mark[1]
         if self.outbox:
-            group.outbox += self.outbox
+            group.outbox += self._checked()
 
     # Owning.
 
@@ -201,8 +249,13 @@ class Unit:
             self.is_live = True
             self.partition.owners.update(dict.fromkeys(self._owned(), self))
 
+    def discard(self) -> None:
+        """The event is undone: nothing that it did counts, and nothing belongs to it any more."""
+        self.is_discarded = True
+        self.end()
+
     def end(self) -> None:
-        """The event is done, or undone: nothing belongs to it any more."""
+        """The event is done, or left to somebody else: nothing belongs to it any more."""
         self.is_ended = True
         if self.is_live:
             for key in self._owned():
@@ -239,5 +292,21 @@ class Unit:
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
 enter = _current.set  # make a unit the one of the event in hand in this task, until the next one is entered
-# The unit of the event in hand, None outside a handler.
+# The unit of the event in hand, None outside a handler. It may have ended: see `current_attempt`.
 current_unit: Callable[[], Unit | None] = _current.get
+
+
+def current_attempt() -> Unit | None:
+    """Return the unit of the attempt in hand, None outside a handler.
+
+    A task that outlives its handler is outside of it. Raises AttemptEndedError when that attempt has failed.
+    """
+    unit = current_unit()
+    if unit is None or not unit.is_ended:
+        return unit
+    if unit.is_discarded:
+        raise AttemptEndedError(
+            f"handler {unit.handler} has failed or timed out, and a task that it left behind goes on: await what a "
+            f"handler starts before it returns, or start it with `context=contextvars.Context()`"
+        )
+    return None

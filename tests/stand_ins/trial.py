@@ -24,7 +24,7 @@ from app.publish.bus import EventBus
 from app.state.dedupe import Dedupe
 from app.state.partition import Group, Partition
 from app.state.troubles import Troubles
-from app.state.unit import current_unit
+from app.state.unit import current_attempt, current_unit
 from app.storage.changelog import ATTEMPTS, DEAD, MARK, Processed, row_key
 from app.wire.codec import codec_of
 from app.wire.envelope import Delivery, Outgoing
@@ -92,7 +92,7 @@ class Trial:
         self.timeouts_s: dict[str, float] = {}
         self.may_settle = asyncio.Event()
         self.may_settle.set()
-        self.dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
         self.counts = Counts()
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
         self.pipeline = Pipeline(

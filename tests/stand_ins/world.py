@@ -19,7 +19,7 @@ from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
-from app.state.unit import current_unit
+from app.state.unit import current_attempt
 from app.storage.changelog import CLAIM, epoch_of
 from app.storage.replica import Replica
 from app.storage.restore import Restorer
@@ -188,7 +188,7 @@ class Worker:
 
     def pipeline(self) -> Pipeline:
         """The real one, with two handlers."""
-        dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
+        dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
         policy = Policy(Retry(ATTEMPTS, 0.0))
         for handler in (self.deeds.first, self.deeds.second):
             dispatcher.add(handler_for(Deed, handler, policy, NEVER))

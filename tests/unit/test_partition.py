@@ -139,7 +139,7 @@ def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
     before = first.savepoint("h")
     first.write(b"row", b"1")
     first.suspend()
-    first.rollback(before)
+    first = first.rollback(before)
     second.touch(b"row")
     with pytest.raises(Unwound):
         second.earlier(KEY, 0, None)

@@ -17,7 +17,7 @@ from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.state.dedupe import Dedupe
-from app.state.unit import current_unit
+from app.state.unit import current_attempt, current_unit
 from app.storage.changelog import row_key
 from app.storage.store import StoreError
 from app.wire.codec import codec_of
@@ -41,7 +41,7 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 
 def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE) -> Flow:
     """A flow that carries Deeds with the real pipeline."""
-    dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_unit))  # type: ignore[arg-type]
+    dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
     dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
     counts = Counts()
     carrier: Any = Pipeline(

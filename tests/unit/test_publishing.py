@@ -8,7 +8,7 @@ from app.config import KafkaConfig
 from app.errors import TransientError
 from app.publish.bus import EventBus
 from app.publish.producer import Producer
-from app.state.unit import current_unit
+from app.state.unit import current_attempt
 from app.wire.envelope import Headers, derived_id
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import LETTERS, REDRIVE, Trial, Try, trials
@@ -27,7 +27,7 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
 
 def publishing(trial: Trial, *headers: Headers, fails: int = 0) -> None:
     """Add a handler that publishes an event with each of *headers*, and fails at its end so many times."""
-    bus = EventBus(Producer(KafkaConfig()), current_unit)
+    bus = EventBus(Producer(KafkaConfig()), current_attempt)
     left = fails
 
     async def do(event: Try) -> None:
@@ -115,7 +115,7 @@ async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Mak
 async def test_a_reply_belongs_to_its_request(make: Make) -> None:
     """Whatever attempt says it, and when the request comes back from the dead letters: one id, one place."""
     trial = make()
-    bus = EventBus(Producer(KafkaConfig()), current_unit)
+    bus = EventBus(Producer(KafkaConfig()), current_attempt)
     left = 3
 
     async def do(event: Try) -> None:
@@ -143,7 +143,7 @@ async def test_a_reply_belongs_to_its_request(make: Make) -> None:
 async def test_who_is_not_asked_does_not_reply(make: Make) -> None:
     """An event that asks for no reply is handled by the same handler."""
     trial = make()
-    bus = EventBus(Producer(KafkaConfig()), current_unit)
+    bus = EventBus(Producer(KafkaConfig()), current_attempt)
     asked: list[bool] = []
 
     async def do(event: Try) -> None:

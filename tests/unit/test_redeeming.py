@@ -22,7 +22,7 @@ from app.observe.metrics import Counts
 from app.publish.bus import EventBus
 from app.publish.claims import ClaimStore
 from app.publish.producer import Producer
-from app.state.unit import current_unit
+from app.state.unit import current_attempt
 from app.wire.claimcheck import CLAIMED
 from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing, derived_id
@@ -61,7 +61,7 @@ class Depot:
             ClaimCheckConfig(store=str(root), threshold_bytes=1_000, max_bytes=SIZE, in_hand_bytes=2 * SIZE)
         )
         self.redeeming = Redeeming(self.store)
-        self.bus = EventBus(Producer(KafkaConfig(), self.store), current_unit)
+        self.bus = EventBus(Producer(KafkaConfig(), self.store), current_attempt)
         dispatcher = Dispatcher(svcs.Registry(), self.bus)
         dispatcher.add(handler_for(Parcel, handler, Policy(Retry(2, 0.01)), NEVER))
         self.counts = Counts()

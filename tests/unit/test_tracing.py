@@ -19,7 +19,7 @@ from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
 from app.publish.producer import Producer, key_bytes
 from app.publish.results import Published, PublishError
-from app.state.unit import current_unit
+from app.state.unit import current_attempt
 from app.wire.envelope import Outgoing
 from models.stock import StockReserved
 from tests.stand_ins.clock import Clock
@@ -46,7 +46,7 @@ def start(trial: Trial, do: Do, mode: Any = "auto", **policy: Any) -> EventBus:
     trial.pipeline = traced(trial.pipeline, tracing)
     trial.handler("do", do, **policy)
     trial.start()
-    bus = EventBus(Producer(KAFKA), current_unit)
+    bus = EventBus(Producer(KAFKA), current_attempt)
     bus.tracing = tracing
     return bus
 

@@ -80,7 +80,7 @@ def test_a_rolled_back_attempt_keeps_what_earlier_handlers_did() -> None:
         unit.write(b"b", None)
         unit.publish(EVENT)
         assert (unit.position, unit.handler) == (1, "second")
-        unit.rollback(before)
+        unit = unit.rollback(before)
         assert unit.rows == {b"a": b"1"}
         assert (len(unit.outbox), unit.position) == (1, 0)
 
@@ -93,7 +93,7 @@ def test_a_first_attempt_that_is_rolled_back_leaves_nothing() -> None:
         assert before == ({}, 0, 0)
         unit.write(b"a", b"1")
         unit.publish(EVENT)
-        unit.rollback(before)
+        unit = unit.rollback(before)
         assert (unit.rows, unit.outbox) == ({}, [])
         unit.write(b"b", b"1")
 
@@ -104,7 +104,7 @@ def test_a_retried_handler_reads_anew() -> None:
     unit, other = unit_in(partition), unit_in(partition)
     before = unit.savepoint("h")
     unit.write(b"a", unit.row(b"a"))
-    unit.rollback(before)
+    unit = unit.rollback(before)
     other.write(b"a", b"new")
     other.join()
     assert unit.row(b"a") == b"new"
@@ -170,7 +170,7 @@ def test_a_failed_attempt_frees_the_rows_that_it_alone_touched() -> None:
     unit.row(b"second")
     unit.suspend()
     unit.write(b"third", b"1")
-    unit.rollback(before)
+    unit = unit.rollback(before)
     assert list(partition.owners) == [b"mark", b"first"]
     unit_in(partition).write(b"third", b"2")
 
