@@ -53,6 +53,7 @@ from app.worker.scheduler import Scheduler
 from app.worker.seeking import Seeking
 from app.worker.transport import Transport
 from app.worker.tuning import settle_in
+from app.worker.watchdog import Watchdog
 
 T = TypeVar("T", bound=Callable[..., Any])
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,6 +100,15 @@ class Famulus(faust.App):
             publish=partial(deliver, self.sender),
             on_fault=self.fail,
             probe=self._note_step,
+        )
+        self.watchdog = Watchdog(
+            self.intake,
+            lambda tp: cast(Any, self._consumer).unfetched(tp),
+            self._is_at_work,
+            self.fail,
+            worker.stall_timeout_s,
+            worker.stall_exit_s,
+            kafka.producer_config.delivery_timeout_ms / 1000,
         )
         self.admin_log = AdminLog(kafka, self.intake.told, self._heed)
         self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
@@ -290,6 +300,13 @@ class Famulus(faust.App):
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
+    def _is_at_work(self) -> bool:
+        """Whether partitions are assigned and restored, and Kafka hears of this worker."""
+        if self._consumer is None or self.rebalancing or self.should_stop:
+            return False
+        consumer: Any = self._consumer
+        return bool(consumer.flow_active and consumer.is_member())
+
     async def on_start(self) -> None:
         """Connect our producer before anything can be handled."""
         await super().on_start()
@@ -297,10 +314,12 @@ class Famulus(faust.App):
         if self.scheduler is not None:
             starting.append(self.scheduler.start())
         await asyncio.gather(*starting)
+        self.watchdog.start()
         settle_in()
 
     async def on_stop(self) -> None:
         """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
+        self.watchdog.stop()
         if self._consumer is not None and self.pipelines and not self.crash_reason:
             self._consumer.stop_flow()
             self.is_drained = await cast(Any, self._consumer).drain()

@@ -35,6 +35,10 @@ class WorkerConfig(Section):
     show_keys: bool = Field(default=False, description="/hotkeys/ shows keys; else their digests.")
     version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(300.0, gt=0, description="An event in hand for longer turns /livez red, seconds.")
+    stall_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Work that nobody works on for so long turns /readyz red, seconds."
+    )
+    stall_exit_s: float = Field(90.0, gt=0, le=86_400, description="And after so long it ends the worker, seconds.")
     queue_records: int = Field(10_000, ge=1, description="Unfinished records of one partition before it is paused.")
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
 

@@ -79,6 +79,17 @@ class Crew:
                 task.cancel()
             _, self._tasks = await asyncio.wait(self._tasks, timeout=STOP_AGAIN_S)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many records are in hand as may be."""
+        return self._held >= self._concurrency
+
+    def holds(self, flow: Flow) -> bool:
+        """Whether a task that lives has a record of *flow* in hand."""
+        return any(
+            hand.flow is flow and hand.is_held and hand.task is not None and not hand.task.done() for hand in self.hands
+        )
+
     def overdue(self, deadline_s: float) -> list[dict[str, object]]:
         """The events that are in hand for longer than *deadline_s*: where they stand, their key's digest, for how long.
 

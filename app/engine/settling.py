@@ -67,6 +67,8 @@ class Settling:
         self.offset = state.processed.next_offset if state.processed is not None else None
         self._counts = Counter(processed.counts)  # of the partition, since its state began
         self.task: asyncio.Task[None] | None = None  # at work
+        self.group_mark: int | None = None  # of the group that is being settled, another one for each
+        self._groups = 0
 
     def start(self) -> None:
         """Settle what is owed, if anything is, unless that is being done."""
@@ -89,12 +91,12 @@ class Settling:
                 self._on_settled()
         except OperatingError as error:
             await self._ties.on_fault(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # nobody of ours cancels it while it is at work
             if not self._state.is_abandoned:
                 log.exception("cannot settle", place=place)
                 await self._ties.on_fault(InvariantError(f"{place} could not be settled: {error!r}; it is read again"))
         finally:
-            self.task = None
+            self.task = self.group_mark = None
             self._on_end()
 
     async def _linger(self) -> None:
@@ -109,6 +111,8 @@ class Settling:
     async def _settle_group(self, group: Group) -> bool:
         """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
         since_s = time.perf_counter()
+        self._groups += 1
+        self.group_mark = self._groups
         if group.outbox and not await self._publish(group.outbox):
             return False
         self._in_flight.offsets.finished_all(group.offsets())
@@ -129,6 +133,7 @@ class Settling:
         counts = self._pipeline.counts
         counts.group_records.note(group.events)
         counts.settling_s.note(time.perf_counter() - since_s)
+        self.group_mark = None
         return True
 
     async def _publish(self, records: Sequence[Outgoing]) -> bool:

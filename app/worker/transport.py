@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import structlog
+from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -235,6 +236,18 @@ class Consumer(driver.Consumer):
             log.warning("work in hand did not end in time; it will be read again", limit_s=self._host.drain_timeout_s)
         await self.commit()
         return drained
+
+    def unfetched(self, tp: TP) -> int:
+        """How many records of a partition can be fetched and are not, as the last fetch said.
+
+        What stands behind an open transaction cannot.
+        """
+        subscription = cast(Any, self._thread)._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        state = assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
+        if state is None or state.lso is None or not state.has_valid_position:
+            return 0
+        return int(max(state.lso - state.position, 0))
 
     def renew_lease(self) -> None:
         """Count joining the group as a heartbeat."""
