@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,8 @@ from torture.load import payments
 from torture.stage import SYSTEMS, Leg, Stage
 from torture.verdict import Found, Verdict, announced_in, judge, shown
 
-SCENARIOS = ("kills", "zombie", "broker")
+SCENARIOS = ("kills", "zombie", "broker", "handlers")
+MISDEEDS = {"TORTURE_MISDEEDS": "1", "FAILURES__HANDLERTIMEOUTS": "1"}
 FROZEN_WORKERS = 2  # one freezes, one takes over
 console = Console()
 
@@ -41,8 +42,10 @@ def carry_out(stage: Stage) -> Verdict:
     return judge(stage.leg.made, unsettled, found)
 
 
-def kill_legs(sizes: Sequence[int], events: int, deaths: int, seed: int) -> list[Leg]:
-    """A leg with each number of workers; payments and deaths are shared out."""
+def kill_legs(
+    sizes: Sequence[int], events: int, deaths: int, seed: int, settings: Mapping[str, str]
+) -> list[Leg]:  # fmt: skip
+    """A leg with each number of workers, which get *settings*; payments and deaths are shared out."""
     chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
     steps = itertools.cycle(kills.STEPS)
     made = []
@@ -50,7 +53,7 @@ def kill_legs(sizes: Sequence[int], events: int, deaths: int, seed: int) -> list
         share = deaths // len(sizes) + (number < deaths % len(sizes))
         hurt = partial(kills.strike, kills=kills.plan(share, size, chance, steps))
         name = f"{size}-worker" + "s" * (size > 1)
-        made.append(Leg(name, size, payments(events // len(sizes), seed + number), hurt, is_static=size == 1))
+        made.append(Leg(name, size, payments(events // len(sizes), seed + number), hurt, size == 1, settings))
     return made
 
 
@@ -70,6 +73,7 @@ def summary(stage: Stage, verdict: Verdict) -> dict[str, object]:
         "wrongly announced": verdict.unpublished,
         "reordered": verdict.reordered,
         "unsettled": verdict.unsettled,
+        "still behind green": marks.green,
         "seconds": round(time.monotonic() - stage.began),
     }
 
@@ -84,14 +88,15 @@ def summary(stage: Stage, verdict: Verdict) -> dict[str, object]:
 @click.option("--pause-s", type=click.FloatRange(1), default=60.0, help="For so long the broker is stopped.")
 @click.option("--expect-drift", is_flag=True, help="Exit with 0 when something is wrong, with 1 when nothing is.")
 def main(  # noqa: PLR0913  # one for each option
-    *, scenario: Literal["kills", "zombie", "broker"], system: str, deaths: int, seed: int, workers: str, events: int,
-    pause_s: float, expect_drift: bool,
+    *, scenario: Literal["kills", "zombie", "broker", "handlers"], system: str, deaths: int, seed: int, workers: str,
+    events: int, pause_s: float, expect_drift: bool,
 ) -> None:  # fmt: skip
     """Hurt workers under load. Exits with 0 when every payment counted once, with 1 otherwise."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of every broker that is away
-    if scenario == "kills":
-        legs = kill_legs([int(size) for size in workers.split(",")], events, deaths, seed)
+    if scenario in {"kills", "handlers"}:
+        settings = MISDEEDS if scenario == "handlers" else {}
+        legs = kill_legs([int(size) for size in workers.split(",")], events, deaths, seed, settings)
     else:
         hurt = freezes.zombies if scenario == "zombie" else partial(freezes.outages, pause_s=pause_s)
         legs = [Leg(scenario, FROZEN_WORKERS, payments(events, seed), hurt)]
@@ -103,7 +108,7 @@ def main(  # noqa: PLR0913  # one for each option
             for leg in legs:
                 with Stage(system, broker, folder, leg, status.update) as stage:
                     verdict = carry_out(stage)
-                is_exact = is_exact and verdict.is_exact
+                is_exact = is_exact and verdict.is_exact and not stage.marks.green
                 columns[leg.name] = summary(stage, verdict)
                 for words in stage.marks.words:
                     console.print(words, markup=False)

@@ -81,4 +81,5 @@ class Marks:
     restarts: int = 0
     ended: Counter[int] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
+    green: int = 0  # looks at which nothing had moved for long, and a worker was green
     words: list[str] = field(default_factory=list)

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,7 @@ SYSTEMS = ("famulus", "faust")
 LOOK_S = 0.05
 ENDED_MAX = 40  # workers that ended by themselves; with more of them something is broken
 STALLED_S = 90.0  # nothing was settled for so long: nothing will be
+GREEN_S = 45.0  # nothing was settled for so long: no worker that has partitions may be green any more
 OWNED_S = 60.0
 END_S = 40.0
 
@@ -49,6 +50,7 @@ class Leg:
     made: Sequence[Payment]
     hurt: Callable[["Stage"], None]
     is_static: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stage:
@@ -182,7 +184,7 @@ class Stage:
         """Let everything be written and settled, and say how many records are not when nothing moves any more."""
         self.allow(1, 1)
         self.wait_for(lambda: self.feed.is_settled or time.monotonic() - self.feed.moved_at > STALLED_S, 1_800)
-        self.wait_for(lambda: self._all_owned() == list(range(PARTITIONS)), OWNED_S)
+        self.wait_for(lambda: self._all_owned() == list(range(PARTITIONS)) and self._all_answer(), OWNED_S)
         return len(self.feed.made) - self.feed.settled
 
     def rows(self, table: str) -> Counter[str]:
@@ -199,6 +201,8 @@ class Stage:
         """Start again what has ended by itself, as a supervisor would."""
         self.feed.check()
         feed, marks, events = self.feed, self.marks, len(self.leg.made)
+        if feed.settled < feed.total and time.monotonic() - feed.moved_at > GREEN_S:
+            marks.green += any(self._is_green(slot) for slot in self.slots)
         self._say(f"{self.leg.name}: {marks.kills} kills, {feed.settled:,} of {events:,} settled, {feed.sent:,} sent")
         for slot in self.slots:
             code = slot.running.exit_code()
@@ -209,6 +213,19 @@ class Stage:
             if len(marks.words) > ENDED_MAX:
                 raise TortureError(f"workers end and end again: {marks.words[-1]}")
             self.restart(slot)
+
+    def _all_answer(self) -> bool:
+        """Whether each worker answers, those without partitions included."""
+        try:
+            return all(slot.running.answer("/livez") for slot in self.slots)
+        except OSError:
+            return False
+
+    def _is_green(self, slot: Slot) -> bool:
+        try:
+            return bool(self.owned(slot)) and slot.running.answer("/readyz")[0] == 200
+        except OSError:
+            return False
 
     def _settings(self, home: Path) -> Mapping[str, str]:
         kafka = self.kafka
@@ -224,7 +241,7 @@ class Stage:
             "KAFKA__BOOTSTRAPSERVERS": kafka.bootstrap_servers, "KAFKA__TOPICPREFIX": kafka.topic_prefix,
             "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id,
             "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(SESSION_MS),
-            "KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS": "500",
+            "KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS": "500", **self.leg.settings,
         }  # fmt: skip
 
 

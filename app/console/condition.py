@@ -13,7 +13,7 @@ def is_restored(app: Famulus) -> bool:
 
 def is_ready(app: Famulus) -> bool:
     """Whether it takes part, and none of its partitions is stuck."""
-    return is_restored(app) and not stuck(app)
+    return is_restored(app) and not (app.should_stop or stuck(app))
 
 
 def stuck(app: Famulus) -> list[str]:
@@ -39,6 +39,8 @@ def paused(app: Famulus) -> list[str]:
 
 def why_not_ready(app: Famulus) -> str:
     """What is wrong with a worker that does not take part; empty when nothing is."""
+    if app.should_stop:
+        return "the worker stops"
     progress = app.holdings.restorer.progress
     why = progress.waiting_for or "; ".join(stuck(app))
     if why or is_restored(app):

@@ -140,7 +140,8 @@ def waiting_of(flow: Flow, crew: Crew, unfetched: int, send_s: float) -> Waiting
     elif lanes.held:
         why = f"{number(lanes.held, 'event')} began, and no task carries them"
     elif flow.has_more and (flow.is_listed or not lanes.resting):
-        why = "" if crew.is_full else f"{number(lanes.waiting, 'event')} and what is behind them wait to be handled"
+        what = number(lanes.waiting, "event") if lanes.waiting else "what was fetched"
+        why = "" if crew.is_full else f"{what} and all behind it wait to be handled"
     elif lanes.resting:
         pass  # until another attempt, or until what a handler needs is there again
     elif flow.offsets.in_flight:

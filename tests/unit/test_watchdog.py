@@ -64,7 +64,7 @@ async def test_a_duty_that_nobody_has_is_noticed(make: Make, monkeypatch: pytest
     trial.start()
     trial.crew._is_on_duty = True
     trial.feed("a:1", "b:2")
-    await ends(trial, watch(trial), "wait to be handled")
+    await ends(trial, watch(trial), "to be handled")
 
 
 async def test_a_flow_that_nobody_wakes_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ async def test_a_flow_that_nobody_wakes_is_noticed(make: Make, monkeypatch: pyte
     trial.handler("work", nothing)
     trial.start()
     trial.feed("a:1")
-    await ends(trial, watch(trial), "wait to be handled")
+    await ends(trial, watch(trial), "to be handled")
 
 
 async def test_a_task_that_died_with_an_event_in_hand_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ TORTURE_STEP    the step at which the blow falls, none when empty
 TORTURE_AFTER   the how manieth time that the step is reached
 TORTURE_SIGNAL  the signal that is sent then
 TORTURE_PID     the process that it is sent to, 0 is this one
+TORTURE_MISDEEDS  lets handlers do what nobody should, see `misdeeds`
 TORTURE_FENCE   `off` lets a worker that was replaced go on writing, which must show as drift
 """
 
@@ -14,10 +15,13 @@ import random
 from typing import Any, cast
 
 from app import Deliveries, Delivery, EventBus, Retry, TransientError, app, handles
+from torture.systems import misdeeds
 from torture.systems.famulus_models import NEWS_EVERY, PaymentAnnounced, PaymentMade
 
 FAILURES = 0.01  # of the first attempts
 SLEEPS = 0.1  # of the attempts
+OUT_OF_ORDER = 1_000_000  # added to a number in the ledger it makes the verdict say that something is wrong
+RETRY = Retry(attempts=20 if misdeeds.IS_ON else 5, wait_initial_s=0.001, wait_max_s=0.02)
 ledger = os.open(os.environ["TORTURE_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 paid = app.subscription("payments")
 counts = paid.Table("counts", key=str, value=int, default=int, help="Payments of each customer.")
@@ -33,11 +37,13 @@ async def payment_agent(deliveries: Deliveries) -> None:
 @handles(PaymentMade)
 async def count(payment: PaymentMade) -> None:
     """Note the attempt, and count it."""
+    if misdeeds.IS_ON and not misdeeds.is_clean():
+        os.write(ledger, f"{payment.customer} {payment.number + OUT_OF_ORDER}\n".encode())
     os.write(ledger, f"{payment.customer} {payment.number}\n".encode())
     counts[payment.customer] += 1
 
 
-@handles(PaymentMade, retry=Retry(attempts=5, wait_initial_s=0.001, wait_max_s=0.02))
+@handles(PaymentMade, retry=RETRY)
 async def add(payment: PaymentMade, delivery: Delivery, bus: EventBus) -> None:
     """Add the cents. It waits at times, with its writes done or not, and fails at times with all of them done."""
     if random.random() < SLEEPS:  # noqa: S311  # chance, not secrets
@@ -45,6 +51,8 @@ async def add(payment: PaymentMade, delivery: Delivery, bus: EventBus) -> None:
     sums[payment.customer] += payment.amount
     if payment.number % NEWS_EVERY == 0:
         await bus.publish(PaymentAnnounced(payment_id=payment.payment_id, customer=payment.customer))
+    if misdeeds.IS_ON:
+        await misdeeds.maybe(payment, delivery, bus)
     if random.random() < SLEEPS:  # noqa: S311
         await asyncio.sleep(0)
     if delivery.attempt == 1 and random.random() < FAILURES:  # noqa: S311
