@@ -1,6 +1,5 @@
 """`faust -A app seek`: have a live group go on elsewhere, at an offset, a time, the beginning or the end."""
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -9,7 +8,7 @@ from rich.table import Table
 
 from app.bootstrap.parts import remembers_s
 from app.commands.base import Command
-from app.commands.out import console, note, say
+from app.commands.out import console, is_answering, note, say
 from app.commands.telling import meant, teller
 from app.inspection.letters.send import whoami
 from app.operate.moving import Move, Where, consequences, order, planned, where_of
@@ -86,7 +85,7 @@ def asked_where(
 def agreed(question: str, *, is_sure: bool) -> bool:
     """Whether somebody says yes. Raises UsageError when nobody is there, Abort for a no."""
     if not is_sure:
-        if not sys.stdin.isatty():
+        if not is_answering():
             raise click.UsageError("nobody is there to say yes: add --yes")
         click.confirm(question, abort=True, err=True)
     return True

@@ -17,6 +17,7 @@ from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError
 from app.observe.health import partitions_of
+from app.observe.logs import described
 from app.storage.changelog import (
     ATTEMPTS,
     CLAIM,
@@ -179,8 +180,8 @@ async def answered(app: Famulus) -> AsyncIterator[None]:
         yield
     except (TimeoutError, KafkaError) as error:
         raise UnavailableError(
-            f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more ({error!r}); "
-            "do it again when it does"
+            f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more "
+            f"({described(error)}); do it again when it does"
         ) from error
 
 
