@@ -19,6 +19,9 @@ from app.errors import StreamError
 from app.observe.leaks import watch_leaks
 from app.streams import ReaderGoneError, make_safe
 
+PARTITION = click.IntRange(0, 2**31 - 1)  # as Kafka counts them
+OFFSET = click.IntRange(0, 2**63 - 1)
+
 
 class Command(AppCommand):
     """A command of ours. Define `run`; an OperatingError that it raises becomes one line and its exit code.

@@ -7,7 +7,7 @@ import click
 from faust.cli import argument, option
 
 from app.bootstrap import Famulus
-from app.commands.base import Command
+from app.commands.base import PARTITION, Command
 from app.commands.out import note, put_line, say
 from app.commands.telling import meant, read_told, teller
 from app.inspection.letters.send import whoami
@@ -16,7 +16,7 @@ from app.operate.pauses import Action, Target, said
 
 MEANT = (
     argument("topic", required=False),
-    option("--partition", type=click.IntRange(0), help="Only this one."),
+    option("--partition", type=PARTITION, help="Only this one."),
     option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
     option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
     option("--json", "is_json", is_flag=True, help="One JSON object: what was changed, and what is paused then."),

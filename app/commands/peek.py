@@ -10,7 +10,7 @@ from faust.cli import argument, option
 from rich.text import Text
 
 from app.bootstrap.parts import decoder_of
-from app.commands.base import Command
+from app.commands.base import OFFSET, PARTITION, Command
 from app.commands.out import Out, console, note, say
 from app.deadletter.selection import text_of
 from app.engine.dispatch import EventTypes
@@ -39,8 +39,8 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("topic"),
-        option("--partition", type=click.IntRange(0), help="Only this one."),
-        option("--offset", type=click.IntRange(0), help="From here on, of one partition."),
+        option("--partition", type=PARTITION, help="Only this one."),
+        option("--offset", type=OFFSET, help="From here on, of one partition."),
         option("--last", "limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many."),
         option("--key", metavar="TEXT", help=f"With this key, among the newest {LOOKED:,} of each partition."),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
