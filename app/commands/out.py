@@ -74,6 +74,14 @@ def say_json(encoded: bytes) -> None:
     print(printable_json(encoded) if is_unicode else ascii_json(encoded))  # noqa: T201  # here alone
 
 
+def raw_json(value: bytes | None) -> msgspec.Raw | None:
+    """*value* as a part of a line of JSON, None where it is none, or nested too deeply for whoever reads the line."""
+    try:
+        return msgspec.Raw(msgspec.json.format(value.decode(), indent=-1).encode()) if value else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def is_answering() -> bool:
     """Whether somebody is there who can be asked."""
     return sys.stdin.isatty()
