@@ -18,7 +18,7 @@ from app.commands import reset as _reset  # noqa: F401
 from app.commands import seek as _seek  # noqa: F401
 from app.commands import tables as _tables  # noqa: F401
 from app.commands import topics as _topics  # noqa: F401
-from app.commands.base import take_settings
+from app.commands.base import adopt, take_settings
 from app.commands.dlq import command as _dlq  # noqa: F401
 from app.commands.state import command as _state  # noqa: F401
 from app.console.acting import add_acting
@@ -83,3 +83,4 @@ add_seek(app)
 add_concurrency(app)
 add_openapi(app)
 take_settings()
+adopt()

@@ -7,11 +7,17 @@ an event: try again, or never.
 
 import click
 
+from app.text import printable
+
 
 class OperatingError(click.ClickException):
     """Something outside the code is wrong. The command line shows it as one line and exits with `exit_code`."""
 
     exit_code = 1
+
+    def format_message(self) -> str:
+        """The line, in which nothing is left that a terminal would obey: names in it may be a stranger's."""
+        return printable(self.message)
 
 
 class ConfigError(OperatingError):
@@ -24,6 +30,18 @@ class UnavailableError(OperatingError):
     """Something that we need cannot be reached (EX_UNAVAILABLE)."""
 
     exit_code = 69
+
+
+class DataError(OperatingError):
+    """What somebody gave us as input is wrong (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class StreamError(OperatingError):
+    """Standard input cannot be read, or standard output not be written (EX_IOERR)."""
+
+    exit_code = 74
 
 
 class AccessError(OperatingError):

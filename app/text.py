@@ -1,5 +1,7 @@
-"""How things are said to people: nothing that a terminal or a page would obey, values, times, counts. Pure."""
+"""How things are said to people: nothing that a terminal or a page would obey, errors, values, times, counts. Pure."""
 
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -14,6 +16,46 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines: its line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_json(encoded: bytes) -> str:
+    """JSON as the same JSON in one line, in which everything that is not printable is an escape of JSON."""
+    text = encoded.decode()
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else _json_escape(c) for c in text)
+
+
+def ascii_json(encoded: bytes) -> str:
+    """The same without a character beyond ASCII."""
+    text = printable_json(encoded)
+    return text if text.isascii() else "".join(c if c.isascii() else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    """Outside of texts JSON has blanks and ASCII alone, so whatever is escaped stands inside of one."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file without the mark of UTF-8 that some editors put before the first one."""
+    return (line if at else line.removeprefix(BOM_UTF8) for at, line in enumerate(lines))
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error, whoever made its class: making it may fail as well, which is said then."""
+    try:
+        return str.__str__(str(error))  # of the very class `str`: that of a subclass could do anything later
+    except BaseException:  # noqa: BLE001  # such as SystemExit: it ends at this error
+        return f"{type(error).__name__} (its text cannot be made)"
 
 
 def short(text: str, most: int) -> str:

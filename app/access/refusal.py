@@ -4,12 +4,16 @@ So after a failure we knock ourselves: what is wrong with a login or a certifica
 while a broker that is only away may come back.
 """
 
+import asyncio
+import errno
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
 
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
@@ -22,6 +26,7 @@ from app.config import KafkaConfig
 from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
 KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
+REFUSED = f"[Errno {errno.ECONNREFUSED}]"
 EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
 
 
@@ -46,6 +51,44 @@ async def why_refused(settings: KafkaConfig) -> OperatingError | None:
             if (refused := _explained(error, settings, f"{host}:{port}")) is not None:
                 return refused
     return None
+
+
+async def why_away(settings: KafkaConfig) -> str:
+    """In words, why no broker of `BootstrapServers` can be talked to; empty when one can, by now."""
+    arguments = connection_of(settings)
+    addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
+    found = await asyncio.gather(*(_why(host, port, arguments, settings) for host, port in addresses))
+    return "; ".join(found) if all(found) else ""
+
+
+async def _why(host: str, port: int, arguments: dict[str, Any], settings: KafkaConfig) -> str:
+    try:
+        async with asyncio.timeout(KNOCK_MS / 1000):
+            await _knock(host, port, arguments)
+    except (OSError, KafkaError, TimeoutError, EOFError) as error:
+        reason = next(filter(None, (_reason(cause, settings) for cause in _causes(error))), type(error).__name__)
+        return f"{host}:{port} {reason}"
+    return ""
+
+
+def _reason(error: BaseException, settings: KafkaConfig) -> str:
+    """What an error of a connection means, empty where a cause of it may say more."""
+    protocol, text, reason = f"Kafka.SecurityProtocol is {settings.security_protocol}", str(error), ""
+    is_refused = text.startswith("Multiple exceptions:") and text.count(REFUSED) == text.count("[Errno")  # asyncio's
+    if isinstance(error, socket.gaierror):
+        reason = f"is a name that is not known here ({error.strerror})"
+    elif isinstance(error, ssl.SSLError):
+        reason = f"does not speak TLS as we do: a listener without it? {protocol}"
+    elif isinstance(error, TimeoutError):
+        reason = "does not answer"
+    elif isinstance(error, ConnectionRefusedError) or is_refused:
+        reason = "refuses connections: nothing listens there"
+    elif isinstance(error, (KafkaConnectionError, ConnectionError, EOFError)) and error.__cause__ is None:
+        cure = "a listener without TLS" if settings.is_encrypted else "a listener that wants TLS, or a login"
+        reason = f"ends the connection: {cure}? {protocol}"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = f"cannot be reached ({error.strerror})"
+    return reason
 
 
 def _addresses(servers: str) -> Iterator[tuple[str, int]]:

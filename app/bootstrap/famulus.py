@@ -34,6 +34,7 @@ from app.failures.retry import Policy, Retry
 from app.group.standing import Standings
 from app.observe.health import partitions_of
 from app.observe.history import History
+from app.observe.logs import described
 from app.observe.tracing import tracing_of
 from app.operate.admin import AdminLog
 from app.publish.bus import EventBus
@@ -336,7 +337,7 @@ class Famulus(faust.App):
     async def fail(self, error: Exception) -> None:
         """End the worker with 70: going on would break a promise."""
         if not isinstance(error, OperatingError):
-            error = InvariantError(f"a bug of ours, the worker must not go on: {error!r}")
+            error = InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
         self.fault = self.fault or error
         await self.crash(error)
 

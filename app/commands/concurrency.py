@@ -4,7 +4,7 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
-from app.commands.out import note, say
+from app.commands.out import note, put_line, say
 from app.commands.telling import meant, read_told, teller
 from app.inspection.letters.send import whoami
 from app.operate.admin import set_width
@@ -50,7 +50,7 @@ class concurrency(Command):  # noqa: N801  # the class's name is the command's
         if is_json:
             show((await read_told(self.app)).widths, is_json=True)
         else:
-            click.echo(f"{name_of(topic)}: {'as the settings say' if count is None else count}")
+            put_line(f"{name_of(topic)}: {'as the settings say' if count is None else count}")
 
 
 def show(widths: Widths, *, is_json: bool) -> None:
@@ -59,6 +59,6 @@ def show(widths: Widths, *, is_json: bool) -> None:
         say(widths.rows())
         return
     for topic, width in sorted(widths.of.items()):
-        click.echo(said(topic, width))
+        put_line(said(topic, width))
     if not widths.of:
         note("nothing is set; the settings count")

@@ -7,6 +7,7 @@ import click
 from faust.cli import argument, option
 
 from app.commands.base import Command
+from app.commands.out import put_line, say_json
 from app.config import settings_files
 from app.console.settings import Shown, schema, shown
 
@@ -29,25 +30,25 @@ class config(Command):  # noqa: N801  # the class's name is the command's
     async def run(self, action: str, *, is_json: bool) -> None:
         """Do it."""
         if action == "schema":
-            click.echo(json.dumps(schema(), indent=2))
+            put_line(json.dumps(schema(), indent=2))
             return
         rows = shown(self.app.settings)
         if is_json or self.json:
             for row in rows:
-                click.echo(json.dumps(row._asdict()))
+                say_json(json.dumps(row._asdict()).encode())
             return
         _print(rows)
         environment = os.environ.get("ENVIRONMENT") or "not set"
         files = [f"{file}{'' if file.exists() else ' (not there)'}" for file in settings_files()]
-        click.echo(f"Layers, the last one wins: defaults, {', '.join(files)}, environment, command line")
-        click.echo(f"ENVIRONMENT is {environment}; --set NAME=VALUE after a command is the command line")
+        put_line(f"Layers, the last one wins: defaults, {', '.join(files)}, environment, command line")
+        put_line(f"ENVIRONMENT is {environment}; --set NAME=VALUE after a command is the command line")
 
 
 def _print(rows: list[Shown]) -> None:
     cells = [(row.name, _text(row.value), row.unit, row.layer) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        put_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _text(value: object) -> str:

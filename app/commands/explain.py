@@ -6,7 +6,7 @@ import click
 from faust.cli import argument, option
 from rich.text import Text
 
-from app.commands.base import Command
+from app.commands.base import OFFSET, PARTITION, Command
 from app.commands.out import console, say
 from app.inspection.explain.answers import Answer, Facts
 from app.inspection.explain.facts import Reach
@@ -32,8 +32,8 @@ class explain(Command):  # noqa: N801  # the class's name is the command's
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("topic"),
-        argument("partition", type=click.IntRange(0), required=False),
-        argument("offset", type=click.IntRange(0), required=False),
+        argument("partition", type=PARTITION, required=False),
+        argument("offset", type=OFFSET, required=False),
         option("--key", metavar="TEXT", help="The newest events with this key."),
         option("--id", "event_id", metavar="EVENTID", help="The events with this id; its source may be left out."),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),

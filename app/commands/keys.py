@@ -1,18 +1,17 @@
 """`faust -A app keys TOPIC`: whether the key of a topic is a good one, and what another field would give."""
 
 import asyncio
-import json
 from collections.abc import Iterable, Sequence
 
 import click
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.cli import argument, option
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from app.access.reading import log_consumer
 from app.commands.base import Command
+from app.commands.out import console, say
 from app.config import KafkaConfig
 from app.errors import ConfigError
 from app.observe.health import partitions_of
@@ -57,12 +56,12 @@ class keys(Command):  # noqa: N801  # the class's name is the command's
             study.note(record.key, record.partition, json_of(record.value))
         if is_json:
             for report in study.reports():
-                click.echo(json.dumps({"topic": name, **report.as_json()}))
+                say({"topic": name, **report.as_json()})
         else:
-            console = Console()
-            console.print(table_of(name, study.reports()))
+            out = console()
+            out.put(table_of(name, study.reports()))
             for report in study.reports():
-                console.print(f"{report.key}: {report.why}", markup=False, highlight=False, soft_wrap=True)
+                out.print(f"{report.key}: {report.why}", soft_wrap=True)
 
 
 async def last_records(kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float) -> list[Record]:

@@ -5,7 +5,6 @@ import itertools
 from contextlib import nullcontext, suppress
 
 import click
-import orjson
 from faust.cli import argument, option
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.commands.base import Command
-from app.commands.out import Out, console
+from app.commands.out import Out, console, say
 from app.group.burrow import State
 from app.group.lag import GroupLag, GroupWatch, PartitionLag
 from app.text import duration, number, printable
@@ -65,7 +64,7 @@ class lag(Command):  # noqa: N801  # the class's name is the command's
             await asyncio.sleep(interval_s)
             found = await watch.look()
         if is_json:
-            click.echo(orjson.dumps(found.as_json()))
+            say(found.as_json())
         else:
             out = console()
             out.put(shown(found))
@@ -89,7 +88,7 @@ async def follow(watch: GroupWatch, interval_s: float, *, is_json: bool) -> None
                 await asyncio.sleep(interval_s)
             found = await watch.look()
             if is_json:
-                click.echo(orjson.dumps(found.as_json()))
+                say(found.as_json())
             elif live is not None:
                 live.update(shown(found), refresh=True)
             else:

@@ -7,8 +7,8 @@ import click
 from faust.cli import argument, option
 
 from app.bootstrap import Famulus
-from app.commands.base import Command
-from app.commands.out import note, say
+from app.commands.base import PARTITION, Command
+from app.commands.out import note, put_line, say
 from app.commands.telling import meant, read_told, teller
 from app.inspection.letters.send import whoami
 from app.operate.admin import change
@@ -16,7 +16,7 @@ from app.operate.pauses import Action, Target, said
 
 MEANT = (
     argument("topic", required=False),
-    option("--partition", type=click.IntRange(0), help="Only this one."),
+    option("--partition", type=PARTITION, help="Only this one."),
     option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
     option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
     option("--json", "is_json", is_flag=True, help="One JSON object: what was changed, and what is paused then."),
@@ -85,7 +85,7 @@ class paused(Command):  # noqa: N801  # as above
             say(told.pauses.rows())
             return
         for target, why in sorted(told.pauses.of.items(), key=lambda row: str(row[0])):
-            click.echo(said(target, why))
+            put_line(said(target, why))
         if not told.pauses.of:
             note("nothing is paused")
         for words in told.words():
@@ -104,7 +104,7 @@ async def do(  # noqa: PLR0913  # all that is asked for
         say({"action": action, "changed": [str(changed) for changed in targets],
              "paused": (await read_told(app)).pauses.rows()})  # fmt: skip
     else:
-        click.echo(_done(action, target, targets))
+        put_line(_done(action, target, targets))
 
 
 def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:

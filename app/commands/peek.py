@@ -4,24 +4,23 @@ import heapq
 from typing import Any
 
 import click
-import msgspec
 from aiokafka import TopicPartition
 from faust.cli import argument, option
 from rich.text import Text
 
 from app.bootstrap.parts import decoder_of
-from app.commands.base import Command
-from app.commands.out import Out, console, note, say
+from app.commands.base import OFFSET, PARTITION, Command
+from app.commands.out import Out, console, note, raw_json, say
 from app.deadletter.selection import text_of
 from app.engine.dispatch import EventTypes
-from app.errors import ConfigError
+from app.errors import ConfigError, UnreadableError
 from app.inspection.letters.look import fault_in
 from app.inspection.letters.read import Reader, reading
 from app.inspection.letters.words import key_text
 from app.text import iso, number, printable, time_text, value_text
-from app.wire.codec import json_of
 from app.wire.envelope import event_type_of
 
+WIDER = 4  # so many times as many offsets are looked at where records are few
 LOOKED = 10_000  # newest records of each partition that are looked through for a key
 
 
@@ -39,8 +38,8 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("topic"),
-        option("--partition", type=click.IntRange(0), help="Only this one."),
-        option("--offset", type=click.IntRange(0), help="From here on, of one partition."),
+        option("--partition", type=PARTITION, help="Only this one."),
+        option("--offset", type=OFFSET, help="From here on, of one partition."),
         option("--last", "limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many."),
         option("--key", metavar="TEXT", help=f"With this key, among the newest {LOOKED:,} of each partition."),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
@@ -99,14 +98,36 @@ async def _from(  # noqa: PLR0913, PLR0917  # all that is asked for
         at = TopicPartition(topic, number_)
         begin, end = await reader.span(at)
         if offset is not None:
-            return [record async for record in reader.between(at, max(offset, begin), min(offset + limit, end))]
-        start = max(end - (limit if key is None else LOOKED), begin)
-        records = [
-            record async for record in reader.between(at, start, end)
-            if key is None or (record.key is not None and text_of(record.key) == key)
-        ]  # fmt: skip
+            return (await _readable(reader, at, max(offset, begin), min(offset + limit, end)))[:limit]
+        if key is None:
+            records = await _last(reader, at, begin, end, limit)
+        else:
+            looked = await _readable(reader, at, max(end - LOOKED, begin), end)
+            records = [record for record in looked if record.key is not None and text_of(record.key) == key]
         found = heapq.nlargest(limit, [*found, *records], key=lambda record: (record.timestamp, record.offset))
     return found[::-1]
+
+
+async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit: int) -> list[Any]:  # Any: as above
+    """The newest records of a partition. Offsets may have none: transactions and compaction leave holes."""
+    found: list[Any] = []
+    start, step = end, limit
+    while len(found) < limit and start > begin:
+        stop, start = start, max(start - step, begin)
+        found = [*await _readable(reader, at, start, stop), *found]
+        step *= WIDER
+    return found
+
+
+async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -> list[Any]:  # Any: as above
+    """The records between two offsets, as far as they can be read; else it says so."""
+    found: list[Any] = []
+    try:
+        async for record in reader.between(at, start, stop):
+            found.append(record)  # noqa: PERF401  # what came before an error stays
+    except UnreadableError as error:
+        note(str(error))
+    return found
 
 
 def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any: as above
@@ -123,12 +144,11 @@ def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any
 
 def as_json(record: Any, value: bytes | None, fault: str) -> dict[str, object]:  # Any: as above
     """For programs. A value that is no JSON is given in hexadecimal."""
-    content = json_of(value)
-    is_json = content is not None or value in {None, b"null"}
+    content = raw_json(value)
     return {
         "topic": record.topic, "partition": record.partition, "offset": record.offset, "time": iso(record.timestamp),
         "key": text_of(record.key) if record.key is not None else None, "type": event_type_of(record.headers),
         "headers": {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers},
-        "value": msgspec.Raw(msgspec.json.format(value, indent=-1)) if is_json and value else None,
-        "value_hex": None if is_json or value is None else value.hex(), "fault": fault or None,
+        "value": content, "value_hex": value.hex() if content is None and value is not None else None,
+        "fault": fault or None,
     }  # fmt: skip

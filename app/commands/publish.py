@@ -19,12 +19,12 @@ from faust.models.base import registry
 from app.bootstrap.parts import topic_of
 from app.commands.base import Command
 from app.commands.dlq.listing import progress
-from app.commands.out import note, say
-from app.errors import ConfigError, DecodeError, UnavailableError
+from app.commands.out import is_answering, note, say
+from app.errors import AccessError, ConfigError, DataError, DecodeError, OperatingError, StreamError, UnavailableError
 from app.observe.health import partitions_of
 from app.publish.producer import Producer
 from app.publish.results import PublishError
-from app.text import number
+from app.text import number, without_mark
 from app.wire.codec import codec_of
 
 CHUNK = 1_000  # lines that are sent, and waited for, together
@@ -73,7 +73,7 @@ class publish(Command):  # noqa: N801  # the class's name is the command's
 
     async def run(self, file: Path | None, *, is_dry: bool, is_json: bool) -> None:
         """Do it. Raises ConfigError for wrong lines or missing topics, and as the producer does."""
-        if file is None and sys.stdin.isatty():
+        if file is None and is_answering():
             raise click.UsageError("name a FILE, or write to standard input")
         with opened_lines(file) as lines:
             types = {name: of for name, of in registry.items() if hasattr(of, "__topic__")}
@@ -106,7 +106,10 @@ def opened_lines(file: Path | None) -> Iterator[IO[bytes]]:
     """The input, which can be read twice. Raises ConfigError when the file cannot be read."""
     if file is None:
         with SpooledTemporaryFile(MEMORY_BYTES) as spooled:
-            copyfileobj(sys.stdin.buffer, spooled)
+            try:
+                copyfileobj(sys.stdin.buffer, spooled)
+            except OSError as error:
+                raise StreamError(f"standard input cannot be read: {error.strerror}") from None
             spooled.seek(0)
             yield spooled
         return
@@ -139,7 +142,7 @@ def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
 
 def numbered(lines: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """The lines that are not empty, each with its number."""
-    return ((line, text) for line, text in enumerate(lines, 1) if text.strip())
+    return ((line, text) for line, text in enumerate(without_mark(lines), 1) if text.strip())
 
 
 def ready(line: int, text: bytes, types: dict[str, Any]) -> Ready:
@@ -175,7 +178,10 @@ async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> 
         except PublishError as error:
             first, last = chunk[0].line, chunk[-1].line
             told = f"{error}; lines before {first} were sent, some from {first} to {last} may have been, none behind"
-            raise (ConfigError if error.exit_code == ConfigError.exit_code else UnavailableError)(told) from error
+            kinds: dict[int, type[OperatingError]] = {
+                kind.exit_code: kind for kind in (ConfigError, AccessError, DataError)
+            }
+            raise kinds.get(error.exit_code, UnavailableError)(told) from error
         for of, place in zip(events, published, strict=True) if is_json else ():
             say({"line": of.line, "topic": place.topic, "partition": place.partition, "offset": place.offset})
 

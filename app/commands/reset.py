@@ -7,7 +7,7 @@ from faust.cli import argument, option
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import remembers_s
-from app.commands.base import Command
+from app.commands.base import PARTITION, Command
 from app.commands.out import note
 from app.commands.seek import PLACES, agreed, asked_where, show
 from app.commands.state.lines import claimed, prepare_state
@@ -35,7 +35,7 @@ class reset_offsets(Command):  # noqa: N801  # the class's name is the command's
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("topic", required=False),
-        option("--partition", type=click.IntRange(0), help="Only this one."),
+        option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
         *PLACES,
         option("--shift-by", type=int, metavar="N", help="So many from the commit, below 0: back; within the log."),

@@ -1,6 +1,5 @@
 """`faust -A app seek`: have a live group go on elsewhere, at an offset, a time, the beginning or the end."""
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -8,14 +7,14 @@ from faust.cli import argument, option
 from rich.table import Table
 
 from app.bootstrap.parts import remembers_s
-from app.commands.base import Command
-from app.commands.out import console, note, say
+from app.commands.base import OFFSET, PARTITION, Command
+from app.commands.out import console, is_answering, note, say
 from app.commands.telling import meant, teller
 from app.inspection.letters.send import whoami
 from app.operate.moving import Move, Where, consequences, order, planned, where_of
 
 PLACES = (
-    option("--to-offset", "offset", type=click.IntRange(0), help="Of one partition."),
+    option("--to-offset", "offset", type=OFFSET, help="Of one partition."),
     option("--to-time", "time", metavar="TIME", help="The first record of that ISO time or later; UTC unless it says."),
     option("--to-beginning", "is_beginning", is_flag=True, help="The oldest record that is there."),
     option("--to-end", "is_end", is_flag=True, help="Behind the newest record."),
@@ -39,7 +38,7 @@ class seek(Command):  # noqa: N801  # the class's name is the command's
 
     options = [  # noqa: RUF012  # as Faust wants it
         argument("topic", required=False),
-        option("--partition", type=click.IntRange(0), help="Only this one."),
+        option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
         *PLACES,
         option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
@@ -86,7 +85,7 @@ def asked_where(
 def agreed(question: str, *, is_sure: bool) -> bool:
     """Whether somebody says yes. Raises UsageError when nobody is there, Abort for a no."""
     if not is_sure:
-        if not sys.stdin.isatty():
+        if not is_answering():
             raise click.UsageError("nobody is there to say yes: add --yes")
         click.confirm(question, abort=True, err=True)
     return True

@@ -107,6 +107,27 @@ class RepliesConfig(Section):
     retention_h: float = Field(24.0, gt=0, le=100_000, description="A reply topic that is made keeps them, hours.")
 
 
+_address_form = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9.])?):([0-9]{1,5})")
+
+
+def _address(text: str) -> str:
+    """*text*, which must be the address of one broker. Raises ValueError with what it should look like."""
+    found = _address_form.fullmatch(text)
+    if found is not None and 0 < int(found[1]) < 65536:
+        return text
+    if "://" in text:
+        cure = "write host:port alone, the protocol is Kafka.SecurityProtocol"
+    elif ";" in text or len(text.split()) > 1:
+        cure = "brokers are separated by commas: a:9092,b:9092"
+    elif text.count(":") > 1 and not text.startswith("["):
+        cure = "an IPv6 address stands in brackets: [::1]:9092"
+    elif found is not None or re.fullmatch(r"[^:]+:[0-9]+", text):
+        cure = "a port is 1 to 65535"
+    else:
+        cure = "such as broker-1:9092"
+    raise ValueError(f"{text!r} is not host:port: {cure}")
+
+
 class KafkaConfig(SecurityConfig):
     """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
@@ -130,12 +151,8 @@ class KafkaConfig(SecurityConfig):
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
     def _addresses(cls, value: object) -> object:
-        text = ",".join(value) if isinstance(value, list) else value
-        for address in str(text).split(","):
-            host, _, port = address.strip().rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"{address.strip()!r} is not host:port")
-        return text
+        said = [str(each) for each in value] if isinstance(value, list) else str(value).split(",")
+        return ",".join(_address(each.strip()) for each in said)
 
     def topic(self, name: str) -> str:
         """The topic's name on the cluster: the prefix setting and *name*, which is what models and agents say."""

@@ -9,11 +9,12 @@ from app.spelling import nearest, plain
 
 
 class UnknownError(ValueError):
-    """A name that is no setting's. *name* is as it was said."""
+    """Names that are no setting's. *name* is the first one as it was said, *hints* say of each what may be meant."""
 
-    def __init__(self, name: str, hint: str) -> None:
-        super().__init__(f"unknown setting {name!r}{hint}")
-        self.name = name
+    def __init__(self, hints: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"unknown setting {name!r}{hint}" for name, hint in hints.items()))
+        self.name = next(iter(hints))
+        self.is_one = len(hints) == 1
 
 
 class Spelled(BaseModel):
@@ -25,15 +26,14 @@ class Spelled(BaseModel):
         if not isinstance(values, Mapping):
             return values
         fields = {plain(name): name for name in cls.model_fields}
-        known = {}
-        for name, value in values.items():
-            if plain(name) not in fields:
-                near = nearest(plain(name), fields)
-                hint = f", did you mean {fields[near]!r}?" if near else f"; known are {', '.join(fields.values())}"
-                raise UnknownError(name, hint)
-            field = fields[plain(name)]
-            known[field] = _spelled(value, cls.model_fields[field].annotation)
-        return known
+        unknown = [str(name) for name in values if plain(str(name)) not in fields]
+        if unknown:
+            near = {name: nearest(plain(name), fields) for name in unknown}
+            rest = [name for name in unknown if not near[name]]
+            hints = {name: f", did you mean {fields[found]!r}?" if found else "" for name, found in near.items()}
+            raise UnknownError(hints | ({rest[-1]: f"; known are {', '.join(fields.values())}"} if rest else {}))
+        known = {fields[plain(str(name))]: value for name, value in values.items()}
+        return {field: _spelled(value, cls.model_fields[field].annotation) for field, value in known.items()}
 
 
 class Section(Spelled):

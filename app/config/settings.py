@@ -53,8 +53,13 @@ class Settings(Section):
 
 
 def settings_files() -> list[Path]:
-    """The settings files of this process, the weaker first; they need not be there."""
-    return files_of(Path(os.environ.get("APPSETTINGS_DIR", ".")), os.environ.get("ENVIRONMENT", ""))
+    """The settings files of this process, the weaker first; they need not be there. Raises ConfigError."""
+    folder = os.environ.get("APPSETTINGS_DIR")
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(
+            f"APPSETTINGS_DIR {folder!r} is no folder: name the one that has appsettings.json, or unset it"
+        )
+    return files_of(Path(folder or "."), os.environ.get("ENVIRONMENT", ""))
 
 
 def _read_layers() -> dict[Place, Resolved]:
@@ -87,7 +92,10 @@ def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
     """One fault: the setting, what is wrong, and who said it."""
     said = [str(part) for part in fault["loc"]]
     unknown = fault.get("ctx", {}).get("error")
-    place = tuple(plain(part) for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) else [])])
+    place = tuple(
+        plain(part)
+        for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) and unknown.is_one else [])]
+    )
     origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
     origin = f" ({origins[0]})" if len(origins) == 1 else ""
     name = f"{'.'.join(said)}: " if said else ""

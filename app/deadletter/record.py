@@ -15,6 +15,7 @@ from typing import Literal
 
 from app.deadletter.masking import cut, masked
 from app.errors import DecodeError
+from app.text import text_of
 from app.wire.claimcheck import MARK as CLAIM_MARK
 from app.wire.envelope import Headers, Outgoing, Record, event_id_of
 
@@ -116,8 +117,8 @@ def message_of(record: Record, failure: Failure) -> str:
     """What is wrong, without a word of the payload."""
     # Our own errors quote nothing, and what poison carries cannot be told from what is said about it.
     if failure.kind in {"poison", "parked"}:
-        return cut(str(failure.error))
-    return masked(str(failure.error), record)
+        return cut(text_of(failure.error))
+    return masked(text_of(failure.error), record)
 
 
 def origin_headers(topic: str, partition: int, offset: int) -> Headers:

@@ -13,6 +13,7 @@ from faust.types import TP
 from app.engine.inflight import InFlight
 from app.engine.pipeline import Pipeline
 from app.errors import InvariantError, OperatingError, UnsentError
+from app.observe.logs import described
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
 from app.storage.changelog import Processed
@@ -94,7 +95,9 @@ class Settling:
         except (Exception, asyncio.CancelledError) as error:  # nobody of ours cancels it while it is at work
             if not self._state.is_abandoned:
                 log.exception("cannot settle", place=place)
-                await self._ties.on_fault(InvariantError(f"{place} could not be settled: {error!r}; it is read again"))
+                await self._ties.on_fault(
+                    InvariantError(f"{place} could not be settled: {described(error)}; it is read again")
+                )
         finally:
             self.task = self.group_mark = None
             self._on_end()

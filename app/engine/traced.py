@@ -13,6 +13,7 @@ from app.engine.rest import Past, Rest
 from app.observe.tracing import Tracing
 from app.state.partition import Partition
 from app.state.unit import Unit
+from app.text import text_of
 from app.wire.envelope import Outcome
 
 
@@ -44,7 +45,7 @@ class TracedFailing(Failing):
         self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
     ) -> Past:  # fmt: skip
         """See `Failing.failed`."""
-        self.tracing.failed(error, masked(str(error), unit.record))
+        self.tracing.failed(error, masked(text_of(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)
 
     def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:

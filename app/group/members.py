@@ -11,6 +11,7 @@ from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.group.asking import Asker
 from app.observe.health import admin_of
+from app.observe.logs import described
 
 
 async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
@@ -57,5 +58,6 @@ async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int
                 await consumer.stop()
     except (TimeoutError, KafkaError, OSError) as error:
         raise UnavailableError(
-            f"the offsets of group {settings.consumer_config.group_id} were not committed ({error!r}): do it again"
+            f"the offsets of group {settings.consumer_config.group_id} were not committed "
+            f"({described(error)}): do it again"
         ) from error

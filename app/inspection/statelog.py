@@ -15,8 +15,9 @@ from aiokafka.errors import KafkaError
 from app.access.reading import log_consumer
 from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
-from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError
+from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError, UnreadableError
 from app.observe.health import partitions_of
+from app.observe.logs import described
 from app.storage.changelog import (
     ATTEMPTS,
     CLAIM,
@@ -36,6 +37,7 @@ from app.storage.changelog import (
 )  # fmt: skip
 from app.storage.log import Sender, append_claim
 
+NOT_UTF8 = "a header's name is not UTF-8"
 POLL_S = 0.2
 Progressed = Callable[[int], None]  # is told how many more records were read
 Rows = Iterable[tuple[bytes, bytes | None]]
@@ -177,10 +179,12 @@ async def answered(app: Famulus) -> AsyncIterator[None]:
     """Make an UnavailableError of what Kafka raises."""
     try:
         yield
+    except UnicodeDecodeError:
+        raise UnreadableError(f"a record cannot be read: {NOT_UTF8}") from None
     except (TimeoutError, KafkaError) as error:
         raise UnavailableError(
-            f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more ({error!r}); "
-            "do it again when it does"
+            f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more "
+            f"({described(error)}); do it again when it does"
         ) from error
 
 

@@ -86,7 +86,7 @@ def _read(path: str) -> str:
     if len(content) > FILE_BYTES_MAX:
         raise ValueError(f"more than {FILE_BYTES_MAX} bytes")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # without the mark that some editors write
     except UnicodeDecodeError:
         raise ValueError("no UTF-8 text") from None
 

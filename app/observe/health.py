@@ -18,7 +18,7 @@ from aiokafka.errors import (
 
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
-from app.access.refusal import why_refused
+from app.access.refusal import why_away, why_refused
 from app.config import KafkaConfig
 from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
@@ -201,9 +201,10 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
     except (TimeoutError, KafkaError, OSError) as error:
         if isinstance(error, KafkaError) and (refused := await why_refused(settings)) is not None:
             raise refused from error
+        why = await why_away(settings) or type(error).__name__
         raise UnavailableError(
             f"no Kafka broker answers at {settings.bootstrap_servers} by {settings.security_protocol} within "
-            f"{timeout_s:g} s ({type(error).__name__}); set KAFKA_BOOTSTRAP_SERVERS, or start one with "
+            f"{timeout_s:g} s ({why}); set KAFKA_BOOTSTRAP_SERVERS, or start one with "
             "`faust -A app broker start`"
         ) from error
 

@@ -19,6 +19,7 @@ from app.access.reading import closed, opened
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.observe.health import create_topics, partitions_of
+from app.observe.logs import described
 from app.operate.pauses import (
     EVERYTHING,
     NOTE_MAX,
@@ -67,7 +68,8 @@ class AdminLog:
         except (TimeoutError, KafkaError, OSError) as error:
             await self.stop()
             raise UnavailableError(
-                f"topic {self._at.topic}, in which operators tell the group, cannot be read ({error!r}); start again"
+                f"topic {self._at.topic}, in which operators tell the group, cannot be read "
+                f"({described(error)}); start again"
             ) from error
         self._task = asyncio.create_task(self._follow(consumer), name="admin")
 
@@ -89,7 +91,7 @@ class AdminLog:
         try:
             ends = await self._consumer.end_offsets([self._at])
         except KafkaError as error:
-            raise UnavailableError(f"the end of topic {self._at.topic} cannot be read ({error!r})") from error
+            raise UnavailableError(f"the end of topic {self._at.topic} cannot be read ({described(error)})") from error
         await self.seen(ends[self._at])
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
@@ -98,7 +100,7 @@ class AdminLog:
                 await self._step(consumer)
             except KafkaError as error:
                 log.error("what operators tell by now cannot be read", topic=self._at.topic,  # noqa: TRY400
-                          error=repr(error), again_in_s=AGAIN_S)  # fmt: skip
+                          error=described(error), again_in_s=AGAIN_S)  # fmt: skip
                 await asyncio.sleep(AGAIN_S)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
@@ -143,7 +145,7 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
         finally:
             await consumer.stop()
     except (KafkaError, OSError) as error:
-        raise UnavailableError(f"topic {at.topic} cannot be read: {error!r}") from error
+        raise UnavailableError(f"topic {at.topic} cannot be read: {described(error)}") from error
     return told
 
 

@@ -20,6 +20,7 @@ from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.group.members import committed_of
 from app.observe.health import partitions_of
+from app.observe.logs import described
 from app.operate.admin import now_text
 from app.operate.pauses import NOTE_MAX, Change, Target, admin_topic, audit_record
 from app.operate.seeks import Name, Order
@@ -118,7 +119,8 @@ async def _looked(
                 await consumer.stop()
     except (TimeoutError, KafkaError, OSError) as error:
         raise UnavailableError(
-            f"the Kafka broker at {settings.bootstrap_servers} does not say where the topics begin and end ({error!r})"
+            f"the Kafka broker at {settings.bootstrap_servers} does not say where the topics begin and end "
+            f"({described(error)})"
         ) from error
     return (
         {at: (begins[at], ends[at]) for at in places},

@@ -35,7 +35,9 @@ class PublishError(OperatingError):
 
 
 class RecordTooLargeError(PublishError, PermanentError):
-    """A record is larger than `MaxRequestSize` or than its topic takes. Nothing of it was sent."""
+    """A record is larger than `MaxRequestSize` or than its topic takes (EX_DATAERR). Nothing of it was sent."""
+
+    exit_code = 65
 
 
 class UnknownTopicError(PublishError):

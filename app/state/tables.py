@@ -25,7 +25,7 @@ from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
 from app.storage.changelog import row_key
 from app.wire.codec import codec_of, fault_in
-from app.wire.sensitive import hidden, places_of
+from app.wire.sensitive import hidden, places_at
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -54,7 +54,7 @@ class Table(Generic[K, V]):
         self._key = key
         self._encode_key, self._decode_key = _key_coder(key)
         self._encode, self._decode = _value_coder(value)
-        self._hidden = places_of([value] if isinstance(value, type) and issubclass(value, faust.Record) else [])
+        self._hidden = places_at(value)
 
     def __repr__(self) -> str:
         return f"<Table {self.name}>"

@@ -21,6 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.errors import UnreadableError
+from app.observe.logs import described
 from app.wire.envelope import Headers
 
 log = structlog.get_logger()
@@ -253,6 +254,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await self._ensure_consumer().commit(held)
         except (KafkaError, IllegalStateError) as error:
-            log.warning("not committed, it will be tried again", error=repr(error))
+            log.warning("not committed, it will be tried again", error=described(error))
             return False
         return True

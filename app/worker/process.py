@@ -3,18 +3,19 @@
 import errno
 import logging
 import os
+import signal
 import sys
 import threading
 from asyncio import CancelledError
-from signal import Signals
 from typing import Any, NoReturn, Protocol, cast
 
-import click
 import faust
 
 from app.door.guard import Door
 from app.errors import ConfigError, OperatingError
 from app.observe.health import check_port
+from app.observe.leaks import watch_leaks
+from app.streams import make_lenient
 from app.worker.tuning import exact_timers, few_arenas
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
@@ -42,8 +43,10 @@ class Worker(faust.Worker):
 
     def execute_from_commandline(self) -> NoReturn:
         """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
+        make_lenient()
         few_arenas()
         exact_timers(self.loop)
+        watch_leaks(self.loop)
         try:
             if self.app.conf.web_enabled:
                 self._host.door.check(self.app.conf.web_bind)
@@ -73,14 +76,22 @@ class Worker(faust.Worker):
         """No spinner: to turn it, Faust has every debug line of every library made as soon as the level is `warn`."""
         self.spinner = None
 
+    def install_signal_handlers(self) -> None:
+        """Faust's, and the end of a terminal is an order to stop like any other."""
+        super().install_signal_handlers()
+        # `nohup` has it ignored, so that the end of a terminal is none of the worker's.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self.loop.add_signal_handler(signal.SIGHUP, self._schedule_shutdown, signal.SIGHUP)
+
     @property
     def _reason(self) -> BaseException | None:
         """Why the worker crashed, if it did: what was first, for one crash brings others about."""
         return self._host.fault or self.crash_reason
 
-    def _schedule_shutdown(self, signal: Signals) -> None:
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:  # the name is mode's
         if self._signal_stop_time:
-            click.echo("Error: a second signal: the worker ends at once; what was in hand is read again", err=True)
+            text = "Error: a second signal: the worker ends at once; what was in hand is read again"
+            print(text, file=sys.__stderr__, flush=True)  # Faust's stderr is its log
             os._exit(EX_TEMPFAIL)
         super()._schedule_shutdown(signal)
 
@@ -99,7 +110,7 @@ class Worker(faust.Worker):
             code = _said(reason)
         else:
             text = f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again"
-            click.echo(text, file=sys.__stderr__)
+            print(text, file=sys.__stderr__, flush=True)  # as above
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)
 

@@ -7,6 +7,7 @@ from typing import Any
 from app.wire.envelope import Outgoing
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
+from tests.integration.dead_letters import in_transaction
 from tests.integration.house import House
 
 
@@ -41,6 +42,10 @@ def test_records_are_shown_as_they_are(house: House) -> None:
     assert (newest[5]["value"], newest[5]["value_hex"]) == (None, None)
     assert [of["offset"] for of in peek("things", "--partition", "0", "--offset", "3", "--last", "2")] == [3, 4]
     assert [of["offset"] for of in peek("things", "--key", "k", "--last", "2")] == [19, 1]
+    # What was aborted, and the mark of that, have offsets and are no records.
+    aborted = [Outgoing(house.topic, b"k", b"{}", (), 0, began + 900_000)] * 3
+    in_transaction(house.kafka, aborted, is_kept=False)
+    assert [of["offset"] for of in peek("things", "--partition", "0", "--last", "2")] == [18, 19]
     code, output = faust("peek", "things", cwd=house.checkout, **settings)
     assert (code, "\x1b" in output, "at fault: $.key" in output) == (0, False, True), output
     code, output = faust("peek", "nothing", cwd=house.checkout, **settings)

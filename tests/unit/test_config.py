@@ -77,6 +77,70 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, settings: obj
     assert caught.value.exit_code == 78
 
 
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("a:1;b:2", "'a:1;b:2' is not host:port: brokers are separated by commas"),
+        ("a:1 b:2", "separated by commas"), ("a:1,,b:2", "'' is not host:port"), ("a:1,", "'' is not host:port"),
+        ("", "is not host:port"), (" ", "is not host:port"), ("a", "'a' is not host:port: such as broker-1:9092"),
+        (":9092", "':9092' is not host:port"), ("a:", "'a:' is not host:port"), ("a:0", "a port is 1 to 65535"),
+        ("a:65536", "a port is 1 to 65535"), ("a:123456", "a port is 1 to 65535"), ("a:b", "is not host:port"),
+        ("PLAINTEXT://a:1", "write host:port alone, the protocol is Kafka.SecurityProtocol"),
+        ("kafka://a:1", "write host:port alone"), ("::1:9092", "an IPv6 address stands in brackets"),
+        ("[::1]", "is not host:port"), ("[::1:9092", "is not host:port"), ("a:9092/x", "is not host:port"),
+        ("a:\u0661", "is not host:port"), ("a\x1b:1", r"'a\x1b:1' is not host:port"), ([9092, 9093], "'9092' is not"),
+        ([["a:1"]], "is not host:port"), ([], "kafka.bootstrap_servers"), (9092, "'9092' is not host:port"),
+        ({"a": 1}, "kafka"), (None, "is not host:port"), (True, "is not host:port"),
+    ],
+)  # fmt: skip
+def test_addresses_that_are_none_are_one_line_with_the_right_spelling(tmp_path: Path, said: object, says: str) -> None:
+    """Faust's own spellings among them."""
+    write(tmp_path, {"Kafka": {"BootstrapServers": said}})
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert says in caught.value.format_message()
+    assert caught.value.format_message().isprintable()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("a:1, b.example-1:65535", "a:1,b.example-1:65535"), ("[::1]:9092", "[::1]:9092"),
+        (["a:1", "b_c:2"], "a:1,b_c:2"), ("10.0.0.1:9092", "10.0.0.1:9092"), ("a.:1", "a.:1"),
+    ],
+)  # fmt: skip
+def test_addresses_are_separated_by_commas_or_a_list(tmp_path: Path, said: object, meant: str) -> None:
+    """Blanks around them do not matter."""
+    write(tmp_path, {"Kafka": {"BootstrapServers": said}})
+    assert load_settings().kafka.bootstrap_servers == meant
+
+
+def test_every_unknown_section_is_named(tmp_path: Path) -> None:
+    """In one line, with what each may be meant to be."""
+    write(tmp_path, {"Kafak": {}, "Logging": {"Level": 1}, "AllowedHosts": "*"})
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    line = caught.value.format_message()
+    assert "'kafak', did you mean 'kafka'?" in line
+    assert "'allowedhosts'" in line
+    assert "'logging'; known are kafka, worker" in line
+
+
+def test_a_settings_folder_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the defaults would hold in silence."""
+    monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"APPSETTINGS_DIR '.*nowhere' is no folder"):
+        load_settings()
+
+
+def test_the_mark_of_an_editor_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    """A file of its own may begin with it, as may the settings."""
+    (tmp_path / "password").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+    said = {"Worker": {"Version": f"${{file:{tmp_path}/password}}"}}
+    (tmp_path / "appsettings.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(said).encode())
+    assert load_settings().worker.version == "s3cret"
+
+
 def test_the_producer_takes_the_names_and_values_of_other_clients(tmp_path: Path) -> None:
     """Those of the .NET client; what has no effect here is kept, so that it can be explained."""
     config = {

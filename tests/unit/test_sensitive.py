@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.console.gathering import as_json
 from app.engine.dispatch import EventTypes
-from app.wire.sensitive import hidden, places_in
+from app.wire.sensitive import Places, hidden, places_at, places_in
 from models.event import Event, Part
 
 
@@ -22,6 +24,12 @@ class Known(Part, namespace="people.Known", abstract=True, sensitive=("email",))
     """What several have in common."""
 
     email: str = ""
+
+
+class Lead(Known, namespace="people.Lead"):
+    """One that has it."""
+
+    name: str = ""
 
 
 class Moved(Event, namespace="people.Moved", topic="people", key="person", sensitive=("note",)):
@@ -63,7 +71,7 @@ def test_sensitive_fields_are_stars_wherever_they_are() -> None:
 def test_what_is_not_sensitive_is_not_touched() -> None:
     """Not a byte of it."""
     assert places_in(Renamed) == {}
-    assert hidden(b"{ whatever", {}) == b"{ whatever"
+    assert hidden(b"{ whatever", Places()) == b"{ whatever"
 
 
 def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
@@ -74,6 +82,99 @@ def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
     assert json.loads(types.shown(json.dumps(enveloped).encode()) or b"")["data"] == SHOWN
     assert b"c2VjcmV0" not in (types.shown(b'{"data_base64":"c2VjcmV0"}') or b"")
     assert EventTypes("people", [Renamed]).shown(b'{"note":"x"}') == b'{"note":"x"}'
+
+
+DEEP = 990  # levels, which msgspec decodes
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        # Where a record was expected.
+        ({"at": "SECRET"}, {"at": "***"}),
+        ({"at": ["SECRET", {"street": "SECRET", "town": "t"}]}, {"at": ["***", {"street": "***", "town": "t"}]}),
+        ({"before": "SECRET"}, {"before": "***"}),
+        ({"before": {"street": "SECRET"}}, {"before": {"street": "***"}}),
+        ({"by_name": {"home": "SECRET"}}, {"by_name": {"home": "***"}}),
+        ({"by_name": ["SECRET"]}, {"by_name": ["***"]}),
+        ({"at": {"at": {"street": "SECRET"}}}, {"at": {"at": "***"}}),
+        # Where a text was.
+        ({"person": {"note": "SECRET"}}, {"person": "***"}),
+        ({"person": ["SECRET"]}, {"person": "***"}),
+        ({"note": {"any": ["SECRET"]}}, {"note": "***"}),
+        # Names that no class has.
+        ({"Note": "SECRET", "NOTE": "SECRET", "notes": {"note": "SECRET"}},
+         {"Note": "***", "NOTE": "***", "notes": "***"}),
+        ({"unknown": {"payload": {"note": "SECRET"}}}, {"unknown": "***"}),
+        # What is no event at all.
+        ("SECRET", "***"), (["SECRET", {"note": "SECRET"}], ["***", {"note": "***"}]), (4711, "***"), (None, None),
+        # Envelopes.
+        ({"specversion": "1.0", "id": "7", "data": {"note": "SECRET", "person": "p"}, "note": "SECRET"},
+         {"specversion": "1.0", "id": "7", "data": {"note": "***", "person": "p"}, "note": "***"}),
+        ({"specversion": "1.0", "data": "SECRET", "source": {"x": "SECRET"}},
+         {"specversion": "1.0", "data": "***", "source": "***"}),
+        ({"payload": {"note": "SECRET", "person": "p"}}, {"payload": {"note": "***", "person": "p"}}),
+        ({"person": "p", "__faust": {"ns": "people.Moved"}}, {"person": "p", "__faust": {"ns": "people.Moved"}}),
+    ],
+)  # fmt: skip
+def test_what_has_another_shape_than_it_should_is_stars(value: object, shown: object) -> None:
+    """Beside a sensitive field only what was declared is shown, as it was declared."""
+    assert json.loads(hidden(json.dumps(value).encode(), places_in(Moved)) or b"") == shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"person":' + b'{"x":' * DEEP + b'"SECRET"' + b"}" * DEEP + b"}",
+        b'{"by_name":' + b"[" * DEEP + b'"SECRET"' + b"]" * DEEP + b"}",
+        b"[" * 100_000, b'{"note":"SECRET"', b'{"note":"SECRET\xff"}', b'{"note":"SECRET","note":"SECRET"}', b"SECRET",
+        b'{"note":"SECRET","person":1e999}', b'{"note":"SECRET","person":' + b"9" * 400 + b"}", b"", b"\xef\xbb\xbf{}",
+        b'{"person":"p","person":{"note":"SECRET"}}',
+    ],
+)  # fmt: skip
+def test_whatever_it_is_something_is_shown_and_nothing_private(value: bytes) -> None:
+    """Also of what nobody can decode; no error comes of it."""
+    shown = hidden(value, places_in(Moved))
+    assert shown
+    assert b"SECRET" not in shown
+    assert EventTypes("people", [Moved, Renamed]).shown(value) == shown or b"SECRET" not in shown
+
+
+content = st.recursive(
+    st.just("SECRET"),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(
+        st.sampled_from(["note", "at", "street", "before", "by_name", "x", "data", "Note", "payload", "email"]), inside,
+        max_size=3,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+private = st.fixed_dictionaries({}, optional={
+    "note": content, "at": content, "before": content, "by_name": st.lists(content), "x": content,
+    "person": st.lists(content),
+    "data": content, "data_base64": content, "payload": content, "__faust": st.just({}), "Note": content,
+})  # fmt: skip
+
+
+@given(value=private, is_enveloped=st.booleans())
+def test_a_secret_in_a_sensitive_place_or_inside_of_one_is_never_shown(
+    value: dict[str, Any], *, is_enveloped: bool
+) -> None:
+    """However the places are nested; `town`, which is not sensitive, is not among the names."""
+    whole = {"specversion": "1.0", "data": value} if is_enveloped else value
+    for types in ([Moved], [Moved, Renamed], [Renamed, Moved]):
+        assert b"SECRET" not in (EventTypes("people", types).shown(json.dumps(whole).encode()) or b"")
+
+
+def test_a_table_of_lists_or_mappings_hides_what_is_in_them() -> None:
+    """As a table of records does; a union is what any of its parts is."""
+    encoded = json.dumps([{"street": "SECRET", "town": "t"}]).encode()
+    assert json.loads(hidden(encoded, places_at(list[Address])) or b"") == [{"street": "***", "town": "t"}]
+    by_name = json.dumps({"home": {"street": "SECRET", "town": "t"}}).encode()
+    assert json.loads(hidden(by_name, places_at(dict[str, Address])) or b"") == {"home": {"street": "***", "town": "t"}}
+    either = places_at(Address | Lead | None)
+    assert json.loads(hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b"")["town"] == "t"
+    assert b"SECRET" not in (hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b"")
+    assert places_at(dict[str, int]) == {}
 
 
 def test_rows_of_tables_are_shown_like_that() -> None:

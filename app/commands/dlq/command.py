@@ -1,6 +1,5 @@
 """`faust -A app dlq`: what failed for good, looked at, tried with this code, sent back, dropped."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from faust.cli import argument, option
 from app.commands.base import Command
 from app.commands.dlq.doing import return_letters
 from app.commands.dlq.listing import Asked, list_letters, show_letter
+from app.commands.out import is_answering
 from app.deadletter.letter import Origin
 from app.deadletter.selection import Criteria, time_of
 from app.engine.subscription import Subscription
@@ -94,7 +94,7 @@ class dlq(Command):  # noqa: N801  # the class's name is the command's
                 raise click.UsageError(
                     f"{action} needs an ORIGIN or a filter (--cause, --key, --id, --since, --until), or --everything"
                 )
-            if not (asked.yes or asked.is_dry or sys.stdin.isatty()):
+            if not (asked.yes or asked.is_dry or is_answering()):
                 raise click.UsageError("nobody is there to say yes: add --yes")
         if action == "list":
             await list_letters(self.app, asked)

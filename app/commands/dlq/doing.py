@@ -15,7 +15,7 @@ from app.commands.dlq.edit import edited
 from app.commands.dlq.listing import Asked, progress, registered
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.page import difference_table
-from app.commands.out import console, note, say
+from app.commands.out import console, note, put_line, say
 from app.deadletter.letter import Cause, Done, Letter
 from app.deadletter.masking import cut
 from app.deadletter.selection import PAST, Entry, Plan
@@ -150,7 +150,7 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
         is_fine = is_fine and not sending.stays
         if not asked.is_json:
             stay = f", {number(sending.stays, 'letter')} stayed" if sending.stays else ""
-            click.echo(f"{subscription.topic_name}: {number(sending.sent, 'letter')} {PAST[request.action]}{stay}")
+            put_line(f"{subscription.topic_name}: {number(sending.sent, 'letter')} {PAST[request.action]}{stay}")
     return is_fine
 
 

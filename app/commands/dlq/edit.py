@@ -1,11 +1,11 @@
 """`dlq redrive --edit`: a person changes an event's value, and it leaves only when it is an event then."""
 
-import sys
 from collections.abc import Callable
 
 import click
 import msgspec
 
+from app.commands.out import is_answering
 from app.errors import OperatingError
 
 
@@ -24,7 +24,7 @@ def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
         if not fault:
             return made
         said = f"that is not an event of its type: {fault}"
-        if not sys.stdin.isatty():
+        if not is_answering():
             raise OperatingError(f"{said}; nothing was sent")
         click.confirm(f"{said}\nEdit it again?", abort=True, err=True)
         text = changed

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.bootstrap import Famulus
 from app.commands.dlq.shown import lines, tables
 from app.commands.dlq.shown.page import print_sight
-from app.commands.out import Out, console, note, say
+from app.commands.out import Out, console, error_console, note, say
 from app.deadletter.letter import Audit, Letter, letter_of
 from app.deadletter.selection import Criteria, Entry, Register
 from app.engine.subscription import Subscription
@@ -157,9 +156,9 @@ async def registered(  # noqa: PLR0913  # each has a default
 @contextmanager
 def progress(what: str, total: int | None = None, *, is_quiet: bool = False) -> Iterator[tuple[Progress, Progressed]]:
     """A bar on stderr where people look at it; it is told how many more there are. *is_quiet*: lines come meanwhile."""
-    console = Console(stderr=True, markup=False, highlight=False)
+    err = error_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=is_quiet or not err.is_terminal) as bar:
         task = bar.add_task(what, total=total)
 
         def progressed(count: int, of: int | None = None) -> None:

@@ -1,23 +1,22 @@
 """`faust -A app state`: what the subscriptions remember, taken out, put in, verified, made anew."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 from faust.cli import argument, option
-from rich.console import Console
 from rich.progress import Progress
 
 from app.commands.base import Command
+from app.commands.out import error_console, is_answering, note, say_json
 from app.commands.state.check import Verdict, verified
 from app.commands.state.lines import exported, import_rows
 from app.commands.state.replay import Start, Step, planned, replay, start_of
 from app.errors import ConfigError
 from app.inspection.statelog import Progressed, places_of, subscription_of, subscriptions_of
+from app.text import printable_json
 
 DIFFERENCES_SHOWN = 10
 ONLY_FOR = {  # which options belong to which actions
@@ -85,9 +84,9 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         places = await places_of(self.app, subscriptions)
         unknown: set[str] = set()
         count = 0
-        with _written(output) as file, _progress("reading the state") as progressed:
+        with _written(output) as write, _progress("reading the state") as progressed:
             async for line in exported(self.app, places, table, progressed, unknown):
-                file.write(line)
+                write(line)
                 count += 1
         if unknown:
             self._note(f"left out, since no subscription declares them: rows of {', '.join(sorted(unknown))}")
@@ -117,14 +116,14 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         headers = ["partition", "rows", "marks", "committed", "processed", "goes on at", "again"]
         self.list_rows([_step_row(step) for step in steps], headers, f"Replay of {topic}", is_json=is_json)
         if not yes:
-            if not sys.stdin.isatty():
+            if not is_answering():
                 raise click.UsageError("nobody is there to say yes: add --yes")
             click.confirm("Drop these rows and marks, and go on there?", abort=True)
         await replay(self.app, subscription, steps)
         self._note(f"{len(steps)} partitions of {subscription.topic_name} go on there")
 
     def _note(self, text: str) -> None:
-        click.echo(text, err=True)
+        note(text)
 
 
 def _start(text: str) -> Start:
@@ -153,23 +152,22 @@ def _step_row(of: Step) -> Sequence[str]:
 @contextmanager
 def _progress(what: str) -> Iterator[Progressed]:
     """A bar on stderr where people look at it."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    err = error_console()
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda count: bar.advance(task, count)
 
 
 @contextmanager
-def _written(output: Path | None) -> Iterator[BinaryIO]:
+def _written(output: Path | None) -> Iterator[Callable[[bytes], object]]:
     """Standard output, or a file that is there whole or not at all, and for its owner alone: state is private."""
     if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield say_json
         return
     part = output.with_name(f"{output.name}.part")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-            yield file
+            yield lambda line: file.write(f"{printable_json(line)}\n".encode())
         part.replace(output)
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from None

@@ -16,6 +16,7 @@ from app.inspection.statelog import Fold, Progressed, Writer, answered, places_o
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
 from app.state.tables import Table
 from app.storage.changelog import table_and_key
+from app.text import without_mark
 from app.wire.partition import Choose, chooser, murmur2
 
 RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelog
@@ -65,7 +66,7 @@ def _line(table: Table[Any, Any], key: bytes, partition: int, value: bytes) -> b
             f"a row of table {table.name} in partition {partition} is not what the table's types say ({error}): "
             "export it with the code that wrote it"
         ) from None
-    return msgspec.json.encode(Line(table.name, msgspec.Raw(text), msgspec.Raw(content), partition)) + b"\n"
+    return msgspec.json.encode(Line(table.name, msgspec.Raw(text), msgspec.Raw(content), partition))
 
 
 # In.
@@ -88,7 +89,7 @@ def read_lines(  # noqa: PLR0913  # what a file is read for
     lines: dict[tuple[int, bytes], int] = {}
     decoder = msgspec.json.Decoder(Line)
     with file.open("rb") as content:
-        for number, text in enumerate(content, 1):
+        for number, text in enumerate(without_mark(content), 1):
             try:
                 partition, key, value = _row(
                     subscription, decoder.decode(text), partitions, None if is_kept else choose

@@ -16,8 +16,8 @@ from app.deadletter.letter import Audit, letter_of, read_audit
 from app.deadletter.names import audit_topic, dead_letter_topic
 from app.deadletter.selection import Criteria, Entry, Place, Register
 from app.engine.subscription import Subscription
-from app.errors import ConfigError, DecodeError
-from app.inspection.statelog import answered, check_size
+from app.errors import ConfigError, DecodeError, UnreadableError
+from app.inspection.statelog import NOT_UTF8, answered, check_size
 from app.observe.health import partitions_of
 
 Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
@@ -76,7 +76,10 @@ class Reader:
                 progressed(len(records), None)
 
     async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
-        """The records of a partition from offset *start* to before *stop*, as far as they are there (still)."""
+        """The records of a partition from offset *start* to before *stop*, as far as they are there (still).
+
+        Raises UnreadableError behind those that stand before one that cannot be read.
+        """
         consumer = self._consumer
         if self._at != at:
             consumer.assign([at])
@@ -90,10 +93,18 @@ class Reader:
         stop = min(stop, end)
         if await consumer.position(at) < begin:
             consumer.seek(at, begin)
-        waited_ms = 0
+        waited_ms, step = 0, READ_AT_ONCE
         while (position := await consumer.position(at)) < stop:
-            most = min(stop - position, READ_AT_ONCE)
-            records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
+            most = min(stop - position, step)
+            try:
+                records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
+            except UnicodeDecodeError:
+                if most == 1:
+                    place = f"{at.topic}/{at.partition}/{position}"
+                    raise UnreadableError(f"{place}: {NOT_UTF8}, so its batch cannot be read from here on") from None
+                consumer.seek(at, position)  # one by one, up to the one that it is
+                step = 1
+                continue
             waited_ms = 0 if records else waited_ms + POLL_MS
             self._check(waited_ms, at.topic)
             for record in records:

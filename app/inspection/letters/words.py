@@ -11,6 +11,7 @@ from app.inspection.letters.difference import Difference, What, type_of
 from app.inspection.letters.look import Sight
 from app.text import number, printable, short, time_text
 
+TOO_DEEP = "(nested too deeply to be shown)"
 KINDS = {
     "poison": "its bytes are not the event that they should be",
     "unknown_type": "nobody here handles its type",
@@ -113,5 +114,8 @@ def difference_rows(found: Sequence[Difference], fault: str = "") -> tuple[list[
 
 
 def _value(value: Any, what: str) -> str:  # Any: JSON
-    text = printable(short(msgspec.json.encode(value).decode(), SHOWN))
+    try:
+        text = printable(short(msgspec.json.encode(value).decode(), SHOWN))
+    except RecursionError:
+        text = TOO_DEEP
     return f"{type_of(value)} {text}" if what == "type" else text

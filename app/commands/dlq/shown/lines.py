@@ -1,12 +1,16 @@
 """The same for programs: one JSON object a line."""
 
+from typing import Any
+
 import msgspec
 
+from app.commands.out import raw_json
 from app.deadletter.letter import Done, Letter
 from app.deadletter.selection import Entry, text_of
 from app.inspection.letters.check import Trial
 from app.inspection.letters.groups import Group
 from app.inspection.letters.look import Sight
+from app.inspection.letters.words import TOO_DEEP
 from app.text import iso
 
 KEYS = 10  # of a cause
@@ -38,12 +42,7 @@ def trial_json(trial: Trial) -> dict[str, object]:
 
 def sight_json(sight: Sight) -> dict[str, object]:
     """The same as JSON. A value that is none is given in hexadecimal."""
-    content, is_json = None, False
-    if sight.value is not None:
-        try:
-            content, is_json = msgspec.Raw(msgspec.json.format(sight.value, indent=-1)), True
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            content = None
+    content = raw_json(sight.value)
     letter = sight.letter
     return {
         **letter_json(sight.entry, letter),
@@ -51,7 +50,7 @@ def sight_json(sight: Sight) -> dict[str, object]:
         "version": letter.version,
         "event_type": sight.event_type or None,
         "value": content,
-        **({} if is_json or sight.value is None else {"value_hex": sight.value.hex()}),
+        **({} if content is not None or sight.value is None else {"value_hex": sight.value.hex()}),
         "value_bytes": letter.value_bytes,
         "value_gone": sight.gone or None,
         "fault": sight.fault or None,
@@ -59,8 +58,19 @@ def sight_json(sight: Sight) -> dict[str, object]:
         "edited": letter.edited or None,
         "audit": list(sight.audits),
         "compared_with": str(sight.good) if sight.good is not None else None,
-        "differences": [{"path": d.path, "what": d.what, "here": d.here, "there": d.there} for d in sight.differences],
+        "differences": [
+            {"path": d.path, "what": d.what, "here": _shallow(d.here), "there": _shallow(d.there)}
+            for d in sight.differences
+        ],
     }
+
+
+def _shallow(value: Any) -> Any:  # Any: JSON
+    """*value*, or that it is nested too deeply to be written into a line."""
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except RecursionError:
+        return TOO_DEEP
 
 
 def _raw(value: str | None) -> msgspec.Raw | None:

@@ -1,0 +1,199 @@
+"""An error's text that quotes an event is in no line of ours, whoever tells of it: logs, asyncio, threads."""
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+import structlog
+from aiokafka.errors import KafkaConnectionError
+
+from app.errors import ConfigError, DecodeError
+from app.observe.leaks import TOLD_MAX, Leaks, watch_leaks
+from app.observe.logs import described, plain_logs, trace_of
+from app.text import text_of
+
+EVENT = "O'Brien, 7 Main Street"
+
+
+class SpeechlessError(Exception):
+    """One without a text."""
+
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+    __repr__ = __str__
+
+
+class Sly(str):
+    """A text that is none."""
+
+    __slots__ = ()
+
+    def lower(self) -> str:
+        """Fail."""
+        raise RuntimeError
+
+
+class SlyError(Exception):
+    """One whose text fails later."""
+
+    def __str__(self) -> str:
+        return Sly("sly")
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    """It, with a traceback."""
+    try:
+        raise error from cause  # noqa: TRY301  # its traceback is wanted
+    except BaseException as caught:  # noqa: BLE001  # all that there are
+        return caught
+
+
+def quoting() -> list[BaseException]:
+    """An error of every class of Python's own that takes a text, each with the event in it."""
+    found: list[BaseException] = []
+    left: list[type[BaseException]] = [BaseException]
+    while left:
+        kind = left.pop()
+        left += [kind for kind in kind.__subclasses__() if kind.__module__ in {"builtins", "asyncio.exceptions"}]
+        try:
+            found.append(kind(f"{EVENT!r} {EVENT}"))
+        except TypeError:
+            continue
+    decoding = UnicodeDecodeError("utf-8", EVENT.encode(), 0, 1, EVENT)
+    noted = ValueError(EVENT)
+    noted.add_note(EVENT)
+    return [
+        *found, decoding, noted, ExceptionGroup(EVENT, [ValueError(EVENT), noted]), KeyError(EVENT), OSError(EVENT),
+        BaseExceptionGroup(EVENT, [SystemExit(EVENT)]), SyntaxError(EVENT, (EVENT, 1, 1, EVENT)),
+        OSError(2, EVENT, EVENT), SystemExit(EVENT),
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    plain_logs()
+
+
+@pytest.mark.parametrize("error", quoting(), ids=lambda error: type(error).__name__)
+def test_no_error_of_python_is_quoted(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """By any logger of ours or of what we stand on, as a cause, an argument or a traceback."""
+    for made in (raised(error), raised(ValueError(EVENT), error)):
+        assert "O'Brien" not in described(made) + trace_of(made)
+        assert type(made).__name__ in described(made)
+        for name in ("app.engine.crew", "faust.app", "mode.worker", "asyncio", "aiokafka.consumer"):
+            logging.getLogger(name).error("crashed: %r", made, exc_info=made)
+            logging.getLogger(name).error("crashed: %(error)s", {"error": made})
+        structlog.get_logger("app").error("crashed", exc_info=made)
+    assert "O'Brien" not in caplog.text
+    assert "Traceback" in caplog.text
+    assert type(error).__name__ in caplog.text
+
+
+def test_what_quotes_nothing_is_said() -> None:
+    """Our own errors, Kafka's and the system's."""
+    assert described(ConfigError("set it")) == "ConfigError: set it"
+    assert described(DecodeError("$.a", "expected int")) == "DecodeError: $.a: expected int"
+    assert described(KafkaConnectionError("no route")) == "KafkaConnectionError: no route"
+    assert described(OSError(28, "No space left on device", "x")) == "OSError: [Errno 28] No space left on device"
+    assert described(raised(ValueError("x"))) == f"ValueError at {__name__}:{raised.__code__.co_firstlineno + 3}"
+
+
+def test_what_handlers_log_by_loggers_of_their_own_is_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    """They may want the text."""
+    logging.getLogger("agents.orders").error("it broke", exc_info=raised(ValueError("of theirs")))
+    assert "ValueError: of theirs" in caplog.text
+
+
+def test_an_error_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """However making it fails, also by what would end the process."""
+    assert text_of(SpeechlessError()) == "SpeechlessError (its text cannot be made)"
+    assert text_of(SlyError()).lower() == "sly"
+    assert described(raised(SpeechlessError())).startswith("SpeechlessError at ")
+    logging.getLogger("app").error("crashed: %r", SpeechlessError(), exc_info=raised(SpeechlessError()))
+    assert "SpeechlessError" in caplog.text
+
+
+async def leaking() -> None:
+    """A task that fails."""
+    raise ValueError(EVENT)
+
+
+def calling(event: str) -> None:
+    """A callback that fails."""
+    raise ValueError(event)
+
+
+async def in_task() -> None:
+    """Left alone, with a name that quotes as well."""
+    task = asyncio.create_task(leaking(), name=EVENT)
+    await asyncio.wait([task])
+
+
+async def in_future() -> None:
+    """The same."""
+    asyncio.get_running_loop().create_future().set_exception(ValueError(EVENT))
+
+
+async def in_callback() -> None:
+    """With the event as its argument."""
+    asyncio.get_running_loop().call_soon(calling, EVENT)
+
+
+async def in_thread() -> None:
+    """A thread that fails."""
+    thread = threading.Thread(target=calling, args=(EVENT,))
+    thread.start()
+    thread.join()
+
+
+async def in_generator() -> None:
+    """What is deleted while it fails."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            raise ValueError(EVENT)
+
+    Deleted()
+
+
+@pytest.mark.parametrize(
+    ("leak", "says"),
+    [
+        (in_task, "Task exception was never retrieved error=ValueError at"), (in_future, "Future exception was never"),
+        (in_callback, "Exception in callback error=ValueError"), (in_thread, "an error ended a thread error=Value"),
+        (in_generator, "an error that could not be raised error=ValueError"),
+    ],
+)  # fmt: skip
+def test_errors_that_nobody_waits_for_are_told_without_their_texts(
+    leak: Callable[[], object], says: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By type and place."""
+    monkeypatch.setattr("sys.unraisablehook", None)  # both are as they were afterwards
+    monkeypatch.setattr("threading.excepthook", None)
+
+    async def run() -> None:
+        watch_leaks(asyncio.get_running_loop())
+        await leak()  # type: ignore[misc]  # each is a coroutine function
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert says in caplog.text
+    assert "O'Brien" not in caplog.text
+    if leak is not in_future:
+        assert "where=" in caplog.text
+
+
+def test_a_flood_of_them_is_told_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
+    """What was left out is counted."""
+    leaks = Leaks()
+    for _ in range(1_000):
+        leaks.tell("it broke", ValueError(EVENT), "here")
+    assert len(caplog.records) == TOLD_MAX
+    leaks._since_s = float("-inf")
+    leaks.tell("it broke", None, "here")
+    assert "not_told_before=990" in caplog.text
