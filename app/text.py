@@ -1,11 +1,13 @@
 """How things are said to people: nothing that a terminal or a page would obey, values, times, counts. Pure."""
 
+import re
 from datetime import UTC, datetime
 
 import msgspec
 
 LINES_MAX = 200  # of a value
 HEX_BYTES_MAX = 512
+_json_token = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
@@ -54,12 +56,31 @@ def value_text(value: bytes | None) -> str:
     if value is None:
         return "no value"
     try:
-        lines = msgspec.json.format(value, indent=2).decode().splitlines()
+        msgspec.json.decode(value)
+        lines, more = _indented(value.decode())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        lines = _escaped(value)
-    more = len(lines) - LINES_MAX
+        lines, more = _escaped(value), 0
+    more += max(len(lines) - LINES_MAX, 0)
     lines = [printable(short(line, 2_000)) for line in lines[:LINES_MAX]]
     return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
+
+
+def _indented(json: str) -> tuple[list[str], int]:
+    """The first lines of *json*, which is valid, a value in each; and how many more there are, which take no memory."""
+    lines, count, depth, before = [""], 1, 0, ""
+    for token in _json_token.finditer(json):
+        text = token[0]
+        is_first, closes = before in {"{", "["}, text in {"}", "]"}
+        depth -= closes
+        if before == "," or is_first != closes:  # what is empty stays in its line
+            count += 1
+            if count <= LINES_MAX:
+                lines.append("  " * depth)
+        if count <= LINES_MAX:
+            lines[-1] += ": " if text == ":" else text
+        depth += text in {"{", "["}
+        before = text
+    return lines, count - len(lines)
 
 
 def _escaped(value: bytes) -> list[str]:
