@@ -82,8 +82,10 @@ BAD_BODIES = [
     b"topic=things&origin=things/" + DIGITS.encode() + b"/1", b"topic=things&partition=2147483648",
     b"topic=things&partition=99999999999999999999", b"--x\r\n",
 ]  # fmt: skip
-BAD_VALUES = [DIGITS, str(2**31), str(2**63), str(2**64), "-1", "1.5", "1e999", '"x"', "[]", "{}", "null", "true",
-              '"\\u0000"',              '"' + "a" * 50_000 + '"', '"9999-99-99"', '"0000-01-01T00:00:00Z"', '"things"']  # fmt: skip
+BAD_VALUES = [
+    DIGITS, str(2**31), str(2**63), str(2**64), "-1", "1.5", "1e999", '"x"', "[]", "{}", "null", "true", '"\\u0000"',
+    '"' + "a" * 50_000 + '"', '"9999-99-99"', '"0000-01-01T00:00:00Z"', '"things"',
+]  # fmt: skip
 KINDS = [
     "application/json",
     "application/x-www-form-urlencoded",
