@@ -2,6 +2,11 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,3 +235,29 @@ def test_somebody_may_edit_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
     assert edited(b"", lambda value: "" if value == b"x\nx\n" else "no") == b"x\nx\n"
+
+
+EDITING = """
+from app.commands.dlq.edit import edited
+edited(b'{"a": "a secret of somebody"}', lambda value: "")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_value_that_is_edited_does_not_stay_on_the_disk(tmp_path: Path, number: signal.Signals) -> None:
+    """Also when the command is ended while the editor is open."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\necho "$1" >{tmp_path}/open\nexec sleep 30\n')
+    editor.chmod(0o700)
+    environment = {**os.environ, "TMPDIR": str(folder), "EDITOR": str(editor), "VISUAL": str(editor)}
+    editing = subprocess.Popen([sys.executable, "-c", EDITING], env=environment, start_new_session=True)
+    while not (tmp_path / "open").exists() or not (tmp_path / "open").read_text():
+        assert editing.poll() is None
+        time.sleep(0.02)
+    assert len(list(folder.iterdir())) == 1
+    editing.send_signal(number)
+    assert editing.wait(20) == 128 + number
+    assert list(folder.iterdir()) == []
+    os.killpg(editing.pid, signal.SIGKILL)  # the editor
