@@ -7,6 +7,7 @@ import msgspec
 
 LINES_MAX = 200  # of a value
 HEX_BYTES_MAX = 512
+_url = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)([^/?#\s]*@)?([^?#\s\"'<>]*)([?#][^\s\"'<>]+)?")
 _json_token = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
@@ -21,6 +22,11 @@ def printable(text: str) -> str:
 def short(text: str, most: int) -> str:
     """The beginning of *text*, in *most* characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def starred(text: str) -> str:
+    """*text* with stars for what its URLs hold besides a place: users, passwords, and signatures."""
+    return _url.sub(lambda url: f"{url[1]}{'***@' if url[2] else ''}{url[3]}{'?***' if url[4] else ''}", text)
 
 
 def time_text(ms: int) -> str:
