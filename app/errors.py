@@ -50,6 +50,10 @@ class AccessError(OperatingError):
     exit_code = 77
 
 
+class BadRequestError(ValueError):
+    """What somebody sent over the web is not what the view takes: the answer is 400, in these words."""
+
+
 class UnreadableError(OperatingError):
     """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may."""
 

@@ -1,5 +1,6 @@
 """How things are said to people: nothing that a terminal or a page would obey, errors, values, times, counts. Pure."""
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -8,6 +9,8 @@ import msgspec
 
 LINES_MAX = 200  # of a value
 HEX_BYTES_MAX = 512
+_url = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)([^/?#\s]*@)?([^?#\s\"'<>]*)([?#][^\s\"'<>]+)?")
+_json_token = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
@@ -63,6 +66,11 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def starred(text: str) -> str:
+    """*text* with stars for what its URLs hold besides a place: users, passwords, and signatures."""
+    return _url.sub(lambda url: f"{url[1]}{'***@' if url[2] else ''}{url[3]}{'?***' if url[4] else ''}", text)
+
+
 def time_text(ms: int) -> str:
     """A time as people read it, UTC."""
     return iso(ms).split(".")[0].replace("T", " ")
@@ -96,12 +104,31 @@ def value_text(value: bytes | None) -> str:
     if value is None:
         return "no value"
     try:
-        lines = msgspec.json.format(value, indent=2).decode().splitlines()
+        msgspec.json.decode(value)
+        lines, more = _indented(value.decode())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        lines = _escaped(value)
-    more = len(lines) - LINES_MAX
+        lines, more = _escaped(value), 0
+    more += max(len(lines) - LINES_MAX, 0)
     lines = [printable(short(line, 2_000)) for line in lines[:LINES_MAX]]
     return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
+
+
+def _indented(json: str) -> tuple[list[str], int]:
+    """The first lines of *json*, which is valid, a value in each; and how many more there are, which take no memory."""
+    lines, count, depth, before = [""], 1, 0, ""
+    for token in _json_token.finditer(json):
+        text = token[0]
+        is_first, closes = before in {"{", "["}, text in {"}", "]"}
+        depth -= closes
+        if before == "," or is_first != closes:  # what is empty stays in its line
+            count += 1
+            if count <= LINES_MAX:
+                lines.append("  " * depth)
+        if count <= LINES_MAX:
+            lines[-1] += ": " if text == ":" else text
+        depth += text in {"{", "["}
+        before = text
+    return lines, count - len(lines)
 
 
 def _escaped(value: bytes) -> list[str]:

@@ -21,7 +21,9 @@ from app.bootstrap.topics import make_own_topics
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
+from app.door.connections import limits_of as connection_limits
 from app.door.guard import Door
+from app.door.web import GuardedWeb
 from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, handler_for
 from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
@@ -297,6 +299,9 @@ class Famulus(faust.App):
         self.probe(step)  # which agents set after this app was built
 
     # What Faust calls.
+
+    def _new_web(self) -> GuardedWeb:
+        return GuardedWeb(self, connection_limits(self.settings.worker))
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)

@@ -14,7 +14,7 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.about import HTML, About, texts
-from app.console.base import asker, status_of
+from app.console.base import INT32_MAX, INT64_MAX, asker, status_of, whole
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs, see_other
 from app.console.paused import meant, set_pause
 from app.deadletter.letter import Done, Origin
@@ -182,20 +182,22 @@ class ResumePage(PauseAct):
 def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
     """Which letters are meant. Raises ValueError when that is not said, ConfigError for a topic that nobody reads."""
     until = asked["until"]
-    if not asked["topic"] or bool(asked["cause"]) == bool(asked["origin"]) or (until and not until.isdecimal()):
+    until_ms = whole(until, "until", 0, INT64_MAX) if until else None
+    if not asked["topic"] or bool(asked["cause"]) == bool(asked["origin"]):
         raise ValueError("Say which letters: a topic, with a cause, or with the origin of one of them.")
     subscription = subscription_of(app, asked["topic"])
     if asked["origin"]:
         origin = Origin.of(asked["origin"])._replace(topic=subscription.topic_name)
         return subscription, Criteria(origin=origin)  # whenever it failed: it was named
-    return subscription, Criteria(cause=asked["cause"], until_ms=int(until) if until else None)
+    return subscription, Criteria(cause=asked["cause"], until_ms=until_ms)
 
 
 async def target_meant(app: Famulus, asked: Fields) -> Target:
     """What is meant. Raises ValueError when that is not said, ConfigError when it is not there, UnavailableError."""
-    if not asked["topic"] or (asked["partition"] and not asked["partition"].isdecimal()):
+    if not asked["topic"]:
         raise ValueError(f"Say what: a topic, or {EVERYTHING} for everything; a partition is a number.")
-    return await meant(app, asked["topic"], int(asked["partition"]) if asked["partition"] else None)
+    partition = whole(asked["partition"], "a partition", 0, INT32_MAX) if asked["partition"] else None
+    return await meant(app, asked["topic"], partition)
 
 
 def _rest(plan: Plan) -> list[str]:

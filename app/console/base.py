@@ -8,13 +8,10 @@ from faust.web import Request, Response, View
 from app.bootstrap import Famulus
 from app.console.about import JSON, About
 from app.console.gathering import as_json
-from app.errors import ConfigError, OperatingError, UnavailableError
+from app.errors import BadRequestError, ConfigError, OperatingError, UnavailableError
 
 T = TypeVar("T")
-
-
-class BadRequestError(Exception):
-    """What somebody sent is not what the view takes."""
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # of partitions; of offsets and times
 
 
 def asker(request: Request) -> str:
@@ -48,8 +45,20 @@ class Page(View):
         """What the body asks for. Raises BadRequestError when it is no such request."""
         try:
             return msgspec.json.decode(await request.read(), type=kind)
-        except msgspec.MsgspecError as error:
+        except UnicodeDecodeError:
+            raise BadRequestError("the body is no such request: it is not UTF-8") from None
+        except RecursionError:
+            raise BadRequestError("the body is no such request: it is too deep") from None
+        except (msgspec.MsgspecError, ValueError) as error:
             raise BadRequestError(f"the body is no such request: {error}") from None
+
+
+def whole(text: str, what: str, low: int, high: int) -> int:
+    """The whole number that somebody sent as *what*. Raises BadRequestError unless it is from *low* to *high*."""
+    is_number = text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= len(str(high))
+    if not is_number or not low <= int(text) <= high:
+        raise BadRequestError(f"{what} is a number from {low} to {high}")
+    return int(text)
 
 
 def status_of(error: Exception) -> int:

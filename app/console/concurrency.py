@@ -10,8 +10,8 @@ import msgspec
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.base import BadRequestError, Page, asker
-from app.errors import OperatingError
+from app.console.base import Page, asker
+from app.errors import BadRequestError, OperatingError
 from app.operate.admin import set_width, target_of
 from app.operate.widths import WIDTH_MAX, WORKER
 

@@ -11,8 +11,8 @@ import structlog
 from faust.web import Request, Response
 
 from app.bootstrap import Famulus
-from app.console.base import BadRequestError, Page, asker
-from app.errors import OperatingError
+from app.console.base import Page, asker
+from app.errors import BadRequestError, OperatingError
 from app.operate.admin import note_drain
 from app.storage.log import WORKER
 

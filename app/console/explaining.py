@@ -10,6 +10,7 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.console.about import HTML, About, texts
+from app.console.base import INT32_MAX, INT64_MAX, whole
 from app.console.page import READ_RECORDS_MAX, ConsolePage, reading_logs
 from app.errors import ConfigError, OperatingError, UnavailableError
 from app.inspection.explain.answers import Answer, Facts
@@ -19,7 +20,6 @@ from app.inspection.statelog import subscription_of
 from app.operate.pauses import EVERYTHING, Target
 
 FIELDS = ("topic", "partition", "offset", "key", "id")
-OFFSET_DIGITS = 19  # of the largest offset that there is
 REACH = Reach(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)  # of the latter little is kept
 
 
@@ -65,9 +65,12 @@ def question_of(app: Famulus, asked: dict[str, str]) -> Question:
     place = asked["partition"], asked["offset"]
     if sum((any(place), bool(asked["key"]), bool(asked["id"]))) != 1 or any(place) != all(place):
         raise ValueError("Name an event by its partition and its offset, or by its key, or by its id.")
-    if any(place) and not all(part.isdecimal() and len(part) <= OFFSET_DIGITS for part in place):
-        raise ValueError("A partition and an offset are whole numbers.")
-    numbers = (int(place[0]), int(place[1])) if any(place) else None
+    numbers = None
+    if any(place):
+        try:
+            numbers = whole(place[0], "a partition", 0, INT32_MAX), whole(place[1], "an offset", 0, INT64_MAX)
+        except ValueError:
+            raise ValueError("A partition and an offset are whole numbers.") from None
     return Question(subscription_of(app, asked["topic"]), numbers, asked["key"] or None, asked["id"] or None)
 
 

@@ -169,7 +169,7 @@ def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:
     """What the address asks for. Raises ValueError when that cannot be, ConfigError for a topic that nobody reads."""
     subscription = subscription_of(app, fields["topic"])
     by, text, page = fields["by"] or "key", fields["q"], fields["page"] or "1"
-    if by not in BY or not (page.isdecimal() and int(page[:9]) > 0):
+    if by not in BY or not (page.isascii() and page.isdecimal() and int(page[:9]) > 0):
         raise ValueError(f"Search by {', '.join(BY)}; a page is a number from 1 on.")
     criteria = Criteria(
         cause=fields["cause"] or None,

@@ -16,8 +16,8 @@ from faust.web import Request, Response
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import remembers_s
-from app.console.base import BadRequestError, Page, asker
-from app.errors import OperatingError
+from app.console.base import Page, asker
+from app.errors import BadRequestError, OperatingError
 from app.operate.admin import target_of
 from app.operate.moving import Move, consequences, order, planned, where_of
 

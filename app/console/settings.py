@@ -13,6 +13,7 @@ from app.config import Settings
 from app.config.settings import Said
 from app.layers.sources import Place
 from app.spelling import plain
+from app.text import starred
 
 STARS = "***"
 # By the end of a name; Kafka's own names of sizes say no unit.
@@ -71,8 +72,8 @@ def _seen(field: str, value: object, *, is_secret: bool) -> Any:  # Any: what JS
         return STARS if value.get_secret_value() else ""
     if value and (is_secret or (_secret.search(field) and not _points_at.search(field))):
         return STARS
-    if isinstance(value, (Path, Enum)):
-        return str(value)
+    if isinstance(value, (str, Path, Enum)):
+        return starred(str(value))
     return list(value) if isinstance(value, tuple) else value
 
 

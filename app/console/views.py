@@ -24,7 +24,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.bootstrap import Famulus
 from app.console.about import JSON, OBJECT, ROWS, About
-from app.console.base import Page
+from app.console.base import Page, whole
 from app.console.gathering import failures_of, partitions_of, rows_of, tables_of
 from app.console.metrics import WorkerCollector
 from app.state.tables import Table
@@ -58,11 +58,9 @@ class TableRows(Page):
         table = tables_of(self.host).get(name)
         if table is None:
             return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
-        limit = request.query.get("limit", str(PAGE_ROWS))
-        if not limit.isdecimal() or not 0 < int(limit) <= PAGE_ROWS_MAX:
-            return self.refuse(400, f"limit is a number from 1 to {PAGE_ROWS_MAX}")
+        limit = whole(request.query.get("limit", str(PAGE_ROWS)), "limit", 1, PAGE_ROWS_MAX)
         try:
-            shown, following = rows_of(table, request.query.get("after"), int(limit))
+            shown, following = rows_of(table, request.query.get("after"), limit)
         except ValueError as error:
             return self.refuse(400, f"after is the key of a row: {error}")
         return self.answer({**_about(table), "rows": shown, "next": following})

@@ -20,6 +20,7 @@ from app.errors import DecodeError
 from app.wire.envelope import Outgoing, Record
 
 CAUSE_BYTES = 4  # of the digest that names a cause
+_number = re.compile(r"[0-9]{1,18}")  # a partition or an offset: such an offset has 64 bits
 _index = re.compile(r"\[\d+\]")  # in a JSON path: which element of a list is no other cause
 
 
@@ -37,8 +38,8 @@ class Origin(NamedTuple):
     def of(cls, text: str) -> "Origin":
         """The origin that is written as TOPIC/PARTITION/OFFSET. Raises ValueError when it is none."""
         topic, partition, offset = [*text.rsplit("/", 2), "", ""][:3]
-        if not (topic and partition.isdecimal() and offset.isdecimal()):
-            raise ValueError(f"{text!r} is not TOPIC/PARTITION/OFFSET")
+        if not (topic and _number.fullmatch(partition) and _number.fullmatch(offset)):
+            raise ValueError(f"{text[:300]!r} is not TOPIC/PARTITION/OFFSET")
         return cls(topic, int(partition), int(offset))
 
 

@@ -4,13 +4,18 @@
 every route of the server, Faust's own and a team's included, and for paths that do not exist. Open are the form to log
 in and the health checks alone, which say more to somebody with a token. A door that was not opened lets nobody in.
 
-How much is let in has limits, see `limits`, and so has each request: the bytes of its body, the seconds that it takes.
+How much is let in has limits, see `limits` and `connections`, and so has each request: the bytes of its body, the
+seconds until it is whole, the seconds that it takes. A request takes a place among those at work when it is whole.
+
+What a sender does wrong is never an error of the server: bodies that are not UTF-8 are refused here, and so is what a
+view finds to be no good request (`BadRequestError`).
 
 A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts brings the session's
 CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`. Views find it in `request["csrf"]`.
 """
 
 import asyncio
+import hashlib
 import hmac
 import ipaddress
 import json
@@ -23,10 +28,11 @@ import structlog
 from aiohttp import web
 
 from app.config import WorkerConfig
-from app.door.limits import REQUESTS_MAX, Guesses
+from app.door.connections import Connection, address_of
+from app.door.limits import HEADERS_MAX, REQUESTS_MAX, Guesses
 from app.door.sessions import Session, Sessions
 from app.door.tokens import Access, Token, TokenFile, made_token
-from app.errors import ConfigError
+from app.errors import BadRequestError, ConfigError
 
 log = structlog.get_logger()
 HEALTH = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz")})
@@ -34,6 +40,7 @@ OPEN = HEALTH | {(method, "/login") for method in ("GET", "HEAD")}
 LOGIN, LOGOUT = ("POST", "/login"), ("POST", "/logout")
 BODY_BYTES = 64 * 1024
 REQUEST_S = 30.0
+TEXTS = {"application/json", "application/x-www-form-urlencoded"}
 READ_FILE, ADMIN_FILE = "web-read-token", "web-admin-token"  # in the data folder, when the settings give none
 HEADERS = {
     "Cache-Control": "no-store",
@@ -53,7 +60,8 @@ class Door:
         self._worker = worker
         self._tokens: dict[Access, Token | TokenFile] = {}
         self._sessions = Sessions()
-        self._guesses = Guesses()
+        # By address, and by token. What comes in headers keeps nobody from logging in at the same address.
+        self._logins, self._tokens_tried, self._headers = Guesses(), Guesses(), Guesses(most=HEADERS_MAX)
         self._at_work = 0  # requests
 
     @property
@@ -94,7 +102,8 @@ class Door:
         access = self.access_of(offered)
         if access > Access.NONE:
             return self._sessions.begin(access, offered)
-        self._guesses.note(address)
+        self._logins.note(address_of(address))
+        self._tokens_tried.note(_digest(offered))
         return None
 
     def log_out(self, request: web.Request) -> None:
@@ -115,53 +124,100 @@ class Door:
     @web.middleware
     async def pass_on(self, request: web.Request, handler: Next) -> web.StreamResponse:
         """Let the request through to *handler* or answer it here, in JSON, within a time limit."""
-        self._at_work += 1
+        response: web.StreamResponse
         try:
             async with asyncio.timeout(REQUEST_S):
-                response = self._too_much(request) or await self._refusal(request) or await handler(request)
+                response = await self._refusal(request) or await self._answer(request, handler)
         except TimeoutError:
             response = _refuse(503, f"it took longer than {REQUEST_S:g} s")
         except web.HTTPException as error:
             kept = {name: error.headers.get(name, "") for name in ("Allow", "Location")}
             response = _refuse(error.status, error.reason.lower(), **kept)
-        except Exception:  # whatever a view does wrong: the log has it, the answer shows nothing of it
-            log.exception("a web view is broken", resource=request.match_info.route.resource)
-            response = _refuse(500, "the worker's log says what is wrong")
-        finally:
-            self._at_work -= 1
+        except BadRequestError as error:
+            response = _refuse(400, str(error))
+        except (web.RequestPayloadError, web.PayloadAccessError):
+            response = _refuse(400, "the body cannot be read")
+        except Exception as error:  # whatever a view does wrong: the log has it, the answer shows nothing of it
+            if isinstance(error, ConnectionError) and request.transport is None:  # the sender left: nobody is at fault
+                response = _refuse(400, "the request was not whole")
+            else:
+                log.exception("a web view is broken", resource=request.match_info.route.resource)
+                response = _refuse(500, "the worker's log says what is wrong")
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
-    def _too_much(self, request: web.Request) -> web.Response | None:
-        """The answer to one request too many. Health checks are let in: a worker is not ended for being looked at."""
-        route = request.method, request.path
-        if self._at_work > REQUESTS_MAX and route not in HEALTH:
+    async def _answer(self, request: web.Request, handler: Next) -> web.StreamResponse:
+        """The view's answer, or why there is none just now. Health checks are always let in."""
+        if (request.method, request.path) in HEALTH:  # a worker is not ended for being looked at
+            return await handler(request)
+        if self._at_work >= REQUESTS_MAX:
             return _refuse(503, f"{REQUESTS_MAX} requests are at work already", **{"Retry-After": "1"})
-        if route == LOGIN and (wait_s := self._guesses.wait_s(request.remote or "")):
-            return _refuse(429, "too many wrong tokens", **{"Retry-After": str(math.ceil(wait_s))})
-        return None
+        self._at_work += 1
+        try:
+            return await handler(request)
+        finally:
+            self._at_work -= 1
 
     async def _refusal(self, request: web.Request) -> web.Response | None:
         """Why the request does not come in, None when it does; its access is noted for the views."""
         access, session = self._who(request)
         request["access"], request["csrf"] = access, session.csrf if session else ""
+        if isinstance(request.protocol, Connection):
+            request.protocol.know(is_known=access > Access.NONE)
         if access < need_of(request.method, request.path):
-            return _closed(request, access)
+            return self._wrong_token(request, access) or _closed(request, access)
+        if refused := await self._body(request):
+            return refused
+        if (request.method, request.path) == LOGIN:
+            return await self._login_refusal(request)
+        if session and request.method not in {"GET", "HEAD"} and not await _is_meant(request, session):
+            return _refuse(403, "send the session's CSRF token, as the header X-CSRF-Token or the form's field csrf")
+        return None
+
+    async def _login_refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to an address that has shown too many wrong tokens, or to a token that was shown too often."""
+        digest = _digest((await form_field(request, "token")).strip())
+        wait_s = max(self._logins.wait_s(address_of(request.remote)), self._tokens_tried.wait_s(digest))
+        return _too_many(wait_s) if wait_s else None
+
+    def _wrong_token(self, request: web.Request, access: Access) -> web.Response | None:
+        """Count a wrong token in a header; the answer to one too many of an address. Good ones are never kept out."""
+        if access > Access.NONE or not _bearer(request):
+            return None
+        address = address_of(request.remote)
+        if wait_s := self._headers.wait_s(address):
+            return _too_many(wait_s)
+        self._headers.note(address)
+        return None
+
+    async def _body(self, request: web.Request) -> web.Response | None:
+        """Wait for the body, and say why when it is no good one. A body of files is left to the view that takes it."""
         if request.body_exists and request.content_length is None:
             return _refuse(411, "say how long the body is")
         if (request.content_length or 0) > BODY_BYTES:
             return _refuse(413, f"the body is larger than {BODY_BYTES} bytes")
-        acts = request.method not in {"GET", "HEAD"} and (request.method, request.path) != LOGIN
-        if session and acts and not await _is_meant(request, session):
-            return _refuse(403, "send the session's CSRF token, as the header X-CSRF-Token or the form's field csrf")
+        if not request.body_exists or request.content_type.startswith("multipart/"):
+            return None
+        try:
+            async with asyncio.timeout(self._worker.web_body_s):
+                body = await request.read()
+        except TimeoutError:
+            response = _refuse(408, f"the body did not come within {self._worker.web_body_s:g} s")
+            response.force_close()
+            return response
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            if request.content_type in TEXTS:
+                return _refuse(400, "the body is not UTF-8")
         return None
 
     def _who(self, request: web.Request) -> tuple[Access, Session | None]:
         """What the request's token or session allows. A session ends with the token that it began with."""
-        if authorization := request.headers.get("Authorization"):
-            scheme, _, offered = authorization.partition(" ")
-            return self.access_of(offered.strip()) if scheme.lower() == "bearer" else Access.NONE, None
+        if request.headers.get("Authorization"):
+            offered = _bearer(request)
+            return self.access_of(offered) if offered else Access.NONE, None
         session = self._sessions.find(request.cookies.get(cookie_name(request), ""))
         if session is None or self.access_of(session.token) != session.access:
             return Access.NONE, None
@@ -242,6 +298,21 @@ def _token(name: str, given: str, file: str) -> Token | TokenFile | None:
     if given:
         return Token(f"Worker.{name}", given)
     return TokenFile(f"Worker.{name}File", Path(file)) if file else None
+
+
+def _bearer(request: web.Request) -> str:
+    """The token that the request's header offers, empty without one."""
+    scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
+    return offered.strip() if scheme.lower() == "bearer" else ""
+
+
+def _digest(token: str) -> str:
+    """What a wrong token is remembered by: it may be nearly right."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _too_many(wait_s: float) -> web.Response:
+    return _refuse(429, "too many wrong tokens", **{"Retry-After": str(math.ceil(wait_s))})
 
 
 def _refuse(status: int, why: str, **headers: str) -> web.Response:

@@ -3,26 +3,28 @@
 import time
 from collections.abc import Callable
 
-GUESSES_MAX = 20  # wrong tokens that one address shows to /login in WINDOW_S
+GUESSES_MAX = 20  # wrong tokens that one address shows to /login in WINDOW_S, and times that anybody shows the same one
+HEADERS_MAX = 600  # requests of one address with a wrong token in WINDOW_S: programs go on with an old one for a while
 WINDOW_S = 60.0
 ADDRESSES_MAX = 1_000  # that are remembered, the one seen last the longest
 REQUESTS_MAX = 50  # at work at once, health checks aside
 
 
 class Guesses:
-    """Wrong tokens by address, of the last minute. *clock* counts seconds.
+    """Wrong tokens of the last minute, by address or by the digest of the token. *clock* counts seconds.
 
     A token has 128 bits, which nobody guesses; this keeps those who try from taking the time of others.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, most: int = GUESSES_MAX) -> None:
         self._clock = clock
-        self._found: dict[str, list[float]] = {}  # times of each address
+        self._most = most
+        self._found: dict[str, list[float]] = {}  # times of each address, or digest
 
     def wait_s(self, address: str) -> float:
         """For how long *address* may not try again, seconds; 0 when it may."""
         recent = self._recent(address)
-        return recent[0] + WINDOW_S - self._clock() if len(recent) >= GUESSES_MAX else 0.0
+        return recent[0] + WINDOW_S - self._clock() if len(recent) >= self._most else 0.0
 
     def note(self, address: str) -> None:
         """Another wrong one by *address*."""

@@ -12,6 +12,7 @@ from app.failures.circuit import Breaker
 from app.failures.gate import Gate
 from app.publish.claims import ClaimStore
 from app.state.unit import Unit, enter
+from app.text import starred
 from app.wire.claimcheck import redeemed
 from app.wire.envelope import PlainRecord, place_of
 
@@ -25,7 +26,7 @@ class Redeeming:
         self.store = store
         self.room = Room(store.config.in_hand_bytes)
         what, cure = "events wait for the store of large payloads", "they use up no attempts"
-        self.gate = Gate(BREAKER, store.config.store, what, cure, store.config.timeout_s)
+        self.gate = Gate(BREAKER, starred(store.config.store), what, cure, store.config.timeout_s)
 
     async def redeem(self, unit: Unit, past: Past | None) -> PlainRecord:
         """*unit*'s record with its payload, which takes up room until `let_go`.

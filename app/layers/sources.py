@@ -12,12 +12,15 @@ from pathlib import Path
 
 from app.errors import ConfigError
 from app.spelling import plain
+from app.text import starred
 
 Place = tuple[str, ...]  # of a setting: the plain names of its sections, then its own
 COMMAND_LINE = "command line"
 ALIAS = "KAFKA_BOOTSTRAP_SERVERS"  # that everybody sets
 _noise = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _last_comma = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
+_secret = re.compile(r"password|passwd|secret|token(?!endpoint)|credential|accesskey")  # in a plain name
+_points_at = re.compile(r"(file|location|url|hosts)$")
 _environment_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -102,7 +105,7 @@ def from_arguments(arguments: Sequence[str]) -> list[Setting]:
     """What `--set NAME=VALUE` says on the command line of `faust`; nothing for other programs, whose own it may be.
 
     *arguments* begin with the program. Of a name that comes again the last one wins. Raises ConfigError for one
-    without a value.
+    without a value, and for a secret: every user of the machine sees what a process was started with.
     """
     program = Path(arguments[0] if arguments else "")
     if program.stem != "faust" and program.parts[-2:] != ("faust", "__main__.py"):
@@ -118,5 +121,16 @@ def from_arguments(arguments: Sequence[str]) -> list[Setting]:
             if not separator:
                 raise ConfigError("--set needs a name and a value: --set Kafka.ProducerConfig.LingerMs=20")
             place = tuple(plain(part) for part in re.split(r"[.:]", name))
+            _check_argument(name, place, value)
             found[place] = Setting(place, value, name, COMMAND_LINE)
     return list(found.values())
+
+
+def _check_argument(name: str, place: Place, value: str) -> None:
+    is_secret = _secret.search(place[-1]) and not _points_at.search(place[-1])
+    if value and (is_secret or starred(value) != value):
+        raise ConfigError(
+            f"--set {name}: a secret does not belong on the command line, where every user of this machine sees it: "
+            f"set the variable {'__'.join(part.upper() for part in place)}, "
+            "or refer to a file in appsettings.json: ${file:PATH}"
+        )

@@ -15,6 +15,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     for_code,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
@@ -38,8 +39,11 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
 
 
 async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
-    names = sorted(set(topics))
-    described = await admin.describe_topics(names) if names else []  # for none it would describe all that there are
+    if not (names := sorted(set(topics))):  # for none it would describe all that there are
+        return {}
+    # Asking for a topic by its name makes it, on a broker that makes topics, and not as we would.
+    answer = await admin._send_request(MetadataRequest(names, allow_auto_topic_creation=False))
+    described = answer.to_object()["topics"]
     for topic in described:
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             raise not_allowed(f"look at topic {topic['topic']}")

@@ -24,6 +24,7 @@ from obstore.store import LocalStore, from_url
 
 from app.config import ClaimCheckConfig
 from app.errors import ClaimError, ClaimStoreError, ClaimTooLargeError, ConfigError
+from app.text import starred
 from app.wire.claimcheck import Claim, Receipt, checked_in, claim_for, claim_of, is_reference, redeemed
 from app.wire.envelope import Outgoing, PlainRecord, Record
 
@@ -204,7 +205,7 @@ class ClaimStore:
             with _translated():
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except ClaimStoreError as error:
-            away = f"the store of large payloads, {self.config.store}, is away: {error}"
+            away = starred(f"the store of large payloads, {self.config.store}, is away: {error}")
             raise
         except asyncio.CancelledError:
             away = self.away  # nobody knows

@@ -5,6 +5,7 @@ are in the log all the same. It has no knob for some settings of other clients; 
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -20,6 +21,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import DescribeConfigsRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.access.arguments import connection_of
@@ -30,6 +32,8 @@ from app.wire.envelope import Headers
 
 MISSING_S = 3.0  # so long the cluster says that a topic is not there before we believe it: it may be new
 METADATA_S = 0.05
+GRACE_S = 0.3  # the same for a topic that a request names: its sender has it made already, and others have to wait
+REMEMBERED_S, REMEMBERED_MAX = 30.0, 1_000  # topics that were not there: they have no such time again
 STOP_S = 5.0  # what was sent in vain is left then
 DROP_S, DROP_TRIES = 1.0, 5  # until a task of aiokafka's is told again to end; how often it is
 ASK_S = 2.0
@@ -70,6 +74,7 @@ class Connection:
             max_request_size=config.max_request_size,
         )
         self._limits: dict[str, tuple[float, int | None]] = {}  # by topic: when it was asked for, bytes
+        self._missing: dict[str, float] = {}  # topics that requests name: when they were not there, the oldest first
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -138,8 +143,60 @@ class Connection:
                 raise TopicAuthorizationFailedError(topic)
             missing_since = (missing_since or time.monotonic()) if is_answered else 0.0
             if missing_since and time.monotonic() - missing_since > MISSING_S:
+                if numbers is None:
+                    client._topics.discard(topic)  # else it is asked for, and maybe made, for ever
                 raise UnknownTopicOrPartitionError(topic)
             await asyncio.sleep(METADATA_S)
+
+    async def find(self, topic: str, wanted: int) -> None:
+        """See that *topic*, which somebody else has named, has a partition of the number *wanted*. It is never made.
+
+        Raises UnknownTopicOrPartitionError and TopicAuthorizationFailedError as `partitions` does, but soon: a topic
+        that was missing a while ago is asked for once.
+        """
+        numbers = self.kafka.client.cluster.partitions_for_topic(topic)
+        if numbers is not None and wanted < len(numbers):
+            return
+        now = time.monotonic()
+        grace_s = 0.0 if now - self._missing.get(topic, -math.inf) < REMEMBERED_S else GRACE_S
+        missing_since = 0.0
+        while True:
+            found = await self._count(topic)
+            if found is not None and wanted < found:
+                self._missing.pop(topic, None)
+                await self.partitions(topic, wanted)
+                return
+            now = time.monotonic()
+            missing_since = (missing_since or now) if found is not None else 0.0
+            if missing_since and now - missing_since >= grace_s:
+                self._remember(topic, now)
+                raise UnknownTopicOrPartitionError(topic)
+            await asyncio.sleep(METADATA_S)
+
+    async def _count(self, topic: str) -> int | None:
+        """How many partitions the cluster says that *topic* has, without making it; None when it says nothing.
+
+        Raises TopicAuthorizationFailedError.
+        """
+        client = self.kafka.client
+        request = MetadataRequest([topic], allow_auto_topic_creation=False)
+        try:
+            async with asyncio.timeout(ASK_S):
+                answer = await client.send(client.get_random_node(), request)
+        except (KafkaError, TimeoutError):
+            return None
+        for code, name, _, partitions in answer.topics:
+            if name == topic and code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(topic)
+            if name == topic and not code:
+                return len(partitions)
+        return 0
+
+    def _remember(self, topic: str, now: float) -> None:
+        self._missing.pop(topic, None)
+        self._missing[topic] = now
+        while len(self._missing) > REMEMBERED_MAX:
+            del self._missing[next(iter(self._missing))]
 
     def is_gone(self, topic: str) -> bool:
         """Whether the cluster does not know *topic* any more, as far as it has said."""

@@ -153,12 +153,14 @@ class Line:
     async def check_place(self, topic: str, partition: int) -> None:
         """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError.
 
+        For topics that others name: such a topic is never made.
+
         As `check`, it asks nobody while there is no connection: a dry run sends nothing.
         """
         if self._connection is None:
             return
         try:
-            await self._connection.partitions(topic, partition)
+            await self._connection.find(topic, partition)
         except KafkaError as error:
             raise self.told(error, topic, [], is_open=False) from error
 

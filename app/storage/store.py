@@ -18,6 +18,7 @@ import rocksdict
 import structlog
 
 from app.errors import ConfigError, InvariantError
+from app.owned import make_folder, open_owned
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
@@ -262,11 +263,10 @@ class StateFolder:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Take it for this process. Raises ConfigError when another one has it or the disk refuses."""
+        """Take it for this process. Raises ConfigError when another one has it, it is not ours, or the disk refuses."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
-            self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
+            make_folder(self.path, "the state folder")
+            self._lock = open_owned(self.path / "LOCK", os.O_RDWR | os.O_CREAT, "the lock file")
         except OSError as error:
             raise ConfigError(f"the state folder {self.path} cannot be used: {error.strerror}") from None
         try:

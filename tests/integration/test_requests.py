@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from app.config import KafkaConfig, RepliesConfig
+from app.dev.broker import Broker
 from app.dev.worker import WorkerProcess
+from app.observe.health import create_topics
 from app.publish.bus import EventBus
+from app.publish.connection import REMEMBERED_MAX
 from app.publish.producer import Producer
 from app.publish.replies import RequestTimeoutError, TooManyRequestsError
+from app.publish.results import UnknownTopicError
 from app.storage.changelog import Logged
 from app.wire.envelope import Outgoing
 from models.event import Event, Part
@@ -274,3 +278,52 @@ def test_nobody_answers_while_nobody_is_there(house: House) -> None:
     house.wait_settled(1, worker)
     assert asyncio.run(run(LIMIT_S)) == Answer(key="a", number=18)
     assert rows(worker) == {"a": 1}
+
+
+async def test_a_reply_topic_that_is_not_there_is_never_made() -> None:
+    """On a broker that makes every topic that anybody asks for; and nobody goes on asking for it."""
+    with Broker(config={"auto.create.topics.enable": "true"}) as broker:
+        settings = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+        names = {f"evil{number}.replies" for number in range(20)}
+        await create_topics(settings, {"good.replies": 2}, LIMIT_S)
+        async with Producer(settings) as producer:
+            connection = producer._connected()
+            for name in [*names, *names]:
+                with pytest.raises(UnknownTopicError):
+                    await producer.check_place(name, 0)
+            await producer.check_place("good.replies", 1)
+            with pytest.raises(UnknownTopicError):
+                await producer.check_place("good.replies", 2)
+            assert not names & connection.kafka.client._topics
+            await connection.kafka.client.force_metadata_update()
+            there = (await connection.kafka.client.fetch_all_metadata()).topics()
+        assert "good.replies" in there
+        assert not names & there
+
+
+async def test_missing_reply_topics_are_remembered_and_only_so_many(kafka: KafkaConfig) -> None:
+    """The second request to one is refused at the first answer; one that is made meanwhile is found."""
+    async with Producer(kafka) as producer:
+        connection = producer._connected()
+        asked: list[str] = []
+        count = connection._count
+
+        async def counted(topic: str) -> int | None:
+            asked.append(topic)
+            return await count(topic)
+
+        connection._count = counted  # type: ignore[method-assign]
+        topic = kafka.topic("some.replies")
+        with pytest.raises(UnknownTopicError):
+            await producer.check_place(topic, 0)
+        assert len(asked) > 1
+        asked.clear()
+        with pytest.raises(UnknownTopicError):
+            await producer.check_place(topic, 0)
+        assert asked == [topic]
+        await create_topics(kafka, {topic: 1}, LIMIT_S)
+        await asyncio.sleep(0.5)  # a broker knows a new topic a moment after the cluster does
+        await producer.check_place(topic, 0)
+        for number in range(2 * REMEMBERED_MAX):
+            connection._remember(str(number), 0.0)
+        assert len(connection._missing) == REMEMBERED_MAX

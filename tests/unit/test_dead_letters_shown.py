@@ -2,12 +2,21 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.commands.dlq.edit import edited
 from app.commands.dlq.shown import tables
@@ -19,8 +28,13 @@ from app.inspection.letters.difference import differences
 from app.inspection.letters.groups import Group
 from app.inspection.letters.read import runs
 from app.inspection.letters.returning import batches
-from app.text import printable, time_text, value_text
+from app.inspection.letters.words import difference_rows
+from app.text import LINES_MAX, printable, short, time_text, value_text
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+)
 EVIL = "\x1b[2J\x07\u202e\n"
 
 
@@ -63,6 +77,47 @@ def test_a_value_may_be_nested_deeply() -> None:
         deep = [deep]
     assert [d.path.count("[0]") for d in differences(deep, [])] == [1]
     assert differences(deep, deep) == []
+
+
+def test_a_page_takes_memory_in_proportion_to_the_values() -> None:
+    """However deep they are, and however long their names."""
+
+    def nested(levels: int, leaf: Any) -> Any:
+        value = leaf
+        for level in range(levels):
+            value = {f"{level:04}".ljust(2_000, "x"): value, "y": level, "z": leaf}
+        return value
+
+    here, there = nested(420, 1), nested(420, "1")
+    value = json.dumps(here).encode()
+    tracemalloc.start()
+    try:
+        rows, left = difference_rows(differences(here, there), "$." + "x" * 1_000_000)
+        text = value_text(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(rows), left) == (100, 321)
+    assert max(len(row.path) for row in rows) < 1_100
+    assert "more lines" in text
+    assert peak < 6 * len(value)
+
+
+def test_only_so_many_differences_are_kept_and_the_others_counted() -> None:
+    """Those that say most come first all the same; lists take no more than they have."""
+    found = differences([*range(50_000), {"a": 1}], [*range(1, 50_001), {"a": "1"}, None])
+    assert (len(found), found.left) == (1_002, 49_000)
+    assert [each.path for each in found[:2]] == ["$[50001]", "$[50000].a"]
+    assert difference_rows(found)[1] == 50_000 - 20
+
+
+@given(JSON)
+def test_values_are_shown_as_json_with_a_line_for_each(value: Any) -> None:
+    """As msgspec has it."""
+    text = json.dumps(value, ensure_ascii=False).encode()
+    lines = msgspec.json.format(text, indent=2).decode().split("\n")
+    if len(lines) <= LINES_MAX:
+        assert value_text(text) == "\n".join(printable(short(line, 2_000)) for line in lines)
 
 
 def test_the_fault_comes_first() -> None:
@@ -180,3 +235,29 @@ def test_somebody_may_edit_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
     assert edited(b"", lambda value: "" if value == b"x\nx\n" else "no") == b"x\nx\n"
+
+
+EDITING = """
+from app.commands.dlq.edit import edited
+edited(b'{"a": "a secret of somebody"}', lambda value: "")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_value_that_is_edited_does_not_stay_on_the_disk(tmp_path: Path, number: signal.Signals) -> None:
+    """Also when the command is ended while the editor is open."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\necho "$1" >{tmp_path}/open\nexec sleep 30\n')
+    editor.chmod(0o700)
+    environment = {**os.environ, "TMPDIR": str(folder), "EDITOR": str(editor), "VISUAL": str(editor)}
+    editing = subprocess.Popen([sys.executable, "-c", EDITING], env=environment, start_new_session=True)
+    while not (tmp_path / "open").exists() or not (tmp_path / "open").read_text():
+        assert editing.poll() is None
+        time.sleep(0.02)
+    assert len(list(folder.iterdir())) == 1
+    editing.send_signal(number)
+    assert editing.wait(20) == 128 + number
+    assert list(folder.iterdir()) == []
+    os.killpg(editing.pid, signal.SIGKILL)  # the editor

@@ -1,14 +1,17 @@
 """The layers of the settings: which wins, what files may refer to, and who said what."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load_settings, read_settings
+from app.config import ClaimCheckConfig, Settings, load_settings, read_settings
 from app.console.settings import schema, shown
 from app.errors import ConfigError
+from app.layers.sources import from_arguments
+from app.text import starred
 
 MISSION = Path(__file__).parents[1] / "mission"  # the settings files of the system that this one follows, unchanged
 FAUST = "/somewhere/faust"
@@ -209,3 +212,58 @@ def test_the_schema_knows_what_the_model_knows() -> None:
     assert linger["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 10_000}
     assert linger["description"].endswith("Unit: ms.")
     assert made["$defs"]["ProducerConfig"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Worker.ReadToken=x", "worker:admin_token=x", "Kafka.SaslPassword=x", "Kafka.Ssl-Key-Password=x",
+        "Kafka.SaslOauthbearerClientSecret=x", "Kafka.SaslPaswordd.Secret=x", "Worker.ReedToken=x",
+        "ClaimCheck.Store=s3://bucket/a?X-Amz-Signature=x", "Other.Url=https://user:x@host/",
+    ],
+)  # fmt: skip
+def test_a_secret_on_the_command_line_is_refused(said: str) -> None:
+    """Everybody on the machine sees it there; the line says where it belongs, and does not repeat it."""
+    name = said.partition("=")[0]
+    for arguments in (["--set", said], [f"--set={said}"]):
+        with pytest.raises(ConfigError, match=re.escape(name)) as refused:
+            from_arguments(["faust", "-A", "app", "worker", *arguments])
+        assert refused.value.exit_code == 78
+        assert "=x" not in refused.value.message
+        assert "${file:PATH}" in refused.value.message
+        assert "__" in refused.value.message
+
+
+def test_what_only_points_at_a_secret_may_be_said() -> None:
+    """A file's name, an endpoint, no value at all."""
+    for said in ("Worker.ReadTokenFile=/x", "Kafka.SaslOauthbearerTokenEndpointUrl=https://x/y", "Worker.ReadToken=",
+                 "ClaimCheck.Store=s3://bucket/a", "Kafka.ProducerConfig.LingerMs=20"):  # fmt: skip
+        assert len(from_arguments(["faust", "--set", said])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        ("s3://bucket/path?X-Amz-Signature=abc&x=y", "s3://bucket/path?***"),
+        ("https://user:pass@host:1/a#frag", "https://***@host:1/a?***"),
+        (
+            "the store, az://c/p?sig=abc%2F, is away: https://h/?sig=q",
+            "the store, az://c/p?*** is away: https://h/?***",
+        ),
+        ("s3://bucket/path", "s3://bucket/path"),
+        ("file:///var/lib/x", "file:///var/lib/x"),
+        ("/a/folder? yes, a@b", "/a/folder? yes, a@b"),
+        ("host:9092,other:9092", "host:9092,other:9092"),
+    ],
+)
+def test_urls_are_shown_without_what_they_are_signed_with(text: str, shows: str) -> None:
+    """The place stays."""
+    assert starred(text) == shows
+    assert starred(shows).count("***") == shows.count("***")
+
+
+def test_a_signed_store_is_shown_as_its_place() -> None:
+    """By `config show`, and on the page."""
+    settings = Settings(claim_check=ClaimCheckConfig(store="s3://bucket/a?X-Amz-Signature=abc"))
+    values = {row.name: row.value for row in shown(settings)}
+    assert values["ClaimCheck.Store"] == "s3://bucket/a?***"

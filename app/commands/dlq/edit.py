@@ -1,6 +1,9 @@
 """`dlq redrive --edit`: a person changes an event's value, and it leaves only when it is an event then."""
 
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 import msgspec
@@ -16,7 +19,8 @@ def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
     """
     text = _text(value)
     while True:
-        changed = click.edit(text, extension=".json")
+        with _ended_in_order():
+            changed = click.edit(text, extension=".json")
         if changed is None or changed == text:
             raise click.Abort
         made = _bytes(changed)
@@ -28,6 +32,21 @@ def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
             raise OperatingError(f"{said}; nothing was sent")
         click.confirm(f"{said}\nEdit it again?", abort=True, err=True)
         text = changed
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have signals that end a process raise SystemExit here: the file with the event's value goes then, too."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _text(value: bytes | None) -> str:

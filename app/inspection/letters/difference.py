@@ -1,11 +1,18 @@
-"""How one JSON value differs from another, field by field. Pure."""
+"""How one JSON value differs from another, field by field. Pure.
+
+What this takes is in proportion to the two values, however deep they are and however long their names: a path is kept
+as one step and what is above it, and written out for what is kept, to a limit.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain, zip_longest
+from typing import Any, Literal, NamedTuple
 
 What = Literal["missing", "added", "type", "value"]
 ORDER: tuple[What, ...] = ("missing", "added", "type", "value")  # what says most comes first
+KEPT_MAX = 1_000  # differences of one kind; others are counted
+PATH_MAX = 1_000  # characters of a path
 _MISSING: Any = object()
 
 
@@ -19,32 +26,68 @@ class Difference:
     there: Any
 
 
-def differences(here: Any, there: Any) -> list[Difference]:  # Any: JSON
+class Differences(list[Difference]):
+    """Differences that are kept; *left* is how many more there are."""
+
+    left = 0
+
+
+class _Place(NamedTuple):
+    """Where a value is: a name or a number, in what is above."""
+
+    step: str | int
+    above: "_Place | None"
+
+
+def differences(here: Any, there: Any) -> Differences:  # Any: JSON
     """In what *here* differs from *there*: fields that are missing or added, have another type, then another value."""
-    return sorted(_found(here, there), key=lambda difference: ORDER.index(difference.what))
+    kept: dict[What, list[Difference]] = {what: [] for what in ORDER}
+    left = 0
+    for place, what, one, other in _found(here, there):
+        if len(kept[what]) < KEPT_MAX:
+            kept[what].append(Difference(_path(place), what, one, other))
+        else:
+            left += 1
+    found = Differences(chain.from_iterable(kept.values()))
+    found.left = left
+    return found
 
 
-def _found(here: Any, there: Any) -> Iterator[Difference]:
-    left = [("$", here, there)]
-    while left:
-        path, one, other = left.pop()
+def cut_path(path: str) -> str:
+    """*path* as a difference has it."""
+    return path if len(path) <= PATH_MAX else f"{path[:PATH_MAX]}..."
+
+
+def _found(here: Any, there: Any) -> Iterator[tuple[_Place | None, What, Any, Any]]:
+    levels: list[Iterator[tuple[_Place | None, Any, Any]]] = [iter([(None, here, there)])]
+    while levels:
+        following = next(levels[-1], None)
+        if following is None:
+            levels.pop()
+            continue
+        place, one, other = following
         if one is _MISSING:
-            yield Difference(path, "missing", None, other)
+            yield place, "missing", None, other
         elif other is _MISSING:
-            yield Difference(path, "added", one, None)
+            yield place, "added", one, None
         elif type_of(one) != type_of(other):
-            yield Difference(path, "type", one, other)
+            yield place, "type", one, other
         elif isinstance(one, dict):
-            names = [*other, *(name for name in one if name not in other)]
-            left += [(_inside(path, n), one.get(n, _MISSING), other.get(n, _MISSING)) for n in reversed(names)]
+            levels.append(_fields(place, one, other))
         elif isinstance(one, list):
-            pairs = [(one[n : n + 1], other[n : n + 1]) for n in range(max(len(one), len(other)))]
-            left += [
-                (f"{path}[{n}]", mine[0] if mine else _MISSING, its[0] if its else _MISSING)
-                for n, (mine, its) in reversed(list(enumerate(pairs)))
-            ]
+            levels.append(_elements(place, one, other))
         elif one != other:
-            yield Difference(path, "value", one, other)
+            yield place, "value", one, other
+
+
+def _fields(above: _Place | None, one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[_Place, Any, Any]]:
+    for name in chain(other, (name for name in one if name not in other)):
+        yield _Place(name, above), one.get(name, _MISSING), other.get(name, _MISSING)
+
+
+def _elements(above: _Place | None, one: list[Any], other: list[Any]) -> Iterator[tuple[_Place, Any, Any]]:
+    for number, (mine, its) in enumerate(zip_longest(one, other, fillvalue=_MISSING)):
+        yield _Place(number, above), mine, its
 
 
 def type_of(value: Any) -> str:
@@ -60,5 +103,17 @@ def type_of(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-def _inside(path: str, name: str) -> str:
-    return f"{path}.{name}" if name.isidentifier() else f"{path}[{name!r}]"
+def _path(place: _Place | None) -> str:
+    """The JSON path of *place*, cut where it is long."""
+    steps = []
+    while place is not None:
+        steps.append(place.step)
+        place = place.above
+    path = "$"
+    while steps and len(path) <= PATH_MAX:
+        step = steps.pop()
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if step.isidentifier() else f"[{step!r}]"
+    return cut_path(path)

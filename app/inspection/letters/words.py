@@ -7,7 +7,7 @@ import msgspec
 
 from app.deadletter.letter import Cause
 from app.deadletter.selection import HOPS_MAX, Plan, text_of
-from app.inspection.letters.difference import Difference, What, type_of
+from app.inspection.letters.difference import Difference, Differences, What, cut_path, type_of
 from app.inspection.letters.look import Sight
 from app.text import number, printable, short, time_text
 
@@ -101,16 +101,18 @@ class Row(NamedTuple):
 
 def difference_rows(found: Sequence[Difference], fault: str = "") -> tuple[list[Row], int]:
     """The differences that say most, first what stands at the path *fault*; and how many more there are."""
+    fault = cut_path(fault)
     faults = [difference for difference in found if difference.path == fault]
     says = [difference for difference in found if difference.what != "value" and difference.path != fault]
     values = [difference for difference in found if difference.what == "value" and difference.path != fault]
     rows = []
-    for difference in [*faults, *says[:LINES_MAX], *values[:VALUES_SHOWN]]:
+    for difference in [*faults[:LINES_MAX], *says[:LINES_MAX], *values[:VALUES_SHOWN]]:
         what = "at fault" if difference.path == fault else WHAT[difference.what]
         mine = "" if difference.what == "missing" else _value(difference.here, difference.what)
         other = "" if difference.what == "added" else _value(difference.there, difference.what)
         rows.append(Row(printable(difference.path), what, mine, other, what == WHAT["value"]))
-    return rows, len(says[LINES_MAX:]) + len(values[VALUES_SHOWN:])
+    uncounted = found.left if isinstance(found, Differences) else 0
+    return rows, len(says[LINES_MAX:]) + len(values[VALUES_SHOWN:]) + uncounted
 
 
 def _value(value: Any, what: str) -> str:  # Any: JSON

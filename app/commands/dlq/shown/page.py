@@ -11,8 +11,10 @@ from app.deadletter.selection import text_of
 from app.inspection.letters.difference import Difference
 from app.inspection.letters.look import SCANNED, Sight
 from app.inspection.letters.words import difference_rows, done_to, facts_of
-from app.text import number, printable, time_text, value_text
+from app.text import number, printable, short, time_text, value_text
 from app.wire.codec import json_of
+
+FAULT_SHOWN = 2_000  # characters
 
 
 def print_sight(out: Out, sight: Sight) -> None:
@@ -27,7 +29,9 @@ def print_sight(out: Out, sight: Sight) -> None:
     if sight.fault or not sight.gone:
         is_fine = not sight.fault
         says = (
-            "It decodes with this code." if is_fine else f"It does not decode with this code: {printable(sight.fault)}"
+            "It decodes with this code."
+            if is_fine
+            else f"It does not decode with this code: {printable(short(sight.fault, FAULT_SHOWN))}"
         )
         out.put(Padding(Text(says, style="green" if is_fine else "red"), (1, 0, 0, 2)))
     _title(out, "Headers of its sender")
