@@ -22,6 +22,7 @@ NOTHING: Savepoint = ({}, 0, 0)
 NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
 NO_TOUCHED: dict[bytes, None] = {}
 NO_OUTBOX: list[Outgoing] = []
+NO_READS: list["Callable[[Rows], None]"] = []
 Waiters = deque["asyncio.Future[Waiters]"]  # events that wait for one to end, in the order of their coming
 
 
@@ -39,13 +40,14 @@ class Unit:
     # There is one for every event: slots are read in half the time, and most of it is made when it is needed.
     __slots__ = (
         "_cause", "_event_id", "_first", "_touched", "bytes_redeemed", "handler", "in_the_way", "is_ended", "is_live",
-        "is_resting", "is_timed_out", "is_undone", "mark", "outbox", "partition", "record", "rows", "waiters",
+        "is_resting", "is_timed_out", "is_undone", "mark", "outbox", "partition", "reads", "record", "rows", "waiters",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
+        self.reads = NO_READS  # what checks the values that were read, and can be changed in place, at the end
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
         self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark
         self.is_undone = False  # to be handled again: another one is in the way, or the store could not be read
@@ -132,6 +134,12 @@ class Unit:
             self.in_the_way, self.is_undone = owner, True
             raise Unwound
 
+    def check_later(self, check: Callable[[Rows], None]) -> None:
+        """Have *check* look at what was written when the event joins. It may raise."""
+        if self.reads is NO_READS:
+            self.reads = []
+        self.reads.append(check)
+
     # Events to publish.
 
     def publish(self, record: Outgoing) -> None:
@@ -166,6 +174,7 @@ class Unit:
         """Undo everything since `savepoint`."""
         rows, kept, touched = to
         self.rows = dict(rows) if rows else NO_ROWS
+        self.reads = NO_READS
         del self.outbox[kept:]
         while len(self._touched) > touched:
             key, _ = self._touched.popitem()
@@ -176,8 +185,10 @@ class Unit:
     def join(self) -> None:
         """Make the effects, and the event's mark, part of the group that fills.
 
-        Raises EffectsTooLargeError, and then nothing is done.
+        Raises EffectsTooLargeError, and what a check of `check_later` raises; then nothing is done.
         """
+        for check in self.reads:
+            check(self.rows)
         rows, partition, size = self.rows, self.partition, MARK_BYTES
         for key, value in rows.items():
             size += len(key) + RECORD_OVERHEAD if value is None else len(key) + len(value) + RECORD_OVERHEAD
