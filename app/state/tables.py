@@ -395,8 +395,8 @@ class Table(Generic[K, V]):
         return UnreadableRowError(
             f"table {self.name!r}: the row whose key has the digest {digest} cannot be read ({_words(error)}). Older "
             "code wrote it, or it is damaged: give fields that are new a default; or stop the workers, `faust -A app "
-            "state export --topic ... --output FILE`, correct or remove the lines that say `unreadable`, and `state "
-            "import --replace` the file"
+            f"state export --topic {self._topic} --output FILE`, correct or remove the lines that say `unreadable`, "
+            f"`state import --topic {self._topic} --replace FILE`"
         )
 
     def _check_home(self, unit: Unit) -> None:
