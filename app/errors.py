@@ -58,6 +58,10 @@ class UnreadableError(OperatingError):
     """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may."""
 
 
+class UnreadableRowError(OperatingError):
+    """A row of a table cannot be read: older code wrote it, or it is damaged. No event is to blame for that."""
+
+
 class UnsentError(OperatingError):
     """Kafka does not take what has to be sent. Nothing is lost: it is tried again."""
 

@@ -21,7 +21,7 @@ from app.observe import catalogue as c
 from app.observe.health import admin_of
 from app.observe.history import Sample
 from app.observe.metrics import Counts
-from app.state.tables import Table
+from app.state.tables import Row, Table
 from app.wire.codec import codec_of
 from app.wire.envelope import Outcome
 from app.wire.sensitive import hidden, places_in
@@ -168,14 +168,21 @@ def tables_of(app: Famulus) -> dict[str, Table[Any, Any]]:
     return {name: t for s in app.subscriptions.values() for name, t in s.tables.items()}
 
 
-def rows_of(table: Table[Any, Any], after: str | None, limit: int) -> tuple[list[tuple[Any, Any]], str | None]:
+def rows_of(table: Table[Any, Any], after: bytes | None, limit: int) -> tuple[list[Row], str | None]:
     """A page of settled rows, *limit* at most, and what to pass as *after* for the next one, None after the last.
 
-    Raises ValueError when *after* is no key of the table.
+    *after* is what `Table.position` says. Their keys and values are JSON.
     """
-    page = table.items(after=after, limit=limit + 1)
+    page = table.page(after, limit + 1)
     shown, more = page[:limit], len(page) > limit
-    return shown, table.text(shown[-1][0]) if more else None
+    return [_as_raw(row) for row in shown], shown[-1].text if more else None
+
+
+def _as_raw(row: Row) -> Row:
+    try:
+        return row._replace(key=msgspec.Raw(as_json(row.key)), value=msgspec.Raw(as_json(row.value)))
+    except Exception as error:  # noqa: BLE001  # the code of users' types
+        return Row(row.text, msgspec.Raw(as_json(row.text)), msgspec.Raw(b"null"), type(error).__name__)
 
 
 def as_json(value: object) -> bytes:

@@ -33,7 +33,7 @@ from app.console.gathering import (
 from app.console.page import ConsolePage, LivePage
 from app.console.rendering import static
 from app.console.settings import shown
-from app.errors import OperatingError
+from app.errors import OperatingError, UnreadableRowError
 from app.operate.pauses import Pauses, said
 from app.state.tables import Table
 
@@ -167,10 +167,14 @@ def chosen_rows(table: Table[Any, Any], after: str | None, key: str) -> tuple[li
     The row of *key*; where there is none, those whose keys begin with it; without one, those above *after*. Raises
     ValueError when one of them is no key of a table with windows.
     """
-    if key and after is None and (value := _row(table, key)) is not None:
-        return [(key, text_of(value))], None
-    rows, following = rows_of(table, after or key or None, PAGE_ROWS)
-    shown = [(table.text(row_key), text_of(value)) for row_key, value in rows]
+    try:
+        if key and after is None and (value := _row(table, key)) is not None:
+            return [(key, text_of(value))], None
+    except UnreadableRowError as error:
+        return [(key, str(error))], None
+    begin = after or key
+    rows, following = rows_of(table, table.position(begin) if begin else None, PAGE_ROWS)
+    shown = [(row.text, f"cannot be read: {row.unreadable}" if row.unreadable else text_of(row.value)) for row in rows]
     found = [row for row in shown if row[0].startswith(key)]
     return found, following if len(found) == len(shown) else None
 

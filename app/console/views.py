@@ -1,7 +1,8 @@
 """The web views: what the tables hold and how the subscriptions fare, as JSON.
 
     GET /tables/                        the tables
-    GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text
+    GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text; `unreadable` are those of
+                                        that page that cannot be read, with the reason
     GET /tables/NAME/KEY/               one row
     GET /subscriptions/                 what became of the records, and how far each partition is settled
     GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
@@ -27,6 +28,7 @@ from app.console.about import JSON, OBJECT, ROWS, About
 from app.console.base import Page, whole
 from app.console.gathering import failures_of, partitions_of, rows_of, tables_of
 from app.console.metrics import WorkerCollector
+from app.errors import UnreadableRowError
 from app.state.tables import Table
 
 PAGE_ROWS = 100
@@ -59,11 +61,15 @@ class TableRows(Page):
         if table is None:
             return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
         limit = whole(request.query.get("limit", str(PAGE_ROWS)), "limit", 1, PAGE_ROWS_MAX)
+        after = request.query.get("after")
         try:
-            shown, following = rows_of(table, request.query.get("after"), limit)
+            position = None if after is None else table.position(after)
         except ValueError as error:
             return self.refuse(400, f"after is the key of a row: {error}")
-        return self.answer({**_about(table), "rows": shown, "next": following})
+        shown, following = rows_of(table, position, limit)
+        rows = [(row.key, row.value) for row in shown if not row.unreadable]
+        unreadable = [{"key": row.text, "why": row.unreadable} for row in shown if row.unreadable]
+        return self.answer({**_about(table), "rows": rows, "unreadable": unreadable, "next": following})
 
 
 class TableRow(Page):
@@ -81,6 +87,8 @@ class TableRow(Page):
             value = table.at(key)
         except ValueError as error:
             return self.refuse(400, str(error))
+        except UnreadableRowError as error:
+            return self.answer({"error": str(error), "key": key}, 409)
         if value is None:
             return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
         return self.answer({"key": key, "value": value})

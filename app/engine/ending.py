@@ -7,9 +7,16 @@ import asyncio
 from collections.abc import Sequence
 
 from app.engine.dispatch import Handler
-from app.engine.failing import Failing, GivenUp, UnknownTypeError
-from app.engine.rest import Past, Rest, after, after_turn
-from app.errors import DecodeError, HandlerCancelledError, HandlerTimeoutError, InvariantError, OperatingError
+from app.engine.failing import Failing, GivenUp, UnknownTypeError, words
+from app.engine.rest import Past, Rest, after, after_turn, never
+from app.errors import (
+    DecodeError,
+    HandlerCancelledError,
+    HandlerTimeoutError,
+    InvariantError,
+    OperatingError,
+    UnreadableRowError,
+)
 from app.state.unit import Unit, Unwound
 from app.storage.changelog import MARK_BYTES
 
@@ -36,6 +43,8 @@ def failed(  # noqa: PLR0913, PLR0917  # what is known of the attempt
         error = _said(error, handler, is_timed_out=is_timed_out)
     if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
         raise error
+    if (row := _unreadable_row(error)) is not None:
+        raise _halted(row, unit, past)
     return failing.failed(handler, handlers, error, unit, past)
 
 
@@ -93,6 +102,28 @@ def _again(unit: Unit, past: Past | None) -> Rest:
         return Rest(past, after(STORE_RETRY_S))
     past.turn = unit.turn()
     return Rest(past, after(0) if past.turn is None else after_turn(past.turn))
+
+
+def _unreadable_row(error: BaseException) -> UnreadableRowError | None:
+    """The unreadable row that *error* comes from, also where a handler has made another error of it."""
+    left, seen = [error], set[int]()
+    while left:
+        error = left.pop()
+        if isinstance(error, UnreadableRowError):
+            return error
+        if id(error) not in seen:
+            seen.add(id(error))
+            before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+            left += [before] if before is not None else []
+            left += error.exceptions if isinstance(error, BaseExceptionGroup) else []
+    return None
+
+
+def _halted(row: UnreadableRowError, unit: Unit, past: Past | None) -> Rest:
+    """The partition halts before *unit*'s event: the next ones may need the row, too, and no event is to blame."""
+    past = past or Past()
+    past.unit, past.done = None, frozenset()  # all handlers run anew when the row is mended
+    return Rest(past, never, halts=f"{words(unit.record)} is not handled, and nothing after it: {row}")
 
 
 def _bury(failing: Failing, error: BaseException, unit: Unit, past: Past | None) -> None:

@@ -113,7 +113,7 @@ class Flow:
 
     def renewed(self, begin: int) -> "Flow":
         """A new flow for the same partition of a subscription that remembers nothing."""
-        state = Partition(self.tp.partition, None, self.state.group_bytes)
+        state = Partition(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
         return Flow(self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin)
 
     # In.

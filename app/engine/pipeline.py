@@ -138,7 +138,7 @@ class Pipeline:
                         gate.let_all_pass()
             if unit.is_undone:
                 raise Unwound  # noqa: TRY301  # its handler did not let it pass
-            if unit.mark or unit.rows or unit.outbox:
+            if unit.mark or unit.rows or unit.outbox or unit.reads:
                 unit.join()
             if past is not None:
                 self._end(unit, past)

@@ -82,7 +82,7 @@ class Subscription:
         if not name or "\0" in name:
             raise ConfigError(f"table name {name!r}: at least one character, and no zero byte")
         self._names_taken[name] = self
-        table = Table(name, key, value, default, self.held, help)
+        table = Table(name, key, value, default, self.held, help, self.topic_name)
         self.tables[name] = table
         return table
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from app.state.dedupe import Dedupe
 from app.state.partition import Rows
-from app.state.windows import Window, in_window, start_of
+from app.state.windows import START_BYTES, TIME_MAX_MS, Window, in_window, start_of
 from app.storage.changelog import PACK, RECORD_OVERHEAD, period_of
 from app.storage.store import Store
 
@@ -27,6 +27,7 @@ class Expiry:
         self._windows = windows
         self._oldest_period: int | None = None  # of the packs there are, at least; None: nobody looked
         self._oldest_start = dict.fromkeys(windows, 0)  # of the windows that have rows, at least
+        self._strays = set(windows)  # tables that may have rows of windows that no calendar has, of earlier versions
 
     def packs(self, stream_ms: int) -> dict[bytes, bytes]:
         """The oldest packs, if nobody can ask for their marks any more."""
@@ -50,10 +51,12 @@ class Expiry:
         found: Rows = {}
         for prefix, window in self._windows.items():
             limit_ms = window.expired_before(stream_ms)
+            if prefix in self._strays:
+                room = self._add_strays(prefix, found, room)
             if self._oldest_start[prefix] >= limit_ms:
                 continue
             for key, _ in self._store.items(prefix, in_window(max(self._oldest_start[prefix], 0), b"")):
-                self._oldest_start[prefix] = start_of(key[len(prefix) :])
+                self._oldest_start[prefix] = _start(key[len(prefix) :])
                 room -= len(key) + RECORD_OVERHEAD
                 if self._oldest_start[prefix] >= limit_ms or len(found) >= ROWS_AT_ONCE or room < 0:
                     break
@@ -62,11 +65,32 @@ class Expiry:
                 self._oldest_start[prefix] = limit_ms
         return found
 
+    def _add_strays(self, prefix: bytes, found: Rows, room: int) -> int:
+        """Add rows of windows after 9999 or before 1970 to *found*, which sort last; returns the *room* that is left.
+
+        No event reaches them, and no time would remove them.
+        """
+        window = self._windows[prefix]
+        for key, _ in self._store.items(prefix, in_window(TIME_MAX_MS + 1, b"")):
+            if not window.is_stray(_start(key[len(prefix) :])):
+                continue
+            if len(found) >= ROWS_AT_ONCE or room < len(key) + RECORD_OVERHEAD:
+                return room
+            room -= len(key) + RECORD_OVERHEAD
+            found[key] = None
+        self._strays.discard(prefix)
+        return room
+
     def written(self, rows: Rows, packs: Iterable[bytes]) -> None:
         """*rows* and *packs* come into the store after what was looked at: some may be older than what is there."""
         for prefix in self._windows:
-            starts = [start_of(key[len(prefix) :]) for key, value in rows.items()
+            starts = [_start(key[len(prefix) :]) for key, value in rows.items()
                       if value is not None and key.startswith(prefix)]  # fmt: skip
             self._oldest_start[prefix] = min([self._oldest_start[prefix], *starts])
         if self._oldest_period is not None:
             self._oldest_period = min([self._oldest_period, *map(period_of, packs)])
+
+
+def _start(raw: bytes) -> int:
+    """When the window of a row begins; of one that was written when its table had no windows: never."""
+    return start_of(raw) if len(raw) >= START_BYTES else TIME_MAX_MS

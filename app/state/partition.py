@@ -64,12 +64,14 @@ class Group:
 class Partition:
     """One partition of a subscription at work. *store* None: the subscription remembers nothing.
 
-    *group_bytes* is what one group may have, since all of it is one record batch. *owners* says which suspended event
+    *group_bytes* is what one group may have, since all of it is one record batch. *topic* is the source's name, by
+    which tables know whether they are its own. *owners* says which suspended event
     a row or a mark belongs to, see `unit`. *applied* counts the groups that reached the store.
     """
 
-    def __init__(self, number: int, store: Store | None, group_bytes: int) -> None:
+    def __init__(self, number: int, store: Store | None, group_bytes: int, topic: str = "") -> None:
         self.number = number
+        self.topic = topic
         self.store = store
         self.group_bytes = group_bytes
         self.owners: dict[bytes, Any] = {}  # Any: of `unit.Unit`, which knows this module

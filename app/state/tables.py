@@ -13,57 +13,92 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, overload
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import faust
 import msgspec
 
-from app.errors import DecodeError
+from app.errors import UnreadableRowError
 from app.state import windows
-from app.state.partition import Partition
+from app.state.coding import RefusedError, difference, fault_of, is_mutable, key_coder, name_of, refused, value_coder
+from app.state.partition import Partition, Rows
 from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
 from app.storage.changelog import row_key
-from app.wire.codec import codec_of, fault_in
 from app.wire.sensitive import hidden, places_at
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
-Coder = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]  # Any: of the table's own types
+HEX = "hex:"  # begins the text of a key that is none of the table: its bytes in hexadecimal follow
+
+
+class Row(NamedTuple):
+    """A row for pages: the *text* of its key, the key and the value, and why it cannot be read, empty where it can."""
+
+    text: str
+    key: Any
+    value: Any
+    unreadable: str = ""
 
 
 class Table(Generic[K, V]):
     """Rows of type *value* by keys of type *key*; a missing row reads as `default()` where a default is given.
 
     Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal, UUID, datetime,
-    lists, dicts. *held* has the partitions of this worker by their numbers. A row or an event's rows that are too large
-    to be settled in one piece send the event to the dead letter topic.
+    lists, dicts. *held* has the partitions of this worker by their numbers, *topic* is the source whose handlers may
+    change it. A row or an event's rows that are too large to be settled in one piece send the event to the dead letter
+    topic; so does what could not be read again: TypeError or ValueError, where it is written. A row that cannot be read
+    raises UnreadableRowError, which stops the partition: no event is to blame for it.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # all that a table is
         self, name: str, key: type[K], value: type[V], default: Callable[[], V] | None,
-        held: Mapping[int, Partition], help: str = "",  # noqa: A002
+        held: Mapping[int, Partition], help: str = "", topic: str = "",  # noqa: A002
     ) -> None:  # fmt: skip
         self.name = name
-        self.help = help or f"Rows by {key.__name__}."
+        self.help = help or f"Rows by {name_of(key)}."
         self.prefix = row_key(name)
         self.window: Window | None = None
         self._default = default
         self._held = held
+        self._topic = topic
         self._key = key
-        self._encode_key, self._decode_key = _key_coder(key)
-        self._encode, self._decode = _value_coder(value)
+        self._keys, self._values = key_coder(key), value_coder(value)
+        self._encode_key, self._plain_key = self._keys.encode, self._keys.plain
+        self._encode, self._plain, self._decode = self._values.encode, self._values.plain, self._values.decode
+        self._is_mutable = is_mutable(value)
         self._hidden = places_at(value)
 
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
 
     def __getitem__(self, key: K) -> V:
-        return self._get(self._row(key), key)
+        row = self._row(key)
+        raw = self._read(row)
+        if raw is None:
+            return self._missing(row, key)
+        if self._is_mutable:
+            return self._value(row, raw)
+        try:  # as `_value`, which is a call more
+            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise self._unreadable(row, error) from None
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._unit().write(self._row(key), self._encode(value))
+        self._write(self._row(key), value)
+
+    def _write(self, row: bytes, value: V) -> None:
+        try:
+            raw = self._encode(value) if type(value) is self._plain else self._values.checked(value)
+        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+            raise self._refused("value", self._values.name, error) from None
+        unit = current_unit()  # as `_unit`, which is a call more
+        if unit is None or unit.partition.topic != self._topic:
+            unit = self._unit()
+        unit.write(row, raw)
 
     def __delitem__(self, key: K) -> None:
         if key not in self:
@@ -79,8 +114,13 @@ class Table(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: K, default: D | None = None) -> V | D | None:
         """The row's value, or *default* when there is no such row."""
-        raw = self._read(self._row(key))
-        return default if raw is None else self._decode(raw)
+        row = self._row(key)
+        raw = self._read(row)
+        if raw is not None:
+            return self._value(row, raw)
+        if self._is_mutable and default is not None:
+            self._check_later(row, default)
+        return default
 
     def set(self, key: K, value: V) -> None:
         """The same as `table[key] = value`."""
@@ -88,24 +128,42 @@ class Table(Generic[K, V]):
 
     def pop(self, key: K, *default: V) -> V:
         """Delete the row and return its value. Raises KeyError when it is missing and no *default* is given."""
-        raw = self._read(self._row(key))
+        row = self._row(key)
+        raw = self._read(row)
         if raw is None:
             if default:
                 return default[0]
             raise KeyError(key)
-        self._unit().write(self._row(key), None)
-        return self._decode(raw)  # type: ignore[no-any-return]
+        value = self._decoded(row, raw)
+        self._unit().write(row, None)
+        return value
 
     def items(self, after: str | None = None, limit: int | None = None) -> list[tuple[K, V]]:
         """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most.
 
         The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises ValueError when
-        *after* is no such text.
+        *after* is no such text, UnreadableRowError for a row that cannot be read.
         """
-        start = b"" if after is None else after.encode() if self.window is None else windows.from_text(after)
-        every = heapq.merge(*(self.settled(partition, start) for partition in self.partitions))
-        later = ((raw, value) for raw, value in every if after is None or raw != start)
-        return [(self._to_key(raw), self._decode(value)) for raw, value in itertools.islice(later, limit)]
+        found = []
+        for raw, value in self._later(None if after is None else self.position(after), limit):
+            try:
+                key = self._to_key(raw)
+            except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+                raise self._unreadable(self.prefix + raw, error) from None
+            found.append((key, self._decoded(self.prefix + raw, value)))
+        return found
+
+    def page(self, after: bytes | None, limit: int) -> list[Row]:
+        """The same with rows that cannot be read, above the key whose bytes `position` gave."""
+        return [self._shown_row(raw, value) for raw, value in self._later(after, limit)]
+
+    def _later(self, after: bytes | None, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
+        every = heapq.merge(*(self.settled(partition, after or b"") for partition in self.partitions))
+        return itertools.islice(((raw, value) for raw, value in every if raw != after), limit)
+
+    def _shown_row(self, raw: bytes, value: bytes) -> Row:
+        text, why = self.key_text(raw), self.fault(raw, value)
+        return Row(text, text, None, why) if why else Row(text, self._to_key(raw), self._decode(value))
 
     def settled(self, partition: int, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Settled rows of one partition as bytes, in the order of their keys, from *start* on."""
@@ -118,14 +176,36 @@ class Table(Generic[K, V]):
         """The text of a key that `items` gave, as it stands in a URL and is passed as *after*."""
         return str(key) if self.window is not None else self._encode_key(key).decode()
 
+    def key_text(self, raw: bytes) -> str:
+        """The text of any row's key, for people and as *after*; bytes that are no key are in hexadecimal."""
+        try:
+            text = windows.text_of(raw) if self.window is not None else raw.decode()
+            if self.position(text) == raw:
+                return text
+        except (ValueError, OverflowError):
+            pass
+        return HEX + raw.hex()
+
+    def position(self, after: str) -> bytes:
+        """The bytes of a key whose text is passed as *after*. Raises ValueError when it is none."""
+        raw = _from_hex(after)
+        if raw is not None:
+            return raw
+        return after.encode() if self.window is None else windows.from_text(after)
+
     def at(self, text: str) -> V | None:
-        """The settled row that the text of a key, as in a URL, stands for. Raises ValueError when it is no such key."""
+        """The settled row that the text of a key, as in a URL, stands for.
+
+        Raises ValueError when it is no such key, UnreadableRowError when the row cannot be read.
+        """
         try:
             key = self._from_text(text)
-        except (msgspec.DecodeError, DecodeError, ValueError) as error:
-            raise ValueError(f"{text!r} is no key of table {self.name}: {error}") from None
-        raw = self._read(self.prefix + key)
-        return None if raw is None else self._decode(raw)
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            why = str(error) if isinstance(error, ValueError) else fault_of(error)[1]
+            raise ValueError(f"{text!r} is no key of table {self.name}: {why}") from None
+        row = self.prefix + key
+        raw = self._read(row)
+        return None if raw is None else self._decoded(row, raw)
 
     @property
     def partitions(self) -> list[int]:
@@ -148,25 +228,49 @@ class Table(Generic[K, V]):
 
     def in_window(self, start_ms: int, key: K) -> V:
         """The row of one window. Raises KeyError when there is none and the table has no default."""
-        return self._get(self.prefix + windows.in_window(start_ms, self._encode_key(key)), key)
+        row = self._window_row(start_ms, key)
+        raw = self._read(row)
+        return self._missing(row, key) if raw is None else self._value(row, raw)
 
     def set_in_window(self, start_ms: int, key: K, value: V) -> None:
         """Set the row of one window."""
-        self._unit().write(self.prefix + windows.in_window(start_ms, self._encode_key(key)), self._encode(value))
+        self._write(self._window_row(start_ms, key), value)
 
     def now_ms(self) -> int:
-        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970."""
+        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970.
+
+        The wall clock's, too, for an event after the year 9999, since the stream's time is never ahead of it; 0 for one
+        before 1970.
+        """
         unit = current_unit()
-        return time.time_ns() // 1_000_000 if unit is None else unit.record.timestamp
+        if unit is None or unit.record.timestamp > windows.TIME_MAX_MS:
+            return time.time_ns() // 1_000_000
+        return max(unit.record.timestamp, 0)
 
     # As the changelog has rows, and as people read them.
 
+    def fault(self, key: bytes, value: bytes) -> str:
+        """Why a row of the changelog cannot be read, without payload; empty when it can."""
+        try:
+            self._to_key(key)
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            return f"its key, {_words(error)}"
+        try:
+            self._decode(value)
+        except Exception as error:  # noqa: BLE001  # as above
+            return _words(error)
+        return ""
+
     def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
         """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
-        try:
-            return msgspec.json.encode(self._to_key(key)), self._encode(self._decode(value))
-        except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
-            raise ValueError(_fault_of(error)) from None
+        if why := self.fault(key, value):
+            raise ValueError(why)
+        return self.key_json(key), self._encode(self._decode(value))
+
+    def key_json(self, raw: bytes) -> bytes:
+        """The key of a row as JSON. Raises what decoding it does."""
+        key = self._to_key(raw)
+        return self._encode_key(key) if isinstance(key, faust.Record) else msgspec.json.encode(key)
 
     def shown(self, key: bytes, value: bytes) -> bytes:
         """The value that `as_json` gives, for people: without what is sensitive. Raises as that does."""
@@ -174,18 +278,28 @@ class Table(Generic[K, V]):
 
     def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
         """The row of the changelog that such JSON stands for. Raises ValueError that says what is wrong in it."""
+        raw = self.key_from_json(key)
         try:
-            return self._key_from_json(key), self._encode(self._decode(value))
-        except (msgspec.MsgspecError, DecodeError, ValueError, TypeError) as error:
-            raise ValueError(_fault_of(error)) from None
+            return raw, self._values.checked(self._decode(value))
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise ValueError(_words(error)) from None
+
+    def key_from_json(self, raw: bytes) -> bytes:
+        """The key of the row. Raises as `from_json` does."""
+        try:
+            return self._key_from_json(raw)
+        except Exception as error:  # noqa: BLE001  # as above
+            raise ValueError(_words(error)) from None
 
     def _key_from_json(self, raw: bytes) -> bytes:
         if self.window is None:
-            return self._encode_key(msgspec.json.decode(raw, type=self._key))
+            if isinstance(self._key, type) and issubclass(self._key, faust.Record):
+                return self._keys.canonical(self._keys.decode(raw))
+            return self._keys.canonical(msgspec.json.decode(raw, type=self._key))
         key = windows.from_text(msgspec.json.decode(raw, type=str))
-        self._decode_key(key[windows.START_BYTES :])
+        self._keys.decode(key[windows.START_BYTES :])
         if windows.start_of(key) % self.window.step_ms:
-            raise ValueError("no window of the table begins at that time")
+            raise windows.NoWindowError("no window of the table begins at that time")
         return key
 
     def event_key(self, key: bytes) -> bytes:
@@ -195,19 +309,41 @@ class Table(Generic[K, V]):
     # By keys as they are in the changelog.
 
     def _row(self, key: K) -> bytes:
-        return self.prefix + self._encode_key(key)
+        try:
+            return self.prefix + (self._encode_key(key) if type(key) is self._plain_key else self._keys.canonical(key))
+        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+            raise self._refused("key", self._keys.name, error) from None
 
-    def _get(self, row: bytes, key: K) -> V:
-        raw = self._read(row)
-        if raw is not None:
-            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+    def _window_row(self, start_ms: int, key: K) -> bytes:
+        return self.prefix + windows.in_window(start_ms, self._row(key)[len(self.prefix) :])
+
+    def _missing(self, row: bytes, key: K) -> V:
+        """The default. Raises KeyError when there is none."""
         if self._default is None:
             raise KeyError(key)
-        return self._default()
+        value = self._default()
+        if self._is_mutable:
+            self._check_later(row, value)
+        return value
+
+    def _value(self, row: bytes, raw: bytes) -> V:
+        """The value in *raw*. One that can be changed in place is looked at again at the event's end."""
+        value = self._decoded(row, raw)
+        if self._is_mutable:
+            self._check_later(row, value, raw)
+        return value
+
+    def _decoded(self, row: bytes, raw: bytes) -> V:
+        try:
+            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise self._unreadable(row, error) from None
 
     def _read(self, row: bytes) -> bytes | None:
         unit = current_unit()
         if unit is not None and not unit.is_ended:
+            if unit.partition.topic != self._topic:
+                self._check_home(unit)
             return unit.row(row)
         stores = (p.store for p in self._held.values() if p.store is not None and p.store.is_open)
         return next((raw for store in stores if (raw := store.get(row)) is not None), None)
@@ -216,42 +352,85 @@ class Table(Generic[K, V]):
         unit = current_unit()
         if unit is None:
             raise TypeError(f"table {self.name!r} can only be changed inside a handler")
+        self._check_home(unit)
         return unit
 
+    # What was read and changed in place would be lost.
+
+    def _check_later(self, row: bytes, value: Any, raw: bytes | None = None) -> None:  # Any: or a default of its own
+        unit = current_unit()
+        if unit is None or unit.is_ended:
+            return
+        try:
+            before = raw if raw is not None else self._encode(value)
+        except Exception:  # noqa: BLE001  # a default that is no value of the table
+            return
+        unit.check_later(partial(self._check_unchanged, row, value, before, is_row=raw is not None))
+
+    def _check_unchanged(self, row: bytes, value: Any, before: bytes, rows: Rows, *, is_row: bool) -> None:
+        """Raise TypeError when *value*, *before* when it was read, differs now, and the row was not written since."""
+        if row in rows and not (is_row and rows[row] is before):
+            return
+        try:
+            if self._encode(value) == before:
+                return
+            is_same = is_row and difference(value, self._decode(before)) is None  # other bytes may say the same
+        except Exception:  # noqa: BLE001  # it was changed into what cannot be encoded
+            is_same = False
+        if not is_same:
+            raise TypeError(
+                f"a value of table {self.name!r} was changed in place and not written back, so the change would be "
+                "lost: assign it (`table[key] = value`), or change a copy"
+            )
+
+    # What goes wrong, in words without payload.
+
+    def _refused(self, what: str, kind: str, error: Exception) -> Exception:
+        fault = error if isinstance(error, RefusedError) else refused(error)
+        made = TypeError if fault.is_type else ValueError
+        return made(f"table {self.name!r} takes no such {what}, its {what}s are of type {kind}: {fault}")
+
+    def _unreadable(self, row: bytes, error: Exception) -> UnreadableRowError:
+        digest = blake2b(row[len(self.prefix) :], digest_size=8).hexdigest()
+        return UnreadableRowError(
+            f"table {self.name!r}: the row whose key has the digest {digest} cannot be read ({_words(error)}). Older "
+            "code wrote it, or it is damaged: give fields that are new a default; or stop the workers, `faust -A app "
+            f"state export --topic {self._topic} --output FILE`, correct or remove the lines that say `unreadable`, "
+            f"`state import --topic {self._topic} --replace FILE`"
+        )
+
+    def _check_home(self, unit: Unit) -> None:
+        """Raise TypeError when the event is of another subscription than the table, where both are known."""
+        here, there = self._topic, unit.partition.topic
+        if here != there and here and there:
+            raise TypeError(
+                f"table {self.name!r} belongs to the subscription of {here!r}, and this event is of {there!r}: publish "
+                f"an event to {here!r} whose handler does it, or declare the table at the subscription of {there!r}"
+            )
+
     def _to_key(self, raw: bytes) -> Any:  # Any: the table's key, or a text
-        return self._decode_key(raw) if self.window is None else windows.text_of(raw)
+        if self.window is None:
+            return self._keys.decode(raw)
+        self._keys.decode(raw[windows.START_BYTES :])
+        return windows.text_of(raw)
 
     def _from_text(self, text: str) -> bytes:
-        if self.window is not None:
-            return windows.from_text(text)
-        return self._encode_key(self._decode_key(text.encode()))
+        if self.window is not None or _from_hex(text) is not None:
+            return self.position(text)
+        return self._keys.canonical(self._keys.decode(text.encode()))
 
 
-def _fault_of(error: Exception) -> str:
-    """What is wrong, in names and types only: msgspec quotes some values."""
-    return str(fault_in(error) if isinstance(error, msgspec.ValidationError) else error)
+def _from_hex(text: str) -> bytes | None:
+    """The bytes that a text in hexadecimal stands for, None for any other text."""
+    try:
+        return bytes.fromhex(text[len(HEX) :]) if text.startswith(HEX) else None
+    except ValueError:
+        return None
 
 
-def _value_coder(of: Any) -> Coder:
-    """How values of one type become bytes and come back."""
-    if isinstance(of, type) and issubclass(of, faust.Record):
-        codec = codec_of(of)
-        return codec.encode, codec.decode
-    return msgspec.json.encode, msgspec.json.Decoder(of).decode
-
-
-def _key_coder(of: Any) -> Coder:
-    """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
-    if of is str:
-        return str.encode, bytes.decode
-    if isinstance(of, type) and issubclass(of, faust.Record):
-        return _value_coder(of)
-    decoder = msgspec.json.Decoder(of)
-
-    def decode(raw: bytes) -> Any:
-        try:
-            return decoder.decode(raw)
-        except msgspec.DecodeError:
-            return decoder.decode(b'"' + raw + b'"')
-
-    return (lambda key: msgspec.json.encode(key).strip(b'"')), decode
+def _words(error: Exception) -> str:
+    """Where something is wrong and what, in names and types only."""
+    if isinstance(error, (RefusedError, windows.NoWindowError)):
+        return str(error)
+    path, reason = fault_of(error)
+    return f"{path}: {reason}"

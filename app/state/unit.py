@@ -27,6 +27,7 @@ NOTHING: Savepoint = ({}, 0, 0)
 NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
 NO_TOUCHED: dict[bytes, None] = {}
 NO_OUTBOX: list[Outgoing] = []
+NO_READS: list["Callable[[Rows], None]"] = []
 Waiters = deque["asyncio.Future[Waiters]"]  # events that wait for one to end, in the order of their coming
 
 
@@ -48,13 +49,14 @@ class Unit:
     __slots__ = (
         "_cause", "_event_id", "_first", "_touched", "_unchecked", "bytes_redeemed", "handler", "in_the_way",
         "is_discarded", "is_ended", "is_live", "is_resting", "is_stopped", "is_timed_out", "is_undone", "mark",
-        "outbox", "partition", "record", "rows", "waiters",
+        "outbox", "partition", "reads", "record", "rows", "waiters",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
+        self.reads = NO_READS  # what checks the values that were read, and can be changed in place, at the end
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
         self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark
         self.is_undone = False  # to be handled again: another one is in the way, or the store could not be read
@@ -144,6 +146,12 @@ class Unit:
             self.in_the_way, self.is_undone = owner, True
             raise Unwound
 
+    def check_later(self, check: Callable[[Rows], None]) -> None:
+        """Have *check* look at what was written when the event joins. It may raise."""
+        if self.reads is NO_READS:
+            self.reads = []
+        self.reads.append(check)
+
     # Events to publish.
 
     def publish(self, record: Outgoing) -> None:
@@ -199,7 +207,9 @@ class Unit:
 
     def passed(self) -> "Unit":
         """End the attempt, which has succeeded. Returns the unit of the event's next handler, with its effects."""
-        return self._left(self.rows, self._checked(), self._touched)
+        unit = self._left(self.rows, self._checked(), self._touched)
+        unit.reads = self.reads
+        return unit
 
     def _left(self, rows: Rows, outbox: list[Outgoing], touched: Iterable[bytes]) -> "Unit":
         """What is left of the event for its next attempt. This unit has ended, and owns nothing."""
@@ -224,8 +234,10 @@ class Unit:
     def join(self) -> None:
         """Make the effects, and the event's mark, part of the group that fills.
 
-        Raises EffectsTooLargeError, and then nothing is done.
+        Raises EffectsTooLargeError, and what a check of `check_later` raises; then nothing is done.
         """
+        for check in self.reads:
+            check(self.rows)
         rows, partition, size = self.rows, self.partition, MARK_BYTES
         for key, value in rows.items():
             size += len(key) + RECORD_OVERHEAD if value is None else len(key) + len(value) + RECORD_OVERHEAD

@@ -6,9 +6,11 @@
     per_hour[event.customer_id].delta(timedelta(hours=1))       # the hour before
 
 An event's time is its record's timestamp, so an event that is handled again counts in the same window. Windows begin at
-multiples of the step since 1970.
+multiples of the step since 1970. A time that no calendar has, such as one in microseconds, is taken for the worker's,
+one before 1970 for its beginning: rows of such windows would never be removed, and they would sort before all others.
 """
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,13 @@ V = TypeVar("V")
 K_contra = TypeVar("K_contra", contravariant=True)
 _start = struct.Struct(">q")
 START_BYTES = _start.size
+TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
+STRAY_MAX_MS = 0x20 << 56  # above: no time at all, but the text of a key in a table that had no windows once
+_number = re.compile(r"(-?\d{1,19}) ms")  # stands for a time that no calendar has
+
+
+class NoWindowError(ValueError):
+    """A key, or its text, has no window's beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +49,15 @@ class Window:
         return cls(*lengths)
 
     def starts(self, at_ms: int) -> range:
-        """When the windows begin that *at_ms* lies in, the oldest first."""
+        """When the windows begin that *at_ms* lies in, the oldest first; none before 1970 for a time after it."""
         newest = at_ms - at_ms % self.step_ms
         oldest = newest - (self.size_ms - 1 - at_ms % self.step_ms) // self.step_ms * self.step_ms
-        return range(oldest, newest + 1, self.step_ms)
+        return range(max(oldest, 0) if at_ms >= 0 else oldest, newest + 1, self.step_ms)
+
+    def is_stray(self, start_ms: int) -> bool:
+        """Whether a window begins then that no event reaches: earlier versions wrote rows of such ones."""
+        is_outside = -(1 << 56) < start_ms < 0 or TIME_MAX_MS < start_ms < STRAY_MAX_MS
+        return is_outside and not start_ms % self.step_ms
 
     def expired_before(self, stream_ms: int) -> int:
         """Windows that begin before this are kept no more at the stream's time *stream_ms*."""
@@ -56,20 +70,36 @@ def in_window(start_ms: int, key: bytes) -> bytes:
 
 
 def start_of(raw: bytes) -> int:
-    """When the window of such a key begins, milliseconds since 1970."""
+    """When the window of such a key begins, milliseconds since 1970. Raises NoWindowError when it is none."""
+    if len(raw) < START_BYTES:
+        raise NoWindowError("the key has no window's beginning")
     return int(_start.unpack_from(raw)[0])
 
 
 def text_of(raw: bytes) -> str:
-    """Such a key for people: the window's beginning, a slash, the key."""
-    begin = datetime.fromtimestamp(start_of(raw) / 1000, UTC)
-    return f"{begin.isoformat()}/{raw[START_BYTES:].decode('utf-8', 'backslashreplace')}"
+    """Such a key for people: the window's beginning, a slash, the key. Raises as `start_of` does.
+
+    A beginning that no calendar has is a number.
+    """
+    start_ms, key = start_of(raw), raw[START_BYTES:].decode("utf-8", "backslashreplace")
+    try:
+        return f"{datetime.fromtimestamp(start_ms / 1000, UTC).isoformat()}/{key}"
+    except (ValueError, OverflowError, OSError):
+        return f"{start_ms} ms/{key}"
 
 
 def from_text(text: str) -> bytes:
-    """The bytes that such a text stands for; without a zone its time is UTC. Raises ValueError when it is none."""
+    """The bytes that such a text stands for; without a zone its time is UTC. Raises NoWindowError when it is none."""
     written, _, key = text.partition("/")
-    begin = datetime.fromisoformat(written)
+    if number := _number.fullmatch(written):
+        try:
+            return in_window(int(number[1]), key.encode())
+        except struct.error:
+            raise NoWindowError("more milliseconds than a time has") from None
+    try:
+        begin = datetime.fromisoformat(written)
+    except ValueError as error:
+        raise NoWindowError(str(error)) from None
     begin = begin if begin.tzinfo is not None else begin.replace(tzinfo=UTC)
     return in_window(round(begin.timestamp() * 1000), key.encode())
 

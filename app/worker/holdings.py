@@ -121,7 +121,7 @@ class Holdings:
 
     def _hold(self, tp: TP, replica: Replica | None, settler: Settler | None) -> None:
         store = replica.store if replica is not None else None
-        partition = Partition(tp.partition, store, self.group_bytes)
+        partition = Partition(tp.partition, store, self.group_bytes, tp.topic)
         raw = store.get(PROCESSED) if store is not None else None
         partition.processed = decode_processed(raw) if raw is not None else None
         if store is not None:

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from app.dev.worker import WorkerProcess
 from app.state.windows import start_of
 from app.storage.changelog import row_key
 from tests.integration.commands import faust
+from tests.integration.conftest import settings_of
 from tests.integration.house import SLEEPING, House, wait_for
 
 TYPES_MODEL = """
@@ -180,3 +182,64 @@ def test_what_is_read_outside_a_handler_is_settled(house: House) -> None:
     settled = {"rows": {"a": 11, "shared": 1}, "a": 11, "is_there": True, "default": 11}
     assert worker.get("/look/")["page"] == settled
     wait_for(lambda: worker.get("/look/")["timer"] == [settled])
+
+
+STATS = """
+from faust import Record
+
+
+class Stats(Record):
+    n: int{last}
+
+
+stats = things.Table("stats", key=str, value=Stats, default=lambda: Stats(n=0, **MORE))
+
+
+@handles(Thing)
+async def note(thing: Thing) -> None:
+    stats[thing.key] = Stats(n=stats[thing.key].n + 1, **MORE)
+
+
+MORE = {more}
+"""
+
+
+def test_a_row_that_older_code_wrote_stops_its_partition_in_words(house: House, tmp_path: Path) -> None:
+    """Pages, exports and the other partition go on without it; when its class has a default, its events are handled."""
+    house.build(STATS.format(last="", more={}), partitions=2)
+    settings = settings_of(house.kafka, tmp_path / "command")
+    worker = house.start()
+    house.send(house.thing("old", partition=0), house.thing("other", partition=0), house.thing("else", partition=1))
+    house.wait_settled(3, worker)
+    assert worker.stop() == 0
+
+    house.change(STATS.format(last="\n    last: str", more={"last": "x"}))
+    worker = house.start()
+    house.send(house.thing("old", 1, partition=0), house.thing("new", 1, partition=1))
+    wait_for(lambda: worker.answer("/readyz")[0] == 503)
+    why = worker.answer("/readyz")[1]["why"]
+    assert "table 'stats': the row whose key has the digest" in why
+    assert "$: Object missing required field `last`" in why
+    wait_for(lambda: "new" in worker.rows("stats"))
+    page = worker.get("/tables/stats/")
+    assert page["rows"] == [["new", {"n": 1, "last": "x"}]]
+    missing = "$: Object missing required field `last`"
+    assert page["unreadable"] == [{"key": key, "why": missing} for key in ("else", "old", "other")]
+    assert [worker.get(f"/tables/stats/?limit=1&after={key}")["next"] for key in ("else", "old")] == ["new", None]
+    status, answer = worker.answer("/tables/stats/old/")
+    assert (status, answer["key"], missing in answer["error"]) == (409, "old", True)
+    assert house.outcomes(worker)["dead_lettered"] == 0
+    code, output = faust("state", "export", cwd=house.checkout, **settings)
+    assert (code, "3 of them cannot be read (stats: 3)" in output) == (1, True), output
+    assert output.count(missing) == 3
+    assert worker.stop() == 0
+    code, output = faust("state", "verify", cwd=house.checkout, **settings)
+    assert (code, output.count("rows that cannot be read: stats: ")) == (1, 2), output
+
+    house.change(STATS.format(last='\n    last: str = ""', more={"last": "x"}))
+    worker = house.start()
+    house.wait_settled(5, worker)
+    rows = {"else": (1, ""), "new": (1, "x"), "old": (2, "x"), "other": (1, "")}
+    assert worker.rows("stats") == {key: {"n": n, "last": last} for key, (n, last) in rows.items()}
+    assert house.outcomes(worker)["dead_lettered"] == 0
+    assert faust("state", "export", cwd=house.checkout, **settings)[0] == 0

@@ -115,3 +115,17 @@ async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> N
         assert partition.row(row) == desk.store.get(row) == (b"1" if stream_ms < 15 else None)
         partition.settled(None)
         assert partition.row(row) == (b"1" if stream_ms < 15 else None)
+
+
+async def test_rows_of_windows_that_no_calendar_has_are_removed(tmp_path: Path) -> None:
+    """Events in microseconds left them in earlier versions. Rows of a table that had no windows then stay."""
+    prefix = row_key("w")
+    old = {prefix + key: b"1" for key in (b"a", b"customer-12", b"\xc3\xa4" * 9)}
+    strays: Any = {prefix + in_window(start, b"k"): b"1" for start in (1_796_092_800_000_000, -10, 253_402_300_800_000)}
+    desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
+    await desk.settle({**old, **strays, prefix + in_window(20, b"k"): b"1", A: b"1"}, stream_ms=14)
+    later = await Desk(tmp_path / "later", desk.log, windows={prefix: Window(10, 10, 5)}).claim()
+    assert strays.keys() <= later.kept.rows.keys()
+    for stream_ms in (14, 15, 100):
+        assert await later.settle({}, stream_ms=stream_ms)
+    assert set(later.kept.rows) == set(fold(later.log).rows) == {A, *old}

@@ -1,7 +1,8 @@
 """`state verify`: what the stores of this machine hold beside what the changelogs say, by a fold of another make."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.inspection.statelog import Fold, Logs, Progressed, places_of, reading
-from app.state import windows
 from app.storage.changelog import (
     ATTEMPTS,
     CLAIM,
@@ -31,7 +31,10 @@ from app.storage.store import DAMAGED, EPOCH, POSITION
 
 @dataclass(frozen=True)
 class Verdict:
-    """One partition: what the log says, the *position* of the store, None where there is none, how they differ."""
+    """One partition: what the log says, the *position* of the store, None where there is none, how they differ.
+
+    *unreadable* counts the rows by table that are not what their table says.
+    """
 
     at: TopicPartition
     rows: int
@@ -40,6 +43,7 @@ class Verdict:
     end: int  # of the log
     position: int | None
     differences: list[str]
+    unreadable: Counter[str] = field(default_factory=Counter)
 
 
 async def verified(app: Famulus, subscriptions: Iterable[Subscription], progressed: Progressed) -> list[Verdict]:
@@ -73,7 +77,20 @@ async def _verdict(
     fold = await logs.fold(at, progressed, until=position)
     if store is not None and position is not None:
         found = differences(subscription, fold, store, position)
-    return Verdict(at, len(fold.rows), len(fold.marks), fold.epoch, fold.end, position, found)
+    return Verdict(
+        at, len(fold.rows), len(fold.marks), fold.epoch, fold.end, position, found, unreadable_rows(subscription, fold)
+    )
+
+
+def unreadable_rows(subscription: Subscription, fold: Fold) -> Counter[str]:
+    """How many rows of which tables are not what their table says."""
+    found: Counter[str] = Counter()
+    for row, value in fold.rows.items():
+        name, key = table_and_key(row)
+        table = subscription.tables.get(name)
+        if table is not None and table.fault(key, value):
+            found[name] += 1
+    return found
 
 
 def lock_folder(app: Famulus) -> None:
@@ -146,8 +163,7 @@ def _name(subscription: Subscription, key: bytes) -> str:
     if key[:1] == ROW:
         name, inner = table_and_key(key)
         table = subscription.tables.get(name)
-        is_windowed = table is not None and table.window is not None
-        return f"row {name}/{windows.text_of(inner) if is_windowed else inner.decode('utf-8', 'backslashreplace')}"
+        return f"row {name}/{table.key_text(inner) if table is not None else inner.decode('utf-8', 'backslashreplace')}"
     if key[:1] == MARK:
         return f"mark {key[1:].hex()}"
     if key[:1] == PACK:

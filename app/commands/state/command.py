@@ -1,6 +1,7 @@
 """`faust -A app state`: what the subscriptions remember, taken out, put in, verified, made anew."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ class state(Command):  # noqa: N801  # the class's name is the command's
     export writes the rows of tables as lines of JSON; it reads the changelog, so workers may be at work meanwhile.
     import writes such lines into the state of one subscription, each row to the partition that its key belongs to.
     verify compares the stores under Worker.DataDir with the changelogs; exits with 1 when they differ.
+    Rows that cannot be read are exported and counted; export and verify exit with 1 when there are any.
     replay drops the state of one subscription and has its records handled again. import and replay need the group's
     workers to be stopped.
 
@@ -82,15 +84,21 @@ class state(Command):  # noqa: N801  # the class's name is the command's
                 raise ConfigError(f"no table {table!r}; there are: {', '.join(known) or 'none'}")
             subscriptions = [known[table]]
         places = await places_of(self.app, subscriptions)
-        unknown: set[str] = set()
+        unknown, unreadable = set[str](), Counter[str]()
         count = 0
         with _written(output) as write, _progress("reading the state") as progressed:
-            async for line in exported(self.app, places, table, progressed, unknown):
+            async for line in exported(self.app, places, table, progressed, unknown, unreadable):
                 write(line)
                 count += 1
         if unknown:
             self._note(f"left out, since no subscription declares them: rows of {', '.join(sorted(unknown))}")
         self._note(f"{count} rows")
+        if unreadable:
+            self._note(
+                f"{unreadable.total()} of them cannot be read ({_counted(unreadable)}): their lines say why in "
+                "`unreadable`, and are imported as they are"
+            )
+            raise SystemExit(1)
 
     async def _import(self, topic: str, file: Path | None, *, replace: bool, keep_partition: bool) -> None:
         if file is None:
@@ -107,7 +115,12 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         for verdict in verdicts:
             for difference in verdict.differences[:DIFFERENCES_SHOWN]:
                 self._note(f"{verdict.at.topic}-{verdict.at.partition}: {difference}")
-        if any(verdict.differences for verdict in verdicts):
+            if verdict.unreadable:
+                self._note(
+                    f"{verdict.at.topic}-{verdict.at.partition}: rows that cannot be read: "
+                    f"{_counted(verdict.unreadable)}; `state export` says which and why"
+                )
+        if any(verdict.differences or verdict.unreadable for verdict in verdicts):
             raise SystemExit(1)
 
     async def _replay(self, topic: str, start: str | None, *, yes: bool, is_json: bool) -> None:
@@ -124,6 +137,11 @@ class state(Command):  # noqa: N801  # the class's name is the command's
 
     def _note(self, text: str) -> None:
         note(text)
+
+
+def _counted(rows: Counter[str]) -> str:
+    """How many rows of which tables."""
+    return ", ".join(f"{table}: {count}" for table, count in sorted(rows.items()))
 
 
 def _start(text: str) -> Start:

@@ -1,5 +1,6 @@
 """`state export` and `state import`: rows as lines of JSON, for people, scripts, and another number of partitions."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,26 +23,33 @@ from app.wire.partition import Choose, chooser, murmur2
 RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelog
 
 
-class Line(msgspec.Struct, forbid_unknown_fields=True):
-    """One row. Its key is that of the table, with windows a text: the window's beginning, a slash, the key."""
+class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One row. Its key is that of the table, with windows a text: the window's beginning, a slash, the key.
+
+    A row that cannot be read says why in *unreadable*, and is imported as it is until somebody corrects it and takes
+    that out. Its key or value in *raw_key* or *raw_value* (base64) where they are no JSON that could be shown.
+    """
 
     table: str
     key: msgspec.Raw
     value: msgspec.Raw
     partition: int | None = None
+    unreadable: str = ""
+    raw_key: bytes | None = None
+    raw_value: bytes | None = None
 
 
 # Out.
 
 
-async def exported(
+async def exported(  # noqa: PLR0913, PLR0917  # what is read, how far, and what was found
     app: Famulus, places: Mapping[Subscription, Sequence[TopicPartition]], only: str | None, progressed: Progressed,
-    unknown: set[str],
+    unknown: set[str], unreadable: Counter[str],
 ) -> AsyncIterator[bytes]:  # fmt: skip
     """The rows of *places* as lines, table by table in the order of their keys; *only* one table where that is given.
 
-    The names of tables that have rows and are declared nowhere are added to *unknown*. Raises ConfigError for a row
-    that is not what its table says.
+    The names of tables that have rows and are declared nowhere are added to *unknown*; rows that are not what their
+    table says are counted in *unreadable*.
     """
     async with reading(app) as logs:
         for subscription, every in places.items():
@@ -55,18 +63,38 @@ async def exported(
                     elif only in (None, table):
                         found.append((table, key, at.partition, value))
             for table, key, partition, value in sorted(found):
-                yield _line(subscription.tables[table], key, partition, value)
+                line = line_of(subscription.tables[table], key, partition, value)
+                if line.unreadable:
+                    unreadable[table] += 1
+                yield msgspec.json.encode(line) + b"\n"
 
 
-def _line(table: Table[Any, Any], key: bytes, partition: int, value: bytes) -> bytes:
+def line_of(table: Table[Any, Any], key: bytes, partition: int, value: bytes) -> Line:
+    """A row as a line."""
     try:
         text, content = table.as_json(key, value)
     except ValueError as error:
-        raise ConfigError(
-            f"a row of table {table.name} in partition {partition} is not what the table's types say ({error}): "
-            "export it with the code that wrote it"
-        ) from None
-    return msgspec.json.encode(Line(table.name, msgspec.Raw(text), msgspec.Raw(content), partition))
+        why = str(error)
+    else:
+        return Line(table.name, msgspec.Raw(text), msgspec.Raw(content), partition)
+    line = Line(table.name, msgspec.Raw(b"null"), msgspec.Raw(b"null"), partition, why)
+    try:
+        line.key = msgspec.Raw(table.key_json(key))
+    except Exception:  # noqa: BLE001  # decoding runs the code of users' types
+        line.key, line.raw_key = msgspec.Raw(msgspec.json.encode(table.key_text(key))), key
+    if _is_one_line_of_json(value):
+        line.value = msgspec.Raw(value)
+    else:
+        line.raw_value = value
+    return line
+
+
+def _is_one_line_of_json(value: bytes) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return b"\n" not in value
 
 
 # In.
@@ -116,7 +144,7 @@ def _row(subscription: Subscription, line: Line, partitions: int, choose: Choose
     if table is None:
         known = ", ".join(subscription.tables) or "none"
         raise ValueError(f"topic {subscription.name} has no table {line.table!r}; there are: {known}")
-    key, value = table.from_json(bytes(line.key), bytes(line.value))
+    key, value = _row_of(table, line)
     if choose is not None:
         partition = choose(table.event_key(key), partitions)
         if partition is None:
@@ -125,6 +153,16 @@ def _row(subscription: Subscription, line: Line, partitions: int, choose: Choose
     if line.partition is None or not 0 <= line.partition < partitions:
         raise ValueError(f"partition {line.partition} is none of the topic's {partitions}")
     return line.partition, table.prefix + key, value
+
+
+def _row_of(table: Table[Any, Any], line: Line) -> tuple[bytes, bytes]:
+    """Key and value of the row. Raises ValueError for one that cannot be read and does not say so."""
+    if not line.unreadable:
+        if line.raw_key is not None or line.raw_value is not None:
+            raise ValueError("raw_key and raw_value are for rows that say `unreadable`")
+        return table.from_json(bytes(line.key), bytes(line.value))
+    key = table.key_from_json(bytes(line.key)) if line.raw_key is None else line.raw_key
+    return key, bytes(line.value) if line.raw_value is None else line.raw_value
 
 
 async def import_rows(

@@ -26,7 +26,6 @@ from app.inspection.letters.read import Reader
 from app.inspection.letters.returning import StaysError, batches, sent_back
 from app.inspection.statelog import Fold, places_of
 from app.inspection.statelog import reading as reading_state
-from app.state import windows
 from app.state.dedupe import is_within, key_back
 from app.state.partition import Partition
 from app.state.unit import Unit, enter
@@ -171,8 +170,9 @@ class _Stage:
             if not handlers:
                 return Trial(entry, "fails", record.handler, "PermanentError", "there is no such handler any more")
         # Any: the store of a worker is on disk, this one only looks like it.
-        partition = Partition(self._number, cast(Any, self._rows), self._app.settings.state.group_bytes)
-        self._subscription.held[self._number] = partition
+        subscription, group_bytes = self._subscription, self._app.settings.state.group_bytes
+        partition = Partition(self._number, cast(Any, self._rows), group_bytes, subscription.topic_name)
+        subscription.held[self._number] = partition
         unit = Unit(partition, record)
         # In a task of its own, whose context nobody else sees.
         failed = await asyncio.create_task(self._handle(event, unit, handlers))
@@ -234,7 +234,7 @@ class _Stage:
     def _change(self, row: bytes, value: bytes | None) -> Change:
         name, key = table_and_key(row) if row[:1] == ROW else ("?", row)
         table = self._subscription.tables[name]
-        text = windows.text_of(key) if table.window is not None else key.decode("utf-8", "backslashreplace")
+        text = table.key_text(key)
 
         def shown(raw: bytes | None) -> str | None:
             if raw is None:

@@ -1,0 +1,219 @@
+"""Whatever a table takes is read again as the same, by events, from the log, from an export; the rest is refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import faust
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.state.coding import key_coder
+from app.state.partition import Partition
+from app.state.tables import Table
+from app.state.unit import Unit, enter
+from tests.stand_ins.stored import Memory, partition_of, record
+
+
+class Color(Enum):
+    """Texts that look like something else."""
+
+    RED = "red"
+    NUMBER = "5"
+    QUOTED = '"x"'
+    NOTHING = "null"
+
+
+class Level(IntEnum):
+    """Numbers with names."""
+
+    LOW = 1
+    HIGH = 2
+
+
+class Inner(faust.Record):
+    """A Record in a Record."""
+
+    label: str
+    price: Decimal
+
+
+class Outer(faust.Record):
+    """A Record with most that there is."""
+
+    number: int
+    ratio: float | None = None
+    inner: Inner | None = None
+    names: list[str] = []  # noqa: RUF012  # Faust copies it
+
+
+@dataclass
+class Point:
+    """What msgspec can without us."""
+
+    x: int
+    y: float
+
+
+class Struct(msgspec.Struct):
+    """The same."""
+
+    x: int
+    name: str = ""
+
+
+class Pair(NamedTuple):
+    """The same."""
+
+    left: int
+    right: str
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+decimals = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20)
+zones = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+datetimes = st.datetimes(timezones=st.none() | zones)
+simple = st.none() | st.floats() | st.text() | st.booleans() | st.integers()
+KEYS: dict[Any, st.SearchStrategy[Any]] = {
+    str: st.text(),
+    int: st.integers(),
+    bool: st.booleans(),
+    float: finite,
+    Decimal: decimals,
+    UUID: st.uuids(),
+    datetime: datetimes,
+    date: st.dates(),
+    time: st.times(),
+    timedelta: st.timedeltas(),
+    bytes: st.binary(),
+    Color: st.sampled_from(Color),
+    Level: st.sampled_from(Level),
+    Literal["a", "b", 1]: st.sampled_from(["a", "b", 1]),
+    str | int: st.text() | st.integers(),
+    UUID | None: st.none() | st.uuids(),
+    tuple[str, int]: st.tuples(st.text(), st.integers()),
+    Inner: st.builds(Inner, label=st.text(), price=decimals),
+}
+VALUES: dict[Any, st.SearchStrategy[Any]] = KEYS | {
+    int | None: st.none() | st.integers(),
+    float | None: st.none() | finite,
+    list[str]: st.lists(st.text()),
+    set[int]: st.sets(st.integers()),
+    frozenset[str]: st.frozensets(st.text()),
+    dict[str, float]: st.dictionaries(st.text(), finite),
+    dict[int, list[UUID]]: st.dictionaries(st.integers(), st.lists(st.uuids())),
+    tuple[int, ...]: st.lists(st.integers()).map(tuple),
+    list[Decimal]: st.lists(decimals),
+    dict: st.dictionaries(st.text(), st.integers() | st.text() | st.none()),
+    list: st.lists(st.booleans() | finite),
+    Any: st.none() | st.text() | st.lists(st.integers()),
+    Outer: st.builds(
+        Outer, number=st.integers(), ratio=st.none() | finite, names=st.lists(st.text()),
+        inner=st.none() | st.builds(Inner, label=st.text(), price=decimals),
+    ),
+    Point: st.builds(Point, x=st.integers(), y=finite),
+    Struct: st.builds(Struct, x=st.integers(), name=st.text()),
+    Pair: st.builds(Pair, left=st.integers(), right=st.text()),
+}  # fmt: skip
+ANYTHING = st.one_of(
+    *KEYS.values(), st.floats(), st.decimals(), st.lists(st.floats()), st.dictionaries(st.text(), st.floats()),
+    st.text(st.characters(categories=["Cs", "L"])), st.builds(object), st.sampled_from([int, Ellipsis, b"", 1j]),
+    *(strategy for of, strategy in VALUES.items() if of not in KEYS),
+    st.builds(Outer, number=simple, ratio=simple), st.datetimes(timezones=st.timezones()),
+)  # fmt: skip
+
+
+@contextmanager
+def in_event(partition: Partition) -> Iterator[Unit]:
+    """An event in hand."""
+    unit = Unit(partition, record())
+    enter(unit)
+    try:
+        yield unit
+    finally:
+        unit.end()
+        enter(None)
+
+
+def table_of(key: Any, value: Any) -> tuple[Table[Any, Any], Partition]:
+    """A table and the partition that has its rows."""
+    partition = partition_of(group_bytes=10_000_000)
+    return Table("t", key, value, None, {0: partition}), partition
+
+
+def check(table: Table[Any, Any], partition: Partition, key: Any, value: Any) -> bool:
+    """Write a row. Whether it was taken; then it must be read everywhere as the same."""
+    with in_event(partition) as unit:
+        refusal = ""
+        try:
+            table[key] = value
+        except (TypeError, ValueError) as error:
+            refusal = str(error)
+        if refusal:
+            assert refusal.startswith("table 't' takes no such ")
+            assert unit.rows == {}
+            return False
+        assert table[key] == value
+        unit.join()
+    [(row, raw)] = partition.filling.rows.items()
+    assert raw is not None
+    partition.store = Memory({row: raw})  # type: ignore[assignment]
+    partition.filling.rows.clear()
+    with in_event(partition):
+        assert table[key] == value
+        assert key in table
+    inner = row[len(table.prefix) :]
+    assert table.at(table.key_text(inner)) == value
+    again = table.from_json(*table.as_json(inner, raw))
+    assert (again[0], table._decode(again[1])) == (inner, value)
+    partition.store = Memory()  # type: ignore[assignment]
+    return True
+
+
+@pytest.mark.parametrize("value_type", VALUES, ids=str)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_value_of_the_tables_type_is_read_as_it_was_written(value_type: Any, data: st.DataObject) -> None:
+    """Of every type that a table may have."""
+    table, partition = table_of(str, value_type)
+    assert check(table, partition, "k", data.draw(VALUES[value_type]))
+
+
+@pytest.mark.parametrize("value_type", VALUES, ids=str)
+@settings(max_examples=40, deadline=None)
+@given(value=ANYTHING)
+def test_any_other_value_is_refused_or_read_as_it_was_written(value_type: Any, value: Any) -> None:
+    """Never kept as something else, and never unreadable."""
+    table, partition = table_of(str, value_type)
+    check(table, partition, "k", value)
+
+
+@pytest.mark.parametrize("key_type", KEYS, ids=str)
+@settings(max_examples=40, deadline=None)
+@given(key=ANYTHING)
+def test_any_key_is_refused_or_finds_its_row_again(key_type: Any, key: Any) -> None:
+    """Also from the log, and by its text in a URL."""
+    table, partition = table_of(key_type, int)
+    check(table, partition, key, 1)
+
+
+@pytest.mark.parametrize("key_type", [of for of in KEYS if of != str | int], ids=str)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_the_text_of_a_key_is_read_back(key_type: Any, data: st.DataObject) -> None:
+    """Of every type that keys may have."""
+    key = data.draw(KEYS[key_type])
+    coder = key_coder(key_type)
+    raw = coder.canonical(key)
+    assert coder.decode(raw) == key
+    assert coder.canonical(coder.decode(raw)) == raw
+    assert b"\xff" not in raw
+    raw.decode()
+    assert not (raw.startswith(b'"') and raw.endswith(b'"'))
