@@ -16,12 +16,15 @@ import pytest
 
 from app.commands.state.check import unreadable_rows
 from app.commands.state.lines import line_of, read_lines
+from app.engine.dispatch import handler_for
 from app.engine.subscription import Options, Subscription
 from app.errors import ConfigError
+from app.failures.retry import Policy, Retry
 from app.inspection.statelog import Fold
 from app.state.tables import Table
 from app.storage.changelog import ROW, row_key
 from tests.stand_ins.clock import Clock
+from tests.stand_ins.failing import NEVER
 from tests.stand_ins.trial import Trial, Try, trials
 
 Make = Callable[..., Trial]
@@ -147,6 +150,21 @@ async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(m
     assert [(letter.name, letter.kind) for letter in trial.letters] == [("nan", "permanent"), ("lost", "permanent")]
     assert trial.stored[row_key("means", b"k")] == b"2.0"
     assert row_key("names", b"k") not in trial.stored
+
+
+async def test_an_event_that_does_nothing_else_is_looked_at_too(make: Make) -> None:
+    """Without a mark, a row or an event to publish there would be nothing to settle."""
+    trial = make(dedupe=None)
+    names: Table[Any, Any] = Table("names", str, list[str], list, {})
+
+    async def call(event: Try) -> None:
+        names[event.key].append("x")
+
+    trial.dispatcher.add(handler_for(Try, call, Policy(Retry(), unclassified="permanent"), NEVER))
+    trial.start()
+    trial.feed("k:lost")
+    await trial.settled(1)
+    assert [(letter.name, letter.kind) for letter in trial.letters] == [("lost", "permanent")]
 
 
 # Out, in, and counted.
