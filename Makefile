@@ -1,7 +1,7 @@
 # Everything starts here: `make run` shows the worker at work, `make test` checks it. Both set up what they need.
 PYTHON ?= python3.11
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/famulus
-UV_VERSION := 0.13.9
+UV_VERSION := 0.13.9# and its hashes in deploy/uv.lock.txt
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
 
@@ -18,7 +18,7 @@ DUPLICATES ?= 25
 POISON ?= 5
 PROCESSES ?= 4
 
-.PHONY: help install run test lint screenshots chaos kills torture bench chart lock clean secrets test-docker check-deploy audit sbom
+.PHONY: help install run test lint screenshots chaos kills torture bench chart lock lock-jars clean secrets test-docker check-deploy audit sbom
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -100,6 +100,8 @@ check-deploy: .venv/installed  ## what Prometheus and systemd say to deploy/; ne
 	@$(if $(wildcard deploy/prometheus/rules*.yml),promtool check rules deploy/prometheus/rules*.yml)
 	@$(if $(wildcard deploy/prometheus/*.test.yml),promtool test rules deploy/prometheus/*.test.yml)
 	@$(BIN)/pytest -q tests/unit/test_deploy.py
+	@! grep -nE '^ARG [A-Z]+_IMAGE=|^ *image: [a-z]+/' Dockerfile docker-compose.yml | grep -v '@sha256:' || \
+		echo "these images are pinned by tag, not by digest: SECURITY.md says how to pin them"
 
 audit: .venv/installed  ## known faults of the packages in the lock files (exceptions: deploy/audit.toml)
 	@$(BIN)/python -m app.dev.audit
@@ -107,6 +109,12 @@ audit: .venv/installed  ## known faults of the packages in the lock files (excep
 sbom: .venv/installed  ## sbom.json: what is in the image, as CycloneDX
 	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 		--output-file sbom.json deploy/requirements.lock
+
+lock-jars: .venv/installed  ## renew app/dev/jars.lock from the jars in the cache folder: look at what changes
+	@$(BIN)/python -c 'from app.dev.jars import KAFKA, LOCK, lines_of; import platformdirs; \
+		cache = platformdirs.user_cache_path("famulus"); \
+		LOCK.write_text("".join(f"{line}\n" for name in ("kafka", "kafka-tools") \
+			for line in lines_of(name, cache / f"{name}-{KAFKA}")))'
 
 lock: $(UV)  ## renew requirements.lock and bench/requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
@@ -122,7 +130,7 @@ clean:  ## remove what was made here (the download caches stay)
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or say make PYTHON=python3.12"; exit 78; }
 	@echo "setting up uv $(UV_VERSION), once"
-	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION) && $(CACHE)/uv-$(UV_VERSION)/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION) && $(CACHE)/uv-$(UV_VERSION)/bin/python -m pip install --quiet --require-hashes -r deploy/uv.lock.txt
 
 # The cache alone is tried first: a clean clone needs no network when an earlier one has filled it.
 .venv/installed: requirements.lock pyproject.toml | $(UV)

@@ -10,8 +10,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import click
 import platformdirs
@@ -21,9 +22,18 @@ from app.errors import ConfigError, UnavailableError
 
 KAFKA = "4.1.0"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}+org.slf4j:slf4j-simple:1.7.36"  # the second writes Kafka's log
+LOCK = Path(__file__).with_name("jars.lock")  # SHA-256, bytes and FOLDER/NAME of each; `make lock-jars` writes it
 WAIT_S = 600.0  # for the download of another process
 LOOK_S = 0.2
 CURE = "set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
+
+
+class Jar(NamedTuple):
+    """A line of `jars.lock`."""
+
+    name: str
+    size: int
+    sha256: str
 
 
 def java() -> Path:
@@ -45,11 +55,14 @@ def jars() -> Path:
 def gathered(name: str, endpoint: str) -> Path:
     """The folder *name* with the jars that *endpoint* needs, downloaded with a progress bar unless they are there.
 
-    Raises ConfigError when jgo is missing or the cache cannot be written, UnavailableError when nothing can be
-    downloaded.
+    What was downloaded is what `jars.lock` says, byte by byte; later its names and sizes are looked at. Raises
+    ConfigError when jgo is missing, the cache cannot be written or holds something else, UnavailableError when nothing
+    can be downloaded, or other bytes come.
     """
     folder = platformdirs.user_cache_path("famulus") / f"{name}-{KAFKA}"
     if folder.is_dir():
+        if names_and_sizes(folder) != {jar.name: jar.size for jar in locked(name)}:
+            raise ConfigError(f"the jars in {folder} are not those of {LOCK.name}: remove that folder; {CURE}")
         return folder
     try:
         import jgo  # noqa: PLC0415
@@ -63,10 +76,41 @@ def gathered(name: str, endpoint: str) -> Path:
             _wait_for(turn)  # ends with the file
             if not folder.is_dir():
                 partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
-                _gather(folder, partial, lambda: jgo.resolve(endpoint))
+                _gather(folder, partial, lambda: jgo.resolve(endpoint), locked(name))
     except OSError as error:
         raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
     return folder
+
+
+def locked(name: str) -> list[Jar]:
+    """The jars that the folder *name* has by `jars.lock`."""
+    rows = (line.split() for line in LOCK.read_text("ascii").splitlines())
+    return [
+        Jar(path.partition("/")[2], int(size), digest) for digest, size, path in rows if path.startswith(f"{name}/")
+    ]
+
+
+def names_and_sizes(folder: Path) -> dict[str, int]:
+    """The files of *folder*."""
+    return {file.name: file.stat().st_size for file in folder.iterdir()}
+
+
+def check(folder: Path, wanted: Sequence[Jar]) -> None:
+    """Raise ValueError, which names the first jar at fault, unless *folder* has those *wanted*, and nothing else."""
+    there = {file.name: file for file in folder.iterdir()}
+    if other := there.keys() ^ {jar.name for jar in wanted}:
+        raise ValueError(f"{min(other)} is not in {LOCK.name}, or not there")
+    for jar in wanted:
+        if sha256(there[jar.name].read_bytes()).hexdigest() != jar.sha256:
+            raise ValueError(f"{jar.name} is not the file that {LOCK.name} names")
+
+
+def lines_of(name: str, folder: Path) -> list[str]:
+    """The lines of `jars.lock` for what *folder* has now."""
+    return [
+        f"{sha256(file.read_bytes()).hexdigest()} {file.stat().st_size} {name}/{file.name}"
+        for file in sorted(folder.iterdir())
+    ]
 
 
 def _wait_for(turn: IO[str]) -> None:
@@ -88,11 +132,14 @@ def _wait_for(turn: IO[str]) -> None:
             return
 
 
-def _gather(folder: Path, partial: Path, resolve: Callable[[], Sequence[Any]]) -> None:  # Any: jgo is untyped
-    """Fill *partial* and make it *folder*."""
+def _gather(
+    folder: Path, partial: Path, resolve: Callable[[], Sequence[Any]], wanted: Sequence[Jar]
+) -> None:  # Any: jgo is untyped
+    """Fill *partial* with the jars that are *wanted*, and make it *folder*."""
     try:
         for artifact in track(resolve(), description=f"Apache Kafka {KAFKA}, once", transient=True):
             shutil.copy(artifact.resolve(), partial)
+        check(partial, wanted)
         partial.chmod(0o755)
         partial.rename(folder)
     except Exception as error:
