@@ -5,6 +5,7 @@ from typing import Any, cast
 import faust
 
 from app.engine.flow import Flow
+from app.errors import ConfigError
 from app.worker.intake import Intake
 
 
@@ -25,5 +26,5 @@ class Deliveries(faust.Stream[Any]):
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only
         if isinstance(channel, faust.Topic) and any(map(cast(Any, self.app).is_carried, channel.topics)):
-            raise TypeError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
+            raise ConfigError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
         return super().__aiter__()

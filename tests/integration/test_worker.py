@@ -308,7 +308,8 @@ def test_a_stop_that_cannot_wait_is_75_and_loses_nothing(
     worker = start_worker(cwd=slow_checkout, ready=12)
     wait_settled("slow-events", expected=2)
     assert worker.rows("attempts") == {"sleeper": 1, "after": 1}
-    assert worker.stop() == 0
+    worker.signal(signal.SIGHUP)  # the end of a terminal is a stop like any other
+    assert worker.wait_exit(30) == 0
 
 
 def test_a_broker_that_goes_silent_ends_the_worker_with_70_and_loses_nothing(
