@@ -21,7 +21,7 @@ def stuck(app: Famulus) -> list[str]:
     flows = app.intake.flows.values()
     floods = [p.failing.flood.why for p in app.pipelines.values()]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
-    every = _unheard(app), *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
+    every = _unheard(app), *app.uncarried(), *floods, *(f.halted for f in flows), *(f.blocked for f in flows), scheduled
     return [why for why in every if why]
 
 

@@ -59,6 +59,10 @@ class Table(Generic[K, V]):
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
 
+    def check(self, value: V) -> None:
+        """Raise what writing or reading raises of a value that would not come back."""
+        self._decode(self._encode(value))
+
     def __getitem__(self, key: K) -> V:
         return self._get(self._row(key), key)
 
