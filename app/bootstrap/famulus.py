@@ -302,14 +302,17 @@ class Famulus(faust.App):
 
     def uncarried(self) -> list[str]:
         """Say of each topic whose agent does not carry its events why nothing of it is handled."""
-        if self.should_stop:
+        if self.should_stop or not self.has_started:
             return []
-        agents = {agent.channel: name for name, agent in self.agents.items()}
         return [
-            f"nothing of topic {s.topic_name} is handled: its agent {agents.get(s.topic, '')} does not carry; all that it "
-            "has to do is `await deliveries.carry()`"
+            f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does not carry: "
+            "all that it does has to be `await deliveries.carry()`"
             for s in self.subscriptions.values() if not self.intake.carrying[s.topic_name]
         ]  # fmt: skip
+
+    def _agent_of(self, subscription: Subscription) -> str:
+        agents = self.agents.items()
+        return next((name for name, of in agents if subscription.topic_name in cast(Any, of.channel).topics), "")
 
     async def _watch_agents(self) -> None:
         """End the worker when an agent has not carried for a while: no probe and no restart would ever mend that."""
