@@ -302,7 +302,7 @@ class Famulus(faust.App):
 
     def uncarried(self) -> list[str]:
         """Say of each topic whose agent does not carry its events why nothing of it is handled."""
-        if self.should_stop or not self.has_started:
+        if (self.should_stop and self.fault is None) or not self.has_started:
             return []
         return [
             f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does not carry: "

@@ -68,6 +68,16 @@ TABLE: dict[str, list[Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    """Take back what was declared here: the app is that of all tests."""
+    subscriptions, names = dict(app.subscriptions), dict(app._table_names)
+    yield
+    for now, before in ((app.subscriptions, subscriptions), (app._table_names, names)):
+        now.clear()
+        now.update(before)  # type: ignore[arg-type]  # of the same kind each
+
+
 def cases(options: dict[str, list[Any]]) -> pytest.MarkDecorator:
     """Each option with each of its wrong values."""
     every = [(option, value) for option, values in options.items() for value in values]
@@ -137,10 +147,19 @@ def test_an_option_of_breaker_is_checked(option: str, value: Any) -> None:
 @cases(TABLE)
 def test_an_option_of_a_table_is_checked(option: str, value: Any) -> None:
     """A table that could not be read again is none."""
-    subscription = next(iter(app.subscriptions.values()), None) or app.subscription("declared-tables")
+    subscription = app.subscription("declared-tables")
     options = {"name": "declared", "key": str, "value": int, option: value}
     refused(subscription.Table, option, options.pop("name"), **options)
     assert "declared" not in subscription.tables
+
+
+@pytest.mark.parametrize("wrong", [1, "1h", None, timedelta(0), timedelta(-1)])
+def test_a_window_is_checked(wrong: Any) -> None:
+    """Its lengths are timedeltas that some time passes in."""
+    table = app.subscription("declared-windows").Table("windows", key=str, value=int)
+    refused(table.tumbling, "window", wrong, expires=timedelta(1))
+    if wrong != timedelta(0):
+        refused(table.tumbling, "window", timedelta(1), expires=wrong)
 
 
 class Plain(faust.Record, serializer="json"):
