@@ -75,7 +75,7 @@ def _nothing_stays() -> Iterator[None]:
     yield
     for now, before in ((app.subscriptions, subscriptions), (app._table_names, names)):
         now.clear()
-        now.update(before)  # type: ignore[arg-type]  # of the same kind each
+        now.update(before)
 
 
 def cases(options: dict[str, list[Any]]) -> pytest.MarkDecorator:
