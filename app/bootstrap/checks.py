@@ -10,6 +10,7 @@ from app.engine.dispatch import Dispatcher, Handler
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.spelling import nearest, plain
+from app.state.dedupe import FieldIdentity
 
 log = structlog.get_logger()
 
@@ -33,6 +34,7 @@ def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatche
         if not subscription.has_agent:
             raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
         handlers = handlers_of(subscription, dispatcher)
+        _check_identity(subscription, handlers)
         _check_waits(handlers, kafka.consumer_config.max_poll_interval_ms / 1000)
         _check_retry_topics(handlers, subscription)
 
@@ -45,6 +47,23 @@ def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
             near = nearest(name, known)
             hint = f"did you mean {known[near]}?" if near else f"there are {', '.join(known.values()) or 'none'}"
             raise ConfigError(f"Kafka.MessageTypes: no event type {name!r} is handled here, {hint}")
+
+
+def _check_identity(subscription: Subscription, handlers: Iterable[Handler]) -> None:
+    """A field that no type has would make every event one that is known by its id alone."""
+    dedupe = subscription.options.dedupe
+    types = {handler.event_type for handler in handlers}
+    if dedupe is None or not isinstance(dedupe.identity, FieldIdentity) or not types:
+        return
+    field = dedupe.identity.field.partition(".")[0]
+    known = {name for event_type in types for name in event_type._options.fields}
+    if field not in known:
+        near = nearest(field, known)
+        hint = f"; did you mean {near}?" if near else f"; there are {', '.join(sorted(known))}"
+        raise ConfigError(
+            f"app.subscription({subscription.name!r}): identity={dedupe.identity.field!r} is a field of no event that "
+            f"is handled here{hint}"
+        )
 
 
 def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:

@@ -4,10 +4,11 @@ import asyncio
 import importlib
 import pkgutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import faust
 import svcs
@@ -21,10 +22,11 @@ from app.bootstrap.topics import make_own_topics
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
+from app.declared import Declaration, shown
 from app.door.connections import limits_of as connection_limits
 from app.door.guard import Door
 from app.door.web import GuardedWeb
-from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, handler_for
+from app.engine.dispatch import Dispatcher, Handler, OnUnknownType, check_event_type, handler_for
 from app.engine.failing import OnDeadLetter, Order
 from app.engine.pipeline import Pipeline
 from app.engine.redeeming import Redeeming
@@ -59,6 +61,7 @@ from app.worker.tuning import settle_in
 from app.worker.watchdog import Watchdog
 
 T = TypeVar("T", bound=Callable[..., Any])
+AGENTS_LOOK_S = 1.0  # between two looks at whether each agent carries
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -145,11 +148,18 @@ class Famulus(faust.App):
         `sequence`, those of its key are parked behind it among the dead letters, in order, until it was redriven or
         dropped; `halt`, there is no dead letter, and nothing more of the partition is started.
         """
+        declared = Declaration(f"app.subscription({shown(topic)})")
+        declared.topic("topic", topic)
+        declared.choice("on_unknown_type", on_unknown_type, get_args(OnUnknownType))
+        declared.choice("order", order, get_args(Order))
+        declared.choice("on_dead_letter", on_dead_letter, get_args(OnDeadLetter))
+        declared.flag("dedupe", dedupe)
         if topic in self.subscriptions:
             raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
-        window_s = self.settings.state.dedupe_window_s
-        remembered = dedupe_of(window_s, dedupe_window, identity) if dedupe else None
-        options = Options(on_unknown_type, order, remembered, on_dead_letter)
+        remembered = dedupe_of(self.settings.state.dedupe_window_s, dedupe_window, identity, declared)
+        if not dedupe and (dedupe_window is not None or identity is not None):
+            raise declared.error("dedupe=False leaves nothing for dedupe_window or identity to do")
+        options = Options(on_unknown_type, order, remembered if dedupe else None, on_dead_letter)
         kafka = self.settings.kafka
         source = self.topic(
             kafka.topic(topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
@@ -172,11 +182,12 @@ class Famulus(faust.App):
         event_type: type[Event],
         *,
         retry: Retry = Retry(),  # noqa: B008  # frozen
-        transient: tuple[type[Exception], ...] = (),
-        permanent: tuple[type[Exception], ...] = (),
+        transient: type[Exception] | tuple[type[Exception], ...] = (),
+        permanent: type[Exception] | tuple[type[Exception], ...] = (),
         retry_topics: Sequence[str | float] = (),
         timeout_s: float | None = None,
         breaker: Breaker = Breaker(),  # noqa: B008  # frozen
+        name: str = "",
     ) -> Callable[[T], T]:
         """Make a function, or a class with a method `handle`, a handler of *event_type*.
 
@@ -188,14 +199,27 @@ class Famulus(faust.App):
         waits in topics of this group, where it has one more attempt after each wait, never before: later events of its
         key overtake it. *breaker* says when what the handler needs counts as away: then its events wait.
         What `Kafka.MessageTypes` says of the type wins over all this.
-        Raises ConfigError for a wait that is none.
+        *name* is by what the handler is known: in headers, metrics and the ids of what it publishes. It is its module
+        and its own name unless set; two handlers of one name are refused.
+        What it returns is not looked at, but for work: an awaitable is awaited, and anything of that kind which an
+        async function returns, or a generator, is a failure.
+        Raises ConfigError for an option that is none, and for what can be no handler.
         """
-        asked = Policy(retry, transient, permanent)
+        declared = Declaration("@handles")
+        check_event_type(event_type, declared)
+        declared.of = f"@handles({event_type.__name__})"
+        declared.kind("retry", retry, Retry)
+        declared.kind("breaker", breaker, Breaker)
+        if timeout_s is not None:
+            declared.number("timeout_s", timeout_s)
+        if name != "":
+            declared.name("name", name)
+        asked = Policy(retry, declared.errors("transient", transient), declared.errors("permanent", permanent))
         policy = policy_of(self.settings, event_type, asked, retry_topics, timeout_s)
         limit_s = policy.timeout_s
 
         def register(target: T) -> T:
-            handler = handler_for(event_type, target, policy, breaker)
+            handler = handler_for(event_type, target, policy, breaker, name)
             self.dispatcher.add(handler)
             if limit_s:
                 self.timeouts_s[handler.name] = limit_s
@@ -289,6 +313,32 @@ class Famulus(faust.App):
             )  # fmt: skip
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
 
+    def uncarried(self) -> list[str]:
+        """Say of each topic whose agent does not carry its events why nothing of it is handled."""
+        if (self.should_stop and self.fault is None) or not self.has_started:
+            return []
+        return [
+            f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does not carry: "
+            "all that it does has to be `await deliveries.carry()`"
+            for s in self.subscriptions.values() if not self.intake.carrying[s.topic_name]
+        ]  # fmt: skip
+
+    def _agent_of(self, subscription: Subscription) -> str:
+        agents = self.agents.items()
+        return next((name for name, of in agents if subscription.topic_name in cast(Any, of.channel).topics), "")
+
+    async def _watch_agents(self) -> None:
+        """End the worker when an agent has not carried for a while: no probe and no restart would ever mend that."""
+        limit_s = self.settings.worker.startup_timeout_s
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(min(AGENTS_LOOK_S, limit_s))
+            why = self.uncarried()
+            if not why:
+                since = time.monotonic()
+            elif time.monotonic() - since >= limit_s:
+                await self.fail(ConfigError("; ".join(why)))
+
     def _heed(self) -> None:
         """Operators have told the group something."""
         self.intake.heed()
@@ -321,6 +371,7 @@ class Famulus(faust.App):
             starting.append(self.scheduler.start())
         await asyncio.gather(*starting)
         self.watchdog.start()
+        self.add_future(self._watch_agents())
         settle_in()
 
     async def on_stop(self) -> None:

@@ -22,7 +22,7 @@ def stuck(app: Famulus) -> list[str]:
     floods = [p.failing.flood.why for p in app.pipelines.values()]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
-    every = _unheard(app), *app.watchdog.stalled, *floods, *partitions, scheduled
+    every = _unheard(app), *app.uncarried(), *app.watchdog.stalled, *floods, *partitions, scheduled
     return [why for why in every if why]
 
 

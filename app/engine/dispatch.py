@@ -4,7 +4,10 @@ A handler is a function or a class with a method `handle`. Its parameters are fi
 `Delivery`, the `EventBus`, anything else from the services, in a scope that is closed after the event.
 """
 
+import functools
 import inspect
+import sys
+import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import msgspec
 import svcs
 from faust import Record as Event
 
+from app.declared import Declaration, Place, calling, place_of, shown
 from app.errors import ConfigError, DecodeError
 from app.failures.circuit import Breaker
 from app.failures.gate import Gate
@@ -46,43 +50,117 @@ class Handler:
     is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
     policy: Policy
     gate: Gate
+    place: Place  # in the code
 
 
-def handler_for(
-    event_type: type[Event], target: Callable[..., Any], policy: Policy, breaker: Breaker = BREAKER
-) -> Handler:
-    """The handler that *target* is. Raises ConfigError when it takes no such event or hides a parameter's type."""
-    name = f"{target.__module__}.{target.__qualname__}"
+def check_event_type(given: Any, declared: Declaration) -> None:  # Any: whatever users say
+    """Refuse what is no class of events that stand in a topic."""
+    if isinstance(given, type) and issubclass(given, Event):
+        if not getattr(given, "__topic__", ""):
+            raise declared.error(f"{given.__name__} is no event, it names no topic; write @handles(TYPE) with an Event")
+        return
+    if inspect.isroutine(given) or isinstance(given, type):
+        raise declared.error(f"write @handles(TYPE) in front of {given.__qualname__}: it says which event it handles")
+    hint = f": @handles({type(given).__name__})" if isinstance(given, Event) else ""
+    raise declared.error(f"it takes one class of events, not {shown(given)}{hint}; a handler for each type")
+
+
+def handler_for(  # each has a default
+    event_type: type[Event], target: Callable[..., Any], policy: Policy, breaker: Breaker = BREAKER, name: str = ""
+) -> Handler:  # fmt: skip
+    """Make the handler that *target* is, called *name*, else by its module and its own name.
+
+    Raises ConfigError for what can be no handler, takes no such event or hides a parameter's type.
+    """
+    call, place = _called(target)
+    name = name or f"{target.__module__}.{target.__qualname__}"
+    declared = Declaration(f"handler {name}", place)
+    _check_call(call, declared)
     made_with: Parameters | None = None
-    call = target
     if inspect.isclass(target):
-        call = getattr(target, "handle", None)  # type: ignore[assignment]  # checked in the next line
-        if call is None:
-            raise ConfigError(f"handler class {name} has no method `handle`")
-        made_with = {} if target.__init__ is object.__init__ else _parameters(target.__init__, name)
-    called_with = _parameters(call, name)
+        made_with = {} if target.__init__ is object.__init__ else _parameters(target.__init__, declared)
+    called_with = _parameters(call, declared)
     if event_type not in called_with.values():
-        raise ConfigError(f"handler {name} has no parameter of type {event_type.__name__}")
+        raise declared.error(f"it has no parameter of type {event_type.__name__}")
+    is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
+    if not is_plain and (hidden := _only_by_place(call)):
+        raise declared.error(f"parameter {hidden!r} is filled by its name: no `/` behind it")
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
-    is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
     what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
     gate = Gate(breaker, name, what, cure, policy.timeout_s)
     return Handler(
-        name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate
+        name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate, place
     )
 
 
-def _parameters(function: Callable[..., Any], name: str) -> Parameters:
+def _called(target: Any) -> tuple[Any, Place]:  # Any: whatever users decorate
+    """Find what is called of a handler, and where it stands. Raises ConfigError for what can be no handler."""
+    code = getattr(inspect.unwrap(target) if callable(target) else target, "__code__", None)
+    place = place_of(code.co_filename, code.co_firstlineno) if code is not None else calling()
+    declared = Declaration("handles", place)
+    if inspect.isclass(target):
+        call = inspect.getattr_static(target, "handle", None)
+        declared.of = f"handler class {target.__module__}.{target.__qualname__}"
+        if call is None:
+            raise declared.error("it has no method `handle`")
+        call = call.__func__ if isinstance(call, (staticmethod, classmethod)) else call
+        if not inspect.isfunction(call):
+            raise declared.error("its `handle` is no method")
+        of_any_kind: Any = target
+        return of_any_kind.handle, place_of(call.__code__.co_filename, call.__code__.co_firstlineno)
+    if not inspect.isfunction(target):
+        raise declared.error(
+            f"a handler is a function or a class with a method `handle`, not {_KINDS.get(type(target), shown(target))}"
+        )
+    within, _, own = target.__qualname__.rpartition(".")
+    if own == "<lambda>":
+        raise declared.error("a lambda cannot be a handler: its parameters have no types; write a function")
+    if within and not within.endswith("<locals>"):
+        raise declared.error(
+            f"{target.__qualname__} is a method: make it a function, or decorate the class, with a method `handle`"
+        )
+    return target, place
+
+
+_KINDS: dict[type, str] = {
+    functools.partial: "a partial; write a function that calls it",
+    staticmethod: "a staticmethod; decorate a function outside of the class",
+    classmethod: "a classmethod; decorate a function outside of the class",
+    types.MethodType: "a method of an object; write a function that calls it",
+}
+
+
+def _check_call(call: Any, declared: Declaration) -> None:
+    """Refuse a generator, whatever wraps it: it would be made and never run."""
+    for function in (call, inspect.unwrap(call)):
+        bare = function
+        while isinstance(bare, functools.partial):
+            bare = bare.func
+        if inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
+            raise declared.error("it has a `yield`, so that nobody would run it: publish with the EventBus, and return")
+
+
+def _parameters(function: Callable[..., Any], declared: Declaration) -> Parameters:
     try:
         hints = typing.get_type_hints(function)
-    except NameError as error:
-        raise ConfigError(f"handler {name}: {error}; its parameters are filled by their types") from None
+    except Exception as error:  # noqa: BLE001  # whatever stands there is evaluated
+        hint = ", imported at run time and not under TYPE_CHECKING" if isinstance(error, NameError) else ""
+        fault = " ".join(str(error).split())
+        raise declared.error(f"{fault}; its parameters are filled by their types{hint}") from None
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
     for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise declared.error(f"parameter {str(parameter).split(':')[0]!r} cannot be filled: name each one")
         if not isinstance(hints.get(parameter.name), type):
-            raise ConfigError(f"handler {name}: parameter {parameter.name!r} needs a class as its type to be filled")
+            raise declared.error(f"parameter {parameter.name!r} needs a class as its type to be filled")
     return {parameter.name: hints[parameter.name] for parameter in parameters}
+
+
+def _only_by_place(call: Callable[..., Any]) -> str:
+    """Name a parameter that cannot be filled by its name; empty when there is none."""
+    parameters = inspect.signature(call).parameters.values()
+    return next((p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name != "self"), "")
 
 
 class Dispatcher:
@@ -92,9 +170,28 @@ class Dispatcher:
         self._services = services
         self._bus = bus
         self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
+        self._by_name: dict[str, tuple[Handler, object]] = {}  # each with what its module was loaded by
 
     def add(self, handler: Handler) -> None:
-        """Register a handler. Several handlers may take one type."""
+        """Register a handler. Several handlers may take one type.
+
+        One whose module was reloaded takes the place of what it was before. Raises ConfigError for a name that another
+        handler has: ids of what it publishes, retries and metrics go by it. Also for two types of one name on the wire.
+        """
+        module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)  # a reload makes another one
+        earlier = self._by_name.get(handler.name)
+        if earlier is not None:
+            other, its_module = earlier
+            if other.target.__module__ != handler.target.__module__ or module is None or module is its_module:
+                raise ConfigError(
+                    f"two handlers are called {handler.name} ({other.place} and {handler.place}): give one a name of "
+                    f'its own, @handles({handler.event_type.__name__}, name="...")'
+                )
+            self.by_type[other.event_type].remove(other)
+            if not self.by_type[other.event_type]:
+                del self.by_type[other.event_type]
+        _check_namespaces("", [*self.by_type, handler.event_type])
+        self._by_name[handler.name] = handler, module
         self.by_type.setdefault(handler.event_type, []).append(handler)
 
     @property
@@ -135,7 +232,33 @@ async def _run(handler: Handler, values: dict[type, object]) -> None:
         target = target(**{name: values[wanted] for name, wanted in handler.made_with.items()}).handle
     result = target(**{name: values[wanted] for name, wanted in handler.called_with.items()})
     if inspect.isawaitable(result):
-        await result
+        result = await result
+    if result is not None:
+        refuse_result(handler, result)
+
+
+def refuse_result(handler: Handler, result: object) -> None:
+    """Raise TypeError when what *handler* returned is work that nobody has done; plain values are not looked at."""
+    if inspect.iscoroutine(result):
+        result.close()  # else Python warns of it some time later
+    elif not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+        return
+    raise TypeError(
+        f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it in the handler"
+    )
+
+
+def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
+    """Refuse two types of one topic, any if *topic* is empty, that are called the same on the wire."""
+    found: dict[tuple[object, str], type[Event]] = {}
+    for each in of:
+        namespace = str(each._options.namespace)
+        other = found.setdefault((topic or getattr(each, "__topic__", ""), namespace), each)
+        if other is not each:
+            raise ConfigError(
+                f"two event types are called {namespace} on the wire: {other.__module__}.{other.__qualname__} and "
+                f"{each.__module__}.{each.__qualname__}; give one another namespace"
+            )
 
 
 class Sizes(NamedTuple):
@@ -153,10 +276,12 @@ class EventTypes:
     else: a sender never chooses a class. What is larger than *sizes* is poison, and is not decoded.
     """
 
-    def __init__(self, topic: str, types: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
+    def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
+        known = list(of)
+        _check_namespaces(topic, known)
         self._topic = topic
         self._value_bytes, self._headers = sizes
-        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in types}
+        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in known}
         self._hidden = places_of(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 

@@ -20,7 +20,7 @@ from itertools import repeat
 from faust import Record as Event
 
 from app.deadletter.returned import Returned
-from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, refuse_result
 from app.engine.ending import failed, not_handled, take_back
 from app.engine.failing import Failing, UnknownTypeError, words
 from app.engine.redeeming import Redeeming
@@ -95,7 +95,7 @@ class Pipeline:
         """A dead letter is given up: what waits behind it may come back."""
         self.failing.let_pass(back, state)
 
-    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912  # all of it
+    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912, PLR0915  # all of it
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Rest when that has to wait for something.
@@ -126,7 +126,11 @@ class Pipeline:
                     self.failing.knock(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
-                    await (handler.target(event) if handler.is_plain else self._call(handler, event, unit, past))
+                    result = await (
+                        handler.target(event) if handler.is_plain else self._call(handler, event, unit, past)
+                    )
+                    if result is not None:
+                        refuse_result(handler, result)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises
                     unit = unit.rollback(before)
                     past = failed(self.failing, handler, handlers, error, unit, past)
@@ -172,8 +176,12 @@ class Pipeline:
         dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
         if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
             return False
-        key = key or dedupe.key(event)
+        before: list[bytes] = []
+        if not key:
+            key, *before = dedupe.keys_of(event, record)
         raw = unit.earlier(key, applied, stored)  # None, nearly always
+        for older in before:  # by an identity alone
+            raw = raw or unit.earlier(older, -1, None)
         if raw is not None and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None:
             self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
             return True

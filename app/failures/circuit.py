@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from app.declared import Declaration
+
 KEPT_MIN = 100  # failures that are remembered
 
 
@@ -26,6 +28,15 @@ class Breaker:
     run: int = 0
     wait_initial_s: float = 5.0
     wait_max_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for one that makes no sense."""
+        call = Declaration("Breaker")
+        for option in ("failures", "events", "run"):
+            call.number(option, getattr(self, option), is_whole=True)
+        for option in ("window_s", "wait_initial_s", "wait_max_s"):
+            call.number(option, getattr(self, option))
+        call.number("ratio", self.ratio, 0, 1)
 
 
 class Circuit:

@@ -1,9 +1,11 @@
 """What to do after a failed attempt: again after a wait, or give up. Pure; the engine does what is decided here."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from app.declared import Declaration, shown
 from app.durations import seconds_in
 from app.errors import HandlerCancelledError, HandlerTimeoutError, PermanentError, Reject, TransientError
 
@@ -27,11 +29,13 @@ class Retry:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a policy that makes no sense."""
-        if self.attempts < 1 or self.wait_initial_s < 0 or self.wait_factor < 1 or self.wait_max_s < 0:
-            raise ValueError(f"{self}: at least one attempt, no negative wait, a factor of at least 1")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"{self}: jitter is a share from 0 to 1")
+        """Raise ConfigError for a policy that makes no sense."""
+        call = Declaration("Retry")
+        call.number("attempts", self.attempts, 1, is_whole=True)
+        call.number("wait_initial_s", self.wait_initial_s)
+        call.number("wait_factor", self.wait_factor, 1)
+        call.number("wait_max_s", self.wait_max_s)
+        call.number("jitter", self.jitter, 0, 1)
 
     def wait_s(self, attempt: int, chance: float = 0.5) -> float:
         """How long to wait after *attempt* (counted from 1) has failed; *chance*, from 0 to 1, places it in the jitter.
@@ -91,17 +95,23 @@ class Policy:
 
 def delays_of(waits: Iterable[str | float]) -> tuple[float, ...]:
     """Waits such as `30s`, `1m`, `10m`, `1h` or numbers of seconds, in seconds. Raises ValueError."""
+    if isinstance(waits, (str, bytes)) or not isinstance(waits, Iterable):
+        raise ValueError(f'{shown(waits)} is no list of waits: ["10m"]')  # noqa: TRY004  # one kind for whatever it is
     return tuple(_delay_s(wait) for wait in waits)
 
 
 def _delay_s(wait: str | float) -> float:
-    if isinstance(wait, (int, float)):
+    if isinstance(wait, (int, float)) and not isinstance(wait, bool):
         seconds = float(wait)
+    elif not isinstance(wait, str):
+        raise ValueError(  # noqa: TRY004  # one kind for whatever it is
+            f"{shown(wait)} is not a wait: a number of seconds, or a text such as '10m'"
+        )
     else:
         said = seconds_in(wait.strip())
         if said is None:
             raise ValueError(f"{wait!r} is not a wait: a number and s, m, h or d, such as '10m'")
         seconds = said
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"a wait of {wait!r}: it must be positive")
     return seconds

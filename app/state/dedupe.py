@@ -4,6 +4,7 @@ Time is the stream's: the newest timestamp among the records up to an event, in 
 event that comes again is still recognised does not depend on when it is read, and a rebuilt state decides the same.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +14,7 @@ from hashlib import blake2b
 from faust import Record as Event
 
 from app.deadletter.returned import Returned
+from app.errors import PermanentError
 from app.state.partition import Partition
 from app.storage.changelog import MARK, Mark, stored_mark
 from app.wire.envelope import Record, event_id_bytes_of, event_id_of, place_of
@@ -62,10 +64,30 @@ class Dedupe:
         assert partition.store is not None, "marks need a store"
         return partition.store.get_many(keys)
 
-    def key(self, event: Event) -> bytes:
-        """What the mark of an event is kept under when an *identity* was given."""
+    def keys_of(self, event: Event, record: Record) -> list[bytes]:
+        """Make the keys that the mark of an event may be kept under when an *identity* was given.
+
+        New marks are kept under the first one, which has the type in it: one id may stand in events of several types.
+        Marks that were written before are under the other. An event without an identity is known as any event is.
+        Raises PermanentError, without payload, when the identity cannot be told.
+        """
         assert self.identity is not None
-        return mark_key(str(self.identity(event)).encode())
+        try:
+            identity = self.identity(event)
+            text = "" if identity is None or identity == b"" else str(identity)
+        except Exception as error:
+            raise PermanentError(
+                f"the identity of {type(event).__name__} cannot be told: {_name_of(self.identity)} raised "
+                f"{type(error).__name__}"
+            ) from error
+        if inspect.isawaitable(identity):
+            if inspect.iscoroutine(identity):
+                identity.close()
+            raise PermanentError(f"the identity of {type(event).__name__}: {_name_of(self.identity)} must not be async")
+        if not text:
+            return [mark_key(event_id_bytes_of(record))]
+        raw = text.encode("utf-8", "backslashreplace")
+        return [mark_key(f"{event._options.namespace}\0".encode() + raw), mark_key(raw)]
 
     def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> Mark | None:
         """The mark of an event that was seen before, as the store keeps it; None when it is forgotten by now."""
@@ -77,10 +99,28 @@ class Dedupe:
         return self.windows_ms.get(event_type, self.window_ms)
 
 
+@dataclass(frozen=True)
+class FieldIdentity:
+    """Gives a field of an event, or of a part of it (`customer.id`); None where a type has no such field."""
+
+    field: str
+
+    def __call__(self, event: Event) -> object:
+        """Read it."""
+        value: object = event
+        for name in self.field.split("."):
+            value = getattr(value, name, None)
+        return value
+
+
+def _name_of(identity: Identity) -> str:
+    return str(getattr(identity, "__qualname__", type(identity).__name__))
+
+
 def key_back(back: Returned, dedupe: Dedupe | None) -> bytes:
     """What the mark of a record that comes back is kept under, where *dedupe* is that of its subscription.
 
-    Empty where only decoding tells: then it is what `Dedupe.key` says of the event.
+    Empty where only decoding tells: then it is what `Dedupe.keys_of` says of the event.
     """
     if back.handler:  # the event itself was handled, but for this handler
         return mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}".encode())

@@ -75,6 +75,10 @@ class Table(Generic[K, V]):
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
 
+    def check(self, value: V) -> None:
+        """Raise what writing or reading raises of a value that would not come back."""
+        self._values.checked(value)
+
     def __getitem__(self, key: K) -> V:
         row = self._row(key)
         raw = self._read(row)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
+from app.declared import Declaration
+
 K = TypeVar("K")
 V = TypeVar("V")
 K_contra = TypeVar("K_contra", contravariant=True)
@@ -41,11 +43,15 @@ class Window:
 
     @classmethod
     def of(cls, size: timedelta, step: timedelta, expires: timedelta) -> "Window":
-        """Raises ValueError when time would pass that no window has, or a length is not positive."""
+        """Make one of lengths. Raises ConfigError when time would pass that no window has, or one is not positive."""
+        declared = Declaration("a table's window")
+        for option, length in {"size": size, "step": step, "expires": expires}.items():
+            declared.kind(option, length, timedelta)
         lengths = [length // timedelta(milliseconds=1) for length in (size, step, expires)]
         if not 0 < lengths[1] <= lengths[0] or lengths[2] < 0:
-            raise ValueError(f"a window of {size} every {step}, kept for {expires}: the step must be above 0 and at "
-                             "most the size")  # fmt: skip
+            raise declared.error(
+                f"a size of {size} every {step}, kept for {expires}: the step must be above 0 and at most the size"
+            )
         return cls(*lengths)
 
     def starts(self, at_ms: int) -> range:

@@ -15,13 +15,17 @@ class Deliveries(faust.Stream[Any]):
     async def carry(self) -> None:
         """Have this subscription's events carried until the worker stops."""
         intake: Intake = cast(Any, self.app).intake  # our app is both Faust's App and a Host
-        queue = cast(Any, self.channel).queue
-        while True:
-            try:
-                flow: Flow = await queue.get()
-            except StopAsyncIteration:  # Faust's way to say that the worker stops
-                return
-            intake.crew.wake(flow)
+        queue, topic = cast(Any, self.channel).queue, cast(Any, self.channel).topics[0]
+        intake.carrying[topic] += 1
+        try:
+            while True:
+                try:
+                    flow: Flow = await queue.get()
+                except StopAsyncIteration:  # Faust's way to say that the worker stops
+                    return
+                intake.crew.wake(flow)
+        finally:
+            intake.carrying[topic] -= 1
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only

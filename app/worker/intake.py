@@ -1,6 +1,7 @@
 """The intake: the flows of this worker's assigned partitions, and whether any of them is held back."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Intake:
         probe: Probe,
     ) -> None:  # fmt: skip
         self.flows: dict[TP, Flow] = {}
+        self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
         self.crew = Crew(concurrency, on_fault, timeouts_s)
         self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
         self.told = Told()

@@ -1,5 +1,7 @@
 """Our settings as Faust's, and which of Faust's own are fixed because the worker stands on them."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
@@ -7,13 +9,31 @@ from faust.types.auth import CredentialsT
 
 from app.access.arguments import connection_of
 from app.config import KafkaConfig, Settings
+from app.errors import ConfigError
+
+GUARANTEE = "at_least_once"  # Faust's word for what the engine builds on; its transactions are not used
 
 
-def faust_options(settings: Settings) -> dict[str, Any]:  # Any: Faust's settings are of all types
-    """The keyword arguments of `faust.App`, without the classes that we replace."""
+def faust_options(
+    settings: Settings, variables: Mapping[str, str] = os.environ
+) -> dict[str, Any]:  # Any: Faust's settings are of all types
+    """Make the keyword arguments of `faust.App`, without the classes that we replace.
+
+    Faust lets an environment variable win over a keyword argument: it gets an empty environment, so that our settings
+    are the only ones. Raises ConfigError when *variables* ask Faust for a guarantee that would not hold.
+    """
+    asked = variables.get("PROCESSING_GUARANTEE", GUARANTEE)
+    if asked != GUARANTEE:
+        raise ConfigError(
+            f"PROCESSING_GUARANTEE is {asked[:40]!r}, and transactions of Kafka are not used here: unset it; effects "
+            "on tables happen once by `dedupe` of a subscription"
+        )
     kafka, worker = settings.kafka, settings.worker
     consumer = kafka.consumer_config
     return {
+        "env": {},
+        "processing_guarantee": GUARANTEE,
+        "web_transport": "tcp://",  # else FAUST_WEB_TRANSPORT, read when Faust is imported, opens another way in
         "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
         "broker_credentials": credentials_of(kafka),
         "origin": "app",

@@ -3,10 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from app.config import KafkaConfig
 from app.dev.worker import WorkerProcess
+from app.errors import ConfigError
 from app.observe.health import create_topics
 from app.publish.producer import Producer
 
@@ -39,9 +43,8 @@ from app import app
 wrong = app.subscription("wrong-events")
 
 @app.agent(wrong)
-async def agent(stream):
-    async for event in stream:
-        pass
+async def agent(deliveries):
+    BODY
 """
 
 
@@ -78,14 +81,24 @@ def test_a_plain_agent_with_a_table_works_beside_subscriptions(
     assert wait_total(33) == {"user-0": 11, "user-1": 11, "user-2": 11}
 
 
-def test_iterating_over_a_subscription_is_refused_with_the_cure(
-    checkout: Path, make_topics: Callable[..., None], start_worker: Callable[..., WorkerProcess]
-) -> None:
-    """`async for` would hand out raw batches; the log says what to write instead."""
-    (checkout / "agents" / "wrong.py").write_text(WRONG)
+AGENTS = {"not awaited": "deliveries.carry()", "iterates": "[_ async for _ in deliveries]"}
+
+
+@pytest.mark.parametrize("body", AGENTS.values(), ids=AGENTS)
+def test_an_agent_that_does_not_carry_ends_the_worker(
+    checkout: Path, kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Callable[..., WorkerProcess],
+    body: str,
+) -> None:  # fmt: skip
+    """Nothing would ever be handled, behind green probes; the last line says what to write instead."""
+    (checkout / "agents" / "wrong.py").write_text(WRONG.replace("BODY", body))
     make_topics("order-events", "stock-events", "wrong-events")
-    worker = start_worker(cwd=checkout, ready=0)
-    deadline = time.monotonic() + 30
-    while "await deliveries.carry()" not in worker.log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert "await deliveries.carry()" in worker.log.read_text()
+    worker = start_worker(cwd=checkout, ready=0, WORKER__STARTUPTIMEOUTS="3")
+    seen = set()
+    while worker.exit_code() is None:
+        with suppress(OSError):
+            seen.add((worker.answer("/readyz")[0], worker.answer("/startupz")[0]))
+        time.sleep(0.1)
+    assert worker.exit_code() == ConfigError.exit_code
+    assert {ready for ready, _ in seen} <= {503}
+    says = f"nothing of topic {kafka.topic('wrong-events')} is handled, its agent agents.wrong.agent does not carry"
+    assert says in worker.log.read_text().strip().splitlines()[-1]

@@ -23,7 +23,7 @@ from app.state.unit import current_attempt
 from app.storage.changelog import CLAIM, epoch_of
 from app.storage.replica import Replica
 from app.storage.restore import Restorer
-from app.wire.envelope import Outgoing
+from app.wire.envelope import Delivery, Outgoing
 from app.worker.holdings import Holdings, Remembered
 from tests.stand_ins.deeds import Deeds
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
@@ -190,7 +190,15 @@ class Worker:
         """The real one, with two handlers."""
         dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
         policy = Policy(Retry(ATTEMPTS, 0.0))
-        for handler in (self.deeds.first, self.deeds.second):
+        deeds = self.deeds
+
+        async def first(event: Deed, delivery: Delivery) -> None:
+            await deeds.first(event, delivery)
+
+        async def second(event: Deed, delivery: Delivery) -> None:
+            await deeds.second(event, delivery)
+
+        for handler in (first, second):
             dispatcher.add(handler_for(Deed, handler, policy, NEVER))
         counts = Counts()
         return Pipeline(

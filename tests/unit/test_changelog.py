@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import ConfigError
 from app.state.windows import Window, from_text, in_window, start_of, text_of
 from app.storage.changelog import (
     MARK,
@@ -104,5 +105,5 @@ def test_keys_of_windows_come_back_and_sort_by_time(start_ms: int, key: str) -> 
 @pytest.mark.parametrize(("size", "step", "expires"), [(0, 0, 0), (2, 3, 0), (2, 0, 0), (2, -1, 0), (2, 1, -1)])
 def test_windows_that_leave_out_time_are_refused(size: int, step: int, expires: int) -> None:
     """When they are declared."""
-    with pytest.raises(ValueError, match="a window of"):
+    with pytest.raises(ConfigError, match=r"a table's window"):
         Window.of(timedelta(seconds=size), timedelta(seconds=step), timedelta(seconds=expires))

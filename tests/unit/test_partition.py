@@ -168,8 +168,8 @@ def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> Non
     assert Dedupe(1).stored(partition, keys) == [b"mark", b"mark", None]
     by_product = Dedupe(1, identity=lambda event: event.product_id)
     assert by_product.keys(records) == []
-    event: Any = type("E", (), {"product_id": 5})()
-    assert by_product.key(event) == mark_key(b"5")
+    event: Any = type("E", (), {"product_id": 5, "_options": type("O", (), {"namespace": "shop.E"})})()
+    assert by_product.keys_of(event, records[0]) == [mark_key(b"shop.E\0005"), mark_key(b"5")]
     assert isinstance(partition.store, Memory)
 
 

@@ -16,9 +16,9 @@ from app.errors import TransientError
 from app.failures.retry import Policy, Retry
 from app.observe.metrics import Counts
 from app.publish.bus import EventBus
-from app.state.dedupe import Dedupe
+from app.state.dedupe import Dedupe, mark_key
 from app.state.unit import current_attempt, current_unit
-from app.storage.changelog import row_key
+from app.storage.changelog import row_key, store_mark
 from app.storage.store import StoreError
 from app.wire.codec import codec_of
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
@@ -218,3 +218,37 @@ async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(make: Call
     assert shut.asked
     assert flow.settled_offset is None
     assert (house.faults, flow.state.filling.events, flow.state.filling.outbox) == ([], 0, [])
+
+
+async def test_marks_without_a_type_are_recognised_and_two_types_of_one_id_are_two_events(
+    make: Callable[..., House],
+) -> None:
+    """State that an earlier version wrote has the identity alone in its keys."""
+    seen: list[str] = []
+
+    async def handle(event: Deed) -> None:
+        seen.append(event.name)
+
+    house = make(None, remembers=True)
+    flow = flow_of(house, handle, BY_NAME)
+    flow.state.filling.marks[mark_key(b"old")] = store_mark(0, 0)
+    flow.state.filling.marks[mark_key(b"other.Deed\0new")] = store_mark(0, 0)
+    house.fetch(flow, deeds("old", "new", "new"))
+    await house.until(lambda: flow.settled_offset == 3)
+    assert seen == ["new"]
+    assert flow.pipeline.counts["duplicate"] == 2
+
+
+async def test_a_coroutine_that_a_handler_returns_is_no_success(make: Callable[..., House]) -> None:
+    """Its work was never done: a dead letter, not an event that was handled."""
+
+    async def work() -> None: ...
+
+    async def handle(event: Deed) -> Any:
+        return work()
+
+    house = make(None, remembers=True)
+    flow = flow_of(house, handle)
+    house.fetch(flow, deeds("a"))
+    await house.until(lambda: flow.settled_offset == 1)
+    assert (flow.pipeline.counts["handled"], flow.pipeline.counts["dead_lettered"]) == (0, 1)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
+from app.errors import ConfigError, DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
 from app.failures.retry import Policy, Retry, delays_of
 
 
@@ -34,7 +34,7 @@ def test_jitter_is_a_share_of_the_wait(jitter: float, chance: float, attempt: in
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     """When it is declared, not when the first event fails."""
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         Retry(**wrong)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def test_waits_of_retry_topics_are_read() -> None:
     assert delays_of(["30s", "10m", "1h", "1.5d", 5]) == (30, 600, 3600, 129_600, 5)
 
 
-@pytest.mark.parametrize("wrong", ["", "1", "10 min", "-1m", "m", 0, -5])
+@pytest.mark.parametrize("wrong", ["", "1", "10 min", "-1m", "m", 0, -5, True, None, float("nan"), float("inf")])
 def test_a_wait_that_is_none_is_refused(wrong: str | float) -> None:
     """With what it should be."""
     with pytest.raises(ValueError, match="wait"):

@@ -4,20 +4,21 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from aiokafka import TopicPartition
+from faust import Record as Event
 
 from app.bootstrap import Famulus
 from app.bootstrap.parts import decoder_of
 from app.deadletter.letter import Origin, letter_of
 from app.deadletter.selection import Criteria, Entry
 from app.engine.subscription import Subscription
-from app.errors import DecodeError
+from app.errors import DecodeError, PermanentError
 from app.group.members import committed_of, members_of
 from app.inspection.explain.answers import Dead, Facts
 from app.inspection.letters.read import Reader, letters_topic, register_of
 from app.inspection.statelog import Fold, places_of
 from app.inspection.statelog import reading as reading_state
 from app.operate.pauses import Pauses
-from app.state.dedupe import mark_key
+from app.state.dedupe import Dedupe, mark_key
 from app.state.troubles import Troubles
 from app.storage.changelog import offsets_in, stored_mark
 from app.wire.claimcheck import is_claim_check
@@ -99,8 +100,8 @@ class Gathering:
             return replace(facts, type_name=name, fault=f"{error.path}: {error.reason}")
         dedupe, mark = self._subscription.options.dedupe, None
         if dedupe is not None and (dedupe.identity is None or event is not None):
-            key = mark_key(event_id_bytes_of(record)) if dedupe.identity is None or event is None else dedupe.key(event)
-            seen = self._partitions[facts.partition].fold.marks.get(key)
+            marks = self._partitions[facts.partition].fold.marks
+            seen = next((marks[key] for key in _keys_of(dedupe, event, record) if key in marks), None)
             mark = stored_mark(seen) if seen is not None else None
         return replace(facts, type_name=name, mark=mark, is_handled_type=event is not None or is_claim_check(record))
 
@@ -158,3 +159,13 @@ class Gathering:
             )
             for entry in entries
         ]  # fmt: skip
+
+
+def _keys_of(dedupe: Dedupe, event: Event | None, record: Record) -> list[bytes]:
+    """Make the keys that a record's mark may be kept under; none where the identity cannot be told."""
+    if dedupe.identity is None or event is None:
+        return [mark_key(event_id_bytes_of(record))]
+    try:
+        return dedupe.keys_of(event, record)
+    except PermanentError:
+        return []

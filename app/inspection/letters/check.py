@@ -185,7 +185,9 @@ class _Stage:
         for sent in filled.outbox:
             key = (sent.key or b"").decode("utf-8", "backslashreplace")
             trial.events.append((sent.topic, event_type_of(sent.headers) or "", key))
-        self._rows.update({**filled.rows, self._mark(event, record): store_mark(self._rows.stream_ms, record.offset)})
+        self._rows.update(
+            {**filled.rows, self._marks(event, record)[0]: store_mark(self._rows.stream_ms, record.offset)}
+        )
         return trial
 
     async def _handle(self, event: Event, unit: Unit, handlers: list[Handler]) -> tuple[str, Exception] | None:
@@ -219,16 +221,16 @@ class _Stage:
         is_left = self._subscription.options.on_unknown_type == "ignore"
         return Trial(entry, "ignored" if is_left else "fails", message=what)
 
-    def _mark(self, event: Event, back: Returned) -> bytes:
+    def _marks(self, event: Event, back: Returned) -> list[bytes]:
         dedupe = self._subscription.options.dedupe
         key = key_back(back, dedupe)
-        return dedupe.key(event) if dedupe is not None and not key else key
+        return dedupe.keys_of(event, back) if dedupe is not None and not key else [key]
 
     def _is_duplicate(self, event: Event, back: Returned) -> bool:
         dedupe = self._subscription.dedupe_back
         if dedupe is None:
             return False
-        raw = self._rows.get(self._mark(event, back))
+        raw = next((found for key in self._marks(event, back) if (found := self._rows.get(key)) is not None), None)
         return raw is not None and is_within(stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event)))
 
     def _change(self, row: bytes, value: bytes | None) -> Change:

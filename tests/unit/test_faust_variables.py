@@ -1,0 +1,57 @@
+"""Faust's own environment variables: none of them passes our settings by."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faust.types.settings import Settings as FaustSettings
+
+from app.config import load_settings
+from app.errors import ConfigError
+from app.worker.options import faust_options
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted({param.env_name for param in FaustSettings.SETTINGS.values() if param.env_name})
+SHOWN = """
+import app, json
+conf = app.app.conf
+changing = "broker_credentials", "reply_to", "web_application_options"  # random, or shown with their address
+print(json.dumps({name: repr(getattr(conf, name)) for name in conf.SETTINGS if name not in changing}))
+"""
+# A value that Faust would take for each, where a text is not enough.
+VALUES = {"APP_ENV_PREFIX": "X", "TIMEZONE": "UTC", "BROKER_CREDENTIALS": "", "NODE_CANONICAL_URL": "http://other"}
+
+
+def shown(variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """The settings of Faust in a process with these variables."""
+    return subprocess.run(
+        [sys.executable, "-c", SHOWN], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_faust_reads_no_variable_of_its_own() -> None:
+    """All that its registry of settings names, set at once, and those that it reads when it is imported."""
+    assert {"BROKER_URL", "APP_STORE", "WEB_PORT", "PROCESSING_GUARANTEE", "TOPIC_DISABLE_LEADER"} <= set(NAMES)
+    ours = {"PROCESSING_GUARANTEE"}  # refused, see below
+    variables = {name: VALUES.get(name, "1") for name in NAMES if name not in ours}
+    early = {"FAUST_WEB_PORT": "1", "FAUST_F_WEB_BIND": "1.2.3.4", "FAUST_WEB_TRANSPORT": "unix:///tmp/none"}
+    plain, hostile = shown({}), shown({**variables, **early})
+    assert plain.returncode == 0, plain.stderr
+    assert hostile.returncode == 0, hostile.stderr
+    assert hostile.stdout == plain.stdout
+
+
+@pytest.mark.parametrize("asked", ["exactly_once", "", "EXACTLY_ONCE"])
+def test_a_guarantee_of_faust_that_would_not_hold_is_refused(asked: str) -> None:
+    """Not ignored: whoever sets it counts on it."""
+    with pytest.raises(ConfigError, match="PROCESSING_GUARANTEE"):
+        faust_options(load_settings(), {"PROCESSING_GUARANTEE": asked})
+
+
+def test_the_guarantee_that_holds_may_be_said() -> None:
+    """It is what Faust is told anyway."""
+    options = faust_options(load_settings(), {"PROCESSING_GUARANTEE": "at_least_once"})
+    assert (options["processing_guarantee"], options["env"]) == ("at_least_once", {})
