@@ -21,6 +21,7 @@ from app.publish.line import SMALL_BYTES, Line
 from app.publish.results import NotAcknowledgedError, Published, RecordTooLargeError
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
+from app.wire.keys import key_bytes
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
@@ -61,10 +62,10 @@ class Producer(Line):
     ) -> Published:
         """Send one record and wait until all in-sync replicas have it.
 
-        *topic* is the name as models say it (the prefix setting is added). *key* is bytes or anything whose text is
-        the key; None spreads records over the partitions. An event gets the headers of `wire.envelope` with a new id
-        unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
-        bytes are sent as they are; None is a tombstone.
+        *topic* is the name as models say it (the prefix setting is added). *key* is as `wire.keys` has it; None spreads
+        records over the partitions. An event gets the headers of `wire.envelope` with a new id unless *headers* are
+        given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`; bytes are sent as they
+        are; None is a tombstone.
         Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
         in `ProducerConfig.DeliveryTimeoutMs` or the store is away; all are PublishErrors.
         """
@@ -172,10 +173,3 @@ def _traced(record: Outgoing, event: Value, trace: Headers, own: Headers) -> Out
     if not isinstance(event, Event):
         return record
     return replace(record, headers=with_own([*(() if own else record.headers), *trace], own))
-
-
-def key_bytes(key: object) -> bytes | None:
-    """The record key: bytes as they are, None as none, anything else by its text (a UUID, a number, a string)."""
-    if key is None or isinstance(key, bytes):
-        return key
-    return str(key).encode()

@@ -25,6 +25,7 @@ from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
 from app.storage.changelog import row_key
 from app.wire.codec import codec_of, fault_in
+from app.wire.keys import key_bytes
 from app.wire.sensitive import hidden, places_of
 
 K = TypeVar("K")
@@ -190,7 +191,11 @@ class Table(Generic[K, V]):
 
     def event_key(self, key: bytes) -> bytes:
         """The key of the events that a row belongs to, where a table is keyed as its events are."""
-        return key if self.window is None else key[windows.START_BYTES :]
+        raw = key if self.window is None else key[windows.START_BYTES :]
+        try:
+            return key_bytes(self._decode_key(raw)) or b""
+        except TypeError:  # no event has such a key
+            return raw
 
     # By keys as they are in the changelog.
 
