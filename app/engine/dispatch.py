@@ -94,7 +94,14 @@ class Dispatcher:
         self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
 
     def add(self, handler: Handler) -> None:
-        """Register a handler. Several handlers may take one type."""
+        """Register a handler. Several handlers may take one type.
+
+        Raises ConfigError for a type with a field that cannot be decoded.
+        """
+        try:
+            codec_of(handler.event_type)
+        except TypeError as error:
+            raise ConfigError(f"handler {handler.name}: {error}") from None
         self.by_type.setdefault(handler.event_type, []).append(handler)
 
     @property

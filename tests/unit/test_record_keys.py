@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from app.publish.producer import Producer
 from app.state.tables import Table
 from app.wire.keys import key_bytes
 
@@ -70,3 +71,18 @@ def test_what_has_no_one_text_is_refused(key: object) -> None:
     """An object's `str()` would put its events anywhere."""
     with pytest.raises(TypeError, match="cannot be the key of a record"):
         key_bytes(key)
+
+
+@pytest.mark.parametrize(
+    ("topic", "given"),
+    [
+        ("t", {"partition": -1}), ("t", {"partition": True}), ("t", {"partition": "1"}), ("t", {"timestamp_ms": -1}),
+        ("t", {"timestamp_ms": 2**63}), ("t", {"timestamp_ms": 1.5}), ("no name", {}), ("..", {}), ("x" * 250, {}),
+        ("t", {"headers": {"a": "text"}}), ("t", {"headers": [("a", b"b", b"c")]}), ("t", {"headers": ["ab"]}),
+    ],
+)  # fmt: skip
+async def test_what_kafka_never_takes_is_said_at_once(topic: str, given: dict[str, Any]) -> None:
+    """Without a broker: nothing is waited for."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        await Producer().produce(topic, "k", b"v", **given)
+    assert "\n" not in str(caught.value)
