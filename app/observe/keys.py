@@ -139,5 +139,6 @@ class KeyStudy:
 
 def key_of(value: object) -> bytes | None:
     """The key that a field's value would be: its text. None for what is no key: nothing, truth, fractions, objects."""
-    is_key = isinstance(value, (str, int)) and not isinstance(value, bool)
-    return key_bytes(value) if is_key else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    return key_bytes(value) if isinstance(value, int) and not isinstance(value, bool) else None
