@@ -8,13 +8,38 @@ The namespace is the event's name on the wire: it is written out, so that moving
 the partition and so the order: events of one key are handled one after the other.
 """
 
+import dataclasses
+import inspect
+import sys
+import types
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from copy import deepcopy
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
-from typing import Any, ClassVar, dataclass_transform, get_args, get_type_hints
+from functools import partial, reduce, wraps
+from operator import or_
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import faust
+from faust.models.fields import BooleanField, BytesField, DecimalField, NumberField, StringField
+from faust.models.typing import TypeExpression
+
+_TEXT_OR_TRUTH = (StringField, BytesField, BooleanField)
 
 
 def _datetime(text: str) -> datetime:
@@ -37,26 +62,157 @@ def _enums_in(annotation: Any) -> Iterator[type[Enum]]:
         yield from _enums_in(argument)
 
 
-@dataclass_transform(kw_only_default=True)
+# Values that nobody can change, so that they may stand in many events.
+_FIXED = (str, bytes, int, float, complex, Decimal, date, time, timedelta, UUID, Enum, types.NoneType)
+
+
+def _hints_of(cls: type) -> dict[str, Any]:
+    """The annotations of *cls*, with what `Annotated` says. Raises TypeError that names an unknown one."""
+    try:
+        return get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
+    except NameError as error:
+        cure = "import it, or define it before the class, and not under TYPE_CHECKING only"
+        raise TypeError(f"{_place(cls)} has a field of type {error.name!r}, which is not known there: {cure}") from None
+
+
+def _place(cls: type) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"{cls.__name__} ({file or cls.__module__})"
+
+
+def _resolve(cls: type) -> None:
+    """Write the types that generic bases were given, as in `class Paid(Envelope[Money])`, into *cls*'s annotations."""
+    given: dict[Any, Any] = {}
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        parameters = getattr(get_origin(base), "__parameters__", ())
+        given.update(zip(parameters, get_args(base), strict=False))
+    if not given:
+        return
+    own = inspect.get_annotations(cls)
+    inherited = {
+        name: made
+        for base in cls.__bases__
+        for name, hint in (_hints_of(base).items() if issubclass(base, faust.Record) else ())
+        if name not in own and get_origin(hint) is not ClassVar and (made := _with(hint, given)) is not hint
+    }
+    cls.__annotations__ = {**inherited, **own}
+
+
+def _with(hint: Any, given: dict[Any, Any]) -> Any:
+    """*hint* with types in the place of its type variables."""
+    if isinstance(hint, TypeVar):
+        return given.get(hint, hint)
+    arguments, origin = get_args(hint), get_origin(hint)
+    if not arguments or origin is Literal:
+        return hint
+    if origin is Annotated:
+        made = _with(arguments[0], given)
+        return hint if made is arguments[0] else Annotated[(made, *hint.__metadata__)]
+    inner = [_with(each, given) for each in arguments]
+    if all(one is other for one, other in zip(inner, arguments, strict=True)):
+        return hint
+    return reduce(or_, inner) if origin in (Union, types.UnionType) else origin[tuple(inner)]
+
+
+def _plain(hint: Any) -> Any:
+    """*hint* as Faust understands it, which is without `Annotated`."""
+    return _plain(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+
+
+def _take_factories(cls: type) -> dict[str, Callable[[], Any]]:
+    """The `default_factory` of every field of *cls* that is written with `dataclasses.field`."""
+    factories: dict[str, Callable[[], Any]] = {}
+    for name in inspect.get_annotations(cls):
+        value = cls.__dict__.get(name)
+        if not isinstance(value, dataclasses.Field):
+            continue
+        if value.default_factory is not dataclasses.MISSING:
+            factories[name] = value.default_factory
+            setattr(cls, name, value.default_factory())
+        elif value.default is not dataclasses.MISSING:
+            setattr(cls, name, value.default)
+        else:
+            delattr(cls, name)
+    return factories
+
+
+def _not_taken(hints: dict[str, Any]) -> str:
+    """The first field whose type Faust cannot work with, as part of a name."""
+    for name, hint in hints.items():
+        try:
+            TypeExpression(_plain(hint)).as_function()
+        except Exception:  # noqa: BLE001  # Faust raises whatever happens to it
+            return f".{name}"
+    return ""
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
 class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
     """Something inside an event, such as one line of an order.
 
-    Class keyword: `sensitive` names fields that are shown to nobody, such as `("email", "address")`.
+    A default that can be changed, such as a list, is copied for each new one; `dataclasses.field(default_factory=...)`
+    is understood as well. Class keyword: `sensitive` names fields that are shown to nobody, such as
+    `("email", "address")`.
     """
 
     __sensitive__: ClassVar[frozenset[str]] = frozenset()
+    __hints__: ClassVar[dict[str, Any]] = {}
+    __factories__: ClassVar[dict[str, Callable[[], Any]]] = {}
 
     def __init_subclass__(
         cls, *, coercions: dict[Any, Any] | None = None, sensitive: tuple[str, ...] = (), **options: Any
     ) -> None:
         """*options* are those of faust.Record; enumerations among the fields are made from their values."""
-        if unknown := set(sensitive) - get_type_hints(cls).keys():
+        _resolve(cls)
+        hints = _hints_of(cls)
+        if unknown := set(sensitive) - hints.keys():
             raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}, which it calls sensitive")
         cls.__sensitive__ |= frozenset(sensitive)
-        enums: dict[Any, Any] = {
-            enum: enum for annotation in get_type_hints(cls).values() for enum in _enums_in(annotation)
+        cls.__hints__ = hints
+        own = inspect.get_annotations(cls)
+        factories = {name: made for name, made in cls.__factories__.items() if name not in own}
+        cls.__factories__ = {**factories, **_take_factories(cls)}
+        enums: dict[Any, Any] = {enum: enum for annotation in hints.values() for enum in _enums_in(annotation)}
+        try:
+            super().__init_subclass__(coercions={**enums, **(coercions or {})}, **options)
+        except (TypeError, AttributeError) as error:
+            said = " ".join(str(error).split())
+            raise TypeError(f"{_place(cls)}{_not_taken(hints)} cannot be a model: {said}") from None
+        for descriptor in () if cls.__is_abstract__ else cls._options.descriptors.values():
+            if isinstance(descriptor, _TEXT_OR_TRUTH):
+                descriptor.coerce = False  # Faust makes "None" of None, and text of whatever else stands there
+            if isinstance(descriptor, NumberField) and not isinstance(descriptor, DecimalField):
+                descriptor.prepare_value = partial(_number, type(descriptor).prepare_value, descriptor)  # type: ignore[method-assign]
+
+    @classmethod
+    def _BUILD_init(cls) -> Callable[[], None]:  # noqa: N802  # Faust's name
+        """Make `__init__` as Faust does, with defaults of its own for each instance."""
+        made: Any = super()._BUILD_init()
+        options = cls._options
+        changing: dict[str, Callable[[], Any]] = {
+            name: partial(deepcopy, value) for name, value in options.defaults.items() if not isinstance(value, _FIXED)
         }
-        super().__init_subclass__(coercions={**enums, **(coercions or {})}, **options)
+        cls.__factories__ = factories = {**changing, **cls.__factories__}
+        if not factories:
+            return made  # type: ignore[no-any-return]
+        names = list(options.fields)
+        order = [name for name in names if name not in options.optionalset]
+        order += [name for name in names if name in options.optionalset]
+
+        @wraps(made)
+        def init(self: Any, *arguments: Any, **values: Any) -> None:
+            values.update(zip(order, arguments, strict=False))
+            for name, factory in factories.items():
+                if values.get(name) is None:
+                    values[name] = factory()
+            made(self, *arguments[len(order) :], **values)
+
+        return cast(Callable[[], None], init)
+
+
+def _number(prepare: Any, descriptor: Any, value: Any, *, coerce: bool | None = None) -> Any:
+    """A number from its text; other values stay as they are, so that writing them says what is wrong."""
+    return prepare(descriptor, value, coerce=coerce) if isinstance(value, str) else value
 
 
 class Event(Part, abstract=True):
@@ -89,3 +245,13 @@ class Event(Part, abstract=True):
             )
         cls.__topic__ = topic
         cls.__key__ = key
+        other = _by_namespace.setdefault(namespace, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"event {_place(cls)} has the namespace {namespace!r}, which {other.__module__}.{other.__qualname__} "
+                "has already: give one of them another"
+            )
+        _by_namespace[namespace] = cls  # the same class, written or imported again
+
+
+_by_namespace: WeakValueDictionary[str, type[Event]] = WeakValueDictionary()

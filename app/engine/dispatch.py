@@ -176,8 +176,13 @@ class Dispatcher:
         """Register a handler. Several handlers may take one type.
 
         One whose module was reloaded takes the place of what it was before. Raises ConfigError for a name that another
-        handler has: ids of what it publishes, retries and metrics go by it. Also for two types of one name on the wire.
+        handler has: ids of what it publishes, retries and metrics go by it. Also for two types of one name on the wire,
+        and for a type with a field that cannot be decoded.
         """
+        try:
+            codec_of(handler.event_type)
+        except TypeError as error:
+            raise ConfigError(f"handler {handler.name} ({handler.place}): {error}") from None
         module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)  # a reload makes another one
         earlier = self._by_name.get(handler.name)
         if earlier is not None:

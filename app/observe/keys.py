@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from app.wire.keys import key_bytes
 from app.wire.partition import Choose
 
 Verdict = Literal["good", "bad", "pointless", "unclear"]
@@ -140,4 +141,4 @@ def key_of(value: object) -> bytes | None:
     """The key that a field's value would be: its text. None for what is no key: nothing, truth, fractions, objects."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
-    return str(value).encode() if isinstance(value, int) and not isinstance(value, bool) else None
+    return key_bytes(value) if isinstance(value, int) and not isinstance(value, bool) else None

@@ -12,6 +12,7 @@ from uuid import uuid4
 from faust import Record as Event
 
 from app.wire.envelope import Cause, Outgoing, Record, derived_id, headers_of
+from app.wire.keys import key_bytes
 
 
 class Causing(Protocol):
@@ -80,7 +81,10 @@ def subject_of(event: Event) -> str:
     subject = getattr(event, name, None) if name is not None else None
     if subject is None or isinstance(subject, bytes):
         return ""
-    text = str(subject)
+    try:
+        text = (key_bytes(subject) or b"").decode()
+    except (TypeError, UnicodeDecodeError):
+        return ""
     return text if text.isprintable() else ""
 
 

@@ -13,7 +13,7 @@ from faust import Record
 from app.errors import ClaimStoreError
 from app.observe.tracing import Tracing, tracing_of
 from app.publish.attributes import Outbox, caused_headers
-from app.publish.producer import Producer, key_bytes
+from app.publish.producer import Producer
 from app.publish.replies import ReplyRefusedError, ReplyTo, check_id, reply_to
 from app.publish.requests import Asking, Requester, reply_in
 from app.publish.results import Published, UnknownTopicError
@@ -21,6 +21,7 @@ from app.publish.schedule import Scheduled, due_ms_of, scheduling_topic
 from app.publish.together import Together
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
+from app.wire.keys import key_bytes
 
 R = TypeVar("R", bound=Record)
 

@@ -3,7 +3,9 @@
 Works inside a worker and in a plain script. What is wrong is one line with its cure, see `results`.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Self
@@ -21,6 +23,7 @@ from app.publish.line import SMALL_BYTES, Line
 from app.publish.results import NotAcknowledgedError, Published, RecordTooLargeError
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, Outgoing, with_own
+from app.wire.keys import key_bytes
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
@@ -55,19 +58,23 @@ class Producer(Line):
         key: object,
         event: Value,
         *,
-        headers: Headers | None = None,
+        headers: Headers | Mapping[str, bytes] | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Published:
         """Send one record and wait until all in-sync replicas have it.
 
-        *topic* is the name as models say it (the prefix setting is added). *key* is bytes or anything whose text is
-        the key; None spreads records over the partitions. An event gets the headers of `wire.envelope` with a new id
-        unless *headers* are given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`;
-        bytes are sent as they are; None is a tombstone.
+        *topic* is the name as models say it (the prefix setting is added). *key* is as `wire.keys` has it; None spreads
+        records over the partitions. An event gets the headers of `wire.envelope` with a new id unless *headers* are
+        given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`; bytes are sent as they
+        are; None is a tombstone.
+        Raises TypeError or ValueError at once for what no record can have, such as a partition below zero.
         Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
         in `ProducerConfig.DeliveryTimeoutMs` or the store is away; all are PublishErrors.
         """
+        if isinstance(headers, Mapping):
+            headers = list(headers.items())
+        _check(self.settings.topic(topic), headers or (), partition, timestamp_ms)
         record = self._outgoing(self.settings.topic(topic), key, event, headers, partition, timestamp_ms)
         if self.tracing is None:
             return await self._produce(record, event)
@@ -174,8 +181,26 @@ def _traced(record: Outgoing, event: Value, trace: Headers, own: Headers) -> Out
     return replace(record, headers=with_own([*(() if own else record.headers), *trace], own))
 
 
-def key_bytes(key: object) -> bytes | None:
-    """The record key: bytes as they are, None as none, anything else by its text (a UUID, a number, a string)."""
-    if key is None or isinstance(key, bytes):
-        return key
-    return str(key).encode()
+def _check(topic: str, headers: Headers, partition: int | None, timestamp_ms: int | None) -> None:
+    """Raise TypeError or ValueError, with the cure, for what Kafka takes in no record."""
+    if not _topic_name.fullmatch(topic) or topic in {".", ".."}:
+        raise ValueError(f"{topic!r} is no name of a topic: 1 to 249 letters, digits, dots, underscores and hyphens")
+    for name, limit in (("partition", 2**31), ("timestamp_ms", 2**63)):
+        number = partition if name == "partition" else timestamp_ms
+        if number is None:
+            continue
+        if type(number) is not int:
+            raise TypeError(f"{name} is a {type(number).__name__}: give a whole number, or None")
+        if not 0 <= number < limit:
+            cure = "leave it out, or None, to have one chosen" if name == "partition" else "milliseconds since 1970"
+            raise ValueError(f"{name}={number} is none that Kafka has: {cure}")
+    for header in headers:
+        if not (
+            isinstance(header, tuple) and len(header) == _PAIR and isinstance(header[0], str)
+            and isinstance(header[1], (bytes, types.NoneType))
+        ):  # fmt: skip
+            raise TypeError("headers are pairs of a name (text) and a value (bytes), or a dict of these")
+
+
+_topic_name = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_PAIR = 2

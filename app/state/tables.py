@@ -27,6 +27,7 @@ from app.state.partition import Partition, Rows
 from app.state.unit import Unit, current_unit
 from app.state.windows import Window, Windowed
 from app.storage.changelog import row_key
+from app.wire.keys import key_bytes
 from app.wire.sensitive import hidden, places_at
 
 K = TypeVar("K")
@@ -308,7 +309,11 @@ class Table(Generic[K, V]):
 
     def event_key(self, key: bytes) -> bytes:
         """The key of the events that a row belongs to, where a table is keyed as its events are."""
-        return key if self.window is None else key[windows.START_BYTES :]
+        raw = key if self.window is None else key[windows.START_BYTES :]
+        try:
+            return key_bytes(self._keys.decode(raw)) or b""
+        except TypeError:  # no event has such a key
+            return raw
 
     # By keys as they are in the changelog.
 

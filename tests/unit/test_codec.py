@@ -173,7 +173,7 @@ def test_a_union_that_cannot_be_told_apart_is_an_error_at_once() -> None:
     class Either(Part, namespace="test.codec.Either"):
         what: Line | str
 
-    with pytest.raises(TypeError, match="field what"):
+    with pytest.raises(TypeError, match=r"Either\.what: a Record can be optional"):
         Codec(Either)
 
 
@@ -181,9 +181,8 @@ def test_a_record_inside_itself_is_an_error_at_once() -> None:
     """Trees are not supported, and say so instead of recursing for ever."""
 
     class Tree(Part, namespace="test.codec.Tree"):
-        name: str
+        branches: list["Tree"]
 
-    Tree._options.fields["name"] = list[Tree]  # type: ignore[index]
     with pytest.raises(TypeError, match="Tree contains itself"):
         Codec(Tree)
 

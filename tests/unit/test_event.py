@@ -50,3 +50,23 @@ def test_values_are_what_their_fields_say() -> None:
     number = uuid4()
     priced = Priced.from_data({"id": str(number), "price": "12.10"})
     assert (priced.id, priced.price) == (number, Decimal("12.10"))
+
+
+def test_two_events_of_one_namespace_are_an_error_that_names_both() -> None:
+    """The first one's handlers would never run."""
+
+    class First(Event, namespace="test.Twice", topic="t", key="name"):
+        name: str
+
+    with pytest.raises(TypeError, match=r"event Second .* the namespace 'test\.Twice', which .*First has already"):
+
+        class Second(Event, namespace="test.Twice", topic="t", key="name"):
+            name: str
+
+    assert First.__topic__ == "t"
+
+
+def test_a_class_that_is_imported_again_keeps_its_namespace() -> None:
+    """As a reload does."""
+    for _ in range(2):
+        type("Again", (Event,), {"__annotations__": {"name": str}}, namespace="test.Again", topic="t", key="name")

@@ -17,10 +17,11 @@ from app.engine.traced import TracedPipeline, traced
 from app.errors import ConfigError, PermanentError, TransientError
 from app.observe.tracing import tracing_of
 from app.publish.bus import EventBus
-from app.publish.producer import Producer, key_bytes
+from app.publish.producer import Producer
 from app.publish.results import Published, PublishError
 from app.state.unit import current_attempt
 from app.wire.envelope import Outgoing
+from app.wire.keys import key_bytes
 from models.stock import StockReserved
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Do, Trial, Try, trials

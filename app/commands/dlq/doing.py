@@ -30,9 +30,9 @@ from app.inspection.letters.read import Reader, reading
 from app.inspection.letters.returning import StaysError, sent_back
 from app.inspection.letters.send import Request, Sending, whoami
 from app.inspection.letters.words import key_text, otherwise
-from app.publish.producer import key_bytes
 from app.text import number, printable
 from app.wire.codec import json_of
+from app.wire.keys import key_bytes
 
 NOTE_BYTES_MAX = 2_000
 SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
