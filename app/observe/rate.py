@@ -47,7 +47,7 @@ class Rate(logging.Filter):
             if len(self._said) > KEPT:
                 del self._said[next(iter(self._said))]
         if is_let and held:
-            record.msg, record.args = f"{record.getMessage()} (and {held} more times before)", ()
+            record.msg, record.args = f"{record.getMessage()} (and {held:,} more times before)", ()
         return is_let
 
 

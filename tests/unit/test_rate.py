@@ -29,7 +29,7 @@ def test_the_first_ones_are_heard_and_then_how_many_there_were() -> None:
     now = EVERY_S
     late = record("Topic %s not found", "100%s")
     assert rate.filter(late)
-    assert late.getMessage() == f"Topic 100%s not found (and {1_000 - BURST} more times before)"
+    assert late.getMessage() == f"Topic 100%s not found (and {1_000 - BURST:,} more times before)"
     again = record("Topic %s not found", "t")
     assert rate.filter(again)
     assert again.getMessage() == "Topic t not found"
