@@ -1,5 +1,9 @@
 """What holds for every test, in each of pytest-xdist's processes and in the one that gathers what they say."""
 
+import os
+import signal
+import sys
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -20,7 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each of pytest-xdist's processes has ports of its own: none takes, or tries, one that another has just given."""
+    """Each of pytest-xdist's processes has ports of its own: none takes, or tries, one that another has just given.
+
+    The hundreds of processes that tests start keep what they compiled, which is a third of their start. They can be
+    interrupted, also where a shell started the tests in the background.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = getattr(config, "workerinput", None)
     if process is not None:
         number, (low, high) = int(process["workerid"].removeprefix("gw")), node.PORTS

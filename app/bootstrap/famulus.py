@@ -36,7 +36,7 @@ from app.errors import ConfigError, InvariantError, OperatingError
 from app.failures.circuit import Breaker
 from app.failures.retry import Policy, Retry
 from app.group.standing import Standings
-from app.observe.health import partitions_of
+from app.observe.health import look_for
 from app.observe.history import History
 from app.observe.logs import described
 from app.observe.tracing import tracing_of
@@ -280,7 +280,7 @@ class Famulus(faust.App):
         for export in self.exports:
             export()
         needed = self.topics_needed()
-        there = await partitions_of(kafka, needed, timeout_s)
+        there = await look_for(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
         subscriptions = self.subscriptions.values()

@@ -25,6 +25,8 @@ from app.storage.restore import Restorer
 from app.storage.store import Memory, StateFolder
 from app.worker.holdings import Holdings, Remembered
 
+POISON_RATIO = 0.95  # of all: so many of them are no accidents of single senders
+
 
 def topic_of(event_type: type[Event]) -> str:
     """The topic that the events of a type stand in, as models say it."""
@@ -118,8 +120,9 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
     redeeming: Redeeming, topics_back: Sequence[str],
 ) -> Pipeline:  # fmt: skip
     """What carries the events of one subscription."""
-    options, dead = subscription.options, settings.dead_letter
+    options, dead, topic = subscription.options, settings.dead_letter, subscription.topic_name
     flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
+    poison = Breaker(dead.poison_run, 1, POISON_RATIO, dead.flood_window_s, dead.poison_run)
     return Pipeline(
         types=decoder_of(settings, subscription, dispatcher),
         dispatcher=dispatcher,
@@ -128,15 +131,23 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
         counts=subscription.counts,
         on_unknown_type=options.on_unknown_type,
         failing=Failing(
-            topic=subscription.topic_name,
+            topic=topic,
             letters=letters,
             counts=subscription.counts,
             flood=Gate(
                 flood,
-                subscription.topic_name,
+                topic,
                 "too many events fail for good:",
                 "no further dead letter is written until one of them succeeds (DeadLetter.FloodRun sets the limit)",
             ),
+            poison=Gate(
+                poison,
+                topic,
+                "too many records are no event that this version can read, as if a producer had changed:",
+                "no further one becomes a dead letter until one of them can be read: deploy a version that reads them, "
+                f"or start with DeadLetter.PoisonRun 0 (now {dead.poison_run}) to make dead letters of them all",
+            ),
+            succeeded=lambda: sum(handler.gate.passed for handler in handlers_of(subscription, dispatcher)),
             order=options.order,
             on_dead_letter=options.on_dead_letter,
             sequence_max=dead.sequence_max,

@@ -87,6 +87,7 @@ class DeadLetterConfig(Section):
     sequence_max: int = Field(10_000, ge=1, description="Of one partition: dead, or parked behind a dead one.")
     on_sequence_full: Literal["halt", "skip"] = "halt"
     flood_run: int = Field(20_000, ge=0, description="Failures for good in a row that stop it all; 0 is never.")
+    poison_run: int = Field(1_000, ge=0, description="Unreadable events in a row that stop it all; 0 is never.")
     flood_ratio: float = Field(0.5, gt=0, le=1, description="Failures for good among the events of FloodWindowS.")
     flood_window_s: float = Field(60.0, gt=0, description="Seconds.")
 

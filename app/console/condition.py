@@ -19,7 +19,7 @@ def is_ready(app: Famulus) -> bool:
 def stuck(app: Famulus) -> list[str]:
     """Why this worker, or partitions of it, do not get on: somebody has to do something."""
     flows = app.intake.flows.values()
-    floods = [p.failing.flood.why for p in app.pipelines.values()]
+    floods = [why for p in app.pipelines.values() for why in p.failing.shut]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
     every = _unheard(app), *app.uncarried(), *app.watchdog.stalled, *floods, *partitions, scheduled

@@ -98,10 +98,11 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
             outcomes[name] += subscription.counts[name]
     returning = sorted((tp, lag) for tp, lag in returning_lag(app) if lag)
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
+    shut = [why for pipeline in app.pipelines.values() for why in pipeline.failing.shut]
     return {
         "is_ready": is_ready(app),
         "why": why_not_ready(app) if not stuck(app) else "",
-        "flooded": [why for why in (*(p.failing.flood.why for p in app.pipelines.values()), scheduled) if why],
+        "flooded": [*shut, scheduled] if scheduled else shut,
         "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
         "waiting": waiting(app),
         "paused": paused(app),

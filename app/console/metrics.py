@@ -106,7 +106,7 @@ class WorkerCollector(Collector):
             scrape.put(c.BLOCKED, sum(bool(now.blocked) for now in of_topic), topic, "unsent")
             scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
-            scrape.put(c.FLOOD, pipeline.failing.flood.is_open, topic)
+            scrape.put(c.FLOOD, bool(pipeline.failing.shut), topic)
 
     def _put_worker(self, scrape: "Scrape") -> None:
         sent: Counter[str] = Counter()

@@ -21,7 +21,7 @@ UNITS = {
     "_ms": "ms", "_s": "s", "_h": "h", "_mib": "MiB", "bytes": "bytes", "batch_size": "bytes",
     "max_request_size": "bytes", "_records": "records", "partitions": "partitions", "concurrency": "events",
     "_ratio": "share", "replication_factor": "copies", "_replicas": "copies", "attempts": "attempts",
-    "sequence_max": "events", "flood_run": "events",
+    "sequence_max": "events", "flood_run": "events", "poison_run": "events",
 }  # fmt: skip
 _secret = re.compile(r"password|secret|token(?!_endpoint)")
 _points_at = re.compile(r"(file|location|url|hosts)$")

@@ -6,7 +6,7 @@ again in its lane? in a retry topic? may there be one more dead letter? must lat
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -48,16 +48,27 @@ class GivenUp(Exception):  # noqa: N818  # the error is inside
 
 @dataclass(frozen=True)
 class Failing:
-    """How the events of one subscription fail. *flood* is the gate before the dead letter topic."""
+    """How the events of one subscription fail.
+
+    Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for what none can get.
+    *succeeded* counts the attempts of handlers that did, those whose effects are not settled yet too.
+    """
 
     topic: str  # of the source, as on the cluster
     letters: DeadLetters
     counts: Counts
     flood: Gate
+    poison: Gate
+    succeeded: Callable[[], int]
     order: Order = "key"
     on_dead_letter: OnDeadLetter = "skip"
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
+
+    @property
+    def shut(self) -> list[str]:
+        """Why no further dead letter is written, in words; empty while they are."""
+        return [gate.why for gate in (self.flood, self.poison) if gate.is_open]
 
     def begin(self, record: Record, past: Past | None, state: Partition) -> Past | None:
         """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked."""
@@ -130,8 +141,9 @@ class Failing:
         record, state = unit.record, unit.partition
         past = past or Past()
         past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
-        if failure.handler and self.flood.note_failure(place_of(record), failure.error):
-            raise Rest(past, self.flood.until(place_of(record)))
+        gate = self._gate(record, failure, past)
+        if gate is not None and gate.note_failure(place_of(record), failure.error):
+            raise Rest(past, gate.until(place_of(record)))
         blocked = self._sequence(record) if self.on_dead_letter == "sequence" else None
         is_full = blocked is not None and state.troubles.is_full(blocked, record.offset, self.sequence_max)
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
@@ -146,8 +158,9 @@ class Failing:
 
     def ended(self, record: Record, past: Past, state: Partition, *, is_dead: bool) -> None:
         """An event with a past has ended: forget what was noted of it."""
-        if not is_dead and self.flood.is_trying(place_of(record)):
-            self.flood.let_all_pass()
+        for gate in (self.flood, self.poison):
+            if not is_dead and gate.is_trying(place_of(record)):
+                gate.let_all_pass()
         if any(tried.due_ms for tried in past.tried.values()):
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and not is_dead:
@@ -159,6 +172,17 @@ class Failing:
         row = state.troubles.came_back(sequence, record.offset) if sequence is not None else None
         if row is not None:
             state.note(*row)
+
+    def _gate(self, record: Record, failure: Failure, past: Past) -> Gate | None:
+        """The gate that *failure* has to pass. None: one that says nothing about the events that come now."""
+        if failure.handler:
+            if self.poison.is_trying(place_of(record)):  # it was read, whatever its handler says
+                self.poison.let_all_pass()
+            return self.flood
+        if failure.kind == "parked" or past.back is not None:  # another one stopped it; what comes back was asked for
+            return None
+        self.poison.passed = self.succeeded()
+        return self.poison
 
     def _sequence(self, record: Record) -> bytes | None:
         """What a dead letter would have to wait behind it: the events of its key, or all. None: nothing."""

@@ -23,6 +23,8 @@ from app.access.refusal import why_away, why_refused
 from app.config import KafkaConfig
 from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
+LOOK_S = 0.1  # between two looks at what was made just now
+AGAIN_S = (0.25, 0.5, 1.0, 2.0)  # before a topic that is missing is looked for again
 COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
 ROOM_BYTES = 64 * 2**10  # for what our headers add to the largest record
 STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
@@ -87,9 +89,36 @@ async def ensure_topics(
             if name not in there
         ]
         errors = (await admin.create_topics(new)).topic_errors if new else ()
-    for name, code, message in errors:
-        if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
-            raise refusal_of(f"create topic {name}", code, message)
+        for name, code, message in errors:
+            if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
+                raise refusal_of(f"create topic {name}", code, message)
+        # The controller has answered, the brokers learn of it: a busy one takes seconds.
+        while new and not await _are_led(admin, topics.keys() - there.keys()):  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(LOOK_S)
+    return there
+
+
+async def _are_led(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> bool:
+    """Whether the broker that is asked knows all *topics* and a leader for each of their partitions."""
+    described = await admin.describe_topics(sorted(topics))
+    return all(
+        not topic["error_code"] and topic["partitions"] and all(p["leader"] >= 0 for p in topic["partitions"])
+        for topic in described
+    )
+
+
+async def look_for(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+    """The same as `partitions_of`, looked for again while one is missing: it may have been made just now.
+
+    After some seconds, or *timeout_s*, it is missing. Raises as `partitions_of`.
+    """
+    names = set(topics)
+    there = await partitions_of(settings, names, timeout_s)
+    for wait_s in AGAIN_S:
+        if there.keys() >= names or wait_s > timeout_s:
+            break
+        await asyncio.sleep(wait_s)
+        there = await partitions_of(settings, names, timeout_s)
     return there
 
 

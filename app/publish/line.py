@@ -11,6 +11,7 @@ from aiokafka.structs import RecordMetadata
 
 from app.config import KafkaConfig
 from app.errors import UnavailableError
+from app.observe.rate import calm_libraries
 from app.publish.batches import one_batch
 from app.publish.connection import STOP_S, Connection, explained
 from app.publish.results import Found, Published, PublishError, TooLarge, in_words
@@ -44,6 +45,7 @@ class Line:
 
     async def start(self) -> None:
         """Connect. Raises UnavailableError when no broker answers, AccessError when one does not let us in."""
+        calm_libraries()  # aiokafka's are there by now; a script has nothing else that does it
         if without_effect := explained(self.settings.producer_config):
             log.info("settings that have no effect as they are", why="; ".join(without_effect))
         await self._connect()

@@ -97,8 +97,11 @@ class Trial:
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
         self.pipeline = Pipeline(
             EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type,
-            failing_of(self.counts, flood, order=order, **options), NO_CLAIMS, topics,
+            failing_of(self.counts, flood, succeeded=self._succeeded, order=order, **options), NO_CLAIMS, topics,
         )  # fmt: skip
+
+    def _succeeded(self) -> int:
+        return sum(handler.gate.passed for handler in self.dispatcher.handlers)
 
     def handler(
         self, name: str, do: Do, retry: Retry = Retry(), breaker: Breaker = NEVER, **policy: Any  # noqa: B008  # frozen

@@ -1,8 +1,10 @@
 """Gates: what something else's outage costs, and how many dead letters there may be."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -214,6 +216,86 @@ async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> 
     await asyncio.sleep(100)
     assert trial.counts["handled"] == 20
     assert len(trial.letters) == 4
+
+
+SPOILT = {f"bad{number}": b"\xff" for number in range(40)}
+UNREADABLE = [
+    ("poison", {"values": SPOILT}, {}),
+    ("unknown_type", {"kind": b"test.Other"}, {"on_unknown_type": "dead_letter"}),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "options"), UNREADABLE, ids=[kind for kind, *_ in UNREADABLE])
+async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
+    make: Make, name: str, spoil: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """After so many in a row no more are dead letters; one at a time is tried; once it can be read, all are handled."""
+    trial = make(concurrency=10, poison=FLOOD, **options)
+    trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
+    trial.start()
+    trial.feed(*(f"k{number % 3}:good{number}" for number in range(6)))
+    trial.feed(*(f"k{number % 3}:bad{number}" for number in range(20)), **spoil)
+    gate = trial.pipeline.failing.poison
+    await trial.until(lambda: gate.is_open)
+    await asyncio.sleep(100)
+    stopped = [letter.kind for letter in trial.letters]
+    assert stopped == [name] * 4
+    assert "poison: t: 5 of the last 5 failed" in gate.why
+    assert trial.pipeline.failing.shut == [gate.why]
+    assert trial.counts["handled"] == 6
+    for record in trial.source[6:]:  # a version that reads them
+        number = record.offset - 6
+        record.headers = [("ce_id", b"e%d" % number), ("ce_type", b"test.Try")]
+        record.value = b'{"key":"k","name":"bad%d"}' % number
+    await trial.settled(26)
+    assert trial.letters[4:] == []
+    assert (trial.counts["handled"], trial.counts["dead_lettered"]) == (22, 4)
+    assert (gate.is_open, gate.waiting, trial.pipeline.failing.shut) == (False, 0, [])
+    handled = [int(call.name.removeprefix("bad")) for call in trial.calls if call.name.startswith("bad")]
+    for key in range(3):
+        of_key = [number for number in handled if number % 3 == key]
+        assert of_key == sorted(of_key)
+    assert len(set(handled)) == len(handled) == 16
+
+
+async def test_a_handler_that_fails_for_what_was_read_lets_the_others_be_read(make: Make) -> None:
+    """The probe became an event: whether its handler likes it is another gate's question."""
+    trial = make(concurrency=10, poison=FLOOD)
+    trial.handler("work", counting(Outage()), Retry(1))
+    trial.start()
+    trial.feed(*(f"k:bad{number}" for number in range(20)), values=SPOILT)
+    await trial.until(lambda: trial.pipeline.failing.poison.is_open)
+    for record in trial.source:
+        record.value = b'{"key":"k","name":"bad%d"}' % record.offset
+    await trial.settled(20)
+    assert Counter(letter.kind for letter in trial.letters) == {"poison": 4, "exhausted": 16}
+
+
+async def test_single_poison_among_good_events_stops_nothing(make: Make) -> None:
+    """Four of five may be poison for ever, as long as something is handled in between."""
+    trial = make(poison=replace(FLOOD, ratio=0.95))
+    trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
+    trial.start()
+    names = [f"k:bad{n}" if n % 5 else f"k:good{n}" for n in range(200)]
+    trial.feed(*names, values={f"bad{n}": b"\xff" for n in range(200)})
+    await trial.settled(200)
+    assert (trial.counts["handled"], len(trial.letters)) == (40, 160)
+    assert not trial.pipeline.failing.poison.is_open
+
+
+async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(make: Make) -> None:
+    """What is parked was stopped by another event; what is redriven was asked for: both are dead letters again."""
+    trial = make(poison=FLOOD, on_dead_letter="sequence")
+    trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
+    trial.start()
+    trial.feed("k:bad0", *(f"k:e{number}" for number in range(20)), values=SPOILT)
+    await trial.settled(21)
+    assert Counter(letter.kind for letter in trial.letters) == {"poison": 1, "parked": 20}
+    for count in range(10):
+        trial.redrive("bad0")
+        await trial.until(lambda: len(trial.letters) == 22 + count)  # noqa: B023  # within its turn
+    assert {letter.kind for letter in trial.letters[21:]} == {"poison"}
+    assert not trial.pipeline.failing.poison.is_open
 
 
 async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:
