@@ -19,7 +19,7 @@ import faust
 import msgspec
 
 from app.errors import DecodeError
-from app.wire.codec import codec_of, fault_in
+from app.wire.codec import UnwritableError, codec_of, fault_in
 
 Decode = Callable[[bytes], Any]  # Any, here and below: of the table's own types
 Encode = Callable[[Any], bytes]
@@ -145,6 +145,8 @@ def fault_of(error: Exception) -> Fault:
 
 def refused(error: Exception) -> RefusedError:
     """What encoding raised, as a refusal."""
+    if isinstance(error, UnwritableError):
+        return RefusedError(error.path, error.reason, is_type=isinstance(error, TypeError))
     if isinstance(error, UnicodeError):
         return RefusedError("$", "a text that UTF-8 cannot carry", is_type=False)
     if isinstance(error, RecursionError):

@@ -58,6 +58,23 @@ _said = re.compile(
 )
 
 
+class UnwritableError(Exception):
+    """An event that its own reader would refuse. *path* is that of the first fault, *reason* quotes no value."""
+
+    def __init__(self, namespace: str, path: str, reason: str) -> None:
+        super().__init__(f"{namespace}{path[1:]} cannot be written: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class UnwritableTypeError(UnwritableError, TypeError):
+    """A value is not of its field's type."""
+
+
+class UnwritableValueError(UnwritableError, ValueError):
+    """A value of the right type that JSON does not have, such as a number that is not finite."""
+
+
 class Codec(Generic[R]):
     """Decodes and encodes one Record class.
 
@@ -98,16 +115,15 @@ class Codec(Generic[R]):
             return msgspec.json.encode(made)
         except msgspec.ValidationError as error:
             fault = fault_in(error)
-            what = f"{self.namespace}{fault.path[1:]} cannot be written: {fault.reason}"
-            raise (ValueError if isinstance(error.__cause__, _NotFiniteError) else TypeError)(what) from None
+            kind = UnwritableValueError if isinstance(error.__cause__, _NotFiniteError) else UnwritableTypeError
+            raise kind(self.namespace, fault.path, fault.reason) from None
         except UnicodeEncodeError:
-            raise ValueError(f"{self.namespace} cannot be written: a text with half a UTF-16 pair") from None
+            raise UnwritableValueError(self.namespace, "$", "a text with half a UTF-16 pair") from None
         except RecursionError:
-            raise ValueError(f"{self.namespace} cannot be written: nested too deeply") from None
+            raise UnwritableValueError(self.namespace, "$", "nested too deeply") from None
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, msgspec.MsgspecError) as error:
-            raise TypeError(
-                f"{self.namespace} cannot be written as JSON: a value that JSON cannot carry ({type(error).__name__})"
-            ) from None
+            reason = f"a value that JSON cannot carry ({type(error).__name__})"
+            raise UnwritableTypeError(self.namespace, "$", reason) from None
 
 
 def json_of(value: bytes | None) -> Any:

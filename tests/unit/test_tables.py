@@ -85,10 +85,10 @@ def no_event() -> Any:
         (dict[str, Any], {"a": object()}, TypeError, "$: Encoding objects of type object is unsupported"),
         (Stay, Stay(count=2.5), TypeError, "$.count: Expected `int`, got `float`"),
         (Stay, Stay(count=1, mean=float("nan")), ValueError, "$.mean: a number that is not finite"),
-        (Stay, Stay(count=1, paid=Decimal("NaN")), ValueError, "paid is not finite"),
+        (Stay, Stay(count=1, paid=Decimal("NaN")), ValueError, "$.paid: a number that is not finite"),
         (Stay, Stay(count=SECRET), TypeError, "$.count: Expected `int`, got `str`"),
-        (Stay, {"count": 1}, TypeError, "cannot be written as JSON"),
-        (Stay, None, TypeError, "cannot be written as JSON"),
+        (Stay, {"count": 1}, TypeError, "$: "),
+        (Stay, None, TypeError, "$: "),
     ],
 )
 def test_what_could_not_be_read_is_refused_where_it_is_written(

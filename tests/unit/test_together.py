@@ -13,7 +13,7 @@ from app.wire.envelope import Outgoing
 from models.event import Event
 
 
-class Question(Event, namespace="test.Question", topic="questions", key="key"):
+class Question(Event, namespace="test.Asked", topic="questions", key="key"):
     """A request."""
 
     key: str
