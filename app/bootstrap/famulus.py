@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ from app.state.commit import Probe
 from app.state.dedupe import Identity
 from app.state.unit import current_attempt
 from app.storage.store import StateFolder
+from app.text import text_of
 from app.worker.deliveries import Deliveries
 from app.worker.intake import Intake
 from app.worker.options import faust_options
@@ -57,7 +59,7 @@ from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
 from app.worker.seeking import Seeking
 from app.worker.transport import Transport
-from app.worker.tuning import settle_in
+from app.worker.tuning import many_files, settle_in
 from app.worker.watchdog import Watchdog
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -293,6 +295,7 @@ class Famulus(faust.App):
             scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
         await importing
+        many_files(sum(there[s.topic_name] for s in subscriptions))
         self.folder.lock()
         self.holdings = holdings_of(
             self.settings,
@@ -401,9 +404,27 @@ class Famulus(faust.App):
         """Import every module of `agents`, in the order of their names. A broken one stops the start.
 
         Faust would scan the whole origin package, in no fixed order, and skip what fails to import with a warning.
+        Raises ConfigError that names the place: starting again would not help.
         """
-        for name in (*agent_modules(), *extra_modules):
-            importlib.import_module(name)
+        try:
+            for name in (*agent_modules(), *extra_modules):
+                importlib.import_module(name)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{place_in_project(error, ROOT)}: {type(error).__name__}: {text_of(error)}") from error
+
+
+def place_in_project(error: Exception, root: Path) -> str:
+    """Say in which file and line of the agents and models under *root* an import failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (root / "agents", root / "models")
+    place = next(
+        (frame for frame in frames if any(Path(frame.filename).is_relative_to(folder) for folder in own)), None
+    )
+    return f"{place.filename}:{place.lineno}" if place is not None else "the agents cannot be imported"
 
 
 def agent_modules() -> Iterator[str]:

@@ -253,6 +253,11 @@ def refuse_result(handler: Handler, result: object) -> None:
     )
 
 
+def refuse_unawaited(handler: Handler, called: str) -> None:
+    """Raise TypeError: *handler* has called something and not awaited it, so nothing of it was done."""
+    raise TypeError(f"handler {handler.name} calls {called}(...) and does not await it, so nothing of it happens")
+
+
 def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
     """Refuse two types of one topic, any if *topic* is empty, that are called the same on the wire."""
     found: dict[tuple[object, str], type[Event]] = {}

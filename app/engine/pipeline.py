@@ -20,7 +20,7 @@ from itertools import repeat
 from faust import Record as Event
 
 from app.deadletter.returned import Returned
-from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, refuse_result
+from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, refuse_result, refuse_unawaited
 from app.engine.ending import failed, not_handled, take_back
 from app.engine.failing import Failing, UnknownTypeError, words
 from app.engine.redeeming import Redeeming
@@ -131,6 +131,8 @@ class Pipeline:
                     )
                     if result is not None:
                         refuse_result(handler, result)
+                    if unit.unawaited:
+                        refuse_unawaited(handler, unit.unawaited)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises
                     unit = unit.rollback(before)
                     past = failed(self.failing, handler, handlers, error, unit, past)

@@ -49,13 +49,14 @@ class Unit:
     __slots__ = (
         "_cause", "_event_id", "_first", "_touched", "_unchecked", "bytes_redeemed", "handler", "in_the_way",
         "is_discarded", "is_ended", "is_live", "is_resting", "is_stopped", "is_timed_out", "is_undone", "mark",
-        "outbox", "partition", "reads", "record", "rows", "waiters",
+        "outbox", "partition", "reads", "record", "rows", "unawaited", "waiters",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
+        self.unawaited = ""  # what its handler has called and not awaited, so that nothing of it was done
         self.reads = NO_READS  # what checks the values that were read, and can be changed in place, at the end
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
         self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark

@@ -12,13 +12,15 @@ from typing import Any, NoReturn, Protocol, cast
 import faust
 
 from app.door.guard import Door
-from app.errors import ConfigError, OperatingError
+from app.errors import ConfigError, InvariantError, OperatingError
 from app.observe.health import check_port
 from app.observe.leaks import watch_leaks
 from app.streams import make_lenient
 from app.worker.tuning import exact_timers, few_arenas
+from app.worker.unawaited import watch_unawaited
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
+LOOP_STOPPED = "Event loop stopped before Future completed"  # what asyncio says when somebody calls `loop.stop`
 CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
 
 
@@ -47,6 +49,7 @@ class Worker(faust.Worker):
         few_arenas()
         exact_timers(self.loop)
         watch_leaks(self.loop)
+        watch_unawaited()
         try:
             if self.app.conf.web_enabled:
                 self._host.door.check(self.app.conf.web_bind)
@@ -68,6 +71,8 @@ class Worker(faust.Worker):
                 return _said(cause)
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+        if any(isinstance(cause, RuntimeError) and LOOP_STOPPED in str(cause) for cause in causes):
+            return _said(InvariantError("the event loop was stopped, by a handler or an agent: do not stop it there"))
         if isinstance(end, CancelledError):
             return 1
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)

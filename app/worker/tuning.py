@@ -4,14 +4,20 @@ import asyncio
 import ctypes
 import gc
 import os
+import resource
 import select
 from contextlib import suppress
 from selectors import SelectorKey
 from typing import Any
 
+import structlog
+
 COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn
 M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
 EXACT_S = 0.05  # of longer waits a millisecond is too little to matter
+FILES_MAX = 65_536  # open at once; more than any worker needs
+FILES, FILES_OF_PARTITION = 100, 8  # about so many are open: of the process, and of each partition's store
+log = structlog.get_logger()
 FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
 
 
@@ -35,6 +41,21 @@ def settle_in() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AT)
+
+
+def many_files(partitions: int) -> None:
+    """Raise this process's soft limit of open files to its hard limit, and say so where that is too low.
+
+    Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it have far more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # a system may refuse what it calls its limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    needed = FILES + partitions * FILES_OF_PARTITION
+    if most < needed:
+        log.warning("too few files may be open for all partitions: raise `ulimit -n`", may=most, needs=needed)
 
 
 def exact_timers(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,7 +3,7 @@
 import signal
 
 from app.dev.worker import WorkerProcess
-from tests.integration.house import House, wait_for
+from tests.integration.house import LIMIT_S, House, wait_for
 
 BAD = """
 import os
@@ -172,3 +172,15 @@ def test_a_worker_that_stands_still_is_never_green_and_ends(house: House) -> Non
     worker = house.start("two", ready=1)
     house.wait_settled(3, worker)
     worker.signal(signal.SIGTERM)
+
+
+def test_a_handler_that_stops_the_event_loop_ends_the_worker_in_words(house: House) -> None:
+    """With the exit code of a broken invariant, and without a traceback of ours as the last line."""
+    house.build(
+        "@handles(Thing)\nasync def note(thing: Thing) -> None:\n"
+        "    asyncio.get_running_loop().stop()\n    await asyncio.sleep(1)\n"
+    )
+    worker = house.start(ready=1)
+    house.send(house.thing("a"))
+    assert worker.wait_exit(LIMIT_S) == 70
+    house.wait_log(worker, "Error: the event loop was stopped")

@@ -75,13 +75,20 @@ def test_missing_topics_are_78_and_apply_makes_them(kafka: KafkaConfig, tmp_path
     assert (code, output.count("exists")) == (0, 4), output
 
 
-def test_a_broken_agent_stops_the_start_with_its_own_traceback(checkout: Path) -> None:
-    """Stock Faust logs a warning, or nothing, and runs without the agent."""
-    (checkout / "agents" / "payments.py").write_text("import app\n\nraise RuntimeError('broken on purpose')\n")
-    code, output = faust("agents", cwd=checkout)
-    assert code != 0
-    assert "broken on purpose" in output
-    assert "agents/payments.py" in output
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise RuntimeError('broken on purpose')", "agents/payments.py:2: RuntimeError: broken on purpose"),
+        ("from app import nothing", "agents/payments.py:2: ImportError: "),
+        ("def broken(", "agents/payments.py:2: SyntaxError: "),
+    ],
+)
+def test_an_agent_that_cannot_be_imported_is_78(checkout: Path, code: str, says: str) -> None:
+    """One line with file, line and error. Stock Faust logs a warning, or nothing, and runs without the agent."""
+    (checkout / "agents" / "payments.py").write_text(f"import app\n{code}\n")
+    exit_code, output = faust("agents", cwd=checkout)
+    assert exit_code == 78, output
+    assert says in one_line(output)
 
 
 HANDLER = """

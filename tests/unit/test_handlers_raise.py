@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 
@@ -13,6 +14,7 @@ from app.failures.retry import Retry
 from app.publish.bus import EventBus
 from app.state.unit import current_attempt, current_unit
 from app.wire.envelope import Outgoing
+from app.worker.unawaited import HOOK, watch_unawaited
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import LETTERS, Letter, Trial, Try, trials
 
@@ -451,3 +453,23 @@ async def test_a_large_event_that_is_checked_when_its_attempt_ends_is_sent_by_it
     await asyncio.sleep(1)
     assert [record for record in trial.sent if record.topic == "t"] == []
     assert (len(sent.records), heard) == ((0, ["AttemptEndedError"]) if fails else (1, []))
+
+
+async def test_a_call_that_is_not_awaited_fails_its_attempt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it happens, so the event is not handled; the others are."""
+    monkeypatch.setattr(warnings, HOOK, getattr(warnings, HOOK))  # is as before afterwards
+    watch_unawaited()
+    trial = make()
+
+    async def forgotten() -> None: ...
+
+    async def do(event: Try) -> None:
+        if event.name == "bad":
+            forgotten()  # type: ignore[unused-coroutine]
+
+    trial.handler("work", do, ONCE)
+    trial.start()
+    trial.feed("a:1", "a:bad", "a:2")
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        await trial.settled(3)
+    assert (trial.letters, trial.names()) == ([Letter("bad", "exhausted", "work", 1)], ["1", "bad", "2"])

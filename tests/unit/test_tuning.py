@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import select
 import selectors
 import socket
@@ -10,8 +11,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
-from app.worker.tuning import exact_timers
+from app.worker.tuning import FILES_MAX, exact_timers, many_files
 
 CODE = """
 import ctypes, sys, threading
@@ -95,3 +97,17 @@ def test_another_selector_is_left_as_it_is() -> None:
     exact_timers(loop)
     assert "select" not in vars(loop._selector)  # type: ignore[attr-defined]
     loop.close()
+
+
+def test_as_many_files_may_be_open_as_the_system_lets_us() -> None:
+    """Not just as many as it begins with; a system that lets us have too few is told of."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        with capture_logs() as logs:
+            many_files(10)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, FILES_MAX)
+            many_files(10**9)
+        assert [entry["event"] for entry in logs] == ["too few files may be open for all partitions: raise `ulimit -n`"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
