@@ -1,7 +1,7 @@
 """What to do after a failed attempt: again after a wait, or give up. Pure; the engine does what is decided here."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +69,9 @@ class Policy:
     timeout_s: float = 0.0
 
     def is_transient(self, error: BaseException) -> bool:
-        """Whether another attempt may succeed."""
+        """Whether another attempt may succeed. A group, as `asyncio.TaskGroup` raises, is what all in it are."""
+        if self._is_group(error):
+            return all(self.is_transient(each) for each in _leaves(error))
         if isinstance(error, (PermanentError, *self.permanent)):
             return isinstance(error, self.transient)
         if isinstance(error, (TransientError, HandlerCancelledError, *self.transient)):
@@ -78,19 +80,36 @@ class Policy:
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether the error says that something else is away, rather than that the event is bad."""
+        if self._is_group(error):
+            return all(self.is_outage(each) for each in _leaves(error))
         return self.is_transient(error) and isinstance(error, (*OUTAGES, *self.transient))
 
     def kind(self, error: BaseException) -> FinalKind:
         """How to call it when the event is given up."""
-        if isinstance(error, Reject):
+        if isinstance(error, Reject) or (self._is_group(error) and all(isinstance(e, Reject) for e in _leaves(error))):
             return "rejected"
         if not self.is_transient(error):
             return "permanent"
         return "timeout" if isinstance(error, HandlerTimeoutError) else "exhausted"
 
+    def _is_group(self, error: BaseException) -> bool:
+        """Whether it is a group that nobody has classified as such."""
+        return isinstance(error, BaseExceptionGroup) and not isinstance(error, (*self.transient, *self.permanent))
+
     def attempts_at(self, stage: int) -> int:
         """How many attempts there are in all when the event is at *stage*: 0 is its lane, then the retry topics."""
         return self.retry.attempts + stage
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Every error of a group and of the groups in it, which may lie deep."""
+    left = [error]
+    while left:
+        error = left.pop()
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
+        else:
+            yield error
 
 
 def delays_of(waits: Iterable[str | float]) -> tuple[float, ...]:

@@ -78,3 +78,37 @@ def test_a_wait_that_is_none_is_refused(wrong: str | float) -> None:
     """With what it should be."""
     with pytest.raises(ValueError, match="wait"):
         delays_of([wrong])
+
+
+def nested(error: Exception, depth: int) -> Exception:
+    """A group in a group, so deep."""
+    for _ in range(depth):
+        error = ExceptionGroup("tasks", [error])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("errors", "transient", "outage", "kind"),
+    [
+        ([TransientError()], True, True, "exhausted"),
+        ([ConnectionError(), TimeoutError()], True, True, "exhausted"),
+        ([ConnectionError(), ValueError()], True, False, "exhausted"),
+        ([PermanentError()], False, False, "permanent"),
+        ([TransientError(), PermanentError()], False, False, "permanent"),
+        ([Reject("no"), Reject("no")], False, False, "rejected"),
+        ([Reject("no"), TransientError()], False, False, "permanent"),
+        ([nested(PermanentError(), 3)], False, False, "permanent"),
+        ([nested(ConnectionError(), 5_000)], True, True, "exhausted"),
+    ],
+)
+def test_a_group_is_what_all_in_it_are(errors: list[Exception], transient: bool, outage: bool, kind: str) -> None:  # noqa: FBT001
+    """`asyncio.TaskGroup` wraps what its tasks raise, and hides it from whoever asks for types."""
+    group, policy = ExceptionGroup("tasks", errors), Policy()
+    assert (policy.is_transient(group), policy.is_outage(group), policy.kind(group)) == (transient, outage, kind)
+
+
+def test_a_group_may_be_classified_as_such() -> None:
+    """Whoever names it means it."""
+    group = ExceptionGroup("tasks", [PermanentError()])
+    assert Policy(transient=(ExceptionGroup,)).is_transient(group)
+    assert not Policy(permanent=(ExceptionGroup,)).is_transient(ExceptionGroup("tasks", [TransientError()]))
