@@ -172,6 +172,8 @@ def _check_default(declared: Declaration, table: Table[K, V], default: Callable[
         return
     try:
         made = default()
+    except NameError:  # what it uses may be defined further down in its module
+        return
     except Exception as error:  # noqa: BLE001  # of users
         raise declared.error(f"default raised {type(error).__name__}: it is called without arguments") from None
     if inspect.isawaitable(made) or inspect.isgenerator(made):

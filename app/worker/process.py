@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from asyncio import CancelledError
 from typing import Any, NoReturn, Protocol, cast
 
@@ -21,6 +22,7 @@ from app.worker.unawaited import watch_unawaited
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
 LOOP_STOPPED = "Event loop stopped before Future completed"  # what asyncio says when somebody calls `loop.stop`
+LOOK_S = 0.1  # between two looks whether a stop has become a crash
 CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
 
 
@@ -102,11 +104,21 @@ class Worker(faust.Worker):
 
     async def stop(self) -> None:
         """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
-        limit_s = CRASH_S if self._reason else self._host.stop_timeout_s
-        timer = threading.Timer(limit_s, self._end_now, [limit_s])
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=self._end_in_time, name="end in time", daemon=True).start()
         await super().stop()
+
+    def _end_in_time(self) -> None:
+        """End the process when a stop has taken too long; soon after a crash, also one in the middle of a stop."""
+        limit_s = self._host.stop_timeout_s
+        ends_at = time.monotonic() + limit_s
+        while time.monotonic() < ends_at:
+            if self._reason:
+                limit_s = min(limit_s, CRASH_S)
+                ends_at = min(ends_at, time.monotonic() + limit_s)
+                time.sleep(max(ends_at - time.monotonic(), 0))
+                break
+            time.sleep(LOOK_S)
+        self._end_now(limit_s)
 
     def _end_now(self, limit_s: float) -> None:
         """End the process from a thread, since the event loop or the network holds it up."""

@@ -23,6 +23,7 @@ from models.event import Event
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
+from tests.integration.things import Thing
 
 MB = 2**20
 LARGE = 50 * MB
@@ -43,14 +44,6 @@ async def note(thing: Thing, bus: front.EventBus) -> None:
     if thing.number == 0 and len(thing.note) > 1000:
         await bus.publish(Thing(key="copy of " + thing.key, number=1, note=thing.note))
 """
-
-
-class Thing(Event, namespace="things.Thing", topic="things", key="key"):
-    """What the house's model says."""
-
-    key: str
-    number: int = 0
-    note: str = ""
 
 
 @pytest.fixture

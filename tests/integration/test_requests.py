@@ -19,8 +19,9 @@ from app.publish.replies import RequestTimeoutError, TooManyRequestsError
 from app.publish.results import UnknownTopicError
 from app.storage.changelog import Logged
 from app.wire.envelope import Outgoing
-from models.event import Event, Part
+from models.event import Part
 from tests.integration.house import LIMIT_S, House, wait_for
+from tests.integration.things import Thing
 
 HANDLERS = """
 import os
@@ -53,14 +54,6 @@ async def answer(thing: Thing, bus: EventBus) -> None:
     while thing.note == "wait" and not Path("go").exists():
         await asyncio.sleep(0.05)
 """
-
-
-class Thing(Event, namespace="things.Thing", topic="things", key="key"):
-    """The request."""
-
-    key: str
-    number: int = 0
-    note: str = ""
 
 
 class Answer(Part, namespace="things.Answer"):

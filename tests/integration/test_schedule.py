@@ -18,6 +18,7 @@ from app.publish.results import UnknownTopicError
 from app.publish.schedule import WAITS_S, NotScheduledError
 from models.event import Event
 from tests.integration.house import LIMIT_S, House, wait_for
+from tests.integration.things import Thing
 
 HANDLERS = """
 import os
@@ -46,14 +47,6 @@ async def note(thing: Thing, bus: EventBus) -> None:
         if thing.number:
             raise PermanentError("no")
 """
-
-
-class Thing(Event, namespace="things.Thing", topic="things", key="key"):
-    """The event of the house."""
-
-    key: str
-    number: int = 0
-    note: str = ""
 
 
 class Stranger(Event, namespace="things.Stranger", topic="strangers", key="key"):

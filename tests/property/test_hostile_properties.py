@@ -29,13 +29,13 @@ OUR_HEADERS_BYTES = 4096
 AT_MS = 1_795_464_959_123
 
 
-class Thing(Event, namespace="things.Thing", topic="things", key="key"):
+class Thing(Event, namespace="hostile.Thing", topic="things", key="key"):
     """An event."""
 
     key: str
 
 
-class Other(Event, namespace="things.Other", topic="things", key="key"):
+class Other(Event, namespace="hostile.Other", topic="things", key="key"):
     """Another one."""
 
     key: str
@@ -52,7 +52,7 @@ KNOWN = (
     "famulus-claim-sha256", "__streams.errors.message", "Faust-Ag-ReplyTo",
 )  # fmt: skip
 TEXTS = st.sampled_from([
-    b"", b"things.Thing", b"1", b"-1", b"1e9", b"\0\0\0\0", b"\0" * 8, b"redrive", b"application/cloudevents+json",
+    b"", b"hostile.Thing", b"1", b"-1", b"1e9", b"\0\0\0\0", b"\0" * 8, b"redrive", b"application/cloudevents+json",
     b"application/cloudevents+json; charset=\xff", b"2026-11-23T20:15:59.1230000Z", b"\x1b[2J\r\nERROR forged",
     "\u202egnp.exe\u2028".encode(), b"9" * 40, b"g.replies", b"\xff\xfe",
 ])  # fmt: skip
@@ -62,10 +62,10 @@ all_headers = st.lists(st.tuples(names, header_values), max_size=12)
 keys = st.none() | st.binary(max_size=60) | TEXTS
 values = (
     st.none() | st.binary(max_size=80) | st.sampled_from([
-        b'{"key":"k"}', b'{"specversion":"1.0","id":"1","source":"s","type":"things.Thing","data":{"key":"k"}}',
-        b'{"specversion":1,"id":null}', b'"famulus-claim"', b'{"key":"k","__faust":{"ns":"things.Thing"}}',
+        b'{"key":"k"}', b'{"specversion":"1.0","id":"1","source":"s","type":"hostile.Thing","data":{"key":"k"}}',
+        b'{"specversion":1,"id":null}', b'"famulus-claim"', b'{"key":"k","__faust":{"ns":"hostile.Thing"}}',
         b'{"key":1,"__faust":{"ns":["@ReqRepRequest"]}}', b"[" * 5000, b"null", b'{"key":"k","__faust":{"ns":"\xff"}}',
-        b'{"key":"k","q":' + b"[" * 5000 + b"]" * 5000 + b',"__faust":{"ns":"things.Thing"}}',
+        b'{"key":"k","q":' + b"[" * 5000 + b"]" * 5000 + b',"__faust":{"ns":"hostile.Thing"}}',
     ])
 )  # fmt: skip
 

@@ -357,3 +357,11 @@ def test_a_handler_whose_module_is_reloaded_takes_its_own_place(
     (tmp_path / "declared_twice.py").write_text("import builtins\nstation = builtins.station\n" + RELOADED * 2)
     with pytest.raises(ConfigError, match="two handlers"):
         importlib.import_module("declared_twice")
+
+
+def test_a_default_may_use_what_is_defined_further_down() -> None:
+    """It is called when a row is missing, not when the table is declared."""
+    made = app.subscription("further-down").Table("later", key=str, value=int, default=lambda: later)
+    later = 7
+    assert made.get("none") is None
+    assert made["none"] == later
