@@ -19,7 +19,7 @@ from typing import Any
 
 from app.engine.ending import forget_cancellations
 from app.engine.flow import Flow
-from app.engine.hand import RENEWAL, Hand, Origin, Watch, told_of_waits
+from app.engine.hand import RENEWAL, CleanContext, Hand, Watch, told_of_waits
 from app.engine.rest import Rest
 from app.errors import InvariantError
 from app.state.unit import current_unit
@@ -48,15 +48,15 @@ class Crew:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._is_on_duty = False  # whether a task looks for work, or has been told to
         self._is_stopping = False
-        self._origin: Origin | None = None
+        self._clean_context: CleanContext | None = None
         self._held = 0  # records in hand
         self.hands: list[Hand] = []
         self._watch = Watch(self.hands, timeouts_s)
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
-        if self._origin is None:  # no event has begun yet, so nothing of one is in it
-            self._origin = Origin()
+        if self._clean_context is None:  # no event has begun yet, so nothing of one is in it
+            self._clean_context = CleanContext()
         if not flow.is_listed:
             self._list(flow)
         if not self._is_on_duty:
@@ -110,13 +110,15 @@ class Crew:
                 self._is_on_duty = True
                 return
         if len(self._tasks) < self._concurrency:
-            assert self._origin is not None
+            assert self._clean_context is not None
             self._is_on_duty = True
-            hand = Hand(self._origin)
+            hand = Hand(self._clean_context)
             self.hands.append(hand)
             work = told_of_waits(hand, lambda: self._work(hand), lambda: self._hold(hand))
             # Not in the hand's own context, which no two steps may be in at once.
-            hand.task = asyncio.create_task(work, name=f"crew-{len(self._tasks)}", context=self._origin.context.copy())
+            hand.task = asyncio.create_task(
+                work, name=f"crew-{len(self._tasks)}", context=self._clean_context.context.copy()
+            )
             hand.task.add_done_callback(self._check_end)
             self._tasks.add(hand.task)
 
@@ -176,11 +178,11 @@ class Crew:
         """Carry some records of *flow*."""
         start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
         carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
-        task, origin = hand.task, hand.origin
+        task, clean = hand.task, hand.clean
         assert task is not None
-        cancels, clean, has_variables = task.cancelling, origin.size, origin.has_variables
+        cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
         for _ in range(TURN_RECORDS):
-            if len(copy_context()) != clean or cancels() or (has_variables and origin.is_left()):
+            if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
                 await self._clean(hand)
             work = start()
             if work is None:

@@ -32,7 +32,7 @@ def failed(  # noqa: PLR0913, PLR0917  # what is known of the attempt
     Anything that a handler raises is a failure of that attempt, but for two: the cancellation by which the worker
     stops, and what undoes the event (whatever its handler made of that).
     """
-    if unit.is_stopped and isinstance(error, asyncio.CancelledError):
+    if _is_stop(error, unit):
         raise error
     is_timed_out = unit.is_timed_out
     if is_timed_out:
@@ -55,13 +55,19 @@ def not_handled(failing: Failing, error: BaseException, unit: Unit, past: Past |
             unit.is_resting = True
             unit.suspend()  # what it has touched is its own
         raise error
-    is_end = unit.is_stopped and isinstance(error, asyncio.CancelledError)
-    if unit.is_undone and not is_end:
+    if _is_stop(error, unit):
+        raise error
+    if unit.is_undone:
         raise _again(unit, past) from None
-    if is_end or isinstance(error, OperatingError):
+    if isinstance(error, OperatingError):
         raise error
     _bury(failing, error, unit, past)
     unit.is_discarded = True
+
+
+def _is_stop(error: BaseException, unit: Unit) -> bool:
+    """Whether *error* is the cancellation by which the worker stops."""
+    return unit.is_stopped and isinstance(error, asyncio.CancelledError)
 
 
 def take_back(unit: Unit) -> None:

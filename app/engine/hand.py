@@ -29,7 +29,7 @@ class Hand:
     Times are seconds by the monotonic clock.
     """
 
-    origin: "Origin"
+    clean: "CleanContext"
     context: Context = field(init=False)  # in which its steps run
     flow: Flow | None = None
     started: Work | None = None
@@ -48,7 +48,7 @@ class Hand:
 
     def renew(self) -> None:
         """Forget every context variable that was set since the crew began."""
-        self.context = self.origin.context.copy()
+        self.context = self.clean.context.copy()
 
     @property
     def record(self) -> Record | None:
@@ -115,7 +115,7 @@ class Watch:
             hand.task.cancel()
 
 
-class Origin:
+class CleanContext:
     """The context in which every event begins, and how to see that an event has left another one.
 
     Python has no way to compare contexts quickly, and this is asked after each event. A variable that was set for the
