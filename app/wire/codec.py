@@ -254,7 +254,9 @@ def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
     """What makes an instance of the shape a Record."""
     options, annotations = record_type._options, _fields(record_type)
     decimals = [name for name, of in annotations.items() if of is Decimal and name not in options.defaults]
-    others = [(name, check) for name, check in _checks(annotations) if name not in decimals]
+    # JSON has no float that is not finite, and msgspec refuses one that is out of range: only decimals are looked at.
+    held = {name: of for name, of in annotations.items() if name not in decimals and _may_hold_decimals(of)}
+    others = _checks(held)
     after = _after(record_type)
     if not (decimals or others or after):
 
@@ -494,6 +496,14 @@ def _may_hold_numbers(annotation: Any) -> bool:
         plain = (str, bytes, bool, int, UUID, dt.date, dt.time, dt.timedelta, Enum, types.NoneType)
         return not issubclass(annotation, (*plain, faust.Record))
     return annotation is Any or typing.get_origin(annotation) is not None
+
+
+def _may_hold_decimals(annotation: Any) -> bool:
+    if isinstance(annotation, typing.NewType):
+        return _may_hold_decimals(annotation.__supertype__)
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return issubclass(annotation, Decimal)
+    return any(map(_may_hold_decimals, typing.get_args(annotation)))
 
 
 def _is_finite(value: Decimal | float) -> bool:

@@ -1,6 +1,7 @@
 """The codec: what it accepts, what it refuses and how it says so, one case for each."""
 
 import json
+import sys
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -195,3 +196,39 @@ def test_a_field_with_another_name_on_the_wire_is_an_error_at_once() -> None:
 
     with pytest.raises(TypeError, match=r"Aliased\.name"):
         Codec(Aliased)
+
+
+class Measured(Part, namespace="test.codec.Measured"):
+    """Numbers of which JSON has only finite ones."""
+
+    weight: float
+    weights: list[float]
+    anything: Any = None
+
+
+def test_decoding_looks_at_no_float() -> None:
+    """JSON has no float that is not finite: one call makes the Record, however many floats it has."""
+    codec = codec_of(Measured)
+    called: list[str] = []
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        codec.decode(b'{"weight": 1.5, "weights": [1.5, 2.5], "anything": 1.5}')
+    finally:
+        sys.setprofile(None)
+    assert called == ["decode", "become_at_once"]
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "Infinity", '"NaN"'])
+def test_a_float_that_is_not_finite_is_refused(text: str) -> None:
+    """Also where nothing but msgspec looks."""
+    for field in ("weight", "weights", "anything"):
+        value = {"weight": "1.5", "weights": "[]", field: f"[{text}]" if field == "weights" else text}
+        if (field, text) == ("anything", '"NaN"'):
+            continue
+        with pytest.raises(DecodeError):
+            codec_of(Measured).decode(f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in value.items())}}}".encode())
