@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from app.deadletter.record import MARK, origin_of, our_headers
+from app.deadletter.record import MARK, event_ms_of, origin_of, our_headers
 from app.deadletter.returned import Returned
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, Record
@@ -113,7 +113,7 @@ def letter_of(record: Record) -> Letter:
             Cause(kind, handler, text("__streams.errors.exception"), place),
             text("__streams.errors.message"),
             _ms(text("error-timestamp")), _ms(text(MARK + "first-failure")), int(text(MARK + "attempts") or 0),
-            text(MARK + "event-id"), text(MARK + "version"), text(MARK + "edited"), record.key, record.timestamp,
+            text(MARK + "event-id"), text(MARK + "version"), text(MARK + "edited"), record.key, event_ms_of(record),
             text(MARK + "value-sha256"), int(text(MARK + "value-bytes") or len(record.value or b"")),
         )  # fmt: skip
     except (KeyError, ValueError, struct.error):

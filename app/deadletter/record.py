@@ -5,6 +5,7 @@ little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams (K
 They are read by name, never by length. A payload never appears in an error text, see `masking`.
 """
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ FIRST = "original-topic"  # of our headers: everything before it is the sender's
 KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
 MARK = "famulus-"  # what the names of our own begin with
 DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
+TIME = MARK + "timestamp"  # of the event: the letter's own time is when it was written, by which it is kept
+_ms = re.compile(rb"-?[0-9]{1,19}")
 # Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it will never work, or
 # that it does not want it; it failed as often as it may, the last time by an error or by its time limit; or an earlier
 # event of its key is here.
@@ -65,7 +68,7 @@ class DeadLetters:
     version: str
 
     def letter(self, record: Record, failure: Failure) -> Outgoing:
-        """The dead letter for *record*, which failed for good.
+        """The dead letter for *record*, which failed for good. Its time is when it is written, not that of the event.
 
         Its fallback, for what is too large, has no value, but its digest: it can be fetched from where it came from.
         What is too large even then has no headers of the sender's, and no large key: only our few are left, so nothing
@@ -81,12 +84,10 @@ class DeadLetters:
             ]
         key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
         bare = [*why, *noted, (DROPPED, b"%d" % len(sent))]
-        last = Outgoing(self.topic, key, None, bare, partition, record.timestamp)
-        slim = Outgoing(self.topic, record.key, None, [*sent, *why, *noted], partition, record.timestamp, fallback=last)
+        last = Outgoing(self.topic, key, None, bare, partition)
+        slim = Outgoing(self.topic, record.key, None, [*sent, *why, *noted], partition, fallback=last)
         fallback = last if record.value is None else slim
-        return Outgoing(
-            self.topic, record.key, record.value, [*sent, *why], partition, record.timestamp, fallback=fallback
-        )
+        return Outgoing(self.topic, record.key, record.value, [*sent, *why], partition, fallback=fallback)
 
     def _why(self, record: Record, failure: Failure) -> Headers:
         error = type(failure.error)
@@ -107,6 +108,7 @@ class DeadLetters:
             (MARK + "first-failure", iso7(failure.first_ms or failure.at_ms)),
             (MARK + "event-id", cut(event_id_of(record)).encode()),
             (MARK + "hops", b"%d" % failure.hops),
+            (TIME, b"%d" % record.timestamp),
             (MARK + "version", cut(self.version).encode()),
             *([(MARK + "edited", failure.edited.encode())] if failure.edited else []),
             *([(MARK + "scope", b"handler")] if failure.is_partial else []),
@@ -136,6 +138,16 @@ def origin_of(headers: Headers) -> tuple[str, int, int]:
     partition: int = struct.unpack("<i", named["original-partition"])[0]
     offset: int = struct.unpack("<q", named["original-offset"])[0]
     return named[FIRST].decode(), partition, offset
+
+
+def event_ms_of(letter: Record) -> int:
+    """Return the time of the event in *letter*, milliseconds since 1970.
+
+    Letters of earlier commits do not say it: they were written with the event's time as their own.
+    """
+    said = our_headers(letter.headers).get(TIME, b"")
+    at_ms = int(said) if _ms.fullmatch(said) else letter.timestamp
+    return at_ms if -(2**63) <= at_ms < 2**63 else letter.timestamp
 
 
 def sender_headers(headers: Headers) -> Headers:

@@ -9,7 +9,16 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from app.deadletter.record import MARK, Failure, origin_headers, origin_of, our_headers, sender_headers
+from app.deadletter.record import (
+    MARK,
+    TIME,
+    Failure,
+    event_ms_of,
+    origin_headers,
+    origin_of,
+    our_headers,
+    sender_headers,
+)
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, PlainRecord, Record
 
@@ -42,7 +51,7 @@ def outgoing(topic: str, returned: Returned) -> Outgoing:
         *origin_headers(returned.topic, returned.partition, returned.offset),
         (MARK + "action", returned.action.encode()),
         (MARK + "hops", b"%d" % returned.hops),
-        (MARK + "timestamp", b"%d" % returned.timestamp),
+        (TIME, b"%d" % returned.timestamp),
     ]
     if returned.edited:
         headers.append((MARK + "edited", returned.edited.encode()))
@@ -71,7 +80,7 @@ def returned(record: Record) -> Returned:
     try:
         topic, partition, offset = origin_of(record.headers)
         return Returned(
-            topic, partition, offset, int(ours[MARK + "timestamp"]), record.key, record.value,
+            topic, partition, offset, int(ours[TIME]), record.key, record.value,
             sender_headers(record.headers), ACTIONS[ours[MARK + "action"]], int(ours[MARK + "hops"]),
             handler=text("handler"), stage=number("stage"), due_ms=number("due"), attempts=number("attempts"),
             first_ms=number("first"), edited=text("edited"),
@@ -98,7 +107,7 @@ def returning(letter: Record, action: Action, value: bytes | None, edited: str =
     ours = our_headers(letter.headers)
     topic, partition, offset = origin_of(letter.headers)
     return Returned(
-        topic, partition, offset, letter.timestamp, letter.key, value, sender_headers(letter.headers), action,
+        topic, partition, offset, event_ms_of(letter), letter.key, value, sender_headers(letter.headers), action,
         int(ours[MARK + "hops"]) + 1, handler=ours[MARK + "handler"].decode() if MARK + "scope" in ours else "",
         edited=edited or ours.get(MARK + "edited", b"").decode(),
     )  # fmt: skip

@@ -123,9 +123,10 @@ async def look_for(settings: KafkaConfig, topics: Iterable[str], timeout_s: floa
 
 
 def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:
-    """With what a dead letter topic is created: kept so long, and with room for an event and its headers."""
+    """With what a dead letter topic is created: kept so long from its writing, with room for an event and headers."""
     return {
         "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
         "retention.ms": str(round(retention_h * 3_600_000)),
         "max.message.bytes": str(max(settings.producer_config.max_request_size, STATE_BATCH_BYTES) + ROOM_BYTES),
     }

@@ -45,7 +45,7 @@ def letter_record(of: Any, failure: Failure, letters: DeadLetters = LETTERS, *, 
         assert sent.fallback is not None
         sent = sent.fallback
     return SimpleNamespace(
-        topic=sent.topic, partition=1, offset=0, timestamp=sent.timestamp_ms, key=sent.key, value=sent.value,
+        topic=sent.topic, partition=1, offset=0, timestamp=0, key=sent.key, value=sent.value,
         headers=list(sent.headers),
     )  # fmt: skip
 

@@ -47,12 +47,48 @@ def test_names() -> None:
 
 
 def test_key_value_and_headers_are_unchanged() -> None:
-    """Null stays null, bytes stay bytes, the record's time and partition are kept."""
+    """Null stays null, bytes stay bytes, the record's partition is kept."""
     letter = LETTERS.letter(record(), FAILURE)
-    assert (letter.topic, letter.key, letter.value) == ("order-events.dead-letter", b"\xff", None)
-    assert (letter.partition, letter.timestamp_ms) == (7, 1234)
+    assert (letter.topic, letter.key, letter.value, letter.partition) == ("order-events.dead-letter", b"\xff", None, 7)
     assert letter.headers[0] == ("ce_id", b"1")
     assert sender_headers(letter.headers) == [("ce_id", b"1")]
+
+
+@pytest.mark.parametrize("at_ms", [-1, 1234, AT_MS + 40 * 86_400_000, AT_MS * 1_000_000])
+@pytest.mark.parametrize("smaller", [0, 1, 2])
+def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(at_ms: int, smaller: int) -> None:
+    """A topic may refuse a time that is ahead, and removes at once what has an old one."""
+    letter = LETTERS.letter(record(timestamp=at_ms, value=b"much"), FAILURE)
+    for _ in range(smaller):
+        assert letter.fallback is not None
+        letter = letter.fallback
+    assert letter.timestamp_ms is None  # when it is written
+    assert letter_of(read(letter)).timestamp_ms == at_ms
+    back = returned(read(outgoing("r", returning(read(letter), "redrive", b"much"))))
+    assert back.timestamp == at_ms
+    assert letter_of(read(LETTERS.letter(back, FAILURE))).timestamp_ms == at_ms
+
+
+OLD = [
+    ("ce_id", b"1"), ("original-topic", b"orders"), ("original-partition", b"\x01\x00\x00\x00"),
+    ("original-offset", b"\x07\x00\x00\x00\x00\x00\x00\x00"), ("error-timestamp", b"2026-11-23T20:15:59.1230000Z"),
+    ("__streams.errors.exception", b"app.errors.PermanentError"), ("__streams.errors.message", b"no"),
+    ("__streams.errors.stacktrace", b""), ("__streams.errors.topic", b"orders"), ("__streams.errors.partition", b"1"),
+    ("__streams.errors.offset", b"7"), ("famulus-failure", b"permanent"), ("famulus-group", b"billing"),
+    ("famulus-handler", b"h.work"), ("famulus-attempts", b"1"),
+    ("famulus-first-failure", b"2026-11-23T20:15:59.1230000Z"), ("famulus-event-id", b"#1"), ("famulus-hops", b"0"),
+    ("famulus-version", b"1.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [[], [("famulus-timestamp", b"")], [("famulus-timestamp", b"9" * 400)]])
+def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(said: list[tuple[str, bytes]]) -> None:
+    """As letters were written before they said it; so it is where a stranger has written nonsense."""
+    letter = record(topic="orders.dead-letter", timestamp=1_700_000_000_123, value=b"{}", headers=[*OLD, *said])
+    assert letter_of(letter).timestamp_ms == 1_700_000_000_123
+    assert returning(letter, "redrive", b"{}") == Returned(
+        "orders", 1, 7, 1_700_000_000_123, b"\xff", b"{}", [("ce_id", b"1")], "redrive", hops=1
+    )
 
 
 def test_a_partition_that_the_topic_does_not_have_is_left_to_the_key() -> None:
