@@ -16,6 +16,7 @@ import svcs
 from faust import Record as Event
 from faust.types import TP, AgentT
 
+from app.access.faults import fault_of
 from app.access.unpacking import set_limit
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
@@ -394,11 +395,10 @@ class Famulus(faust.App):
         await self.sender.stop()
 
     async def fail(self, error: Exception) -> None:
-        """End the worker with 70: going on would break a promise."""
-        if not isinstance(error, OperatingError):
-            error = InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
-        self.fault = self.fault or error
-        await self.crash(error)
+        """End the worker with the exit code of *error*; with 70 for a bug of ours."""
+        fault = fault_of(error) or InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
+        self.fault = self.fault or fault
+        await self.crash(fault)
 
     def discover(self, *extra_modules: str, **_: Any) -> None:
         """Import every module of `agents`, in the order of their names. A broken one stops the start.

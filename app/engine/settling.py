@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 from faust.types import TP
 
+from app.access.faults import fault_of
 from app.engine.inflight import InFlight
 from app.engine.pipeline import Pipeline
-from app.errors import InvariantError, OperatingError, UnsentError
+from app.errors import AccessError, ConfigError, InvariantError, OperatingError, UnsentError
 from app.observe.logs import described
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
@@ -95,9 +96,7 @@ class Settling:
         except (Exception, asyncio.CancelledError) as error:  # nobody of ours cancels it while it is at work
             if not self._state.is_abandoned:
                 log.exception("cannot settle", place=place)
-                await self._ties.on_fault(
-                    InvariantError(f"{place} could not be settled: {described(error)}; it is read again")
-                )
+                await self._ties.on_fault(_fault_of(error, place))
         finally:
             self.task = self.group_mark = None
             self._on_end()
@@ -160,3 +159,11 @@ class Settling:
 
     def _may_apply(self) -> bool:
         return not self._state.is_abandoned
+
+
+def _fault_of(error: BaseException, place: str) -> OperatingError:
+    """Return why *place* cannot be settled: what a person has to mend, or what a new start finds out by the log."""
+    fault = fault_of(error)
+    if isinstance(fault, (ConfigError, AccessError)):
+        return type(fault)(f"{place} could not be settled: {fault.message}")
+    return InvariantError(f"{place} could not be settled: {described(error)}; it is read again")

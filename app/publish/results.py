@@ -5,12 +5,18 @@ from typing import NamedTuple
 
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidTimestampError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
 
 from app.errors import OperatingError, PermanentError, TransientError
+
+TIMES = (
+    "the topic does not take its time: set this machine's clock and the broker's by NTP, or raise the topic's "
+    "message.timestamp.after.max.ms (message.timestamp.before.max.ms for an old record)"
+)
 
 
 class Published(NamedTuple):
@@ -98,7 +104,7 @@ def in_words(error: Exception, topic: str, published: "Sequence[Published | None
         so = "it may have been sent, or still be" if found.is_open else "nothing of it was sent"
         words = f"no answer for a record to {topic} in {found.limit_ms} ms (DeliveryTimeoutMs), the cluster may be away"
         return NotAcknowledgedError(f"{words}; {so}", published, may_be_sent=found.is_open)
-    return PublishError(f"a record for {topic} was refused: {type(error).__name__}: {error}", published)
+    return PublishError(f"a record for {topic} was refused: {_refusal(error)}", published)
 
 
 def cause(error: Exception) -> str:
@@ -113,4 +119,8 @@ def cause(error: Exception) -> str:
         return "the cluster does not let us write; ask for an ACL that allows Describe and Write"
     if isinstance(error, TimeoutError):
         return "no answer in time; the cluster may be away"
-    return f"{type(error).__name__}: {error}"
+    return _refusal(error)
+
+
+def _refusal(error: Exception) -> str:
+    return TIMES if isinstance(error, InvalidTimestampError) else f"{type(error).__name__}: {error}"

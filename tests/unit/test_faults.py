@@ -1,0 +1,94 @@
+"""Each error of the client, and of the system, that can end a worker: whose fault it is, and its exit code."""
+
+import errno
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import errors as kafka
+
+from app.access.faults import MEANINGS, OURS, fault_of
+from app.bootstrap import Famulus
+from app.errors import ConfigError, InvariantError, OperatingError
+
+
+def classes() -> Iterator[tuple[str, type[Exception]]]:
+    """Every error class of the client, with its name."""
+    for name, found in sorted(vars(kafka).items()):
+        if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == kafka.__name__:
+            yield name, found
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in classes()])
+def test_every_error_of_the_client_has_a_meaning_or_is_a_bug(kind: type[Exception]) -> None:
+    """A class that a later client adds is decided here."""
+    assert (kind in OURS) != any(base in MEANINGS for base in kind.__mro__), "in one of the two"
+    fault = fault_of(kind())
+    if kind in OURS:
+        assert fault is None
+        return
+    assert fault is not None
+    assert fault.exit_code in {69, 70, 77, 78}
+    assert ": " in fault.message, "a cause and a cure"
+    assert kind.__name__ in fault.message
+    assert "bug" not in fault.message
+
+
+CODES = [
+    (kafka.KafkaTimeoutError(), 69),
+    (kafka.CorrelationIdError(), 69),
+    (kafka.InvalidTimestampError(), 78),
+    (kafka.UnknownTopicOrPartitionError(), 78),
+    (kafka.TopicAuthorizationFailedError("t"), 77),
+    (kafka.CorruptRecordException(), 70),
+    (OSError(errno.EMFILE, "Too many open files"), 78),
+    (OSError(errno.ENOSPC, "No space left on device"), 70),
+    (OSError(errno.EROFS, "Read-only file system"), 78),
+    (PermissionError(errno.EACCES, "Permission denied"), 78),
+    (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 69),
+    (TimeoutError(), 69),
+    (MemoryError(), 70),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES, ids=lambda of: type(of).__name__)
+async def test_an_error_ends_the_worker_with_its_code(error: Exception, code: int) -> None:
+    """The code tells a supervisor whether starting again helps, and the line names no bug."""
+    ended: list[Exception] = []
+
+    async def crash(reason: Exception) -> None:
+        ended.append(reason)
+
+    app: Any = SimpleNamespace(fault=None, crash=crash)
+    await Famulus.fail(app, error)
+    [fault] = ended
+    assert isinstance(fault, OperatingError)
+    assert fault.exit_code == code
+    assert "a bug of ours" not in fault.message
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), kafka.IllegalStateError("x"), OSError("x")])
+async def test_what_nobody_else_brings_about_is_a_bug_of_ours(error: Exception) -> None:
+    """It ends the worker with 70 and says where it was raised."""
+    ended: list[Exception] = []
+
+    async def crash(reason: Exception) -> None:
+        ended.append(reason)
+
+    app: Any = SimpleNamespace(fault=None, crash=crash)
+    await Famulus.fail(app, error)
+    assert isinstance(ended[0], InvariantError)
+    assert "a bug of ours" in str(ended[0])
+
+
+async def test_the_first_fault_is_the_one_that_is_told() -> None:
+    """One crash brings others about."""
+
+    async def crash(_: Exception) -> None:
+        """Nothing ends here."""
+
+    app: Any = SimpleNamespace(fault=None, crash=crash)
+    await Famulus.fail(app, ConfigError("the first"))
+    await Famulus.fail(app, kafka.KafkaTimeoutError())
+    assert str(app.fault) == "the first"
