@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -16,6 +17,10 @@ from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
+
+# How long an example takes says something of the machine, which has other tests to run, and nothing of the code.
+settings.register_profile("famulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("famulus")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

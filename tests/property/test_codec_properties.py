@@ -87,7 +87,7 @@ def records_of(record_type: type[Part]) -> st.SearchStrategy[Part]:
     return st.fixed_dictionaries(fields).map(lambda values: record_type(**values))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(data: st.DataObject) -> None:
     """Equality, fields, asdict, derive, representation, copies: nobody can tell which of the two made a Record."""
@@ -105,7 +105,7 @@ def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(data: st
     assert copy.copy(ours) == copy.deepcopy(ours) == theirs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_there_and_back_again(data: st.DataObject) -> None:
     """Whatever a Record holds comes back the same."""
@@ -136,7 +136,7 @@ odd = st.recursive(
 FIELDS = list(OrderCreated._options.fields)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(value=st.binary(max_size=200) | st.dictionaries(st.sampled_from(FIELDS), odd).map(json.dumps).map(str.encode))
 def test_no_bytes_raise_anything_but_a_decode_error(value: bytes) -> None:
     """Poison is data: it ends in the dead letter topic, and its error names no value of it."""

@@ -105,5 +105,5 @@ class Interleavings(RuleBasedStateMachine):
         assert len(self.partition._recent) <= RECENT
 
 
-Interleavings.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Interleavings.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 test_whoever_looks_sees_the_newest: Callable[..., Any] = Interleavings.TestCase

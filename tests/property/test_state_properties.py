@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage.store import Memory, Store
@@ -28,14 +28,14 @@ FOUND = [
 ]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(chance=st.randoms(use_true_random=False))
 def test_tables_are_the_fold_of_the_events_whatever_happens(chance: random.Random) -> None:
     """No event is lost, none counts twice, none reads half of another; committed is only what is settled."""
     judge(scenario(chance))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(chance=st.randoms(use_true_random=False))
 def test_what_remembers_nothing_loses_nothing(chance: random.Random) -> None:
     """Each event is handled at least once; what it publishes, and its dead letter, leave before it is committed."""

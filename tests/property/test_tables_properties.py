@@ -178,7 +178,7 @@ def check(table: Table[Any, Any], partition: Partition, key: Any, value: Any) ->
 
 
 @pytest.mark.parametrize("value_type", VALUES, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_value_of_the_tables_type_is_read_as_it_was_written(value_type: Any, data: st.DataObject) -> None:
     """Of every type that a table may have."""
@@ -187,7 +187,7 @@ def test_a_value_of_the_tables_type_is_read_as_it_was_written(value_type: Any, d
 
 
 @pytest.mark.parametrize("value_type", VALUES, ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(value=ANYTHING)
 def test_any_other_value_is_refused_or_read_as_it_was_written(value_type: Any, value: Any) -> None:
     """Never kept as something else, and never unreadable."""
@@ -196,7 +196,7 @@ def test_any_other_value_is_refused_or_read_as_it_was_written(value_type: Any, v
 
 
 @pytest.mark.parametrize("key_type", KEYS, ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(key=ANYTHING)
 def test_any_key_is_refused_or_finds_its_row_again(key_type: Any, key: Any) -> None:
     """Also from the log, and by its text in a URL."""
@@ -205,7 +205,7 @@ def test_any_key_is_refused_or_finds_its_row_again(key_type: Any, key: Any) -> N
 
 
 @pytest.mark.parametrize("key_type", [of for of in KEYS if of != str | int], ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_text_of_a_key_is_read_back(key_type: Any, data: st.DataObject) -> None:
     """Of every type that keys may have."""
