@@ -54,7 +54,8 @@ from app.storage.store import StateFolder
 from app.text import text_of
 from app.worker.deliveries import Deliveries
 from app.worker.intake import Intake
-from app.worker.options import faust_options
+from app.worker.membership import Membership
+from app.worker.options import faust_options, rebalance_timeout_s
 from app.worker.process import Worker
 from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
@@ -118,6 +119,15 @@ class Famulus(faust.App):
             worker.stall_timeout_s,
             worker.stall_exit_s,
             kafka.producer_config.delivery_timeout_ms / 1000,
+        )
+        self.membership = Membership(
+            kafka,
+            lambda: cast(Any, self._consumer),
+            lambda: self.should_stop,
+            self.fail,
+            worker.startup_timeout_s,
+            worker.stall_exit_s,
+            rebalance_timeout_s(settings),
         )
         self.admin_log = AdminLog(kafka, self.intake.told, self._heed)
         self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
@@ -375,6 +385,7 @@ class Famulus(faust.App):
             starting.append(self.scheduler.start())
         await asyncio.gather(*starting)
         self.watchdog.start()
+        self.membership.start()
         self.add_future(self._watch_agents())
         settle_in()
 
@@ -385,6 +396,7 @@ class Famulus(faust.App):
             self._consumer.stop_flow()
             self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
+        self.membership.stop()
         await self.intake.crew.stop()
         if self.pipelines:
             await self.holdings.release()

@@ -22,7 +22,8 @@ def stuck(app: Famulus) -> list[str]:
     floods = [why for p in app.pipelines.values() for why in p.failing.shut]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
-    every = _unheard(app), *app.uncarried(), *app.watchdog.stalled, *floods, *partitions, scheduled
+    group = app.membership.refused, _unheard(app)
+    every = *group, *app.uncarried(), *app.watchdog.stalled, *floods, *partitions, scheduled
     return [why for why in every if why]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -171,7 +172,8 @@ async def take(
         if not done:
             waiter.cancel()
             return {}
-        waiter.result()  # raises what keeps the fetcher from fetching, such as a missing authorization
+        if waiter.exception() is not None:  # of the group, which the membership looks at
+            return {}
 
 
 class Pace:
@@ -228,25 +230,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             # Records are taken without a pause behind the last wait: this limit loses none.
             async with asyncio.timeout(2 * POLL_S):
-                with consumer._fetcher._subscriptions.fetch_context():
-                    taken = await take(consumer._fetcher, active_partitions, timeout or 0)
-                    self._pace.apply(consumer._fetcher, came=bool(taken))
-                    return taken
+                taken = await take(consumer._fetcher, active_partitions, timeout or 0)
+                self._pace.apply(consumer._fetcher, came=bool(taken))
+                return taken
         except TimeoutError:
             return {}
-
-    def stay(self) -> None:
-        """Count as polling where nothing is to be fetched: else the client takes us for stuck and leaves the group."""
-
-        def poll() -> None:
-            with self._ensure_consumer()._subscription.fetch_context():
-                pass
-
-        self.thread_loop.call_soon_threadsafe(poll)
 
     def rejoin(self) -> None:
         """Join the group anew: partitions are let go and assigned as in any rebalance."""
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
+
+    def join_again(self) -> None:
+        """Take the error that the coordinator keeps, which has it go on, and join the group anew."""
+
+        def take() -> None:
+            coordinator = self._ensure_consumer()._coordinator
+            coordinator.request_rejoin()  # else a heartbeat task that has ended is not begun anew
+            with suppress(KafkaError):
+                coordinator.check_errors()
+
+        self.thread_loop.call_soon_threadsafe(take)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""

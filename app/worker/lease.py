@@ -7,23 +7,25 @@ belong to others.
 import time
 from typing import Any
 
-from app.errors import InvariantError
-
 
 class Lease:
     """The worker's place in its group, kept by the heartbeats of aiokafka's coordinator."""
 
     def __init__(self) -> None:
-        self._answered_at = 0.0  # when the last heartbeat that was answered was sent, by the monotonic clock
+        self.answered_at = 0.0  # when the last heartbeat that was answered was sent, by the monotonic clock
         self._coordinator: Any = None  # whose heartbeats are watched
 
     def is_held(self, session_timeout_s: float) -> bool:
         """Whether a heartbeat was answered within the session timeout."""
-        return time.monotonic() - self._answered_at < session_timeout_s
+        return time.monotonic() - self.answered_at < session_timeout_s
 
     def renew(self, coordinator: Any) -> None:
         """Count joining as a heartbeat; from then on *coordinator*'s own do."""
-        self._answered_at = time.monotonic()
+        self.answered_at = time.monotonic()
+        self.watch(coordinator)
+
+    def watch(self, coordinator: Any) -> None:
+        """Have the heartbeats of *coordinator* count from now on."""
         if coordinator is self._coordinator:
             return
         self._coordinator, beat = coordinator, coordinator._do_heartbeat
@@ -32,13 +34,7 @@ class Lease:
             asked_at = time.monotonic()
             answered: bool = await beat()
             if answered:
-                self._answered_at = asked_at
+                self.answered_at = asked_at
             return answered
 
         coordinator._do_heartbeat = noted
-
-    def check(self) -> None:
-        """Raise InvariantError when nobody speaks with the group any more: the worker would stay up for nothing."""
-        task = getattr(self._coordinator, "_coordination_task", None)
-        if task is not None and task.done():
-            raise InvariantError("the task that speaks with the consumer group has ended; see the log above for why")

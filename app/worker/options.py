@@ -11,6 +11,8 @@ from app.access.arguments import connection_of
 from app.config import KafkaConfig, Settings
 from app.errors import ConfigError
 
+REQUEST_S, REBALANCE_S = 90.0, 60.0  # what Faust has
+REBALANCE_ROOM_S = 10.0  # for what a rebalance takes beside the work in hand
 GUARANTEE = "at_least_once"  # Faust's word for what the engine builds on; its transactions are not used
 
 
@@ -41,6 +43,8 @@ def faust_options(
         "store": "rocksdb://",
         "datadir": worker.data_dir,
         "broker_commit_interval": settings.commit_interval_s,
+        "broker_request_timeout": _request_timeout_s(settings),
+        "broker_rebalance_timeout": rebalance_timeout_s(settings),
         "broker_session_timeout": consumer.session_timeout_ms / 1000,
         "broker_heartbeat_interval": consumer.heartbeat_interval_ms / 1000,
         "broker_max_poll_interval": consumer.max_poll_interval_ms / 1000,
@@ -57,6 +61,20 @@ def faust_options(
         "web_tables_enabled": False,  # our own views answer for tables
         "web_router_enabled": False,
     }
+
+
+def rebalance_timeout_s(settings: Settings) -> float:
+    """Return for how long the group waits for this worker in a rebalance, seconds: its work in hand may end first."""
+    return max(REBALANCE_S, settings.worker.drain_timeout_s + REBALANCE_ROOM_S)
+
+
+def _request_timeout_s(settings: Settings) -> float:
+    """Return for how long an answer is waited for: the one to a request to join comes at the end of a rebalance.
+
+    Faust refuses to start with one below the session timeout.
+    """
+    session_s = settings.kafka.consumer_config.session_timeout_ms / 1000
+    return max(REQUEST_S, session_s, rebalance_timeout_s(settings) + REBALANCE_ROOM_S)
 
 
 def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:

@@ -46,7 +46,7 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._lease = Lease()
+        self.lease = Lease()
 
     @property
     def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
@@ -72,8 +72,6 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
-        if not (self.should_stop or self.app.should_stop):
-            self._lease.check()
         intake: Intake = self._host.intake
         paused = intake.paused()
         busy = intake.busy() - paused
@@ -81,11 +79,8 @@ class Consumer(driver.Consumer):
         if free:
             await self._poll(free, BUSY_POLL_S if busy else POLL_S)
             await asyncio.sleep(0)
-        elif paused and not busy:
-            cast(Any, self._thread).stay()
-            await self.sleep(POLL_S)
         else:
-            await self.sleep(BUSY_POLL_S)
+            await self.sleep(BUSY_POLL_S if busy else POLL_S)
 
     async def _poll(self, partitions: set[TP], wait_s: float) -> None:
         """Hand over what was fetched."""
@@ -249,13 +244,23 @@ class Consumer(driver.Consumer):
             return 0
         return int(max(state.lso - state.position, 0))
 
+    @property
+    def coordinator(self) -> Any:
+        """The group coordinator of aiokafka, None before the thread has one."""
+        consumer = cast(Any, self._thread)._consumer
+        return consumer._coordinator if consumer is not None else None
+
+    def join_again(self) -> None:
+        """Have the coordinator go on behind an error of the group that it keeps until somebody asks."""
+        cast(Any, self._thread).join_again()
+
     def renew_lease(self) -> None:
         """Count joining the group as a heartbeat."""
-        self._lease.renew(cast(Any, self._thread)._consumer._coordinator)
+        self.lease.renew(cast(Any, self._thread)._consumer._coordinator)
 
     def is_member(self) -> bool:
         """Whether the group still counts on us, see `worker.lease`."""
-        return self._lease.is_held(self.app.conf.broker_session_timeout)
+        return self.lease.is_held(self.app.conf.broker_session_timeout)
 
 
 class Transport(driver.Transport):
