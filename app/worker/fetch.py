@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -24,6 +25,7 @@ from faust.types import TP
 from app.errors import UnreadableError
 from app.observe.logs import described
 from app.wire.envelope import Headers
+from app.worker.commits import commit
 
 log = structlog.get_logger()
 QUIET_S = 0.2  # without a record: nothing flows any more
@@ -206,6 +208,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     itself waits for the end of the poll before partitions are handed over: see `transport.Consumer._poll`.
     """
 
+    uncommitted: AbstractSet[TP] = frozenset()  # left out of the last commit: the cluster does not have them any more
+
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # what a transaction took back never happened
@@ -255,8 +259,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
         held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
         try:
-            await self._ensure_consumer().commit(held)
-        except (KafkaError, IllegalStateError) as error:
-            log.warning("not committed, it will be tried again", error=described(error))
+            gone = await commit(self._ensure_consumer(), held)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("not committed, it will be tried again", error=described(error.__cause__ or error))
             return False
+        self.uncommitted = {TP(at.topic, at.partition) for at in gone}
         return True

@@ -141,8 +141,8 @@ class Consumer(driver.Consumer):
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
-        if not committed:
-            self._committed_offset.update(before)
+        left_out = cast(Any, self._thread).uncommitted if committed else before.keys()
+        self._committed_offset.update({tp: offset for tp, offset in before.items() if tp in left_out})
         return committed
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:

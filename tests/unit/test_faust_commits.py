@@ -39,6 +39,7 @@ class Thread:
     def __init__(self) -> None:
         self.position = 0
         self.commits: list[Mapping[TP, int]] = []
+        self.uncommitted: set[TP] = set()
         self.commit_works = True
         self.may_commit = asyncio.Event()
         self.may_commit.set()

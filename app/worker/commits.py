@@ -1,0 +1,56 @@
+"""Commits that end: in time, and without the partitions that the cluster does not have any more.
+
+aiokafka's own commit is tried again for ever while one of its topics is not there. A commit is awaited inside a
+rebalance, so one deleted topic would hold up all others.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka.errors import IllegalStateError, KafkaError, UnknownTopicOrPartitionError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+AGAIN_S = 0.1  # between two tries
+LIMIT_S = 5.0  # for all of them: a stop waits for the last commit
+
+
+async def commit(consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S) -> set[TopicPartition]:
+    """Commit *offsets* by aiokafka's *consumer*, and return those of its partitions that the cluster does not have.
+
+    Raises what Kafka refuses, IllegalStateError for a partition that is not assigned, and TimeoutError after *limit_s*
+    seconds; the last error is its cause.
+    """
+    subscription = consumer._subscription.subscription
+    assignment = subscription.assignment if subscription is not None else None
+    if assignment is None or not offsets.keys() <= assignment.tps:
+        raise IllegalStateError("partitions are not assigned any more")
+    last: KafkaError | None = None
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                gone = {at for at in offsets if not _is_there(consumer, at)}
+                left = {at: OffsetAndMetadata(offset, "") for at, offset in offsets.items() if at not in gone}
+                try:
+                    await _commit_once(consumer._coordinator, assignment, left)
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    last = error
+                else:
+                    return gone
+                if isinstance(last, UnknownTopicOrPartitionError):
+                    await consumer._client.force_metadata_update()
+                await asyncio.sleep(AGAIN_S)
+    except TimeoutError as error:
+        raise error from last
+
+
+async def _commit_once(coordinator: Any, assignment: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    await coordinator.ensure_coordinator_known()
+    async with coordinator._commit_lock:
+        await asyncio.shield(coordinator._do_commit_offsets(assignment, offsets))
+
+
+def _is_there(consumer: Any, at: TopicPartition) -> bool:
+    return at.partition in (consumer._client.cluster.partitions_for_topic(at.topic) or ())
