@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.config.section import Section
 from app.config.security import SecurityConfig
 from app.spelling import plain
+
+MS_MAX = 2**31 - 1  # of Kafka's protocol
+HEARTBEATS = 3  # in a session at least
 
 
 class ProducerConfig(Section):
@@ -49,6 +52,15 @@ class ProducerConfig(Section):
 class ConsumerConfig(Section):
     """How events arrive. Offsets are committed by the worker alone, after the work is done."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "groupinstanceid": "there is no static membership; a worker that ends gives its partitions away at once, and "
+        "State.StandbyReplicas has others take them over quickly",
+        "groupprotocol": "workers join by the classic protocol",
+        "partitionassignmentstrategy": "partitions are shared out together with their state, in one way",
+        "isolationlevel": "it is always read_committed",
+        "clientid": "workers are known by their host",
+    }
+
     group_id: str = Field("famulus", min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     enable_auto_commit: Literal[False, "forced"] = Field(
@@ -56,9 +68,15 @@ class ConsumerConfig(Section):
         description="`true` is refused. `forced` commits every AutoCommitIntervalMs, yet only what is done.",
     )
     auto_commit_interval_ms: int = Field(5_000, ge=100, le=60_000, description="Only if that is forced, milliseconds.")
-    session_timeout_ms: int = Field(30_000, ge=6_000, description="A silent worker leaves the group, milliseconds.")
-    heartbeat_interval_ms: int = Field(3_000, ge=100, description="Milliseconds.")
-    max_poll_interval_ms: int = Field(300_000, ge=10_000, description="Milliseconds.")
+    session_timeout_ms: int = Field(
+        30_000, ge=6_000, le=MS_MAX, description="A silent worker leaves the group, milliseconds."
+    )
+    heartbeat_interval_ms: int = Field(
+        3_000, ge=100, description="At most a third of the session timeout; less by itself if that is short, ms."
+    )
+    max_poll_interval_ms: int = Field(
+        300_000, ge=10_000, le=MS_MAX, description="A worker whose event loop hangs for so long leaves the group, ms."
+    )
     max_poll_records: int = Field(200, ge=1, le=100_000, description="Records of one partition unpacked at once.")
     fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
     fetch_linger_ms: int = Field(3, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
@@ -70,6 +88,18 @@ class ConsumerConfig(Section):
         16 * 2**20, ge=1024, description="A larger value is poison, before it is decoded; bytes."
     )
     max_headers: int = Field(256, ge=16, description="A record with more of them is poison.")
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> Self:
+        most = self.session_timeout_ms // HEARTBEATS
+        if self.heartbeat_interval_ms > most:
+            if "heartbeat_interval_ms" in self.model_fields_set:
+                raise ValueError(
+                    f"heartbeat_interval_ms is {self.heartbeat_interval_ms}: set it to {most} at most, a third of "
+                    f"session_timeout_ms ({self.session_timeout_ms}), so that one that is lost costs no place"
+                )
+            self.__dict__["heartbeat_interval_ms"] = most  # nobody has set it
+        return self
 
     @field_validator("enable_auto_commit", mode="before")
     @classmethod

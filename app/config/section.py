@@ -1,7 +1,7 @@
 """What every group of settings is: names and choices in any spelling, and nothing that is silently ignored."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args, get_origin
+from typing import ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -18,7 +18,12 @@ class UnknownError(ValueError):
 
 
 class Spelled(BaseModel):
-    """Accepts every spelling of a name and refuses unknown ones with the nearest match."""
+    """Accepts every spelling of a name and refuses unknown ones with the nearest match.
+
+    *elsewhere* says of settings that others have, by their plain names, why there are none here.
+    """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -28,9 +33,10 @@ class Spelled(BaseModel):
         fields = {plain(name): name for name in cls.model_fields}
         unknown = [str(name) for name in values if plain(str(name)) not in fields]
         if unknown:
-            near = {name: nearest(plain(name), fields) for name in unknown}
-            rest = [name for name in unknown if not near[name]]
-            hints = {name: f", did you mean {fields[found]!r}?" if found else "" for name, found in near.items()}
+            said = {name: f": {cls.elsewhere[plain(name)]}" for name in unknown if plain(name) in cls.elsewhere}
+            near = {name: nearest(plain(name), fields) for name in unknown if name not in said}
+            rest = [name for name, found in near.items() if not found]
+            hints = {name: f", did you mean {fields[found]!r}?" if found else "" for name, found in near.items()} | said
             raise UnknownError(hints | ({rest[-1]: f"; known are {', '.join(fields.values())}"} if rest else {}))
         known = {fields[plain(str(name))]: value for name, value in values.items()}
         return {field: _spelled(value, cls.model_fields[field].annotation) for field, value in known.items()}

@@ -57,6 +57,11 @@ def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"Kafka": {"BootstrapServer": "a:1"}}, "did you mean 'bootstrap_servers'"),
         ({"Kafak": {}}, "did you mean 'kafka'"),
+        ({"Kafka": {"ConsumerConfig": {"GroupInstanceId": "a"}}}, "'groupinstanceid': there is no static membership"),
+        ({"Kafka": {"ConsumerConfig": {"group.instance.id": "a"}}}, "there is no static membership"),
+        ({"Kafka": {"ConsumerConfig": {"Isolation_Level": "a"}}}, "it is always read_committed"),
+        ({"Kafka": {"ConsumerConfig": {"SessionTimeoutMs": 9000, "HeartbeatIntervalMs": 3001}}}, "3000 at most"),
+        ({"Kafka": {"ConsumerConfig": {"SessionTimeoutMs": 2**31}}}, "less than or equal to 2147483647"),
         ({"Kafka": {"BootstrapServers": "nowhere"}}, "'nowhere' is not host:port"),
         ({"Worker": {"WebPort": 0}}, "worker.web_port"),
         ({"Kafka": {"ProducerConfig": {"Acks": 1}}}, "kafka.producer_config.acks: 1 loses events"),
@@ -113,6 +118,14 @@ def test_addresses_are_separated_by_commas_or_a_list(tmp_path: Path, said: objec
     """Blanks around them do not matter."""
     write(tmp_path, {"Kafka": {"BootstrapServers": said}})
     assert load_settings().kafka.bootstrap_servers == meant
+
+
+def test_heartbeats_that_nobody_set_suit_the_session(tmp_path: Path) -> None:
+    """A short session alone must not be a wrong setting."""
+    for session_ms, beat_ms in ((6_000, 2_000), (9_000, 3_000), (120_000, 3_000)):
+        write(tmp_path, {"Kafka": {"ConsumerConfig": {"SessionTimeoutMs": session_ms}}})
+        load_settings.cache_clear()
+        assert load_settings().kafka.consumer_config.heartbeat_interval_ms == beat_ms
 
 
 def test_every_unknown_section_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faust.types.settings import Settings as FaustSettings
 
-from app.config import load_settings
+from app.config import ConsumerConfig, KafkaConfig, Settings, WorkerConfig, load_settings
 from app.errors import ConfigError
 from app.worker.options import faust_options
 
@@ -55,3 +55,13 @@ def test_the_guarantee_that_holds_may_be_said() -> None:
     """It is what Faust is told anyway."""
     options = faust_options(load_settings(), {"PROCESSING_GUARANTEE": "at_least_once"})
     assert (options["processing_guarantee"], options["env"]) == ("at_least_once", {})
+
+
+def test_what_faust_waits_for_suits_a_long_session_and_a_long_drain() -> None:
+    """Faust refuses a session above its limit of a request; the group waits as long as work in hand may take."""
+    said = KafkaConfig(consumer_config=ConsumerConfig(session_timeout_ms=120_000)), WorkerConfig(drain_timeout_s=300)
+    for settings, expected in (
+        (Settings(), (90, 60)), (Settings(kafka=said[0]), (120, 60)), (Settings(worker=said[1]), (320, 310))
+    ):  # fmt: skip
+        options = faust_options(settings, {})
+        assert (options["broker_request_timeout"], options["broker_rebalance_timeout"]) == expected
