@@ -67,6 +67,7 @@ class WorkerCollector(Collector):
             scrape.put(c.OUTCOMES, counts[outcome], topic, outcome)
         scrape.put(c.RETRIES, counts["retried"], topic)
         scrape.put(c.POSTPONED, counts["postponed"], topic)
+        scrape.put(c.GONE, counts.gone, topic)
         for (kind, handler, error), count in bounded(counts.failures).items():
             scrape.put(c.DEAD_LETTERS, count, topic, kind, handler or NONE, error)
         scrape.put_distribution(c.GROUP_RECORDS, counts.group_records, topic)

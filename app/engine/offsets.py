@@ -128,10 +128,19 @@ class StartError(ValueError):
 
 
 class Start(NamedTuple):
-    """Where reading a partition begins, and what the state and the group's commit disagree about, if anything."""
+    """Where reading a partition begins, and what the state and the group's commit disagree about, if anything.
+
+    *gone* is how many offsets before that were deleted from the log unread.
+    """
 
     offset: int
     disagreement: str
+    gone: int = 0
+
+
+def gone(first: int, begin: int) -> str:
+    """Say that the offsets from *first* to the log's *begin* were deleted unread."""
+    return f"records {first} to {begin - 1} are gone from the topic and were never handled"
 
 
 def start_position(  # four offsets and what to do
@@ -154,9 +163,10 @@ def start_position(  # four offsets and what to do
         if not (follow or processed < begin):
             return Start(processed, f"somebody else committed offset {committed}; not followed")
         if follow:
-            return Start(max(committed, begin), f"somebody else committed offset {committed}; followed")
+            disagreement = f"somebody else committed offset {committed}; followed"
+            return Start(max(committed, begin), disagreement, max(begin - committed, 0))
     if processed < begin:
-        return Start(begin, f"records {processed} to {begin - 1} are gone from the topic and were never handled")
+        return Start(begin, gone(processed, begin), begin - processed)
     if committed is not None and committed < processed:
         return Start(processed, f"the commit of {committed} is behind; the state goes on where it is")
     return Start(processed, "")

@@ -41,6 +41,9 @@ RETRIES = Metric("famulus_retries_total", "counter", "attempts", TOPIC,
                  "How many attempts failed and were tried again in their lane?")  # fmt: skip
 POSTPONED = Metric("famulus_postponed_total", "counter", "attempts", TOPIC,
                    "How many events left their lane for a retry topic?")  # fmt: skip
+GONE = Metric("famulus_records_gone_total", "counter", "offsets", TOPIC,
+              "How many offsets did the topic's retention, or somebody, delete before this worker had read them?"
+              )  # fmt: skip
 DEAD_LETTERS = Metric("famulus_dead_letters_total", "counter", "records", (*TOPIC, "kind", "handler", "error_type"),
                       f"Why are there dead letters? A topic's first {ERROR_TYPES_MAX} error types, then `{OTHER}`. "
                       "Counted before they are settled.")  # fmt: skip
@@ -98,7 +101,7 @@ PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary
                           "The same as `kafka.message.processing.time`.", PROCESSING.name)  # fmt: skip
 
 CATALOGUE = (
-    RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD, IN_FLIGHT,
-    OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN, BREAKER_WAITING,
-    CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE, PROCESSING_ALIAS,
+    RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, GONE, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD,
+    IN_FLIGHT, OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN,
+    BREAKER_WAITING, CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE, PROCESSING_ALIAS,
 )  # fmt: skip

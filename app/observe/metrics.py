@@ -45,8 +45,9 @@ class Counts(dict[str, int]):
     """Records since this worker started: by how they ended; attempts that failed and were `retried` or `postponed`.
 
     *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of the error.
-    *received* is how many were unpacked to be carried. *processing_s* is a sample of how long events were in hand,
-    *group_records* and *settling_s* are of all groups: how many records ended in one, and how long settling it took.
+    *received* is how many were unpacked to be carried, *gone* how many offsets were deleted unread. *processing_s* is a
+    sample of how long events were in hand, *group_records* and *settling_s* are of all groups: how many records ended
+    in one, and how long settling it took.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class Counts(dict[str, int]):
         self.failures: Counter[tuple[str, str, str]] = Counter()
         self.duplicates: deque[Duplicate] = deque(maxlen=DUPLICATES_KEPT)
         self.received = 0
+        self.gone = 0
         self.processing_s = Distribution(PROCESSING_S)
         self.group_records = Distribution(GROUP_RECORDS)
         self.settling_s = Distribution(SETTLING_S)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
-from aiokafka.structs import TopicPartition
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -213,6 +213,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # what a transaction took back never happened
+        # `AutoOffsetReset` is for topics that the group knows nothing of, see `starts`. Whatever a partition's log has
+        # lost under its reader, what is still there is read.
+        consumer._auto_offset_reset = "earliest"
         config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
         consumer._fetch_max_wait_ms = config.fetch_max_wait_ms  # what an assignment asks waits behind the first fetch
         self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
@@ -243,6 +246,28 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def rejoin(self) -> None:
         """Join the group anew: partitions are let go and assigned as in any rebalance."""
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
+
+    async def partitions(self, topics: Collection[str]) -> set[TP]:
+        """Every partition of *topics*, as far as the client knows them."""
+        consumer = self._ensure_consumer()
+        return {TP(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()}
+
+    async def commits(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """What the group has committed of *partitions*; nothing is left out."""
+        coordinator = self._ensure_consumer()._coordinator
+        found = await self.call_thread(coordinator.fetch_committed_offsets, [TopicPartition(*tp) for tp in partitions])
+        return {TP(*tp): at.offset for tp, at in found.items() if at.offset >= 0}
+
+    async def commit_first(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit for partitions of which the group has nothing, also those of other members. False when it fails."""
+        coordinator = self._ensure_consumer()._coordinator
+        places = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        try:
+            await self.call_thread(coordinator.commit_offsets, None, places)
+        except (KafkaError, IllegalStateError) as error:
+            log.warning("not committed, it will be tried again", error=described(error))
+            return False
+        return True
 
     def join_again(self) -> None:
         """Take the error that the coordinator keeps, which has it go on, and join the group anew."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -10,6 +11,7 @@ from faust.types import TP
 
 from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits
+from app.engine.offsets import gone
 from app.engine.pipeline import Pipeline
 from app.engine.settling import Ties
 from app.errors import ConfigError
@@ -35,14 +37,17 @@ class Intake:
         self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
         self.crew = Crew(concurrency, on_fault, timeouts_s)
         self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
+        self._next: dict[TP, int] = {}  # where the next fetch of a partition begins unless its log has lost records
         self.told = Told()
         self.pauses = self.told.pauses
         self._concurrency = concurrency  # unless an operator says otherwise
         self._limits = limits
         self._ties = Ties(may_write, publish, on_fault, probe)
 
-    def open(self, assigned: Mapping[TP, tuple[Pipeline, Held, int]]) -> None:
-        """Start new flows, each with the offset where it begins.
+    def open(
+        self, assigned: Mapping[TP, tuple[Pipeline, Held, int]], back: Mapping[TP, int] = MappingProxyType({})
+    ) -> None:
+        """Start new flows, each with the offset where it begins; *back* says so of what comes back to them.
 
         Whatever is still in hand of an earlier assignment ends in the old ones, unseen.
         """
@@ -52,6 +57,7 @@ class Intake:
             for tp, (pipeline, held, begin) in assigned.items()
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
+        self._next = {tp: begin for tp, (_, _, begin) in assigned.items()} | dict(back)
         self.heed()
 
     def heed(self) -> None:
@@ -86,6 +92,8 @@ class Intake:
         flow = self.flows.get(tp) if back is None else back
         if flow is None or flow.is_closing:
             return None
+        self.moved(tp, packed.first_offset)
+        self._next[tp] = packed.next_offset
         if back is not None:
             back.receive_back(tp, packed)
             return back
@@ -105,8 +113,20 @@ class Intake:
         flow.receive(packed)
         return flow
 
+    def moved(self, tp: TP, position: int) -> None:
+        """Note that reading goes on at *position*: behind what was expected when the log has lost records."""
+        before, flow = self._next.get(tp), self.flows.get(tp) or self.returning.get(tp)
+        if before is None or flow is None or position <= before:
+            return
+        self._next[tp] = position
+        if tp in self.flows:
+            flow.position = position
+        flow.pipeline.counts.gone += position - before
+        log.warning(gone(before, position), topic=tp.topic, partition=tp.partition, goes_on_at=position)
+
     def forget(self, tp: TP) -> None:
         """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""
+        self._next.pop(tp, None)
         if tp in self.flows:
             self.flows[tp].forget()
         elif tp in self.returning:

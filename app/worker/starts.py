@@ -1,26 +1,34 @@
 """Where reading begins when partitions are assigned: by the state, else the commit, else the settings."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import structlog
 from faust.types import TP
 
-from app.engine.offsets import OnCommitAhead, StartError, start_position
+from app.engine.offsets import OnCommitAhead, StartError, gone, start_position
 from app.errors import ConfigError
 from app.storage.changelog import Processed
 
 log = structlog.get_logger()
 
 
-class Logs(Protocol):
-    """What the partitions' logs hold."""
+class Cluster(Protocol):
+    """What the partitions' logs hold, and what the group has committed."""
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Where they begin."""
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Where they end."""
+
+    async def partitions(self, topics: Collection[str]) -> set[TP]:
+        """Every partition of *topics*, whoever has it."""
+
+    async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
+        """What the group has committed of *partitions*; nothing is left out."""
 
 
 class Known(NamedTuple):
@@ -31,20 +39,43 @@ class Known(NamedTuple):
     read: int | None
 
 
-async def starts(
-    known: Mapping[TP, Known], logs: Logs, on_commit_ahead: OnCommitAhead, *, is_earliest: bool
-) -> dict[TP, int]:
-    """Where reading begins, where that is not the committed offset: the state is the truth.
+@dataclass
+class Found:
+    """Where reading *begins*, where that is not the committed offset, and how many records were *gone* before.
 
-    A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end. Raises ConfigError
-    when a partition's state does not belong to what the topic holds now.
+    *fresh* are the ends of all partitions of topics that begin there with `latest`: they are to be committed at once.
+    """
+
+    begins: dict[TP, int] = field(default_factory=dict)
+    gone: dict[TP, int] = field(default_factory=dict)
+    fresh: dict[TP, int] = field(default_factory=dict)
+
+
+async def starts(
+    known: Mapping[TP, Known], cluster: Cluster, on_commit_ahead: OnCommitAhead, *, is_earliest: bool
+) -> Found:
+    """Find where reading begins: the state is the truth.
+
+    A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end; yet one of a topic
+    that the group does know is new, and begins with its log too. One whose log begins behind what is known goes on
+    there. Raises ConfigError when a partition's state does not belong to what the topic holds now.
     """
     states = {tp: of.processed for tp, of in known.items() if of.processed is not None}
-    unknown = {tp for tp, of in known.items() if of.read is None}
-    begins = await logs.earliest_offsets(*states, *(unknown if is_earliest else ()))
-    ends = await logs.highwaters(*states, *(() if is_earliest else unknown))
-    found = {tp: begins[tp] if is_earliest else ends[tp] for tp in unknown}
-    found |= {tp: 0 for tp, of in known.items() if of.read == 0}  # where aiokafka's own seek does nothing either
+    unknown = {tp for tp, of in known.items() if of.read is None} - states.keys()
+    found = Found()
+    if unknown and not is_earliest:
+        await _begin_at_end(unknown, {tp.topic for tp in known.keys() - unknown}, cluster, found)
+    begins = await cluster.earliest_offsets(*known.keys() - found.begins.keys())
+    ends = await cluster.highwaters(*states)
+    for tp in begins.keys() - states.keys():
+        read = known[tp].read
+        if read is None:
+            found.begins[tp] = begins[tp]
+        elif read < begins[tp]:
+            found.begins[tp], found.gone[tp] = begins[tp], begins[tp] - read
+            log.warning(gone(read, begins[tp]), topic=tp.topic, partition=tp.partition, goes_on_at=begins[tp])
+        elif read == 0:  # where aiokafka's own seek does nothing either
+            found.begins[tp] = 0
     for tp, processed in states.items():
         try:
             start = start_position(
@@ -57,5 +88,26 @@ async def starts(
             ) from None
         if start.disagreement:
             log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)
-        found[tp] = start.offset
+        found.begins[tp] = start.offset
+        if start.gone:
+            found.gone[tp] = start.gone
     return found
+
+
+async def _begin_at_end(
+    unknown: AbstractSet[TP], topics_known: AbstractSet[str], cluster: Cluster, found: Found
+) -> None:
+    """Have those of *unknown* begin at the end of their log whose topics the group knows nothing of.
+
+    The group knows a topic when it has committed any of its partitions. So the first worker commits all of them at
+    once: the others find where theirs begins, and a partition that is added later has no commit.
+    """
+    every = await cluster.partitions({tp.topic for tp in unknown})
+    commits = await cluster.commits(every | unknown)
+    found.begins |= {tp: commits[tp] for tp in unknown & commits.keys()}  # another worker was first
+    topics = {tp.topic for tp in unknown} - topics_known - {tp.topic for tp in commits}
+    found.fresh = dict(await cluster.highwaters(*(tp for tp in every | unknown if tp.topic in topics)))
+    found.begins |= {tp: found.fresh[tp] for tp in unknown & found.fresh.keys()}
+    for tp in unknown - found.begins.keys():
+        log.warning("a new partition of a topic that the group reads; it is read from its begin, whatever "
+                    "AutoOffsetReset says", topic=tp.topic, partition=tp.partition)  # fmt: skip

@@ -7,7 +7,7 @@ Everything here is private API of faust-streaming 0.15.3, which is why that vers
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import structlog
@@ -23,7 +23,7 @@ from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
 from app.worker.lease import Lease
-from app.worker.seeking import Seeking
+from app.worker.seeking import COMMIT_AGAIN_S, COMMIT_TRIES, Seeking
 from app.worker.starts import Known, starts
 
 log = structlog.get_logger()
@@ -91,6 +91,8 @@ class Consumer(driver.Consumer):
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
             return  # a rebalance waits for us to let go; when it is over, every position is set anew
+        if not fetched:
+            self._note_moved(partitions)
         taken: dict[TP, Packed] = {
             TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
         }
@@ -106,6 +108,12 @@ class Consumer(driver.Consumer):
             elif (flow := flows[tp]) is not None:
                 for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
                     await channel.queue.put(flow)
+
+    def _note_moved(self, partitions: set[TP]) -> None:
+        """Tell the intake where reading goes on: a log that is empty now brings no fetch that would tell it."""
+        for tp in partitions:
+            if (state := self._state_of(tp)) is not None and state.has_valid_position:
+                self._host.intake.moved(tp, state.position)
 
     def _receive(self, tp: TP, packed: Packed) -> Flow | None:
         flow: Flow | None = self._host.intake.receive(tp, packed)
@@ -170,12 +178,13 @@ class Consumer(driver.Consumer):
         self.renew_lease()
         held = self._held()
         begins = await self._starts(held)
+        back = {tp: begins.get(tp, self._read_offset[tp] or 0) for tp in self._back()}
         for tp, offset in begins.items():
             await self.seek(tp, offset)
         self._host.intake.open({
             tp: (self._host.pipelines[tp.topic], of, begins.get(tp, self._committed_offset[tp]) or 0)
             for tp, of in held.items() if not of.partition.is_abandoned
-        })  # fmt: skip
+        }, back)  # fmt: skip
         self.heed_seeks()
 
     def _held(self) -> dict[TP, Held]:
@@ -195,18 +204,44 @@ class Consumer(driver.Consumer):
         if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
             cast(Any, self._thread).rejoin()
 
+    def _back(self) -> list[TP]:
+        """Those of our partitions through which records come back."""
+        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
+        return [tp for tp in back if self._host.is_carried(tp.topic)]
+
     async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
         """Where reading begins, where that is not the committed offset, see `worker.starts`. Raises as that does."""
-        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
-        unread = [tp for tp in back if self._host.is_carried(tp.topic) and self._read_offset[tp] is None]
-        known = {
+        plain = (tp for tp in self.assignment() if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp)))
+        known = {tp: Known(None, self._committed_offset[tp], self._read_offset[tp]) for tp in plain}
+        known |= {
             tp: Known(of.partition.processed, self._committed_offset[tp], self._read_offset[tp])
             for tp, of in held.items()
         }  # fmt: skip
-        begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
         is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
         found = await starts(known, self, self._host.on_commit_ahead, is_earliest=is_earliest)
-        return found | {tp: begins[tp] for tp in unread}
+        if found.fresh:
+            await self._commit_first(found.fresh)
+        for tp, count in found.gone.items():
+            if (pipeline := self._host.pipelines.get(tp.topic)) is not None:
+                pipeline.counts.gone += count
+        unread = [tp for tp in self._back() if self._read_offset[tp] is None]
+        begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
+        return found.begins | {tp: begins[tp] for tp in unread}
+
+    async def _commit_first(self, offsets: Mapping[TP, int]) -> None:
+        """Have the group know the topics of *offsets* from now on, so that `latest` is applied to them once."""
+        for _ in range(COMMIT_TRIES):
+            if await cast(Any, self._thread).commit_first(offsets):
+                return
+            await asyncio.sleep(COMMIT_AGAIN_S)
+
+    async def partitions(self, topics: Collection[str]) -> set[TP]:
+        """Every partition of *topics*, whoever has it."""
+        return await cast(Any, self._thread).partitions(topics)  # type: ignore[no-any-return]
+
+    async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
+        """What the group has committed of *partitions*; nothing is left out."""
+        return await cast(Any, self._thread).commits(partitions)  # type: ignore[no-any-return]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""
@@ -237,12 +272,16 @@ class Consumer(driver.Consumer):
 
         What stands behind an open transaction cannot.
         """
-        subscription = cast(Any, self._thread)._ensure_consumer()._subscription.subscription
-        assignment = subscription.assignment if subscription is not None else None
-        state = assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
+        state = self._state_of(tp)
         if state is None or state.lso is None or not state.has_valid_position:
             return 0
         return int(max(state.lso - state.position, 0))
+
+    def _state_of(self, tp: TP) -> Any:
+        """Return what aiokafka knows of a partition of ours, None when it is none."""
+        subscription = cast(Any, self._thread)._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
 
     @property
     def coordinator(self) -> Any:

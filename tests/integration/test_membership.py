@@ -43,10 +43,14 @@ def stays(house: House, expected: int) -> None:
 
 
 def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, do: Any) -> None:
-    """Without partitions, and with every lane of its partition taken: paused, and while dead letters come back."""
+    """Without partitions, and with every lane of its partition taken: paused, and while dead letters come back.
+
+    With `latest`, which is for a group that knows nothing of a topic: what came while nobody was there is handled.
+    """
     house.build(WAITING)
     settings = {
         "KAFKA__CONSUMERCONFIG__MAXPOLLINTERVALMS": str(POLL_MS),
+        "KAFKA__CONSUMERCONFIG__AUTOOFFSETRESET": "latest",
         "WORKER__PARTITIONCONCURRENCY": "1",
         "FAILURES__HANDLERTIMEOUTS": "0",
     }

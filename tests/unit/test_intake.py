@@ -1,0 +1,82 @@
+"""What the intake notes of logs that lost records under their reader."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from faust.types import TP
+from structlog.testing import capture_logs
+
+from app.engine.flow import Limits
+from app.state.partition import Partition
+from app.worker.holdings import Held
+from app.worker.intake import Intake
+from tests.stand_ins.house import Carrier
+
+PLACE, BACK = TP("t", 0), TP("t.g.retry-1", 0)
+
+
+class Packed:
+    """A fetch of no records."""
+
+    def __init__(self, first_offset: int, next_offset: int) -> None:
+        self.first_offset, self.next_offset = first_offset, next_offset
+
+    @staticmethod
+    def records(_: int) -> Iterator[Any]:
+        """Nothing."""
+        return iter(())
+
+
+@pytest.fixture
+async def intake() -> Intake:
+    """One with a partition that is read from 10 on, and one through which records come back, from 5 on."""
+
+    async def nothing(_: object) -> None:
+        """Stand for whatever is waited for."""
+
+    made = Intake(Limits(1, 100, 10_000, 100), 1, {}, lambda: True, nothing, nothing, lambda _: None)
+    pipeline: Any = Carrier(nothing)
+    pipeline.topics_back = (BACK.topic,)
+    made.open({PLACE: (pipeline, Held(Partition(0, None, 1000), None), 10)}, {BACK: 5})
+    await asyncio.sleep(0)
+    return made
+
+
+def gone(intake: Intake) -> int:
+    """How many offsets are counted as deleted."""
+    return intake.flows[PLACE].pipeline.counts.gone
+
+
+async def test_records_that_were_deleted_unread_are_told_and_counted(intake: Intake) -> None:
+    """When the next fetch begins behind them, or when nothing is left to fetch; each once."""
+    fetches: list[Any] = [Packed(10, 20), Packed(20, 30), Packed(45, 50)]
+    with capture_logs() as said:
+        for fetch in fetches:
+            intake.receive(PLACE, fetch)
+        assert gone(intake) == 15
+        intake.moved(PLACE, 50)
+        intake.moved(PLACE, 60)
+        intake.moved(PLACE, 60)
+        back: Any = Packed(7, 8)
+        intake.receive(BACK, back)
+    assert gone(intake) == 15 + 10 + 2
+    assert [(line["topic"], line["event"]) for line in said] == [
+        ("t", "records 30 to 44 are gone from the topic and were never handled"),
+        ("t", "records 50 to 59 are gone from the topic and were never handled"),
+        ("t.g.retry-1", "records 5 to 6 are gone from the topic and were never handled"),
+    ]
+    assert not intake.flows[PLACE].refill()
+    assert intake.flows[PLACE].behind(60) == 0
+
+
+async def test_reading_on_elsewhere_loses_nothing(intake: Intake) -> None:
+    """As when an operator says so; nor does a partition of somebody else."""
+    intake.forget(PLACE)
+    fetch: Any = Packed(70, 80)
+    intake.receive(PLACE, fetch)
+    intake.moved(TP("other", 0), 10)
+    assert gone(intake) == 0
+    intake.open({})
+    intake.moved(PLACE, 100)
