@@ -74,7 +74,7 @@ class Flow:
         self._limits = limits
         self._ties, self._on_room = ties, on_room
         self.position = 0  # where the next fetch is expected to begin, or later
-        self._fetches: deque[Iterator[Sequence[Record]]] = deque()
+        self._fetches: deque[tuple[Iterator[Sequence[Record]], int]] = deque()  # each with where the next one begins
         self._quiet = asyncio.Event()
         processed = state.processed or Processed(0)
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
@@ -121,7 +121,7 @@ class Flow:
     def receive(self, packed: Packed) -> None:
         """Take a fetch, to be unpacked when its turn comes: records take less memory packed, and are handled warm."""
         if not self.is_closing:
-            self._fetches.append(packed.records(self._limits.chunk))
+            self._fetches.append((packed.records(self._limits.chunk), packed.next_offset))
             self.position = packed.next_offset
 
     def forget(self) -> None:
@@ -152,12 +152,20 @@ class Flow:
         if self.backs.is_due and (self.halted or not self.lanes.is_full) and self._refill_back():
             return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
-            records = next(self._fetches[0], None)
+            fetched, next_offset = self._fetches[0]
+            records = next(fetched, None)
             if records is not None:
                 self._receive(records)
                 return True
             self._fetches.popleft()
+            self._passed(next_offset)
         return False
+
+    def _passed(self, position: int) -> None:
+        """All of the log below *position* is unpacked. Where nothing is in hand, that is settled without a record."""
+        if self.in_flight.passed(position) and self.has_state:
+            self.state.filling.has_passed = True
+            self.settling.start()
 
     def _receive(self, records: Sequence[Record]) -> None:
         now_ms = time.time_ns() // 1_000_000

@@ -66,6 +66,14 @@ class InFlight:
         self._bytes += size
         return self._without_settled(records, offsets, stream_ms) if self._ahead else (records, stream_ms)
 
+    def passed(self, position: int) -> bool:
+        """Note that all of the log below *position* was received. Returns whether more is finished by that alone."""
+        while self._ahead and self._ahead[0][0] < position:  # what was removed from the log since
+            _, end = self._ahead.popleft()
+            if end > position:
+                self._ahead.appendleft((position, end))
+        return self.offsets.passed(position)
+
     def _stream_of(self, times: list[int], now_ms: int) -> list[int]:
         """The stream's time at each of the records that carry *times*. It never runs ahead of the clock."""
         if self._stream_ms <= times[0] and times[-1] <= now_ms and times == sorted(times):  # as nearly always

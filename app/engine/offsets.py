@@ -17,14 +17,16 @@ class PartitionOffsets:
     """The offsets of one partition during one assignment.
 
     *next_offset* is what may be committed, None before any; *newest* was received last, -1 before any; *in_flight* is
-    how many were received and are not finished. What is kept are runs of those: an offset that stays unfinished costs
-    one run, however many behind it are finished.
+    how many were received and are not finished. Behind the newest the log may have been read further: see `passed`.
+    What is kept are runs of those in flight: an offset that stays unfinished costs one run, however many behind it are
+    finished.
     """
 
     def __init__(self) -> None:
         self.next_offset: int | None = None
         self.newest = -1
         self.in_flight = 0
+        self._passed = 0
         # The unfinished runs, ascending and apart: where each starts, where it ends (one past its last), and one past
         # what was received last before it, which is its start unless there is a hole. The lists begin with *_first*
         # runs that are finished by now. The run after those starts at *_head*, and only its end is kept up in the list.
@@ -47,6 +49,17 @@ class PartitionOffsets:
                 self._head = self._head if self.in_flight else start
             self.newest = end - 1
             self.in_flight += end - start
+
+    def passed(self, position: int) -> bool:
+        """Note that there is no record between the newest and *position*. Returns whether more may be committed now.
+
+        Transactions end with a mark, compaction leaves holes: nobody will ever finish those.
+        """
+        self._passed = position
+        if self.in_flight or position <= max(self.newest + 1, self.next_offset or 0):
+            return False
+        self.next_offset = position
+        return True
 
     def finished(self, offset: int) -> None:
         """Mark one record done; *offset* is its own, not + 1. Raises AssertionError if it is not in flight."""
@@ -84,7 +97,7 @@ class PartitionOffsets:
         else:
             self._first += 1
         if at == first:  # as far as something was received: not over the hole before what is unfinished now
-            self.next_offset = befores[self._first] if self.in_flight else self.newest + 1
+            self.next_offset = befores[self._first] if self.in_flight else max(self.newest + 1, self._passed)
             self._head = starts[self._first] if self.in_flight else -1
             if self._first >= STALE_RUNS:
                 del starts[: self._first], ends[: self._first], befores[: self._first]

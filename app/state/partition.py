@@ -22,7 +22,7 @@ Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the ro
 class Group:
     """The last value of every row that its events changed, their marks, what they publish, and how each ended."""
 
-    __slots__ = ("handled", "marks", "others", "outbox", "returned", "rows", "size")
+    __slots__ = ("handled", "has_passed", "marks", "others", "outbox", "returned", "rows", "size")
 
     def __init__(self) -> None:
         self.rows: Rows = {}
@@ -31,12 +31,13 @@ class Group:
         self.handled: list[int] = []  # the offsets of those that ended like that, which nearly all do
         self.others: list[tuple[int, Outcome]] = []  # those that ended otherwise, by offset
         self.returned: list[tuple[Finished, int, Outcome]] = []  # those that came back: whom to tell which offset
+        self.has_passed = False  # the partition was read further, without a record: that alone is to be settled
         self.size = 0  # bytes of its record batch, rather more than less
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of it is to be settled."""
-        return not (self.handled or self.others or self.returned or self.rows or self.outbox)
+        return not (self.handled or self.others or self.returned or self.rows or self.outbox or self.has_passed)
 
     def ended(self, offset: int, outcome: Outcome) -> None:
         """One of its events has ended."""

@@ -133,6 +133,36 @@ def test_records_may_arrive_while_others_finish(log: list[int], chance: Random, 
             assert offsets.is_finished(first, last) == (not any(first <= offset <= last for offset in in_hand))
 
 
+@given(log=logs, chance=chances)
+def test_what_is_no_record_is_passed_when_all_before_it_is_finished(log: list[int], chance: Random) -> None:
+    """Never before, never back, and nothing else changes."""
+    offsets, plain = PartitionOffsets(), PartitionOffsets()
+    waiting, in_hand, position = list(log), list[int](), 0
+    before = 0  # what could be committed
+    while waiting or in_hand:
+        chosen = chance.random()
+        if waiting and (chosen > 0.7 or not in_hand):
+            count = chance.randint(1, len(waiting))
+            for of in (offsets, plain):
+                of.received(waiting[:count])
+            in_hand += waiting[:count]
+            waiting = waiting[count:]
+        if chosen > 0.4:
+            most = waiting[0] if waiting else log[-1] + 5
+            position = chance.randint(max(position, offsets.newest + 1), most)
+            had = offsets.next_offset or 0
+            assert offsets.passed(position) == (not in_hand and position > had)
+        elif in_hand:
+            offset = in_hand.pop(chance.randrange(len(in_hand)))
+            for of in (offsets, plain):
+                of.finished(offset)
+        expected, now = plain.next_offset or 0, offsets.next_offset or 0
+        assert max(expected, before) <= now <= min(in_hand, default=max(expected, position))
+        assert in_hand or now == max(expected, position)
+        before = now
+        assert (offsets.in_flight, list(offsets.ahead())) == (plain.in_flight, list(plain.ahead()))
+
+
 @given(chance=chances)
 def test_runs_are_few_where_records_wait_and_the_lists_do_not_grow(chance: Random) -> None:
     """One run for each offset that waits, and what lies before the first is deleted from time to time."""

@@ -28,11 +28,11 @@ def record(offset: int, key: str, timestamp: int = 0) -> Any:
 
 
 class Fetch:
-    """Stands for what a fetch brought."""
+    """Stands for what a fetch brought. *next_offset* is further than the last record where others end it."""
 
-    def __init__(self, records: Sequence[Any]) -> None:
+    def __init__(self, records: Sequence[Any], next_offset: int = 0) -> None:
         self._records = records
-        self.next_offset = records[-1].offset + 1
+        self.next_offset = next_offset or records[-1].offset + 1
 
     def records(self, limit: int) -> Iterator[list[Any]]:
         """The records, *limit* at a time."""
@@ -122,9 +122,9 @@ class House:
         """Let one record for each word of *keys* arrive."""
         self.fetch(flow, [record(flow.position + number, key) for number, key in enumerate(keys.split())])
 
-    def fetch(self, flow: Flow, records: Sequence[Any]) -> None:
-        """Let *records* arrive."""
-        flow.receive(Fetch(records))
+    def fetch(self, flow: Flow, records: Sequence[Any], next_offset: int = 0) -> None:
+        """Let *records* arrive, and what is no record up to *next_offset*."""
+        flow.receive(Fetch(records, next_offset))
         self.crew.wake(flow)
 
     async def until(self, done: Callable[[], bool]) -> None:

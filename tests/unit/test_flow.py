@@ -381,3 +381,41 @@ async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., H
     flow.offsets = flow.in_flight.offsets
     house.feed(flow, " ".join(f"k{n}" for n in range(40)))
     await house.until(lambda: flow.settled_offset == 40)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_idle_partition_settles_what_is_no_record(make: Callable[..., House], *, remembers: bool) -> None:
+    """Transactions end with marks: a group that never commits them would lag for ever."""
+    gate = Gate()
+    gate.close("slow")
+    house = make(gate, remembers=remembers)
+    [flow] = house.flows
+    house.fetch(flow, [record(0, "a"), record(1, "b")], 4)
+    await house.until(lambda: flow.settled_offset == 4)
+    house.fetch(flow, [], 9)  # nothing but marks, or records of transactions that were aborted
+    await house.until(lambda: flow.settled_offset == 9)
+    assert flow.behind(9) == 0
+    house.fetch(flow, [record(9, "slow"), record(11, "c")], 13)
+    house.fetch(flow, [], 14)
+    await turns()
+    assert flow.settled_offset == 9
+    gate.doors["slow"].set()
+    await house.until(lambda: flow.settled_offset == 14)
+    assert house.carrier.counts["handled"] == 4
+    if remembers:
+        last = house.settled[-1]
+        assert (last.next_offset, last.ahead, last.counts) == (14, (), {"handled": 4})
+
+
+async def test_runs_of_removed_records_are_forgotten_where_the_log_was_read_further(make: Callable[..., House]) -> None:
+    """They were settled ahead, and compaction has removed them since."""
+    house = make(Gate(), remembers=True)
+    state = Partition(0, None, 1000)
+    state.processed = Processed(3, (1, 2, 2, 4))  # 4 and 5, 8 to 11
+    flow = house.flow(state)
+    house.fetch(flow, [record(3, "a"), record(7, "b")], 10)
+    await house.until(lambda: flow.settled_offset == 10)
+    assert house.settled[-1].ahead == (0, 2)
+    house.fetch(flow, [record(11, "c"), record(12, "d")], 13)
+    await house.until(lambda: flow.settled_offset == 13)
+    assert (list(house.settled[-1].ahead), house.carrier.counts["handled"]) == ([], 3)
