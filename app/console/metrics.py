@@ -23,6 +23,7 @@ from app.group.burrow import State
 from app.group.standing import Standing
 from app.observe import catalogue as c
 from app.observe.metrics import Counts, Distribution
+from app.observe.strays import strays
 from app.wire.envelope import Outcome
 
 FAMILIES = {
@@ -125,6 +126,8 @@ class WorkerCollector(Collector):
             scrape.put(c.BREAKER_WAITING, waiting[name], name)
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
         scrape.put(c.LATE_REPLIES, self._app.bus.late_replies)
+        for kind, strange in strays.counts.items():
+            scrape.put(c.STRAYS, strange, kind)
         scrape.put(c.READY, is_ready(self._app))
 
 

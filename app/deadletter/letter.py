@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from app.deadletter.record import MARK, event_ms_of, origin_of, our_headers
-from app.deadletter.returned import Returned
+from app.deadletter.returned import COUNT_MAX, Returned
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, Record
+from app.wire.stray import INT64_MAX, number_in
 
 CAUSE_BYTES = 4  # of the digest that names a cause
 _number = re.compile(r"[0-9]{1,18}")  # a partition or an offset: such an offset has 64 bits
@@ -103,20 +104,20 @@ def letter_of(record: Record) -> Letter:
     try:
         place = _index.sub("[]", text("__streams.errors.stacktrace"))
         origin = Origin(*origin_of(list(ours.items())))
-        kind, hops = ours[MARK + "failure"].decode(), int(ours[MARK + "hops"])
-        if min(origin.partition, origin.offset, hops) < 0:
-            raise ValueError  # noqa: TRY301  # like what is no number
+        kind, hops = ours[MARK + "failure"].decode(), number_in(ours[MARK + "hops"], 0, COUNT_MAX)
+        attempts = number_in(ours.get(MARK + "attempts") or b"0", 0, COUNT_MAX)
+        size = ours.get(MARK + "value-bytes") or b"%d" % len(record.value or b"")
         handler = text(MARK + "handler")
         return Letter(
             LetterId(origin, handler if MARK + "scope" in ours else "", hops),
             text(MARK + "group"),
             Cause(kind, handler, text("__streams.errors.exception"), place),
             text("__streams.errors.message"),
-            _ms(text("error-timestamp")), _ms(text(MARK + "first-failure")), int(text(MARK + "attempts") or 0),
+            _ms(text("error-timestamp")), _ms(text(MARK + "first-failure")), attempts,
             text(MARK + "event-id"), text(MARK + "version"), text(MARK + "edited"), record.key, event_ms_of(record),
-            text(MARK + "value-sha256"), int(text(MARK + "value-bytes") or len(record.value or b"")),
+            text(MARK + "value-sha256"), number_in(size),
         )  # fmt: skip
-    except (KeyError, ValueError, struct.error):
+    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # of times, too
         raise DecodeError("$", "not a dead letter of ours: its headers do not say what failed where") from None
 
 
@@ -179,9 +180,9 @@ def audit_record(topic: str, audit: Audit) -> Outgoing:
     return Outgoing(topic, str(audit.id.origin).encode(), msgspec.json.encode(audit))
 
 
-def read_audit(record: Record) -> Audit | None:
-    """What such a record says, None when it is none."""
-    try:
-        return _audit.decode(record.value or b"")
-    except msgspec.DecodeError:
-        return None
+def audit_in(record: Record) -> Audit:
+    """What such a record says. Raises ValueError, or what msgspec raises, for one that says nothing."""
+    audit = _audit.decode(record.value or b"")
+    if not 0 <= min(audit.partition, audit.offset, audit.hops) <= max(audit.partition, audit.offset) <= INT64_MAX:
+        raise ValueError("its numbers are no place in a log")
+    return msgspec.structs.replace(audit, at=audit.at.astimezone(UTC))  # an hour of no time zone is none of ours

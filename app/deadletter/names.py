@@ -4,7 +4,7 @@ The dead letter topic stands beside its source and is for people and tools of ev
 group: through them events come back to it alone, each in the partition that it came from.
 """
 
-SUFFIX = ".dead-letter"
+SUFFIX, REDRIVE, RETRY = ".dead-letter", ".redrive", ".retry-"
 
 
 def dead_letter_topic(topic: str, group: str = "") -> str:
@@ -19,16 +19,22 @@ def audit_topic(dead_letters: str) -> str:
 
 def redrive_topic(topic: str, group: str) -> str:
     """Through which dead letters of *topic* come back to *group*."""
-    return f"{topic}.{group}.redrive"
+    return f"{topic}.{group}{REDRIVE}"
 
 
 def retry_topic(topic: str, group: str, number: int) -> str:
     """Where events of *topic* wait for *group* to try them again: the *number*-th wait, counted from 1."""
-    return f"{topic}.{group}.retry-{number}"
+    return f"{topic}.{group}{RETRY}{number}"
 
 
 def is_way_of(topic: str, name: str) -> bool:
     """Whether *name* is a topic that events of *topic* go through when they fail, in whatever group."""
     if not name.startswith(f"{topic}."):
         return False
-    return name.endswith((SUFFIX, ".redrive")) or name.rpartition(".retry-")[2].isdecimal()
+    return name.endswith((SUFFIX, REDRIVE)) or stage_of(name) > 0
+
+
+def stage_of(name: str) -> int:
+    """The number of the retry topic *name*, 0 for another topic."""
+    _, mark, number = name.rpartition(RETRY)
+    return int(number) if mark and number.isascii() and number.isdecimal() else 0

@@ -133,10 +133,15 @@ def origin_headers(topic: str, partition: int, offset: int) -> Headers:
 
 
 def origin_of(headers: Headers) -> tuple[str, int, int]:
-    """Topic, partition and offset that a dead letter came from. Raises KeyError when a header is missing."""
+    """Topic, partition and offset that a dead letter came from.
+
+    Raises KeyError when a header is missing, ValueError or struct.error when one does not say what it should.
+    """
     named = {name: value or b"" for name, value in headers}
     partition: int = struct.unpack("<i", named["original-partition"])[0]
     offset: int = struct.unpack("<q", named["original-offset"])[0]
+    if partition < 0 or offset < 0:
+        raise ValueError("no place in a log")
     return named[FIRST].decode(), partition, offset
 
 

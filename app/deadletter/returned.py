@@ -21,8 +21,11 @@ from app.deadletter.record import (
 )
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, PlainRecord, Record
+from app.wire.stray import INT64_MAX, number_in
 
 Action = Literal["redrive", "drop", "retry"]
+COUNT_MAX = 2**31 - 1  # of attempts, of stages, of times that it was sent back
+TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
 ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
 
 
@@ -67,23 +70,27 @@ def outgoing(topic: str, returned: Returned) -> Outgoing:
     return Outgoing(topic, returned.key, returned.value, headers, partition=returned.partition)
 
 
-def returned(record: Record) -> Returned:
-    """What comes back by *record*. Raises DecodeError when that is none of ours."""
+def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
+    """What comes back by *record*, due at *latest_ms* at the latest. Raises DecodeError when that is none of ours."""
     ours = our_headers(record.headers)
 
     def text(name: str) -> str:
         return ours.get(MARK + name, b"").decode()
 
-    def number(name: str) -> int:
-        return int(ours.get(MARK + name, b"0"))
+    def number(name: str, most: int = COUNT_MAX) -> int:
+        return number_in(ours.get(MARK + name, b"0"), 0, most)
 
     try:
         topic, partition, offset = origin_of(record.headers)
+        if partition != record.partition:  # records come back to the partition that they came from
+            raise ValueError  # noqa: TRY301  # like what is no number
+        hops = number_in(ours[MARK + "hops"], 0, COUNT_MAX)
+        due_ms = number_in(ours.get(MARK + "due", b"0"), -INT64_MAX)
         return Returned(
-            topic, partition, offset, int(ours[TIME]), record.key, record.value,
-            sender_headers(record.headers), ACTIONS[ours[MARK + "action"]], int(ours[MARK + "hops"]),
-            handler=text("handler"), stage=number("stage"), due_ms=number("due"), attempts=number("attempts"),
-            first_ms=number("first"), edited=text("edited"),
+            topic, partition, offset, number_in(ours[TIME], -INT64_MAX), record.key, record.value,
+            sender_headers(record.headers), ACTIONS[ours[MARK + "action"]], hops, handler=text("handler"),
+            stage=number("stage"), due_ms=min(due_ms, latest_ms), attempts=number("attempts"),
+            first_ms=number("first", TIME_MAX_MS), edited=text("edited"),
         )  # fmt: skip
     except (KeyError, ValueError, struct.error):
         raise DecodeError("$", "not a record that we sent back: its headers do not say where it comes from") from None

@@ -105,12 +105,13 @@ class Register:
     """The letters of one *group* in one topic: told first what was done (`note`), then every letter (`add`).
 
     Letters that are done with are left out unless *is_all*. *others* counts those of other groups, *strange* the
-    records that are no letters.
+    records that are no letters, *strange_audits* those that do not say what was done.
     """
 
     def __init__(self, group: str, criteria: Criteria, *, is_all: bool = False) -> None:
         self.others: Counter[str] = Counter()
         self.strange = 0
+        self.strange_audits = 0
         self.messages: dict[Cause, tuple[int, str]] = {}  # of each cause the newest, with its time
         self._group = group
         self._criteria = criteria

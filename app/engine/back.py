@@ -2,30 +2,33 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from heapq import heappop, heappush
 
-import structlog
 from faust.types import TP
 
+from app.deadletter.names import REDRIVE
 from app.deadletter.returned import Returned, returned
 from app.engine.offsets import PartitionOffsets
-from app.errors import DecodeError
+from app.observe.strays import Kind, strays
 from app.wire.envelope import Record
-
-log = structlog.get_logger()
 
 
 class Back:
     """The records of one retry or redrive topic partition, at most *records* of them in flight at once.
 
-    They are in the order of their due times, since all of a retry topic wait equally long: the first one decides.
+    All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times. Where one says
+    another time, because a clock was wrong or it is none of ours, it waits no longer than that after it was written,
+    and what was unpacked with it is not behind it.
     """
 
-    def __init__(self, records: int) -> None:
+    def __init__(self, kind: Kind, records: int, wait_ms: int = 0) -> None:
         self.offsets = PartitionOffsets()
-        self._records_max = records
+        self._kind = kind
+        self._records_max, self._wait_ms = records, wait_ms
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
-        self._waiting: deque[tuple[int, Returned]] = deque()
+        self._waiting: list[tuple[int, int, Returned]] = []  # a heap: when each is due, and its offset here
 
     def receive(self, chunks: Iterator[Sequence[Record]]) -> None:
         """Take a fetch, to be unpacked when its turn comes."""
@@ -44,18 +47,19 @@ class Back:
         """How long until the next one may start, None when nothing is here, or enough is at work."""
         if self.offsets.in_flight >= self._records_max + len(self._waiting):
             return None
-        self._unpack()
+        self._unpack(now_ms)
         if not self._waiting:
             return None
-        return max(self._waiting[0][1].due_ms - now_ms, 0) / 1000
+        return max(self._waiting[0][0] - now_ms, 0) / 1000
 
     def take(self, now_ms: int, limit: int) -> Iterator[tuple[int, Returned]]:
         """At most *limit* that are due, each with its offset here."""
         while limit > 0 and self.due_in_s(now_ms) == 0:
             limit -= 1
-            yield self._waiting.popleft()
+            _, place, back = heappop(self._waiting)
+            yield place, back
 
-    def _unpack(self) -> None:
+    def _unpack(self, now_ms: int) -> None:
         while not self._waiting and self._fetches:
             records = next(self._fetches[0], None)
             if records is None:
@@ -63,19 +67,23 @@ class Back:
                 continue
             self.offsets.received([record.offset for record in records])
             for record in records:
-                try:
-                    self._waiting.append((record.offset, returned(record)))
-                except DecodeError as error:
-                    log.warning("left alone", topic=record.topic, partition=record.partition, offset=record.offset,
-                                why=str(error))  # fmt: skip
+                latest_ms = min(record.timestamp, now_ms) + self._wait_ms + 1
+                back = strays.read(self._kind, record, partial(returned, latest_ms=latest_ms))
+                if back is not None:
+                    heappush(self._waiting, (back.due_ms, record.offset, back))
+                else:
                     self.offsets.finished(record.offset)
 
 
-class Backs:
-    """All such topics of one partition. *on_due* is told when something may start."""
+def _kind_of(place: TP) -> Kind:
+    return "redrive" if place.topic.endswith(REDRIVE) else "retry"
 
-    def __init__(self, places: Iterable[TP], records: int, on_due: Callable[[], None]) -> None:
-        self.of = {place: Back(records) for place in places}
+
+class Backs:
+    """All such topics of one partition, with how long records wait in each. *on_due* is told when one may start."""
+
+    def __init__(self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]) -> None:
+        self.of = {place: Back(_kind_of(place), records, wait_ms) for place, wait_ms in waits_ms.items()}
         self.is_due = False  # whether it is worth a look
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None

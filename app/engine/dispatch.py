@@ -209,6 +209,12 @@ class Dispatcher:
         """Every handler."""
         return [handler for handlers in self.by_type.values() for handler in handlers]
 
+    @property
+    def longest_wait_s(self) -> float:
+        """How long any handler has an event wait in its lane for another attempt, at most."""
+        every = (handler.policy.retry for handler in self.handlers)
+        return max((retry.wait_max_s * (1 + retry.jitter) for retry in every), default=0.0)
+
     def check(self) -> None:
         """Raise ConfigError when a handler asks for a service that nobody registered."""
         for handler in self.handlers:

@@ -70,8 +70,11 @@ class Failing:
         """Why no further dead letter is written, in words; empty while they are."""
         return [gate.why for gate in (self.flood, self.poison) if gate.is_open]
 
-    def begin(self, record: Record, past: Past | None, state: Partition) -> Past | None:
-        """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked."""
+    def begin(self, record: Record, past: Past | None, state: Partition, longest_wait_s: float) -> Past | None:
+        """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked.
+
+        Whatever the clock of that owner said, it rests for *longest_wait_s* at most.
+        """
         offset, sequence = record.offset, self._sequence(record)
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
@@ -83,7 +86,7 @@ class Failing:
         past.tried = state.troubles.tried(offset)
         due_s = max(tried.due_ms for tried in past.tried.values()) / 1000 - time.time()
         if due_s > 0:
-            raise Rest(past, after(due_s))
+            raise Rest(past, after(min(due_s, longest_wait_s)))
         return past
 
     def failed(

@@ -80,8 +80,8 @@ class Flow:
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
         self._resting = Resting(self.lanes, lambda: on_room(self))
-        places = [TP(topic, tp.partition) for topic in pipeline.topics_back]
-        self.backs = Backs(places, limits.records, lambda: on_room(self))
+        waits_ms = {TP(topic, tp.partition): pipeline.wait_back_ms(topic) for topic in pipeline.topics_back}
+        self.backs = Backs(waits_ms, limits.records, lambda: on_room(self))
         self.keys = KeyWatch()
         linger = Linger(limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing)
         self.settling = Settling(
@@ -89,6 +89,7 @@ class Flow:
         )
         self.has_state = settler is not None  # whether the subscription remembers anything
         self.halted = ""  # why nothing more is started, in words
+        self._is_barred = False  # nothing at all is started, not even what an operator sends back
         self.paused = ""  # by whom, and why
 
     @property
@@ -141,7 +142,7 @@ class Flow:
         """
         self.turn_ended()  # which may make room
         try:
-            return not self.is_closing and self._refill()
+            return not (self.is_closing or self._is_barred) and self._refill()
         except UnreadableError as error:
             if not self.halted:
                 self._halt(str(error))
@@ -243,6 +244,11 @@ class Flow:
         self._resting.add(work, rest)
         if rest.halts:
             self._halt(rest.halts)
+
+    def bar(self, why: str) -> None:
+        """Start nothing at all, for a reason that only another start of the partition can end."""
+        self._is_barred = True
+        self._halt(why)
 
     def _halt(self, why: str) -> None:
         self.halted = why

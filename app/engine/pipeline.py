@@ -13,12 +13,14 @@ Kafka -> transport (whole partition batches) -> flow (one partition: lanes, grou
 dead letter (`failing`) -> group -> settle -> offsets finished -> Faust commits them.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
 from faust import Record as Event
 
+from app.deadletter.names import stage_of
 from app.deadletter.returned import Returned
 from app.engine.dispatch import Dispatcher, EventTypes, Handler, OnUnknownType, refuse_result, refuse_unawaited
 from app.engine.ending import failed, not_handled, take_back
@@ -58,6 +60,12 @@ class Pipeline:
     failing: Failing
     redeeming: Redeeming
     topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
+
+    def wait_back_ms(self, topic: str) -> int:
+        """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""
+        stage = stage_of(topic)
+        every = (handler.policy.delays_s for handler in self.dispatcher.handlers)
+        return math.ceil(max((of[stage - 1] for of in every if 0 < stage <= len(of)), default=0.0) * 1000)
 
     def note(self, outcome: Outcome, count: int = 1) -> None:
         """So many records have ended like that."""
@@ -104,7 +112,7 @@ class Pipeline:
         unit = Unit(state, record) if past is None else self._resumed(past, record, state)
         try:
             if past is not None or state.troubles.any:
-                past = self.failing.begin(record, past, state)
+                past = self.failing.begin(record, past, state, self.dispatcher.longest_wait_s)
             try:
                 event = self.types.decode(record)
             except DecodeError as error:  # only then is it asked for a claim check: no other event pays for that

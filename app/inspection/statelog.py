@@ -33,6 +33,7 @@ from app.storage.changelog import (
     decode_processed,
     epoch_headers,
     epoch_of,
+    fault_in,
     unpack,
 )  # fmt: skip
 from app.storage.log import Sender, append_claim
@@ -57,6 +58,8 @@ class Fold:
     troubles: dict[bytes, bytes] = field(default_factory=dict)  # attempts at events, and dead letters that block keys
     marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
     processed: bytes | None = None
+    unreadable: dict[bytes, int] = field(default_factory=dict)  # keys whose newest record is not one, and its offset
+    strays: int = 0  # records that no owner wrote, or that cannot be read
     epoch: int = 0
     worker: str = ""  # of the newest claim
     begin: int = 0  # of the log
@@ -69,10 +72,24 @@ class Fold:
         if self.until is not None and record.offset > self.until:
             self.later.add(key)
             return
-        epoch = epoch_of(record.headers)
+        if self._counts(record):
+            self._apply(key, value)
+
+    def _counts(self, record: Logged) -> bool:
+        """Whether an owner of the partition wrote *record*, as the newest one so far."""
+        key, epoch = record.key, epoch_of(record.headers)
+        if fault_in(key, record.value, epoch):
+            self.strays += 1
+            if key and key != CLAIM and epoch >= max(self.epoch, 1):
+                self.unreadable[key] = record.offset
+            return False
         if epoch < self.epoch:
-            return  # its writer had lost the partition
+            return False  # its writer had lost the partition
         self.epoch = epoch
+        self.unreadable.pop(key, None)
+        return True
+
+    def _apply(self, key: bytes, value: bytes | None) -> None:
         if key[:1] == ROW:
             if self.keeps_rows:
                 _set(self.rows, key, value)
@@ -86,6 +103,7 @@ class Fold:
             self.worker = decode_claim(value).worker
         elif key == RESET:
             self.rows, self.packs, self.marks, self.troubles, self.processed = {}, {}, {}, {}, None
+            self.unreadable = {}
 
     def _pack(self, key: bytes, value: bytes | None) -> None:
         if value is not None:

@@ -81,6 +81,9 @@ BREAKER_WAITING = Metric("famulus_breaker_waiting_records", "gauge", "records", 
 CLAIMS_AWAY = Metric("famulus_claim_store_away", "gauge", "0 or 1", (), "Is the store of large payloads away?")
 LATE_REPLIES = Metric("famulus_late_replies_total", "counter", "records", (),
                       "How many replies to requests of this process came after their time limit?")  # fmt: skip
+STRAYS = Metric("famulus_stray_records_total", "counter", "records", ("kind",),
+                "How many records of the group's own topics were left alone, because no worker of ours wrote them or "
+                "they cannot be read: of state changelogs, admin, retry, redrive, scheduled, replies?")  # fmt: skip
 READY = Metric("famulus_ready", "gauge", "0 or 1", (),
                "Are the partitions assigned and restored, and none of them stuck, as `/readyz` says?")  # fmt: skip
 LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *PARTITION),
@@ -103,5 +106,6 @@ PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary
 CATALOGUE = (
     RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, GONE, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD,
     IN_FLIGHT, OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN,
-    BREAKER_WAITING, CLAIMS_AWAY, LATE_REPLIES, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE, PROCESSING_ALIAS,
+    BREAKER_WAITING, CLAIMS_AWAY, LATE_REPLIES, STRAYS, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE,
+    PROCESSING_ALIAS,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.observe.health import create_topics, partitions_of
 from app.observe.logs import described
+from app.observe.strays import strays
 from app.operate.pauses import (
     EVERYTHING,
     NOTE_MAX,
@@ -113,12 +114,8 @@ class AdminLog:
 
 
 def note(told: Told, record: ConsumerRecord) -> str:
-    """Have *told* take *record*: what that says. Empty when it is none of ours, which is logged and left alone."""
-    try:
-        return told.take(record.key, record.value)
-    except ValueError as error:  # msgspec's and those of texts are such
-        log.warning("left alone", topic=record.topic, offset=record.offset, why=str(error))
-        return ""
+    """Have *told* take *record*: what that says. Empty when it is none of ours, which is counted and left alone."""
+    return strays.read("admin", record, lambda record: told.take(record.key, record.value)) or ""
 
 
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:

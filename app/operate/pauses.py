@@ -14,7 +14,13 @@ from app.wire.envelope import Outgoing
 
 EVERYTHING = "*"
 NOTE_MAX = 500  # characters of a note
+PARTITION_DIGITS = 9
 Action = Literal["pause", "resume"]
+
+
+def is_partition(text: str) -> bool:
+    """Whether *text* is the number of a partition."""
+    return text.isascii() and text.isdecimal() and len(text) <= PARTITION_DIGITS
 
 
 def admin_topic(group: str) -> str:
@@ -43,8 +49,8 @@ class Target(NamedTuple):
     def parsed(cls, text: str) -> Self:
         """The target that *text* names. Raises ValueError when it names none."""
         topic, _, partition = text.partition("/")
-        if not topic or (partition and not (partition.isascii() and partition.isdecimal())):
-            raise ValueError(f"{text!r} is neither {EVERYTHING}, nor TOPIC, nor TOPIC/PARTITION")
+        if not topic or (partition and not is_partition(partition)):
+            raise ValueError(f"{text[:300]!r} is neither {EVERYTHING}, nor TOPIC, nor TOPIC/PARTITION")
         if topic == EVERYTHING:
             return cls()
         return cls(topic, int(partition) if partition else None)

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from app.operate.pauses import is_partition
+from app.wire.stray import INT64_MAX
+
 PREFIX = "seek:"  # no topic has a colon in its name
 
 
@@ -37,7 +40,7 @@ class Name(NamedTuple):
 def name_of(key: str) -> Name:
     """The order that a record's *key* names. Raises ValueError when it names none."""
     parts = key.removeprefix(PREFIX).split("/")
-    if len(parts) != 3 or not all(parts) or not (parts[1].isascii() and parts[1].isdecimal()):
+    if len(parts) != 3 or not all(parts) or not is_partition(parts[1]):
         raise ValueError(f"{key!r} is not {PREFIX}TOPIC/PARTITION/ID")
     return Name(parts[0], int(parts[1]), parts[2])
 
@@ -51,10 +54,13 @@ class Seeks:
     def take(self, key: str, value: bytes | None) -> str:
         """Note a record of the admin topic; what it says, in words. Raises ValueError when it is none of ours."""
         name = name_of(key)
+        order = None if value is None else msgspec.json.decode(value, type=Order)
+        if order is not None and not 0 <= order.offset <= INT64_MAX:
+            raise ValueError("an offset that no log has")
         self._of.pop(name, None)
-        if value is None:
+        if order is None:
             return f"the seek of {name.topic}/{name.partition} is done"
-        order = self._of[name] = msgspec.json.decode(value, type=Order)
+        self._of[name] = order
         return said(name.topic, name.partition, order)
 
     def names(self, topic: str, partition: int) -> list[Name]:

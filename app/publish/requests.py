@@ -22,6 +22,7 @@ from app.access.reading import closed
 from app.config import KafkaConfig
 from app.errors import DecodeError, UnavailableError
 from app.observe.health import create_topics, partitions_of
+from app.observe.strays import strays
 from app.publish.replies import (
     ReplyTo,
     RequestTimeoutError,
@@ -31,6 +32,7 @@ from app.publish.replies import (
     replies_topic,
 )
 from app.publish.replylog import Reading, answered, reader
+from app.text import short
 from app.wire.codec import codec_of
 from app.wire.envelope import Headers, event_type_of
 
@@ -41,6 +43,7 @@ PARTITIONS_MAX = 16  # of a reply topic that we make
 PREPARE_S = 10.0
 AGAIN_S = 1.0  # between two tries when Kafka is away
 POLL_MS = 1_000
+NAME_MAX = 200  # characters of a stranger's name for its type
 LATE_MAX = 10_000  # requests that timed out, and whose replies are still recognised as late
 
 
@@ -139,7 +142,7 @@ class Requester:
                 continue
             for records in fetched.values():
                 for record in records:
-                    self._take(record)
+                    strays.read("replies", record, self._take)
 
     def _take(self, record: ConsumerRecord) -> None:
         key = answered(record)
@@ -202,5 +205,5 @@ def reply_in(record: ConsumerRecord, reply_type: type[E]) -> E:
     codec = codec_of(reply_type)
     name = event_type_of(record.headers)
     if name != codec.namespace:
-        raise DecodeError("$", f"the reply is a {name}, not a {codec.namespace}")
+        raise DecodeError("$", f"the reply is a {short(str(name), NAME_MAX)}, not a {codec.namespace}")
     return codec.decode(record.value)

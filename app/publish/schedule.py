@@ -6,17 +6,20 @@ time, stays there for just that wait, and goes on: to a shorter one, at last to 
 equally long, so its first one is its next one, and however many events wait, nobody holds more than the first ones.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from app.errors import DecodeError, PermanentError
 from app.publish.results import PublishError
 from app.wire.envelope import Outgoing, Record
+from app.wire.stray import INT64_MAX, number_in
 
 WAITS_S = (1, 10, 60, 600, 3_600, 6 * 3_600, 86_400)  # of the topic's partitions; only ever add longer ones
 LONGEST_H = WAITS_S[-1] / 3_600
 AGAIN = 1  # the partition for what could not go to its topic
 _HEADERS = ("famulus-schedule-topic", "famulus-schedule-due", "famulus-schedule-until")  # behind the event's own
+_topic_name = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,18 +55,22 @@ class Scheduled:
         return Outgoing(topic, record.key, record.value, headers, partition=place)
 
 
-def scheduled(record: Record) -> Scheduled:
-    """What waits in *record*. Raises DecodeError when it is none that we wrote.
+def scheduled(record: Record, now_ms: int = INT64_MAX) -> Scheduled:
+    """What waits in *record*, which is read at *now_ms*. Raises DecodeError when it is none that we wrote.
 
-    It stays for the wait of its partition at most, by the record's time: a wrong clock, or a record of somebody else,
-    holds up nothing for longer.
+    It stays for the wait of its partition at most, by the record's time, which is no later than now: a wrong clock, or
+    a record of somebody else, holds up nothing for longer.
     """
     own, ours = record.headers[: -len(_HEADERS)], record.headers[-len(_HEADERS) :]
     try:
-        topic, due, until = (dict(ours)[name].decode() for name in _HEADERS)
-        until_ms = min(int(until), record.timestamp + WAITS_S[min(record.partition, len(WAITS_S) - 1)] * 1000)
-        return Scheduled(Outgoing(topic, record.key, record.value, own), int(due), until_ms)
-    except (AttributeError, KeyError, ValueError):  # the first: a header without a value
+        topic, due, until = (dict(ours)[name] or b"" for name in _HEADERS)
+        stays_ms = WAITS_S[min(record.partition, len(WAITS_S) - 1)] * 1000
+        until_ms = min(number_in(until, -INT64_MAX), min(record.timestamp, now_ms) + stays_ms)
+        name = topic.decode()
+        if not _topic_name.fullmatch(name):
+            raise ValueError("no name of a topic")  # noqa: TRY301  # like one that is no text
+        return Scheduled(Outgoing(name, record.key, record.value, own), number_in(due, -INT64_MAX), until_ms)
+    except (KeyError, ValueError):
         raise DecodeError("$", "its headers do not say where it goes, and when") from None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from app.errors import InvariantError
+from app.observe.strays import strays
 from app.state.dedupe import Dedupe
 from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
@@ -28,11 +29,13 @@ from app.storage.changelog import (
     PACK,
     PROCESSED,
     RECORD_OVERHEAD,
+    Logged,
     Processed,
     decode_claim,
     encode,
     epoch_headers,
     epoch_of,
+    fault_in,
     newest_ms,
     pack,
     pack_key,
@@ -41,6 +44,7 @@ from app.storage.changelog import (
 from app.storage.log import Reader, Sender
 from app.storage.replica import forget
 from app.storage.store import STALE, Store, StoreError
+from app.wire.stray import StrayRecordError
 
 log = structlog.get_logger()
 BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
@@ -159,19 +163,27 @@ class Settler:
         """
         last, stale = -1, set()
         for record in await self._reader.read(self.topic, self.partition, self.store.position + 1):
-            if record.key == CLAIM and record.value is not None and decode_claim(record.value).epoch > self._epoch:
-                claim = decode_claim(record.value)
-                raise FencedError(
-                    f"{self.topic}-{self.partition} was claimed by {claim.worker} while this worker was away "
-                    f"(epoch {claim.epoch}, ours {self._epoch}); what was in hand is left to it"
-                )
-            if epoch_of(record.headers) == self._epoch:
+            epoch = epoch_of(record.headers)
+            if why := fault_in(record.key, record.value, epoch):
+                strays.note("state", StrayRecordError(self.topic, self.partition, record.offset, why))
+            elif epoch > self._epoch:
+                raise FencedError(self._why_fenced(record, epoch))
+            if epoch == self._epoch and not why:
                 last = record.offset
-            elif record.key != CLAIM:
+            elif record.key and record.key != CLAIM:
                 stale.add(record.key)
         assert last >= 0, "a batch that was acknowledged is not in the log"
         await self.repair(stale, sent)
         return last
+
+    def _why_fenced(self, record: Logged, epoch: int) -> str:
+        """Say who has the partition, by a *record* of a higher *epoch*."""
+        is_claim = record.key == CLAIM and record.value is not None
+        who = decode_claim(record.value).worker if is_claim and record.value else "a writer without a claim"
+        return (
+            f"{self.topic}-{self.partition} was claimed by {who} while this worker was away "
+            f"(epoch {epoch}, ours {self._epoch}); what was in hand is left to it"
+        )
 
     async def _write(self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]) -> bool:
         """Write to the store, again and again while the disk does not take it: nothing is finished before it has.

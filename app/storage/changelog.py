@@ -21,11 +21,14 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from app.wire.stray import INT64_MAX, reason_of
+
 ROW, PACK = b"t", b"p"
 ATTEMPTS, DEAD = b"a", b"d"
 MARK = b"m"  # of one event, by the digest of its id; in the store only, made from packs
 PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
 EPOCH = "epoch"  # the name of the header
+EPOCH_MAX = 2**40  # each claim adds one: what says more was written by nobody of us
 RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
 
 _epoch = struct.Struct(">q")
@@ -34,6 +37,7 @@ MARK_BYTES = _mark.size  # of one mark in a pack
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 _offset_key = struct.Struct(">cq")
+PACK_KEY_BYTES = _pack_key.size
 
 
 class Logged(Protocol):
@@ -91,7 +95,17 @@ class Processed(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.encode
 decode_claim = msgspec.json.Decoder(Claim).decode
-decode_processed = msgspec.json.Decoder(Processed).decode
+_processed = msgspec.json.Decoder(Processed)
+_attempts = msgspec.json.Decoder(dict[str, tuple[int, int, int]])  # what `state.troubles` keeps
+
+
+def decode_processed(value: bytes) -> Processed:
+    """Read a processed row. Raises ValueError, or what msgspec raises, for what is none."""
+    processed = _processed.decode(value)
+    numbers = (processed.next_offset, *processed.ahead, *processed.counts.values())
+    if len(processed.ahead) % 2 or min(numbers) < 0 or max(*numbers, abs(processed.stream_ms)) > INT64_MAX:
+        raise ValueError("its numbers are no offsets")
+    return processed
 
 
 def row_key(table: str, key: bytes = b"") -> bytes:
@@ -102,7 +116,7 @@ def row_key(table: str, key: bytes = b"") -> bytes:
 def table_and_key(row: bytes) -> tuple[str, bytes]:
     """The table and the key of a row."""
     table, _, key = row[len(ROW) :].partition(b"\0")
-    return table.decode(), key
+    return table.decode("utf-8", "backslashreplace"), key
 
 
 def epoch_headers(epoch: int) -> list[tuple[str, bytes]]:
@@ -114,11 +128,46 @@ epoch_bytes = _epoch.pack  # the value of that header
 
 
 def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
-    """The epoch of a record's writer, 0 when it says none."""
+    """The epoch of a record's writer; 0, which nobody has, when it says none, or one that no claim ever had."""
     for name, value in headers:
         if name == EPOCH:
-            return int(_epoch.unpack(value)[0])
+            epoch = int(_epoch.unpack(value)[0]) if value is not None and len(value) == _epoch.size else 0
+            return epoch if 0 < epoch <= EPOCH_MAX else 0
     return 0
+
+
+def fault_in(key: bytes | None, value: bytes | None, epoch: int) -> str:
+    """Say why a record whose writer says that it has *epoch* is none of an owner's; empty when it may be one."""
+    if not key:
+        return "it has no key"
+    if epoch <= 0:
+        return "its header does not say whose it is"
+    try:
+        return _fault_in(key, value, epoch)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever its decoder raises
+        return reason_of(error)
+
+
+def _fault_in(key: bytes, value: bytes | None, epoch: int) -> str:
+    kind, other_length = key[:1], "a key of another length"
+    if kind == ROW:
+        return "" if b"\0" in key else "a row without a table"
+    if kind in {ATTEMPTS, DEAD}:
+        is_right = kind == DEAD or value is None or _are_attempts(value)
+        return other_length if len(key) != _offset_key.size else "" if is_right else "numbers out of range"
+    if kind == PACK:
+        return other_length if len(key) != PACK_KEY_BYTES else "" if value is None or is_pack(value) else "no marks"
+    if key == PROCESSED and value is not None:
+        decode_processed(value)
+    elif key == CLAIM and value is not None and decode_claim(value).epoch != epoch:
+        return "a claim to another epoch than its header says"
+    return "" if key in {PROCESSED, CLAIM, RESET} else "a key of no kind that there is"
+
+
+def _are_attempts(value: bytes) -> bool:
+    return all(0 <= number <= INT64_MAX for tried in _attempts.decode(value).values() for number in tried)
 
 
 def offset_key(kind: bytes, offset: int) -> bytes:
@@ -149,6 +198,12 @@ def pack(marks: Mapping[bytes, bytes]) -> bytes:
 def unpack(value: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The marks of a pack, as the store keeps them: their keys and values."""
     return _mark.iter_unpack(value)
+
+
+def is_pack(value: bytes) -> bool:
+    """Whether *value* is that of a pack: marks, and nothing else."""
+    count, rest = divmod(len(value), MARK_BYTES)
+    return not rest and value[::MARK_BYTES].count(MARK) == count
 
 
 def newest_ms(marks: Mapping[bytes, bytes]) -> int:

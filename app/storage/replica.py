@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aiokafka import TopicPartition
 
+from app.observe.strays import strays
 from app.storage.changelog import (
     ATTEMPTS,
     CLAIM,
     DEAD,
     PACK,
+    PACK_KEY_BYTES,
     PROCESSED,
     RESET,
     ROW,
@@ -19,11 +22,13 @@ from app.storage.changelog import (
     decode_claim,
     epoch_bytes,
     epoch_of,
+    fault_in,
     unpack,
 )
-from app.storage.store import STALE, Store
+from app.storage.store import STALE, UNREADABLE, Store
+from app.wire.stray import StrayRecordError
 
-PLAIN = frozenset({ROW, ATTEMPTS, DEAD})  # whose records say all of a key
+PLAIN = frozenset({ATTEMPTS, DEAD})  # whose records say all of a key, as rows do
 
 
 @dataclass(eq=False)
@@ -38,53 +43,102 @@ class Replica:
     rows: int = 0  # replayed
     stale: int = 0  # records that were ignored, because their writer had lost the partition
 
+    @cached_property
+    def _unreadable(self) -> set[bytes]:
+        """The keys of which the newest record cannot be read."""
+        return {key.removeprefix(UNREADABLE) for key, _ in self.store.items(UNREADABLE)}
+
     @property
     def place(self) -> TopicPartition:
         """The changelog partition."""
         return TopicPartition(self.topic, self.partition)
 
     def replay(self, records: Sequence[Logged], position: int) -> None:
-        """Apply *records* in their order; the store then holds the log up to *position*. Raises StoreError."""
+        """Apply *records* in their order; the store then holds the log up to *position*. Raises StoreError.
+
+        A record that is none of an owner's changes nothing. One that has an owner's epoch and cannot be read is noted
+        as `unreadable`, until a later one of its key can.
+        """
         batch = self.store.batch()
-        put, delete = batch.put, batch.delete
         epoch = self.store.epoch
-        current = epoch_bytes(epoch)
+        current = epoch_bytes(epoch) if epoch else None
         for record in records:
             key, value = record.key, record.value
             written = record.headers[0][1] if record.headers else b""
             if written != current:
                 found = epoch_of(record.headers)
-                if found < epoch:
-                    self._ignore(batch, key)
+                why = fault_in(key, value, found)
+                if why or found < epoch:
+                    batch = self._left_alone(batch, record, epoch, why)
                     continue
                 epoch, current = found, written
-            kind = key[:1]
-            if kind in PLAIN:
-                self.rows += kind == ROW
+            if key and key[:1] == ROW:
+                self.rows += 1
                 if value is None:
-                    delete(key)
+                    batch.delete(key)
                 else:
-                    put(key, value)
-            elif kind == PACK and value is not None:
-                put(key, value)
-                for mark, seen in unpack(value):
-                    put(mark, seen)
-            elif key == PROCESSED and value is not None:
-                put(key, value)
-            elif key == CLAIM and value is not None:
-                self._claimed(decode_claim(value))
+                    batch.put(key, value)
+            elif why := fault_in(key, value, epoch):
+                batch = self._left_alone(batch, record, epoch, why)
             else:
-                self.store.write(batch, record.offset - 1, epoch)
-                self._remove(key)
-                batch = self.store.batch()
-                put, delete = batch.put, batch.delete
+                batch = self._apply(batch, record, epoch)
         self.store.write(batch, position, epoch)
 
-    def _ignore(self, batch: Any, key: bytes) -> None:
-        """A record whose writer had lost the partition; noted, so that whoever owns it overrules it."""
-        self.stale += 1
-        if key != CLAIM:
+    def _apply(self, batch: Any, record: Logged, epoch: int) -> Any:
+        """Put into *batch* what *record* says, which is no row; returns the batch to go on with."""
+        key, value = record.key, record.value
+        if key in self._unreadable:
+            self._unreadable.discard(key)
+            batch.delete(UNREADABLE + key)
+        if key[:1] in PLAIN:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        elif key[:1] == PACK and value is not None:
+            batch.put(key, value)
+            for mark, seen in unpack(value):
+                batch.put(mark, seen)
+        elif key == PROCESSED and value is not None:
+            batch.put(key, value)
+        elif key == CLAIM and value is not None:
+            self._claimed(decode_claim(value))
+        else:
+            self.store.write(batch, record.offset - 1, epoch)
+            self._remove(key)
+            return self.store.batch()
+        return batch
+
+    @property
+    def unreadable(self) -> str:
+        """Why the partition must not be worked on: what its owner wrote cannot be read. Empty when it may be."""
+        found = next(self.store.items(UNREADABLE), None)
+        return "" if found is None else found[1].decode("utf-8", "backslashreplace")
+
+    def _left_alone(self, batch: Any, record: Logged, epoch: int, why: str) -> Any:
+        """Note a record that does not count; returns the batch to go on with.
+
+        Its writer has not, or never had, the partition, or it cannot be read, and says *why*. What is known under its
+        key is to overrule it. Where nothing is, and it is an owner's by its epoch, compaction may have removed what
+        was: a pack, or how far the source is processed. Then the partition is `unreadable`.
+        """
+        key, is_owners = record.key, epoch_of(record.headers) >= max(epoch, 1)
+        if why:
+            self._say(record, why)
+        self.stale += not is_owners
+        if is_owners and (key == PROCESSED or (key and key[:1] == PACK and len(key) == PACK_KEY_BYTES)):
+            self.store.write(batch, record.offset - 1, epoch)
+            batch = self.store.batch()
+            if self.store.get(key) is None:
+                self._unreadable.add(key)
+                batch.put(UNREADABLE + key, f"{self.topic}/{self.partition}/{record.offset}: {why}".encode())
+                return batch
+        if key and key not in {CLAIM, RESET}:
             batch.put(STALE + key, b"")
+        return batch
+
+    def _say(self, record: Logged, why: str) -> None:
+        strays.note("state", StrayRecordError(self.topic, self.partition, record.offset, why))
 
     def _claimed(self, claim: Claim) -> None:
         if claim.epoch > self.owner_epoch:
@@ -94,6 +148,7 @@ class Replica:
         """A pack with its marks, unless the events were seen again since; a control record; or everything."""
         if key == RESET:
             epoch = self.store.epoch
+            self._unreadable.clear()
             self.store.wipe()
             self.store.epoch = epoch
         elif (value := self.store.get(key)) is not None:

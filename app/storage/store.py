@@ -22,6 +22,7 @@ from app.owned import make_folder, open_owned
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
+UNREADABLE = b"\0unreadable"  # before the key of a record that cannot be read, with its place and the reason
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
 BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory

@@ -43,10 +43,14 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Held:
-    """One partition of this worker. *settler* None: nothing is remembered."""
+    """One partition of this worker. *settler* None: nothing is remembered.
+
+    *unreadable* says why nothing of it may be started: a record of its state cannot be read.
+    """
 
     partition: Partition
     settler: Settler | None
+    unreadable: str = ""
 
 
 @dataclass
@@ -120,13 +124,20 @@ class Holdings:
             remembered.held.clear()
 
     def _hold(self, tp: TP, replica: Replica | None, settler: Settler | None) -> None:
+        """Hold a partition. What its troubles say was looked at when it was replayed."""
         store = replica.store if replica is not None else None
         partition = Partition(tp.partition, store, self.group_bytes, tp.topic)
         raw = store.get(PROCESSED) if store is not None else None
         partition.processed = decode_processed(raw) if raw is not None else None
         if store is not None:
             partition.troubles = Troubles([*store.items(ATTEMPTS), *store.items(DEAD)])
-        self.held[tp] = Held(partition, settler)
+        why = replica.unreadable if replica is not None else ""
+        if why:
+            why = (
+                f"a record of the state cannot be read, {why}; nothing of {tp.topic}-{tp.partition} is started. "
+                f"`faust -A app state replay --topic {tp.topic}` makes its state anew, while no worker runs"
+            )
+        self.held[tp] = Held(partition, settler, why)
         self.remembered[tp.topic].held[tp.partition] = partition
 
     def _replica(self, tp: TP) -> Replica | None:

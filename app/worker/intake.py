@@ -58,6 +58,9 @@ class Intake:
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
         self._next = {tp: begin for tp, (_, _, begin) in assigned.items()} | dict(back)
+        for tp, (_, held, _) in assigned.items():
+            if held.unreadable:
+                self.flows[tp].bar(held.unreadable)
         self.heed()
 
     def heed(self) -> None:

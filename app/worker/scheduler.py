@@ -20,7 +20,8 @@ from aiokafka.structs import ConsumerRecord
 from app.access.arguments import connection_of
 from app.access.reading import closed
 from app.config import KafkaConfig
-from app.errors import ClaimStoreError, ClaimTooLargeError, DecodeError, UnavailableError, UnsentError
+from app.errors import ClaimStoreError, ClaimTooLargeError, UnavailableError, UnsentError
+from app.observe.strays import strays
 from app.publish.delivering import deliver
 from app.publish.producer import Producer
 from app.publish.schedule import Scheduled, scheduled, scheduling_topic
@@ -173,11 +174,8 @@ class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
 
 def _read(record: ConsumerRecord) -> Scheduled | None:
-    try:
-        return scheduled(record)
-    except DecodeError as error:
-        log.warning("left alone", topic=record.topic, partition=record.partition, offset=record.offset, why=str(error))
-        return None
+    now_ms = _now_ms()
+    return strays.read("scheduled", record, lambda record: scheduled(record, now_ms))
 
 
 def _now_ms() -> int:

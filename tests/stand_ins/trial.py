@@ -1,8 +1,10 @@
 """One partition with everything of the engine from the flow up, on a store in memory, and handlers that fail."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -192,9 +194,9 @@ class Trial:
         self._receive(self.source[first:])
 
     def send_back(self, record: Outgoing) -> None:
-        """Let a record arrive through the topic that it is for."""
+        """Let a record arrive through the topic that it is for, which notes when it was written."""
         log = self.back.setdefault(record.topic, [])
-        log.append(read(record, len(log)))
+        log.append(read(replace(record, timestamp_ms=round(time.time() * 1000)), len(log)))
         self._receive_back(record.topic, log[-1:])
 
     def redrive(self, name: str, action: Action = "redrive") -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.deadletter.letter import (
@@ -13,11 +14,11 @@ from app.deadletter.letter import (
     Letter,
     LetterId,
     Origin,
+    audit_in,
     audit_of,
     audit_record,
     first_digest,
     letter_of,
-    read_audit,
 )  # fmt: skip
 from app.deadletter.record import DeadLetters, Failure, FailureKind
 from app.deadletter.returned import outgoing, returned, returning
@@ -136,11 +137,11 @@ def test_what_was_done_is_read_again() -> None:
     sent = returning(read, "drop", read.value)
     kept = audit_record("t.dead-letter.audit", audit_of(letter_of(read), sent, "me@here", AT, "test data"))
     assert kept.key == b"t/1/5"
-    found = read_audit(SimpleNamespace(**{**vars(read), "value": kept.value}))
-    assert found is not None
+    found = audit_in(SimpleNamespace(**{**vars(read), "value": kept.value}))
     assert (found.id, found.at_ms, found.action, found.note) == (letter_of(read).id, AT, "drop", "test data")
     assert (found.group, found.failure, found.handler, found.who) == (GROUP, "permanent", "agents.t.note", "me@here")
-    assert read_audit(read) is None
+    with pytest.raises(msgspec.DecodeError):
+        audit_in(read)
 
 
 def test_a_cause_has_a_name_that_stays() -> None:

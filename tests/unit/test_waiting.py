@@ -1,10 +1,12 @@
 """What waits for its time, in its lane or in a retry topic: never too early, holding up nobody, over restarts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from faust.types import TP
 
@@ -12,6 +14,7 @@ from app.deadletter.names import retry_topic
 from app.deadletter.returned import outgoing, returned
 from app.errors import TransientError
 from app.failures.retry import Retry
+from app.state.troubles import Attempts
 from app.storage.changelog import ATTEMPTS
 from app.wire.envelope import Outgoing
 from tests.stand_ins.clock import Clock
@@ -192,3 +195,69 @@ async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Mak
     await asyncio.sleep(10)
     assert [call.attempt for call in trial.calls] == [1, 2, 3, 2]
     assert (len(trial.letters), trial.rows(ATTEMPTS), trial.counts["duplicate"]) == (1, 0, 1)
+
+
+def with_header(record: Outgoing, name: str, value: bytes) -> Outgoing:
+    """*record* with another value of a header."""
+    return replace(record, headers=[(of, value if of == name else old) for of, old in record.headers])
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, 10**17])
+async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahead_ms: int) -> None:
+    """It waits as long as its topic does, by the broker's clock, and what is behind it has its own time."""
+    trial = make(stages=1)
+    trial.handler("work", failing("a", "b"), Retry(1), delays_s=(60.0,))
+    trial.start()
+    trial.feed("a:a", "b:b")
+    await trial.until(lambda: len(trial.sent) == 2)
+    first, second = trial.sent
+    await trial.kill()
+    trial.back, trial.finished_back = {}, {}
+    trial.start()
+    due_ms = int(dict(first.headers)["famulus-due"])
+    trial.send_back(with_header(first, "famulus-due", b"%d" % (due_ms + ahead_ms)))
+    trial.send_back(with_header(first, "famulus-due", b"9" * 400))
+    trial.send_back(with_header(first, "famulus-first", b"1" + b"0" * 18))
+    trial.send_back(second)
+    await trial.until(lambda: len(trial.letters) == 2)
+    assert trial.clock.passed_s == pytest.approx(60, abs=1)
+    assert trial.flow.backs.of[TP(LATER, 0)].offsets.next_offset == 4
+
+
+async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make: Make) -> None:
+    """Each has its own time, also where a record says a later one than that behind it."""
+    trial = make(stages=1)
+    trial.handler("work", failing("a", "b"), Retry(1), delays_s=(60.0,))
+    trial.start()
+    trial.feed("a:a", "b:b")
+    await trial.until(lambda: len(trial.sent) == 2)
+    first, second = trial.sent
+    await trial.kill()
+    trial.back, trial.finished_back = {}, {}
+    trial.start()
+    records = [read(replace(record, timestamp_ms=round(1000 * time.time())), n) for n, record in enumerate(
+        (first, with_header(second, "famulus-due", b"0"))
+    )]  # fmt: skip
+    trial.flow.receive_back(TP(LATER, 0), Fetch(records))
+    trial.crew.wake(trial.flow)
+    await trial.until(lambda: len(trial.letters) == 1)
+    assert trial.letters[0].name == "b"
+    assert trial.clock.passed_s < 10
+
+
+async def test_an_attempt_that_another_worker_put_off_by_a_wrong_clock_is_not_late(make: Make) -> None:
+    """It waits for as long as any attempt may be put off."""
+    trial = make()
+    trial.handler("work", failing("bad"), Retry(2, 5.0, wait_max_s=20.0))
+    trial.start()
+    trial.feed("k:bad")
+    await trial.until(lambda: trial.rows(ATTEMPTS) == 1)
+    await trial.kill()
+    [key] = [key for key in trial.stored if key[:1] == ATTEMPTS]
+    tried = msgspec.json.decode(trial.stored[key], type=Attempts)
+    late = {name: of._replace(due_ms=of.due_ms + 86_400_000) for name, of in tried.items()}
+    trial.stored[key] = msgspec.json.encode(late)
+    trial.start()
+    await trial.settled(1)
+    assert len(trial.letters) == 1
+    assert trial.clock.passed_s < 60

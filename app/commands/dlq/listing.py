@@ -102,6 +102,9 @@ def _note_others(register: Register, subscription: Subscription) -> None:
     if register.strange:
         what = number(register.strange, "record")
         note(f"{subscription.topic_name}: {what} in the dead letter topic that no worker of ours wrote")
+    if register.strange_audits:
+        what = number(register.strange_audits, "record")
+        note(f"{subscription.topic_name}: {what} in the audit topic that cannot be read, left alone")
 
 
 async def show_letter(app: Famulus, asked: Asked) -> None:

@@ -118,4 +118,4 @@ async def _reset(app: Famulus, steps: Mapping[TopicPartition, Step]) -> None:
         for at, _, writer in claims:
             await writer.write([(RESET, b""), (PROCESSED, encode(Processed(steps[at].position)))])
         for _, fold, writer in claims:  # what counts no more, so that compaction lets it go
-            await writer.write((key, None) for key in (*fold.rows, *fold.packs, *fold.troubles))
+            await writer.write((key, None) for key in (*fold.rows, *fold.packs, *fold.troubles, *fold.unreadable))

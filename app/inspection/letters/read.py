@@ -12,13 +12,14 @@ from app.access.arguments import connection_of
 from app.access.quiet import quiet
 from app.bootstrap import Famulus
 from app.config import KafkaConfig
-from app.deadletter.letter import Audit, letter_of, read_audit
+from app.deadletter.letter import Audit, audit_in, letter_of
 from app.deadletter.names import audit_topic, dead_letter_topic
 from app.deadletter.selection import Criteria, Entry, Place, Register
 from app.engine.subscription import Subscription
-from app.errors import ConfigError, DecodeError, UnreadableError
+from app.errors import ConfigError, UnreadableError
 from app.inspection.statelog import NOT_UTF8, answered, check_size
 from app.observe.health import partitions_of
+from app.wire.stray import StrayRecordError, read
 
 Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
 POLL_MS = 200
@@ -199,13 +200,17 @@ async def register_of(  # noqa: PLR0913  # each has a default
         raise ConfigError(f"missing topics: {topic}; create them with `faust -A app topics apply`")
     register = Register(group, criteria, is_all=is_all)
     async for record in reader.all(audits, there[audits], records_max=records_max):
-        if (audit := read_audit(record)) is not None:
+        try:
+            audit = read(record, audit_in)
+        except StrayRecordError:
+            register.strange_audits += 1
+        else:
             register.note(audit)
             noted(audit)
     async for record in reader.all(topic, there[topic], progressed, records_max):
         try:
-            register.add(letter_of(record), (record.partition, record.offset))
-        except DecodeError:
+            register.add(read(record, letter_of), (record.partition, record.offset))
+        except StrayRecordError:
             register.strange += 1
     return register
 

@@ -1,0 +1,316 @@
+"""Every decoder of a topic of the group's own survives any bytes: what cannot be read is one error that quotes nothing.
+
+A module that decodes what is read from such a topic has a line in DECODERS, or says in ELSEWHERE why it needs none.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from app.deadletter.letter import audit_in, audit_of, audit_record, letter_of
+from app.deadletter.record import DeadLetters, Failure
+from app.deadletter.returned import outgoing, returned, returning
+from app.errors import ClaimError, DecodeError, PermanentError
+from app.inspection.statelog import Fold
+from app.operate.told import Told
+from app.publish.replies import ReplyRefusedError, ReplyTo, reply_to
+from app.publish.replylog import answered
+from app.publish.requests import reply_in
+from app.publish.schedule import Scheduled, scheduled
+from app.state.troubles import Troubles, attempts_row
+from app.storage.changelog import (
+    CLAIM,
+    PROCESSED,
+    RESET,
+    Claim,
+    Processed,
+    encode,
+    epoch_bytes,
+    epoch_of,
+    fault_in,
+    offset_key,
+    offsets_in,
+    pack_key,
+    period_of,
+    row_key,
+    table_and_key,
+    unpack,
+)
+from app.storage.replica import Replica
+from app.wire.claimcheck import REFERENCE, SHA256, SIZE, claim_of, is_claim_check
+from app.wire.codec import codec_of
+from app.wire.envelope import Outgoing, PlainRecord
+from app.wire.stray import StrayRecordError, read
+from models.event import Event
+from tests.stand_ins.stored import MemoryStore
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "4929-1234"  # is in what is quoted, if anything is
+AT_MS = 1_700_000_000_000
+
+
+class Answer(Event, namespace="test.Answer", topic="t", key="name"):
+    """What a reply may be."""
+
+    name: str
+
+
+# The decoders, each as its module calls it; what comes out is used as the worker, the commands or the console do.
+
+
+def _replayed(record: PlainRecord) -> None:
+    store = MemoryStore({})
+    store.open()
+    replica = Replica("state", 0, store)  # type: ignore[arg-type]
+    replica.replay([record, record], record.offset)  # type: ignore[list-item]
+    json.dumps(replica.unreadable)
+    if (processed := replica.store.get(PROCESSED)) is not None:
+        offsets_in(msgspec.json.decode(processed, type=Processed))
+    for key, _ in [*replica.store.items(b"p")]:
+        period_of(key)
+    Troubles([*replica.store.items(b"a"), *replica.store.items(b"d")])
+
+
+def _folded(record: PlainRecord) -> None:
+    fold = Fold()
+    fold.add(record)  # type: ignore[arg-type]
+    fold.add(record)  # type: ignore[arg-type]
+    offsets_in(fold.decoded)
+    for key in fold.rows:
+        table_and_key(key)
+    for key in fold.packs:
+        period_of(key)
+    Troubles(fold.troubles.items())
+
+
+def _checked(record: PlainRecord) -> None:
+    if not fault_in(record.key, record.value, epoch_of(record.headers)) and (record.key or b"")[:1] == b"p":
+        list(unpack(record.value or b""))
+
+
+def _told(record: PlainRecord) -> None:
+    told = Told()
+    told.take(record.key, record.value)
+    msgspec.json.encode([told.words(), told.pauses.rows(), told.seeks.rows(), told.widths.rows()])
+
+
+def _came_back(record: PlainRecord) -> None:
+    back = returned(record, record.timestamp + 60_000)
+    assert back.due_ms <= record.timestamp + 60_000
+    outgoing("t", back)
+    LETTERS.letter(back, Failure("permanent", PermanentError("no"), AT_MS, "h.work", back.attempts, back.first_ms))
+
+
+def _letter(record: PlainRecord) -> None:
+    letter = letter_of(record)
+    back = returning(record, "redrive", b"")
+    audit_record("t", audit_of(letter, back, "me", AT_MS, ""))
+    outgoing("t", back)
+
+
+def _audit(record: PlainRecord) -> None:
+    audit = audit_in(record)
+    json.dumps([str(audit.id), audit.at_ms])
+
+
+def _scheduled(record: PlainRecord) -> None:
+    waits = scheduled(record, AT_MS)
+    assert waits.until_ms <= AT_MS + 86_400_000
+    waits.to_wait("t", AT_MS)
+
+
+def _request(record: PlainRecord) -> None:
+    try:
+        reply_to(record.headers, "*")
+    except ReplyRefusedError as error:
+        raise DecodeError("$", str(error)) from None
+
+
+def _claim_check(record: PlainRecord) -> None:
+    if is_claim_check(record):
+        claim_of(record, 1_000)
+
+
+DECODERS: dict[str, Callable[[PlainRecord], object]] = {
+    "app.storage.changelog": _checked,
+    "app.storage.replica": _replayed,
+    "app.inspection.statelog": _folded,
+    "app.operate.told": _told,
+    "app.deadletter.returned": _came_back,
+    "app.deadletter.letter": _letter,
+    "app.deadletter.letter (audit)": _audit,
+    "app.publish.schedule": _scheduled,
+    "app.publish.replylog": answered,
+    "app.publish.requests": lambda record: reply_in(record, Answer),
+    "app.publish.replies": _request,
+    "app.wire.claimcheck": _claim_check,
+}
+# Modules that decode bytes, and of no topic of the group's own; or what one of those above calls.
+ELSEWHERE = {
+    "app.wire.codec": "events", "app.wire.cloudevents": "events", "app.wire.sensitive": "what is shown of events",
+    "app.engine.dispatch": "events", "app.state.coding": "values of tables", "app.state.tables": "keys of tables",
+    "app.state.troubles": "what changelog.fault_in has looked at", "app.text": "what is shown",
+    "app.state.commit": "what changelog.fault_in has looked at", "app.operate.pauses": "of told",
+    "app.operate.seeks": "of told", "app.operate.widths": "of told", "app.deadletter.record": "of letter and returned",
+    "app.commands.publish": "a file", "app.commands.state.lines": "a file", "app.console.base": "a request of the web",
+    "app.dev.node": "a broker's answer", "app.dev.demo": "a view's answer",
+}  # fmt: skip
+NAMING = {"app.publish.requests", "app.publish.replies"}  # tell the type, or the topic, to whoever asked for it
+DECODES = re.compile(r"json\.decode\(|json\.Decoder\(|\.unpack\(|iter_unpack\(|origin_of\(")
+
+
+def test_every_module_that_decodes_is_known() -> None:
+    """A new one needs a line here: then the records below are tried on it, too."""
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "app").rglob("*.py") if DECODES.search(path.read_text("utf-8"))
+    }  # fmt: skip
+    assert found <= {name.partition(" ")[0] for name in DECODERS} | ELSEWHERE.keys()
+
+
+# Records: of ours with something in them changed, and anything at all.
+
+LETTERS = DeadLetters("t.dead-letter", 4, "g", "v1")
+EVENT = PlainRecord("t", 0, 5, AT_MS, b"k", b'{"name": "a"}', [("ce_id", b"1")])
+FAILURE = Failure("permanent", PermanentError("no"), AT_MS, "h.work", 3, AT_MS)
+LETTER = LETTERS.letter(EVENT, FAILURE)
+
+
+def as_read(record: Outgoing) -> PlainRecord:
+    """*record* as it is read."""
+    return PlainRecord(record.topic, record.partition or 0, 7, AT_MS, record.key, record.value, list(record.headers))
+
+
+BACK = returning(as_read(LETTER), "redrive", b"{}")
+AUDIT = audit_record("t", audit_of(letter_of(as_read(LETTER)), BACK, "me", AT_MS, "note"))
+WAITS = Scheduled(Outgoing("orders", b"k", b"{}", [("ce_id", b"1")]), AT_MS + 5_000).to_wait("g.scheduled", AT_MS)
+EPOCH = [("epoch", epoch_bytes(3))]
+REPLY = [("ce_type", b"test.Answer"), ("ce_correlationid", b"1"), *ReplyTo("g.replies", 0).headers()]
+CLAIM_CHECK = [(REFERENCE, b"t/" + b"a" * 64), (SIZE, b"5"), (SHA256, b"a" * 64)]
+MARKS = b"m" + bytes(16) + bytes(16)
+OURS = [
+    as_read(LETTER), as_read(outgoing("t.g.redrive", BACK)), as_read(AUDIT), as_read(WAITS),
+    PlainRecord("s", 0, 7, AT_MS, row_key("count", b"k"), b"1", EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, pack_key(0, 3, 1), MARKS, EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, (1, 2))), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, CLAIM, encode(Claim(3, "me", "host:1")), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, RESET, b"", EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, *attempts_row(5, {}), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, offset_key(b"d", 5), b"k", EPOCH),
+    PlainRecord("g.admin", 0, 7, AT_MS, b"things/0", b'{"by": "me", "at": "now"}', []),
+    PlainRecord("g.admin", 0, 7, AT_MS, b"seek:things/0/1", b'{"offset": 5, "by": "me", "at": "now"}', []),
+    PlainRecord("g.admin", 0, 7, AT_MS, b"concurrency:*", b'{"concurrency": 5, "by": "me", "at": "now"}', []),
+    PlainRecord("g.replies", 0, 7, AT_MS, b"k", codec_of(Answer).encode(Answer(name="a")), REPLY),
+    PlainRecord("t", 0, 7, AT_MS, b"k", b'"famulus-claim"', CLAIM_CHECK),
+]  # fmt: skip
+DEEP = b"[" * 100_000
+UNKNOWN_DEEP = b'{"by":"me","at":"now","x":' + DEEP
+NUMBERS = [b"9" * 400, b"1" + b"0" * 18, b"-1", b"1_000", b" 5", "\u0665".encode(), b"9" * 5_000, b"1e400", b"NaN", b""]
+JUNK = [
+    None, b"", b"\0", b"\xff\xfe" * 50, DEEP, UNKNOWN_DEEP, b'{"a":' * 5_000, b"null", b"[]", b'"\\ud800"', *NUMBERS,
+    SECRET.encode(), b'{"partition": ' + b"9" * 400 + b"}", b"\0claim", b"\0processed", b"\0position", b"t", b"p", b"d",
+    epoch_bytes(3), epoch_bytes(-1), epoch_bytes(2**62), b"abc", MARKS[:-1], b"\0processed" + bytes(23), b"*", b"seek:",
+    b"things/" + b"9" * 400, b"things/\xb2", "concurrency:\u202e".encode(),
+]  # fmt: skip
+anything = st.one_of(st.sampled_from(JUNK), st.binary(max_size=40), st.none())
+times = st.sampled_from([AT_MS, 0, -1, 2**63 - 1, -(2**63)])
+
+
+@st.composite
+def records(draw: st.DrawFn) -> PlainRecord:
+    """A record of ours with one thing changed or more, or nothing but junk."""
+    ours = draw(st.sampled_from(OURS))
+    key, value, headers = ours.key, ours.value, cast(Any, list(ours.headers))
+    for what in draw(st.sets(st.sampled_from(["key", "value", "headers", "part", "all"]), min_size=1, max_size=2)):
+        if what == "key":
+            key = draw(anything)
+        elif what == "value":
+            value = draw(anything)
+        elif what == "part" and value:
+            number = draw(st.sampled_from(NUMBERS))
+            value = re.sub(rb"\d+", number, value, count=draw(st.integers(0, 3)))
+        elif what == "headers" and headers:
+            at = draw(st.integers(0, len(headers) - 1))
+            headers[at] = (headers[at][0], draw(anything))
+        elif what == "all":
+            headers = draw(st.lists(st.tuples(st.sampled_from([name for name, _ in headers] or ["x"]), anything)))
+    return PlainRecord(
+        draw(st.sampled_from([ours.topic, "t"])), draw(st.sampled_from([0, 77])), draw(st.sampled_from([7, 2**62])),
+        draw(times), key, value, headers,
+    )  # fmt: skip
+
+
+def refused(record: PlainRecord, decode: Callable[[PlainRecord], object]) -> StrayRecordError | None:
+    """Why *decode* refuses *record*, None when it takes it. Whatever else is raised fails the test."""
+    try:
+        read(record, decode)
+    except StrayRecordError as error:
+        return error
+    return None
+
+
+def tried(record: PlainRecord) -> None:
+    """Have every decoder look at *record*."""
+    for name, decode in DECODERS.items():
+        if (error := refused(record, decode)) is not None:
+            assert (error.topic, error.partition, error.offset) == (record.topic, record.partition, record.offset)
+            assert "it cannot be read" not in error.reason, f"{name}: {error.reason}"
+            assert SECRET not in str(error) or name in NAMING, name
+            assert len(str(error)) < 500, name
+
+
+def changed(ours: PlainRecord, junk: Any) -> Iterator[PlainRecord]:  # Any: a header may have no value
+    """*ours* with *junk* in each of its parts in turn."""
+    yield replace(ours, key=junk)
+    yield replace(ours, value=junk)
+    for at, (name, _) in enumerate(ours.headers):
+        yield replace(ours, headers=[*ours.headers[:at], (name, junk), *ours.headers[at + 1 :]])
+
+
+@given(records())
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_in_a_record_it_ends_there(record: PlainRecord) -> None:
+    """No decoder raises anything else, or says a word of what it was given."""
+    tried(record)
+
+
+@pytest.mark.parametrize("value", JUNK, ids=lambda junk: repr(junk)[:20])
+def test_junk_in_each_part_of_each_record(value: Any) -> None:
+    """Each of ours with each of its parts replaced in turn."""
+    for ours in OURS:
+        for record in changed(ours, value):
+            tried(record)
+
+
+def test_what_is_ours_is_read() -> None:
+    """Else the records above would try nothing."""
+    for name in ("app.deadletter.letter", "app.deadletter.returned", "app.deadletter.letter (audit)",
+                 "app.publish.schedule", "app.operate.told", "app.publish.requests"):  # fmt: skip
+        assert any(refused(ours, DECODERS[name]) is None for ours in OURS), name
+    for ours in OURS:
+        if ours.topic == "s":
+            assert fault_in(ours.key, ours.value, 3) == ""
+
+
+def test_the_error_of_a_claim_check_is_ours() -> None:
+    """It says what is wrong without a word of the record."""
+    record = replace(OURS[-1], topic="other")
+    with pytest.raises(StrayRecordError, match="below the record's topic"):
+        read(record, _claim_check)
+    assert issubclass(ClaimError, DecodeError)
+
+
+@example(b"9" * 400)
+@given(st.binary(max_size=30))
+@settings(deadline=None)
+def test_an_epoch_is_one_or_nobodys(value: bytes) -> None:
+    """A header of another length, or a number that no claim reaches, says nothing."""
+    assert 0 <= epoch_of([("epoch", value)]) <= 2**40
