@@ -64,6 +64,8 @@ def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, d
     assert two.rows("count") == {"a": 1}
 
     three = house.start("three", ready=0, **settings)
+    wait_for(lambda: members(house) == 2)
+    two.wait_ready()
     house.send(*(house.thing("a", number, "wait") for number in range(2, 8)))
     wait_for(lambda: value(series(families(two)), c.IN_HAND) == 1)
     do("dlq", "redrive", "things", "--everything", "--yes")
