@@ -68,7 +68,7 @@ def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, d
     two.wait_ready()
     house.send(*(house.thing("a", number, "wait") for number in range(2, 8)))
     wait_for(lambda: value(series(families(two)), c.IN_HAND) == 1)
-    do("dlq", "redrive", "things", "--everything", "--yes")
+    do("dlq", "redrive", "--everything", "--yes")
     do("pause", "things")
     stays(house, 2)
     do("resume", "things")
