@@ -36,7 +36,8 @@ class PartitionNow:
     *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
     another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records up to *end*, None
     before the first fetch; *age_s* is the age of the oldest record in flight, by the stream's time, None without one.
-    *halted*, *blocked* and *paused* say why it does not get on, empty while it does.
+    *halted*, *blocked* and *paused* say why it does not get on, empty while it does; *is_unwritten*: it is *blocked*
+    by the disk.
     """
 
     place: TP
@@ -55,6 +56,7 @@ class PartitionNow:
     paused: str
     end: int | None = None
     age_s: float | None = None
+    is_unwritten: bool = False
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
@@ -77,6 +79,7 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             halted=flow.halted,
             blocked=flow.blocked,
             paused=flow.paused,
+            is_unwritten=bool(flow.unwritten),
             end=end,
             age_s=None if flow.in_flight.head_ms is None else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
         )

@@ -105,7 +105,9 @@ class WorkerCollector(Collector):
             of_topic = [now for now in owned if now.place.topic == topic]
             scrape.put(c.OWNED, len(of_topic), topic)
             scrape.put(c.BLOCKED, sum(bool(now.halted) for now in of_topic), topic, "halted")
-            scrape.put(c.BLOCKED, sum(bool(now.blocked) for now in of_topic), topic, "unsent")
+            unwritten = sum(now.is_unwritten for now in of_topic)
+            scrape.put(c.BLOCKED, sum(bool(now.blocked) for now in of_topic) - unwritten, topic, "unsent")
+            scrape.put(c.BLOCKED, unwritten, topic, "disk")
             scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
             scrape.put(c.FLOOD, bool(pipeline.failing.shut), topic)

@@ -100,7 +100,12 @@ class Flow:
     @property
     def blocked(self) -> str:
         """Why nothing can be settled, in words."""
-        return self.settling.blocked
+        return self.settling.unsent or self.unwritten
+
+    @property
+    def unwritten(self) -> str:
+        """The same where it is the disk that takes nothing."""
+        return self.settling.unwritten
 
     def behind(self, log_end: int) -> int:
         """How many offsets up to *log_end*, one past the newest record, are not settled.

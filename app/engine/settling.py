@@ -59,7 +59,7 @@ class Settling:
         self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, in_flight: InFlight,
         linger: Linger, ties: Ties, on_settled: Callable[[], None], on_end: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.blocked = ""  # why nothing can be settled
+        self.unsent = ""  # why Kafka takes nothing of what the events publish
         self._tp, self._pipeline, self._state, self._settler = tp, pipeline, state, settler
         self._in_flight, self._for_more, self._ties = in_flight, linger, ties
         self._on_settled, self._on_end = on_settled, on_end
@@ -71,6 +71,11 @@ class Settling:
         self.task: asyncio.Task[None] | None = None  # at work
         self.group_mark: int | None = None  # of the group that is being settled, another one for each
         self._groups = 0
+
+    @property
+    def unwritten(self) -> str:
+        """Why the disk does not take what the events did, in words."""
+        return self._settler.unwritten if self._settler is not None else ""
 
     def start(self) -> None:
         """Settle what is owed, if anything is, unless that is being done."""
@@ -146,13 +151,13 @@ class Settling:
             try:
                 await self._ties.publish(records)
             except UnsentError as error:
-                self.blocked = str(error)
+                self.unsent = str(error)
                 log.error("nothing of the partition is settled until this is sent", topic=self._tp.topic,  # noqa: TRY400
                           partition=self._tp.partition, error=str(error), again_in_s=wait_s)  # fmt: skip
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, longest_s)
             else:
-                self.blocked = ""
+                self.unsent = ""
                 self._ties.probe("published")
                 return self._may_apply()
         return False

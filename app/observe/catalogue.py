@@ -49,8 +49,8 @@ DEAD_LETTERS = Metric("famulus_dead_letters_total", "counter", "records", (*TOPI
                       "Counted before they are settled.")  # fmt: skip
 OWNED = Metric("famulus_partitions_owned", "gauge", "partitions", TOPIC, "How many partitions has this worker?")
 BLOCKED = Metric("famulus_partitions_blocked", "gauge", "partitions", (*TOPIC, "reason"),
-                 "How many do not get on: halted behind a dead letter, or unsent, because Kafka refuses what they "
-                 "publish?")  # fmt: skip
+                 "How many do not get on: halted behind a dead letter; unsent, because Kafka refuses what they "
+                 "publish; or disk, because the disk does not take what they did?")  # fmt: skip
 PAUSED = Metric("famulus_partitions_paused", "gauge", "partitions", TOPIC,
                 "How many has somebody paused, so that nothing more of them is started?")  # fmt: skip
 FLOOD = Metric("famulus_dead_letter_flood", "gauge", "0 or 1", TOPIC,

@@ -75,6 +75,7 @@ class Settler:
         self._epoch = store.epoch
         self._headers = epoch_headers(store.epoch)
         self._packs = 0
+        self.unwritten = ""  # why the disk takes nothing, empty while it does
 
     async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
         """Make *group* durable, and that the source is *processed* so far.
@@ -205,14 +206,21 @@ class Settler:
                 is_first = False
                 self.store.write(new_batch(), position, self._epoch)
             except StoreError as error:
-                log.error(  # noqa: TRY400  # a full disk, no bug
-                    "nothing is settled until the disk takes it", error=str(error), again_in_s=RETRY_S
-                )
+                self._refused(str(error))
                 await asyncio.sleep(RETRY_S)
             else:
+                self._refused("")
                 self._probe("written")
                 return True
         return False
+
+    def _refused(self, why: str) -> None:
+        """Note *why* the disk takes nothing, empty when it does, and say each change once."""
+        if why and why != self.unwritten:
+            log.error("nothing is settled until the disk takes it", error=why, again_every_s=RETRY_S)
+        elif self.unwritten and not why:
+            log.warning("the disk takes it again", topic=self.topic, partition=self.partition)
+        self.unwritten = why
 
     def _packed(self, group: Group) -> dict[bytes, bytes]:
         """The marks of *group* as a pack, of the period that its newest one belongs to."""

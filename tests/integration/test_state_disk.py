@@ -10,6 +10,7 @@ import pytest
 from app.storage.changelog import ROW
 from app.storage.store import Memory, Store
 from tests.integration.house import LIMIT_S, House, wait_for
+from tests.integration.test_metrics import families, series
 from tests.integration.test_state_start import refused
 
 NOTES = """
@@ -116,10 +117,15 @@ def test_a_full_disk_holds_the_worker_up_and_loses_nothing(house: House, disk: D
     time.sleep(3)  # longer than three attempts of a handler
     assert worker.exit_code() is None
     assert worker.answer("/tables/")[0] == 200
+    status, answer = worker.answer("/readyz")
+    assert (status, "No space left on device" in answer["why"]) == (503, True), answer
+    blocked = "famulus_partitions_blocked", (("reason", "disk"), ("topic", house.topic))
+    assert series(families(worker))[blocked] == 1
     settled = worker.get("/subscriptions/")[0]["next_offsets"]["0"]
     assert house.committed()[0] <= settled < 40
     disk.make_room()
     house.wait_settled(40, worker)
+    wait_for(lambda: worker.answer("/readyz")[0] == 200)
     assert house.outcomes(worker)["dead_lettered"] == 0
     assert worker.rows("count") == {f"key-{number}": 4 for number in range(10)}
     assert worker.stop() == 0

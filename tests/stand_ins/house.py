@@ -77,6 +77,8 @@ class House:
     *remembers*: every record ends in a group that `settle` makes durable; else only one that published anything does.
     """
 
+    unwritten = ""  # as of a settler whose disk takes all
+
     def __init__(self, handler: Handler, concurrency: int, partitions: int, *, remembers: bool) -> None:
         self.faults: list[Exception] = []
         self.is_member = True

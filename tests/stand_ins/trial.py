@@ -76,6 +76,8 @@ class Trial:
     *stages*: how many retry topics there are. Every handler counts its calls in a row before it does anything else.
     """
 
+    unwritten = ""  # as of a settler whose disk takes all
+
     def __init__(
         self, clock: Clock, *, concurrency: int = 4, order: Any = "key", on_unknown_type: Any = "ignore",
         dedupe: Dedupe | None = DEDUPE, stages: int = 0, flood: Breaker = NEVER, **options: Any,

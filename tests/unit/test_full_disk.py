@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import InvariantError
 from app.state import commit
 from app.storage.changelog import row_key
 from app.storage.store import Store, StoreError
+from tests.stand_ins.house import House
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
@@ -33,6 +35,10 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert await desk.settle({A: b"1"})
     assert (left, desk.kept.rows) == ([], {A: b"1"})
     assert desk.steps.count("sending") == 1
+
+
+async def nothing(_: object) -> None:
+    """Handle an event."""
 
 
 class Full:
@@ -76,6 +82,24 @@ async def test_a_full_disk_can_still_be_read(tmp_path: Path, monkeypatch: pytest
     disk.is_full = False
     assert await asyncio.wait_for(settling, 10)
     assert desk.store.get(A) == b"2"
+
+
+async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `/readyz`, the metrics and the watchdog ask; and the log tells of each change, not of each try."""
+    desk = await Desk(tmp_path / "s").claim()
+    disk = Full(monkeypatch)
+    [flow] = House(nothing, 1, 1, remembers=True).flows
+    flow.settling._settler = desk.settler
+    with capture_logs() as said:
+        settling = asyncio.create_task(desk.settle({A: b"2"}))
+        await disk.tried(3)
+        assert (flow.blocked, flow.unwritten) == ("No space left on device", "No space left on device")
+        disk.is_full = False
+        assert await asyncio.wait_for(settling, 10)
+    assert (flow.blocked, flow.unwritten) == ("", "")
+    assert [line["event"] for line in said] == ["nothing is settled until the disk takes it", "the disk takes it again"]
 
 
 async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(

@@ -182,11 +182,11 @@ async def test_what_has_a_reason_is_no_stall(make: Make) -> None:
     await stays_green(120)
     trial.flow.pause("")
     await trial.settled(7)
-    trial.flow.settling.blocked = "Kafka refuses it"
+    trial.flow.settling.unsent = "Kafka refuses it"
     trial.may_settle.clear()
     trial.feed("k:4")
     await stays_green(120)
-    trial.flow.settling.blocked = ""
+    trial.flow.settling.unsent = ""
     trial.may_settle.set()
     await trial.settled(8)
     trial.feed("k:dead", "k:behind")
