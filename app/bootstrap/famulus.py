@@ -20,7 +20,7 @@ from app.access.faults import fault_of
 from app.access.unpacking import set_limit
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
-from app.bootstrap.topics import make_own_topics
+from app.bootstrap.topics import make_own_topics, readable_retired, retired_retry_topics
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
@@ -102,6 +102,7 @@ class Famulus(faust.App):
         self.folder = StateFolder(Path(worker.data_dir) / "state")
         self.timeouts_s: dict[str, float] = {}  # by handler
         self._table_names: dict[str, Subscription] = {}
+        self._retired: dict[str, list[str]] = {}  # retry topics that no handler sends to any more, by source
         self.intake = Intake(
             limits_of(settings),
             worker.concurrency,
@@ -262,9 +263,24 @@ class Famulus(faust.App):
 
     def topics_back(self, subscription: Subscription) -> list[str]:
         """The topics through which records come back to this group, as named on the cluster."""
-        stages = max((len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0)
         topic = subscription.topic_name
-        return [redrive_topic(topic, self.group), *(retry_topic(topic, self.group, n + 1) for n in range(stages))]
+        stages = range(self._stages_of(subscription))
+        retries = *(retry_topic(topic, self.group, n + 1) for n in stages), *self._retired.get(topic, ())
+        return [redrive_topic(topic, self.group), *retries]
+
+    def _stages_of(self, subscription: Subscription) -> int:
+        """How many retry topics the handlers of one topic send to."""
+        return max((len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0)
+
+    async def find_retired(self) -> dict[str, dict[str, int]]:
+        """Find the retry topics that no handler sends to any more, by source; `topics_back` has them from now on.
+
+        Each comes with its partitions. Raises UnavailableError.
+        """
+        stages = {s.topic_name: self._stages_of(s) for s in self.subscriptions.values()}
+        retired = await retired_retry_topics(self.settings, stages)
+        self._retired = {source: list(of) for source, of in retired.items()}
+        return retired
 
     def handlers_of(self, subscription: Subscription) -> list[Handler]:
         """Every handler of events of one topic."""
@@ -297,6 +313,7 @@ class Famulus(faust.App):
         if missing := sorted(needed.keys() - there.keys()):
             raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
         subscriptions = self.subscriptions.values()
+        self._retired = await readable_retired(self.settings, await self.find_retired(), there)
         # 0.1 s: now, while Kafka is waited for.
         importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "datasketches"))
         await make_own_topics(

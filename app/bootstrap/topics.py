@@ -1,12 +1,18 @@
-"""The topics that only one group uses, made when its worker starts."""
+"""The topics that only one group uses, made when its worker starts; and those that its code does not use any more."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
 
+import structlog
+
 from app.config import Settings
-from app.observe.health import prepare_state_topics, prepare_topics_back
+from app.deadletter.names import retry_number
+from app.group.progress import unread
+from app.observe.health import prepare_state_topics, prepare_topics_back, topics_like
 from app.operate.admin import prepare_admin_topics
 from app.publish.schedule import LONGEST_H, WAITS_S
+
+log = structlog.get_logger()
 
 
 async def make_own_topics(
@@ -29,3 +35,41 @@ async def make_own_topics(
     for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
         if isinstance(error, BaseException):
             raise error
+
+
+async def retired_retry_topics(settings: Settings, stages: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Find retry topics of the group that no handler sends to any more, by their source, each with its partitions.
+
+    Earlier code, or earlier settings, had more waits than the *stages* that each source has by now. What waits in such
+    a topic is still to be tried. Raises UnavailableError.
+    """
+    group = settings.kafka.consumer_config.group_id
+
+    def is_retired(source: str, name: str) -> bool:
+        return retry_number(source, group, name) > stages[source]
+
+    timeout_s = settings.worker.startup_timeout_s
+    there = await topics_like(settings.kafka, lambda name: any(is_retired(s, name) for s in stages), timeout_s)
+    found = {s: {name: count for name, count in there.items() if is_retired(s, name)} for s in stages}
+    return {source: dict(sorted(of.items(), key=lambda item: retry_number(source, group, item[0])))
+            for source, of in found.items()}  # fmt: skip
+
+
+async def readable_retired(
+    settings: Settings, retired: Mapping[str, Mapping[str, int]], sources: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Say which of *retired* are read, by their source, and say it once in the log.
+
+    One that is empty, and has other partitions than its source (*sources*), is left alone. Raises UnavailableError.
+    """
+    kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
+    names = [name for of in retired.values() for name in of]
+    if not names:
+        return {}
+    waiting = await unread(kafka, names, timeout_s)
+    log.warning("retry topics that no handler sends to any more are read on; `faust -A app doctor` says when they may "
+                "be deleted", waiting=waiting)  # fmt: skip
+    return {
+        source: [name for name, count in of.items() if count <= sources[source] or waiting[name]]
+        for source, of in retired.items()
+    }

@@ -19,7 +19,18 @@ from app.commands.keys import last_records
 from app.commands.out import console, say
 from app.config import KafkaConfig
 from app.engine.subscription import Subscription
-from app.observe.checkup import Family, Finding, Place, TopicFacts, about_keys, about_place, about_times, about_topics
+from app.group.progress import unread
+from app.observe.checkup import (
+    Family,
+    Finding,
+    Place,
+    TopicFacts,
+    about_keys,
+    about_place,
+    about_retired,
+    about_times,
+    about_topics,
+)
 from app.observe.configs import configs_of
 from app.observe.health import admin_of
 from app.wire.partition import chooser
@@ -62,6 +73,7 @@ class doctor(Command):  # noqa: N801  # the class's name is the command's
 
     async def _on_cluster(self, sample: int) -> list[Finding]:
         kafka, timeout_s = self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
+        retired = [name for of in (await self.app.find_retired()).values() for name in of]
         families = [self._family(subscription) for subscription in self.app.subscriptions.values()]
         names = {
             name
@@ -70,6 +82,8 @@ class doctor(Command):  # noqa: N801  # the class's name is the command's
         }
         topics, brokers = await facts_of(kafka, names, timeout_s)
         found = [finding for of in families for finding in about_topics(of, topics, brokers)]
+        waiting = await unread(kafka, retired, timeout_s) if retired else {}
+        found += [finding for name in retired for finding in about_retired(name, waiting[name])]
         sources = [of.source for of in families if of.source in topics and sample]
         for looked in await asyncio.gather(
             *(self._on_records(name, topics[name].partitions, sample) for name in sources)

@@ -48,6 +48,7 @@ class explain(Command):  # noqa: N801  # the class's name is the command's
             raise click.UsageError("name an event: TOPIC PARTITION OFFSET, or TOPIC with --key or --id")
         place = None if partition is None or offset is None else (partition, offset)
         question = Question(subscription_of(self.app, topic), place, key, event_id)
+        await self.app.find_retired()
         told = await read_admin_topic(self.app.settings.kafka, self.app.settings.worker.startup_timeout_s)
         async with reading(self.app) as reader:
             async for facts, answer in explained(self.app, reader, question, told.pauses, Reach()):

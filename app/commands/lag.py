@@ -54,6 +54,8 @@ class lag(Command):  # noqa: N801  # the class's name is the command's
         """Do it. Exits with 1 for what --check finds."""
         if is_watch and (looks is not None or is_check):
             raise click.UsageError("--looks, --check: not with --watch")
+        if group in {None, self.app.group}:
+            await self.app.find_retired()
         watch = self._watch(group or self.app.group, topic)
         if is_watch:
             with suppress(asyncio.CancelledError):  # Ctrl-C is how it ends

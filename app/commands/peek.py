@@ -11,6 +11,7 @@ from rich.text import Text
 from app.bootstrap.parts import decoder_of
 from app.commands.base import OFFSET, PARTITION, Command
 from app.commands.out import Out, console, note, raw_json, say
+from app.deadletter.names import is_way_of
 from app.deadletter.selection import text_of
 from app.engine.dispatch import EventTypes
 from app.errors import ConfigError, UnreadableError
@@ -83,8 +84,7 @@ class peek(Command):  # noqa: N801  # the class's name is the command's
     def _shown_by(self, name: str) -> EventTypes | None:
         """What knows what is sensitive in the topic: the events of a source are in its dead letters and retries too."""
         for subscription in self.app.subscriptions.values():
-            back = self.app.topics_back(subscription)
-            if name in {subscription.topic_name, self.app.dead_letter_topic(subscription), *back}:
+            if name == subscription.topic_name or is_way_of(subscription.topic_name, name):
                 return decoder_of(self.app.settings, subscription, self.app.dispatcher)
         return None
 

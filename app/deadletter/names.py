@@ -27,6 +27,12 @@ def retry_topic(topic: str, group: str, number: int) -> str:
     return f"{topic}.{group}{RETRY}{number}"
 
 
+def retry_number(topic: str, group: str, name: str) -> int:
+    """Return which wait of *group* the retry topic *name* of *topic* is for, 0 when it is no such topic."""
+    number = stage_of(name)
+    return number if number and name == retry_topic(topic, group, number) else 0
+
+
 def is_way_of(topic: str, name: str) -> bool:
     """Whether *name* is a topic that events of *topic* go through when they fail, in whatever group."""
     if not name.startswith(f"{topic}."):

@@ -10,6 +10,7 @@ from aiokafka.errors import LeaderNotAvailableError
 from app.access.arguments import connection_of
 from app.config import KafkaConfig
 from app.group.asking import Asker
+from app.observe.health import admin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,31 @@ class LagMonitor:
 
         Raises what aiokafka raises, LeaderNotAvailableError when not every partition answers.
         """
-        wanted, leaders = list(topics), await self._asker.leaders()
-        places = [at for at in leaders if at.topic in wanted]
-        begins, ends = await self._asker.offsets(places, "earliest"), await self._asker.offsets(places, "latest")
-        if not len(places) == len(begins) == len(ends):
-            raise LeaderNotAvailableError
-        committed = await self._asker.committed()
-        settled = {at: max(committed.get(at, begins[at]), begins[at]) for at in places}
-        return {
-            topic: Progress(
-                settled=sum(settled[at] - begins[at] for at in places if at.topic == topic),
-                total=sum(ends[at] - begins[at] for at in places if at.topic == topic),
-            )
-            for topic in wanted
-        }
+        return await _progress(self._asker, topics)
+
+
+async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+    """How many records of each of *topics* (as on the cluster) the group has yet to read.
+
+    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we may not ask.
+    """
+    async with admin_of(settings, timeout_s) as admin:
+        found = await _progress(Asker(admin, settings.consumer_config.group_id), topics)
+    return {topic: progress.lag for topic, progress in found.items()}
+
+
+async def _progress(asker: Asker, topics: Iterable[str]) -> dict[str, Progress]:
+    wanted, leaders = list(topics), await asker.leaders()
+    places = [at for at in leaders if at.topic in wanted]
+    begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
+    if not len(places) == len(begins) == len(ends):
+        raise LeaderNotAvailableError
+    committed = await asker.committed()
+    settled = {at: max(committed.get(at, begins[at]), begins[at]) for at in places}
+    return {
+        topic: Progress(
+            settled=sum(settled[at] - begins[at] for at in places if at.topic == topic),
+            total=sum(ends[at] - begins[at] for at in places if at.topic == topic),
+        )
+        for topic in wanted
+    }

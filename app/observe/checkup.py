@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.text import number
 from app.wire.partition import BUILT_IN, Choose
 
 Severity = Literal["error", "warning"]
@@ -188,6 +189,17 @@ def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Fi
     if ahead_ms > AHEAD_MS:
         yield Finding("warning", "clock", topic, f"a record's time is {ahead_ms / 1000:,.0f} s ahead of the clock here",
                       "set the clocks of this machine and of its producers by NTP")  # fmt: skip
+
+
+def about_retired(topic: str, waiting: int) -> Iterable[Finding]:
+    """Say of a retry topic that no handler sends to any more whether events still wait in it."""
+    if waiting:
+        yield Finding("warning", "retry-topic-retired", topic,
+                      f"{number(waiting, 'event')} of earlier code or settings wait in it, and no handler sends to it "
+                      "any more", "let the workers run: they read it until it is empty")  # fmt: skip
+    else:
+        yield Finding("warning", "retry-topic-unused", topic, "it is empty, and no handler sends to it any more",
+                      "delete it while no worker of the group runs")  # fmt: skip
 
 
 def about_place(place: Place) -> Iterable[Finding]:

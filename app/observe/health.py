@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -50,6 +50,15 @@ async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> d
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             raise not_allowed(f"look at topic {topic['topic']}")
     return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+async def topics_like(settings: KafkaConfig, is_meant: Callable[[str], bool], timeout_s: float) -> dict[str, int]:
+    """How many partitions each topic of the cluster has whose name *is_meant*, of those that we may look at.
+
+    Raises UnavailableError as `partitions_of`.
+    """
+    async with admin_of(settings, timeout_s) as admin:
+        return await _partitions_of(admin, filter(is_meant, await admin.list_topics()))
 
 
 def not_allowed(what: str) -> AccessError:

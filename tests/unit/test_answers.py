@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from app.inspection.explain.answers import Dead, Facts, State, answer_of
+from app.inspection.explain.answers import Dead, Facts, Postponed, State, answer_of
 from app.operate.pauses import Target, Why
 from app.state.troubles import Tried
 from app.storage.changelog import Mark
@@ -13,6 +13,7 @@ from app.storage.changelog import Mark
 WHY = Why("ann@desk", "2026-01-31T12:00:00Z", "moving")
 LETTER = Dead("3f2a91bc", "permanent", "agents.things.note", "PermanentError", "no", 1_000)
 AT = Facts("things", 0, 7, begin=0, end=9, is_there=True, type_name="things.Thing", next_offset=7, members=1)
+LATER = Postponed("things.g.retry-2", "agents.things.note", 4, 1_000, 92_000)
 TRIED = {"agents.things.note": Tried(2, 1_000, 90_000)}
 ROWS: list[tuple[State, dict[str, Any], str]] = [
     ("not written", {"is_there": False, "end": 7}, ""),
@@ -33,11 +34,17 @@ ROWS: list[tuple[State, dict[str, Any], str]] = [
     ("paused", {"pause": (Target("things"), WHY), "tried": {7: TRIED}}, "faust -A app resume things"),
     ("paused", {"pause": (Target("things", 0), WHY), "before": [5]}, "faust -A app resume things --partition 0"),
     ("in back-off", {"tried": {7: TRIED}}, "nothing: it is tried again by itself"),
+    ("in back-off", {"next_offset": 8, "mark": Mark(1_000, 7), "postponed": [LATER]},
+     "nothing: it is tried again by itself"),
+    ("in back-off", {"next_offset": 8, "postponed": [LATER], "letters": [replace(LETTER, was="redriven")]},
+     "nothing: it is tried again by itself"),
+    ("nobody reads", {"next_offset": 8, "postponed": [LATER], "members": 0}, "faust -A app worker"),
+    ("dead letter", {"letters": [LETTER], "postponed": [LATER]}, "faust -A app dlq redrive things/0/7"),
     ("behind", {"before": [5, 6], "next_offset": 5}, "faust -A app explain things 0 5"),
     ("waiting", {"fault": "$: no JSON"}, ""),
     ("next", {}, "see the worker's /livez for what is in hand for too long"),
     ("waiting", {"next_offset": 4}, "faust -A app lag"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("state", "facts", "action"), ROWS)
@@ -58,3 +65,12 @@ def test_a_pause_says_who_since_when_and_why() -> None:
     """Whoever asks need not look further."""
     answer = answer_of(replace(AT, pause=(Target("things"), WHY)), now_ms=2_000)
     assert answer.why == "things is paused since 2026-01-31T12:00:00Z by ann@desk: moving"
+
+
+def test_an_event_in_a_retry_topic_says_where_for_whom_and_until_when() -> None:
+    """Its effects may be settled already: those of its other handlers."""
+    answer = answer_of(replace(AT, next_offset=8, mark=Mark(1_000, 7), postponed=[LATER]), now_ms=2_000)
+    assert answer.why == (
+        "waits in things.g.retry-2, agents.things.note has failed 4 times since 1970-01-01 00:00:01, tried again in "
+        "1.5 min"
+    )

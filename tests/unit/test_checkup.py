@@ -11,6 +11,7 @@ from app.observe.checkup import (
     TopicFacts,
     about_keys,
     about_place,
+    about_retired,
     about_times,
     about_topics,
 )
@@ -97,6 +98,13 @@ def test_times_ahead_of_the_clock() -> None:
     assert list(about_times("orders", [], 1_000_000)) == []
     assert list(about_times("orders", [1_000_000, 1_059_000], 1_000_000)) == []
     assert names(list(about_times("orders", [0, 1_061_000], 1_000_000))) == [("warning", "clock")]
+
+
+def test_retry_topics_that_no_handler_sends_to() -> None:
+    """They are read until they are empty; then they may go."""
+    assert names(list(about_retired("orders.g.retry-3", 5))) == [("warning", "retry-topic-retired")]
+    [unused] = about_retired("orders.g.retry-3", 0)
+    assert (unused.check, unused.cure) == ("retry-topic-unused", "delete it while no worker of the group runs")
 
 
 @pytest.mark.parametrize(("place", "expected"), [

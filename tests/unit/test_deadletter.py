@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.deadletter.letter import letter_of
 from app.deadletter.masking import masked
-from app.deadletter.names import audit_topic, dead_letter_topic, redrive_topic, retry_topic
+from app.deadletter.names import audit_topic, dead_letter_topic, redrive_topic, retry_number, retry_topic
 from app.deadletter.record import KEY_BYTES_MAX, DeadLetters, Failure, origin_of, our_headers, sender_headers
 from app.deadletter.returned import Returned, outgoing, returned, returning
 from app.errors import DecodeError, PermanentError, TransientError
@@ -44,6 +44,16 @@ def test_names() -> None:
     assert audit_topic("orders.dead-letter") == "orders.dead-letter.audit"
     assert redrive_topic("orders", "billing") == "orders.billing.redrive"
     assert retry_topic("orders", "billing", 2) == "orders.billing.retry-2"
+
+
+@pytest.mark.parametrize(("name", "number"), [
+    ("orders.billing.retry-1", 1), ("orders.billing.retry-12", 12), ("orders.billing.retry-0", 0),
+    ("orders.billing.retry-01", 0), ("orders.billing.retry-", 0), ("orders.billing.retry-x", 0),
+    ("orders.billing.retry-²", 0), ("orders.billing.redrive", 0), ("orders.other.retry-1", 0), ("orders", 0),
+])  # fmt: skip
+def test_retry_topic_is_known_by_its_name(name: str, number: int) -> None:
+    """Also one that the code does not send to any more."""
+    assert retry_number("orders", "billing", name) == number
 
 
 def test_key_value_and_headers_are_unchanged() -> None:

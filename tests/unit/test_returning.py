@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from app.deadletter.returned import outgoing, retry_of
 from app.errors import PermanentError, TransientError
 from app.state.dedupe import Dedupe
 from app.storage.changelog import ATTEMPTS, DEAD
+from app.wire.codec import codec_of
 from app.wire.envelope import Outgoing
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import DEDUPE, LETTERS, REDRIVE, Letter, Trial, Try, trials
@@ -235,3 +237,26 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
     trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 1)
     assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.of.values()]) == ([], [0, 0])
+
+
+@pytest.mark.parametrize(("now", "stage", "letters"), [(1, 2, 1), (0, 1, 1), (0, 3, 1), (3, 2, 0)])
+async def test_what_waits_at_a_stage_of_earlier_code_has_one_attempt_more(
+    make: Make, now: int, stage: int, letters: int
+) -> None:
+    """Then it goes on to the next stage that there is, or is a dead letter."""
+    trial = make(stages=3)
+    handler = trial.handler("work", Broken("a", error=TransientError), delays_s=(60.0,) * now)
+    trial.start()
+    trial.feed("l:b")
+    await trial.settled(1)
+    failure = Failure("exhausted", TransientError(), 0, handler.name, 2 + stage)
+    value = codec_of(Try).encode(Try(key="k", name="a"))
+    record: Any = SimpleNamespace(**{**vars(trial.source[0]), "headers": [("ce_id", b"k:a")], "value": value})
+    waiting = retry_of(record, failure, stage, 0.0)
+    trial.send_back(outgoing(retry_topic("t", "group", stage), waiting))
+    await trial.until(lambda: len(trial.letters) == letters and "a" in trial.names())
+    assert trial.names().count("a") == 1
+    assert [letter.attempts for letter in trial.letters] == [3 + stage] * letters
+    assert [record.topic for record in trial.sent if record.topic != LETTERS] == (
+        [] if letters else [retry_topic("t", "group", stage + 1)]
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.operate.pauses import Target, Why, said
-from app.state.troubles import Attempts
+from app.state.troubles import Attempts, Tried
 from app.storage.changelog import Mark
 from app.text import duration, time_text
 
@@ -34,13 +34,24 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """The event waits in a retry *topic* for another attempt of *handler*, which is due then (ms since 1970)."""
+
+    topic: str
+    handler: str
+    attempts: int
+    first_ms: int
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the logs say of the event at *offset*, and of its partition.
 
     *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it lies beyond. *mark* is
-    that of its id, *letters* are ordered by time, *before* has the unsettled offsets of its key in front of it, and
-    *tried* the attempts at any event of the partition. *members* are at work in the group, *pause* is what somebody has
-    paused that the partition is part of.
+    that of its id, *letters* are ordered by time, *postponed* says where it waits in retry topics, *before* has the
+    unsettled offsets of its key in front of it, and *tried* the attempts at any event of the partition. *members* are
+    at work in the group, *pause* is what somebody has paused that the partition is part of.
     """
 
     topic: str
@@ -56,6 +67,7 @@ class Facts:
     is_ahead: bool = False
     mark: Mark | None = None
     letters: Sequence[Dead] = ()
+    postponed: Sequence[Postponed] = ()
     dead_before: int | None = None  # a dead letter that later events of its key wait behind
     before: Sequence[int] = ()
     tried: dict[int, Attempts] = field(default_factory=dict)
@@ -91,6 +103,10 @@ def answer_of(facts: Facts, now_ms: int) -> Answer:
     """Where the event is, why, and what gets it on."""
     if not facts.is_there:
         return _absent(facts)
+    if facts.letters and not facts.letters[-1].was:
+        return _dead(facts)
+    if facts.postponed:
+        return _on_its_way(facts, now_ms)
     if facts.letters:
         return _dead(facts)
     if facts.is_ahead or facts.offset < facts.next_offset:
@@ -148,6 +164,8 @@ def _on_its_way(facts: Facts, now_ms: int) -> Answer:
 
 
 def _in_line(facts: Facts, now_ms: int) -> Answer:
+    if facts.postponed:
+        return Answer("in back-off", _postponed(facts, now_ms), "nothing: it is tried again by itself")
     if facts.offset in facts.tried:
         return Answer("in back-off", _tried(facts.tried[facts.offset], now_ms), "nothing: it is tried again by itself")
     if facts.before:
@@ -170,6 +188,14 @@ def _resume(target: Target) -> str:
         return "faust -A app resume --all"
     return f"faust -A app resume {target.topic}" + (
         "" if target.partition is None else f" --partition {target.partition}"
+    )
+
+
+def _postponed(facts: Facts, now_ms: int) -> str:
+    """In which retry topics it waits, for which handlers."""
+    return "; ".join(
+        f"waits in {of.topic}, {_tried({of.handler: Tried(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
+        for of in facts.postponed
     )
 
 

@@ -9,13 +9,14 @@ from faust import Record as Event
 from app.bootstrap import Famulus
 from app.bootstrap.parts import decoder_of
 from app.deadletter.letter import Origin, letter_of
+from app.deadletter.returned import returned
 from app.deadletter.selection import Criteria, Entry
 from app.engine.subscription import Subscription
 from app.errors import DecodeError, PermanentError
 from app.group.members import committed_of, members_of
-from app.inspection.explain.answers import Dead, Facts
+from app.inspection.explain.answers import Dead, Facts, Postponed
 from app.inspection.letters.read import Reader, letters_topic, register_of
-from app.inspection.statelog import Fold, places_of
+from app.inspection.statelog import Fold, check_size, places_of
 from app.inspection.statelog import reading as reading_state
 from app.operate.pauses import Pauses
 from app.state.dedupe import Dedupe, mark_key
@@ -61,6 +62,7 @@ class Gathering:
         self._types = decoder_of(app.settings, subscription, app.dispatcher)
         self._partitions: dict[int, Partition] = {}
         self._members: int | None = None
+        self._postponed: dict[int, dict[int, list[Postponed]]] = {}
         self._letters: dict[Origin, list[Entry]] | None = None
 
     async def of(self, partition: int, offset: int) -> Facts:
@@ -82,7 +84,8 @@ class Gathering:
         facts = self._about_type(facts, record)
         letters = await self._letters_of(Origin(topic, partition, offset))
         return replace(
-            facts, is_there=True, letters=letters, before=await self._before(facts, there, record),
+            facts, is_there=True, letters=letters, postponed=await self._postponed_of(partition, offset),
+            before=await self._before(facts, there, record),
             dead_before=next(
                 (d for d in there.troubles.sequences.get(self._sequence(record) or b"-", []) if d < offset), None
             ),
@@ -138,6 +141,29 @@ class Gathering:
             if sequence is not None and self._sequence(other) == sequence
             and not any(first <= other.offset < last for first, last in ahead)
         ]  # fmt: skip
+
+    async def _postponed_of(self, partition: int, offset: int) -> list[Postponed]:
+        """Where it waits for another attempt. The retry topics are read once for all events of a partition."""
+        if partition not in self._postponed:
+            found = self._postponed[partition] = defaultdict[int, list[Postponed]](list)
+            redrive, *topics = self._app.topics_back(self._subscription)
+            del redrive  # a letter says that it was redriven
+            there = await self._reader.partitions(*topics)
+            places = [TopicPartition(topic, partition) for topic in topics if partition < there[topic]]
+            kafka, timeout_s = self._app.settings.kafka, self._app.settings.worker.startup_timeout_s
+            committed = await committed_of(kafka, places, timeout_s) if places else {}
+            for at in places:
+                begin, end = await self._reader.span(at)
+                start = max(begin, committed[at] or 0)
+                check_size(at.topic, end - start, self._reach.letters)
+                async for record in self._reader.between(at, start, end):
+                    try:
+                        back = returned(record)
+                    except DecodeError:
+                        continue
+                    postponed = Postponed(at.topic, back.handler, back.attempts, back.first_ms, back.due_ms)
+                    found[back.offset].append(postponed)
+        return self._postponed[partition].get(offset, [])
 
     async def _letters_of(self, origin: Origin) -> list[Dead]:
         """Its dead letters of this group, the oldest first. The topic is read through once for all events."""
