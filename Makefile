@@ -46,7 +46,7 @@ kills: .venv/installed  ## workers killed at each step around dead letters and p
 	@KILL_ROUNDS=$(or $(ROUNDS),13) $(BIN)/pytest -s tests/integration/test_failures_killed.py \
 		tests/integration/test_publish_handlers.py
 
-torture: .venv/installed  ## kill workers and broker, count every payment (SCENARIO=kills|zombie|broker|handlers KILLS= SEED= WORKERS=1,3 EVENTS= SYSTEM=)
+torture: .venv/installed  ## hurt workers and all they stand on, count every payment (SCENARIO=kills|zombie|broker|handlers|network|corrupt|disk|others|clock|junk|membership|limits|all KILLS= SEED= WORKERS=1,3 EVENTS= SYSTEM=)
 	@$(BIN)/python -m torture.run $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SYSTEM),--system $(SYSTEM)) \
 		$(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(EVENTS),--events $(EVENTS)) $(ARGS)

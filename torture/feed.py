@@ -4,13 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 
 from aiokafka.errors import KafkaError
 
 from app.config import KafkaConfig
 from app.errors import OperatingError
-from app.group.progress import LagMonitor
+from app.group.asking import Asker
+from app.observe.health import admin_of
 from app.publish.producer import Producer
 from torture.load import Payment, record_of
 
@@ -18,6 +19,7 @@ CHUNK = 100  # records sent together
 PAUSE_S = 0.02  # between two chunks, so that a slice of the topic lasts for many groups
 ANSWER_S = 20.0
 END_S = 30.0
+WATCH_S = 3_600.0  # with one connection
 
 
 class FeedError(OperatingError):
@@ -25,14 +27,23 @@ class FeedError(OperatingError):
 
 
 class Feed:
-    """Writes *made* to *topic*. *allowed* and *sent* count records; *settled* and *total* are the group's progress."""
+    """Writes *made* to *topic*. *allowed* and *sent* count records; *settled* and *total* are the group's progress.
+
+    *beside* counts the records that somebody else wrote into the topic, less those that went away with an earlier topic
+    of that name. *others* are topics that the group must have read to their ends as well.
+    """
 
     def __init__(self, kafka: KafkaConfig, topic: str, made: Sequence[Payment]) -> None:
         self.allowed = self.sent = self.settled = self.total = 0
+        self.beside = 0
+        self.others: Sequence[str] = ()
+        self.left_elsewhere = 0  # records of the other topics
         self.moved_at = time.monotonic()  # when the progress changed last
+        self.lagging_since: dict[int, float] = {}  # partitions with work: since when nothing of it was settled
         self.made = made
         self._kafka = kafka
         self._topic = topic
+        self._committed: dict[int, int] = {}
         self._failure: Exception | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -55,7 +66,12 @@ class Feed:
     @property
     def is_settled(self) -> bool:
         """Whether everything that is allowed was written and settled."""
-        return self.allowed == self.sent == self.total == self.settled
+        return self.allowed == self.sent and not self.left
+
+    @property
+    def left(self) -> int:
+        """How many records that were written are not settled."""
+        return self.sent + self.beside - self.settled + self.left_elsewhere
 
     def _run(self) -> None:
         try:
@@ -86,18 +102,32 @@ class Feed:
 
     async def _watch(self) -> None:
         while True:
-            with suppress(KafkaError, OSError, TimeoutError):  # the broker is away, in some runs on purpose
-                async with AsyncExitStack() as stack:
-                    monitor = LagMonitor(self._kafka, self._kafka.consumer_config.group_id)
-                    stack.push_async_exit(monitor)  # what cannot connect is closed, too
-                    await monitor.__aenter__()
+            with suppress(KafkaError, OperatingError, OSError, TimeoutError):  # the broker is away, at times on purpose
+                async with admin_of(self._kafka, WATCH_S) as admin:
+                    asker = Asker(admin, self._kafka.consumer_config.group_id)
                     while True:
-                        await self._look(monitor)
+                        async with asyncio.timeout(ANSWER_S):
+                            await self._look(asker)
                         await asyncio.sleep(0.1)
             await asyncio.sleep(0.5)
 
-    async def _look(self, monitor: LagMonitor) -> None:
-        async with asyncio.timeout(ANSWER_S):
-            progress = (await monitor.progress([self._topic]))[self._topic]
-        if (progress.settled, progress.total) != (self.settled, self.total):
-            self.settled, self.total, self.moved_at = progress.settled, progress.total, time.monotonic()
+    async def _look(self, asker: Asker) -> None:
+        places = [at for at in await asker.leaders() if at.topic == self._topic or at.topic in self.others]
+        begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
+        if not len(places) == len(begins) == len(ends):
+            return
+        committed = await asker.committed()
+        settled = {at: min(max(committed.get(at, begins[at]), begins[at]), ends[at]) for at in places}
+        mine = {at.partition: (settled[at], ends[at]) for at in places if at.topic == self._topic}
+        now = time.monotonic()
+        for partition, (offset, end) in mine.items():
+            if offset == end:
+                self.lagging_since.pop(partition, None)
+            elif partition not in self.lagging_since or self._committed.get(partition) != offset:
+                self.lagging_since[partition] = now
+            self._committed[partition] = offset
+        elsewhere = sum(ends[at] - settled[at] for at in places if at.topic != self._topic)
+        progress = sum(offset for offset, _ in mine.values()), sum(end for _, end in mine.values()), elsewhere
+        if progress != (self.settled, self.total, self.left_elsewhere):
+            self.settled, self.total, self.left_elsewhere = progress
+            self.moved_at = now

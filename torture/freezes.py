@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 
 from torture.slots import Blow, Slot, is_frozen
-from torture.stage import PARTITIONS, SESSION_MS, Stage
+from torture.stage import SESSION_MS, Stage
 
 STEPS = ("sending", "sent")
 AFTER = 5  # so many groups, since the first ones are small
@@ -25,8 +25,9 @@ def zombies(stage: Stage, rounds: int = ROUNDS) -> None:
         stage.allow(2 * number + 1, 2 * rounds + 1)
         if not _falls(stage, frozen, step, lambda: frozen.is_frozen):  # noqa: B023  # asked at once
             frozen.running.signal(signal.SIGSTOP)
+        stage.marks.faults["worker frozen for longer than a session"] += 1
         stage.let_pass(SESSION_MS / 1000 + 2)
-        stage.wait_for(lambda: len(stage.owned(other)) == PARTITIONS, OWNED_S)  # noqa: B023
+        stage.wait_for(lambda: len(stage.owned(other)) == stage.partitions, OWNED_S)  # noqa: B023
         stage.wait_progress()
         stage.allow(2 * number + 2, 2 * rounds + 1)
         frozen.running.signal(signal.SIGCONT)
@@ -34,12 +35,13 @@ def zombies(stage: Stage, rounds: int = ROUNDS) -> None:
             stage.let_pass(0.7)
             stage.kill(other)
             stage.restart(other, "deleted")
+            stage.marks.faults["worker killed when the one that it replaced wakes up"] += 1
         stage.wait_progress()
 
 
 def outages(stage: Stage, pause_s: float, rounds: int = ROUNDS) -> None:
     """The broker is killed, or stopped for *pause_s*, in the middle of a group commit, one after the other."""
-    [node] = stage.broker.nodes
+    node = stage.cluster.node
     for number in range(rounds):
         slot = stage.slots[number % len(stage.slots)]
         is_killed = number % 2 == 0
@@ -49,12 +51,14 @@ def outages(stage: Stage, pause_s: float, rounds: int = ROUNDS) -> None:
         if is_killed:
             if not _falls(stage, slot, step, node.has_ended):
                 node.kill()
+            stage.marks.faults["broker killed in the middle of a group commit"] += 1
             stage.let_pass(3)
-            stage.broker.restart(node)
+            stage.cluster.broker.restart(node)
         else:
             try:
                 if not _falls(stage, slot, step, lambda: is_frozen(node.pid)):
                     node.pause()
+                stage.marks.faults["broker stopped in the middle of a group commit"] += 1
                 stage.let_pass(pause_s)
             finally:
                 node.resume()

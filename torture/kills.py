@@ -53,4 +53,6 @@ def strike(stage: Stage, kills: list[Kill]) -> None:
                 stage.wait_progress()
             stage.let_pass(kill.delay_s)
         stage.kill(slot)
+        where = "at random" if kill.blow is None else "at a step of a group commit"
+        stage.marks.faults[f"worker killed {where}, disk {kill.state}"] += 1
         stage.restart(slot, kill.state, following.blow if following is not None else None)

@@ -42,6 +42,7 @@ class Slot:
     port: int
     process: WorkerProcess | None = None
     blow: Blow | None = None
+    is_down: bool = False  # it ended, or will, and is not to be started again before somebody says so
 
     @property
     def running(self) -> WorkerProcess:
@@ -75,11 +76,18 @@ def is_frozen(pid: int) -> bool:
 
 @dataclass
 class Marks:
-    """What was done: kills, starts after the first ones, steps hit; and how workers ended by themselves, in words."""
+    """What was done: faults by their kind, kills, starts after the first ones, steps hit; and what came of it.
 
+    *ended* has the workers that ended by themselves by their exit codes, *words* what they said. *stood_still* has each
+    time that a partition had work, nothing was done, and its worker was green. *unexpected* is all else that was not to
+    be, in words.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     restarts: int = 0
     ended: Counter[int] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
-    green: int = 0  # looks at which nothing had moved for long, and a worker was green
     words: list[str] = field(default_factory=list)
+    stood_still: set[str] = field(default_factory=set)
+    unexpected: list[str] = field(default_factory=list)

@@ -2,25 +2,32 @@
 
 import asyncio
 import os
+import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from app.config import ConsumerConfig, KafkaConfig, ProducerConfig
-from app.dev.broker import Broker
 from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
-from app.errors import OperatingError
 from app.observe.health import create_topics
+from torture.cluster import Cluster
+from torture.errors import TortureError
 from torture.feed import Feed
 from torture.load import Payment
 from torture.slots import Blow, Marks, Slot, State
+from torture.standstill import Standstills, is_green
 
 PARTITIONS = 4
 SESSION_MS = 6_000
@@ -28,13 +35,12 @@ SYSTEMS = ("famulus", "faust")
 LOOK_S = 0.05
 ENDED_MAX = 40  # workers that ended by themselves; with more of them something is broken
 STALLED_S = 90.0  # nothing was settled for so long: nothing will be
-GREEN_S = 45.0  # nothing was settled for so long: no worker that has partitions may be green any more
 OWNED_S = 60.0
 END_S = 40.0
-
-
-class TortureError(OperatingError):
-    """The run could not be brought to its end."""
+ENDS = {69, 70}  # how a worker may end by itself that is to be started again, see README
+BUG = "a bug of ours"
+ORDER_S = 120.0
+REFUSED_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Leg:
     """A part of a run: so many *workers*, the payments, and how the workers are *hurt* meanwhile.
 
     With *is_static* a worker keeps its membership when it is started again, so that the group need not wait for the
-    session of the dead one.
+    session of the dead one. *prepared* is entered before the first worker is started. With *is_proxied* workers go
+    through the network that can be hurt.
     """
 
     name: str
@@ -51,17 +58,20 @@ class Leg:
     hurt: Callable[["Stage"], None]
     is_static: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    prepared: "Callable[[Stage], AbstractContextManager[object]]" = nullcontext
+    is_proxied: bool = False
+    partitions: int = PARTITIONS
 
 
 class Stage:
     """One leg at work. *system* is one of SYSTEMS, *say* shows a line of progress. Use it as a context manager."""
 
-    def __init__(self, system: str, broker: Broker, folder: Path, leg: Leg, say: Callable[[str], None]) -> None:
-        self.broker = broker
+    def __init__(self, system: str, cluster: Cluster, folder: Path, leg: Leg, say: Callable[[str], None]) -> None:
+        self.cluster = cluster
         self.kafka = KafkaConfig(
-            bootstrap_servers=broker.bootstrap_servers,
+            bootstrap_servers=cluster.bootstrap_servers,
             topic_prefix=f"{leg.name}.",
-            partitions=PARTITIONS,
+            partitions=leg.partitions,
             consumer_config=ConsumerConfig(group_id=leg.name, session_timeout_ms=SESSION_MS, heartbeat_interval_ms=500),
             producer_config=ProducerConfig(delivery_timeout_ms=300_000),  # of the feed, which outwaits the broker
         )
@@ -70,9 +80,17 @@ class Stage:
         self.folder = folder / leg.name
         self.ledger = self.folder / "ledger"
         self.slots = [Slot(self.folder / f"state-{number}", free_port()) for number in range(leg.workers)]
-        self.feed = Feed(self.kafka, self.kafka.topic("payments"), leg.made)
+        self.topic = self.kafka.topic("payments")
+        self.state_topic = f"{leg.name}-payments-state"
+        self.feed = Feed(self.kafka, self.topic, leg.made)
         self.marks = Marks()
+        self.now = ""  # what is done to the workers just now, in words
+        self.chance = random.Random(leg.name)  # noqa: S311  # to be repeated, not to be secret
         self.began = time.monotonic()
+        self.settings: dict[str, str] = {}  # of workers started from now on; {home} stands for their data folder
+        self.partitions = leg.partitions
+        self._standstills = Standstills()
+        self._prepared = ExitStack()
         self._spare = self.folder / f"state-{leg.workers}"
         self._say = say
 
@@ -96,17 +114,25 @@ class Stage:
                 process.signal(signal.SIGKILL)
                 process.wait_exit(END_S)
         self.feed.stop()
+        self._prepared.close()
 
     def _set_up(self) -> None:
         self.folder.mkdir(parents=True)
         self.ledger.touch()
         topics = [self.kafka.topic(topic) for topic in ("payments", "payments.dead-letter", "news")]
-        asyncio.run(create_topics(self.kafka, dict.fromkeys(topics, PARTITIONS), 30.0))
+        asyncio.run(create_topics(self.kafka, dict.fromkeys(topics, self.partitions), 30.0))
         if self.system == "famulus":
             check_out(self.folder / "checkout")
+        self._prepared.enter_context(self.leg.prepared(self))
         for slot in self.slots:
             self.start(slot)
         self.feed.start()
+
+    def begin(self, kind: str) -> None:
+        """Say what is done to the workers from now on: in the progress, in what is unexpected, in a log with times."""
+        self.now = kind
+        with (self.folder / "faults.log").open("a", encoding="utf-8") as log:
+            print(f"{datetime.now(UTC):%H:%M:%S.%f}", kind, f"({self.feed.settled} settled)", file=log)
 
     # Workers.
 
@@ -125,14 +151,94 @@ class Stage:
             cwd=self.folder / "checkout" if is_ours else ROOT,
         )
         slot.blow = blow
+        slot.is_down = False
         slot.process.start()
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL, unless it is dead by now."""
+        slot.is_down = True
         if slot.running.exit_code() is None:
             slot.running.signal(signal.SIGKILL)
             slot.running.wait_exit(10)
         self.marks.kills += 1
+
+    def shut(self) -> None:
+        """End all workers as a supervisor would, for as long as until they are started again."""
+        for slot in self.slots:
+            slot.is_down = True
+            if slot.running.exit_code() is None:
+                slot.running.signal(signal.SIGTERM)
+        for slot in self.slots:
+            if (code := slot.running.stop(END_S)) not in {0, *ENDS}:
+                self.marks.unexpected.append(f"{self.now}: a worker ended with {code} when it was stopped")
+
+    def open(self) -> None:
+        """Start all workers that were shut, and wait until they have all partitions."""
+        for slot in self.slots:
+            if slot.is_down:
+                self.restart(slot)
+        self.wait_owned()
+
+    def says(self, *words: str, limit_s: float = REFUSED_S) -> bool:
+        """Wait until a worker's /readyz is red and says one of *words*; what it is instead is noted as unexpected."""
+        seen: dict[int, object] = {}
+
+        def is_said() -> bool:
+            for number, slot in enumerate(self.slots):
+                with suppress(OSError, ValueError):
+                    seen[number] = status, answer = slot.running.answer("/readyz")
+                    if status != 200 and any(word in answer["why"] for word in words):
+                        return True
+            return False
+
+        if self.wait_for(is_said, limit_s):
+            return True
+        self.marks.unexpected.append(f"{self.now}: no /readyz is red and says one of {words!r}: {seen}")
+        return False
+
+    def cure(self, slot: Slot) -> bool:
+        """Do what a worker's last words say: the first command in them. Whether it succeeds."""
+        words = slot.last_words
+        if (found := re.search(r"`faust -A app ([^`]+)`", words)) is None:
+            self.marks.unexpected.append(f"{self.now}: it names no command that helps: {words}")
+            return False
+        return self.order(*shlex.split(found[1]), "--yes", slot=slot)
+
+    def wait_owned(self) -> bool:
+        """Wait until the workers have all partitions. Whether it came about."""
+        return self.wait_for(lambda: self._all_owned() == list(range(self.partitions)), OWNED_S)
+
+    def refuses(self, slot: Slot, *says: str) -> bool:
+        """Wait until a worker ends with 78 and a line that has one of *says* in it. Whether it does.
+
+        What it does instead is noted as unexpected. It is not started again before somebody says so.
+        """
+        slot.is_down = True
+        self.wait_for(lambda: slot.running.exit_code() is not None, REFUSED_S)
+        code, words = slot.running.exit_code(), slot.last_words
+        if code == 78 and any(word in words for word in says):
+            return True
+        what = "runs on" if code is None else f"ended with {code}"
+        slot.running.stop()
+        self.marks.unexpected.append(f"{self.now}: a worker was to end with 78 and say {says!r}, it {what}: {words}")
+        return False
+
+    def order(self, *command: str, slot: Slot | None = None) -> bool:
+        """Run `faust -A app COMMAND` with the settings of a worker, the first one unless told. Whether it succeeds."""
+        slot = slot or self.slots[0]
+        done = subprocess.run(  # noqa: S603  # our own command
+            [sys.executable, "-m", "faust", "-A", "app", *command],
+            cwd=self.folder / "checkout",
+            env={**os.environ, **self._settings(slot.home)},
+            capture_output=True,
+            text=True,
+            timeout=ORDER_S,
+            check=False,
+        )
+        if done.returncode:
+            lines = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
+            self.marks.unexpected.append(f"{self.now}: {' '.join(command)} ended with {done.returncode}: {lines[-1]}")
+        return not done.returncode
 
     def restart(self, slot: Slot, state: State = "kept", blow: Blow | None = None) -> None:
         """Start a worker again that has ended. *state* `moved` gives it a folder that another one used before."""
@@ -170,10 +276,14 @@ class Stage:
         """Let the run go on for a while."""
         self.wait_for(lambda: False, seconds)
 
-    def wait_progress(self, limit_s: float = 60.0) -> None:
-        """Wait until the group settles something that it had not settled before, if there is anything."""
+    def wait_progress(self, limit_s: float = 60.0) -> bool:
+        """Wait until the group settles something that it had not settled before, if there is any. Whether it does."""
         before = self.feed.settled
-        self.wait_for(lambda: self.feed.settled > before or self.feed.is_settled, limit_s)
+        return self.wait_for(lambda: self.feed.settled > before or self.feed.is_settled, limit_s)
+
+    def wait_settled(self, limit_s: float = 120.0) -> bool:
+        """Wait until everything that was allowed is settled. Whether it came about."""
+        return self.wait_for(lambda: self.feed.is_settled, limit_s)
 
     def allow(self, part: int, of: int) -> None:
         """Let so many parts of the payments go."""
@@ -184,8 +294,8 @@ class Stage:
         """Let everything be written and settled, and say how many records are not when nothing moves any more."""
         self.allow(1, 1)
         self.wait_for(lambda: self.feed.is_settled or time.monotonic() - self.feed.moved_at > STALLED_S, 1_800)
-        self.wait_for(lambda: self._all_owned() == list(range(PARTITIONS)) and self._all_answer(), OWNED_S)
-        return len(self.feed.made) - self.feed.settled
+        self.wait_for(lambda: self._all_owned() == list(range(self.partitions)) and self._all_answer(), OWNED_S)
+        return len(self.feed.made) - self.feed.sent + self.feed.left
 
     def rows(self, table: str) -> Counter[str]:
         """The rows of all workers. What two of them hold is added up, so that it shows."""
@@ -201,18 +311,37 @@ class Stage:
         """Start again what has ended by itself, as a supervisor would."""
         self.feed.check()
         feed, marks, events = self.feed, self.marks, len(self.leg.made)
-        if feed.settled < feed.total and time.monotonic() - feed.moved_at > GREEN_S:
-            marks.green += any(self._is_green(slot) for slot in self.slots)
-        self._say(f"{self.leg.name}: {marks.kills} kills, {feed.settled:,} of {events:,} settled, {feed.sent:,} sent")
+        number = sum(marks.faults.values())
+        self._say(
+            f"{self.leg.name}: {number} faults, {feed.settled:,} of {events:,} settled, {feed.sent:,} sent; {self.now}"
+        )
+        self._look_for_standstill()
         for slot in self.slots:
             code = slot.running.exit_code()
-            if code is None or slot.fell_by_blow:
+            if code is None or slot.is_down or slot.fell_by_blow:
                 continue
             marks.ended[code] += 1
-            marks.words.append(f"{self.leg.name}, exit code {code}: {slot.last_words}")
+            words = f"{self.leg.name}, {self.now or 'nothing is done'}, exit code {code}: {slot.last_words}"
+            marks.words.append(words)
+            if self.system == "famulus" and (code not in ENDS or BUG in words):
+                marks.unexpected.append(words)
             if len(marks.words) > ENDED_MAX:
                 raise TortureError(f"workers end and end again: {marks.words[-1]}")
             self.restart(slot)
+
+    def _look_for_standstill(self) -> None:
+        """Note the workers that have work, do nothing for long, and are green without a reason."""
+        for worker, partition, since in self._standstills.look(
+            time.monotonic(), self.feed.lagging_since.copy(), self._green
+        ):
+            self.marks.stood_still.add(
+                f"{self.leg.name}: worker {worker} was green while partition {partition} had work and did none of it, "
+                f"since second {since - self.began:.0f} of the leg"
+            )
+
+    def _green(self) -> dict[int, list[int]]:
+        """The workers that say that they are well, and their partitions."""
+        return {number: self.owned(slot) for number, slot in enumerate(self.slots) if self._is_green(slot)}
 
     def _all_answer(self) -> bool:
         """Whether each worker answers, those without partitions included."""
@@ -223,8 +352,8 @@ class Stage:
 
     def _is_green(self, slot: Slot) -> bool:
         try:
-            return bool(self.owned(slot)) and slot.running.answer("/readyz")[0] == 200
-        except OSError:
+            return is_green(*slot.running.answer("/readyz"))
+        except (OSError, ValueError):
             return False
 
     def _settings(self, home: Path) -> Mapping[str, str]:
@@ -233,15 +362,17 @@ class Stage:
         if self.system == "faust":
             return {
                 **common, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "TORTURE_STATE": str(home),
-                "TORTURE_GROUP": kafka.consumer_config.group_id, "TORTURE_PARTITIONS": str(PARTITIONS),
+                "TORTURE_GROUP": kafka.consumer_config.group_id, "TORTURE_PARTITIONS": str(self.partitions),
                 "TORTURE_TOPIC": kafka.topic("payments"), "TORTURE_NEWS": kafka.topic("news"),
             }  # fmt: skip
         return {
             **common, "WORKER__DATADIR": str(home), "WORKER__COMMITINTERVALS": "0.2",
-            "KAFKA__BOOTSTRAPSERVERS": kafka.bootstrap_servers, "KAFKA__TOPICPREFIX": kafka.topic_prefix,
+            "KAFKA__BOOTSTRAPSERVERS": self.cluster.hurt_servers if self.leg.is_proxied else kafka.bootstrap_servers,
+            "KAFKA__TOPICPREFIX": kafka.topic_prefix,
             "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id,
             "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(SESSION_MS),
             "KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS": "500", **self.leg.settings,
+            **{name: value.replace("{home}", str(home)) for name, value in self.settings.items()},
         }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -99,6 +99,56 @@ async def _announced_in(kafka: KafkaConfig, topic: str) -> set[str]:
             for records in (await consumer.getmany(timeout_ms=500)).values():
                 found.update(orjson.loads(record.value)["payment_id"] for record in records)
     return found
+
+
+@dataclass
+class Result:
+    """What came of a scenario. *unexpected* has in words what was not to be, a run that could not be ended included."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    verdicts: list[Verdict] = field(default_factory=list)
+    stood_still: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every event counted once, and all else was as it must be."""
+        is_right = bool(self.verdicts) and all(verdict.is_exact for verdict in self.verdicts)
+        return is_right and not (self.stood_still or self.unexpected)
+
+    def cells(self) -> list[int]:
+        """Its line of the overview, after the name."""
+        of = self.verdicts
+        return [
+            len(self.faults),
+            sum(verdict.events for verdict in of),
+            self.faults.total(),
+            sum(verdict.lost for verdict in of),
+            sum(verdict.duplicated for verdict in of),
+            sum(verdict.wrong_sums + verdict.unpublished for verdict in of),
+            sum(verdict.reordered for verdict in of),
+            sum(verdict.unsettled for verdict in of) + len(self.stood_still),
+            len(self.unexpected),
+            round(self.seconds),
+        ]
+
+
+def overview(results: Mapping[str, Result], title: str) -> Table:
+    """A table with a line for each scenario, and one for all of them."""
+    table = Table("scenario", title=title)
+    columns = (
+        "kinds of faults", "events", "faults", "lost", "duplicated", "wrong", "reordered", "stood still", "unexpected",
+        "seconds",
+    )  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right")
+    lines = {name: result.cells() for name, result in results.items()}
+    for name, cells in lines.items():
+        table.add_row(name, *(f"{cell:,}" for cell in cells))
+    table.add_section()
+    table.add_row("all", *(f"{sum(cells):,}" for cells in zip(*lines.values(), strict=True)))
+    return table
 
 
 def shown(columns: Mapping[str, Mapping[str, object]], title: str) -> Table:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.broker import Broker
+from torture.cluster import Cluster
 from torture.kills import Kill, strike
 from torture.load import CUSTOMERS, fold, payments
 from torture.run import carry_out
@@ -53,7 +53,7 @@ def test_the_verdict_sees_what_is_wrong(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_counts_every_payment_once(tmp_path: Path) -> None:
     """Also at the steps of its group commits, with its disk kept, lost, or another's."""
     leg = Leg("short", 1, payments(EVENTS, seed=7), lambda stage: strike(stage, KILLS), is_static=True)
-    with Broker() as broker, Stage("famulus", broker, tmp_path, leg, lambda _: None) as stage:
+    with Cluster() as cluster, Stage("famulus", cluster, tmp_path, leg, lambda _: None) as stage:
         verdict = carry_out(stage)
     assert verdict.is_exact, verdict
     assert set(stage.marks.steps) == {kill.blow.step for kill in KILLS if kill.blow is not None}, "a step was not hit"

@@ -1,0 +1,7 @@
+"""What may go wrong with a run itself."""
+
+from app.errors import OperatingError
+
+
+class TortureError(OperatingError):
+    """The run could not be brought to its end."""
