@@ -351,6 +351,8 @@ class Stage:
             return False
 
     def _is_green(self, slot: Slot) -> bool:
+        if slot.is_frozen:  # it would not answer for long
+            return False
         try:
             return is_green(*slot.running.answer("/readyz"))
         except (OSError, ValueError):

@@ -21,7 +21,7 @@ from torture.standstill import GREEN_S
 SIZE_MIB = 48
 SOURCE = ROOT / "torture/systems/iofault.c"
 COMMAND_S = 60.0
-SETTINGS = {"TORTURE_WEIGHT": "2000", "STATE__WRITEBUFFERMIB": "4"}  # so that files are written all the time
+SETTINGS = {"TORTURE_WEIGHT": "16000", "STATE__WRITEBUFFERMIB": "4"}  # so that files are written all the time
 
 
 @contextmanager
