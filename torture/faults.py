@@ -52,6 +52,7 @@ def plan(faults: Sequence[Fault], number: int, chance: random.Random) -> list[Fa
 def strike(stage: Stage, faults: Sequence[Fault]) -> None:
     """Deal the faults, each with payments before it and payments meanwhile; the last ones come after all of them."""
     parts = 2 * len(faults) + 1
+    stage.wait_owned()
     for number, fault in enumerate(faults):
         stage.allow(2 * number + 1, parts)
         stage.begin(fault.kind)

@@ -12,7 +12,6 @@ import logging
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from app.errors import OperatingError
 from torture import faults, freezes, kills
 from torture.cluster import Cluster
 from torture.faults import Fault
@@ -159,7 +157,7 @@ def run(name: str, system: str, size: Size, folder: Path, show: Callable[[str], 
                         result.unexpected += stage.marks.unexpected
                         for words in stage.marks.words:
                             console.print(words, markup=False)
-    except (OperatingError, OSError, subprocess.SubprocessError) as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other scenarios are of use
         result.unexpected.append(f"{name} was not brought to its end: {error!r}")
     result.seconds = time.monotonic() - began
     console.print(shown(columns, f"{name}, {system}, seed {size.seed}"))
