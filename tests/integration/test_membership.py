@@ -64,8 +64,7 @@ def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, d
     assert two.rows("count") == {"a": 1}
 
     three = house.start("three", ready=0, **settings)
-    wait_for(lambda: members(house) == 2)
-    two.wait_ready()
+    wait_for(lambda: three.answer("/readyz")[0] == two.answer("/readyz")[0] == 200)
     house.send(*(house.thing("a", number, "wait") for number in range(2, 8)))
     wait_for(lambda: value(series(families(two)), c.IN_HAND) == 1)
     do("dlq", "redrive", "--everything", "--yes")
@@ -76,7 +75,7 @@ def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, d
     two.signal(signal.SIGKILL)
     (house.checkout / "go").touch()
     house.wait_settled(8, three)
-    wait_for(lambda: three.rows("count") == {"a": 8})
+    wait_for(lambda: three.rows("count") == {"a": 7})  # the redriven one fails again
     for worker in (two, three):
         assert "LeaveGroup" not in worker.log.read_text("utf-8", "replace")
     assert three.stop() == 0
