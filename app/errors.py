@@ -55,7 +55,21 @@ class BadRequestError(ValueError):
 
 
 class UnreadableError(OperatingError):
-    """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may."""
+    """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may.
+
+    Those of *topic* behind them begin at *next_offset*, None when nobody can tell. *is_stray*: in a topic of the
+    group's own nobody of us wrote them.
+    """
+
+    def __init__(
+        self, message: str, topic: str = "", first_offset: int = -1, next_offset: int | None = None, *,
+        is_stray: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.topic = topic
+        self.first_offset = first_offset
+        self.next_offset = next_offset
+        self.is_stray = is_stray
 
 
 class UnreadableRowError(OperatingError):

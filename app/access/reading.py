@@ -1,13 +1,18 @@
 """Reading a partition without a group: opened, followed by a task, closed."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.access.arguments import connection_of
+from app.access.batches import UnreadableBatchError
 from app.config import KafkaConfig
+
+TRIES = 10  # of a batch that comes damaged
+Skipped = Callable[[UnreadableBatchError], None]
 
 
 def log_consumer(settings: KafkaConfig, fetch_max_wait_ms: int = 100) -> AIOKafkaConsumer:
@@ -32,6 +37,33 @@ async def opened(
         await consumer.stop()
         raise
     return consumer
+
+
+async def poll(
+    consumer: AIOKafkaConsumer, *places: TopicPartition, timeout_ms: int, max_records: int | None = None,
+    skipped: Skipped = lambda _: None,
+) -> dict[TopicPartition, list[Any]]:  # fmt: skip
+    """What has been fetched of *places*, of a topic of the group's own, waiting for it for *timeout_ms*.
+
+    A batch that somebody wrote who is none of us, and that cannot be read, is skipped; *skipped* is told. One that is
+    damaged is asked for again. Raises UnreadableBatchError when it stays so, behind the records before it.
+    """
+    for left in range(TRIES, -1, -1):
+        try:
+            found: dict[TopicPartition, list[Any]] = await consumer.getmany(
+                *places, timeout_ms=timeout_ms, max_records=max_records
+            )
+        except UnreadableBatchError as error:
+            if await consumer.position(error.place) < error.first_offset:
+                max_records = 1  # what stands before it comes first
+            elif error.is_stray:
+                skipped(error)
+                consumer.seek(error.place, error.next_offset)
+            elif not (error.is_damaged and left):
+                raise
+        else:
+            return found
+    return {}
 
 
 async def closed(task: asyncio.Task[Any] | None, consumer: AIOKafkaConsumer | None) -> None:

@@ -130,7 +130,7 @@ class Famulus(faust.App):
             worker.stall_exit_s,
             rebalance_timeout_s(settings),
         )
-        self.admin_log = AdminLog(kafka, self.intake.told, self._heed)
+        self.admin_log = AdminLog(kafka, self.intake.told, self._heed, self.fail)
         self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
         super().__init__(
             kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,

@@ -120,13 +120,18 @@ async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit:
 
 
 async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -> list[Any]:  # Any: as above
-    """The records between two offsets, as far as they can be read; else it says so."""
+    """The records between two offsets that can be read; of the others it says so."""
     found: list[Any] = []
-    try:
-        async for record in reader.between(at, start, stop):
-            found.append(record)  # noqa: PERF401  # what came before an error stays
-    except UnreadableError as error:
-        note(str(error))
+    behind: int | None = start
+    while behind is not None and behind < stop:
+        try:
+            async for record in reader.between(at, behind, stop):
+                found.append(record)  # noqa: PERF401  # what came before an error stays
+        except UnreadableError as error:
+            note(str(error))
+            behind = error.next_offset
+        else:
+            break
     return found
 
 

@@ -5,14 +5,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
+from typing import Protocol, cast
 
 from faust.types import TP
 
 from app.deadletter.names import REDRIVE
 from app.deadletter.returned import Returned, returned
 from app.engine.offsets import PartitionOffsets
+from app.errors import UnreadableError
 from app.observe.strays import Kind, strays
 from app.wire.envelope import Record
+from app.wire.stray import StrayRecordError
+
+
+class Chunks(Protocol):
+    """The records of one fetch, some at a time, where one of them has raised UnreadableError."""
+
+    def skip(self) -> None:
+        """Go on behind that."""
 
 
 class Back:
@@ -23,9 +33,10 @@ class Back:
     and what was unpacked with it is not behind it.
     """
 
-    def __init__(self, kind: Kind, records: int, wait_ms: int = 0) -> None:
+    def __init__(self, place: TP, records: int, wait_ms: int = 0) -> None:
         self.offsets = PartitionOffsets()
-        self._kind = kind
+        self._kind: Kind = "redrive" if place.topic.endswith(REDRIVE) else "retry"
+        self._partition = place.partition
         self._records_max, self._wait_ms = records, wait_ms
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
         self._waiting: list[tuple[int, int, Returned]] = []  # a heap: when each is due, and its offset here
@@ -61,7 +72,15 @@ class Back:
 
     def _unpack(self, now_ms: int) -> None:
         while not self._waiting and self._fetches:
-            records = next(self._fetches[0], None)
+            try:
+                records = next(self._fetches[0], None)
+            except UnreadableError as error:
+                if not error.is_stray:
+                    raise
+                why = "a batch that cannot be read"
+                strays.note(self._kind, StrayRecordError(error.topic, self._partition, error.first_offset, why))
+                cast(Chunks, self._fetches[0]).skip()
+                continue
             if records is None:
                 self._fetches.popleft()
                 continue
@@ -75,15 +94,11 @@ class Back:
                     self.offsets.finished(record.offset)
 
 
-def _kind_of(place: TP) -> Kind:
-    return "redrive" if place.topic.endswith(REDRIVE) else "retry"
-
-
 class Backs:
     """All such topics of one partition, with how long records wait in each. *on_due* is told when one may start."""
 
     def __init__(self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]) -> None:
-        self.of = {place: Back(_kind_of(place), records, wait_ms) for place, wait_ms in waits_ms.items()}
+        self.of = {place: Back(place, records, wait_ms) for place, wait_ms in waits_ms.items()}
         self.is_due = False  # whether it is worth a look
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None

@@ -141,17 +141,25 @@ class Flow:
             self.backs.receive(tp, packed.records(self._limits.chunk))
 
     def refill(self) -> bool:
-        """Unpack some records for the lanes. False when nothing more may start now, or the next ones cannot be read.
-
-        Raises CorruptRecordException as `fetch.Chunks` does.
-        """
+        """Unpack some records for the lanes. False when nothing more may start now, or the next ones cannot be read."""
         self.turn_ended()  # which may make room
         try:
             return not (self.is_closing or self._is_barred) and self._refill()
         except UnreadableError as error:
             if not self.halted:
-                self._halt(str(error))
+                self._halt(f"{error}{self._cure(error)}")
             return False
+
+    def _cure(self, error: UnreadableError) -> str:
+        """Say what skips the records that *error* is about, where they stand in a topic."""
+        if not error.topic:
+            return ""
+        topic, partition = error.topic, self.tp.partition
+        to = error.next_offset if error.next_offset is not None else "OFFSET"
+        stays = "; nothing more of the partition is started. To skip them: "
+        if topic == self.tp.topic:
+            return f"{stays}`faust -A app seek {topic} --partition {partition} --to-offset {to}`"
+        return f"{stays}stop the workers, and set the group's offset of {topic}, partition {partition}, to {to}"
 
     def _refill(self) -> bool:
         # What halted because it has too many dead letters is told here that some are dropped.

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.access.reading import log_consumer
+from app.access.batches import UnreadableBatchError
+from app.access.reading import log_consumer, poll
 from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError, UnreadableError
@@ -38,7 +39,6 @@ from app.storage.changelog import (
 )  # fmt: skip
 from app.storage.log import Sender, append_claim
 
-NOT_UTF8 = "a header's name is not UTF-8"
 POLL_S = 0.2
 Progressed = Callable[[int], None]  # is told how many more records were read
 Rows = Iterable[tuple[bytes, bytes | None]]
@@ -168,7 +168,7 @@ class Logs:
         consumer.seek(at, fold.begin)
         waited_s = 0.0
         while await consumer.position(at) < fold.end:
-            records = (await consumer.getmany(at, timeout_ms=int(POLL_S * 1000))).get(at, [])
+            records = (await poll(consumer, at, timeout_ms=int(POLL_S * 1000))).get(at, [])
             waited_s = 0.0 if records else waited_s + POLL_S
             if waited_s > self._timeout_s:
                 raise TimeoutError(f"no record of {at.topic}-{at.partition} came")
@@ -194,11 +194,11 @@ async def reading(app: Famulus) -> AsyncIterator[Logs]:
 
 @asynccontextmanager
 async def answered(app: Famulus) -> AsyncIterator[None]:
-    """Make an UnavailableError of what Kafka raises."""
+    """Make an UnavailableError of what Kafka raises, an UnreadableError of records that are damaged."""
     try:
         yield
-    except UnicodeDecodeError:
-        raise UnreadableError(f"a record cannot be read: {NOT_UTF8}") from None
+    except UnreadableBatchError as error:
+        raise UnreadableError(str(error.args[0])) from None
     except (TimeoutError, KafkaError) as error:
         raise UnavailableError(
             f"the Kafka broker at {app.settings.kafka.bootstrap_servers} does not answer any more "

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar, get_args
 
 import structlog
 
+from app.access.batches import UnreadableBatchError
 from app.wire.stray import P, StrayRecordError, read
 
 T = TypeVar("T")
@@ -47,6 +48,15 @@ class Strays:
         self._said_s[error.topic] = now_s
         log.warning("a record that cannot be read is left alone", topic=error.topic, partition=error.partition,
                     offset=error.offset, why=error.reason, others_before=self._unsaid.pop(error.topic, 0))  # fmt: skip
+
+    def skipped(self, kind: Kind) -> Callable[[UnreadableBatchError], None]:
+        """What `access.reading.poll` is to tell of batches that it skips."""
+
+        def note(error: UnreadableBatchError) -> None:
+            topic, partition = error.place
+            self.note(kind, StrayRecordError(topic, partition, error.first_offset, error.why))
+
+        return note
 
 
 strays = Strays()  # of this process

@@ -5,9 +5,10 @@ what stays in a second topic for ever. Whoever may write to the topic can hold t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -15,7 +16,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from app.access.reading import closed, opened
+from app.access.batches import UnreadableBatchError
+from app.access.reading import closed, opened, poll
 from app.config import KafkaConfig
 from app.errors import ConfigError, UnavailableError
 from app.observe.health import create_topics, partitions_of
@@ -47,10 +49,17 @@ SEEN_S = 5.0  # for which whoever changes something waits until this worker has 
 
 
 class AdminLog:
-    """Keeps what is *told* as the admin topic says it, and calls *on_change* after each change of it."""
+    """Keeps what is *told* as the admin topic says it, and calls *on_change* after each change of it.
 
-    def __init__(self, settings: KafkaConfig, told: Told, on_change: Callable[[], None]) -> None:
+    *on_fault* is told why it cannot be followed any more.
+    """
+
+    def __init__(
+        self, settings: KafkaConfig, told: Told, on_change: Callable[[], None],
+        on_fault: Callable[[Exception], Awaitable[Any]],
+    ) -> None:  # fmt: skip
         self._settings = settings
+        self._on_fault = on_fault
         self._told = told
         self._on_change = on_change
         self._at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
@@ -66,6 +75,9 @@ class AdminLog:
                 end = (await consumer.end_offsets([self._at]))[self._at]
                 while await consumer.position(self._at) < end:
                     await self._step(consumer)
+        except UnreadableBatchError as error:
+            await self.stop()
+            raise unreadable_admin_topic(error) from None
         except (TimeoutError, KafkaError, OSError) as error:
             await self.stop()
             raise UnavailableError(
@@ -96,16 +108,25 @@ class AdminLog:
         await self.seen(ends[self._at])
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            await self._follow_on(consumer)
+        except Exception as error:  # noqa: BLE001  # a worker that hears nothing any more must not look alive
+            await self._on_fault(error)
+
+    async def _follow_on(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             try:
                 await self._step(consumer)
+            except UnreadableBatchError as error:
+                raise unreadable_admin_topic(error) from None
             except KafkaError as error:
                 log.error("what operators tell by now cannot be read", topic=self._at.topic,  # noqa: TRY400
                           error=described(error), again_in_s=AGAIN_S)  # fmt: skip
                 await asyncio.sleep(AGAIN_S)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
-        for records in (await consumer.getmany(self._at, timeout_ms=POLL_MS)).values():
+        polled = await poll(consumer, self._at, timeout_ms=POLL_MS, skipped=strays.skipped("admin"))
+        for records in polled.values():
             for record in records:
                 if says := note(self._told, record):
                     log.warning(says, topic=self._at.topic)
@@ -137,13 +158,24 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
         try:
             end = (await consumer.end_offsets([at]))[at]
             while await consumer.position(at) < end:
-                for record in (await consumer.getmany(at, timeout_ms=200)).get(at, ()):
+                polled = await poll(consumer, at, timeout_ms=200, skipped=strays.skipped("admin"))
+                for record in polled.get(at, ()):
                     note(told, record)
         finally:
             await consumer.stop()
+    except UnreadableBatchError as error:
+        raise unreadable_admin_topic(error) from None
     except (KafkaError, OSError) as error:
         raise UnavailableError(f"topic {at.topic} cannot be read: {described(error)}") from error
     return told
+
+
+def unreadable_admin_topic(error: UnreadableBatchError) -> ConfigError:
+    """The error that says that the admin topic is damaged, and what helps."""
+    return ConfigError(
+        f"{error.args[0]}. What operators told the group there is lost: delete topic {error.place.topic}, start again, "
+        "and pause again what was paused"
+    )
 
 
 async def target_of(

@@ -4,7 +4,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from app.access.reading import opened
+from app.access.reading import opened, poll
 from app.config import KafkaConfig
 from app.errors import UnavailableError
 
@@ -34,7 +34,7 @@ class Reading:
         return found
 
     async def _look(self) -> ConsumerRecord | None:
-        fetched = await self._consumer.getmany(self._at, timeout_ms=POLL_MS)
+        fetched = await poll(self._consumer, self._at, timeout_ms=POLL_MS)
         return next((each for records in fetched.values() for each in records if answered(each) == self._key), None)
 
 

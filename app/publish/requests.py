@@ -18,10 +18,11 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust import Record as Event
 
-from app.access.reading import closed
+from app.access.reading import closed, poll
 from app.config import KafkaConfig
 from app.errors import DecodeError, UnavailableError
 from app.observe.health import create_topics, partitions_of
+from app.observe.logs import described
 from app.observe.strays import strays
 from app.publish.replies import (
     ReplyTo,
@@ -134,10 +135,10 @@ class Requester:
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             try:
-                fetched = await consumer.getmany(timeout_ms=POLL_MS)
-            except KafkaError as error:
+                fetched = await poll(consumer, timeout_ms=POLL_MS, skipped=strays.skipped("replies"))
+            except Exception as error:  # noqa: BLE001  # whoever waits is not left without a reader
                 log.error("replies cannot be read", topic=self.topic, again_in_s=AGAIN_S,  # noqa: TRY400  # one line
-                          why=f"{type(error).__name__}: {error}")  # fmt: skip
+                          why=described(error))  # fmt: skip
                 await asyncio.sleep(AGAIN_S)
                 continue
             for records in fetched.values():

@@ -10,7 +10,9 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from app.access.reading import poll
 from app.errors import OperatingError
+from app.observe.strays import strays
 from app.storage.changelog import CLAIM, Claim, Logged, encode, epoch_headers
 from app.wire.envelope import Headers
 
@@ -59,7 +61,8 @@ class LogReader:
             consumer.seek(place, start)
             found: list[Logged] = []
             while await consumer.position(place) < end:
-                for records in (await consumer.getmany(place, timeout_ms=POLL_MS)).values():
+                polled = await poll(consumer, place, timeout_ms=POLL_MS, skipped=strays.skipped("state"))
+                for records in polled.values():
                     found += records
             return found
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from app.access.reading import poll
+from app.observe.strays import strays
 from app.storage.log import POLL_MS, LogReader, Sender, append_claim
 from app.storage.replica import Replica
 from app.storage.store import StoreError
@@ -136,7 +138,8 @@ class Restorer:
         self, consumer: AIOKafkaConsumer, of: Mapping[TopicPartition, Replica], places: Iterable[TopicPartition]
     ) -> None:
         """Replay what there is, a slice at most."""
-        fetched = await consumer.getmany(*places, timeout_ms=POLL_MS, max_records=SLICE)
+        skipped = strays.skipped("state")
+        fetched = await poll(consumer, *places, timeout_ms=POLL_MS, max_records=SLICE, skipped=skipped)
         for place, records in fetched.items():
             position = await consumer.position(place) - 1
             of[place].replay(records, position)

@@ -2,7 +2,8 @@
 
 Kafka is spoken to in a thread of its own, which unpacks records while the handlers' thread wants the interpreter too:
 the two take it from each other in the middle of everything. So that thread only reads the headers of the record
-batches, which say where to fetch next, and the records are unpacked where they are handled. Subscriptions get records
+batches, which say where to fetch next, and looks whether their bytes are whole; the records are unpacked where they are
+handled. Subscriptions get records
 with no more than they need, which halves the cost of making them.
 """
 
@@ -22,6 +23,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from app.access.batches import DAMAGED, UnreadableBatchError, damage, unreadable
 from app.errors import UnreadableError
 from app.observe.logs import described
 from app.wire.envelope import Headers
@@ -30,6 +32,7 @@ from app.worker.commits import commit
 log = structlog.get_logger()
 QUIET_S = 0.2  # without a record: nothing flows any more
 ENOUGH_BYTES = 64 * 1024  # of one fetch while records flow
+TRIES = 10  # of a batch that comes damaged
 POLL_S = 0.2  # a poll without data; a rebalance waits for its end
 
 
@@ -57,15 +60,30 @@ class Packed:
         self._fetched = fetched
         self.place: TopicPartition = fetched._tp
         self.fault: UnreadableError | None = None  # why nothing follows what was unpacked
+        self.damage: UnreadableBatchError | None = None  # what stands behind the batches that are whole
         self._batches: deque[Any] = deque()  # of aiokafka's, in C
-        while fetched._records.has_next():
-            self._batches.append(fetched._records.next_batch())
         self.first_offset: int = fetched.next_fetch_offset
-        self.next_offset: int = self._batches[-1].next_offset if self._batches else self.first_offset
+        try:
+            while fetched._records.has_next():
+                batch = fetched._records.next_batch()
+                if fetched._check_crcs and not batch.validate_crc():
+                    raise CorruptRecordException(DAMAGED)  # noqa: TRY301  # as where the header is damaged
+                self._batches.append(batch)
+        except CorruptRecordException:
+            self.damage = damage(self.place, self._end, fetched._records)
+        self.next_offset: int = self._end
+
+    @property
+    def _end(self) -> int:
+        return int(self._batches[-1].next_offset) if self._batches else self.first_offset
 
     def __len__(self) -> int:
         """How many records there are at most: compaction and transactions leave holes."""
         return self.next_offset - self.first_offset
+
+    def __bool__(self) -> bool:
+        """Whether somebody has to know of it."""
+        return len(self) > 0 or self.fault is not None
 
     def records(self, limit: int) -> "Chunks":
         """The records of a subscription, *limit* at a time, see `Chunks`."""
@@ -79,15 +97,10 @@ class Packed:
         return records
 
     def unpacked(self) -> Iterator[Any]:
-        """What `PartitionRecords._unpack_records` does, a batch at a time, up to a *fault*.
-
-        Raises CorruptRecordException as `Chunks` does.
-        """
+        """What `PartitionRecords._unpack_records` does, a batch at a time, up to a *fault*."""
         first_offset = self.first_offset
         while self._batches:
             batch = self._batches.popleft()  # it grows when it is unpacked
-            if self._fetched._check_crcs and not batch.validate_crc():
-                raise CorruptRecordException(f"Invalid CRC - {self._fetched._tp}")
             if self._is_aborted(batch) or batch.is_control_batch:
                 continue
             try:
@@ -96,13 +109,12 @@ class Packed:
                 else:
                     yield from batch
             except (KafkaError, UnicodeDecodeError) as error:
-                why = error.args[0] if isinstance(error, KafkaError) else "a header's name is not UTF-8"
-                self.fault = UnreadableError(
-                    f"{self.place.topic}-{self.place.partition}: the records from offset {batch.base_offset} on cannot "
-                    f"be read: {why}; nothing more of the partition is started. To skip them, set its group to offset "
-                    f"{batch.next_offset} and start with State.OnCommitAhead=follow"
-                )
+                self.fault = fault_of(unreadable(self.place, first_offset, batch, error))
                 return
+
+    def skip(self) -> None:
+        """Go on behind what is at *fault*."""
+        self.fault = None
 
     def _is_aborted(self, batch: Any) -> bool:
         """Whether the batch belongs to a transaction that was aborted. Asked for each in turn, and once."""
@@ -118,8 +130,8 @@ class Packed:
 class Chunks:
     """The records of one fetch, so many at a time.
 
-    Raises CorruptRecordException when a batch is not what the broker's checksum says; UnreadableError, again and again,
-    when a batch cannot be unpacked, or to more than it may. What stands before it comes first.
+    Raises UnreadableError, again and again, when a batch is not what its checksum says, cannot be unpacked, or to more
+    than it may. What stands before it comes first.
     """
 
     def __init__(self, packed: Packed, limit: int) -> None:
@@ -141,30 +153,64 @@ class Chunks:
             return records
         raise self._packed.fault or StopIteration
 
+    def skip(self) -> None:
+        """Go on behind what could not be read."""
+        self._packed.skip()
+        self._unpacking = self._packed.unpacked()
+
+
+def fault_of(error: UnreadableBatchError) -> UnreadableError:
+    """*error* in words of ours."""
+    place, first, following = error.place, error.first_offset, error.next_offset
+    return UnreadableError(str(error.args[0]), place.topic, first, following, is_stray=error.is_stray)
+
+
+class Damaged:
+    """The damaged batches that came: each is asked for again, since a network may have done it, so many times."""
+
+    def __init__(self) -> None:
+        self._tries: dict[TopicPartition, tuple[int, int]] = {}  # the offset, and how often it came
+
+    def may_be_whole(self, error: UnreadableBatchError) -> bool:
+        """Whether to ask for it again."""
+        offset, tries = self._tries.get(error.place, (-1, 0))
+        tries = tries + 1 if offset == error.first_offset else 1
+        self._tries[error.place] = error.first_offset, tries
+        if tries == 1:
+            log.warning("a batch came damaged, it is fetched again", topic=error.place.topic,
+                        partition=error.place.partition, offset=error.first_offset)  # fmt: skip
+        return tries < TRIES
+
 
 _new = tuple.__new__  # half the time of the class's own, which is Python
 
 
-def _take(result: FetchResult) -> Packed | None:
-    """What `FetchResult.getall` does without unpacking anything: the position moves behind the last batch."""
+def _take(result: FetchResult, damaged: Damaged) -> Packed | None:
+    """What `FetchResult.getall` does without unpacking anything: the position moves behind the last whole batch."""
     del result.getall  # which holds it, too
     if not result.check_assignment(result._topic_partition) or not result.has_more():
         return None
     packed = Packed(result._partition_records)
+    if packed.damage is not None and not len(packed) and not damaged.may_be_whole(packed.damage):
+        packed.fault = fault_of(packed.damage)
     result._assignment.state_value(result._topic_partition).consumed_to(packed.next_offset)
     result._partition_records = None
     return packed or None
 
 
 async def take(
-    fetcher: Fetcher, partitions: Collection[TopicPartition], timeout_s: float
+    fetcher: Fetcher, partitions: Collection[TopicPartition], timeout_s: float, damaged: Damaged | None = None
 ) -> dict[TopicPartition, Packed]:
-    """What has been fetched of *partitions*, waiting for it for *timeout_s* at most."""
+    """What has been fetched of *partitions*, waiting for it for *timeout_s* at most.
+
+    A batch that came *damaged* is fetched again some times, then it is the fault of what is returned.
+    """
+    damaged = damaged or Damaged()
     deadline = time.monotonic() + timeout_s
     while True:
         for result in fetcher._records.values():
             if type(result) is FetchResult:
-                result.getall = lambda _max_records, result=result: _take(result)
+                result.getall = lambda _max_records, result=result: _take(result, damaged)
         taken: dict[TopicPartition, Packed] = await fetcher.fetched_records(partitions, timeout=0)
         left_s = deadline - time.monotonic()
         if taken or left_s <= 0:
@@ -218,6 +264,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._auto_offset_reset = "earliest"
         config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
         consumer._fetch_max_wait_ms = config.fetch_max_wait_ms  # what an assignment asks waits behind the first fetch
+        self._damaged = Damaged()
         self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
@@ -237,7 +284,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             # Records are taken without a pause behind the last wait: this limit loses none.
             async with asyncio.timeout(2 * POLL_S):
-                taken = await take(consumer._fetcher, active_partitions, timeout or 0)
+                taken = await take(consumer._fetcher, active_partitions, timeout or 0, self._damaged)
                 self._pace.apply(consumer._fetcher, came=bool(taken))
                 return taken
         except TimeoutError:

@@ -6,12 +6,14 @@ that a partition that moves here needs only the rest.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 from faust.types import TP
 
+from app.access.batches import UnreadableBatchError
+from app.errors import ConfigError
+from app.observe.logs import described
 from app.state.commit import Probe, Settler
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
@@ -102,12 +104,24 @@ class Holdings:
             log.error("waiting for the disk", error=str(error), again_in_s=RETRY_S)  # noqa: TRY400  # no bug
             self.restorer.progress.waiting_for = str(error)
             return self._close(replicas.values())
+        except UnreadableBatchError as error:
+            self._close(replicas.values())
+            raise self._damaged(error) from None
         except BaseException:
             self._close(replicas.values())
             raise
         for tp in ours:
             self._hold(tp, replicas.get(tp), settlers.get(tp))
         return True
+
+    def _damaged(self, error: UnreadableBatchError) -> ConfigError:
+        """The error that says that a changelog is damaged where it is needed, and what helps."""
+        state = error.place.topic
+        source = next((topic for topic, of in self.remembered.items() if of.topic == state), state)
+        return ConfigError(
+            f"{error.args[0]}. The state cannot be restored from there: start a worker that has this partition on its "
+            f"disk, or delete topic {state} and have `faust -A app state replay --topic {source}` make the state anew"
+        )
 
     async def release(self) -> None:
         """Close everything; the partitions' flows have ended before."""
@@ -162,6 +176,7 @@ class Holdings:
 
     async def _follow(self, copies: list[Replica]) -> None:
         """Keep *copies* up to their changelogs, and the folder tidy, until cancelled."""
+        said = ""
         try:
             while True:
                 in_use = {h.partition.store.path for h in self.held.values() if h.partition.store is not None}
@@ -169,9 +184,14 @@ class Holdings:
                 if not copies:
                     await asyncio.sleep(TIDY_S)
                     continue
-                with suppress(StoreError, TimeoutError):
+                try:
                     async with asyncio.timeout(TIDY_S):
                         await self._follow_logs(copies)
+                except (StoreError, TimeoutError):
+                    pass
+                except Exception as error:  # noqa: BLE001  # it is a copy: a worker can do without, and tries again
+                    if said != (said := described(error)):
+                        log.error("what is kept for others cannot follow", why=said)  # noqa: TRY400  # one line
                 await asyncio.sleep(RETRY_S)
         finally:
             self._close(copies)

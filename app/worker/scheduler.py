@@ -18,7 +18,8 @@ from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeEr
 from aiokafka.structs import ConsumerRecord
 
 from app.access.arguments import connection_of
-from app.access.reading import closed
+from app.access.batches import UnreadableBatchError
+from app.access.reading import closed, poll
 from app.config import KafkaConfig
 from app.errors import ClaimStoreError, ClaimTooLargeError, UnavailableError, UnsentError
 from app.observe.strays import strays
@@ -33,6 +34,7 @@ STEP_S = 0.005  # at least
 RECORDS = 500  # of one partition in hand
 FETCH_BYTES = 2**20  # of one partition in the client's hands
 AGAIN_S = 1.0  # between two tries when Kafka is away
+DAMAGED_AGAIN_S = 10.0  # where what waits is damaged
 REBALANCE_MS = 30_000
 NEVER_MS = 2**31 - 1  # a partition whose first event waits for a day needs no look before
 
@@ -82,6 +84,13 @@ class Scheduler:
             while True:
                 try:
                     await self._step(consumer)
+                except UnreadableBatchError as error:
+                    self.blocked = (
+                        f"{error.args[0]}; what waits behind them does not get on. To skip them: stop the workers, and "
+                        f"set the offset of group {self.topic} behind them"
+                    )
+                    log.error(self.blocked, again_in_s=DAMAGED_AGAIN_S)  # noqa: TRY400  # one line says it
+                    await asyncio.sleep(DAMAGED_AGAIN_S)
                 except KafkaError as error:
                     self.blocked = f"{self.topic} cannot be read: {type(error).__name__}: {error}"
                     log.error(self.blocked, again_in_s=AGAIN_S)  # noqa: TRY400  # one line says it
@@ -94,7 +103,10 @@ class Scheduler:
         """Wait until something comes, or something is due, and forward what is due."""
         wait_s = self._wait_s(_now_ms())
         if wanted := [tp for tp in consumer.assignment() if not self._heads.get(tp)]:
-            fetched = await consumer.getmany(*wanted, timeout_ms=round(wait_s * 1000), max_records=RECORDS)
+            fetched = await poll(
+                consumer, *wanted, timeout_ms=round(wait_s * 1000), max_records=RECORDS,
+                skipped=strays.skipped("scheduled"),
+            )  # fmt: skip
             for tp, records in fetched.items():
                 self._heads[tp] = deque((record.offset, _read(record)) for record in records)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import CorruptRecordException
 
 from app.config import KafkaConfig
 from app.worker import fetch
@@ -104,22 +103,3 @@ async def test_a_partition_that_is_not_asked_for_keeps_what_was_fetched(kafka: K
         [records, *_] = (await fetch.take(consumer._fetcher, [first], 5))[first].records(500)
         assert records[0].offset == 0
         assert await fetch.take(consumer._fetcher, [TopicPartition(topic, 3)], 0.05) == {}
-
-
-async def test_a_batch_that_was_damaged_on_its_way_is_an_error(kafka: KafkaConfig, topic: str) -> None:
-    """The checksum is looked at where the records are unpacked."""
-    await write(kafka, topic)
-    place = TopicPartition(topic, 0)
-    async with reader(kafka) as consumer:
-        consumer.assign([place])
-        packed = (await fetch.take(consumer._fetcher, [place], 5))[place]
-
-        class Damaged:
-            is_control_batch = False
-
-            def validate_crc(self) -> bool:
-                return False
-
-        packed._batches.append(Damaged())
-        with pytest.raises(CorruptRecordException):
-            list(packed.records(500))

@@ -140,7 +140,7 @@ class Ours(Stock):
         self.consumer = self._consumer(Transport)
         held = Held(Partition(PLACE.partition, None, 1000), None)
         self.app.holdings = SimpleNamespace(held={PLACE: held})
-        admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None), Producer(KafkaConfig())
+        admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None, self.fault), Producer(KafkaConfig())
         self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
         self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
         self.app.is_carried = lambda topic: topic in self.app.pipelines

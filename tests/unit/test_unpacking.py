@@ -4,24 +4,24 @@ import gc
 import os
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record._crecords.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record._crecords.legacy_records import LegacyRecordBatch, LegacyRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.access.batches import Batches, PartitionRecords, UnreadableBatchError
 from app.access.unpacking import BYTES_MAX, BatchTooLargeError, set_limit
 from app.errors import UnreadableError
-from app.worker.fetch import Packed, take
+from app.worker.fetch import TRIES, Damaged, Packed, take
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODECS = [GZIP, SNAPPY, LZ4, ZSTD]
@@ -100,11 +100,10 @@ def test_damage_is_an_error_of_kafkas(codec: int, seed: int, flips: int) -> None
 
 def packed(*batches: bytes) -> Packed:
     """A fetch with these batches."""
-    waiting = [DefaultRecordBatch(each) for each in batches]
-    records = SimpleNamespace(has_next=lambda: bool(waiting), next_batch=lambda: waiting.pop(0))
     fetched: Any = SimpleNamespace(
-        _tp=TopicPartition("t", 3), _records=records, next_fetch_offset=0, _check_crcs=False, _isolation_level=0
-    )
+        _tp=TopicPartition("t", 3), _records=Batches(b"".join(batches)), next_fetch_offset=0, _check_crcs=False,
+        _isolation_level=0,
+    )  # fmt: skip
     return Packed(fetched)
 
 
@@ -116,7 +115,7 @@ def test_what_stands_before_a_bomb_comes_first_and_nothing_behind_it(small: None
     assert [[record.value for record in next(chunks)] for _ in range(2)] == [[b"1", b"2"], [b"3"]]
     for _ in range(3):
         with pytest.raises(
-            UnreadableError, match=r"t-3: the records from offset 3 on cannot be read: .*its group to offset 4 and"
+            UnreadableError, match=r"t-3: the records from offset 3 to 3 cannot be read: it unpacks to more than"
         ):
             next(chunks)
 
@@ -131,7 +130,7 @@ def test_a_headers_name_that_is_no_text_is_an_error_that_says_so() -> None:
 async def test_what_was_handled_is_let_go_of_at_once() -> None:
     """Without the garbage collector, which comes once in millions of events: each fetch may be a megabyte."""
     place = TopicPartition("t", 0)
-    fetched = PartitionRecords(place, MemoryRecords(batch(LZ4, b"1", b"2")), [], 0, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    fetched = PartitionRecords(place, Batches(batch(LZ4, b"1", b"2")), [], 0, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
     state = SimpleNamespace(paused=False, position=0, consumed_to=lambda _: None)
     assignment = SimpleNamespace(active=True, state_value=lambda _: state)
     result = FetchResult(place, assignment=assignment, partition_records=fetched, backoff=0)
@@ -149,3 +148,110 @@ async def test_what_was_handled_is_let_go_of_at_once() -> None:
         assert [thing() for thing in left] == [None, None]
     finally:
         gc.enable()
+
+
+PLACE = TopicPartition("t", 0)
+
+
+class Fetches:
+    """Stands for aiokafka's fetcher: what a broker answers, one fetch after another, by the position asked for."""
+
+    def __init__(self, answer: Callable[[int, int], bytes]) -> None:
+        self.position = 0
+        self.count = 0
+        self._answer = answer
+        self._records: dict[TopicPartition, FetchResult] = {}
+        self._state = SimpleNamespace(paused=False, position=0, consumed_to=self._consumed_to)
+
+    def _consumed_to(self, position: int) -> None:
+        self._state.position = position
+
+    def fetch(self) -> None:
+        """Have the next answer."""
+        self.count += 1
+        position = self._state.position
+        raw = Batches(self._answer(position, self.count))
+        fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+        assignment = SimpleNamespace(active=True, state_value=lambda _: self._state)
+        self._records[PLACE] = FetchResult(PLACE, assignment=assignment, partition_records=fetched, backoff=0)
+
+    async def fetched_records(self, partitions: object, timeout: float) -> dict[TopicPartition, Any]:  # noqa: ASYNC109  # aiokafka's
+        """What was fetched."""
+        taken = self._records.pop(PLACE).getall(None)
+        return {PLACE: taken} if taken else {}
+
+
+def flipped(raw: bytes, at: int) -> bytes:
+    """*raw* with one byte changed."""
+    return raw[:at] + bytes([raw[at] ^ 0x40]) + raw[at + 1 :]
+
+
+ONE, TWO, THREE = batch(0, b"0", b"1"), batch(ZSTD, b"2", b"3", base_offset=2), batch(0, b"4", base_offset=4)
+# Where in the second batch a byte is changed: in its length, so that it is longer than all there is, or shorter than
+# any; in its checksum; in the number of its last record; in the records.
+PLACES = {"longer": 8, "length": 11, "checksum": 18, "last": 26, "records": -3}
+
+
+@pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
+async def test_a_batch_that_is_damaged_is_fetched_again_and_then_a_fault(at: int) -> None:
+    """What stands before it comes, nothing is skipped, and the fault names its offsets."""
+    bad = flipped(TWO, at % len(TWO))
+    fetches, damaged = Fetches(lambda position, _: {0: ONE + bad + THREE, 2: bad + THREE}[position]), Damaged()
+    found: list[Packed] = []
+    while not (found and found[-1].fault):
+        assert fetches.count < 2 * TRIES
+        fetches.fetch()
+        found += (await take(fetches, [PLACE], 0, damaged)).values()
+    assert [[record.value for chunk in packed.records(9) for record in chunk] for packed in found[:-1]] == [
+        [b"0", b"1"]
+    ]
+    assert fetches.count == 1 + TRIES
+    with pytest.raises(UnreadableError, match=r"t-0: the records from offset 2 .*cannot be read: its bytes are"):
+        next(found[-1].records(9))
+    fault = found[-1].fault
+    assert fault is not None
+    assert (fault.first_offset, fault.is_stray, found[-1].next_offset) == (2, False, 2)
+    if at == PLACES["records"]:
+        assert fault.next_offset == 4
+
+
+@pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
+async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int) -> None:
+    """All records come, once and in their order."""
+    log = {0: ONE + TWO + THREE, 2: TWO + THREE, 4: THREE}
+    bad = {0: ONE + flipped(TWO, at % len(TWO)) + THREE, 2: flipped(TWO, at % len(TWO)) + THREE}
+    fetches = Fetches(lambda position, count: (bad if count % 3 and position in bad else log)[position])
+    damaged, found = Damaged(), list[bytes]()
+    while len(found) < 5:
+        assert fetches.count < 20
+        fetches.fetch()
+        for packed in (await take(fetches, [PLACE], 0, damaged)).values():
+            found += [record.value for chunk in packed.records(9) for record in chunk]
+    assert found == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
+def test_other_readers_learn_the_same(at: int) -> None:
+    """Whoever reads with aiokafka's own consumer: what comes before, and then an error that names the offsets."""
+    raw = Batches(ONE + flipped(TWO, at % len(TWO)) + THREE)
+    records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    found: list[bytes] = []
+    with suppress(StopIteration):
+        while True:
+            try:
+                found.append(next(records).value)
+            except UnreadableBatchError as error:
+                assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)  # noqa: PT017  # in turn
+                break
+    assert found == [b"0", b"1"]
+
+
+def test_what_nobody_of_us_wrote_is_no_damage() -> None:
+    """Its checksum is right, so asking again would not help, and the next batch is known."""
+    bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
+    crc = DefaultRecordBatch(bad)
+    assert not crc.validate_crc()
+    records = PartitionRecords(PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    with pytest.raises(UnreadableBatchError, match="a header's name is not UTF-8") as caught:
+        next(records)
+    assert (caught.value.is_stray, caught.value.first_offset, caught.value.next_offset) == (True, 0, 1)

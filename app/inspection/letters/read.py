@@ -9,7 +9,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from app.access.arguments import connection_of
+from app.access.batches import UnreadableBatchError
 from app.access.quiet import quiet
+from app.access.reading import TRIES, poll
 from app.bootstrap import Famulus
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, audit_in, letter_of
@@ -17,7 +19,7 @@ from app.deadletter.names import audit_topic, dead_letter_topic
 from app.deadletter.selection import Criteria, Entry, Place, Register
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, UnreadableError
-from app.inspection.statelog import NOT_UTF8, answered, check_size
+from app.inspection.statelog import answered, check_size
 from app.observe.health import partitions_of
 from app.wire.stray import StrayRecordError, read
 
@@ -67,7 +69,7 @@ class Reader:
         waited_ms = 0
         while left := [at for at in places if await consumer.position(at) < ends[at]]:
             consumer.pause(*(at for at in places if at not in left))
-            found = await consumer.getmany(timeout_ms=POLL_MS, max_records=READ_AT_ONCE)
+            found = await poll(consumer, timeout_ms=POLL_MS, max_records=READ_AT_ONCE)
             waited_ms = 0 if found else waited_ms + POLL_MS
             self._check(waited_ms, topic)
             for at, records in found.items():
@@ -94,18 +96,17 @@ class Reader:
         stop = min(stop, end)
         if await consumer.position(at) < begin:
             consumer.seek(at, begin)
-        waited_ms, step = 0, READ_AT_ONCE
+        waited_ms, step, tries = 0, READ_AT_ONCE, 0
         while (position := await consumer.position(at)) < stop:
             most = min(stop - position, step)
             try:
                 records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
-            except UnicodeDecodeError:
-                if most == 1:
-                    place = f"{at.topic}/{at.partition}/{position}"
-                    raise UnreadableError(f"{place}: {NOT_UTF8}, so its batch cannot be read from here on") from None
-                consumer.seek(at, position)  # one by one, up to the one that it is
-                step = 1
+            except UnreadableBatchError as error:
+                step, tries = 1, tries + 1  # one by one, up to those that cannot be read
+                if position >= error.first_offset and (tries > TRIES or not error.is_damaged):
+                    raise UnreadableError(str(error.args[0]), at.topic, error.first_offset, error.next_offset) from None
                 continue
+            tries = 0
             waited_ms = 0 if records else waited_ms + POLL_MS
             self._check(waited_ms, at.topic)
             for record in records:
