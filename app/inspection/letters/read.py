@@ -104,9 +104,10 @@ class Reader:
             except UnreadableBatchError as error:
                 step, tries = 1, tries + 1  # one by one, up to those that cannot be read
                 if position >= error.first_offset and (tries > TRIES or not error.is_damaged):
+                    self._at = None  # whoever goes on does so elsewhere
                     raise UnreadableError(str(error.args[0]), at.topic, error.first_offset, error.next_offset) from None
                 continue
-            tries = 0
+            tries = 0 if records else tries
             waited_ms = 0 if records else waited_ms + POLL_MS
             self._check(waited_ms, at.topic)
             for record in records:
