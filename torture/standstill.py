@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-GREEN_S = 32.0  # nothing of a partition was settled for so long: its worker may not be green without a reason any more
-CERTAIN_S = 3.0  # and it is still so after this: what is looked at from outside is seen late
+ASK_S = 2.0  # nothing of a partition was settled for so long: workers are asked whether they are well
+GREEN_S = 32.0  # a worker that was green for so long since, each time that it was asked, stands still
+AGAIN_S = 1.0  # between two times
 Green = Callable[[], Mapping[int, Iterable[int]]]
+At = tuple[int, int, float]  # which worker, which partition, and since when nothing of it was settled
 
 
 def is_green(status: int, answer: Mapping[str, object]) -> bool:
@@ -16,19 +18,23 @@ class Standstills:
     """Looks for them. Times are seconds of one clock."""
 
     def __init__(self) -> None:
-        self._green_since: dict[tuple[int, int, float], float] = {}
+        self._green_since: dict[At, float] = {}
+        self._asked_at = float("-inf")
 
-    def look(self, now: float, lagging_since: Mapping[int, float], green: Green) -> list[tuple[int, int, float]]:
+    def look(self, now: float, lagging_since: Mapping[int, float], green: Green) -> list[At]:
         """Which worker, by its number, stands still at which partition, and since when.
 
         *lagging_since*: since when nothing was settled of a partition with work. *green*: the workers that are, and
         their partitions; they are asked only when it matters.
         """
-        late = {partition: since for partition, since in lagging_since.items() if now - since > GREEN_S}
-        seen = {
-            (worker, partition, late[partition]): self._green_since.get((worker, partition, late[partition]), now)
+        if now - self._asked_at < AGAIN_S:
+            return []
+        late = {partition: since for partition, since in lagging_since.items() if now - since > ASK_S}
+        seen = [
+            (worker, partition, late[partition])
             for worker, partitions in (green() if late else {}).items()
             for partition in late.keys() & set(partitions)
-        }
-        self._green_since = seen
-        return sorted(at for at, began in seen.items() if now - began > CERTAIN_S)
+        ]
+        self._asked_at = now
+        self._green_since = {at: self._green_since.get(at, now) for at in seen}
+        return sorted(at for at, began in self._green_since.items() if now - began > GREEN_S)

@@ -20,7 +20,7 @@ from torture.proxy import Proxy, Rule, Weather, flipped
 from torture.scenarios import clock, corrupt, disk, junk, limits, membership, network, others
 from torture.segments import batches, change, place_of
 from torture.stage import Stage
-from torture.standstill import CERTAIN_S, GREEN_S, Standstills, is_green
+from torture.standstill import ASK_S, GREEN_S, Standstills, is_green
 from torture.verdict import Result, Verdict, overview
 
 LIMIT_S = 10.0
@@ -188,7 +188,7 @@ def test_more_than_the_sums_must_be_right(what: str) -> None:
 
 
 def test_a_worker_that_does_nothing_must_not_be_green() -> None:
-    """For half a minute it may; then it is looked at, twice, since what is seen from outside is seen late."""
+    """For half a minute it may. One that has come up just now, or was red meanwhile, has not been for so long."""
     standstills, asked_for = Standstills(), 0
 
     def green() -> dict[int, list[int]]:
@@ -196,12 +196,16 @@ def test_a_worker_that_does_nothing_must_not_be_green() -> None:
         asked_for += 1
         return {0: [0, 1], 1: [2]}
 
-    assert standstills.look(GREEN_S - 1, {0: 0.0, 2: 0.0}, green) == []
+    lagging_since = {0: 0.0, 3: 0.0}
+    assert standstills.look(ASK_S - 1, lagging_since, green) == []
     assert asked_for == 0, "workers that are asked all the time have no time"
-    assert standstills.look(GREEN_S + 1, {0: 0.0, 3: 0.0}, green) == []
-    assert standstills.look(GREEN_S + 2 + CERTAIN_S, {0: 0.0, 3: 0.0}, green) == [(0, 0, 0.0)]
-    assert standstills.look(GREEN_S + 3 + CERTAIN_S, {0: 0.0, 3: 0.0}, lambda: {1: [2]}) == [], "it is red by now"
-    assert standstills.look(GREEN_S + 9 + CERTAIN_S, {0: 5.0}, green) == [], "something was settled"
+    assert standstills.look(50.0, lagging_since, green) == []
+    assert standstills.look(50.1, lagging_since, green) == []
+    assert asked_for == 1
+    assert standstills.look(51.0 + GREEN_S, lagging_since, green) == [(0, 0, 0.0)]
+    assert standstills.look(53.0 + GREEN_S, lagging_since, lambda: {1: [2]}) == [], "it is red by now"
+    assert standstills.look(55.0 + GREEN_S, lagging_since, green) == []
+    assert standstills.look(57.0 + 2 * GREEN_S, {0: 55.0 + GREEN_S}, green) == [], "something was settled"
 
 
 def test_a_reason_is_as_good_as_red() -> None:
