@@ -115,6 +115,8 @@ SCENARIOS: Mapping[str, Legs] = {
     "membership": membership_legs,
 }
 
+FOR_ANY = "kills", "zombie", "broker", "handlers"  # ask no more of a worker than that it answers
+
 
 def summary(stage: Stage, verdict: Verdict) -> dict[str, object]:
     """The lines of one leg's column."""
@@ -185,6 +187,8 @@ def main(  # noqa: PLR0913  # one for each option
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of every broker that is away
     is_all = scenario == "all"
+    if system != "famulus" and scenario not in FOR_ANY:
+        raise click.UsageError(f"of other systems than ours only {', '.join(FOR_ANY)} are hurt")
     size = Size(
         events or (20_000 if is_all else 200_000), number, seed, [int(each) for each in workers.split(",")], pause_s
     )

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from torture.cluster import Cluster
+from torture.frames import Api
 from torture.kills import Kill, strike
 from torture.load import CUSTOMERS, fold, payments
+from torture.proxy import Rule
 from torture.run import carry_out
 from torture.slots import Blow
 from torture.stage import Leg, Stage
@@ -51,9 +53,16 @@ def test_the_verdict_sees_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(170)
 def test_a_worker_that_is_killed_counts_every_payment_once(tmp_path: Path) -> None:
-    """Also at the steps of its group commits, with its disk kept, lost, or another's."""
-    leg = Leg("short", 1, payments(EVENTS, seed=7), lambda stage: strike(stage, KILLS), is_static=True)
+    """Also at the steps of its group commits, with its disk kept, lost, or another's, and acknowledgements lost."""
+    lost = Rule("reset", "answer", frozenset({Api.PRODUCE}), times=2)
+
+    def hurt(stage: Stage) -> None:
+        stage.cluster.proxy.rules = [lost]
+        strike(stage, KILLS)
+
+    leg = Leg("short", 1, payments(EVENTS, seed=7), hurt, is_static=True, is_proxied=True)
     with Cluster() as cluster, Stage("famulus", cluster, tmp_path, leg, lambda _: None) as stage:
         verdict = carry_out(stage)
     assert verdict.is_exact, verdict
     assert set(stage.marks.steps) == {kill.blow.step for kill in KILLS if kill.blow is not None}, "a step was not hit"
+    assert lost.hits == 2
