@@ -130,8 +130,11 @@ class Stage:
     def begin(self, kind: str) -> None:
         """Say what is done to the workers from now on: in the progress, in what is unexpected, in a log with times."""
         self.now = kind
+        self._note(f"{kind} ({self.feed.settled} settled)")
+
+    def _note(self, text: str) -> None:
         with (self.folder / "faults.log").open("a", encoding="utf-8") as log:
-            print(f"{datetime.now(UTC):%H:%M:%S.%f}", kind, f"({self.feed.settled} settled)", file=log)
+            print(f"{datetime.now(UTC):%H:%M:%S.%f}", text, file=log)
 
     # Workers.
 
@@ -165,9 +168,10 @@ class Stage:
         """End all workers as a supervisor would, for as long as until they are started again."""
         for slot in self.slots:
             slot.is_down = True
-            if slot.running.exit_code() is None:
-                slot.running.signal(signal.SIGTERM)
-        for slot in self.slots:
+        running = [slot for slot in self.slots if slot.running.exit_code() is None]
+        for slot in running:
+            slot.running.signal(signal.SIGTERM)
+        for slot in running:
             code = self._ended(slot)
             if code not in {0, -signal.SIGTERM, *ENDS}:  # the second: it had not come far enough to heed it
                 self.marks.unexpected.append(f"{self.now}: a worker ended with {code} when it was stopped")
@@ -204,9 +208,8 @@ class Stage:
         self.marks.unexpected.append(f"{self.now}: no /readyz is red and says one of {words!r}: {seen}")
         return False
 
-    def cure(self, slot: Slot) -> bool:
-        """Do what a worker's last words say: the first command in them. Whether it succeeds."""
-        words = slot.last_words
+    def cure(self, words: str, slot: Slot) -> bool:
+        """Do on the machine of a worker what *words* say: the first command in them. Whether it succeeds."""
         if (found := re.search(r"`faust -A app ([^`]+)`", words)) is None:
             self.marks.unexpected.append(f"{self.now}: it names no command that helps: {words}")
             return False
@@ -226,6 +229,7 @@ class Stage:
         slot.is_down = True
         self.wait_for(lambda: slot.running.exit_code() is not None, REFUSED_S)
         code, words = slot.running.exit_code(), slot.last_words
+        self._note(f"worker {self.slots.index(slot)} ended with {code}: {words}")
         if code == 78 and any(word in words for word in says):
             return True
         what = "runs on" if code is None else f"ended with {code}"
@@ -245,8 +249,9 @@ class Stage:
             timeout=ORDER_S,
             check=False,
         )
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
+        self._note(f"{' '.join(command)}: {done.returncode}, {lines[-1]}")
         if done.returncode:
-            lines = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
             self.marks.unexpected.append(f"{self.now}: {' '.join(command)} ended with {done.returncode}: {lines[-1]}")
         return not done.returncode
 

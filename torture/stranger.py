@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer
@@ -12,6 +13,7 @@ from app.config import KafkaConfig
 from torture.errors import TortureError
 
 JOINED_S = 30.0
+AGAIN_S = 0.5
 
 
 class Stranger:
@@ -39,21 +41,21 @@ class Stranger:
             raise TortureError("the stranger did not get into the group")
 
     async def _stay(self) -> None:
-        consumer = AIOKafkaConsumer(
+        while not self._leaving.is_set():
+            with suppress(KafkaError):  # a group of others does not take it, perhaps later
+                await self._join()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _join(self) -> None:
+        async with AIOKafkaConsumer(
             self._topic,
             bootstrap_servers=self._kafka.bootstrap_servers,
             group_id=self._kafka.consumer_config.group_id,
             client_id="stranger",
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
-        )
-        try:
-            await consumer.start()
+        ) as consumer:
             while not self._leaving.is_set():
+                await consumer.getmany(timeout_ms=100)  # which raises what the group answers
                 if consumer.assignment():
                     self._joined.set()
-                await asyncio.sleep(0.1)
-        except KafkaError:  # a group at work does not take it
-            await self._leaving.wait()
-        finally:
-            await consumer.stop()

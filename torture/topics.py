@@ -75,16 +75,17 @@ def renew(kafka: KafkaConfig, topic: str) -> None:
 
 def empty(kafka: KafkaConfig, topic: str) -> None:
     """Delete all records of a topic that are there, as its retention would."""
-    set_begins(kafka, ends_of(kafka, topic))
-
-
-def set_begins(kafka: KafkaConfig, begins: Mapping[TopicPartition, int]) -> None:
-    """Delete all records before *begins*, which are offsets, as the topics' retention would."""
+    configs, ends = configs_of(kafka, topic), ends_of(kafka, topic)
+    is_compacted = configs.get("cleanup.policy") == "compact"
 
     async def work(admin: AIOKafkaAdminClient) -> Any:
-        return await admin.delete_records({at: RecordsToDelete(before_offset=begin) for at, begin in begins.items()})
+        return await admin.delete_records({at: RecordsToDelete(before_offset=end) for at, end in ends.items()})
 
+    if is_compacted:  # of such a one nobody may delete any
+        set_configs(kafka, topic, {**configs, "cleanup.policy": "delete"})
     _with_admin(kafka, work)
+    if is_compacted:
+        set_configs(kafka, topic, configs)
 
 
 def add_partitions(kafka: KafkaConfig, topic: str, partitions: int) -> None:

@@ -12,7 +12,7 @@ from torture import topics
 from torture.faults import Fault, Hit, always, next_slot
 from torture.stage import Stage
 
-SETTINGS = {"TORTURE_DETOURS": "1"}
+SETTINGS = {"TORTURE_DETOURS": "1", "KAFKA__SCHEDULEMAXH": "1"}
 DEEP = 100_000
 HUGE = b"9" * 400
 DAY_MS = 86_400_000

@@ -19,6 +19,7 @@ from torture.stage import Stage
 AGAIN = 40  # payments that are there already, written again for retention to take
 RESET = "KAFKA__CONSUMERCONFIG__AUTOOFFSETRESET"
 ENDED_S = 60.0
+ON_EACH = "restore-changelog"  # is done on each machine, since each has other stores; the rest is done once
 
 
 def _come_back(stage: Stage, *says: str) -> None:
@@ -35,9 +36,9 @@ def _come_back(stage: Stage, *says: str) -> None:
             slot.is_down = True
             if slot not in refusing:
                 slot.running.stop()
-        for slot in refusing:
-            if stage.refuses(slot, *says):
-                stage.cure(slot)
+        words = [slot.last_words for slot in refusing if stage.refuses(slot, *says)]
+        for slot in stage.slots if any(ON_EACH in line for line in words) else refusing[:1]:
+            stage.cure(words[0], slot) if words else None
     for slot in stage.slots:
         if slot.running.exit_code() is not None:
             stage.restart(slot)
