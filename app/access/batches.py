@@ -12,6 +12,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.structs import TopicPartition
 
+from app.access.epochs import last_epoch
 from app.access.unpacking import BatchTooLargeError
 
 WRONG_CRC, SHORT = "Invalid CRC", "Record size is less"  # how aiokafka says it
@@ -50,11 +51,14 @@ class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aio
 class Batches:
     """The batches of one fetch: what aiokafka's MemoryRecords does, and *last* is the newest that was taken.
 
+    *leader_epoch* is that of the last batch.
+
     Bytes that begin with no whole batch are damaged: a broker sends the first one whole, however large it is.
     """
 
     def __init__(self, raw: bytes) -> None:
         self._records = _MemoryRecords(raw)
+        self.leader_epoch = last_epoch(raw)
         self._is_damaged = len(raw) > 0 and not self._records.has_next()
         self.last: Any = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import faust
+import structlog
 import svcs
 from faust import Record as Event
 from faust.types import TP, AgentT
@@ -64,8 +65,10 @@ from app.worker.transport import Transport
 from app.worker.tuning import many_files, settle_in
 from app.worker.watchdog import Watchdog
 
+log = structlog.get_logger()
 T = TypeVar("T", bound=Callable[..., Any])
 AGENTS_LOOK_S = 1.0  # between two looks at whether each agent carries
+TOPICS_LOOK_S = 5.0  # between two looks at whether topics are still those that the state belongs to
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -339,7 +342,8 @@ class Famulus(faust.App):
             letters = self.dead_letter_topic(subscription)
             pipeline = pipeline_of(
                 self.settings, subscription, self.dispatcher, letters=DeadLetters(
-                    letters, there[letters], self.group, self.settings.worker.version
+                    letters, there[letters], self.group, self.settings.worker.version,
+                    partial(self.holdings.source_ids, subscription.topic_name),
                 ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
             )  # fmt: skip
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
@@ -369,6 +373,19 @@ class Famulus(faust.App):
                 since = time.monotonic()
             elif time.monotonic() - since >= limit_s:
                 await self.fail(ConfigError("; ".join(why)))
+
+    async def _watch_topics(self) -> None:
+        """End the worker when a topic is another one by now, which its state knows nothing of."""
+        while True:
+            await asyncio.sleep(TOPICS_LOOK_S)
+            if not self._is_at_work():
+                continue
+            try:
+                await cast(Any, self._consumer).look_at_topics()
+            except ConfigError as error:
+                await self.fail(error)
+            except OperatingError as error:
+                log.warning("topics cannot be looked at", error=str(error))
 
     def _heed(self) -> None:
         """Operators have told the group something."""
@@ -404,6 +421,7 @@ class Famulus(faust.App):
         self.watchdog.start()
         self.membership.start()
         self.add_future(self._watch_agents())
+        self.add_future(self._watch_topics())
         settle_in()
 
     async def on_stop(self) -> None:

@@ -8,6 +8,7 @@ import structlog
 from app.config import Settings
 from app.deadletter.names import retry_number
 from app.group.progress import unread
+from app.observe.configs import check_compacted
 from app.observe.health import prepare_state_topics, prepare_topics_back, topics_like
 from app.operate.admin import prepare_admin_topics
 from app.publish.schedule import LONGEST_H, WAITS_S
@@ -35,6 +36,7 @@ async def make_own_topics(
     for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
         if isinstance(error, BaseException):
             raise error
+    await check_compacted(kafka, states, timeout_s)
 
 
 async def retired_retry_topics(settings: Settings, stages: Mapping[str, int]) -> dict[str, dict[str, int]]:

@@ -14,7 +14,7 @@ from app.commands.state.lines import claimed, prepare_state
 from app.commands.telling import meant, withdraw
 from app.engine.subscription import Subscription
 from app.group.members import check_empty, commit_for
-from app.inspection.statelog import source_partitions
+from app.inspection.statelog import belonging, source_partitions
 from app.operate.moving import consequences, planned
 from app.storage.changelog import PROCESSED, encode
 
@@ -79,6 +79,7 @@ async def _move_state(app: Famulus, subscription: Subscription, positions: dict[
     await prepare_state(app, subscription, await source_partitions(app, subscription), may_grow=False)
     places = [TopicPartition(subscription.state_topic, number) for number in positions]
     async with claimed(app, places) as claims:
+        here = await belonging(app, subscription)
         for at, fold, writer in claims:
             moved = msgspec.structs.replace(fold.decoded, next_offset=positions[at.partition], ahead=())
-            await writer.write([(PROCESSED, encode(moved))])
+            await writer.write([(PROCESSED, encode(here.taken_on(moved, at.partition)))])

@@ -92,6 +92,7 @@ class Letter:
     timestamp_ms: int
     digest: str
     value_bytes: int
+    source_id: str = ""  # of the topic that its event stood in, "" when a letter does not say
 
 
 def letter_of(record: Record) -> Letter:
@@ -115,7 +116,7 @@ def letter_of(record: Record) -> Letter:
             text("__streams.errors.message"),
             _ms(text("error-timestamp")), _ms(text(MARK + "first-failure")), attempts,
             text(MARK + "event-id"), text(MARK + "version"), text(MARK + "edited"), record.key, event_ms_of(record),
-            text(MARK + "value-sha256"), number_in(size),
+            text(MARK + "value-sha256"), number_in(size), text(MARK + "topic-id"),
         )  # fmt: skip
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # of times, too
         raise DecodeError("$", "not a dead letter of ours: its headers do not say what failed where") from None

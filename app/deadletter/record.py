@@ -7,7 +7,7 @@ They are read by name, never by length. A payload never appears in an error text
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -23,6 +23,7 @@ from app.wire.envelope import Headers, Outgoing, Record, event_id_of
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
 KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
 MARK = "famulus-"  # what the names of our own begin with
+SOURCE_IDS = "cluster-id", "topic-id"  # of the source, by KIP-78 and KIP-516: a topic made anew has other offsets
 DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
 TIME = MARK + "timestamp"  # of the event: the letter's own time is when it was written, by which it is kept
 _ms = re.compile(rb"-?[0-9]{1,19}")
@@ -66,6 +67,10 @@ class DeadLetters:
     partitions: int
     group: str
     version: str
+    source_ids: Callable[[], tuple[str, str]] = lambda: (
+        "",
+        "",
+    )  # of cluster and source, "" where none is known
 
     def letter(self, record: Record, failure: Failure) -> Outgoing:
         """The dead letter for *record*, which failed for good. Its time is when it is written, not that of the event.
@@ -101,6 +106,7 @@ class DeadLetters:
             ("__streams.errors.topic", record.topic.encode()),
             ("__streams.errors.partition", b"%d" % record.partition),
             ("__streams.errors.offset", b"%d" % record.offset),
+            *((MARK + name, of.encode()) for name, of in zip(SOURCE_IDS, self.source_ids(), strict=True) if of),
             (MARK + "failure", failure.kind.encode()),
             (MARK + "group", cut(self.group).encode()),
             (MARK + "handler", cut(failure.handler).encode()),

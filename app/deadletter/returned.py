@@ -21,10 +21,10 @@ from app.deadletter.record import (
 )
 from app.errors import DecodeError
 from app.wire.envelope import Outgoing, PlainRecord, Record
-from app.wire.stray import INT64_MAX, number_in
+from app.wire.stray import INT32_MAX, INT64_MAX, number_in
 
 Action = Literal["redrive", "drop", "retry"]
-COUNT_MAX = 2**31 - 1  # of attempts, of stages, of times that it was sent back
+COUNT_MAX = INT32_MAX  # of attempts, of stages, of times that it was sent back
 TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
 ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
 

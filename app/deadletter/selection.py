@@ -88,6 +88,7 @@ class Entry:
     size: int  # of its event's value, bytes
     is_meant: bool
     settled: Settled | None = None
+    source_id: str = ""  # of the topic that its event stood in, "" when the letter does not say
 
     @property
     def is_open(self) -> bool:
@@ -118,6 +119,7 @@ class Register:
         self._is_all = is_all
         self._done: dict[LetterId, Settled] = {}
         self._entries: dict[LetterId, Entry] = {}
+        self._source_ids: dict[str, str] = {}  # a text for each, not for each letter
         # Hops and time of the newest letter of an event that was redriven, by its origin and the only handler.
         self._again: dict[tuple[Origin, str], tuple[int, int]] = {}
         self._causes: dict[Cause, Cause] = {}
@@ -146,8 +148,9 @@ class Register:
         if letter.at_ms >= self.messages.get(cause, (0, ""))[0]:
             self.messages[cause] = letter.at_ms, letter.message
         self._entries[letter.id] = Entry(
-            letter.id, place, letter.key, cause, letter.at_ms, letter.value_bytes, is_meant, settled
-        )
+            letter.id, place, letter.key, cause, letter.at_ms, letter.value_bytes, is_meant, settled,
+            self._source_ids.setdefault(letter.source_id, letter.source_id),
+        )  # fmt: skip
 
     def entries(self) -> list[Entry]:
         """All of them, in the order of the log that their events come from."""

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 from faust.types import TP
+from msgspec.structs import replace
 
 from app.engine.back import Backs
 from app.engine.inflight import InFlight
@@ -47,6 +48,7 @@ class Packed(Protocol):
     """What a fetch brought of one partition, see `worker.fetch`."""
 
     next_offset: int
+    leader_epoch: int
 
     def records(self, limit: int) -> Iterator[Sequence[Record]]:
         """The records, *limit* at a time."""
@@ -76,7 +78,7 @@ class Flow:
         self.position = 0  # where the next fetch is expected to begin, or later
         self._fetches: deque[tuple[Iterator[Sequence[Record]], int]] = deque()  # each with where the next one begins
         self._quiet = asyncio.Event()
-        processed = state.processed or Processed(0)
+        processed = replace(state.processed or Processed(0), home=state.home, source_id=state.source_id)
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
         self._resting = Resting(self.lanes, lambda: on_room(self))
@@ -129,6 +131,7 @@ class Flow:
         if not self.is_closing:
             self._fetches.append((packed.records(self._limits.chunk), packed.next_offset))
             self.position = packed.next_offset
+            self.in_flight.leader_epoch = max(self.in_flight.leader_epoch, packed.leader_epoch)
 
     def forget(self) -> None:
         """Do not unpack what is left."""

@@ -37,8 +37,8 @@ class Chunk(NamedTuple):
 class InFlight:
     """What was received of one partition and is not finished, in this assignment.
 
-    *processed* says how far an earlier owner was, *begin* where reading begins. *records* and *bytes* are how much may
-    be unfinished; the bytes of a chunk count until all of it is finished.
+    *processed* says how far an earlier owner was and what its offsets are of, *begin* where reading begins. *records*
+    and *bytes* are how much may be unfinished; the bytes of a chunk count until all of it is finished.
     """
 
     def __init__(self, processed: Processed, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
@@ -51,7 +51,8 @@ class InFlight:
         self._is_held = False
         # What an earlier owner settled ahead, and was not received yet: runs, none of them below where reading begins.
         self._ahead = deque((max(start, begin), end) for start, end in offsets_in(processed) if end > begin)
-        self._seek = processed.seek
+        self._before = processed
+        self.leader_epoch = processed.leader_epoch  # of the newest records that were fetched
         self._stream_ms = processed.stream_ms
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 
@@ -165,7 +166,11 @@ class InFlight:
         if next_offset is None:  # the first record is still in hand, or has yet to come
             next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
         ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
-        return Processed(next_offset, ahead, self._stream_at(next_offset), now_ms, dict(counts), self._seek)
+        before, stream_ms = self._before, self._stream_at(next_offset)
+        return Processed(
+            next_offset, ahead, stream_ms, now_ms, dict(counts), before.seek, before.home, before.source_id,
+            self.leader_epoch,
+        )  # fmt: skip
 
     def _stream_at(self, next_offset: int) -> int:
         """The stream's time before *next_offset*, as whoever goes on from there has to know it."""

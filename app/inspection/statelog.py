@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from msgspec.structs import replace
 
 from app.access.batches import UnreadableBatchError
 from app.access.reading import log_consumer, poll
+from app.access.topic_ids import Topics
 from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError, InvariantError, OperatingError, UnavailableError, UnreadableError
@@ -28,6 +30,7 @@ from app.storage.changelog import (
     RECORD_OVERHEAD,
     RESET,
     ROW,
+    WHOLE,
     Logged,
     Processed,
     decode_claim,
@@ -36,7 +39,9 @@ from app.storage.changelog import (
     epoch_of,
     fault_in,
     unpack,
+    whole_since,
 )  # fmt: skip
+from app.storage.home import Home
 from app.storage.log import Sender, append_claim
 
 POLL_S = 0.2
@@ -64,6 +69,7 @@ class Fold:
     worker: str = ""  # of the newest claim
     begin: int = 0  # of the log
     end: int = 0
+    whole_since: int = 0  # the offset from which on the log says all of the state, -1 while it is written back
     later: set[bytes] = field(default_factory=set)
 
     def add(self, record: Logged) -> None:
@@ -73,7 +79,7 @@ class Fold:
             self.later.add(key)
             return
         if self._counts(record):
-            self._apply(key, value)
+            self._apply(key, value, record.offset)
 
     def _counts(self, record: Logged) -> bool:
         """Whether an owner of the partition wrote *record*, as the newest one so far."""
@@ -89,7 +95,7 @@ class Fold:
         self.unreadable.pop(key, None)
         return True
 
-    def _apply(self, key: bytes, value: bytes | None) -> None:
+    def _apply(self, key: bytes, value: bytes | None, offset: int) -> None:
         if key[:1] == ROW:
             if self.keeps_rows:
                 _set(self.rows, key, value)
@@ -97,13 +103,20 @@ class Fold:
             self._pack(key, value)
         elif key[:1] in (ATTEMPTS, DEAD):
             _set(self.troubles, key, value)
-        elif key == PROCESSED:
+        else:
+            self._control(key, value, offset)
+
+    def _control(self, key: bytes, value: bytes | None, offset: int) -> None:
+        if key == PROCESSED:
             self.processed = value
         elif key == CLAIM and value is not None:
             self.worker = decode_claim(value).worker
         elif key == RESET:
             self.rows, self.packs, self.marks, self.troubles, self.processed = {}, {}, {}, {}, None
             self.unreadable = {}
+            self.whole_since = offset
+        elif key == WHOLE and value is not None:
+            self.whole_since = whole_since(value)
 
     def _pack(self, key: bytes, value: bytes | None) -> None:
         if value is not None:
@@ -113,6 +126,11 @@ class Fold:
                 if self.marks.get(mark) == seen:  # else the event was seen again since
                     del self.marks[mark]
         _set(self.packs, key, value)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the log says all of the state."""
+        return self.begin <= self.whole_since
 
     @property
     def next_offset(self) -> int | None:
@@ -259,6 +277,37 @@ def _batches(rows: Rows, bytes_max: int) -> Iterator[list[tuple[bytes, bytes | N
 
 
 # What is spoken of.
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """What the state of a *subscription* belongs to now. Made by `belonging`."""
+
+    topics: Topics
+    subscription: Subscription
+
+    def home(self, partition: int) -> Home:
+        """The changelog partition."""
+        topic = self.subscription.state_topic
+        assert topic is not None
+        there = self.topics.of.get(topic)
+        return Home(self.topics.cluster_id, topic, there.id if there is not None else "", partition)
+
+    @property
+    def source_id(self) -> str:
+        """The id of the source."""
+        there = self.topics.of.get(self.subscription.topic_name)
+        return there.id if there is not None else ""
+
+    def taken_on(self, processed: Processed, partition: int) -> Processed:
+        """The same *processed* as one of these topics, whatever it was written for: an operator says so."""
+        return replace(processed, home=self.home(partition), source_id=self.source_id, leader_epoch=-1)
+
+
+async def belonging(app: Famulus, subscription: Subscription) -> Belonging:
+    """Ask by the app's sender, which is connected. Raises what that does."""
+    names = [subscription.topic_name, *([subscription.state_topic] if subscription.state_topic else [])]
+    return Belonging(await app.sender.topics(names), subscription)
 
 
 def subscription_of(app: Famulus, name: str) -> Subscription:

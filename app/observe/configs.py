@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Collection, Iterable
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.config import KafkaConfig
-from app.errors import ConfigError
+from app.errors import ConfigError, OperatingError
 from app.observe.checkup import TopicFacts
 from app.observe.health import admin_of, refusal_of
 
+log = structlog.get_logger()
 KEPT = "retention.ms", "cleanup.policy"
+COMPACT = "compact"
 
 
 async def configs_of(
@@ -31,6 +34,26 @@ async def configs_of(
     if missing := set(topics) - set(found):
         raise ConfigError(f"the settings of {', '.join(sorted(missing))} cannot be read: no answer")
     return found
+
+
+async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeout_s: float) -> None:
+    """Raise ConfigError when one of the state changelogs *topics* is not compacted and nothing else.
+
+    Where we may not read settings, nothing is said. Raises UnavailableError when no broker answers within *timeout_s*.
+    """
+    async with admin_of(settings, timeout_s) as admin:
+        try:
+            found = await configs_of(admin, topics, ["cleanup.policy"])
+        except OperatingError as error:
+            log.info("whether changelogs are compacted is not known", error=str(error))
+            return
+    for name, configs in found.items():
+        if (policy := configs.get("cleanup.policy", COMPACT)) != COMPACT:
+            raise ConfigError(
+                f"the changelog {name} has cleanup.policy={policy}, so Kafka deletes rows that nobody has changed for "
+                f"a while: `kafka-configs.sh --bootstrap-server {settings.bootstrap_servers} --entity-type topics "
+                f"--entity-name {name} --alter --add-config cleanup.policy={COMPACT}` mends that"
+            )
 
 
 async def retentions(settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float) -> dict[str, float]:

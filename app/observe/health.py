@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -20,6 +20,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from app.access.arguments import connection_of
 from app.access.quiet import quiet
 from app.access.refusal import why_away, why_refused
+from app.access.topic_ids import Topics, topics_of
 from app.config import KafkaConfig
 from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
@@ -38,6 +39,12 @@ async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s:
     """
     async with admin_of(settings, timeout_s) as admin:
         return await _partitions_of(admin, topics)
+
+
+async def topics_there(settings: KafkaConfig, names: Collection[str], timeout_s: float) -> Topics:
+    """What the topics *names* are now, with their ids. Raises as `partitions_of` does."""
+    async with admin_of(settings, timeout_s) as admin:
+        return await topics_of(admin._client, names, timeout_s)
 
 
 async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
@@ -171,11 +178,16 @@ async def prepare_state_topics(
     there = await partitions_of(settings, topics, timeout_s)
     for name, wanted in topics.items():
         if there.get(name, wanted) != wanted:
-            raise ConfigError(
-                f"the source of {name} has {wanted} partitions, the state {there[name]}: the number was changed, so "
-                "keys have moved to other partitions than their rows; read the topic with a new Kafka.ConsumerConfig."
-                "GroupId, or take the rows along with `faust -A app state export` and `import --replace`"
-            )
+            raise changed_number(name, wanted, there[name])
+
+
+def changed_number(changelog: str, wanted: int, there: int) -> ConfigError:
+    """The error that says that a changelog has another number of partitions than its source."""
+    return ConfigError(
+        f"the source of {changelog} has {wanted} partitions, the state {there}: the number was changed, so "
+        "keys have moved to other partitions than their rows; read the topic with a new Kafka.ConsumerConfig."
+        "GroupId, or take the rows along with `faust -A app state export` and `import --replace`"
+    )
 
 
 async def prepare_topics_back(

@@ -1,16 +1,20 @@
 """The line to the cluster: records leave as they are, through a connection that is replaced after a refusal."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 import structlog
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from aiokafka.structs import RecordMetadata
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
+from aiokafka.structs import RecordMetadata, TopicPartition
 
+from app.access.epochs import UNKNOWN, epoch_ends
+from app.access.topic_ids import Topics, topics_of
 from app.config import KafkaConfig
 from app.errors import UnavailableError
+from app.observe.health import not_allowed
+from app.observe.logs import described
 from app.observe.rate import calm_libraries
 from app.publish.batches import one_batch
 from app.publish.connection import STOP_S, Connection, explained
@@ -135,6 +139,43 @@ class Line:
             async with asyncio.timeout(limit_s):
                 sent = await one_batch(connection.kafka, topic, partition, rows, headers)
         return _offset_of(sent, limit_s)
+
+    async def topics(self, names: Collection[str]) -> Topics:
+        """What the topics *names* (as on the cluster) are now; missing ones are left out, and never made.
+
+        Raises UnavailableError when no broker answers within `ProducerConfig.DeliveryTimeoutMs`, AccessError.
+        """
+        limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
+        connection = self._connected()
+        try:
+            with connection.in_use():
+                return await topics_of(connection.kafka.client, names, limit_s)
+        except TopicAuthorizationFailedError as error:
+            raise not_allowed(f"look at topic {error}") from error
+        except TimeoutError:
+            raise UnavailableError(
+                f"no Kafka broker at {self.settings.bootstrap_servers} says within {limit_s:g} s what the topics are"
+            ) from None
+
+    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
+        """Where the records of these leader epochs, and of earlier ones, end, as the leaders in *topics* say.
+
+        Left out where nobody tells.
+        """
+        asked: defaultdict[int, dict[TopicPartition, int]] = defaultdict(dict)
+        for at, epoch in epochs.items():
+            leader, _ = topics.of[at.topic].leaders.get(at.partition, (UNKNOWN, UNKNOWN))
+            if leader != UNKNOWN:
+                asked[leader][at] = epoch
+        found: dict[TopicPartition, int] = {}
+        connection = self._connected()
+        with connection.in_use():
+            for leader, of in asked.items():
+                try:
+                    found |= await epoch_ends(connection.kafka.client, leader, of)
+                except KafkaError as error:
+                    log.warning("a broker does not tell where leader epochs end", node=leader, error=described(error))
+        return found
 
     # What could not be sent.
 

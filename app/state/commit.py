@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from app.errors import InvariantError
+from app.errors import ConfigError, InvariantError
 from app.observe.strays import strays
 from app.state.dedupe import Dedupe
 from app.state.expiry import Expiry
@@ -41,9 +41,10 @@ from app.storage.changelog import (
     pack_key,
     unpack,
 )
+from app.storage.home import is_other, restore_or_replay
 from app.storage.log import Reader, Sender
-from app.storage.replica import forget
-from app.storage.store import STALE, Store, StoreError
+from app.storage.replica import Replica, forget
+from app.storage.store import STALE, StoreError
 from app.wire.stray import StrayRecordError
 
 log = structlog.get_logger()
@@ -60,12 +61,13 @@ class Settler:
     """Settles the groups of one partition under one claim. *probe* is told each step, for tests that die there."""
 
     def __init__(  # noqa: PLR0913, PLR0917  # all that it joins
-        self, topic: str, partition: int, store: Store, dedupe: Dedupe | None, windows: Mapping[bytes, Window],
-        sender: Sender, reader: Reader, probe: Probe = lambda _: None, *, is_fenced: bool = True,
+        self, replica: Replica, dedupe: Dedupe | None, windows: Mapping[bytes, Window], sender: Sender, reader: Reader,
+        probe: Probe = lambda _: None, *, is_fenced: bool = True,
     ) -> None:  # fmt: skip
-        self.topic = topic
-        self.partition = partition
-        self.store = store
+        self._replica = replica
+        self.topic = replica.topic
+        self.partition = replica.partition
+        self.store = store = replica.store
         self._dedupe = dedupe
         self._expiry = Expiry(store, dedupe, windows)
         self._sender = sender
@@ -160,8 +162,14 @@ class Settler:
     async def _find_out(self, sent: Rows) -> int:
         """Somebody else wrote: read what. Returns the offset of our newest record, of those just *sent*.
 
-        Raises FencedError when the partition was claimed. Other records are those of a worker that has lost it.
+        Raises FencedError when the partition was claimed, ConfigError when the changelog is another one. Other records
+        are those of a worker that has lost it.
         """
+        home = self._replica.home
+        now = (await self._sender.topics([self.topic])).of.get(self.topic)
+        if now is None or is_other(home.topic_id, now.id):
+            raise ConfigError(f"{home}: the changelog was deleted and made anew while this worker wrote to it; "
+                              f"{restore_or_replay(self._replica.source)}")  # fmt: skip
         last, stale = -1, set()
         for record in await self._reader.read(self.topic, self.partition, self.store.position + 1):
             epoch = epoch_of(record.headers)

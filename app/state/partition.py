@@ -11,6 +11,7 @@ from typing import Any
 
 from app.state.troubles import Troubles
 from app.storage.changelog import RECORD_OVERHEAD, Processed
+from app.storage.home import Home
 from app.storage.store import Store
 from app.wire.envelope import Outcome, Outgoing
 
@@ -74,6 +75,8 @@ class Partition:
         self.number = number
         self.topic = topic
         self.store = store
+        self.home: Home | None = None  # of the state
+        self.source_id = ""  # of the topic that is read, "" when it is not known
         self.group_bytes = group_bytes
         self.owners: dict[bytes, Any] = {}  # Any: of `unit.Unit`, which knows this module
         self.applied = 0

@@ -9,6 +9,7 @@ One topic holds everything that a subscription remembers, one partition for each
     \0processed              how far the source is settled
     \0claim                  who owns the partition from here on
     \0reset                  everything before this counts no more
+    \0whole OFFSET           the state was written back: from that offset on the log says all of it
 
 Every record carries the epoch of the owner that wrote it in a header. Whoever reads the log in order ignores records of
 an older epoch than one seen before: a worker that was frozen and writes what it had in hand changes nothing.
@@ -21,12 +22,14 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from app.wire.stray import INT64_MAX, reason_of
+from app.storage.home import Home
+from app.wire.stray import INT32_MAX, INT64_MAX, number_in, reason_of
 
 ROW, PACK = b"t", b"p"
 ATTEMPTS, DEAD = b"a", b"d"
 MARK = b"m"  # of one event, by the digest of its id; in the store only, made from packs
-PROCESSED, CLAIM, RESET = b"\0processed", b"\0claim", b"\0reset"
+PROCESSED, CLAIM, RESET, WHOLE = b"\0processed", b"\0claim", b"\0reset", b"\0whole"
+UNFINISHED = b"-1"  # the value of WHOLE while it is being written back
 EPOCH = "epoch"  # the name of the header
 EPOCH_MAX = 2**40  # each claim adds one: what says more was written by nobody of us
 RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
@@ -82,7 +85,9 @@ class Processed(msgspec.Struct, frozen=True):
     Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns of how many are
     not and how many are. *stream_ms* is the newest time of the records below *next_offset*, *at_ms* when this was
     written, *counts* how the records ended since the state began. *seek* is the newest order of an operator to go on
-    elsewhere that was carried out.
+    elsewhere that was carried out. *home* is where this was written, *source_id* the id of the topic that the offsets
+    are of; None and "": by a version that did not know. *leader_epoch* (KIP-320) is that of the newest records
+    that were read by then: of those below *next_offset*, or a later one; -1: not known.
     """
 
     next_offset: int
@@ -91,6 +96,9 @@ class Processed(msgspec.Struct, frozen=True):
     at_ms: int = 0
     counts: dict[str, int] = {}
     seek: str = ""
+    home: Home | None = None
+    source_id: str = ""
+    leader_epoch: int = -1
 
 
 encode = msgspec.json.encode
@@ -105,7 +113,14 @@ def decode_processed(value: bytes) -> Processed:
     numbers = (processed.next_offset, *processed.ahead, *processed.counts.values())
     if len(processed.ahead) % 2 or min(numbers) < 0 or max(*numbers, abs(processed.stream_ms)) > INT64_MAX:
         raise ValueError("its numbers are no offsets")
+    if not -1 <= processed.leader_epoch <= INT32_MAX:
+        raise ValueError("no leader has that epoch")
     return processed
+
+
+def whole_since(value: bytes) -> int:
+    """From which offset on a log says all of the state, -1 while it is written back. Raises ValueError."""
+    return number_in(value, least=-1)
 
 
 def row_key(table: str, key: bytes = b"") -> bytes:
@@ -163,7 +178,9 @@ def _fault_in(key: bytes, value: bytes | None, epoch: int) -> str:
         decode_processed(value)
     elif key == CLAIM and value is not None and decode_claim(value).epoch != epoch:
         return "a claim to another epoch than its header says"
-    return "" if key in {PROCESSED, CLAIM, RESET} else "a key of no kind that there is"
+    elif key == WHOLE and value is not None:
+        whole_since(value)
+    return "" if key in {PROCESSED, CLAIM, RESET, WHOLE} else "a key of no kind that there is"
 
 
 def _are_attempts(value: bytes) -> bool:

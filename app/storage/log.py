@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import uuid4
@@ -11,6 +11,7 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.access.reading import poll
+from app.access.topic_ids import Topics
 from app.errors import OperatingError
 from app.observe.strays import strays
 from app.storage.changelog import CLAIM, Claim, Logged, encode, epoch_headers
@@ -27,6 +28,12 @@ class Sender(Protocol):
         self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
     ) -> Awaitable[int]:
         """Send *rows* as one record batch. The result gives the offset of the first one, -1 when it is not told."""
+
+    async def topics(self, names: Collection[str]) -> Topics:
+        """What these names stand for now."""
+
+    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
+        """Where the records of these leader epochs, and of earlier ones, end. Left out where nobody tells."""
 
 
 class Reader(Protocol):

@@ -17,6 +17,7 @@ from app.storage.changelog import (
     PROCESSED,
     RESET,
     ROW,
+    WHOLE,
     Claim,
     Logged,
     decode_claim,
@@ -25,23 +26,36 @@ from app.storage.changelog import (
     fault_in,
     unpack,
 )
+from app.storage.home import Home
 from app.storage.store import STALE, UNREADABLE, Store
 from app.wire.stray import StrayRecordError
 
 PLAIN = frozenset({ATTEMPTS, DEAD})  # whose records say all of a key, as rows do
+CONTROL = frozenset({PROCESSED, WHOLE})  # which a store keeps as they are
 
 
 @dataclass(eq=False)
 class Replica:
-    """A store and the changelog partition that it copies."""
+    """A store and the changelog partition that it copies, whose *home* is there now. *source* is what it is of."""
 
-    topic: str
-    partition: int
+    home: Home
+    source: str
     store: Store
     owner: str = ""  # of the first claim with the newest epoch
     owner_epoch: int = -1
     rows: int = 0  # replayed
     stale: int = 0  # records that were ignored, because their writer had lost the partition
+    lacks: str = ""  # what the changelog has no more and the store has, in words
+
+    @property
+    def topic(self) -> str:
+        """The changelog."""
+        return self.home.topic
+
+    @property
+    def partition(self) -> int:
+        """Its partition, and the source's."""
+        return self.home.partition
 
     @cached_property
     def _unreadable(self) -> set[bytes]:
@@ -99,7 +113,7 @@ class Replica:
             batch.put(key, value)
             for mark, seen in unpack(value):
                 batch.put(mark, seen)
-        elif key == PROCESSED and value is not None:
+        elif key in CONTROL and value is not None:
             batch.put(key, value)
         elif key == CLAIM and value is not None:
             self._claimed(decode_claim(value))

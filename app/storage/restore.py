@@ -14,7 +14,21 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.access.reading import poll
+from app.errors import ConfigError
 from app.observe.strays import strays
+from app.storage.back import write_back
+from app.storage.changelog import (
+    PROCESSED,
+    RESET,
+    UNFINISHED,
+    WHOLE,
+    Logged,
+    decode_processed,
+    epoch_of,
+    fault_in,
+    whole_since,
+)
+from app.storage.home import Copy, Extent, Home, check_written_here, is_other, judged, restore_or_replay
 from app.storage.log import POLL_MS, LogReader, Sender, append_claim
 from app.storage.replica import Replica
 from app.storage.store import StoreError
@@ -69,6 +83,7 @@ class Restorer:
             ends = await self.seek(consumer, replicas)
             if not await self._catch_up(consumer, replicas, ends, is_wanted):
                 return False
+            _check_written(replicas)
             waiting = list(replicas)
             while waiting:
                 claims = dict(zip(waiting, await asyncio.gather(*map(self._claim, waiting)), strict=True))
@@ -76,11 +91,22 @@ class Restorer:
                 if not await self._catch_up(consumer, waiting, ends, is_wanted):
                     return False
                 waiting = [replica for replica, (owner, _) in claims.items() if replica.owner != owner]
+            await self._mend([replica for replica in replicas if replica.lacks])
         progress.ended = time.monotonic()
         progress.rows = sum(replica.rows for replica in replicas)
         log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3),
                  partitions=len(replicas), stale=sum(replica.stale for replica in replicas))  # fmt: skip
         return True
+
+    async def _mend(self, replicas: Iterable[Replica]) -> None:
+        """Write back what the changelogs lack: else it would be lost with this store."""
+        for replica in replicas:
+            place = {"topic": replica.topic, "partition": replica.partition}
+            log.error(
+                "the changelog was truncated; what it lacks is written back from the state", why=replica.lacks, **place
+            )
+            written = await write_back(self._sender, replica)
+            log.info("the changelog is whole again", records=written, **place)
 
     def _opened(self, replica: Replica) -> bool:
         if replica.store.is_open:
@@ -96,25 +122,54 @@ class Restorer:
         return True
 
     async def seek(self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica]) -> dict[TopicPartition, int]:
-        """Go to where each store stands and return the logs' ends. A store that no log continues is made anew."""
-        of = {replica.place: replica.store for replica in replicas}
+        """Go to where each store stands and return the logs' ends.
+
+        A store that no log continues is made anew where all of the log is there, and put aside. Raises ConfigError
+        where that is not so, or where the store belongs to something else: see `home.judged`.
+        """
+        of = {replica.place: replica for replica in replicas}
         begins, ends = await asyncio.gather(consumer.beginning_offsets(list(of)), consumer.end_offsets(list(of)))
-        for place, store in of.items():
-            start, why = store.position + 1, ""
-            if start > ends[place]:
-                why = "the changelog is shorter than the state: it was deleted, or the cluster lost records"
-            elif 0 < start < begins[place]:
-                why = "the changelog was truncated beyond where the state ends"
-            elif 0 < start < ends[place] and store.age_s() > self._tombstones_s:
-                why = "the state is older than the tombstones of its changelog"
-            if why:
-                log.error("state is rebuilt from the changelog", why=why, topic=place.topic, partition=place.partition,
-                          position=store.position, log_begins=begins[place], log_ends=ends[place])  # fmt: skip
-                store.wipe()
-                start = 0
-            consumer.seek(place, max(start, begins[place]))
-            self.progress.total += ends[place] - max(start, begins[place])
+        for place, replica in of.items():
+            await self._judge(consumer, replica, Extent(begins[place], ends[place]))
+            start = max(replica.store.position + 1, begins[place])
+            consumer.seek(place, start)
+            self.progress.total += ends[place] - start
         return dict(ends)
+
+    async def _judge(self, consumer: AIOKafkaConsumer, replica: Replica, log_: Extent) -> None:
+        store, here = replica.store, replica.home
+        if log_.begin or (store.home is not None and is_other(store.home.topic_id, here.topic_id)):
+            log_ = await self._looked(consumer, replica, log_)
+        of = judged(Copy(store.home, store.position, store.path), here, log_, replica.source)
+        replica.lacks, why = of.lacks, of.rebuilt
+        place = {"topic": replica.topic, "partition": replica.partition}
+        if why:
+            log.warning("state is rebuilt from the changelog", why=why, kept_at=str(store.begin_anew()), **place)
+        elif 0 < store.position + 1 < log_.end and store.age_s() > self._tombstones_s and log_.is_whole:
+            why = "the state is older than the tombstones of its changelog"
+            log.error("state is rebuilt from the changelog", why=why, position=store.position, log_begins=log_.begin,
+                      log_ends=log_.end, **place)  # fmt: skip
+            store.wipe()
+        if store.home is None and store.position >= 0:
+            log.info("the state knows from now on what it belongs to", cluster=here.cluster_id,
+                     topic_id=here.topic_id, **place)  # fmt: skip
+        store.home = here
+
+    async def _looked(self, consumer: AIOKafkaConsumer, replica: Replica, log_: Extent) -> Extent:
+        """Read all of a log for what it says of itself. Nothing is written."""
+        place, epoch = replica.place, 0
+        consumer.seek(place, log_.begin)
+        while await consumer.position(place) < log_.end:
+            fetched = await poll(
+                consumer, place, timeout_ms=POLL_MS, max_records=SLICE, skipped=strays.skipped("state")
+            )
+            for record in fetched.get(place, ()):
+                written = epoch_of(record.headers)
+                if written < epoch or fault_in(record.key, record.value, written):
+                    continue
+                epoch = written
+                log_ = said(log_, record, replica.home)
+        return log_
 
     async def _catch_up(
         self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica], ends: Mapping[TopicPartition, int],
@@ -149,3 +204,29 @@ class Restorer:
     async def _claim(self, replica: Replica) -> tuple[str, int]:
         """Append a claim; returns its owner's id and its offset."""
         return await append_claim(self._sender, replica.topic, replica.partition, replica.store.epoch + 1)
+
+
+def said(log_: Extent, record: Logged, here: Home) -> Extent:
+    """What is known of a log when one more of its records says something of it."""
+    if record.key == RESET:
+        return log_._replace(whole_since=record.offset, is_own=False)
+    if record.value is None:
+        return log_
+    if record.key == WHOLE:
+        return log_._replace(whole_since=whole_since(record.value))
+    if record.key == PROCESSED:
+        home = decode_processed(record.value).home
+        return log_._replace(is_own=home is not None and home.topic_id == here.topic_id)
+    return log_
+
+
+def _check_written(replicas: Iterable[Replica]) -> None:
+    """Raise ConfigError when what was replayed was written for another place, or not to its end."""
+    for replica in replicas:
+        raw = replica.store.get(PROCESSED)
+        check_written_here(None if raw is None else decode_processed(raw).home, replica.home, replica.source)
+        if replica.store.get(WHOLE) == UNFINISHED and not replica.lacks:
+            raise ConfigError(
+                f"{replica.home}: the changelog was being written back, and that did not end; do it again: "
+                f"{restore_or_replay(replica.source)}"
+            )

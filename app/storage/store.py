@@ -19,10 +19,12 @@ import structlog
 
 from app.errors import ConfigError, InvariantError
 from app.owned import make_folder, open_owned
+from app.storage.home import Home, decode_home, encode_home
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
 UNREADABLE = b"\0unreadable"  # before the key of a record that cannot be read, with its place and the reason
+HOME = b"\0home"
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
 BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
@@ -89,6 +91,8 @@ class Memory:
 class Store:
     """Rows by key, as bytes. *position* is the offset of the last changelog record in it, -1 for none.
 
+    *home* is the changelog partition that it copies, None in a store of a version that did not note it. It is written
+    with the first batch after it was set.
     Reading raises InvariantError when the bytes on disk are not what was written: the process ends, and the next one
     puts the store aside.
     """
@@ -97,6 +101,8 @@ class Store:
         self.path = path
         self.position = -1
         self.epoch = 0
+        self.home: Home | None = None
+        self._written_home: Home | None = None
         self._memory = memory
         self._db: Any = None  # Any: rocksdict is untyped
 
@@ -111,6 +117,8 @@ class Store:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = rocksdict.Rdict(str(self.path), self._options())
             self.position, self.epoch = self._number(POSITION, -1), self._number(EPOCH, 0)
+            home = self._db.get(HOME)
+            self.home = self._written_home = None if home is None else decode_home(home)
         except Exception as error:  # rocksdict raises nothing finer
             self.close()
             is_damaged = not (is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING))
@@ -186,11 +194,14 @@ class Store:
         batch.put(POSITION, b"%d" % position)
         batch.put(EPOCH, b"%d" % epoch)
         batch.put(WRITTEN, b"%d" % time.time())
+        home = self.home
+        if home is not self._written_home and home is not None:
+            batch.put(HOME, encode_home(home))
         try:
             self._db.write(batch)
         except Exception as error:
             raise StoreError(f"the state in {self.path} cannot be written: {error}") from error
-        self.position, self.epoch = position, epoch
+        self.position, self.epoch, self._written_home = position, epoch, home
 
     def reopen(self) -> None:
         """Open it anew after a write that failed: RocksDB takes no further one otherwise.
@@ -209,10 +220,23 @@ class Store:
         self.open()
 
     def wipe(self) -> None:
-        """Begin with nothing. Raises StoreError."""
+        """Begin with nothing, in the same home. Raises StoreError."""
+        home = self.home
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
         self.open()
+        self.home = home
+
+    def begin_anew(self) -> Path:
+        """Begin with nothing in no home, and keep what is there beside it: where that is. Raises StoreError."""
+        aside = self.path.with_name(f"{self.path.name}.before-{time.time_ns()}")
+        self.close()
+        try:
+            self.path.rename(aside)
+        except OSError as error:
+            raise StoreError(f"the state in {self.path} cannot be put aside: {error.strerror}") from error
+        self.open()
+        return aside
 
     def age_s(self) -> float:
         """Seconds since the last write."""

@@ -15,7 +15,7 @@ import msgspec
 from app.errors import DecodeError
 
 T = TypeVar("T")
-INT64_MAX = 2**63 - 1
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 _digits = re.compile(rb"-?[0-9]{1,19}")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (RecursionError, "nested too deeply"),

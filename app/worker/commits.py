@@ -5,7 +5,7 @@ rebalance, so one deleted topic would hold up all others.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka.errors import IllegalStateError, KafkaError, UnknownTopicOrPartitionError
@@ -15,9 +15,13 @@ AGAIN_S = 0.1  # between two tries
 LIMIT_S = 5.0  # for all of them: a stop waits for the last commit
 
 
-async def commit(consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S) -> set[TopicPartition]:
+async def commit(
+    consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S,
+    note: Callable[[TopicPartition], str] = lambda _: "",
+) -> set[TopicPartition]:  # fmt: skip
     """Commit *offsets* by aiokafka's *consumer*, and return those of its partitions that the cluster does not have.
 
+    *note* says what is to stand beside the offset of a partition.
     Raises what Kafka refuses, IllegalStateError for a partition that is not assigned, and TimeoutError after *limit_s*
     seconds; the last error is its cause.
     """
@@ -30,7 +34,7 @@ async def commit(consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: 
         async with asyncio.timeout(limit_s):
             while True:
                 gone = {at for at in offsets if not _is_there(consumer, at)}
-                left = {at: OffsetAndMetadata(offset, "") for at, offset in offsets.items() if at not in gone}
+                left = {at: OffsetAndMetadata(offset, note(at)) for at, offset in offsets.items() if at not in gone}
                 try:
                     await _commit_once(consumer._coordinator, assignment, left)
                 except KafkaError as error:

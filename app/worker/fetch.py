@@ -24,8 +24,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.access.batches import DAMAGED, UnreadableBatchError, damage, unreadable
+from app.access.epochs import UNKNOWN
 from app.errors import UnreadableError
 from app.observe.logs import described
+from app.storage.home import Note, note_of
 from app.wire.envelope import Headers
 from app.worker.commits import commit
 
@@ -71,6 +73,8 @@ class Packed:
                 self._batches.append(batch)
         except CorruptRecordException:
             self.damage = damage(self.place, self._end, fetched._records)
+        # What is damaged may say any.
+        self.leader_epoch: int = fetched._records.leader_epoch if self.damage is None else UNKNOWN
         self.next_offset: int = self._end
 
     @property
@@ -301,9 +305,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def commits(self, partitions: Collection[TP]) -> dict[TP, int]:
         """What the group has committed of *partitions*; nothing is left out."""
+        return {tp: at.offset for tp, at in (await self._committed(partitions)).items() if at.offset >= 0}
+
+    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, Note]:
+        """What stands beside the commits of *partitions*; those without a commit are left out."""
+        return {tp: note_of(at.metadata) for tp, at in (await self._committed(partitions)).items()}
+
+    async def _committed(self, partitions: Collection[TP]) -> dict[TP, OffsetAndMetadata]:
         coordinator = self._ensure_consumer()._coordinator
         found = await self.call_thread(coordinator.fetch_committed_offsets, [TopicPartition(*tp) for tp in partitions])
-        return {TP(*tp): at.offset for tp, at in found.items() if at.offset >= 0}
+        return {TP(*tp): at for tp, at in found.items()}
 
     async def commit_first(self, offsets: Mapping[TP, int]) -> bool:
         """Commit for partitions of which the group has nothing, also those of other members. False when it fails."""
@@ -329,9 +340,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
+        note = self.app.holdings.note  # type: ignore[attr-defined]
         held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
         try:
-            gone = await commit(self._ensure_consumer(), held)
+            gone = await commit(self._ensure_consumer(), held, note=lambda at: note(TP(*at)))
         except (KafkaError, TimeoutError) as error:
             log.warning("not committed, it will be tried again", error=described(error.__cause__ or error))
             return False

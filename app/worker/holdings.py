@@ -9,17 +9,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
+from aiokafka import TopicPartition
 from faust.types import TP
+from msgspec.structs import replace
 
 from app.access.batches import UnreadableBatchError
+from app.access.epochs import UNKNOWN
+from app.access.topic_ids import Topics
 from app.errors import ConfigError
+from app.observe.health import changed_number
 from app.observe.logs import described
 from app.state.commit import Probe, Settler
 from app.state.dedupe import Dedupe
-from app.state.partition import Partition
+from app.state.partition import Group, Partition
 from app.state.tables import Table
 from app.state.troubles import Troubles
 from app.storage.changelog import ATTEMPTS, DEAD, PROCESSED, decode_processed
+from app.storage.home import Home, Note, check_leader_epoch, is_other, made_anew, note_text, restore_or_replay
 from app.storage.log import LogReader, Sender
 from app.storage.replica import Replica
 from app.storage.restore import Restorer
@@ -28,6 +34,8 @@ from app.storage.store import Memory, StateFolder, Store, StoreError
 log = structlog.get_logger()
 RETRY_S = 1.0
 TIDY_S = 3600.0
+NOTHING = Topics("", {})
+NOBODY = UNKNOWN, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -74,21 +82,28 @@ class Holdings:
     probe: Probe
     is_fenced: bool = True
     held: dict[TP, Held] = field(default_factory=dict)
+    topics: Topics = NOTHING  # sources and changelogs, as they were when partitions were assigned last
+    anew: set[str] = field(default_factory=set)  # sources without state that were made anew since
+    _gone: set[str] = field(default_factory=set)  # changelogs that were not there at the last look
+    _seen: dict[TP, tuple[int, int]] = field(default_factory=dict)  # leader epoch and offset at the last look
     _standby: asyncio.Task[None] | None = None
 
     async def acquire(self, assigned: Iterable[TP], standbys: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
         """Make the state of *assigned* ours, and follow that of *standbys*. False when it is not wanted any more.
 
-        Partitions of topics without a subscription are left out. Raises what Kafka raises.
+        Partitions of topics without a subscription are left out. Raises what Kafka raises, and ConfigError when the
+        state belongs to something else than what is there, see `storage.home`.
         """
         await self.release()
+        self.topics = await self.sender.topics(self._names)
+        self._seen = {}
         ours, theirs = ([tp for tp in of if tp.topic in self.remembered] for of in (assigned, standbys))
         self.memory = self.memory.shared_by(sum(self.remembered[tp.topic].topic is not None for tp in (*ours, *theirs)))
         while not await self._open(ours, is_wanted):
             if not is_wanted():
                 return False
             await asyncio.sleep(RETRY_S)
-        copies = [replica for tp in theirs if (replica := self._replica(tp)) is not None]
+        copies = [replica for tp in theirs if (replica := self._copy(tp)) is not None]
         self._standby = asyncio.create_task(self._follow(copies), name="standby")
         return True
 
@@ -141,6 +156,8 @@ class Holdings:
         """Hold a partition. What its troubles say was looked at when it was replayed."""
         store = replica.store if replica is not None else None
         partition = Partition(tp.partition, store, self.group_bytes, tp.topic)
+        partition.home = replica.home if replica is not None else None
+        partition.source_id = self.source_id(tp.topic)
         raw = store.get(PROCESSED) if store is not None else None
         partition.processed = decode_processed(raw) if raw is not None else None
         if store is not None:
@@ -158,15 +175,120 @@ class Holdings:
         topic = self.remembered[tp.topic].topic
         if topic is None:
             return None
-        return Replica(topic, tp.partition, Store(self.folder.store_path(topic, tp.partition), self.memory))
+        return Replica(self._home(tp, topic), tp.topic, self._store(topic, tp.partition))
+
+    def _copy(self, tp: TP) -> Replica | None:
+        """The same for somebody else's partition: what is wrong there ends no worker."""
+        try:
+            return self._replica(tp)
+        except ConfigError as error:
+            log.error("a copy is not followed", topic=tp.topic, partition=tp.partition, why=str(error))  # noqa: TRY400
+            return None
+
+    def _store(self, topic: str, partition: int) -> Store:
+        return Store(self.folder.store_path(topic, partition), self.memory)
+
+    def _home(self, tp: TP, topic: str) -> Home:
+        """What the changelog partition of *tp* is now. Raises ConfigError when there is none."""
+        there = self.topics.of.get(topic)
+        if there is None:
+            raise ConfigError(f"the changelog {topic} is gone: it was deleted; {restore_or_replay(tp.topic)}")
+        if tp.partition >= there.partitions:
+            source = self.topics.of.get(tp.topic)
+            raise changed_number(topic, source.partitions if source else tp.partition + 1, there.partitions)
+        return Home(self.topics.cluster_id, topic, there.id, tp.partition)
+
+    @property
+    def _names(self) -> list[str]:
+        """The topics whose ids are of interest: sources, and their changelogs."""
+        return [*self.remembered, *(of.topic for of in self.remembered.values() if of.topic is not None)]
+
+    def source_id(self, topic: str) -> str:
+        """The id of a source as of the last assignment, "" when it is not known."""
+        return self.topics.of[topic].id if topic in self.topics.of else ""
+
+    def source_ids(self, topic: str) -> tuple[str, str]:
+        """The ids of the cluster and of a source, for its dead letters."""
+        return self.topics.cluster_id, self.source_id(topic)
+
+    def note(self, tp: TP) -> str:
+        """What stands beside an offset of *tp* that is committed."""
+        held = self.held.get(tp)
+        if held is None:
+            return ""
+        return note_text(Note(self.source_id(tp.topic), has_state=held.partition.processed is not None))
+
+    async def adopt(self) -> None:
+        """Have the state of an older version know what it belongs to. Raises what settling does."""
+        for tp, held in self.held.items():
+            partition, settler = held.partition, held.settler
+            before = partition.processed
+            if settler is None or before is None or before.home is not None or partition.is_abandoned:
+                continue
+            after = replace(before, home=partition.home, source_id=partition.source_id)
+            if await settler.settle(Group(), after, lambda of=partition: not of.is_abandoned):  # type: ignore[misc]
+                partition.processed = after
+                log.info("the state knows from now on which topic its offsets are of", topic=tp.topic,
+                         partition=tp.partition, topic_id=partition.source_id)  # fmt: skip
+
+    async def look(self) -> set[str]:
+        """Look whether the topics are still the same: the sources without state that were made anew since.
+
+        Raises ConfigError when what the state of our partitions belongs to was deleted or made anew, and what the
+        sender's `topics` raises.
+        """
+        at = {tp: self._next_offset(tp) for tp in self.held}
+        before, now = self.topics, await self.sender.topics(self._names)
+        anew = {name for name, topic in now.of.items() if name in before.of and is_other(before.of[name].id, topic.id)}
+        found, gone = set[str](), self._gone
+        self._gone = set(self._names) - now.of.keys()
+        for source in {tp.topic for tp in self.held}:
+            changelog = self.remembered[source].topic
+            if changelog is None:
+                found |= {source} & anew
+            elif changelog in anew or changelog in gone & self._gone:  # a broker that has just started may lag
+                what = "deleted and made anew" if changelog in now.of else "deleted"
+                raise ConfigError(f"the changelog {changelog} was {what}; {restore_or_replay(source)}")
+            elif source in anew:
+                raise made_anew(source, before.of[source].id, now.of[source].id)
+        await self._look_at_epochs(at, now)
+        self.anew |= found
+        return found
+
+    def _next_offset(self, tp: TP) -> int:
+        processed = self.held[tp].partition.processed
+        return processed.next_offset if processed is not None else 0
+
+    async def _look_at_epochs(self, at: Mapping[TP, int], now: Topics) -> None:
+        """Where a partition has another leader by now, see that it still has what was read *at* the look before."""
+        seen, self._seen = self._seen, {}
+        asked: dict[TopicPartition, int] = {}
+        for tp, offset in at.items():
+            _, epoch = now.of[tp.topic].leaders.get(tp.partition, NOBODY) if tp.topic in now.of else NOBODY
+            self._seen[tp] = epoch, offset
+            was, _ = seen.get(tp, NOBODY)
+            if UNKNOWN not in {was, epoch} and was != epoch:
+                asked[TopicPartition(*tp)] = was
+        for place, end in (await self.sender.epoch_ends(asked, now)).items() if asked else ():
+            check_leader_epoch(place.topic, place.partition, seen[TP(*place)][1], end)
+
+    async def epoch_ends(self) -> dict[TP, int]:
+        """Where the records end of the leader epochs that the state of our partitions knows, where that is known."""
+        known = {tp: of.partition.processed for tp, of in self.held.items()}
+        epochs = {
+            TopicPartition(*tp): processed.leader_epoch for tp, processed in known.items()
+            if processed is not None and processed.leader_epoch != UNKNOWN and tp.topic in self.topics.of
+            and not is_other(processed.source_id, self.source_id(tp.topic))
+        }  # fmt: skip
+        found = await self.sender.epoch_ends(epochs, self.topics) if epochs else {}
+        return {TP(*place): end for place, end in found.items()}
 
     def _settler(self, tp: TP, replica: Replica) -> Settler:
         remembered = self.remembered[tp.topic]
         windows = {t.prefix: t.window for t in remembered.tables.values() if t.window is not None}
         return Settler(
-            replica.topic, replica.partition, replica.store, remembered.dedupe, windows, self.sender, self.reader,
-            self.probe, is_fenced=self.is_fenced,
-        )  # fmt: skip
+            replica, remembered.dedupe, windows, self.sender, self.reader, self.probe, is_fenced=self.is_fenced
+        )
 
     @staticmethod
     def _close(replicas: Iterable[Replica]) -> bool:
@@ -202,6 +324,13 @@ class Holdings:
                 copy.store.open()
         of = {copy.place: copy for copy in copies}
         async with self.reader.consumer(of) as consumer:
-            await self.restorer.seek(consumer, copies)
-            while True:
+            for copy in of.copy().values():
+                try:
+                    await self.restorer.seek(consumer, [copy])
+                except ConfigError as error:  # whoever gets the partition is told, and nothing is changed here
+                    log.error("a copy is not followed", topic=copy.topic, partition=copy.partition, why=str(error))  # noqa: TRY400
+                    copy.store.close()
+                    copies.remove(copy)
+                    del of[copy.place]
+            while of:
                 await self.restorer.replay_some(consumer, of, of)

@@ -103,7 +103,10 @@ class Seeking:
             return to
         before = partition.processed or Processed(0)
         if before.seek != identity:
-            after = Processed(to, (), before.stream_ms, time.time_ns() // 1_000_000, before.counts, identity)
+            after = Processed(
+                to, (), before.stream_ms, time.time_ns() // 1_000_000, before.counts, identity, partition.home,
+                partition.source_id,
+            )  # fmt: skip
             group = Group()
             for offset in [offset for offset in partition.troubles.attempts if offset < to]:
                 partition.troubles.tried(offset)  # nobody will try it again

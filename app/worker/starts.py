@@ -11,6 +11,7 @@ from faust.types import TP
 from app.engine.offsets import OnCommitAhead, StartError, gone, start_position
 from app.errors import ConfigError
 from app.storage.changelog import Processed
+from app.storage.home import Note, check_leader_epoch, is_other, made_anew, replay
 
 log = structlog.get_logger()
 
@@ -32,11 +33,26 @@ class Cluster(Protocol):
 
 
 class Known(NamedTuple):
-    """What is known of a partition: how far its state is, what the group has committed, where Faust would read on."""
+    """What is known of a partition: how far its state is, what the group has committed, where Faust would read on.
+
+    *source_id* is the topic's, *note* what stands beside the commit. *is_anew*: the topic is not the one that this
+    process has read before. *epoch_end* is where the records end of the leader epoch that the state knows, if that is
+    known.
+    """
 
     processed: Processed | None
     committed: int | None
     read: int | None
+    source_id: str = ""
+    note: Note = Note()
+    has_state: bool = True
+    is_anew: bool = False
+    epoch_end: int | None = None
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether nothing is known of this topic, but of one of that name before it. Without state that may be."""
+        return not self.has_state and (self.is_anew or is_other(self.note.source_id, self.source_id))
 
 
 @dataclass
@@ -57,25 +73,21 @@ async def starts(
     """Find where reading begins: the state is the truth.
 
     A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end; yet one of a topic
-    that the group does know is new, and begins with its log too. One whose log begins behind what is known goes on
-    there. Raises ConfigError when a partition's state does not belong to what the topic holds now.
+    that the group does know is new, and begins with its log too. So does one of a topic that was made anew and has no
+    state. One whose log begins behind what is known goes on there. Raises ConfigError when a partition's state does not
+    belong to what the topic holds now, or is lost.
     """
+    _check(known)
+    anew = {tp for tp, of in known.items() if of.begins_anew}
     states = {tp: of.processed for tp, of in known.items() if of.processed is not None}
-    unknown = {tp for tp, of in known.items() if of.read is None} - states.keys()
+    unknown = {tp for tp, of in known.items() if of.read is None} - states.keys() - anew
     found = Found()
     if unknown and not is_earliest:
         await _begin_at_end(unknown, {tp.topic for tp in known.keys() - unknown}, cluster, found)
     begins = await cluster.earliest_offsets(*known.keys() - found.begins.keys())
     ends = await cluster.highwaters(*states)
     for tp in begins.keys() - states.keys():
-        read = known[tp].read
-        if read is None:
-            found.begins[tp] = begins[tp]
-        elif read < begins[tp]:
-            found.begins[tp], found.gone[tp] = begins[tp], begins[tp] - read
-            log.warning(gone(read, begins[tp]), topic=tp.topic, partition=tp.partition, goes_on_at=begins[tp])
-        elif read == 0:  # where aiokafka's own seek does nothing either
-            found.begins[tp] = 0
+        _begin(tp, known[tp], begins[tp], found)
     for tp, processed in states.items():
         try:
             start = start_position(
@@ -92,6 +104,21 @@ async def starts(
         if start.gone:
             found.gone[tp] = start.gone
     return found
+
+
+def _begin(tp: TP, of: Known, begin: int, found: Found) -> None:
+    """Have a partition without state begin with its log, if it does not go on where the group has committed."""
+    if of.begins_anew:
+        log.warning("the topic was deleted and made anew; it is read from its beginning", topic=tp.topic,
+                    partition=tp.partition, committed_before=of.committed)  # fmt: skip
+        found.begins[tp] = begin
+    elif of.read is None:
+        found.begins[tp] = begin
+    elif of.read < begin:
+        found.begins[tp], found.gone[tp] = begin, begin - of.read
+        log.warning(gone(of.read, begin), topic=tp.topic, partition=tp.partition, goes_on_at=begin)
+    elif of.read == 0:  # where aiokafka's own seek does nothing either
+        found.begins[tp] = 0
 
 
 async def _begin_at_end(
@@ -111,3 +138,20 @@ async def _begin_at_end(
     for tp in unknown - found.begins.keys():
         log.warning("a new partition of a topic that the group reads; it is read from its begin, whatever "
                     "AutoOffsetReset says", topic=tp.topic, partition=tp.partition)  # fmt: skip
+
+
+def _check(known: Mapping[TP, Known]) -> None:
+    """Raise ConfigError when the state of a partition is another topic's, or is lost."""
+    for tp, of in known.items():
+        processed = of.processed
+        if processed is not None:
+            if is_other(processed.source_id, of.source_id):
+                raise made_anew(tp.topic, processed.source_id, of.source_id)
+            check_leader_epoch(tp.topic, tp.partition, processed.next_offset, of.epoch_end)
+        elif of.has_state and of.note.has_state:
+            raise ConfigError(
+                f"{tp.topic}-{tp.partition}: the group has committed offset {of.committed} with a state, and there is "
+                "none now: its changelog was emptied or made anew, and no store of this worker has it; on the machine "
+                f"that has it, `faust -A app state restore-changelog --topic {tp.topic}` writes it back, "
+                f"{replay(tp.topic)}"
+            )

@@ -19,6 +19,7 @@ from app.engine.flow import Flow
 from app.engine.offsets import OnCommitAhead
 from app.engine.pipeline import Pipeline
 from app.errors import OperatingError
+from app.storage.home import Note
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
 from app.worker.intake import Intake
@@ -179,6 +180,8 @@ class Consumer(driver.Consumer):
         held = self._held()
         begins = await self._starts(held)
         back = {tp: begins.get(tp, self._read_offset[tp] or 0) for tp in self._back()}
+        self._host.holdings.anew.clear()
+        await self._host.holdings.adopt()
         for tp, offset in begins.items():
             await self.seek(tp, offset)
         self._host.intake.open({
@@ -199,6 +202,15 @@ class Consumer(driver.Consumer):
             spans = {tp: (begins[tp], ends[tp]) for tp in orders}
             await seeking.carry_out(orders, held, spans, cast(Any, self._thread).commit)
 
+    async def look_at_topics(self) -> None:
+        """Look whether our topics are still the same. Where one without state is not, read it from its beginning.
+
+        Raises as `Holdings.look` does.
+        """
+        if anew := await self._host.holdings.look():
+            log.warning("topics were deleted and made anew", topics=sorted(anew))
+            cast(Any, self._thread).rejoin()
+
     def heed_seeks(self) -> None:
         """Where a partition of ours is to go on elsewhere, join the group anew: that is when it does."""
         if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
@@ -212,9 +224,15 @@ class Consumer(driver.Consumer):
     async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
         """Where reading begins, where that is not the committed offset, see `worker.starts`. Raises as that does."""
         plain = (tp for tp in self.assignment() if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp)))
-        known = {tp: Known(None, self._committed_offset[tp], self._read_offset[tp]) for tp in plain}
+        known = {tp: Known(None, self._committed_offset[tp], self._read_offset[tp], has_state=False) for tp in plain}
+        holdings: Holdings = self._host.holdings
+        notes = await cast(Any, self._thread).commit_notes(held)
+        ends = await holdings.epoch_ends()
         known |= {
-            tp: Known(of.partition.processed, self._committed_offset[tp], self._read_offset[tp])
+            tp: Known(
+                of.partition.processed, self._committed_offset[tp], self._read_offset[tp], of.partition.source_id,
+                notes.get(tp, Note()), of.settler is not None, tp.topic in holdings.anew, ends.get(tp),
+            )
             for tp, of in held.items()
         }  # fmt: skip
         is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"

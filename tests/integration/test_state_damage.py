@@ -7,7 +7,6 @@ from urllib.error import HTTPError
 import pytest
 from aiokafka.admin import NewPartitions
 
-from app.storage.changelog import ROW
 from tests.integration.house import COUNTING, LIMIT_S, House
 from tests.integration.test_state_start import refused
 
@@ -80,25 +79,6 @@ def test_damage_that_shows_later_ends_the_worker_and_the_next_one_rebuilds(house
     assert "damaged state was put aside" in worker.log.read_text()
     assert worker.rows("notes") == notes
     assert set(worker.rows("count").values()) == {2}
-
-
-def test_a_changelog_that_was_deleted_is_noticed(house: House) -> None:
-    """What the state knows beyond the log's end would never come back: it is said, and the log decides."""
-    house.build()
-    worker = house.start()
-    house.send(*(house.thing("key", number) for number in range(5)))
-    house.wait_settled(5, worker)
-    assert worker.stop() == 0
-    house.delete_topic(house.state_topic)
-    worker = house.start()
-    line = house.wait_log(worker, "state is rebuilt from the changelog")
-    assert "the changelog is shorter than the state: it was deleted, or the cluster lost records" in line
-    assert worker.rows("count") == {}
-    house.send(house.thing("key", 5))
-    house.wait_settled(6, worker)
-    assert worker.rows("count") == {"key": 1}
-    assert worker.stop() == 0
-    assert house.stored(ROW) == house.live(ROW)
 
 
 def test_another_number_of_partitions_is_refused(house: House) -> None:

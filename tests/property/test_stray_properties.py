@@ -30,6 +30,7 @@ from app.storage.changelog import (
     CLAIM,
     PROCESSED,
     RESET,
+    WHOLE,
     Claim,
     Processed,
     encode,
@@ -44,6 +45,7 @@ from app.storage.changelog import (
     table_and_key,
     unpack,
 )
+from app.storage.home import Home, note_of
 from app.storage.replica import Replica
 from app.wire.claimcheck import REFERENCE, SHA256, SIZE, claim_of, is_claim_check
 from app.wire.codec import codec_of
@@ -55,6 +57,7 @@ from tests.stand_ins.stored import MemoryStore
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "4929-1234"  # is in what is quoted, if anything is
 AT_MS = 1_700_000_000_000
+HOME = Home("cluster", "s", "id", 0)
 
 
 class Answer(Event, namespace="test.Answer", topic="t", key="name"):
@@ -69,7 +72,7 @@ class Answer(Event, namespace="test.Answer", topic="t", key="name"):
 def _replayed(record: PlainRecord) -> None:
     store = MemoryStore({})
     store.open()
-    replica = Replica("state", 0, store)  # type: ignore[arg-type]
+    replica = Replica(HOME, "t", store)  # type: ignore[arg-type]
     replica.replay([record, record], record.offset)  # type: ignore[list-item]
     json.dumps(replica.unreadable)
     if (processed := replica.store.get(PROCESSED)) is not None:
@@ -142,6 +145,7 @@ def _claim_check(record: PlainRecord) -> None:
 DECODERS: dict[str, Callable[[PlainRecord], object]] = {
     "app.storage.changelog": _checked,
     "app.storage.replica": _replayed,
+    "app.storage.home": lambda record: note_of((record.value or b"").decode("utf-8", "replace")),
     "app.inspection.statelog": _folded,
     "app.operate.told": _told,
     "app.deadletter.returned": _came_back,
@@ -201,6 +205,9 @@ OURS = [
     PlainRecord("s", 0, 7, AT_MS, row_key("count", b"k"), b"1", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, pack_key(0, 3, 1), MARKS, EPOCH),
     PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, (1, 2))), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, home=HOME, source_id="id", leader_epoch=3)), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, leader_epoch=2**40)), EPOCH),
+    PlainRecord("s", 0, 7, AT_MS, WHOLE, b"5", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, CLAIM, encode(Claim(3, "me", "host:1")), EPOCH),
     PlainRecord("s", 0, 7, AT_MS, RESET, b"", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, *attempts_row(5, {}), EPOCH),

@@ -30,6 +30,8 @@ def record(offset: int, key: str, timestamp: int = 0) -> Any:
 class Fetch:
     """Stands for what a fetch brought. *next_offset* is further than the last record where others end it."""
 
+    leader_epoch = -1
+
     def __init__(self, records: Sequence[Any], next_offset: int = 0) -> None:
         self._records = records
         self.next_offset = next_offset or records[-1].offset + 1

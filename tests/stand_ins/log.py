@@ -1,18 +1,21 @@
 """A cluster in memory: one changelog partition, and the ways to it that fail, lag and deliver late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
+from app.access.topic_ids import Topic, Topics
 from app.storage.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
+from app.storage.home import Home
 from app.wire.envelope import Headers, Outgoing
 
 TOPIC = "state"
 PLACE = TopicPartition(TOPIC, 0)
+CLUSTER = "cluster-1"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Log:
         self.entries: list[Entry] = []
         self.begin = 0
         self.end = 0
+        self.topic_id = "id-1"
+
+    @property
+    def home(self) -> Home:
+        """What a state in it belongs to."""
+        return Home(CLUSTER, TOPIC, self.topic_id, 0)
 
     def append(self, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers) -> int:
         """Append a batch whole; returns the offset of its first record."""
@@ -125,6 +134,15 @@ class Wire:
         if self._is_dead():
             raise asyncio.CancelledError
         self._published.extend(records)
+
+    async def topics(self, names: Collection[str]) -> Topics:
+        """Each topic has one partition; all but the log's have an id made of their name."""
+        await asyncio.sleep(0)
+        return Topics(CLUSTER, {n: Topic(self._log.topic_id if n == TOPIC else f"id of {n}", 1) for n in names})
+
+    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
+        """Nobody tells."""
+        return {}
 
     async def send_batch(
         self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers

@@ -12,7 +12,7 @@ from app.storage.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed
 from app.storage.replica import Replica
 from app.storage.restore import Restorer
 from app.storage.store import Memory, Store
-from tests.stand_ins.log import TOPIC, Fold, Log, Sending, Wire, kept
+from tests.stand_ins.log import Fold, Log, Sending, Wire, kept
 
 MEMORY = Memory.of(8, 8)
 
@@ -28,7 +28,7 @@ class Desk:
         self.steps: list[str] = []
         self.wire = Wire(self.log, [], sendings)
         self.store = Store(path, MEMORY)
-        self.replica = Replica(TOPIC, 0, self.store)
+        self.replica = Replica(self.log.home, "t", self.store)
         self._dedupe = dedupe
         self._windows = windows or {}
         self.settler: Settler
@@ -37,9 +37,7 @@ class Desk:
         """Restore and claim, as a worker does."""
         reader: Any = self.log
         assert await Restorer(reader, Wire(self.log, []), 24).acquire([self.replica], lambda: True)
-        self.settler = Settler(
-            TOPIC, 0, self.store, self._dedupe, self._windows, self.wire, reader, self.steps.append
-        )  # fmt: skip
+        self.settler = Settler(self.replica, self._dedupe, self._windows, self.wire, reader, self.steps.append)
         await self.settler.start()
         return self
 

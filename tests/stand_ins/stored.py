@@ -5,7 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.state.partition import Partition
-from app.storage.store import EPOCH, POSITION, StoreError
+from app.storage.home import Home, decode_home, encode_home
+from app.storage.store import EPOCH, HOME, POSITION, StoreError
 from app.wire.envelope import Headers
 
 
@@ -63,12 +64,14 @@ class MemoryStore(Memory):
         self.rows = disk
         self.is_open = False
         self.position, self.epoch = -1, 0
+        self.home: Home | None = None
         self.path = None
 
     def open(self) -> None:
         """As the disk says."""
         self.is_open = True
         self.position, self.epoch = int(self.rows.get(POSITION, -1)), int(self.rows.get(EPOCH, 0))
+        self.home = decode_home(self.rows[HOME]) if HOME in self.rows else None
 
     def close(self) -> None:
         """Nothing is read or written from now on."""
@@ -92,12 +95,16 @@ class MemoryStore(Memory):
             else:
                 self.rows[key] = value
         self.rows |= {POSITION: b"%d" % position, EPOCH: b"%d" % epoch}
+        if self.home is not None:
+            self.rows[HOME] = encode_home(self.home)
         self.position, self.epoch = position, epoch
 
     def wipe(self) -> None:
         """Begin with nothing."""
+        home = self.home
         self.rows.clear()
         self.open()
+        self.home = home
 
     def age_s(self) -> float:
         """Always young."""

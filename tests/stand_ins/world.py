@@ -101,7 +101,7 @@ class InMemory(Holdings):
 
     def _replica(self, tp: TP) -> Replica | None:
         topic = self.remembered[tp.topic].topic
-        return None if topic is None else Replica(topic, tp.partition, self.world.make_store(self.disk))
+        return None if topic is None else Replica(self._home(tp, topic), tp.topic, self.world.make_store(self.disk))
 
 
 class Worker:

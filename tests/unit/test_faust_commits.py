@@ -5,7 +5,7 @@ Both consumers get the same stand-in for their thread, which is all that they se
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from app.operate.seeks import Seeks
 from app.operate.told import Told
 from app.publish.producer import Producer
 from app.state.partition import Partition
+from app.storage.home import Note
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Held
 from app.worker.intake import Intake
@@ -65,6 +66,10 @@ class Thread:
     async def seek_to_committed(self) -> dict[TP, None]:
         """As aiokafka's, which moves nothing when nothing is committed."""
         return {PLACE: None}
+
+    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, Note]:
+        """Nothing stands beside what was never committed."""
+        return {}
 
     def seek(self, partition: TP, offset: int) -> None:
         """Move the position."""
@@ -139,7 +144,15 @@ class Ours(Stock):
         self.app.on_commit_ahead = "ignore"
         self.consumer = self._consumer(Transport)
         held = Held(Partition(PLACE.partition, None, 1000), None)
-        self.app.holdings = SimpleNamespace(held={PLACE: held})
+
+        async def adopt() -> None:
+            """Nothing has a state."""
+
+        async def epoch_ends() -> dict[TP, int]:
+            """Nobody knows."""
+            return {}
+
+        self.app.holdings = SimpleNamespace(held={PLACE: held}, anew=set(), adopt=adopt, epoch_ends=epoch_ends)
         admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None, self.fault), Producer(KafkaConfig())
         self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
         self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})

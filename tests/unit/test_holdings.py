@@ -1,10 +1,17 @@
 """What a worker holds of the partitions that are assigned to it."""
 
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
+import pytest
 from faust.types import TP
+from msgspec.structs import replace
 
+from app.access.topic_ids import Topic, Topics
+from app.errors import ConfigError
+from app.storage.changelog import PROCESSED, Processed, decode_processed
+from app.storage.home import Home, Note, note_of
 from app.storage.restore import Restorer
 from app.storage.store import StateFolder
 from app.worker.holdings import Holdings, Remembered
@@ -26,3 +33,98 @@ async def test_only_what_has_a_store_shares_the_memory_of_stores(tmp_path: Path)
         assert holdings.memory.stores == 1
         assert {tp.topic for tp in holdings.held} == ({"kept", "not-kept"} if kept else {"not-kept"})
     await holdings.release()
+
+
+KEPT, PLAIN = TP("kept", 0), TP("not-kept", 0)
+AT = Topics("cluster-1", {"kept": Topic("k", 1), "not-kept": Topic("n", 1), TOPIC: Topic("id-1", 1)})
+
+
+class Cluster(Wire):
+    """A way to a cluster whose topics a test changes."""
+
+    now = AT
+
+    async def topics(self, names: Collection[str]) -> Topics:
+        """What there is now."""
+        return self.now
+
+    def set(self, **topics: Topic | None) -> None:
+        """Change topics, None: it is gone."""
+        of = {**self.now.of, **topics}
+        self.now = Topics(self.now.cluster_id, {name: topic for name, topic in of.items() if topic is not None})
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Holdings]]:
+    """Two partitions that are held, one of them with a state."""
+    log: Any = Log()
+    wire = Cluster(log, [])
+    remembered = {"kept": Remembered(TOPIC, None, {}, {}), "not-kept": Remembered(None, None, {}, {})}
+    holdings = Holdings(
+        remembered, StateFolder(tmp_path), MEMORY, log, wire, Restorer(log, wire, 24), 1000, 24, lambda _: None
+    )
+    assert await holdings.acquire([KEPT, PLAIN], [], lambda: True)
+    yield wire, holdings
+    await holdings.release()
+
+
+async def test_topics_that_become_others_under_a_worker_are_noticed(cluster: tuple[Cluster, Holdings]) -> None:
+    """One without a state is read from its beginning; what a state belongs to is left to a person."""
+    wire, holdings = cluster
+    assert await holdings.look() == set()
+    wire.set(**{"not-kept": Topic("another", 1)})
+    assert await holdings.look() == holdings.anew == {"not-kept"}
+    wire.now = AT
+    wire.set(kept=Topic("another", 1))
+    with pytest.raises(ConfigError, match=r"kept was deleted and made anew \(its id was k, now it is another\)"):
+        await holdings.look()
+    wire.now = AT
+    wire.set(**{TOPIC: Topic("another", 1)})
+    with pytest.raises(ConfigError, match=r"the changelog state was deleted and made anew; .*restore-changelog"):
+        await holdings.look()
+    wire.now = AT
+    wire.set(**{TOPIC: None, "kept": None})
+    assert await holdings.look() == set()  # a broker that has just started may not know it yet
+    with pytest.raises(ConfigError, match=r"the changelog state was deleted; .*restore-changelog"):
+        await holdings.look()
+
+
+async def test_what_is_settled_and_committed_says_what_it_belongs_to(cluster: tuple[Cluster, Holdings]) -> None:
+    """An older processed row is taken on, once, and keeps all else that it says."""
+    _, holdings = cluster
+    assert note_of(holdings.note(KEPT)) == Note("k", has_state=False)  # nothing is settled yet
+    assert note_of(holdings.note(PLAIN)) == Note("n", has_state=False)
+    assert holdings.note(TP("a plain agent's", 0)) == ""
+    assert holdings.source_ids("kept") == ("cluster-1", "k")
+    held = holdings.held[KEPT]
+    await holdings.adopt()  # nothing is processed yet
+    assert held.partition.processed is None
+    held.partition.processed = before = Processed(7, (1, 2), 3, 4, {"handled": 5}, "seek")
+    await holdings.adopt()
+    store = held.partition.store
+    assert store is not None
+    raw = store.get(PROCESSED)
+    assert raw is not None
+    assert decode_processed(raw) == held.partition.processed
+    home = Home("cluster-1", TOPIC, "id-1", 0)
+    assert held.partition.processed == replace(before, home=home, source_id="k")
+    assert note_of(holdings.note(KEPT)) == Note("k", has_state=True)
+    position = store.position
+    await holdings.adopt()
+    assert store.position == position
+
+
+async def test_a_changelog_without_the_partition_is_refused_at_once(tmp_path: Path) -> None:
+    """Nobody waits for offsets that cannot come."""
+    log: Any = Log()
+    wire = Cluster(log, [])
+    wire.set(kept=Topic("k", 3))
+    holdings = Holdings(
+        {"kept": Remembered(TOPIC, None, {}, {})}, StateFolder(tmp_path), MEMORY, log, wire,
+        Restorer(log, wire, 24), 1000, 24, lambda _: None,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="the source of state has 3 partitions, the state 1: the number was changed"):
+        await holdings.acquire([TP("kept", 2)], [], lambda: True)
+    wire.set(**{TOPIC: None})
+    with pytest.raises(ConfigError, match="the changelog state is gone"):
+        await holdings.acquire([KEPT], [], lambda: True)

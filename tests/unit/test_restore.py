@@ -1,16 +1,22 @@
 """Replaying the changelog and claiming it: which records count, who owns a partition, when a store is made anew."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.errors import ConfigError
+from app.state.dedupe import Dedupe
 from app.storage.changelog import (
     CLAIM,
     MARK,
     PROCESSED,
     RESET,
+    UNFINISHED,
+    WHOLE,
+    Mark,
     Processed,
     encode,
     epoch_headers,
@@ -19,12 +25,14 @@ from app.storage.changelog import (
     row_key,
     store_mark,
 )
+from app.storage.home import Home
 from app.storage.restore import Restorer
-from tests.stand_ins.log import Entry, Log, Wire, fold
+from tests.stand_ins.log import CLUSTER, TOPIC, Entry, Log, Sending, Wire, fold
 from tests.stand_ins.settling import Desk
 
 A, B = row_key("t", b"a"), row_key("t", b"b")
 ONE, TWO = MARK + b"1" * 16, MARK + b"2" * 16
+OLD_PROCESSED = b'{"next_offset":7,"ahead":[1,2],"stream_ms":1000,"at_ms":2000,"counts":{"handled":9},"seek":"abc"}'
 OLD, NEW = pack_key(0, 1, 1), pack_key(10, 1, 2)
 
 
@@ -100,26 +108,202 @@ async def test_of_many_that_claim_at_once_one_has_it_in_the_end(tmp_path: Path) 
     assert [desk for desk, answer in zip(desks, settled, strict=True) if answer is True] == [newest]
 
 
-@pytest.mark.parametrize("why", ["shorter", "truncated", "old"])
-async def test_a_store_that_the_log_does_not_continue_is_made_anew(
-    tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_store_that_is_older_than_tombstones_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log was made anew, begins later, or has forgotten what says that rows were deleted."""
+    """The log has forgotten what says that rows were deleted."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
     log = desk.log
-    if why == "shorter":
-        log = Log()
-    elif why == "truncated":
-        log.entries, log.begin, log.end = [], 100, 100
-    else:
-        log.append([(B, b"2")], epoch_headers(1))
-        log.entries = [entry for entry in log.entries if entry.key != A]
-        monkeypatch.setattr("app.storage.store.Store.age_s", lambda _: 25 * 3600.0)
+    log.append([(B, b"2")], epoch_headers(1))
+    log.entries = [entry for entry in log.entries if entry.key != A]
+    monkeypatch.setattr("app.storage.store.Store.age_s", lambda _: 25 * 3600.0)
     again = await Desk(tmp_path / "s", log).claim()
-    assert again.kept.rows == ({B: b"2"} if why == "old" else {})
+    assert again.kept.rows == {B: b"2"}
     assert again.kept == fold(log)
+
+
+def shorter(log: Log) -> None:
+    """The log lost its end."""
+    log.entries, log.end = log.entries[:2], 2
+
+
+def emptied(log: Log) -> None:
+    """Retention has deleted all of it, and further records that a store does not have."""
+    log.entries, log.begin, log.end = [], 100, 100
+
+
+def made_anew(log: Log) -> None:
+    """The topic was deleted and made anew, and it is longer than it was."""
+    log.topic_id, log.entries, log.end = "id-2", [], 0
+    log.append([(B, b"other")] * 9, epoch_headers(1))
+
+
+def emptied_and_short(log: Log) -> None:
+    """The topic was deleted and made anew, on brokers that have no ids."""
+    log.topic_id, log.entries, log.end = "", [], 0
+
+
+@pytest.mark.parametrize("happened", [shorter, emptied, made_anew, emptied_and_short])
+async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
+    tmp_path: Path, happened: Callable[[Log], None]
+) -> None:
+    """It is said, with the cures; and nothing is written into that log."""
+    desk = await Desk(tmp_path / "s").claim()
+    await desk.settle({A: b"1"})
+    desk.store.close()
+    log = desk.log
+    happened(log)
+    end = log.end
+    again = Desk(tmp_path / "s", log)
+    with pytest.raises(ConfigError, match=r"state restore-changelog --topic t.*state replay --topic t"):
+        await again.claim()
+    assert again.kept.rows == {A: b"1"}
+    assert log.end == end
+
+
+@pytest.mark.parametrize(
+    ("home", "why"),
+    [
+        (Home("cluster-2", TOPIC, "id-1", 0), "is of the cluster cluster-2, and this one is cluster-1"),
+        (Home(CLUSTER, TOPIC, "id-1", 3), "is that of state-3: it was put into the wrong place"),
+        (Home(CLUSTER, "other", "id-9", 0), "is that of other-0: it was put into the wrong place"),
+    ],
+)
+async def test_a_store_of_another_place_is_refused(desk: Desk, home: Home, why: str) -> None:
+    """However well it would fit into the log."""
+    desk.log.append([(A, b"1")] * 9, epoch_headers(1))
+    desk.store.home = home
+    batch = desk.store.batch()
+    batch.put(B, b"2")
+    desk.store.write(batch, 3, 0)
+    desk.store.close()
+    with pytest.raises(ConfigError, match=why):
+        await desk.claim()
+    assert desk.kept.rows == {B: b"2"}
+
+
+async def test_a_planted_fault_rows_of_two_logs_are_mixed_where_nobody_looks_at_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the check of ids is what keeps them apart, and the tests above are about it."""
+    desk = await Desk(tmp_path / "s").claim()
+    await desk.settle({A: b"1"})
+    desk.store.close()
+    made_anew(desk.log)
+    monkeypatch.setattr("app.storage.home.is_other", lambda *_: False)
+    monkeypatch.setattr("app.storage.restore.is_other", lambda *_: False)
+    again = await Desk(tmp_path / "s", desk.log).claim()
+    assert again.kept.rows == {A: b"1", B: b"other"}
+
+
+async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use(tmp_path: Path) -> None:
+    """Somebody has replayed the state, or written it back: what this disk has is no more than an old copy."""
+    desk = await Desk(tmp_path / "s").claim()
+    await desk.settle({A: b"1"})
+    desk.store.close()
+    made_anew(desk.log)
+    home = desk.log.home
+    desk.log.append([(RESET, b""), (PROCESSED, encode(Processed(5, home=home)))], epoch_headers(2))
+    desk.log.append([(B, b"2")], epoch_headers(2))
+    again = await Desk(tmp_path / "s", desk.log).claim()
+    assert again.kept.rows == {B: b"2"}
+    assert again.store.home == home
+    [aside] = tmp_path.glob("s.before-*")
+    kept_aside = Desk(aside)
+    kept_aside.store.open()
+    assert kept_aside.kept.rows == {A: b"1"}
+
+
+async def test_records_that_were_written_for_another_place_are_refused(tmp_path: Path) -> None:
+    """Of another cluster, say, whose topics somebody has mirrored: offsets are others here."""
+    log = Log()
+    log.append(
+        [(A, b"1"), (PROCESSED, encode(Processed(5, home=Home("cluster-2", TOPIC, "id-2", 0))))], epoch_headers(1)
+    )
+    with pytest.raises(ConfigError, match=r"written for the cluster cluster-2.*reset-offsets t"):
+        await Desk(tmp_path / "s", log).claim()
+
+
+async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused_without_one(tmp_path: Path) -> None:
+    """Then it is whole again: another worker can make all of the state from it."""
+    desk = await Desk(tmp_path / "s", dedupe=Dedupe(3_600_000)).claim()
+    await desk.settle({A: b"1"}, {ONE: Mark(5, 1)})
+    await desk.settle({B: b"2"}, {TWO: Mark(6, 2), ONE: Mark(7, 3)})
+    desk.store.close()
+    log = desk.log
+    log.begin = log.end
+    log.entries = []
+    with pytest.raises(ConfigError, match=f"begins at offset {log.begin}, and what was before it is in no state"):
+        await Desk(tmp_path / "empty", log).claim()
+    again = await Desk(tmp_path / "s", log).claim()
+    assert again.kept.rows == {A: b"1", B: b"2"}
+    assert await again.settle({A: b"3"})
+    again.store.close()
+    other = await Desk(tmp_path / "empty", log).claim()
+    assert other.kept.rows == {A: b"3", B: b"2"}
+    assert other.kept.marks == {ONE: (7, 3), TWO: (6, 2)}
+
+
+async def test_who_dies_while_a_log_is_mended_mends_it_again(tmp_path: Path) -> None:
+    """Until it is whole nobody else takes it for the truth."""
+    desk = await Desk(tmp_path / "s").claim()
+    await desk.settle({A: b"1"})
+    desk.store.close()
+    log = desk.log
+    log.begin, log.entries = log.end, []
+    dying = Desk(tmp_path / "s", log)
+    reader: Any = log
+    wire = Wire(log, [], [Sending(), Sending(), Sending(fails="before")])  # the claim, the beginning, the rows
+    with pytest.raises(OSError, match="away"):
+        await Restorer(reader, wire, 24).acquire([dying.replica], lambda: True)
+    dying.store.close()
+    with pytest.raises(ConfigError, match="what was before it is in no state"):
+        await Desk(tmp_path / "empty", log).claim()
+    again = await Desk(tmp_path / "s", log).claim()
+    assert again.kept.rows == {A: b"1"}
+    again.store.close()
+    assert (await Desk(tmp_path / "empty", log).claim()).kept.rows == {A: b"1"}
+
+
+async def test_a_log_that_was_not_written_back_to_its_end_is_refused(tmp_path: Path) -> None:
+    """By everybody: half of the rows are no state."""
+    log = Log()
+    log.append([(WHOLE, UNFINISHED), (A, b"1")], epoch_headers(1))
+    with pytest.raises(ConfigError, match=r"was being written back, and that did not end"):
+        await Desk(tmp_path / "s", log).claim()
+    log.append([(B, b"2"), (WHOLE, b"0")], epoch_headers(1))
+    assert (await Desk(tmp_path / "s", log).claim()).kept.rows == {A: b"1", B: b"2"}
+
+
+async def test_the_state_of_an_older_version_is_taken_on(tmp_path: Path) -> None:
+    """Its bytes are those of the commit before: no home anywhere."""
+    log = Log()
+    log.append([(A, b"1"), (PROCESSED, OLD_PROCESSED)], epoch_headers(1))
+    desk = Desk(tmp_path / "s", log)
+    desk.store.open()
+    desk.replica.replay(log.entries, 1)
+    assert desk.store.home is None
+    desk.store.close()
+    await desk.claim()
+    assert desk.kept.processed == Processed(7, (1, 2), 1000, 2000, {"handled": 9}, "abc")
+    desk.store.close()
+    desk.store.open()
+    assert desk.store.home == log.home
+
+
+async def test_a_worker_whose_changelog_was_made_anew_under_it_writes_nothing_over(desk: Desk, tmp_path: Path) -> None:
+    """What it finds there is not its own, however the epochs are."""
+    desk.store.close()
+    await desk.claim()
+    assert await desk.settle({A: b"1"})
+    made_anew(desk.log)
+    end = desk.log.end
+    with pytest.raises(ConfigError, match="made anew while this worker wrote to it"):
+        await desk.settle({A: b"2"})
+    assert desk.kept.rows == {A: b"1"}
+    assert len(desk.log.entries) <= end + 2  # what it had on its way, and no more
 
 
 async def test_a_restore_that_is_not_wanted_any_more_ends(tmp_path: Path) -> None:

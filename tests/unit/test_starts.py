@@ -7,6 +7,7 @@ from faust.types import TP
 
 from app.errors import ConfigError
 from app.storage.changelog import Processed
+from app.storage.home import Note, note_of, note_text
 from app.worker.starts import Found, Known, starts
 
 PLACE, OTHER, NEW = TP("orders", 0), TP("orders", 1), TP("orders", 2)
@@ -106,3 +107,50 @@ async def test_a_state_of_another_topic_is_refused() -> None:
     """With the cure."""
     with pytest.raises(ConfigError, match=r"orders-0: .*the topic ends at 200.*state replay --topic orders"):
         await starts({PLACE: Known(Processed(201), 150, 150)}, Cluster(), "ignore", is_earliest=True)
+
+
+async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -> None:
+    """However long it is; the cure keeps the tables or makes them anew."""
+    known = Known(Processed(150, source_id="one"), 150, 150, "two")
+    with pytest.raises(ConfigError, match=r"orders was deleted and made anew.*reset-offsets orders --to-beginning"):
+        await starts({PLACE: known}, Cluster(), "ignore", is_earliest=True)
+    for same in "", "one":  # a broker that tells no ids, and an older state
+        assert await starts({PLACE: known._replace(source_id=same)}, Cluster(), "ignore", is_earliest=True) == Found(
+            {PLACE: 150}
+        )
+    older = known._replace(processed=Processed(150))
+    assert await starts({PLACE: older}, Cluster(), "ignore", is_earliest=True) == Found({PLACE: 150})
+
+
+@pytest.mark.parametrize("is_earliest", [True, False])
+@pytest.mark.parametrize(
+    ("known", "begins_anew"),
+    [
+        (Known(None, 150, 150, "two", Note("one"), has_state=False), True),
+        (Known(None, None, None, "two", has_state=False, is_anew=True), True),
+        (Known(None, 150, 150, "one", Note("one"), has_state=False), False),
+        (Known(None, 150, 150, "two", Note(), has_state=False), False),  # committed by an older version
+    ],
+)
+async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_there_is_no_state(
+    known: Known, begins_anew: bool, is_earliest: bool  # noqa: FBT001  # of the table
+) -> None:  # fmt: skip
+    """Whatever the settings say of groups that know nothing."""
+    found = await starts({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)
+    assert found == Found({PLACE: 100} if begins_anew else {})
+
+
+async def test_a_state_that_is_lost_is_not_taken_for_one_that_begins() -> None:
+    """The commit says that there was one: an empty changelog is no empty state then."""
+    lost = Known(None, 150, 150, "one", Note("one", has_state=True))
+    with pytest.raises(ConfigError, match=r"committed offset 150 with a state, and there is none.*restore-changelog"):
+        await starts({PLACE: lost}, Cluster(), "ignore", is_earliest=True)
+    for note in Note(), Note("one"):  # of a version before, or before the subscription had a state
+        assert await starts({PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True) == Found()
+
+
+def test_a_note_of_somebody_else_says_nothing() -> None:
+    """The metadata of a commit is free text."""
+    assert note_of(note_text(Note("one", has_state=True))) == Note("one", has_state=True)
+    for other in "", "x", "[1]", '{"source_id": 5}', "[" * 10_000:
+        assert note_of(other) == Note()

@@ -19,6 +19,7 @@ from app.storage.changelog import (
     pack_key,
     row_key,
 )
+from app.storage.home import Home
 from app.storage.replica import Replica
 from app.storage.store import STALE, UNREADABLE
 from app.wire.stray import StrayRecordError, number_in
@@ -40,7 +41,7 @@ def replica_of(log: list[Any]) -> Replica:
     """A store that copies *log*."""
     store: Any = MemoryStore({})
     store.open()
-    replica = Replica("g-t-state", 0, store)
+    replica = Replica(Home("", "g-t-state", "", 0), "t", store)
     replica.replay(log, len(log) - 1)
     return replica
 
@@ -93,7 +94,7 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
     """Compaction may have removed what was under its key. A later record, or a reset, mends it."""
     replica = replica_of(records((ROW, b"1", 3), (key, b"junk", 3)))
     assert replica.unreadable.startswith("g-t-state/0/1: ")
-    again = Replica("g-t-state", 0, replica.store)  # another worker, on the same disk
+    again = Replica(Home("", "g-t-state", "", 0), "t", replica.store)  # another worker, on the same disk
     assert again.unreadable == replica.unreadable
     mended = {"again": (key, MARKS if key == PACK else encode(Processed(5)), 3), "reset": (RESET, b"", 4)}[cure]
     [record] = records(mended)

@@ -30,6 +30,8 @@ from app.inspection.letters.read import Reader, reading
 from app.inspection.letters.returning import StaysError, sent_back
 from app.inspection.letters.send import Request, Sending, whoami
 from app.inspection.letters.words import key_text, otherwise
+from app.observe.health import topics_there
+from app.storage.home import is_other
 from app.text import number, printable
 from app.wire.codec import json_of
 from app.wire.keys import key_bytes
@@ -73,6 +75,8 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
         if plan.chosen and not (asked.is_json or asked.is_dry):
             _print_plan(app, subscription, plan, register.messages, asked, action)
         _note(subscription, plan)
+        if action == "redrive":
+            await _note_anew(app, subscription, plan)
     if not any(plan.chosen for plan in plans.values()):
         note(f"no letters to {action}: `dlq list` shows what there is")
     return plans
@@ -95,6 +99,22 @@ def _note(subscription: Subscription, plan: Plan) -> None:
     """Say what is not as it was asked for."""
     for line in otherwise(plan):
         note(f"{subscription.topic_name}: {line}")
+
+
+async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> None:
+    """Say which letters are of a topic that is no more, although there is one of its name."""
+    if not any(entry.source_id for entry in plan.chosen):
+        return
+    topic = subscription.topic_name
+    there = (await topics_there(app.settings.kafka, [topic], app.settings.worker.startup_timeout_s)).of.get(topic)
+    if there is None:
+        return
+    former = [entry for entry in plan.chosen if is_other(entry.source_id, there.id)]
+    if former:
+        note(
+            f"{topic}: {number(len(former), 'letter')} (the first: {former[0].id.origin}) of a topic of that name that "
+            "was deleted since: the events are handled as they are, their offsets are none of the present topic"
+        )
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:

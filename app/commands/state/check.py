@@ -51,7 +51,7 @@ async def verified(app: Famulus, subscriptions: Iterable[Subscription], progress
 
     A store that is behind the log is compared with what the log said then.
     """
-    lock_folder(app)
+    lock_folder(app, "verify its state")
     places = await places_of(app, subscriptions)
     async with reading(app) as logs:
         return [
@@ -93,13 +93,13 @@ def unreadable_rows(subscription: Subscription, fold: Fold) -> Counter[str]:
     return found
 
 
-def lock_folder(app: Famulus) -> None:
-    """Keep workers away from the stores. Raises ConfigError while one uses them."""
+def lock_folder(app: Famulus, why: str) -> None:
+    """Keep workers away from the stores. Raises ConfigError while one uses them, with *why* that matters."""
     if app.folder.path.exists():
         try:
             app.folder.lock()
         except ConfigError as error:
-            raise ConfigError(f"{error}; to verify its state, stop that worker first") from None
+            raise ConfigError(f"{error}; to {why}, stop that worker first") from None
 
 
 def stored(path: Path) -> dict[bytes, bytes]:

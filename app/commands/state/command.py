@@ -10,11 +10,12 @@ import click
 from faust.cli import argument, option
 from rich.progress import Progress
 
-from app.commands.base import Command
+from app.commands.base import PARTITION, Command
 from app.commands.out import error_console, is_answering, note, say_json
 from app.commands.state.check import Verdict, verified
 from app.commands.state.lines import exported, import_rows
 from app.commands.state.replay import Start, Step, planned, replay, start_of
+from app.commands.state.restoring import restored
 from app.errors import ConfigError
 from app.inspection.statelog import Progressed, places_of, subscription_of, subscriptions_of
 from app.text import printable_json
@@ -28,7 +29,8 @@ ONLY_FOR = {  # which options belong to which actions
     "keep_partition": ("import",),
     "start": ("replay",),
     "yes": ("replay",),
-    "is_json": ("verify", "replay"),
+    "partition": ("restore-changelog",),
+    "is_json": ("verify", "replay", "restore-changelog"),
 }
 
 SPELT = {"start": "--from", "is_json": "--json"}
@@ -41,8 +43,9 @@ class state(Command):  # noqa: N801  # the class's name is the command's
     import writes such lines into the state of one subscription, each row to the partition that its key belongs to.
     verify compares the stores under Worker.DataDir with the changelogs; exits with 1 when they differ.
     Rows that cannot be read are exported and counted; export and verify exit with 1 when there are any.
-    replay drops the state of one subscription and has its records handled again. import and replay need the group's
-    workers to be stopped.
+    replay drops the state of one subscription and has its records handled again.
+    restore-changelog writes a changelog that was deleted, made anew or truncated again from the stores under
+    Worker.DataDir. import, replay and restore-changelog need the group's workers to be stopped.
 
     \b
     For example:
@@ -50,12 +53,13 @@ class state(Command):  # noqa: N801  # the class's name is the command's
     faust -A app state import --topic order-events spend.jsonl
     faust -A app state verify
     faust -A app state replay --topic order-events --from 0:100,1:250
+    faust -A app state restore-changelog --topic order-events
     """  # noqa: D301  # click wants that control character, to leave the lines as they are
 
     options = [  # noqa: RUF012  # as Faust wants it
-        argument("action", type=click.Choice(["export", "import", "verify", "replay"])),
+        argument("action", type=click.Choice(["export", "import", "verify", "replay", "restore-changelog"])),
         argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False),
-        option("--topic", help="The source topic of one subscription; import and replay need it."),
+        option("--topic", help="The source topic of one subscription; import, replay and restore-changelog need it."),
         option("--table", help="export: this table only."),
         option("--output", type=click.Path(path_type=Path, dir_okay=False), help="export: into a file."),
         option("--replace", is_flag=True, help="import: delete the rows that the file does not have."),
@@ -63,8 +67,9 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         option(
             "--from", "start", metavar="WHERE", help="replay: earliest (unless set), PARTITION:OFFSET,... or a time."
         ),
+        option("--partition", type=PARTITION, help="restore-changelog: only this one."),
         option("--yes", is_flag=True, help="replay: do not ask."),
-        option("--json", "is_json", is_flag=True, help="verify, replay: a JSON object for each partition."),
+        option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
 
     async def run(self, action: str, topic: str | None, **given: object) -> None:
@@ -72,9 +77,10 @@ class state(Command):  # noqa: N801  # the class's name is the command's
         for name, actions in ONLY_FOR.items():
             if given[name] and action not in actions:
                 raise click.UsageError(f"{SPELT.get(name, name.replace('_', '-'))}: only for {' and '.join(actions)}")
-        if action in ("import", "replay") and topic is None:
+        if action in ("import", "replay", "restore-changelog") and topic is None:
             raise click.UsageError(f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}")
-        await getattr(self, f"_{action}")(topic, **{n: v for n, v in given.items() if action in ONLY_FOR[n]})
+        act = getattr(self, f"_{action.replace('-', '_')}")
+        await act(topic, **{name: value for name, value in given.items() if action in ONLY_FOR[name]})
 
     async def _export(self, topic: str | None, table: str | None, output: Path | None) -> None:
         subscriptions = subscriptions_of(self.app, topic)
@@ -134,6 +140,13 @@ class state(Command):  # noqa: N801  # the class's name is the command's
             click.confirm("Drop these rows and marks, and go on there?", abort=True)
         await replay(self.app, subscription, steps)
         self._note(f"{len(steps)} partitions of {subscription.topic_name} go on there")
+
+    async def _restore_changelog(self, topic: str, partition: int | None, *, is_json: bool) -> None:
+        with _progress("writing the state") as progressed:
+            found = await restored(self.app, subscription_of(self.app, topic), partition, progressed)
+        rows = [(f"{of.at.topic}-{of.at.partition}", str(of.written), of.why or "written") for of in found]
+        self.list_rows(rows, ["partition", "records", "what"], f"Changelog of {topic}", is_json=is_json)
+        self._note(f"{sum(of.written for of in found)} records written")
 
     def _note(self, text: str) -> None:
         note(text)

@@ -18,7 +18,7 @@ from app.commands.telling import withdraw
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty, commit_for, committed_of
-from app.inspection.statelog import Fold, answered, places_of, reading, source_partitions
+from app.inspection.statelog import Fold, answered, belonging, places_of, reading, source_partitions
 from app.storage.changelog import PROCESSED, RESET, Processed, encode
 
 Start = Literal["earliest"] | dict[int, int] | datetime  # of all partitions, of some, or of all by time
@@ -108,14 +108,16 @@ async def replay(app: Famulus, subscription: Subscription, steps: list[Step]) ->
     if subscription.state_topic is not None:
         count = await source_partitions(app, subscription)
         await prepare_state(app, subscription, count, may_grow=len(steps) == count)
-        await _reset(app, {step.state: step for step in steps if step.state is not None})
+        await _reset(app, subscription, {step.state: step for step in steps if step.state is not None})
     await commit_for(kafka, {step.source: step.position for step in steps}, timeout_s)
 
 
-async def _reset(app: Famulus, steps: Mapping[TopicPartition, Step]) -> None:
+async def _reset(app: Famulus, subscription: Subscription, steps: Mapping[TopicPartition, Step]) -> None:
     folds = {at: step.fold or Fold() for at, step in steps.items()}
     async with claimed(app, steps, folds) as claims:
+        here = await belonging(app, subscription)
         for at, _, writer in claims:
-            await writer.write([(RESET, b""), (PROCESSED, encode(Processed(steps[at].position)))])
+            processed = here.taken_on(Processed(steps[at].position), at.partition)
+            await writer.write([(RESET, b""), (PROCESSED, encode(processed))])
         for _, fold, writer in claims:  # what counts no more, so that compaction lets it go
             await writer.write((key, None) for key in (*fold.rows, *fold.packs, *fold.troubles, *fold.unreadable))
