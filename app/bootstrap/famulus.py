@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import pkgutil
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import faust
-import structlog
 import svcs
+from aiokafka.errors import InvalidTimestampError
 from faust import Record as Event
 from faust.types import TP, AgentT
 
@@ -21,7 +20,8 @@ from app.access.faults import fault_of
 from app.access.unpacking import set_limit
 from app.bootstrap.checks import check_house
 from app.bootstrap.parts import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
-from app.bootstrap.topics import make_own_topics, readable_retired, retired_retry_topics
+from app.bootstrap.topics import grow_own_topics, make_own_topics, readable_retired, retired_retry_topics
+from app.bootstrap.watching import may_grow, needs_of, stamp_of, watch_of
 from app.config import Settings
 from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
 from app.deadletter.record import DeadLetters
@@ -53,6 +53,7 @@ from app.state.dedupe import Identity
 from app.state.unit import current_attempt
 from app.storage.store import StateFolder
 from app.text import text_of
+from app.worker.clock import Clock
 from app.worker.deliveries import Deliveries
 from app.worker.intake import Intake
 from app.worker.membership import Membership
@@ -61,14 +62,12 @@ from app.worker.process import Worker
 from app.worker.recovery import Tables
 from app.worker.scheduler import Scheduler
 from app.worker.seeking import Seeking
+from app.worker.topics import Topics
 from app.worker.transport import Transport
 from app.worker.tuning import many_files, settle_in
 from app.worker.watchdog import Watchdog
 
-log = structlog.get_logger()
 T = TypeVar("T", bound=Callable[..., Any])
-AGENTS_LOOK_S = 1.0  # between two looks at whether each agent carries
-TOPICS_LOOK_S = 5.0  # between two looks at whether topics are still those that the state belongs to
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -102,6 +101,7 @@ class Famulus(faust.App):
         self.bus = EventBus(self.sender, current_attempt)
         self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
         self.dispatcher = Dispatcher(self.services, self.bus)
+        self.clock = Clock(stamp_of(self.sender, kafka.consumer_config.group_id), worker.clock_skew_s)
         self.folder = StateFolder(Path(worker.data_dir) / "state")
         self.timeouts_s: dict[str, float] = {}  # by handler
         self._table_names: dict[str, Subscription] = {}
@@ -114,6 +114,7 @@ class Famulus(faust.App):
             publish=partial(deliver, self.sender),
             on_fault=self.fail,
             probe=self._note_step,
+            now_ms=self.clock.now_ms,
         )
         self.watchdog = Watchdog(
             self.intake,
@@ -322,10 +323,23 @@ class Famulus(faust.App):
         await make_own_topics(
             self.settings,
             states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
+            may_grow={s.state_topic for s in subscriptions if s.state_topic and may_grow(s)},
             back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
             scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
         await importing
+        self.topics_watched = Topics(
+            needs_of(subscriptions, self.dead_letter_topic, self.topics_back, self._retired),
+            there,
+            self.sender.counts,
+            partial(grow_own_topics, self.settings),
+            lambda: cast(Any, self._consumer).look_anew(),
+            str(self.folder.path),
+        )
+        self.watch = watch_of(
+            self.settings, self.topics_watched, self.clock, self.fail,
+            is_same=self._is_same, uncarried=self.uncarried, partitions=lambda: len(self.holdings.held),
+        )  # fmt: skip
         many_files(sum(there[s.topic_name] for s in subscriptions))
         self.folder.lock()
         self.holdings = holdings_of(
@@ -362,30 +376,10 @@ class Famulus(faust.App):
         agents = self.agents.items()
         return next((name for name, of in agents if subscription.topic_name in cast(Any, of.channel).topics), "")
 
-    async def _watch_agents(self) -> None:
-        """End the worker when an agent has not carried for a while: no probe and no restart would ever mend that."""
-        limit_s = self.settings.worker.startup_timeout_s
-        since = time.monotonic()
-        while True:
-            await asyncio.sleep(min(AGENTS_LOOK_S, limit_s))
-            why = self.uncarried()
-            if not why:
-                since = time.monotonic()
-            elif time.monotonic() - since >= limit_s:
-                await self.fail(ConfigError("; ".join(why)))
-
-    async def _watch_topics(self) -> None:
-        """End the worker when a topic is another one by now, which its state knows nothing of."""
-        while True:
-            await asyncio.sleep(TOPICS_LOOK_S)
-            if not self._is_at_work():
-                continue
-            try:
-                await cast(Any, self._consumer).look_at_topics()
-            except ConfigError as error:
-                await self.fail(error)
-            except OperatingError as error:
-                log.warning("topics cannot be looked at", error=str(error))
+    async def _is_same(self) -> None:
+        """Raise ConfigError when a topic is another one by now, which its state knows nothing of."""
+        if self._is_at_work():
+            await cast(Any, self._consumer).look_at_topics()
 
     def _heed(self) -> None:
         """Operators have told the group something."""
@@ -420,13 +414,14 @@ class Famulus(faust.App):
         await asyncio.gather(*starting)
         self.watchdog.start()
         self.membership.start()
-        self.add_future(self._watch_agents())
-        self.add_future(self._watch_topics())
+        await self.clock.measure()
+        self.watch.start()
         settle_in()
 
     async def on_stop(self) -> None:
         """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
         self.watchdog.stop()
+        self.watch.stop()
         if self._consumer is not None and self.pipelines and not self.crash_reason:
             self._consumer.stop_flow()
             self.is_drained = await cast(Any, self._consumer).drain()
@@ -444,6 +439,8 @@ class Famulus(faust.App):
     async def fail(self, error: Exception) -> None:
         """End the worker with the exit code of *error*; with 70 for a bug of ours."""
         fault = fault_of(error) or InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
+        if isinstance(error, InvalidTimestampError) and self.clock.words:
+            fault = type(fault)(f"{self.clock.words}: {fault.message}")
         self.fault = self.fault or fault
         await self.crash(fault)
 

@@ -1,7 +1,7 @@
 """The topics that only one group uses, made when its worker starts; and those that its code does not use any more."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 
 import structlog
 
@@ -17,17 +17,19 @@ log = structlog.get_logger()
 
 
 async def make_own_topics(
-    settings: Settings, states: Mapping[str, int], back: Mapping[str, int], scheduled: str | None
-) -> None:
+    settings: Settings, states: Mapping[str, int], may_grow: Collection[str], back: Mapping[str, int],
+    scheduled: str | None,
+) -> None:  # fmt: skip
     """Make the changelogs of *states*, the topics through which records come *back*, each with its partitions.
 
-    Also the operators' topic, and the one where events are *scheduled*, if there is one. All at once, since each takes
-    some round trips. Raises OperatingError.
+    Those of *states* that *may_grow* get as many as their source has by now. Also the operators' topic, and the one
+    where events are *scheduled*, if there is one. All at once, since each takes some round trips. Raises
+    OperatingError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     kept_h = settings.dead_letter.retention_h
     made: list[Awaitable[object]] = [
-        prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s),
+        prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s, may_grow),
         prepare_topics_back(kafka, back, kept_h, timeout_s),
         prepare_admin_topics(kafka, timeout_s),
     ]
@@ -75,3 +77,13 @@ async def readable_retired(
         source: [name for name, count in of.items() if count <= sources[source] or waiting[name]]
         for source, of in retired.items()
     }
+
+
+async def grow_own_topics(settings: Settings, states: Mapping[str, int], back: Mapping[str, int]) -> None:
+    """Have *states* and the topics through which records come *back* have so many partitions, while a worker runs.
+
+    One of the latter that was deleted is made anew. Raises OperatingError.
+    """
+    kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
+    await prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s, states)
+    await prepare_topics_back(kafka, back, settings.dead_letter.retention_h, timeout_s)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from app.observe.checkup import (
     Finding,
     Place,
     TopicFacts,
+    about_files,
     about_keys,
     about_place,
     about_retired,
@@ -34,6 +34,7 @@ from app.observe.checkup import (
 from app.observe.configs import configs_of
 from app.observe.health import admin_of
 from app.wire.partition import chooser
+from app.worker.tuning import files_max, files_of
 
 CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes", "min.insync.replicas")
 COLOURS = {"error": "red", "warning": "yellow"}
@@ -84,6 +85,8 @@ class doctor(Command):  # noqa: N801  # the class's name is the command's
         found = [finding for of in families for finding in about_topics(of, topics, brokers)]
         waiting = await unread(kafka, retired, timeout_s) if retired else {}
         found += [finding for name in retired for finding in about_retired(name, waiting[name])]
+        stores = sum(topics[of.source].partitions for of in families if of.state is not None and of.source in topics)
+        found += about_files(stores, files_of(stores), files_max())
         sources = [of.source for of in families if of.source in topics and sample]
         for looked in await asyncio.gather(
             *(self._on_records(name, topics[name].partitions, sample) for name in sources)
@@ -133,9 +136,7 @@ def place_of(folder: Path) -> Place:
     while not there.exists():
         there = there.parent
     usage = shutil.disk_usage(there)
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return Place(str(folder), os.access(there, os.W_OK), usage.free, usage.total,
-                 files if files != resource.RLIM_INFINITY else 2**31)  # fmt: skip
+    return Place(str(folder), os.access(there, os.W_OK), usage.free, usage.total)
 
 
 def show(found: Sequence[Finding]) -> None:

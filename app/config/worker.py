@@ -43,6 +43,12 @@ class WorkerConfig(Section):
         30.0, gt=0, le=3600, description="Work that nobody works on for so long turns /readyz red, seconds."
     )
     stall_exit_s: float = Field(90.0, gt=0, le=86_400, description="And after so long it ends the worker, seconds.")
+    watch_interval_s: float = Field(
+        10.0, gt=0.1, le=60, description="Between two looks at the topics, the clock and the open files, seconds."
+    )
+    clock_skew_s: float = Field(
+        60.0, gt=0, le=86_400, description="A clock farther than this from the brokers' is told of, seconds."
+    )
     queue_records: int = Field(10_000, ge=1, description="Unfinished records of one partition before it is paused.")
     queue_bytes: int = Field(64 * 2**20, ge=1024, description="Bytes of one partition held before it is paused.")
 

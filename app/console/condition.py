@@ -23,8 +23,14 @@ def stuck(app: Famulus) -> list[str]:
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
     group = app.membership.refused, _unheard(app)
-    every = *group, *app.uncarried(), *app.watchdog.stalled, *floods, *partitions, scheduled
-    return [why for why in every if why]
+    stalled = *app.uncarried(), *app.watchdog.stalled
+    every = *group, *stalled, *floods, *partitions, scheduled, *app.watch.red
+    return list(dict.fromkeys(why for why in every if why))
+
+
+def warnings(app: Famulus) -> list[str]:
+    """Say what is wrong with the surroundings and stops nothing yet."""
+    return app.watch.warnings
 
 
 def waiting(app: Famulus) -> list[str]:

@@ -12,7 +12,7 @@ from faust.web import Request, Response
 from app.bootstrap import Famulus
 from app.console.about import JSON, About
 from app.console.base import Page
-from app.console.condition import is_ready, paused, waiting, why_not_ready
+from app.console.condition import is_ready, paused, waiting, warnings, why_not_ready
 from app.door.guard import may_read
 
 HEALTH = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
@@ -33,7 +33,8 @@ class Ready(Health):
     """Whether the worker takes part: Kafka hears it, its partitions are assigned and restored, none of them is stuck.
 
     One without partitions, because others have them all, takes part, too. `why` says what is wrong, `waiting` for what
-    handlers wait: that turns nothing red, since a new worker would too. Nor does what somebody has `paused`.
+    handlers wait: that turns nothing red, since a new worker would too. Nor does what somebody has `paused`, nor the
+    `warnings` of `worker.conditions`.
     """
 
     async def get(self, request: Request) -> Response:
@@ -41,6 +42,7 @@ class Ready(Health):
         is_good = is_ready(self.host)
         more = {
             "why": why_not_ready(self.host), "waiting": waiting(self.host), "paused": paused(self.host),
+            "warnings": warnings(self.host),
             **_restoring(self.host),
         }  # fmt: skip
         return self.verdict("ready" if is_good else "not ready", more, request, is_good=is_good)

@@ -131,6 +131,10 @@ class WorkerCollector(Collector):
         for kind, strange in strays.counts.items():
             scrape.put(c.STRAYS, strange, kind)
         scrape.put(c.READY, is_ready(self._app))
+        for name, count in self._app.watch.counts.items():
+            scrape.put(c.CONDITIONS, count, name)
+        if (ahead_s := self._app.clock.ahead_s) is not None:
+            scrape.put(c.CLOCK_AHEAD, ahead_s)
 
 
 class Scrape:

@@ -185,7 +185,7 @@ class Flow:
             self.settling.start()
 
     def _receive(self, records: Sequence[Record]) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._ties.now_ms()
         left, stream_ms = self.in_flight.received(records, now_ms)
         self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
@@ -194,7 +194,7 @@ class Flow:
     def _refill_back(self) -> bool:
         """What has come back and is due."""
         works: list[Work] = []
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._ties.now_ms()
         for returned, finished, place in self.backs.take(now_ms, self._limits.chunk):
             if returned.action == "drop":
                 self.pipeline.drop(returned, self.state)

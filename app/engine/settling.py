@@ -26,17 +26,23 @@ LEASE_S = 0.05  # between two looks whether we are still a member of the group
 SEND_RETRY_S = (1.0, 30.0)  # between two tries to send what Kafka refuses: the first wait, the longest one
 
 
+def wall_ms() -> int:
+    """Return the time by this machine's clock, milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Ties:
     """What settling is tied to: whether the group counts on us, how events leave, who is told what.
 
-    *on_fault* ends the worker, *probe* is told the steps of settling.
+    *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which events are judged.
     """
 
     may_write: Callable[[], bool]
     publish: Callable[[Sequence[Outgoing]], Awaitable[object]]
     on_fault: Callable[[Exception], Awaitable[Any]]
     probe: Probe
+    now_ms: Callable[[], int] = wall_ms
 
 
 @dataclass(frozen=True, slots=True)

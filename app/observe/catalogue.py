@@ -86,6 +86,12 @@ STRAYS = Metric("famulus_stray_records_total", "counter", "records", ("kind",),
                 "they cannot be read: of state changelogs, admin, retry, redrive, scheduled, replies?")  # fmt: skip
 READY = Metric("famulus_ready", "gauge", "0 or 1", (),
                "Are the partitions assigned and restored, and none of them stuck, as `/readyz` says?")  # fmt: skip
+CONDITIONS = Metric("famulus_conditions", "gauge", "conditions", ("condition",),
+                    "What does the worker need and not have, by the last look: topic-missing, topic-changed, "
+                    "state-missing, partitions-added, agent, clock, open-files?")  # fmt: skip
+CLOCK_AHEAD = Metric("famulus_clock_ahead_seconds", "gauge", "seconds", (),
+                     "How far is this machine's clock ahead of the brokers', below 0 behind? There is no series while "
+                     "no broker has told its time.")  # fmt: skip
 LAG = Metric("kafka_consumergroup_lag", "gauge", "offsets", ("consumergroup", *PARTITION),
              "How many records of the worker's partitions are not settled, in retry and redrive topics, too? By the "
              "high watermark of the last fetch, which stands still while a partition is blocked.")  # fmt: skip
@@ -106,6 +112,6 @@ PROCESSING_ALIAS = Metric("kafka_message_processing_time_milliseconds", "summary
 CATALOGUE = (
     RECEIVED, SENT, PROCESSING, OUTCOMES, RETRIES, POSTPONED, GONE, DEAD_LETTERS, OWNED, BLOCKED, PAUSED, FLOOD,
     IN_FLIGHT, OLDEST, IN_HAND, BACKLOG, RESTING, WINDOW_FULL, COMMIT_GAP, GROUP_RECORDS, SETTLING, BREAKER_OPEN,
-    BREAKER_WAITING, CLAIMS_AWAY, LATE_REPLIES, STRAYS, READY, LAG, LAG_ALIAS, LAG_S, ETA, STATE,
-    PROCESSING_ALIAS,
+    BREAKER_WAITING, CLAIMS_AWAY, LATE_REPLIES, STRAYS, READY, CONDITIONS, CLOCK_AHEAD, LAG, LAG_ALIAS, LAG_S,
+    ETA, STATE, PROCESSING_ALIAS,
 )  # fmt: skip

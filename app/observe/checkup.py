@@ -16,7 +16,7 @@ FEW_KEYS = 20  # records: too few to say who chose their partitions
 MISMATCH = 0.05  # of them in another partition than expected
 DISK_FREE_BYTES = 2**30
 DISK_FREE_SHARE = 0.05
-OPEN_FILES = 4096
+OPEN_FILES = 65_536  # what is advised where there are too few
 AHEAD_MS = 60_000  # by which a record's time may be ahead of the clock here
 COPIES = 3
 HEADERS_BYTES = 4096  # that a dead letter has more than its source
@@ -71,7 +71,6 @@ class Place:
     is_writable: bool
     free_bytes: int
     total_bytes: int
-    open_files: int
 
 
 def about_topics(family: Family, topics: Mapping[str, TopicFacts], brokers: int) -> Iterable[Finding]:
@@ -211,10 +210,14 @@ def about_place(place: Place) -> Iterable[Finding]:
         yield Finding("warning", "disk", place.folder,
                       f"{place.free_bytes / 2**30:.1f} of {place.total_bytes / 2**30:.1f} GiB are free: a worker whose "
                       "disk is full waits", "make room, or set Worker.DataDir")  # fmt: skip
-    if place.open_files < OPEN_FILES:
-        yield Finding("warning", "open-files", place.folder,
-                      f"the process may open {place.open_files} files, a store needs dozens for each partition",
-                      f"ulimit -n {OPEN_FILES * 16}, or LimitNOFILE= in the unit")  # fmt: skip
+
+
+def about_files(partitions: int, needs: int, may: int) -> Iterable[Finding]:
+    """Whether a worker that has all *partitions*, and so *needs* so many open files, may have them."""
+    if may < needs:
+        yield Finding("warning", "open-files", "this machine",
+                      f"a worker of all {partitions} partitions needs {needs:,} open files, its hard limit is {may:,}",
+                      f"ulimit -Hn {max(needs, OPEN_FILES)}, or LimitNOFILE= in the unit")  # fmt: skip
 
 
 def _hours(ms: float) -> str:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -24,6 +25,7 @@ from app.access.topic_ids import Topics, topics_of
 from app.config import KafkaConfig
 from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
 
+log = structlog.get_logger()
 LOOK_S = 0.1  # between two looks at what was made just now
 AGAIN_S = (0.25, 0.5, 1.0, 2.0)  # before a topic that is missing is looked for again
 COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
@@ -152,20 +154,23 @@ async def add_partitions(settings: KafkaConfig, topic: str, partitions: int, tim
     """Have *topic* have that many partitions, which must be more than it has. Raises as `create_topics` does."""
     async with admin_of(settings, timeout_s) as admin:
         answer = await admin.create_partitions({topic: NewPartitions(partitions)})
+        there = (await _partitions_of(admin, [topic])).get(topic, 0)
         for name, code, message in answer.topic_errors:
-            if code:
+            if code and there < partitions:  # else another worker was faster, which is what was wanted
                 raise refusal_of(f"add partitions to topic {name}", code, message)
         while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110  # brokers learn it
             await asyncio.sleep(0.1)
 
 
 async def prepare_state_topics(
-    settings: KafkaConfig, topics: Mapping[str, int], tombstones_h: float, timeout_s: float
-) -> None:
+    settings: KafkaConfig, topics: Mapping[str, int], tombstones_h: float, timeout_s: float,
+    may_grow: Collection[str] = (),
+) -> None:  # fmt: skip
     """Create the state changelogs (name -> partitions of the source) that are missing, compacted.
 
-    Raises ConfigError when one has another number of partitions than its source: then keys have moved, and rows would
-    be looked for in the wrong place. Raises UnavailableError as `create_topics` does.
+    One of those that *may_grow* gets more partitions when its source has. Raises ConfigError when another has another
+    number than its source: then keys have moved, and rows would be looked for in the wrong place. Raises
+    UnavailableError as `create_topics` does.
     """
     configs = {
         "cleanup.policy": "compact",
@@ -177,7 +182,11 @@ async def prepare_state_topics(
     await create_topics(settings, topics, timeout_s, configs)
     there = await partitions_of(settings, topics, timeout_s)
     for name, wanted in topics.items():
-        if there.get(name, wanted) != wanted:
+        if name in may_grow and there.get(name, wanted) < wanted:
+            log.warning("the state gets as many partitions as its source has by now; an event that comes again in "
+                        "another partition than before is not recognised", topic=name, partitions=wanted)  # fmt: skip
+            await add_partitions(settings, name, wanted, timeout_s)
+        elif there.get(name, wanted) != wanted:
             raise changed_number(name, wanted, there[name])
 
 

@@ -27,7 +27,7 @@ NAMES = {
 }
 UNITS = {
     "records": "{message}", "attempts": "{attempt}", "partitions": "{partition}", "offsets": "{offset}",
-    "seconds": "s", "0 or 1": "1",
+    "seconds": "s", "0 or 1": "1", "conditions": "{condition}",
 }  # fmt: skip
 GENERAL = {
     "messaging_system": "messaging.system",

@@ -143,7 +143,8 @@ async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     """Create the admin topic and its audit topic, if missing. Raises as `observe.health.create_topics`."""
     group = settings.consumer_config.group_id
     kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    wanted = {admin_topic(group): {"cleanup.policy": "compact"}, admin_audit_topic(group): kept}
+    followed = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}  # which tells the brokers' time
+    wanted = {admin_topic(group): followed, admin_audit_topic(group): kept}
     await asyncio.gather(*(create_topics(settings, {name: 1}, timeout_s, of) for name, of in wanted.items()))
 
 

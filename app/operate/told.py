@@ -6,6 +6,8 @@ One topic says it all; a record's key says of which kind it is, see `pauses`, `s
 from app.operate import seeks, widths
 from app.operate.pauses import Pauses, said
 
+CLOCK = "clock"  # the key of what workers write to be told the broker's time
+
 
 class Told:
     """What is told, after every record of the admin topic that was taken."""
@@ -22,6 +24,8 @@ class Told:
     def take(self, key: bytes | None, value: bytes | None) -> str:
         """Note a record; what it says, in words. Raises ValueError when it is none of ours."""
         text = (key or b"").decode()
+        if text == CLOCK:
+            return ""
         if text.startswith(widths.PREFIX):
             return self.widths.take(text, value)
         if text.startswith(seeks.PREFIX):

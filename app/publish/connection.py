@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -178,19 +178,28 @@ class Connection:
 
         Raises TopicAuthorizationFailedError.
         """
+        found = await self.counts([topic])
+        return None if found is None else found.get(topic, 0)
+
+    async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
+        """How many partitions the cluster says that each of *topics* has, without making one: 0 for none.
+
+        One that it says something else of is left out. None when it says nothing. Raises TopicAuthorizationFailedError.
+        """
         client = self.kafka.client
-        request = MetadataRequest([topic], allow_auto_topic_creation=False)
+        request = MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
         try:
             async with asyncio.timeout(ASK_S):
                 answer = await client.send(client.get_random_node(), request)
         except (KafkaError, TimeoutError):
             return None
+        found: dict[str, int] = {}
         for code, name, _, partitions in answer.topics:
-            if name == topic and code == TopicAuthorizationFailedError.errno:
-                raise TopicAuthorizationFailedError(topic)
-            if name == topic and not code:
-                return len(partitions)
-        return 0
+            if code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(name)
+            if code in {0, UnknownTopicOrPartitionError.errno}:
+                found[name] = len(partitions)
+        return found
 
     def _remember(self, topic: str, now: float) -> None:
         self._missing.pop(topic, None)

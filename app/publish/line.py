@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Self
 
 import structlog
@@ -206,6 +207,17 @@ class Line:
             await self._connection.find(topic, partition)
         except KafkaError as error:
             raise self.told(error, topic, [], is_open=False) from error
+
+    async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
+        """How many partitions each of *topics* (as on the cluster) has, 0 for one that is not there.
+
+        One that the cluster says something else of is left out. None when it says nothing now, or may not tell us.
+        """
+        if self._connection is None:
+            return None
+        with suppress(TopicAuthorizationFailedError):
+            return await self._connection.counts(topics)
+        return None
 
     def told(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool

@@ -294,6 +294,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except TimeoutError:
             return {}
 
+    def look_anew(self) -> None:
+        """Have the client ask the cluster for its topics now: it does so by itself every five minutes."""
+        self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._client.force_metadata_update)
+
     def rejoin(self) -> None:
         """Join the group anew: partitions are let go and assigned as in any rebalance."""
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)

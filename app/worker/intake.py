@@ -13,7 +13,7 @@ from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits
 from app.engine.offsets import gone
 from app.engine.pipeline import Pipeline
-from app.engine.settling import Ties
+from app.engine.settling import Ties, wall_ms
 from app.errors import ConfigError
 from app.operate.told import Told
 from app.operate.widths import WORKER
@@ -31,7 +31,7 @@ class Intake:
     def __init__(  # noqa: PLR0913, PLR0917  # what all flows are tied to
         self, limits: Limits, concurrency: int, timeouts_s: Mapping[str, float], may_write: Callable[[], bool],
         publish: Callable[[Sequence[Outgoing]], Awaitable[object]], on_fault: Callable[[Exception], Awaitable[Any]],
-        probe: Probe,
+        probe: Probe, now_ms: Callable[[], int] = wall_ms,
     ) -> None:  # fmt: skip
         self.flows: dict[TP, Flow] = {}
         self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
@@ -42,7 +42,7 @@ class Intake:
         self.pauses = self.told.pauses
         self._concurrency = concurrency  # unless an operator says otherwise
         self._limits = limits
-        self._ties = Ties(may_write, publish, on_fault, probe)
+        self._ties = Ties(may_write, publish, on_fault, probe, now_ms)
 
     def open(
         self, assigned: Mapping[TP, tuple[Pipeline, Held, int]], back: Mapping[TP, int] = MappingProxyType({})

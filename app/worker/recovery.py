@@ -9,6 +9,7 @@ import faust.tables
 from faust.tables.recovery import Recovery as FaustRecovery
 
 from app.worker.holdings import Holdings
+from app.worker.topics import Topics
 
 
 class Host(Protocol):
@@ -16,6 +17,7 @@ class Host(Protocol):
 
     has_started: bool  # whether the first assignment is restored
     holdings: Holdings
+    topics_watched: Topics
 
     @property
     def state_topics(self) -> set[str]:
@@ -51,6 +53,7 @@ class Recovery(FaustRecovery):
 
         try:
             assigned, standbys = app.consumer.assignment(), app.assignor.assigned_standbys()
+            await self._host.topics_watched.fit(assigned)
             if not await self._host.holdings.acquire(assigned, standbys, is_wanted):
                 return False
         except Exception as error:  # noqa: BLE001  # Faust's own loop would log it and go on without the partitions

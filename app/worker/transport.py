@@ -285,6 +285,10 @@ class Consumer(driver.Consumer):
         await self.commit()
         return drained
 
+    def look_anew(self) -> None:
+        """Have the client notice by now what has changed about its topics, and the group assign them."""
+        cast(Any, self._thread).look_anew()
+
     def unfetched(self, tp: TP) -> int:
         """How many records of a partition can be fetched and are not, as the last fetch said.
 

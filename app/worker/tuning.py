@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import select
+from collections.abc import Iterator
 from contextlib import suppress
 from selectors import SelectorKey
 from typing import Any
@@ -17,6 +18,7 @@ M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
 EXACT_S = 0.05  # of longer waits a millisecond is too little to matter
 FILES_MAX = 65_536  # open at once; more than any worker needs
 FILES, FILES_OF_PARTITION = 100, 8  # about so many are open: of the process, and of each partition's store
+OPEN_SHARE = 0.9  # of the files that may be open, from which on it is told
 log = structlog.get_logger()
 FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
 
@@ -49,13 +51,42 @@ def many_files(partitions: int) -> None:
     Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it have far more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    most = files_max()
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):  # a system may refuse what it calls its limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    needed = FILES + partitions * FILES_OF_PARTITION
-    if most < needed:
-        log.warning("too few files may be open for all partitions: raise `ulimit -n`", may=most, needs=needed)
+    for why in about_files(partitions):
+        log.warning(why)
+
+
+def files_of(partitions: int) -> int:
+    """Return about how many files a process has open that has so many *partitions* with a store."""
+    return FILES + partitions * FILES_OF_PARTITION
+
+
+def files_max() -> int:
+    """Return how many files a worker may have open at once: it raises its soft limit to this."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+
+
+def about_files(partitions: int) -> Iterator[str]:
+    """Say what is wrong with the limit of open files for so many *partitions* with a store."""
+    may, needs = resource.getrlimit(resource.RLIMIT_NOFILE)[0], files_of(partitions)
+    if may != resource.RLIM_INFINITY and may < needs:
+        yield (
+            f"{partitions} partitions need {needs:,} open files, this process may have {may:,}: raise the hard limit "
+            "(`ulimit -Hn`, or LimitNOFILE= of the unit), or start more workers"
+        )
+    is_near = OPEN_SHARE * may < (used := _open_files())
+    if is_near and may >= needs:
+        yield f"{used:,} of {may:,} files are open: something here, a handler perhaps, does not close what it opens"
+
+
+def _open_files() -> int:
+    with suppress(OSError):
+        return sum(1 for _ in os.scandir("/proc/self/fd"))
+    return 0
 
 
 def exact_timers(loop: asyncio.AbstractEventLoop) -> None:

@@ -9,6 +9,7 @@ from app.observe.checkup import (
     Finding,
     Place,
     TopicFacts,
+    about_files,
     about_keys,
     about_place,
     about_retired,
@@ -26,7 +27,7 @@ DEAD = TopicFacts(4, 3, {**PLAIN, "retention.ms": str(30 * DAY_MS), "max.message
 STATE = TopicFacts(4, 3, {**PLAIN, "cleanup.policy": "compact"})
 WELL = {"orders": SOURCE, "orders.dead-letter": DEAD, "orders.g.redrive": TopicFacts(4, 3), "g-orders-state": STATE}
 KEYS = [b"key-%d" % number for number in range(200)]
-HERE = Place("data", is_writable=True, free_bytes=2**36, total_bytes=2**38, open_files=65536)
+HERE = Place("data", is_writable=True, free_bytes=2**36, total_bytes=2**38)
 
 
 def with_config(facts: TopicFacts, **configs: str) -> TopicFacts:
@@ -112,8 +113,16 @@ def test_retry_topics_that_no_handler_sends_to() -> None:
     (replace(HERE, is_writable=False), [("error", "data-folder")]),
     (replace(HERE, free_bytes=2**29), [("warning", "disk")]),
     (replace(HERE, free_bytes=2**32, total_bytes=2**40), [("warning", "disk")]),
-    (replace(HERE, open_files=1024), [("warning", "open-files")]),
 ])  # fmt: skip
 def test_the_machine(place: Place, expected: list[tuple[str, str]]) -> None:
     """Folder, disk and open files."""
     assert names(list(about_place(place))) == expected
+
+
+def test_too_few_files_for_all_partitions_are_found() -> None:
+    """By the limit that a worker raises its own to."""
+    assert list(about_files(200, 1_700, 65_536)) == []
+    [finding] = about_files(200, 1_700, 1_024)
+    assert (finding.severity, finding.check) == ("warning", "open-files")
+    assert "1,700" in finding.what
+    assert "1,024" in finding.what

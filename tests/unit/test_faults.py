@@ -60,7 +60,7 @@ async def test_an_error_ends_the_worker_with_its_code(error: Exception, code: in
     async def crash(reason: Exception) -> None:
         ended.append(reason)
 
-    app: Any = SimpleNamespace(fault=None, crash=crash)
+    app: Any = SimpleNamespace(fault=None, crash=crash, clock=SimpleNamespace(words=""))
     await Famulus.fail(app, error)
     [fault] = ended
     assert isinstance(fault, OperatingError)
@@ -76,10 +76,23 @@ async def test_what_nobody_else_brings_about_is_a_bug_of_ours(error: Exception) 
     async def crash(reason: Exception) -> None:
         ended.append(reason)
 
-    app: Any = SimpleNamespace(fault=None, crash=crash)
+    app: Any = SimpleNamespace(fault=None, crash=crash, clock=SimpleNamespace(words=""))
     await Famulus.fail(app, error)
     assert isinstance(ended[0], InvariantError)
     assert "a bug of ours" in str(ended[0])
+
+
+async def test_a_time_that_is_refused_says_how_far_the_clock_is_off() -> None:
+    """Where that is known."""
+
+    async def crash(_: Exception) -> None:
+        """Nothing ends here."""
+
+    clock = SimpleNamespace(words="this machine's clock is 7,200 s ahead of the brokers'")
+    app: Any = SimpleNamespace(fault=None, crash=crash, clock=clock)
+    await Famulus.fail(app, kafka.InvalidTimestampError())
+    assert str(app.fault).startswith("this machine's clock is 7,200 s ahead of the brokers': the broker refuses")
+    assert app.fault.exit_code == 78
 
 
 async def test_the_first_fault_is_the_one_that_is_told() -> None:
@@ -88,7 +101,7 @@ async def test_the_first_fault_is_the_one_that_is_told() -> None:
     async def crash(_: Exception) -> None:
         """Nothing ends here."""
 
-    app: Any = SimpleNamespace(fault=None, crash=crash)
+    app: Any = SimpleNamespace(fault=None, crash=crash, clock=SimpleNamespace(words=""))
     await Famulus.fail(app, ConfigError("the first"))
     await Famulus.fail(app, kafka.KafkaTimeoutError())
     assert str(app.fault) == "the first"
