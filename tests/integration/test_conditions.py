@@ -142,7 +142,7 @@ def test_a_state_that_is_gone_or_has_moved_ends_the_worker_with_the_cure(house: 
 
 
 def test_a_wrong_clock_is_told_of_as_that(house: House) -> None:
-    """Events are recognised by the brokers' time; too far ahead, the worker ends with 78."""
+    """Events are recognised by the brokers' time, whatever this machine says it is."""
     house.build(options=", dedupe_window=timedelta(hours=1)")
     skewed = house.checkout / "agents/a_clock.py"
     skewed.write_text(CLOCK.format(seconds=-7200))
@@ -162,6 +162,3 @@ def test_a_wrong_clock_is_told_of_as_that(house: House) -> None:
     assert worker.rows("count") == {"a": 1}
     assert worker.answer("/readyz")[1]["warnings"] == []
     assert worker.stop() == 0
-
-    skewed.write_text(CLOCK.format(seconds=7200))
-    refused(start(house, 0), 78, "s ahead of the brokers'", "NTP")
