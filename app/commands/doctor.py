@@ -13,6 +13,7 @@ from faust.cli import option
 from rich.text import Text
 
 from app.bootstrap.checks import check_house
+from app.bootstrap.watching import may_grow
 from app.commands.base import Command
 from app.commands.keys import last_records
 from app.commands.out import console, say
@@ -110,6 +111,7 @@ class doctor(Command):  # noqa: N801  # the class's name is the command's
             self.app.topics_back(subscription),
             subscription.state_topic,
             dedupe.longest_ms if dedupe is not None else None,
+            may_grow(subscription),
         )
 
 

@@ -54,13 +54,14 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The topics of one subscription, by what they are for."""
+    """The topics of one subscription, by what they are for. *may_grow*: workers give its state what its source got."""
 
     source: str
     dead_letters: str
     back: Sequence[str]
     state: str | None
     dedupe_window_ms: float | None  # the longest one
+    may_grow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def about_topics(family: Family, topics: Mapping[str, TopicFacts], brokers: int)
                           f"it has {topics[name].partitions} partitions, its source {source.partitions}",
                           "delete it when it is empty; the worker creates it anew")  # fmt: skip
     if family.state is not None and family.state in topics:
-        yield from _about_state(family.state, source, topics[family.state])
+        yield from _about_state(family.state, source, topics[family.state], may_grow=family.may_grow)
     yield from _about_window(family, source)
     for name in (family.source, family.dead_letters, *([family.state] if family.state else [])):
         if name in topics:
@@ -130,8 +131,8 @@ def _about_window(family: Family, source: TopicFacts) -> Iterable[Finding]:
                       "raise State.DedupeWindowS, or shorten retention.ms")  # fmt: skip
 
 
-def _about_state(name: str, source: TopicFacts, state: TopicFacts) -> Iterable[Finding]:
-    if state.partitions != source.partitions:
+def _about_state(name: str, source: TopicFacts, state: TopicFacts, *, may_grow: bool) -> Iterable[Finding]:
+    if state.partitions != source.partitions and not (may_grow and state.partitions < source.partitions):
         yield Finding("error", "state-partitions", name,
                       f"it has {state.partitions} partitions, its source {source.partitions}: keys have moved to other "
                       "partitions than their rows",

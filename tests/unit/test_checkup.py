@@ -119,6 +119,12 @@ def test_the_machine(place: Place, expected: list[tuple[str, str]]) -> None:
     assert names(list(about_place(place))) == expected
 
 
+def test_a_state_that_workers_grow_is_no_error() -> None:
+    """It gets as many partitions as its source has when the next one starts."""
+    topics = WELL | {"g-orders-state": replace(STATE, partitions=3)}
+    assert list(about_topics(replace(FAMILY, may_grow=True), topics, brokers=3)) == []
+
+
 def test_too_few_files_for_all_partitions_are_found() -> None:
     """By the limit that a worker raises its own to."""
     assert list(about_files(200, 1_700, 65_536)) == []
