@@ -29,6 +29,14 @@ async def commit(
     assignment = subscription.assignment if subscription is not None else None
     if assignment is None or not offsets.keys() <= assignment.tps:
         raise IllegalStateError("partitions are not assigned any more")
+    return await commit_any(consumer, offsets, limit_s, note)
+
+
+async def commit_any(
+    consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S,
+    note: Callable[[TopicPartition], str] = lambda _: "",
+) -> set[TopicPartition]:  # fmt: skip
+    """Do the same for partitions that may be other members'."""
     last: KafkaError | None = None
     try:
         async with asyncio.timeout(limit_s):
@@ -36,7 +44,7 @@ async def commit(
                 gone = {at for at in offsets if not _is_there(consumer, at)}
                 left = {at: OffsetAndMetadata(offset, note(at)) for at, offset in offsets.items() if at not in gone}
                 try:
-                    await _commit_once(consumer._coordinator, assignment, left)
+                    await _commit_once(consumer._coordinator, left)
                 except KafkaError as error:
                     if not error.retriable:
                         raise
@@ -50,10 +58,10 @@ async def commit(
         raise error from last
 
 
-async def _commit_once(coordinator: Any, assignment: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+async def _commit_once(coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
     await coordinator.ensure_coordinator_known()
     async with coordinator._commit_lock:
-        await asyncio.shield(coordinator._do_commit_offsets(assignment, offsets))
+        await asyncio.shield(coordinator._do_commit_offsets(None, offsets))  # which does not look at the assignment
 
 
 def _is_there(consumer: Any, at: TopicPartition) -> bool:

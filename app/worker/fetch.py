@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -29,7 +29,7 @@ from app.errors import UnreadableError
 from app.observe.logs import described
 from app.storage.home import Note, note_of
 from app.wire.envelope import Headers
-from app.worker.commits import commit
+from app.worker.commits import commit, commit_any
 
 log = structlog.get_logger()
 QUIET_S = 0.2  # without a record: nothing flows any more
@@ -322,12 +322,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def commit_first(self, offsets: Mapping[TP, int]) -> bool:
         """Commit for partitions of which the group has nothing, also those of other members. False when it fails."""
-        coordinator = self._ensure_consumer()._coordinator
-        places = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        places = {TopicPartition(*tp): offset for tp, offset in offsets.items()}
         try:
-            await self.call_thread(coordinator.commit_offsets, None, places)
-        except (KafkaError, IllegalStateError) as error:
-            log.warning("not committed, it will be tried again", error=described(error))
+            await self.call_thread(commit_any, self._ensure_consumer(), places)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("not committed, it will be tried again", error=described(error.__cause__ or error))
             return False
         return True
 

@@ -16,7 +16,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
-from app.worker.commits import commit
+from app.worker.commits import commit, commit_any
 from app.worker.fetch import ConsumerThread
 from tests.stand_ins.clock import Clock
 from tests.unit.test_faust_commits import PLACE, Ours
@@ -62,6 +62,14 @@ async def test_a_deleted_topic_is_left_out_and_the_others_are_committed() -> Non
     assert client.committed == {B: 7}
     assert await commit(client, {A: 5, B: 8}) == {A}
     assert (client.committed, client.asked) == ({B: 8}, 1)
+
+
+async def test_a_first_commit_for_other_members_leaves_it_out_too() -> None:
+    """And looks at no assignment."""
+    client = Client(B)
+    client.tps = set()
+    assert await commit_any(client, {A: 0, B: 0}) == {A}
+    assert client.committed == {B: 0}
 
 
 async def test_a_coordinator_that_moved_is_asked_again() -> None:
