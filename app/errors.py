@@ -106,6 +106,14 @@ class HandlerTimeoutError(TransientError):
     """An attempt took longer than it may (`Failures.HandlerTimeoutS`)."""
 
 
+class HandlerHeldError(TransientError):
+    """An attempt held the event loop for so long that the worker lost its place in the group.
+
+    It waited for something without `await`, or kept the interpreter: nothing else of the worker went on. Each time
+    counts as an attempt.
+    """
+
+
 class HandlerCancelledError(HandlerError):
     """An attempt ended with a cancellation that neither the time limit nor the worker's stop asked for.
 

@@ -55,6 +55,7 @@ from app.storage.store import StateFolder
 from app.text import text_of
 from app.worker.clock import Clock
 from app.worker.deliveries import Deliveries
+from app.worker.holdups import HoldUpNotes
 from app.worker.intake import Intake
 from app.worker.membership import Membership
 from app.worker.options import faust_options, rebalance_timeout_s
@@ -136,6 +137,13 @@ class Famulus(faust.App):
         )
         self.admin_log = AdminLog(kafka, self.intake.told, self._heed, self.fail)
         self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
+        self.holdups = HoldUpNotes(
+            self.intake.told.holdups,
+            self.sender,
+            kafka.consumer_config.group_id,
+            lambda: cast(Any, self._consumer).has_place(),
+        )
+        self.intake.crew.on_held = self.holdups.note
         super().__init__(
             kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
             **faust_options(settings), web_application_options=self.door.options,
@@ -414,6 +422,7 @@ class Famulus(faust.App):
         await asyncio.gather(*starting)
         self.watchdog.start()
         self.membership.start()
+        self.holdups.start()
         await self.clock.measure()
         self.watch.start()
         settle_in()

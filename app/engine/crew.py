@@ -20,12 +20,14 @@ from typing import Any
 from app.engine.ending import forget_cancellations
 from app.engine.flow import Flow
 from app.engine.hand import RENEWAL, CleanContext, Hand, Watch, told_of_waits
+from app.engine.pipeline import Work
 from app.engine.rest import Rest
 from app.errors import InvariantError
 from app.state.unit import current_unit
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
+HELD_S = 5.0  # without a turn of the event loop; sessions with the group are longer
 STOP_AGAIN_S = 1.0  # between two times that a task is told to end
 
 
@@ -52,6 +54,7 @@ class Crew:
         self._held = 0  # records in hand
         self.hands: list[Hand] = []
         self._watch = Watch(self.hands, timeouts_s)
+        self.on_held: Callable[[Flow, Work, float], None] = lambda *_: None  # what held the event loop, seconds
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
@@ -174,19 +177,22 @@ class Crew:
                 hand.rested_at = time.monotonic()
         self._is_on_duty = False
 
-    async def _turn(self, hand: Hand, flow: Flow) -> None:
+    async def _turn(self, hand: Hand, flow: Flow) -> None:  # noqa: C901  # a call for each event would cost
         """Carry some records of *flow*."""
         start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
         carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
         task, clean = hand.task, hand.clean
         assert task is not None
         cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
+        clock = time.monotonic
+        hand.step_at = clock()
         for _ in range(TURN_RECORDS):
             if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
                 await self._clean(hand)
             work = start()
             if work is None:
                 if flow.refill():
+                    hand.step_at = clock()
                     continue
                 self._unlist(flow)
                 return
@@ -206,6 +212,10 @@ class Crew:
                 if hand.is_held:
                     flow.finish(work[0])
                     self._let_go(hand, flow)
+            now = clock()
+            if now - hand.step_at > HELD_S:
+                self.on_held(flow, work, now - hand.step_at)
+            hand.step_at = now
             if hand.is_relieved:
                 return
             carry = untimed
@@ -219,6 +229,9 @@ class Crew:
 
     def _hold(self, hand: Hand) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
+        held_s = time.monotonic() - hand.step_at
+        if held_s > HELD_S and hand.started is not None and hand.flow is not None:
+            self.on_held(hand.flow, hand.started, held_s)
         hand.unit = unit = hand.context.run(current_unit)
         if unit is not None:
             unit.suspend()

@@ -16,7 +16,8 @@ from app.deadletter.names import retry_topic
 from app.deadletter.record import DeadLetters, Failure, FailureKind, message_of
 from app.deadletter.returned import outgoing, retry_of
 from app.engine.dispatch import Handler
-from app.engine.rest import Past, Rest, after, never
+from app.engine.rest import Past, Rest, after, never, stage_of
+from app.errors import HandlerHeldError
 from app.failures.gate import Gate
 from app.observe.metrics import Counts
 from app.state.partition import Partition
@@ -80,6 +81,9 @@ class Failing:
             dead = state.troubles.sequences[sequence][0]
             raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
         is_retry = past is not None and (past.back is None or past.back.action == "retry")  # which says it itself
+        if (times := state.troubles.held.get((offset, stage_of(past)))) is not None:
+            past = past or Past()
+            past.held = times
         if is_retry or offset not in state.troubles.attempts:
             return past
         past = past or Past()
@@ -105,11 +109,12 @@ class Failing:
         past.done |= _before(handler, handlers)
         now_ms = time.time_ns() // 1_000_000
         before = past.tried.get(handler.name, Tried())
-        attempts, first_ms = before.attempts + 1, before.first_ms or now_ms
+        ran = not isinstance(error, HandlerHeldError)
+        attempts, first_ms = before.attempts + past.held + ran, before.first_ms or now_ms
         stage = past.back.stage if past.back is not None else 0  # of retry topics
         if policy.is_transient(error) and attempts < policy.attempts_at(stage):
             delay_s = policy.retry.wait_s(attempts, random.random())  # noqa: S311  # no secret
-            past.tried[handler.name] = Tried(attempts, first_ms, now_ms + round(delay_s * 1000))
+            past.tried[handler.name] = Tried(before.attempts + 1, first_ms, now_ms + round(delay_s * 1000))
             unit.partition.note(*attempts_row(record.offset, past.tried))
             self.counts["retried"] += 1
             log.info("again", record=words(record), handler=handler.name, attempt=attempts, delay_s=delay_s,
@@ -123,6 +128,16 @@ class Failing:
             past.done |= {handler.name}
             return past
         raise GivenUp(failure)
+
+    def check_held(self, handler: Handler, past: Past) -> None:
+        """Raise HandlerHeldError when an event has held workers up for as often as *handler* may try it."""
+        tried = past.tried.get(handler.name, Tried())
+        stage = past.back.stage if past.back is not None else 0
+        if past.held and tried.attempts + past.held >= handler.policy.attempts_at(stage):
+            raise HandlerHeldError(
+                f"held the event loop {past.held} times until the worker lost its place in the group: await what "
+                "takes long, or run it in a thread or process"
+            )
 
     def knock(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> None:
         """Go through a gate that is shut, as its probe. Raises Rest when it is another one's turn."""

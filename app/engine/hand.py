@@ -37,6 +37,7 @@ class Hand:
     is_relieved: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
     rested_at: float = 0.0  # when the event loop had its last turn
+    step_at: float = 0.0  # since when nobody else had a turn while the event was at work
     task: asyncio.Task[None] | None = None
     attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
     attempt_since: float = 0.0
@@ -168,6 +169,7 @@ def _driven(
     answer: Any = None
     try:
         while True:
+            hand.step_at = time.monotonic()
             awaited = hand.context.run(step, answer)
             if awaited is RENEWAL:
                 hand.renew()

@@ -134,6 +134,8 @@ class Pipeline:
                     self.failing.knock(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
+                    if past is not None and past.held:
+                        self.failing.check_held(handler, past)
                     result = await (
                         handler.target(event) if handler.is_plain else self._call(handler, event, unit, past)
                     )
@@ -224,5 +226,7 @@ class Pipeline:
         delivery = None
         if handler.wants_delivery:
             tried = past.tried.get(handler.name) if past is not None else None
-            delivery = delivery_of(unit.record, unit.event_id, tried.attempts + 1 if tried is not None else 1)
+            held = past.held if past is not None else 0
+            attempts = held + (tried.attempts if tried is not None else 0)
+            delivery = delivery_of(unit.record, unit.event_id, attempts + 1)
         await self.dispatcher.call(handler, event, delivery)

@@ -14,6 +14,7 @@ from app.state.partition import Finished
 from app.state.troubles import Attempts
 from app.state.unit import Unit, Waiters
 
+REDRIVEN = -1  # no retry topic
 Cancel = Callable[[], object]
 Until = Callable[[Callable[[], None]], Cancel]  # is given what to call when it is over; returns how to wait no more
 
@@ -33,6 +34,7 @@ class Past:
     back: Returned | None = None
     finished: Finished | None = None
     place: int = -1  # the offset that is to be told
+    held: int = 0  # how often it has held a worker up
 
     def left(self, handlers: Sequence[Handler]) -> list[Handler]:
         """Those of *handlers* that have yet to run."""
@@ -43,6 +45,13 @@ class Past:
         """Who waits behind this event by now."""
         turn, self.turn = self.turn, None
         return turn.result() if turn is not None and turn.done() and not turn.cancelled() else None
+
+
+def stage_of(past: Past | None) -> int:
+    """Return where an event is that holds a worker up, as `operate.holdups` numbers it."""
+    if past is None or past.back is None:
+        return 0
+    return past.back.stage if past.back.action == "retry" else REDRIVEN
 
 
 class Rest(Exception):  # noqa: N818  # no error

@@ -1,9 +1,10 @@
 """All that the group's operators have told it by now: what is paused, where reading is to go on, how much is in hand.
 
-One topic says it all; a record's key says of which kind it is, see `pauses`, `seeks` and `widths`. Pure.
+One topic says it all; a record's key says of which kind it is, see `pauses`, `seeks`, `widths` and
+`holdups`, which workers tell each other. Pure.
 """
 
-from app.operate import seeks, widths
+from app.operate import holdups, seeks, widths
 from app.operate.pauses import Pauses, said
 
 CLOCK = "clock"  # the key of what workers write to be told the broker's time
@@ -16,6 +17,7 @@ class Told:
         self.pauses = Pauses()
         self.seeks = seeks.Seeks()
         self.widths = widths.Widths()
+        self.holdups = holdups.HoldUps()
 
     def words(self) -> list[str]:
         """What is told beside pauses, in words."""
@@ -30,6 +32,8 @@ class Told:
             return self.widths.take(text, value)
         if text.startswith(seeks.PREFIX):
             return self.seeks.take(text, value)
+        if text.startswith(holdups.PREFIX):
+            return self.holdups.take(text, value)
         target = self.pauses.take(key, value)
         why = self.pauses.of.get(target)
         return said(target, why) if why else f"{target} was resumed"

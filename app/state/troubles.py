@@ -35,6 +35,7 @@ class Troubles:
         self.attempts: dict[int, Attempts] = {}  # by offset of the source, of an earlier owner of the partition
         self.sequences: dict[bytes, list[int]] = {}  # key -> the offsets of its dead letters, ascending
         self.dead = 0
+        self.held: Mapping[tuple[int, int], int] = {}  # how often events held a worker up, by offset and stage
         self.any = False  # whether there are any, which is looked at for every event
         for key, value in stored:
             if key.startswith(ATTEMPTS):
@@ -46,8 +47,13 @@ class Troubles:
     def tried(self, offset: int) -> Attempts:
         """How often an earlier owner of the partition tried the event; it is only told once."""
         attempts = self.attempts.pop(offset, {})
-        self.any = bool(self.attempts or self.sequences)
+        self._look()
         return attempts
+
+    def note_held(self, held: Mapping[tuple[int, int], int]) -> None:
+        """Note how often events have held a worker up, by offset and stage."""
+        self.held = held
+        self._look()
 
     def is_behind(self, sequence: bytes, offset: int) -> bool:
         """Whether an earlier event of the same key is dead."""
@@ -73,8 +79,11 @@ class Troubles:
         self.dead -= 1
         if not dead:
             del self.sequences[sequence]
-            self.any = bool(self.attempts or self.sequences)
+            self._look()
         return offset_key(DEAD, offset), None
+
+    def _look(self) -> None:
+        self.any = bool(self.attempts or self.sequences or self.held)
 
     def _add(self, offset: int, sequence: bytes) -> None:
         insort(self.sequences.setdefault(sequence, []), offset)

@@ -69,6 +69,7 @@ class Intake:
         for tp, flow in self.flows.items():
             flow.widen(self.told.widths.get(tp.topic, self._limits.lanes))
             flow.pause(self.pauses.why(tp.topic, tp.partition))
+            flow.state.troubles.note_held(self.told.holdups.times(tp.topic, tp.partition))
 
     @property
     def usual_lanes(self) -> int:

@@ -22,6 +22,7 @@ from app.errors import OperatingError
 from app.storage.home import Note
 from app.worker.fetch import POLL_S, ConsumerThread, Packed
 from app.worker.holdings import Held, Holdings
+from app.worker.holdups import HoldUpNotes
 from app.worker.intake import Intake
 from app.worker.lease import Lease
 from app.worker.seeking import COMMIT_AGAIN_S, COMMIT_TRIES, Seeking
@@ -38,6 +39,7 @@ class Host(Protocol):
     intake: Intake
     holdings: Holdings
     seeking: Seeking
+    holdups: HoldUpNotes
     on_commit_ahead: OnCommitAhead
     drain_timeout_s: float
 
@@ -184,6 +186,7 @@ class Consumer(driver.Consumer):
         await self._host.holdings.adopt()
         for tp, offset in begins.items():
             await self.seek(tp, offset)
+        self._host.holdups.tidy({tp: begins.get(tp, self._committed_offset[tp]) or 0 for tp in held})
         self._host.intake.open({
             tp: (self._host.pipelines[tp.topic], of, begins.get(tp, self._committed_offset[tp]) or 0)
             for tp, of in held.items() if not of.partition.is_abandoned
@@ -318,6 +321,10 @@ class Consumer(driver.Consumer):
     def renew_lease(self) -> None:
         """Count joining the group as a heartbeat."""
         self.lease.renew(cast(Any, self._thread)._consumer._coordinator)
+
+    def has_place(self) -> bool:
+        """Whether the group counts on us now: a heartbeat was answered in time, and we have not left."""
+        return self.is_member() and self.coordinator.generation > 0
 
     def is_member(self) -> bool:
         """Whether the group still counts on us, see `worker.lease`."""

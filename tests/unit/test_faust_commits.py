@@ -25,6 +25,7 @@ from app.state.partition import Partition
 from app.storage.home import Note
 from app.wire.envelope import Outgoing
 from app.worker.holdings import Held
+from app.worker.holdups import HoldUpNotes
 from app.worker.intake import Intake
 from app.worker.process import Worker
 from app.worker.seeking import Seeking
@@ -155,6 +156,7 @@ class Ours(Stock):
         self.app.holdings = SimpleNamespace(held={PLACE: held}, anew=set(), adopt=adopt, epoch_ends=epoch_ends)
         admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None, self.fault), Producer(KafkaConfig())
         self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
+        self.app.holdups = HoldUpNotes(self.app.intake.told.holdups, sender, "stock", lambda: True)
         self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
         self.app.is_carried = lambda topic: topic in self.app.pipelines
 

@@ -1,0 +1,98 @@
+"""Events that held their worker up until it lost its place in the group, and how the group's admin topic says it.
+
+A record's key is `held:TOPIC/PARTITION/OFFSET/ID`, where the event's record lies in its source, one for each time.
+Whoever has the partition counts them among the event's attempts, and writes tombstones when it is past the event.
+Workers that know no such keys leave them alone. Pure.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+PREFIX = "held:"  # no topic has a colon in its name
+DIGITS_MAX = 19  # of an offset
+
+
+class HoldUp(msgspec.Struct, frozen=True):
+    """For how long, in seconds, which worker, and when (ISO 8601, UTC).
+
+    *stage* is where the event was: 0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
+    """
+
+    seconds: float
+    by: str
+    at: str
+    stage: int = 0
+
+
+class Name(NamedTuple):
+    """Which time: where the event's record lies, the topic as named on the cluster, and what tells it from others."""
+
+    topic: str
+    partition: int
+    offset: int
+    id: str
+
+    def __str__(self) -> str:
+        """A record's key."""
+        return f"{PREFIX}{self.topic}/{self.partition}/{self.offset}/{self.id}"
+
+
+def name_of(key: str) -> Name:
+    """The time that a record's *key* names. Raises ValueError when it names none."""
+    parts = key.removeprefix(PREFIX).split("/")
+    numbers = parts[1:3]
+    if len(parts) != 4 or not all(parts) or not all(
+        number.isascii() and number.isdecimal() and len(number) <= DIGITS_MAX for number in numbers
+    ):  # fmt: skip
+        raise ValueError(f"{key[:80]!r} is not {PREFIX}TOPIC/PARTITION/OFFSET/ID")
+    return Name(parts[0], int(parts[1]), int(parts[2]), parts[3])
+
+
+class HoldUps:
+    """Those that count, after every record of the admin topic that was taken."""
+
+    def __init__(self) -> None:
+        self._of: dict[Name, HoldUp] = {}
+
+    def take(self, key: str, value: bytes | None) -> str:
+        """Note a record of the admin topic; what it says, in words. Raises ValueError when it is none of ours."""
+        name = name_of(key)
+        if value is None:
+            self._of.pop(name, None)
+            return ""
+        holdup = self._of[name] = msgspec.json.decode(value, type=HoldUp)
+        return said(name, holdup)
+
+    def note(self, name: Name, holdup: HoldUp) -> None:
+        """Count what this worker has seen; the topic will say so, too."""
+        self._of[name] = holdup
+
+    def times(self, topic: str, partition: int) -> Counter[tuple[int, int]]:
+        """How often events of a partition have held a worker up, by their offsets and stages."""
+        return Counter((name.offset, of.stage) for name, of in self._at(topic, partition))
+
+    def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[Name]:
+        """Those that count no more where reading begins at *begin*, and those from before *oldest*."""
+        return [
+            name for name, of in self._at(topic, partition)
+            if of.at < oldest or (of.stage == 0 and name.offset < begin)
+        ]  # fmt: skip
+
+    def _at(self, topic: str, partition: int) -> list[tuple[Name, HoldUp]]:
+        return [(name, of) for name, of in self._of.items() if (name.topic, name.partition) == (topic, partition)]
+
+    def forget(self, names: Iterable[Name]) -> None:
+        """They count no more; the topic will say so, too."""
+        for name in names:
+            self._of.pop(name, None)
+
+
+def said(name: Name, holdup: HoldUp) -> str:
+    """One in words."""
+    return (
+        f"{name.topic}-{name.partition} offset {name.offset} held {holdup.by} up for {holdup.seconds:.0f} s, "
+        f"which lost its place in the group, at {holdup.at}"
+    )

@@ -1,0 +1,90 @@
+"""Counting an event among the tried whose handling cost this worker its place in the group.
+
+A handler that waits without `await`, or keeps the interpreter, stops everything: nobody fetches, nobody answers the
+group, and others get the partitions. What the handler did is discarded then, and the event is another worker's next
+one, which it throws out, too. So whoever comes back says which event it was, where the next owner looks: in the admin
+topic, since the state is another worker's by then.
+"""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import msgspec
+import structlog
+from faust.types import TP
+
+from app.engine.flow import Flow
+from app.engine.pipeline import Work
+from app.engine.rest import stage_of
+from app.errors import OperatingError
+from app.operate.holdups import HoldUp, HoldUps, Name
+from app.operate.pauses import admin_topic
+from app.publish.producer import Producer
+from app.wire.envelope import Outgoing
+
+log = structlog.get_logger()
+KEPT_D = 7  # of events in retry topics and redriven ones, whose place says nothing of how far the group is
+
+
+class HoldUpNotes:
+    """Notes among *holdups* what held this worker up, and has *sender* tell *group*.
+
+    *has_place* says whether the group counts on this worker now.
+    """
+
+    def __init__(self, holdups: HoldUps, sender: Producer, group: str, has_place: Callable[[], bool]) -> None:
+        self._holdups, self._sender, self._topic, self._has_place = holdups, sender, admin_topic(group), has_place
+        self._thawed_s = 0.0  # when this process was last told to go on
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Know from now on when this process was frozen: no event is to blame for that."""
+
+        def note(*_: object) -> None:
+            self._thawed_s = time.monotonic()
+
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGCONT, note)
+
+    def note(self, flow: Flow, work: Work, seconds: float) -> None:
+        """An event has held the event loop for so long: where that cost the worker its place, it counts as tried."""
+        tp, offset = flow.tp, work[1].offset
+        if self._has_place() or self._thawed_s > time.monotonic() - seconds:
+            return
+        log.error("an event held the event loop until this worker lost its place in the group: it counts as tried",
+                  topic=tp.topic, partition=tp.partition, offset=offset, held_s=round(seconds, 1))  # fmt: skip
+        name = Name(tp.topic, tp.partition, offset, uuid4().hex[:12])
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now, stage_of(work[2]))
+        self._holdups.note(name, holdup)
+        self._tell({name: holdup})
+
+    def tidy(self, begins: Mapping[TP, int]) -> None:
+        """Forget what counts no more of partitions that are read from *begins* on."""
+        oldest = (datetime.now(UTC) - timedelta(days=KEPT_D)).isoformat()
+        names = [name for tp, begin in begins.items() for name in self._holdups.done(*tp, begin, oldest)]
+        self._holdups.forget(names)
+        if names:
+            self._tell(dict.fromkeys(names))
+
+    def _tell(self, what: Mapping[Name, HoldUp | None]) -> None:
+        records = [
+            Outgoing(self._topic, str(name).encode(), None if of is None else msgspec.json.encode(of), partition=0)
+            for name, of in what.items()
+        ]
+        telling = asyncio.get_running_loop().create_task(self._send(records), name="holdups", context=Context())
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _send(self, records: Iterable[Outgoing]) -> None:
+        try:
+            await self._sender.send_together(list(records))
+        except OperatingError as error:
+            log.warning("the group is not told which event held this worker up", why=str(error))
