@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from app.engine.ending import forget_cancellations
 from app.engine.flow import Flow
@@ -29,6 +29,13 @@ TURN_RECORDS = 50  # of one partition before the next one has its turn
 SLICE_S = 0.005  # of work before the event loop has its turn
 HELD_S = 5.0  # without a turn of the event loop; sessions with the group are longer
 STOP_AGAIN_S = 1.0  # between two times that a task is told to end
+
+
+class OnHeld(Protocol):
+    """Is told of an event that has held the event loop."""
+
+    def __call__(self, flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
+        """Note that. Where it is not sure, it may have been an event shortly before."""
 
 
 class Crew:
@@ -54,7 +61,7 @@ class Crew:
         self._held = 0  # records in hand
         self.hands: list[Hand] = []
         self._watch = Watch(self.hands, timeouts_s)
-        self.on_held: Callable[[Flow, Work, float], None] = lambda *_: None  # what held the event loop, seconds
+        self.on_held: OnHeld = lambda *_, **__: None
 
     def wake(self, flow: Flow) -> None:
         """There may be something to start in *flow*."""
@@ -184,15 +191,16 @@ class Crew:
         task, clean = hand.task, hand.clean
         assert task is not None
         cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
-        clock = time.monotonic
-        hand.step_at = clock()
-        for _ in range(TURN_RECORDS):
+        hand.step_at, hand.is_watched = time.monotonic(), bool(state.troubles.held)
+        is_watched, begun = hand.is_watched, 0
+        for number in range(TURN_RECORDS):
             if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
                 await self._clean(hand)
             work = start()
             if work is None:
+                self._look_back(hand, is_sure=number - begun == 1)
                 if flow.refill():
-                    hand.step_at = clock()
+                    hand.step_at, begun = time.monotonic(), number + 1
                     continue
                 self._unlist(flow)
                 return
@@ -212,13 +220,22 @@ class Crew:
                 if hand.is_held:
                     flow.finish(work[0])
                     self._let_go(hand, flow)
-            now = clock()
-            if now - hand.step_at > HELD_S:
-                self.on_held(flow, work, now - hand.step_at)
-            hand.step_at = now
+            if is_watched:
+                self._look_back(hand, is_sure=True)
             if hand.is_relieved:
-                return
+                break
             carry = untimed
+        self._look_back(hand, is_sure=number - begun == 0)
+
+    def _look_back(self, hand: Hand, *, is_sure: bool) -> None:
+        """Tell of an event that has held the event loop. Not each is timed, unless one of the partition did so before.
+
+        *is_sure*: no other one was at work in this step.
+        """
+        now = time.monotonic()
+        if now - hand.step_at > HELD_S and hand.started is not None and hand.flow is not None:
+            self.on_held(hand.flow, hand.started, now - hand.step_at, is_sure=is_sure)
+        hand.step_at = now
 
     async def _clean(self, hand: Hand) -> None:
         """Leave nothing of an event to the next one: neither its context variables nor a cancellation of the task."""
@@ -229,9 +246,7 @@ class Crew:
 
     def _hold(self, hand: Hand) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
-        held_s = time.monotonic() - hand.step_at
-        if held_s > HELD_S and hand.started is not None and hand.flow is not None:
-            self.on_held(hand.flow, hand.started, held_s)
+        self._look_back(hand, is_sure=hand.is_held or hand.is_watched)
         hand.unit = unit = hand.context.run(current_unit)
         if unit is not None:
             unit.suspend()
@@ -249,7 +264,8 @@ class Crew:
 
         Nobody does while more is in hand than may be by now.
         """
-        hand.is_held, hand.rested_at = False, time.monotonic()
+        self._look_back(hand, is_sure=True)
+        hand.is_held, hand.rested_at = False, hand.step_at
         self._held -= 1
         if flow.has_more and not flow.is_listed:
             self._list(flow)

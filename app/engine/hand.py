@@ -37,7 +37,8 @@ class Hand:
     is_relieved: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
     rested_at: float = 0.0  # when the event loop had its last turn
-    step_at: float = 0.0  # since when nobody else had a turn while the event was at work
+    step_at: float = 0.0  # when it had its last turn, or looked how long an event took
+    is_watched: bool = False  # whether each event of the flow is timed
     task: asyncio.Task[None] | None = None
     attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
     attempt_since: float = 0.0

@@ -18,13 +18,15 @@ DIGITS_MAX = 19  # of an offset
 class HoldUp(msgspec.Struct, frozen=True):
     """For how long, in seconds, which worker, and when (ISO 8601, UTC).
 
-    *stage* is where the event was: 0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
+    *is_sure*: it was this event, not one shortly before it, so it counts as an attempt. *stage* is where the event was:
+    0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
     """
 
     seconds: float
     by: str
     at: str
     stage: int = 0
+    is_sure: bool = True
 
 
 class Name(NamedTuple):
@@ -71,8 +73,11 @@ class HoldUps:
         self._of[name] = holdup
 
     def times(self, topic: str, partition: int) -> Counter[tuple[int, int]]:
-        """How often events of a partition have held a worker up, by their offsets and stages."""
-        return Counter((name.offset, of.stage) for name, of in self._at(topic, partition))
+        """How often events of a partition have held a worker up, by offset and stage; 0 where it is not sure."""
+        times: Counter[tuple[int, int]] = Counter()
+        for name, of in self._at(topic, partition):
+            times[name.offset, of.stage] += of.is_sure
+        return times
 
     def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[Name]:
         """Those that count no more where reading begins at *begin*, and those from before *oldest*."""

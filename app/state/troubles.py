@@ -35,7 +35,7 @@ class Troubles:
         self.attempts: dict[int, Attempts] = {}  # by offset of the source, of an earlier owner of the partition
         self.sequences: dict[bytes, list[int]] = {}  # key -> the offsets of its dead letters, ascending
         self.dead = 0
-        self.held: Mapping[tuple[int, int], int] = {}  # how often events held a worker up, by offset and stage
+        self.held: Mapping[tuple[int, int], int] = {}  # how often events held a worker up, by offset and stage; or 0
         self.any = False  # whether there are any, which is looked at for every event
         for key, value in stored:
             if key.startswith(ATTEMPTS):

@@ -53,16 +53,20 @@ class HoldUpNotes:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGCONT, note)
 
-    def note(self, flow: Flow, work: Work, seconds: float) -> None:
-        """An event has held the event loop for so long: where that cost the worker its place, it counts as tried."""
+    def note(self, flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
+        """Note an event that has held the event loop for so long, if that cost the worker its place.
+
+        Where it is not sure which one of some it was, the next owner of the partition looks more closely.
+        """
         tp, offset = flow.tp, work[1].offset
         if self._has_place() or self._thawed_s > time.monotonic() - seconds:
             return
-        log.error("an event held the event loop until this worker lost its place in the group: it counts as tried",
-                  topic=tp.topic, partition=tp.partition, offset=offset, held_s=round(seconds, 1))  # fmt: skip
+        log.error("an event, or where it is not sure one shortly before it, held the event loop until this worker lost "
+                  "its place in the group", topic=tp.topic, partition=tp.partition, offset=offset,
+                  held_s=round(seconds, 1), is_sure=is_sure)  # fmt: skip
         name = Name(tp.topic, tp.partition, offset, uuid4().hex[:12])
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now, stage_of(work[2]))
+        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now, stage_of(work[2]), is_sure)
         self._holdups.note(name, holdup)
         self._tell({name: holdup})
 

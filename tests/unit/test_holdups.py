@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from app.engine.rest import stage_of
+from app.engine.flow import Flow
+from app.engine.pipeline import Work
 from app.errors import TransientError, UnsentError
 from app.failures.retry import Retry
 from app.operate.holdups import HoldUp, HoldUps, Name, name_of
@@ -32,31 +33,61 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
         yield build
 
 
-def watch(trial: Trial) -> list[tuple[int, int, float]]:
-    """Note what holds the loop of a trial up: offset, stage, seconds."""
-    found: list[tuple[int, int, float]] = []
-    trial.crew.on_held = lambda _, work, seconds: found.append((work[1].offset, stage_of(work[2]), round(seconds, 1)))
+def watch(trial: Trial) -> list[tuple[int, float, bool]]:
+    """Note what holds the loop of a trial up: offset, seconds, whether it is sure."""
+    found: list[tuple[int, float, bool]] = []
+
+    def note(flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
+        assert flow is trial.flow
+        found.append((work[1].offset, round(seconds, 1), is_sure))
+
+    trial.crew.on_held = note
     return found
 
 
-async def test_the_event_that_held_the_loop_is_known_among_many(make: Make) -> None:
-    """Before its handler waits for the first time, and after; many others are in hand, or in the same turn."""
+async def do_as_named(trial: Trial, event: Try) -> None:
+    """Wait before or after having held the loop up, or not at all."""
+    if event.name.startswith("late"):
+        await asyncio.sleep(1)
+    if event.name.endswith("held"):
+        trial.clock.now += 7
+    if event.name.startswith("waits"):
+        await asyncio.sleep(30)
+
+
+EVENTS = ["a:1", "b:waits", "c:2", "d:held", "e:3", "f:late-held", "g:late-held", "h:4", "i:waits-held", "j:5"]
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+async def test_the_event_that_held_the_loop_is_known_among_many(make: Make, *, is_watched: bool) -> None:
+    """After its handler has waited always; else where the partition is watched because of an earlier time.
+
+    Where it is not, some event of the same step is told, which is no later than the one that comes next.
+    """
     trial = make(concurrency=20)
+    trial.handler("work", lambda event: do_as_named(trial, event))
+    trial.start()
+    trial.flow.state.troubles.note_held({(100, 0): 0} if is_watched else {})
+    found = watch(trial)
+    trial.feed(*EVENTS)
+    await trial.settled(10)
+    sure = sorted(offset for offset, _, is_sure in found if is_sure)
+    assert sure == ([3, 5, 6, 8] if is_watched else [5, 6])
+    assert {seconds for _, seconds, _ in found} == {7.0}
+    assert len(found) == 4
 
-    async def do(event: Try) -> None:
-        if event.name.startswith("late"):
-            await asyncio.sleep(1)
-        if event.name.endswith("held"):
-            trial.clock.now += 7
-        if event.name.startswith("waits"):
-            await asyncio.sleep(30)
 
-    trial.handler("work", do)
+async def test_an_event_alone_is_known_at_once(make: Make) -> None:
+    """As when its partition has nothing else to do."""
+    trial = make()
+    trial.handler("work", lambda event: do_as_named(trial, event))
     trial.start()
     found = watch(trial)
-    trial.feed("a:1", "b:waits", "c:2", "d:held", "e:3", "f:late-held", "g:late-held", "h:4", "i:waits-held", "j:5")
-    await trial.settled(10)
-    assert sorted(found) == [(3, 0, 7.0), (5, 0, 7.0), (6, 0, 7.0), (8, 0, 7.0)]
+    trial.feed("a:held")
+    await trial.settled(1)
+    trial.feed("b:1")
+    await trial.settled(2)
+    assert found == [(0, 7.0, True)]
 
 
 async def test_who_waits_holds_nothing_up(make: Make) -> None:
@@ -144,9 +175,10 @@ def test_the_topic_says_it_in_bytes_that_stay() -> None:
     told.take(b"held:t/0/5/bb", HELD)
     told.take(b"held:t/0/5/cc", HELD.replace(b'"stage":0', b'"stage":2'))
     told.take(b"held:t/1/5/aa", HELD)
-    assert told.holdups.times("t", 0) == {(5, 0): 2, (5, 2): 1}
+    told.take(b"held:t/0/6/dd", HELD.replace(b"}", b',"is_sure":false}'))
+    assert told.holdups.times("t", 0) == {(5, 0): 2, (5, 2): 1, (6, 0): 0}
     told.take(key, None)
-    assert told.holdups.times("t", 0) == {(5, 0): 1, (5, 2): 1}
+    assert told.holdups.times("t", 0) == {(5, 0): 1, (5, 2): 1, (6, 0): 0}
     assert str(name_of(key.decode())) == key.decode()
     assert told.pauses.of == {}
 
@@ -193,14 +225,14 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
         trial.feed("a:1")
         work = trial.pipeline.works_of(trial.source, trial.flow.state, [0])
         event = next(iter(work))
-        notes.note(trial.flow, event, 7)
+        notes.note(trial.flow, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {}
         has_place = False
         os.kill(os.getpid(), signal.SIGCONT)
-        notes.note(trial.flow, event, 7)
+        notes.note(trial.flow, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {}
         trial.clock.now += 10
-        notes.note(trial.flow, event, 7)
+        notes.note(trial.flow, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {(0, 0): 1}
         await asyncio.sleep(1)
         [(key, has_value)] = sender.sent
@@ -213,7 +245,7 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
         assert holdups.times(*PLACE) == {}
         assert sender.sent[1:] == [(key, False)]
         sender.works = False
-        notes.note(trial.flow, event, 7)
+        notes.note(trial.flow, event, 7, is_sure=True)
         await asyncio.sleep(1)
         assert holdups.times(*PLACE) == {(0, 0): 1}
     finally:
