@@ -89,6 +89,11 @@ def number(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def behind_transaction(place: str, since: int) -> str:
+    """Say that what stands in *place* from offset *since* on cannot be read yet."""
+    return f"{place} is behind an open transaction since offset {since}: it is read on when that has ended"
+
+
 def duration(seconds: float | None) -> str:
     """A time as people say it, `-` for none."""
     if seconds is None:

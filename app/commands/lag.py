@@ -26,8 +26,9 @@ class lag(Command):  # noqa: N801  # the class's name is the command's
 
     lag is in records and as the age of the next record to be read. left is when nothing is left, if what came and what
     was read between the looks goes on. state is judged as Burrow does: ok, warning (it is read, but the lag never gets
-    less), stalled (the members commit nothing new), stopped (nobody is left), rewind (a commit went back), and unclear
-    where less than 10 seconds were seen: --watch, or --looks 11, see more.
+    less; or all that is left stands behind an open transaction), stalled (the members commit nothing new), stopped
+    (nobody is left), rewind (a commit went back), and unclear where less than 10 seconds were seen: --watch, or
+    --looks 11, see more.
 
     \b
     For example:
@@ -148,4 +149,6 @@ def _strange(partition: PartitionLag) -> str:
         return f"{number(look.deleted, 'record')} deleted before the group read them, the log begins at {look.begin}"
     if look.ahead:
         return f"committed {look.committed}, above the end of the log {look.end}: was the topic made anew?"
+    if partition.open_since is not None:
+        return f"behind an open transaction since offset {partition.open_since}: it is read on when that has ended"
     return ""

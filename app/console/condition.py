@@ -2,8 +2,11 @@
 
 from typing import Any, cast
 
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
+
 from app.bootstrap import Famulus
-from app.text import number
+from app.text import behind_transaction, number
 
 
 def is_restored(app: Famulus) -> bool:
@@ -34,9 +37,25 @@ def warnings(app: Famulus) -> list[str]:
 
 
 def waiting(app: Famulus) -> list[str]:
-    """For what handlers wait; they go on by themselves when it is there again."""
+    """For what handlers, or partitions, wait; they go on by themselves when it is there again, or over."""
     gates = (handler.gate.why for handler in app.dispatcher.handlers)
-    return [why for why in (app.claims.away, *gates) if why]
+    return [why for why in (app.claims.away, *gates, *_transactions(app)) if why]
+
+
+def open_since(app: Famulus, tp: TP) -> int | None:
+    """Where the open transaction begins that keeps *tp* from being read on, None when none does."""
+    consumer: Any = app._consumer
+    try:
+        since: int | None = None if consumer is None else consumer.open_since(tp)
+    except (AssertionError, AttributeError, KeyError, ConsumerNotStarted):
+        return None  # taken away meanwhile: aiokafka's thread knows before we do
+    return since
+
+
+def _transactions(app: Famulus) -> list[str]:
+    """Which partitions can be read on only when somebody else's transaction has ended."""
+    opened = ((tp, open_since(app, tp)) for tp in app.intake.flows)
+    return [behind_transaction(f"{tp.topic}-{tp.partition}", since) for tp, since in opened if since is not None]
 
 
 def paused(app: Famulus) -> list[str]:

@@ -14,7 +14,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from app.bootstrap import Famulus
-from app.console.condition import is_ready, paused, stuck, waiting, why_not_ready
+from app.console.condition import is_ready, open_since, paused, stuck, waiting, why_not_ready
 from app.engine.flow import Flow
 from app.group.asking import Asker
 from app.observe import catalogue as c
@@ -37,7 +37,7 @@ class PartitionNow:
     another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records up to *end*, None
     before the first fetch; *age_s* is the age of the oldest record in flight, by the stream's time, None without one.
     *halted*, *blocked* and *paused* say why it does not get on, empty while it does; *is_unwritten*: it is *blocked*
-    by the disk.
+    by the disk. *is_held_up*: it is behind a transaction that is open.
     """
 
     place: TP
@@ -57,6 +57,7 @@ class PartitionNow:
     end: int | None = None
     age_s: float | None = None
     is_unwritten: bool = False
+    is_held_up: bool = False
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
@@ -81,6 +82,7 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             paused=flow.paused,
             is_unwritten=bool(flow.unwritten),
             end=end,
+            is_held_up=open_since(app, tp) is not None,
             age_s=None if flow.in_flight.head_ms is None else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
         )
 

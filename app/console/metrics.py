@@ -48,7 +48,8 @@ class WorkerCollector(Collector):
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
         owned = list(partitions_of(self._app))
         looks = {now.place: (now.end, now.lag) for now in owned if now.end is not None and now.lag is not None}
-        standings = self._app.standings.look(time.monotonic(), looks)
+        held_up = {now.place for now in owned if now.is_held_up}
+        standings = self._app.standings.look(time.monotonic(), looks, held_up)
         for now in owned:
             self._put_partition(scrape, now)
             if (standing := standings.get(now.place)) is not None:

@@ -33,7 +33,7 @@ RETRY_S = 0.1
 TIMES_S = 1.0  # for the times of the next records; what does not come by then has none
 PEEK_BYTES = 64 * 2**10  # of a partition: a usual batch; the broker gives a larger one when it comes first
 ANSWER_BYTES = 32 * 2**20
-SPECS = {"earliest": -2, "latest": -1}
+SPECS = {"earliest": -2, "latest": -1, "stable": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,16 @@ class Asker:
         return self._leaders
 
     async def offsets(
-        self, places: Iterable[TopicPartition], which: Literal["earliest", "latest"]
+        self, places: Iterable[TopicPartition], which: Literal["earliest", "latest", "stable"]
     ) -> dict[TopicPartition, int]:
-        """The earliest or latest offset of each of *places*. Needs `leaders`. Left out: where no leader answers."""
+        """The earliest or latest offset of each of *places*, or where the first open transaction begins (`stable`).
+
+        The latter is the latest one where there is none. Needs `leaders`. Left out: where no leader answers.
+        """
         found: dict[TopicPartition, int] = {}
         for leader, mine in self._by_leader(places).items():
             topics = [(topic, [(number, SPECS[which]) for number in numbers]) for topic, numbers in by_topic(mine)]
-            answer = await self._send(leader, OffsetRequest(-1, 0, topics))
+            answer = await self._send(leader, OffsetRequest(-1, int(which == "stable"), topics))
             for topic, partitions in answer.topics:
                 for number, code, _, offset, *_ in partitions:
                     _check(code)

@@ -13,10 +13,11 @@ but what the committed offsets and the lag did meanwhile
 6. *warning*: the lag never became less from one commit to the next;
 7. else the group catches up: ok.
 
-Two things differ. Burrow reads the commits themselves; from outside one sees offsets that move. So a look counts as a
+Three things differ. Burrow reads the commits themselves; from outside one sees offsets that move. So a look counts as a
 commit when the offset moved, and also while the group has members, who would commit if they got on: what does not move
 there is stalled, and stopped is where nobody is left. And a window that is shorter than `JUDGED_S` says nothing where
-these rules speak of a time without progress: the members may just not have committed yet.
+these rules speak of a time without progress: the members may just not have committed yet. And a group that has read
+all before a transaction that is open cannot get on, and nobody in it can help: that is a warning, not stalled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +49,8 @@ class Look:
     """A partition as it was *at_s* (seconds, of any clock): its log from *begin* up to *end*.
 
     *committed* is the offset that the group reads next, None without a commit: then it reads from the beginning.
-    *is_held* says that the group has members.
+    *is_held* says that the group has members, *is_held_up* that all which it has not read stands behind a transaction
+    of somebody else that is open.
     """
 
     at_s: float
@@ -56,6 +58,7 @@ class Look:
     end: int
     committed: int | None
     is_held: bool = False
+    is_held_up: bool = False
 
     @property
     def position(self) -> int:
@@ -149,7 +152,8 @@ def _of_progress(commits: Sequence[Look], seen_s: float) -> State | None:
         return State.OK
     if seen_s < JUDGED_S:
         return None
-    return State.STALLED if len({look.mark for look in commits}) == 1 else State.WARNING
+    is_stalled = len({look.mark for look in commits}) == 1 and not commits[-1].is_held_up
+    return State.STALLED if is_stalled else State.WARNING
 
 
 def _is_stopped(window: Sequence[Look], commits: Sequence[Look]) -> bool:

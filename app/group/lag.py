@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -40,8 +40,13 @@ class PartitionLag:
             "state": self.state, "eta_s": _rounded(self.eta_s),
             "arrived_per_s": _rounded(self.rates.arrived if self.rates else None),
             "consumed_per_s": _rounded(self.rates.consumed if self.rates else None),
-            "deleted": self.look.deleted, "ahead": self.look.ahead, "owner": self.owner,
+            "deleted": self.look.deleted, "ahead": self.look.ahead, "open_since": self.open_since, "owner": self.owner,
         }  # fmt: skip
+
+    @property
+    def open_since(self) -> int | None:
+        """Where a transaction begins that keeps the group from reading on, None when none does."""
+        return self.look.position if self.look.is_held_up else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,8 @@ class GroupWatch:
                 if at in begins and at in ends
             }
             lagging = {at: look.position for at, look in looks.items() if look.lag}
+            stable = await asker.offsets(lagging, "stable")
+            looks |= {at: replace(looks[at], is_held_up=True) for at, of in lagging.items() if stable.get(at) == of}
             times_ms = await asker.times_ms(lagging)
         was = self._windows
         self._windows = {at: kept(was.get(at, ()), looks[at]) if at in looks else was.get(at, []) for at in places}

@@ -41,6 +41,16 @@ async def committed_of(
     return {at: found.get(at) for at in places}
 
 
+async def ends_of(
+    settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
+) -> dict[TopicPartition, int]:
+    """One past the newest record of each of *places*, committed or not. Raises as `members_of`."""
+    async with admin_of(settings, timeout_s) as admin:
+        asker = Asker(admin, settings.consumer_config.group_id)
+        await asker.leaders()
+        return await asker.offsets(places, "latest")
+
+
 async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
     """Commit *offsets* in the name of the group, which has no members. Raises UnavailableError when that fails."""
     consumer = AIOKafkaConsumer(

@@ -1,6 +1,6 @@
 """How the partitions of one worker get on, by looks at its own numbers. Pure: nobody else is asked."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from app.group.burrow import Look, State, eta_s_of, kept, rates_of, state_of
@@ -27,12 +27,16 @@ class Standings(Generic[P]):
         self._windows: dict[P, list[Look]] = {}
         self._since_s: dict[P, tuple[int, float]] = {}  # which position it has had lag at, and from when on
 
-    def look(self, at_s: float, places: Mapping[P, tuple[int, int]]) -> dict[P, Standing]:
+    def look(self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()) -> dict[P, Standing]:
         """Look once more, *at_s* seconds of any clock: each of *places* has its log's end and its lag.
 
-        What is not among them belongs to somebody else by now and is forgotten.
+        Those of *held_up* are behind a transaction that is open. What is not among *places* belongs to somebody else
+        by now and is forgotten.
         """
-        looks = {at: Look(at_s, 0, end, end - lag, is_held=True) for at, (end, lag) in places.items()}
+        looks = {
+            at: Look(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)
+            for at, (end, lag) in places.items()
+        }
         self._windows = {at: kept(self._windows.get(at, ()), look) for at, look in looks.items()}
         before, self._since_s = self._since_s, {}
         found = {}

@@ -297,10 +297,19 @@ class Consumer(driver.Consumer):
 
         What stands behind an open transaction cannot.
         """
+        state = self._fetch_state(tp)
+        return 0 if state is None else int(max(state.lso - state.position, 0))
+
+    def open_since(self, tp: TP) -> int | None:
+        """Where a transaction begins that is still open, once all before it was fetched; None when there is none."""
+        state = self._fetch_state(tp)
+        is_behind = state is not None and 0 <= state.lso < state.highwater and state.position >= state.lso
+        return state.lso if is_behind else None
+
+    def _fetch_state(self, tp: TP) -> Any:  # Any: aiokafka is untyped
+        """Return what the last fetch said of a partition, None before one."""
         state = self._state_of(tp)
-        if state is None or state.lso is None or not state.has_valid_position:
-            return 0
-        return int(max(state.lso - state.position, 0))
+        return None if state is None or state.lso is None or not state.has_valid_position else state
 
     def _state_of(self, tp: TP) -> Any:
         """Return what aiokafka knows of a partition of ours, None when it is none."""

@@ -14,9 +14,12 @@ WHY = Why("ann@desk", "2026-01-31T12:00:00Z", "moving")
 LETTER = Dead("3f2a91bc", "permanent", "agents.things.note", "PermanentError", "no", 1_000)
 AT = Facts("things", 0, 7, begin=0, end=9, is_there=True, type_name="things.Thing", next_offset=7, members=1)
 LATER = Postponed("things.g.retry-2", "agents.things.note", 4, 1_000, 92_000)
+PRODUCERS = "kafka-transactions.sh describe-producers --topic things --partition 0"
 TRIED = {"agents.things.note": Tried(2, 1_000, 90_000)}
 ROWS: list[tuple[State, dict[str, Any], str]] = [
     ("not written", {"is_there": False, "end": 7}, ""),
+    ("behind a transaction", {"is_there": False, "end": 7, "written": 9},
+     f"whoever began it has to end it; {PRODUCERS} says who that is"),
     ("gone", {"is_there": False, "begin": 8}, ""),
     ("no record", {"is_there": False}, ""),
     ("dead letter", {"letters": [LETTER]}, "faust -A app dlq redrive things/0/7"),

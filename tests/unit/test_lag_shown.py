@@ -46,6 +46,14 @@ def test_many_partitions_without_lag_are_counted() -> None:
     assert found.as_json()["unanswered"] == ["t/41"]
 
 
+def test_open_transaction_that_keeps_the_group_from_reading_on_is_named() -> None:
+    """By where it begins; for programs, too."""
+    held = partition(0, Look(1.0, 0, 9, 3, is_held_up=True), State.WARNING)
+    found = GroupLag("g", 1.0, 1.0, 1, (held, partition(1, Look(1.0, 0, 9, 3), State.WARNING)), ())
+    assert "behind an open transaction since offset 3" in text_of(found)
+    assert [of["open_since"] for of in found.as_json()["partitions"]] == [3, None]
+
+
 def test_a_partition_that_does_not_answer_makes_nothing_ok() -> None:
     """Nobody knows how far that one is."""
     found = GroupLag("g", 1.0, 1.0, 1, (), (TopicPartition("t", 0),))

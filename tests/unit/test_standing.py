@@ -34,6 +34,14 @@ def test_a_standing(looks: list[tuple[float, int, int]], expected: Standing) -> 
     assert looked(*looks) == expected
 
 
+def test_partition_behind_an_open_transaction_is_not_stalled() -> None:
+    """Nobody in the group can make it get on; its lag and its waiting are told as ever."""
+    standings: Standings[str] = Standings()
+    standings.look(0, {"p": (10, 5)}, {"p"})
+    assert standings.look(15, {"p": (10, 5)}, {"p"})["p"] == Standing(State.WARNING, None, 15.0)
+    assert standings.look(30, {"p": (10, 5)})["p"].state is State.STALLED
+
+
 def test_windows_stay_small_and_those_of_others_go() -> None:
     """However often somebody looks; a partition that comes back begins anew."""
     standings: Standings[str] = Standings()

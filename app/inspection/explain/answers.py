@@ -11,11 +11,11 @@ from typing import Literal
 from app.operate.pauses import Target, Why, said
 from app.state.troubles import Attempts, Tried
 from app.storage.changelog import Mark
-from app.text import duration, time_text
+from app.text import behind_transaction, duration, time_text
 
 State = Literal[
-    "gone", "not written", "no record", "dead letter", "parked", "redriven", "dropped", "handled", "duplicate",
-    "ignored", "settled", "paused", "in back-off", "behind", "next", "waiting", "nobody reads",
+    "gone", "not written", "behind a transaction", "no record", "dead letter", "parked", "redriven", "dropped",
+    "handled", "duplicate", "ignored", "settled", "paused", "in back-off", "behind", "next", "waiting", "nobody reads",
 ]  # fmt: skip
 
 
@@ -51,7 +51,8 @@ class Facts:
     *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it lies beyond. *mark* is
     that of its id, *letters* are ordered by time, *postponed* says where it waits in retry topics, *before* has the
     unsettled offsets of its key in front of it, and *tried* the attempts at any event of the partition. *members* are
-    at work in the group, *pause* is what somebody has paused that the partition is part of.
+    at work in the group, *pause* is what somebody has paused that the partition is part of, *written* the end of the
+    log for those who read what is not committed.
     """
 
     topic: str
@@ -73,6 +74,7 @@ class Facts:
     tried: dict[int, Attempts] = field(default_factory=dict)
     members: int = 0
     pause: tuple[Target, Why] | None = None
+    written: int = 0
 
     @property
     def place(self) -> str:
@@ -115,8 +117,13 @@ def answer_of(facts: Facts, now_ms: int) -> Answer:
 
 
 def _absent(facts: Facts) -> Answer:
+    if facts.end <= facts.offset < facts.written:
+        whose = f"--topic {facts.topic} --partition {facts.partition}"
+        return Answer("behind a transaction", behind_transaction(f"{facts.topic}-{facts.partition}", facts.end),
+                      f"whoever began it has to end it; kafka-transactions.sh describe-producers {whose} says who "
+                      "that is")  # fmt: skip
     if facts.offset >= facts.end:
-        return Answer("not written", f"the partition ends at offset {facts.end}")
+        return Answer("not written", f"the partition ends at offset {max(facts.end, facts.written)}")
     if facts.offset < facts.begin:
         return Answer("gone", f"the log begins at offset {facts.begin}: retention has removed it")
     return Answer("no record", "there is no record: removed by compaction, a transaction's mark, or of an aborted one")

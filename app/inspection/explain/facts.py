@@ -13,7 +13,7 @@ from app.deadletter.returned import returned
 from app.deadletter.selection import Criteria, Entry
 from app.engine.subscription import Subscription
 from app.errors import DecodeError, PermanentError
-from app.group.members import committed_of, members_of
+from app.group.members import committed_of, ends_of, members_of
 from app.inspection.explain.answers import Dead, Facts, Postponed
 from app.inspection.letters.read import Reader, letters_topic, register_of
 from app.inspection.statelog import Fold, check_size, places_of
@@ -76,7 +76,11 @@ class Gathering:
             tried=there.troubles.attempts, members=await self._count_members(),
             pause=self._pauses.over(topic, partition),
         )  # fmt: skip
-        if not there.begin <= offset < there.end:
+        if offset >= there.end:
+            at, kafka = TopicPartition(topic, partition), self._app.settings.kafka
+            ends = await ends_of(kafka, [at], self._app.settings.worker.startup_timeout_s)
+            return replace(facts, written=ends.get(at, there.end))
+        if offset < there.begin:
             return facts
         record = await self._reader.one(topic, partition, offset)
         if record is None:
