@@ -51,6 +51,11 @@ class Slot:
         return self.process
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing runs there any more."""
+        return self.running.exit_code() is not None
+
+    @property
     def fell_by_blow(self) -> bool:
         """Whether it has dealt itself a deadly blow."""
         return self.blow is not None and self.blow.pid == 0 and self.running.exit_code() == -self.blow.number

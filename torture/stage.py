@@ -159,7 +159,7 @@ class Stage:
     def kill(self, slot: Slot) -> None:
         """SIGKILL, unless it is dead by now."""
         slot.is_down = True
-        if slot.running.exit_code() is None:
+        if not slot.has_ended:
             slot.running.signal(signal.SIGKILL)
             slot.running.wait_exit(10)
         self.marks.kills += 1
@@ -168,7 +168,7 @@ class Stage:
         """End all workers as a supervisor would, for as long as until they are started again."""
         for slot in self.slots:
             slot.is_down = True
-        running = [slot for slot in self.slots if slot.running.exit_code() is None]
+        running = [slot for slot in self.slots if not slot.has_ended]
         for slot in running:
             slot.running.signal(signal.SIGTERM)
         for slot in running:
@@ -227,7 +227,7 @@ class Stage:
         What it does instead is noted as unexpected. It is not started again before somebody says so.
         """
         slot.is_down = True
-        self.wait_for(lambda: slot.running.exit_code() is not None, REFUSED_S)
+        self.wait_for(lambda: slot.has_ended, REFUSED_S)
         code, words = slot.running.exit_code(), slot.last_words
         self._note(f"worker {self.slots.index(slot)} ended with {code}: {words}")
         if code == 78 and any(word in words for word in says):

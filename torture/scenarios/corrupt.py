@@ -61,7 +61,7 @@ def _in_source(stage: Stage) -> Iterator[Hit]:
 
 @contextmanager
 def _in_changelog(stage: Stage) -> Iterator[Hit]:
-    """Change the last batch of a changelog while no store is there: the worker cannot go on until it is put right."""
+    """Change the last batch of a changelog while no store is there: who needs it refuses, until it is put right."""
     stage.wait_settled()
     stage.shut()
     partition = stage.chance.randrange(stage.partitions)
@@ -71,10 +71,14 @@ def _in_changelog(stage: Stage) -> Iterator[Hit]:
         change(*damaged)
     for slot in stage.slots:
         stage.restart(slot, "deleted")
-    yield always
-    stage.says(f"{stage.state_topic}")
+        slot.is_down = True  # a refusal is looked at here
+    stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), OTHERS_S)
+    stage.refuses(next((slot for slot in stage.slots if slot.has_ended), stage.slots[0]), "cannot be restored")
+    stage.shut()
     with stopped(stage.cluster):
         change(*damaged)
+    stage.open()
+    yield always
 
 
 FAULTS = (

@@ -25,12 +25,12 @@ ON_EACH = "restore-changelog"  # is done on each machine, since each has other s
 def _come_back(stage: Stage, *says: str) -> None:
     """Start the workers. One that refuses must say why, and what it says helps is done; then they start again."""
     for slot in stage.slots:
-        if not _is_gone(slot):
+        if not slot.has_ended:
             slot.running.stop()
         stage.restart(slot)
         slot.is_down = True  # a refusal is looked at here
     stage.wait_for(lambda: all(_has_decided(stage, slot) for slot in stage.slots), ENDED_S)
-    refusing = [slot for slot in stage.slots if slot.running.exit_code() is not None]
+    refusing = [slot for slot in stage.slots if slot.has_ended]
     if refusing:
         for slot in stage.slots:
             slot.is_down = True
@@ -40,14 +40,14 @@ def _come_back(stage: Stage, *says: str) -> None:
         for slot in stage.slots if any(ON_EACH in line for line in words) else refusing[:1]:
             stage.cure(words[0], slot) if words else None
     for slot in stage.slots:
-        if slot.running.exit_code() is not None:
+        if slot.has_ended:
             stage.restart(slot)
         slot.is_down = False
     stage.wait_owned()
 
 
 def _has_decided(stage: Stage, slot: Slot) -> bool:
-    return slot.running.exit_code() is not None or bool(stage.owned(slot))
+    return slot.has_ended or bool(stage.owned(slot))
 
 
 def _between(
@@ -79,17 +79,13 @@ def _running(kind: str, change: Callable[[Stage], None], *says: str) -> Fault:
             slot.is_down = True
         change(stage)
         yield always
-        stage.wait_for(lambda: stage.feed.is_settled or any(_is_gone(slot) for slot in stage.slots), ENDED_S)
+        stage.wait_for(lambda: stage.feed.is_settled or any(slot.has_ended for slot in stage.slots), ENDED_S)
         if not stage.feed.is_settled:
             _come_back(stage, *says)
         for slot in stage.slots:
             slot.is_down = False
 
     return Fault(kind, hurting, 1.0)
-
-
-def _is_gone(slot: Slot) -> bool:
-    return slot.running.exit_code() is not None
 
 
 def _source_anew(stage: Stage) -> None:
@@ -195,8 +191,8 @@ def _partitions_added(stage: Stage) -> Iterator[Hit]:
     for slot in stage.slots:
         slot.is_down = True
     topics.add_partitions(stage.kafka, stage.topic, stage.partitions + 2)
-    stage.wait_for(lambda: any(_is_gone(slot) for slot in stage.slots), ENDED_S + 30)
-    gone = [slot for slot in stage.slots if _is_gone(slot)]
+    stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), ENDED_S + 30)
+    gone = [slot for slot in stage.slots if slot.has_ended]
     if gone:
         stage.refuses(gone[0], "partitions")
     else:
