@@ -9,8 +9,8 @@ from torture.slots import Slot
 from torture.stage import Stage
 
 Hit = Callable[[], bool]
-HIT_S = 60.0  # also of one that hits when a worker has started
-RECOVER_S = 90.0
+HIT_S = 120.0  # also of one that hits when a worker has started
+RECOVER_S = 180.0
 
 
 @dataclass(frozen=True)

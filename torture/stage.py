@@ -34,13 +34,13 @@ SESSION_MS = 6_000
 SYSTEMS = ("famulus", "faust")
 LOOK_S = 0.05
 ENDED_MAX = 30  # workers that ended by themselves while nothing was settled; with more of them something is broken
-STALLED_S = 90.0  # nothing was settled for so long: nothing will be
-OWNED_S = 60.0
+STALLED_S = 180.0  # nothing was settled for so long: nothing will be
+OWNED_S = 180.0
 END_S = 40.0
 ENDS = {69, 70}  # how a worker may end by itself that is to be started again, see README
 BUG = "a bug of ours"
-ORDER_S = 120.0
-REFUSED_S = 60.0
+ORDER_S = 240.0
+REFUSED_S = 180.0
 
 
 @dataclass(frozen=True)

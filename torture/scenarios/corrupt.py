@@ -15,7 +15,7 @@ from torture.segments import change, place_of, stopped
 from torture.stage import Stage
 
 SIZE = 600  # of frames that are changed: they carry records
-OTHERS_S = 60.0
+OTHERS_S = 180.0
 
 
 def _flips(kind: str, side: Side, api: Api) -> Fault:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from app.dev.node import free_port
 from torture.faults import Fault, Hit, always
 from torture.slots import Slot
-from torture.stage import OWNED_S, Stage
+from torture.stage import SESSION_MS, Stage
 from torture.stranger import Stranger
 
 MAX_POLL_S = 10.0
+TAKES_OVER_S = 3 * SESSION_MS / 1000  # the session of those that were killed, and a rebalance
 SETTINGS = {"KAFKA__CONSUMERCONFIG__MAXPOLLINTERVALMS": str(round(MAX_POLL_S * 1000))}
 
 
@@ -82,8 +83,8 @@ def _stand_by(stage: Stage) -> Iterator[Hit]:
     gone = [slot for slot in stage.slots if slot is not idle]
     for slot in gone:
         stage.kill(slot)
-    if not stage.wait_for(lambda: len(stage.owned(idle)) == stage.partitions, OWNED_S / 2):
-        stage.marks.unexpected.append(f"{stage.now}: the stand-by did not take over within {OWNED_S / 2:g} s")
+    if not stage.wait_for(lambda: len(stage.owned(idle)) == stage.partitions, TAKES_OVER_S):
+        stage.marks.unexpected.append(f"{stage.now}: the stand-by did not take over within {TAKES_OVER_S:g} s")
     yield always
     for slot in gone:
         stage.restart(slot)

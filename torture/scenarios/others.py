@@ -18,7 +18,7 @@ from torture.stage import Stage
 
 AGAIN = 40  # payments that are there already, written again for retention to take
 RESET = "KAFKA__CONSUMERCONFIG__AUTOOFFSETRESET"
-ENDED_S = 60.0
+ENDED_S = 180.0
 ON_EACH = "restore-changelog"  # is done on each machine, since each has other stores; the rest is done once
 
 
