@@ -22,6 +22,7 @@ from app.dev.node import free_port
 from app.dev.worker import ROOT, WorkerProcess
 from app.group.progress import LagMonitor
 from app.observe.health import create_topics, delete_topics
+from tests import fork_server
 from tests.integration.commands import faust
 from tests.integration.house import House
 
@@ -31,6 +32,12 @@ CONTAINER = {  # one node, and no topic that nobody made
     "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
     "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> None:
+    """Have `faust` processes start soon."""
+    fork_server.start()
 
 
 @pytest.fixture(scope="session")

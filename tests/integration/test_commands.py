@@ -3,9 +3,7 @@
 import asyncio
 import json
 import os
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,23 +13,23 @@ import pytest
 from app.config import KafkaConfig
 from app.dev.worker import ROOT
 from app.observe.health import create_topics
+from tests.fork_server import FAUST, Process
 from tests.integration.conftest import settings_of
 from tests.integration.test_publish_command import line
 
 TOPICS = 200
-CPU_S = 3.0  # of a command, its start included; how long it takes depends on who else has the machine, and is printed
+CPU_S = 2.0  # of a command, but for the import of libraries; the time depends on others, and is printed
 
 
 def timed(words: list[str], settings: dict[str, str]) -> tuple[int, str, float, float]:
     """Exit code and output of `faust -A app ...`, and the seconds that it took: of CPU, and by the clock."""
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [Path(sys.executable).with_name("faust"), "-A", "app", *words], cwd=ROOT, env={**os.environ, **settings},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.returncode, done.stdout, cpu_s, time.monotonic() - began
+    began = time.monotonic()
+    command = [str(FAUST), "-A", "app", *words]
+    with Process(
+        command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        output, _ = process.communicate(timeout=60)
+    return process.returncode, output, process.cpu_s, time.monotonic() - began
 
 
 @pytest.mark.timeout(600)
@@ -72,4 +70,4 @@ def test_no_command_takes_long_beside_200_topics(
     for cpu_s, clock_s, command in took:
         print(f"{cpu_s:6.2f} s of CPU, {clock_s:6.2f} s: {command}")  # noqa: T201  # for people
     assert not wrong
-    assert max(took)[0] < CPU_S, max(took)
+    assert 0 < min(took)[0] < max(took)[0] < CPU_S, max(took)
