@@ -163,7 +163,8 @@ ELSEWHERE = {
     "app.engine.dispatch": "events", "app.state.coding": "values of tables", "app.state.tables": "keys of tables",
     "app.state.troubles": "what changelog.fault_in has looked at", "app.text": "what is shown",
     "app.state.commit": "what changelog.fault_in has looked at", "app.operate.pauses": "of told",
-    "app.operate.seeks": "of told", "app.operate.widths": "of told", "app.deadletter.record": "of letter and returned",
+    "app.operate.seeks": "of told", "app.operate.widths": "of told", "app.operate.holdups": "of told",
+    "app.deadletter.record": "of letter and returned",
     "app.commands.publish": "a file", "app.commands.state.lines": "a file", "app.console.base": "a request of the web",
     "app.dev.node": "a broker's answer", "app.dev.demo": "a view's answer",
 }  # fmt: skip

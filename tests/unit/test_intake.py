@@ -20,6 +20,8 @@ PLACE, BACK = TP("t", 0), TP("t.g.retry-1", 0)
 class Packed:
     """A fetch of no records."""
 
+    leader_epoch = -1
+
     def __init__(self, first_offset: int, next_offset: int) -> None:
         self.first_offset, self.next_offset = first_offset, next_offset
 
