@@ -51,7 +51,7 @@ def test_the_verdict_sees_what_is_wrong(tmp_path: Path) -> None:
     assert not verdict.is_exact
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 def test_a_worker_that_is_killed_counts_every_payment_once(tmp_path: Path) -> None:
     """Also at the steps of its group commits, with its disk kept, lost, or another's, and acknowledgements lost."""
     lost = Rule("reset", "answer", frozenset({Api.PRODUCE}), times=2)
