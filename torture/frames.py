@@ -1,12 +1,19 @@
 """Kafka's frames, as far as somebody between a client and a broker must know them."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
+from aiokafka.record.util import calc_crc32c
+
 Side = Literal["request", "answer"]
 UNKNOWN = -1
+LENGTH_AT, MAGIC_AT, CHECKED_AT = 8, 16, 21  # in a record batch; its checksum stands right before what it is of
+LENGTH = struct.Struct(">i")
+CHECKSUM = struct.Struct(">I")
+MAGIC = b"\2"
 
 
 class Api(IntEnum):
@@ -55,3 +62,19 @@ class Conversation:
         """The answer that *data* is: the number of its request comes first."""
         [number] = struct.unpack_from(">i", data)
         return Frame("answer", self._asked.pop(number, UNKNOWN), data)
+
+
+def checked(data: bytes) -> Iterator[range]:
+    """The bytes of *data* that a checksum is of, for each record batch in it.
+
+    What stands before the checksum, offset and length of the batch, no client could notice.
+    """
+    at = data.find(MAGIC) - MAGIC_AT
+    while at > -MAGIC_AT - 1:
+        end = at + LENGTH_AT + LENGTH.size
+        if at >= 0 and at + CHECKED_AT < len(data):
+            end += LENGTH.unpack_from(data, at + LENGTH_AT)[0]
+            [checksum] = CHECKSUM.unpack_from(data, at + CHECKED_AT - CHECKSUM.size)
+            if at + CHECKED_AT < end <= len(data) and calc_crc32c(data[at + CHECKED_AT : end]) == checksum:
+                yield range(at + CHECKED_AT, end)
+        at = data.find(MAGIC, at + MAGIC_AT + 1) - MAGIC_AT

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.dev.node import HOST
-from torture.frames import Conversation, Frame, Side
+from torture.frames import Conversation, Frame, Side, checked
 
 Deed = Literal["reset", "swallow", "hold", "flip"]
 LIMIT_S = 5.0
@@ -33,10 +33,10 @@ class Weather:
 
 @dataclass
 class Rule:
-    """What is done to frames of one *side* and of *apis*, so many *times*, to those of *size* bytes and more.
+    """What is done to frames of one *side* and of *apis*, so many *times*.
 
     `reset` closes the connection instead, `swallow` keeps it, `hold` keeps the frame for *hold_s*, and with it those
-    behind it; `flip` changes a byte in the frame's second half, where records are.
+    behind it; `flip` changes a byte of a record batch, in frames that carry one.
     """
 
     deed: Deed
@@ -44,13 +44,12 @@ class Rule:
     apis: frozenset[int]
     times: int
     hold_s: float = 0.0
-    size: int = 0
     hits: int = 0
 
     def takes(self, frame: Frame) -> bool:
         """Whether it is about *frame*, which is counted then."""
-        is_meant = frame.side == self.side and frame.api in self.apis and len(frame.data) >= self.size
-        if not is_meant or self.hits == self.times:
+        is_meant = frame.side == self.side and frame.api in self.apis
+        if not is_meant or self.hits == self.times or (self.deed == "flip" and not any(checked(frame.data))):
             return False
         self.hits += 1
         return True
@@ -180,8 +179,8 @@ class _ResetError(Exception):
 
 
 def flipped(data: bytes, chance: random.Random) -> bytes:
-    """The same with one byte of its second half changed."""
-    at = chance.randrange(len(data) // 2, len(data))
+    """The same with one byte of a record batch changed, which has one."""
+    at = chance.choice(chance.choice(list(checked(data))))
     return data[:at] + bytes([data[at] ^ chance.randrange(1, 256)]) + data[at + 1 :]
 
 

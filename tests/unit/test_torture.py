@@ -15,7 +15,7 @@ from rich.console import Console
 from app.dev.node import HOST, free_port
 from torture.errors import TortureError
 from torture.faults import Fault, Hit, always, plan
-from torture.frames import UNKNOWN, Api, Conversation, Frame
+from torture.frames import UNKNOWN, Api, Conversation, Frame, checked
 from torture.proxy import Proxy, Rule, Weather, flipped
 from torture.scenarios import clock, corrupt, disk, junk, limits, membership, network, others
 from torture.segments import batches, change, place_of
@@ -42,22 +42,44 @@ def test_an_answer_is_of_the_kind_of_its_request() -> None:
     assert conversation.answer(struct.pack(">i", 7)).api == UNKNOWN
 
 
+def batch(first: int, count: int) -> bytes:
+    """A record batch as a broker keeps it."""
+    builder = DefaultRecordBatchBuilder(
+        2, 0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=9_999
+    )
+    for number in range(count):
+        builder.append(number, timestamp=0, key=b"k", value=b"v", headers=[])
+    data = bytearray(builder.build())
+    struct.pack_into(">q", data, 0, first)
+    return bytes(data)
+
+
 def test_a_rule_takes_so_many_frames_of_its_kind() -> None:
-    """Others pass, and so does what is too small."""
-    rule = Rule("swallow", "answer", frozenset({Api.PRODUCE}), times=2, size=3)
+    """Others pass, and of those whose bytes are to be changed the ones without records."""
+    rule = Rule("swallow", "answer", frozenset({Api.PRODUCE}), times=2)
     assert not rule.takes(Frame("request", Api.PRODUCE, b"abc"))
     assert not rule.takes(Frame("answer", Api.FETCH, b"abc"))
-    assert not rule.takes(Frame("answer", Api.PRODUCE, b"ab"))
     assert [rule.takes(Frame("answer", Api.PRODUCE, b"abc")) for _ in range(3)] == [True, True, False]
     assert rule.hits == 2
+    rule = Rule("flip", "answer", frozenset({Api.FETCH}), times=1)
+    assert not rule.takes(Frame("answer", Api.FETCH, bytes(100)))
+    assert rule.takes(Frame("answer", Api.FETCH, bytes(100) + batch(0, 1)))
 
 
-def test_one_byte_of_the_second_half_is_flipped() -> None:
-    """Never the first ones, by which an answer is told."""
-    chance = random.Random(1)
-    for _ in range(100):
-        found = flipped(bytes(100), chance)
-        assert [at >= 50 for at, byte in enumerate(found) if byte] == [True]
+def test_one_byte_is_flipped_that_a_checksum_is_of() -> None:
+    """Of any batch in the frame, and never what stands before the checksum."""
+    chance, head, one, two = random.Random(1), b"\2" * 40, batch(0, 3), batch(3, 2)
+    frame = head + one + b"\2\0\2" + two + b"\2"
+    begins = len(head) + 21, len(head) + len(one) + 3 + 21
+    ranges = [range(begins[0], len(head) + len(one)), range(begins[1], len(frame) - 1)]
+    assert list(checked(frame)) == ranges
+    changed = set()
+    for _ in range(400):
+        found = flipped(frame, chance)
+        [at] = [at for at, (old, new) in enumerate(zip(frame, found, strict=True)) if old != new]
+        changed.add(at)
+    assert changed <= {*ranges[0], *ranges[1]}
+    assert len(changed) > 50
 
 
 @contextmanager
@@ -133,16 +155,7 @@ def test_all_kinds_come_in_turn() -> None:
 
 def test_batches_of_a_segment_are_found(tmp_path: Path) -> None:
     """By the offsets of their records; a byte that was changed twice is what it was."""
-    made = []
-    for first, count in ((0, 3), (3, 1), (4, 5)):
-        builder = DefaultRecordBatchBuilder(
-            2, 0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=9_999
-        )
-        for number in range(count):
-            builder.append(number, timestamp=0, key=b"k", value=b"v", headers=[])
-        data = bytearray(builder.build())
-        struct.pack_into(">q", data, 0, first)
-        made.append(bytes(data))
+    made = [batch(0, 3), batch(3, 1), batch(4, 5)]
     segment = tmp_path / "00000000000000000000.log"
     segment.write_bytes(b"".join(made) + bytes(100))  # the broker makes files longer than what is in them
     assert [(first, last) for first, last, _, _ in batches(segment.read_bytes())] == [(0, 2), (3, 3), (4, 8)]

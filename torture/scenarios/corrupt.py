@@ -14,13 +14,12 @@ from torture.scenarios.network import ruled
 from torture.segments import change, place_of, stopped
 from torture.stage import Stage
 
-SIZE = 600  # of frames that are changed: they carry records
 OTHERS_S = 180.0
 
 
 def _flips(kind: str, side: Side, api: Api) -> Fault:
     def hurting(stage: Stage) -> AbstractContextManager[Hit]:
-        return ruled(stage, Rule("flip", side, frozenset({api}), 1, size=SIZE))
+        return ruled(stage, Rule("flip", side, frozenset({api}), 1))
 
     return Fault(kind, hurting)
 
@@ -29,7 +28,7 @@ def _flips(kind: str, side: Side, api: Api) -> Fault:
 def _while_restoring(stage: Stage) -> Iterator[Hit]:
     slot = next_slot(stage)
     stage.kill(slot)
-    with ruled(stage, Rule("flip", "answer", frozenset({Api.FETCH}), 2, size=SIZE)) as has_hit:
+    with ruled(stage, Rule("flip", "answer", frozenset({Api.FETCH}), 2)) as has_hit:
         stage.restart(slot, "deleted")
         yield has_hit
 
