@@ -19,6 +19,7 @@ from torture.stage import Stage
 AGAIN = 40  # payments that are there already, written again for retention to take
 RESET = "KAFKA__CONSUMERCONFIG__AUTOOFFSETRESET"
 ENDED_S = 180.0
+SAID_S = 90.0  # what was done to a running worker is said within a minute, or so
 ON_EACH = "restore-changelog"  # is done on each machine, since each has other stores; the rest is done once
 
 
@@ -191,7 +192,7 @@ def _partitions_added(stage: Stage) -> Iterator[Hit]:
     for slot in stage.slots:
         slot.is_down = True
     topics.add_partitions(stage.kafka, stage.topic, stage.partitions + 2)
-    stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), ENDED_S + 30)
+    stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), SAID_S)
     gone = [slot for slot in stage.slots if slot.has_ended]
     if gone:
         stage.refuses(gone[0], "partitions")
