@@ -73,7 +73,8 @@ def _in_changelog(stage: Stage) -> Iterator[Hit]:
         slot.is_down = True  # a refusal is looked at here
     stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), OTHERS_S)
     stage.refuses(next((slot for slot in stage.slots if slot.has_ended), stage.slots[0]), "cannot be restored")
-    stage.shut()
+    for slot in stage.slots:
+        stage.kill(slot)  # the others refuse, too, or are about to
     with stopped(stage.cluster):
         change(*damaged)
     stage.open()
