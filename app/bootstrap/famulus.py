@@ -367,6 +367,7 @@ class Famulus(faust.App):
                     letters, there[letters], self.group, self.settings.worker.version,
                     partial(self.holdings.source_ids, subscription.topic_name),
                 ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
+                now_ms=self.clock.now_ms,
             )  # fmt: skip
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
 

@@ -1,6 +1,6 @@
 """The parts that a worker is made of, built from its settings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -117,7 +117,7 @@ def holdings_of(  # noqa: PLR0913  # all that it joins
 
 def pipeline_of(  # noqa: PLR0913  # all that it joins
     settings: Settings, subscription: Subscription, dispatcher: Dispatcher, *, letters: DeadLetters,
-    redeeming: Redeeming, topics_back: Sequence[str],
+    redeeming: Redeeming, topics_back: Sequence[str], now_ms: Callable[[], int],
 ) -> Pipeline:  # fmt: skip
     """What carries the events of one subscription."""
     options, dead, topic = subscription.options, settings.dead_letter, subscription.topic_name
@@ -152,6 +152,7 @@ def pipeline_of(  # noqa: PLR0913  # all that it joins
             on_dead_letter=options.on_dead_letter,
             sequence_max=dead.sequence_max,
             on_sequence_full=dead.on_sequence_full,
+            now_ms=now_ms,
         ),
         redeeming=redeeming,
         topics_back=tuple(topics_back),

@@ -5,7 +5,6 @@ again in its lane? in a retry topic? may there be one more dead letter? must lat
 """
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +15,7 @@ from app.deadletter.names import retry_topic
 from app.deadletter.record import DeadLetters, Failure, FailureKind, message_of
 from app.deadletter.returned import outgoing, retry_of
 from app.engine.dispatch import Handler
-from app.engine.rest import Past, Rest, after, never, stage_of
+from app.engine.rest import Past, Rest, after, never, stage_of, wall_ms
 from app.errors import HandlerHeldError
 from app.failures.gate import Gate
 from app.observe.metrics import Counts
@@ -52,7 +51,8 @@ class Failing:
     """How the events of one subscription fail.
 
     Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for what none can get.
-    *succeeded* counts the attempts of handlers that did, those whose effects are not settled yet too.
+    *succeeded* counts the attempts of handlers that did, those whose effects are not settled yet too. *now_ms* is the
+    time by which events wait, the same for what goes into a retry topic and what comes out of it.
     """
 
     topic: str  # of the source, as on the cluster
@@ -65,6 +65,7 @@ class Failing:
     on_dead_letter: OnDeadLetter = "skip"
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
+    now_ms: Callable[[], int] = wall_ms
 
     @property
     def shut(self) -> list[str]:
@@ -88,7 +89,7 @@ class Failing:
             return past
         past = past or Past()
         past.tried = state.troubles.tried(offset)
-        due_s = max(tried.due_ms for tried in past.tried.values()) / 1000 - time.time()
+        due_s = (max(tried.due_ms for tried in past.tried.values()) - self.now_ms()) / 1000
         if due_s > 0:
             raise Rest(past, after(min(due_s, longest_wait_s)))
         return past
@@ -107,7 +108,7 @@ class Failing:
         elif handler.gate.note_failure(place_of(record), error):
             raise self.at_gate(handler, handlers, unit, past)
         past.done |= _before(handler, handlers)
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self.now_ms()
         before = past.tried.get(handler.name, Tried())
         ran = not isinstance(error, HandlerHeldError)
         attempts, first_ms = before.attempts + past.held + ran, before.first_ms or now_ms
@@ -212,9 +213,7 @@ class Failing:
     ) -> Failure:  # fmt: skip
         back = past.back if past is not None else None
         hops, edited, only = (back.hops, back.edited, back.handler) if back is not None else (0, "", "")
-        return Failure(
-            kind, error, time.time_ns() // 1_000_000, handler or only, attempts, first_ms, hops, edited, bool(only)
-        )
+        return Failure(kind, error, self.now_ms(), handler or only, attempts, first_ms, hops, edited, bool(only))
 
     def undecodable(self, error: Exception, past: Past | None) -> Failure:
         """The failure of a record that is not an event that anybody handles."""

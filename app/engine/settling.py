@@ -13,6 +13,7 @@ from faust.types import TP
 from app.access.faults import fault_of
 from app.engine.inflight import InFlight
 from app.engine.pipeline import Pipeline
+from app.engine.rest import wall_ms
 from app.errors import AccessError, ConfigError, InvariantError, OperatingError, UnsentError
 from app.observe.logs import described
 from app.state.commit import Probe, Settler
@@ -24,11 +25,6 @@ log = structlog.get_logger()
 LINGER_STEP_S = 0.002
 LEASE_S = 0.05  # between two looks whether we are still a member of the group
 SEND_RETRY_S = (1.0, 30.0)  # between two tries to send what Kafka refuses: the first wait, the longest one
-
-
-def wall_ms() -> int:
-    """Return the time by this machine's clock, milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Clock:
 
     async def measure(self) -> None:
         """Ask once. Nothing changes when no answer comes."""
-        asked_s, at_ms = time.monotonic(), None
+        at_ms = None
         with suppress(OperatingError, TimeoutError):
             async with asyncio.timeout(LIMIT_S):
                 at_ms = await self._stamp()
@@ -65,7 +65,8 @@ class Clock:
         self._measured_s = time.monotonic()
         self._wall_s = time.time() - self._measured_s
         if at_ms is not None:
-            self._begin_ms = at_ms - (asked_s + self._measured_s) / 2 * 1000
+            # As if it was dated when the answer came: never ahead of the brokers, so that nothing is tried too early.
+            self._begin_ms = at_ms - self._measured_s * 1000
 
     async def look(self) -> list[Condition]:
         """Measure where it is time to, and say whether the clocks are too far from each other."""

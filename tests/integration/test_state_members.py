@@ -10,10 +10,11 @@ import pytest
 import rocksdict
 
 from app.dev.worker import WorkerProcess
+from app.observe.health import create_topics
 from app.publish.producer import Producer
 from app.storage.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
 from app.storage.store import POSITION
-from tests.integration.house import COUNTING, House, wait_for
+from tests.integration.house import COUNTING, LIMIT_S, House, wait_for
 
 PARTITIONS = 4
 EVENTS = 400
@@ -136,7 +137,7 @@ ROWS = 300_000
 def test_a_long_restoring_holds_nothing_up(house: House) -> None:
     """The web views answer and heartbeats go on while a large table comes back."""
     house.build()
-    house.make_topics(house.state_topic)
+    asyncio.run(create_topics(house.kafka, {house.state_topic: 1}, LIMIT_S, {"cleanup.policy": "compact"}))
     asyncio.run(fill(house))
     began = time.monotonic()
     worker = house.start(ready=0)
