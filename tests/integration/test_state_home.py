@@ -203,3 +203,39 @@ def test_the_state_of_another_cluster_is_refused(house: House) -> None:
         assert "Worker.DataDir" in line
         assert house.start("two", KAFKA__BOOTSTRAPSERVERS=servers).stop() == 0
     assert len(house.stored(ROW)) == 5
+
+
+def test_a_source_that_was_truncated_and_written_anew_is_noticed(
+    house_on: Callable[[Broker], House], tmp_path: Path
+) -> None:
+    """Its id is the same, and it is longer than the position: the leader epoch of what was read tells."""
+    with Broker(data_dir=tmp_path / "kafka") as broker:
+        house, [node] = house_on(broker), broker.nodes
+        house.build()
+        worker = house.start()
+        house.send(*(house.thing("old", number) for number in range(60)))
+        house.wait_settled(60, worker)
+        node.kill()
+        log = node.folder / "log" / f"{house.topic}-0"
+        shutil.copytree(log, tmp_path / "before")
+        broker.restart(node)
+        house.send(*(house.thing("lost", number) for number in range(40)))
+        house.wait_settled(100, worker, timeout_s=2 * LIMIT_S)
+        assert worker.stop() == 0
+
+        node.kill()
+        shutil.rmtree(log)
+        shutil.copytree(tmp_path / "before", log)
+        broker.restart(node)
+        house.send(*(house.thing("new", number) for number in range(60)))
+        line = ended(house.start(ready=0))
+        assert f"{house.topic}-0: what was read as records 60 to 99 is not in the topic any more" in line
+        assert f"`faust -A app reset-offsets {house.topic} --partition 0 --to-offset 60`" in line
+        settings = settings_of(house.kafka, tmp_path / "one")
+        words = "reset-offsets", house.topic, "--partition", "0", "--to-offset", "60", "--yes"
+        code, output = faust(*words, cwd=house.checkout, **settings)
+        assert code == 0, output
+        worker = house.start()
+        house.wait_settled(120, worker)
+        assert worker.rows("count") == {"old": 60, "lost": 40, "new": 60}
+        assert worker.stop() == 0
