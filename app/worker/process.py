@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 import faust
 
+from app.access.faults import fault_of
 from app.door.guard import Door
 from app.errors import ConfigError, InvariantError, OperatingError
 from app.observe.health import check_port
@@ -68,11 +69,11 @@ class Worker(faust.Worker):
     def _exit_code(self, end: SystemExit | CancelledError) -> object:
         """The code that says why the worker ended, after the line that does."""
         causes = self._reason, end.__context__
-        for cause in causes:
-            if isinstance(cause, OperatingError):
-                return _said(cause)
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+        for cause in causes:
+            if cause is not None and (fault := fault_of(cause)) is not None:
+                return _said(fault)
         if any(isinstance(cause, RuntimeError) and LOOP_STOPPED in str(cause) for cause in causes):
             return _said(InvariantError("the event loop was stopped, by a handler or an agent: do not stop it there"))
         if isinstance(end, CancelledError):
@@ -123,8 +124,8 @@ class Worker(faust.Worker):
     def _end_now(self, limit_s: float) -> None:
         """End the process from a thread, since the event loop or the network holds it up."""
         reason = self._reason
-        if isinstance(reason, OperatingError):
-            code = _said(reason)
+        if reason is not None and (fault := fault_of(reason)) is not None:
+            code = _said(fault)
         else:
             text = f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again"
             print(text, file=sys.__stderr__, flush=True)  # as above

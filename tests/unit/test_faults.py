@@ -11,6 +11,7 @@ from aiokafka import errors as kafka
 from app.access.faults import MEANINGS, OURS, fault_of
 from app.bootstrap import Famulus
 from app.errors import ConfigError, InvariantError, OperatingError
+from app.worker.process import Worker
 
 
 def classes() -> Iterator[tuple[str, type[Exception]]]:
@@ -105,3 +106,26 @@ async def test_the_first_fault_is_the_one_that_is_told() -> None:
     await Famulus.fail(app, ConfigError("the first"))
     await Famulus.fail(app, kafka.KafkaTimeoutError())
     assert str(app.fault) == "the first"
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (kafka.KafkaConnectionError("Unable to bootstrap"), 69),
+        (kafka.TopicAuthorizationFailedError("t"), 77),
+        (OSError(errno.EADDRINUSE, "Address already in use"), 78),
+        (InvariantError("the first"), 70),
+        (ValueError("x"), 1),
+    ],
+    ids=lambda of: type(of).__name__,
+)
+def test_a_crash_of_a_part_of_faust_ends_with_the_code_of_its_cause(
+    capfd: pytest.CaptureFixture[str], reason: Exception, code: int
+) -> None:
+    """Its producer, say, whose broker goes away while it starts: a supervisor starts the worker again."""
+    worker: Any = object.__new__(Worker)
+    worker.app = SimpleNamespace(fault=None, is_drained=True)
+    worker._crash_reason = reason
+    assert worker._exit_code(SystemExit(1)) == code
+    said = capfd.readouterr().err
+    assert said.count("\n") == (code != 1)
