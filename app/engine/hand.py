@@ -136,7 +136,10 @@ class CleanContext:
 
     def is_left(self) -> bool:
         """Whether a variable that was there from the beginning has another value now."""
-        return any(get() is not value for get, value in self._kept)
+        for get, value in self._kept:  # noqa: SIM110  # `any` would make a generator after each event
+            if get() is not value:
+                return True
+        return False
 
     @property
     def has_variables(self) -> bool:
