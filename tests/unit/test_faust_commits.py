@@ -278,3 +278,10 @@ async def test_what_is_not_logged_is_not_made(worker: type[faust.Worker], level:
     made = worker(faust.App("stock", broker="kafka://nowhere"), loglevel="warn")
     made.on_setup_root_logger(root, logging.WARNING)
     assert root.level == level
+
+
+async def test_a_position_that_is_being_reset_ends_no_worker() -> None:
+    """Faust looks every so often whether partitions get on, and reads positions that are not there."""
+    consumer: Any = Ours().consumer
+    consumer.assignment = lambda: {PLACE}
+    await consumer.verify_all_partitions_active()
