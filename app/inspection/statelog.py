@@ -5,7 +5,7 @@ The fold is a plain one with dicts, which shares the formats with the engine (`s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -27,12 +27,12 @@ from app.storage.changelog import (
     DEAD,
     PACK,
     PROCESSED,
-    RECORD_OVERHEAD,
     RESET,
     ROW,
     WHOLE,
     Logged,
     Processed,
+    batches,
     decode_claim,
     decode_processed,
     epoch_headers,
@@ -243,7 +243,7 @@ class Writer:
     async def write(self, rows: Rows) -> int:
         """Write *rows* in record batches as large as groups may be; returns how many. Raises as `claim` does."""
         count = 0
-        for batch in _batches(rows, self._group_bytes):
+        for batch in batches(rows, self._group_bytes):
             sent = await self._sender.send_batch(self._at.topic, self._at.partition, batch, epoch_headers(self._epoch))
             self._wrote(await sent, len(batch))
             count += len(batch)
@@ -256,24 +256,6 @@ class Writer:
                 "group, then do it again"
             )
         self._next += count
-
-
-def size_of(key: bytes, value: bytes | None) -> int:
-    """The bytes of a row in a record batch, rather more than less."""
-    return len(key) + len(value or b"") + RECORD_OVERHEAD
-
-
-def _batches(rows: Rows, bytes_max: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
-    batch: list[tuple[bytes, bytes | None]] = []
-    size = 0
-    for row in rows:
-        if batch and size + size_of(*row) > bytes_max:
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += size_of(*row)
-    if batch:
-        yield batch
 
 
 # What is spoken of.

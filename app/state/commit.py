@@ -13,7 +13,7 @@ process ends, and whoever has the partition next learns it from the log.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -25,12 +25,15 @@ from app.state.expiry import Expiry
 from app.state.partition import Group, Rows
 from app.state.windows import Window
 from app.storage.changelog import (
+    BATCH_BYTES,
     CLAIM,
     PACK,
     PROCESSED,
     RECORD_OVERHEAD,
     Logged,
     Processed,
+    Row,
+    batches,
     decode_claim,
     encode,
     epoch_headers,
@@ -48,7 +51,6 @@ from app.storage.store import STALE, StoreError
 from app.wire.stray import StrayRecordError
 
 log = structlog.get_logger()
-BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
 RETRY_S = 1.0  # between two tries to write to a disk that is full
 Probe = Callable[[str], None]
 
@@ -131,23 +133,14 @@ class Settler:
         as it takes: each record says all of its key. Raises what the sender raises.
         """
         sent = sent or {}
-        rows: Rows = {}
-        size = 0
-        for key in keys:
-            value = sent[key] if key in sent else self._present(key, sent)
-            more = len(key) + len(value or b"") + RECORD_OVERHEAD
-            if rows and size + more > BATCH_BYTES:
-                await self._overrule(rows)
-                rows, size = {}, 0
-            rows[key] = value
-            size += more
-        if rows:
+        known = ((key, sent[key] if key in sent else self._present(key, sent)) for key in keys)
+        for rows in batches(known, BATCH_BYTES):
             await self._overrule(rows)
 
-    async def _overrule(self, rows: Rows) -> None:
+    async def _overrule(self, rows: Collection[Row]) -> None:
         log.warning("records of a worker without a claim are overruled", topic=self.topic, partition=self.partition,
                     records=len(rows))  # fmt: skip
-        await (await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers))
+        await (await self._sender.send_batch(self.topic, self.partition, rows, self._headers))
 
     def _present(self, key: bytes, sent: Rows) -> bytes | None:
         """What we know under *key*; of a pack without the marks that were renewed since, which it would set back."""

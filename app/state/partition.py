@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from app.state.troubles import Troubles
-from app.storage.changelog import RECORD_OVERHEAD, Processed
+from app.storage.changelog import Processed, size_of
 from app.storage.home import Home
 from app.storage.store import Store
 from app.wire.envelope import Outcome, Outgoing
@@ -133,7 +133,7 @@ class Partition:
     def note(self, key: bytes, value: bytes | None) -> None:
         """Have a row of the engine's own settled with the group that fills, if anything is remembered at all."""
         if self.store is not None:
-            self.group_for(len(key) + len(value or b"") + RECORD_OVERHEAD).rows[key] = value
+            self.group_for(size_of(key, value)).rows[key] = value
 
     @property
     def is_settled(self) -> bool:

@@ -5,19 +5,22 @@ A log that says that this did not end is taken for the truth by nobody.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from msgspec.structs import replace
 
 from app.errors import InvariantError
 from app.storage.changelog import (
     ATTEMPTS,
+    BATCH_BYTES,
     DEAD,
     PACK,
     PROCESSED,
-    RECORD_OVERHEAD,
     ROW,
     UNFINISHED,
     WHOLE,
+    Row,
+    batches,
     decode_processed,
     encode,
     epoch_headers,
@@ -25,9 +28,6 @@ from app.storage.changelog import (
 from app.storage.log import Sender
 from app.storage.replica import Replica
 from app.storage.store import Store
-
-BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
-Row = tuple[bytes, bytes | None]
 
 
 async def write_back(
@@ -53,7 +53,7 @@ async def write_back(
 
     begin = await send([(WHOLE, UNFINISHED)])
     written = 0
-    for rows in _batches([(key, None) for key in stale], _rows(store)):
+    for rows in batches(chain(((key, None) for key in stale), _rows(store)), BATCH_BYTES):
         await send(rows)
         written += len(rows)
         progressed(len(rows))
@@ -73,18 +73,3 @@ def _rows(store: Store) -> Iterator[Row]:
     """What a store has to say; packs in the order of their periods, so that the newest of a mark comes last."""
     for kind in (ROW, PACK, ATTEMPTS, DEAD):
         yield from store.items(kind)
-
-
-def _batches(*of: Iterable[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    size = 0
-    for rows in of:
-        for key, value in rows:
-            more = len(key) + len(value or b"") + RECORD_OVERHEAD
-            if batch and size + more > BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-            batch.append((key, value))
-            size += more
-    if batch:
-        yield batch

@@ -33,6 +33,7 @@ UNFINISHED = b"-1"  # the value of WHOLE while it is being written back
 EPOCH = "epoch"  # the name of the header
 EPOCH_MAX = 2**40  # each claim adds one: what says more was written by nobody of us
 RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
+BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
 
 _epoch = struct.Struct(">q")
 _mark = struct.Struct(">17s16s")
@@ -41,6 +42,9 @@ _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 _offset_key = struct.Struct(">cq")
 PACK_KEY_BYTES = _pack_key.size
+
+
+Row = tuple[bytes, bytes | None]  # a record to be: its key, and its value, None: that it is deleted
 
 
 class Logged(Protocol):
@@ -121,6 +125,25 @@ def decode_processed(value: bytes) -> Processed:
 def whole_since(value: bytes) -> int:
     """From which offset on a log says all of the state, -1 while it is written back. Raises ValueError."""
     return number_in(value, least=-1)
+
+
+def size_of(key: bytes, value: bytes | None) -> int:
+    """Return the bytes of a record in a batch, rather more than less."""
+    return len(key) + len(value or b"") + RECORD_OVERHEAD
+
+
+def batches(records: Iterable[Row], bytes_max: int) -> Iterator[list[Row]]:
+    """Share *records* out to batches of at most *bytes_max* bytes, in their order; a larger record has its own."""
+    batch: list[Row] = []
+    size = 0
+    for record in records:
+        if batch and size + size_of(*record) > bytes_max:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += size_of(*record)
+    if batch:
+        yield batch
 
 
 def row_key(table: str, key: bytes = b"") -> bytes:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from app.state.commit import BATCH_BYTES
 from app.state.dedupe import Dedupe
 from app.state.partition import Partition
 from app.state.unit import Unit
 from app.state.windows import Window, in_window
-from app.storage.changelog import MARK, PACK, Mark, Processed, row_key
+from app.storage.changelog import BATCH_BYTES, MARK, PACK, Mark, Processed, row_key
 from tests.stand_ins.log import fold
 from tests.stand_ins.settling import Desk
 from tests.stand_ins.stored import record

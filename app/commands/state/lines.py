@@ -13,10 +13,10 @@ from app.bootstrap import Famulus
 from app.engine.subscription import Subscription
 from app.errors import ConfigError
 from app.group.members import check_empty
-from app.inspection.statelog import Fold, Progressed, Writer, answered, places_of, reading, size_of, source_partitions
+from app.inspection.statelog import Fold, Progressed, Writer, answered, places_of, reading, source_partitions
 from app.observe.health import add_partitions, partitions_of, prepare_state_topics
 from app.state.tables import Table
-from app.storage.changelog import table_and_key
+from app.storage.changelog import size_of, table_and_key
 from app.text import without_mark
 from app.wire.partition import Choose, chooser, murmur2
 
