@@ -20,6 +20,7 @@ from app.config import KafkaConfig
 from app.errors import InvariantError, OperatingError, UnavailableError
 from app.group.members import members_of
 from app.group.refused import why_refused
+from app.worker.beat import Beat
 from app.worker.lease import Lease
 
 log = structlog.get_logger()
@@ -56,8 +57,7 @@ class Membership:
         session_s = settings.consumer_config.session_timeout_ms / 1000
         self._patience_s, self._ends_s = patience_s, max(ends_s, session_s)
         self._rebalance_s = rebalance_s + session_s
-        self._last_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._beat = Beat(BEAT_S, self._look)
         self._asking: asyncio.Task[None] | None = None
         self._error: str | None = None  # which one the group refuses us with
         self._refusal: OperatingError | None = None  # that, in words
@@ -75,26 +75,18 @@ class Membership:
 
     def start(self) -> None:
         """Look every so often from now on."""
-        self._last_s = time.monotonic()
-        self._look_later()
+        self._beat.start()
 
     def stop(self) -> None:
         """Look no more."""
-        for what in (self._timer, self._asking):
-            if what is not None:
-                what.cancel()
+        self._beat.stop()
+        if self._asking is not None:
+            self._asking.cancel()
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._look)
-
-    def _look(self) -> None:
-        now_s = time.monotonic()
-        # A process that was frozen has not been refused all the time.
-        passed_s, self._last_s = min(now_s - self._last_s, 2 * BEAT_S), now_s
+    def _look(self, passed_s: float) -> None:
         client = self._client()
         if client is not None and client.coordinator is not None:
             self._look_at(client, passed_s)
-        self._look_later()
 
     def _look_at(self, client: Client, passed_s: float) -> None:
         coordinator = client.coordinator

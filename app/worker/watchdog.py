@@ -3,12 +3,9 @@
 It knows no single fault. Each look asks two questions of a partition: does anything wait, and has anything changed
 since the look before? What is paused, halted, refused by Kafka, in a handler's hands or waits for another attempt has a
 reason that is told elsewhere. The rest is a fault, of ours or of somebody who has cancelled what carries events.
-
-The looks are a timer of the event loop, not a task: a task could be cancelled with all the others.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +17,7 @@ from app.engine.crew import Crew
 from app.engine.flow import Flow
 from app.errors import InvariantError
 from app.text import number
+from app.worker.beat import Beat
 from app.worker.intake import Intake
 
 log = structlog.get_logger()
@@ -82,10 +80,8 @@ class Watchdog:
         self._intake, self._unfetched, self._is_at_work, self._on_fault = intake, unfetched, is_at_work, on_fault
         self._stalls = Stalls(stalled_s, ends_s)
         self._send_s = ends_s + send_s
-        self._step_s = stalled_s / LOOKS
-        self._last_s = 0.0
+        self._beat = Beat(stalled_s / LOOKS, self._look)
         self._said: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Future[Any] | None = None
 
     @property
@@ -95,30 +91,21 @@ class Watchdog:
 
     def start(self) -> None:
         """Look every so often from now on."""
-        self._last_s = time.monotonic()
-        self._look_later()
+        self._beat.start()
 
     def stop(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._beat.stop()
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._step_s, self._look)
-
-    def _look(self) -> None:
-        now_s = time.monotonic()
-        # A process that was frozen has not stood still all the time.
-        passed_s, self._last_s = min(now_s - self._last_s, 2 * self._step_s), now_s
+    def _look(self, passed_s: float) -> None:
         self._stalls.look(passed_s, dict(self._waiting()) if self._is_at_work() else {})
         stalled = self.stalled
         if stalled and not self._said:
             log.error("work waits and nobody works on it", stalled=stalled)
         self._said = stalled
         if self._stalls.is_hopeless:
+            self.stop()
             self._ending = asyncio.ensure_future(self._on_fault(InvariantError("; ".join(stalled))))
-            return
-        self._look_later()
 
     def _waiting(self) -> Iterator[tuple[TP, Waiting]]:
         for tp, flow in self._intake.flows.items():
