@@ -16,6 +16,7 @@ from app.access.epochs import last_epoch
 from app.access.unpacking import BatchTooLargeError
 
 WRONG_CRC, SHORT = "Invalid CRC", "Record size is less"  # how aiokafka says it
+TRIES = 10  # of a batch that comes damaged, since a network may have done it
 NOT_UTF8 = "a header's name is not UTF-8"
 DAMAGED = "its bytes are not those that were written"
 

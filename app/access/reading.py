@@ -8,10 +8,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.access.arguments import connection_of
-from app.access.batches import UnreadableBatchError
+from app.access.batches import TRIES, UnreadableBatchError
 from app.config import KafkaConfig
 
-TRIES = 10  # of a batch that comes damaged
 Skipped = Callable[[UnreadableBatchError], None]
 
 

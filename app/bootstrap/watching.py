@@ -45,9 +45,7 @@ def watch_of(  # noqa: PLR0913  # all that is looked at
         return [Condition("agent", why, why, ends_after_s=worker.startup_timeout_s) for why in uncarried()]
 
     async def files() -> list[Condition]:
-        return [
-            Condition("open-files", "this process", why, is_red=False) for why in about_files(partitions())
-        ]  # fmt: skip
+        return [Condition("open-files", "this process", why, is_red=False) for why in about_files(partitions())]
 
     return Watch([topics.look, identity, agents, clock.look, files], worker.watch_interval_s, on_fault)
 

@@ -5,9 +5,9 @@ little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams (K
 They are read by name, never by length. A payload never appears in an error text, see `masking`.
 """
 
-import re
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -19,6 +19,7 @@ from app.errors import DecodeError
 from app.text import text_of
 from app.wire.claimcheck import MARK as CLAIM_MARK
 from app.wire.envelope import Headers, Outgoing, Record, event_id_of
+from app.wire.stray import INT64_MAX, number_in
 
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
 KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
@@ -26,7 +27,6 @@ MARK = "famulus-"  # what the names of our own begin with
 SOURCE_IDS = "cluster-id", "topic-id"  # of the source, by KIP-78 and KIP-516: a topic made anew has other offsets
 DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
 TIME = MARK + "timestamp"  # of the event: the letter's own time is when it was written, by which it is kept
-_ms = re.compile(rb"-?[0-9]{1,19}")
 # Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it will never work, or
 # that it does not want it; it failed as often as it may, the last time by an error or by its time limit; or an earlier
 # event of its key is here.
@@ -67,10 +67,7 @@ class DeadLetters:
     partitions: int
     group: str
     version: str
-    source_ids: Callable[[], tuple[str, str]] = lambda: (
-        "",
-        "",
-    )  # of cluster and source, "" where none is known
+    source_ids: Callable[[], tuple[str, str]] = lambda: ("", "")  # of cluster and source, "" where none is known
 
     def letter(self, record: Record, failure: Failure) -> Outgoing:
         """The dead letter for *record*, which failed for good. Its time is when it is written, not that of the event.
@@ -156,9 +153,9 @@ def event_ms_of(letter: Record) -> int:
 
     Letters of earlier commits do not say it: they were written with the event's time as their own.
     """
-    said = our_headers(letter.headers).get(TIME, b"")
-    at_ms = int(said) if _ms.fullmatch(said) else letter.timestamp
-    return at_ms if -(2**63) <= at_ms < 2**63 else letter.timestamp
+    with suppress(ValueError):
+        return number_in(our_headers(letter.headers).get(TIME) or b"", -INT64_MAX)
+    return letter.timestamp
 
 
 def sender_headers(headers: Headers) -> Headers:

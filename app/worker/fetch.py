@@ -3,8 +3,7 @@
 Kafka is spoken to in a thread of its own, which unpacks records while the handlers' thread wants the interpreter too:
 the two take it from each other in the middle of everything. So that thread only reads the headers of the record
 batches, which say where to fetch next, and looks whether their bytes are whole; the records are unpacked where they are
-handled. Subscriptions get records
-with no more than they need, which halves the cost of making them.
+handled. Subscriptions get records with no more than they need, which halves the cost of making them.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.access.batches import DAMAGED, UnreadableBatchError, damage, unreadable
+from app.access.batches import DAMAGED, TRIES, UnreadableBatchError, damage, unreadable
 from app.access.epochs import UNKNOWN
 from app.errors import UnreadableError
 from app.observe.logs import described
@@ -34,7 +33,6 @@ from app.worker.commits import commit, commit_any
 log = structlog.get_logger()
 QUIET_S = 0.2  # without a record: nothing flows any more
 ENOUGH_BYTES = 64 * 1024  # of one fetch while records flow
-TRIES = 10  # of a batch that comes damaged
 POLL_S = 0.2  # a poll without data; a rebalance waits for its end
 
 

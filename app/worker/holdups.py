@@ -24,6 +24,7 @@ from app.engine.flow import Flow
 from app.engine.pipeline import Work
 from app.engine.rest import stage_of
 from app.errors import OperatingError
+from app.operate.admin import now_text
 from app.operate.holdups import HoldUp, HoldUps, Name
 from app.operate.pauses import admin_topic
 from app.publish.producer import Producer
@@ -65,8 +66,7 @@ class HoldUpNotes:
                   "its place in the group", topic=tp.topic, partition=tp.partition, offset=offset,
                   held_s=round(seconds, 1), is_sure=is_sure)  # fmt: skip
         name = Name(tp.topic, tp.partition, offset, uuid4().hex[:12])
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now, stage_of(work[2]), is_sure)
+        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now_text(), stage_of(work[2]), is_sure)
         self._holdups.note(name, holdup)
         self._tell({name: holdup})
 

@@ -8,8 +8,8 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import TopicPartition
 
-from app.access.batches import DAMAGED, NOT_UTF8, UnreadableBatchError
-from app.access.reading import TRIES, poll
+from app.access.batches import DAMAGED, NOT_UTF8, TRIES, UnreadableBatchError
+from app.access.reading import poll
 from app.config import KafkaConfig
 from app.errors import ConfigError
 from app.operate.admin import AdminLog

@@ -18,10 +18,10 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.batches import Batches, PartitionRecords, UnreadableBatchError
+from app.access.batches import TRIES, Batches, PartitionRecords, UnreadableBatchError
 from app.access.unpacking import BYTES_MAX, BatchTooLargeError, set_limit
 from app.errors import UnreadableError
-from app.worker.fetch import TRIES, Damaged, Packed, take
+from app.worker.fetch import Damaged, Packed, take
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODECS = [GZIP, SNAPPY, LZ4, ZSTD]

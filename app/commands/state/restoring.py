@@ -98,13 +98,12 @@ def _needless(store: Store, home: Home, fold: Fold, source: str) -> str:
     if store.position < 0:
         return "its state here is empty"
     is_former = store.home is not None and is_other(store.home.topic_id, home.topic_id)
-    if not fold.is_whole or (fold.processed is None and is_former):
+    if not fold.is_whole:
         return ""
-    if is_former and fold.processed is not None:
-        written = decode_processed(fold.processed).home
-        if written is not None and written.topic_id == home.topic_id:
-            return f"the changelog was made anew, and others go on by it; {replay(source)}"
-        return ""
+    if is_former:
+        written = decode_processed(fold.processed).home if fold.processed is not None else None
+        is_taken = written is not None and written.topic_id == home.topic_id
+        return f"the changelog was made anew, and others go on by it; {replay(source)}" if is_taken else ""
     return "" if fold.end <= store.position else "the changelog is whole"
 
 

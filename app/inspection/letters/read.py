@@ -9,9 +9,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from app.access.arguments import connection_of
-from app.access.batches import UnreadableBatchError
+from app.access.batches import TRIES, UnreadableBatchError
 from app.access.quiet import quiet
-from app.access.reading import TRIES, poll
+from app.access.reading import poll
 from app.bootstrap import Famulus
 from app.config import KafkaConfig
 from app.deadletter.letter import Audit, audit_in, letter_of
