@@ -15,9 +15,10 @@ from app.deadletter.names import retry_topic
 from app.deadletter.record import DeadLetters, Failure, FailureKind, message_of
 from app.deadletter.returned import outgoing, retry_of
 from app.engine.dispatch import Handler
-from app.engine.rest import Past, Rest, after, never, stage_of, wall_ms
+from app.engine.rest import Past, Rest, after, never, stage_of
 from app.errors import HandlerHeldError
 from app.failures.gate import Gate
+from app.now import wall_ms
 from app.observe.metrics import Counts
 from app.state.partition import Partition
 from app.state.troubles import Tried, attempts_row

@@ -5,7 +5,6 @@ share of lanes. What is known of it so far is its `Past`.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,11 +17,6 @@ from app.state.unit import Unit, Waiters
 REDRIVEN = -1  # no retry topic
 Cancel = Callable[[], object]
 Until = Callable[[Callable[[], None]], Cancel]  # is given what to call when it is over; returns how to wait no more
-
-
-def wall_ms() -> int:
-    """Return the time by this machine's clock, milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)

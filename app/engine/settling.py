@@ -13,8 +13,8 @@ from faust.types import TP
 from app.access.faults import fault_of
 from app.engine.inflight import InFlight
 from app.engine.pipeline import Pipeline
-from app.engine.rest import wall_ms
 from app.errors import AccessError, ConfigError, InvariantError, OperatingError, UnsentError
+from app.now import wall_ms
 from app.observe.logs import described
 from app.state.commit import Probe, Settler
 from app.state.partition import Group, Partition
@@ -129,7 +129,7 @@ class Settling:
         self._counts.update(ended)
         processed: Processed | None = None
         if self._settler is not None:
-            processed = self._in_flight.processed(time.time_ns() // 1_000_000, self._counts)
+            processed = self._in_flight.processed(wall_ms(), self._counts)
             if not await self._settler.settle(group, processed, self._may_apply):
                 return False
             self.offset = processed.next_offset

@@ -10,7 +10,6 @@ state only), not written.
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
@@ -21,6 +20,7 @@ import faust
 import msgspec
 
 from app.errors import UnreadableRowError
+from app.now import wall_ms
 from app.state import windows
 from app.state.coding import RefusedError, difference, fault_of, is_mutable, key_coder, name_of, refused, value_coder
 from app.state.partition import Partition, Rows
@@ -249,7 +249,7 @@ class Table(Generic[K, V]):
         """
         unit = current_unit()
         if unit is None or unit.record.timestamp > windows.TIME_MAX_MS:
-            return time.time_ns() // 1_000_000
+            return wall_ms()
         return max(unit.record.timestamp, 0)
 
     # As the changelog has rows, and as people read them.

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -13,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from app.access.reading import poll
 from app.access.topic_ids import Topics
 from app.errors import OperatingError
+from app.now import wall_ms
 from app.observe.strays import strays
 from app.storage.changelog import CLAIM, Claim, Logged, encode, epoch_headers
 from app.wire.envelope import Headers
@@ -76,7 +76,7 @@ class LogReader:
 
 async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -> tuple[str, int]:
     """Append a claim of this process; returns its owner's id and its offset. Raises what the sender raises."""
-    claim = Claim(epoch, uuid4().hex, WORKER, time.time_ns() // 1_000_000)
+    claim = Claim(epoch, uuid4().hex, WORKER, wall_ms())
     offset = await (await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch)))
     if offset < 0:
         raise OperatingError(f"the cluster does not say where a claim for {topic} is; start again")

@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 
 from app.errors import OperatingError
+from app.now import wall_ms
 from app.worker.conditions import Condition
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ class Clock:
     def now_ms(self) -> int:
         """Return the brokers' time where it is known, else this machine's, milliseconds since 1970."""
         if self._begin_ms is None:
-            return time.time_ns() // 1_000_000
+            return wall_ms()
         return round(self._begin_ms + time.monotonic() * 1000)
 
     @property

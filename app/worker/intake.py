@@ -13,9 +13,9 @@ from app.engine.crew import Crew
 from app.engine.flow import Flow, Limits
 from app.engine.offsets import gone
 from app.engine.pipeline import Pipeline
-from app.engine.rest import wall_ms
 from app.engine.settling import Ties
 from app.errors import ConfigError
+from app.now import wall_ms
 from app.operate.told import Told
 from app.operate.widths import WORKER
 from app.state.commit import Probe

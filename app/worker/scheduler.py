@@ -6,7 +6,6 @@ whoever reads them recognises them.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import groupby
@@ -22,6 +21,7 @@ from app.access.batches import UnreadableBatchError
 from app.access.reading import closed, poll
 from app.config import KafkaConfig
 from app.errors import ClaimStoreError, ClaimTooLargeError, UnavailableError, UnsentError
+from app.now import wall_ms
 from app.observe.strays import strays
 from app.publish.delivering import deliver
 from app.publish.producer import Producer
@@ -101,7 +101,7 @@ class Scheduler:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         """Wait until something comes, or something is due, and forward what is due."""
-        wait_s = self._wait_s(_now_ms())
+        wait_s = self._wait_s(wall_ms())
         if wanted := [tp for tp in consumer.assignment() if not self._heads.get(tp)]:
             fetched = await poll(
                 consumer, *wanted, timeout_ms=round(wait_s * 1000), max_records=RECORDS,
@@ -111,7 +111,7 @@ class Scheduler:
                 self._heads[tp] = deque((record.offset, _read(record)) for record in records)
         else:
             await asyncio.sleep(wait_s)
-        due, offsets = self._take(_now_ms())
+        due, offsets = self._take(wall_ms())
         if not offsets:
             return
         await self._forward(due)
@@ -139,7 +139,7 @@ class Scheduler:
 
     async def _forward(self, due: Sequence[Scheduled]) -> None:
         """Have what is due go to its topic, and what has come to the end of one wait only to its next."""
-        now_ms = _now_ms()
+        now_ms = wall_ms()
         await self._keep([each.to_wait(self.topic, now_ms) for each in due if each.due_ms > now_ms])
         ready = sorted((each for each in due if each.due_ms <= now_ms), key=lambda each: each.record.topic)
         for topic, of_topic in groupby(ready, lambda each: each.record.topic):
@@ -157,7 +157,7 @@ class Scheduler:
                 return
             log.error("events that are due do not leave, they are tried again", topic=topic,  # noqa: TRY400
                       events=len(events), error=str(error))  # fmt: skip
-            await self._keep([each.to_try_again(self.topic, _now_ms()) for each in events])
+            await self._keep([each.to_try_again(self.topic, wall_ms()) for each in events])
 
     async def _keep(self, records: Sequence[Outgoing]) -> None:
         """Put *records* into the scheduling topic, however long Kafka refuses them."""
@@ -186,9 +186,5 @@ class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
 
 def _read(record: ConsumerRecord) -> Scheduled | None:
-    now_ms = _now_ms()
+    now_ms = wall_ms()
     return strays.read("scheduled", record, lambda record: scheduled(record, now_ms))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -7,13 +7,13 @@ the state knows its name, it is not carried out again.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import structlog
 from faust.types import TP
 
+from app.now import wall_ms
 from app.operate.admin import AdminLog
 from app.operate.moving import done
 from app.operate.seeks import Name, Seeks
@@ -104,7 +104,7 @@ class Seeking:
         before = partition.processed or Processed(0)
         if before.seek != identity:
             after = Processed(
-                to, (), before.stream_ms, time.time_ns() // 1_000_000, before.counts, identity, partition.home,
+                to, (), before.stream_ms, wall_ms(), before.counts, identity, partition.home,
                 partition.source_id,
             )  # fmt: skip
             group = Group()
