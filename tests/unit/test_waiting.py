@@ -202,9 +202,8 @@ def with_header(record: Outgoing, name: str, value: bytes) -> Outgoing:
     return replace(record, headers=[(of, value if of == name else old) for of, old in record.headers])
 
 
-@pytest.mark.parametrize("ahead_ms", [3_600_000, 10**17])
-async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahead_ms: int) -> None:
-    """It waits as long as its topic does, by the broker's clock, and what is behind it has its own time."""
+async def with_two_that_wait(make: Make) -> tuple[Trial, Outgoing, Outgoing]:
+    """A partition that was taken on just now, and the records of two events that wait in its retry topic."""
     trial = make(stages=1)
     trial.handler("work", failing("a", "b"), Retry(1), delays_s=(60.0,))
     trial.start()
@@ -214,6 +213,13 @@ async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahea
     await trial.kill()
     trial.back, trial.finished_back = {}, {}
     trial.start()
+    return trial, first, second
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, 10**17])
+async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahead_ms: int) -> None:
+    """It waits as long as its topic does, by the broker's clock, and what is behind it has its own time."""
+    trial, first, second = await with_two_that_wait(make)
     due_ms = int(dict(first.headers)["famulus-due"])
     trial.send_back(with_header(first, "famulus-due", b"%d" % (due_ms + ahead_ms)))
     trial.send_back(with_header(first, "famulus-due", b"9" * 400))
@@ -226,15 +232,7 @@ async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahea
 
 async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make: Make) -> None:
     """Each has its own time, also where a record says a later one than that behind it."""
-    trial = make(stages=1)
-    trial.handler("work", failing("a", "b"), Retry(1), delays_s=(60.0,))
-    trial.start()
-    trial.feed("a:a", "b:b")
-    await trial.until(lambda: len(trial.sent) == 2)
-    first, second = trial.sent
-    await trial.kill()
-    trial.back, trial.finished_back = {}, {}
-    trial.start()
+    trial, first, second = await with_two_that_wait(make)
     records = [read(replace(record, timestamp_ms=round(1000 * time.time())), n) for n, record in enumerate(
         (first, with_header(second, "famulus-due", b"0"))
     )]  # fmt: skip
