@@ -138,7 +138,7 @@ def check_written_here(written: Home | None, here: Home, source: str) -> None:
         raise ConfigError(
             f"the records of the changelog {here} were written for {why}: they were copied, and what they say of "
             f"offsets is of no use here; `faust -A app reset-offsets {source}` keeps the tables and goes on where you "
-            f"say, {replay(source)}"
+            f"say, or {replay(source)}"
         )
 
 
@@ -167,7 +167,7 @@ def made_anew(source: str, before: str, now: str) -> ConfigError:
     return ConfigError(
         f"{source} was deleted and made anew (its id was {before}, now it is {now}): the offsets in its state are of "
         f"the topic before; `faust -A app reset-offsets {source} --to-beginning` keeps the tables and reads the new "
-        f"topic from its beginning, {replay(source)}"
+        f"topic from its beginning, or {replay(source)}"
     )
 
 
@@ -177,7 +177,8 @@ def check_leader_epoch(source: str, partition: int, next_offset: int, end: int |
         raise ConfigError(
             f"{source}-{partition}: what was read as records {end} to {next_offset - 1} is not in the topic any more: "
             f"it was truncated to offset {end} and may have been written anew from there; `faust -A app reset-offsets "
-            f"{source} --partition {partition} --to-offset {end}` keeps the tables and reads on there, {replay(source)}"
+            f"{source} --partition {partition} --to-offset {end}` keeps the tables and reads on there, or "
+            f"{replay(source)}"
         )
 
 
@@ -185,7 +186,7 @@ def restore_or_replay(source: str) -> str:
     """Both cures of a state without its changelog."""
     return (
         f"`faust -A app state restore-changelog --topic {source}` writes it back from the state of this worker, "
-        f"{replay(source)}"
+        f"or {replay(source)}"
     )
 
 

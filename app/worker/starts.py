@@ -153,5 +153,5 @@ def _check(known: Mapping[TP, Known]) -> None:
                 f"{tp.topic}-{tp.partition}: the group has committed offset {of.committed} with a state, and there is "
                 "none now: its changelog was emptied or made anew, and no store of this worker has it; on the machine "
                 f"that has it, `faust -A app state restore-changelog --topic {tp.topic}` writes it back, "
-                f"{replay(tp.topic)}"
+                f"or {replay(tp.topic)}"
             )

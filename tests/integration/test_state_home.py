@@ -98,6 +98,9 @@ def test_a_changelog_that_was_deleted_is_written_back_from_the_store(
     assert before == (house.stored(ROW), house.stored(ROW, 1))
 
     assert "restore-changelog" in on_store("state", "restore-changelog", code=2)  # needs --topic
+    assert "--partition: only for restore-changelog" in on_store("state", "export", "--partition", "0", code=2)
+    beyond = on_store("state", "restore-changelog", "--topic", "things", "--partition", "2", code=78)
+    assert f"topic {house.topic} has 2 partitions, the first is 0" in beyond
     output = on_store("state", "restore-changelog", "--topic", "things")
     assert "records written" in output
     assert on_store("state", "restore-changelog", "--topic", "things").count("the changelog is whole") == 2

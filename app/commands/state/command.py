@@ -75,8 +75,9 @@ class state(Command):  # noqa: N801  # the class's name is the command's
     async def run(self, action: str, topic: str | None, **given: object) -> None:
         """Do it."""
         for name, actions in ONLY_FOR.items():
-            if given[name] and action not in actions:
-                raise click.UsageError(f"{SPELT.get(name, name.replace('_', '-'))}: only for {' and '.join(actions)}")
+            if given[name] is not None and given[name] is not False and action not in actions:  # partition 0 is given
+                spelt = SPELT.get(name, "--" + name.replace("_", "-"))
+                raise click.UsageError(f"{spelt}: only for {' and '.join(actions)}")
         if action in ("import", "replay", "restore-changelog") and topic is None:
             raise click.UsageError(f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}")
         act = getattr(self, f"_{action.replace('-', '_')}")

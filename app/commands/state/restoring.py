@@ -49,8 +49,9 @@ async def restored(
 ) -> list[Restored]:
     """Write the changelog of *subscription*, or one *partition* of it, from the stores of this machine.
 
-    Raises ConfigError while a worker uses the state folder, while the group has members, when there is no store, or one
-    of another place; UnavailableError without a broker; InvariantError when a worker writes meanwhile.
+    Raises ConfigError while a worker uses the state folder, while the group has members, when there is no such
+    partition, no store, or one of another place; UnavailableError without a broker; InvariantError when a worker writes
+    meanwhile.
     """
     topic = subscription.state_topic
     if topic is None:
@@ -58,6 +59,8 @@ async def restored(
     lock_folder(app, "write the changelog back")
     await check_empty(app.settings.kafka, app.settings.worker.startup_timeout_s)
     count = await source_partitions(app, subscription)
+    if partition is not None and partition >= count:
+        raise ConfigError(f"topic {subscription.topic_name} has {count} partitions, the first is 0")
     numbers = range(count) if partition is None else [partition]
     stores = [n for n in numbers if app.folder.store_path(topic, n).exists()]
     if not stores:
