@@ -14,10 +14,11 @@ RUN groupadd --gid 10001 famulus && useradd --uid 10001 --gid 10001 --no-create-
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /srv/famulus
 COPY appsettings.json ./
+COPY famulus famulus
 COPY app app
 COPY models models
 COPY agents agents
-RUN /opt/venv/bin/python -m compileall -q app models agents
+RUN /opt/venv/bin/python -m compileall -q famulus app models agents
 # The root file system may be read-only: all that is written is below the state folder.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     WORKER__DATADIR=/var/lib/famulus WORKER__WEBBIND=0.0.0.0

@@ -26,11 +26,11 @@ help:  ## what can be made
 install: .venv/installed  ## set up .venv from the lock file
 
 run: .venv/installed  ## carry real orders on a real Kafka (SCALE= DUPLICATES= POISON= SAMPLE= SUMMARY= KEEP=1)
-	@$(BIN)/python -m app.dev.demo --scale $(SCALE) --duplicates $(DUPLICATES) --poison $(POISON) \
+	@$(BIN)/python -m demo.orders --scale $(SCALE) --duplicates $(DUPLICATES) --poison $(POISON) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(KEEP),--keep)
 
 test: .venv/installed lint  ## run every check and every test, PROCESSES=4 at a time (ARGS= goes to pytest)
-	@$(BIN)/python -m app.dev.archive  # makes the start of some forty brokers shorter
+	@$(BIN)/python -m famulus.dev.class_archive  # makes the start of some forty brokers shorter
 	@$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup $(ARGS)
 
 lint: .venv/installed  ## style, types and the house's import rules
@@ -66,7 +66,7 @@ chart: .venv/bench/installed  ## bench/results.svg and the table in README.md, f
 	@touch $@
 
 screenshots: .venv/installed  ## docs/console-*.png, the pictures of the console in README.md; needs chromium
-	@$(BIN)/python -m app.dev.screenshots
+	@$(BIN)/python -m demo.screenshots
 
 secrets: deploy/secrets/tokens.env  ## random tokens for docker-compose.yml, unless they are there
 
@@ -105,14 +105,14 @@ check-deploy: .venv/installed  ## what Prometheus and systemd say to deploy/; ne
 		echo "these images are pinned by tag, not by digest: SECURITY.md says how to pin them"
 
 audit: .venv/installed  ## known faults of the packages in the lock files (exceptions: deploy/audit.toml)
-	@$(BIN)/python -m app.dev.audit
+	@$(BIN)/python -m famulus.dev.audit
 
 sbom: .venv/installed  ## sbom.json: what is in the image, as CycloneDX
 	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 		--output-file sbom.json deploy/requirements.lock
 
-lock-jars: .venv/installed  ## renew app/dev/jars.lock from the jars in the cache folder: look at what changes
-	@$(BIN)/python -c 'from app.dev.jars import KAFKA, LOCK, lines_of; import platformdirs; \
+lock-jars: .venv/installed  ## renew famulus/dev/jars.lock from the jars in the cache folder: look at what changes
+	@$(BIN)/python -c 'from famulus.dev.jars import KAFKA, LOCK, lines_of; import platformdirs; \
 		cache = platformdirs.user_cache_path("famulus"); \
 		LOCK.write_text("".join(f"{line}\n" for name in ("kafka", "kafka-tools") \
 			for line in lines_of(name, cache / f"{name}-{KAFKA}")))'

@@ -9,11 +9,11 @@ from uuid import UUID
 import orjson
 from aiokafka import AIOKafkaProducer
 
-from app.config import KafkaConfig
-from app.group.progress import LagMonitor
-from app.observe.health import create_topics
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import create_topics
+from famulus.kafka.lag_monitor import LagMonitor
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 
 KEYS = [str(UUID(int=number)) for number in range(1_000)]
 RATE = 1_000  # events per second that drip
@@ -81,5 +81,5 @@ async def drip(kafka: KafkaConfig, topic: str, count: int) -> None:
 async def settle(kafka: KafkaConfig, group: str, topic: str, timeout_s: float) -> None:
     """Wait until *group* has committed everything in *topic*. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s), LagMonitor(kafka, group) as monitor:
-        while (await monitor.progress([topic]))[topic].lag:  # noqa: ASYNC110  # only asking tells
+        while (await monitor.progress([topic]))[topic].lag:  # only asking tells
             await asyncio.sleep(0.2)

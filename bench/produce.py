@@ -6,12 +6,12 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer
 
-from app.config import KafkaConfig
-from app.observe.health import create_topics
-from app.publish.connection import Connection
-from app.publish.producer import Producer
 from bench import load
 from bench.system import Result
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import create_topics
+from famulus.producer.connection import Connection
+from famulus.producer.producer import Producer
 
 Pairs = list[tuple[object, bytes | None]]
 WARM = 1_000

@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from app.config import KafkaConfig
-from app.dev.broker import Broker
 from bench import report
 from bench.report import Row
 from bench.system import Result
 from bench.workloads import MILLION, SYSTEMS, WORKLOADS, Bench
+from famulus.config import KafkaConfig
+from famulus.dev.broker import Broker
 
 console = Console()
 
@@ -40,7 +40,7 @@ def _names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
 @click.option("--events", type=click.IntRange(1_000), default=300_000, help="Of W0; others take parts or multiples.")
 @click.option("--partitions", type=click.IntRange(1), default=4)
 @click.option("--marks", type=click.IntRange(1, 1_000), default=20, help="Millions of ids of the workload marks.")
-def main(workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int) -> None:  # noqa: PLR0913, PLR0917  # each is an option
+def main(workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int) -> None:  # noqa: PLR0917  # each is an option
     """Measure, show the ratios, and put the figures into bench/results.json workload by workload."""
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it tells of every retry while a topic is new
     with Broker(heap_mb=1024) as broker:

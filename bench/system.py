@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import click
 
-from app.config import KafkaConfig
-from app.dev.node import free_port
-from app.dev.worker import WEB, WorkerProcess
 from bench import load
 from bench.logs import Restored, restored
+from famulus.config import KafkaConfig
+from famulus.dev.node import free_port
+from famulus.dev.worker import WEB, WorkerProcess
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -72,7 +72,7 @@ class System:
                 command = [str(Path(python).absolute()), str(HERE / f"systems/{self.name}_{self.job}.py")]
         environment["BENCH_BEGAN"] = str(time.time())
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603  # our own scripts
+            self._process = subprocess.Popen(  # our own scripts
                 command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from app.config import KafkaConfig
-from app.observe.health import create_topics
 from bench import load
 from bench.produce import produced
 from bench.system import Result, System
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import create_topics
 
 SYSTEMS = ("famulus", "quix", "faststream", "aiokafka", "faust")
 WAIT_S = 0.005  # what the handler of the workload `wait` waits

@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from models.event import Event, Part
+from famulus.model import Event, Part
 
 
 class OrderItem(Part, namespace="orders.OrderItem"):

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app.dev import node
+from famulus.dev import node
 from tests import fork_server
 from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them here
     pytest_runtest_logreport,
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     The hundreds of processes that tests start keep what they compiled, which is a third of their start. They can be
     interrupted, also where a shell started the tests in the background.
     """
-    subprocess.Popen = fork_server.Process  # type: ignore[misc]  # also for what is in `app.dev`
+    subprocess.Popen = fork_server.Process  # type: ignore[misc]  # also for what is in `famulus.dev`
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

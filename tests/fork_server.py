@@ -1,7 +1,7 @@
 """`faust` processes whose libraries are imported once: a server imports them, and each process is a fork of it.
 
-Most of what a short process of `faust` does is to import libraries. A fork has its own arguments, variables, folder,
-streams and session, imports `app` itself, and ends as Python ends. The tests signal it, wait for it and reap it like a
+Most of what a short process of `faust` does is to import the engine and its libraries. A fork has its own arguments,
+variables, folder, streams and session, imports `app` itself, and ends as Python ends. The tests signal it, wait for it and reap it like a
 child of theirs.
 
 A process is started as ever where what Python or a library reads while it starts may differ: with other variables than
@@ -33,8 +33,8 @@ from typing import Any, NamedTuple, TextIO, cast
 ROOT = Path(__file__).resolve().parents[1]
 FAUST = Path(sys.executable).with_name("faust")
 MODULE = [sys.executable, "-m", "faust"]
-OURS = {"app", "agents", "models"}  # imported by each process
-NOT_ALWAYS = {*OURS, "playwright"}
+PROJECT = {"app", "agents", "models", "demo"}  # imported by each process
+NOT_ALWAYS = {*PROJECT, "playwright"}
 IMPORT = re.compile(r"^(?:from [\w.]+ import (?:\([^)]*\)|[^\n(]*)|import [^\n]*)", re.MULTILINE)
 FIRST = [  # and what Faust and others import where it is used
     "import faust.cli.faust",
@@ -243,8 +243,8 @@ def readable(*sockets: socket.socket) -> set[object]:
 
 
 def imports() -> list[str]:
-    """The statements by which ours import what is not ours."""
-    texts = [file.read_text("utf-8") for folder in OURS for file in (ROOT / folder).rglob("*.py")]
+    """The statements by which the project and the engine import what is not the project's."""
+    texts = [file.read_text("utf-8") for folder in (*PROJECT, "famulus") for file in (ROOT / folder).rglob("*.py")]
     found = {statement for text in texts for statement in IMPORT.findall(text)}
     return sorted(statement for statement in found if statement.split()[1].partition(".")[0] not in NOT_ALWAYS)
 

@@ -3,8 +3,8 @@
 import random
 from typing import Self
 
-from app.dev.broker import Broker, Listener
-from app.dev.node import HOST, Node, free_port
+from famulus.dev.broker import Broker, Listener
+from famulus.dev.node import HOST, Node, free_port
 from torture.proxy import Proxy
 
 HURT = "HURT"  # the listener behind the proxy
@@ -20,7 +20,7 @@ class Cluster:
             listeners=[Listener(HURT, "PLAINTEXT", {})],
             config={"advertised.listeners": f"PLAINTEXT://{HOST}:{port},{HURT}://{HOST}:{hurt_port}"},
         )
-        chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
+        chance = random.Random(seed)  # to be repeated, not to be secret
         self.proxy = Proxy(hurt_port, lambda: self.node.ports[HURT], chance)
 
     @property

@@ -1,6 +1,6 @@
 """What may go wrong with a run itself."""
 
-from app.errors import OperatingError
+from famulus.errors import OperatingError
 
 
 class TortureError(OperatingError):

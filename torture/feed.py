@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from aiokafka.errors import KafkaError
 
-from app.config import KafkaConfig
-from app.errors import OperatingError
-from app.group.asking import Asker
-from app.observe.health import admin_of
-from app.publish.producer import Producer
+from famulus.config import KafkaConfig
+from famulus.errors import OperatingError
+from famulus.kafka.admin import admin_of
+from famulus.kafka.group_admin import Asker
+from famulus.producer.producer import Producer
 from torture.load import Payment, record_of
 
 CHUNK = 100  # records sent together

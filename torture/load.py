@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
 from torture.systems.famulus_models import NEWS_EVERY
 
 CUSTOMERS = 1_000
@@ -42,7 +42,7 @@ class Fold:
 
 def payments(events: int, seed: int) -> list[Payment]:
     """*events* payments, of which about 5 % are there for the second time: half of those near, half anywhere before."""
-    chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
+    chance = random.Random(seed)  # to be repeated, not to be secret
     numbers: Counter[str] = Counter()
     made: list[Payment] = []
     for place in range(events):

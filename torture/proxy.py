@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from app.dev.node import HOST
+from famulus.dev.node import HOST
 from torture.frames import Conversation, Frame, Side, checked
 
 Deed = Literal["reset", "swallow", "hold", "flip"]
@@ -143,7 +143,7 @@ class Proxy:
         while True:
             size = await reader.readexactly(4)
             frame = read(await reader.readexactly(int.from_bytes(size, "big")))
-            while self.weather.is_still:  # noqa: ASYNC110  # set by another thread
+            while self.weather.is_still:  # set by another thread
                 await asyncio.sleep(STILL_S)
             data = frame.data
             rule = next((rule for rule in self.rules if rule.takes(frame)), None)

@@ -64,7 +64,7 @@ def carry_out(stage: Stage) -> Verdict:
 
 def kill_legs(size: Size, *, settings: Mapping[str, str]) -> list[Leg]:
     """A leg with each number of workers, which get *settings*; payments and deaths are shared out."""
-    chance = random.Random(size.seed)  # noqa: S311  # to be repeated, not to be secret
+    chance = random.Random(size.seed)  # to be repeated, not to be secret
     steps = itertools.cycle(kills.STEPS)
     made, legs = [], len(size.workers)
     for number, workers in enumerate(size.workers):
@@ -83,7 +83,7 @@ def frozen_legs(size: Size, *, hurt: Callable[[Stage], None]) -> list[Leg]:
 
 def fault_legs(name: str, size: Size, *, of: Sequence[Fault], **more: Any) -> list[Leg]:  # Any: what a Leg takes
     """One leg, in which faults of all kinds are dealt."""
-    chance = random.Random(size.seed)  # noqa: S311  # to be repeated, not to be secret
+    chance = random.Random(size.seed)  # to be repeated, not to be secret
     hurt = partial(faults.strike, faults=faults.plan(of, size.number, chance))
     return [Leg(name, WORKERS, payments(size.events, size.seed), hurt, **more)]
 
@@ -179,7 +179,7 @@ def run(name: str, system: str, size: Size, folder: Path, show: Callable[[str], 
 @click.option("--events", type=click.IntRange(1_000), help="Of each scenario; 200,000 unless it is of all: 20,000.")
 @click.option("--pause-s", type=click.FloatRange(1), default=60.0, help="For so long the broker is stopped.")
 @click.option("--expect-drift", is_flag=True, help="Exit with 0 when something is wrong, with 1 when nothing is.")
-def main(  # noqa: PLR0913  # one for each option
+def main(  # one for each option
     *, scenario: str, system: str, number: int, seed: int, workers: str, events: int | None, pause_s: float,
     expect_drift: bool,
 ) -> None:  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Literal
 
 import psutil
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 
 State = Literal["kept", "deleted", "moved"]  # what becomes of the state folder before a worker is started again
 

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from app.config import ConsumerConfig, KafkaConfig, ProducerConfig
-from app.dev.node import free_port
-from app.dev.worker import ROOT, WorkerProcess
-from app.observe.health import create_topics
+from famulus.config import ConsumerConfig, KafkaConfig, ProducerConfig
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.kafka.admin import create_topics
 from torture.cluster import Cluster
 from torture.errors import TortureError
 from torture.feed import Feed
@@ -85,7 +85,7 @@ class Stage:
         self.feed = Feed(self.kafka, self.topic, leg.made)
         self.marks = Marks()
         self.now = ""  # what is done to the workers just now, in words
-        self.chance = random.Random(leg.name)  # noqa: S311  # to be repeated, not to be secret
+        self.chance = random.Random(leg.name)  # to be repeated, not to be secret
         self.excuse = ""  # a worker that ends with 78 may, when its line has this in it; it is started again at once
         self.began = time.monotonic()
         self._ends = self._settled = 0
@@ -240,7 +240,7 @@ class Stage:
     def order(self, *command: str, slot: Slot | None = None) -> bool:
         """Run `faust -A app COMMAND` with the settings of a worker, the first one unless told. Whether it succeeds."""
         slot = slot or self.slots[0]
-        done = subprocess.run(  # noqa: S603  # our own command
+        done = subprocess.run(  # our own command
             [sys.executable, "-m", "faust", "-A", "app", *command],
             cwd=self.folder / "checkout",
             env={**os.environ, **self._settings(slot.home)},

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
-from app.config import KafkaConfig
+from famulus.config import KafkaConfig
 from torture.errors import TortureError
 
 JOINED_S = 30.0

@@ -10,10 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import ConsumerRecord
 
-from app.config import KafkaConfig
-from app.observe.health import admin_of, create_topics, partitions_of
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import admin_of, create_topics, partitions_of
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 
 T = TypeVar("T")
 LIMIT_S = 30.0
@@ -38,7 +38,7 @@ def delete(kafka: KafkaConfig, topic: str) -> None:
 
     async def work(admin: AIOKafkaAdminClient) -> None:
         await admin.delete_topics([topic])
-        while await partitions_of(kafka, [topic], LIMIT_S):  # noqa: ASYNC110  # nobody tells
+        while await partitions_of(kafka, [topic], LIMIT_S):  # nobody tells
             await asyncio.sleep(LOOK_S)
 
     _with_admin(kafka, work)

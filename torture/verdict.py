@@ -10,7 +10,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.table import Table
 
-from app.config import KafkaConfig
+from famulus.config import KafkaConfig
 from torture.load import Payment, fold
 
 READ_S = 60.0

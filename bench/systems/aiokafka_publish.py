@@ -6,8 +6,8 @@ import os
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from app.config import KafkaConfig
-from app.publish.connection import Connection
+from famulus.config import KafkaConfig
+from famulus.producer.connection import Connection
 from bench.meter import Meter
 
 

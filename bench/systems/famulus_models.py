@@ -2,7 +2,7 @@
 
 import faust
 
-from models.event import Event
+from famulus.model import Event
 
 
 class Line(faust.Record):

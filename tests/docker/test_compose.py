@@ -18,8 +18,8 @@ from docker.models.containers import Container
 from testcontainers.compose import DockerCompose
 from testcontainers.core.docker_client import DockerClient
 
-from app.dev.node import free_port
-from app.dev.worker import ROOT
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 WORKERS = COMPOSE["services"]["worker"]["deploy"]["replicas"]
@@ -95,7 +95,7 @@ def test_compose_carries_the_orders_and_stops_cleanly(compose: DockerCompose, mo
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"localhost:{os.environ['KAFKA_PORT']}")
     monkeypatch.setenv("WORKER__DATADIR", "deploy/secrets")  # where the demo finds the tokens of the workers
     ports = [word for worker in workers for port in ports_of(worker) for word in ("--worker-port", port)]
-    demo = subprocess.run([sys.executable, "-m", "app.dev.demo", *ports], check=False, cwd=ROOT, timeout=300)
+    demo = subprocess.run([sys.executable, "-m", "demo.orders", *ports], check=False, cwd=ROOT, timeout=300)
     assert demo.returncode == 0
 
     for worker in workers:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.dev.worker import ROOT
+from famulus.dev.worker import ROOT
 from tests.integration.canary import leaks
 
 LIMIT_S = 60.0  # a command that has nothing to wait for takes a fortieth of it on a machine that is not busy

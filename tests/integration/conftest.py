@@ -15,13 +15,13 @@ from uuid import uuid4
 import pytest
 from testcontainers.community.kafka import KafkaContainer
 
-from app.config import ConsumerConfig, KafkaConfig
-from app.dev.background import broker_for_use
-from app.dev.broker import Broker
-from app.dev.node import free_port
-from app.dev.worker import ROOT, WorkerProcess
-from app.group.progress import LagMonitor
-from app.observe.health import create_topics, delete_topics
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.dev.background import broker_for_use
+from famulus.dev.broker import Broker
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.kafka.admin import create_topics, delete_topics
+from famulus.kafka.lag_monitor import LagMonitor
 from tests import fork_server
 from tests.integration.commands import faust
 from tests.integration.house import House

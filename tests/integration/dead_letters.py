@@ -12,10 +12,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from app.deadletter.record import DeadLetters, Failure, FailureKind
-from app.deadletter.returned import Returned, returned
-from app.errors import DecodeError, PermanentError
-from app.wire.envelope import Outgoing
+from famulus.deadletter.record import DeadLetters, Failure, FailureKind
+from famulus.deadletter.redelivery import Returned, returned
+from famulus.errors import DecodeError, PermanentError
+from famulus.serialization.records import Outgoing
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for

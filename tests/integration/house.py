@@ -17,22 +17,22 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from app.access.reading import log_consumer
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.producer import Producer
-from app.publish.results import Published
-from app.storage.changelog import Logged
-from app.storage.log import LogReader
-from app.storage.store import Memory, Store
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.kafka.log_reader import log_consumer
+from famulus.producer.producer import Producer
+from famulus.producer.results import Published
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import Logged
+from famulus.state.changelog_topic import LogReader
+from famulus.state.rocksdb_store import Memory, Store
 
 LIMIT_S = 30.0
 SESSION_S = 6
 TOPIC = "things"
 MODEL = """
-from models.event import Event
+from famulus.model import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

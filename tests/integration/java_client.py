@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from jgo.maven import MavenContext
 
-from app.config import KafkaConfig
-from app.dev.jars import KAFKA, jars, java
-from app.dev.node import JAVA_OPTIONS
+from famulus.config import KafkaConfig
+from famulus.dev.jars import KAFKA, jars, java
+from famulus.dev.node import JAVA_OPTIONS
 
 LIMIT_S = 60
 PRINTED = "org.apache.kafka.common.serialization.BytesDeserializer"  # as text in which any byte can be told

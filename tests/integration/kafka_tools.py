@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from app.dev.jars import KAFKA, gathered, jars, java
+from famulus.dev.jars import KAFKA, gathered, jars, java
 
 ENDPOINT = f"org.apache.kafka:kafka-tools:{KAFKA}"
 LIMIT_S = 60

@@ -16,8 +16,8 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
-from app.dev.broker import Broker, Listener
-from app.dev.node import HOST, free_port
+from famulus.dev.broker import Broker, Listener
+from famulus.dev.node import HOST, free_port
 from tests.integration.canary import secret
 
 USER, PASSWORD = "alice", secret("password")  # of a broker that lives for a test

@@ -19,9 +19,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
+from famulus.serialization.records import Outgoing
 from tests.integration.system_sources import AGENT, MODEL, STOCK, WORK
 from tests.integration.test_worker import read_all, send
 
@@ -97,7 +97,7 @@ class System:
                 async with producer.transaction():
                     for value in values:
                         sent = await producer.send_and_wait(place.topic, value, value, partition=place.partition)
-                while (await reader.end_offsets([place]))[place] < sent.offset + 2:  # noqa: ASYNC110  # only asking tells
+                while (await reader.end_offsets([place]))[place] < sent.offset + 2:  # only asking tells
                     await asyncio.sleep(0.05)
 
         asyncio.run(run())

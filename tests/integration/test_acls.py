@@ -15,15 +15,15 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from app.config import KafkaConfig
-from app.dev.broker import Broker
-from app.dev.node import free_port
-from app.dev.worker import ROOT, WorkerProcess
-from app.observe.health import create_topics
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.replies import RequestTimeoutError
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.dev.broker import Broker
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.reply_headers import RequestTimeoutError
+from famulus.serialization.records import Outgoing
 from models.orders import OrderCreated, OrderItem
 from tests.integration.commands import faust, one_line
 

@@ -15,11 +15,11 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from app.config import KafkaConfig
-from app.dev import background, jars
-from app.dev.broker import Broker
-from app.errors import ConfigError, UnavailableError
-from app.observe.health import create_topics
+from famulus.config import KafkaConfig
+from famulus.dev import background, jars
+from famulus.dev.broker import Broker
+from famulus.errors import ConfigError, UnavailableError
+from famulus.kafka.admin import create_topics
 
 
 async def send_and_read(servers: str, topic: str, values: list[bytes]) -> list[bytes]:
@@ -83,7 +83,7 @@ def test_three_nodes_survive_the_loss_of_one() -> None:
 def test_it_ends_with_whoever_started_it(number: signal.Signals) -> None:
     """No orphan JVM and no folder is left behind, however the starting process ends."""
     script = (
-        "import time\nfrom app.dev.broker import Broker\n"
+        "import time\nfrom famulus.dev.broker import Broker\n"
         "with Broker() as broker:\n"
         "    print(broker.nodes[0].pid, broker.nodes[0].folder, flush=True)\n    time.sleep(100)\n"
     )

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app.console.rendering import PAGES
-from app.dev.browser import MISSING, chromium, is_installed, log_in
-from app.dev.worker import WorkerProcess
+from famulus.dev.browser import MISSING, chromium, is_installed, log_in
+from famulus.dev.worker import WorkerProcess
+from famulus.web.console.rendering import PAGES
 from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_door import tokens_of
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ConsumerConfig, KafkaConfig
-from app.dev.node import free_port
-from app.dev.worker import ROOT
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT
 from tests.integration.canary import CANARY, leaks, leaks_below, secret
 from tests.integration.commands import faust
 from tests.integration.house import House, wait_for

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from app.config import ClaimCheckConfig, KafkaConfig
-from app.deadletter.record import origin_of, our_headers, sender_headers
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.bus import EventBus
-from app.publish.claims import ClaimStore
-from app.publish.producer import Producer
-from app.publish.results import PublishError
-from app.wire.claimcheck import CLAIMED, is_claim_check
-from app.wire.envelope import Outgoing
-from models.event import Event
+from famulus.config import ClaimCheckConfig, KafkaConfig
+from famulus.deadletter.record import origin_of, our_headers, sender_headers
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.model import Event
+from famulus.producer.event_bus import EventBus
+from famulus.producer.payload_store import ClaimStore
+from famulus.producer.producer import Producer
+from famulus.producer.results import PublishError
+from famulus.serialization.claim_check import CLAIMED, is_claim_check
+from famulus.serialization.records import Outgoing
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for

@@ -16,13 +16,13 @@ from aiokafka.structs import ConsumerRecord
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from app.config import KafkaConfig, ProducerConfig
-from app.dev.worker import ROOT
-from app.engine.dispatch import EventTypes
-from app.observe.health import create_topics
-from app.publish.producer import Producer
-from app.wire.codec import codec_of
-from app.wire.envelope import event_id_of
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.dev.worker import ROOT
+from famulus.kafka.admin import create_topics
+from famulus.processing.handlers import EventTypes
+from famulus.producer.producer import Producer
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import event_id_of
 from models.stock import StockReserved
 from tests.integration import java_client
 from tests.integration.conftest import settings_of

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import KafkaConfig
-from app.dev.worker import ROOT
-from app.observe.health import create_topics
+from famulus.config import KafkaConfig
+from famulus.dev.worker import ROOT
+from famulus.kafka.admin import create_topics
 from tests.fork_server import FAUST, Process
 from tests.integration.conftest import settings_of
 from tests.integration.test_publish_command import line

@@ -4,14 +4,14 @@ import time
 
 from aiokafka.admin import NewPartitions
 
-from app.dev.worker import WorkerProcess
-from app.wire.envelope import Outgoing
+from famulus.dev.worker import WorkerProcess
+from famulus.serialization.records import Outgoing
 from tests.integration.house import LIMIT_S, House, wait_for
 
 OFTEN = "1"  # seconds between two looks
 START_S, LOOK_S = 180.0, 90.0  # on a busy machine
 MARKED_MODEL = """
-from models.event import Event
+from famulus.model import Event
 
 
 class Mark(Event, namespace="marks.Mark", topic="marks", key="key"):

@@ -4,8 +4,8 @@ import re
 from html import unescape
 from urllib.parse import urlencode
 
-from app.console.rendering import PAGES, POLICY
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
+from famulus.web.console.rendering import PAGES, POLICY
 from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
 

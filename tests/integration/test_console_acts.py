@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.dev.worker import WorkerProcess
-from app.operate.pauses import admin_audit_topic
+from famulus.control.pauses import admin_audit_topic
+from famulus.dev.worker import WorkerProcess
 from tests.integration.dead_letters import Failed
 from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_console import Browser, links, words

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.console.letters import PAGE_LETTERS
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
+from famulus.web.console.dead_letters import PAGE_LETTERS
 from tests.integration.dead_letters import Failed
 from tests.integration.house import COUNTING, House
 from tests.integration.test_console import Browser, links, words

@@ -10,9 +10,9 @@ from http.client import HTTPResponse
 from typing import cast
 from urllib.parse import urlencode
 
-from app.console.stream import STREAMS_MAX
-from app.dev.worker import WorkerProcess
-from app.door.guard import HEADERS
+from famulus.dev.worker import WorkerProcess
+from famulus.web.console.stream import STREAMS_MAX
+from famulus.webserver.auth import HEADERS
 from tests.integration.house import COUNTING, House
 from tests.integration.test_console import Browser, words
 from tests.integration.test_door import OPENER, ask, tokens_of

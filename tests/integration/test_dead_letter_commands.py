@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.broker import Broker
-from app.dev.node import free_port
-from app.storage.changelog import epoch_headers, row_key
-from app.wire.envelope import Outgoing
+from famulus.dev.broker import Broker
+from famulus.dev.node import free_port
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import epoch_headers, row_key
 from tests.integration.commands import one_line
 from tests.integration.dead_letters import Failed, in_transaction, json_lines, place_of
 from tests.integration.house import COUNTING, House
@@ -340,7 +340,7 @@ def test_a_dry_run_changes_nothing(failed: Failed) -> None:
         [{"table": "count", "key": "k", "before": before, "after": before + 1}] for before in (7, 8)
     ]
     assert trials[1]["events"] == [{"topic": house.topic, "type": "things.Thing", "key": "k"}]
-    assert (trials[2]["handler"], trials[2]["error"]) == ("agents.things.note", "app.errors.PermanentError")
+    assert (trials[2]["handler"], trials[2]["error"]) == ("agents.things.note", "famulus.errors.PermanentError")
     assert trials[2]["message"] == "still no"
     assert trials[6]["message"].startswith("$: ")
     code, output = failed.dlq("redrive", "--key", "k", "--dry-run", "--each")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.dead_letters import Failed
 from tests.integration.house import House, wait_for
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.dev import sample
-from app.dev.node import free_port
-from app.dev.worker import ROOT
+from demo import sample
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT
 
 pytestmark = pytest.mark.xdist_group("demo")  # one process, so that its module's fixtures are made once
 
@@ -24,7 +24,7 @@ SCALE = 0.001  # 1,500 orders
 def demo(*arguments: str, servers: str) -> subprocess.CompletedProcess[str]:
     """Run the demo to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "app.dev.demo", "--scale", str(SCALE), *arguments],
+        [sys.executable, "-m", "demo.orders", "--scale", str(SCALE), *arguments],
         cwd=ROOT,
         env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": servers},
         capture_output=True,
@@ -65,14 +65,14 @@ def test_it_finds_what_differs(
     spoilt = tmp_path / "sample"
     shutil.copytree(files, spoilt)
     script = (
-        "from app.dev import demo, sample\n"
+        "from demo import orders, sample\n"
         "right = sample.expected_sums\n"
         "def wrong(folder):\n"
         "    cents, pieces = right(folder)\n"
         "    cents[next(iter(cents))] += 1\n"
         "    return cents, pieces\n"
         "sample.expected_sums = wrong\n"
-        f"demo.demo(['--sample', {str(spoilt)!r}])\n"
+        f"orders.demo(['--sample', {str(spoilt)!r}])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "WORKER__WEBPORT": port}
     environment.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     running = subprocess.Popen(
-        [sys.executable, "-m", "app.dev.demo", "--scale", str(SCALE), "--keep"],
+        [sys.executable, "-m", "demo.orders", "--scale", str(SCALE), "--keep"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from app.config import KafkaConfig
-from app.observe.health import create_topics
-from app.wire.partition import consistent_random
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import create_topics
+from famulus.kafka.partitioner import consistent_random
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.dev.node import free_port
-from app.dev.worker import WorkerProcess
-from app.door.guard import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
-from app.door.limits import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
+from famulus.dev.node import free_port
+from famulus.dev.worker import WorkerProcess
+from famulus.webserver.auth import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
+from famulus.webserver.rate_limit import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
 from tests.integration.commands import faust, one_line
 from tests.integration.house import COUNTING, House, wait_for
 

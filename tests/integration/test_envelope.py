@@ -6,11 +6,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from app.wire.envelope import Outgoing, derived_id
+from famulus.serialization.records import Outgoing, derived_id
 from tests.integration.house import House
 
 MODELS = """
-from models.event import Event
+from famulus.model import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

@@ -8,8 +8,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from app.observe import catalogue as c
-from app.storage.changelog import ATTEMPTS, DEAD
+from famulus.observability import metric_definitions as c
+from famulus.state.changelog import ATTEMPTS, DEAD
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.dead_letters import in_transaction

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from app.deadletter.record import origin_of, our_headers
-from app.deadletter.returned import outgoing, returning
-from app.observe.health import create_topics
-from app.storage.changelog import ATTEMPTS, DEAD
+from famulus.deadletter.record import origin_of, our_headers
+from famulus.deadletter.redelivery import outgoing, returning
+from famulus.kafka.admin import create_topics
+from famulus.state.changelog import ATTEMPTS, DEAD
 from tests.integration.house import LIMIT_S, House, wait_for
 
 LEDGER = """

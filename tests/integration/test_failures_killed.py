@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from app.deadletter.record import origin_of, our_headers
-from app.storage.changelog import ATTEMPTS
+from famulus.deadletter.record import origin_of, our_headers
+from famulus.state.changelog import ATTEMPTS
 from tests.integration.house import House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
@@ -20,7 +20,7 @@ DYING = """
 import os
 import signal
 from app import PermanentError, TransientError
-from app.worker import transport
+from famulus.consumer import transport
 
 published = written = 0
 commit = transport.Consumer._commit

@@ -21,20 +21,20 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.config import KafkaConfig
-from app.dev.broker import Broker
-from app.dev.node import free_port
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.dev.broker import Broker
+from famulus.dev.node import free_port
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 from tests.integration.conftest import settings_of, settle_all
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "2"))
 KEYS = 40
 SESSION_S = 6.0
 MODEL = '''
-from models.event import Event
+from famulus.model import Event
 
 
 class Step(Event, namespace="steps.Step", topic="steps", key="key"):

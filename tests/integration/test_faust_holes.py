@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
 from tests.integration.conftest import PARTITIONS
 from tests.integration.systems import System, happened, set_record_bytes_max
 from tests.integration.test_worker import read_all

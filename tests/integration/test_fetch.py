@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from app.config import KafkaConfig
-from app.worker import fetch
+from famulus.config import KafkaConfig
+from famulus.consumer import fetcher as fetch
 
 Seen = list[tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, bytes]]]]
 
@@ -61,7 +61,9 @@ def seen(record: fetch.FetchedRecord) -> tuple[int, int, int, bytes | None, byte
 
 
 @pytest.mark.parametrize("lean", [True, False])
-async def test_the_same_records_and_positions_as_aiokafka_itself(kafka: KafkaConfig, topic: str, lean: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_the_same_records_and_positions_as_aiokafka_itself(
+    kafka: KafkaConfig, topic: str, lean: bool
+) -> None:  # a parameter of the test
     """Whatever the limit, through compressed batches, tombstones, aborted transactions and their markers."""
     await write(kafka, topic)
     places = [TopicPartition(topic, partition) for partition in range(4)]

@@ -2,7 +2,7 @@
 
 import signal
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.house import LIMIT_S, House, wait_for
 
 BAD = """
@@ -55,7 +55,7 @@ NOTES = [
 ]  # fmt: skip
 LATE = """
 from app import EventBus
-from models.event import Event
+from famulus.model import Event
 
 
 class Done(Event, namespace="things.Done", topic="done", key="key"):

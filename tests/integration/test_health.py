@@ -3,15 +3,15 @@
 import signal
 import time
 
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
 from tests.integration.house import COUNTING, SESSION_S, House, wait_for
 
 REFUSED = "this disk is for looking only"
 FAULT = f"""
 from pathlib import Path
 
-from app.storage.store import Store, StoreError
+from famulus.state.rocksdb_store import Store, StoreError
 
 opened = Store.open
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.house import House, wait_for
 
 LIMIT_MIB = 64

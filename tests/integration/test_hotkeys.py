@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.observe.hotkeys import digest_of
+from famulus.observability.hot_keys import digest_of
 from tests.integration.commands import faust, one_line
 from tests.integration.house import House, wait_for
 

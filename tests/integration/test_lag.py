@@ -18,16 +18,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from confluent_kafka.admin import AdminClient
 
-from app.config import KafkaConfig
-from app.dev.worker import ROOT
-from app.errors import ConfigError
-from app.group import burrow
-from app.group.burrow import State
-from app.group.lag import GroupLag, GroupWatch
-from app.group.members import commit_for
-from app.observe.health import admin_of, create_topics
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.dev.worker import ROOT
+from famulus.errors import ConfigError
+from famulus.kafka import burrow
+from famulus.kafka.admin import admin_of, create_topics
+from famulus.kafka.burrow import State
+from famulus.kafka.group_members import commit_for
+from famulus.kafka.lag import GroupLag, GroupWatch
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 
@@ -77,7 +77,7 @@ class Scene:
         )  # fmt: skip
         await consumer.start()
         try:
-            while not consumer.assignment():  # noqa: ASYNC110  # the group is joined in the background
+            while not consumer.assignment():  # the group is joined in the background
                 await asyncio.sleep(0.05)
             yield consumer
         finally:

@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from app.config import ConsumerConfig, KafkaConfig
-from app.group import burrow
-from app.group.burrow import State
-from app.group.lag import GroupLag
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.kafka import burrow
+from famulus.kafka.burrow import State
+from famulus.kafka.lag import GroupLag
 from tests.integration.kafka_tools import Offsets, described
 from tests.integration.test_lag import Scene
 

@@ -6,7 +6,7 @@ import time
 
 from aiokafka import AIOKafkaProducer
 
-from app.observe.health import create_topics
+from famulus.kafka.admin import create_topics
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.dead_letters import Failed, in_transaction

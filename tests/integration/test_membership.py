@@ -10,8 +10,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
-from app.group.members import members_of
-from app.observe import catalogue as c
+from famulus.kafka.group_members import members_of
+from famulus.observability import metric_definitions as c
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series, value
 

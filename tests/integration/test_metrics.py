@@ -8,8 +8,8 @@ from prometheus_client import openmetrics, parser
 from prometheus_client.core import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_openmetrics
 
-from app.dev.worker import WorkerProcess
-from app.observe import catalogue as c
+from famulus.dev.worker import WorkerProcess
+from famulus.observability import metric_definitions as c
 from tests.integration.house import House, wait_for
 
 HANDLER = """

@@ -8,9 +8,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from app.dev.worker import WorkerProcess
-from app.observe import catalogue as c
-from app.observe.health import add_partitions
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import add_partitions
+from famulus.observability import metric_definitions as c
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series, value
 

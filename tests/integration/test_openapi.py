@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.house import House
 from tests.integration.test_door import tokens_of
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.dev.worker import WorkerProcess
-from app.observe import catalogue as c
-from app.operate.pauses import admin_audit_topic
+from famulus.control.pauses import admin_audit_topic
+from famulus.dev.worker import WorkerProcess
+from famulus.observability import metric_definitions as c
 from tests.integration.commands import one_line
 from tests.integration.house import SLEEPING, House, wait_for
 from tests.integration.test_metrics import families, series, value

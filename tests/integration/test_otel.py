@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from app.observe import catalogue as c
-from app.observe.meters import instruments
+from famulus.observability import metric_definitions as c
+from famulus.observability.otel_metrics import instruments
 from tests.integration.house import COUNTING, House, wait_for
 from tests.integration.test_metrics import families, series, value
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from app.dev.worker import WorkerProcess
-from app.door.guard import ADMIN_FILE
-from app.group.members import members_of
-from app.observe import catalogue as c
-from app.operate.pauses import admin_audit_topic
+from famulus.control.pauses import admin_audit_topic
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.group_members import members_of
+from famulus.observability import metric_definitions as c
+from famulus.webserver.auth import ADMIN_FILE
 from tests.integration.commands import faust, one_line
 from tests.integration.house import House, wait_for
 from tests.integration.test_metrics import families, series, value

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.dead_letters import in_transaction

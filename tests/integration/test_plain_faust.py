@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
-from app.errors import ConfigError
-from app.observe.health import create_topics
-from app.publish.producer import Producer
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
+from famulus.errors import ConfigError
+from famulus.kafka.admin import create_topics
+from famulus.producer.producer import Producer
 
 PLAIN = '''
 """A plain Faust agent on a topic of its own, with a plain Faust table."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from app.deadletter.record import origin_of, our_headers, sender_headers
-from app.publish.results import Published
-from app.wire.envelope import Outgoing
+from famulus.deadletter.record import origin_of, our_headers, sender_headers
+from famulus.producer.results import Published
+from famulus.serialization.records import Outgoing
 from tests.integration.house import COUNTING, MODEL, House
 
 CORPUS = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "corpus").iterdir()) if path.suffix]

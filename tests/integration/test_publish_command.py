@@ -11,10 +11,10 @@ from uuid import UUID
 
 from aiokafka import TopicPartition
 
-from app.config import KafkaConfig
-from app.dev.node import free_port
-from app.dev.worker import ROOT
-from app.wire.partition import chooser
+from famulus.config import KafkaConfig
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT
+from famulus.kafka.partitioner import chooser
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
 from tests.integration.house import House

@@ -11,15 +11,16 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from app.config import KafkaConfig, ProducerConfig
-from app.dev.broker import Broker
-from app.errors import ConfigError, PermanentError, TransientError, UnsentError
-from app.observe.health import create_topics
-from app.publish import connection, sending
-from app.publish.delivering import deliver
-from app.publish.producer import Producer
-from app.publish.results import NotAcknowledgedError, NotAuthorizedError, RecordTooLargeError, UnknownTopicError
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.dev.broker import Broker
+from famulus.errors import ConfigError, PermanentError, TransientError, UnsentError
+from famulus.kafka.admin import create_topics
+from famulus.producer import batched_send as sending
+from famulus.producer import connection
+from famulus.producer.fallback_delivery import deliver
+from famulus.producer.producer import Producer
+from famulus.producer.results import NotAcknowledgedError, NotAuthorizedError, RecordTooLargeError, UnknownTopicError
+from famulus.serialization.records import Outgoing
 from tests.integration.house import MODEL, House
 from tests.integration.systems import set_record_bytes_max
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
-from app.storage.changelog import Logged
-from app.wire.envelope import Headers
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
+from famulus.serialization.records import Headers
+from famulus.state.changelog import Logged
 from tests.integration.house import AGENT, MODEL, House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
@@ -76,7 +76,7 @@ app.probe = die
 """
 RANDOM_IDS = """
 from uuid import uuid4
-from app.publish import attributes
+from famulus.producer import event_headers as attributes
 
 attributes.derived_id = lambda *_: str(uuid4())
 """

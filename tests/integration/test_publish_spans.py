@@ -12,10 +12,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from app.config import KafkaConfig, ProducerConfig
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.results import Published, RecordTooLargeError
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.results import Published, RecordTooLargeError
 from models.stock import StockReserved
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
@@ -107,7 +107,7 @@ async def test_many_records_share_a_span(kafka: KafkaConfig, topic: str, exporte
     headers = await headers_at(kafka, places)
     assert [span_carried(of) for of in headers] == [span_id(sent), None, "b7ad6b7169203331", span_id(sent)]
     assert (failed.status.status_code, said(failed)["error.type"]) == (
-        StatusCode.ERROR, "app.publish.results.RecordTooLargeError"
+        StatusCode.ERROR, "famulus.producer.results.RecordTooLargeError"
     )  # fmt: skip
 
 

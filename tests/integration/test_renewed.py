@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from app.config import KafkaConfig
-from app.errors import UnsentError
-from app.publish.delivering import deliver
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.errors import UnsentError
+from famulus.producer.fallback_delivery import deliver
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 from tests.integration.test_worker import read_all
 
 ROUNDS, SENDERS = 30, 8

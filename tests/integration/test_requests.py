@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from app.config import KafkaConfig, RepliesConfig
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.bus import EventBus
-from app.publish.connection import REMEMBERED_MAX
-from app.publish.producer import Producer
-from app.publish.replies import RequestTimeoutError, TooManyRequestsError
-from app.publish.results import UnknownTopicError
-from app.storage.changelog import Logged
-from app.wire.envelope import Outgoing
-from models.event import Part
+from famulus.config import KafkaConfig, RepliesConfig
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.model import Part
+from famulus.producer.connection import REMEMBERED_MAX
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.reply_headers import RequestTimeoutError, TooManyRequestsError
+from famulus.producer.results import UnknownTopicError
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import Logged
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.things import Thing
 
@@ -27,7 +27,7 @@ HANDLERS = """
 import os
 import signal
 from app import EventBus
-from models.event import Part
+from famulus.model import Part
 
 
 class Answer(Part, namespace="things.Answer"):
@@ -124,7 +124,7 @@ def test_a_request_that_timed_out_may_be_asked_again(house: House) -> None:
             assert bus.late_replies == 0
             (house.checkout / "go").touch()
             async with asyncio.timeout(LIMIT_S):
-                while not bus.late_replies:  # noqa: ASYNC110  # it is a count
+                while not bus.late_replies:  # it is a count
                     await asyncio.sleep(0.05)
             assert await ask(bus, slow, told.value.request_id) == Answer(key="a", number=8)
         async with requesting(house.kafka) as bus:  # as after a restart

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from app.dev.worker import ROOT
-from app.group.lag import GroupWatch
+from famulus.dev.worker import ROOT
+from famulus.kafka.lag import GroupWatch
 from tests.integration.house import SLEEPING, House, wait_for
 
 WAITING = 7

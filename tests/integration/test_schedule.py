@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.results import UnknownTopicError
-from app.publish.schedule import WAITS_S, NotScheduledError
-from models.event import Event
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.model import Event
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.results import UnknownTopicError
+from famulus.producer.scheduling import WAITS_S, NotScheduledError
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.things import Thing
 

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from faust.types.auth import AuthProtocol
 
-from app.access.certificates import authority_of
-from app.access.tokens import TokenSource
-from app.config import ConsumerConfig, KafkaConfig
-from app.dev.node import free_port
-from app.errors import AccessError, ConfigError, OperatingError, UnavailableError
-from app.observe.health import delete_topics, partitions_of
-from app.publish.producer import Producer
-from app.worker.options import credentials_of
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.dev.node import free_port
+from famulus.errors import AccessError, ConfigError, OperatingError, UnavailableError
+from famulus.kafka.admin import delete_topics, partitions_of
+from famulus.kafka.oauth import TokenSource
+from famulus.kafka.tls import authority_of
+from famulus.producer.producer import Producer
+from famulus.runtime.faust_options import credentials_of
 from tests.integration.canary import CANARY
 from tests.integration.commands import faust, one_line
 from tests.integration.house import House

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
 from tests.integration.canary import CANARY, secret
 from tests.integration.commands import faust
 from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
 
 MODEL = """
-from models.event import Event, Part
+from famulus.model import Event, Part
 
 
 class Address(Part, namespace="things.Address", sensitive=("street",)):

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.config import KafkaConfig
-from app.dev.worker import WorkerProcess
+from famulus.config import KafkaConfig
+from famulus.dev.worker import WorkerProcess
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.house import SLEEPING, House, wait_for

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import KafkaConfig
-from app.dev.node import free_port
-from app.dev.worker import ROOT, WorkerProcess
+from famulus.config import KafkaConfig
+from famulus.dev.node import free_port
+from famulus.dev.worker import ROOT, WorkerProcess
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 
@@ -133,7 +133,7 @@ def test_what_does_not_fit_together_is_78(checkout: Path, agent: str, says: str)
 
 PAYMENT_MODEL = """
 from uuid import UUID
-from models.event import Event
+from famulus.model import Event
 class PaymentMade(Event, namespace="payments.PaymentMade", topic="payment-events", key="customer_id"):
     customer_id: UUID
 """

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import rocksdict
 
-from app.config import ConsumerConfig, KafkaConfig
-from app.dev.worker import WorkerProcess
-from app.observe.health import add_partitions, create_topics
-from app.publish.producer import Producer
-from app.storage.changelog import row_key
-from app.wire.envelope import Outgoing
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import add_partitions, create_topics
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import row_key
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
 
@@ -58,7 +58,7 @@ async def note(visit: VisitMade) -> None:
     per_hour[visit.name] += 1
 """
 MODEL = """
-from models.event import Event
+from famulus.model import Event
 class VisitMade(Event, namespace="visits.VisitMade", topic="visit-events", key="name"):
     name: str
 """

@@ -3,8 +3,17 @@
 import signal
 import time
 
-from app.state.dedupe import PERIODS
-from app.storage.changelog import MARK, PACK, PROCESSED, decode_processed, offsets_in, period_of, stored_mark, unpack
+from famulus.state.changelog import (
+    MARK,
+    PACK,
+    PROCESSED,
+    decode_processed,
+    offsets_in,
+    period_of,
+    stored_mark,
+    unpack,
+)
+from famulus.state.dedupe import PERIODS
 from tests.integration.house import COUNTING, MODEL, SLEEPING, House, wait_for
 
 MINUTE = 60_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.changelog import ROW
-from app.storage.store import Memory, Store
+from famulus.state.changelog import ROW
+from famulus.state.rocksdb_store import Memory, Store
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series
 from tests.integration.test_state_start import refused
@@ -24,7 +24,7 @@ async def note(thing: Thing) -> None:
         notes[thing.key] = thing.note
 """
 FAULT = """
-from app.storage.store import Store, StoreError
+from famulus.state.rocksdb_store import Store, StoreError
 
 
 def refusing(method):

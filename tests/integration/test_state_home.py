@@ -10,10 +10,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.storage.changelog import ROW
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.state.changelog import ROW
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import LIMIT_S, House, wait_for

@@ -9,11 +9,11 @@ import psutil
 import pytest
 import rocksdict
 
-from app.dev.worker import WorkerProcess
-from app.observe.health import create_topics
-from app.publish.producer import Producer
-from app.storage.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
-from app.storage.store import POSITION
+from famulus.dev.worker import WorkerProcess
+from famulus.kafka.admin import create_topics
+from famulus.producer.producer import Producer
+from famulus.state.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
+from famulus.state.rocksdb_store import POSITION
 from tests.integration.house import COUNTING, LIMIT_S, House, wait_for
 
 PARTITIONS = 4

@@ -1,6 +1,6 @@
 """Rows on a real Kafka: too large ones, many at once, and one that events of many keys want."""
 
-from app.deadletter.record import origin_of
+from famulus.deadletter.record import origin_of
 from tests.integration.house import LIMIT_S, House, wait_for
 
 LARGE = """
@@ -27,7 +27,7 @@ def test_an_event_whose_effects_are_too_large_is_set_aside(house: House) -> None
     assert house.outcomes(worker)["dead_lettered"] == 1
     [letter] = house.logged(topic=f"{house.topic}.dead-letter")
     headers = dict(letter.headers)
-    assert headers["__streams.errors.exception"] == b"app.state.unit.EffectsTooLargeError"
+    assert headers["__streams.errors.exception"] == b"famulus.state.unit_of_work.EffectsTooLargeError"
     assert headers["__streams.errors.message"].startswith(b"its effects on tables take 1000")
     assert b"at most 700000 are settled at once" in headers["__streams.errors.message"]
     assert origin_of(letter.headers) == (house.topic, 0, 1)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from app.dev.worker import WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.house import LIMIT_S, House, wait_for
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
-from app.dev.worker import WorkerProcess
-from app.state.windows import start_of
-from app.storage.changelog import row_key
+from famulus.dev.worker import WorkerProcess
+from famulus.state.changelog import row_key
+from famulus.state.windows import start_of
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import SLEEPING, House, wait_for
@@ -16,7 +16,7 @@ from tests.integration.house import SLEEPING, House, wait_for
 TYPES_MODEL = """
 from datetime import datetime
 from decimal import Decimal
-from models.event import Event, Part
+from famulus.model import Event, Part
 
 
 class Place(Part):

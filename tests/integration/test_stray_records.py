@@ -8,12 +8,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from app.deadletter.names import audit_topic, redrive_topic, retry_topic
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
-from app.operate.pauses import admin_topic
-from app.publish.schedule import scheduling_topic
-from app.storage.changelog import CLAIM, PROCESSED, epoch_bytes
+from famulus.control.pauses import admin_topic
+from famulus.deadletter.topics import audit_topic, redrive_topic, retry_topic
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
+from famulus.producer.scheduling import scheduling_topic
+from famulus.state.changelog import CLAIM, PROCESSED, epoch_bytes
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for

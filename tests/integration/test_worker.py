@@ -13,13 +13,13 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from app.config import KafkaConfig
-from app.deadletter.record import origin_of
-from app.dev.broker import Broker
-from app.dev.worker import WorkerProcess
-from app.publish.producer import Producer
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig
+from famulus.deadletter.record import origin_of
+from famulus.dev.broker import Broker
+from famulus.dev.worker import WorkerProcess
+from famulus.producer.producer import Producer
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Outgoing
 from models.orders import OrderCreated, OrderItem
 from tests.integration.conftest import PARTITIONS
 from tests.integration.house import SLEEPING, House
@@ -248,7 +248,7 @@ async def work(event: SlowHappened, delivery: Delivery) -> None:
         raise (TransientError if event.name == "never" else PermanentError)("no")
 """
 SLOW_MODEL = """
-from models.event import Event
+from famulus.model import Event
 class SlowHappened(Event, namespace="slow.SlowHappened", topic="slow-events", key="name"):
     name: str
 """
@@ -286,8 +286,8 @@ def test_a_failing_handler_is_tried_again_then_dead_lettered(
         d.value: dict(d.headers)["__streams.errors.exception"] for d in read_all(kafka, "slow-events.dead-letter")
     }
     assert reasons == {
-        b'{"name":"never"}': b"app.errors.TransientError",
-        b'{"name":"hopeless"}': b"app.errors.PermanentError",
+        b'{"name":"never"}': b"famulus.errors.TransientError",
+        b'{"name":"hopeless"}': b"famulus.errors.PermanentError",
     }
 
 

@@ -1,6 +1,6 @@
 """The event of the house's model, for tests that publish and read it themselves: one class, since its name is one."""
 
-from models.event import Event
+from famulus.model import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

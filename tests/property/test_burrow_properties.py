@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.group.burrow import Look, State, eta_s_of, kept, rates_of, state_of
+from famulus.kafka.burrow import Look, State, eta_s_of, kept, rates_of, state_of
 
 offsets = st.integers(0, 50)
 looks = st.builds(

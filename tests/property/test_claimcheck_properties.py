@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ClaimError
-from app.wire.claimcheck import (
+from famulus.errors import ClaimError
+from famulus.serialization.claim_check import (
     CLAIMED,
     REFERENCE,
     SHA256,
@@ -22,7 +22,7 @@ from app.wire.claimcheck import (
     is_claim_check,
     is_reference,
 )
-from app.wire.envelope import Outgoing, PlainRecord
+from famulus.serialization.records import Outgoing, PlainRecord
 
 TOPIC = "order-events"
 LIMIT = 10_000

@@ -15,9 +15,9 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import DecodeError
-from app.wire.codec import Codec, codec_of
-from models.event import Part
+from famulus.errors import DecodeError
+from famulus.model import Part
+from famulus.serialization.json_codec import Codec, codec_of
 from models.orders import OrderCreated
 
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deadletter.letter import letter_of
-from app.deadletter.masking import masked
-from app.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
-from app.deadletter.returned import outgoing, returned, returning
-from app.engine.dispatch import EventTypes
-from app.engine.failing import words
-from app.errors import ClaimError, DecodeError, PermanentError
-from app.observe.logs import as_line
-from app.publish.replies import ReplyRefusedError, reply_to
-from app.state.dedupe import key_back
-from app.wire.claimcheck import claim_of, is_claim_check
-from app.wire.envelope import attributes_of, cause_of, delivery_of, event_id_of, event_type_of
-from models.event import Event
+from famulus.deadletter.dead_letter import letter_of
+from famulus.deadletter.masking import masked
+from famulus.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
+from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.errors import ClaimError, DecodeError, PermanentError
+from famulus.model import Event
+from famulus.observability.logs import as_line
+from famulus.processing.failure_policy import words
+from famulus.processing.handlers import EventTypes
+from famulus.producer.reply_headers import ReplyRefusedError, reply_to
+from famulus.serialization.claim_check import claim_of, is_claim_check
+from famulus.serialization.records import attributes_of, cause_of, delivery_of, event_id_of, event_type_of
+from famulus.state.dedupe import key_back
 
 OUR_HEADERS_BYTES = 4096
 AT_MS = 1_795_464_959_123

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from app.engine import inflight as module
-from app.engine.inflight import Chunk, InFlight
-from app.engine.offsets import PartitionOffsets
-from app.storage.changelog import Processed, offsets_in, turns
+from famulus.processing import in_flight as module
+from famulus.processing.in_flight import Chunk, InFlight
+from famulus.processing.offset_tracker import PartitionOffsets
+from famulus.state.changelog import Processed, offsets_in, turns
 
 NOW_MS = 1_000
 RECORDS, BYTES = 8, 200

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observe.keys import Tally
-from app.wire.partition import BUILT_IN
+from famulus.kafka.key_analysis import Tally
+from famulus.kafka.partitioner import BUILT_IN
 
 
 @given(

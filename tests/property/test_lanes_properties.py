@@ -7,8 +7,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from app.engine.lanes import Lanes
-from app.engine.offsets import PartitionOffsets
+from famulus.processing.key_lanes import Lanes
+from famulus.processing.offset_tracker import PartitionOffsets
 
 Records = list[tuple[str, int]]  # lane and number, oldest first
 arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))

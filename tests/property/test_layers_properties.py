@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.layers.merged import merge, nested, resolve
-from app.layers.references import expand
-from app.layers.sources import Setting, from_file
-from app.spelling import plain
+from famulus.config.loading.merge import merge, nested, resolve
+from famulus.config.loading.references import expand
+from famulus.config.loading.sources import Setting, from_file
+from famulus.spelling import plain
 
 texts = st.text(st.sampled_from("${}:-?aB_\n ") | st.characters(exclude_categories=["Cs"]), max_size=30)
 variables = st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True)

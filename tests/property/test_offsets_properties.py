@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import offsets as module
-from app.engine.offsets import PartitionOffsets
+from famulus.processing import offset_tracker as module
+from famulus.processing.offset_tracker import PartitionOffsets
 
 # Ascending offsets with holes, as compaction and transaction markers leave them.
 logs = st.lists(st.integers(1, 5), min_size=1, max_size=60).map(

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.state.partition import RECENT, Group, Partition
-from app.state.unit import Unit
-from app.storage.changelog import MARK, RECORD_OVERHEAD
+from famulus.state.changelog import MARK, RECORD_OVERHEAD
+from famulus.state.partition_state import RECENT, Group, Partition
+from famulus.state.unit_of_work import Unit
 from tests.stand_ins.stored import Memory, record
 
 GROUP_BYTES = 400

@@ -4,7 +4,7 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.wire.partition import BUILT_IN, murmur2_hash
+from famulus.kafka.partitioner import BUILT_IN, murmur2_hash
 
 keys = st.binary(max_size=100)
 counts = st.integers(1, 10_000)

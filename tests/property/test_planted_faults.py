@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from app.engine.flow import Flow
-from app.engine.inflight import InFlight
-from app.engine.offsets import PartitionOffsets
-from app.engine.settling import Settling
-from app.state.commit import Settler, fill
-from app.state.expiry import Expiry
-from app.state.partition import Group, Rows
-from app.state.unit import Unit
-from app.storage.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
-from app.storage.replica import Replica
-from app.worker.holdings import Holdings
+from famulus.processing.checkpoint_loop import Settling
+from famulus.processing.in_flight import InFlight
+from famulus.processing.offset_tracker import PartitionOffsets
+from famulus.processing.partition_processor import Flow
+from famulus.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
+from famulus.state.checkpointer import Settler, fill
+from famulus.state.expiry import Expiry
+from famulus.state.manager import Holdings
+from famulus.state.partition_state import Group, Rows
+from famulus.state.replica import Replica
+from famulus.state.unit_of_work import Unit
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.lanes import Lanes
+from famulus.processing.key_lanes import Lanes
 
 Records = list[tuple[str, int]]  # lane and number, oldest first
 arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))

@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import KafkaConfig, ProducerConfig
-from app.publish.connection import size_of
-from app.publish.producer import Producer
-from app.wire.envelope import Outgoing
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.producer.connection import size_of
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Outgoing
 
 LIMIT = 1024
 PRODUCER = Producer(KafkaConfig(producer_config=ProducerConfig(max_request_size=LIMIT)))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.storage.store import Memory, Store
+from famulus.state.rocksdb_store import Memory, Store
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge
 

@@ -15,18 +15,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.deadletter.letter import audit_in, audit_of, audit_record, letter_of
-from app.deadletter.record import DeadLetters, Failure
-from app.deadletter.returned import outgoing, returned, returning
-from app.errors import ClaimError, DecodeError, PermanentError
-from app.inspection.statelog import Fold
-from app.operate.told import Told
-from app.publish.replies import ReplyRefusedError, ReplyTo, reply_to
-from app.publish.replylog import answered
-from app.publish.requests import reply_in
-from app.publish.schedule import Scheduled, scheduled
-from app.state.troubles import Troubles, attempts_row
-from app.storage.changelog import (
+from famulus.control.control_state import Told
+from famulus.deadletter.dead_letter import audit_in, audit_of, audit_record, letter_of
+from famulus.deadletter.record import DeadLetters, Failure
+from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.errors import ClaimError, DecodeError, PermanentError
+from famulus.inspection.changelog_reader import Fold
+from famulus.model import Event
+from famulus.producer.reply_headers import ReplyRefusedError, ReplyTo, reply_to
+from famulus.producer.reply_reader import answered
+from famulus.producer.request_reply import reply_in
+from famulus.producer.scheduling import Scheduled, scheduled
+from famulus.serialization.claim_check import REFERENCE, SHA256, SIZE, claim_of, is_claim_check
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Outgoing, PlainRecord
+from famulus.serialization.stray_records import StrayRecordError, read
+from famulus.state.changelog import (
     CLAIM,
     PROCESSED,
     RESET,
@@ -45,13 +49,9 @@ from app.storage.changelog import (
     table_and_key,
     unpack,
 )
-from app.storage.home import Home, note_of
-from app.storage.replica import Replica
-from app.wire.claimcheck import REFERENCE, SHA256, SIZE, claim_of, is_claim_check
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing, PlainRecord
-from app.wire.stray import StrayRecordError, read
-from models.event import Event
+from famulus.state.failure_state import Troubles, attempts_row
+from famulus.state.identity import Home, note_of
+from famulus.state.replica import Replica
 from tests.stand_ins.stored import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,32 +143,35 @@ def _claim_check(record: PlainRecord) -> None:
 
 
 DECODERS: dict[str, Callable[[PlainRecord], object]] = {
-    "app.storage.changelog": _checked,
-    "app.storage.replica": _replayed,
-    "app.storage.home": lambda record: note_of((record.value or b"").decode("utf-8", "replace")),
-    "app.inspection.statelog": _folded,
-    "app.operate.told": _told,
-    "app.deadletter.returned": _came_back,
-    "app.deadletter.letter": _letter,
-    "app.deadletter.letter (audit)": _audit,
-    "app.publish.schedule": _scheduled,
-    "app.publish.replylog": answered,
-    "app.publish.requests": lambda record: reply_in(record, Answer),
-    "app.publish.replies": _request,
-    "app.wire.claimcheck": _claim_check,
+    "famulus.state.changelog": _checked,
+    "famulus.state.replica": _replayed,
+    "famulus.state.identity": lambda record: note_of((record.value or b"").decode("utf-8", "replace")),
+    "famulus.inspection.changelog_reader": _folded,
+    "famulus.control.control_state": _told,
+    "famulus.deadletter.redelivery": _came_back,
+    "famulus.deadletter.dead_letter": _letter,
+    "famulus.deadletter.dead_letter (audit)": _audit,
+    "famulus.producer.scheduling": _scheduled,
+    "famulus.producer.reply_reader": answered,
+    "famulus.producer.request_reply": lambda record: reply_in(record, Answer),
+    "famulus.producer.reply_headers": _request,
+    "famulus.serialization.claim_check": _claim_check,
 }
 # Modules that decode bytes, and of no topic of the group's own; or what one of those above calls.
 ELSEWHERE = {
-    "app.wire.codec": "events", "app.wire.cloudevents": "events", "app.wire.sensitive": "what is shown of events",
-    "app.engine.dispatch": "events", "app.state.coding": "values of tables", "app.state.tables": "keys of tables",
-    "app.state.troubles": "what changelog.fault_in has looked at", "app.text": "what is shown",
-    "app.state.commit": "what changelog.fault_in has looked at", "app.operate.pauses": "of told",
-    "app.operate.seeks": "of told", "app.operate.widths": "of told", "app.operate.holdups": "of told",
-    "app.deadletter.record": "of letter and returned",
-    "app.commands.publish": "a file", "app.commands.state.lines": "a file", "app.console.base": "a request of the web",
-    "app.dev.node": "a broker's answer", "app.dev.demo": "a view's answer",
+    "famulus.serialization.json_codec": "events", "famulus.serialization.cloudevents": "events", "famulus.serialization.redaction": "what is shown of events",
+    "famulus.processing.handlers": "events", "famulus.state.row_codec": "values of tables", "famulus.state.tables": "keys of tables",
+    "famulus.state.failure_state": "what changelog.fault_in has looked at", "famulus.formatting": "what is shown",
+    "famulus.state.checkpointer": "what changelog.fault_in has looked at", "famulus.control.pauses": "of told",
+    "famulus.control.seeks": "of told", "famulus.control.concurrency": "of told", "famulus.control.hold_ups": "of told",
+    "famulus.deadletter.record": "of letter and returned",
+    "famulus.cli.publish": "a file", "famulus.cli.state.json_lines": "a file", "famulus.web.json_view": "a request of the web",
+    "famulus.dev.node": "a broker's answer",
 }  # fmt: skip
-NAMING = {"app.publish.requests", "app.publish.replies"}  # tell the type, or the topic, to whoever asked for it
+NAMING = {
+    "famulus.producer.request_reply",
+    "famulus.producer.reply_headers",
+}  # tell the type, or the topic, to whoever asked for it
 DECODES = re.compile(r"json\.decode\(|json\.Decoder\(|\.unpack\(|iter_unpack\(|origin_of\(")
 
 
@@ -176,7 +179,7 @@ def test_every_module_that_decodes_is_known() -> None:
     """A new one needs a line here: then the records below are tried on it, too."""
     found = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / "app").rglob("*.py") if DECODES.search(path.read_text("utf-8"))
+        for path in (ROOT / "famulus").rglob("*.py") if DECODES.search(path.read_text("utf-8"))
     }  # fmt: skip
     assert found <= {name.partition(" ")[0] for name in DECODERS} | ELSEWHERE.keys()
 
@@ -300,8 +303,8 @@ def test_junk_in_each_part_of_each_record(value: Any) -> None:
 
 def test_what_is_ours_is_read() -> None:
     """Else the records above would try nothing."""
-    for name in ("app.deadletter.letter", "app.deadletter.returned", "app.deadletter.letter (audit)",
-                 "app.publish.schedule", "app.operate.told", "app.publish.requests"):  # fmt: skip
+    for name in ("famulus.deadletter.dead_letter", "famulus.deadletter.redelivery", "famulus.deadletter.dead_letter (audit)",
+                 "famulus.producer.scheduling", "famulus.control.control_state", "famulus.producer.request_reply"):  # fmt: skip
         assert any(refused(ours, DECODERS[name]) is None for ours in OURS), name
     for ours in OURS:
         if ours.topic == "s":

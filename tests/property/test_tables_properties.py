@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.state.coding import key_coder
-from app.state.partition import Partition
-from app.state.tables import Table
-from app.state.unit import Unit, enter
+from famulus.state.partition_state import Partition
+from famulus.state.row_codec import key_coder
+from famulus.state.tables import Table
+from famulus.state.unit_of_work import Unit, enter
 from tests.stand_ins.stored import Memory, partition_of, record
 
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from app.errors import TransientError
-from app.state.partition import Partition
-from app.state.tables import Table
-from app.state.unit import current_unit
-from app.wire.envelope import Delivery, Outgoing
+from famulus.errors import TransientError
+from famulus.serialization.records import Delivery, Outgoing
+from famulus.state.partition_state import Partition
+from famulus.state.tables import Table
+from famulus.state.unit_of_work import current_unit
 from tests.stand_ins.scenario import Deed
 
 

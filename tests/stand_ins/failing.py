@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.config import ClaimCheckConfig
-from app.deadletter.names import dead_letter_topic
-from app.deadletter.record import DeadLetters
-from app.engine.failing import Failing
-from app.engine.redeeming import Redeeming
-from app.failures.circuit import Breaker
-from app.failures.gate import Gate
-from app.observe.metrics import Counts
-from app.publish.claims import ClaimStore
+from famulus.config import ClaimCheckConfig
+from famulus.deadletter.record import DeadLetters
+from famulus.deadletter.topics import dead_letter_topic
+from famulus.observability.metrics import Counts
+from famulus.processing.failure_policy import Failing
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.handler_breaker import Gate
+from famulus.processing.payload_redeeming import Redeeming
+from famulus.producer.payload_store import ClaimStore
 
 NEVER = Breaker(failures=10**9)
 NO_CLAIMS = Redeeming(ClaimStore(ClaimCheckConfig()))

@@ -9,13 +9,13 @@ from typing import Any
 
 from faust.types import TP
 
-from app.engine.crew import Crew
-from app.engine.flow import Flow, Limits
-from app.engine.settling import Ties
-from app.observe.metrics import Counts
-from app.state.partition import Group, Partition
-from app.storage.changelog import Processed
-from app.wire.envelope import Outcome, Outgoing
+from famulus.observability.metrics import Counts
+from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.task_pool import Crew
+from famulus.serialization.records import Outcome, Outgoing
+from famulus.state.changelog import Processed
+from famulus.state.partition_state import Group, Partition
 
 Handler = Callable[[Any], Awaitable[None]]
 
@@ -138,7 +138,7 @@ class House:
     async def until(self, done: Callable[[], bool]) -> None:
         """Let the loop run until *done*."""
         async with asyncio.timeout(10):
-            while not done():  # noqa: ASYNC110  # many things may bring it about
+            while not done():  # many things may bring it about
                 await asyncio.sleep(0)
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
-from app.access.topic_ids import Topic, Topics
-from app.storage.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
-from app.storage.home import Home
-from app.wire.envelope import Headers, Outgoing
+from famulus.kafka.topic_ids import Topic, Topics
+from famulus.serialization.records import Headers, Outgoing
+from famulus.state.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
+from famulus.state.identity import Home
 
 TOPIC = "state"
 PLACE = TopicPartition(TOPIC, 0)

@@ -13,8 +13,8 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from app.wire.codec import codec_of
-from models.event import Event
+from famulus.model import Event
+from famulus.serialization.json_codec import codec_of
 from tests.stand_ins.log import Sending
 
 DAY_MS = 86_400_000

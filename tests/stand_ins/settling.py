@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.state.commit import Settler
-from app.state.dedupe import Dedupe
-from app.state.partition import Group
-from app.state.windows import Window
-from app.storage.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
-from app.storage.replica import Replica
-from app.storage.restore import Restorer
-from app.storage.store import Memory, Store
+from famulus.state.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
+from famulus.state.checkpointer import Settler
+from famulus.state.dedupe import Dedupe
+from famulus.state.partition_state import Group
+from famulus.state.replica import Replica
+from famulus.state.restore import Restorer
+from famulus.state.rocksdb_store import Memory, Store
+from famulus.state.windows import Window
 from tests.stand_ins.log import Fold, Log, Sending, Wire, kept
 
 MEMORY = Memory.of(8, 8)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from app.state.partition import Partition
-from app.storage.home import Home, decode_home, encode_home
-from app.storage.store import EPOCH, HOME, POSITION, StoreError
-from app.wire.envelope import Headers
+from famulus.serialization.records import Headers
+from famulus.state.identity import Home, decode_home, encode_home
+from famulus.state.partition_state import Partition
+from famulus.state.rocksdb_store import EPOCH, HOME, POSITION, StoreError
 
 
 class Memory:

@@ -11,26 +11,26 @@ from typing import Any, NamedTuple
 import svcs
 from faust.types import TP
 
-from app.deadletter.names import dead_letter_topic, redrive_topic, retry_topic
-from app.deadletter.record import our_headers
-from app.deadletter.returned import Action, outgoing, returning
-from app.engine.crew import Crew
-from app.engine.dispatch import Dispatcher, EventTypes, Handler, handler_for
-from app.engine.flow import Flow, Limits
-from app.engine.pipeline import Pipeline
-from app.engine.settling import Ties
-from app.failures.circuit import Breaker
-from app.failures.retry import Policy, Retry
-from app.observe.metrics import Counts
-from app.publish.bus import EventBus
-from app.state.dedupe import Dedupe
-from app.state.partition import Group, Partition
-from app.state.troubles import Troubles
-from app.state.unit import current_attempt, current_unit
-from app.storage.changelog import ATTEMPTS, DEAD, MARK, Processed, row_key
-from app.wire.codec import codec_of
-from app.wire.envelope import Delivery, Outgoing
-from models.event import Event
+from famulus.deadletter.record import our_headers
+from famulus.deadletter.redelivery import Action, outgoing, returning
+from famulus.deadletter.topics import dead_letter_topic, redrive_topic, retry_topic
+from famulus.model import Event
+from famulus.observability.metrics import Counts
+from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, EventTypes, Handler, handler_for
+from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.pipeline import Pipeline
+from famulus.processing.task_pool import Crew
+from famulus.producer.event_bus import EventBus
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Delivery, Outgoing
+from famulus.state.changelog import ATTEMPTS, DEAD, MARK, Processed, row_key
+from famulus.state.dedupe import Dedupe
+from famulus.state.failure_state import Troubles
+from famulus.state.partition_state import Group, Partition
+from famulus.state.unit_of_work import current_attempt, current_unit
 from tests.stand_ins.clock import EPOCH_S, Clock
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import Fetch
@@ -108,7 +108,7 @@ class Trial:
         return sum(handler.gate.passed for handler in self.dispatcher.handlers)
 
     def handler(
-        self, name: str, do: Do, retry: Retry = Retry(), breaker: Breaker = NEVER, **policy: Any  # noqa: B008  # frozen
+        self, name: str, do: Do, retry: Retry = Retry(), breaker: Breaker = NEVER, **policy: Any  # frozen
     ) -> Handler:  # fmt: skip
         """Add a handler that does *do*."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from app.deadletter.names import dead_letter_topic
-from app.storage.changelog import table_and_key
+from famulus.deadletter.topics import dead_letter_topic
+from famulus.state.changelog import table_and_key
 from tests.stand_ins.log import Fold, fold
 from tests.stand_ins.scenario import Expected, Scenario, expected
 from tests.stand_ins.world import World

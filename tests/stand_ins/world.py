@@ -8,23 +8,23 @@ from typing import Any
 import svcs
 from faust.types import TP
 
-from app.engine.crew import Crew
-from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.engine.flow import Flow, Limits
-from app.engine.offsets import start_position
-from app.engine.pipeline import Pipeline
-from app.engine.settling import Ties
-from app.failures.retry import Policy, Retry
-from app.observe.metrics import Counts
-from app.publish.bus import EventBus
-from app.state.dedupe import Dedupe
-from app.state.partition import Partition
-from app.state.unit import current_attempt
-from app.storage.changelog import CLAIM, epoch_of
-from app.storage.replica import Replica
-from app.storage.restore import Restorer
-from app.wire.envelope import Delivery, Outgoing
-from app.worker.holdings import Holdings, Remembered
+from famulus.observability.metrics import Counts
+from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
+from famulus.processing.offset_tracker import start_position
+from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.pipeline import Pipeline
+from famulus.processing.task_pool import Crew
+from famulus.producer.event_bus import EventBus
+from famulus.serialization.records import Delivery, Outgoing
+from famulus.state.changelog import CLAIM, epoch_of
+from famulus.state.dedupe import Dedupe
+from famulus.state.manager import Holdings, Remembered
+from famulus.state.partition_state import Partition
+from famulus.state.replica import Replica
+from famulus.state.restore import Restorer
+from famulus.state.unit_of_work import current_attempt
 from tests.stand_ins.deeds import Deeds
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import Fetch

@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import pytest
 
-from app.inspection.explain.answers import Dead, Facts, Postponed, State, answer_of
-from app.operate.pauses import Target, Why
-from app.state.troubles import Tried
-from app.storage.changelog import Mark
+from famulus.control.pauses import Target, Why
+from famulus.inspection.explain.answers import Dead, Facts, Postponed, State, answer_of
+from famulus.state.changelog import Mark
+from famulus.state.failure_state import Tried
 
 WHY = Why("ann@desk", "2026-01-31T12:00:00Z", "moving")
 LETTER = Dead("3f2a91bc", "permanent", "agents.things.note", "PermanentError", "no", 1_000)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.audit import ignored, knows_faults
-from app.dev.worker import ROOT
-from app.errors import ConfigError
+from famulus.dev.audit import ignored, knows_faults
+from famulus.dev.worker import ROOT
+from famulus.errors import ConfigError
 
 TODAY = date(2026, 11, 25)
 GOOD = 'id = "PYSEC-2026-1"\nreason = "not used"\nexpires = 2026-11-26\n'

@@ -4,7 +4,7 @@ import cramjam
 import pytest
 from aiokafka.record._crecords.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from app.publish.batches import lz4
+from famulus.producer.batches import lz4
 
 LZ4 = 3
 INDEPENDENT_BLOCKS = 0x20

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.group.burrow import JUDGED_S, LOOKS, Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
+from famulus.kafka.burrow import JUDGED_S, LOOKS, Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
 
 MIN = 60.0
 

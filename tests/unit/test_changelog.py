@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ConfigError
-from app.state.windows import Window, from_text, in_window, start_of, text_of
-from app.storage.changelog import (
+from famulus.errors import ConfigError
+from famulus.state.changelog import (
     MARK,
     Mark,
     Processed,
@@ -28,6 +27,7 @@ from app.storage.changelog import (
     turns,
     unpack,
 )
+from famulus.state.windows import Window, from_text, in_window, start_of, text_of
 
 times = st.integers(0, 2**50)
 marks = st.builds(Mark, times, st.integers(0, 2**62))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.observe.checkup import (
+from famulus.kafka.diagnostics import (
     Family,
     Finding,
     Place,
@@ -16,7 +16,7 @@ from app.observe.checkup import (
     about_times,
     about_topics,
 )
-from app.wire.partition import consistent_random, murmur2
+from famulus.kafka.partitioner import consistent_random, murmur2
 
 DAY_MS = 86_400_000
 PLAIN = {"retention.ms": str(7 * DAY_MS), "cleanup.policy": "delete", "max.message.bytes": "1000000",

@@ -1,6 +1,6 @@
 """The circuit breaker: when it opens, how it is probed, when it closes."""
 
-from app.failures.circuit import Breaker, Circuit
+from famulus.processing.failures.circuit_breaker import Breaker, Circuit
 
 THREE = Breaker(failures=3, events=2, ratio=0.5, window_s=10, wait_initial_s=5, wait_max_s=15)
 

@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from app.commands.claims import kept_of
-from app.config import ClaimCheckConfig
-from app.deadletter.names import is_way_of
-from app.engine.redeeming import Room
-from app.errors import ClaimError, ClaimStoreError, ClaimTooLargeError
-from app.publish.claims import ClaimStore
-from app.wire.envelope import Outgoing, PlainRecord
+from famulus.cli.claims import kept_of
+from famulus.config import ClaimCheckConfig
+from famulus.deadletter.topics import is_way_of
+from famulus.errors import ClaimError, ClaimStoreError, ClaimTooLargeError
+from famulus.processing.payload_redeeming import Room
+from famulus.producer.payload_store import ClaimStore
+from famulus.serialization.records import Outgoing, PlainRecord
 
 LARGE = b'{"note":"%s"}' % (b"x" * 3_000_000)
 RECORD = Outgoing("t", b"k", LARGE, [("ce_id", b"1")])

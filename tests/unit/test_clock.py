@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from app.errors import UnavailableError
-from app.worker.clock import EVERY_S, Clock
+from famulus.errors import UnavailableError
+from famulus.runtime.broker_clock import EVERY_S, Clock
 from tests.stand_ins.clock import EPOCH_S
 from tests.stand_ins.clock import Clock as Time
 from tests.stand_ins.house import Fetch, House, record

@@ -18,12 +18,12 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.dispatch import EventTypes
-from app.errors import DecodeError
-from app.publish.attributes import new_headers
-from app.state.dedupe import Dedupe
-from app.wire.codec import codec_of
-from app.wire.envelope import attributes_of, cause_of, delivery_of, event_id_of
+from famulus.errors import DecodeError
+from famulus.processing.handlers import EventTypes
+from famulus.producer.event_headers import new_headers
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import attributes_of, cause_of, delivery_of, event_id_of
+from famulus.state.dedupe import Dedupe
 from models.stock import StockReserved
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)

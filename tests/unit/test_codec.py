@@ -11,9 +11,9 @@ from uuid import UUID
 import faust
 import pytest
 
-from app.errors import DecodeError
-from app.wire.codec import Codec, codec_of
-from models.event import Part
+from famulus.errors import DecodeError
+from famulus.model import Part
+from famulus.serialization.json_codec import Codec, codec_of
 
 
 class Colour(Enum):

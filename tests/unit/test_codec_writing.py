@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from faust.models.fields import IntegerField, StringField
 
-from app.errors import DecodeError
-from app.wire.codec import codec_of
-from models.event import Event, Part
+from famulus.errors import DecodeError
+from famulus.model import Event, Part
+from famulus.serialization.json_codec import codec_of
 
 T = TypeVar("T")
 Name = NewType("Name", str)

@@ -3,10 +3,13 @@
 import pytest
 from faust.cli.base import cli
 
-from app.commands.base import Command
+from app import app  # noqa: F401  # which finds the commands
+from famulus.cli.command import Command
 
 SCRIPT = {"acls"}  # prints a script, which is read by a shell
-OURS = sorted(name for name, command in cli.commands.items() if (command.callback.__module__ or "").startswith("app."))
+OURS = sorted(
+    name for name, command in cli.commands.items() if (command.callback.__module__ or "").startswith("famulus.")
+)
 
 
 def test_they_are_all_here() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.state.commit import FencedError
-from app.state.dedupe import Dedupe
-from app.storage.changelog import BATCH_BYTES, MARK, PACK, Mark, epoch_headers, row_key
-from app.storage.store import STALE
+from famulus.state.changelog import BATCH_BYTES, MARK, PACK, Mark, epoch_headers, row_key
+from famulus.state.checkpointer import FencedError
+from famulus.state.dedupe import Dedupe
+from famulus.state.rocksdb_store import STALE
 from tests.stand_ins.log import Log, Sending, fold
 from tests.stand_ins.settling import Desk
 

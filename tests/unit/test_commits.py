@@ -16,8 +16,8 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
-from app.worker.commits import commit, commit_any
-from app.worker.fetch import ConsumerThread
+from famulus.consumer.commits import commit, commit_any
+from famulus.consumer.fetcher import ConsumerThread
 from tests.stand_ins.clock import Clock
 from tests.unit.test_faust_commits import PLACE, Ours
 

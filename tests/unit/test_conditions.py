@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import ConfigError
-from app.worker.conditions import Condition, Conditions, Look, Watch
+from famulus.errors import ConfigError
+from famulus.runtime.conditions import Condition, Conditions, Look, Watch
 from tests.stand_ins.clock import Clock
 
 GONE = Condition("topic-missing", "t", "topic t was deleted")

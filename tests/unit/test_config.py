@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ProducerConfig, load_settings, read_settings
-from app.errors import ConfigError
-from app.publish.connection import explained
+from famulus.config import ProducerConfig, load_settings, read_settings
+from famulus.errors import ConfigError
+from famulus.producer.connection import explained
 
 
 @pytest.fixture(autouse=True)

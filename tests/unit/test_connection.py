@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.config import KafkaConfig
-from app.publish import connection
-from app.publish.connection import Connection
+from famulus.config import KafkaConfig
+from famulus.producer import connection
+from famulus.producer.connection import Connection
 
 
 async def test_a_task_that_loses_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:

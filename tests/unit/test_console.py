@@ -10,16 +10,16 @@ import pytest
 from faust.types import TP
 from jinja2 import UndefinedError
 
-from app.console.explaining import FIELDS, Told, next_step
-from app.console.gathering import PartitionNow, by_topic
-from app.console.letters import FIELDS as ASKED
-from app.console.rendering import PAGES, POLICY, TEXT_MAX, brief, fragment, number, render, shortened, static
-from app.console.settings import Shown
-from app.inspection.explain.answers import Answer, Facts
-from app.inspection.letters.words import Row
-from app.observe.history import Chart
-from app.operate.pauses import Target, Why
-from app.text import duration, printable
+from famulus.control.pauses import Target, Why
+from famulus.formatting import duration, printable
+from famulus.inspection.deadletters.description import Row
+from famulus.inspection.explain.answers import Answer, Facts
+from famulus.observability.history import Chart
+from famulus.web.console.dead_letters import FIELDS as ASKED
+from famulus.web.console.explain import FIELDS, Told, next_step
+from famulus.web.console.rendering import PAGES, POLICY, TEXT_MAX, brief, fragment, number, render, shortened, static
+from famulus.web.settings_list import Shown
+from famulus.web.worker_status import PartitionNow, by_topic
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
 WHY = Why("ann", "noon")

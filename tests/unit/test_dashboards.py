@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.observe.catalogue import CATALOGUE
+from famulus.observability.metric_definitions import CATALOGUE
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NAME = re.compile(r"\b(?:famulus|messaging|kafka)_\w+")

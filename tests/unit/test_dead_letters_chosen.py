@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.deadletter.letter import (
+from famulus.deadletter.dead_letter import (
     Audit,
     Cause,
     Letter,
@@ -20,11 +20,11 @@ from app.deadletter.letter import (
     first_digest,
     letter_of,
 )  # fmt: skip
-from app.deadletter.record import DeadLetters, Failure, FailureKind
-from app.deadletter.returned import outgoing, returned, returning
-from app.deadletter.selection import Criteria, Entry, Plan, Register, planned, time_of
-from app.errors import DecodeError, PermanentError
-from app.inspection.letters.groups import grouped
+from famulus.deadletter.index import Criteria, Entry, Plan, Register, planned, time_of
+from famulus.deadletter.record import DeadLetters, Failure, FailureKind
+from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.errors import DecodeError, PermanentError
+from famulus.inspection.deadletters.causes import grouped
 
 GROUP = "famulus"
 LETTERS = DeadLetters("t.dead-letter", 4, GROUP, "v1")
@@ -91,7 +91,7 @@ def test_a_letter_says_what_failed_where() -> None:
     """Whatever headers of the same names the sender had."""
     found = letter_of(letter_record(record(), failure(hops=3)))
     assert found.id == LetterId(Origin("t", 1, 5), "", 3)
-    assert found.cause == Cause("permanent", "agents.t.note", "app.errors.PermanentError", "")
+    assert found.cause == Cause("permanent", "agents.t.note", "famulus.errors.PermanentError", "")
     assert (found.message, found.event_id, found.at_ms, found.first_ms) == ("no", "shop#5", AT, AT - 1000)
     assert (found.group, found.version, found.attempts, found.key) == (GROUP, "v1", 2, b"k")
     assert (found.timestamp_ms, found.digest, found.value_bytes) == (AT - 5000, "", 2)
@@ -233,7 +233,7 @@ def test_letters_of_two_handlers_of_one_event_are_two() -> None:
         (Criteria(cause="00000000"), False),
     ],
 )
-def test_criteria_must_all_hold(criteria: Criteria, takes: bool) -> None:  # noqa: FBT001  # a table
+def test_criteria_must_all_hold(criteria: Criteria, takes: bool) -> None:  # a table
     """An id may leave out its source; times are from, and before."""
     assert criteria.takes(letter()) is takes
 

@@ -18,18 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.commands.dlq.edit import edited
-from app.commands.dlq.shown import tables
-from app.commands.dlq.shown.page import difference_table
-from app.commands.out import Out
-from app.deadletter.letter import Cause
-from app.errors import OperatingError
-from app.inspection.letters.difference import differences
-from app.inspection.letters.groups import Group
-from app.inspection.letters.read import runs
-from app.inspection.letters.returning import batches
-from app.inspection.letters.words import difference_rows
-from app.text import LINES_MAX, printable, short, time_text, value_text
+from famulus.cli.dlq.edit import edited
+from famulus.cli.dlq.render import tables
+from famulus.cli.dlq.render.page import difference_table
+from famulus.cli.output import Out
+from famulus.deadletter.dead_letter import Cause
+from famulus.errors import OperatingError
+from famulus.formatting import LINES_MAX, printable, short, time_text, value_text
+from famulus.inspection.deadletters.causes import Group
+from famulus.inspection.deadletters.description import difference_rows
+from famulus.inspection.deadletters.diff import differences
+from famulus.inspection.deadletters.reader import runs
+from famulus.inspection.deadletters.redelivery_builder import batches
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
@@ -238,7 +238,7 @@ def test_somebody_may_edit_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 EDITING = """
-from app.commands.dlq.edit import edited
+from famulus.cli.dlq.edit import edited
 edited(b'{"a": "a secret of somebody"}', lambda value: "")
 """
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deadletter.letter import letter_of
-from app.deadletter.masking import masked
-from app.deadletter.names import audit_topic, dead_letter_topic, redrive_topic, retry_number, retry_topic
-from app.deadletter.record import KEY_BYTES_MAX, DeadLetters, Failure, origin_of, our_headers, sender_headers
-from app.deadletter.returned import Returned, outgoing, returned, returning
-from app.errors import DecodeError, PermanentError, TransientError
+from famulus.deadletter.dead_letter import letter_of
+from famulus.deadletter.masking import masked
+from famulus.deadletter.record import KEY_BYTES_MAX, DeadLetters, Failure, origin_of, our_headers, sender_headers
+from famulus.deadletter.redelivery import Returned, outgoing, returned, returning
+from famulus.deadletter.topics import audit_topic, dead_letter_topic, redrive_topic, retry_number, retry_topic
+from famulus.errors import DecodeError, PermanentError, TransientError
 
 AT_MS = 1_795_464_959_123
 LETTERS = DeadLetters("order-events.dead-letter", 8, "billing", "1.4.2")
@@ -82,7 +82,7 @@ def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(at_ms: i
 OLD = [
     ("ce_id", b"1"), ("original-topic", b"orders"), ("original-partition", b"\x01\x00\x00\x00"),
     ("original-offset", b"\x07\x00\x00\x00\x00\x00\x00\x00"), ("error-timestamp", b"2026-11-23T20:15:59.1230000Z"),
-    ("__streams.errors.exception", b"app.errors.PermanentError"), ("__streams.errors.message", b"no"),
+    ("__streams.errors.exception", b"famulus.errors.PermanentError"), ("__streams.errors.message", b"no"),
     ("__streams.errors.stacktrace", b""), ("__streams.errors.topic", b"orders"), ("__streams.errors.partition", b"1"),
     ("__streams.errors.offset", b"7"), ("famulus-failure", b"permanent"), ("famulus-group", b"billing"),
     ("famulus-handler", b"h.work"), ("famulus-attempts", b"1"),
@@ -119,7 +119,7 @@ def test_the_four_headers_have_the_missions_encoding() -> None:
 def test_the_other_families_are_text() -> None:
     """Those of Kafka Streams, and ours."""
     headers = dict(LETTERS.letter(record(), FAILURE).headers)
-    assert headers["__streams.errors.exception"] == b"app.errors.TransientError"
+    assert headers["__streams.errors.exception"] == b"famulus.errors.TransientError"
     assert headers["__streams.errors.message"] == b"no"
     assert (headers["__streams.errors.partition"], headers["__streams.errors.offset"]) == (b"7", b"1099511627776")
     assert {name: headers[f"famulus-{name}"] for name in ("failure", "group", "handler", "attempts", "version")} == {

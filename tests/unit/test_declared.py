@@ -12,12 +12,12 @@ import faust
 import pytest
 
 from app import app
-from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.errors import ConfigError, PermanentError
-from app.failures.circuit import Breaker
-from app.failures.retry import Policy, Retry
-from app.state.dedupe import Dedupe, FieldIdentity, mark_key
-from models.event import Event, Part
+from famulus.errors import ConfigError, PermanentError
+from famulus.model import Event, Part
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
+from famulus.state.dedupe import Dedupe, FieldIdentity, mark_key
 from models.stock import StockReserved
 from tests.unit.test_dispatch import DELIVERY, EVENT, dispatcher, record
 
@@ -331,8 +331,8 @@ def test_an_identity_that_cannot_be_told_is_a_failure_of_the_event(identity: Any
 
 
 RELOADED = """
-from app.engine.dispatch import handler_for
-from app.failures.retry import Policy
+from famulus.processing.handlers import handler_for
+from famulus.processing.failures.retry_policy import Policy
 from models.stock import StockReserved
 
 async def run(event: StockReserved) -> None: ...

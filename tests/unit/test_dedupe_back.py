@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.deadletter.returned import Returned
-from app.state.dedupe import Dedupe, key_back, mark_key
+from famulus.deadletter.redelivery import Returned
+from famulus.state.dedupe import Dedupe, key_back, mark_key
 
 HEADERS = [("ce_source", b"s"), ("ce_id", b"1")]
 

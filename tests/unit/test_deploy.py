@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from app import app
-from app.config import Settings, load_settings
-from app.dev.worker import ROOT
+from famulus.config import Settings, load_settings
+from famulus.dev.worker import ROOT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml")])

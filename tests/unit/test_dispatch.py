@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 import svcs
 
-from app.engine.dispatch import Dispatcher, EventTypes, Sizes, handler_for
-from app.errors import ConfigError, DecodeError
-from app.failures.retry import Policy
-from app.publish.bus import EventBus
-from app.wire.envelope import Delivery, delivery_of
+from famulus.errors import ConfigError, DecodeError
+from famulus.processing.failures.retry_policy import Policy
+from famulus.processing.handlers import Dispatcher, EventTypes, Sizes, handler_for
+from famulus.producer.event_bus import EventBus
+from famulus.serialization.records import Delivery, delivery_of
 from models.stock import StockReserved
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)

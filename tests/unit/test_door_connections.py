@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from app.config import WorkerConfig
-from app.door.connections import Complaints, Limits, Places, Runner, Site, address_of, limits_of
-from app.door.guard import Door
-from app.door.limits import REQUESTS_MAX
+from famulus.config import WorkerConfig
+from famulus.webserver.auth import Door
+from famulus.webserver.connections import Complaints, Limits, Places, Runner, Site, address_of, limits_of
+from famulus.webserver.rate_limit import REQUESTS_MAX
 
 READ, ADMIN = "r" * 32, "a" * 32
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9"

@@ -1,6 +1,6 @@
 """What one address may guess, and for how long that counts."""
 
-from app.door.limits import ADDRESSES_MAX, GUESSES_MAX, WINDOW_S, Guesses
+from famulus.webserver.rate_limit import ADDRESSES_MAX, GUESSES_MAX, WINDOW_S, Guesses
 
 
 def test_an_address_has_so_many_guesses_a_minute() -> None:

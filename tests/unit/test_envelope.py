@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import uuid5
 
-from app.wire.envelope import (
+from famulus.serialization.records import (
     NAMESPACE,
     Headers,
     cause_of,

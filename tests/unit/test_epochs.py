@@ -6,12 +6,12 @@ import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from app.access.batches import Batches
-from app.access.epochs import UNKNOWN, last_epoch
-from app.engine.inflight import InFlight
-from app.errors import ConfigError
-from app.storage.changelog import Processed
-from app.storage.home import check_leader_epoch
+from famulus.errors import ConfigError
+from famulus.kafka.leader_epochs import UNKNOWN, last_epoch
+from famulus.kafka.record_batches import Batches
+from famulus.processing.in_flight import InFlight
+from famulus.state.changelog import Processed
+from famulus.state.identity import check_leader_epoch
 
 
 def batch(epoch: int) -> bytes:

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from models.event import Event, Part
+from famulus.model import Event, Part
 from models.orders import OrderCreated
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from app.state.dedupe import Dedupe
-from app.state.partition import Partition
-from app.state.unit import Unit
-from app.state.windows import Window, in_window
-from app.storage.changelog import BATCH_BYTES, MARK, PACK, Mark, Processed, row_key
+from famulus.state.changelog import BATCH_BYTES, MARK, PACK, Mark, Processed, row_key
+from famulus.state.dedupe import Dedupe
+from famulus.state.partition_state import Partition
+from famulus.state.unit_of_work import Unit
+from famulus.state.windows import Window, in_window
 from tests.stand_ins.log import fold
 from tests.stand_ins.settling import Desk
 from tests.stand_ins.stored import record

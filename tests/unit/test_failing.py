@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from app.errors import InvariantError, PermanentError, Reject, TransientError
-from app.failures.retry import Retry
-from app.state.unit import current_unit
-from app.storage.changelog import ATTEMPTS, DEAD, row_key
+from famulus.errors import InvariantError, PermanentError, Reject, TransientError
+from famulus.processing.failures.retry_policy import Retry
+from famulus.state.changelog import ATTEMPTS, DEAD, row_key
+from famulus.state.unit_of_work import current_unit
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Letter, Trial, Try, trials
 

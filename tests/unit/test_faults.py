@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from aiokafka import errors as kafka
 
-from app.access.faults import MEANINGS, OURS, fault_of
-from app.bootstrap import Famulus
-from app.errors import ConfigError, InvariantError, OperatingError
-from app.worker.process import Worker
+from famulus.application import Famulus
+from famulus.errors import ConfigError, InvariantError, OperatingError
+from famulus.kafka.client_errors import MEANINGS, OURS, fault_of
+from famulus.runtime.worker_process import Worker
 
 
 def classes() -> Iterator[tuple[str, type[Exception]]]:

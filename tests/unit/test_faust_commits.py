@@ -15,21 +15,21 @@ from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
-from app.config import KafkaConfig
-from app.engine.flow import Flow, Limits
-from app.operate.admin import AdminLog
-from app.operate.seeks import Seeks
-from app.operate.told import Told
-from app.publish.producer import Producer
-from app.state.partition import Partition
-from app.storage.home import Note
-from app.wire.envelope import Outgoing
-from app.worker.holdings import Held
-from app.worker.holdups import HoldUpNotes
-from app.worker.intake import Intake
-from app.worker.process import Worker
-from app.worker.seeking import Seeking
-from app.worker.transport import Transport
+from famulus.config import KafkaConfig
+from famulus.consumer.assignment import Intake
+from famulus.consumer.hold_ups import HoldUpNotes
+from famulus.consumer.seek_executor import Seeking
+from famulus.consumer.transport import Transport
+from famulus.control.admin_topic import AdminLog
+from famulus.control.control_state import Told
+from famulus.control.seeks import Seeks
+from famulus.processing.partition_processor import Flow, Limits
+from famulus.producer.producer import Producer
+from famulus.runtime.worker_process import Worker
+from famulus.serialization.records import Outgoing
+from famulus.state.identity import Note
+from famulus.state.manager import Held
+from famulus.state.partition_state import Partition
 from tests.stand_ins.house import Carrier
 
 PLACE = TP("events", 0)

@@ -12,7 +12,7 @@ import pytest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.engine.offsets import PartitionOffsets
+from famulus.processing.offset_tracker import PartitionOffsets
 
 PLACE = TP("events", 0)
 

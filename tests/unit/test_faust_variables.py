@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from faust.types.settings import Settings as FaustSettings
 
-from app.config import ConsumerConfig, KafkaConfig, Settings, WorkerConfig, load_settings
-from app.errors import ConfigError
-from app.worker.options import faust_options
+from famulus.config import ConsumerConfig, KafkaConfig, Settings, WorkerConfig, load_settings
+from famulus.errors import ConfigError
+from famulus.runtime.faust_options import faust_options
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted({param.env_name for param in FaustSettings.SETTINGS.values() if param.env_name})

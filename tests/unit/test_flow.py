@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.engine.inflight import InFlight
-from app.engine.rest import Past, Rest, after
-from app.errors import UnreadableError
-from app.state.partition import Partition
-from app.storage.changelog import Processed
+from famulus.errors import UnreadableError
+from famulus.processing.deferral import Past, Rest, after
+from famulus.processing.in_flight import InFlight
+from famulus.state.changelog import Processed
+from famulus.state.partition_state import Partition
 from tests.stand_ins.house import Fetch, Gate, House, houses, record, turns
 
 
@@ -351,7 +351,7 @@ async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..
     seen: list[tuple[int | None, int, int]] = []
 
     async def look() -> None:
-        while not gate.began or gate.began[-1] != "slow2":  # noqa: ASYNC110  # the very next turn of the loop
+        while not gate.began or gate.began[-1] != "slow2":  # the very next turn of the loop
             await asyncio.sleep(0)
         seen.append((flow.settled_offset, flow.offsets.in_flight, house.carrier.counts["handled"]))
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.worker import ROOT
+from famulus.dev.worker import ROOT
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "yaml"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
-FILES = sorted(file for room in ("app", "agents", "models") for file in (ROOT / room).rglob("*.py"))
+FILES = sorted(file for room in ("famulus", "app", "agents", "models", "demo") for file in (ROOT / room).rglob("*.py"))
 
 
 def forbidden(source: str) -> Iterator[str]:

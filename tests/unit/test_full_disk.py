@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import InvariantError
-from app.state import commit
-from app.storage.changelog import row_key
-from app.storage.store import Store, StoreError
+from famulus.errors import InvariantError
+from famulus.state import checkpointer as commit
+from famulus.state.changelog import row_key
+from famulus.state.rocksdb_store import Store, StoreError
 from tests.stand_ins.house import House
 from tests.stand_ins.settling import Desk
 
@@ -66,7 +66,7 @@ class Full:
     async def tried(self, times: int = 1) -> None:
         """Wait until a write was tried so many times, and for some more tries."""
         async with asyncio.timeout(10):
-            while self.writes < times:  # noqa: ASYNC110  # time alone does it
+            while self.writes < times:  # time alone does it
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
 
@@ -136,7 +136,7 @@ async def test_a_store_that_was_put_aside_while_it_was_opened_anew_takes_nothing
 REAL = """
 import resource
 from pathlib import Path
-from app.storage.store import Memory, Store, StoreError
+from famulus.state.rocksdb_store import Memory, Store, StoreError
 
 store = Store(Path.cwd() / "s", Memory.of(8, 8))
 store.open()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.config import DeadLetterConfig
-from app.errors import HandlerTimeoutError, TransientError
-from app.failures.circuit import Breaker
-from app.failures.retry import Retry
+from famulus.config import DeadLetterConfig
+from famulus.errors import HandlerTimeoutError, TransientError
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Retry
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Letter, Trial, Try, trials
 

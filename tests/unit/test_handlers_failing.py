@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from app.errors import PermanentError, TransientError
-from app.failures.circuit import Breaker
-from app.failures.retry import Retry
-from app.state.unit import current_unit
-from app.storage.changelog import ATTEMPTS, DEAD, row_key
-from app.wire.envelope import Outgoing
+from famulus.errors import PermanentError, TransientError
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Retry
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import ATTEMPTS, DEAD, row_key
+from famulus.state.unit_of_work import current_unit
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Letter, Trial, Try, trials
 

@@ -8,13 +8,13 @@ from contextvars import ContextVar
 
 import pytest
 
-from app.config import KafkaConfig
-from app.errors import InvariantError
-from app.failures.retry import Retry
-from app.publish.bus import EventBus
-from app.state.unit import current_attempt, current_unit
-from app.wire.envelope import Outgoing
-from app.worker.unawaited import HOOK, watch_unawaited
+from famulus.config import KafkaConfig
+from famulus.errors import InvariantError
+from famulus.processing.failures.retry_policy import Retry
+from famulus.producer.event_bus import EventBus
+from famulus.runtime.unawaited import HOOK, watch_unawaited
+from famulus.serialization.records import Outgoing
+from famulus.state.unit_of_work import current_attempt, current_unit
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import LETTERS, Letter, Trial, Try, trials
 
@@ -84,7 +84,7 @@ async def test_every_exception_that_python_has_is_a_failed_attempt(make: Make, *
     }  # fmt: skip
     assert said["SystemExit"] == "builtins.SystemExit"
     assert said["Panic"].endswith(".Panic")
-    assert said["CancelledError"] == "app.errors.HandlerCancelledError"
+    assert said["CancelledError"] == "famulus.errors.HandlerCancelledError"
 
 
 async def cancels_itself(event: Try) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.observe.history import EDGE, HEIGHT, SAMPLES_MAX, WIDTH, Chart, History, Sample
+from famulus.observability.history import EDGE, HEIGHT, SAMPLES_MAX, WIDTH, Chart, History, Sample
 
 
 def history(*samples: tuple[float, int, int, int]) -> list[Chart]:

@@ -8,13 +8,13 @@ import pytest
 from faust.types import TP
 from msgspec.structs import replace
 
-from app.access.topic_ids import Topic, Topics
-from app.errors import ConfigError
-from app.storage.changelog import PROCESSED, Processed, decode_processed
-from app.storage.home import Home, Note, note_of
-from app.storage.restore import Restorer
-from app.storage.store import StateFolder
-from app.worker.holdings import Holdings, Remembered
+from famulus.errors import ConfigError
+from famulus.kafka.topic_ids import Topic, Topics
+from famulus.state.changelog import PROCESSED, Processed, decode_processed
+from famulus.state.identity import Home, Note, note_of
+from famulus.state.manager import Holdings, Remembered
+from famulus.state.restore import Restorer
+from famulus.state.rocksdb_store import StateFolder
 from tests.stand_ins.log import TOPIC, Log, Wire
 from tests.stand_ins.settling import MEMORY
 

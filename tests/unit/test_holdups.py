@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from app.engine.flow import Flow
-from app.engine.pipeline import Work
-from app.errors import TransientError, UnsentError
-from app.failures.retry import Retry
-from app.operate.holdups import HoldUp, HoldUps, Name, name_of
-from app.operate.pauses import Pauses
-from app.operate.told import Told
-from app.wire.envelope import Outgoing
-from app.worker.holdups import HoldUpNotes
+from famulus.consumer.hold_ups import HoldUpNotes
+from famulus.control.control_state import Told
+from famulus.control.hold_ups import HoldUp, HoldUps, Name, name_of
+from famulus.control.pauses import Pauses
+from famulus.errors import TransientError, UnsentError
+from famulus.processing.failures.retry_policy import Retry
+from famulus.processing.partition_processor import Flow
+from famulus.processing.pipeline import Work
+from famulus.serialization.records import Outgoing
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from app.observe.hotkeys import (
+from famulus.observability.hot_keys import (
     EVERY,
     EXACT,
     KEY_BYTES,
@@ -145,7 +145,7 @@ def test_skew_is_that_of_the_topic() -> None:
 def test_a_process_ends_without_a_word() -> None:
     """The library complains of sketches that are still there."""
     script = (
-        "from types import SimpleNamespace as R\nfrom app.observe.hotkeys import KeyWatch\nwatch = KeyWatch()\n"
+        "from types import SimpleNamespace as R\nfrom famulus.observability.hot_keys import KeyWatch\nwatch = KeyWatch()\n"
         "watch.note([R(key=b'k', value=b'v')], 0)\nassert watch.recent(0).events == 1"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.engine.inflight import LOOKS, InFlight
-from app.engine.offsets import STALE_RUNS
-from app.storage.changelog import Processed
+from famulus.processing.in_flight import LOOKS, InFlight
+from famulus.processing.offset_tracker import STALE_RUNS
+from famulus.state.changelog import Processed
 from tests.stand_ins.house import record
 
 NOW_MS = 10**9

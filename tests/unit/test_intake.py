@@ -8,10 +8,10 @@ import pytest
 from faust.types import TP
 from structlog.testing import capture_logs
 
-from app.engine.flow import Limits
-from app.state.partition import Partition
-from app.worker.holdings import Held
-from app.worker.intake import Intake
+from famulus.consumer.assignment import Intake
+from famulus.processing.partition_processor import Limits
+from famulus.state.manager import Held
+from famulus.state.partition_state import Partition
 from tests.stand_ins.house import Carrier
 
 PLACE, BACK = TP("t", 0), TP("t.g.retry-1", 0)

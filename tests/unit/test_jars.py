@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.dev import jars
-from app.dev.jars import Jar, check, lines_of, locked, names_and_sizes
-from app.dev.worker import ROOT
-from app.errors import ConfigError, UnavailableError
+from famulus.dev import jars
+from famulus.dev.jars import Jar, check, lines_of, locked, names_and_sizes
+from famulus.dev.worker import ROOT
+from famulus.errors import ConfigError, UnavailableError
 
 CONTENT = b"a jar"
 WANTED = [Jar("one.jar", len(CONTENT), sha256(CONTENT).hexdigest())]

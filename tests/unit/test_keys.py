@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from app.commands.keys import starts_of
-from app.observe.keys import KeyStudy, Report, Tally, key_of
-from app.wire.partition import murmur2
+from famulus.cli.keys import starts_of
+from famulus.kafka.key_analysis import KeyStudy, Report, Tally, key_of
+from famulus.kafka.partitioner import murmur2
 
 PARTITIONS = 4
 

@@ -10,12 +10,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, GroupLoadInProgressError, NotLeaderForPartitionError
 from rich.console import Console
 
-from app.commands.lag import shown
-from app.errors import AccessError
-from app.group.asking import Asker
-from app.group.burrow import Look, Rates, State
-from app.group.lag import GroupLag, PartitionLag
-from app.text import duration
+from famulus.cli.lag import shown
+from famulus.errors import AccessError
+from famulus.formatting import duration
+from famulus.kafka.burrow import Look, Rates, State
+from famulus.kafka.group_admin import Asker
+from famulus.kafka.lag import GroupLag, PartitionLag
 
 
 def partition(number: int, look: Look, state: State | None, age_s: float | None = None) -> PartitionLag:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ClaimCheckConfig, Settings, load_settings, read_settings
-from app.console.settings import schema, shown
-from app.errors import ConfigError
-from app.layers.sources import from_arguments
-from app.text import starred
+from famulus.config import ClaimCheckConfig, Settings, load_settings, read_settings
+from famulus.config.loading.sources import from_arguments
+from famulus.errors import ConfigError
+from famulus.formatting import starred
+from famulus.web.settings_list import schema, shown
 
 MISSION = Path(__file__).parents[1] / "mission"  # the settings files of the system that this one follows, unchanged
 FAUST = "/somewhere/faust"

@@ -10,10 +10,10 @@ import pytest
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from app.errors import ConfigError, DecodeError
-from app.observe.leaks import TOLD_MAX, Leaks, watch_leaks
-from app.observe.logs import described, plain_logs, trace_of
-from app.text import text_of
+from famulus.errors import ConfigError, DecodeError
+from famulus.formatting import text_of
+from famulus.observability.logs import described, plain_logs, trace_of
+from famulus.observability.unhandled_errors import TOLD_MAX, Leaks, watch_leaks
 
 EVENT = "O'Brien, 7 Main Street"
 
@@ -48,7 +48,7 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
     """It, with a traceback."""
     try:
         raise error from cause  # noqa: TRY301  # its traceback is wanted
-    except BaseException as caught:  # noqa: BLE001  # all that there are
+    except BaseException as caught:  # all that there are
         return caught
 
 
@@ -84,7 +84,7 @@ def test_no_error_of_python_is_quoted(error: BaseException, caplog: pytest.LogCa
     for made in (raised(error), raised(ValueError(EVENT), error)):
         assert "O'Brien" not in described(made) + trace_of(made)
         assert type(made).__name__ in described(made)
-        for name in ("app.engine.crew", "faust.app", "mode.worker", "asyncio", "aiokafka.consumer"):
+        for name in ("famulus.processing.task_pool", "faust.app", "mode.worker", "asyncio", "aiokafka.consumer"):
             logging.getLogger(name).error("crashed: %r", made, exc_info=made)
             logging.getLogger(name).error("crashed: %(error)s", {"error": made})
         structlog.get_logger("app").error("crashed", exc_info=made)

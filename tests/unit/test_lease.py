@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.worker import lease
-from app.worker.lease import Lease
+from famulus.consumer import session as lease
+from famulus.consumer.session import Lease
 
 SESSION_S = 45.0
 

@@ -9,7 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observe.logs import TEXT_CHARACTERS, VALUE_CHARACTERS, SafeRecord, as_line, plain_logs, safe
+from famulus.observability.logs import TEXT_CHARACTERS, VALUE_CHARACTERS, SafeRecord, as_line, plain_logs, safe
 
 NASTY = "a\r\nERROR forged\x1b[2J\x1b]0;title\x07\u202egnp\u2028next\x00\udcff"
 unsafe = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -18,12 +18,12 @@ from aiokafka.errors import (
     KafkaError,
 )
 
-from app.config import ConsumerConfig, KafkaConfig
-from app.errors import AccessError, ConfigError, InvariantError, OperatingError, UnavailableError
-from app.group import refused
-from app.worker import membership
-from app.worker.lease import Lease
-from app.worker.membership import Membership
+from famulus.config import ConsumerConfig, KafkaConfig
+from famulus.consumer import membership
+from famulus.consumer.membership import Membership
+from famulus.consumer.session import Lease
+from famulus.errors import AccessError, ConfigError, InvariantError, OperatingError, UnavailableError
+from famulus.kafka import group_refusal as refused
 from tests.stand_ins.clock import Clock
 
 POLL_S, SESSION_S, PATIENCE_S, ENDS_S = 20.0, 6.0, 10.0, 90.0

@@ -15,13 +15,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 from opentelemetry.sdk.metrics.export import Metric as Told
 from prometheus_client.core import Metric as Family
 
-from app.console import metering
-from app.console.metering import on_loop, start_metering
-from app.console.metrics import Scrape
-from app.errors import ConfigError
-from app.observe import catalogue as c
-from app.observe.meters import Meters, instruments
-from app.observe.metrics import Distribution
+from famulus.errors import ConfigError
+from famulus.observability import metric_definitions as c
+from famulus.observability.metrics import Distribution
+from famulus.observability.otel_metrics import Meters, instruments
+from famulus.web import otel_export as metering
+from famulus.web.api.metrics import Scrape
+from famulus.web.otel_export import on_loop, start_metering
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ async def test_nothing_is_exported_unless_somebody_set_a_provider(
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", metrics.NoOpMeterProvider())
     with pytest.raises(ConfigError, match="no meter provider is set"):
         start_metering(host("on"))
-    monkeypatch.delitem(sys.modules, "app.observe.meters", raising=False)
+    monkeypatch.delitem(sys.modules, "famulus.observability.otel_metrics", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "opentelemetry.metrics", raising=False)
     with pytest.raises(ConfigError, match="install the extra `otel`"):

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric as Family
 
-from app.console.gathering import bounded
-from app.console.metrics import Scrape
-from app.observe import catalogue as c
-from app.observe.metrics import PROCESSING_S, Distribution
+from famulus.observability import metric_definitions as c
+from famulus.observability.metrics import PROCESSING_S, Distribution
+from famulus.web.api.metrics import Scrape
+from famulus.web.worker_status import bounded
 from tests.stand_ins.house import Gate, House, houses, turns
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.engine.offsets import PartitionOffsets
+from famulus.processing.offset_tracker import PartitionOffsets
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app import owned
-from app.config import WorkerConfig
-from app.door.guard import ADMIN_FILE, Door
-from app.door.tokens import TokenFile, made_token
-from app.errors import ConfigError
-from app.storage.store import StateFolder
+from famulus import owned_files as owned
+from famulus.config import WorkerConfig
+from famulus.errors import ConfigError
+from famulus.state.rocksdb_store import StateFolder
+from famulus.webserver.auth import ADMIN_FILE, Door
+from famulus.webserver.tokens import TokenFile, made_token
 
 TOKEN = "t" * 32
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from app.engine.offsets import OnCommitAhead, StartError, start_position
-from app.state.dedupe import Dedupe, mark_key
-from app.state.partition import Group, Partition
-from app.state.unit import Unit, Unwound
-from app.storage.changelog import MARK, Mark, Processed, store_mark
+from famulus.processing.offset_tracker import OnCommitAhead, StartError, start_position
+from famulus.state.changelog import MARK, Mark, Processed, store_mark
+from famulus.state.dedupe import Dedupe, mark_key
+from famulus.state.partition_state import Group, Partition
+from famulus.state.unit_of_work import Unit, Unwound
 from models.orders import OrderCreated
 from models.stock import StockReserved
 from tests.stand_ins.stored import Memory, partition_of, record

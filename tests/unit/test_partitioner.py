@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.config import ProducerConfig
-from app.errors import ConfigError
-from app.wire.partition import chooser, consistent_random, murmur2, murmur2_hash
+from famulus.config import ProducerConfig
+from famulus.errors import ConfigError
+from famulus.kafka.partitioner import chooser, consistent_random, murmur2, murmur2_hash
 
 # Kafka: clients/src/test/java/org/apache/kafka/common/utils/UtilsTest.java, testMurmur2.
 JAVA = {

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from app.errors import OperatingError
-from app.operate.pauses import Action, Pauses, Target, Why, change_records
+from famulus.control.pauses import Action, Pauses, Target, Why, change_records
+from famulus.errors import OperatingError
 
 WHY = Why("ann@desk", "2026-01-01T10:02:00Z", "moving")
 

@@ -8,19 +8,19 @@ from typing import Any, cast
 import pytest
 import svcs
 
-from app.engine import ending
-from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.engine.flow import Flow
-from app.engine.pipeline import Pipeline
-from app.errors import TransientError
-from app.failures.retry import Policy, Retry
-from app.observe.metrics import Counts
-from app.publish.bus import EventBus
-from app.state.dedupe import Dedupe, mark_key
-from app.state.unit import current_attempt, current_unit
-from app.storage.changelog import row_key, store_mark
-from app.storage.store import StoreError
-from app.wire.codec import codec_of
+from famulus.errors import TransientError
+from famulus.observability.metrics import Counts
+from famulus.processing import failure_classification as ending
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
+from famulus.processing.partition_processor import Flow
+from famulus.processing.pipeline import Pipeline
+from famulus.producer.event_bus import EventBus
+from famulus.serialization.json_codec import codec_of
+from famulus.state.changelog import row_key, store_mark
+from famulus.state.dedupe import Dedupe, mark_key
+from famulus.state.rocksdb_store import StoreError
+from famulus.state.unit_of_work import current_attempt, current_unit
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
 from tests.stand_ins.house import House, houses, turns
 from tests.stand_ins.house import record as plain

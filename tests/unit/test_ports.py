@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from app.dev.node import PORTS, free_port
+from famulus.dev.node import PORTS, free_port
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:

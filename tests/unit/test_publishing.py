@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from app.config import KafkaConfig
-from app.errors import TransientError
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.state.unit import current_attempt
-from app.wire.envelope import Headers, derived_id
+from famulus.config import KafkaConfig
+from famulus.errors import TransientError
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.serialization.records import Headers, derived_id
+from famulus.state.unit_of_work import current_attempt
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import LETTERS, REDRIVE, Trial, Try, trials
 

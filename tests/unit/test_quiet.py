@@ -2,7 +2,7 @@
 
 import logging
 
-from app.access.quiet import quiet
+from famulus.kafka.silence import quiet
 
 LOG = logging.getLogger("aiokafka")
 

@@ -10,9 +10,9 @@ import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 
-from app.config import KafkaConfig
-from app.observe.rate import BURST, EVERY_S, KEPT, LIBRARIES, Rate, calm_libraries
-from app.publish.producer import Producer
+from famulus.config import KafkaConfig
+from famulus.observability.log_rate import BURST, EVERY_S, KEPT, LIBRARIES, Rate, calm_libraries
+from famulus.producer.producer import Producer
 
 
 def record(template: str, *values: object, level: int = logging.ERROR, name: str = "aiokafka") -> logging.LogRecord:
@@ -65,7 +65,7 @@ async def test_a_client_whose_broker_is_away_logs_little(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Aiokafka tells of each of 60 tries: the first ones are heard, the others are counted."""
-    monkeypatch.setattr("app.observe.rate._rate._said", {})
+    monkeypatch.setattr("famulus.observability.log_rate._rate._said", {})
     calm_libraries()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -83,7 +83,7 @@ async def test_a_script_that_publishes_has_its_libraries_calmed(monkeypatch: pyt
     """Whatever its logging is set up to do: only the libraries' own loggers get a filter, none loses its handlers."""
     log = logging.getLogger("aiokafka.made_since")
     before = logging.getLogger().handlers[:], log.level
-    monkeypatch.setattr("app.publish.connection.Connection.start", AsyncMock())
+    monkeypatch.setattr("famulus.producer.connection.Connection.start", AsyncMock())
     with suppress(Exception):
         await Producer(KafkaConfig(bootstrap_servers="127.0.0.1:9")).start()
     assert any(isinstance(found, Rate) for found in log.filters)

@@ -8,12 +8,12 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import TopicPartition
 
-from app.access.batches import DAMAGED, NOT_UTF8, TRIES, UnreadableBatchError
-from app.access.reading import poll
-from app.config import KafkaConfig
-from app.errors import ConfigError
-from app.operate.admin import AdminLog
-from app.operate.told import Told
+from famulus.config import KafkaConfig
+from famulus.control.admin_topic import AdminLog
+from famulus.control.control_state import Told
+from famulus.errors import ConfigError
+from famulus.kafka.log_reader import poll
+from famulus.kafka.record_batches import DAMAGED, NOT_UTF8, TRIES, UnreadableBatchError
 
 AT = TopicPartition("g.admin", 0)
 
@@ -115,7 +115,7 @@ async def test_who_cannot_follow_the_admin_topic_any_more_says_so(error: Excepti
 
 async def test_a_broker_that_is_away_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked again."""
-    monkeypatch.setattr("app.operate.admin.AGAIN_S", 0)
+    monkeypatch.setattr("famulus.control.admin_topic.AGAIN_S", 0)
     faults: list[Exception] = []
 
     async def on_fault(error: Exception) -> None:

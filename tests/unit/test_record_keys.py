@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from app.publish.producer import Producer
-from app.state.tables import Table
-from app.wire.keys import key_bytes
+from famulus.producer.producer import Producer
+from famulus.serialization.key_text import key_bytes
+from famulus.state.tables import Table
 
 Name = NewType("Name", str)
 

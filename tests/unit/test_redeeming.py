@@ -8,25 +8,26 @@ from typing import Any
 import pytest
 import svcs
 
-from app.config import ClaimCheckConfig, KafkaConfig
-from app.deadletter.record import our_headers
-from app.engine import ending, redeeming
-from app.engine.dispatch import Dispatcher, EventTypes, handler_for
-from app.engine.flow import Flow
-from app.engine.pipeline import Pipeline
-from app.engine.redeeming import Redeeming
-from app.errors import ClaimStoreError, PermanentError, TransientError
-from app.failures.circuit import Breaker
-from app.failures.retry import Policy, Retry
-from app.observe.metrics import Counts
-from app.publish.bus import EventBus
-from app.publish.claims import ClaimStore
-from app.publish.producer import Producer
-from app.state.unit import current_attempt
-from app.wire.claimcheck import CLAIMED
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing, derived_id
-from models.event import Event
+from famulus.config import ClaimCheckConfig, KafkaConfig
+from famulus.deadletter.record import our_headers
+from famulus.errors import ClaimStoreError, PermanentError, TransientError
+from famulus.model import Event
+from famulus.observability.metrics import Counts
+from famulus.processing import failure_classification as ending
+from famulus.processing import payload_redeeming as redeeming
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
+from famulus.processing.partition_processor import Flow
+from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.pipeline import Pipeline
+from famulus.producer.event_bus import EventBus
+from famulus.producer.payload_store import ClaimStore
+from famulus.producer.producer import Producer
+from famulus.serialization.claim_check import CLAIMED
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Outgoing, derived_id
+from famulus.state.unit_of_work import current_attempt
 from tests.stand_ins.failing import NEVER, failing_of
 from tests.stand_ins.house import House, houses
 from tests.stand_ins.house import record as plain

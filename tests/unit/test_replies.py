@@ -7,11 +7,12 @@ from uuid import uuid4
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from app.config import KafkaConfig, RepliesConfig
-from app.errors import DecodeError
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.replies import (
+from famulus.config import KafkaConfig, RepliesConfig
+from famulus.errors import DecodeError
+from famulus.model import Event, Part
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.reply_headers import (
     ReplyRefusedError,
     ReplyTo,
     RequestError,
@@ -22,9 +23,8 @@ from app.publish.replies import (
     replies_topic,
     reply_to,
 )
-from app.publish.requests import Requester, reply_in
-from app.wire.envelope import Headers
-from models.event import Event, Part
+from famulus.producer.request_reply import Requester, reply_in
+from famulus.serialization.records import Headers
 
 ANY = "*.replies"
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import ConfigError
-from app.state.dedupe import Dedupe
-from app.storage.changelog import (
+from famulus.errors import ConfigError
+from famulus.state.changelog import (
     CLAIM,
     MARK,
     PROCESSED,
@@ -25,8 +24,9 @@ from app.storage.changelog import (
     row_key,
     store_mark,
 )
-from app.storage.home import Home
-from app.storage.restore import Restorer
+from famulus.state.dedupe import Dedupe
+from famulus.state.identity import Home
+from famulus.state.restore import Restorer
 from tests.stand_ins.log import CLUSTER, TOPIC, Entry, Log, Sending, Wire, fold
 from tests.stand_ins.settling import Desk
 
@@ -118,7 +118,7 @@ async def test_a_store_that_is_older_than_tombstones_is_made_anew(
     log = desk.log
     log.append([(B, b"2")], epoch_headers(1))
     log.entries = [entry for entry in log.entries if entry.key != A]
-    monkeypatch.setattr("app.storage.store.Store.age_s", lambda _: 25 * 3600.0)
+    monkeypatch.setattr("famulus.state.rocksdb_store.Store.age_s", lambda _: 25 * 3600.0)
     again = await Desk(tmp_path / "s", log).claim()
     assert again.kept.rows == {B: b"2"}
     assert again.kept == fold(log)
@@ -192,8 +192,8 @@ async def test_a_planted_fault_rows_of_two_logs_are_mixed_where_nobody_looks_at_
     await desk.settle({A: b"1"})
     desk.store.close()
     made_anew(desk.log)
-    monkeypatch.setattr("app.storage.home.is_other", lambda *_: False)
-    monkeypatch.setattr("app.storage.restore.is_other", lambda *_: False)
+    monkeypatch.setattr("famulus.state.identity.is_other", lambda *_: False)
+    monkeypatch.setattr("famulus.state.restore.is_other", lambda *_: False)
     again = await Desk(tmp_path / "s", desk.log).claim()
     assert again.kept.rows == {A: b"1", B: b"other"}
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ConfigError, DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
-from app.failures.retry import Policy, Retry, delays_of
+from famulus.errors import ConfigError, DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
+from famulus.processing.failures.retry_policy import Policy, Retry, delays_of
 
 
 def test_the_default_is_three_attempts_with_waits_of_two_to_the_n() -> None:
@@ -62,7 +62,7 @@ class _OursError(Exception):
     ],
 )
 def test_what_kind_of_failure_an_error_is(
-    error: Exception, policy: Policy, is_transient: bool, is_outage: bool, kind: str  # noqa: FBT001
+    error: Exception, policy: Policy, is_transient: bool, is_outage: bool, kind: str
 ) -> None:  # fmt: skip
     """By our own errors, by what the handler declares, else by the setting."""
     assert (policy.is_transient(error), policy.is_outage(error), policy.kind(error)) == (is_transient, is_outage, kind)
@@ -101,7 +101,7 @@ def nested(error: Exception, depth: int) -> Exception:
         ([nested(ConnectionError(), 5_000)], True, True, "exhausted"),
     ],
 )
-def test_a_group_is_what_all_in_it_are(errors: list[Exception], transient: bool, outage: bool, kind: str) -> None:  # noqa: FBT001
+def test_a_group_is_what_all_in_it_are(errors: list[Exception], transient: bool, outage: bool, kind: str) -> None:
     """`asyncio.TaskGroup` wraps what its tasks raise, and hides it from whoever asks for types."""
     group, policy = ExceptionGroup("tasks", errors), Policy()
     assert (policy.is_transient(group), policy.is_outage(group), policy.kind(group)) == (transient, outage, kind)

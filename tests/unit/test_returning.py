@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from app.deadletter.names import retry_topic
-from app.deadletter.record import Failure
-from app.deadletter.returned import outgoing, retry_of
-from app.errors import PermanentError, TransientError
-from app.state.dedupe import Dedupe
-from app.storage.changelog import ATTEMPTS, DEAD
-from app.wire.codec import codec_of
-from app.wire.envelope import Outgoing
+from famulus.deadletter.record import Failure
+from famulus.deadletter.redelivery import outgoing, retry_of
+from famulus.deadletter.topics import retry_topic
+from famulus.errors import PermanentError, TransientError
+from famulus.serialization.json_codec import codec_of
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import ATTEMPTS, DEAD
+from famulus.state.dedupe import Dedupe
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import DEDUPE, LETTERS, REDRIVE, Letter, Trial, Try, trials
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import DecodeError
-from app.publish.schedule import WAITS_S, NotScheduledError, Scheduled, due_ms_of, scheduled, scheduling_topic
-from app.wire.envelope import Outgoing, PlainRecord
+from famulus.errors import DecodeError
+from famulus.producer.scheduling import WAITS_S, NotScheduledError, Scheduled, due_ms_of, scheduled, scheduling_topic
+from famulus.serialization.records import Outgoing, PlainRecord
 
 NOW_MS = 1_800_000_000_000
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.config import KafkaConfig, load_settings
-from app.dev.worker import ROOT
-from app.errors import ConfigError
+from famulus.config import KafkaConfig, load_settings
+from famulus.dev.worker import ROOT
+from famulus.errors import ConfigError
 
 USER = {"SaslUsername": "alice", "SaslPassword": "canary"}
 OAUTH = {
@@ -106,7 +106,7 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 def test_every_client_is_made_with_the_one_connection() -> None:
     """One that is not would be the one that cannot get in, or gets in unencrypted."""
     found = []
-    for file in (ROOT / "app").rglob("*.py"):
+    for file in (ROOT / "famulus").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in CLIENTS:
                 unpacked = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from app.operate.seeks import Order, Seeks
-from app.state.partition import Group, Partition
-from app.state.troubles import Tried, Troubles, attempts_row
-from app.storage.changelog import Processed
-from app.wire.envelope import Outgoing
-from app.worker import seeking
-from app.worker.holdings import Held
-from app.worker.seeking import Seeking
+from famulus.consumer import seek_executor as seeking
+from famulus.consumer.seek_executor import Seeking
+from famulus.control.seeks import Order, Seeks
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import Processed
+from famulus.state.failure_state import Tried, Troubles, attempts_row
+from famulus.state.manager import Held
+from famulus.state.partition_state import Group, Partition
 
 AT = TP("t", 0)
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.gathering import as_json
-from app.engine.dispatch import EventTypes
-from app.wire.sensitive import Places, hidden, places_at, places_in
-from models.event import Event, Part
+from famulus.model import Event, Part
+from famulus.processing.handlers import EventTypes
+from famulus.serialization.redaction import Places, hidden, places_at, places_in
+from famulus.web.worker_status import as_json
 
 
 class Address(Part, namespace="people.Address", sensitive=("street",)):

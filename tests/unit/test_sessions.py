@@ -1,7 +1,7 @@
 """Sessions of browsers: found by their cookie, for their time, and not more of them than there is room for."""
 
-from app.door.sessions import LIFE_S, SESSIONS_MAX, Sessions
-from app.door.tokens import Access
+from famulus.webserver.sessions import LIFE_S, SESSIONS_MAX, Sessions
+from famulus.webserver.tokens import Access
 
 
 def test_a_session_ends_when_its_time_is_over() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.group.burrow import LOOKS, State
-from app.group.standing import Standing, Standings
+from famulus.kafka.burrow import LOOKS, State
+from famulus.kafka.partition_health import Standing, Standings
 
 
 def looked(*looks: tuple[float, int, int]) -> Standing:

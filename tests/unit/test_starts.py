@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 import pytest
 from faust.types import TP
 
-from app.errors import ConfigError
-from app.storage.changelog import Processed
-from app.storage.home import Note, note_of, note_text
-from app.worker.starts import Found, Known, starts
+from famulus.consumer.start_offsets import Found, Known, starts
+from famulus.errors import ConfigError
+from famulus.state.changelog import Processed
+from famulus.state.identity import Note, note_of, note_text
 
 PLACE, OTHER, NEW = TP("orders", 0), TP("orders", 1), TP("orders", 2)
 
@@ -133,7 +133,7 @@ async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -
     ],
 )
 async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_there_is_no_state(
-    known: Known, begins_anew: bool, is_earliest: bool  # noqa: FBT001  # of the table
+    known: Known, begins_anew: bool, is_earliest: bool  # of the table
 ) -> None:  # fmt: skip
     """Whatever the settings say of groups that know nothing."""
     found = await starts({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.commands.state.check import differences
-from app.commands.state.replay import Step, start_of
-from app.engine.subscription import Options, Subscription
-from app.inspection.statelog import Fold
-from app.storage.changelog import (
+from famulus.cli.state.replay import Step, start_of
+from famulus.cli.state.verify import differences
+from famulus.inspection.changelog_reader import Fold
+from famulus.processing.subscription import Options, Subscription
+from famulus.state.changelog import (
     CLAIM,
     MARK,
     PROCESSED,
@@ -24,7 +24,7 @@ from app.storage.changelog import (
     row_key,
     store_mark,
 )  # fmt: skip
-from app.storage.store import EPOCH
+from famulus.state.rocksdb_store import EPOCH
 
 A, B, ROW = MARK + b"a" * 16, MARK + b"b" * 16, row_key("sums", b"key")
 FIRST, SECOND = pack_key(0, 1, 1), pack_key(0, 1, 2)

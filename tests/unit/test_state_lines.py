@@ -11,11 +11,11 @@ from uuid import UUID
 import faust
 import pytest
 
-from app.commands.state.lines import read_lines
-from app.engine.subscription import Options, Subscription
-from app.errors import ConfigError
-from app.storage.changelog import row_key, table_and_key
-from app.wire.partition import murmur2
+from famulus.cli.state.json_lines import read_lines
+from famulus.errors import ConfigError
+from famulus.kafka.partitioner import murmur2
+from famulus.processing.subscription import Options, Subscription
+from famulus.state.changelog import row_key, table_and_key
 
 PARTITIONS = 5
 KEY = UUID(int=7)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ConfigError, InvariantError
-from app.storage.store import DAMAGED, Memory, StateFolder, Store, StoreError
+from famulus.errors import ConfigError, InvariantError
+from famulus.state.rocksdb_store import DAMAGED, Memory, StateFolder, Store, StoreError
 from tests.stand_ins.settling import MEMORY
 
 
@@ -179,7 +179,7 @@ def test_a_disk_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
 
 LOCK = (
     "import sys; from pathlib import Path; "
-    "from app.storage.store import StateFolder; f = StateFolder(Path(sys.argv[1]));"
+    "from famulus.state.rocksdb_store import StateFolder; f = StateFolder(Path(sys.argv[1]));"
 )
 
 
@@ -219,7 +219,7 @@ def test_what_putting_aside_does_not_cure_is_waited_for(tmp_path: Path, monkeypa
         (tmp_path / "s").mkdir(exist_ok=True)
         raise ValueError("odd")
 
-    monkeypatch.setattr("app.storage.store.rocksdict.Rdict", odd)
+    monkeypatch.setattr("famulus.state.rocksdb_store.rocksdict.Rdict", odd)
     with pytest.raises(StoreError, match="odd"):
         Store(tmp_path / "s", MEMORY).open()
     assert len(list(tmp_path.iterdir())) == 2

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.inspection.statelog import Fold
-from app.observe.strays import EVERY_S, Strays
-from app.storage.changelog import (
+from famulus.inspection.changelog_reader import Fold
+from famulus.kafka.stray_counts import EVERY_S, Strays
+from famulus.serialization.stray_records import StrayRecordError, number_in
+from famulus.state.changelog import (
     CLAIM,
     PROCESSED,
     RESET,
@@ -19,10 +20,9 @@ from app.storage.changelog import (
     pack_key,
     row_key,
 )
-from app.storage.home import Home
-from app.storage.replica import Replica
-from app.storage.store import STALE, UNREADABLE
-from app.wire.stray import StrayRecordError, number_in
+from famulus.state.identity import Home
+from famulus.state.replica import Replica
+from famulus.state.rocksdb_store import STALE, UNREADABLE
 from tests.stand_ins.stored import MemoryStore
 
 ROW, PACK = row_key("count", b"k"), pack_key(0, 3, 1)

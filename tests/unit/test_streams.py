@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.out import Out, console, note, put_line, say, say_json
-from app.errors import ConfigError
-from app.streams import SafeStream
-from app.text import ascii_json, printable_json, printable_lines
+from famulus.cli.output import Out, console, note, put_line, say, say_json
+from famulus.errors import ConfigError
+from famulus.formatting import ascii_json, printable_json, printable_lines
+from famulus.standard_streams import SafeStream
 from tests.unit.streaming import ROOT, run
 
 unsafe = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -92,10 +92,10 @@ def test_lines_and_tabs_stay() -> None:
 
 
 def test_commands_have_no_other_way_to_write() -> None:
-    """Nothing in them prints, echoes, or makes a console but `out`."""
+    """Nothing in them prints, echoes, or makes a console but `output`."""
     found = []
-    for path in (ROOT / "app" / "commands").rglob("*.py"):
-        if path.name == "out.py":
+    for path in (ROOT / "famulus" / "cli").rglob("*.py"):
+        if path.name == "output.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):

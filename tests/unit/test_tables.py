@@ -10,12 +10,12 @@ from uuid import UUID
 import faust
 import pytest
 
-from app.errors import UnreadableRowError
-from app.state.partition import Partition
-from app.state.tables import Table
-from app.state.unit import Unit, current_unit, enter
-from app.state.windows import TIME_MAX_MS, Window, start_of, text_of
-from app.storage.changelog import row_key
+from famulus.errors import UnreadableRowError
+from famulus.state.changelog import row_key
+from famulus.state.partition_state import Partition
+from famulus.state.tables import Table
+from famulus.state.unit_of_work import Unit, current_unit, enter
+from famulus.state.windows import TIME_MAX_MS, Window, start_of, text_of
 from tests.stand_ins.stored import MemoryStore, partition_of, record
 
 SECRET = "s3cret"

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from app.failures.retry import Retry
+from famulus.processing.failures.retry_policy import Retry
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Letter, Trial, Try, trials
 

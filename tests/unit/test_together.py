@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.config import KafkaConfig
-from app.publish.producer import Producer
-from app.publish.results import Published, UnknownTopicError
-from app.publish.together import MANY, Together
-from app.wire.envelope import Outgoing
-from models.event import Event
+from famulus.config import KafkaConfig
+from famulus.model import Event
+from famulus.producer.coalescing import MANY, Together
+from famulus.producer.producer import Producer
+from famulus.producer.results import Published, UnknownTopicError
+from famulus.serialization.records import Outgoing
 
 
 class Question(Event, namespace="test.Asked", topic="questions", key="key"):

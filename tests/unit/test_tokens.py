@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import WorkerConfig
-from app.door import tokens
-from app.door.guard import ADMIN_FILE, READ_FILE, Door, is_loopback
-from app.door.tokens import TokenFile, made_token
-from app.errors import ConfigError
+from famulus.config import WorkerConfig
+from famulus.errors import ConfigError
+from famulus.webserver import tokens
+from famulus.webserver.auth import ADMIN_FILE, READ_FILE, Door, is_loopback
+from famulus.webserver.tokens import TokenFile, made_token
 
 GOOD, OTHER = "a" * 32, "b" * 32
 

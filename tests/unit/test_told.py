@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from app.errors import ConfigError
-from app.operate.moving import Move, Where, _to, consequences, time_ms_of, where_of
-from app.operate.seeks import Name, Order, Seeks
-from app.operate.told import Told
-from app.operate.widths import WIDTH_MAX, Width, Widths
+from famulus.control.concurrency import WIDTH_MAX, Width, Widths
+from famulus.control.control_state import Told
+from famulus.control.seek_planner import Move, Where, _to, consequences, time_ms_of, where_of
+from famulus.control.seeks import Name, Order, Seeks
+from famulus.errors import ConfigError
 
 AT = "2026-01-01T10:02:00Z"
 PLACE = TopicPartition("t", 0)

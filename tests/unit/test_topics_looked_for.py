@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.config import KafkaConfig
-from app.observe import health
+from famulus.config import KafkaConfig
+from famulus.kafka import admin as health
 
 SETTINGS = KafkaConfig()
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 from faust.types import TP
 
-from app.errors import ConfigError, InvariantError, UnavailableError
-from app.worker.topics import Needs, Topics
+from famulus.errors import ConfigError, InvariantError, UnavailableError
+from famulus.runtime.topic_watch import Needs, Topics
 from tests.stand_ins.clock import Clock
 
 ROWS = Needs("rows", "rows.dead-letter", ["rows.g.redrive"], "g-rows-state", may_grow=False)

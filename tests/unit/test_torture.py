@@ -12,7 +12,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from rich.console import Console
 
-from app.dev.node import HOST, free_port
+from famulus.dev.node import HOST, free_port
 from torture.errors import TortureError
 from torture.faults import Fault, Hit, always, plan
 from torture.frames import UNKNOWN, Api, Conversation, Frame, checked

@@ -12,16 +12,16 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from app.config import KafkaConfig
-from app.engine.traced import TracedPipeline, traced
-from app.errors import ConfigError, PermanentError, TransientError
-from app.observe.tracing import tracing_of
-from app.publish.bus import EventBus
-from app.publish.producer import Producer
-from app.publish.results import Published, PublishError
-from app.state.unit import current_attempt
-from app.wire.envelope import Outgoing
-from app.wire.keys import key_bytes
+from famulus.config import KafkaConfig
+from famulus.errors import ConfigError, PermanentError, TransientError
+from famulus.observability.tracing import tracing_of
+from famulus.processing.traced_pipeline import TracedPipeline, traced
+from famulus.producer.event_bus import EventBus
+from famulus.producer.producer import Producer
+from famulus.producer.results import Published, PublishError
+from famulus.serialization.key_text import key_bytes
+from famulus.serialization.records import Outgoing
+from famulus.state.unit_of_work import current_attempt
 from models.stock import StockReserved
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Do, Trial, Try, trials
@@ -186,7 +186,7 @@ async def test_each_attempt_has_a_span_that_says_why_it_failed(make: Make, expor
     spans = named(exporter, "process t")
     assert [said(span)["famulus.outcome"] for span in spans] == ["rests", "rests", "dead_lettered"]
     for span in spans:
-        assert said(span)["error.type"] == "app.errors.TransientError"
+        assert said(span)["error.type"] == "famulus.errors.TransientError"
         assert span.status.status_code is StatusCode.ERROR
         assert "secret" not in str(span.status.description)
         assert [event.name for event in span.events] == ["exception"]
@@ -194,7 +194,7 @@ async def test_each_attempt_has_a_span_that_says_why_it_failed(make: Make, expor
 
 @pytest.mark.parametrize(
     ("value", "error", "is_tombstone"),
-    [(b"{", "app.errors.DecodeError", False), (None, "app.errors.DecodeError", True)],
+    [(b"{", "famulus.errors.DecodeError", False), (None, "famulus.errors.DecodeError", True)],
 )
 async def test_poison_has_a_span(
     make: Make, exporter: InMemorySpanExporter, value: bytes | None, error: str, *, is_tombstone: bool
@@ -222,7 +222,7 @@ async def test_a_duplicate_and_a_rejected_event_say_so(make: Make, exporter: InM
     trial.feed("k:x", "k:x", "k:bad")
     await trial.settled(3)
     outcomes = [(said(s)["famulus.outcome"], said(s).get("error.type")) for s in named(exporter, "process t")]
-    assert outcomes == [("handled", None), ("duplicate", None), ("dead_lettered", "app.errors.PermanentError")]
+    assert outcomes == [("handled", None), ("duplicate", None), ("dead_lettered", "famulus.errors.PermanentError")]
 
 
 class Cluster:
@@ -264,7 +264,7 @@ async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(exporter
     assert said(sent)["messaging.destination.partition.id"] == "3"
     assert (said(sent)["messaging.kafka.offset"], said(sent)["messaging.kafka.message.key"]) == (42, "part-1")
     assert f"{context_of(sent).span_id:016x}" in cluster.sent[0]["traceparent"].decode()
-    assert said(failed)["error.type"] == "app.publish.results.PublishError"
+    assert said(failed)["error.type"] == "famulus.producer.results.PublishError"
     assert failed.status.status_code is StatusCode.ERROR
 
 
@@ -296,7 +296,7 @@ def test_there_are_no_spans_unless_somebody_set_a_provider(exporter: InMemorySpa
     with pytest.raises(ConfigError, match="no tracer provider"):
         tracing_of("link", KAFKA)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delitem(sys.modules, "app.observe.spans")
+    monkeypatch.delitem(sys.modules, "famulus.observability.otel_tracing")
     with pytest.raises(ConfigError, match="otel"):
         tracing_of("parent", KAFKA)
 

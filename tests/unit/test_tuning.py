@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from app.worker.tuning import FILES_MAX, exact_timers, many_files
+from famulus.runtime.tuning import FILES_MAX, exact_timers, many_files
 
 CODE = """
 import ctypes, sys, threading
-from app.worker.tuning import few_arenas
+from famulus.runtime.tuning import few_arenas
 
 if sys.argv[1:] == ["few"]:
     few_arenas()

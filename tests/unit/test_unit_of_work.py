@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from app.state.partition import Partition
-from app.state.unit import EffectsTooLargeError, Unit, Unwound, current_unit, enter
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
+from famulus.state.partition_state import Partition
+from famulus.state.unit_of_work import EffectsTooLargeError, Unit, Unwound, current_unit, enter
 from tests.stand_ins.stored import partition_of, record
 
 EVENT = Outgoing("t", b"k", b"v")

@@ -18,10 +18,10 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.batches import TRIES, Batches, PartitionRecords, UnreadableBatchError
-from app.access.unpacking import BYTES_MAX, BatchTooLargeError, set_limit
-from app.errors import UnreadableError
-from app.worker.fetch import Damaged, Packed, take
+from famulus.consumer.fetcher import Damaged, Packed, take
+from famulus.errors import UnreadableError
+from famulus.kafka.decompression import BYTES_MAX, BatchTooLargeError, set_limit
+from famulus.kafka.record_batches import TRIES, Batches, PartitionRecords, UnreadableBatchError
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODECS = [GZIP, SNAPPY, LZ4, ZSTD]
@@ -130,7 +130,9 @@ def test_a_headers_name_that_is_no_text_is_an_error_that_says_so() -> None:
 async def test_what_was_handled_is_let_go_of_at_once() -> None:
     """Without the garbage collector, which comes once in millions of events: each fetch may be a megabyte."""
     place = TopicPartition("t", 0)
-    fetched = PartitionRecords(place, Batches(batch(LZ4, b"1", b"2")), [], 0, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    fetched = PartitionRecords(
+        place, Batches(batch(LZ4, b"1", b"2")), [], 0, None, None, True, READ_COMMITTED
+    )  # aiokafka's
     state = SimpleNamespace(paused=False, position=0, consumed_to=lambda _: None)
     assignment = SimpleNamespace(active=True, state_value=lambda _: state)
     result = FetchResult(place, assignment=assignment, partition_records=fetched, backoff=0)
@@ -171,7 +173,7 @@ class Fetches:
         self.count += 1
         position = self._state.position
         raw = Batches(self._answer(position, self.count))
-        fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+        fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)  # aiokafka's
         assignment = SimpleNamespace(active=True, state_value=lambda _: self._state)
         self._records[PLACE] = FetchResult(PLACE, assignment=assignment, partition_records=fetched, backoff=0)
 
@@ -234,7 +236,7 @@ async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int)
 def test_other_readers_learn_the_same(at: int) -> None:
     """Whoever reads with aiokafka's own consumer: what comes before, and then an error that names the offsets."""
     raw = Batches(ONE + flipped(TWO, at % len(TWO)) + THREE)
-    records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # aiokafka's
     found: list[bytes] = []
     with suppress(StopIteration):
         while True:
@@ -251,7 +253,7 @@ def test_what_nobody_of_us_wrote_is_no_damage() -> None:
     bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
     crc = DefaultRecordBatch(bad)
     assert not crc.validate_crc()
-    records = PartitionRecords(PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED)  # noqa: FBT003  # aiokafka's
+    records = PartitionRecords(PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED)  # aiokafka's
     with pytest.raises(UnreadableBatchError, match="a header's name is not UTF-8") as caught:
         next(records)
     assert (caught.value.is_stray, caught.value.first_offset, caught.value.next_offset) == (True, 0, 1)

@@ -14,15 +14,15 @@ import faust
 import msgspec
 import pytest
 
-from app.commands.state.check import unreadable_rows
-from app.commands.state.lines import line_of, read_lines
-from app.engine.dispatch import handler_for
-from app.engine.subscription import Options, Subscription
-from app.errors import ConfigError
-from app.failures.retry import Policy, Retry
-from app.inspection.statelog import Fold
-from app.state.tables import Table
-from app.storage.changelog import ROW, row_key
+from famulus.cli.state.json_lines import line_of, read_lines
+from famulus.cli.state.verify import unreadable_rows
+from famulus.errors import ConfigError
+from famulus.inspection.changelog_reader import Fold
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import handler_for
+from famulus.processing.subscription import Options, Subscription
+from famulus.state.changelog import ROW, row_key
+from famulus.state.tables import Table
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.failing import NEVER
 from tests.stand_ins.trial import Trial, Try, trials
@@ -68,7 +68,7 @@ def read_and_fall(table: Table[Any, Any]) -> object:
     """Fail while it is handled."""
     try:
         return table["k"]
-    except Exception:  # noqa: BLE001  # as handlers do
+    except Exception:  # as handlers do
         return dict[str, object]()["k"]
 
 
@@ -122,7 +122,7 @@ async def test_a_handler_may_write_over_it(make: Make) -> None:
     async def do(_: Try) -> None:
         try:
             table["k"] += 1
-        except Exception:  # noqa: BLE001  # as handlers do
+        except Exception:  # as handlers do
             table["k"] = 1
 
     trial.handler("work", do)

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from app.deadletter.names import retry_topic
-from app.deadletter.returned import outgoing, returned
-from app.errors import TransientError
-from app.failures.retry import Retry
-from app.state.troubles import Attempts
-from app.storage.changelog import ATTEMPTS
-from app.wire.envelope import Outgoing
+from famulus.deadletter.redelivery import outgoing, returned
+from famulus.deadletter.topics import retry_topic
+from famulus.errors import TransientError
+from famulus.processing.failures.retry_policy import Retry
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import ATTEMPTS
+from famulus.state.failure_state import Attempts
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.house import Fetch
 from tests.stand_ins.trial import REDRIVE, Letter, Trial, Try, read, trials

@@ -10,11 +10,11 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.crew import Crew
-from app.errors import InvariantError, TransientError
-from app.failures.circuit import Breaker
-from app.failures.retry import Retry
-from app.worker.watchdog import Stalls, Waiting, Watchdog
+from famulus.consumer.watchdog import Stalls, Waiting, Watchdog
+from famulus.errors import InvariantError, TransientError
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Retry
+from famulus.processing.task_pool import Crew
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 import trustme
 
-from app.access.refusal import why_away
-from app.config import KafkaConfig
-from app.dev.node import free_port
-from app.errors import UnavailableError
-from app.observe.health import partitions_of
+from famulus.config import KafkaConfig
+from famulus.dev.node import free_port
+from famulus.errors import UnavailableError
+from famulus.kafka.admin import partitions_of
+from famulus.kafka.connection_diagnosis import why_away
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ def settings(port: int, protocol: str = "PLAINTEXT", host: str = "127.0.0.1") ->
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.access.refusal.KNOCK_MS", 300)
+    monkeypatch.setattr("famulus.kafka.connection_diagnosis.KNOCK_MS", 300)
 
 
 async def test_nothing_listens() -> None:

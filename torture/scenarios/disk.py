@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from app.dev.worker import ROOT
+from famulus.dev.worker import ROOT
 from torture.errors import TortureError
 from torture.faults import Fault, Hit, always, next_slot
 from torture.slots import Slot
@@ -43,7 +43,7 @@ def prepared(stage: Stage) -> Iterator[None]:
 
 def _command(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_S)  # noqa: S603  # ours
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_S)  # ours
     except FileNotFoundError:
         raise TortureError(f"the scenario `disk` needs the command {command[0]}, which is not there") from None
     except subprocess.CalledProcessError as error:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from app.wire.envelope import Outgoing
+from famulus.serialization.records import Outgoing
 from torture import topics
 from torture.faults import Fault, Hit, always, next_slot
 from torture.stage import Stage

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.dev.node import free_port
+from famulus.dev.node import free_port
 from torture.faults import Fault, Hit, always
 from torture.slots import Slot
 from torture.stage import SESSION_MS, Stage

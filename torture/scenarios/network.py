@@ -45,7 +45,7 @@ def _weather(kind: str, weather: Weather, lasts_s: float, at_most: int = 1_000_0
     return Fault(kind, lambda stage: _in(weather, stage), lasts_s, at_most)
 
 
-def _frames(  # noqa: PLR0913, PLR0917  # a fault and its rule
+def _frames(  # noqa: PLR0917  # a fault and its rule
     kind: str, deed: Deed, side: Side, apis: frozenset[int], times: int, lasts_s: float, hold_s: float = 0.0
 ) -> Fault:
     def hurting(stage: Stage) -> AbstractContextManager[Hit]:

@@ -55,17 +55,17 @@ async def count(payment: PaymentMade) -> None:
 @handles(PaymentMade, retry=RETRY, retry_topics=["1s"] if DETOURS else [])
 async def add(payment: PaymentMade, delivery: Delivery, bus: EventBus) -> None:
     """Add the cents. It waits at times, with its writes done or not, and fails at times with all of them done."""
-    if random.random() < SLEEPS:  # noqa: S311  # chance, not secrets
-        await asyncio.sleep(random.random() * 0.003)  # noqa: S311
+    if random.random() < SLEEPS:  # chance, not secrets
+        await asyncio.sleep(random.random() * 0.003)
     sums[payment.customer] += payment.amount
     if payment.number % NEWS_EVERY == 0:
         later = datetime.now(UTC) + timedelta(seconds=1) if DETOURS else None
         await bus.publish(PaymentAnnounced(payment_id=payment.payment_id, customer=payment.customer), not_before=later)
     if misdeeds.IS_ON:
         await misdeeds.maybe(payment, delivery, bus)
-    if random.random() < SLEEPS:  # noqa: S311
+    if random.random() < SLEEPS:
         await asyncio.sleep(0)
-    if delivery.attempt == 1 and random.random() < FAILURES:  # noqa: S311
+    if delivery.attempt == 1 and random.random() < FAILURES:
         raise TransientError("by chance")
 
 

@@ -39,9 +39,9 @@ def is_clean() -> bool:
 
 async def maybe(payment: PaymentMade, delivery: Delivery, bus: EventBus) -> None:
     """Do one of them, or nothing."""
-    if delivery.attempt <= ATTEMPTS and random.random() < SHARE:  # noqa: S311  # chance, not secrets
+    if delivery.attempt <= ATTEMPTS and random.random() < SHARE:  # chance, not secrets
         deeds: tuple[Misdeed, ...] = (*MISDEEDS, partial(_leak, payment, bus))
-        await random.choice(deeds)()  # noqa: S311
+        await random.choice(deeds)()
 
 
 async def _raise_cancelled() -> NoReturn:
@@ -73,7 +73,7 @@ async def _raise_anything() -> NoReturn:
         Panic(), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError(), StopIteration(),
         BaseExceptionGroup("several", [asyncio.CancelledError(), SystemExit(2)]),
     )  # fmt: skip
-    raise random.choice(errors)  # noqa: S311
+    raise random.choice(errors)
 
 
 async def _exit() -> NoReturn:
@@ -98,7 +98,7 @@ async def _hog() -> None:
 
 async def _leak(payment: PaymentMade, bus: EventBus) -> NoReturn:
     async def later() -> None:
-        await asyncio.sleep(random.random() * 0.05)  # noqa: S311
+        await asyncio.sleep(random.random() * 0.05)
         await bus.publish(PaymentAnnounced(payment_id=f"leaked {payment.payment_id}", customer=payment.customer))
 
     task = asyncio.create_task(later())

@@ -1,1 +1,0 @@
-"""The command-line face: one file per command, registered by being imported."""

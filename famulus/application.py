@@ -1,0 +1,508 @@
+"""Faust's app, ours: what users declare, what a worker needs before it starts, what Faust calls."""
+
+import asyncio
+import importlib
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast, get_args
+
+import faust
+import svcs
+from aiokafka.errors import InvalidTimestampError
+from faust import Record as Event
+from faust.types import TP, AgentT
+
+from famulus.condition_watches import may_grow, needs_of, stamp_of, watch_of
+from famulus.config import Settings, load_settings
+from famulus.consumer.agent_stream import Deliveries
+from famulus.consumer.assignment import Intake
+from famulus.consumer.faust_recovery import Tables
+from famulus.consumer.hold_ups import HoldUpNotes
+from famulus.consumer.membership import Membership
+from famulus.consumer.seek_executor import Seeking
+from famulus.consumer.transport import Transport
+from famulus.consumer.watchdog import Watchdog
+from famulus.control.admin_topic import AdminLog
+from famulus.deadletter.record import DeadLetters
+from famulus.deadletter.topics import dead_letter_topic, redrive_topic, retry_topic
+from famulus.declarations import Declaration, shown
+from famulus.errors import ConfigError, InvariantError, OperatingError
+from famulus.formatting import text_of
+from famulus.kafka.admin import look_for
+from famulus.kafka.client_errors import fault_of
+from famulus.kafka.decompression import set_limit
+from famulus.kafka.partition_health import Standings
+from famulus.observability.history import History
+from famulus.observability.log_rate import calm_libraries
+from famulus.observability.logs import described, plain_logs
+from famulus.observability.tracing import tracing_of
+from famulus.processing.failure_policy import OnDeadLetter, Order
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.retry_policy import Policy, Retry
+from famulus.processing.handlers import Dispatcher, Handler, OnUnknownType, check_event_type, handler_for
+from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.pipeline import Pipeline
+from famulus.processing.subscription import Options, Subscription, Windows, dedupe_of
+from famulus.processing.traced_pipeline import traced
+from famulus.producer.event_bus import EventBus
+from famulus.producer.fallback_delivery import deliver
+from famulus.producer.payload_store import ClaimStore
+from famulus.producer.producer import Producer
+from famulus.producer.scheduler import Scheduler
+from famulus.runtime.broker_clock import Clock
+from famulus.runtime.faust_options import faust_options, rebalance_timeout_s
+from famulus.runtime.own_topics import grow_own_topics, make_own_topics, readable_retired, retired_retry_topics
+from famulus.runtime.topic_watch import Topics
+from famulus.runtime.tuning import many_files, settle_in
+from famulus.runtime.worker_process import Worker
+from famulus.state.checkpointer import Probe
+from famulus.state.dedupe import Identity
+from famulus.state.rocksdb_store import StateFolder
+from famulus.state.unit_of_work import current_attempt
+from famulus.validation import check_house
+from famulus.webserver.auth import Door
+from famulus.webserver.connections import limits_of as connection_limits
+from famulus.webserver.server import GuardedWeb
+from famulus.wiring import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
+
+T = TypeVar("T", bound=Callable[..., Any])
+FACES = "famulus.web.routes", "famulus.cli.discovery"  # they stand above the app, which knows their names alone
+
+
+class Famulus(faust.App):
+    """Faust's app with our data path: subscriptions, handlers, services, and a start that checks first."""
+
+    def __init__(self, settings: Settings, folder: Path | None = None) -> None:
+        """Build the app of the project in *folder*, which has `agents/` and `models/`: the working folder unless set."""
+        kafka, worker = settings.kafka, settings.worker
+        self.settings = settings
+        self.project_folder = folder or Path.cwd()
+        set_limit(kafka.consumer_config.max_unpacked_bytes)
+        self.drain_timeout_s = worker.drain_timeout_s
+        self.stop_timeout_s = worker.stop_timeout_s
+        self.on_commit_ahead = settings.state.on_commit_ahead
+        self.subscriptions: dict[str, Subscription] = {}
+        self.pipelines: dict[str, Pipeline] = {}
+        self.carried: set[str] = set()  # topics that flows read, as on the cluster
+        self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
+        self.fencing = True  # off only to show in a test what it is good for
+        self.exports: list[Callable[[], None]] = []  # called once agents may have set providers of OpenTelemetry
+        self.has_started = False  # whether the first assignment is restored
+        self.is_drained = True
+        self.is_draining = False  # whether somebody has asked for the end over the web
+        self.fault: OperatingError | None = None
+        self.standings = Standings[TP]()  # of this worker's partitions, looked at whenever its metrics are read
+        self.services = svcs.Registry()
+        self.door = Door(worker)
+        self.history = History()  # what the console's charts show
+        self.claims = ClaimStore(settings.claim_check)
+        self.redeeming = Redeeming(self.claims)
+        self.sender = Producer(kafka, self.claims)
+        self.bus = EventBus(self.sender, current_attempt)
+        self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
+        self.dispatcher = Dispatcher(self.services, self.bus)
+        self.clock = Clock(stamp_of(self.sender, kafka.consumer_config.group_id), worker.clock_skew_s)
+        self.folder = StateFolder(Path(worker.data_dir) / "state")
+        self.timeouts_s: dict[str, float] = {}  # by handler
+        self._table_names: dict[str, Subscription] = {}
+        self._retired: dict[str, list[str]] = {}  # retry topics that no handler sends to any more, by source
+        self.intake = Intake(
+            limits_of(settings),
+            worker.concurrency,
+            self.timeouts_s,
+            may_write=lambda: cast(Any, self._consumer).is_member(),
+            publish=partial(deliver, self.sender),
+            on_fault=self.fail,
+            probe=self._note_step,
+            now_ms=self.clock.now_ms,
+        )
+        self.watchdog = Watchdog(
+            self.intake,
+            lambda tp: cast(Any, self._consumer).unfetched(tp),
+            self._is_at_work,
+            self.fail,
+            worker.stall_timeout_s,
+            worker.stall_exit_s,
+            kafka.producer_config.delivery_timeout_ms / 1000,
+        )
+        self.membership = Membership(
+            kafka,
+            lambda: cast(Any, self._consumer),
+            lambda: self.should_stop,
+            self.fail,
+            worker.startup_timeout_s,
+            worker.stall_exit_s,
+            rebalance_timeout_s(settings),
+        )
+        self.admin_log = AdminLog(kafka, self.intake.told, self._heed, self.fail)
+        self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
+        self.holdups = HoldUpNotes(
+            self.intake.told.holdups,
+            self.sender,
+            kafka.consumer_config.group_id,
+            lambda: cast(Any, self._consumer).has_place(),
+        )
+        self.intake.crew.on_held = self.holdups.note
+        super().__init__(
+            kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
+            **faust_options(settings), web_application_options=self.door.options,
+        )  # fmt: skip
+
+    @classmethod
+    def from_project(cls, folder: Path) -> Self:
+        """Make the app of the project in *folder*, with its settings, its web server's routes and its commands.
+
+        Raises ConfigError with one line that names every wrong setting.
+        """
+        plain_logs()
+        calm_libraries()
+        app = cls(load_settings(), folder)
+        for face in FACES:
+            importlib.import_module(face).register(app)
+        return app
+
+    # What users say.
+
+    def subscription(  # each has a default
+        self,
+        topic: str,
+        *,
+        on_unknown_type: OnUnknownType = "ignore",
+        order: Order = "key",
+        dedupe: bool = True,
+        dedupe_window: Windows | None = None,
+        identity: str | Identity | None = None,
+        on_dead_letter: OnDeadLetter = "skip",
+    ) -> Subscription:
+        """Read *topic*: declares its tables' home and the source of one agent.
+
+        *on_unknown_type* says what becomes of a record whose type has no handler here: other teams may write to a
+        shared topic, so it is counted and left alone unless you say `dead_letter`, or `fail`, which ends the worker.
+        *order* is kept per record key, records without one being free of each other, or for the whole `partition`.
+        *dedupe* false takes every record for a new event: an event that comes twice takes effect twice. Else it is
+        recognised for *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by its
+        id, or by *identity*: a field of the event, or a function of it.
+        *on_dead_letter* says what becomes of the events behind one that failed for good: `skip` it, go on with them;
+        `sequence`, those of its key are parked behind it among the dead letters, in order, until it was redriven or
+        dropped; `halt`, there is no dead letter, and nothing more of the partition is started.
+        """
+        declared = Declaration(f"app.subscription({shown(topic)})")
+        declared.topic("topic", topic)
+        declared.choice("on_unknown_type", on_unknown_type, get_args(OnUnknownType))
+        declared.choice("order", order, get_args(Order))
+        declared.choice("on_dead_letter", on_dead_letter, get_args(OnDeadLetter))
+        declared.flag("dedupe", dedupe)
+        if topic in self.subscriptions:
+            raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
+        remembered = dedupe_of(self.settings.state.dedupe_window_s, dedupe_window, identity, declared)
+        if not dedupe and (dedupe_window is not None or identity is not None):
+            raise declared.error("dedupe=False leaves nothing for dedupe_window or identity to do")
+        options = Options(on_unknown_type, order, remembered if dedupe else None, on_dead_letter)
+        kafka = self.settings.kafka
+        source = self.topic(
+            kafka.topic(topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+        group = kafka.consumer_config.group_id
+        # A test's prefix stands before everything; the group has it already.
+        state_topic = f"{group}-{topic}-state"
+        self.subscriptions[topic] = Subscription(topic, source, options, self._table_names, state_topic)
+        return self.subscriptions[topic]
+
+    def agent(self, channel: Any = None, **options: Any) -> Callable[[Callable[..., Any]], AgentT[Any]]:
+        """Faust's agent decorator; takes a subscription as well."""
+        if isinstance(channel, Subscription):
+            channel.has_agent = True
+            channel = channel.topic
+        return super().agent(channel, **options)
+
+    def handles(  # each has a default
+        self,
+        event_type: type[Event],
+        *,
+        retry: Retry = Retry(),  # frozen
+        transient: type[Exception] | tuple[type[Exception], ...] = (),
+        permanent: type[Exception] | tuple[type[Exception], ...] = (),
+        retry_topics: Sequence[str | float] = (),
+        timeout_s: float | None = None,
+        breaker: Breaker = Breaker(),  # frozen
+        name: str = "",
+    ) -> Callable[[T], T]:
+        """Make a function, or a class with a method `handle`, a handler of *event_type*.
+
+        What it raises decides how the event goes on: `TransientError`, one of *transient* or a connection that fails is
+        tried again as *retry* says; `PermanentError`, `Reject` or one of *permanent* makes it a dead letter at once;
+        anything else is what `Failures.Unclassified` says. An attempt may take *timeout_s*, `Failures.HandlerTimeoutS`
+        unless set, 0 is for ever.
+        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up leaves its lane and
+        waits in topics of this group, where it has one more attempt after each wait, never before: later events of its
+        key overtake it. *breaker* says when what the handler needs counts as away: then its events wait.
+        What `Kafka.MessageTypes` says of the type wins over all this.
+        *name* is by what the handler is known: in headers, metrics and the ids of what it publishes. It is its module
+        and its own name unless set; two handlers of one name are refused.
+        What it returns is not looked at, but for work: an awaitable is awaited, and anything of that kind which an
+        async function returns, or a generator, is a failure.
+        Raises ConfigError for an option that is none, and for what can be no handler.
+        """
+        declared = Declaration("@handles")
+        check_event_type(event_type, declared)
+        declared.of = f"@handles({event_type.__name__})"
+        declared.kind("retry", retry, Retry)
+        declared.kind("breaker", breaker, Breaker)
+        if timeout_s is not None:
+            declared.number("timeout_s", timeout_s)
+        if name != "":
+            declared.name("name", name)
+        asked = Policy(retry, declared.errors("transient", transient), declared.errors("permanent", permanent))
+        policy = policy_of(self.settings, event_type, asked, retry_topics, timeout_s)
+        limit_s = policy.timeout_s
+
+        def register(target: T) -> T:
+            handler = handler_for(event_type, target, policy, breaker, name)
+            self.dispatcher.add(handler)
+            if limit_s:
+                self.timeouts_s[handler.name] = limit_s
+            return target
+
+        return register
+
+    def event_type(self, namespace: str) -> type[Event]:
+        """The handled event type that is called *namespace* on the wire. Raises KeyError when there is none."""
+        return {str(t._options.namespace): t for t in self.dispatcher.event_types}[namespace]
+
+    # What the worker needs before it starts.
+
+    def topics_needed(self) -> dict[str, int]:
+        """The topics that must exist, as named on the cluster, each with the partitions it would be created with."""
+        names = [name for s in self.subscriptions.values() for name in (s.topic_name, self.dead_letter_topic(s))]
+        return dict.fromkeys(names, self.settings.kafka.partitions)
+
+    def dead_letter_topic(self, subscription: Subscription) -> str:
+        """The dead letter topic of *subscription*, as named on the cluster."""
+        group = self.group if self.settings.dead_letter.per_group else ""
+        return dead_letter_topic(subscription.topic_name, group)
+
+    def redrive_topic(self, subscription: Subscription) -> str:
+        """Through which dead letters come back to this group, as named on the cluster."""
+        return redrive_topic(subscription.topic_name, self.group)
+
+    def topics_back(self, subscription: Subscription) -> list[str]:
+        """The topics through which records come back to this group, as named on the cluster."""
+        topic = subscription.topic_name
+        stages = range(self._stages_of(subscription))
+        retries = *(retry_topic(topic, self.group, n + 1) for n in stages), *self._retired.get(topic, ())
+        return [redrive_topic(topic, self.group), *retries]
+
+    def _stages_of(self, subscription: Subscription) -> int:
+        """How many retry topics the handlers of one topic send to."""
+        return max((len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0)
+
+    async def find_retired(self) -> dict[str, dict[str, int]]:
+        """Find the retry topics that no handler sends to any more, by source; `topics_back` has them from now on.
+
+        Each comes with its partitions. Raises UnavailableError.
+        """
+        stages = {s.topic_name: self._stages_of(s) for s in self.subscriptions.values()}
+        retired = await retired_retry_topics(self.settings, stages)
+        self._retired = {source: list(of) for source, of in retired.items()}
+        return retired
+
+    def handlers_of(self, subscription: Subscription) -> list[Handler]:
+        """Every handler of events of one topic."""
+        return handlers_of(subscription, self.dispatcher)
+
+    @property
+    def group(self) -> str:
+        """The consumer group of every worker of this app."""
+        return self.settings.kafka.consumer_config.group_id
+
+    @property
+    def state_topics(self) -> set[str]:
+        """The state changelogs of all subscriptions."""
+        return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
+
+    def is_carried(self, topic: str) -> bool:
+        """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
+        return topic in self.carried
+
+    async def prepare(self) -> None:
+        """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
+        kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
+        self.dispatcher.check()
+        check_house(self.subscriptions, self.dispatcher, kafka)
+        self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)  # agents may have set a provider
+        for export in self.exports:
+            export()
+        needed = self.topics_needed()
+        there = await look_for(kafka, needed, timeout_s)
+        if missing := sorted(needed.keys() - there.keys()):
+            raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
+        subscriptions = self.subscriptions.values()
+        self._retired = await readable_retired(self.settings, await self.find_retired(), there)
+        # 0.1 s: now, while Kafka is waited for.
+        importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "datasketches"))
+        await make_own_topics(
+            self.settings,
+            states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
+            may_grow={s.state_topic for s in subscriptions if s.state_topic and may_grow(s)},
+            back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
+            scheduled=self.scheduler.topic if self.scheduler is not None else None,
+        )
+        await importing
+        self.topics_watched = Topics(
+            needs_of(subscriptions, self.dead_letter_topic, self.topics_back, self._retired),
+            there,
+            self.sender.counts,
+            partial(grow_own_topics, self.settings),
+            lambda: cast(Any, self._consumer).look_anew(),
+            str(self.folder.path),
+        )
+        self.watch = watch_of(
+            self.settings, self.topics_watched, self.clock, self.fail,
+            is_same=self._is_same, uncarried=self.uncarried, partitions=lambda: len(self.holdings.held),
+        )  # fmt: skip
+        many_files(sum(there[s.topic_name] for s in subscriptions))
+        self.folder.lock()
+        self.holdings = holdings_of(
+            self.settings,
+            subscriptions,
+            self.folder,
+            self.sender,
+            self._note_step,
+            is_fenced=self.fencing,
+        )
+        for subscription in subscriptions:
+            subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
+            self.carried.update(subscription.topic.topics)
+            letters = self.dead_letter_topic(subscription)
+            pipeline = pipeline_of(
+                self.settings, subscription, self.dispatcher, letters=DeadLetters(
+                    letters, there[letters], self.group, self.settings.worker.version,
+                    partial(self.holdings.source_ids, subscription.topic_name),
+                ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
+                now_ms=self.clock.now_ms,
+            )  # fmt: skip
+            self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
+
+    def uncarried(self) -> list[str]:
+        """Say of each topic whose agent does not carry its events why nothing of it is handled."""
+        if (self.should_stop and self.fault is None) or not self.has_started:
+            return []
+        return [
+            f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does not carry: "
+            "all that it does has to be `await deliveries.carry()`"
+            for s in self.subscriptions.values() if not self.intake.carrying[s.topic_name]
+        ]  # fmt: skip
+
+    def _agent_of(self, subscription: Subscription) -> str:
+        agents = self.agents.items()
+        return next((name for name, of in agents if subscription.topic_name in cast(Any, of.channel).topics), "")
+
+    async def _is_same(self) -> None:
+        """Raise ConfigError when a topic is another one by now, which its state knows nothing of."""
+        if self._is_at_work():
+            await cast(Any, self._consumer).look_at_topics()
+
+    def _heed(self) -> None:
+        """Operators have told the group something."""
+        self.intake.heed()
+        if self._consumer is not None and not self.should_stop:
+            cast(Any, self._consumer).heed_seeks()
+
+    def _note_step(self, step: str) -> None:
+        self.probe(step)  # which agents set after this app was built
+
+    # What Faust calls.
+
+    def _new_web(self) -> GuardedWeb:
+        return GuardedWeb(self, connection_limits(self.settings.worker))
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _is_at_work(self) -> bool:
+        """Whether partitions are assigned and restored, and Kafka hears of this worker."""
+        if self._consumer is None or self.rebalancing or self.should_stop:
+            return False
+        consumer: Any = self._consumer
+        return bool(consumer.flow_active and consumer.is_member())
+
+    async def on_start(self) -> None:
+        """Connect our producer before anything can be handled."""
+        await super().on_start()
+        starting = [self.admin_log.start(self.settings.worker.startup_timeout_s), self.sender.start()]
+        if self.scheduler is not None:
+            starting.append(self.scheduler.start())
+        await asyncio.gather(*starting)
+        self.watchdog.start()
+        self.membership.start()
+        self.holdups.start()
+        await self.clock.measure()
+        self.watch.start()
+        settle_in()
+
+    async def on_stop(self) -> None:
+        """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
+        self.watchdog.stop()
+        self.watch.stop()
+        if self._consumer is not None and self.pipelines and not self.crash_reason:
+            self._consumer.stop_flow()
+            self.is_drained = await cast(Any, self._consumer).drain()
+        await super().on_stop()
+        self.membership.stop()
+        await self.intake.crew.stop()
+        if self.pipelines:
+            await self.holdings.release()
+        if self.scheduler is not None:
+            await self.scheduler.stop()
+        await self.admin_log.stop()
+        await self.bus.stop_requests()
+        await self.sender.stop()
+
+    async def fail(self, error: Exception) -> None:
+        """End the worker with the exit code of *error*; with 70 for a bug of ours."""
+        fault = fault_of(error) or InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
+        if isinstance(error, InvalidTimestampError) and self.clock.words:
+            fault = type(fault)(f"{self.clock.words}: {fault.message}")
+        self.fault = self.fault or fault
+        await self.crash(fault)
+
+    def discover(self, *extra_modules: str, **_: Any) -> None:
+        """Import every module of `agents`, in the order of their names. A broken one stops the start.
+
+        Faust would scan the whole origin package, in no fixed order, and skip what fails to import with a warning.
+        Raises ConfigError that names the place: starting again would not help.
+        """
+        try:
+            for name in (*agent_modules(self.project_folder), *extra_modules):
+                importlib.import_module(name)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{place_in_project(error, self.project_folder)}: {type(error).__name__}: {text_of(error)}"
+            ) from error
+
+
+def place_in_project(error: Exception, root: Path) -> str:
+    """Say in which file and line of the agents and models under *root* an import failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (root / "agents", root / "models")
+    place = next(
+        (frame for frame in frames if any(Path(frame.filename).is_relative_to(folder) for folder in own)), None
+    )
+    return f"{place.filename}:{place.lineno}" if place is not None else "the agents cannot be imported"
+
+
+def agent_modules(folder: Path) -> Iterator[str]:
+    """Name the package `agents` of the project in *folder*, and every module in it."""
+    if str(folder) not in sys.path:  # the `faust` script has the working folder there only while it imports `-A app`
+        sys.path.insert(0, str(folder))
+    yield "agents"
+    for module in pkgutil.walk_packages([str(folder / "agents")], "agents."):
+        yield module.name

@@ -1,0 +1,64 @@
+"""`faust -A app concurrency`: how many events may be in hand at once, changed while the group runs."""
+
+import click
+from faust.cli import argument, option
+
+from famulus.cli.command import Command
+from famulus.cli.control_client import meant, read_told, teller
+from famulus.cli.output import note, put_line, say
+from famulus.control.admin_topic import set_width
+from famulus.control.concurrency import WIDTH_MAX, WORKER, Widths, name_of, said
+from famulus.inspection.deadletters.redrive import whoami
+
+
+class concurrency(Command):  # the class's name is the command's
+    """Let each partition of a topic have N events in hand at once, or each worker with --all, on the whole group.
+
+    It holds until --reset, also for workers that start later; then the settings count again
+    (Worker.PartitionConcurrency and Worker.Concurrency). Without arguments it lists what is set. It needs no worker.
+
+    \b
+    For example:
+    faust -A app concurrency order-events 5 --note "the warehouse is slow"
+    faust -A app concurrency --all 200
+    faust -A app concurrency order-events --reset
+    faust -A app concurrency --json
+    """  # click wants that control character, to leave the lines as they are
+
+    options = [  # as Faust wants it
+        argument("words", nargs=-1, metavar="[TOPIC] [N]"),
+        option("--all", "is_all", is_flag=True, help="Of each worker, over all of its partitions."),
+        option("--reset", "is_reset", is_flag=True, help="As the settings say."),
+        option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
+        option("--json", "is_json", is_flag=True, help="One JSON array: what is set, then."),
+    ]
+
+    async def run(  # each is an option
+        self, words: tuple[str, ...], why: str, *, is_all: bool, is_reset: bool, is_json: bool
+    ) -> None:
+        """Do it. Raises ConfigError when nobody here reads the topic, UnavailableError without a broker."""
+        if not (words or is_all or is_reset):
+            show((await read_told(self.app)).widths, is_json=is_json)
+            return
+        wanted = (0 if is_all else 1) + (0 if is_reset else 1)
+        if len(words) != wanted:
+            raise click.UsageError("say TOPIC N, --all N, TOPIC --reset or --all --reset")
+        topic = WORKER if is_all else (await meant(self.app, words[0], None)).topic
+        count = None if is_reset else click.IntRange(1, WIDTH_MAX).convert(words[-1], None, None)
+        async with teller(self.app) as producer:
+            await set_width(producer, self.app.group, topic or WORKER, count, whoami(), why)
+        if is_json:
+            show((await read_told(self.app)).widths, is_json=True)
+        else:
+            put_line(f"{name_of(topic)}: {'as the settings say' if count is None else count}")
+
+
+def show(widths: Widths, *, is_json: bool) -> None:
+    """What is set."""
+    if is_json:
+        say(widths.rows())
+        return
+    for topic, width in sorted(widths.of.items()):
+        put_line(said(topic, width))
+    if not widths.of:
+        note("nothing is set; the settings count")

@@ -1,0 +1,55 @@
+"""`faust -A app config show|schema`: what every setting is, who said it, and what there is to set."""
+
+import json
+import os
+
+import click
+from faust.cli import argument, option
+
+from famulus.cli.command import Command
+from famulus.cli.output import put_line, say_json
+from famulus.config import settings_files
+from famulus.web.settings_list import Shown, schema, shown
+
+
+class config(Command):  # the class's name is the command's
+    """Show every setting with its unit and where it comes from (secrets are ***), or print the JSON Schema of
+    appsettings.json, for editors.
+
+    Example: faust -A app config show --json
+
+    Example: faust -A app config schema > appsettings.schema.json, and in appsettings.json the line
+    "$schema": "./appsettings.schema.json"
+    """  # noqa: D205  # click shows the first paragraph
+
+    options = [  # as Faust wants it
+        argument("action", type=click.Choice(["show", "schema"])),
+        option("--json", "is_json", is_flag=True, help="Show a JSON object a line."),
+    ]
+
+    async def run(self, action: str, *, is_json: bool) -> None:
+        """Do it."""
+        if action == "schema":
+            put_line(json.dumps(schema(), indent=2))
+            return
+        rows = shown(self.app.settings)
+        if is_json or self.json:
+            for row in rows:
+                say_json(json.dumps(row._asdict()).encode())
+            return
+        _print(rows)
+        environment = os.environ.get("ENVIRONMENT") or "not set"
+        files = [f"{file}{'' if file.exists() else ' (not there)'}" for file in settings_files()]
+        put_line(f"Layers, the last one wins: defaults, {', '.join(files)}, environment, command line")
+        put_line(f"ENVIRONMENT is {environment}; --set NAME=VALUE after a command is the command line")
+
+
+def _print(rows: list[Shown]) -> None:
+    cells = [(row.name, _text(row.value), row.unit, row.layer) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        put_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

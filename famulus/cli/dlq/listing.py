@@ -1,0 +1,171 @@
+"""`dlq list` and `dlq show`: what there is."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from famulus.application import Famulus
+from famulus.cli.dlq.render import json_lines as lines
+from famulus.cli.dlq.render import tables
+from famulus.cli.dlq.render.page import print_sight
+from famulus.cli.output import Out, console, error_console, note, say
+from famulus.deadletter.dead_letter import Audit, Letter, letter_of
+from famulus.deadletter.index import Criteria, Entry, Register
+from famulus.errors import OperatingError
+from famulus.formatting import number, printable
+from famulus.inspection.deadletters.causes import grouped
+from famulus.inspection.deadletters.detail import seen
+from famulus.inspection.deadletters.reader import Progressed, Reader, letters_topic, reading, register_of
+from famulus.inspection.deadletters.redelivery_builder import batches
+from famulus.processing.subscription import Subscription
+
+EACH_MAX = 100  # letters that are listed
+NAMED_MAX = 10  # origins in an error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. None or False: nothing."""
+
+    subscriptions: Sequence[Subscription]
+    criteria: Criteria
+    is_json: bool
+    each: bool
+    group: str | None
+    is_all: bool
+    everything: bool
+    yes: bool
+    note: str | None
+    rate: int | None
+    limit: int | None
+    is_dry: bool
+    edit: bool
+    force: bool
+
+
+async def list_letters(app: Famulus, asked: Asked) -> None:
+    """Show the letters that are meant, by causes or one by one."""
+    out = console()
+    async with reading(app) as reader:
+        for subscription in asked.subscriptions:
+            register = await registered(app, reader, subscription, asked, is_all=asked.is_all)
+            meant = [entry for entry in register.entries() if entry.is_meant]
+            if asked.each:
+                await _list_each(app, reader, subscription, asked, meant, out)
+            elif asked.is_json:
+                for group in grouped(meant, register.messages):
+                    say(lines.group_json(subscription.topic_name, group))
+            else:
+                groups = list(grouped(meant, register.messages))
+                out.put(tables.title(subscription.topic_name, f"{_letters(asked, len(meant))}"
+                          + (f", {number(len(groups), 'cause')}" if groups else "")))  # fmt: skip
+                if groups:
+                    out.put(tables.causes(groups, out.width))
+            _note_others(register, subscription)
+
+
+async def _list_each(  # noqa: PLR0917  # what there is to list
+    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, meant: Sequence[Entry], out: Out
+) -> None:  # fmt: skip
+    limit = asked.limit if asked.limit is not None else 0 if asked.is_json else EACH_MAX
+    chosen = meant[:limit] if limit else meant
+    topic = letters_topic(app, subscription, asked.group or app.group)
+    rows: list[tuple[Entry, Letter | None]] = []
+    for batch in batches(chosen, 0):
+        found = await reader.letters(topic, batch)
+        for entry in batch:
+            record = found.get(entry.place)
+            letter = letter_of(record) if record is not None else None
+            if asked.is_json:
+                say(lines.letter_json(entry, letter))
+            else:
+                rows.append((entry, letter))
+    if not asked.is_json:
+        out.put(tables.title(subscription.topic_name, _letters(asked, len(meant))))
+        if rows:
+            out.put(tables.letters(rows, out.width))
+        if len(rows) < len(meant):
+            note(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all")
+
+
+def _letters(asked: Asked, count: int) -> str:
+    of = f" of group {asked.group}" if asked.group else ""
+    like = "" if asked.criteria.is_empty else " like that"
+    return f"{number(count, 'dead letter') if count else 'no dead letters'}{of}{like}"
+
+
+def _note_others(register: Register, subscription: Subscription) -> None:
+    for group, count in sorted(register.others.items()):
+        note(f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group")
+    if register.strange:
+        what = number(register.strange, "record")
+        note(f"{subscription.topic_name}: {what} in the dead letter topic that no worker of ours wrote")
+    if register.strange_audits:
+        what = number(register.strange_audits, "record")
+        note(f"{subscription.topic_name}: {what} in the audit topic that cannot be read, left alone")
+
+
+async def show_letter(app: Famulus, asked: Asked) -> None:
+    """Show the one letter that is meant. Raises OperatingError when there is none, or more than one."""
+    async with reading(app) as reader:
+        found: list[tuple[Subscription, Entry, Register]] = []
+        audits: list[Audit] = []
+        for subscription in asked.subscriptions:
+            register = await registered(app, reader, subscription, asked, is_all=True, audits=audits)
+            found += [(subscription, entry, register) for entry in register.entries() if entry.is_meant]
+        subscription, entry, register = _only(found, asked)
+        topic = letters_topic(app, subscription, asked.group or app.group)
+        record = (await reader.letters(topic, [entry])).get(entry.place)
+        if record is None:
+            raise OperatingError(f"the letter of {entry.id.origin} is not there any more")
+        dead = {other.id.origin for other in register.entries()}
+        done = [
+            audit for audit in audits if audit.id.origin == entry.id.origin and audit.group == letter_of(record).group
+        ]
+        sight = await seen(app, reader, subscription, entry, record, done, dead)
+    if asked.is_json:
+        say(lines.sight_json(sight))
+    else:
+        print_sight(console(), sight)
+
+
+def _only(found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked) -> tuple[Subscription, Entry, Register]:
+    """The open one; where none is open, the newest. Raises OperatingError when several events are meant, or none."""
+    chosen = [letter for letter in found if letter[1].is_open] or found
+    newest = {(letter[1].id.origin, letter[1].id.only): letter for letter in chosen}  # ordered by hops
+    if not newest:
+        raise OperatingError(f"{_letters(asked, 0)}: `dlq list --each --all` shows what there is")
+    if len(newest) > 1:
+        some = ", ".join(str(origin) for origin, _ in list(newest)[:NAMED_MAX])
+        raise click.UsageError(printable(f"show takes one letter, and {len(newest)} are like that: {some}"
+                                     + (", ..." if len(newest) > NAMED_MAX else "")))  # fmt: skip
+    return next(iter(newest.values()))
+
+
+async def registered(  # each has a default
+    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, *, is_all: bool,
+    audits: list[Audit] | None = None,
+) -> Register:  # fmt: skip
+    """The letters of a subscription, with a word on what is going on."""
+    with progress(f"reading {subscription.topic_name}") as (_, progressed):
+        return await register_of(
+            app, reader, subscription, asked.criteria, group=asked.group, is_all=is_all, progressed=progressed,
+            noted=(lambda _: None) if audits is None else audits.append,
+        )  # fmt: skip
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, *, is_quiet: bool = False) -> Iterator[tuple[Progress, Progressed]]:
+    """A bar on stderr where people look at it; it is told how many more there are. *is_quiet*: lines come meanwhile."""
+    err = error_console()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=is_quiet or not err.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def progressed(count: int, of: int | None = None) -> None:
+            bar.update(task, advance=count, total=total if of is None else of)
+
+        yield bar, progressed

@@ -1,0 +1,114 @@
+"""`faust -A app pause`, `resume` and `paused`: hold up a partition, a topic or all at run time, on every worker."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import click
+from faust.cli import argument, option
+
+from famulus.application import Famulus
+from famulus.cli.command import PARTITION, Command
+from famulus.cli.control_client import meant, read_told, teller
+from famulus.cli.output import note, put_line, say
+from famulus.control.admin_topic import change
+from famulus.control.pauses import Action, Target, said
+from famulus.inspection.deadletters.redrive import whoami
+
+MEANT = (
+    argument("topic", required=False),
+    option("--partition", type=PARTITION, help="Only this one."),
+    option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
+    option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
+    option("--json", "is_json", is_flag=True, help="One JSON object: what was changed, and what is paused then."),
+)
+
+
+class Acting(Command):
+    """Pauses or resumes, as its *action* says."""
+
+    abstract = True
+    action: ClassVar[Action]
+    options = list(MEANT)  # as Faust wants it
+
+    async def run(  # each is an option
+        self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
+    ) -> None:
+        """Do it. Raises ConfigError when there is no such topic or partition, UnavailableError without a broker.
+
+        OperatingError when more than what is to go on is paused, so that it could not.
+        """
+        if (topic is None) != is_all:
+            raise click.UsageError("name a TOPIC, or say --all")
+        await do(self.app, self.action, topic, partition, why, is_json=is_json)
+
+
+class pause(Acting):  # the class's name is the command's
+    """Start nothing more of a topic, one partition or all, on every worker of the group, until `resume`.
+
+    What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it. It needs no worker.
+
+    \b
+    For example:
+    faust -A app pause order-events --note "the warehouse is moving"
+    faust -A app pause order-events --partition 3
+    """  # click wants that control character, to leave the lines as they are
+
+    action = "pause"
+
+
+class resume(Acting):  # as above
+    """Let go on what was paused: a topic with all its partitions, one partition, or everything.
+
+    \b
+    For example:
+    faust -A app resume order-events
+    faust -A app resume --all --note "moved"
+    """  # as above
+
+    action = "resume"
+
+
+class paused(Command):  # as above
+    """List what is paused: since when, by whom, and why; and what else operators told the group. It needs no worker.
+
+    For example: faust -A app paused --json
+    """
+
+    options = [  # as Faust wants it
+        option("--json", "is_json", is_flag=True, help="One JSON array, of the pauses alone.")
+    ]
+
+    async def run(self, *, is_json: bool) -> None:
+        """Do it. Raises UnavailableError without a broker."""
+        told = await read_told(self.app)
+        if is_json:
+            say(told.pauses.rows())
+            return
+        for target, why in sorted(told.pauses.of.items(), key=lambda row: str(row[0])):
+            put_line(said(target, why))
+        if not told.pauses.of:
+            note("nothing is paused")
+        for words in told.words():
+            note(words)
+
+
+async def do(  # all that is asked for
+    app: Famulus, action: Action, topic: str | None, partition: int | None, why: str, *, is_json: bool
+) -> None:
+    """Pause or resume, and say what was done."""
+    target = await meant(app, topic, partition)
+    async with teller(app) as producer:
+        pauses = (await read_told(app)).pauses
+        targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
+    if is_json:
+        say({"action": action, "changed": [str(changed) for changed in targets],
+             "paused": (await read_told(app)).pauses.rows()})  # fmt: skip
+    else:
+        put_line(_done(action, target, targets))
+
+
+def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:
+    if not targets:
+        return f"nothing of {target} was paused"
+    names = ", ".join(map(str, targets))
+    return f"paused: {names}; what is in hand ends" if action == "pause" else f"resumed: {names}"

@@ -1,0 +1,102 @@
+"""The layers as one: the last one that says something wins, and what files refer to is put in.
+
+References are looked up after that, so that nothing is missed which another layer overrides.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from famulus.config.loading.references import FILE, Expanded, expand
+from famulus.config.loading.sources import Place, Setting
+from famulus.errors import ConfigError
+
+FILE_BYTES_MAX = 64 * 1024  # of a file that is referred to: a secret or a certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A setting as it holds. *names* are the variables and files that its value was made of."""
+
+    setting: Setting
+    value: object
+    names: tuple[str, ...] = ()
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it was read from a file of its own, as secrets are."""
+        return any(name.startswith(FILE) for name in self.names)
+
+    @property
+    def layer(self) -> str:
+        """Where it comes from, for people: a file's or a variable's name, and to what that refers."""
+        return f"{self.setting.origin} ({', '.join(self.names)})" if self.names else self.setting.origin
+
+
+def merge(layers: Iterable[Iterable[Setting]]) -> dict[Place, Setting]:
+    """What holds of *layers*, the strongest last. A list counts as one value.
+
+    Raises ConfigError when one layer says something twice, in two spellings, or a section is a value elsewhere.
+    """
+    merged: dict[Place, Setting] = {}
+    for layer in layers:
+        said: dict[Place, Setting] = {}
+        for setting in layer:
+            twice = said.setdefault(setting.place, setting)
+            if twice is not setting:
+                raise ConfigError(f"settings: {twice} and {setting} are one setting, said twice: remove one")
+        merged.update(said)
+    for place, setting in merged.items():
+        for depth in range(1, len(place)):
+            above = merged.get(place[:depth])
+            if above is not None and above.value != {}:
+                raise ConfigError(f"settings: {above} is a value, and {setting} makes a section of it: remove one")
+    return merged
+
+
+def resolve(merged: Mapping[Place, Setting], variables: Mapping[str, str]) -> dict[Place, Resolved]:
+    """The settings with what they refer to. Raises ConfigError with everything that is not there, in one line."""
+    resolved: dict[Place, Resolved] = {}
+    problems: list[str] = []
+    for place, setting in merged.items():
+        parts: list[Expanded] = []
+        value = _put_in(setting.value, variables, parts) if setting.may_refer else setting.value
+        problems += [f"{problem} for {setting}" for part in parts for problem in part.problems]
+        resolved[place] = Resolved(setting, value, tuple(dict.fromkeys(n for part in parts for n in part.names)))
+    if problems:
+        raise ConfigError(
+            f"settings refer to what is not there: {'; '.join(problems)}. Set it, or say ${{NAME:-default}}"
+        )
+    return resolved
+
+
+def _put_in(value: Any, variables: Mapping[str, str], parts: list[Expanded]) -> Any:  # Any: JSON before validation
+    if isinstance(value, list):
+        return [_put_in(each, variables, parts) for each in value]
+    if not isinstance(value, str):
+        return value
+    parts.append(expand(value, variables, _read))
+    return parts[-1].text
+
+
+def _read(path: str) -> str:
+    with Path(path).open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise ValueError(f"more than {FILE_BYTES_MAX} bytes")
+    try:
+        return content.decode("utf-8-sig")  # without the mark that some editors write
+    except UnicodeDecodeError:
+        raise ValueError("no UTF-8 text") from None
+
+
+def nested(resolved: Mapping[Place, Resolved]) -> dict[str, Any]:  # Any: JSON before validation
+    """The settings as sections in sections, in plain names."""
+    tree: dict[str, Any] = {}
+    for place, setting in sorted(resolved.items(), key=lambda item: len(item[0])):
+        section = tree
+        for name in place[:-1]:
+            section = section.setdefault(name, {})
+        section[place[-1]] = {} if setting.value == {} else setting.value  # a section of this tree
+    return tree

@@ -1,0 +1,102 @@
+"""All settings of a process, and how they come together from its layers."""
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ConfigDict, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+
+from famulus.config.kafka import KafkaConfig
+from famulus.config.loading.merge import Resolved, merge, nested, resolve
+from famulus.config.loading.sources import Place, files_of, from_arguments, from_environment, from_file
+from famulus.config.section import Section, UnknownError
+from famulus.config.worker import ClaimCheckConfig, DeadLetterConfig, FailuresConfig, StateConfig, WorkerConfig
+from famulus.errors import ConfigError
+from famulus.spelling import plain
+
+
+class Said(NamedTuple):
+    """Who said a setting, for people, and whether it came from a file of its own, as secrets do."""
+
+    layer: str
+    is_secret: bool
+
+
+class Settings(Section):
+    """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # it may be a password
+
+    kafka: KafkaConfig = KafkaConfig()
+    worker: WorkerConfig = WorkerConfig()
+    state: StateConfig = StateConfig()
+    failures: FailuresConfig = FailuresConfig()
+    dead_letter: DeadLetterConfig = DeadLetterConfig()
+    claim_check: ClaimCheckConfig = ClaimCheckConfig()
+    _said: Mapping[Place, Said] = PrivateAttr(default_factory=dict)
+
+    @property
+    def said(self) -> Mapping[Place, Said]:
+        """Who said which setting when they were read; what is not among them is a default."""
+        return self._said
+
+    @property
+    def commit_interval_s(self) -> float:
+        """Between two offset commits, seconds."""
+        consumer = self.kafka.consumer_config
+        forced = consumer.enable_auto_commit == "forced"
+        return consumer.auto_commit_interval_ms / 1000 if forced else self.worker.commit_interval_s
+
+
+def settings_files() -> list[Path]:
+    """The settings files of this process, the weaker first; they need not be there. Raises ConfigError."""
+    folder = os.environ.get("APPSETTINGS_DIR")
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(
+            f"APPSETTINGS_DIR {folder!r} is no folder: name the one that has appsettings.json, or unset it"
+        )
+    return files_of(Path(folder or "."), os.environ.get("ENVIRONMENT", ""))
+
+
+def _read_layers() -> dict[Place, Resolved]:
+    """What files, environment and command line say now, and where. Raises ConfigError."""
+    said = [from_file(file) for file in settings_files()]
+    said.append(from_environment(os.environ, [plain(name) for name in Settings.model_fields]))
+    said.append(from_arguments(sys.argv))
+    return resolve(merge(said), os.environ)
+
+
+def read_settings() -> Settings:
+    """The settings as the layers say them now. Raises ConfigError with one line that names every wrong setting."""
+    layers = _read_layers()
+    try:
+        settings = Settings.model_validate(nested(layers))
+    except ValidationError as error:
+        faults = "; ".join(_line(fault, layers) for fault in error.errors(include_input=False, include_url=False))
+        raise ConfigError(f"settings: {faults}") from None
+    settings._said = {place: Said(of.layer, of.is_secret) for place, of in layers.items()}
+    return settings
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process, read once. Raises as `read_settings`."""
+    return read_settings()
+
+
+def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
+    """One fault: the setting, what is wrong, and who said it."""
+    said = [str(part) for part in fault["loc"]]
+    unknown = fault.get("ctx", {}).get("error")
+    place = tuple(
+        plain(part)
+        for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) and unknown.is_one else [])]
+    )
+    origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
+    origin = f" ({origins[0]})" if len(origins) == 1 else ""
+    name = f"{'.'.join(said)}: " if said else ""
+    return f"{name}{fault['msg'].removeprefix('Value error, ')}{origin}"

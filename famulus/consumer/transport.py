@@ -1,0 +1,349 @@
+"""What of Faust's inside is replaced: whole partition batches reach the pipeline, only finished offsets go out.
+
+Faust keeps group membership, assignment, tables' recovery, the command line and the web server. Its own consumer path
+builds four futures per message, commits past an unfinished record (faust-streaming #606) and acknowledges what failed
+to decode, so records of subscriptions never enter it. Topics that plain Faust agents and changelogs read still do.
+Everything here is private API of faust-streaming 0.15.3, which is why that version is pinned.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol, cast
+
+import structlog
+from aiokafka import TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from famulus.consumer.assignment import Intake
+from famulus.consumer.fetcher import POLL_S, ConsumerThread, Packed
+from famulus.consumer.hold_ups import HoldUpNotes
+from famulus.consumer.seek_executor import COMMIT_AGAIN_S, COMMIT_TRIES, Seeking
+from famulus.consumer.session import Lease
+from famulus.consumer.start_offsets import Known, starts
+from famulus.errors import OperatingError
+from famulus.processing.offset_tracker import OnCommitAhead
+from famulus.processing.partition_processor import Flow
+from famulus.processing.pipeline import Pipeline
+from famulus.state.identity import Note
+from famulus.state.manager import Held, Holdings
+
+log = structlog.get_logger()
+BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
+
+
+class Host(Protocol):
+    """What the transport needs of our app beside Faust's own."""
+
+    pipelines: Mapping[str, Pipeline]  # by source topic
+    intake: Intake
+    holdings: Holdings
+    seeking: Seeking
+    holdups: HoldUpNotes
+    on_commit_ahead: OnCommitAhead
+    drain_timeout_s: float
+
+
+class Consumer(driver.Consumer):
+    """Hands whole partition batches over, and commits what their ledgers say is finished."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.lease = Lease()
+
+    @property
+    def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
+        return self.app
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave it to the watchdog. Faust's own look fails where a position is being reset, and ends the worker."""
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                await self._fetch()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:  # else a stop in the middle of a rebalance would count as a crash
+                raise
+        except OperatingError as error:
+            await self._host.fail(error)
+
+    async def _fetch(self) -> None:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
+            return
+        intake: Intake = self._host.intake
+        paused = intake.paused()
+        busy = intake.busy() - paused
+        free = self._get_active_partitions() - busy - paused
+        if free:
+            await self._poll(free, BUSY_POLL_S if busy else POLL_S)
+            await asyncio.sleep(0)
+        else:
+            await self.sleep(BUSY_POLL_S if busy else POLL_S)
+
+    async def _poll(self, partitions: set[TP], wait_s: float) -> None:
+        """Hand over what was fetched."""
+        self.not_waiting_next_records.clear()
+        try:
+            fetched: Any = await self._getmany(active_partitions=partitions, timeout=wait_s)
+        finally:
+            self.not_waiting_next_records.set()
+        if self.suspend_flow.is_set():
+            return  # a rebalance waits for us to let go; when it is over, every position is set anew
+        if not fetched:
+            self._note_moved(partitions)
+        taken: dict[TP, Packed] = {
+            TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
+        }
+        ours = {tp for tp in taken if self._host.is_carried(tp.topic)}
+        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
+        flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
+        for tp, packed in taken.items():
+            if tp not in self.assignment():  # revoked while something was delivered
+                continue
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            if tp not in ours:
+                await self._deliver_singly(tp, packed.consumer_records())
+            elif (flow := flows[tp]) is not None:
+                for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
+                    await channel.queue.put(flow)
+
+    def _note_moved(self, partitions: set[TP]) -> None:
+        """Tell the intake where reading goes on: a log that is empty now brings no fetch that would tell it."""
+        for tp in partitions:
+            if (state := self._state_of(tp)) is not None and state.has_valid_position:
+                self._host.intake.moved(tp, state.position)
+
+    def _receive(self, tp: TP, packed: Packed) -> Flow | None:
+        flow: Flow | None = self._host.intake.receive(tp, packed)
+        if flow is not None:
+            self._read_offset[tp] = packed.next_offset - 1
+        return flow
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Read on from *offset*: what was fetched before and not unpacked is of no use."""
+        self._host.intake.forget(partition)
+        await super().seek(partition, offset)
+
+    async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
+        """Faust's own way, for changelogs and for topics that plain agents read."""
+        for record in records:
+            read = self._read_offset[tp]
+            if read is not None and record.offset < read:
+                continue
+            if read and record.offset - read > 1 and self.app.topics.acks_enabled_for(tp.topic):
+                await self._add_gap(tp, read + 1, record.offset - 1)
+            await self.callback(self._to_message(tp, record))
+            self._read_offset[tp] = record.offset
+
+    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed commit is none, nor is
+    # one that began before what is to be committed had ended.
+
+    async def maybe_wait_for_commit_to_finish(self) -> bool:
+        """Wait for a commit that is under way, which never stands for the one that is asked for now."""
+        while (under_way := self._commit_fut) is not None:
+            await asyncio.wait([under_way])  # who waits may be cancelled, others wait for the same
+        return False
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        left_out = cast(Any, self._thread).uncommitted if committed else before.keys()
+        self._committed_offset.update({tp: offset for tp, offset in before.items() if tp in left_out})
+        return committed
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        ours = (tp for tp in self._host.intake.ours if topics is None or tp in topics or tp.topic in topics)
+        yield from ours
+        yield from super()._filter_tps_with_pending_acks(topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        try:
+            return self._host.intake.settled_offset(tp)  # type: ignore[no-any-return]  # the host is Any
+        except KeyError:
+            return super()._new_offset(tp)
+
+    async def perform_seek(self) -> None:
+        """Set every position explicitly.
+
+        aiokafka's own seek does nothing for a group without a commit, which can drop records that were fetched across
+        the first rebalance. Faust resumes the partitions before it seeks, and the flow after: a poll in between would
+        take records that no flow is open for, and nobody would read them again.
+        """
+        self.stop_flow()
+        await self.wait_for_stopped_flow()
+        await self._carry_out_seeks()
+        await super().perform_seek()
+        self.renew_lease()
+        held = self._held()
+        begins = await self._starts(held)
+        back = {tp: begins.get(tp, self._read_offset[tp] or 0) for tp in self._back()}
+        self._host.holdings.anew.clear()
+        await self._host.holdings.adopt()
+        for tp, offset in begins.items():
+            await self.seek(tp, offset)
+        self._host.holdups.tidy({tp: begins.get(tp, self._committed_offset[tp]) or 0 for tp in held})
+        self._host.intake.open({
+            tp: (self._host.pipelines[tp.topic], of, begins.get(tp, self._committed_offset[tp]) or 0)
+            for tp, of in held.items() if not of.partition.is_abandoned
+        }, back)  # fmt: skip
+        self.heed_seeks()
+
+    def _held(self) -> dict[TP, Held]:
+        return {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
+
+    async def _carry_out_seeks(self) -> None:
+        """Move what an operator wants moved, before anybody asks where reading begins."""
+        seeking: Seeking = self._host.seeking
+        held = self._held()
+        if orders := await seeking.due(held):
+            begins, ends = await self.earliest_offsets(*orders), await self.highwaters(*orders)
+            spans = {tp: (begins[tp], ends[tp]) for tp in orders}
+            await seeking.carry_out(orders, held, spans, cast(Any, self._thread).commit)
+
+    async def look_at_topics(self) -> None:
+        """Look whether our topics are still the same. Where one without state is not, read it from its beginning.
+
+        Raises as `Holdings.look` does.
+        """
+        if anew := await self._host.holdings.look():
+            log.warning("topics were deleted and made anew", topics=sorted(anew))
+            cast(Any, self._thread).rejoin()
+
+    def heed_seeks(self) -> None:
+        """Where a partition of ours is to go on elsewhere, join the group anew: that is when it does."""
+        if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
+            cast(Any, self._thread).rejoin()
+
+    def _back(self) -> list[TP]:
+        """Those of our partitions through which records come back."""
+        back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
+        return [tp for tp in back if self._host.is_carried(tp.topic)]
+
+    async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
+        """Where reading begins, where that is not the committed offset, see `worker.starts`. Raises as that does."""
+        plain = (tp for tp in self.assignment() if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp)))
+        known = {tp: Known(None, self._committed_offset[tp], self._read_offset[tp], has_state=False) for tp in plain}
+        holdings: Holdings = self._host.holdings
+        notes = await cast(Any, self._thread).commit_notes(held)
+        ends = await holdings.epoch_ends()
+        known |= {
+            tp: Known(
+                of.partition.processed, self._committed_offset[tp], self._read_offset[tp], of.partition.source_id,
+                notes.get(tp, Note()), of.settler is not None, tp.topic in holdings.anew, ends.get(tp),
+            )
+            for tp, of in held.items()
+        }  # fmt: skip
+        is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
+        found = await starts(known, self, self._host.on_commit_ahead, is_earliest=is_earliest)
+        if found.fresh:
+            await self._commit_first(found.fresh)
+        for tp, count in found.gone.items():
+            if (pipeline := self._host.pipelines.get(tp.topic)) is not None:
+                pipeline.counts.gone += count
+        unread = [tp for tp in self._back() if self._read_offset[tp] is None]
+        begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
+        return found.begins | {tp: begins[tp] for tp in unread}
+
+    async def _commit_first(self, offsets: Mapping[TP, int]) -> None:
+        """Have the group know the topics of *offsets* from now on, so that `latest` is applied to them once."""
+        for _ in range(COMMIT_TRIES):
+            if await cast(Any, self._thread).commit_first(offsets):
+                return
+            await asyncio.sleep(COMMIT_AGAIN_S)
+
+    async def partitions(self, topics: Collection[str]) -> set[TP]:
+        """Every partition of *topics*, whoever has it."""
+        return await cast(Any, self._thread).partitions(topics)  # type: ignore[no-any-return]
+
+    async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
+        """What the group has committed of *partitions*; nothing is left out."""
+        return await cast(Any, self._thread).commits(partitions)  # type: ignore[no-any-return]
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish the work in hand and commit it before Faust forgets the partitions."""
+        self.stop_flow()
+        await self.wait_for_stopped_flow()  # a poll across a rebalance would take records that nobody may have yet
+        await self.drain()
+        await super().on_partitions_revoked(revoked)
+        self._host.intake.open({})
+        await self._host.holdings.release()
+
+    async def drain(self) -> bool:
+        """Let the work in hand end and commit it. False when it did not end within the drain timeout."""
+        intake: Intake = self._host.intake
+        if not intake.flows:
+            return True
+        if not self.is_member():
+            log.warning("the group gave our partitions to others; what is in hand is left to them")
+            intake.abandon()
+            return False
+        drained = await intake.close(self._host.drain_timeout_s)
+        if not drained:
+            log.warning("work in hand did not end in time; it will be read again", limit_s=self._host.drain_timeout_s)
+        await self.commit()
+        return drained
+
+    def look_anew(self) -> None:
+        """Have the client notice by now what has changed about its topics, and the group assign them."""
+        cast(Any, self._thread).look_anew()
+
+    def unfetched(self, tp: TP) -> int:
+        """How many records of a partition can be fetched and are not, as the last fetch said.
+
+        What stands behind an open transaction cannot.
+        """
+        state = self._fetch_state(tp)
+        return 0 if state is None else int(max(state.lso - state.position, 0))
+
+    def open_since(self, tp: TP) -> int | None:
+        """Where a transaction begins that is still open, once all before it was fetched; None when there is none."""
+        state = self._fetch_state(tp)
+        is_behind = state is not None and 0 <= state.lso < state.highwater and state.position >= state.lso
+        return state.lso if is_behind else None
+
+    def _fetch_state(self, tp: TP) -> Any:  # Any: aiokafka is untyped
+        """Return what the last fetch said of a partition, None before one."""
+        state = self._state_of(tp)
+        return None if state is None or state.lso is None or not state.has_valid_position else state
+
+    def _state_of(self, tp: TP) -> Any:
+        """Return what aiokafka knows of a partition of ours, None when it is none."""
+        subscription = cast(Any, self._thread)._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
+
+    @property
+    def coordinator(self) -> Any:
+        """The group coordinator of aiokafka, None before the thread has one."""
+        consumer = cast(Any, self._thread)._consumer
+        return consumer._coordinator if consumer is not None else None
+
+    def join_again(self) -> None:
+        """Have the coordinator go on behind an error of the group that it keeps until somebody asks."""
+        cast(Any, self._thread).join_again()
+
+    def renew_lease(self) -> None:
+        """Count joining the group as a heartbeat."""
+        self.lease.renew(cast(Any, self._thread)._consumer._coordinator)
+
+    def has_place(self) -> bool:
+        """Whether the group counts on us now: a heartbeat was answered in time, and we have not left."""
+        return self.is_member() and self.coordinator.generation > 0
+
+    def is_member(self) -> bool:
+        """Whether the group still counts on us, see `worker.lease`."""
+        return self.lease.is_held(self.app.conf.broker_session_timeout)
+
+
+class Transport(driver.Transport):
+    """Faust's Kafka transport with our consumer."""
+
+    Consumer = Consumer

@@ -1,0 +1,139 @@
+"""The watchdog: notices a partition whose work waits while nobody works on it, says so, and ends the worker in time.
+
+It knows no single fault. Each look asks two questions of a partition: does anything wait, and has anything changed
+since the look before? What is paused, halted, refused by Kafka, in a handler's hands or waits for another attempt has a
+reason that is told elsewhere. The rest is a fault, of ours or of somebody who has cancelled what carries events.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from famulus.consumer.assignment import Intake
+from famulus.errors import InvariantError
+from famulus.formatting import number
+from famulus.processing.partition_processor import Flow
+from famulus.processing.task_pool import Crew
+from famulus.runtime.periodic import Beat
+
+log = structlog.get_logger()
+LOOKS = 6  # within the time after which a partition counts as stalled
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Work of one partition that waits without a reason. *why* says so in words; any progress changes *mark*.
+
+    *at_least_s*: for so long it ends no worker, because something else has a limit of its own.
+    """
+
+    why: str
+    mark: Hashable
+    at_least_s: float = 0.0
+
+
+class Stalls:
+    """How long work has waited, by partition. Pure: a look is given the time that has passed since the last one."""
+
+    def __init__(self, stalled_s: float, ends_s: float) -> None:
+        self._stalled_s, self._ends_s = stalled_s, ends_s
+        self._seen: dict[TP, tuple[Waiting, float]] = {}
+
+    def look(self, passed_s: float, waiting: Mapping[TP, Waiting]) -> None:
+        """Look once more, *passed_s* after the last time. What is not among *waiting* gets on."""
+        before, self._seen = self._seen, {}
+        for tp, now in waiting.items():
+            was, for_s = before.get(tp, (None, 0.0))
+            is_same = was is not None and was.mark == now.mark
+            self._seen[tp] = now, for_s + passed_s if is_same else 0.0
+
+    @property
+    def stalled(self) -> list[str]:
+        """What stands still, in words."""
+        return [
+            f"{tp.topic}-{tp.partition} stands still for {for_s:.0f} s: {waiting.why}"
+            for tp, (waiting, for_s) in self._seen.items() if for_s >= self._stalled_s
+        ]  # fmt: skip
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether anything has stood still for so long that the worker has to end."""
+        return any(for_s >= max(self._ends_s, waiting.at_least_s) for waiting, for_s in self._seen.values())
+
+
+class Watchdog:
+    """Looks at the partitions of *intake*. *unfetched* says how many records of one can be fetched and are not.
+
+    *is_at_work* says whether partitions are assigned and restored, *on_fault* ends the worker. A partition counts as
+    stalled after *stalled_s* seconds and ends the worker after *ends_s*; one whose group Kafka has not acknowledged
+    only *send_s* later than that, since sending has a limit of its own.
+    """
+
+    def __init__(  # noqa: PLR0917  # all that it is tied to
+        self, intake: Intake, unfetched: Callable[[TP], int], is_at_work: Callable[[], bool],
+        on_fault: Callable[[Exception], Awaitable[Any]], stalled_s: float, ends_s: float, send_s: float,
+    ) -> None:  # fmt: skip
+        self._intake, self._unfetched, self._is_at_work, self._on_fault = intake, unfetched, is_at_work, on_fault
+        self._stalls = Stalls(stalled_s, ends_s)
+        self._send_s = ends_s + send_s
+        self._beat = Beat(stalled_s / LOOKS, self._look)
+        self._said: list[str] = []
+        self._ending: asyncio.Future[Any] | None = None
+
+    @property
+    def stalled(self) -> list[str]:
+        """What stands still without a reason, in words."""
+        return self._stalls.stalled
+
+    def start(self) -> None:
+        """Look every so often from now on."""
+        self._beat.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._beat.stop()
+
+    def _look(self, passed_s: float) -> None:
+        self._stalls.look(passed_s, dict(self._waiting()) if self._is_at_work() else {})
+        stalled = self.stalled
+        if stalled and not self._said:
+            log.error("work waits and nobody works on it", stalled=stalled)
+        self._said = stalled
+        if self._stalls.is_hopeless:
+            self.stop()
+            self._ending = asyncio.ensure_future(self._on_fault(InvariantError("; ".join(stalled))))
+
+    def _waiting(self) -> Iterator[tuple[TP, Waiting]]:
+        for tp, flow in self._intake.flows.items():
+            if not (flow.is_closing or flow.halted or flow.paused or flow.blocked):
+                waiting = waiting_of(flow, self._intake.crew, self._unfetched(tp), self._send_s)
+                if waiting is not None:
+                    yield tp, waiting
+
+
+def waiting_of(flow: Flow, crew: Crew, unfetched: int, send_s: float) -> Waiting | None:
+    """Say what of *flow* waits although nothing speaks against its going on now. None when nothing does."""
+    lanes, settling = flow.lanes, flow.settling
+    if settling.group_mark is not None:
+        why = "Kafka or the disk has not taken what its events did"
+        return Waiting(why, (settling.group_mark, flow.settled_offset), send_s)
+    why = ""
+    if crew.holds(flow):
+        pass  # a handler is at it, which has a time limit of its own
+    elif lanes.held:
+        why = f"{number(lanes.held, 'event')} began, and no task carries them"
+    elif flow.has_more and (flow.is_listed or not lanes.resting):
+        what = number(lanes.waiting, "event") if lanes.waiting else "what was fetched"
+        why = "" if crew.is_full else f"{what} and all behind it wait to be handled"
+    elif lanes.resting:
+        pass  # until another attempt, or until what a handler needs is there again
+    elif flow.offsets.in_flight:
+        why = f"{number(flow.offsets.in_flight, 'event')} ended, and nothing settles them"
+    elif unfetched:
+        why = f"{number(unfetched, 'record')} stand in the log, and none is fetched"
+    mark = flow.settled_offset, flow.position, flow.offsets.next_offset, lanes.waiting, lanes.held, lanes.resting
+    return Waiting(why, (mark, unfetched)) if why else None

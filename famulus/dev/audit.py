@@ -1,0 +1,91 @@
+"""`make audit`: known faults of the locked packages, without those that somebody has looked at and put off.
+
+What is put off stands in deploy/audit.toml with its reason and the day on which it ends, so none is forgotten.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from famulus.dev.worker import ROOT
+from famulus.errors import ConfigError, UnavailableError
+
+LOCKS = "deploy/requirements.lock", "requirements.lock", "bench/requirements.lock"
+KNOWN_BAD = "jinja2==2.4.1"  # with faults that every database has known for years
+
+
+def ignored(file: Path, today: date) -> list[str]:
+    """The ids of the faults that are put off in *file*.
+
+    Raises ConfigError for one without id, reason or day, for one whose day has come, and for a file that is no TOML.
+    """
+    try:
+        entries = tomllib.loads(file.read_text("utf-8")).get("ignore", [])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    ids = []
+    for entry in entries:
+        name, reason, expires = entry.get("id"), entry.get("reason"), entry.get("expires")
+        if not (name and reason and isinstance(expires, date)) or len(entry) != 3:
+            raise ConfigError(f"{file}: {name or entry} needs an id, a reason, and a day like expires = 2026-12-31")
+        if expires <= today:
+            raise ConfigError(
+                f"{file}: {name} was put off until {expires} ({reason}): look again, then renew or remove"
+            )
+        ids.append(str(name))
+    return ids
+
+
+def knows_faults(report: str) -> bool:
+    """Whether pip-audit's JSON *report* on `KNOWN_BAD` names a fault: an index may answer and know of none at all."""
+    with suppress(ValueError, AttributeError):
+        return any(package.get("vulns") for package in json.loads(report)["dependencies"])
+    return False
+
+
+def _look(file: str, *options: str, **run: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pip_audit", "--disable-pip", *options, "-r", file]
+    return subprocess.run(command, cwd=ROOT, check=False, text=True, **run)  # our own arguments
+
+
+def check_database() -> None:
+    """Raise UnavailableError when no database of faults can be asked, or when it does not know an old one."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(KNOWN_BAD)
+        file.flush()
+        asked = _look(file.name, "--no-deps", "--format=json", capture_output=True)
+    if not knows_faults(asked.stdout):
+        raise UnavailableError(
+            f"no database of known faults answers (it should know some of {KNOWN_BAD}), so nothing was looked up: "
+            "run this where pip-audit reaches one"
+        )
+
+
+@click.command()
+@click.argument("locks", nargs=-1)
+def audit(locks: Sequence[str]) -> None:
+    """Look for known faults in LOCKS, all lock files unless named.
+
+    Exits 1 for a fault, 69 when no database of faults answers, 78 for an exception gone by.
+    """
+    ids = ignored(ROOT / "deploy" / "audit.toml", datetime.now(UTC).date())
+    options = [option for name in ids for option in ("--ignore-vuln", name)]
+    check_database()
+    codes = []
+    for lock in locks or LOCKS:
+        click.echo(lock)
+        codes.append(_look(lock, "--strict", "--require-hashes", *options).returncode)
+    raise SystemExit(max(codes))
+
+
+if __name__ == "__main__":
+    audit()

@@ -1,0 +1,128 @@
+"""How letters are spoken of, on a terminal and on a page alike."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from famulus.deadletter.dead_letter import Cause
+from famulus.deadletter.index import HOPS_MAX, Plan, text_of
+from famulus.formatting import number, printable, short, time_text
+from famulus.inspection.deadletters.detail import Sight
+from famulus.inspection.deadletters.diff import Difference, Differences, What, cut_path, type_of
+
+TOO_DEEP = "(nested too deeply to be shown)"
+KINDS = {
+    "poison": "its bytes are not the event that they should be",
+    "unknown_type": "nobody here handles its type",
+    "permanent": "its handler said that it will never work",
+    "rejected": "its handler does not want it",
+    "exhausted": "its handler failed as often as it may",
+    "timeout": "its handler took too long as often as it may",
+    "parked": "an earlier event of its key is here",
+}
+TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
+VALUES_SHOWN = 20  # of fields that merely have other values
+LINES_MAX = 100  # of the others
+SHOWN = 60  # characters of a value
+OURS = re.compile(r"^(builtins|app|famulus)\.(\w+\.)*(?=\w+$)")
+WHAT: dict[What, str] = {"missing": "missing", "added": "added", "type": "other type", "value": "other value"}
+
+
+def error_name(name: str) -> str:
+    """Shorten the *name* of an error's type: those of Python and of the engine need no module.
+
+    Versions before the engine was a package of its own called the latter `app.errors`.
+    """
+    return OURS.sub("", name)
+
+
+def why(cause: Cause) -> str:
+    """A cause in one line."""
+    error = error_name(cause.error)
+    return printable(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
+
+
+def key_text(key: bytes | None) -> str:
+    """A key as people see it."""
+    return "(none)" if key is None else printable(text_of(key))
+
+
+def otherwise(plan: Plan) -> list[str]:
+    """What is not as it was asked for, a line each."""
+    said = []
+    for entries, one, many in (
+        (plan.added, "goes along, since another waits behind it", "go along, since others wait behind them"),
+        (plan.refused, f"stays, {TOO_OFTEN}", f"stay, {TOO_OFTEN}"),
+        (plan.held, "stays behind one that stays", "stay behind one that stays"),
+    ):
+        if entries:
+            what = f"{number(len(entries), 'letter')} {one if len(entries) == 1 else many}"
+            first = f" (the first: {entries[0].id.origin})" if len(entries) > 1 else f" ({entries[0].id.origin})"
+            said.append(f"{what}{first}")
+    return said
+
+
+def facts_of(sight: Sight) -> dict[str, str]:
+    """What there is to know of a letter besides its value, by names; what is empty is left out."""
+    letter, cause = sight.letter, sight.letter.cause
+    attempts = f"after {number(letter.attempts, 'attempt')}" if letter.attempts else ""
+    since = f"the first {time_text(letter.first_ms)} UTC" if letter.attempts > 1 else ""
+    facts = {
+        "cause": f"{cause.id}  {why(cause)}\n{KINDS.get(cause.kind, '')}",
+        "place": printable(cause.place),
+        "message": printable(letter.message),
+        "failed": ", ".join(filter(None, (f"{time_text(letter.at_ms)} UTC", attempts, since))),
+        "event": printable(f"{sight.event_type or 'of an unknown type'}  {letter.event_id}"),
+        "key": key_text(letter.key),
+        "written": f"{time_text(letter.timestamp_ms)} UTC",
+        "group": printable(f"{letter.group}, version {letter.version} of its code"),
+        "redriven": number(letter.id.hops, "time") if letter.id.hops else "",
+        "edited": f"its first value had the SHA-256 {letter.edited}" if letter.edited else "",
+        "only for": printable(letter.id.only),
+    }
+    return {name: value.strip("\n") for name, value in facts.items() if value}
+
+
+def done_to(sight: Sight) -> list[str]:
+    """What was done about the event before, a line each."""
+    return [
+        printable(f"{time_text(audit.at_ms)} UTC  {audit.action}{', edited' if audit.edited else ''} by {audit.who}"
+                  + (f": {audit.note}" if audit.note else ""))
+        for audit in sight.audits
+    ]  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One difference in words. *is_faint*: the value is merely another one, as values of good events are."""
+
+    path: str
+    what: str
+    here: str
+    there: str
+    is_faint: bool
+
+
+def difference_rows(found: Sequence[Difference], fault: str = "") -> tuple[list[Row], int]:
+    """The differences that say most, first what stands at the path *fault*; and how many more there are."""
+    fault = cut_path(fault)
+    faults = [difference for difference in found if difference.path == fault]
+    says = [difference for difference in found if difference.what != "value" and difference.path != fault]
+    values = [difference for difference in found if difference.what == "value" and difference.path != fault]
+    rows = []
+    for difference in [*faults[:LINES_MAX], *says[:LINES_MAX], *values[:VALUES_SHOWN]]:
+        what = "at fault" if difference.path == fault else WHAT[difference.what]
+        mine = "" if difference.what == "missing" else _value(difference.here, difference.what)
+        other = "" if difference.what == "added" else _value(difference.there, difference.what)
+        rows.append(Row(printable(difference.path), what, mine, other, what == WHAT["value"]))
+    uncounted = found.left if isinstance(found, Differences) else 0
+    return rows, len(says[LINES_MAX:]) + len(values[VALUES_SHOWN:]) + uncounted
+
+
+def _value(value: Any, what: str) -> str:  # Any: JSON
+    try:
+        text = printable(short(msgspec.json.encode(value).decode(), SHOWN))
+    except RecursionError:
+        text = TOO_DEEP
+    return f"{type_of(value)} {text}" if what == "type" else text

@@ -1,0 +1,112 @@
+"""`dlq show`: one letter with all that is known of it, and beside it the last event of its type that was good."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from famulus.application import Famulus
+from famulus.deadletter.dead_letter import Audit, Letter, Origin, letter_of
+from famulus.deadletter.index import Entry
+from famulus.deadletter.record import sender_headers
+from famulus.errors import DecodeError
+from famulus.inspection.deadletters.diff import Difference, differences
+from famulus.inspection.deadletters.reader import Reader
+from famulus.inspection.deadletters.redelivery_builder import StaysError, sent_back
+from famulus.processing.handlers import EventTypes
+from famulus.processing.subscription import Subscription
+from famulus.serialization.json_codec import json_of
+from famulus.serialization.records import Headers, Record, attributes_of, event_type_of
+from famulus.wiring import decoder_of, types_of
+
+SCANNED = 1_000  # records before the event, for a good one of its type
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One letter, and what was done to its event (*audits*).
+
+    *value* is that of the event; *gone* says why there is none. *fault* is what is wrong with it by this code. *good*
+    is the origin of the event that it is compared with.
+    """
+
+    entry: Entry
+    letter: Letter
+    headers: Headers
+    event_type: str
+    value: bytes | None
+    gone: str
+    fault: str
+    audits: Sequence[Audit]
+    good: Origin | None = None
+    differences: Sequence[Difference] = ()
+
+
+async def seen(  # noqa: PLR0917  # all that is known
+    app: Famulus, reader: Reader, subscription: Subscription, entry: Entry, record: Any, audits: Sequence[Audit],
+    dead: Container[Origin],
+) -> Sight:  # fmt: skip
+    """Look at *entry*, which is *record*. *dead* has the origins of all letters: none of these is a good event."""
+    letter = letter_of(record)
+    known = types_of(subscription, app.dispatcher)
+    types = {str(of._options.namespace) for of in known}
+    decoder = decoder_of(app.settings, subscription, app.dispatcher)
+    value, gone, fault = None, "", ""
+    try:
+        _, returned = await sent_back(reader, record, "redrive", None)
+    except StaysError as error:
+        gone = str(error)
+        name = event_type_of(record.headers) or ""
+    else:
+        value = returned.value
+        name = _type_name(attributes_of(returned), value, types)
+        fault = fault_in(decoder, returned)
+    good = None
+    if name in types and letter.id.origin.topic == subscription.topic_name:
+        good = await _good_before(reader, decoder, letter.id.origin, name, dead)
+    value = decoder.shown(value)
+    here, there = json_of(value), json_of(decoder.shown(good.value) if good is not None else None)
+    return Sight(
+        entry, letter, sender_headers(record.headers), name, value, gone, fault, audits,
+        Origin(good.topic, good.partition, good.offset) if good is not None else None,
+        differences(here, there) if here is not None and there is not None else (),
+    )  # fmt: skip
+
+
+def fault_in(decoder: EventTypes, record: Any) -> str:  # Any: a `Returned`, which passes for a record
+    """What is wrong with the value of *record*, nothing if it is an event that somebody here handles."""
+    try:
+        event = decoder.decode(record)
+    except DecodeError as error:
+        return str(error)
+    return "a type that nobody here handles" if event is None else ""
+
+
+def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
+    """The event's type: by its attributes, by what Faust writes into the value, else the only one that there is."""
+    name = event_type_of(headers)
+    content = json_of(value)
+    if name is None and isinstance(content, dict) and isinstance(content.get("__faust"), dict):
+        name = str(content["__faust"].get("ns"))
+    return name or (next(iter(types)) if len(types) == 1 else "")
+
+
+async def _good_before(
+    reader: Reader, decoder: EventTypes, origin: Origin, name: str, dead: Container[Origin]
+) -> Record | None:
+    """The last record before *origin* that is an event of the type, and did not fail."""
+    good = None
+    if origin.partition >= (await reader.partitions(origin.topic))[origin.topic]:
+        return None
+    at = TopicPartition(origin.topic, origin.partition)
+    async for record in reader.between(at, max(origin.offset - SCANNED, 0), origin.offset):
+        if Origin(record.topic, record.partition, record.offset) in dead:
+            continue
+        try:
+            event = decoder.decode(record)
+        except DecodeError:
+            continue
+        if event is not None and str(type(event)._options.namespace) == name:
+            good = record
+    return good

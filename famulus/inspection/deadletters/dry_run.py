@@ -1,0 +1,249 @@
+"""`dlq redrive --dry-run`: what the handlers of this code would make of the letters, with all effects thrown away.
+
+Rows are read from the state changelog; what one letter would write, the next one sees. What handlers do outside, by
+services or otherwise, is real.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, cast
+
+import msgspec
+from faust import Record as Event
+
+from famulus.application import Famulus
+from famulus.deadletter.dead_letter import Origin
+from famulus.deadletter.index import Entry, Plan
+from famulus.deadletter.masking import masked
+from famulus.deadletter.redelivery import Returned
+from famulus.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
+from famulus.inspection.changelog_reader import Fold, places_of
+from famulus.inspection.changelog_reader import reading as reading_state
+from famulus.inspection.deadletters.reader import Reader
+from famulus.inspection.deadletters.redelivery_builder import StaysError, batches, sent_back
+from famulus.processing.handlers import Handler
+from famulus.processing.subscription import Subscription
+from famulus.serialization.claim_check import is_claim_check
+from famulus.serialization.records import delivery_of, event_type_of
+from famulus.state.changelog import ROW, store_mark, stored_mark, table_and_key
+from famulus.state.dedupe import is_within, key_back
+from famulus.state.partition_state import Partition
+from famulus.state.unit_of_work import Unit, enter
+from famulus.wiring import decoder_of
+
+Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row that would be written, as JSON. *before* None: there was none; *after* None: it would be deleted."""
+
+    table: str
+    key: str
+    before: str | None
+    after: str | None
+
+
+@dataclass
+class Trial:
+    """What would become of one letter. *handler* would fail by *error* (its type) and *message*."""
+
+    entry: Entry
+    verdict: Verdict
+    handler: str = ""
+    error: str = ""
+    message: str = ""
+    rows: list[Change] = field(default_factory=list)
+    events: list[tuple[str, str, str]] = field(default_factory=list)  # topic, type and key
+
+
+@dataclass
+class End:
+    """How letters of one cause would end alike. *first* stands for them."""
+
+    first: Trial
+    count: int = 0
+    rows: int = 0
+    events: int = 0
+
+
+class Rows:
+    """The state of one partition in memory, which takes the place of a store."""
+
+    is_open = True
+
+    def __init__(self, fold: Fold) -> None:
+        self.stream_ms = fold.decoded.stream_ms
+        self._rows = {**fold.rows, **fold.marks}
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a row."""
+        return self._rows.get(key)
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of rows."""
+        return [self._rows.get(key) for key in keys]
+
+    def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose keys begin with *prefix*, from *prefix* and *start* on, in the order of their keys."""
+        return iter(sorted((k, v) for k, v in self._rows.items() if k.startswith(prefix) and k >= prefix + start))
+
+    def update(self, rows: dict[bytes, bytes | None]) -> None:
+        """Write."""
+        for key, value in rows.items():
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+
+
+async def tried(
+    app: Famulus, reader: Reader, subscription: Subscription, plan: Plan, edited: bytes | None = None
+) -> AsyncIterator[Trial]:
+    """What would become of each letter that is chosen, in this order. *edited*: the value of the only letter.
+
+    Holds the rows and marks of one partition in memory. Raises ConfigError when a service is missing.
+    """
+    app.dispatcher.check()
+    topic = app.dead_letter_topic(subscription)
+    by_partition = subscription.options.order == "partition"
+    failed: dict[object, Origin] = {}  # of each sequence whatever would fail again
+    async with reading_state(app) as logs:
+        places = {at.partition: at for at in (await places_of(app, [subscription]))[subscription]}
+        for number, group in groupby(plan.chosen, key=lambda entry: entry.id.origin.partition):
+            rows = Rows(await logs.fold(places[number]) if number in places else Fold())
+            stage = _Stage(app, subscription, number, rows)
+            for batch in batches(list(group), 0):
+                found = await reader.letters(topic, batch)
+                for entry in batch:
+                    sequence = entry.sequence(by_partition=by_partition)
+                    if sequence in failed:
+                        yield Trial(entry, "parked", message=f"behind {failed[sequence]}")
+                        continue
+                    trial = await _trial(reader, stage, entry, found.get(entry.place), edited)
+                    if trial.verdict in ("fails", "stays") and sequence in plan.ordered:
+                        failed[sequence] = entry.id.origin
+                    yield trial
+            stage.end()
+
+
+async def _trial(reader: Reader, stage: "_Stage", entry: Entry, record: Any, edited: bytes | None) -> Trial:
+    try:
+        _, returned = await sent_back(reader, record, "redrive", edited)
+    except StaysError as error:
+        return Trial(entry, "stays", message=str(error))
+    return await stage.trial(entry, returned)
+
+
+class _Stage:
+    """One partition, as a worker that owned it would have it. A record is a `Returned`, which passes for one."""
+
+    def __init__(self, app: Famulus, subscription: Subscription, number: int, rows: Rows) -> None:
+        self._app = app
+        self._subscription = subscription
+        self._number = number
+        self._rows = rows
+        self._types = decoder_of(app.settings, subscription, app.dispatcher)
+
+    def end(self) -> None:
+        """The next partition comes."""
+        self._subscription.held.pop(self._number, None)
+
+    async def trial(self, entry: Entry, record: Returned) -> Trial:
+        try:
+            sealed = is_claim_check(record)
+            redeemed = await self._app.claims.redeem(record) if sealed else record
+            event = self._types.decode(redeemed, is_redeemed=sealed)
+        except ClaimStoreError as error:
+            raise UnavailableError(f"the store of large payloads is away: {error}") from error
+        except DecodeError as error:
+            return Trial(entry, "fails", error="DecodeError", message=str(error))
+        if event is None:
+            return self._unknown(entry, record)
+        if self._is_duplicate(event, record):
+            return Trial(entry, "duplicate", message="an event with its id was handled already")
+        handlers = self._app.dispatcher.by_type.get(type(event), [])
+        if record.handler:
+            handlers = [handler for handler in handlers if handler.name == record.handler]
+            if not handlers:
+                return Trial(entry, "fails", record.handler, "PermanentError", "there is no such handler any more")
+        # Any: the store of a worker is on disk, this one only looks like it.
+        subscription, group_bytes = self._subscription, self._app.settings.state.group_bytes
+        partition = Partition(self._number, cast(Any, self._rows), group_bytes, subscription.topic_name)
+        subscription.held[self._number] = partition
+        unit = Unit(partition, record)
+        # In a task of its own, whose context nobody else sees.
+        failed = await asyncio.create_task(self._handle(event, unit, handlers))
+        if failed is not None:
+            name, fault = failed
+            says = masked(str(fault), record) if self._types.hides else str(fault)
+            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says)
+        filled = partition.filling
+        trial = Trial(entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()])
+        for sent in filled.outbox:
+            key = (sent.key or b"").decode("utf-8", "backslashreplace")
+            trial.events.append((sent.topic, event_type_of(sent.headers) or "", key))
+        self._rows.update(
+            {**filled.rows, self._marks(event, record)[0]: store_mark(self._rows.stream_ms, record.offset)}
+        )
+        return trial
+
+    async def _handle(self, event: Event, unit: Unit, handlers: list[Handler]) -> tuple[str, Exception] | None:
+        """Run the handlers, each once; the first that fails, and its error."""
+        enter(unit)
+        name = ""
+        try:
+            for handler in handlers:
+                name = handler.name
+                unit.savepoint(name)
+                await self._call(handler, event, unit)
+            unit.join()
+        except Exception as error:  # whatever a handler raises
+            return name, error
+        finally:
+            unit.end()
+        return None
+
+    async def _call(self, handler: Handler, event: Event, unit: Unit) -> None:
+        limit_s = self._app.timeouts_s.get(handler.name)
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                await self._app.dispatcher.call(handler, event, delivery_of(unit.record, unit.event_id, 1))
+        except TimeoutError:
+            if timeout.expired():
+                raise HandlerTimeoutError(f"it took longer than {limit_s:g} s") from None
+            raise
+
+    def _unknown(self, entry: Entry, record: Any) -> Trial:
+        what = f"nobody here handles {event_type_of(record.headers) or 'its type'}"
+        is_left = self._subscription.options.on_unknown_type == "ignore"
+        return Trial(entry, "ignored" if is_left else "fails", message=what)
+
+    def _marks(self, event: Event, back: Returned) -> list[bytes]:
+        dedupe = self._subscription.options.dedupe
+        key = key_back(back, dedupe)
+        return dedupe.keys_of(event, back) if dedupe is not None and not key else [key]
+
+    def _is_duplicate(self, event: Event, back: Returned) -> bool:
+        dedupe = self._subscription.dedupe_back
+        if dedupe is None:
+            return False
+        raw = next((found for key in self._marks(event, back) if (found := self._rows.get(key)) is not None), None)
+        return raw is not None and is_within(stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event)))
+
+    def _change(self, row: bytes, value: bytes | None) -> Change:
+        name, key = table_and_key(row) if row[:1] == ROW else ("?", row)
+        table = self._subscription.tables[name]
+        text = table.key_text(key)
+
+        def shown(raw: bytes | None) -> str | None:
+            if raw is None:
+                return None
+            try:
+                return table.shown(key, raw).decode()
+            except ValueError as error:  # a row that older code wrote
+                return msgspec.json.encode(f"not shown: {error}").decode()
+
+        return Change(name, text, shown(self._rows.get(row)), shown(value))

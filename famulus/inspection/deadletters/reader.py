@@ -1,0 +1,222 @@
+"""Reading from outside of any group: all letters of a topic in turn, or some of them again, by their places."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from famulus.application import Famulus
+from famulus.config import KafkaConfig
+from famulus.deadletter.dead_letter import Audit, audit_in, letter_of
+from famulus.deadletter.index import Criteria, Entry, Place, Register
+from famulus.deadletter.topics import audit_topic, dead_letter_topic
+from famulus.errors import ConfigError, UnreadableError
+from famulus.inspection.changelog_reader import answered, check_size
+from famulus.kafka.admin import partitions_of
+from famulus.kafka.client import connection_of
+from famulus.kafka.log_reader import poll
+from famulus.kafka.record_batches import TRIES, UnreadableBatchError
+from famulus.kafka.silence import quiet
+from famulus.processing.subscription import Subscription
+from famulus.serialization.stray_records import StrayRecordError, read
+
+Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
+POLL_MS = 200
+GAP = 1_000  # records that are read in vain rather than asked for anew
+READ_AT_ONCE = 500
+STOP_S = 3.0  # where no broker answers
+
+
+class Reader:
+    """Reads what is committed. Made by `reading`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, settings: KafkaConfig, timeout_s: float) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._at: TopicPartition | None = None
+        self._spans: dict[TopicPartition, tuple[int, int]] = {}  # where a partition began and ended
+        self._partitions: dict[str, int] = {}  # of topics that were asked for
+
+    async def partitions(self, *topics: str) -> dict[str, int]:
+        """How many partitions each of *topics* has, 0 for one that is not there."""
+        if unknown := [topic for topic in topics if topic not in self._partitions]:
+            there = await partitions_of(self._settings, unknown, self._timeout_s)
+            self._partitions.update({topic: there.get(topic, 0) for topic in unknown})
+        return {topic: self._partitions[topic] for topic in topics}
+
+    async def all(
+        self, topic: str, partitions: int, progressed: Progressed = lambda *_: None, records_max: int | None = None
+    ) -> AsyncIterator[Any]:
+        """Every record that is there now, in the order of each partition.
+
+        Raises TimeoutError when none comes, TooMuchError when there are more than *records_max*.
+        """
+        places = [TopicPartition(topic, number) for number in range(partitions)]
+        if not places:
+            return
+        consumer = self._consumer
+        consumer.assign(places)
+        self._at = None
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        count = sum(ends.values()) - sum(begins.values())
+        check_size(topic, count, records_max)
+        progressed(0, count)
+        await consumer.seek_to_beginning(*places)
+        waited_ms = 0
+        while left := [at for at in places if await consumer.position(at) < ends[at]]:
+            consumer.pause(*(at for at in places if at not in left))
+            found = await poll(consumer, timeout_ms=POLL_MS, max_records=READ_AT_ONCE)
+            waited_ms = 0 if found else waited_ms + POLL_MS
+            self._check(waited_ms, topic)
+            for at, records in found.items():
+                for record in records:
+                    if record.offset < ends[at]:
+                        yield record
+                progressed(len(records), None)
+
+    async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
+        """The records of a partition from offset *start* to before *stop*, as far as they are there (still).
+
+        Raises UnreadableError behind those that stand before one that cannot be read.
+        """
+        consumer = self._consumer
+        if self._at != at:
+            consumer.assign([at])
+            self._at = at
+            consumer.seek(at, start)
+        elif not start - GAP <= await consumer.position(at) <= start:
+            consumer.seek(at, start)
+        if at not in self._spans or self._spans[at][1] < stop:
+            self._spans[at] = await self.span(at)
+        begin, end = self._spans[at]
+        stop = min(stop, end)
+        if await consumer.position(at) < begin:
+            consumer.seek(at, begin)
+        waited_ms, step, tries = 0, READ_AT_ONCE, 0
+        while (position := await consumer.position(at)) < stop:
+            most = min(stop - position, step)
+            try:
+                records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
+            except UnreadableBatchError as error:
+                step, tries = 1, tries + 1  # one by one, up to those that cannot be read
+                if position >= error.first_offset and (tries > TRIES or not error.is_damaged):
+                    self._at = None  # whoever goes on does so elsewhere
+                    raise UnreadableError(str(error.args[0]), at.topic, error.first_offset, error.next_offset) from None
+                continue
+            tries = 0 if records else tries
+            waited_ms = 0 if records else waited_ms + POLL_MS
+            self._check(waited_ms, at.topic)
+            for record in records:
+                if start <= record.offset < stop:
+                    yield record
+
+    async def span(self, at: TopicPartition) -> tuple[int, int]:
+        """Where a partition begins and ends now. Raises TimeoutError."""
+        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
+            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
+            return begins[at], ends[at]
+
+    async def letters(self, topic: str, entries: Iterable[Entry]) -> Mapping[Place, ConsumerRecord]:
+        """The records of *entries* again, as far as they are there still."""
+        found: dict[Place, ConsumerRecord] = {}
+        wanted = sorted(entry.place for entry in entries)
+        for partition, places in groupby(wanted, key=lambda place: place[0]):
+            offsets = {offset for _, offset in places}
+            for start, stop in runs(sorted(offsets)):
+                async for record in self.between(TopicPartition(topic, partition), start, stop):
+                    if record.offset in offsets:
+                        found[partition, record.offset] = record
+        return found
+
+    async def one(self, topic: str, partition: int, offset: int) -> ConsumerRecord | None:
+        """The record at a place, None when there is none (any more)."""
+        if partition >= (await self.partitions(topic))[topic]:
+            return None
+        async for record in self.between(TopicPartition(topic, partition), offset, offset + 1):
+            return record
+        return None
+
+    def _check(self, waited_ms: int, topic: str) -> None:
+        if waited_ms > self._timeout_s * 1000:
+            raise TimeoutError(f"no record of {topic} came")
+
+
+def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
+    """*offsets*, ascending, as few stretches to be read in one go: first, and behind the last."""
+    found: list[tuple[int, int]] = []
+    for offset in offsets:
+        if found and offset - found[-1][1] <= gap:
+            found[-1] = found[-1][0], offset + 1
+        else:
+            found.append((offset, offset + 1))
+    return found
+
+
+@asynccontextmanager
+async def reading(app: Famulus) -> AsyncIterator[Reader]:
+    """Read. What goes wrong with the cluster inside becomes an UnavailableError."""
+    kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
+    consumer = _consumer(kafka)
+    reader = Reader(consumer, kafka, timeout_s)
+    letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
+    await reader.partitions(*letters, *map(audit_topic, letters))  # this waits for a broker that is just starting
+    with quiet():
+        async with answered(app):
+            try:
+                await consumer.start()
+                await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+                yield reader
+            finally:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_S):
+                        await consumer.stop()
+
+
+def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        **connection_of(settings), group_id=None, enable_auto_commit=False,
+        auto_offset_reset="earliest", isolation_level="read_committed", fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=settings.consumer_config.max_partition_fetch_bytes,
+    )  # fmt: skip
+
+
+async def register_of(  # each has a default
+    app: Famulus, reader: Reader, subscription: Subscription, criteria: Criteria, *,
+    group: str | None = None, is_all: bool = False, noted: Callable[[Audit], None] = lambda _: None,
+    progressed: Progressed = lambda *_: None, records_max: int | None = None,
+) -> Register:  # fmt: skip
+    """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
+
+    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is missing, TooMuchError
+    when one of the two topics has more than *records_max*.
+    """
+    group = group or app.group
+    topic = letters_topic(app, subscription, group)
+    audits = audit_topic(topic)
+    there = await reader.partitions(topic, audits)
+    if not there[topic]:
+        raise ConfigError(f"missing topics: {topic}; create them with `faust -A app topics apply`")
+    register = Register(group, criteria, is_all=is_all)
+    async for record in reader.all(audits, there[audits], records_max=records_max):
+        try:
+            audit = read(record, audit_in)
+        except StrayRecordError:
+            register.strange_audits += 1
+        else:
+            register.note(audit)
+            noted(audit)
+    async for record in reader.all(topic, there[topic], progressed, records_max):
+        try:
+            register.add(read(record, letter_of), (record.partition, record.offset))
+        except StrayRecordError:
+            register.strange += 1
+    return register
+
+
+def letters_topic(app: Famulus, subscription: Subscription, group: str) -> str:
+    """Where the dead letters of *group* are, as named on the cluster."""
+    return dead_letter_topic(subscription.topic_name, group if app.settings.dead_letter.per_group else "")

@@ -1,0 +1,218 @@
+"""What is said of one event, judged from what the logs say. Pure: no Kafka, no clock.
+
+The order of the questions is that of what people need to know first: is there such an event, is it a dead letter, is it
+settled, is it being tried, what is it behind?
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from famulus.control.pauses import Target, Why, said
+from famulus.formatting import behind_transaction, duration, time_text
+from famulus.state.changelog import Mark
+from famulus.state.failure_state import Attempts, Tried
+
+State = Literal[
+    "gone", "not written", "behind a transaction", "no record", "dead letter", "parked", "redriven", "dropped",
+    "handled", "duplicate", "ignored", "settled", "paused", "in back-off", "behind", "next", "waiting", "nobody reads",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A dead letter of the event. *was*: what was done about it and when, empty while it is open."""
+
+    cause: str
+    kind: str
+    handler: str
+    error: str
+    message: str
+    at_ms: int
+    was: str = ""
+    was_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The event waits in a retry *topic* for another attempt of *handler*, which is due then (ms since 1970)."""
+
+    topic: str
+    handler: str
+    attempts: int
+    first_ms: int
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the logs say of the event at *offset*, and of its partition.
+
+    *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it lies beyond. *mark* is
+    that of its id, *letters* are ordered by time, *postponed* says where it waits in retry topics, *before* has the
+    unsettled offsets of its key in front of it, and *tried* the attempts at any event of the partition. *members* are
+    at work in the group, *pause* is what somebody has paused that the partition is part of, *written* the end of the
+    log for those who read what is not committed.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    begin: int
+    end: int
+    is_there: bool = False
+    type_name: str = ""
+    is_handled_type: bool = True
+    fault: str = ""  # why it does not decode
+    next_offset: int = 0
+    is_ahead: bool = False
+    mark: Mark | None = None
+    letters: Sequence[Dead] = ()
+    postponed: Sequence[Postponed] = ()
+    dead_before: int | None = None  # a dead letter that later events of its key wait behind
+    before: Sequence[int] = ()
+    tried: dict[int, Attempts] = field(default_factory=dict)
+    members: int = 0
+    pause: tuple[Target, Why] | None = None
+    written: int = 0
+
+    @property
+    def place(self) -> str:
+        """As other commands want it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """*why* in words, *action* is what gets it on: a command, or something to do; empty when nothing is to be done."""
+
+    state: State
+    why: str
+    action: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing of the event is left to be done."""
+        return self.state in {"handled", "duplicate", "redriven", "dropped", "settled", "ignored"}
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether somebody has to do something about it."""
+        return self.state in {"dead letter", "parked", "nobody reads"}
+
+
+def answer_of(facts: Facts, now_ms: int) -> Answer:
+    """Where the event is, why, and what gets it on."""
+    if not facts.is_there:
+        return _absent(facts)
+    if facts.letters and not facts.letters[-1].was:
+        return _dead(facts)
+    if facts.postponed:
+        return _on_its_way(facts, now_ms)
+    if facts.letters:
+        return _dead(facts)
+    if facts.is_ahead or facts.offset < facts.next_offset:
+        return _settled(facts)
+    return _on_its_way(facts, now_ms)
+
+
+def _absent(facts: Facts) -> Answer:
+    if facts.end <= facts.offset < facts.written:
+        whose = f"--topic {facts.topic} --partition {facts.partition}"
+        return Answer("behind a transaction", behind_transaction(f"{facts.topic}-{facts.partition}", facts.end),
+                      f"whoever began it has to end it; kafka-transactions.sh describe-producers {whose} says who "
+                      "that is")  # fmt: skip
+    if facts.offset >= facts.end:
+        return Answer("not written", f"the partition ends at offset {max(facts.end, facts.written)}")
+    if facts.offset < facts.begin:
+        return Answer("gone", f"the log begins at offset {facts.begin}: retention has removed it")
+    return Answer("no record", "there is no record: removed by compaction, a transaction's mark, or of an aborted one")
+
+
+def _dead(facts: Facts) -> Answer:
+    last = facts.letters[-1]
+    when = time_text(last.at_ms)
+    what = f"{last.error} in {last.handler}" if last.handler else last.error
+    if last.was:
+        again = f"{what} at {when}; it was {last.was} at {time_text(last.was_ms)}"
+        return Answer("dropped" if last.was == "dropped" else "redriven", again)
+    if last.kind == "parked":
+        behind = f"offset {facts.dead_before}" if facts.dead_before is not None else "an earlier one"
+        first = f"{facts.topic}/{facts.partition}/{facts.dead_before}"
+        redrive = f"faust -A app dlq redrive {first}" if facts.dead_before is not None else _redrive(facts)
+        return Answer("parked", f"since {when} behind the dead letter of {behind}, which has the same key", redrive)
+    return Answer("dead letter", f"{last.kind} at {when}: {what}: {last.message}", _redrive(facts))
+
+
+def _redrive(facts: Facts) -> str:
+    return f"faust -A app dlq redrive {facts.place}"
+
+
+def _settled(facts: Facts) -> Answer:
+    if facts.mark is not None and facts.mark.offset != facts.offset:
+        return Answer("duplicate", f"the same event was handled at offset {facts.mark.offset}, "
+                      f"of the time {time_text(facts.mark.seen_ms)}")  # fmt: skip
+    if facts.mark is not None:
+        return Answer("handled", f"its effects are settled; it is remembered, as of {time_text(facts.mark.seen_ms)}")
+    if not facts.is_handled_type:
+        return Answer("ignored", f"nobody here handles {facts.type_name}", "add a handler, or leave it")
+    return Answer(
+        "settled", f"the partition is settled up to offset {facts.next_offset}; nothing tells more of the event"
+    )
+
+
+def _on_its_way(facts: Facts, now_ms: int) -> Answer:
+    if not facts.members:
+        return Answer("nobody reads", f"it waits, and no worker is in the group; settled up to {facts.next_offset}",
+                      "faust -A app worker")  # fmt: skip
+    if facts.pause is not None:  # nothing is started, and no further attempt is made
+        return Answer("paused", said(*facts.pause), _resume(facts.pause[0]))
+    return _in_line(facts, now_ms)
+
+
+def _in_line(facts: Facts, now_ms: int) -> Answer:
+    if facts.postponed:
+        return Answer("in back-off", _postponed(facts, now_ms), "nothing: it is tried again by itself")
+    if facts.offset in facts.tried:
+        return Answer("in back-off", _tried(facts.tried[facts.offset], now_ms), "nothing: it is tried again by itself")
+    if facts.before:
+        first = facts.before[0]
+        attempts = f", which is {_tried(facts.tried[first], now_ms)}" if first in facts.tried else ""
+        return Answer("behind", f"{len(facts.before)} of its key come first, beginning with offset {first}{attempts}",
+                      f"faust -A app explain {facts.topic} {facts.partition} {first}")  # fmt: skip
+    if facts.fault:
+        return Answer("waiting", f"it will be a dead letter: {facts.fault}")
+    if facts.offset == facts.next_offset:
+        return Answer("next", "it is the first one that is not settled, so it is in hand",
+                      "see the worker's /livez for what is in hand for too long")  # fmt: skip
+    ahead = facts.offset - facts.next_offset
+    return Answer("waiting", f"{ahead} offsets of the partition, none of its key, come first or are in hand with it",
+                  "faust -A app lag")  # fmt: skip
+
+
+def _resume(target: Target) -> str:
+    if not target.topic:
+        return "faust -A app resume --all"
+    return f"faust -A app resume {target.topic}" + (
+        "" if target.partition is None else f" --partition {target.partition}"
+    )
+
+
+def _postponed(facts: Facts, now_ms: int) -> str:
+    """In which retry topics it waits, for which handlers."""
+    return "; ".join(
+        f"waits in {of.topic}, {_tried({of.handler: Tried(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
+        for of in facts.postponed
+    )
+
+
+def _tried(attempts: Attempts, now_ms: int) -> str:
+    """How often each handler has failed, and when it is tried again."""
+    said = []
+    for handler, tried in attempts.items():
+        if not tried.attempts:
+            continue
+        wait_s = (tried.due_ms - now_ms) / 1000
+        when = f"tried again in {duration(wait_s)}" if wait_s > 0 else "due now"
+        said.append(f"{handler} has failed {tried.attempts} times since {time_text(tried.first_ms)}, {when}")
+    return "; ".join(said) or "waiting for a retry topic"

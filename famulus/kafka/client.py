@@ -1,0 +1,46 @@
+"""The one place that says how an aiokafka client reaches the cluster. Every client of ours is made with it."""
+
+import logging
+from typing import Any
+
+from famulus.config import KafkaConfig
+from famulus.kafka import decompression as _unpacking  # noqa: F401  # every client of ours is bounded by being made here
+from famulus.kafka.oauth import source_of
+from famulus.kafka.tls import context_of
+
+
+def connection_of(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
+    """The keyword arguments that producers, consumers and admin clients have in common: where, how, as whom.
+
+    Certificates are read anew for each client, so a new one is used from the next start on. Raises ConfigError when a
+    file cannot be read.
+    """
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": settings.security_protocol,
+    }
+    if settings.is_encrypted:
+        arguments["ssl_context"] = context_of(settings)
+    if settings.is_sasl:
+        arguments["sasl_mechanism"] = settings.sasl_mechanism
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            arguments["sasl_oauth_token_provider"] = source_of(settings.alone)
+        else:
+            arguments["sasl_plain_username"] = settings.sasl_username
+            arguments["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+    return arguments
+
+
+PRIVATE = "SaslAuthenticate", "Produce", "Fetch"  # a password or a token; events
+
+
+def _hide_bytes(record: logging.LogRecord) -> bool:
+    """Have aiokafka's debug log not show the bytes of a login, which are the password, nor those of events."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            type(arg).__name__ if type(arg).__name__.startswith(PRIVATE) else arg for arg in record.args
+        )
+    return True
+
+
+logging.getLogger("aiokafka.conn").addFilter(_hide_bytes)

@@ -1,0 +1,175 @@
+"""Why a broker does not let us in. aiokafka logs it and says that it cannot connect, as if nobody had answered.
+
+So after a failure we knock ourselves: what is wrong with a login or a certificate stays wrong, which is said at once,
+while a broker that is only away may come back.
+"""
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from famulus.config import KafkaConfig
+from famulus.errors import AccessError, ConfigError, OperatingError, UnavailableError
+from famulus.kafka.client import connection_of
+from famulus.kafka.oauth import TokenError, TokenServerError
+
+KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
+REFUSED = f"[Errno {errno.ECONNREFUSED}]"
+EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
+
+
+async def why_refused(settings: KafkaConfig) -> OperatingError | None:
+    """What keeps us out, None when nothing does: then brokers are away, or were for a moment.
+
+    Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may be others.
+    """
+    if settings.security_protocol == "PLAINTEXT":
+        return None
+    arguments = connection_of(settings)
+    waiting = list(_addresses(settings.bootstrap_servers))
+    knocked: set[tuple[str, int]] = set()
+    while waiting:
+        host, port = waiting.pop(0)
+        if (host, port) in knocked:
+            continue
+        knocked.add((host, port))
+        try:
+            waiting += await _knock(host, port, arguments)
+        except (OSError, KafkaError, TimeoutError) as error:
+            if (refused := _explained(error, settings, f"{host}:{port}")) is not None:
+                return refused
+    return None
+
+
+async def why_away(settings: KafkaConfig) -> str:
+    """In words, why no broker of `BootstrapServers` can be talked to; empty when one can, by now."""
+    arguments = connection_of(settings)
+    addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
+    found = await asyncio.gather(*(_why(host, port, arguments, settings) for host, port in addresses))
+    return "; ".join(found) if all(found) else ""
+
+
+async def _why(host: str, port: int, arguments: dict[str, Any], settings: KafkaConfig) -> str:
+    try:
+        async with asyncio.timeout(KNOCK_MS / 1000):
+            await _knock(host, port, arguments)
+    except (OSError, KafkaError, TimeoutError, EOFError) as error:
+        reason = next(filter(None, (_reason(cause, settings) for cause in _causes(error))), type(error).__name__)
+        return f"{host}:{port} {reason}"
+    return ""
+
+
+def _reason(error: BaseException, settings: KafkaConfig) -> str:
+    """What an error of a connection means, empty where a cause of it may say more."""
+    protocol, text, reason = f"Kafka.SecurityProtocol is {settings.security_protocol}", str(error), ""
+    is_refused = text.startswith("Multiple exceptions:") and text.count(REFUSED) == text.count("[Errno")  # asyncio's
+    if isinstance(error, socket.gaierror):
+        reason = f"is a name that is not known here ({error.strerror})"
+    elif isinstance(error, ssl.SSLError):
+        reason = f"does not speak TLS as we do: a listener without it? {protocol}"
+    elif isinstance(error, TimeoutError):
+        reason = "does not answer"
+    elif isinstance(error, ConnectionRefusedError) or is_refused:
+        reason = "refuses connections: nothing listens there"
+    elif isinstance(error, (KafkaConnectionError, ConnectionError, EOFError)) and error.__cause__ is None:
+        cure = "a listener without TLS" if settings.is_encrypted else "a listener that wants TLS, or a login"
+        reason = f"ends the connection: {cure}? {protocol}"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = f"cannot be reached ({error.strerror})"
+    return reason
+
+
+def _addresses(servers: str) -> Iterator[tuple[str, int]]:
+    for address in servers.split(","):
+        host, _, port = address.strip().rpartition(":")
+        yield host.strip("[]"), int(port)
+
+
+async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[str, int]]:
+    """Connect as a client does and ask for the brokers of the cluster. Raises what is in the way."""
+    known = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
+    connection = await create_conn(host, port, request_timeout_ms=KNOCK_MS, **known)
+    try:
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+    return [(broker[1], broker[2]) for broker in answer.brokers]
+
+
+def _explained(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+    """The line for the person who starts us. Never with a secret, and never with a text of somebody else's."""
+    for cause in _causes(error):
+        explain = _about_tls if isinstance(cause, ssl.SSLError) else _about_login
+        if (refused := explain(cause, settings, address)) is not None:
+            return refused
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _about_tls(error: BaseException, settings: KafkaConfig, address: str) -> AccessError | None:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return AccessError(_about_theirs(error, address))
+        case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
+            return AccessError(_about_ours(reason, settings, address))
+    return None
+
+
+def _about_theirs(error: ssl.SSLCertVerificationError, address: str) -> str:
+    cures = {
+        EXPIRED: "it must be renewed",
+        WRONG_HOST: "Kafka.BootstrapServers and the broker's advertised.listeners must use a name that it was made for",
+    }
+    cures[WRONG_ADDRESS] = cures[WRONG_HOST]
+    cure = cures.get(error.verify_code, "Kafka.SslCaLocation must name the authority that signed it")
+    return f"the certificate of the broker at {address} is not accepted: {error.verify_message.rstrip('.')}; {cure}"
+
+
+def _about_ours(reason: str, settings: KafkaConfig, address: str) -> str:
+    alert = reason.partition("ALERT_")[2].replace("_", " ").lower()
+    cure = "the one in Kafka.SslCertificateLocation must be valid and signed by an authority that the broker knows"
+    if settings.ssl_certificate_location is None:
+        cure = "set Kafka.SslCertificateLocation and SslKeyLocation"
+    return f"the broker at {address} does not accept our certificate ({alert}): {cure}"
+
+
+def _about_login(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+    server = settings.sasl_oauthbearer_token_endpoint_url
+    match error:
+        case TokenError():
+            cure = "check Kafka.SaslOauthbearerClientId and SaslOauthbearerClientSecret"
+            return AccessError(f"no token from {server}: {error.args[0]}; {cure}")
+        case TokenServerError():
+            return UnavailableError(f"no token from {server}: it does not answer as it should ({error.args[0]})")
+        case UnsupportedSaslMechanismError():
+            return ConfigError(
+                f"the broker at {address} does not take SaslMechanism {settings.sasl_mechanism}: set another"
+            )
+        case SaslAuthenticationFailed() if settings.sasl_mechanism == "OAUTHBEARER":
+            return AccessError(
+                f"the broker at {address} does not accept the token of client {settings.sasl_oauthbearer_client_id}: "
+                "check Kafka.SaslOauthbearerScope, and the broker's issuer and audience"
+            )
+        case SaslAuthenticationFailed():
+            return AccessError(
+                f"the broker at {address} does not let {settings.sasl_username} in by {settings.sasl_mechanism}: check "
+                "Kafka.SaslUsername and SaslPassword"
+            )
+    return None

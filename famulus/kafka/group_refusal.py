@@ -1,0 +1,83 @@
+"""Why a consumer group does not take a worker, in words, with the cure: what the broker answers is a code."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import BrokerResponseError, kafka_errors
+
+from famulus.config import KafkaConfig
+from famulus.errors import ConfigError, OperatingError, UnavailableError
+from famulus.kafka.admin import admin_of, not_allowed
+from famulus.kafka.group_admin import Asker
+from famulus.observability.logs import described
+
+SESSION_LIMITS = "group.min.session.timeout.ms", "group.max.session.timeout.ms"
+RIGHTS = {"GroupAuthorizationFailed": "read in", "TopicAuthorizationFailed": "read the topics of"}
+
+
+class GroupMaxSizeReachedError(BrokerResponseError):  # type: ignore[misc]  # aiokafka is untyped
+    """The group has as many members as it may. aiokafka has no error for this code."""
+
+    errno = 81
+    message = "GROUP_MAX_SIZE_REACHED"
+
+
+kafka_errors.setdefault(GroupMaxSizeReachedError.errno, GroupMaxSizeReachedError)
+
+
+async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float) -> OperatingError:
+    """Say why the group of *settings* refuses a worker with *error*, of aiokafka's group coordinator.
+
+    The brokers are asked for what the code leaves open, for *timeout_s* seconds at most.
+    """
+    config = settings.consumer_config
+    group = config.group_id
+    told = described(error)  # an error that aiokafka does not expect stands in the text of another one
+    for right, what in RIGHTS.items():
+        if right in told:
+            return not_allowed(f"{what} consumer group {group}")
+    if "InconsistentGroupProtocol" in told:
+        others = await _asked(settings, _others, timeout_s, "others")
+        why = (
+            f"consumer group {group} is used by {others}, with another way of sharing out partitions: stop them, or "
+            "set another Kafka.ConsumerConfig.GroupId"
+        )
+    elif "InvalidSessionTimeout" in told:
+        allowed = await _asked(settings, _session_limits, timeout_s, "others")
+        why = (
+            f"Kafka.ConsumerConfig.SessionTimeoutMs is {config.session_timeout_ms} ms, the brokers allow {allowed} "
+            f"({', '.join(SESSION_LIMITS)}): set what they allow"
+        )
+    elif "InvalidGroupId" in told:
+        why = f"the brokers take {group!r} for no name of a consumer group: set another Kafka.ConsumerConfig.GroupId"
+    elif "GroupMaxSizeReached" in told:
+        why = f"consumer group {group} has as many members as the brokers allow (group.max.size): start fewer workers"
+    else:
+        return UnavailableError(f"the brokers do not let this worker into consumer group {group}: {told}")
+    return ConfigError(why)
+
+
+async def _asked(
+    settings: KafkaConfig, ask: Callable[[Asker, AIOKafkaAdminClient], Awaitable[str]], timeout_s: float, unless: str
+) -> str:
+    """Return what *ask* learns, or *unless* when the brokers do not tell."""
+    with suppress(OperatingError):
+        async with admin_of(settings, timeout_s) as admin:
+            return await ask(Asker(admin, settings.consumer_config.group_id), admin) or unless
+    return unless
+
+
+async def _others(asker: Asker, _: AIOKafkaAdminClient) -> str:
+    return ", ".join(sorted({name for name, _ in (await asker.members()).each}))
+
+
+async def _session_limits(_: Asker, admin: AIOKafkaAdminClient) -> str:
+    broker = min(broker.nodeId for broker in admin._client.cluster.brokers())
+    asked = ConfigResource(ConfigResourceType.BROKER, str(broker), dict.fromkeys(SESSION_LIMITS))
+    [answer] = await admin.describe_configs([asked])
+    [(_code, _message, _type, _name, entries)] = answer.resources
+    found = {entry[0]: entry[1] for entry in entries}
+    limits = [found[name] for name in SESSION_LIMITS if name in found]
+    return f"{' to '.join(limits)} ms" if limits else ""

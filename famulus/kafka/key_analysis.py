@@ -1,0 +1,144 @@
+"""What a choice of the record key does to a topic: how evenly it fills the partitions, and whether it keeps an order.
+
+A key is for events that must be handled in order. Few keys, or one that most events have, leave partitions, and so
+workers, with nothing to do; a key that never comes again keeps no order and puts nothing together that belongs
+together. Pure: it is told of records, one after the other, and judges what it was told.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from famulus.kafka.partitioner import Choose
+from famulus.serialization.key_text import key_bytes
+
+Verdict = Literal["good", "bad", "pointless", "unclear"]
+FEW = 50  # events: too few to judge
+HOT_SHARE = 0.2  # of the events, of one key
+SKEW = 1.5  # of the fullest partition to the mean
+KEYS_PER_PARTITION = 5  # fewer than that fill partitions by chance
+RETURNS = 1.1  # events for each key: fewer, and nearly every key comes once
+KEYS_MAX = 100_000  # that are remembered of one choice
+CANDIDATES_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One choice of a key over the *events* that have it. *missing* ones do not, and would be spread.
+
+    *largest* is the share of the events whose key comes most often, *skew* that of the fullest partition to the mean.
+    """
+
+    key: str
+    verdict: Verdict
+    why: str
+    events: int
+    missing: int
+    keys: int
+    largest: float
+    skew: float
+    partitions: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it. No key is quoted: keys are private."""
+        return {**asdict(self), "partitions": list(self.partitions)}
+
+
+class Tally:
+    """Counts what one choice of a key, called *name*, gives."""
+
+    def __init__(self, name: str, partitions: int, choose: Choose) -> None:
+        self.name = name
+        self.events = 0
+        self.missing = 0
+        self._choose = choose
+        self._counts: Counter[bytes] = Counter()
+        self._by_partition = [0] * partitions
+
+    def note(self, key: bytes | None) -> None:
+        """An event has *key*."""
+        chosen = self._choose(key, len(self._by_partition)) if key is not None else None
+        if key is None or chosen is None:
+            self.missing += 1
+            return
+        self.note_in(key, chosen)
+
+    def note_in(self, key: bytes, partition: int) -> None:
+        """An event with *key* stands in *partition*, whoever put it there."""
+        self.events += 1
+        self._by_partition[partition] += 1
+        if key in self._counts or len(self._counts) < KEYS_MAX:
+            self._counts[key] += 1
+
+    def report(self) -> Report:
+        """What there is to say."""
+        largest = max(self._counts.values(), default=0) / self.events if self.events else 0.0
+        mean = self.events / len(self._by_partition)
+        skew = max(self._by_partition) / mean if mean else 0.0
+        verdict, why = self._judged(len(self._counts), largest, skew)
+        return Report(
+            self.name, verdict, why, self.events, self.missing, len(self._counts), round(largest, 4), round(skew, 2),
+            tuple(self._by_partition),
+        )  # fmt: skip
+
+    def _judged(self, keys: int, largest: float, skew: float) -> tuple[Verdict, str]:
+        events, partitions = self.events, len(self._by_partition)
+        is_hot = largest > HOT_SHARE and largest * (partitions - 1) > SKEW - 1  # the rest spread evenly
+        few = f"few keys for {partitions} partitions" if keys < KEYS_PER_PARTITION * partitions else "uneven"
+        found: list[tuple[bool, Verdict, str]] = [
+            (self.missing > events, "pointless", "most events have no such key: they are spread, and keep no order"),
+            (events < FEW, "unclear", f"only {events} events"),
+            (keys == 1, "bad", "one key: all events are in one partition, one worker does everything"),
+            (is_hot, "bad", f"a hot key: {largest:.0%} of the events are handled one after the other"),
+            (events < RETURNS * keys, "pointless", "nearly every key comes once in this sample: no order, no locality"),
+            (skew > SKEW, "bad", f"{few}: the fullest has {skew:.1f} times the mean"),
+        ]
+        return next(
+            ((verdict, why) for is_so, verdict, why in found if is_so),
+            ("good", "keys that come again, evenly spread"),
+        )
+
+
+class KeyStudy:
+    """A sample of a topic: its present key, and what *fields* of its events would give, all plain ones unless named."""
+
+    def __init__(self, partitions: int, choose: Choose, fields: Iterable[str] = ()) -> None:
+        self._partitions = partitions
+        self._choose = choose
+        self._only = tuple(fields)
+        self._seen = 0
+        self._present = Tally("(present key)", partitions, choose)
+        self._fields = {name: self._tally(name) for name in self._only}
+
+    def note(self, key: bytes | None, partition: int, event: object) -> None:
+        """A record of the topic. *event* is its value as JSON has it, anything that is no object counts as none."""
+        if key is None:
+            self._present.missing += 1
+        else:
+            self._present.note_in(key, partition)
+        values = event if isinstance(event, Mapping) else {}
+        for name in self._only or values:
+            if name not in self._fields and len(self._fields) < CANDIDATES_MAX and key_of(values.get(name)) is not None:
+                self._fields[name] = self._tally(name)
+        for name, tally in self._fields.items():
+            tally.note(key_of(values.get(name)))
+        self._seen += 1
+
+    def _tally(self, name: str) -> Tally:
+        tally = Tally(name, self._partitions, self._choose)
+        tally.missing = self._seen  # those before had none
+        return tally
+
+    def reports(self) -> list[Report]:
+        """The present key first, then the fields: those that are good first, the most even of them at the top."""
+        order = ("good", "unclear", "bad", "pointless")
+        fields = [tally.report() for tally in self._fields.values()]
+        return [self._present.report(), *sorted(fields, key=lambda of: (order.index(of.verdict), of.skew))]
+
+
+def key_of(value: object) -> bytes | None:
+    """The key that a field's value would be: its text. None for what is no key: nothing, truth, fractions, objects."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    return key_bytes(value) if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,135 @@
+"""Tokens for OAUTHBEARER: asked for with the client's credentials (RFC 6749, 4.4), kept for most of their life.
+
+The server's address is https and one of an allow-list (`security`), redirects are not followed, an answer has a limit
+of time and of size: whoever can change a setting must not make this process fetch what it likes.
+"""
+
+import json
+import re
+import ssl
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import aiohttp
+from aiokafka import conn
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, SaslAuthenticationFailed
+
+from famulus.config.security import SecurityConfig
+from famulus.kafka.tls import authority_of
+
+LIMIT_S = 5.0  # for one token
+ANSWER_BYTES = 64 * 1024
+USED_OF_LIFE = 0.8  # then a new token is asked for
+
+
+class TokenError(AuthenticationFailedError):  # type: ignore[misc]  # aiokafka is untyped
+    """The token server gives us no token, and asking again would not change that."""
+
+
+class TokenServerError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka is untyped
+    """The token server cannot be reached, or is in trouble: later it may give us a token."""
+
+
+class Token(NamedTuple):
+    """A token, and for how long it is good, seconds; 0 when the server does not say."""
+
+    text: str
+    lives_s: float
+
+
+class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
+    """What aiokafka asks for a token at each connection. *trust* says which token servers are believed.
+
+    *clock* gives seconds. Clients in several threads share it. It has no lock: that two may ask at once costs a token.
+    """
+
+    def __init__(
+        self, settings: SecurityConfig, trust: ssl.SSLContext, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._trust = trust
+        self._text = ""
+        self._renew_at = 0.0
+
+    async def token(self) -> str:
+        """A token that is good for now.
+
+        Raises TokenError when the server refuses, TokenServerError when it cannot be reached; neither names a secret.
+        """
+        if self._clock() >= self._renew_at:
+            asked_at = self._clock()
+            token = await self._ask()
+            self._text, self._renew_at = token.text, asked_at + token.lives_s * USED_OF_LIFE
+        return self._text
+
+    async def _ask(self) -> Token:
+        settings = self._settings
+        form = {"grant_type": "client_credentials"}
+        if settings.sasl_oauthbearer_scope:
+            form["scope"] = settings.sasl_oauthbearer_scope
+        client = aiohttp.encode_basic_auth(
+            settings.sasl_oauthbearer_client_id, settings.sasl_oauthbearer_client_secret.get_secret_value()
+        )
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(LIMIT_S)) as session,
+                session.post(
+                    settings.sasl_oauthbearer_token_endpoint_url, data=form, headers={"Authorization": client},
+                    ssl=self._trust, allow_redirects=False,
+                ) as answer,
+            ):  # fmt: skip
+                return _token_of(answer.status, await _body(answer))
+        except aiohttp.ClientConnectorCertificateError as error:
+            reason = getattr(error.certificate_error, "verify_message", "certificate not accepted")
+            raise TokenError(f"its certificate is not accepted: {reason}; see Kafka.HttpsCaLocation") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TokenServerError(type(error).__name__) from None
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > ANSWER_BYTES:
+            raise TokenError(f"it answers with more than {ANSWER_BYTES} bytes")
+    return body
+
+
+def _token_of(status: int, body: bytes) -> Token:
+    """The token in an answer. Of an answer without one, only the error code of RFC 6749 is repeated."""
+    try:
+        fields: Any = json.loads(body)  # Any: JSON
+    except ValueError:
+        fields = None
+    fields = fields if isinstance(fields, dict) else {}
+    if status >= 500 or status == 429:
+        raise TokenServerError(f"HTTP {status}")
+    if status != 200:
+        code = str(fields.get("error", ""))
+        raise TokenError(f"it says HTTP {status}{f', {code}' if re.fullmatch('[a-z_]{1,40}', code) else ''}")
+    text, lives = fields.get("access_token"), fields.get("expires_in", 0)
+    if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", text):
+        raise TokenError("its answer has no access_token")
+    return Token(text, max(0.0, float(lives)) if isinstance(lives, int | float) else 0.0)
+
+
+class _Login(conn.OAuthAuthenticator):  # type: ignore[misc]  # aiokafka is untyped
+    """A broker refuses a token with a challenge (RFC 7628), which aiokafka's own takes for a welcome."""
+
+    async def step(self, payload: bytes | None) -> Any:
+        if payload:
+            raise SaslAuthenticationFailed("the broker does not accept the token")
+        return await super().step(payload)
+
+
+conn.OAuthAuthenticator = _Login
+
+
+@cache
+def source_of(settings: SecurityConfig) -> TokenSource:
+    """One source for all clients with the same *settings*. Raises ConfigError when `HttpsCaLocation` cannot be read."""
+    return TokenSource(settings, authority_of(settings.https_ca_location, "Kafka.HttpsCaLocation"))

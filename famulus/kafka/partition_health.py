@@ -1,0 +1,50 @@
+"""How the partitions of one worker get on, by looks at its own numbers. Pure: nobody else is asked."""
+
+from collections.abc import Collection, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+from famulus.kafka.burrow import Look, State, eta_s_of, kept, rates_of, state_of
+
+P = TypeVar("P")
+
+
+class Standing(NamedTuple):
+    """A partition at the last look: its *state*, None where the window is too short to say.
+
+    *eta_s* is in how many seconds nothing is left, None for never, or when nobody knows; *waits_s* for how long its lag
+    has been seen without any progress, 0 without lag.
+    """
+
+    state: State | None
+    eta_s: float | None
+    waits_s: float
+
+
+class Standings(Generic[P]):
+    """Keeps a window of looks for each partition, by whatever names it. As many as there are partitions."""
+
+    def __init__(self) -> None:
+        self._windows: dict[P, list[Look]] = {}
+        self._since_s: dict[P, tuple[int, float]] = {}  # which position it has had lag at, and from when on
+
+    def look(self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()) -> dict[P, Standing]:
+        """Look once more, *at_s* seconds of any clock: each of *places* has its log's end and its lag.
+
+        Those of *held_up* are behind a transaction that is open. What is not among *places* belongs to somebody else
+        by now and is forgotten.
+        """
+        looks = {
+            at: Look(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)
+            for at, (end, lag) in places.items()
+        }
+        self._windows = {at: kept(self._windows.get(at, ()), look) for at, look in looks.items()}
+        before, self._since_s = self._since_s, {}
+        found = {}
+        for at, window in self._windows.items():
+            now = window[-1]
+            if now.lag:
+                position, since_s = before.get(at, (now.position, at_s))
+                self._since_s[at] = now.position, since_s if position == now.position else at_s
+            waits_s = at_s - self._since_s[at][1] if now.lag else 0.0
+            found[at] = Standing(state_of(window), eta_s_of(now.lag, rates_of(window)), waits_s)
+        return found

@@ -1,0 +1,91 @@
+"""To which partition a record goes: a function of its key and of how many partitions the topic has.
+
+Whoever writes to a topic must agree on it, else records of one key stand in several partitions and lose their order.
+Java's clients, aiokafka and Faust use murmur2; librdkafka, on which the .NET, Go and C clients stand, uses CRC32 unless
+told otherwise. Pure: where records without a key go, the producer decides.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import cache, lru_cache
+from struct import unpack_from
+from typing import Protocol
+from zlib import crc32
+
+from famulus.errors import ConfigError
+
+Choose = Callable[[bytes, int], int | None]  # key and number of partitions -> partition; None: any of them
+SETTING = "Kafka.ProducerConfig.Partitioner"
+KEYS = 16_384  # whose partitions are remembered: most come again, and working it out takes longer than sending
+_WORD = 0xFFFFFFFF
+_SEED, _MIX = 0x9747B28C, 0x5BD1E995
+
+
+class Partitioner(Protocol):
+    """What a class that `Kafka.ProducerConfig.Partitioner` names looks like; it is made without arguments.
+
+    The same key and count must give the same number in every process and every release: Python's `hash` of a text does
+    not, it is another one in each process.
+    """
+
+    def get_partition(self, key: bytes, partition_count: int) -> int:
+        """A number from 0 to *partition_count* - 1. Records without a key never come here."""
+
+
+@lru_cache(maxsize=KEYS)
+def murmur2(key: bytes, partitions: int) -> int:
+    """What Java's clients choose unless told otherwise (`murmur2_random` in librdkafka)."""
+    return (murmur2_hash(key) & 0x7FFFFFFF) % partitions
+
+
+def consistent_random(key: bytes, partitions: int) -> int | None:
+    """What librdkafka chooses unless told otherwise. An empty key counts as none there, so it may go anywhere."""
+    return crc32(key) % partitions if key else None
+
+
+def chooser(name: str) -> Choose:
+    """The function that the setting *name* speaks of: `murmur2`, `consistent_random`, or a class by its dotted name.
+
+    Raises ConfigError when there is no such class. What a class gives is checked each time: the function raises
+    ConfigError when it raises, or names no partition.
+    """
+    return BUILT_IN.get(name) or _custom(name)
+
+
+BUILT_IN: dict[str, Choose] = {"murmur2": murmur2, "consistent_random": consistent_random}
+
+
+@cache
+def _custom(name: str) -> Choose:
+    module, _, attribute = name.rpartition(".")
+    try:
+        partitioner: Partitioner = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise ConfigError(f"{SETTING} {name} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(partitioner, "get_partition", None)):
+        raise ConfigError(f"{SETTING} {name} has no method get_partition(key, partition_count)")
+
+    def choose(key: bytes, partitions: int) -> int:
+        try:
+            found = partitioner.get_partition(key, partitions)
+        except Exception as error:
+            raise ConfigError(f"{SETTING} {name} raised {type(error).__name__} for a key") from error
+        if type(found) is not int or not 0 <= found < partitions:
+            raise ConfigError(f"{SETTING} {name} gave {found!r} for a key and {partitions} partitions")
+        return found
+
+    return choose
+
+
+def murmur2_hash(key: bytes) -> int:
+    """Kafka's MurmurHash2 (`org.apache.kafka.common.utils.Utils.murmur2`), as an unsigned number."""
+    length = len(key)
+    mixed = _SEED ^ length
+    whole = length & ~3
+    for word in unpack_from(f"<{length // 4}I", key):
+        word = word * _MIX & _WORD  # noqa: PLW2901  # a name for each step would say no more
+        mixed = (mixed * _MIX ^ (word ^ word >> 24) * _MIX) & _WORD
+    if rest := key[whole:]:
+        mixed = (mixed ^ int.from_bytes(rest, "little")) * _MIX & _WORD
+    mixed = (mixed ^ mixed >> 13) * _MIX & _WORD
+    return mixed ^ mixed >> 15

@@ -1,0 +1,62 @@
+"""Records of the group's own topics that are left alone: counted by the kind of topic, and said at a bounded rate."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
+
+import structlog
+
+from famulus.kafka.record_batches import UnreadableBatchError
+from famulus.serialization.stray_records import P, StrayRecordError, read
+
+T = TypeVar("T")
+Kind = Literal["state", "admin", "retry", "redrive", "scheduled", "replies"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+EVERY_S = 30.0  # one line for each topic in so long
+log = structlog.get_logger()
+
+
+class Strays:
+    """Counts stray records. Of those of one topic the first is said at once, the next ones with a number now and then.
+
+    *clock* gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts: Counter[Kind] = Counter(dict.fromkeys(KINDS, 0))
+        self._clock = clock
+        self._said_s: dict[str, float] = {}  # by topic: the group's own, so there are few
+        self._unsaid: Counter[str] = Counter()
+
+    def read(self, kind: Kind, record: P, decode: Callable[[P], T]) -> T | None:
+        """Return what *decode* makes of *record*, None for a stray one, which is counted and said."""
+        try:
+            return read(record, decode)
+        except StrayRecordError as error:
+            self.note(kind, error)
+            return None
+
+    def note(self, kind: Kind, error: StrayRecordError) -> None:
+        """Count the record that *error* is about, and say so unless its topic was spoken of a moment ago."""
+        self.counts[kind] += 1
+        now_s = self._clock()
+        said_s = self._said_s.get(error.topic)
+        if said_s is not None and now_s - said_s < EVERY_S:
+            self._unsaid[error.topic] += 1
+            return
+        self._said_s[error.topic] = now_s
+        log.warning("a record that cannot be read is left alone", topic=error.topic, partition=error.partition,
+                    offset=error.offset, why=error.reason, others_before=self._unsaid.pop(error.topic, 0))  # fmt: skip
+
+    def skipped(self, kind: Kind) -> Callable[[UnreadableBatchError], None]:
+        """What `access.reading.poll` is to tell of batches that it skips."""
+
+        def note(error: UnreadableBatchError) -> None:
+            topic, partition = error.place
+            self.note(kind, StrayRecordError(topic, partition, error.first_offset, error.why))
+
+        return note
+
+
+strays = Strays()  # of this process

@@ -1,0 +1,206 @@
+"""Which keys a partition's events have most, while they are handled: by number, by bytes, by the time of handlers.
+
+Counting every key would cost what many an event costs, and as much memory as there are keys. So one chunk of records
+in many is looked at, and counted as many times, into sketches of fixed size (Apache DataSketches' frequent items). A
+window's first events are all looked at, which makes small numbers exact. Pure: time is an argument.
+"""
+
+import atexit
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any
+from weakref import WeakSet
+
+from faust.types import TP
+
+from famulus.formatting import printable
+from famulus.serialization.records import Record
+
+WINDOW_MS = 300_000  # what is told of is this window and the one before
+EXACT = 1_000  # first events of a window, all of which are looked at
+EVERY = 31  # chunks, of which one is looked at then; a prime, so that no rhythm of a sender falls in with it
+LG_KEYS = 9  # of the keys that a sketch can keep: what it says is wrong by 0.7 % of all at most
+TOP = 10  # keys by each measure
+KEY_BYTES = 128  # of longer keys only the digest is kept
+LONG = "\u0100"  # begins the text of those; texts of keys have no such character
+
+
+@dataclass(frozen=True, slots=True)
+class HotKey:
+    """A key, or its digest, and what its events are: estimates. *share* is that of the partition's events."""
+
+    key: str
+    count: int
+    bytes: int
+    handler_s: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class HotPartition:
+    """The hot keys of a partition, the most frequent first; *events* are those of the last five to ten minutes.
+
+    *skew* is that of the topic: the events of its fullest partition to the mean of those that this worker has.
+    """
+
+    topic: str
+    partition: int
+    events: int
+    skew: float
+    keys: tuple[HotKey, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Of plain values."""
+        return {**asdict(self), "keys": [asdict(key) for key in self.keys]}
+
+
+class Window:
+    """The sketches of one window: by number, bytes and microseconds. They have their full size at most."""
+
+    def __init__(self, began_ms: int) -> None:
+        from datasketches import frequent_strings_sketch  # noqa: PLC0415  # a worker has it by now, others never need it
+
+        _windows.add(self)
+        self.began_ms = began_ms
+        self.events = 0
+        self.counts, self.bytes, self.micros = (frequent_strings_sketch(LG_KEYS) for _ in range(3))
+
+    def take(self, records: Sequence[Record], weight: int) -> None:
+        """Count *records*, each for *weight*."""
+        counts: Counter[bytes] = Counter()
+        sizes: defaultdict[bytes, int] = defaultdict(int)
+        for record in records:
+            if (key := record.key) is not None:
+                counts[key] += 1
+                sizes[key] += len(key) + len(record.value or b"")
+        for key, count in counts.items():
+            text = _text(key)
+            self.counts.update(text, count * weight)
+            self.bytes.update(text, sizes[key] * weight)
+
+    def merge(self, other: "Window") -> None:
+        """Take in what another window has."""
+        self.events += other.events
+        self.counts.merge(other.counts)
+        self.bytes.merge(other.bytes)
+        self.micros.merge(other.micros)
+
+
+_windows: WeakSet[Window] = WeakSet()
+
+
+@atexit.register
+def _let_go() -> None:
+    """Drop every sketch at the end of the process, however it ends: else the library writes of leaks onto stderr."""
+    for window in list(_windows):
+        vars(window).clear()
+
+
+class KeyWatch:
+    """Watches the keys of one partition."""
+
+    def __init__(self) -> None:
+        self._now: Window | None = None
+        self._before: Window | None = None
+        self._left = 0  # chunks before the next one that is looked at
+        self._seen = 0
+        self._timed = 0  # records that had begun when one was timed last
+
+    def note(self, records: Sequence[Record], now_ms: int) -> None:
+        """Note a chunk of records that are about to be handled."""
+        now = self._now
+        if now is None or now_ms - now.began_ms >= WINDOW_MS:
+            now = self._turn(now_ms)
+        self._seen += len(records)
+        now.events += len(records)
+        if now.events <= EXACT:
+            now.take(records, 1)
+        elif self._left:
+            self._left -= 1
+        else:
+            self._left = EVERY - 1
+            now.take(records, EVERY)
+
+    def begin(self, waiting: int) -> int:
+        """For how many records one that begins now and is timed stands: those that began since the last such one.
+
+        *waiting* are those noted that have not begun.
+        """
+        begun, before = self._seen - waiting, self._timed
+        self._timed = max(begun, before)  # what came back waits, too, and was not noted
+        return max(begun - before, 1)
+
+    def timed(self, key: bytes | None, seconds: float, weight: int) -> None:
+        """A record with *key* was in hand for *seconds*, and stands for *weight* records, see `begin`."""
+        if key is not None and self._now is not None:
+            self._now.micros.update(_text(key), round(seconds * 1_000_000) * weight)
+
+    def recent(self, now_ms: int) -> Window:
+        """What was seen in this window and the one before, as one."""
+        found = Window(now_ms)
+        for window in (self._now, self._before):
+            if window is not None and now_ms - window.began_ms < 2 * WINDOW_MS:
+                found.merge(window)
+        return found
+
+    def _turn(self, now_ms: int) -> Window:
+        self._before, self._now = self._now, Window(now_ms)
+        return self._now
+
+
+def hot_keys(watches: Mapping[TP, KeyWatch], now_ms: int, *, is_shown: bool) -> list[HotPartition]:
+    """What there is to say of each partition, by topic. Keys are private: *is_shown* false gives their digests."""
+    windows = {tp: watch.recent(now_ms) for tp, watch in sorted(watches.items())}
+    of_topic: defaultdict[str, list[int]] = defaultdict(list)
+    for tp, window in windows.items():
+        of_topic[tp.topic].append(window.events)
+    return [
+        HotPartition(
+            tp.topic, tp.partition, window.events, _skew(of_topic[tp.topic]), tuple(_top(window, is_shown=is_shown))
+        )
+        for tp, window in windows.items()
+    ]
+
+
+def digest_of(key: bytes) -> str:
+    """What stands for a key where it is not shown: the same in all places."""
+    return blake2b(key, digest_size=8).hexdigest()
+
+
+def _top(window: Window, *, is_shown: bool) -> Iterable[HotKey]:
+    """The first keys by each measure, those with the most events first."""
+    from datasketches import frequent_items_error_type as wanted  # noqa: PLC0415  # as above
+
+    texts: set[str] = set()
+    for sketch in (window.counts, window.bytes, window.micros):
+        found = sketch.get_frequent_items(wanted.NO_FALSE_POSITIVES)  # (text, estimate, lower bound, upper bound)
+        texts.update(text for text, *_ in sorted(found, key=lambda row: (-row[1], row[0]))[:TOP])
+    counts = {text: window.counts.get_estimate(text) for text in texts}
+    for text in sorted(texts, key=lambda text: (-counts[text], text)):
+        yield HotKey(
+            key=_shown(text) if is_shown else _digest(text),
+            count=counts[text],
+            bytes=window.bytes.get_estimate(text),
+            handler_s=round(window.micros.get_estimate(text) / 1_000_000, 6),
+            share=round(min(counts[text] / window.events, 1.0), 4) if window.events else 0.0,
+        )
+
+
+def _skew(events: Sequence[int]) -> float:
+    total = sum(events)
+    return round(max(events) * len(events) / total, 2) if total else 0.0
+
+
+def _text(key: bytes) -> str:
+    """The key as a sketch has it, byte by byte."""
+    return key.decode("latin-1") if len(key) <= KEY_BYTES else LONG + digest_of(key)
+
+
+def _digest(text: str) -> str:
+    return text[1:] if text.startswith(LONG) else digest_of(text.encode("latin-1"))
+
+
+def _shown(text: str) -> str:
+    return _digest(text) if text.startswith(LONG) else printable(text.encode("latin-1").decode("utf-8", "replace"))

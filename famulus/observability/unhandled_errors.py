@@ -1,0 +1,67 @@
+"""Errors that nobody waits for: of tasks, futures and callbacks that were left alone, of threads, of what is deleted.
+
+asyncio and Python tell of them with the error's text and the arguments of what failed, which are events. Here they are
+told by their types and places, and no more often than a log can bear: a handler may leave a task for every event.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from famulus.observability.logs import described, name_of
+
+log = structlog.get_logger()
+PERIOD_S = 60.0
+TOLD_MAX = 10  # of one period
+CALLBACK = "Exception in callback"  # behind it asyncio names the callback's arguments
+
+
+class Leaks:
+    """Tells of errors that nobody waits for, of so many in a period."""
+
+    def __init__(self) -> None:
+        self._since_s, self._told, self._untold = float("-inf"), 0, 0
+
+    def of_loop(self, _: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """What an event loop's exception handler is called with."""
+        message = str(context.get("message") or "an error of the event loop")
+        what = CALLBACK if message.startswith(CALLBACK) else message
+        callback = getattr(context.get("handle"), "_callback", None)
+        callback = getattr(callback, "func", callback)  # of a partial
+        where = str(getattr(callback, "__qualname__", "")) or name_of(context.get("task") or context.get("future"))
+        self.tell(what, context.get("exception"), where)
+
+    def tell(self, what: str, error: BaseException | None, where: str) -> None:
+        """Log it, unless so much was logged already; how many were left out is said with the next one."""
+        now_s = time.monotonic()
+        if now_s - self._since_s >= PERIOD_S:
+            self._since_s, self._told = now_s, 0
+        if self._told >= TOLD_MAX:
+            self._untold += 1
+            return
+        self._told += 1
+        more = {"not_told_before": self._untold} if self._untold else {}
+        self._untold = 0
+        log.error(what, error="none" if error is None else described(error), where=where, **more)
+
+
+def watch_leaks(loop: asyncio.AbstractEventLoop) -> None:
+    """Have them told for *loop*, and for the threads of this process."""
+    leaks = Leaks()
+    loop.set_exception_handler(leaks.of_loop)
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            leaks.tell("an error ended a thread", args.exc_value, "a thread")
+
+    def of_deleted(args: "sys.UnraisableHookArgs") -> None:
+        where = str(getattr(args.object, "__qualname__", type(args.object).__name__))
+        leaks.tell("an error that could not be raised", args.exc_value, where)
+
+    threading.excepthook = of_thread
+    sys.unraisablehook = of_deleted

@@ -1,0 +1,176 @@
+"""Settling: the groups of one partition become durable, one after the other, while the next one fills."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from famulus.errors import AccessError, ConfigError, InvariantError, OperatingError, UnsentError
+from famulus.kafka.client_errors import fault_of
+from famulus.observability.logs import described
+from famulus.processing.in_flight import InFlight
+from famulus.processing.pipeline import Pipeline
+from famulus.serialization.records import Outgoing
+from famulus.state.changelog import Processed
+from famulus.state.checkpointer import Probe, Settler
+from famulus.state.partition_state import Group, Partition
+from famulus.wall_clock import wall_ms
+
+log = structlog.get_logger()
+LINGER_STEP_S = 0.002
+LEASE_S = 0.05  # between two looks whether we are still a member of the group
+SEND_RETRY_S = (1.0, 30.0)  # between two tries to send what Kafka refuses: the first wait, the longest one
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What settling is tied to: whether the group counts on us, how events leave, who is told what.
+
+    *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which events are judged.
+    """
+
+    may_write: Callable[[], bool]
+    publish: Callable[[Sequence[Outgoing]], Awaitable[object]]
+    on_fault: Callable[[Exception], Awaitable[Any]]
+    probe: Probe
+    now_ms: Callable[[], int] = wall_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Linger:
+    """How long a group waits for more, at most; how many records are enough; whether there will be more at all."""
+
+    most_s: float
+    enough: int
+    has_more: Callable[[], bool]
+
+
+class Settling:
+    """Settles what *state* owes until it owes nothing.
+
+    *settler* makes it durable, None for a subscription that remembers nothing. *on_settled* is called behind every
+    group, *on_end* when nothing is owed any more.
+    """
+
+    def __init__(  # noqa: PLR0917  # the parts of a flow
+        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, in_flight: InFlight,
+        linger: Linger, ties: Ties, on_settled: Callable[[], None], on_end: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.unsent = ""  # why Kafka takes nothing of what the events publish
+        self._tp, self._pipeline, self._state, self._settler = tp, pipeline, state, settler
+        self._in_flight, self._for_more, self._ties = in_flight, linger, ties
+        self._on_settled, self._on_end = on_settled, on_end
+        processed = state.processed or Processed(0)
+        # Everything below it is durable, None before any is. What an earlier owner settled counts: its commit may be
+        # lost, and if nothing came any more, the group would seem to lag for ever.
+        self.offset = state.processed.next_offset if state.processed is not None else None
+        self._counts = Counter(processed.counts)  # of the partition, since its state began
+        self.task: asyncio.Task[None] | None = None  # at work
+        self.group_mark: int | None = None  # of the group that is being settled, another one for each
+        self._groups = 0
+
+    @property
+    def unwritten(self) -> str:
+        """Why the disk does not take what the events did, in words."""
+        return self._settler.unwritten if self._settler is not None else ""
+
+    def start(self) -> None:
+        """Settle what is owed, if anything is, unless that is being done."""
+        if self.task is None and not self._state.is_settled:
+            self.task = asyncio.create_task(self._settle(), name=f"settle {self._tp.topic}-{self._tp.partition}")
+
+    async def _settle(self) -> None:
+        """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
+        place = f"{self._tp.topic}-{self._tp.partition}"
+        try:
+            while True:
+                if self._settler is not None:
+                    await self._linger()
+                if (group := self._state.next_to_settle()) is None:
+                    break
+                while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110  # time alone does it
+                    await asyncio.sleep(LEASE_S)
+                if not self._may_apply() or not await self._settle_group(group):
+                    return
+                self._on_settled()
+        except OperatingError as error:
+            await self._ties.on_fault(error)
+        except (Exception, asyncio.CancelledError) as error:  # nobody of ours cancels it while it is at work
+            if not self._state.is_abandoned:
+                log.exception("cannot settle", place=place)
+                await self._ties.on_fault(_fault_of(error, place))
+        finally:
+            self.task = self.group_mark = None
+            self._on_end()
+
+    async def _linger(self) -> None:
+        """While there is more to start, let the group fill: more events then share what a group costs by itself."""
+        until = time.monotonic() + self._for_more.most_s
+        while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
+            self._for_more.has_more() and self._state.is_filling
+            and self._state.filling.events < self._for_more.enough and time.monotonic() < until
+        ):  # fmt: skip
+            await asyncio.sleep(LINGER_STEP_S)
+
+    async def _settle_group(self, group: Group) -> bool:
+        """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
+        since_s = time.perf_counter()
+        self._groups += 1
+        self.group_mark = self._groups
+        if group.outbox and not await self._publish(group.outbox):
+            return False
+        self._in_flight.offsets.finished_all(group.offsets())
+        ended = group.outcomes()
+        self._counts.update(ended)
+        processed: Processed | None = None
+        if self._settler is not None:
+            processed = self._in_flight.processed(wall_ms(), self._counts)
+            if not await self._settler.settle(group, processed, self._may_apply):
+                return False
+            self.offset = processed.next_offset
+        self._state.settled(processed)
+        for finished, place, outcome in group.returned:
+            finished(place)
+            ended[outcome] += 1
+        for outcome, count in ended.items():
+            self._pipeline.note(outcome, count)
+        counts = self._pipeline.counts
+        counts.group_records.note(group.events)
+        counts.settling_s.note(time.perf_counter() - since_s)
+        self.group_mark = None
+        return True
+
+    async def _publish(self, records: Sequence[Outgoing]) -> bool:
+        """Have *records* leave, however long Kafka refuses them. False when the partition was taken away meanwhile."""
+        wait_s, longest_s = SEND_RETRY_S
+        self._ties.probe("publishing")
+        while self._may_apply():
+            try:
+                await self._ties.publish(records)
+            except UnsentError as error:
+                self.unsent = str(error)
+                log.error("nothing of the partition is settled until this is sent", topic=self._tp.topic,
+                          partition=self._tp.partition, error=str(error), again_in_s=wait_s)  # fmt: skip
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, longest_s)
+            else:
+                self.unsent = ""
+                self._ties.probe("published")
+                return self._may_apply()
+        return False
+
+    def _may_apply(self) -> bool:
+        return not self._state.is_abandoned
+
+
+def _fault_of(error: BaseException, place: str) -> OperatingError:
+    """Return why *place* cannot be settled: what a person has to mend, or what a new start finds out by the log."""
+    fault = fault_of(error)
+    if isinstance(fault, (ConfigError, AccessError)):
+        return type(fault)(f"{place} could not be settled: {fault.message}")
+    return InvariantError(f"{place} could not be settled: {described(error)}; it is read again")

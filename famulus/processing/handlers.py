@@ -1,0 +1,379 @@
+"""Who handles what: the type of a record, the handlers of a type, and what a handler's parameters are filled with.
+
+A handler is a function or a class with a method `handle`. Its parameters are filled by their types: the event, the
+`Delivery`, the `EventBus`, anything else from the services, in a scope that is closed after the event.
+"""
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import svcs
+from faust import Record as Event
+
+from famulus.declarations import Declaration, Place, calling, place_of, shown
+from famulus.errors import ConfigError, DecodeError
+from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.handler_breaker import Gate
+from famulus.processing.failures.retry_policy import Policy
+from famulus.producer.event_bus import EventBus
+from famulus.serialization.cloudevents import envelope_in, is_structured
+from famulus.serialization.json_codec import Codec, codec_of
+from famulus.serialization.records import Delivery, Record, event_type_of
+from famulus.serialization.redaction import hidden, places_of
+
+Parameters = dict[str, type]
+BREAKER = Breaker()
+_SPEC = b'"specversion"'  # in every envelope of a CloudEvent in structured mode, whose headers may say the same again
+_END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
+_BRACE = b"}"[0]
+OnUnknownType = Literal["ignore", "dead_letter", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One handler of one event type. *made_with*: the parameters of a handler class; *called_with*: of its call."""
+
+    name: str
+    event_type: type[Event]
+    target: Callable[..., Any]  # Any: a user's function or class
+    made_with: Parameters | None
+    called_with: Parameters
+    services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
+    wants_delivery: bool
+    is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
+    policy: Policy
+    gate: Gate
+    place: Place  # in the code
+
+
+def check_event_type(given: Any, declared: Declaration) -> None:  # Any: whatever users say
+    """Refuse what is no class of events that stand in a topic."""
+    if isinstance(given, type) and issubclass(given, Event):
+        if not getattr(given, "__topic__", ""):
+            raise declared.error(f"{given.__name__} is no event, it names no topic; write @handles(TYPE) with an Event")
+        return
+    if inspect.isroutine(given) or isinstance(given, type):
+        raise declared.error(f"write @handles(TYPE) in front of {given.__qualname__}: it says which event it handles")
+    hint = f": @handles({type(given).__name__})" if isinstance(given, Event) else ""
+    raise declared.error(f"it takes one class of events, not {shown(given)}{hint}; a handler for each type")
+
+
+def handler_for(  # each has a default
+    event_type: type[Event], target: Callable[..., Any], policy: Policy, breaker: Breaker = BREAKER, name: str = ""
+) -> Handler:  # fmt: skip
+    """Make the handler that *target* is, called *name*, else by its module and its own name.
+
+    Raises ConfigError for what can be no handler, takes no such event or hides a parameter's type.
+    """
+    call, place = _called(target)
+    name = name or f"{target.__module__}.{target.__qualname__}"
+    declared = Declaration(f"handler {name}", place)
+    _check_call(call, declared)
+    made_with: Parameters | None = None
+    if inspect.isclass(target):
+        made_with = {} if target.__init__ is object.__init__ else _parameters(target.__init__, declared)
+    called_with = _parameters(call, declared)
+    if event_type not in called_with.values():
+        raise declared.error(f"it has no parameter of type {event_type.__name__}")
+    is_plain = inspect.iscoroutinefunction(target) and list(called_with.values()) == [event_type]
+    if not is_plain and (hidden := _only_by_place(call)):
+        raise declared.error(f"parameter {hidden!r} is filled by its name: no `/` behind it")
+    wanted = {*(made_with or {}).values(), *called_with.values()}
+    services = frozenset(wanted - {event_type, Delivery, EventBus})
+    what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
+    gate = Gate(breaker, name, what, cure, policy.timeout_s)
+    return Handler(
+        name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate, place
+    )
+
+
+def _called(target: Any) -> tuple[Any, Place]:  # Any: whatever users decorate
+    """Find what is called of a handler, and where it stands. Raises ConfigError for what can be no handler."""
+    code = getattr(inspect.unwrap(target) if callable(target) else target, "__code__", None)
+    place = place_of(code.co_filename, code.co_firstlineno) if code is not None else calling()
+    declared = Declaration("handles", place)
+    if inspect.isclass(target):
+        call = inspect.getattr_static(target, "handle", None)
+        declared.of = f"handler class {target.__module__}.{target.__qualname__}"
+        if call is None:
+            raise declared.error("it has no method `handle`")
+        call = call.__func__ if isinstance(call, (staticmethod, classmethod)) else call
+        if not inspect.isfunction(call):
+            raise declared.error("its `handle` is no method")
+        of_any_kind: Any = target
+        return of_any_kind.handle, place_of(call.__code__.co_filename, call.__code__.co_firstlineno)
+    if not inspect.isfunction(target):
+        raise declared.error(
+            f"a handler is a function or a class with a method `handle`, not {_KINDS.get(type(target), shown(target))}"
+        )
+    within, _, own = target.__qualname__.rpartition(".")
+    if own == "<lambda>":
+        raise declared.error("a lambda cannot be a handler: its parameters have no types; write a function")
+    if within and not within.endswith("<locals>"):
+        raise declared.error(
+            f"{target.__qualname__} is a method: make it a function, or decorate the class, with a method `handle`"
+        )
+    return target, place
+
+
+_KINDS: dict[type, str] = {
+    functools.partial: "a partial; write a function that calls it",
+    staticmethod: "a staticmethod; decorate a function outside of the class",
+    classmethod: "a classmethod; decorate a function outside of the class",
+    types.MethodType: "a method of an object; write a function that calls it",
+}
+
+
+def _check_call(call: Any, declared: Declaration) -> None:
+    """Refuse a generator, whatever wraps it: it would be made and never run."""
+    for function in (call, inspect.unwrap(call)):
+        bare = function
+        while isinstance(bare, functools.partial):
+            bare = bare.func
+        if inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
+            raise declared.error("it has a `yield`, so that nobody would run it: publish with the EventBus, and return")
+
+
+def _parameters(function: Callable[..., Any], declared: Declaration) -> Parameters:
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception as error:  # whatever stands there is evaluated
+        hint = ", imported at run time and not under TYPE_CHECKING" if isinstance(error, NameError) else ""
+        fault = " ".join(str(error).split())
+        raise declared.error(f"{fault}; its parameters are filled by their types{hint}") from None
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise declared.error(f"parameter {str(parameter).split(':')[0]!r} cannot be filled: name each one")
+        if not isinstance(hints.get(parameter.name), type):
+            raise declared.error(f"parameter {parameter.name!r} needs a class as its type to be filled")
+    return {parameter.name: hints[parameter.name] for parameter in parameters}
+
+
+def _only_by_place(call: Callable[..., Any]) -> str:
+    """Name a parameter that cannot be filled by its name; empty when there is none."""
+    parameters = inspect.signature(call).parameters.values()
+    return next((p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name != "self"), "")
+
+
+class Dispatcher:
+    """The handlers of one worker, and the services that they ask for."""
+
+    def __init__(self, services: svcs.Registry, bus: EventBus) -> None:
+        self._services = services
+        self._bus = bus
+        self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
+        self._by_name: dict[str, tuple[Handler, object]] = {}  # each with what its module was loaded by
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler. Several handlers may take one type.
+
+        One whose module was reloaded takes the place of what it was before. Raises ConfigError for a name that another
+        handler has: ids of what it publishes, retries and metrics go by it. Also for two types of one name on the wire,
+        and for a type with a field that cannot be decoded.
+        """
+        try:
+            codec_of(handler.event_type)
+        except TypeError as error:
+            raise ConfigError(f"handler {handler.name} ({handler.place}): {error}") from None
+        module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)  # a reload makes another one
+        earlier = self._by_name.get(handler.name)
+        if earlier is not None:
+            other, its_module = earlier
+            if other.target.__module__ != handler.target.__module__ or module is None or module is its_module:
+                raise ConfigError(
+                    f"two handlers are called {handler.name} ({other.place} and {handler.place}): give one a name of "
+                    f'its own, @handles({handler.event_type.__name__}, name="...")'
+                )
+            self.by_type[other.event_type].remove(other)
+            if not self.by_type[other.event_type]:
+                del self.by_type[other.event_type]
+        _check_namespaces("", [*self.by_type, handler.event_type])
+        self._by_name[handler.name] = handler, module
+        self.by_type.setdefault(handler.event_type, []).append(handler)
+
+    @property
+    def event_types(self) -> list[type[Event]]:
+        """Every type that has a handler."""
+        return list(self.by_type)
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """Every handler."""
+        return [handler for handlers in self.by_type.values() for handler in handlers]
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long any handler has an event wait in its lane for another attempt, at most."""
+        every = (handler.policy.retry for handler in self.handlers)
+        return max((retry.wait_max_s * (1 + retry.jitter) for retry in every), default=0.0)
+
+    def check(self) -> None:
+        """Raise ConfigError when a handler asks for a service that nobody registered."""
+        for handler in self.handlers:
+            for wanted in handler.services:
+                if wanted not in self._services:
+                    raise ConfigError(
+                        f"handler {handler.name} asks for {wanted.__qualname__}, which is not registered: "
+                        f"app.services.register_factory({wanted.__qualname__}, ...)"
+                    )
+
+    async def call(self, handler: Handler, event: Event, delivery: Delivery | None) -> None:
+        """Run one handler for one event; *delivery* for one that wants it. Raises what the handler raises."""
+        values: dict[type, object] = {handler.event_type: event, Delivery: delivery, EventBus: self._bus}
+        if not handler.services:
+            await _run(handler, values)
+            return
+        async with svcs.Container(self._services) as scope:
+            for wanted in handler.services:
+                values[wanted] = await scope.aget(wanted)
+            await _run(handler, values)
+
+
+async def _run(handler: Handler, values: dict[type, object]) -> None:
+    target = handler.target
+    if handler.made_with is not None:
+        target = target(**{name: values[wanted] for name, wanted in handler.made_with.items()}).handle
+    result = target(**{name: values[wanted] for name, wanted in handler.called_with.items()})
+    if inspect.isawaitable(result):
+        result = await result
+    if result is not None:
+        refuse_result(handler, result)
+
+
+def refuse_result(handler: Handler, result: object) -> None:
+    """Raise TypeError when what *handler* returned is work that nobody has done; plain values are not looked at."""
+    if inspect.iscoroutine(result):
+        result.close()  # else Python warns of it some time later
+    elif not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+        return
+    raise TypeError(
+        f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it in the handler"
+    )
+
+
+def refuse_unawaited(handler: Handler, called: str) -> None:
+    """Raise TypeError: *handler* has called something and not awaited it, so nothing of it was done."""
+    raise TypeError(f"handler {handler.name} calls {called}(...) and does not await it, so nothing of it happens")
+
+
+def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
+    """Refuse two types of one topic, any if *topic* is empty, that are called the same on the wire."""
+    found: dict[tuple[object, str], type[Event]] = {}
+    for each in of:
+        namespace = str(each._options.namespace)
+        other = found.setdefault((topic or getattr(each, "__topic__", ""), namespace), each)
+        if other is not each:
+            raise ConfigError(
+                f"two event types are called {namespace} on the wire: {other.__module__}.{other.__qualname__} and "
+                f"{each.__module__}.{each.__qualname__}; give one another namespace"
+            )
+
+
+class Sizes(NamedTuple):
+    """How large a record may be before it is looked into: bytes of its value, headers of its own."""
+
+    value_bytes: int = 16 * 2**20
+    headers: int = 256
+
+
+class EventTypes:
+    """The event types of one topic: finds the type of a record and decodes it.
+
+    The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode, else by `__faust.ns`
+    in the value (what a plain Faust app writes), else it is the topic's only type. A name is looked up here and nowhere
+    else: a sender never chooses a class. What is larger than *sizes* is poison, and is not decoded.
+    """
+
+    def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
+        known = list(of)
+        _check_namespaces(topic, known)
+        self._topic = topic
+        self._value_bytes, self._headers = sizes
+        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in known}
+        self._hidden = places_of(codec.record_type for codec in self._codecs.values())
+        self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
+
+    def decode(self, record: Record, *, is_redeemed: bool = False) -> Event | None:
+        """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison.
+
+        What *is_redeemed* has the store's limit of size.
+        """
+        value, codec = record.value, self._only
+        # Nearly always there is nothing but a value of the topic's only type; looking for more takes a while.
+        if (
+            codec is None or value is None or record.headers or not 1 < len(value) <= self._value_bytes
+            or value[-2] == _BRACE
+        ):  # fmt: skip
+            return self._decode(record, is_redeemed)
+        try:
+            return codec.parse(value)
+        except Exception:  # whatever it is: this finds it again, and says it in our words
+            return codec.decode(value)
+
+    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001  # of `decode`
+        value, headers, name = record.value, record.headers, None
+        if value is not None and len(value) > self._value_bytes and not is_redeemed:
+            raise DecodeError("$", f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}")
+        if headers:
+            if len(headers) > self._headers:
+                raise DecodeError(
+                    "headers", f"{len(headers)} of them, Kafka.ConsumerConfig.MaxHeaders is {self._headers}"
+                )
+            name = event_type_of(headers)
+            if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
+                return self._in_envelope(record)
+        if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
+            name = _faust_namespace(value)
+        codec = self._only if name is None else self._codecs.get(name)
+        if codec is not None:
+            return codec.decode(value)
+        if name is None:
+            raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
+        return None
+
+    @property
+    def hides(self) -> bool:
+        """Whether one of the types here calls anything sensitive."""
+        return bool(self._hidden)
+
+    def shown(self, value: bytes | None) -> bytes | None:
+        """A record's *value* for people: with stars for what one of the types here calls sensitive."""
+        return hidden(value, self._hidden)
+
+    def _in_envelope(self, record: Record) -> Event | None:
+        envelope = envelope_in(record)
+        codec = self._codecs.get(envelope.type)
+        if codec is None:
+            return None
+        payload = envelope.payload()
+        try:
+            return codec.decode(payload)
+        except DecodeError as error:
+            raise DecodeError(f"$.data{error.path[1:]}", error.reason) from None
+
+
+class _Metadata(msgspec.Struct):
+    ns: str | None = None
+
+
+class _WithMetadata(msgspec.Struct):
+    metadata: _Metadata | None = msgspec.field(name="__faust", default=None)
+
+
+_metadata = msgspec.json.Decoder(_WithMetadata)
+
+
+def _faust_namespace(value: bytes) -> str | None:
+    try:
+        found = _metadata.decode(value).metadata
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # not JSON, or not such metadata: the codec says what is wrong with it
+    return found.ns if found is not None else None

@@ -1,0 +1,239 @@
+"""The life of a batch, top to bottom: this file is where to start reading.
+
+The promise, which every other file serves:
+
+1. No event is lost: a record below the committed offset was handled, was a duplicate, or lies in the dead letter topic.
+2. Per key in order: event n+1 of a key starts only when n is settled.
+3. Each event id takes effect once in tables, within the dedupe window.
+4. Tables equal the fold of the settled events: after a kill, a move to another worker, a rebuild from the changelog.
+5. The dead letter topic holds the events that failed for good, bytes unchanged, and says why.
+
+Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew (who does it) ->
+**pipeline**: decode -> duplicate? -> handlers in a unit of work; what fails rests and is tried again, or leaves as a
+dead letter (`failing`) -> group -> settle -> offsets finished -> Faust commits them.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+from faust import Record as Event
+
+from famulus.deadletter.redelivery import Returned
+from famulus.deadletter.topics import stage_of
+from famulus.errors import DecodeError, InvariantError, PermanentError
+from famulus.observability.metrics import Counts
+from famulus.processing.deferral import Past
+from famulus.processing.failure_classification import failed, not_handled, take_back
+from famulus.processing.failure_policy import Failing, UnknownTypeError, words
+from famulus.processing.handlers import (
+    Dispatcher,
+    EventTypes,
+    Handler,
+    OnUnknownType,
+    refuse_result,
+    refuse_unawaited,
+)
+from famulus.processing.payload_redeeming import Redeeming
+from famulus.serialization.claim_check import is_claim_check
+from famulus.serialization.records import Outcome, Record, delivery_of, event_id_of
+from famulus.state.changelog import store_mark
+from famulus.state.dedupe import Dedupe, key_back
+from famulus.state.failure_state import Tried
+from famulus.state.partition_state import Finished, Partition
+from famulus.state.rocksdb_store import StoreError
+from famulus.state.unit_of_work import Unit, Unwound, enter
+
+# A record's lane; the record that is to be carried; what is known of it from before, None for nearly all; the stream's
+# time; the key of its mark, if that is known before decoding; what the store had under it when so many groups had
+# reached it. A plain tuple, since one is made for every record.
+Work = tuple[Hashable, Record, Past | None, int, bytes, bytes | None, int]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Carries the events of one subscription. *dedupe* None takes every record for a new event.
+
+    *dedupe_back* is for those that come back from retry topics or from among the dead letters, so that twice is once.
+    """
+
+    types: EventTypes
+    dispatcher: Dispatcher
+    dedupe: Dedupe | None
+    dedupe_back: Dedupe | None
+    counts: Counts
+    on_unknown_type: OnUnknownType
+    failing: Failing
+    redeeming: Redeeming
+    topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
+
+    def wait_back_ms(self, topic: str) -> int:
+        """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""
+        stage = stage_of(topic)
+        every = (handler.policy.delays_s for handler in self.dispatcher.handlers)
+        return math.ceil(max((of[stage - 1] for of in every if 0 < stage <= len(of)), default=0.0) * 1000)
+
+    def note(self, outcome: Outcome, count: int = 1) -> None:
+        """So many records have ended like that."""
+        self.counts[outcome] += count
+        if outcome == "handled":
+            self.failing.flood.passed += count
+
+    def _lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
+        """What each record must not overtake: its key; without one its event id; or the whole partition."""
+        if self.failing.order == "partition":
+            return [None] * len(records)
+        return [event_id_of(record) if record.key is None else record.key for record in records]
+
+    def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
+        """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
+        known = self._lanes_of(records), records, repeat(None, len(records)), stream_ms
+        keys = self.dedupe.keys(records) if self.dedupe is not None else []
+        if self.dedupe is None or not keys:
+            return zip(*known, *(repeat(of, len(records)) for of in (b"", None, -1)), strict=True)
+        try:
+            stored, applied = self.dedupe.stored(state, keys), state.applied
+        except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
+            stored, applied = [None] * len(keys), -1
+        return zip(*known, keys, stored, repeat(applied, len(records)), strict=True)
+
+    def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
+        """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
+        past = Past(back=back, finished=finished, place=place)
+        if back.action == "retry":
+            past.tried[back.handler] = Tried(back.attempts, back.first_ms)
+        [lane] = self._lanes_of([back])
+        return lane, back, past, stream_ms, key_back(back, self.dedupe), None, -1
+
+    def drop(self, back: Returned, state: Partition) -> None:
+        """A dead letter is given up: what waits behind it may come back."""
+        self.failing.let_pass(back, state)
+
+    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912, PLR0915  # all of it
+        """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
+
+        Raises Rest when that has to wait for something.
+        """
+        record, past = work[1], work[2]
+        unit = Unit(state, record) if past is None else self._resumed(past, record, state)
+        try:
+            if past is not None or state.troubles.any:
+                past = self.failing.begin(record, past, state, self.dispatcher.longest_wait_s)
+            try:
+                event = self.types.decode(record)
+            except DecodeError as error:  # only then is it asked for a claim check: no other event pays for that
+                event = await self._redeemed(error, unit, past)
+            if event is None:
+                return self._unknown(record, past, unit)
+            handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
+            if past is not None:
+                handlers = self._left(past, handlers)
+            enter(unit)
+            if (self.dedupe is not None or past is not None) and self._is_duplicate(work, event, unit):
+                self._end(unit, past)
+                return "duplicate"
+            for handler in handlers:
+                if unit.handler:  # an attempt, of this handler or another one, has ended
+                    enter(unit := unit.passed())
+                gate = handler.gate
+                if gate.is_open:
+                    self.failing.knock(handler, handlers, unit, past)
+                before = unit.savepoint(handler.name)
+                try:
+                    if past is not None and past.held:
+                        self.failing.check_held(handler, past)
+                    result = await (
+                        handler.target(event) if handler.is_plain else self._call(handler, event, unit, past)
+                    )
+                    if result is not None:
+                        refuse_result(handler, result)
+                    if unit.unawaited:
+                        refuse_unawaited(handler, unit.unawaited)
+                except BaseException as error:  # whatever a handler raises
+                    unit = unit.rollback(before)
+                    past = failed(self.failing, handler, handlers, error, unit, past)
+                else:
+                    if unit.is_timed_out:
+                        take_back(unit)
+                    gate.passed += 1
+                    if gate.is_open:
+                        gate.let_all_pass()
+            if unit.is_undone:
+                raise Unwound  # noqa: TRY301  # its handler did not let it pass
+            if unit.mark or unit.rows or unit.outbox or unit.reads:
+                unit.join()
+            if past is not None:
+                self._end(unit, past)
+        except BaseException as error:  # what is none of ours is raised again
+            not_handled(self.failing, error, unit, past)
+            return "dead_lettered"
+        finally:
+            if unit.bytes_redeemed:
+                self.redeeming.let_go(unit)
+            if not unit.is_resting:
+                unit.is_ended = True
+                if unit.is_live or unit.waiters:
+                    unit.end()
+        return "handled"
+
+    async def _redeemed(self, error: DecodeError, unit: Unit, past: Past | None) -> Event | None:
+        """The event that a claim check stands for. Raises *error* of a record that is none."""
+        if not is_claim_check(unit.record):
+            raise error
+        return self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
+
+    @staticmethod
+    def _resumed(past: Past, record: Record, state: Partition) -> Unit:
+        unit = past.unit or Unit(state, record, past.waiters())
+        unit.is_resting = False
+        return unit
+
+    def _is_duplicate(self, work: Work, event: Event, unit: Unit) -> bool:
+        """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
+        _, record, past, stream_ms, key, stored, applied = work
+        dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
+        if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
+            return False
+        before: list[bytes] = []
+        if not key:
+            key, *before = dedupe.keys_of(event, record)
+        raw = unit.earlier(key, applied, stored)  # None, nearly always
+        for older in before:  # by an identity alone
+            raw = raw or unit.earlier(older, -1, None)
+        if raw is not None and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None:
+            self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
+            return True
+        unit.leave(key, store_mark(stream_ms, record.offset))
+        return False
+
+    def _unknown(self, record: Record, past: Past | None, unit: Unit) -> Outcome:
+        """What becomes of a record whose type has no handler here."""
+        if self.on_unknown_type == "fail":
+            raise InvariantError(f"{words(record)} is of a type that nobody here handles")
+        if self.on_unknown_type == "dead_letter":
+            raise UnknownTypeError("a type that nobody here handles")
+        self._end(unit, past)
+        return "ignored"
+
+    def _end(self, unit: Unit, past: Past | None) -> None:
+        """The event has ended, and not as a dead letter."""
+        if past is not None:
+            self.failing.ended(unit.record, past, unit.partition, is_dead=False)
+
+    @staticmethod
+    def _left(past: Past, handlers: Sequence[Handler]) -> Sequence[Handler]:
+        """Those that have yet to run. Raises PermanentError when the only one that should is not there any more."""
+        left = past.left(handlers)
+        if past.back is not None and past.back.handler and not left and not past.done:
+            raise PermanentError(f"there is no handler {past.back.handler} any more")
+        return left
+
+    async def _call(self, handler: Handler, event: Event, unit: Unit, past: Past | None) -> None:
+        delivery = None
+        if handler.wants_delivery:
+            tried = past.tried.get(handler.name) if past is not None else None
+            held = past.held if past is not None else 0
+            attempts = held + (tried.attempts if tried is not None else 0)
+            delivery = delivery_of(unit.record, unit.event_id, attempts + 1)
+        await self.dispatcher.call(handler, event, delivery)

@@ -1,0 +1,140 @@
+"""The topics through which records come back to a partition: what was fetched of them, and what is due by now."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from heapq import heappop, heappush
+from typing import Protocol, cast
+
+from faust.types import TP
+
+from famulus.deadletter.redelivery import Returned, returned
+from famulus.deadletter.topics import REDRIVE
+from famulus.errors import UnreadableError
+from famulus.kafka.stray_counts import Kind, strays
+from famulus.processing.offset_tracker import PartitionOffsets
+from famulus.serialization.records import Record
+from famulus.serialization.stray_records import StrayRecordError
+
+
+class Chunks(Protocol):
+    """The records of one fetch, some at a time, where one of them has raised UnreadableError."""
+
+    def skip(self) -> None:
+        """Go on behind that."""
+
+
+class Back:
+    """The records of one retry or redrive topic partition, at most *records* of them in flight at once.
+
+    All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times. Where one says
+    another time, because a clock was wrong or it is none of ours, it waits no longer than that after it was written,
+    and what was unpacked with it is not behind it.
+    """
+
+    def __init__(self, place: TP, records: int, wait_ms: int = 0) -> None:
+        self.offsets = PartitionOffsets()
+        self._kind: Kind = "redrive" if place.topic.endswith(REDRIVE) else "retry"
+        self._partition = place.partition
+        self._records_max, self._wait_ms = records, wait_ms
+        self._fetches: deque[Iterator[Sequence[Record]]] = deque()
+        self._waiting: list[tuple[int, int, Returned]] = []  # a heap: when each is due, and its offset here
+
+    def receive(self, chunks: Iterator[Sequence[Record]]) -> None:
+        """Take a fetch, to be unpacked when its turn comes."""
+        self._fetches.append(chunks)
+
+    def forget(self) -> None:
+        """Do not unpack what is left: reading goes on elsewhere."""
+        self._fetches.clear()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is enough for now."""
+        return bool(self._fetches)
+
+    def due_in_s(self, now_ms: int) -> float | None:
+        """How long until the next one may start, None when nothing is here, or enough is at work."""
+        if self.offsets.in_flight >= self._records_max + len(self._waiting):
+            return None
+        self._unpack(now_ms)
+        if not self._waiting:
+            return None
+        return max(self._waiting[0][0] - now_ms, 0) / 1000
+
+    def take(self, now_ms: int, limit: int) -> Iterator[tuple[int, Returned]]:
+        """At most *limit* that are due, each with its offset here."""
+        while limit > 0 and self.due_in_s(now_ms) == 0:
+            limit -= 1
+            _, place, back = heappop(self._waiting)
+            yield place, back
+
+    def _unpack(self, now_ms: int) -> None:
+        while not self._waiting and self._fetches:
+            try:
+                records = next(self._fetches[0], None)
+            except UnreadableError as error:
+                if not error.is_stray:
+                    raise
+                why = "a batch that cannot be read"
+                strays.note(self._kind, StrayRecordError(error.topic, self._partition, error.first_offset, why))
+                cast(Chunks, self._fetches[0]).skip()
+                continue
+            if records is None:
+                self._fetches.popleft()
+                continue
+            self.offsets.received([record.offset for record in records])
+            for record in records:
+                latest_ms = min(record.timestamp, now_ms) + self._wait_ms + 1
+                back = strays.read(self._kind, record, partial(returned, latest_ms=latest_ms))
+                if back is not None:
+                    heappush(self._waiting, (back.due_ms, record.offset, back))
+                else:
+                    self.offsets.finished(record.offset)
+
+
+class Backs:
+    """All such topics of one partition, with how long records wait in each. *on_due* is told when one may start."""
+
+    def __init__(self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]) -> None:
+        self.of = {place: Back(place, records, wait_ms) for place, wait_ms in waits_ms.items()}
+        self.is_due = False  # whether it is worth a look
+        self._on_due = on_due
+        self._timer: asyncio.TimerHandle | None = None
+
+    def receive(self, tp: TP, chunks: Iterator[Sequence[Record]]) -> None:
+        """Take a fetch of one of them."""
+        self.of[tp].receive(chunks)
+        self.is_due = True
+
+    def take(self, now_ms: int, limit: int) -> Iterator[tuple[Returned, Callable[[int], None], int]]:
+        """At most *limit* of each that are due, with whom to tell its offset at the end. A timer sees to the rest.
+
+        Times are milliseconds since 1970.
+        """
+        for back in self.of.values():
+            finished = self._finisher(back)
+            for place, record in back.take(now_ms, limit):
+                yield record, finished, place
+        waits = [wait for back in self.of.values() if (wait := back.due_in_s(now_ms)) is not None]
+        self.is_due = 0 in waits
+        self.stop()
+        if waits and not self.is_due:
+            self._timer = asyncio.get_running_loop().call_later(min(waits), self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _finisher(self, back: Back) -> Callable[[int], None]:
+        def finished(place: int) -> None:
+            back.offsets.finished(place)
+            self.is_due = True  # there is room for one more
+
+        return finished
+
+    def _look(self) -> None:
+        self.is_due = True
+        self._on_due()

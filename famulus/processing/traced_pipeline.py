@@ -1,0 +1,67 @@
+"""The pipeline of a worker that makes spans. Chosen at its start, so that the other one does not even ask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from famulus.deadletter.masking import masked
+from famulus.deadletter.record import Failure
+from famulus.formatting import text_of
+from famulus.observability.tracing import Tracing
+from famulus.processing.deferral import Past, Rest
+from famulus.processing.failure_policy import Failing
+from famulus.processing.handlers import Handler
+from famulus.processing.pipeline import Pipeline, Work
+from famulus.serialization.records import Outcome
+from famulus.state.partition_state import Partition
+from famulus.state.unit_of_work import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedPipeline(Pipeline):
+    """A span for each time that an event is in hand: an event that is tried again has several."""
+
+    tracing: Tracing
+
+    async def carry(self, work: Work, state: Partition) -> Outcome:
+        """See `Pipeline.carry`."""
+        with self.tracing.process(work[1]) as span:
+            try:
+                outcome = await super().carry(work, state)
+            except Rest:
+                span.ended("rests")
+                raise
+            span.ended(outcome)
+            return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedFailing(Failing):
+    """Notes on an event's span why it failed: each attempt, and what makes it a dead letter."""
+
+    tracing: Tracing
+
+    def failed(
+        self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
+    ) -> Past:  # fmt: skip
+        """See `Failing.failed`."""
+        self.tracing.failed(error, masked(text_of(error), unit.record))
+        return super().failed(handler, handlers, error, unit, past)
+
+    def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:
+        """See `Failing.bury`."""
+        if not failure.attempts:  # else it was said when it failed
+            self.tracing.failed(failure.error, masked(str(failure.error), unit.record))
+        super().bury(failure, unit, past)
+
+
+def traced(pipeline: Pipeline, tracing: Tracing | None) -> Pipeline:
+    """The same pipeline with spans, itself when there are none to make."""
+    if tracing is None:
+        return pipeline
+    failing = TracedFailing(**_values(pipeline.failing), tracing=tracing)
+    return TracedPipeline(**{**_values(pipeline), "failing": failing}, tracing=tracing)
+
+
+def _values(of: Pipeline | Failing) -> dict[str, Any]:  # Any: each field has a type of its own
+    return {field.name: getattr(of, field.name) for field in fields(of)}

@@ -1,0 +1,84 @@
+"""The brokers' time, as far as this process knows it, and how far the clock of this machine is from it.
+
+A record that a broker dates when it appends it (LogAppendTime) tells its time. From there on the monotonic clock
+counts, so whoever sets this machine's clock does not change what time it is for events. Without such an answer the
+machine's own clock is all there is.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from famulus.errors import OperatingError
+from famulus.runtime.conditions import Condition
+from famulus.wall_clock import wall_ms
+
+log = structlog.get_logger()
+LIMIT_S = 2.0  # of one measurement; an answer that takes longer says little
+EVERY_S = 3600.0  # between two measurements: two clocks drift apart slowly
+STEP_S = 0.5  # by which somebody has set this machine's clock: then it is measured anew
+TELLING_S = 1.0  # a difference from which on an error names it
+Stamp = Callable[[], Awaitable[int | None]]  # the time by a broker, ms since 1970; None: it does not tell
+
+
+class Clock:
+    """Asks *stamp* what time it is for the brokers. A difference of more than *limit_s* seconds is a condition."""
+
+    def __init__(self, stamp: Stamp, limit_s: float) -> None:
+        self._stamp, self._limit_s = stamp, limit_s
+        self._begin_ms: float | None = None  # the brokers' time when the monotonic clock was 0
+        self._measured_s = 0.0  # by the monotonic clock
+        self._wall_s = 0.0  # this machine's time when that was 0, as of the last measurement
+        self._is_told = True  # whether brokers tell their time at all
+
+    def now_ms(self) -> int:
+        """Return the brokers' time where it is known, else this machine's, milliseconds since 1970."""
+        if self._begin_ms is None:
+            return wall_ms()
+        return round(self._begin_ms + time.monotonic() * 1000)
+
+    @property
+    def ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is ahead of the brokers', below 0 when it is behind.
+
+        None: nobody knows.
+        """
+        return None if self._begin_ms is None else time.time() - self.now_ms() / 1000
+
+    @property
+    def words(self) -> str:
+        """How far this machine's clock is from the brokers', empty where that is not worth telling."""
+        ahead_s = self.ahead_s
+        if ahead_s is None or abs(ahead_s) < TELLING_S:
+            return ""
+        return f"this machine's clock is {abs(ahead_s):,.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the brokers'"
+
+    async def measure(self) -> None:
+        """Ask once. Nothing changes when no answer comes."""
+        at_ms = None
+        with suppress(OperatingError, TimeoutError):
+            async with asyncio.timeout(LIMIT_S):
+                at_ms = await self._stamp()
+                self._is_told = at_ms is not None
+        self._measured_s = time.monotonic()
+        self._wall_s = time.time() - self._measured_s
+        if at_ms is not None:
+            # As if it was dated when the answer came: never ahead of the brokers, so that nothing is tried too early.
+            self._begin_ms = at_ms - self._measured_s * 1000
+
+    async def look(self) -> list[Condition]:
+        """Measure where it is time to, and say whether the clocks are too far from each other."""
+        now_s = time.monotonic()
+        is_set = abs(time.time() - now_s - self._wall_s) > STEP_S
+        if self._is_told and (is_set or now_s - self._measured_s > EVERY_S):
+            await self.measure()
+        if abs(self.ahead_s or 0.0) <= self._limit_s:
+            return []
+        why = (
+            f"{self.words}: set it by NTP; events are dated wrong, and more than an hour ahead Kafka refuses what this "
+            "worker writes"
+        )
+        return [Condition("clock", "this machine", why, is_red=False)]

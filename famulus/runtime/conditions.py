@@ -1,0 +1,143 @@
+"""What a worker needs of the cluster and of its machine, looked at again and again while it runs.
+
+A start checks much of it, and then somebody deletes a topic, or sets a clock. A look says what is wrong by then, as
+conditions. `/readyz`, the log and the metrics tell of them; one that only a person can mend ends the worker, since no
+new start and no other worker would do better.
+
+The looks are begun by a timer of the event loop, as those of the watchdog are.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from famulus.errors import ConfigError
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that the worker needs and does not have. *name* is for tools, *why* has the cause and the cure.
+
+    *is_red*: something stands still, so the worker is not ready. It ends the worker when it lasts *ends_after_s*.
+    """
+
+    name: str
+    subject: str
+    why: str
+    is_red: bool = True
+    ends_after_s: float = math.inf
+
+
+Look = Callable[[], Awaitable[Iterable[Condition] | None]]  # None: it cannot be said now, as before
+
+
+class Conditions:
+    """What is wrong by the last looks, and for how long. Pure: a look is given the time that has passed."""
+
+    def __init__(self) -> None:
+        self._lasting: dict[tuple[str, str], tuple[Condition, float]] = {}
+
+    def look(self, passed_s: float, found: Iterable[Condition]) -> None:
+        """Note what was *found*, *passed_s* after the last look, and say in the log what has changed."""
+        before, self._lasting = self._lasting, {}
+        for condition in found:
+            key = condition.name, condition.subject
+            _, for_s = before.pop(key, (None, None))
+            if for_s is None:
+                say = log.error if condition.is_red else log.warning
+                say(condition.why, condition=condition.name, of=condition.subject)
+            self._lasting[key] = condition, 0.0 if for_s is None else for_s + passed_s
+        for condition, for_s in before.values():
+            log.warning("this is over", condition=condition.name, of=condition.subject, seconds=round(for_s))
+
+    @property
+    def all(self) -> list[Condition]:
+        """What is wrong now."""
+        return [condition for condition, _ in self._lasting.values()]
+
+    @property
+    def hopeless(self) -> list[Condition]:
+        """What has lasted for so long that the worker has to end."""
+        return [condition for condition, for_s in self._lasting.values() if for_s >= condition.ends_after_s]
+
+
+class Watch:
+    """Has a look by each of *looks* every *every_s* seconds. *on_fault* ends the worker."""
+
+    def __init__(
+        self, looks: Sequence[Look], every_s: float, on_fault: Callable[[Exception], Awaitable[object]]
+    ) -> None:
+        self._looks, self._every_s, self._on_fault = looks, every_s, on_fault
+        self._found: list[Iterable[Condition]] = [() for _ in looks]
+        self._conditions = Conditions()
+        self._last_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._is_stopped = True
+
+    @property
+    def red(self) -> list[str]:
+        """Why something stands still, in words."""
+        return [condition.why for condition in self._conditions.all if condition.is_red]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what is wrong beside that, in words."""
+        return [condition.why for condition in self._conditions.all if not condition.is_red]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many conditions there are, by name."""
+        return Counter(condition.name for condition in self._conditions.all)
+
+    def start(self) -> None:
+        """Look every so often from now on."""
+        self._last_s, self._is_stopped = time.monotonic(), False
+        self._look_later()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def look_soon(self) -> None:
+        """Have the next look at once: something has happened that it may explain."""
+        if self._timer is not None and not self._is_stopped and (self._looking is None or self._looking.done()):
+            self._timer.cancel()
+            self._begin()
+
+    def _look_later(self) -> None:
+        if not self._is_stopped:
+            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._begin)
+
+    def _begin(self) -> None:
+        self._looking = asyncio.ensure_future(self._look())
+        self._looking.add_done_callback(lambda _: self._look_later())
+
+    async def _look(self) -> None:
+        try:
+            for number, look in enumerate(self._looks):
+                found = await look()
+                if found is not None:
+                    self._found[number] = list(found)
+        except asyncio.CancelledError:
+            return  # whoever cancels more than the stop does: the next look comes
+        except Exception as error:  # a look that ends unseen would be no watch
+            await self._on_fault(error)
+            return
+        now_s = time.monotonic()
+        # A process that was frozen has not stood still all the time.
+        passed_s, self._last_s = min(now_s - self._last_s, 2 * self._every_s), now_s
+        self._conditions.look(passed_s, [condition for found in self._found for condition in found])
+        if hopeless := self._conditions.hopeless:
+            await self._on_fault(ConfigError("; ".join(condition.why for condition in hopeless)))

@@ -1,0 +1,91 @@
+"""Our settings as Faust's, and which of Faust's own are fixed because the worker stands on them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
+from faust.types.auth import CredentialsT
+
+from famulus.config import KafkaConfig, Settings
+from famulus.errors import ConfigError
+from famulus.kafka.client import connection_of
+
+REQUEST_S, REBALANCE_S = 90.0, 60.0  # what Faust has
+REBALANCE_ROOM_S = 10.0  # for what a rebalance takes beside the work in hand
+GUARANTEE = "at_least_once"  # Faust's word for what the engine builds on; its transactions are not used
+
+
+def faust_options(
+    settings: Settings, variables: Mapping[str, str] = os.environ
+) -> dict[str, Any]:  # Any: Faust's settings are of all types
+    """Make the keyword arguments of `faust.App`, without the classes that we replace.
+
+    Faust lets an environment variable win over a keyword argument: it gets an empty environment, so that our settings
+    are the only ones. Raises ConfigError when *variables* ask Faust for a guarantee that would not hold.
+    """
+    asked = variables.get("PROCESSING_GUARANTEE", GUARANTEE)
+    if asked != GUARANTEE:
+        raise ConfigError(
+            f"PROCESSING_GUARANTEE is {asked[:40]!r}, and transactions of Kafka are not used here: unset it; effects "
+            "on tables happen once by `dedupe` of a subscription"
+        )
+    kafka, worker = settings.kafka, settings.worker
+    consumer = kafka.consumer_config
+    return {
+        "env": {},
+        "processing_guarantee": GUARANTEE,
+        "web_transport": "tcp://",  # else FAUST_WEB_TRANSPORT, read when Faust is imported, opens another way in
+        "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
+        "broker_credentials": credentials_of(kafka),
+        "origin": "app",
+        "autodiscover": True,
+        "store": "rocksdb://",
+        "datadir": worker.data_dir,
+        "broker_commit_interval": settings.commit_interval_s,
+        "broker_request_timeout": _request_timeout_s(settings),
+        "broker_rebalance_timeout": rebalance_timeout_s(settings),
+        "broker_session_timeout": consumer.session_timeout_ms / 1000,
+        "broker_heartbeat_interval": consumer.heartbeat_interval_ms / 1000,
+        "broker_max_poll_interval": consumer.max_poll_interval_ms / 1000,
+        "broker_max_poll_records": consumer.max_poll_records,
+        "consumer_max_fetch_size": consumer.max_partition_fetch_bytes,
+        "consumer_auto_offset_reset": consumer.auto_offset_reset,
+        "producer_request_timeout": kafka.producer_config.delivery_timeout_ms / 1000,
+        "topic_replication_factor": kafka.replication_factor,
+        "topic_partitions": kafka.partitions,
+        "topic_disable_leader": True,
+        "table_standby_replicas": settings.state.standby_replicas,
+        "web_bind": worker.web_bind,
+        "web_port": worker.web_port,
+        "web_tables_enabled": False,  # our own views answer for tables
+        "web_router_enabled": False,
+    }
+
+
+def rebalance_timeout_s(settings: Settings) -> float:
+    """Return for how long the group waits for this worker in a rebalance, seconds: its work in hand may end first."""
+    return max(REBALANCE_S, settings.worker.drain_timeout_s + REBALANCE_ROOM_S)
+
+
+def _request_timeout_s(settings: Settings) -> float:
+    """Return for how long an answer is waited for: the one to a request to join comes at the end of a rebalance.
+
+    Faust refuses to start with one below the session timeout.
+    """
+    session_s = settings.kafka.consumer_config.session_timeout_ms / 1000
+    return max(REQUEST_S, session_s, rebalance_timeout_s(settings) + REBALANCE_ROOM_S)
+
+
+def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
+    """What Faust's own consumer and producer get in with, None in plain text. Raises ConfigError as `connection_of`."""
+    known = connection_of(kafka)
+    context = known.get("ssl_context")
+    if not kafka.is_sasl:
+        return None if context is None else SSLCredentials(context)
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return OAuthCredentials(oauth_cb=known["sasl_oauth_token_provider"], ssl_context=context)
+    return SASLCredentials(
+        username=known["sasl_plain_username"], password=known["sasl_plain_password"],
+        mechanism=known["sasl_mechanism"], ssl_context=context,
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from asyncio import CancelledError
+from typing import Any, NoReturn, Protocol, cast
+
+import faust
+
+from famulus.errors import ConfigError, InvariantError, OperatingError
+from famulus.kafka.admin import check_port
+from famulus.kafka.client_errors import fault_of
+from famulus.observability.unhandled_errors import watch_leaks
+from famulus.runtime.tuning import exact_timers, few_arenas
+from famulus.runtime.unawaited import watch_unawaited
+from famulus.standard_streams import make_lenient
+from famulus.webserver.auth import Door
+
+EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
+LOOP_STOPPED = "Event loop stopped before Future completed"  # what asyncio says when somebody calls `loop.stop`
+LOOK_S = 0.1  # between two looks whether a stop has become a crash
+CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
+
+
+class Host(Protocol):
+    """What the process needs of our app beside Faust's own."""
+
+    door: Door  # of the web views
+    fault: OperatingError | None  # what ends the worker
+    is_drained: bool  # whether the last stop finished the work in hand
+    stop_timeout_s: float
+
+    async def prepare(self) -> None:
+        """Check that everything is there. Raises OperatingError."""
+
+
+class Worker(faust.Worker):
+    """Faust's worker process with a check before the start, the exit codes of `errors`, and an end that comes."""
+
+    @property
+    def _host(self) -> Host:
+        return cast(Any, self.app)  # type: ignore[no-any-return]  # our app is both Faust's App and a Host
+
+    def execute_from_commandline(self) -> NoReturn:
+        """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
+        make_lenient()
+        few_arenas()
+        exact_timers(self.loop)
+        watch_leaks(self.loop)
+        watch_unawaited()
+        try:
+            if self.app.conf.web_enabled:
+                self._host.door.check(self.app.conf.web_bind)
+                check_port(self.app.conf.web_bind, self.app.conf.web_port)
+            self.loop.run_until_complete(self._host.prepare())
+            if self.app.conf.web_enabled:
+                self._host.door.open()
+            super().execute_from_commandline()
+        except OperatingError as error:
+            raise SystemExit(_said(error)) from None
+        except (SystemExit, CancelledError) as end:  # what mode makes of exceptions; a crash may cancel a part of it
+            raise SystemExit(self._exit_code(end)) from None
+
+    def _exit_code(self, end: SystemExit | CancelledError) -> object:
+        """The code that says why the worker ended, after the line that does."""
+        causes = self._reason, end.__context__
+        if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
+            return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+        for cause in causes:
+            if cause is not None and (fault := fault_of(cause)) is not None:
+                return _said(fault)
+        if any(isinstance(cause, RuntimeError) and LOOP_STOPPED in str(cause) for cause in causes):
+            return _said(InvariantError("the event loop was stopped, by a handler or an agent: do not stop it there"))
+        if isinstance(end, CancelledError):
+            return 1
+        return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
+
+    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002  # Faust's
+        """No spinner: to turn it, Faust has every debug line of every library made as soon as the level is `warn`."""
+        self.spinner = None
+
+    def install_signal_handlers(self) -> None:
+        """Faust's, and the end of a terminal is an order to stop like any other."""
+        super().install_signal_handlers()
+        # `nohup` has it ignored, so that the end of a terminal is none of the worker's.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self.loop.add_signal_handler(signal.SIGHUP, self._schedule_shutdown, signal.SIGHUP)
+
+    @property
+    def _reason(self) -> BaseException | None:
+        """Why the worker crashed, if it did: what was first, for one crash brings others about."""
+        return self._host.fault or self.crash_reason
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:  # the name is mode's
+        if self._signal_stop_time:
+            text = "Error: a second signal: the worker ends at once; what was in hand is read again"
+            print(text, file=sys.__stderr__, flush=True)  # Faust's stderr is its log
+            os._exit(EX_TEMPFAIL)
+        super()._schedule_shutdown(signal)
+
+    async def stop(self) -> None:
+        """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
+        threading.Thread(target=self._end_in_time, name="end in time", daemon=True).start()
+        await super().stop()
+
+    def _end_in_time(self) -> None:
+        """End the process when a stop has taken too long; soon after a crash, also one in the middle of a stop."""
+        limit_s = self._host.stop_timeout_s
+        ends_at = time.monotonic() + limit_s
+        while time.monotonic() < ends_at:
+            if self._reason:
+                limit_s = min(limit_s, CRASH_S)
+                ends_at = min(ends_at, time.monotonic() + limit_s)
+                time.sleep(max(ends_at - time.monotonic(), 0))
+                break
+            time.sleep(LOOK_S)
+        self._end_now(limit_s)
+
+    def _end_now(self, limit_s: float) -> None:
+        """End the process from a thread, since the event loop or the network holds it up."""
+        reason = self._reason
+        if reason is not None and (fault := fault_of(reason)) is not None:
+            code = _said(fault)
+        else:
+            text = f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again"
+            print(text, file=sys.__stderr__, flush=True)  # as above
+            code = 1 if reason else EX_TEMPFAIL
+        os._exit(code)
+
+
+def _said(error: OperatingError) -> int:
+    """Say it in one line, where Faust has not turned everything into log entries; the exit code that goes with it."""
+    error.show(sys.__stderr__)
+    return error.exit_code

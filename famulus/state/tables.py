@@ -1,0 +1,454 @@
+"""Tables: what handlers remember, one part per partition of the source.
+
+    stock_reserved = stock.Table("stock_reserved", key=str, value=int, default=int)
+    stock_reserved[event.product_id] += event.quantity
+
+A handler sees the rows of the partition that its event came from, so a table is best keyed by the event's own key: then
+every row lives in one partition. Outside a handler a table can be read (all partitions that this worker owns, settled
+state only), not written.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+import faust
+import msgspec
+
+from famulus.errors import UnreadableRowError
+from famulus.serialization.key_text import key_bytes
+from famulus.serialization.redaction import hidden, places_at
+from famulus.state import windows
+from famulus.state.changelog import row_key
+from famulus.state.partition_state import Partition, Rows
+from famulus.state.row_codec import (
+    RefusedError,
+    difference,
+    fault_of,
+    is_mutable,
+    key_coder,
+    name_of,
+    refused,
+    value_coder,
+)
+from famulus.state.unit_of_work import Unit, current_unit
+from famulus.state.windows import Window, Windowed
+from famulus.wall_clock import wall_ms
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+HEX = "hex:"  # begins the text of a key that is none of the table: its bytes in hexadecimal follow
+
+
+class Row(NamedTuple):
+    """A row for pages: the *text* of its key, the key and the value, and why it cannot be read, empty where it can."""
+
+    text: str
+    key: Any
+    value: Any
+    unreadable: str = ""
+
+
+class Table(Generic[K, V]):
+    """Rows of type *value* by keys of type *key*; a missing row reads as `default()` where a default is given.
+
+    Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal, UUID, datetime,
+    lists, dicts. *held* has the partitions of this worker by their numbers, *topic* is the source whose handlers may
+    change it. A row or an event's rows that are too large to be settled in one piece send the event to the dead letter
+    topic; so does what could not be read again: TypeError or ValueError, where it is written. A row that cannot be read
+    raises UnreadableRowError, which stops the partition: no event is to blame for it.
+    """
+
+    def __init__(  # noqa: PLR0917  # all that a table is
+        self, name: str, key: type[K], value: type[V], default: Callable[[], V] | None,
+        held: Mapping[int, Partition], help: str = "", topic: str = "",
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.help = help or f"Rows by {name_of(key)}."
+        self.prefix = row_key(name)
+        self.window: Window | None = None
+        self._default = default
+        self._held = held
+        self._topic = topic
+        self._key = key
+        self._keys, self._values = key_coder(key), value_coder(value)
+        self._encode_key, self._plain_key = self._keys.encode, self._keys.plain
+        self._encode, self._plain, self._decode = self._values.encode, self._values.plain, self._values.decode
+        self._is_mutable = is_mutable(value)
+        self._hidden = places_at(value)
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}>"
+
+    def check(self, value: V) -> None:
+        """Raise what writing or reading raises of a value that would not come back."""
+        self._values.checked(value)
+
+    def __getitem__(self, key: K) -> V:
+        row = self._row(key)
+        raw = self._read(row)
+        if raw is None:
+            return self._missing(row, key)
+        if self._is_mutable:
+            return self._value(row, raw)
+        try:  # as `_value`, which is a call more
+            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise self._unreadable(row, error) from None
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._write(self._row(key), value)
+
+    def _write(self, row: bytes, value: V) -> None:
+        try:
+            raw = self._encode(value) if type(value) is self._plain else self._values.checked(value)
+        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+            raise self._refused("value", self._values.name, error) from None
+        unit = current_unit()  # as `_unit`, which is a call more
+        if unit is None or unit.partition.topic != self._topic:
+            unit = self._unit()
+        unit.write(row, raw)
+
+    def __delitem__(self, key: K) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._unit().write(self._row(key), None)
+
+    def __contains__(self, key: K) -> bool:
+        return self._read(self._row(key)) is not None
+
+    @overload
+    def get(self, key: K) -> V | None: ...
+    @overload
+    def get(self, key: K, default: D) -> V | D: ...
+    def get(self, key: K, default: D | None = None) -> V | D | None:
+        """The row's value, or *default* when there is no such row."""
+        row = self._row(key)
+        raw = self._read(row)
+        if raw is not None:
+            return self._value(row, raw)
+        if self._is_mutable and default is not None:
+            self._check_later(row, default)
+        return default
+
+    def set(self, key: K, value: V) -> None:
+        """The same as `table[key] = value`."""
+        self[key] = value
+
+    def pop(self, key: K, *default: V) -> V:
+        """Delete the row and return its value. Raises KeyError when it is missing and no *default* is given."""
+        row = self._row(key)
+        raw = self._read(row)
+        if raw is None:
+            if default:
+                return default[0]
+            raise KeyError(key)
+        value = self._decoded(row, raw)
+        self._unit().write(row, None)
+        return value
+
+    def items(self, after: str | None = None, limit: int | None = None) -> list[tuple[K, V]]:
+        """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most.
+
+        The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises ValueError when
+        *after* is no such text, UnreadableRowError for a row that cannot be read.
+        """
+        found = []
+        for raw, value in self._later(None if after is None else self.position(after), limit):
+            try:
+                key = self._to_key(raw)
+            except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+                raise self._unreadable(self.prefix + raw, error) from None
+            found.append((key, self._decoded(self.prefix + raw, value)))
+        return found
+
+    def page(self, after: bytes | None, limit: int) -> list[Row]:
+        """The same with rows that cannot be read, above the key whose bytes `position` gave."""
+        return [self._shown_row(raw, value) for raw, value in self._later(after, limit)]
+
+    def _later(self, after: bytes | None, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
+        every = heapq.merge(*(self.settled(partition, after or b"") for partition in self.partitions))
+        return itertools.islice(((raw, value) for raw, value in every if raw != after), limit)
+
+    def _shown_row(self, raw: bytes, value: bytes) -> Row:
+        text, why = self.key_text(raw), self.fault(raw, value)
+        return Row(text, text, None, why) if why else Row(text, self._to_key(raw), self._decode(value))
+
+    def settled(self, partition: int, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Settled rows of one partition as bytes, in the order of their keys, from *start* on."""
+        store = self._held[partition].store
+        if store is not None and store.is_open:
+            for key, value in store.items(self.prefix, start):
+                yield key[len(self.prefix) :], value
+
+    def text(self, key: K | str) -> str:
+        """The text of a key that `items` gave, as it stands in a URL and is passed as *after*."""
+        return str(key) if self.window is not None else self._encode_key(key).decode()
+
+    def key_text(self, raw: bytes) -> str:
+        """The text of any row's key, for people and as *after*; bytes that are no key are in hexadecimal."""
+        try:
+            text = windows.text_of(raw) if self.window is not None else raw.decode()
+            if self.position(text) == raw:
+                return text
+        except (ValueError, OverflowError):
+            pass
+        return HEX + raw.hex()
+
+    def position(self, after: str) -> bytes:
+        """The bytes of a key whose text is passed as *after*. Raises ValueError when it is none."""
+        raw = _from_hex(after)
+        if raw is not None:
+            return raw
+        return after.encode() if self.window is None else windows.from_text(after)
+
+    def at(self, text: str) -> V | None:
+        """The settled row that the text of a key, as in a URL, stands for.
+
+        Raises ValueError when it is no such key, UnreadableRowError when the row cannot be read.
+        """
+        try:
+            key = self._from_text(text)
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            why = str(error) if isinstance(error, ValueError) else fault_of(error)[1]
+            raise ValueError(f"{text!r} is no key of table {self.name}: {why}") from None
+        row = self.prefix + key
+        raw = self._read(row)
+        return None if raw is None else self._decoded(row, raw)
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions whose rows this worker holds, ascending."""
+        return sorted(self._held)
+
+    # Windows, by the names that Faust has for them.
+
+    def tumbling(self, size: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
+        """Rows of their own for each *size* of time: `table[key]` is that of the event's time.
+
+        They are removed when the stream's time is *expires* past their end.
+        """
+        return self.hopping(size, size, expires=expires)
+
+    def hopping(self, size: timedelta, step: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
+        """The same with a window of *size* that begins at every *step*: an event counts in all that it lies in."""
+        self.window = Window.of(size, step, expires)
+        return Windowed(self, self.window)
+
+    def in_window(self, start_ms: int, key: K) -> V:
+        """The row of one window. Raises KeyError when there is none and the table has no default."""
+        row = self._window_row(start_ms, key)
+        raw = self._read(row)
+        return self._missing(row, key) if raw is None else self._value(row, raw)
+
+    def set_in_window(self, start_ms: int, key: K, value: V) -> None:
+        """Set the row of one window."""
+        self._write(self._window_row(start_ms, key), value)
+
+    def now_ms(self) -> int:
+        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970.
+
+        The wall clock's, too, for an event after the year 9999, since the stream's time is never ahead of it; 0 for one
+        before 1970.
+        """
+        unit = current_unit()
+        if unit is None or unit.record.timestamp > windows.TIME_MAX_MS:
+            return wall_ms()
+        return max(unit.record.timestamp, 0)
+
+    # As the changelog has rows, and as people read them.
+
+    def fault(self, key: bytes, value: bytes) -> str:
+        """Why a row of the changelog cannot be read, without payload; empty when it can."""
+        try:
+            self._to_key(key)
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            return f"its key, {_words(error)}"
+        try:
+            self._decode(value)
+        except Exception as error:  # noqa: BLE001  # as above
+            return _words(error)
+        return ""
+
+    def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
+        if why := self.fault(key, value):
+            raise ValueError(why)
+        return self.key_json(key), self._encode(self._decode(value))
+
+    def key_json(self, raw: bytes) -> bytes:
+        """The key of a row as JSON. Raises what decoding it does."""
+        key = self._to_key(raw)
+        return self._encode_key(key) if isinstance(key, faust.Record) else msgspec.json.encode(key)
+
+    def shown(self, key: bytes, value: bytes) -> bytes:
+        """The value that `as_json` gives, for people: without what is sensitive. Raises as that does."""
+        return hidden(self.as_json(key, value)[1], self._hidden) or b"null"
+
+    def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """The row of the changelog that such JSON stands for. Raises ValueError that says what is wrong in it."""
+        raw = self.key_from_json(key)
+        try:
+            return raw, self._values.checked(self._decode(value))
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise ValueError(_words(error)) from None
+
+    def key_from_json(self, raw: bytes) -> bytes:
+        """The key of the row. Raises as `from_json` does."""
+        try:
+            return self._key_from_json(raw)
+        except Exception as error:  # noqa: BLE001  # as above
+            raise ValueError(_words(error)) from None
+
+    def _key_from_json(self, raw: bytes) -> bytes:
+        if self.window is None:
+            if isinstance(self._key, type) and issubclass(self._key, faust.Record):
+                return self._keys.canonical(self._keys.decode(raw))
+            return self._keys.canonical(msgspec.json.decode(raw, type=self._key))
+        key = windows.from_text(msgspec.json.decode(raw, type=str))
+        self._keys.decode(key[windows.START_BYTES :])
+        if windows.start_of(key) % self.window.step_ms:
+            raise windows.NoWindowError("no window of the table begins at that time")
+        return key
+
+    def event_key(self, key: bytes) -> bytes:
+        """The key of the events that a row belongs to, where a table is keyed as its events are."""
+        raw = key if self.window is None else key[windows.START_BYTES :]
+        try:
+            return key_bytes(self._keys.decode(raw)) or b""
+        except TypeError:  # no event has such a key
+            return raw
+
+    # By keys as they are in the changelog.
+
+    def _row(self, key: K) -> bytes:
+        try:
+            return self.prefix + (self._encode_key(key) if type(key) is self._plain_key else self._keys.canonical(key))
+        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+            raise self._refused("key", self._keys.name, error) from None
+
+    def _window_row(self, start_ms: int, key: K) -> bytes:
+        return self.prefix + windows.in_window(start_ms, self._row(key)[len(self.prefix) :])
+
+    def _missing(self, row: bytes, key: K) -> V:
+        """The default. Raises KeyError when there is none."""
+        if self._default is None:
+            raise KeyError(key)
+        value = self._default()
+        if self._is_mutable:
+            self._check_later(row, value)
+        return value
+
+    def _value(self, row: bytes, raw: bytes) -> V:
+        """The value in *raw*. One that can be changed in place is looked at again at the event's end."""
+        value = self._decoded(row, raw)
+        if self._is_mutable:
+            self._check_later(row, value, raw)
+        return value
+
+    def _decoded(self, row: bytes, raw: bytes) -> V:
+        try:
+            return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
+        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            raise self._unreadable(row, error) from None
+
+    def _read(self, row: bytes) -> bytes | None:
+        unit = current_unit()
+        if unit is not None and not unit.is_ended:
+            if unit.partition.topic != self._topic:
+                self._check_home(unit)
+            return unit.row(row)
+        stores = (p.store for p in self._held.values() if p.store is not None and p.store.is_open)
+        return next((raw for store in stores if (raw := store.get(row)) is not None), None)
+
+    def _unit(self) -> Unit:
+        unit = current_unit()
+        if unit is None:
+            raise TypeError(f"table {self.name!r} can only be changed inside a handler")
+        self._check_home(unit)
+        return unit
+
+    # What was read and changed in place would be lost.
+
+    def _check_later(self, row: bytes, value: Any, raw: bytes | None = None) -> None:  # Any: or a default of its own
+        unit = current_unit()
+        if unit is None or unit.is_ended:
+            return
+        try:
+            before = raw if raw is not None else self._encode(value)
+        except Exception:  # noqa: BLE001  # a default that is no value of the table
+            return
+        unit.check_later(partial(self._check_unchanged, row, value, before, is_row=raw is not None))
+
+    def _check_unchanged(self, row: bytes, value: Any, before: bytes, rows: Rows, *, is_row: bool) -> None:
+        """Raise TypeError when *value*, *before* when it was read, differs now, and the row was not written since."""
+        if row in rows and not (is_row and rows[row] is before):
+            return
+        try:
+            if self._encode(value) == before:
+                return
+            is_same = is_row and difference(value, self._decode(before)) is None  # other bytes may say the same
+        except Exception:  # noqa: BLE001  # it was changed into what cannot be encoded
+            is_same = False
+        if not is_same:
+            raise TypeError(
+                f"a value of table {self.name!r} was changed in place and not written back, so the change would be "
+                "lost: assign it (`table[key] = value`), or change a copy"
+            )
+
+    # What goes wrong, in words without payload.
+
+    def _refused(self, what: str, kind: str, error: Exception) -> Exception:
+        fault = error if isinstance(error, RefusedError) else refused(error)
+        made = TypeError if fault.is_type else ValueError
+        return made(f"table {self.name!r} takes no such {what}, its {what}s are of type {kind}: {fault}")
+
+    def _unreadable(self, row: bytes, error: Exception) -> UnreadableRowError:
+        digest = blake2b(row[len(self.prefix) :], digest_size=8).hexdigest()
+        return UnreadableRowError(
+            f"table {self.name!r}: the row whose key has the digest {digest} cannot be read ({_words(error)}). Older "
+            "code wrote it, or it is damaged: give fields that are new a default; or stop the workers, `faust -A app "
+            f"state export --topic {self._topic} --output FILE`, correct or remove the lines that say `unreadable`, "
+            f"`state import --topic {self._topic} --replace FILE`"
+        )
+
+    def _check_home(self, unit: Unit) -> None:
+        """Raise TypeError when the event is of another subscription than the table, where both are known."""
+        here, there = self._topic, unit.partition.topic
+        if here != there and here and there:
+            raise TypeError(
+                f"table {self.name!r} belongs to the subscription of {here!r}, and this event is of {there!r}: publish "
+                f"an event to {here!r} whose handler does it, or declare the table at the subscription of {there!r}"
+            )
+
+    def _to_key(self, raw: bytes) -> Any:  # Any: the table's key, or a text
+        if self.window is None:
+            return self._keys.decode(raw)
+        self._keys.decode(raw[windows.START_BYTES :])
+        return windows.text_of(raw)
+
+    def _from_text(self, text: str) -> bytes:
+        if self.window is not None or _from_hex(text) is not None:
+            return self.position(text)
+        return self._keys.canonical(self._keys.decode(text.encode()))
+
+
+def _from_hex(text: str) -> bytes | None:
+    """The bytes that a text in hexadecimal stands for, None for any other text."""
+    try:
+        return bytes.fromhex(text[len(HEX) :]) if text.startswith(HEX) else None
+    except ValueError:
+        return None
+
+
+def _words(error: Exception) -> str:
+    """Where something is wrong and what, in names and types only."""
+    if isinstance(error, (RefusedError, windows.NoWindowError)):
+        return str(error)
+    path, reason = fault_of(error)
+    return f"{path}: {reason}"

@@ -1,0 +1,27 @@
+"""`GET /hotkeys/`: which keys the events of this worker's partitions have most, in the last five to ten minutes.
+
+Estimates, from a sample: see `observe.hotkeys`. Keys are digests unless `Worker.ShowKeys` is set.
+"""
+
+import time
+
+from faust.web import Request, Response
+
+from famulus.application import Famulus
+from famulus.observability.hot_keys import HotPartition, hot_keys
+from famulus.web.json_view import Page
+
+
+def hot_keys_of(app: Famulus) -> list[HotPartition]:
+    """The hot keys of every partition that this worker has."""
+    watches = {tp: flow.keys for tp, flow in app.intake.flows.items()}
+    return hot_keys(watches, time.time_ns() // 1_000_000, is_shown=app.settings.worker.show_keys)
+
+
+class HotKeyList(Page):
+    """The hot keys by partition."""
+
+    async def get(self, request: Request) -> Response:
+        """List them."""
+        del request
+        return self.answer({"topics": [of.as_json() for of in hot_keys_of(self.host)]})

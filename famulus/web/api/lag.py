@@ -1,0 +1,45 @@
+"""`GET /lag/`: how far the whole group is behind, from any worker of it; what scales the workers asks here.
+
+The same as `faust -A app lag --json` says, by the cluster's own figures. The cluster is asked at most once a second, by
+one at a time, however many ask.
+"""
+
+import asyncio
+import time
+from functools import cached_property
+
+from faust.web import Request, Response
+
+from famulus.errors import OperatingError
+from famulus.kafka.lag import GroupLag, GroupWatch
+from famulus.web.json_view import Page
+
+ASK_S = 5.0  # for the cluster to answer
+FRESH_S = 1.0
+
+
+class GroupLagView(Page):
+    """How far the group is behind, in all and by partition."""
+
+    _asking = asyncio.Lock()
+    _found: GroupLag | None = None
+    _at_s = 0.0  # by the monotonic clock
+
+    @cached_property
+    def _watch(self) -> GroupWatch:
+        app = self.host
+        return GroupWatch(app.settings.kafka, app.group, ASK_S, expected=app.carried)
+
+    async def get(self, request: Request) -> Response:
+        """Show it, or say why the cluster does not tell."""
+        del request
+        try:
+            return self.answer((await self._look()).as_json())
+        except OperatingError as error:
+            return self.refuse(503, f"the cluster does not say how far the group is: {error}")
+
+    async def _look(self) -> GroupLag:
+        async with self._asking:
+            if self._found is None or time.monotonic() - self._at_s > FRESH_S:
+                self._found, self._at_s = await self._watch.look(), time.monotonic()
+            return self._found

@@ -1,0 +1,63 @@
+"""Seeking over the web: have the group go on elsewhere, and what of that is not done yet.
+
+GET  /seek/  the orders that wait to be carried out: topic, partition, offset, by whom, when, why
+POST /seek/  `{"topic": "order-events", "partition": 3, "offset": 1042, "note": "why"}`
+
+Instead of an offset, which is of one partition: `"time": "2026-01-31T12:00:00+00:00"`, or `"edge": "beginning"` or
+`"end"`. The topic `*` is everything; partition and note may be left out. With `"dry_run": true` nothing is done. The
+answer: for each partition its log, the commit, where it goes on, how many records are read again or skipped; `notes`
+says what that comes to.
+"""
+
+from typing import Literal
+
+import msgspec
+from faust.web import Request, Response
+
+from famulus.control.admin_topic import target_of
+from famulus.control.seek_planner import Move, consequences, order, planned, where_of
+from famulus.errors import BadRequestError, OperatingError
+from famulus.web.json_view import Page, asker
+from famulus.wiring import remembers_s
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request."""
+
+    topic: str
+    partition: int | None = None
+    edge: Literal["beginning", "end"] | None = None
+    offset: int | None = None
+    time: str | None = None
+    note: str = ""
+    dry_run: bool = False
+
+
+class Seek(Page):
+    """Where the group is to go on."""
+
+    async def get(self, request: Request) -> Response:
+        """List what waits."""
+        del request
+        return self.answer(self.host.intake.told.seeks.rows())
+
+    async def post(self, request: Request) -> Response:
+        """Order it."""
+        host = self.host
+        try:
+            asked = await self.asked(request, Asked)
+            moves = await self._moves(asked)
+            if not asked.dry_run:
+                await host.admin_log.seen(await order(host.sender, host.group, moves, asker(request), asked.note))
+        except (BadRequestError, ValueError, OperatingError) as error:
+            return self.failed(error)
+        notes = consequences(moves, remembers_s(host.subscriptions.values()))
+        return self.answer({"partitions": [move.as_json() for move in moves], "notes": notes})
+
+    async def _moves(self, asked: Asked) -> list[Move]:
+        host = self.host
+        where = where_of(edge=asked.edge, offset=asked.offset, time=asked.time)
+        topics = {name: s.topic_name for name, s in host.subscriptions.items()}
+        kafka, timeout_s = host.settings.kafka, host.settings.worker.startup_timeout_s
+        target = await target_of(kafka, topics, asked.topic, asked.partition, timeout_s)
+        return await planned(kafka, topics.values(), target, where, timeout_s)

@@ -1,0 +1,152 @@
+"""The web views: what the tables hold and how the subscriptions fare, as JSON.
+
+    GET /tables/                        the tables
+    GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text; `unreadable` are those of
+                                        that page that cannot be read, with the reason
+    GET /tables/NAME/KEY/               one row
+    GET /subscriptions/                 what became of the records, and how far each partition is settled
+    GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
+    GET, POST /paused/                  what of the group is paused; pause, resume: see `console.paused`
+    GET, POST /seek/                    where the group is to go on: see `console.seek`
+    GET, POST /concurrency/             how many events may be in hand at once: see `console.concurrency`
+    POST /drain/                        end this worker: see `console.drain`
+    GET /metrics                        all of it for Prometheus, see docs/metrics.md
+    GET /startupz, /readyz, /livez      whether it is well: see `console.health`
+
+A worker answers for the partitions that it owns, and says which. It shows settled state only. `famulus.webserver.auth` says
+who may look.
+"""
+
+from collections import Counter
+from typing import Any, cast
+
+from faust.web import Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from famulus.errors import UnreadableRowError
+from famulus.state.tables import Table
+from famulus.web.api.metrics import WorkerCollector
+from famulus.web.json_view import Page, whole
+from famulus.web.route_docs import JSON, OBJECT, ROWS, About
+from famulus.web.worker_status import failures_of, partitions_of, rows_of, tables_of
+
+PAGE_ROWS = 100
+PAGE_ROWS_MAX = 10_000
+
+
+class TableList(Page):
+    """The tables of this worker."""
+
+    about = About((JSON,), ROWS)
+
+    async def get(self, request: Request) -> Response:
+        """List them."""
+        del request
+        return self.answer([_about(table) for table in tables_of(self.host).values()])
+
+
+class TableRows(Page):
+    """A page of rows; `next` is what to pass as `after` for the following one, null after the last."""
+
+    about = About(
+        (JSON,),
+        OBJECT,
+        {"after": {"type": "string"}, "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX}},
+    )
+
+    async def get(self, request: Request, name: str) -> Response:
+        """Show it."""
+        table = tables_of(self.host).get(name)
+        if table is None:
+            return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
+        limit = whole(request.query.get("limit", str(PAGE_ROWS)), "limit", 1, PAGE_ROWS_MAX)
+        after = request.query.get("after")
+        try:
+            position = None if after is None else table.position(after)
+        except ValueError as error:
+            return self.refuse(400, f"after is the key of a row: {error}")
+        shown, following = rows_of(table, position, limit)
+        rows = [(row.key, row.value) for row in shown if not row.unreadable]
+        unreadable = [{"key": row.text, "why": row.unreadable} for row in shown if row.unreadable]
+        return self.answer({**_about(table), "rows": rows, "unreadable": unreadable, "next": following})
+
+
+class TableRow(Page):
+    """One row of a partition that this worker owns."""
+
+    about = About((JSON,), OBJECT)
+
+    async def get(self, request: Request, name: str, key: str) -> Response:
+        """Show it."""
+        del request
+        table = tables_of(self.host).get(name)
+        if table is None:
+            return self.refuse(404, f"no table {name!r}; GET /tables/ lists them")
+        try:
+            value = table.at(key)
+        except ValueError as error:
+            return self.refuse(400, str(error))
+        except UnreadableRowError as error:
+            return self.answer({"error": str(error), "key": key}, 409)
+        if value is None:
+            return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
+        return self.answer({"key": key, "value": value})
+
+
+class SubscriptionList(Page):
+    """What became of the records of each subscription since this worker started."""
+
+    about = About((JSON,), ROWS)
+
+    async def get(self, request: Request) -> Response:
+        """Count them."""
+        del request
+        next_offsets: dict[str, dict[str, int | None]] = {}
+        paused: dict[str, dict[str, str]] = {}
+        resting: Counter[str] = Counter()  # events that wait for another attempt, or for something else to end
+        for now in partitions_of(self.host):
+            topic, partition = now.place.topic, str(now.place.partition)
+            next_offsets.setdefault(topic, {})[partition] = now.settled
+            resting[topic] += now.resting
+            if now.paused:
+                paused.setdefault(topic, {})[partition] = now.paused
+        return self.answer(
+            [
+                {
+                    "topic": s.topic_name, **s.counts, "failures": failures_of(s.counts),
+                    "resting": resting[s.topic_name], "paused": paused.get(s.topic_name, {}),
+                    "next_offsets": next_offsets.get(s.topic_name, {}),
+                    "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
+                }
+                for s in self.host.subscriptions.values()
+            ]
+        )  # fmt: skip
+
+
+class DuplicateList(Page):
+    """The last records of a subscription that were not handled because their event had been, the newest first."""
+
+    about = About((JSON,), ROWS)
+
+    async def get(self, request: Request, topic: str) -> Response:
+        """Explain them."""
+        del request
+        subscription = self.host.subscriptions.get(topic)
+        if subscription is None:
+            return self.refuse(404, f"no subscription of {topic!r}; GET /subscriptions/ lists them")
+        return self.answer([duplicate._asdict() for duplicate in reversed(subscription.counts.duplicates)])
+
+
+class Metrics(Page):
+    """What there is to measure, in the format that whoever asks accepts: Prometheus' text, or OpenMetrics."""
+
+    about = About(("text/plain", "application/openmetrics-text"))
+
+    async def get(self, request: Request) -> Response:
+        """Look at everything."""
+        encode, content_type = choose_encoder(cast(Any, request).headers.get("Accept", ""))
+        return self.bytes(encode(WorkerCollector(self.host)), headers={"Content-Type": content_type})
+
+
+def _about(table: Table[Any, Any]) -> dict[str, object]:
+    return {"table": table.name, "help": table.help, "partitions": table.partitions}

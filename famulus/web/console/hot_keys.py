@@ -1,0 +1,18 @@
+"""GET /console/hot-keys: which keys this worker's partitions have most, as `/hotkeys/` has it, for people."""
+
+from faust.web import Request, Response
+
+from famulus.web.api.hot_keys import hot_keys_of
+from famulus.web.console.html_page import ConsolePage
+
+
+class HotKeysPage(ConsolePage):
+    """The hot keys by partition."""
+
+    path = "/console/hot-keys"
+
+    async def get(self, request: Request) -> Response:
+        """Show them."""
+        found = [of.as_json() for of in hot_keys_of(self.host)]
+        is_shown = self.host.settings.worker.show_keys
+        return self.show(request, "hotkeys.html", partitions=[of for of in found if of["events"]], is_shown=is_shown)

@@ -1,0 +1,74 @@
+"""What every page of the console shares: its frame, who looks at it, and how it says what is wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, cast
+
+from aiohttp import web
+from faust.web import Request, Response, View
+
+from famulus.application import Famulus
+from famulus.inspection.deadletters.reader import Reader, reading
+from famulus.web.console.rendering import POLICY, render
+from famulus.web.route_docs import HTML, About
+from famulus.webserver.auth import may_act
+
+READ_RECORDS_MAX = 50_000  # of the logs for one page, in the process of a worker that has other things to do
+_turn = asyncio.Lock()
+
+
+class ConsolePage(View):
+    """A page of the console: *path* is its place in the menu, *is_live* has it renew itself: see `console.stream`."""
+
+    about: ClassVar[About] = About((HTML,))
+    path: ClassVar[str]
+    is_live: ClassVar[bool] = False
+
+    @property
+    def host(self) -> Famulus:
+        """The app that this page belongs to."""
+        return cast(Famulus, self.app)
+
+    def show(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """The page that *template* makes of *values*."""
+        page = render(
+            template, path=self.path, is_live=self.is_live, group=self.host.group,
+            csrf=cast(Any, request).get("csrf", ""), may_act=may_act(request), **values,
+        )  # fmt: skip
+        return self.html(page, status=status, headers={"Content-Security-Policy": POLICY})
+
+    def refuse(self, request: Request, status: int, why: str) -> Response:
+        """A page that says in one line what is wrong."""
+        return self.show(request, "said.html", status, title="Not done", lines=[why], is_bad=True)
+
+
+def see_other(path: str) -> Response:
+    """Sends the browser to *path*, where what it has done can be seen."""
+    return cast(Response, web.Response(status=303, headers={"Location": path}))
+
+
+class LivePage(ConsolePage):
+    """A page that renews itself: *template* shows what `values` looks up."""
+
+    is_live = True
+    template: ClassVar[str]
+
+    @staticmethod
+    def values(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
+        """What there is to show now."""
+        raise NotImplementedError
+
+    async def get(self, request: Request) -> Response:
+        """Show it."""
+        return self.show(request, self.template, **self.values(self.host))
+
+
+@asynccontextmanager
+async def reading_logs(app: Famulus) -> AsyncIterator[Reader]:
+    """Read what the cluster has, one page at a time: whoever asks again and again has the worker do no more than that.
+
+    What goes wrong with the cluster inside becomes an UnavailableError.
+    """
+    async with _turn, reading(app) as reader:
+        yield reader

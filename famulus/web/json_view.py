@@ -1,0 +1,70 @@
+"""What every view that answers JSON shares; what the console's pages share is in `console.page`."""
+
+from typing import Any, ClassVar, TypeVar, cast
+
+import msgspec
+from faust.web import Request, Response, View
+
+from famulus.application import Famulus
+from famulus.errors import BadRequestError, ConfigError, OperatingError, UnavailableError
+from famulus.web.route_docs import JSON, About
+from famulus.web.worker_status import as_json
+
+T = TypeVar("T")
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # of partitions; of offsets and times
+
+
+def asker(request: Request) -> str:
+    """Who asks, for what is written down of it."""
+    return f"web@{cast(Any, request).remote}"  # Any: aiohttp's request, which Faust's type knows little of
+
+
+class Page(View):
+    """A view of ours: answers JSON, and says in one line what is wrong."""
+
+    about: ClassVar[About] = About((JSON,))
+
+    @property
+    def host(self) -> Famulus:
+        """The app that this view belongs to."""
+        return cast(Famulus, self.app)
+
+    def answer(self, value: object, status: int = 200) -> Response:
+        """*value* as JSON."""
+        return self.bytes(as_json(value), content_type="application/json", status=status)
+
+    def refuse(self, status: int, why: str) -> Response:
+        """An error in one line."""
+        return self.answer({"error": why}, status)
+
+    def failed(self, error: Exception) -> Response:
+        """An error in one line, with the status that says what is wrong, see `status_of`."""
+        return self.refuse(status_of(error), str(error))
+
+    async def asked(self, request: Request, kind: type[T]) -> T:
+        """What the body asks for. Raises BadRequestError when it is no such request."""
+        try:
+            return msgspec.json.decode(await request.read(), type=kind)
+        except UnicodeDecodeError:
+            raise BadRequestError("the body is no such request: it is not UTF-8") from None
+        except RecursionError:
+            raise BadRequestError("the body is no such request: it is too deep") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise BadRequestError(f"the body is no such request: {error}") from None
+
+
+def whole(text: str, what: str, low: int, high: int) -> int:
+    """The whole number that somebody sent as *what*. Raises BadRequestError unless it is from *low* to *high*."""
+    is_number = text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= len(str(high))
+    if not is_number or not low <= int(text) <= high:
+        raise BadRequestError(f"{what} is a number from {low} to {high}")
+    return int(text)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error: what is meant is not there, no broker answers, it cannot be done; else bad input."""
+    if isinstance(error, ConfigError):
+        return 404
+    if isinstance(error, UnavailableError):
+        return 503
+    return 409 if isinstance(error, OperatingError) else 400

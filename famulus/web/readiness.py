@@ -1,0 +1,85 @@
+"""Whether a worker takes part and gets on, and in words why not: one place, so that no two views differ in it."""
+
+from typing import Any, cast
+
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
+
+from famulus.application import Famulus
+from famulus.formatting import behind_transaction, number
+
+
+def is_restored(app: Famulus) -> bool:
+    """Whether this worker's partitions are assigned and their state is there."""
+    return bool(cast(Any, app.tables).recovery.completed.is_set() and not app.rebalancing)
+
+
+def is_ready(app: Famulus) -> bool:
+    """Whether it takes part, and none of its partitions is stuck."""
+    return is_restored(app) and not (app.should_stop or stuck(app))
+
+
+def stuck(app: Famulus) -> list[str]:
+    """Why this worker, or partitions of it, do not get on: somebody has to do something."""
+    flows = app.intake.flows.values()
+    floods = [why for p in app.pipelines.values() for why in p.failing.shut]
+    scheduled = app.scheduler.blocked if app.scheduler is not None else ""
+    partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
+    group = app.membership.refused, _unheard(app)
+    stalled = *app.uncarried(), *app.watchdog.stalled
+    every = *group, *stalled, *floods, *partitions, scheduled, *app.watch.red
+    return list(dict.fromkeys(why for why in every if why))
+
+
+def warnings(app: Famulus) -> list[str]:
+    """Say what is wrong with the surroundings and stops nothing yet."""
+    return app.watch.warnings
+
+
+def waiting(app: Famulus) -> list[str]:
+    """For what handlers, or partitions, wait; they go on by themselves when it is there again, or over."""
+    gates = (handler.gate.why for handler in app.dispatcher.handlers)
+    return [why for why in (app.claims.away, *gates, *_transactions(app)) if why]
+
+
+def open_since(app: Famulus, tp: TP) -> int | None:
+    """Where the open transaction begins that keeps *tp* from being read on, None when none does."""
+    consumer: Any = app._consumer
+    try:
+        since: int | None = None if consumer is None else consumer.open_since(tp)
+    except (AssertionError, AttributeError, KeyError, ConsumerNotStarted):
+        return None  # taken away meanwhile: aiokafka's thread knows before we do
+    return since
+
+
+def _transactions(app: Famulus) -> list[str]:
+    """Which partitions can be read on only when somebody else's transaction has ended."""
+    opened = ((tp, open_since(app, tp)) for tp in app.intake.flows)
+    return [behind_transaction(f"{tp.topic}-{tp.partition}", since) for tp, since in opened if since is not None]
+
+
+def paused(app: Famulus) -> list[str]:
+    """What of this worker's partitions somebody has paused."""
+    return sorted({flow.paused for flow in app.intake.flows.values() if flow.paused})
+
+
+def why_not_ready(app: Famulus) -> str:
+    """What is wrong with a worker that does not take part; empty when nothing is."""
+    if app.should_stop:
+        return "the worker stops"
+    progress = app.holdings.restorer.progress
+    why = progress.waiting_for or "; ".join(stuck(app))
+    if why or is_restored(app):
+        return why
+    if progress.partitions and progress.ended is None:
+        of = number(progress.partitions, "partition")
+        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
+    return "the group has not assigned partitions yet, or assigns them anew"
+
+
+def _unheard(app: Famulus) -> str:
+    """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
+    if not is_restored(app) or cast(Any, app._consumer).is_member():
+        return ""
+    limit_s = app.settings.kafka.consumer_config.session_timeout_ms / 1000
+    return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
