@@ -8,7 +8,9 @@ from models.orders import OrderCreated, OrderItem
 from models.stock import StockReserved
 
 orders = app.subscription("order-events")
-spend = orders.Table("spend", key=UUID, value=Decimal, default=Decimal, help="What each customer has ordered for.")
+spend = orders.Table(
+    "spend", key=UUID, value=Decimal, default=Decimal, help="What each customer has ordered for."
+)
 
 
 @app.agent(orders)
@@ -18,10 +20,16 @@ async def order_agent(deliveries: Deliveries) -> None:
 
 
 class Warehouse:
-    """Knows what can be set aside. A service: a handler asks for it by its type and gets one for each event."""
+    """Knows what can be set aside.
+
+    A service: a handler asks for it by its type and gets one for each event.
+    """
 
     def reserve(self, item: OrderItem) -> int:
-        """The pieces set aside for one line of an order. Raises PermanentError for a line that asks for none."""
+        """The pieces set aside for one line of an order.
+
+        Raises PermanentError for a line that asks for none.
+        """
         if item.quantity < 1:
             raise PermanentError("an order line asks for no piece")
         return item.quantity
@@ -41,4 +49,6 @@ async def reserve_stock(order: OrderCreated, warehouse: Warehouse, bus: EventBus
     """Publishing is part of it too: the events leave when the handlers have succeeded."""
     for item in order.items:
         quantity = warehouse.reserve(item)
-        await bus.publish(StockReserved(order_id=order.order_id, product_id=item.product_id, quantity=quantity))
+        await bus.publish(
+            StockReserved(order_id=order.order_id, product_id=item.product_id, quantity=quantity)
+        )

@@ -4,7 +4,9 @@ from app import Deliveries, app, handles
 from models.stock import StockReserved
 
 stock = app.subscription("stock-events")
-stock_reserved = stock.Table("stock_reserved", key=str, value=int, default=int, help="Pieces reserved of each product.")
+stock_reserved = stock.Table(
+    "stock_reserved", key=str, value=int, default=int, help="Pieces reserved of each product."
+)
 
 
 @app.agent(stock)

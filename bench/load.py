@@ -43,7 +43,9 @@ def small(topic: str, number: int) -> Outgoing:
     """An event that is little more than its id."""
     key = KEYS[number % len(KEYS)]
     value = b'{"customer_id":"%b"}' % key.encode()
-    return Outgoing(topic, key.encode(), value, [("ce_id", b"%d" % number), ("ce_source", b"bench")])
+    return Outgoing(
+        topic, key.encode(), value, [("ce_id", b"%d" % number), ("ce_source", b"bench")]
+    )
 
 
 def unique(count: int) -> int:
@@ -51,19 +53,33 @@ def unique(count: int) -> int:
     return count - count // REPEATED
 
 
-def _order(topic: str, number: int, customer_id: str, headers: list[tuple[str, bytes]] | None = None) -> Outgoing:
+def _order(
+    topic: str, number: int, customer_id: str, headers: list[tuple[str, bytes]] | None = None
+) -> Outgoing:
     line = {"product_id": f"product-{number % 500:05}", "quantity": 3, "price": 19.99}
-    event = {"order_id": str(UUID(int=number)), "customer_id": customer_id, "total_amount": 119.94,
-             "created_at": datetime.now(UTC).isoformat(), "items": [line, line]}  # fmt: skip
+    event = {
+        "order_id": str(UUID(int=number)),
+        "customer_id": customer_id,
+        "total_amount": 119.94,
+        "created_at": datetime.now(UTC).isoformat(),
+        "items": [line, line],
+    }
     return Outgoing(topic, customer_id.encode(), orjson.dumps(event), headers or ())
 
 
 async def fill(kafka: KafkaConfig, topic: str, kind: Kind, count: int) -> None:
-    """Write *count* records to *topic*, as fast as it goes. The topic is made when it is missing."""
-    await create_topics(kafka, {topic: kafka.partitions, f"{topic}.dead-letter": kafka.partitions}, 10)
+    """Write *count* records to *topic*, as fast as it goes.
+
+    The topic is made when it is missing.
+    """
+    await create_topics(
+        kafka, {topic: kafka.partitions, f"{topic}.dead-letter": kafka.partitions}, 10
+    )
     async with Producer(kafka) as producer:
         for first in range(0, count, CHUNK):
-            await producer.send_all([kind(topic, number) for number in range(first, min(first + CHUNK, count))])
+            await producer.send_all(
+                [kind(topic, number) for number in range(first, min(first + CHUNK, count))]
+            )
 
 
 async def drip(kafka: KafkaConfig, topic: str, count: int) -> None:

@@ -23,8 +23,9 @@ class Restored(NamedTuple):
 def restored(log: str) -> Restored | None:
     """What *log* says, None when it says nothing yet.
 
-    The source is this worker's own line `restored records=.. rows=.. seconds=.. partitions=..`; several are added up.
-    Without one, the time between the two lines with which Faust or Quix Streams begins and ends it.
+    The source is this worker's own line `restored records=.. rows=.. seconds=.. partitions=..`;
+    several are added up. Without one, the time between the two lines with which Faust or Quix
+    Streams begins and ends it.
     """
     lines = COLOURS.sub("", log).splitlines()
     own = [dict(FIELD.findall(line)) for line in lines if OWN.search(line)]
@@ -40,4 +41,5 @@ def restored(log: str) -> Restored | None:
 def _time(line: str) -> datetime:
     found = TIME.match(line)
     assert found is not None, f"a line without its time: {line}"
-    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f")  # noqa: DTZ007  # two of one clock are subtracted
+    # Two of one clock are subtracted.
+    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f")  # noqa: DTZ007

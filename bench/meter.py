@@ -20,20 +20,25 @@ class Note(NamedTuple):
 class Meter:
     """Prints after BENCH_EVENTS hits: events/s between the first and the last, CPU seconds, latencies if wanted.
 
-    *last_to_first* is the pace of the last fifth or so of the events in parts of that of the first. For each of
-    BENCH_POINTS, which are numbers of events, it also says the memory then and the pace of the tenth before.
-    A hit too many is said in a line of its own: whoever counts effects wants to know.
+    *last_to_first* is the pace of the last fifth or so of the events in parts of that of the first.
+    For each of BENCH_POINTS, which are numbers of events, it also says the memory then and the pace
+    of the tenth before. A hit too many is said in a line of its own: whoever counts effects wants
+    to know.
     """
 
     def __init__(self) -> None:
         self.events = int(os.environ["BENCH_EVENTS"])
         self.warm = int(os.environ.get("BENCH_WARM", "1"))  # events before the clock starts
-        self.points = [int(point) for point in os.environ.get("BENCH_POINTS", "").split(",") if point]
+        self.points = [
+            int(point) for point in os.environ.get("BENCH_POINTS", "").split(",") if point
+        ]
         self.count = 0
         self._first_s = 0.0  # from the start of the process to the first event
         self._notes: dict[int, Note] = {}
         self._noted = {1, self.warm, self.events, self.events + 1, *self.points}
-        self._noted |= {_before(point) for point in self.points} | {self._tenth(number) for number in range(1, 11)}
+        self._noted |= {_before(point) for point in self.points} | {
+            self._tenth(number) for number in range(1, 11)
+        }
         self._with_latency = "BENCH_LATENCY" in os.environ
         self._latencies_s: list[float] = []
 
@@ -57,7 +62,9 @@ class Meter:
         self._notes[self.count] = Note(time.perf_counter(), _cpu_s(), _rss_mb())
 
     def _tell(self) -> None:
-        wall_s, cpu_s, _ = (b - a for a, b in zip(self._notes[self.warm], self._notes[self.events], strict=True))
+        wall_s, cpu_s, _ = (
+            b - a for a, b in zip(self._notes[self.warm], self._notes[self.events], strict=True)
+        )
         events = self.events - self.warm
         result = {
             "first_handler_s": self._first_s,
@@ -65,7 +72,8 @@ class Meter:
             "cpu_seconds_per_million": cpu_s / events * 1e6,
             "cpu_share": cpu_s / wall_s,
             "rss_mb": _most_rss_mb(),
-            "last_to_first": self._pace(self._tenth(8), self.events) / self._pace(self._tenth(1), self._tenth(3)),
+            "last_to_first": self._pace(self._tenth(8), self.events)
+            / self._pace(self._tenth(1), self._tenth(3)),
         }
         for point in self.points:
             result[f"rss_mb_at_{point}"] = self._notes[point].rss_mb

@@ -37,7 +37,9 @@ async def _ours(kafka: KafkaConfig, topic: str, pairs: Pairs) -> Result:
 async def _bare(kafka: KafkaConfig, topic: str, pairs: Pairs) -> Result:
     producer: AIOKafkaProducer = Connection(kafka).kafka  # the same settings
     async with producer:
-        await asyncio.gather(*[await producer.send(topic, value, key=key) for key, value in pairs[:WARM]])
+        await asyncio.gather(
+            *[await producer.send(topic, value, key=key) for key, value in pairs[:WARM]]
+        )
         began_s, used_s = time.perf_counter(), time.process_time()
         await asyncio.gather(*[await producer.send(topic, value, key=key) for key, value in pairs])
         return _result(len(pairs), began_s, used_s)

@@ -7,7 +7,10 @@ from typing import TypedDict
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- figures: make chart writes them from bench/results.json -->", "<!-- end of figures -->"
+BEGIN, END = (
+    "<!-- figures: make chart writes them from bench/results.json -->",
+    "<!-- end of figures -->",
+)
 NAMES = {
     "famulus": "Famulus",
     "quix": "Quix Streams 3.28",
@@ -34,7 +37,10 @@ SHOWN = {
     ("flat", "rss_growth_mb"): "the same, growth of memory, MB",
     ("produce", "events_per_second"): "`produce_many` (the loop: `send`), events/s",
     ("produce", "cpu_seconds_per_million"): "the same, CPU seconds per million events",
-    ("publish", "publish_cpu_us"): "publishing an event in a handler (the loop: without id and headers), CPU µs",
+    (
+        "publish",
+        "publish_cpu_us",
+    ): "publishing an event in a handler (the loop: without id and headers), CPU µs",
     ("marks", "millions"): "ids that are remembered, millions",
     ("marks", "events_per_second_at_a_million"): "pace with a million ids, events/s",
     ("marks", "events_per_second_at_the_end"): "pace with all of them, events/s",
@@ -69,14 +75,19 @@ def merged(before: list[Row], measured: list[Row]) -> list[Row]:
     """*before* with the rows of every workload and system that was *measured* replaced."""
     pairs = {(row["workload"], row["system"]) for row in measured}
     kept = [row for row in before if (row["workload"], row["system"]) not in pairs]
-    return sorted([*kept, *measured], key=lambda row: (row["workload"], row["metric"], row["system"]))
+    return sorted(
+        [*kept, *measured], key=lambda row: (row["workload"], row["metric"], row["system"])
+    )
 
 
 def table(rows: list[Row]) -> str:
     """The medians as a table in Markdown, a column for each system that was measured."""
     medians = {(row["workload"], row["metric"], row["system"]): row["median"] for row in rows}
     systems = [name for name in NAMES if any(row["system"] == name for row in rows)]
-    lines = ["| | " + " | ".join(NAMES[name] for name in systems) + " |", "|---|" + "---:|" * len(systems)]
+    lines = [
+        "| | " + " | ".join(NAMES[name] for name in systems) + " |",
+        "|---|" + "---:|" * len(systems),
+    ]
     for (workload, metric), words in SHOWN.items():
         values = [medians.get((workload, metric, name)) for name in systems]
         if any(value is not None for value in values):
@@ -85,7 +96,10 @@ def table(rows: list[Row]) -> str:
 
 
 def with_table(readme: str, rows: list[Row]) -> str:
-    """*readme* with the table between its two markers made anew. Raises ValueError when a marker is missing."""
+    """*readme* with the table between its two markers made anew.
+
+    Raises ValueError when a marker is missing.
+    """
     head, rest = readme.split(BEGIN)
     _, tail = rest.split(END)
     return f"{head}{BEGIN}\n\n{table(rows)}\n\n{END}{tail}"

@@ -1,6 +1,7 @@
 """`make bench`: this worker beside stock Faust, Quix Streams and a bare aiokafka loop, on one topic, in turns.
 
-Only ratios within one run mean anything: rounds are interleaved, and minimum, median and maximum are shown.
+Only ratios within one run mean anything: rounds are interleaved, and minimum, median and maximum
+are shown.
 """
 
 import logging
@@ -34,15 +35,35 @@ def _names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
 
 
 @click.command()
-@click.option("--workloads", default="W0,W1,wait,latency", callback=_names(tuple(WORKLOADS)), help="Comma separated.")
-@click.option("--systems", default=",".join(SYSTEMS), callback=_names(SYSTEMS), help="Comma separated.")
+@click.option(
+    "--workloads",
+    default="W0,W1,wait,latency",
+    callback=_names(tuple(WORKLOADS)),
+    help="Comma separated.",
+)
+@click.option(
+    "--systems", default=",".join(SYSTEMS), callback=_names(SYSTEMS), help="Comma separated."
+)
 @click.option("--rounds", type=click.IntRange(1), default=3)
-@click.option("--events", type=click.IntRange(1_000), default=300_000, help="Of W0; others take parts or multiples.")
+@click.option(
+    "--events",
+    type=click.IntRange(1_000),
+    default=300_000,
+    help="Of W0; others take parts or multiples.",
+)
 @click.option("--partitions", type=click.IntRange(1), default=4)
-@click.option("--marks", type=click.IntRange(1, 1_000), default=20, help="Millions of ids of the workload marks.")
-def main(workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int) -> None:  # noqa: PLR0917  # each is an option
+@click.option(
+    "--marks",
+    type=click.IntRange(1, 1_000),
+    default=20,
+    help="Millions of ids of the workload marks.",
+)
+def main(  # noqa: PLR0917  # each is an option
+    workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int
+) -> None:
     """Measure, show the ratios, and put the figures into bench/results.json workload by workload."""
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it tells of every retry while a topic is new
+    # It tells of every retry while a topic is new.
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
     with Broker(heap_mb=1024) as broker:
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, partitions=partitions)
         with Bench(kafka, events, marks * MILLION) as bench:
@@ -54,7 +75,9 @@ def main(workloads: list[str], systems: list[str], rounds: int, events: int, par
 def measure(bench: Bench, name: str, systems: list[str], rounds: int) -> dict[str, list[Result]]:
     """All rounds of a workload, the systems in turns."""
     workload = WORKLOADS[name]
-    found: dict[str, list[Result]] = {system: [] for system in systems if system in workload.systems}
+    found: dict[str, list[Result]] = {
+        system: [] for system in systems if system in workload.systems
+    }
     for number in range(rounds):
         for system, results in found.items():
             with console.status(f"{name}: {system}, round {number + 1} of {rounds}"):
@@ -66,7 +89,9 @@ def rows_of(workload: str, found: dict[str, list[Result]]) -> list[Row]:
     """The rows of all metrics of a workload; they are shown as well."""
     rows: list[Row] = []
     for metric, unit in WORKLOADS[workload].metrics.items():
-        of_metric = [_row(workload, system, metric, unit, results) for system, results in found.items()]
+        of_metric = [
+            _row(workload, system, metric, unit, results) for system, results in found.items()
+        ]
         show(f"{workload}: {metric} ({unit})", of_metric)
         rows += of_metric
     return rows
@@ -74,8 +99,15 @@ def rows_of(workload: str, found: dict[str, list[Result]]) -> list[Row]:
 
 def _row(workload: str, system: str, metric: str, unit: str, results: list[Result]) -> Row:
     values = [result[metric] for result in results]
-    return Row(workload=workload, system=system, metric=metric, unit=unit,
-               min=min(values), median=median(values), max=max(values))  # fmt: skip
+    return Row(
+        workload=workload,
+        system=system,
+        metric=metric,
+        unit=unit,
+        min=min(values),
+        median=median(values),
+        max=max(values),
+    )
 
 
 def show(title: str, rows: list[Row]) -> None:
@@ -86,10 +118,13 @@ def show(title: str, rows: list[Row]) -> None:
     ours = next((row["median"] for row in rows if row["system"] == "famulus"), None)
     for row in rows:
         numbers = [
-            f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for value in (row["min"], row["median"], row["max"])
+            f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+            for value in (row["min"], row["median"], row["max"])
         ]
         table.add_row(
-            row["system"], *numbers, f"{ours / row['median']:.2f} x" if ours is not None and row["median"] else ""
+            row["system"],
+            *numbers,
+            f"{ours / row['median']:.2f} x" if ours is not None and row["median"] else "",
         )
     console.print(table)
 

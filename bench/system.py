@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 
 class System:
-    """A consumer group of one process at a time, with a state folder. All of it goes at the end of the context.
+    """A consumer group of one process at a time, with a state folder.
+
+    All of it goes at the end of the context.
 
     *job* says what its handler does: the script is `systems/NAME_JOB.py`.
     """
@@ -51,25 +53,51 @@ class System:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, events: int, *, log_level: str = "warn", **settings: str) -> None:
-        """Start the process. Its meter counts *events*; *settings* are environment variables for it."""
+        """Start the process.
+
+        Its meter counts *events*; *settings* are environment variables for it.
+        """
         environment = {
-            **os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers, "BENCH_TOPIC": self.topic,
-            "BENCH_PARTITIONS": str(self.kafka.partitions), "BENCH_GROUP": self.group, "BENCH_DIR": str(self.state),
-            "BENCH_EVENTS": str(events), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings,
-        }  # fmt: skip
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
+            "BENCH_TOPIC": self.topic,
+            "BENCH_PARTITIONS": str(self.kafka.partitions),
+            "BENCH_GROUP": self.group,
+            "BENCH_DIR": str(self.state),
+            "BENCH_EVENTS": str(events),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            **settings,
+        }
         worker = ["worker", "-l", log_level]
         match self.name:
             case "famulus":
                 self._lay_out()
-                command = [sys.executable, "-m", "faust", "-A", "app", *worker, "--web-port", str(self._web_port)]
-                environment |= {**WEB, "PYTHONPATH": f"{self.folder}:{ROOT}", "WORKER__DATADIR": str(self.state),
-                                "KAFKA__CONSUMERCONFIG__GROUPID": self.group}  # fmt: skip
+                command = [
+                    sys.executable,
+                    "-m",
+                    "faust",
+                    "-A",
+                    "app",
+                    *worker,
+                    "--web-port",
+                    str(self._web_port),
+                ]
+                environment |= {
+                    **WEB,
+                    "PYTHONPATH": f"{self.folder}:{ROOT}",
+                    "WORKER__DATADIR": str(self.state),
+                    "KAFKA__CONSUMERCONFIG__GROUPID": self.group,
+                }
             case "faust":
                 script = f"bench.systems.faust_{self.job}"
                 command = [sys.executable, "-m", "faust", "-A", script, *worker, "--without-web"]
             case _:
                 python = sys.executable if self.name == "aiokafka" else os.environ["BENCH_PYTHON"]
-                command = [str(Path(python).absolute()), str(HERE / f"systems/{self.name}_{self.job}.py")]
+                command = [
+                    str(Path(python).absolute()),
+                    str(HERE / f"systems/{self.name}_{self.job}.py"),
+                ]
         environment["BENCH_BEGAN"] = str(time.time())
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # our own scripts
@@ -116,32 +144,45 @@ class System:
         return self._wait_for(_metered, timeout_s, "no result")
 
     def restored(self, rows: int, timeout_s: float) -> Restored:
-        """Wait until it says that all *rows* of its state are back. Raises click.ClickException when it does not."""
+        """Wait until it says that all *rows* of its state are back.
+
+        Raises click.ClickException when it does not.
+        """
 
         def all_of_them(log: str) -> Restored | None:
             found = restored(log)
-            return found if found is not None and (found.rows is None or found.rows >= rows) else None
+            return (
+                found if found is not None and (found.rows is None or found.rows >= rows) else None
+            )
 
         return self._wait_for(all_of_them, timeout_s, f"it did not say that {rows:,} rows are back")
 
     def settle(self, timeout_s: float = 60.0) -> None:
-        """Wait until it has committed its whole topic. Raises click.ClickException when it does not."""
+        """Wait until it has committed its whole topic.
+
+        Raises click.ClickException when it does not.
+        """
         try:
             asyncio.run(load.settle(self.kafka, self.group, self.topic, timeout_s))
         except TimeoutError:
             raise self._wrong(f"not everything was committed within {timeout_s:g} s") from None
 
     def check_effects(self, events: int) -> None:
-        """Check that exactly *events* took effect once all is committed. Raises click.ClickException."""
+        """Check that exactly *events* took effect once all is committed.
+
+        Raises click.ClickException.
+        """
         self.settle()
         if "BENCH-SURPLUS" in self.log():
             raise self._wrong(f"more than {events:,} events took effect")
         if self.name == "famulus":
-            rows = WorkerProcess({"WORKER__DATADIR": str(self.state)}, self._log, web_port=self._web_port).rows(
-                "counts"
-            )
+            rows = WorkerProcess(
+                {"WORKER__DATADIR": str(self.state)}, self._log, web_port=self._web_port
+            ).rows("counts")
             if sum(rows.values()) != events:
-                raise self._wrong(f"the rows of its table say {sum(rows.values()):,} events, not {events:,}")
+                raise self._wrong(
+                    f"the rows of its table say {sum(rows.values()):,} events, not {events:,}"
+                )
 
     def _wait_for(self, look: Callable[[str], T | None], timeout_s: float, else_say: str) -> T:
         """What *look* finds in the log, as soon as it does."""
@@ -157,7 +198,9 @@ class System:
             time.sleep(0.1)
 
     def _wrong(self, what: str) -> click.ClickException:
-        return click.ClickException(f"{self.name}, {self.job}: {what}; its log ends\n{self.log()[-2000:]}")
+        return click.ClickException(
+            f"{self.name}, {self.job}: {what}; its log ends\n{self.log()[-2000:]}"
+        )
 
 
 def _metered(log: str) -> Result | None:

@@ -1,7 +1,7 @@
 """The workloads: what a round of each is, and which figures of it are kept.
 
-A new one is a function here, which measures one system once, and, where the handler is to do something new, a script
-`systems/SYSTEM_JOB.py` for each system.
+A new one is a function here, which measures one system once, and, where the handler is to do
+something new, a script `systems/SYSTEM_JOB.py` for each system.
 """
 
 import asyncio
@@ -61,7 +61,10 @@ class Bench:
         return System(name, job, self.kafka, topic)
 
     def with_rows(self, name: str) -> tuple[System, int]:
-        """A stopped system with table rows, each of an event of its own, and their number. It is made once."""
+        """A stopped system with table rows, each of an event of its own, and their number.
+
+        It is made once.
+        """
         rows = self.events * 10 // 3
         if name == "faust":
             rows //= 20
@@ -99,7 +102,10 @@ def no_op(bench: Bench, name: str) -> Result:
 
 
 def with_state(bench: Bench, name: str) -> Result:
-    """Each order once, and a row of a table for it, from an empty state. Stock Faust has a tenth."""
+    """Each order once, and a row of a table for it, from an empty state.
+
+    Stock Faust has a tenth.
+    """
     count = bench.events // 10 if name == "faust" else bench.events
     with bench.system(name, "counts", bench.topic(load.identified, count)) as system:
         system.start(load.unique(count))
@@ -143,7 +149,9 @@ def _latency(bench: Bench, name: str, handled: int, failing: str) -> Result:
     events, topic = 12 * load.RATE, f"latency-{uuid4().hex[:8]}"
     asyncio.run(load.fill(bench.kafka, topic, load.plain, 0))
     with bench.system(name, "noop", topic) as system:
-        system.start(handled, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1", BENCH_FAILING=failing)
+        system.start(
+            handled, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1", BENCH_FAILING=failing
+        )
         time.sleep(JOIN_S)
         asyncio.run(load.drip(bench.kafka, topic, events))
         return system.result(limit_s(events))
@@ -152,8 +160,10 @@ def _latency(bench: Bench, name: str, handled: int, failing: str) -> Result:
 def backoff(bench: Bench, name: str) -> Result:
     """The latency of all others while one key waits for a minute for its next attempt, and without that."""
     others = 12 * load.RATE - 12 * load.RATE // len(load.KEYS)
-    without, waits = (_latency(bench, name, events, failing) for events, failing in (
-        (12 * load.RATE, ""), (others, load.KEYS[0])))  # fmt: skip
+    without, waits = (
+        _latency(bench, name, events, failing)
+        for events, failing in ((12 * load.RATE, ""), (others, load.KEYS[0]))
+    )
     return {
         "latency_p99_ms": without["latency_p99_ms"],
         "latency_p99_ms_beside": waits["latency_p99_ms"],
@@ -167,7 +177,10 @@ def flat(bench: Bench, name: str) -> Result:
     with bench.system(name, "noop", bench.topic(load.plain, events)) as system:
         system.start(events, BENCH_POINTS=f"{early},{events}")
         result = system.result(limit_s(events))
-        return {**result, "rss_growth_mb": result[f"rss_mb_at_{events}"] - result[f"rss_mb_at_{early}"]}
+        return {
+            **result,
+            "rss_growth_mb": result[f"rss_mb_at_{events}"] - result[f"rss_mb_at_{early}"],
+        }
 
 
 def recovery(bench: Bench, name: str) -> Result:
@@ -216,7 +229,8 @@ def publish(bench: Bench, name: str) -> Result:
     events = bench.events // 3
     bench.make("noted-orders")
     without, those = (_publishing(bench, name, events, published) for published in (0, PUBLISHED))
-    more_s = those["cpu_seconds_per_million"] - without["cpu_seconds_per_million"]  # microseconds per order, too
+    # Microseconds per order, too.
+    more_s = those["cpu_seconds_per_million"] - without["cpu_seconds_per_million"]
     return {
         "publish_cpu_us": more_s / PUBLISHED,
         "published_per_second": those["events_per_second"] * PUBLISHED,
@@ -226,9 +240,12 @@ def publish(bench: Bench, name: str) -> Result:
 def _publishing(bench: Bench, name: str, events: int, published: int) -> Result:
     with bench.system(name, "publish", bench.topic(load.plain, bench.events)) as system:
         system.start(
-            events, BENCH_MADE=str(PUBLISHED), BENCH_PUBLISH=str(published), BENCH_PUBLISHED="noted-orders",
+            events,
+            BENCH_MADE=str(PUBLISHED),
+            BENCH_PUBLISH=str(published),
+            BENCH_PUBLISHED="noted-orders",
             BENCH_WARM="2000",
-        )  # fmt: skip
+        )
         return system.result(limit_s(events))
 
 
@@ -238,16 +255,26 @@ def _used_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-PACE = {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million", "rss_mb": "MB"}
+PACE = {
+    "events_per_second": "events/s",
+    "cpu_seconds_per_million": "CPU s per million",
+    "rss_mb": "MB",
+}
 WORKLOADS = {
     "W0": Workload(no_op, SYSTEMS, PACE),
     "W1": Workload(with_state, ("famulus", "quix", "faust"), PACE),
     "wait": Workload(waiting, ("famulus",), {"events_per_second": "events/s"}),
-    "latency": Workload(latency, SYSTEMS, {"latency_p50_ms": "ms", "latency_p99_ms": "ms", "cpu_share": "of a core"}),
+    "latency": Workload(
+        latency, SYSTEMS, {"latency_p50_ms": "ms", "latency_p99_ms": "ms", "cpu_share": "of a core"}
+    ),
     "backoff": Workload(
         backoff,
         ("famulus",),
-        {"latency_p99_ms": "ms", "latency_p99_ms_beside": "ms, beside a key that waits", "ratio": "times as long"},
+        {
+            "latency_p99_ms": "ms",
+            "latency_p99_ms_beside": "ms, beside a key that waits",
+            "ratio": "times as long",
+        },
     ),
     "start": Workload(start, SYSTEMS, {"first_handler_s": "s"}),
     "idle": Workload(idle, SYSTEMS, {"cpu_share": "of a core"}),
@@ -261,7 +288,9 @@ WORKLOADS = {
             "rss_growth_mb": "MB",
         },
     ),
-    "recovery": Workload(recovery, ("famulus", "quix", "faust"), {"rows_per_second": "rows/s", "seconds": "s"}),
+    "recovery": Workload(
+        recovery, ("famulus", "quix", "faust"), {"rows_per_second": "rows/s", "seconds": "s"}
+    ),
     "restart": Workload(restart, ("famulus", "quix", "faust"), {"first_handler_s": "s"}),
     "produce": Workload(
         produce,

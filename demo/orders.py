@@ -1,8 +1,9 @@
 """`make run`: real orders through a real worker on a real Kafka, and the proof that every one of them counted once.
 
-Starts a broker unless there is one, a `faust -A app worker` process, streams the sample through the project's own
-producer with some orders sent twice and some records spoilt on purpose, waits until all is settled, and compares what
-the worker's web views say with sums made from the sample's files by another road.
+Starts a broker unless there is one, a `faust -A app worker` process, streams the sample through the
+project's own producer with some orders sent twice and some records spoilt on purpose, waits until
+all is settled, and compares what the worker's web views say with sums made from the sample's files
+by another road.
 """
 
 import asyncio
@@ -64,9 +65,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What this run does, and where. *kafka* has the run's own group, and a prefix on somebody else's broker.
+    """What this run does, and where.
 
-    *is_ours* says that the cluster is for this run alone, so that nothing needs a prefix or has to be deleted.
+    *kafka* has the run's own group, and a prefix on somebody else's broker.
+
+    *is_ours* says that the cluster is for this run alone, so that nothing needs a prefix or has to
+    be deleted.
     """
 
     scale: float
@@ -92,23 +96,48 @@ class Plan:
 
 
 @click.command()
-@click.option("--scale", type=click.FloatRange(0.0001, 100), default=0.01, help="TPC-H scale; 0.01 is 15,000 orders.")
-@click.option("--duplicates", type=click.IntRange(0), default=25, help="Orders that are sent twice.")
-@click.option("--poison", type=click.IntRange(0), default=5, help="Records that no handler can read.")
-@click.option("--sample", "sample_folder", type=click.Path(path_type=Path), help="Folder with the sample's CSV files.")
-@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there as JSON.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0.0001, 100),
+    default=0.01,
+    help="TPC-H scale; 0.01 is 15,000 orders.",
+)
+@click.option(
+    "--duplicates", type=click.IntRange(0), default=25, help="Orders that are sent twice."
+)
+@click.option(
+    "--poison", type=click.IntRange(0), default=5, help="Records that no handler can read."
+)
+@click.option(
+    "--sample",
+    "sample_folder",
+    type=click.Path(path_type=Path),
+    help="Folder with the sample's CSV files.",
+)
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the result there as JSON.",
+)
 @click.option(
     "--worker-port",
     "worker_ports",
     type=click.IntRange(1, 65535),
     multiple=True,
-    help="Use the workers whose web views are there, on a fresh cluster that is theirs; once for each.",
+    help="Use the workers whose web views are there, on a fresh cluster that is theirs; once "
+    "for each.",
 )
 @click.option("--keep", is_flag=True, help="Stay up until Ctrl-C, to look around.")
 def demo(  # one for each option
-    *, scale: float, duplicates: int, poison: int, sample_folder: Path | None, summary: Path | None,
-    worker_ports: tuple[int, ...], keep: bool,
-) -> None:  # fmt: skip
+    *,
+    scale: float,
+    duplicates: int,
+    poison: int,
+    sample_folder: Path | None,
+    summary: Path | None,
+    worker_ports: tuple[int, ...],
+    keep: bool,
+) -> None:
     """Carry real orders through a real worker and prove that every one counted once."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
     app.finalize()
@@ -121,7 +150,9 @@ def demo(  # one for each option
         is_ours = broker.is_embedded or bool(worker_ports)
         kafka = _kafka(broker.bootstrap_servers, is_ours=is_ours)
         plan = Plan(scale, duplicates, poison, folder, kafka, is_ours)
-        console.print(f"Kafka at {kafka.bootstrap_servers}{' (started here)' if broker.is_embedded else ''}")
+        console.print(
+            f"Kafka at {kafka.bootstrap_servers}{' (started here)' if broker.is_embedded else ''}"
+        )
         _make_topics(plan, running)
         if sample_folder is None:
             sample_folder = folder
@@ -131,7 +162,9 @@ def demo(  # one for each option
         if worker_ports:
             worker = RunningWorkers(worker_ports)
         else:
-            worker = WorkerProcess(plan.worker_settings(), folder / "worker.log", web_port=_web_port(keep=keep))
+            worker = WorkerProcess(
+                plan.worker_settings(), folder / "worker.log", web_port=_web_port(keep=keep)
+            )
             running.enter_context(worker)
         with console.status("the worker starts"):
             worker.wait_ready(partitions=2 * plan.kafka.partitions)
@@ -148,7 +181,11 @@ def _kafka(bootstrap_servers: str, *, is_ours: bool) -> KafkaConfig:
     base = app.settings.kafka
     group = base.consumer_config.model_copy(update={"group_id": f"{run}famulus"})
     return base.model_copy(
-        update={"bootstrap_servers": bootstrap_servers, "topic_prefix": run, "consumer_config": group}
+        update={
+            "bootstrap_servers": bootstrap_servers,
+            "topic_prefix": run,
+            "consumer_config": group,
+        }
     )
 
 
@@ -156,13 +193,22 @@ def _make_topics(plan: Plan, running: ExitStack) -> None:
     names = [name for topic in plan.topics for name in (topic, dead_letter_topic(topic))]
     asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), TIMEOUT_S))
     if not plan.is_ours:
-        running.callback(lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, TIMEOUT_S)))
+        running.callback(
+            lambda: asyncio.run(delete_topics(plan.kafka, plan.kafka.topic_prefix, TIMEOUT_S))
+        )
 
 
-async def _carry(plan: Plan, folder: Path, worker: WorkerProcess | RunningWorkers) -> tuple[Summary, list[str]]:
+async def _carry(
+    plan: Plan, folder: Path, worker: WorkerProcess | RunningWorkers
+) -> tuple[Summary, list[str]]:
     """Stream, wait, reconcile: the summary, and what differs."""
-    with Progress(TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                  console=console) as bars:  # fmt: skip
+    with Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as bars:
         streamed = asyncio.Event()
         began = time.monotonic()
         settling = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
@@ -177,24 +223,35 @@ async def _carry(plan: Plan, folder: Path, worker: WorkerProcess | RunningWorker
         counts = {s["topic"]: s for s in await asyncio.to_thread(worker.get, "/subscriptions/")}
         dead = await _dead_letters(plan)
         faults = [
-            *_compare("cents of customer", sample.expected_sums(folder)[0], _cents(worker.rows("spend"))),
-            *_compare("pieces of product", sample.expected_sums(folder)[1], worker.rows("stock_reserved")),
+            *_compare(
+                "cents of customer", sample.expected_sums(folder)[0], _cents(worker.rows("spend"))
+            ),
+            *_compare(
+                "pieces of product", sample.expected_sums(folder)[1], worker.rows("stock_reserved")
+            ),
             *_compare("dead letter", spoilt, dead),
         ]
     duplicates = sum(subscription["duplicate"] for subscription in counts.values())
     if duplicates != plan.duplicates:
-        faults.append(f"{plan.duplicates} orders were sent twice, {duplicates} duplicates were recognised")
+        faults.append(
+            f"{plan.duplicates} orders were sent twice, {duplicates} duplicates were recognised"
+        )
     result = Summary(sent, events, duplicates, len(dead), round(events / elapsed_s, 1), not faults)
     return result, faults
 
 
 async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[str, str]]:
     """Send the orders, some twice, and the poison among them: how many orders, and the poison by its place."""
-    bar = bars.add_task("published", total=round(sample.ORDERS_PER_SCALE * plan.scale) + plan.duplicates + plan.poison)
+    bar = bars.add_task(
+        "published",
+        total=round(sample.ORDERS_PER_SCALE * plan.scale) + plan.duplicates + plan.poison,
+    )
     orders, poison = 0, 0
     spoilt: dict[str, str] = {}
     event_type, topic = app.event_type("orders.OrderCreated"), plan.kafka.topic(ORDER_EVENTS)
-    records = sample.records(folder, event_type, topic, duplicates=plan.duplicates, poison=plan.poison)
+    records = sample.records(
+        folder, event_type, topic, duplicates=plan.duplicates, poison=plan.poison
+    )
     async with Producer(plan.kafka) as producer:
         while chunk := list(itertools.islice(records, SEND_RECORDS)):
             places = await producer.send_all(chunk)
@@ -203,7 +260,9 @@ async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[s
                     orders += 1
                 else:
                     poison += 1
-                    spoilt[f"{place.topic}/{place.partition}/{place.offset}"] = f"{record.key!r} {record.value!r}"
+                    spoilt[f"{place.topic}/{place.partition}/{place.offset}"] = (
+                        f"{record.key!r} {record.value!r}"
+                    )
             bars.advance(bar, len(chunk))
         bars.update(bar, total=orders + poison)
     return orders - plan.duplicates, spoilt
@@ -212,7 +271,10 @@ async def _stream(plan: Plan, folder: Path, bars: Progress) -> tuple[int, dict[s
 async def _wait_settled(
     plan: Plan, worker: WorkerProcess | RunningWorkers, bars: Progress, streamed: asyncio.Event
 ) -> int:
-    """Wait until both topics are settled for good: how many events that were. Raises when the worker ends or stalls."""
+    """Wait until both topics are settled for good: how many events that were.
+
+    Raises when the worker ends or stalls.
+    """
     bar = bars.add_task("settled", total=None)
     moved = time.monotonic()
     seen = (-1, -1)
@@ -222,12 +284,16 @@ async def _wait_settled(
             topics = (await monitor.progress(plan.topics)).values()
             now = sum(topic.settled for topic in topics), sum(topic.total for topic in topics)
             bars.update(bar, completed=now[0], total=now[1])
-            if complete and now == seen and now[0] == now[1]:  # twice the same: settling orders makes new events
+            # Twice the same: settling orders makes new events.
+            if complete and now == seen and now[0] == now[1]:
                 return now[0]
             if now != seen:
                 seen, moved = now, time.monotonic()
             elif time.monotonic() - moved > STALLED_S:
-                raise DemoError(f"nothing was settled for {STALLED_S:g} s; the worker says: {worker.last_words()}")
+                raise DemoError(
+                    f"nothing was settled for {STALLED_S:g} s; the worker says: "
+                    f"{worker.last_words()}"
+                )
             worker.check()
             await asyncio.sleep(0.25)
 
@@ -236,8 +302,9 @@ async def _dead_letters(plan: Plan) -> dict[str, str]:
     """Key and value of every dead letter by the place that it came from."""
     found: dict[str, str] = {}
     for topic in map(dead_letter_topic, plan.topics):
-        consumer = AIOKafkaConsumer(**connection_of(plan.kafka), enable_auto_commit=False,
-                                    auto_offset_reset="earliest")  # fmt: skip
+        consumer = AIOKafkaConsumer(
+            **connection_of(plan.kafka), enable_auto_commit=False, auto_offset_reset="earliest"
+        )
         async with consumer:
             partitions = [TopicPartition(topic, number) for number in range(plan.kafka.partitions)]
             consumer.assign(partitions)
@@ -253,7 +320,10 @@ async def _dead_letters(plan: Plan) -> dict[str, str]:
 def _compare(what: str, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """What differs, in a line for each of the first few."""
     wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
-    lines = [f"{what} {key}: expected {expected.get(key)}, found {found.get(key)}" for key in sorted(wrong)[:5]]
+    lines = [
+        f"{what} {key}: expected {expected.get(key)}, found {found.get(key)}"
+        for key in sorted(wrong)[:5]
+    ]
     return [*lines, f"{what}: {len(wrong)} differ in all"] if wrong else []
 
 
@@ -271,7 +341,8 @@ def _tell(result: Summary, faults: list[str], file: Path | None) -> None:
     for fault in faults:
         console.print(fault, markup=False)
     console.print(
-        "reconciled" if result.reconciled else "not reconciled", style="green" if result.reconciled else "red"
+        "reconciled" if result.reconciled else "not reconciled",
+        style="green" if result.reconciled else "red",
     )
 
 

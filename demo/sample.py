@@ -1,7 +1,8 @@
 """The sample: orders and line items of the TPC-H benchmark, as records to send, and their sums by another road.
 
-`tpchgen-cli` writes the files. `orders` reads them side by side, one order at a time, so that memory stays flat at any
-scale; `expected_sums` reads each file alone, in whole cents and pieces, and shares nothing with it but the names.
+`tpchgen-cli` writes the files. `orders` reads them side by side, one order at a time, so that
+memory stays flat at any scale; `expected_sums` reads each file alone, in whole cents and pieces,
+and shares nothing with it but the names.
 """
 
 import csv
@@ -23,7 +24,14 @@ from famulus.errors import ConfigError
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import Outgoing, headers_of
 
-POISON = (b'{"order_id": "1"', b"\xff\xfe\x00", b'{"order_id": 5, "items": null}', None, b"[]", b'"an order"')
+POISON = (
+    b'{"order_id": "1"',
+    b"\xff\xfe\x00",
+    b'{"order_id": 5, "items": null}',
+    None,
+    b"[]",
+    b'"an order"',
+)
 ORDERS_PER_SCALE = 1_500_000  # TPC-H: orders at scale factor 1
 
 
@@ -35,11 +43,25 @@ def generate(scale: float, folder: Path) -> None:
     beside = Path(sys.executable).with_name("tpchgen-cli")
     tool = str(beside) if beside.exists() else shutil.which("tpchgen-cli")
     if tool is None:
-        raise ConfigError("tpchgen-cli is not installed: `make install`, or `pip install tpchgen-cli`")
-    command = [tool, "csv", "--scale-factor", str(scale), "--tables", "orders,lineitem", "--output-dir", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)  # our own tool, no shell
+        raise ConfigError(
+            "tpchgen-cli is not installed: `make install`, or `pip install tpchgen-cli`"
+        )
+    command = [
+        tool,
+        "csv",
+        "--scale-factor",
+        str(scale),
+        "--tables",
+        "orders,lineitem",
+        "--output-dir",
+        str(folder),
+    ]
+    # Our own tool, no shell.
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
-        raise ConfigError(f"tpchgen-cli could not make the sample: {made.stderr.strip().splitlines()[-1:]}")
+        raise ConfigError(
+            f"tpchgen-cli could not make the sample: {made.stderr.strip().splitlines()[-1:]}"
+        )
 
 
 def check(folder: Path) -> None:
@@ -49,12 +71,18 @@ def check(folder: Path) -> None:
 
 
 def orders(folder: Path) -> Iterator[dict[str, Any]]:  # Any: values as an event takes them
-    """The fields of one `orders.OrderCreated` after the other. Raises ConfigError when a file cannot be read."""
+    """The fields of one `orders.OrderCreated` after the other.
+
+    Raises ConfigError when a file cannot be read.
+    """
     lines = itertools.groupby(_rows(folder / "lineitem.csv"), key=lambda row: row["l_orderkey"])
     for order in _rows(folder / "orders.csv"):
         key, items = next(lines, (None, iter(())))
         if key != order["o_orderkey"]:
-            raise ConfigError(f"sample: order {order['o_orderkey']} and line item of {key} do not match in {folder}")
+            raise ConfigError(
+                f"sample: order {order['o_orderkey']} and line item of {key} do not match in "
+                f"{folder}"
+            )
         yield {
             "order_id": _uuid("order", order["o_orderkey"]),
             "customer_id": _uuid("customer", order["o_custkey"]),
@@ -71,18 +99,27 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:  # Any: values as an event
         }
 
 
-def records(folder: Path, event_type: type[Record], topic: str, *, duplicates: int, poison: int) -> Iterator[Outgoing]:
+def records(
+    folder: Path, event_type: type[Record], topic: str, *, duplicates: int, poison: int
+) -> Iterator[Outgoing]:
     """The orders as records for *topic*, in the sample's order; the first *duplicates* of them come once more later.
 
-    *poison* records without headers come in between, which no handler can read. Raises ConfigError as `orders` does.
+    *poison* records without headers come in between, which no handler can read. Raises ConfigError
+    as `orders` does.
     """
     codec = codec_of(event_type)
     again: list[Outgoing] = []
     spoilt = itertools.islice(itertools.cycle(POISON), poison)
     for number, fields in enumerate(orders(folder)):
-        envelope = headers_of(event_id=str(fields["order_id"]), event_type=str(event_type._options.namespace),
-                              source="sample", time=datetime.now(UTC).isoformat())  # fmt: skip
-        record = Outgoing(topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope)
+        envelope = headers_of(
+            event_id=str(fields["order_id"]),
+            event_type=str(event_type._options.namespace),
+            source="sample",
+            time=datetime.now(UTC).isoformat(),
+        )
+        record = Outgoing(
+            topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope
+        )
         yield record
         if number < duplicates:
             again.append(record)
@@ -95,12 +132,17 @@ def records(folder: Path, event_type: type[Record], topic: str, *, duplicates: i
 
 
 def expected_sums(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """What the tables must hold: cents per customer, pieces per product. Raises ConfigError as `orders` does."""
+    """What the tables must hold: cents per customer, pieces per product.
+
+    Raises ConfigError as `orders` does.
+    """
     cents: Counter[str] = Counter()
     pieces: Counter[str] = Counter()
     for row in _rows(folder / "orders.csv"):
         whole, _, fraction = row["o_totalprice"].partition(".")
-        cents[str(_uuid("customer", row["o_custkey"]))] += int(whole) * 100 + int(fraction.ljust(2, "0"))
+        cents[str(_uuid("customer", row["o_custkey"]))] += int(whole) * 100 + int(
+            fraction.ljust(2, "0")
+        )
     for row in _rows(folder / "lineitem.csv"):
         pieces[f"part-{row['l_partkey']}"] += int(row["l_quantity"])
     return dict(cents), dict(pieces)

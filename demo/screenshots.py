@@ -1,7 +1,7 @@
 """`make screenshots`: pictures of the console for the README, of a real worker at work on real orders.
 
-Starts a broker unless there is one, and a worker; streams the sample for some minutes, some of it spoilt, and takes
-each picture light and dark meanwhile.
+Starts a broker unless there is one, and a worker; streams the sample for some minutes, some of it
+spoilt, and takes each picture light and dark meanwhile.
 """
 
 import asyncio
@@ -46,8 +46,15 @@ TIMEOUT_S = app.settings.worker.startup_timeout_s
 
 
 @click.command()
-@click.option("--seconds", type=click.IntRange(10, 280), default=240, help="For how long orders are streamed.")
-@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "docs", help="Where the pictures go.")
+@click.option(
+    "--seconds", type=click.IntRange(10, 280), default=240, help="For how long orders are streamed."
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=ROOT / "docs",
+    help="Where the pictures go.",
+)
 def screenshots(*, seconds: int, folder: Path) -> None:
     """Take the pictures. Exits with 69 when there is no Chromium."""
     if not is_installed():
@@ -57,18 +64,26 @@ def screenshots(*, seconds: int, folder: Path) -> None:
     with ExitStack() as running:
         work = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="famulus-")))
         broker = running.enter_context(broker_for_use())
-        kafka = _kafka(broker.bootstrap_servers, "" if broker.is_embedded else f"pictures-{uuid4().hex[:8]}.")
+        kafka = _kafka(
+            broker.bootstrap_servers, "" if broker.is_embedded else f"pictures-{uuid4().hex[:8]}."
+        )
         names = [kafka.topic(topic) for topic in (ORDERS, STOCK)]
         topics = dict.fromkeys([*names, *map(dead_letter_topic, names)], kafka.partitions)
         asyncio.run(create_topics(kafka, topics, TIMEOUT_S))
         if kafka.topic_prefix:
-            running.callback(lambda: asyncio.run(delete_topics(kafka, kafka.topic_prefix, TIMEOUT_S)))
+            running.callback(
+                lambda: asyncio.run(delete_topics(kafka, kafka.topic_prefix, TIMEOUT_S))
+            )
         sample.generate(SCALE, work)
         settings = {
-            "KAFKA__BOOTSTRAPSERVERS": kafka.bootstrap_servers, "KAFKA__TOPICPREFIX": kafka.topic_prefix,
-            "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id, "WORKER__DATADIR": str(work / "state"),
-        }  # fmt: skip
-        worker = running.enter_context(WorkerProcess(settings, work / "worker.log", web_port=free_port()))
+            "KAFKA__BOOTSTRAPSERVERS": kafka.bootstrap_servers,
+            "KAFKA__TOPICPREFIX": kafka.topic_prefix,
+            "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id,
+            "WORKER__DATADIR": str(work / "state"),
+        }
+        worker = running.enter_context(
+            WorkerProcess(settings, work / "worker.log", web_port=free_port())
+        )
         worker.wait_ready(partitions=2 * kafka.partitions)
         stream = Stream(kafka, work)
         running.enter_context(stream)
@@ -84,12 +99,19 @@ def screenshots(*, seconds: int, folder: Path) -> None:
 def _kafka(bootstrap_servers: str, run: str) -> KafkaConfig:
     base = app.settings.kafka
     group = base.consumer_config.model_copy(update={"group_id": f"{run}famulus"})
-    changed = {"bootstrap_servers": bootstrap_servers, "topic_prefix": run, "consumer_config": group}
+    changed = {
+        "bootstrap_servers": bootstrap_servers,
+        "topic_prefix": run,
+        "consumer_config": group,
+    }
     return base.model_copy(update=changed)
 
 
 class Stream:
-    """Sends orders in a thread of its own, now more, now fewer of them. *failed* is one that no handler can read."""
+    """Sends orders in a thread of its own, now more, now fewer of them.
+
+    *failed* is one that no handler can read.
+    """
 
     def __init__(self, kafka: KafkaConfig, folder: Path) -> None:
         self.failed: Published | None = None
@@ -113,7 +135,9 @@ class Stream:
                 count = 8 + round(6 * math.sin((time.monotonic() - began) / 9))
                 chunk = list(itertools.islice(self._records, count))
                 places = await producer.send_all(chunk)
-                spoilt = [place for place, record in zip(places, chunk, strict=True) if not record.headers]
+                spoilt = [
+                    place for place, record in zip(places, chunk, strict=True) if not record.headers
+                ]
                 self.failed = next(iter(spoilt), self.failed)
                 await asyncio.sleep(0.1)
 
@@ -122,7 +146,9 @@ def _records(folder: Path, topic: str) -> Iterator[Outgoing]:
     """The sample's orders, some of them spoilt in one way or the other."""
     event_type = app.event_type("orders.OrderCreated")
     refused = 0
-    for number, record in enumerate(sample.records(folder, event_type, topic, duplicates=25, poison=POISON)):
+    for number, record in enumerate(
+        sample.records(folder, event_type, topic, duplicates=25, poison=POISON)
+    ):
         if record.headers and number % 90 == 50 and refused < NO_PIECE:
             refused += 1
             value = (record.value or b"").replace(b'"quantity":', b'"quantity":-', 1)
@@ -134,10 +160,16 @@ def _records(folder: Path, topic: str) -> Iterator[Outgoing]:
 def _paths(failed: Published) -> dict[str, str]:
     """What is taken a picture of."""
     asked = f"topic={quote(failed.topic)}&partition={failed.partition}&offset={failed.offset}"
-    return {"overview": "/console", "dead-letters": "/console/dead-letters", "explain": f"/console/explain?{asked}"}
+    return {
+        "overview": "/console",
+        "dead-letters": "/console/dead-letters",
+        "explain": f"/console/explain?{asked}",
+    }
 
 
-def _take(browser: Browser, worker: WorkerProcess, path: str, scheme: Literal["light", "dark"], file: Path) -> None:
+def _take(
+    browser: Browser, worker: WorkerProcess, path: str, scheme: Literal["light", "dark"], file: Path
+) -> None:
     """Raises OperatingError when the picture is larger than it may be."""
     context = browser.new_context(color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT})
     page = context.new_page()
@@ -148,7 +180,9 @@ def _take(browser: Browser, worker: WorkerProcess, path: str, scheme: Literal["l
     page.screenshot(path=file, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
     context.close()
     if (size := file.stat().st_size) > BYTES_MAX:
-        raise OperatingError(f"{file.name} has {size:,} bytes, more than {BYTES_MAX:,}: show less on the page")
+        raise OperatingError(
+            f"{file.name} has {size:,} bytes, more than {BYTES_MAX:,}: show less on the page"
+        )
     click.echo(f"{file.name}: {size:,} bytes")
 
 

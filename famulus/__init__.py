@@ -1,4 +1,6 @@
-"""A production worker for events on Apache Kafka, built on Faust. This module is what projects import.
+"""A production worker for events on Apache Kafka, built on Faust.
+
+This module is what projects import.
 
 Importing a name loads what it needs and no more: `from famulus import Event` loads no Kafka client.
 """
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from famulus.processing.failures.retry_policy import Retry
     from famulus.producer.event_bus import EventBus
     from famulus.producer.producer import Producer
-    from famulus.producer.reply_headers import ReplyRefusedError, RequestTimeoutError, TooManyRequestsError
+    from famulus.producer.reply_headers import (
+        ReplyRefusedError,
+        RequestTimeoutError,
+        TooManyRequestsError,
+    )
     from famulus.producer.results import Published
     from famulus.serialization.records import Delivery
 

@@ -43,7 +43,13 @@ from famulus.observability.tracing import tracing_of
 from famulus.processing.failure_policy import OnDeadLetter, Order
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Policy, Retry
-from famulus.processing.handlers import Dispatcher, Handler, OnUnknownType, check_event_type, handler_for
+from famulus.processing.handlers import (
+    Dispatcher,
+    Handler,
+    OnUnknownType,
+    check_event_type,
+    handler_for,
+)
 from famulus.processing.payload_redeeming import Redeeming
 from famulus.processing.pipeline import Pipeline
 from famulus.processing.subscription import Options, Subscription, Windows, dedupe_of
@@ -55,7 +61,12 @@ from famulus.producer.producer import Producer
 from famulus.producer.scheduler import Scheduler
 from famulus.runtime.broker_clock import Clock
 from famulus.runtime.faust_options import faust_options, rebalance_timeout_s
-from famulus.runtime.own_topics import grow_own_topics, make_own_topics, readable_retired, retired_retry_topics
+from famulus.runtime.own_topics import (
+    grow_own_topics,
+    make_own_topics,
+    readable_retired,
+    retired_retry_topics,
+)
 from famulus.runtime.topic_watch import Topics
 from famulus.runtime.tuning import many_files, settle_in
 from famulus.runtime.worker_process import Worker
@@ -70,14 +81,15 @@ from famulus.webserver.server import GuardedWeb
 from famulus.wiring import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
 
 T = TypeVar("T", bound=Callable[..., Any])
-FACES = "famulus.web.routes", "famulus.cli.discovery"  # they stand above the app, which knows their names alone
+# They stand above the app, which knows their names alone.
+FACES = "famulus.web.routes", "famulus.cli.discovery"
 
 
 class Famulus(faust.App):
     """Faust's app with our data path: subscriptions, handlers, services, and a start that checks first."""
 
     def __init__(self, settings: Settings, folder: Path | None = None) -> None:
-        """Build the app of the project in *folder*, which has `agents/` and `models/`: the working folder unless set."""
+        """Build the app of the project in *folder*: the working folder unless set."""
         kafka, worker = settings.kafka, settings.worker
         self.settings = settings
         self.project_folder = folder or Path.cwd()
@@ -90,12 +102,14 @@ class Famulus(faust.App):
         self.carried: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
-        self.exports: list[Callable[[], None]] = []  # called once agents may have set providers of OpenTelemetry
+        # Called once agents may have set providers of OpenTelemetry.
+        self.exports: list[Callable[[], None]] = []
         self.has_started = False  # whether the first assignment is restored
         self.is_drained = True
         self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
-        self.standings = Standings[TP]()  # of this worker's partitions, looked at whenever its metrics are read
+        # Of this worker's partitions, looked at whenever its metrics are read.
+        self.standings = Standings[TP]()
         self.services = svcs.Registry()
         self.door = Door(worker)
         self.history = History()  # what the console's charts show
@@ -105,11 +119,14 @@ class Famulus(faust.App):
         self.bus = EventBus(self.sender, current_attempt)
         self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
         self.dispatcher = Dispatcher(self.services, self.bus)
-        self.clock = Clock(stamp_of(self.sender, kafka.consumer_config.group_id), worker.clock_skew_s)
+        self.clock = Clock(
+            stamp_of(self.sender, kafka.consumer_config.group_id), worker.clock_skew_s
+        )
         self.folder = StateFolder(Path(worker.data_dir) / "state")
         self.timeouts_s: dict[str, float] = {}  # by handler
         self._table_names: dict[str, Subscription] = {}
-        self._retired: dict[str, list[str]] = {}  # retry topics that no handler sends to any more, by source
+        # Retry topics that no handler sends to any more, by source.
+        self._retired: dict[str, list[str]] = {}
         self.intake = Intake(
             limits_of(settings),
             worker.concurrency,
@@ -139,7 +156,9 @@ class Famulus(faust.App):
             rebalance_timeout_s(settings),
         )
         self.admin_log = AdminLog(kafka, self.intake.told, self._heed, self.fail)
-        self.seeking = Seeking(self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id)
+        self.seeking = Seeking(
+            self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id
+        )
         self.holdups = HoldUpNotes(
             self.intake.told.holdups,
             self.sender,
@@ -148,9 +167,13 @@ class Famulus(faust.App):
         )
         self.intake.crew.on_held = self.holdups.note
         super().__init__(
-            kafka.consumer_config.group_id, Stream=Deliveries, TableManager=Tables, Worker=Worker,
-            **faust_options(settings), web_application_options=self.door.options,
-        )  # fmt: skip
+            kafka.consumer_config.group_id,
+            Stream=Deliveries,
+            TableManager=Tables,
+            Worker=Worker,
+            **faust_options(settings),
+            web_application_options=self.door.options,
+        )
 
     @classmethod
     def from_project(cls, folder: Path) -> Self:
@@ -180,15 +203,17 @@ class Famulus(faust.App):
     ) -> Subscription:
         """Read *topic*: declares its tables' home and the source of one agent.
 
-        *on_unknown_type* says what becomes of a record whose type has no handler here: other teams may write to a
-        shared topic, so it is counted and left alone unless you say `dead_letter`, or `fail`, which ends the worker.
-        *order* is kept per record key, records without one being free of each other, or for the whole `partition`.
-        *dedupe* false takes every record for a new event: an event that comes twice takes effect twice. Else it is
-        recognised for *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by its
-        id, or by *identity*: a field of the event, or a function of it.
-        *on_dead_letter* says what becomes of the events behind one that failed for good: `skip` it, go on with them;
-        `sequence`, those of its key are parked behind it among the dead letters, in order, until it was redriven or
-        dropped; `halt`, there is no dead letter, and nothing more of the partition is started.
+        *on_unknown_type* says what becomes of a record whose type has no handler here: other teams
+        may write to a shared topic, so it is counted and left alone unless you say `dead_letter`,
+        or `fail`, which ends the worker. *order* is kept per record key, records without one being
+        free of each other, or for the whole `partition`. *dedupe* false takes every record for a
+        new event: an event that comes twice takes effect twice. Else it is recognised for
+        *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by
+        its id, or by *identity*: a field of the event, or a function of it. *on_dead_letter* says
+        what becomes of the events behind one that failed for good: `skip` it, go on with them;
+        `sequence`, those of its key are parked behind it among the dead letters, in order, until it
+        was redriven or dropped; `halt`, there is no dead letter, and nothing more of the partition
+        is started.
         """
         declared = Declaration(f"app.subscription({shown(topic)})")
         declared.topic("topic", topic)
@@ -197,22 +222,35 @@ class Famulus(faust.App):
         declared.choice("on_dead_letter", on_dead_letter, get_args(OnDeadLetter))
         declared.flag("dedupe", dedupe)
         if topic in self.subscriptions:
-            raise ConfigError(f"topic {topic} has two subscriptions; one agent reads a topic, its handlers share it")
-        remembered = dedupe_of(self.settings.state.dedupe_window_s, dedupe_window, identity, declared)
+            raise ConfigError(
+                f"topic {topic} has two subscriptions; one agent reads a topic, its handlers "
+                "share it"
+            )
+        remembered = dedupe_of(
+            self.settings.state.dedupe_window_s, dedupe_window, identity, declared
+        )
         if not dedupe and (dedupe_window is not None or identity is not None):
             raise declared.error("dedupe=False leaves nothing for dedupe_window or identity to do")
         options = Options(on_unknown_type, order, remembered if dedupe else None, on_dead_letter)
         kafka = self.settings.kafka
         source = self.topic(
-            kafka.topic(topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+            kafka.topic(topic),
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
         )
         group = kafka.consumer_config.group_id
         # A test's prefix stands before everything; the group has it already.
         state_topic = f"{group}-{topic}-state"
-        self.subscriptions[topic] = Subscription(topic, source, options, self._table_names, state_topic)
+        self.subscriptions[topic] = Subscription(
+            topic, source, options, self._table_names, state_topic
+        )
         return self.subscriptions[topic]
 
-    def agent(self, channel: Any = None, **options: Any) -> Callable[[Callable[..., Any]], AgentT[Any]]:
+    def agent(
+        self, channel: Any = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], AgentT[Any]]:
         """Faust's agent decorator; takes a subscription as well."""
         if isinstance(channel, Subscription):
             channel.has_agent = True
@@ -233,18 +271,18 @@ class Famulus(faust.App):
     ) -> Callable[[T], T]:
         """Make a function, or a class with a method `handle`, a handler of *event_type*.
 
-        What it raises decides how the event goes on: `TransientError`, one of *transient* or a connection that fails is
-        tried again as *retry* says; `PermanentError`, `Reject` or one of *permanent* makes it a dead letter at once;
-        anything else is what `Failures.Unclassified` says. An attempt may take *timeout_s*, `Failures.HandlerTimeoutS`
-        unless set, 0 is for ever.
-        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up leaves its lane and
-        waits in topics of this group, where it has one more attempt after each wait, never before: later events of its
-        key overtake it. *breaker* says when what the handler needs counts as away: then its events wait.
-        What `Kafka.MessageTypes` says of the type wins over all this.
-        *name* is by what the handler is known: in headers, metrics and the ids of what it publishes. It is its module
-        and its own name unless set; two handlers of one name are refused.
-        What it returns is not looked at, but for work: an awaitable is awaited, and anything of that kind which an
-        async function returns, or a generator, is a failure.
+        What it raises decides how the event goes on: `TransientError`, one of *transient* or a
+        connection that fails is tried again as *retry* says; `PermanentError`, `Reject` or one of
+        *permanent* makes it a dead letter at once; anything else is what `Failures.Unclassified`
+        says. An attempt may take *timeout_s*, `Failures.HandlerTimeoutS` unless set, 0 is for ever.
+        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up
+        leaves its lane and waits in topics of this group, where it has one more attempt after each
+        wait, never before: later events of its key overtake it. *breaker* says when what the
+        handler needs counts as away: then its events wait. What `Kafka.MessageTypes` says of the
+        type wins over all this. *name* is by what the handler is known: in headers, metrics and the
+        ids of what it publishes. It is its module and its own name unless set; two handlers of one
+        name are refused. What it returns is not looked at, but for work: an awaitable is awaited,
+        and anything of that kind which an async function returns, or a generator, is a failure.
         Raises ConfigError for an option that is none, and for what can be no handler.
         """
         declared = Declaration("@handles")
@@ -256,7 +294,9 @@ class Famulus(faust.App):
             declared.number("timeout_s", timeout_s)
         if name != "":
             declared.name("name", name)
-        asked = Policy(retry, declared.errors("transient", transient), declared.errors("permanent", permanent))
+        asked = Policy(
+            retry, declared.errors("transient", transient), declared.errors("permanent", permanent)
+        )
         policy = policy_of(self.settings, event_type, asked, retry_topics, timeout_s)
         limit_s = policy.timeout_s
 
@@ -270,14 +310,21 @@ class Famulus(faust.App):
         return register
 
     def event_type(self, namespace: str) -> type[Event]:
-        """The handled event type that is called *namespace* on the wire. Raises KeyError when there is none."""
+        """The handled event type that is called *namespace* on the wire.
+
+        Raises KeyError when there is none.
+        """
         return {str(t._options.namespace): t for t in self.dispatcher.event_types}[namespace]
 
     # What the worker needs before it starts.
 
     def topics_needed(self) -> dict[str, int]:
         """The topics that must exist, as named on the cluster, each with the partitions it would be created with."""
-        names = [name for s in self.subscriptions.values() for name in (s.topic_name, self.dead_letter_topic(s))]
+        names = [
+            name
+            for s in self.subscriptions.values()
+            for name in (s.topic_name, self.dead_letter_topic(s))
+        ]
         return dict.fromkeys(names, self.settings.kafka.partitions)
 
     def dead_letter_topic(self, subscription: Subscription) -> str:
@@ -293,12 +340,17 @@ class Famulus(faust.App):
         """The topics through which records come back to this group, as named on the cluster."""
         topic = subscription.topic_name
         stages = range(self._stages_of(subscription))
-        retries = *(retry_topic(topic, self.group, n + 1) for n in stages), *self._retired.get(topic, ())
+        retries = (
+            *(retry_topic(topic, self.group, n + 1) for n in stages),
+            *self._retired.get(topic, ()),
+        )
         return [redrive_topic(topic, self.group), *retries]
 
     def _stages_of(self, subscription: Subscription) -> int:
         """How many retry topics the handlers of one topic send to."""
-        return max((len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0)
+        return max(
+            (len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0
+        )
 
     async def find_retired(self) -> dict[str, dict[str, int]]:
         """Find the retry topics that no handler sends to any more, by source; `topics_back` has them from now on.
@@ -329,17 +381,24 @@ class Famulus(faust.App):
         return topic in self.carried
 
     async def prepare(self) -> None:
-        """Check that everything is there and build the pipelines. Raises OperatingError with the cause and the cure."""
+        """Check that everything is there and build the pipelines.
+
+        Raises OperatingError with the cause and the cure.
+        """
         kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
         self.dispatcher.check()
         check_house(self.subscriptions, self.dispatcher, kafka)
-        self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)  # agents may have set a provider
+        # Agents may have set a provider.
+        self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)
         for export in self.exports:
             export()
         needed = self.topics_needed()
         there = await look_for(kafka, needed, timeout_s)
         if missing := sorted(needed.keys() - there.keys()):
-            raise ConfigError(f"missing topics: {', '.join(missing)}; create them with `faust -A app topics apply`")
+            raise ConfigError(
+                f"missing topics: {', '.join(missing)}; create them with `faust -A app "
+                "topics apply`"
+            )
         subscriptions = self.subscriptions.values()
         self._retired = await readable_retired(self.settings, await self.find_retired(), there)
         # 0.1 s: now, while Kafka is waited for.
@@ -348,7 +407,9 @@ class Famulus(faust.App):
             self.settings,
             states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
             may_grow={s.state_topic for s in subscriptions if s.state_topic and may_grow(s)},
-            back={topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)},
+            back={
+                topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)
+            },
             scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
         await importing
@@ -361,9 +422,14 @@ class Famulus(faust.App):
             str(self.folder.path),
         )
         self.watch = watch_of(
-            self.settings, self.topics_watched, self.clock, self.fail,
-            is_same=self._is_same, uncarried=self.uncarried, partitions=lambda: len(self.holdings.held),
-        )  # fmt: skip
+            self.settings,
+            self.topics_watched,
+            self.clock,
+            self.fail,
+            is_same=self._is_same,
+            uncarried=self.uncarried,
+            partitions=lambda: len(self.holdings.held),
+        )
         many_files(sum(there[s.topic_name] for s in subscriptions))
         self.folder.lock()
         self.holdings = holdings_of(
@@ -379,12 +445,20 @@ class Famulus(faust.App):
             self.carried.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
             pipeline = pipeline_of(
-                self.settings, subscription, self.dispatcher, letters=DeadLetters(
-                    letters, there[letters], self.group, self.settings.worker.version,
+                self.settings,
+                subscription,
+                self.dispatcher,
+                letters=DeadLetters(
+                    letters,
+                    there[letters],
+                    self.group,
+                    self.settings.worker.version,
                     partial(self.holdings.source_ids, subscription.topic_name),
-                ), redeeming=self.redeeming, topics_back=self.topics_back(subscription),
+                ),
+                redeeming=self.redeeming,
+                topics_back=self.topics_back(subscription),
                 now_ms=self.clock.now_ms,
-            )  # fmt: skip
+            )
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
 
     def uncarried(self) -> list[str]:
@@ -392,14 +466,23 @@ class Famulus(faust.App):
         if (self.should_stop and self.fault is None) or not self.has_started:
             return []
         return [
-            f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does not carry: "
+            f"nothing of topic {s.topic_name} is handled, its agent {self._agent_of(s)} does "
+            "not carry: "
             "all that it does has to be `await deliveries.carry()`"
-            for s in self.subscriptions.values() if not self.intake.carrying[s.topic_name]
-        ]  # fmt: skip
+            for s in self.subscriptions.values()
+            if not self.intake.carrying[s.topic_name]
+        ]
 
     def _agent_of(self, subscription: Subscription) -> str:
         agents = self.agents.items()
-        return next((name for name, of in agents if subscription.topic_name in cast(Any, of.channel).topics), "")
+        return next(
+            (
+                name
+                for name, of in agents
+                if subscription.topic_name in cast(Any, of.channel).topics
+            ),
+            "",
+        )
 
     async def _is_same(self) -> None:
         """Raise ConfigError when a topic is another one by now, which its state knows nothing of."""
@@ -433,7 +516,10 @@ class Famulus(faust.App):
     async def on_start(self) -> None:
         """Connect our producer before anything can be handled."""
         await super().on_start()
-        starting = [self.admin_log.start(self.settings.worker.startup_timeout_s), self.sender.start()]
+        starting = [
+            self.admin_log.start(self.settings.worker.startup_timeout_s),
+            self.sender.start(),
+        ]
         if self.scheduler is not None:
             starting.append(self.scheduler.start())
         await asyncio.gather(*starting)
@@ -445,7 +531,10 @@ class Famulus(faust.App):
         settle_in()
 
     async def on_stop(self) -> None:
-        """Finish and commit what is in hand before Faust takes its consumer down. After a crash, wait for nothing."""
+        """Finish and commit what is in hand before Faust takes its consumer down.
+
+        After a crash, wait for nothing.
+        """
         self.watchdog.stop()
         self.watch.stop()
         if self._consumer is not None and self.pipelines and not self.crash_reason:
@@ -464,17 +553,21 @@ class Famulus(faust.App):
 
     async def fail(self, error: Exception) -> None:
         """End the worker with the exit code of *error*; with 70 for a bug of ours."""
-        fault = fault_of(error) or InvariantError(f"a bug of ours, the worker must not go on: {described(error)}")
+        fault = fault_of(error) or InvariantError(
+            f"a bug of ours, the worker must not go on: {described(error)}"
+        )
         if isinstance(error, InvalidTimestampError) and self.clock.words:
             fault = type(fault)(f"{self.clock.words}: {fault.message}")
         self.fault = self.fault or fault
         await self.crash(fault)
 
     def discover(self, *extra_modules: str, **_: Any) -> None:
-        """Import every module of `agents`, in the order of their names. A broken one stops the start.
+        """Import every module of `agents`, in the order of their names.
 
-        Faust would scan the whole origin package, in no fixed order, and skip what fails to import with a warning.
-        Raises ConfigError that names the place: starting again would not help.
+        A broken one stops the start.
+
+        Faust would scan the whole origin package, in no fixed order, and skip what fails to import
+        with a warning. Raises ConfigError that names the place: starting again would not help.
         """
         try:
             for name in (*agent_modules(self.project_folder), *extra_modules):
@@ -483,7 +576,8 @@ class Famulus(faust.App):
             raise
         except Exception as error:
             raise ConfigError(
-                f"{place_in_project(error, self.project_folder)}: {type(error).__name__}: {text_of(error)}"
+                f"{place_in_project(error, self.project_folder)}: {type(error).__name__}: "
+                f"{text_of(error)}"
             ) from error
 
 
@@ -494,14 +588,22 @@ def place_in_project(error: Exception, root: Path) -> str:
     frames = reversed(traceback.extract_tb(error.__traceback__))
     own = (root / "agents", root / "models")
     place = next(
-        (frame for frame in frames if any(Path(frame.filename).is_relative_to(folder) for folder in own)), None
+        (
+            frame
+            for frame in frames
+            if any(Path(frame.filename).is_relative_to(folder) for folder in own)
+        ),
+        None,
     )
-    return f"{place.filename}:{place.lineno}" if place is not None else "the agents cannot be imported"
+    return (
+        f"{place.filename}:{place.lineno}" if place is not None else "the agents cannot be imported"
+    )
 
 
 def agent_modules(folder: Path) -> Iterator[str]:
     """Name the package `agents` of the project in *folder*, and every module in it."""
-    if str(folder) not in sys.path:  # the `faust` script has the working folder there only while it imports `-A app`
+    # The `faust` script has the working folder there only while it imports `-A app`.
+    if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     yield "agents"
     for module in pkgutil.walk_packages([str(folder / "agents")], "agents."):

@@ -21,13 +21,19 @@ UNSTAMPED_MS = 1  # the time of a record that a broker is to date: one that it l
 
 
 def watch_of(  # all that is looked at
-    settings: Settings, topics: Topics, clock: Clock, on_fault: Callable[[Exception], Awaitable[object]], *,
-    is_same: Callable[[], Awaitable[None]], uncarried: Callable[[], Iterable[str]], partitions: Callable[[], int],
-) -> Watch:  # fmt: skip
+    settings: Settings,
+    topics: Topics,
+    clock: Clock,
+    on_fault: Callable[[Exception], Awaitable[object]],
+    *,
+    is_same: Callable[[], Awaitable[None]],
+    uncarried: Callable[[], Iterable[str]],
+    partitions: Callable[[], int],
+) -> Watch:
     """Make the watch.
 
-    *is_same* raises ConfigError when a topic is another one than its state belongs to. *uncarried* says of which topics
-    nothing is carried, *partitions* how many have a store here.
+    *is_same* raises ConfigError when a topic is another one than its state belongs to. *uncarried*
+    says of which topics nothing is carried, *partitions* how many have a store here.
     """
     worker = settings.worker
 
@@ -42,21 +48,38 @@ def watch_of(  # all that is looked at
         return []
 
     async def agents() -> list[Condition]:
-        return [Condition("agent", why, why, ends_after_s=worker.startup_timeout_s) for why in uncarried()]
+        return [
+            Condition("agent", why, why, ends_after_s=worker.startup_timeout_s)
+            for why in uncarried()
+        ]
 
     async def files() -> list[Condition]:
-        return [Condition("open-files", "this process", why, is_red=False) for why in about_files(partitions())]
+        return [
+            Condition("open-files", "this process", why, is_red=False)
+            for why in about_files(partitions())
+        ]
 
-    return Watch([topics.look, identity, agents, clock.look, files], worker.watch_interval_s, on_fault)
+    return Watch(
+        [topics.look, identity, agents, clock.look, files], worker.watch_interval_s, on_fault
+    )
 
 
 def needs_of(
-    subscriptions: Iterable[Subscription], letters: Callable[[Subscription], str],
-    back: Callable[[Subscription], list[str]], retired: Mapping[str, Sequence[str]],
-) -> list[Needs]:  # fmt: skip
+    subscriptions: Iterable[Subscription],
+    letters: Callable[[Subscription], str],
+    back: Callable[[Subscription], list[str]],
+    retired: Mapping[str, Sequence[str]],
+) -> list[Needs]:
     """Say which topics each of *subscriptions* stands on."""
     return [
-        Needs(s.topic_name, letters(s), back(s), s.state_topic, may_grow(s), retired.get(s.topic_name, ()))
+        Needs(
+            s.topic_name,
+            letters(s),
+            back(s),
+            s.state_topic,
+            may_grow(s),
+            retired.get(s.topic_name, ()),
+        )
         for s in subscriptions
     ]
 
@@ -69,12 +92,15 @@ def may_grow(subscription: Subscription) -> bool:
 def stamp_of(sender: Producer, group: str) -> Callable[[], Awaitable[int | None]]:
     """Return what asks a broker for its time: a tombstone in the group's admin topic, which compaction removes.
 
-    It gives None when the topic does not date its records (LogAppendTime). Raises as the producer does.
+    It gives None when the topic does not date its records (LogAppendTime). Raises as the producer
+    does.
     """
     topic = admin_topic(group)
 
     async def stamp() -> int | None:
-        sent = await sender.send(Outgoing(topic, CLOCK.encode(), None, partition=0, timestamp_ms=UNSTAMPED_MS))
+        sent = await sender.send(
+            Outgoing(topic, CLOCK.encode(), None, partition=0, timestamp_ms=UNSTAMPED_MS)
+        )
         return None if sent.timestamp_ms == UNSTAMPED_MS else sent.timestamp_ms
 
     return stamp

@@ -39,14 +39,18 @@ def place_of(file: str, line: int) -> Place:
 def calling() -> Place:
     """Find the line outside of the engine that called it."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((f"{ENGINE}/", "<string>")):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(
+        (f"{ENGINE}/", "<string>")
+    ):
         frame = frame.f_back
     return place_of(frame.f_code.co_filename, frame.f_lineno)
 
 
 def shown(value: object) -> str:
     """Say what was given, as code says it, on one line."""
-    if value is None or (isinstance(value, (str, bytes, bool, int, float)) and type(value).__module__ == "builtins"):
+    if value is None or (
+        isinstance(value, (str, bytes, bool, int, float)) and type(value).__module__ == "builtins"
+    ):
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:60]}…"  # enough to find it
     if isinstance(value, type):
@@ -77,7 +81,9 @@ class Declaration:
         words = [f'"{word}"' for word in known.values()]
         near = nearest(plain(value), known) if isinstance(value, str) else None
         hint = f'; did you mean "{known[near]}"?' if near else ""
-        raise self.error(f"{option} must be {', '.join(words[:-1])} or {words[-1]}, not {shown(value)}{hint}")
+        raise self.error(
+            f"{option} must be {', '.join(words[:-1])} or {words[-1]}, not {shown(value)}{hint}"
+        )
 
     def flag(self, option: str, value: object) -> None:
         """Refuse what is neither True nor False."""
@@ -91,7 +97,12 @@ class Declaration:
 
     def printable(self, option: str, value: object, most: int) -> None:
         """Refuse what is no text that can be read on a terminal, or has more than *most* bytes."""
-        if not isinstance(value, str) or not value or not value.isprintable() or len(value.encode()) > most:
+        if (
+            not isinstance(value, str)
+            or not value
+            or not value.isprintable()
+            or len(value.encode()) > most
+        ):
             raise self.wrong(option, f"a text of 1 to {most} printable bytes", value)
 
     def name(self, option: str, value: object) -> None:
@@ -103,19 +114,33 @@ class Declaration:
     def topic(self, option: str, value: object) -> None:
         """Refuse what Kafka takes for no topic's name."""
         if (
-            not isinstance(value, str) or value in (".", "..") or not _topic.fullmatch(value)
+            not isinstance(value, str)
+            or value in (".", "..")
+            or not _topic.fullmatch(value)
             or len(value) > TOPIC_BYTES_MAX
-        ):  # fmt: skip
-            wanted = f"the name of a topic: at most {TOPIC_BYTES_MAX} letters, digits, dots, dashes and underscores"
+        ):
+            wanted = (
+                f"the name of a topic: at most {TOPIC_BYTES_MAX} letters, digits, dots, "
+                "dashes and underscores"
+            )
             raise self.wrong(option, wanted, value)
 
     def number(
-        self, option: str, value: object, least: float = 0.0, most: float = math.inf, *, is_whole: bool = False
+        self,
+        option: str,
+        value: object,
+        least: float = 0.0,
+        most: float = math.inf,
+        *,
+        is_whole: bool = False,
     ) -> None:
         """Refuse what is no finite number from *least* to *most*."""
         kinds = int if is_whole else (int, float)
-        is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not least <= value <= most:  # type: ignore[operator]  # a number by then
+        is_number = (
+            isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        )
+        # A number by then.
+        if not is_number or not least <= value <= most:  # type: ignore[operator]
             kind = "a whole number" if is_whole else "a number"
             limits = f"from {least:g} to {most:g}" if most < math.inf else f"of at least {least:g}"
             raise self.wrong(option, f"{kind} {limits}", value)

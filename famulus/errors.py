@@ -1,8 +1,8 @@
 """What can go wrong, in one line each: an error names its cause and its cure, and knows its exit code.
 
-Two families. *Operating errors* are for the person who runs the worker: the command line shows them as one line and
-exits with the code of sysexits(3) that supervisors understand. *Handler errors* are the words a handler may say about
-an event: try again, or never.
+Two families. *Operating errors* are for the person who runs the worker: the command line shows them
+as one line and exits with the code of sysexits(3) that supervisors understand. *Handler errors* are
+the words a handler may say about an event: try again, or never.
 """
 
 import click
@@ -11,7 +11,10 @@ from famulus.formatting import printable
 
 
 class OperatingError(click.ClickException):
-    """Something outside the code is wrong. The command line shows it as one line and exits with `exit_code`."""
+    """Something outside the code is wrong.
+
+    The command line shows it as one line and exits with `exit_code`.
+    """
 
     exit_code = 1
 
@@ -57,14 +60,19 @@ class BadRequestError(ValueError):
 class UnreadableError(OperatingError):
     """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may.
 
-    Those of *topic* behind them begin at *next_offset*, None when nobody can tell. *is_stray*: in a topic of the
-    group's own nobody of us wrote them.
+    Those of *topic* behind them begin at *next_offset*, None when nobody can tell. *is_stray*: in a
+    topic of the group's own nobody of us wrote them.
     """
 
     def __init__(
-        self, message: str, topic: str = "", first_offset: int = -1, next_offset: int | None = None, *,
+        self,
+        message: str,
+        topic: str = "",
+        first_offset: int = -1,
+        next_offset: int | None = None,
+        *,
         is_stray: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(message)
         self.topic = topic
         self.first_offset = first_offset
@@ -73,7 +81,10 @@ class UnreadableError(OperatingError):
 
 
 class UnreadableRowError(OperatingError):
-    """A row of a table cannot be read: older code wrote it, or it is damaged. No event is to blame for that."""
+    """A row of a table cannot be read: older code wrote it, or it is damaged.
+
+    No event is to blame for that.
+    """
 
 
 class UnsentError(OperatingError):
@@ -91,7 +102,10 @@ class HandlerError(Exception):
 
 
 class TransientError(HandlerError):
-    """Raised by a handler: it did not work now, it may work later. The event is tried again, then dead-lettered."""
+    """Raised by a handler: it did not work now, it may work later.
+
+    The event is tried again, then dead-lettered.
+    """
 
 
 class PermanentError(HandlerError):
@@ -99,7 +113,10 @@ class PermanentError(HandlerError):
 
 
 class Reject(PermanentError):  # noqa: N818  # a word of the handler's, no fault
-    """Raised by a handler: the event is not wanted. It goes to the dead letter topic at once, with the reason."""
+    """Raised by a handler: the event is not wanted.
+
+    It goes to the dead letter topic at once, with the reason.
+    """
 
 
 class HandlerTimeoutError(TransientError):
@@ -109,32 +126,34 @@ class HandlerTimeoutError(TransientError):
 class HandlerHeldError(TransientError):
     """An attempt held the event loop for so long that the worker lost its place in the group.
 
-    It waited for something without `await`, or kept the interpreter: nothing else of the worker went on. Each time
-    counts as an attempt.
+    It waited for something without `await`, or kept the interpreter: nothing else of the worker
+    went on. Each time counts as an attempt.
     """
 
 
 class HandlerCancelledError(HandlerError):
     """An attempt ended with a cancellation that neither the time limit nor the worker's stop asked for.
 
-    Something that the handler waited for was cancelled, or the handler cancelled its own task. Another attempt may
-    succeed, so the event is tried again. It says nothing of what the handler needs, so no breaker counts it.
+    Something that the handler waited for was cancelled, or the handler cancelled its own task.
+    Another attempt may succeed, so the event is tried again. It says nothing of what the handler
+    needs, so no breaker counts it.
     """
 
 
 class AttemptEndedError(RuntimeError):
     """A task did something for an attempt that has failed, whose effects are discarded.
 
-    Raised to a task that outlives its handler. The event is tried again or becomes a dead letter, so the effect would
-    happen twice, or for an event that failed.
+    Raised to a task that outlives its handler. The event is tried again or becomes a dead letter,
+    so the effect would happen twice, or for an event that failed.
     """
 
 
 class DecodeError(PermanentError):
     """The bytes of a record are not the event that they should be.
 
-    *path* is the JSON path of the first fault (`$.items[0].price`), *reason* says what is wrong there in names and
-    types only: error texts are logged and written into headers, payloads are private.
+    *path* is the JSON path of the first fault (`$.items[0].price`), *reason* says what is wrong
+    there in names and types only: error texts are logged and written into headers, payloads are
+    private.
     """
 
     def __init__(self, path: str, reason: str) -> None:

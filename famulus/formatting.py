@@ -1,4 +1,7 @@
-"""How things are said to people: nothing that a terminal or a page would obey, errors, values, times, counts. Pure."""
+"""How things are said to people: nothing that a terminal or a page would obey, errors, values, times, counts.
+
+Pure.
+"""
 
 import re
 from codecs import BOM_UTF8
@@ -25,7 +28,9 @@ def printable_lines(text: str) -> str:
     """The same for a text of several lines: its line breaks and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def printable_json(encoded: bytes) -> str:
@@ -33,7 +38,9 @@ def printable_json(encoded: bytes) -> str:
     text = encoded.decode()
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else _json_escape(c) for c in text)
+    return "".join(
+        c if c.isprintable() else " " if c in "\n\t\r" else _json_escape(c) for c in text
+    )
 
 
 def ascii_json(encoded: bytes) -> str:
@@ -56,7 +63,8 @@ def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
 def text_of(error: BaseException) -> str:
     """The text of an error, whoever made its class: making it may fail as well, which is said then."""
     try:
-        return str.__str__(str(error))  # of the very class `str`: that of a subclass could do anything later
+        # Of the very class `str`: that of a subclass could do anything later.
+        return str.__str__(str(error))
     except BaseException:  # noqa: BLE001  # such as SystemExit: it ends at this error
         return f"{type(error).__name__} (its text cannot be made)"
 
@@ -68,7 +76,9 @@ def short(text: str, most: int) -> str:
 
 def starred(text: str) -> str:
     """*text* with stars for what its URLs hold besides a place: users, passwords, and signatures."""
-    return _url.sub(lambda url: f"{url[1]}{'***@' if url[2] else ''}{url[3]}{'?***' if url[4] else ''}", text)
+    return _url.sub(
+        lambda url: f"{url[1]}{'***@' if url[2] else ''}{url[3]}{'?***' if url[4] else ''}", text
+    )
 
 
 def time_text(ms: int) -> str:
@@ -77,7 +87,10 @@ def time_text(ms: int) -> str:
 
 
 def iso(ms: int) -> str:
-    """The same for programs. A sender may say any time, also one that no calendar has: that is shown as it is."""
+    """The same for programs.
+
+    A sender may say any time, also one that no calendar has: that is shown as it is.
+    """
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
@@ -91,7 +104,10 @@ def number(count: int, what: str) -> str:
 
 def behind_transaction(place: str, since: int) -> str:
     """Say that what stands in *place* from offset *since* on cannot be read yet."""
-    return f"{place} is behind an open transaction since offset {since}: it is read on when that has ended"
+    return (
+        f"{place} is behind an open transaction since offset {since}: it is read on when "
+        "that has ended"
+    )
 
 
 def duration(seconds: float | None) -> str:
@@ -115,7 +131,9 @@ def value_text(value: bytes | None) -> str:
         lines, more = _escaped(value), 0
     more += max(len(lines) - LINES_MAX, 0)
     lines = [printable(short(line, 2_000)) for line in lines[:LINES_MAX]]
-    return "\n".join([*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])])
+    return "\n".join(
+        [*lines, *([f"… {number(more, 'more line')}: --json shows all"] if more > 0 else [])]
+    )
 
 
 def _indented(json: str) -> tuple[list[str], int]:
@@ -141,6 +159,9 @@ def _escaped(value: bytes) -> list[str]:
         return [value.decode()]
     except UnicodeDecodeError:
         rows = [value[at : at + 16] for at in range(0, min(len(value), HEX_BYTES_MAX), 16)]
-        shown = [f"{row.hex(' '):47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}" for row in rows]
+        shown = [
+            f"{row.hex(' '):47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}"
+            for row in rows
+        ]
         left = len(value) - HEX_BYTES_MAX
         return shown + ([f"… {number(left, 'more byte')}: --json shows all"] if left > 0 else [])

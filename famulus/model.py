@@ -4,8 +4,9 @@
         order_id: UUID
         customer_id: UUID
 
-The namespace is the event's name on the wire: it is written out, so that moving a file changes no byte. The key decides
-the partition and so the order: events of one key are handled one after the other.
+The namespace is the event's name on the wire: it is written out, so that moving a file changes no
+byte. The key decides the partition and so the order: events of one key are handled one after the
+other.
 """
 
 import dataclasses
@@ -63,16 +64,34 @@ def _enums_in(annotation: Any) -> Iterator[type[Enum]]:
 
 
 # Values that nobody can change, so that they may stand in many events.
-_FIXED = (str, bytes, int, float, complex, Decimal, date, time, timedelta, UUID, Enum, types.NoneType)
+_FIXED = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    Decimal,
+    date,
+    time,
+    timedelta,
+    UUID,
+    Enum,
+    types.NoneType,
+)
 
 
 def _hints_of(cls: type) -> dict[str, Any]:
-    """The annotations of *cls*, with what `Annotated` says. Raises TypeError that names an unknown one."""
+    """The annotations of *cls*, with what `Annotated` says.
+
+    Raises TypeError that names an unknown one.
+    """
     try:
         return get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except NameError as error:
         cure = "import it, or define it before the class, and not under TYPE_CHECKING only"
-        raise TypeError(f"{_place(cls)} has a field of type {error.name!r}, which is not known there: {cure}") from None
+        raise TypeError(
+            f"{_place(cls)} has a field of type {error.name!r}, which is not known there: {cure}"
+        ) from None
 
 
 def _place(cls: type) -> str:
@@ -93,7 +112,9 @@ def _resolve(cls: type) -> None:
         name: made
         for base in cls.__bases__
         for name, hint in (_hints_of(base).items() if issubclass(base, faust.Record) else ())
-        if name not in own and get_origin(hint) is not ClassVar and (made := _with(hint, given)) is not hint
+        if name not in own
+        and get_origin(hint) is not ClassVar
+        and (made := _with(hint, given)) is not hint
     }
     cls.__annotations__ = {**inherited, **own}
 
@@ -150,9 +171,9 @@ def _not_taken(hints: dict[str, Any]) -> str:
 class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
     """Something inside an event, such as one line of an order.
 
-    A default that can be changed, such as a list, is copied for each new one; `dataclasses.field(default_factory=...)`
-    is understood as well. Class keyword: `sensitive` names fields that are shown to nobody, such as
-    `("email", "address")`.
+    A default that can be changed, such as a list, is copied for each new one;
+    `dataclasses.field(default_factory=...)` is understood as well. Class keyword: `sensitive` names
+    fields that are shown to nobody, such as `("email", "address")`.
     """
 
     __sensitive__: ClassVar[frozenset[str]] = frozenset()
@@ -160,19 +181,28 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
     __factories__: ClassVar[dict[str, Callable[[], Any]]] = {}
 
     def __init_subclass__(
-        cls, *, coercions: dict[Any, Any] | None = None, sensitive: tuple[str, ...] = (), **options: Any
+        cls,
+        *,
+        coercions: dict[Any, Any] | None = None,
+        sensitive: tuple[str, ...] = (),
+        **options: Any,
     ) -> None:
         """*options* are those of faust.Record; enumerations among the fields are made from their values."""
         _resolve(cls)
         hints = _hints_of(cls)
         if unknown := set(sensitive) - hints.keys():
-            raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}, which it calls sensitive")
+            raise TypeError(
+                f"{cls.__name__} has no field {', '.join(sorted(unknown))}, which it calls "
+                "sensitive"
+            )
         cls.__sensitive__ |= frozenset(sensitive)
         cls.__hints__ = hints
         own = inspect.get_annotations(cls)
         factories = {name: made for name, made in cls.__factories__.items() if name not in own}
         cls.__factories__ = {**factories, **_take_factories(cls)}
-        enums: dict[Any, Any] = {enum: enum for annotation in hints.values() for enum in _enums_in(annotation)}
+        enums: dict[Any, Any] = {
+            enum: enum for annotation in hints.values() for enum in _enums_in(annotation)
+        }
         try:
             super().__init_subclass__(coercions={**enums, **(coercions or {})}, **options)
         except (TypeError, AttributeError) as error:
@@ -180,9 +210,11 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
             raise TypeError(f"{_place(cls)}{_not_taken(hints)} cannot be a model: {said}") from None
         for descriptor in () if cls.__is_abstract__ else cls._options.descriptors.values():
             if isinstance(descriptor, _TEXT_OR_TRUTH):
-                descriptor.coerce = False  # Faust makes "None" of None, and text of whatever else stands there
+                # Faust makes "None" of None, and text of whatever else stands there.
+                descriptor.coerce = False
             if isinstance(descriptor, NumberField) and not isinstance(descriptor, DecimalField):
-                descriptor.prepare_value = partial(_number, type(descriptor).prepare_value, descriptor)  # type: ignore[method-assign]
+                of_text: Any = partial(_number, type(descriptor).prepare_value, descriptor)
+                descriptor.prepare_value = of_text  # type: ignore[method-assign]
 
     @classmethod
     def _BUILD_init(cls) -> Callable[[], None]:  # noqa: N802  # Faust's name
@@ -190,7 +222,9 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
         made: Any = super()._BUILD_init()
         options = cls._options
         changing: dict[str, Callable[[], Any]] = {
-            name: partial(deepcopy, value) for name, value in options.defaults.items() if not isinstance(value, _FIXED)
+            name: partial(deepcopy, value)
+            for name, value in options.defaults.items()
+            if not isinstance(value, _FIXED)
         }
         cls.__factories__ = factories = {**changing, **cls.__factories__}
         if not factories:
@@ -216,7 +250,9 @@ def _number(prepare: Any, descriptor: Any, value: Any, *, coerce: bool | None = 
 
 
 class Event(Part, abstract=True):
-    """Something that happened. Class keywords: `namespace` (its name on the wire), `topic`, `key` (one of its fields).
+    """Something that happened.
+
+    Class keywords: `namespace` (its name on the wire), `topic`, `key` (one of its fields).
 
     A keyword that is missing or wrong raises TypeError at import, naming the class and the field.
     """
@@ -225,7 +261,13 @@ class Event(Part, abstract=True):
     __key__: ClassVar[str]
 
     def __init_subclass__(
-        cls, *, namespace: str = "", topic: str = "", key: str = "", abstract: bool = False, **options: Any
+        cls,
+        *,
+        namespace: str = "",
+        topic: str = "",
+        key: str = "",
+        abstract: bool = False,
+        **options: Any,
     ) -> None:
         """Check the keywords and remember them. *options* are those of faust.Record."""
         super().__init_subclass__(namespace=namespace or None, abstract=abstract, **options)
@@ -233,22 +275,28 @@ class Event(Part, abstract=True):
             return
         for keyword, value in {"namespace": namespace, "topic": topic, "key": key}.items():
             if not value:
-                raise TypeError(f"event {cls.__name__} names no {keyword}: class {cls.__name__}(Event, {keyword}=...)")
+                raise TypeError(
+                    f"event {cls.__name__} names no {keyword}: class {cls.__name__}(Event, "
+                    f"{keyword}=...)"
+                )
         fields = cls._options.fields
         if key not in fields:
             raise TypeError(
-                f"event {cls.__name__} has no field {key!r} for its key; its fields are {', '.join(fields)}"
+                f"event {cls.__name__} has no field {key!r} for its key; its fields are "
+                f"{', '.join(fields)}"
             )
         if key in cls.__sensitive__:
             raise TypeError(
-                f"event {cls.__name__} calls its key {key!r} sensitive: a key is seen by all who operate Kafka"
+                f"event {cls.__name__} calls its key {key!r} sensitive: a key is seen by all "
+                "who operate Kafka"
             )
         cls.__topic__ = topic
         cls.__key__ = key
         other = _by_namespace.setdefault(namespace, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(
-                f"event {_place(cls)} has the namespace {namespace!r}, which {other.__module__}.{other.__qualname__} "
+                f"event {_place(cls)} has the namespace {namespace!r}, which "
+                f"{other.__module__}.{other.__qualname__} "
                 "has already: give one of them another"
             )
         _by_namespace[namespace] = cls  # the same class, written or imported again

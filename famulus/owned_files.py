@@ -1,7 +1,8 @@
 """Files and folders that must be ours: nobody else can have put them there, and no link leads out of them.
 
-A link where we open a file for writing has us truncate whatever it leads to; one where we read a token has us take the
-token of whoever made the link. So the last part of such a path is never followed, and what is open is looked at.
+A link where we open a file for writing has us truncate whatever it leads to; one where we read a
+token has us take the token of whoever made the link. So the last part of such a path is never
+followed, and what is open is looked at.
 """
 
 import errno
@@ -16,16 +17,20 @@ MADE_MODE = 0o600
 
 
 def open_owned(path: Path, flags: int, what: str) -> int:
-    """Open the file *path* of ours: a descriptor. *what* names it in words. OSError when it cannot be opened.
+    """Open the file *path* of ours: a descriptor.
 
-    Raises ConfigError for a link, for a file that has another name as well, for one of another user, or that others
-    may write.
+    *what* names it in words. OSError when it cannot be opened.
+
+    Raises ConfigError for a link, for a file that has another name as well, for one of another
+    user, or that others may write.
     """
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MADE_MODE)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ConfigError(f"{what} {path} is a link, and links are not followed here: remove it") from None
+            raise ConfigError(
+                f"{what} {path} is a link, and links are not followed here: remove it"
+            ) from None
         raise
     try:
         found = os.fstat(file)
@@ -40,7 +45,8 @@ def open_owned(path: Path, flags: int, what: str) -> int:
 def check_given(file: int, path: Path, what: str) -> None:
     """Raise ConfigError unless the open *file*, which somebody names in the settings, is ours or root's.
 
-    It may be reached by links, as secrets of Kubernetes are, when these are ours or root's. Others may not write it.
+    It may be reached by links, as secrets of Kubernetes are, when these are ours or root's. Others
+    may not write it.
     """
     _check(os.fstat(file), path, what, owners={os.geteuid(), ROOT})
     link = path.lstat()
@@ -49,7 +55,9 @@ def check_given(file: int, path: Path, what: str) -> None:
 
 
 def make_folder(path: Path, what: str) -> None:
-    """Make the folder *path*, unless it is there, and have nobody but us look into it. OSError when it cannot be.
+    """Make the folder *path*, unless it is there, and have nobody but us look into it.
+
+    OSError when it cannot be.
 
     Raises ConfigError for a link, and for a folder of another user.
     """
@@ -59,7 +67,8 @@ def make_folder(path: Path, what: str) -> None:
     except OSError as error:
         if path.is_symlink():
             raise ConfigError(
-                f"{what} {path} is a link, and links are not followed here: set Worker.DataDir to where it leads, "
+                f"{what} {path} is a link, and links are not followed here: set Worker.DataDir "
+                "to where it leads, "
                 "or remove it"
             ) from None
         raise error from None
@@ -80,12 +89,15 @@ def _check_alone(found: os.stat_result, path: Path, what: str) -> None:
 def _check(found: os.stat_result, path: Path, what: str, owners: set[int] | None = None) -> None:
     _check_owner(found, path, what, owners or {os.geteuid()})
     if found.st_mode & 0o022:
-        raise ConfigError(f"{what} {path} can be written by other users of this machine: chmod 600 {path}")
+        raise ConfigError(
+            f"{what} {path} can be written by other users of this machine: chmod 600 {path}"
+        )
 
 
 def _check_owner(found: os.stat_result, path: Path, what: str, owners: set[int]) -> None:
     if found.st_uid not in owners:
         raise ConfigError(
-            f"{what} {path} belongs to another user (uid {found.st_uid}, this process has {os.geteuid()}): "
+            f"{what} {path} belongs to another user (uid {found.st_uid}, this process has "
+            f"{os.geteuid()}): "
             f"run as that user, or remove it, or chown it"
         )

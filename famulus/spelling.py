@@ -11,5 +11,8 @@ def plain(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of *known* that *name* most likely stands for, None when none is like it. Spelled as `plain` does."""
+    """The one of *known* that *name* most likely stands for, None when none is like it.
+
+    Spelled as `plain` does.
+    """
     return next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -1,7 +1,8 @@
 """The standard streams of a process: no terminal obeys what is written, any encoding takes it, closed ones do no harm.
 
-A stream that was closed (`>&-`) leaves its descriptor to whatever is opened next, such as a connection, into which
-texts would then go. So it is taken by something that cannot be read or written.
+A stream that was closed (`>&-`) leaves its descriptor to whatever is opened next, such as a
+connection, into which texts would then go. So it is taken by something that cannot be read or
+written.
 """
 
 import io
@@ -23,17 +24,19 @@ class ReaderGoneError(Exception):
 class SafeStream(io.TextIOWrapper):
     """Standard output or error: whoever writes, what is not printable leaves as an escape, except line breaks and tabs.
 
-    It is no terminal for those who would style their text by themselves. rich writes to what `rich_proxied_file` is,
-    where styles pass: `commands.out` sees to the texts inside of them.
+    It is no terminal for those who would style their text by themselves. rich writes to what
+    `rich_proxied_file` is, where styles pass: `commands.out` sees to the texts inside of them.
     """
 
     def __init__(self, descriptor: int, encoding: str) -> None:
         self._number = descriptor
         self._is_terminal = os.isatty(descriptor)
         super().__init__(
-            io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False)), encoding=encoding,
-            errors="backslashreplace", line_buffering=self._is_terminal or descriptor == 2,
-        )  # fmt: skip
+            io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False)),
+            encoding=encoding,
+            errors="backslashreplace",
+            line_buffering=self._is_terminal or descriptor == 2,
+        )
 
     @cached_property
     def rich_proxied_file(self) -> "Styled":
@@ -113,7 +116,8 @@ def make_safe() -> None:
     """Have this process write through SafeStreams, and have all three streams be there."""
     hold()
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for as long as the process lives
+        # For as long as the process lives.
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is not None:

@@ -15,12 +15,15 @@ from famulus.wiring import handlers_of, topic_of
 log = structlog.get_logger()
 
 
-def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
+def check_house(
+    subscriptions: Mapping[str, Subscription], dispatcher: Dispatcher, kafka: KafkaConfig
+) -> None:
     """Raise ConfigError when handlers, subscriptions and settings do not fit each other."""
     for event_type in dispatcher.event_types:
         if topic_of(event_type) not in subscriptions:
             raise ConfigError(
-                f"handlers take {event_type.__name__} of topic {topic_of(event_type)}, which no subscription reads: "
+                f"handlers take {event_type.__name__} of topic {topic_of(event_type)}, which "
+                "no subscription reads: "
                 f'app.subscription("{topic_of(event_type)}") in agents/'
             )
     _check_message_types(dispatcher, kafka)
@@ -32,7 +35,9 @@ def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatche
         )
     for subscription in subscriptions.values():
         if not subscription.has_agent:
-            raise ConfigError(f"nobody reads topic {subscription.name}: give its subscription an agent in agents/")
+            raise ConfigError(
+                f"nobody reads topic {subscription.name}: give its subscription an agent in agents/"
+            )
         handlers = handlers_of(subscription, dispatcher)
         _check_identity(subscription, handlers)
         _check_waits(handlers, kafka.consumer_config.max_poll_interval_ms / 1000)
@@ -41,11 +46,17 @@ def check_house(subscriptions: Mapping[str, Subscription], dispatcher: Dispatche
 
 def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
     """A setting for a type that nobody handles would be silently ignored."""
-    known = {plain(event_type.__name__): event_type.__name__ for event_type in dispatcher.event_types}
+    known = {
+        plain(event_type.__name__): event_type.__name__ for event_type in dispatcher.event_types
+    }
     for name in kafka.message_types:
         if name not in known:
             near = nearest(name, known)
-            hint = f"did you mean {known[near]}?" if near else f"there are {', '.join(known.values()) or 'none'}"
+            hint = (
+                f"did you mean {known[near]}?"
+                if near
+                else f"there are {', '.join(known.values()) or 'none'}"
+            )
             raise ConfigError(f"Kafka.MessageTypes: no event type {name!r} is handled here, {hint}")
 
 
@@ -61,7 +72,8 @@ def _check_identity(subscription: Subscription, handlers: Iterable[Handler]) -> 
         near = nearest(field, known)
         hint = f"; did you mean {near}?" if near else f"; there are {', '.join(sorted(known))}"
         raise ConfigError(
-            f"app.subscription({subscription.name!r}): identity={dedupe.identity.field!r} is a field of no event that "
+            f"app.subscription({subscription.name!r}): identity={dedupe.identity.field!r} is a "
+            "field of no event that "
             f"is handled here{hint}"
         )
 
@@ -73,7 +85,8 @@ def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:
         if total_s > poll_s:
             raise ConfigError(
                 f"handler {handler.name} may wait {total_s:g} s for its attempts, longer than "
-                f"Kafka.ConsumerConfig.MaxPollIntervalMs ({poll_s:g} s): fewer attempts, shorter waits, or retry_topics"
+                f"Kafka.ConsumerConfig.MaxPollIntervalMs ({poll_s:g} s): fewer attempts, "
+                "shorter waits, or retry_topics"
             )
 
 
@@ -83,13 +96,16 @@ def _check_retry_topics(handlers: Iterable[Handler], subscription: Subscription)
     for handler in handlers:
         if handler.policy.delays_s and subscription.options.on_dead_letter == "sequence":
             raise ConfigError(
-                f"handler {handler.name} has retry_topics, which give up the order, and topic {subscription.name} has "
+                f"handler {handler.name} has retry_topics, which give up the order, and topic "
+                f"{subscription.name} has "
                 'on_dead_letter="sequence", which keeps it: choose one'
             )
         for number, delay_s in enumerate(handler.policy.delays_s, 1):
             other_s, other = waits.setdefault(number, (delay_s, handler.name))
             if other_s != delay_s:
                 raise ConfigError(
-                    f"the retry topic {number} of {subscription.name} would have waits of {other_s:g} s ({other}) and "
-                    f"of {delay_s:g} s ({handler.name}): all handlers of a topic share its retry topics"
+                    f"the retry topic {number} of {subscription.name} would have waits of "
+                    f"{other_s:g} s ({other}) and "
+                    f"of {delay_s:g} s ({handler.name}): all handlers of a topic share its "
+                    "retry topics"
                 )

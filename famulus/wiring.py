@@ -52,7 +52,9 @@ def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None
     return {topic: None if of is None else of.longest_ms / 1000 for topic, of in dedupes.items()}
 
 
-def decoder_of(settings: Settings, subscription: Subscription, dispatcher: Dispatcher) -> EventTypes:
+def decoder_of(
+    settings: Settings, subscription: Subscription, dispatcher: Dispatcher
+) -> EventTypes:
     """What decodes the events of one topic, within the limits of size."""
     consumer = settings.kafka.consumer_config
     sizes = Sizes(consumer.max_value_bytes, consumer.max_headers)
@@ -72,9 +74,12 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def policy_of(
-    settings: Settings, event_type: type[Event], asked: Policy, retry_topics: Sequence[str | float],
+    settings: Settings,
+    event_type: type[Event],
+    asked: Policy,
+    retry_topics: Sequence[str | float],
     timeout_s: float | None,
-) -> Policy:  # fmt: skip
+) -> Policy:
     """How a handler of *event_type* fails: as its code *asked*, unless the settings of that type say otherwise.
 
     Raises ConfigError for a wait in retry topics that is none.
@@ -95,14 +100,22 @@ def policy_of(
 
 
 def holdings_of(  # all that it joins
-    settings: Settings, subscriptions: Iterable[Subscription], folder: StateFolder, sender: Sender, probe: Probe,
-    *, is_fenced: bool,
-) -> Holdings:  # fmt: skip
+    settings: Settings,
+    subscriptions: Iterable[Subscription],
+    folder: StateFolder,
+    sender: Sender,
+    probe: Probe,
+    *,
+    is_fenced: bool,
+) -> Holdings:
     """What opens and closes what the partitions of a worker remember."""
     state = settings.state
     reader = LogReader(lambda: log_consumer(settings.kafka))
     return Holdings(
-        remembered={s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held) for s in subscriptions},
+        remembered={
+            s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held)
+            for s in subscriptions
+        },
         folder=folder,
         memory=Memory.of(state.cache_mib, state.write_buffer_mib, state.compression),
         reader=reader,
@@ -116,9 +129,15 @@ def holdings_of(  # all that it joins
 
 
 def pipeline_of(  # all that it joins
-    settings: Settings, subscription: Subscription, dispatcher: Dispatcher, *, letters: DeadLetters,
-    redeeming: Redeeming, topics_back: Sequence[str], now_ms: Callable[[], int],
-) -> Pipeline:  # fmt: skip
+    settings: Settings,
+    subscription: Subscription,
+    dispatcher: Dispatcher,
+    *,
+    letters: DeadLetters,
+    redeeming: Redeeming,
+    topics_back: Sequence[str],
+    now_ms: Callable[[], int],
+) -> Pipeline:
     """What carries the events of one subscription."""
     options, dead, topic = subscription.options, settings.dead_letter, subscription.topic_name
     flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
@@ -138,16 +157,26 @@ def pipeline_of(  # all that it joins
                 flood,
                 topic,
                 "too many events fail for good:",
-                "no further dead letter is written until one of them succeeds (DeadLetter.FloodRun sets the limit)",
+                (
+                    "no further dead letter is written until one of them succeeds "
+                    "(DeadLetter.FloodRun sets the limit)"
+                ),
             ),
             poison=Gate(
                 poison,
                 topic,
-                "too many records are no event that this version can read, as if a producer had changed:",
-                "no further one becomes a dead letter until one of them can be read: deploy a version that reads them, "
-                f"or start with DeadLetter.PoisonRun 0 (now {dead.poison_run}) to make dead letters of them all",
+                (
+                    "too many records are no event that this version can read, as if a producer "
+                    "had changed:"
+                ),
+                "no further one becomes a dead letter until one of them can be read: deploy a "
+                "version that reads them, "
+                f"or start with DeadLetter.PoisonRun 0 (now {dead.poison_run}) to make dead "
+                "letters of them all",
             ),
-            succeeded=lambda: sum(handler.gate.passed for handler in handlers_of(subscription, dispatcher)),
+            succeeded=lambda: sum(
+                handler.gate.passed for handler in handlers_of(subscription, dispatcher)
+            ),
             order=options.order,
             on_dead_letter=options.on_dead_letter,
             sequence_max=dead.sequence_max,

@@ -16,7 +16,10 @@ class OrderItem(Part, namespace="orders.OrderItem"):
 
 
 class OrderCreated(Event, namespace="orders.OrderCreated", topic="order-events", key="customer_id"):
-    """A customer placed an order. *total_amount* is what the customer pays, discounts and taxes included."""
+    """A customer placed an order.
+
+    *total_amount* is what the customer pays, discounts and taxes included.
+    """
 
     order_id: UUID
     customer_id: UUID

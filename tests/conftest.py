@@ -20,23 +20,29 @@ from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them
     pytest_terminal_summary,
 )
 
-# How long an example takes says something of the machine, which has other tests to run, and nothing of the code.
-settings.register_profile("famulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# How long an example takes says something of the machine, which has other tests to run, and nothing
+# of the code.
+settings.register_profile(
+    "famulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
 settings.load_profile("famulus")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the broker of the tests is to come from."""
-    parser.addoption("--kafka-image", help="run against a Kafka in a container of this image, by testcontainers")
+    parser.addoption(
+        "--kafka-image", help="run against a Kafka in a container of this image, by testcontainers"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Each of pytest-xdist's processes has ports of its own: none takes, or tries, one that another has just given.
 
-    The hundreds of processes that tests start keep what they compiled, which is a third of their start. They can be
-    interrupted, also where a shell started the tests in the background.
+    The hundreds of processes that tests start keep what they compiled, which is a third of their
+    start. They can be interrupted, also where a shell started the tests in the background.
     """
-    subprocess.Popen = fork_server.Process  # type: ignore[misc]  # also for what is in `famulus.dev`
+    # Also for what is in `famulus.dev`.
+    subprocess.Popen = fork_server.Process  # type: ignore[misc]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

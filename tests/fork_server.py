@@ -1,11 +1,11 @@
 """`faust` processes whose libraries are imported once: a server imports them, and each process is a fork of it.
 
-Most of what a short process of `faust` does is to import the engine and its libraries. A fork has its own arguments,
-variables, folder, streams and session, imports `app` itself, and ends as Python ends. The tests signal it, wait for it and reap it like a
-child of theirs.
+Most of what a short process of `faust` does is to import the engine and its libraries. A fork has
+its own arguments, variables, folder, streams and session, imports `app` itself, and ends as Python
+ends. The tests signal it, wait for it and reap it like a child of theirs.
 
-A process is started as ever where what Python or a library reads while it starts may differ: with other variables than
-those of settings, or with arguments that Faust reads while it is imported.
+A process is started as ever where what Python or a library reads while it starts may differ: with
+other variables than those of settings, or with arguments that Faust reads while it is imported.
 """
 
 import asyncio
@@ -39,16 +39,26 @@ IMPORT = re.compile(r"^(?:from [\w.]+ import (?:\([^)]*\)|[^\n(]*)|import [^\n]*
 FIRST = [  # and what Faust and others import where it is used
     "import faust.cli.faust",
     "from faust import App",
-    "import faust.topics, faust.app.router, faust.fixups.django, faust.tables.objects, faust.tables.sets",
+    (
+        "import faust.topics, faust.app.router, faust.fixups.django, faust.tables.objects, "
+        "faust.tables.sets"
+    ),
     "import faust.assignor.leader_assignor, faust.worker",
 ]
 READ_BY_FAUST = {"-D", "--datadir", "-L", "--loop"}  # while it is imported
 READ_LATE = {  # or never
-    "COLUMNS", "EDITOR", "KAFKA_BOOTSTRAP_SERVERS", "LINES", "PYTEST_CURRENT_TEST", "PYTHONUNBUFFERED", "VISUAL"
-}  # fmt: skip
+    "COLUMNS",
+    "EDITOR",
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "LINES",
+    "PYTEST_CURRENT_TEST",
+    "PYTHONUNBUFFERED",
+    "VISUAL",
+}
 ORDER_BYTES = 1 << 17
 ENDED, REAP = b"e", b"r"
-END = struct.Struct("=idd")  # the status, as wait(2) has it, and the seconds of CPU of user and system
+# The status, as wait(2) has it, and the seconds of CPU of user and system.
+END = struct.Struct("=idd")
 
 
 class Order(NamedTuple):
@@ -77,13 +87,20 @@ class Process(subprocess.Popen[Any]):
             return
         variables = dict(os.environ if how["env"] is None else how["env"])
         order = Order(
-            [*map(os.fspath, how["args"])], os.fspath(how["cwd"] or Path.cwd()), variables, how["start_new_session"]
+            [*map(os.fspath, how["args"])],
+            os.fspath(how["cwd"] or Path.cwd()),
+            variables,
+            how["start_new_session"],
         )
         streams = [how["p2cread"], how["c2pwrite"], how["errwrite"]]
-        self.pid, self._line = _server().fork(order, [n if fd == -1 else fd for n, fd in enumerate(streams)])
+        self.pid, self._line = _server().fork(
+            order, [n if fd == -1 else fd for n, fd in enumerate(streams)]
+        )
         this = cast(Any, self)
         this._child_created = True
-        this._close_pipe_fds(*(how[f"{name}{end}"] for name in ("p2c", "c2p", "err") for end in ("read", "write")))
+        this._close_pipe_fds(
+            *(how[f"{name}{end}"] for name in ("p2c", "c2p", "err") for end in ("read", "write"))
+        )
 
     def _try_wait(self, flags: int) -> tuple[int, int]:
         if self._line is None:
@@ -116,10 +133,16 @@ class Process(subprocess.Popen[Any]):
 
 def is_alike(how: Mapping[str, Any]) -> bool:
     """Whether a fork does what a process does that is started so, by the arguments of `Popen`."""
-    words = [os.fspath(how["args"])] if isinstance(how["args"], str | os.PathLike) else [*map(os.fspath, how["args"])]
+    words = (
+        [os.fspath(how["args"])]
+        if isinstance(how["args"], str | os.PathLike)
+        else [*map(os.fspath, how["args"])]
+    )
     if words[0] != str(FAUST) and words[: len(MODULE)] != MODULE:
         return False
-    is_plain = not (how["preexec_fn"] or how["pass_fds"] or how["shell"]) and how["process_group"] in {None, -1}
+    is_plain = not (how["preexec_fn"] or how["pass_fds"] or how["shell"]) and how[
+        "process_group"
+    ] in {None, -1}
     is_waited_for_by_asyncio = asyncio._get_running_loop() is not None
     variables = os.environ if how["env"] is None else how["env"]
     return (
@@ -186,7 +209,10 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> Order:
-        """Return an order, in the fork that was made for it; that has its streams. Ends the server with its socket."""
+        """Return an order, in the fork that was made for it; that has its streams.
+
+        Ends the server with its socket.
+        """
         while True:
             lines = {**self._running, **self._ended}
             ready = readable(self._orders, self._woken, *lines.values())
@@ -200,7 +226,11 @@ class Server:
                 return order
 
     def _notice_ends(self) -> None:
-        for pid in [pid for pid in self._running if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)]:
+        for pid in [
+            pid
+            for pid in self._running
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ]:
             self._ended[pid] = self._running.pop(pid)
             with suppress(OSError):  # nobody waits for it any more
                 self._ended[pid].send(ENDED)
@@ -225,7 +255,14 @@ class Server:
         else:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for sock in (self._orders, self._woken, self._wakes, line, *self._running.values(), *self._ended.values()):
+            for sock in (
+                self._orders,
+                self._woken,
+                self._wakes,
+                line,
+                *self._running.values(),
+                *self._ended.values(),
+            ):
                 sock.close()
             for own, stream in enumerate(streams):
                 os.dup2(stream, own)
@@ -244,13 +281,22 @@ def readable(*sockets: socket.socket) -> set[object]:
 
 def imports() -> list[str]:
     """The statements by which the project and the engine import what is not the project's."""
-    texts = [file.read_text("utf-8") for folder in (*PROJECT, "famulus") for file in (ROOT / folder).rglob("*.py")]
+    texts = [
+        file.read_text("utf-8")
+        for folder in (*PROJECT, "famulus")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
     found = {statement for text in texts for statement in IMPORT.findall(text)}
-    return sorted(statement for statement in found if statement.split()[1].partition(".")[0] not in NOT_ALWAYS)
+    return sorted(
+        statement for statement in found if statement.split()[1].partition(".")[0] not in NOT_ALWAYS
+    )
 
 
 def warm_up() -> None:
-    """Import what processes of `faust` import of others, once. The gc of a fork does not look at it."""
+    """Import what processes of `faust` import of others, once.
+
+    The gc of a fork does not look at it.
+    """
     sys.path[0] = str(ROOT)
     for statement in [*FIRST, *imports()]:
         with suppress(ImportError):  # what is not installed
@@ -273,7 +319,8 @@ def become(order: Order) -> None:
         setattr(sys, f"__{name}__", stream)
     is_module = order.words[: len(MODULE)] == MODULE
     sys.path[0] = order.folder if is_module else str(FAUST.parent)
-    sys.argv[:] = order.words[len(MODULE) - 1 :] if is_module else order.words  # this list is Faust's default
+    # This list is Faust's default.
+    sys.argv[:] = order.words[len(MODULE) - 1 :] if is_module else order.words
     if is_module:
         runpy.run_module("faust.__main__", run_name="__main__", alter_sys=True)
     else:
@@ -286,9 +333,12 @@ def reopened(stream: TextIO, descriptor: int) -> TextIO:
     is_unbuffered = bool(descriptor and os.environ.get("PYTHONUNBUFFERED"))
     text = io.TextIOWrapper(
         os.fdopen(descriptor, f"{mode}b", 0 if is_unbuffered else -1, closefd=False),
-        stream.encoding, stream.errors, newline="\n" if descriptor else None,
-        line_buffering=descriptor == 2 or os.isatty(descriptor), write_through=is_unbuffered,
-    )  # fmt: skip
+        stream.encoding,
+        stream.errors,
+        newline="\n" if descriptor else None,
+        line_buffering=descriptor == 2 or os.isatty(descriptor),
+        write_through=is_unbuffered,
+    )
     cast(Any, text).mode = mode
     return text
 

@@ -18,7 +18,9 @@ class Cluster:
         self.broker = Broker(
             port=port,
             listeners=[Listener(HURT, "PLAINTEXT", {})],
-            config={"advertised.listeners": f"PLAINTEXT://{HOST}:{port},{HURT}://{HOST}:{hurt_port}"},
+            config={
+                "advertised.listeners": f"PLAINTEXT://{HOST}:{port},{HURT}://{HOST}:{hurt_port}"
+            },
         )
         chance = random.Random(seed)  # to be repeated, not to be secret
         self.proxy = Proxy(hurt_port, lambda: self.node.ports[HURT], chance)

@@ -15,9 +15,12 @@ RECOVER_S = 180.0
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of fault. *hurting* does it, and takes it back at its end; it gives a function that says whether it hit.
+    """A kind of fault.
 
-    It lasts for *lasts_s* from when it hit. What a fault asks of the workers meanwhile it notes on the stage.
+    *hurting* does it, and takes it back at its end; it gives a function that says whether it hit.
+
+    It lasts for *lasts_s* from when it hit. What a fault asks of the workers meanwhile it notes on
+    the stage.
     """
 
     kind: str
@@ -62,5 +65,7 @@ def strike(stage: Stage, faults: Sequence[Fault]) -> None:
                 stage.marks.faults[fault.kind] += 1
                 stage.let_pass(fault.lasts_s)
         if not stage.wait_progress(RECOVER_S):
-            stage.marks.unexpected.append(f"{fault.kind}: nothing was settled for {RECOVER_S:g} s after it")
+            stage.marks.unexpected.append(
+                f"{fault.kind}: nothing was settled for {RECOVER_S:g} s after it"
+            )
     stage.begin("")

@@ -27,10 +27,13 @@ class FeedError(OperatingError):
 
 
 class Feed:
-    """Writes *made* to *topic*. *allowed* and *sent* count records; *settled* and *total* are the group's progress.
+    """Writes *made* to *topic*.
 
-    *beside* counts the records that somebody else wrote into the topic, less those that went away with an earlier topic
-    of that name. *others* are topics that the group must have read to their ends as well.
+    *allowed* and *sent* count records; *settled* and *total* are the group's progress.
+
+    *beside* counts the records that somebody else wrote into the topic, less those that went away
+    with an earlier topic of that name. *others* are topics that the group must have read to their
+    ends as well.
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str, made: Sequence[Payment]) -> None:
@@ -39,7 +42,8 @@ class Feed:
         self.others: Sequence[str] = ()
         self.left_elsewhere = 0  # records of the other topics
         self.moved_at = time.monotonic()  # when the progress changed last
-        self.lagging_since: dict[int, float] = {}  # partitions with work: since when nothing of it was settled
+        # Partitions with work: since when nothing of it was settled.
+        self.lagging_since: dict[int, float] = {}
         self.made = made
         self._kafka = kafka
         self._topic = topic
@@ -61,7 +65,9 @@ class Feed:
     def check(self) -> None:
         """Raise FeedError when the thread could not go on."""
         if self._failure is not None:
-            raise FeedError(f"the payments could not be written: {self._failure!r}") from self._failure
+            raise FeedError(
+                f"the payments could not be written: {self._failure!r}"
+            ) from self._failure
 
     @property
     def is_settled(self) -> bool:
@@ -83,7 +89,9 @@ class Feed:
         tasks = {asyncio.create_task(self._write()), asyncio.create_task(self._watch())}
         try:
             while not self._stopping.is_set():
-                done, _ = await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED
+                )
                 for task in done:  # neither ends by itself, so it failed
                     task.result()
         finally:
@@ -102,7 +110,8 @@ class Feed:
 
     async def _watch(self) -> None:
         while True:
-            with suppress(KafkaError, OperatingError, OSError, TimeoutError):  # the broker is away, at times on purpose
+            # The broker is away, at times on purpose.
+            with suppress(KafkaError, OperatingError, OSError, TimeoutError):
                 async with admin_of(self._kafka, WATCH_S) as admin:
                     asker = Asker(admin, self._kafka.consumer_config.group_id)
                     while True:
@@ -112,12 +121,19 @@ class Feed:
             await asyncio.sleep(0.5)
 
     async def _look(self, asker: Asker) -> None:
-        places = [at for at in await asker.leaders() if at.topic == self._topic or at.topic in self.others]
-        begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
+        places = [
+            at for at in await asker.leaders() if at.topic == self._topic or at.topic in self.others
+        ]
+        begins, ends = (
+            await asker.offsets(places, "earliest"),
+            await asker.offsets(places, "latest"),
+        )
         if not len(places) == len(begins) == len(ends):
             return
         committed = await asker.committed()
-        settled = {at: min(max(committed.get(at, begins[at]), begins[at]), ends[at]) for at in places}
+        settled = {
+            at: min(max(committed.get(at, begins[at]), begins[at]), ends[at]) for at in places
+        }
         mine = {at.partition: (settled[at], ends[at]) for at in places if at.topic == self._topic}
         now = time.monotonic()
         for partition, (offset, end) in mine.items():
@@ -127,7 +143,11 @@ class Feed:
                 self.lagging_since[partition] = now
             self._committed[partition] = offset
         elsewhere = sum(ends[at] - settled[at] for at in places if at.topic != self._topic)
-        progress = sum(offset for offset, _ in mine.values()), sum(end for _, end in mine.values()), elsewhere
+        progress = (
+            sum(offset for offset, _ in mine.values()),
+            sum(end for _, end in mine.values()),
+            elsewhere,
+        )
         if progress != (self.settled, self.total, self.left_elsewhere):
             self.settled, self.total, self.left_elsewhere = progress
             self.moved_at = now

@@ -10,7 +10,8 @@ from aiokafka.record.util import calc_crc32c
 
 Side = Literal["request", "answer"]
 UNKNOWN = -1
-LENGTH_AT, MAGIC_AT, CHECKED_AT = 8, 16, 21  # in a record batch; its checksum stands right before what it is of
+# In a record batch; its checksum stands right before what it is of.
+LENGTH_AT, MAGIC_AT, CHECKED_AT = 8, 16, 21
 LENGTH = struct.Struct(">i")
 CHECKSUM = struct.Struct(">I")
 MAGIC = b"\2"
@@ -31,15 +32,25 @@ class Api(IntEnum):
     SYNC_GROUP = 14
 
 
-COORDINATOR = frozenset({
-    Api.OFFSET_COMMIT, Api.OFFSET_FETCH, Api.FIND_COORDINATOR, Api.JOIN_GROUP, Api.HEARTBEAT, Api.LEAVE_GROUP,
-    Api.SYNC_GROUP,
-})  # fmt: skip
+COORDINATOR = frozenset(
+    {
+        Api.OFFSET_COMMIT,
+        Api.OFFSET_FETCH,
+        Api.FIND_COORDINATOR,
+        Api.JOIN_GROUP,
+        Api.HEARTBEAT,
+        Api.LEAVE_GROUP,
+        Api.SYNC_GROUP,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A request or an answer, without the length in front of it. *api* is UNKNOWN when its request was not seen."""
+    """A request or an answer, without the length in front of it.
+
+    *api* is UNKNOWN when its request was not seen.
+    """
 
     side: Side
     api: int
@@ -75,6 +86,9 @@ def checked(data: bytes) -> Iterator[range]:
         if at >= 0 and at + CHECKED_AT < len(data):
             end += LENGTH.unpack_from(data, at + LENGTH_AT)[0]
             [checksum] = CHECKSUM.unpack_from(data, at + CHECKED_AT - CHECKSUM.size)
-            if at + CHECKED_AT < end <= len(data) and calc_crc32c(data[at + CHECKED_AT : end]) == checksum:
+            if (
+                at + CHECKED_AT < end <= len(data)
+                and calc_crc32c(data[at + CHECKED_AT : end]) == checksum
+            ):
                 yield range(at + CHECKED_AT, end)
         at = data.find(MAGIC, at + MAGIC_AT + 1) - MAGIC_AT

@@ -16,7 +16,8 @@ ROUNDS = 4
 def zombies(stage: Stage, rounds: int = ROUNDS) -> None:
     """A worker freezes with a group in its hands; the other has its partitions when it goes on.
 
-    In the second half of the rounds that other one is killed right after, and its disk is lost: the log alone decides.
+    In the second half of the rounds that other one is killed right after, and its disk is lost: the
+    log alone decides.
     """
     for number in range(rounds):
         frozen, other = stage.slots[number % 2], stage.slots[1 - number % 2]
@@ -46,7 +47,11 @@ def outages(stage: Stage, pause_s: float, rounds: int = ROUNDS) -> None:
         slot = stage.slots[number % len(stage.slots)]
         is_killed = number % 2 == 0
         step = STEPS[number // 2 % len(STEPS)]
-        _arm(stage, slot, Blow(step, AFTER, signal.SIGKILL if is_killed else signal.SIGSTOP, node.pid))
+        _arm(
+            stage,
+            slot,
+            Blow(step, AFTER, signal.SIGKILL if is_killed else signal.SIGSTOP, node.pid),
+        )
         stage.allow(number + 1, rounds + 1)  # something is left for the time after the last round
         if is_killed:
             if not _falls(stage, slot, step, node.has_ended):
@@ -73,7 +78,10 @@ def _arm(stage: Stage, slot: Slot, blow: Blow | None) -> None:
 
 
 def _falls(stage: Stage, slot: Slot, step: str, has_hit: Callable[[], bool]) -> bool:
-    """Whether the blow of a worker hits. One that does not must not fall later: the worker is started without it."""
+    """Whether the blow of a worker hits.
+
+    One that does not must not fall later: the worker is started without it.
+    """
     if stage.wait_for(has_hit, BLOW_S):
         stage.marks.steps[step] += 1
         return True

@@ -11,7 +11,8 @@ from torture.stage import Stage
 STEPS = ("sending", "sent", "acknowledged", "written", "published")  # of a group commit
 STATES: tuple[State, ...] = ("kept", "deleted", "moved")
 STEP_EVERY = 3  # the how manieth kill is dealt at a step
-EARLY = 0.25  # of the other kills do not wait for progress: they hit a start, a replay or a rebalance
+# Of the other kills do not wait for progress: they hit a start, a replay or a rebalance.
+EARLY = 0.25
 STEP_S = 45.0
 
 
@@ -30,9 +31,12 @@ def plan(kills: int, workers: int, chance: random.Random, steps: Iterator[str]) 
     """Every third kill is dealt by the worker that was started by the kill before it, at the next of *steps*."""
     made: list[Kill] = []
     for number in range(kills):
-        state = STATES[(number + number // len(STATES)) % len(STATES)]  # so that each step meets each state
+        # So that each step meets each state.
+        state = STATES[(number + number // len(STATES)) % len(STATES)]
         if number % STEP_EVERY == STEP_EVERY - 1:
-            made.append(Kill(made[-1].worker, state, Blow(next(steps), after=chance.randint(1, 12))))
+            made.append(
+                Kill(made[-1].worker, state, Blow(next(steps), after=chance.randint(1, 12)))
+            )
         else:
             is_early = chance.random() < EARLY
             delay_s = chance.uniform(0.2, 6.0) if is_early else chance.uniform(0.0, 1.5)
@@ -46,7 +50,11 @@ def strike(stage: Stage, kills: list[Kill]) -> None:
         stage.allow(number, len(kills) + 1)
         slot = stage.slots[kill.worker]
         if kill.blow is not None:
-            if stage.wait_for(lambda: slot.fell_by_blow or stage.feed.is_settled, STEP_S) and slot.fell_by_blow:  # noqa: B023  # asked at once
+            # Asked at once.
+            if (
+                stage.wait_for(lambda: slot.fell_by_blow or stage.feed.is_settled, STEP_S)  # noqa: B023
+                and slot.fell_by_blow
+            ):
                 stage.marks.steps[kill.blow.step] += 1
         else:
             if not kill.is_early:

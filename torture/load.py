@@ -1,4 +1,7 @@
-"""The payments that a run is made of, and what they come to when each counts once. All of it follows from a seed."""
+"""The payments that a run is made of, and what they come to when each counts once.
+
+All of it follows from a seed.
+"""
 
 import random
 from collections import Counter
@@ -12,7 +15,9 @@ from torture.systems.famulus_models import NEWS_EVERY
 
 CUSTOMERS = 1_000
 DUPLICATES = 0.05
-NEAR = 40  # a near duplicate follows its original within so many records, most often in one fetch and one group
+# A near duplicate follows its original within so many records, most often in one fetch and one
+# group.
+NEAR = 40
 SOURCE = b"torture"
 
 
@@ -51,7 +56,9 @@ def payments(events: int, seed: int) -> list[Payment]:
             made.append(chance.choice(near) if chance.random() < 0.5 else chance.choice(made))
             continue
         customer = f"customer-{chance.randrange(CUSTOMERS):04}"
-        made.append(Payment(f"{seed}-{place}", customer, chance.randrange(1, 100_000), numbers[customer]))
+        made.append(
+            Payment(f"{seed}-{place}", customer, chance.randrange(1, 100_000), numbers[customer])
+        )
         numbers[customer] += 1
     return made
 

@@ -35,8 +35,8 @@ class Weather:
 class Rule:
     """What is done to frames of one *side* and of *apis*, so many *times*.
 
-    `reset` closes the connection instead, `swallow` keeps it, `hold` keeps the frame for *hold_s*, and with it those
-    behind it; `flip` changes a byte of a record batch, in frames that carry one.
+    `reset` closes the connection instead, `swallow` keeps it, `hold` keeps the frame for *hold_s*,
+    and with it those behind it; `flip` changes a byte of a record batch, in frames that carry one.
     """
 
     deed: Deed
@@ -49,14 +49,21 @@ class Rule:
     def takes(self, frame: Frame) -> bool:
         """Whether it is about *frame*, which is counted then."""
         is_meant = frame.side == self.side and frame.api in self.apis
-        if not is_meant or self.hits == self.times or (self.deed == "flip" and not any(checked(frame.data))):
+        if (
+            not is_meant
+            or self.hits == self.times
+            or (self.deed == "flip" and not any(checked(frame.data)))
+        ):
             return False
         self.hits += 1
         return True
 
 
 class Proxy:
-    """Passes on what comes to *port* to *target*. `weather` and `rules` may be set at any time, from any thread."""
+    """Passes on what comes to *port* to *target*.
+
+    `weather` and `rules` may be set at any time, from any thread.
+    """
 
     def __init__(self, port: int, target: Callable[[], int], chance: random.Random) -> None:
         self.port = port
@@ -91,7 +98,9 @@ class Proxy:
     def close(self, *, is_reset: bool) -> int:
         """End all connections, by a reset or in order, and say how many there were."""
         number = len(self._writers) // 2
-        self._loop.call_soon_threadsafe(self._close_all, _abort if is_reset else asyncio.StreamWriter.close)
+        self._loop.call_soon_threadsafe(
+            self._close_all, _abort if is_reset else asyncio.StreamWriter.close
+        )
         return number
 
     def _close_all(self, closing: Callable[[asyncio.StreamWriter], None]) -> None:
@@ -133,12 +142,17 @@ class Proxy:
             self._close(both, asyncio.StreamWriter.close)
             self._writers -= both
 
-    def _close(self, writers: set[asyncio.StreamWriter], closing: Callable[[asyncio.StreamWriter], None]) -> None:
+    def _close(
+        self, writers: set[asyncio.StreamWriter], closing: Callable[[asyncio.StreamWriter], None]
+    ) -> None:
         for writer in writers:
             closing(writer)
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, read: Callable[[bytes], Frame]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        read: Callable[[bytes], Frame],
     ) -> None:
         while True:
             size = await reader.readexactly(4)

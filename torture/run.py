@@ -1,10 +1,11 @@
 """`make torture`: whether every payment counts once, whatever happens to the workers and all that they stand on.
 
-A scenario has a broker of its own, and each of its legs topics and a group of its own. Payments are written in slices,
-so that every fault comes while there is work. At the end the rows of all workers are compared with the exact fold of
-the payments, bit for bit.
+A scenario has a broker of its own, and each of its legs topics and a group of its own. Payments are
+written in slices, so that every fault comes while there is work. At the end the rows of all workers
+are compared with the exact fold of the payments, bit for bit.
 
-With `TORTURE_FENCE=off` in the environment a replaced worker may go on writing: `--scenario zombie --expect-drift`.
+With `TORTURE_FENCE=off` in the environment a replaced worker may go on writing: `--scenario zombie
+--expect-drift`.
 """
 
 import itertools
@@ -81,7 +82,8 @@ def frozen_legs(size: Size, *, hurt: Callable[[Stage], None]) -> list[Leg]:
     return [Leg("frozen", WORKERS, payments(size.events, size.seed), hurt)]
 
 
-def fault_legs(name: str, size: Size, *, of: Sequence[Fault], **more: Any) -> list[Leg]:  # Any: what a Leg takes
+# Any: what a Leg takes.
+def fault_legs(name: str, size: Size, *, of: Sequence[Fault], **more: Any) -> list[Leg]:
     """One leg, in which faults of all kinds are dealt."""
     chance = random.Random(size.seed)  # to be repeated, not to be secret
     hurt = partial(faults.strike, faults=faults.plan(of, size.number, chance))
@@ -94,7 +96,11 @@ def membership_legs(size: Size) -> list[Leg]:
     return [
         *fault_legs("storm", half, of=membership.STORM),
         *fault_legs(
-            "stand-by", replace(half, number=1), of=membership.STAND_BY, settings=membership.SETTINGS, partitions=1
+            "stand-by",
+            replace(half, number=1),
+            of=membership.STAND_BY,
+            settings=membership.SETTINGS,
+            partitions=1,
         ),
     ]
 
@@ -105,12 +111,18 @@ SCENARIOS: Mapping[str, Legs] = {
     "zombie": partial(frozen_legs, hurt=freezes.zombies),
     "broker": lambda size: frozen_legs(size, hurt=partial(freezes.outages, pause_s=size.pause_s)),
     "handlers": partial(kill_legs, settings=MISDEEDS),
-    "network": partial(fault_legs, "network", of=network.FAULTS, settings=network.SETTINGS, is_proxied=True),
+    "network": partial(
+        fault_legs, "network", of=network.FAULTS, settings=network.SETTINGS, is_proxied=True
+    ),
     "corrupt": partial(fault_legs, "corrupt", of=corrupt.FAULTS, is_proxied=True),
-    "disk": partial(fault_legs, "disk", of=disk.FAULTS, settings=disk.SETTINGS, prepared=disk.prepared),
+    "disk": partial(
+        fault_legs, "disk", of=disk.FAULTS, settings=disk.SETTINGS, prepared=disk.prepared
+    ),
     "others": partial(fault_legs, "others", of=others.FAULTS),
     "clock": partial(fault_legs, "clock", of=clock.FAULTS, prepared=clock.prepared),
-    "junk": partial(fault_legs, "junk", of=junk.FAULTS, prepared=junk.prepared, settings=junk.SETTINGS),
+    "junk": partial(
+        fault_legs, "junk", of=junk.FAULTS, prepared=junk.prepared, settings=junk.SETTINGS
+    ),
     "limits": partial(fault_legs, "limits", of=limits.FAULTS),
     "membership": membership_legs,
 }
@@ -125,8 +137,10 @@ def summary(stage: Stage, verdict: Verdict) -> dict[str, object]:
         "faults": marks.faults.total(),
         "kills": marks.kills,
         "restarts": marks.restarts,
-        "steps hit": ", ".join(f"{step} {hits}" for step, hits in marks.steps.items() if hits) or "none",
-        "ended by themselves": ", ".join(f"{hits} x {code}" for code, hits in marks.ended.items()) or "none",
+        "steps hit": ", ".join(f"{step} {hits}" for step, hits in marks.steps.items() if hits)
+        or "none",
+        "ended by themselves": ", ".join(f"{hits} x {code}" for code, hits in marks.ended.items())
+        or "none",
         "events": verdict.events,
         "unique": verdict.unique,
         "lost": verdict.lost,
@@ -171,26 +185,58 @@ def run(name: str, system: str, size: Size, folder: Path, show: Callable[[str], 
 
 
 @click.command()
-@click.option("--scenario", type=click.Choice((*SCENARIOS, "all")), default="kills", help="What is hurt.")
+@click.option(
+    "--scenario", type=click.Choice((*SCENARIOS, "all")), default="kills", help="What is hurt."
+)
 @click.option("--system", type=click.Choice(SYSTEMS), default="famulus", help="Whose workers.")
-@click.option("--kills", "number", type=click.IntRange(1), default=30, help="Or other faults, of each scenario.")
-@click.option("--seed", type=int, default=1, help="The same seed gives the same payments and the same faults.")
+@click.option(
+    "--kills",
+    "number",
+    type=click.IntRange(1),
+    default=30,
+    help="Or other faults, of each scenario.",
+)
+@click.option(
+    "--seed", type=int, default=1, help="The same seed gives the same payments and the same faults."
+)
 @click.option("--workers", default="1,3", help="How many in each leg; kills and handlers only.")
-@click.option("--events", type=click.IntRange(1_000), help="Of each scenario; 200,000 unless it is of all: 20,000.")
-@click.option("--pause-s", type=click.FloatRange(1), default=60.0, help="For so long the broker is stopped.")
-@click.option("--expect-drift", is_flag=True, help="Exit with 0 when something is wrong, with 1 when nothing is.")
+@click.option(
+    "--events",
+    type=click.IntRange(1_000),
+    help="Of each scenario; 200,000 unless it is of all: 20,000.",
+)
+@click.option(
+    "--pause-s", type=click.FloatRange(1), default=60.0, help="For so long the broker is stopped."
+)
+@click.option(
+    "--expect-drift",
+    is_flag=True,
+    help="Exit with 0 when something is wrong, with 1 when nothing is.",
+)
 def main(  # one for each option
-    *, scenario: str, system: str, number: int, seed: int, workers: str, events: int | None, pause_s: float,
+    *,
+    scenario: str,
+    system: str,
+    number: int,
+    seed: int,
+    workers: str,
+    events: int | None,
+    pause_s: float,
     expect_drift: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Hurt workers under load. Exits with 0 when every payment counted once, with 1 otherwise."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of every broker that is away
+    # It tells of every broker that is away.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     is_all = scenario == "all"
     if system != "famulus" and scenario not in FOR_ANY:
         raise click.UsageError(f"of other systems than ours only {', '.join(FOR_ANY)} are hurt")
     size = Size(
-        events or (20_000 if is_all else 200_000), number, seed, [int(each) for each in workers.split(",")], pause_s
+        events or (20_000 if is_all else 200_000),
+        number,
+        seed,
+        [int(each) for each in workers.split(",")],
+        pause_s,
     )
     folder = Path(tempfile.mkdtemp(prefix="famulus-torture-"))
     results: dict[str, Result] = {}

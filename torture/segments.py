@@ -1,7 +1,8 @@
 """The files in which a broker keeps the records of a partition: where a batch stands, and how a byte of it changes.
 
-A segment is one record batch after the other: offset of the first record (int64), length of what follows (int32), and
-at byte 23 by how much the last record's offset is more (int32), see https://kafka.apache.org/documentation/#recordbatch.
+A segment is one record batch after the other: offset of the first record (int64), length of what
+follows (int32), and at byte 23 by how much the last record's offset is more (int32), see
+https://kafka.apache.org/documentation/#recordbatch.
 """
 
 import struct

@@ -11,7 +11,8 @@ import psutil
 
 from famulus.dev.worker import WorkerProcess
 
-State = Literal["kept", "deleted", "moved"]  # what becomes of the state folder before a worker is started again
+# What becomes of the state folder before a worker is started again.
+State = Literal["kept", "deleted", "moved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +27,29 @@ class Blow:
     def settings(self) -> dict[str, str]:
         """The environment of the worker that deals it."""
         return {
-            "TORTURE_STEP": self.step, "TORTURE_AFTER": str(self.after), "TORTURE_SIGNAL": str(int(self.number)),
+            "TORTURE_STEP": self.step,
+            "TORTURE_AFTER": str(self.after),
+            "TORTURE_SIGNAL": str(int(self.number)),
             "TORTURE_PID": str(self.pid),
-        }  # fmt: skip
+        }
 
 
 @dataclass
 class Slot:
-    """The place of one worker. *home* is its state folder, *port* that of its web views, *blow* is what it deals.
+    """The place of one worker.
 
-    The port stays: Faust puts it into the membership, and refuses a static one that comes with another port.
+    *home* is its state folder, *port* that of its web views, *blow* is what it deals.
+
+    The port stays: Faust puts it into the membership, and refuses a static one that comes with
+    another port.
     """
 
     home: Path
     port: int
     process: WorkerProcess | None = None
     blow: Blow | None = None
-    is_down: bool = False  # it ended, or will, and is not to be started again before somebody says so
+    # It ended, or will, and is not to be started again before somebody says so.
+    is_down: bool = False
 
     @property
     def running(self) -> WorkerProcess:
@@ -58,13 +65,20 @@ class Slot:
     @property
     def fell_by_blow(self) -> bool:
         """Whether it has dealt itself a deadly blow."""
-        return self.blow is not None and self.blow.pid == 0 and self.running.exit_code() == -self.blow.number
+        return (
+            self.blow is not None
+            and self.blow.pid == 0
+            and self.running.exit_code() == -self.blow.number
+        )
 
     @property
     def last_words(self) -> str:
         """Why it ended, as far as its log tells: the first crash, else what it said last."""
         lines = self.running.log.read_text("utf-8", "replace").splitlines()
-        return next((line for line in lines if "Crashed reason=" in line), "") or self.running.last_words()
+        return (
+            next((line for line in lines if "Crashed reason=" in line), "")
+            or self.running.last_words()
+        )
 
     @property
     def is_frozen(self) -> bool:
@@ -83,9 +97,9 @@ def is_frozen(pid: int) -> bool:
 class Marks:
     """What was done: faults by their kind, kills, starts after the first ones, steps hit; and what came of it.
 
-    *ended* has the workers that ended by themselves by their exit codes, *words* what they said. *stood_still* has each
-    time that a partition had work, nothing was done, and its worker was green. *unexpected* is all else that was not to
-    be, in words.
+    *ended* has the workers that ended by themselves by their exit codes, *words* what they said.
+    *stood_still* has each time that a partition had work, nothing was done, and its worker was
+    green. *unexpected* is all else that was not to be, in words.
     """
 
     faults: Counter[str] = field(default_factory=Counter)

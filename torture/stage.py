@@ -33,7 +33,8 @@ PARTITIONS = 4
 SESSION_MS = 6_000
 SYSTEMS = ("famulus", "faust")
 LOOK_S = 0.05
-ENDED_MAX = 30  # workers that ended by themselves while nothing was settled; with more of them something is broken
+# Workers that ended by themselves while nothing was settled; with more of them something is broken.
+ENDED_MAX = 30
 STALLED_S = 180.0  # nothing was settled for so long: nothing will be
 OWNED_S = 180.0
 END_S = 40.0
@@ -47,9 +48,9 @@ REFUSED_S = 180.0
 class Leg:
     """A part of a run: so many *workers*, the payments, and how the workers are *hurt* meanwhile.
 
-    With *is_static* a worker keeps its membership when it is started again, so that the group need not wait for the
-    session of the dead one. *prepared* is entered before the first worker is started. With *is_proxied* workers go
-    through the network that can be hurt.
+    With *is_static* a worker keeps its membership when it is started again, so that the group need
+    not wait for the session of the dead one. *prepared* is entered before the first worker is
+    started. With *is_proxied* workers go through the network that can be hurt.
     """
 
     name: str
@@ -64,32 +65,44 @@ class Leg:
 
 
 class Stage:
-    """One leg at work. *system* is one of SYSTEMS, *say* shows a line of progress. Use it as a context manager."""
+    """One leg at work.
 
-    def __init__(self, system: str, cluster: Cluster, folder: Path, leg: Leg, say: Callable[[str], None]) -> None:
+    *system* is one of SYSTEMS, *say* shows a line of progress. Use it as a context manager.
+    """
+
+    def __init__(
+        self, system: str, cluster: Cluster, folder: Path, leg: Leg, say: Callable[[str], None]
+    ) -> None:
         self.cluster = cluster
         self.kafka = KafkaConfig(
             bootstrap_servers=cluster.bootstrap_servers,
             topic_prefix=f"{leg.name}.",
             partitions=leg.partitions,
-            consumer_config=ConsumerConfig(group_id=leg.name, session_timeout_ms=SESSION_MS, heartbeat_interval_ms=500),
-            producer_config=ProducerConfig(delivery_timeout_ms=300_000),  # of the feed, which outwaits the broker
+            consumer_config=ConsumerConfig(
+                group_id=leg.name, session_timeout_ms=SESSION_MS, heartbeat_interval_ms=500
+            ),
+            # Of the feed, which outwaits the broker.
+            producer_config=ProducerConfig(delivery_timeout_ms=300_000),
         )
         self.leg = leg
         self.system = system
         self.folder = folder / leg.name
         self.ledger = self.folder / "ledger"
-        self.slots = [Slot(self.folder / f"state-{number}", free_port()) for number in range(leg.workers)]
+        self.slots = [
+            Slot(self.folder / f"state-{number}", free_port()) for number in range(leg.workers)
+        ]
         self.topic = self.kafka.topic("payments")
         self.state_topic = f"{leg.name}-payments-state"
         self.feed = Feed(self.kafka, self.topic, leg.made)
         self.marks = Marks()
         self.now = ""  # what is done to the workers just now, in words
         self.chance = random.Random(leg.name)  # to be repeated, not to be secret
-        self.excuse = ""  # a worker that ends with 78 may, when its line has this in it; it is started again at once
+        # A worker that ends with 78 may, when its line has this in it; it is started again at once.
+        self.excuse = ""
         self.began = time.monotonic()
         self._ends = self._settled = 0
-        self.settings: dict[str, str] = {}  # of workers started from now on; {home} stands for their data folder
+        # Of workers started from now on; {home} stands for their data folder.
+        self.settings: dict[str, str] = {}
         self.partitions = leg.partitions
         self._standstills = Standstills()
         self._prepared = ExitStack()
@@ -105,7 +118,11 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        running = [slot.process for slot in self.slots if slot.process is not None and slot.process.exit_code() is None]
+        running = [
+            slot.process
+            for slot in self.slots
+            if slot.process is not None and slot.process.exit_code() is None
+        ]
         for process in running:
             process.signal(signal.SIGCONT)
             process.signal(signal.SIGTERM)  # all at once, so that they end side by side
@@ -173,8 +190,11 @@ class Stage:
             slot.running.signal(signal.SIGTERM)
         for slot in running:
             code = self._ended(slot)
-            if code not in {0, -signal.SIGTERM, *ENDS}:  # the second: it had not come far enough to heed it
-                self.marks.unexpected.append(f"{self.now}: a worker ended with {code} when it was stopped")
+            # The second: it had not come far enough to heed it.
+            if code not in {0, -signal.SIGTERM, *ENDS}:
+                self.marks.unexpected.append(
+                    f"{self.now}: a worker ended with {code} when it was stopped"
+                )
 
     def _ended(self, slot: Slot) -> int:
         """The exit code of a worker that was told to end, or is killed when it takes too long."""
@@ -205,16 +225,22 @@ class Stage:
 
         if self.wait_for(is_said, limit_s):
             return True
-        self.marks.unexpected.append(f"{self.now}: no /readyz is red and says one of {words!r}: {seen}")
+        self.marks.unexpected.append(
+            f"{self.now}: no /readyz is red and says one of {words!r}: {seen}"
+        )
         return False
 
     def cure(self, words: str, slot: Slot) -> bool:
-        """Do on the machine of a worker what *words* say: the first command in them. Whether it succeeds."""
+        """Do on the machine of a worker what *words* say: the first command in them.
+
+        Whether it succeeds.
+        """
         if (found := re.search(r"`faust -A app ([^`]+)`", words)) is None:
             self.marks.unexpected.append(f"{self.now}: it names no command that helps: {words}")
             return False
         command = shlex.split(found[1])
-        sure = () if "restore-changelog" in command else ("--yes",)  # it deletes nothing, so it does not ask
+        # It deletes nothing, so it does not ask.
+        sure = () if "restore-changelog" in command else ("--yes",)
         return self.order(*command, *sure, slot=slot)
 
     def wait_owned(self) -> bool:
@@ -222,9 +248,12 @@ class Stage:
         return self.wait_for(lambda: self._all_owned() == list(range(self.partitions)), OWNED_S)
 
     def refuses(self, slot: Slot, *says: str) -> bool:
-        """Wait until a worker ends with 78 and a line that has one of *says* in it. Whether it does.
+        """Wait until a worker ends with 78 and a line that has one of *says* in it.
 
-        What it does instead is noted as unexpected. It is not started again before somebody says so.
+        Whether it does.
+
+        What it does instead is noted as unexpected. It is not started again before somebody says
+        so.
         """
         slot.is_down = True
         self.wait_for(lambda: slot.has_ended, REFUSED_S)
@@ -234,11 +263,16 @@ class Stage:
             return True
         what = "runs on" if code is None else f"ended with {code}"
         slot.running.stop()
-        self.marks.unexpected.append(f"{self.now}: a worker was to end with 78 and say {says!r}, it {what}: {words}")
+        self.marks.unexpected.append(
+            f"{self.now}: a worker was to end with 78 and say {says!r}, it {what}: {words}"
+        )
         return False
 
     def order(self, *command: str, slot: Slot | None = None) -> bool:
-        """Run `faust -A app COMMAND` with the settings of a worker, the first one unless told. Whether it succeeds."""
+        """Run `faust -A app COMMAND` with the settings of a worker, the first one unless told.
+
+        Whether it succeeds.
+        """
         slot = slot or self.slots[0]
         done = subprocess.run(  # our own command
             [sys.executable, "-m", "faust", "-A", "app", *command],
@@ -252,11 +286,16 @@ class Stage:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
         self._note(f"{' '.join(command)}: {done.returncode}, {lines[-1]}")
         if done.returncode:
-            self.marks.unexpected.append(f"{self.now}: {' '.join(command)} ended with {done.returncode}: {lines[-1]}")
+            self.marks.unexpected.append(
+                f"{self.now}: {' '.join(command)} ended with {done.returncode}: {lines[-1]}"
+            )
         return not done.returncode
 
     def restart(self, slot: Slot, state: State = "kept", blow: Blow | None = None) -> None:
-        """Start a worker again that has ended. *state* `moved` gives it a folder that another one used before."""
+        """Start a worker again that has ended.
+
+        *state* `moved` gives it a folder that another one used before.
+        """
         if state == "deleted":
             shutil.rmtree(slot.home, ignore_errors=True)
         elif state == "moved":
@@ -278,7 +317,10 @@ class Stage:
     # Time.
 
     def wait_for(self, is_there: Callable[[], bool], limit_s: float) -> bool:
-        """Wait until *is_there*, for so long at most, and keep the workers up meanwhile. Whether it came about."""
+        """Wait until *is_there*, for so long at most, and keep the workers up meanwhile.
+
+        Whether it came about.
+        """
         deadline = time.monotonic() + limit_s
         while not is_there():
             if time.monotonic() > deadline:
@@ -292,7 +334,10 @@ class Stage:
         self.wait_for(lambda: False, seconds)
 
     def wait_progress(self, limit_s: float = 60.0) -> bool:
-        """Wait until the group settles something that it had not settled before, if there is any. Whether it does."""
+        """Wait until the group settles something that it had not settled before, if there is any.
+
+        Whether it does.
+        """
         before = self.feed.settled
         return self.wait_for(lambda: self.feed.settled > before or self.feed.is_settled, limit_s)
 
@@ -308,8 +353,13 @@ class Stage:
     def finish(self) -> int:
         """Let everything be written and settled, and say how many records are not when nothing moves any more."""
         self.allow(1, 1)
-        self.wait_for(lambda: self.feed.is_settled or time.monotonic() - self.feed.moved_at > STALLED_S, 1_800)
-        self.wait_for(lambda: self._all_owned() == list(range(self.partitions)) and self._all_answer(), OWNED_S)
+        self.wait_for(
+            lambda: self.feed.is_settled or time.monotonic() - self.feed.moved_at > STALLED_S, 1_800
+        )
+        self.wait_for(
+            lambda: self._all_owned() == list(range(self.partitions)) and self._all_answer(),
+            OWNED_S,
+        )
         return len(self.feed.made) - self.feed.sent + self.feed.left
 
     def rows(self, table: str) -> Counter[str]:
@@ -319,7 +369,9 @@ class Stage:
             try:
                 found.update(slot.running.rows(table))
             except OSError as error:
-                raise TortureError(f"{error!r} instead of table {table} (log: {slot.running.log})") from error
+                raise TortureError(
+                    f"{error!r} instead of table {table} (log: {slot.running.log})"
+                ) from error
         return found
 
     def _tend(self) -> None:
@@ -328,7 +380,8 @@ class Stage:
         feed, marks, events = self.feed, self.marks, len(self.leg.made)
         number = sum(marks.faults.values())
         self._say(
-            f"{self.leg.name}: {number} faults, {feed.settled:,} of {events:,} settled, {feed.sent:,} sent; {self.now}"
+            f"{self.leg.name}: {number} faults, {feed.settled:,} of {events:,} settled, "
+            f"{feed.sent:,} sent; {self.now}"
         )
         self._look_for_standstill()
         for slot in self.slots:
@@ -336,12 +389,18 @@ class Stage:
             if code is None or slot.is_down or slot.fell_by_blow:
                 continue
             marks.ended[code] += 1
-            words = f"{self.leg.name}, {self.now or 'nothing is done'}, exit code {code}: {slot.last_words}"
+            words = (
+                f"{self.leg.name}, {self.now or 'nothing is done'}, exit code {code}: "
+                f"{slot.last_words}"
+            )
             marks.words.append(words)
             is_excused = code == 78 and bool(self.excuse) and self.excuse in words
             if self.system == "famulus" and not is_excused and (code not in ENDS or BUG in words):
                 marks.unexpected.append(words)
-            self._ends, self._settled = (self._ends + 1 if feed.settled == self._settled else 1), feed.settled
+            self._ends, self._settled = (
+                (self._ends + 1 if feed.settled == self._settled else 1),
+                feed.settled,
+            )
             if self._ends > ENDED_MAX:
                 raise TortureError(f"workers end and end again: {marks.words[-1]}")
             self.restart(slot)
@@ -352,13 +411,18 @@ class Stage:
             time.monotonic(), self.feed.lagging_since.copy(), self._green
         ):
             self.marks.stood_still.add(
-                f"{self.leg.name}: worker {worker} was green while partition {partition} had work and did none of it, "
+                f"{self.leg.name}: worker {worker} was green while partition {partition} had "
+                "work and did none of it, "
                 f"since second {since - self.began:.0f} of the leg"
             )
 
     def _green(self) -> dict[int, list[int]]:
         """The workers that say that they are well, and their partitions."""
-        return {number: self.owned(slot) for number, slot in enumerate(self.slots) if self._is_green(slot)}
+        return {
+            number: self.owned(slot)
+            for number, slot in enumerate(self.slots)
+            if self._is_green(slot)
+        }
 
     def _all_answer(self) -> bool:
         """Whether each worker answers, those without partitions included."""
@@ -377,28 +441,42 @@ class Stage:
 
     def _settings(self, home: Path) -> Mapping[str, str]:
         kafka = self.kafka
-        common = {"TORTURE_LEDGER": str(self.ledger), "PYTHONPATH": f"{self.folder / 'checkout'}{os.pathsep}{ROOT}"}
+        common = {
+            "TORTURE_LEDGER": str(self.ledger),
+            "PYTHONPATH": f"{self.folder / 'checkout'}{os.pathsep}{ROOT}",
+        }
         if self.system == "faust":
             return {
-                **common, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "TORTURE_STATE": str(home),
-                "TORTURE_GROUP": kafka.consumer_config.group_id, "TORTURE_PARTITIONS": str(self.partitions),
-                "TORTURE_TOPIC": kafka.topic("payments"), "TORTURE_NEWS": kafka.topic("news"),
-            }  # fmt: skip
+                **common,
+                "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+                "TORTURE_STATE": str(home),
+                "TORTURE_GROUP": kafka.consumer_config.group_id,
+                "TORTURE_PARTITIONS": str(self.partitions),
+                "TORTURE_TOPIC": kafka.topic("payments"),
+                "TORTURE_NEWS": kafka.topic("news"),
+            }
         return {
-            **common, "WORKER__DATADIR": str(home), "WORKER__COMMITINTERVALS": "0.2",
-            "KAFKA__BOOTSTRAPSERVERS": self.cluster.hurt_servers if self.leg.is_proxied else kafka.bootstrap_servers,
+            **common,
+            "WORKER__DATADIR": str(home),
+            "WORKER__COMMITINTERVALS": "0.2",
+            "KAFKA__BOOTSTRAPSERVERS": self.cluster.hurt_servers
+            if self.leg.is_proxied
+            else kafka.bootstrap_servers,
             "KAFKA__TOPICPREFIX": kafka.topic_prefix,
             "KAFKA__CONSUMERCONFIG__GROUPID": kafka.consumer_config.group_id,
             "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": str(SESSION_MS),
-            "KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS": "500", **self.leg.settings,
+            "KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS": "500",
+            **self.leg.settings,
             **{name: value.replace("{home}", str(home)) for name, value in self.settings.items()},
-        }  # fmt: skip
+        }
 
 
 def check_out(folder: Path) -> None:
     """A copy of the project with the tortured handlers in place of its own."""
     for package in ("app", "models"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "appsettings.json", folder)
     (folder / "agents").mkdir()
     (folder / "agents/__init__.py").touch()

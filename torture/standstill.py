@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-ASK_S = 2.0  # nothing of a partition was settled for so long: workers are asked whether they are well
-GREEN_S = 32.0  # a worker that was green for so long since, each time that it was asked, stands still
+# Nothing of a partition was settled for so long: workers are asked whether they are well.
+ASK_S = 2.0
+# A worker that was green for so long since, each time that it was asked, stands still.
+GREEN_S = 32.0
 AGAIN_S = 1.0  # between two times
 Green = Callable[[], Mapping[int, Iterable[int]]]
-At = tuple[int, int, float]  # which worker, which partition, and since when nothing of it was settled
+# Which worker, which partition, and since when nothing of it was settled.
+At = tuple[int, int, float]
 
 
 def is_green(status: int, answer: Mapping[str, object]) -> bool:
@@ -24,12 +27,14 @@ class Standstills:
     def look(self, now: float, lagging_since: Mapping[int, float], green: Green) -> list[At]:
         """Which worker, by its number, stands still at which partition, and since when.
 
-        *lagging_since*: since when nothing was settled of a partition with work. *green*: the workers that are, and
-        their partitions; they are asked only when it matters.
+        *lagging_since*: since when nothing was settled of a partition with work. *green*: the
+        workers that are, and their partitions; they are asked only when it matters.
         """
         if now - self._asked_at < AGAIN_S:
             return []
-        late = {partition: since for partition, since in lagging_since.items() if now - since > ASK_S}
+        late = {
+            partition: since for partition, since in lagging_since.items() if now - since > ASK_S
+        }
         seen = [
             (worker, partition, late[partition])
             for worker, partitions in (green() if late else {}).items()

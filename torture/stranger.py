@@ -24,7 +24,9 @@ class Stranger:
         self._topic = topic
         self._joined = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._stay(),), daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._stay(),), daemon=True
+        )
         self._leaving = asyncio.Event()
 
     def __enter__(self) -> Self:

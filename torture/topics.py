@@ -28,7 +28,9 @@ def _with_admin(kafka: KafkaConfig, work: Callable[[AIOKafkaAdminClient], Awaita
     return asyncio.run(run())
 
 
-def make(kafka: KafkaConfig, topics: Mapping[str, int], configs: Mapping[str, str] | None = None) -> None:
+def make(
+    kafka: KafkaConfig, topics: Mapping[str, int], configs: Mapping[str, str] | None = None
+) -> None:
     """Make those of *topics* (name -> partitions) that are missing, with *configs*."""
     asyncio.run(create_topics(kafka, topics, LIMIT_S, configs))
 
@@ -50,8 +52,12 @@ def configs_of(kafka: KafkaConfig, topic: str) -> dict[str, str]:
     async def work(admin: AIOKafkaAdminClient) -> dict[str, str]:
         [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
         topic_config = 1  # the source of a setting that is the topic's own
-        return {str(name): str(value) for *_, entries in answer.resources for name, value, _, source, *_ in entries
-                if source == topic_config}  # fmt: skip
+        return {
+            str(name): str(value)
+            for *_, entries in answer.resources
+            for name, value, _, source, *_ in entries
+            if source == topic_config
+        }
 
     return _with_admin(kafka, work)
 
@@ -60,7 +66,9 @@ def set_configs(kafka: KafkaConfig, topic: str, configs: Mapping[str, str]) -> N
     """Set a topic so, and everything else as the broker's defaults are."""
 
     async def work(admin: AIOKafkaAdminClient) -> Any:
-        return await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict(configs))])
+        return await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict(configs))]
+        )
 
     _with_admin(kafka, work)
 
@@ -79,7 +87,9 @@ def empty(kafka: KafkaConfig, topic: str) -> None:
     is_compacted = configs.get("cleanup.policy") == "compact"
 
     async def work(admin: AIOKafkaAdminClient) -> Any:
-        return await admin.delete_records({at: RecordsToDelete(before_offset=end) for at, end in ends.items()})
+        return await admin.delete_records(
+            {at: RecordsToDelete(before_offset=end) for at, end in ends.items()}
+        )
 
     if is_compacted:  # of such a one nobody may delete any
         set_configs(kafka, topic, {**configs, "cleanup.policy": "delete"})
@@ -127,7 +137,9 @@ def read(kafka: KafkaConfig, places: Iterable[TopicPartition]) -> list[ConsumerR
         found: list[ConsumerRecord] = []
         async with (
             asyncio.timeout(2 * LIMIT_S),
-            AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest") as consumer,
+            AIOKafkaConsumer(
+                bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
+            ) as consumer,
         ):
             wanted = list(places)
             consumer.assign(wanted)
@@ -147,4 +159,6 @@ def now_ms() -> int:
 
 def moved(record: ConsumerRecord, partition: int) -> Outgoing:
     """The same record for another partition."""
-    return Outgoing(record.topic, record.key, record.value, record.headers, partition, record.timestamp)
+    return Outgoing(
+        record.topic, record.key, record.value, record.headers, partition, record.timestamp
+    )

@@ -18,7 +18,10 @@ READ_S = 60.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was wrong, in payments, and *wrong_sums* in customers. *reordered* ones overtook one of their customer's."""
+    """What was wrong, in payments, and *wrong_sums* in customers.
+
+    *reordered* ones overtook one of their customer's.
+    """
 
     events: int
     unique: int
@@ -33,7 +36,12 @@ class Verdict:
     def is_exact(self) -> bool:
         """Whether nothing was wrong."""
         return not (
-            self.unsettled or self.lost or self.duplicated or self.wrong_sums or self.unpublished or self.reordered
+            self.unsettled
+            or self.lost
+            or self.duplicated
+            or self.wrong_sums
+            or self.unpublished
+            or self.reordered
         )
 
 
@@ -50,14 +58,19 @@ class Found:
 def judge(made: Sequence[Payment], unsettled: int, found: Found) -> Verdict:
     """Compare what was *found* with what the payments come to, bit for bit."""
     exact, counts, sums = fold(made), found.counts, found.sums
-    drift = {customer: counts.get(customer, 0) - exact.counts.get(customer, 0) for customer in {*counts, *exact.counts}}
+    drift = {
+        customer: counts.get(customer, 0) - exact.counts.get(customer, 0)
+        for customer in {*counts, *exact.counts}
+    }
     return Verdict(
         events=len(made),
         unique=exact.unique,
         unsettled=unsettled,
         lost=-sum(more for more in drift.values() if more < 0),
         duplicated=sum(more for more in drift.values() if more > 0),
-        wrong_sums=sum(sums.get(customer) != exact.sums.get(customer) for customer in {*sums, *exact.sums}),
+        wrong_sums=sum(
+            sums.get(customer) != exact.sums.get(customer) for customer in {*sums, *exact.sums}
+        ),
         unpublished=len(exact.announced ^ found.announced),
         reordered=reordered(attempts(found.ledger)),
     )
@@ -72,7 +85,10 @@ def attempts(ledger: Path) -> Iterator[tuple[str, int]]:
 
 
 def reordered(noted: Iterable[tuple[str, int]]) -> int:
-    """How many payments were begun before the one before them was. One that comes again is in order."""
+    """How many payments were begun before the one before them was.
+
+    One that comes again is in order.
+    """
     following: Counter[str] = Counter()
     jumps = 0
     for customer, number in noted:
@@ -82,7 +98,10 @@ def reordered(noted: Iterable[tuple[str, int]]) -> int:
 
 
 def announced_in(kafka: KafkaConfig, topic: str) -> set[str]:
-    """The ids of the payments that are announced in *topic*. One that is there twice carries the same id twice."""
+    """The ids of the payments that are announced in *topic*.
+
+    One that is there twice carries the same id twice.
+    """
     return asyncio.run(_announced_in(kafka, topic))
 
 
@@ -90,7 +109,9 @@ async def _announced_in(kafka: KafkaConfig, topic: str) -> set[str]:
     found: set[str] = set()
     async with (
         asyncio.timeout(READ_S),
-        AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest") as consumer,
+        AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
+        ) as consumer,
     ):
         partitions = [TopicPartition(topic, number) for number in range(kafka.partitions)]
         consumer.assign(partitions)
@@ -103,7 +124,10 @@ async def _announced_in(kafka: KafkaConfig, topic: str) -> set[str]:
 
 @dataclass
 class Result:
-    """What came of a scenario. *unexpected* has in words what was not to be, a run that could not be ended included."""
+    """What came of a scenario.
+
+    *unexpected* has in words what was not to be, a run that could not be ended included.
+    """
 
     faults: Counter[str] = field(default_factory=Counter)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -138,9 +162,17 @@ def overview(results: Mapping[str, Result], title: str) -> Table:
     """A table with a line for each scenario, and one for all of them."""
     table = Table("scenario", title=title)
     columns = (
-        "kinds of faults", "events", "faults", "lost", "duplicated", "wrong", "reordered", "stood still", "unexpected",
+        "kinds of faults",
+        "events",
+        "faults",
+        "lost",
+        "duplicated",
+        "wrong",
+        "reordered",
+        "stood still",
+        "unexpected",
         "seconds",
-    )  # fmt: skip
+    )
     for column in columns:
         table.add_column(column, justify="right")
     lines = {name: result.cells() for name, result in results.items()}
@@ -159,5 +191,7 @@ def shown(columns: Mapping[str, Mapping[str, object]], title: str) -> Table:
     lines = dict.fromkeys(line for column in columns.values() for line in column)
     for line in lines:
         values = [column.get(line, "") for column in columns.values()]
-        table.add_row(line, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values))
+        table.add_row(
+            line, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+        )
     return table

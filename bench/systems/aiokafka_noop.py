@@ -13,9 +13,11 @@ async def main() -> None:
     """Count them."""
     meter = Meter()
     consumer = AIOKafkaConsumer(
-        os.environ["BENCH_TOPIC"], bootstrap_servers=os.environ["KAFKA_BOOTSTRAP_SERVERS"],
-        group_id=os.environ["BENCH_GROUP"], auto_offset_reset="earliest",
-    )  # fmt: skip
+        os.environ["BENCH_TOPIC"],
+        bootstrap_servers=os.environ["KAFKA_BOOTSTRAP_SERVERS"],
+        group_id=os.environ["BENCH_GROUP"],
+        auto_offset_reset="earliest",
+    )
     async with consumer:
         while meter.count < meter.events:
             for records in (await consumer.getmany(timeout_ms=1000)).values():

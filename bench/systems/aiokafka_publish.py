@@ -13,13 +13,20 @@ from bench.meter import Meter
 
 async def main() -> None:
     """Count the orders; those of a fetch are done when what they publish has left."""
-    meter, made, published = Meter(), int(os.environ["BENCH_MADE"]), int(os.environ["BENCH_PUBLISH"])
+    meter, made, published = (
+        Meter(),
+        int(os.environ["BENCH_MADE"]),
+        int(os.environ["BENCH_PUBLISH"]),
+    )
     servers, topic = os.environ["KAFKA_BOOTSTRAP_SERVERS"], os.environ["BENCH_PUBLISHED"]
     consumer = AIOKafkaConsumer(
-        os.environ["BENCH_TOPIC"], bootstrap_servers=servers, group_id=os.environ["BENCH_GROUP"],
+        os.environ["BENCH_TOPIC"],
+        bootstrap_servers=servers,
+        group_id=os.environ["BENCH_GROUP"],
         auto_offset_reset="earliest",
-    )  # fmt: skip
-    producer: AIOKafkaProducer = Connection(KafkaConfig(bootstrap_servers=servers)).kafka  # the same settings
+    )
+    # The same settings.
+    producer: AIOKafkaProducer = Connection(KafkaConfig(bootstrap_servers=servers)).kafka
     async with consumer, producer:
         while meter.count < meter.events:
             sent = []
@@ -28,10 +35,17 @@ async def main() -> None:
                     order = orjson.loads(record.value)
                     key = order["customer_id"].encode()
                     noted = [
-                        {"order_id": order["order_id"], "customer_id": order["customer_id"], "number": number}
+                        {
+                            "order_id": order["order_id"],
+                            "customer_id": order["customer_id"],
+                            "number": number,
+                        }
                         for number in range(made)
                     ]
-                    sent += [await producer.send(topic, orjson.dumps(event), key=key) for event in noted[:published]]
+                    sent += [
+                        await producer.send(topic, orjson.dumps(event), key=key)
+                        for event in noted[:published]
+                    ]
                     meter.hit(order["created_at"])
             await asyncio.gather(*sent)
 

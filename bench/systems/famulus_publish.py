@@ -20,7 +20,10 @@ async def order_agent(deliveries: Deliveries) -> None:
 @handles(BenchOrder)
 async def handle(order: BenchOrder, bus: EventBus) -> None:
     """Publish, and count it."""
-    noted = [BenchNoted(order_id=order.order_id, customer_id=order.customer_id, number=n) for n in range(made)]
+    noted = [
+        BenchNoted(order_id=order.order_id, customer_id=order.customer_id, number=n)
+        for n in range(made)
+    ]
     for event in noted[:published]:
         await bus.publish(event)
     meter.hit(order.created_at)

@@ -32,7 +32,9 @@ meter = Meter()
 broker = KafkaBroker(os.environ["KAFKA_BOOTSTRAP_SERVERS"], logger=None)
 
 
-@broker.subscriber(os.environ["BENCH_TOPIC"], group_id=os.environ["BENCH_GROUP"], auto_offset_reset="earliest")
+@broker.subscriber(
+    os.environ["BENCH_TOPIC"], group_id=os.environ["BENCH_GROUP"], auto_offset_reset="earliest"
+)
 async def handle(order: BenchOrder) -> None:
     """Count it."""
     meter.hit(order.created_at)

@@ -27,9 +27,16 @@ class Order(faust.Record):
 
 meter = Meter()
 app = faust.App(
-    os.environ["BENCH_GROUP"], broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}", web_enabled=False,
-    topic_disable_leader=True, consumer_auto_offset_reset="earliest", datadir=os.environ["BENCH_DIR"],
-    store="rocksdb://", topic_partitions=int(os.environ["BENCH_PARTITIONS"]), topic_replication_factor=1,
-    table_standby_replicas=0, broker_commit_interval=1.0,
-)  # fmt: skip
+    os.environ["BENCH_GROUP"],
+    broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}",
+    web_enabled=False,
+    topic_disable_leader=True,
+    consumer_auto_offset_reset="earliest",
+    datadir=os.environ["BENCH_DIR"],
+    store="rocksdb://",
+    topic_partitions=int(os.environ["BENCH_PARTITIONS"]),
+    topic_replication_factor=1,
+    table_standby_replicas=0,
+    broker_commit_interval=1.0,
+)
 topic = app.topic(os.environ["BENCH_TOPIC"], value_type=Order)

@@ -1,4 +1,7 @@
-"""Quix Streams with state: each order once per customer, and a count. Its state is kept per key, with a changelog."""
+"""Quix Streams with state: each order once per customer, and a count.
+
+Its state is kept per key, with a changelog.
+"""
 
 import os
 from typing import Any
@@ -9,10 +12,15 @@ from bench.meter import Meter
 
 meter = Meter()
 app = Application(
-    broker_address=os.environ["KAFKA_BOOTSTRAP_SERVERS"], consumer_group=os.environ["BENCH_GROUP"],
-    auto_offset_reset="earliest", state_dir=os.environ["BENCH_DIR"], loglevel="ERROR",
-    processing_guarantee="at-least-once", commit_interval=1.0, use_changelog_topics=True,
-)  # fmt: skip
+    broker_address=os.environ["KAFKA_BOOTSTRAP_SERVERS"],
+    consumer_group=os.environ["BENCH_GROUP"],
+    auto_offset_reset="earliest",
+    state_dir=os.environ["BENCH_DIR"],
+    loglevel="ERROR",
+    processing_guarantee="at-least-once",
+    commit_interval=1.0,
+    use_changelog_topics=True,
+)
 
 
 def count(order: dict[str, Any], state: State) -> None:
@@ -25,5 +33,7 @@ def count(order: dict[str, Any], state: State) -> None:
     meter.hit(order["created_at"])
 
 
-app.dataframe(app.topic(os.environ["BENCH_TOPIC"], value_deserializer="json")).update(count, stateful=True)
+app.dataframe(app.topic(os.environ["BENCH_TOPIC"], value_deserializer="json")).update(
+    count, stateful=True
+)
 app.run()

@@ -8,9 +8,12 @@ from bench.meter import Meter
 
 meter = Meter()
 app = Application(
-    broker_address=os.environ["KAFKA_BOOTSTRAP_SERVERS"], consumer_group=os.environ["BENCH_GROUP"],
-    auto_offset_reset="earliest", state_dir=os.environ["BENCH_DIR"], loglevel="ERROR",
-)  # fmt: skip
+    broker_address=os.environ["KAFKA_BOOTSTRAP_SERVERS"],
+    consumer_group=os.environ["BENCH_GROUP"],
+    auto_offset_reset="earliest",
+    state_dir=os.environ["BENCH_DIR"],
+    loglevel="ERROR",
+)
 app.dataframe(app.topic(os.environ["BENCH_TOPIC"], value_deserializer="json")).update(
     lambda order: meter.hit(order["created_at"])
 )

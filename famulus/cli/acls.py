@@ -37,7 +37,10 @@ class Right(NamedTuple):
     def __str__(self) -> str:
         """A line of the script."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
-        return f"allow {shlex.quote(self.principal)} --{self.resource} {shlex.quote(self.name)} {operations}"
+        return (
+            f"allow {shlex.quote(self.principal)} --{self.resource} "
+            f"{shlex.quote(self.name)} {operations}"
+        )
 
 
 def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
@@ -50,14 +53,17 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
         later = app.scheduler.topic  # its consumer group has the same name
         yield Right(principal, "group", later, ("Read", "Describe"))
         yield Right(principal, "topic", later, ("Create", "Alter", "Read", "Write", *LOOK))
-    # A handler may publish an event of any type that is handled here: which ones it does, only its code knows.
+    # A handler may publish an event of any type that is handled here: which ones it does, only its
+    # code knows.
     published = {kafka.topic(topic_of(event_type)) for event_type in app.dispatcher.event_types}
     for subscription in _subscriptions(app):
         write = ("Write",) if subscription.topic_name in published else ()
         yield Right(principal, "topic", subscription.topic_name, ("Read", *write, *LOOK))
         yield Right(principal, "topic", app.dead_letter_topic(subscription), ("Write", *LOOK))
         if subscription.state_topic is not None:
-            yield Right(principal, "topic", subscription.state_topic, ("Create", "Read", "Write", *LOOK))
+            yield Right(
+                principal, "topic", subscription.state_topic, ("Create", "Read", "Write", *LOOK)
+            )
         redrive, *retries = app.topics_back(subscription)
         yield Right(principal, "topic", redrive, ("Create", "Alter", "Read", *LOOK))
         for topic in retries:
@@ -90,7 +96,12 @@ def rights_of_operator(app: Famulus, principal: str) -> Iterator[Right]:
             if topic is not None:
                 yield Right(principal, "topic", topic, ("Read", *LOOK))
         yield Right(principal, "topic", audit_topic(letters), ("Create", "Read", "Write", *LOOK))
-        yield Right(principal, "topic", app.redrive_topic(subscription), ("Create", "Alter", "Read", "Write", *LOOK))
+        yield Right(
+            principal,
+            "topic",
+            app.redrive_topic(subscription),
+            ("Create", "Alter", "Read", "Write", *LOOK),
+        )
 
 
 def _subscriptions(app: Famulus) -> list[Subscription]:
@@ -100,12 +111,20 @@ def _subscriptions(app: Famulus) -> list[Subscription]:
 class acls(Command):  # the class's name is the command's
     """Print a script of kafka-acls commands: what the cluster must allow workers, and whoever handles dead letters.
 
-    Example: faust -A app acls --worker User:famulus --operator User:famulus-operator >deploy/acls/famulus.sh
+    Example: faust -A app acls --worker User:famulus --operator User:famulus-operator
+    >deploy/acls/famulus.sh
     """
 
     options = [  # as Faust wants it
-        option("--worker", default="User:famulus", show_default=True, help="Principal of the workers."),
-        option("--operator", default="User:famulus-operator", show_default=True, help="Principal who uses `dlq`."),
+        option(
+            "--worker", default="User:famulus", show_default=True, help="Principal of the workers."
+        ),
+        option(
+            "--operator",
+            default="User:famulus-operator",
+            show_default=True,
+            help="Principal who uses `dlq`.",
+        ),
     ]
 
     async def run(self, worker: str, operator: str) -> None:

@@ -21,32 +21,57 @@ class broker(Command):  # the class's name is the command's
 
     options = [  # as Faust wants it
         argument("action", type=click.Choice(["start", "stop", "status"])),
-        option("--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0 picks a free one."),
-        option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where its topics are kept."),
+        option(
+            "--port",
+            type=click.IntRange(0, 65535),
+            default=9092,
+            show_default=True,
+            help="0 picks a free one.",
+        ),
+        option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where its topics are kept.",
+        ),
         option("--json", "is_json", is_flag=True, help="status: one JSON object."),
     ]
 
     async def run(self, action: str, port: int, data_dir: Path | None, *, is_json: bool) -> None:
         """Do it, and say what runs now. `status` exits with 1 when nothing does."""
-        from famulus.dev import background  # noqa: PLC0415  # development's packages are not installed in production
+        # Development's packages are not installed in production.
+        from famulus.dev import background  # noqa: PLC0415
 
         if action == "start":
             already = background.running()
             there = background.start_background(port, data_dir)
             self.say(
-                f"Kafka {'runs already' if already else 'runs'} at {there.bootstrap_servers}, data in {there.data_dir}"
+                f"Kafka {'runs already' if already else 'runs'} at {there.bootstrap_servers}, "
+                f"data in {there.data_dir}"
             )
         elif action == "stop":
             gone = background.stop_background()
-            self.say(f"Kafka at {gone.bootstrap_servers} stopped" if gone else "no Kafka runs in the background")
+            self.say(
+                f"Kafka at {gone.bootstrap_servers} stopped"
+                if gone
+                else "no Kafka runs in the background"
+            )
         elif is_json:
             now = background.running()
-            say(None if now is None else {"bootstrap_servers": now.bootstrap_servers, "pid": now.pid,
-                                          "data_dir": str(now.data_dir)})  # fmt: skip
+            say(
+                None
+                if now is None
+                else {
+                    "bootstrap_servers": now.bootstrap_servers,
+                    "pid": now.pid,
+                    "data_dir": str(now.data_dir),
+                }
+            )
             if now is None:
                 raise SystemExit(1)
         elif (now := background.running()) is not None:
-            self.say(f"Kafka runs at {now.bootstrap_servers} (pid {now.pid}), data in {now.data_dir}")
+            self.say(
+                f"Kafka runs at {now.bootstrap_servers} (pid {now.pid}), data in {now.data_dir}"
+            )
         else:
             self.say("no Kafka runs in the background; start one with `faust -A app broker start`")
             raise SystemExit(1)

@@ -21,7 +21,10 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How long blobs of a topic are kept. *why* says what that is made of, or why they are kept for ever."""
+    """How long blobs of a topic are kept.
+
+    *why* says what that is made of, or why they are kept for ever.
+    """
 
     seconds: float
     why: str
@@ -30,10 +33,11 @@ class Kept:
 class claims(Command):  # the class's name is the command's
     """Look at the payloads that were too large for Kafka (ClaimCheck.Store), and remove those that nobody needs.
 
-    list says what there is of each topic. sweep removes what is older than the records that may need it: the topic's
-    retention, that of its dead letters and of the topics by which they come back, and ClaimCheck.SweepMarginH. Topics
-    that keep their records for ever keep their payloads. --older-than makes it longer, never shorter. Of a topic that
-    was deleted nobody knows, so its payloads stay unless both --topic and --older-than are said.
+    list says what there is of each topic. sweep removes what is older than the records that may
+    need it: the topic's retention, that of its dead letters and of the topics by which they come
+    back, and ClaimCheck.SweepMarginH. Topics that keep their records for ever keep their payloads.
+    --older-than makes it longer, never shorter. Of a topic that was deleted nobody knows, so its
+    payloads stay unless both --topic and --older-than are said.
 
     \b
     For example:
@@ -50,7 +54,9 @@ class claims(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="list: a JSON object a line."),
     ]
 
-    async def run(self, action: str, topic: str | None, older_than: str | None, *, is_dry: bool, is_json: bool) -> None:
+    async def run(
+        self, action: str, topic: str | None, older_than: str | None, *, is_dry: bool, is_json: bool
+    ) -> None:
         """Do it."""
         if action == "list" and (older_than is not None or is_dry):
             raise click.UsageError("--older-than, --dry-run: only for sweep")
@@ -60,7 +66,10 @@ class claims(Command):  # the class's name is the command's
         name = None if topic is None else self.app.settings.kafka.topic(topic)
         try:
             found = [blob for blob in await self.app.claims.blobs() if name in (None, blob.topic)]
-            by_topic = {of: list(blobs) for of, blobs in groupby(sorted(found, key=_place), key=lambda b: b.topic)}
+            by_topic = {
+                of: list(blobs)
+                for of, blobs in groupby(sorted(found, key=_place), key=lambda b: b.topic)
+            }
             if action == "list":
                 self._list(by_topic, is_json=is_json)
             else:
@@ -71,20 +80,33 @@ class claims(Command):  # the class's name is the command's
 
     def _list(self, by_topic: Mapping[str, Sequence[Blob]], *, is_json: bool) -> None:
         rows = [
-            (topic, len(blobs), _sum(blobs), _time(min(b.written for b in blobs)),
-             _time(max(b.written for b in blobs)))
+            (
+                topic,
+                len(blobs),
+                _sum(blobs),
+                _time(min(b.written for b in blobs)),
+                _time(max(b.written for b in blobs)),
+            )
             for topic, blobs in by_topic.items()
-        ]  # fmt: skip
-        self.list_rows(rows, ["topic", "payloads", "bytes", "oldest", "newest"], "Claims", is_json=is_json)
+        ]
+        self.list_rows(
+            rows, ["topic", "payloads", "bytes", "oldest", "newest"], "Claims", is_json=is_json
+        )
 
     async def _sweep(
-        self, by_topic: Mapping[str, Sequence[Blob]], at_least_s: float, *, is_asked_for: bool, is_dry: bool
+        self,
+        by_topic: Mapping[str, Sequence[Blob]],
+        at_least_s: float,
+        *,
+        is_asked_for: bool,
+        is_dry: bool,
     ) -> None:
         settings = self.app.settings
         there = await retentions(
-            settings.kafka, lambda name: any(name == topic or is_way_of(topic, name) for topic in by_topic),
+            settings.kafka,
+            lambda name: any(name == topic or is_way_of(topic, name) for topic in by_topic),
             settings.worker.startup_timeout_s,
-        )  # fmt: skip
+        )
         now = datetime.now(UTC)
         for topic, blobs in by_topic.items():
             kept = kept_of(topic, there, settings.claim_check.sweep_margin_h * 3600)
@@ -97,7 +119,8 @@ class claims(Command):  # the class's name is the command's
             what = "would be removed" if is_dry else "removed"
             age = "for ever" if limit_s == math.inf else f"for {limit_s / DAY_S:.3g} days"
             self.say(
-                f"{topic}: {len(old):,} payloads, {_sum(old):,} bytes {what}; {len(blobs) - len(old):,} stay "
+                f"{topic}: {len(old):,} payloads, {_sum(old):,} bytes {what}; "
+                f"{len(blobs) - len(old):,} stay "
                 f"(kept {age}: {kept.why})"
             )
 
@@ -105,15 +128,24 @@ class claims(Command):  # the class's name is the command's
 def kept_of(topic: str, retention_s: Mapping[str, float], margin_s: float) -> Kept:
     """How long blobs of *topic* are kept, when the topics of the cluster keep their records for *retention_s*.
 
-    An event may become a dead letter at the end of its topic's retention, and be sent back at the end of that one's.
+    An event may become a dead letter at the end of its topic's retention, and be sent back at the
+    end of that one's.
     """
     if topic not in retention_s:
         return Kept(math.inf, "the topic is not there; say --topic and --older-than")
     ways = {name: seconds for name, seconds in retention_s.items() if is_way_of(topic, name)}
     dead_s = max((s for name, s in ways.items() if name.endswith(SUFFIX)), default=0.0)
     back_s = max((s for name, s in ways.items() if not name.endswith(SUFFIX)), default=0.0)
-    parts = {"its retention": retention_s[topic], "of dead letters": dead_s, "on the way back": back_s}
-    why = ", ".join(f"{name} {'for ever' if s == math.inf else f'{s / DAY_S:.3g} d'}" for name, s in parts.items() if s)
+    parts = {
+        "its retention": retention_s[topic],
+        "of dead letters": dead_s,
+        "on the way back": back_s,
+    }
+    why = ", ".join(
+        f"{name} {'for ever' if s == math.inf else f'{s / DAY_S:.3g} d'}"
+        for name, s in parts.items()
+        if s
+    )
     return Kept(sum(parts.values()) + margin_s, f"{why}, margin {margin_s / DAY_S:.3g} d")
 
 

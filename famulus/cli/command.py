@@ -24,7 +24,9 @@ OFFSET = click.IntRange(0, 2**63 - 1)
 
 
 class Command(AppCommand):
-    """A command of ours. Define `run`; an OperatingError that it raises becomes one line and its exit code.
+    """A command of ours.
+
+    Define `run`; an OperatingError that it raises becomes one line and its exit code.
 
     So do click's own errors: Faust would show a traceback for them.
     """
@@ -57,13 +59,18 @@ class Command(AppCommand):
         watch_leaks(asyncio.get_running_loop())
         await self.run(*args, **kwargs)
 
-    def list_rows(self, rows: Sequence[Sequence[object]], headers: Sequence[str], title: str, *, is_json: bool) -> None:
+    def list_rows(
+        self, rows: Sequence[Sequence[object]], headers: Sequence[str], title: str, *, is_json: bool
+    ) -> None:
         """Show *rows* as a table, or as a JSON object each, which `faust --json` says for every command."""
         if is_json or self.json:
             for row in rows:
                 say(dict(zip(headers, row, strict=True)))
         else:
-            cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+            cells = [
+                [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+                for row in rows
+            ]
             self.say(self.tabulate(cells, headers=headers, title=title))
 
 
@@ -77,12 +84,17 @@ def adopt() -> None:
 def take_settings() -> None:
     """Let every command take `--set NAME=VALUE`, the strongest layer of the settings.
 
-    The settings have read it by then: the app is built from them before click looks at a command's options.
+    The settings have read it by then: the app is built from them before click looks at a command's
+    options.
     """
     for command in cli.commands.values():
         command.params.append(
             click.Option(
-                ["--set", "_set"], multiple=True, metavar="NAME=VALUE", expose_value=False,
-                help="A setting, such as Kafka.ProducerConfig.LingerMs=20. Wins over files and environment.",
+                ["--set", "_set"],
+                multiple=True,
+                metavar="NAME=VALUE",
+                expose_value=False,
+                help="A setting, such as Kafka.ProducerConfig.LingerMs=20. Wins over files and "
+                "environment.",
             )
-        )  # fmt: skip
+        )

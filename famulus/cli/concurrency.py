@@ -15,7 +15,8 @@ class concurrency(Command):  # the class's name is the command's
     """Let each partition of a topic have N events in hand at once, or each worker with --all, on the whole group.
 
     It holds until --reset, also for workers that start later; then the settings count again
-    (Worker.PartitionConcurrency and Worker.Concurrency). Without arguments it lists what is set. It needs no worker.
+    (Worker.PartitionConcurrency and Worker.Concurrency). Without arguments it lists what is set. It
+    needs no worker.
 
     \b
     For example:
@@ -29,14 +30,19 @@ class concurrency(Command):  # the class's name is the command's
         argument("words", nargs=-1, metavar="[TOPIC] [N]"),
         option("--all", "is_all", is_flag=True, help="Of each worker, over all of its partitions."),
         option("--reset", "is_reset", is_flag=True, help="As the settings say."),
-        option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
+        option(
+            "--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."
+        ),
         option("--json", "is_json", is_flag=True, help="One JSON array: what is set, then."),
     ]
 
     async def run(  # each is an option
         self, words: tuple[str, ...], why: str, *, is_all: bool, is_reset: bool, is_json: bool
     ) -> None:
-        """Do it. Raises ConfigError when nobody here reads the topic, UnavailableError without a broker."""
+        """Do it.
+
+        Raises ConfigError when nobody here reads the topic, UnavailableError without a broker.
+        """
         if not (words or is_all or is_reset):
             show((await read_told(self.app)).widths, is_json=is_json)
             return

@@ -13,14 +13,15 @@ from famulus.web.settings_list import Shown, schema, shown
 
 
 class config(Command):  # the class's name is the command's
-    """Show every setting with its unit and where it comes from (secrets are ***), or print the JSON Schema of
-    appsettings.json, for editors.
+    """Show every setting with its unit and origin, or print the JSON Schema of appsettings.json.
+
+    Secrets are shown as ***. The schema is for editors.
 
     Example: faust -A app config show --json
 
     Example: faust -A app config schema > appsettings.schema.json, and in appsettings.json the line
     "$schema": "./appsettings.schema.json"
-    """  # noqa: D205  # click shows the first paragraph
+    """  # click shows the first paragraph
 
     options = [  # as Faust wants it
         argument("action", type=click.Choice(["show", "schema"])),
@@ -40,15 +41,21 @@ class config(Command):  # the class's name is the command's
         _print(rows)
         environment = os.environ.get("ENVIRONMENT") or "not set"
         files = [f"{file}{'' if file.exists() else ' (not there)'}" for file in settings_files()]
-        put_line(f"Layers, the last one wins: defaults, {', '.join(files)}, environment, command line")
-        put_line(f"ENVIRONMENT is {environment}; --set NAME=VALUE after a command is the command line")
+        put_line(
+            f"Layers, the last one wins: defaults, {', '.join(files)}, environment, command line"
+        )
+        put_line(
+            f"ENVIRONMENT is {environment}; --set NAME=VALUE after a command is the command line"
+        )
 
 
 def _print(rows: list[Shown]) -> None:
     cells = [(row.name, _text(row.value), row.unit, row.layer) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        put_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        put_line(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _text(value: object) -> str:

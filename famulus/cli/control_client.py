@@ -16,17 +16,25 @@ ANSWER_MS = 30_000  # for which a person waits
 
 
 async def read_told(app: Famulus) -> Told:
-    """What the admin topic says by now; nothing while there is none. Raises UnavailableError without a broker."""
+    """What the admin topic says by now; nothing while there is none.
+
+    Raises UnavailableError without a broker.
+    """
     return await read_admin_topic(app.settings.kafka, app.settings.worker.startup_timeout_s)
 
 
 @asynccontextmanager
 async def teller(app: Famulus) -> AsyncIterator[Producer]:
-    """What sends to the admin topic, which is there then. Raises as `prepare_admin_topics` and the producer do."""
+    """What sends to the admin topic, which is there then.
+
+    Raises as `prepare_admin_topics` and the producer do.
+    """
     kafka = app.settings.kafka
     await prepare_admin_topics(kafka, app.settings.worker.startup_timeout_s)
     config = kafka.producer_config
-    patient = config.model_copy(update={"delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS)})
+    patient = config.model_copy(
+        update={"delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS)}
+    )
     async with Producer(kafka.model_copy(update={"producer_config": patient})) as producer:
         yield producer
 
@@ -35,12 +43,19 @@ async def meant(app: Famulus, topic: str | None, partition: int | None) -> Targe
     """What somebody means, everything for None. Raises as `target_of`."""
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
     return await target_of(
-        app.settings.kafka, topics, topic or EVERYTHING, partition, app.settings.worker.startup_timeout_s
+        app.settings.kafka,
+        topics,
+        topic or EVERYTHING,
+        partition,
+        app.settings.worker.startup_timeout_s,
     )
 
 
 async def withdraw(app: Famulus, places: Iterable[TopicPartition]) -> None:
-    """Take back the seeks of *places* that nobody has carried out, so that no worker does. Raises as `teller`."""
+    """Take back the seeks of *places* that nobody has carried out, so that no worker does.
+
+    Raises as `teller`.
+    """
     seeks = (await read_told(app)).seeks
     if names := [name for at in places for name in seeks.names(at.topic, at.partition)]:
         async with teller(app) as producer:

@@ -18,6 +18,8 @@ def register(app: Famulus) -> None:
 @cache
 def _register() -> None:
     for module in pkgutil.iter_modules(cli.__path__):
-        importlib.import_module(f"{cli.__name__}.{module.name}" + (".command" if module.ispkg else ""))
+        importlib.import_module(
+            f"{cli.__name__}.{module.name}" + (".command" if module.ispkg else "")
+        )
     take_settings()
     adopt()

@@ -39,14 +39,19 @@ from famulus.validation import check_house
 
 CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes", "min.insync.replicas")
 COLOURS = {"error": "red", "warning": "yellow"}
-CHECKS = "settings and handlers against each other, topics, partitions, retention, copies, partitioner, clock, disk"
+CHECKS = (
+    "settings and handlers against each other, topics, partitions, retention, copies, "
+    "partitioner, clock, disk"
+)
 
 
 class doctor(Command):  # the class's name is the command's
-    """Look for what is wrong: with settings, handlers, topics, keys, the clock and the disk. Changes nothing.
+    """Look for what is wrong: with settings, handlers, topics, keys, the clock and the disk.
 
-    Exits with 0 when nothing is, or only what people regret later; with 1 when there is an error; with 78 when the
-    settings or the handlers are wrong, 69 when no broker answers.
+    Changes nothing.
+
+    Exits with 0 when nothing is, or only what people regret later; with 1 when there is an error;
+    with 78 when the settings or the handlers are wrong, 69 when no broker answers.
 
     \b
     For example:
@@ -55,7 +60,13 @@ class doctor(Command):  # the class's name is the command's
     """  # click wants that control character, to leave the lines as they are
 
     options = [  # as Faust wants it
-        option("--sample", type=click.IntRange(0), default=1_000, show_default=True, help="Records looked at a topic."),
+        option(
+            "--sample",
+            type=click.IntRange(0),
+            default=1_000,
+            show_default=True,
+            help="Records looked at a topic.",
+        ),
         option("--strict", "is_strict", is_flag=True, help="A warning is an error."),
         option("--json", "is_json", is_flag=True, help="A JSON object a line."),
     ]
@@ -64,7 +75,10 @@ class doctor(Command):  # the class's name is the command's
         """Do it."""
         self.app.dispatcher.check()
         check_house(self.app.subscriptions, self.app.dispatcher, self.app.settings.kafka)
-        found = [*about_place(place_of(Path(self.app.settings.worker.data_dir))), *await self._on_cluster(sample)]
+        found = [
+            *about_place(place_of(Path(self.app.settings.worker.data_dir))),
+            *await self._on_cluster(sample),
+        ]
         if is_json:
             for finding in found:
                 say(asdict(finding))
@@ -86,7 +100,11 @@ class doctor(Command):  # the class's name is the command's
         found = [finding for of in families for finding in about_topics(of, topics, brokers)]
         waiting = await unread(kafka, retired, timeout_s) if retired else {}
         found += [finding for name in retired for finding in about_retired(name, waiting[name])]
-        stores = sum(topics[of.source].partitions for of in families if of.state is not None and of.source in topics)
+        stores = sum(
+            topics[of.source].partitions
+            for of in families
+            if of.state is not None and of.source in topics
+        )
         found += about_files(stores, files_of(stores), files_max())
         sources = [of.source for of in families if of.source in topics and sample]
         for looked in await asyncio.gather(
@@ -100,7 +118,9 @@ class doctor(Command):  # the class's name is the command's
         records = await last_records(kafka, topic, partitions, sample, timeout_s)
         setting = kafka.producer_config.partitioner
         placed = [(record.key, record.partition) for record in records if record.key is not None]
-        times = about_times(topic, (record.timestamp for record in records), time.time_ns() // 1_000_000)
+        times = about_times(
+            topic, (record.timestamp for record in records), time.time_ns() // 1_000_000
+        )
         return [*about_keys(topic, partitions, placed, setting, chooser(setting)), *times]
 
     def _family(self, subscription: Subscription) -> Family:
@@ -115,19 +135,26 @@ class doctor(Command):  # the class's name is the command's
         )
 
 
-async def facts_of(kafka: KafkaConfig, names: Iterable[str], timeout_s: float) -> tuple[dict[str, TopicFacts], int]:
+async def facts_of(
+    kafka: KafkaConfig, names: Iterable[str], timeout_s: float
+) -> tuple[dict[str, TopicFacts], int]:
     """What the cluster says of those topics that exist, and the number of its brokers.
 
-    Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when the cluster does not tell.
+    Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when the cluster
+    does not tell.
     """
     async with admin_of(kafka, timeout_s) as admin:
         cluster = await admin.describe_cluster()
         described = {
-            t["topic"]: t["partitions"] for t in await admin.describe_topics(sorted(names)) if not t["error_code"]
+            t["topic"]: t["partitions"]
+            for t in await admin.describe_topics(sorted(names))
+            if not t["error_code"]
         }
         configs = await configs_of(admin, described, CONFIGS)
     return {
-        name: TopicFacts(len(partitions), min(len(p["replicas"]) for p in partitions), configs[name])
+        name: TopicFacts(
+            len(partitions), min(len(p["replicas"]) for p in partitions), configs[name]
+        )
         for name, partitions in described.items()
     }, len(cluster["brokers"])
 
@@ -145,7 +172,9 @@ def show(found: Sequence[Finding]) -> None:
     """For people."""
     out = console()
     for finding in found:
-        line = Text.assemble((finding.severity, COLOURS[finding.severity]), f" {finding.subject}: {finding.what}")
+        line = Text.assemble(
+            (finding.severity, COLOURS[finding.severity]), f" {finding.subject}: {finding.what}"
+        )
         out.print(line, soft_wrap=True)
         out.print(Text(f"  cure: {finding.cure}", "dim"), soft_wrap=True)
     if not found:

@@ -20,8 +20,9 @@ from famulus.inspection.explain.search import Question, explained
 class explain(Command):  # the class's name is the command's
     """Say where an event is and why: waiting, paused, in back-off, a dead letter, handled; and what gets it on.
 
-    It reads the logs alone, so no worker needs to answer; what a worker has in hand this second, its /livez knows. An
-    event is named by its place, or looked for among the newest ones by its key or its id.
+    It reads the logs alone, so no worker needs to answer; what a worker has in hand this second,
+    its /livez knows. An event is named by its place, or looked for among the newest ones by its key
+    or its id.
 
     \b
     For example:
@@ -35,21 +36,36 @@ class explain(Command):  # the class's name is the command's
         argument("partition", type=PARTITION, required=False),
         argument("offset", type=OFFSET, required=False),
         option("--key", metavar="TEXT", help="The newest events with this key."),
-        option("--id", "event_id", metavar="EVENTID", help="The events with this id; its source may be left out."),
+        option(
+            "--id",
+            "event_id",
+            metavar="EVENTID",
+            help="The events with this id; its source may be left out.",
+        ),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
     async def run(  # each is an option
-        self, topic: str, partition: int | None, offset: int | None, key: str | None, event_id: str | None,
-        *, is_json: bool,
-    ) -> None:  # fmt: skip
+        self,
+        topic: str,
+        partition: int | None,
+        offset: int | None,
+        key: str | None,
+        event_id: str | None,
+        *,
+        is_json: bool,
+    ) -> None:
         """Do it. Raises OperatingError when no event is like that."""
         if sum((offset is not None, key is not None, event_id is not None)) != 1:
-            raise click.UsageError("name an event: TOPIC PARTITION OFFSET, or TOPIC with --key or --id")
+            raise click.UsageError(
+                "name an event: TOPIC PARTITION OFFSET, or TOPIC with --key or --id"
+            )
         place = None if partition is None or offset is None else (partition, offset)
         question = Question(subscription_of(self.app, topic), place, key, event_id)
         await self.app.find_retired()
-        told = await read_admin_topic(self.app.settings.kafka, self.app.settings.worker.startup_timeout_s)
+        told = await read_admin_topic(
+            self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
+        )
         async with reading(self.app) as reader:
             async for facts, answer in explained(self.app, reader, question, told.pauses, Reach()):
                 show(facts, answer, is_json=is_json)
@@ -63,6 +79,9 @@ def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
         return
     colour = "green" if answer.is_good else "red" if answer.is_bad else "yellow"
     out = console()
-    out.print(Text.assemble(f"{facts.place} ", (answer.state, colour), f": {printable(answer.why)}"), soft_wrap=True)
+    out.print(
+        Text.assemble(f"{facts.place} ", (answer.state, colour), f": {printable(answer.why)}"),
+        soft_wrap=True,
+    )
     if answer.action:
         out.print(Text(f"  {printable(answer.action)}", "dim"), soft_wrap=True)

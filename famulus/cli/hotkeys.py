@@ -24,9 +24,9 @@ Partition = dict[str, Any]  # Any: as `GET /hotkeys/` has it
 class hotkeys(Command):  # the class's name is the command's
     """Show the keys that the events of a running worker have most, by number, bytes and handlers' time.
 
-    They are estimates for the last five to ten minutes. skew is the topic's fullest partition beside the mean of those
-    that the worker has. It asks the worker of these settings, or the one at --url, with the token for reading. Keys are
-    digests unless the worker has Worker.ShowKeys.
+    They are estimates for the last five to ten minutes. skew is the topic's fullest partition
+    beside the mean of those that the worker has. It asks the worker of these settings, or the one
+    at --url, with the token for reading. Keys are digests unless the worker has Worker.ShowKeys.
 
     \b
     For example:
@@ -37,7 +37,9 @@ class hotkeys(Command):  # the class's name is the command's
     options = [  # as Faust wants it
         argument("topic", required=False),
         option("--url", help="The web server of another worker."),
-        option("--json", "is_json", is_flag=True, help="One JSON object, as the worker answers it."),
+        option(
+            "--json", "is_json", is_flag=True, help="One JSON object, as the worker answers it."
+        ),
     ]
 
     async def run(self, topic: str | None, url: str | None, *, is_json: bool) -> None:
@@ -56,7 +58,10 @@ class hotkeys(Command):  # the class's name is the command's
 
 
 async def asked(url: str, token: str) -> list[Partition]:
-    """The answer of the worker at *url*. Raises UnavailableError without one, AccessError when it does not let us."""
+    """The answer of the worker at *url*.
+
+    Raises UnavailableError without one, AccessError when it does not let us.
+    """
     headers = {"Authorization": f"Bearer {token}"}
     try:
         timeout = aiohttp.ClientTimeout(total=ASK_S)
@@ -66,22 +71,34 @@ async def asked(url: str, token: str) -> list[Partition]:
         ):
             if answer.status in {401, 403}:
                 raise AccessError(
-                    f"the worker at {url} does not take this token: it is another worker's, or has changed"
+                    f"the worker at {url} does not take this token: it is another worker's, or "
+                    "has changed"
                 )
             answer.raise_for_status()
             return list((await answer.json())["topics"])
     except aiohttp.InvalidURL:
-        raise click.UsageError(f"--url {url}: it is no address, such as http://127.0.0.1:6066") from None
+        raise click.UsageError(
+            f"--url {url}: it is no address, such as http://127.0.0.1:6066"
+        ) from None
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError) as error:
         why = str(error) or type(error).__name__
-        raise UnavailableError(f"no worker answers at {url} ({why}): start one, or name another by --url") from None
+        raise UnavailableError(
+            f"no worker answers at {url} ({why}): start one, or name another by --url"
+        ) from None
 
 
 def token_of(worker: WorkerConfig) -> str:
-    """The token for reading: of the settings, or the one that a worker made. Raises ConfigError without one."""
+    """The token for reading: of the settings, or the one that a worker made.
+
+    Raises ConfigError without one.
+    """
     if given := worker.read_token.get_secret_value():
         return checked("Worker.ReadToken", given)
-    path = Path(worker.read_token_file) if worker.read_token_file else Path(worker.data_dir) / READ_FILE
+    path = (
+        Path(worker.read_token_file)
+        if worker.read_token_file
+        else Path(worker.data_dir) / READ_FILE
+    )
     return read_token("Worker.ReadToken", path)
 
 
@@ -89,14 +106,24 @@ def table_of(found: Sequence[Partition]) -> Table:
     """For people: a row for each key, and one for a partition without any that stands out."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("partition", "events", "skew", "key", "share", "count", "bytes", "handlers"):
-        table.add_column(name, justify="left" if name in {"partition", "key"} else "right", overflow="fold")
+        table.add_column(
+            name, justify="left" if name in {"partition", "key"} else "right", overflow="fold"
+        )
     for of in found:
-        head = printable(f"{of['topic']}/{of['partition']}"), f"{of['events']:,}", f"{of['skew']:.2f}"
+        head = (
+            printable(f"{of['topic']}/{of['partition']}"),
+            f"{of['events']:,}",
+            f"{of['skew']:.2f}",
+        )
         if not of["keys"]:
             table.add_row(*head, "-")
         for number, key in enumerate(of["keys"]):
             table.add_row(
-                *(head if number == 0 else ("", "", "")), printable(key["key"]), f"{key['share']:.1%}",
-                f"{key['count']:,}", f"{key['bytes']:,}", f"{key['handler_s']:.3f} s",
-            )  # fmt: skip
+                *(head if number == 0 else ("", "", "")),
+                printable(key["key"]),
+                f"{key['share']:.1%}",
+                f"{key['count']:,}",
+                f"{key['bytes']:,}",
+                f"{key['handler_s']:.3f} s",
+            )
     return table

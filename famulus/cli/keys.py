@@ -27,8 +27,9 @@ SHOWN = 8  # partitions: more are shown as the least and the most
 class keys(Command):  # the class's name is the command's
     """Judge the key of a topic by its last events, and what other fields of them would give as a key.
 
-    good: many keys that come again, evenly spread. bad: few keys, or a hot one, so that one partition has the most.
-    pointless: nearly every key comes once, so it keeps no order. No key is shown.
+    good: many keys that come again, evenly spread. bad: few keys, or a hot one, so that one
+    partition has the most. pointless: nearly every key comes once, so it keeps no order. No key is
+    shown.
 
     \b
     For example:
@@ -38,8 +39,19 @@ class keys(Command):  # the class's name is the command's
 
     options = [  # as Faust wants it
         argument("topic"),
-        option("--field", "fields", multiple=True, help="Look at this field; several times for several."),
-        option("--sample", type=click.IntRange(1), default=10_000, show_default=True, help="So many events at most."),
+        option(
+            "--field",
+            "fields",
+            multiple=True,
+            help="Look at this field; several times for several.",
+        ),
+        option(
+            "--sample",
+            type=click.IntRange(1),
+            default=10_000,
+            show_default=True,
+            help="So many events at most.",
+        ),
         option("--json", "is_json", is_flag=True, help="A JSON object a line."),
     ]
 
@@ -64,7 +76,9 @@ class keys(Command):  # the class's name is the command's
                 out.print(f"{report.key}: {report.why}", soft_wrap=True)
 
 
-async def last_records(kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float) -> list[Record]:
+async def last_records(
+    kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float
+) -> list[Record]:
     """The newest records of a topic, in all about *sample*, of each partition the part that it has of all.
 
     What does not come within *timeout_s* after the last one is left out.
@@ -79,7 +93,11 @@ async def last_records(kafka: KafkaConfig, topic: str, partitions: int, sample: 
         consumer.assign(places)
         for place, start in zip(places, starts, strict=True):
             consumer.seek(place, begins[place] + start)
-        left = {place for place, start in zip(places, starts, strict=True) if begins[place] + start < ends[place]}
+        left = {
+            place
+            for place, start in zip(places, starts, strict=True)
+            if begins[place] + start < ends[place]
+        }
         while left:
             async with asyncio.timeout(timeout_s):
                 batches = await consumer.getmany(*left, timeout_ms=POLL_MS)
@@ -102,13 +120,28 @@ def starts_of(lengths: Sequence[int], sample: int) -> list[int]:
 def table_of(topic: str, reports: Iterable[Report]) -> Table:
     """For people."""
     table = Table(title=f"Keys of {topic}")
-    for heading in ("key", "verdict", "events", "without", "keys", "largest", "skew", "by partition"):
+    for heading in (
+        "key",
+        "verdict",
+        "events",
+        "without",
+        "keys",
+        "largest",
+        "skew",
+        "by partition",
+    ):
         is_text = heading in {"key", "verdict", "by partition"}
         table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
     colours = {"good": "green", "bad": "red", "pointless": "yellow", "unclear": "dim"}
     for of in reports:
         verdict = Text(of.verdict, colours[of.verdict])
-        numbers = (f"{of.events:,}", f"{of.missing:,}", f"{of.keys:,}", f"{of.largest:.1%}", f"{of.skew:.2f}")
+        numbers = (
+            f"{of.events:,}",
+            f"{of.missing:,}",
+            f"{of.keys:,}",
+            f"{of.largest:.1%}",
+            f"{of.skew:.2f}",
+        )
         table.add_row(Text(of.key), verdict, *numbers, _partitions(of.partitions))
     return table
 

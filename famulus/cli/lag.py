@@ -22,13 +22,16 @@ COLOURS = {State.OK: "green", State.WARNING: "yellow", None: "dim"}
 
 
 class lag(Command):  # the class's name is the command's
-    """Show how far a consumer group (this app's unless GROUP is set) is behind, on every partition. It needs no worker.
+    """Show how far a consumer group (this app's unless GROUP is set) is behind, on every partition.
 
-    lag is in records and as the age of the next record to be read. left is when nothing is left, if what came and what
-    was read between the looks goes on. state is judged as Burrow does: ok, warning (it is read, but the lag never gets
-    less; or all that is left stands behind an open transaction), stalled (the members commit nothing new), stopped
-    (nobody is left), rewind (a commit went back), and unclear where less than 10 seconds were seen: --watch, or
-    --looks 11, see more.
+    It needs no worker.
+
+    lag is in records and as the age of the next record to be read. left is when nothing is left, if
+    what came and what was read between the looks goes on. state is judged as Burrow does: ok,
+    warning (it is read, but the lag never gets less; or all that is left stands behind an open
+    transaction), stalled (the members commit nothing new), stopped (nobody is left), rewind (a
+    commit went back), and unclear where less than 10 seconds were seen: --watch, or --looks 11, see
+    more.
 
     \b
     For example:
@@ -41,17 +44,37 @@ class lag(Command):  # the class's name is the command's
         argument("group", required=False),
         option("--topic", help="Only this topic, also if the group has never committed there."),
         option("--watch", "is_watch", is_flag=True, help="Look again and again, until Ctrl-C."),
-        option("--looks", type=click.IntRange(1), help="So many looks before the answer; 2 unless set."),
-        option("--interval", "interval_s", type=click.FloatRange(0.1), default=1.0, show_default=True,
-               help="Seconds between two looks."),
-        option("--check", "is_check", is_flag=True, help="Exit with 1 when it is stalled, stopped or rewound."),
+        option(
+            "--looks", type=click.IntRange(1), help="So many looks before the answer; 2 unless set."
+        ),
+        option(
+            "--interval",
+            "interval_s",
+            type=click.FloatRange(0.1),
+            default=1.0,
+            show_default=True,
+            help="Seconds between two looks.",
+        ),
+        option(
+            "--check",
+            "is_check",
+            is_flag=True,
+            help="Exit with 1 when it is stalled, stopped or rewound.",
+        ),
         option("--json", "is_json", is_flag=True, help="One JSON object for each answer."),
-    ]  # fmt: skip
+    ]
 
     async def run(  # one for each option
-        self, group: str | None, topic: str | None, *, is_watch: bool, looks: int | None, interval_s: float,
-        is_check: bool, is_json: bool,
-    ) -> None:  # fmt: skip
+        self,
+        group: str | None,
+        topic: str | None,
+        *,
+        is_watch: bool,
+        looks: int | None,
+        interval_s: float,
+        is_check: bool,
+        is_json: bool,
+    ) -> None:
         """Do it. Exits with 1 for what --check finds."""
         if is_watch and (looks is not None or is_check):
             raise click.UsageError("--looks, --check: not with --watch")
@@ -79,13 +102,19 @@ class lag(Command):  # the class's name is the command's
         ours = app.subscriptions.values() if group == app.group else ()
         expected = {name for s in ours for name in (s.topic_name, *app.topics_back(s))}
         only = settings.kafka.topic(topic) if topic else ""
-        return GroupWatch(settings.kafka, group, settings.worker.startup_timeout_s, expected=expected, only=only)
+        return GroupWatch(
+            settings.kafka, group, settings.worker.startup_timeout_s, expected=expected, only=only
+        )
 
 
 async def follow(watch: GroupWatch, interval_s: float, *, is_json: bool) -> None:
     """Show each look, for ever: a terminal has the last one, a pipe all of them."""
     out = console()
-    with Live(console=out, auto_refresh=False) if out.is_terminal and not is_json else nullcontext() as live:
+    with (
+        Live(console=out, auto_refresh=False)
+        if out.is_terminal and not is_json
+        else nullcontext() as live
+    ):
         for count in itertools.count():
             if count:
                 await asyncio.sleep(interval_s)
@@ -106,32 +135,65 @@ def _put(out: Out, what: RenderableType) -> None:
 def shown(found: GroupLag) -> RenderableType:
     """For people: the group in a line, its partitions in a table, and what is strange about them."""
     partitions = found.partitions
-    rows = [p for p in partitions if p.look.lag or p.state is not State.OK or len(partitions) <= SHOWN]
+    rows = [
+        p for p in partitions if p.look.lag or p.state is not State.OK or len(partitions) <= SHOWN
+    ]
     head = Text.assemble(
-        (printable(found.group), "bold"), ": ", _state(found.state), f", {number(found.lag, 'record')} behind",
-        f" ({duration(found.age_s)})" if found.age_s is not None else "", f", {number(found.members, 'member')}",
+        (printable(found.group), "bold"),
+        ": ",
+        _state(found.state),
+        f", {number(found.lag, 'record')} behind",
+        f" ({duration(found.age_s)})" if found.age_s is not None else "",
+        f", {number(found.members, 'member')}",
         f", {duration(found.eta_s)} left" if found.lag and found.eta_s is not None else "",
-    )  # fmt: skip
+    )
     parts: list[RenderableType] = [head]
     if rows:
         parts.append(_table(rows))
     if len(rows) < len(partitions):
         parts.append(Text(f"{number(len(partitions) - len(rows), 'partition')} without lag", "dim"))
     parts += [Text(f"{_place(p)}: {says}", "yellow") for p in partitions if (says := _strange(p))]
-    parts += [Text(printable(f"{at.topic}/{at.partition}: no leader answers"), "red") for at in found.unanswered]
+    parts += [
+        Text(printable(f"{at.topic}/{at.partition}: no leader answers"), "red")
+        for at in found.unanswered
+    ]
     return Group(*parts)
 
 
 def _table(rows: list[PartitionLag]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("partition", "committed", "end", "lag", "age", "in/s", "out/s", "left", "state", "member"):
+    for name in (
+        "partition",
+        "committed",
+        "end",
+        "lag",
+        "age",
+        "in/s",
+        "out/s",
+        "left",
+        "state",
+        "member",
+    ):
         is_text = name in ("partition", "state", "member")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for p in rows:
         committed = "-" if p.look.committed is None else str(p.look.committed)
-        rates = ("-", "-") if p.rates is None else (f"{p.rates.arrived:,.1f}", f"{p.rates.consumed:,.1f}")
-        table.add_row(_place(p), committed, str(p.look.end), f"{p.look.lag:,}", duration(p.age_s), *rates,
-                      duration(p.eta_s), _state(p.state), printable(p.owner or "-"))  # fmt: skip
+        rates = (
+            ("-", "-")
+            if p.rates is None
+            else (f"{p.rates.arrived:,.1f}", f"{p.rates.consumed:,.1f}")
+        )
+        table.add_row(
+            _place(p),
+            committed,
+            str(p.look.end),
+            f"{p.look.lag:,}",
+            duration(p.age_s),
+            *rates,
+            duration(p.eta_s),
+            _state(p.state),
+            printable(p.owner or "-"),
+        )
     return table
 
 
@@ -146,9 +208,18 @@ def _state(state: State | None) -> Text:
 def _strange(partition: PartitionLag) -> str:
     look = partition.look
     if look.deleted:
-        return f"{number(look.deleted, 'record')} deleted before the group read them, the log begins at {look.begin}"
+        return (
+            f"{number(look.deleted, 'record')} deleted before the group read them, the log "
+            f"begins at {look.begin}"
+        )
     if look.ahead:
-        return f"committed {look.committed}, above the end of the log {look.end}: was the topic made anew?"
+        return (
+            f"committed {look.committed}, above the end of the log {look.end}: was the "
+            "topic made anew?"
+        )
     if partition.open_since is not None:
-        return f"behind an open transaction since offset {partition.open_since}: it is read on when that has ended"
+        return (
+            f"behind an open transaction since offset {partition.open_since}: it is read on "
+            "when that has ended"
+        )
     return ""

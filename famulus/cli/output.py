@@ -1,7 +1,8 @@
 """The only way in which commands write: text that is not marked up, JSON a line, notes beside it.
 
-Whatever the text, a terminal obeys nothing in it: a plain line is escaped by the stream (`streams`), a styled one where
-rich gives it away, and JSON has escapes of its own, with which it is the same JSON.
+Whatever the text, a terminal obeys nothing in it: a plain line is escaped by the stream
+(`streams`), a styled one where rich gives it away, and JSON has escapes of its own, with which it
+is the same JSON.
 """
 
 import sys
@@ -32,7 +33,8 @@ class Out(Console):
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         """What rich writes: texts are escaped here, behind everything that made them; its own controls are not."""
         return super()._render_buffer(
-            segment if segment.control else segment._replace(text=printable_lines(segment.text)) for segment in buffer
+            segment if segment.control else segment._replace(text=printable_lines(segment.text))
+            for segment in buffer
         )
 
 
@@ -71,13 +73,16 @@ def say(what: object) -> None:
 def say_json(encoded: bytes) -> None:
     """The same for what is JSON already. Where stdout is no UTF-8, it has ASCII alone."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(printable_json(encoded) if is_unicode else ascii_json(encoded))  # noqa: T201  # here alone
+    # Here alone.
+    print(printable_json(encoded) if is_unicode else ascii_json(encoded))  # noqa: T201
 
 
 def raw_json(value: bytes | None) -> msgspec.Raw | None:
     """*value* as a part of a line of JSON, None where it is none, or nested too deeply for whoever reads the line."""
     try:
-        return msgspec.Raw(msgspec.json.format(value.decode(), indent=-1).encode()) if value else None
+        return (
+            msgspec.Raw(msgspec.json.format(value.decode(), indent=-1).encode()) if value else None
+        )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

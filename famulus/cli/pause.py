@@ -18,8 +18,15 @@ MEANT = (
     argument("topic", required=False),
     option("--partition", type=PARTITION, help="Only this one."),
     option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
-    option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
-    option("--json", "is_json", is_flag=True, help="One JSON object: what was changed, and what is paused then."),
+    option(
+        "--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."
+    ),
+    option(
+        "--json",
+        "is_json",
+        is_flag=True,
+        help="One JSON object: what was changed, and what is paused then.",
+    ),
 )
 
 
@@ -33,7 +40,10 @@ class Acting(Command):
     async def run(  # each is an option
         self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
     ) -> None:
-        """Do it. Raises ConfigError when there is no such topic or partition, UnavailableError without a broker.
+        """Do it.
+
+        Raises ConfigError when there is no such topic or partition, UnavailableError without a
+        broker.
 
         OperatingError when more than what is to go on is paused, so that it could not.
         """
@@ -45,7 +55,8 @@ class Acting(Command):
 class pause(Acting):  # the class's name is the command's
     """Start nothing more of a topic, one partition or all, on every worker of the group, until `resume`.
 
-    What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it. It needs no worker.
+    What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it.
+    It needs no worker.
 
     \b
     For example:
@@ -69,7 +80,9 @@ class resume(Acting):  # as above
 
 
 class paused(Command):  # as above
-    """List what is paused: since when, by whom, and why; and what else operators told the group. It needs no worker.
+    """List what is paused: since when, by whom, and why; and what else operators told the group.
+
+    It needs no worker.
 
     For example: faust -A app paused --json
     """
@@ -93,7 +106,13 @@ class paused(Command):  # as above
 
 
 async def do(  # all that is asked for
-    app: Famulus, action: Action, topic: str | None, partition: int | None, why: str, *, is_json: bool
+    app: Famulus,
+    action: Action,
+    topic: str | None,
+    partition: int | None,
+    why: str,
+    *,
+    is_json: bool,
 ) -> None:
     """Pause or resume, and say what was done."""
     target = await meant(app, topic, partition)
@@ -101,8 +120,13 @@ async def do(  # all that is asked for
         pauses = (await read_told(app)).pauses
         targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
     if is_json:
-        say({"action": action, "changed": [str(changed) for changed in targets],
-             "paused": (await read_told(app)).pauses.rows()})  # fmt: skip
+        say(
+            {
+                "action": action,
+                "changed": [str(changed) for changed in targets],
+                "paused": (await read_told(app)).pauses.rows(),
+            }
+        )
     else:
         put_line(_done(action, target, targets))
 

@@ -28,7 +28,8 @@ LOOKED = 10_000  # newest records of each partition that are looked through for 
 class peek(Command):  # the class's name is the command's
     """Show records of any topic: place, time, key, headers, value; and what is wrong with one that does not decode.
 
-    The newest ones, in the order of their times, unless a place is given. No group is involved, nothing is committed.
+    The newest ones, in the order of their times, unless a place is given. No group is involved,
+    nothing is committed.
 
     \b
     For example:
@@ -41,13 +42,31 @@ class peek(Command):  # the class's name is the command's
         argument("topic"),
         option("--partition", type=PARTITION, help="Only this one."),
         option("--offset", type=OFFSET, help="From here on, of one partition."),
-        option("--last", "limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many."),
-        option("--key", metavar="TEXT", help=f"With this key, among the newest {LOOKED:,} of each partition."),
+        option(
+            "--last",
+            "limit",
+            type=click.IntRange(1, 10_000),
+            default=10,
+            show_default=True,
+            help="So many.",
+        ),
+        option(
+            "--key",
+            metavar="TEXT",
+            help=f"With this key, among the newest {LOOKED:,} of each partition.",
+        ),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
     async def run(  # each is an option
-        self, topic: str, partition: int | None, offset: int | None, limit: int, key: str | None, *, is_json: bool
+        self,
+        topic: str,
+        partition: int | None,
+        offset: int | None,
+        limit: int,
+        key: str | None,
+        *,
+        is_json: bool,
     ) -> None:
         """Do it. Raises ConfigError when there is no such topic, or partition."""
         if offset is not None and (partition is None or key is not None):
@@ -98,18 +117,28 @@ async def _from(  # noqa: PLR0917  # all that is asked for
         at = TopicPartition(topic, number_)
         begin, end = await reader.span(at)
         if offset is not None:
-            return (await _readable(reader, at, max(offset, begin), min(offset + limit, end)))[:limit]
+            return (await _readable(reader, at, max(offset, begin), min(offset + limit, end)))[
+                :limit
+            ]
         if key is None:
             records = await _last(reader, at, begin, end, limit)
         else:
             looked = await _readable(reader, at, max(end - LOOKED, begin), end)
-            records = [record for record in looked if record.key is not None and text_of(record.key) == key]
-        found = heapq.nlargest(limit, [*found, *records], key=lambda record: (record.timestamp, record.offset))
+            records = [
+                record for record in looked if record.key is not None and text_of(record.key) == key
+            ]
+        found = heapq.nlargest(
+            limit, [*found, *records], key=lambda record: (record.timestamp, record.offset)
+        )
     return found[::-1]
 
 
-async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit: int) -> list[Any]:  # Any: as above
-    """The newest records of a partition. Offsets may have none: transactions and compaction leave holes."""
+# Any: as above.
+async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit: int) -> list[Any]:
+    """The newest records of a partition.
+
+    Offsets may have none: transactions and compaction leave holes.
+    """
     found: list[Any] = []
     start, step = end, limit
     while len(found) < limit and start > begin:
@@ -119,7 +148,8 @@ async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit:
     return found
 
 
-async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -> list[Any]:  # Any: as above
+# Any: as above.
+async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -> list[Any]:
     """The records between two offsets that can be read; of the others it says so."""
     found: list[Any] = []
     behind: int | None = start
@@ -138,9 +168,19 @@ async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -
 def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any: as above
     """For people."""
     place = f"{record.topic}/{record.partition}/{record.offset}"
-    out.put(Text.assemble((place, "bold"), f"  {time_text(record.timestamp)}  key {key_text(record.key)}"))
+    out.put(
+        Text.assemble(
+            (place, "bold"), f"  {time_text(record.timestamp)}  key {key_text(record.key)}"
+        )
+    )
     for name, of in record.headers:
-        out.put(Text(f"  {printable(name)}: {printable((of or b'').decode('utf-8', 'backslashreplace'))}", "dim"))
+        out.put(
+            Text(
+                f"  {printable(name)}: "
+                f"{printable((of or b'').decode('utf-8', 'backslashreplace'))}",
+                "dim",
+            )
+        )
     if fault:
         out.put(Text(f"  at fault: {printable(fault)}", "red"))
     out.put(Text(value_text(value)))
@@ -151,9 +191,17 @@ def as_json(record: Any, value: bytes | None, fault: str) -> dict[str, object]: 
     """For programs. A value that is no JSON is given in hexadecimal."""
     content = raw_json(value)
     return {
-        "topic": record.topic, "partition": record.partition, "offset": record.offset, "time": iso(record.timestamp),
-        "key": text_of(record.key) if record.key is not None else None, "type": event_type_of(record.headers),
-        "headers": {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers},
-        "value": content, "value_hex": value.hex() if content is None and value is not None else None,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "time": iso(record.timestamp),
+        "key": text_of(record.key) if record.key is not None else None,
+        "type": event_type_of(record.headers),
+        "headers": {
+            name: (value or b"").decode("utf-8", "backslashreplace")
+            for name, value in record.headers
+        },
+        "value": content,
+        "value_hex": value.hex() if content is None and value is not None else None,
         "fault": fault or None,
-    }  # fmt: skip
+    }

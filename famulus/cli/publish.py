@@ -62,9 +62,9 @@ class Ready(NamedTuple):
 class publish(Command):  # the class's name is the command's
     """Publish events, each a line {"type": ..., "value": {...}} of FILE or standard input, "key" and "id" if you like.
 
-    The type is the event's name on the wire; it says the topic and, unless "key" does, the key. Every line is checked
-    against its model before the first one is sent: if one is wrong, nothing is. With an "id" of your own an event that
-    is published again is recognised as the same one.
+    The type is the event's name on the wire; it says the topic and, unless "key" does, the key.
+    Every line is checked against its model before the first one is sent: if one is wrong, nothing
+    is. With an "id" of your own an event that is published again is recognised as the same one.
 
     \b
     For example:
@@ -74,9 +74,18 @@ class publish(Command):  # the class's name is the command's
     """  # click wants that control character, to leave the lines as they are
 
     options = [  # as Faust wants it
-        argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False),
-        option("--dry-run", "is_dry", is_flag=True, help="Only check the lines; it needs no broker."),
-        option("--json", "is_json", is_flag=True, help="A JSON object for each event: line, topic, partition, offset."),
+        argument(
+            "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False
+        ),
+        option(
+            "--dry-run", "is_dry", is_flag=True, help="Only check the lines; it needs no broker."
+        ),
+        option(
+            "--json",
+            "is_json",
+            is_flag=True,
+            help="A JSON object for each event: line, topic, partition, offset.",
+        ),
     ]
 
     async def run(self, file: Path | None, *, is_dry: bool, is_json: bool) -> None:
@@ -87,7 +96,9 @@ class publish(Command):  # the class's name is the command's
             types = {name: of for name, of in registry.items() if hasattr(of, "__topic__")}
             topics = checked(lines, types)
             total = sum(topics.values())
-            what = ", ".join(f"{number(count, 'event')} of {topic}" for topic, count in sorted(topics.items()))
+            what = ", ".join(
+                f"{number(count, 'event')} of {topic}" for topic, count in sorted(topics.items())
+            )
             if is_dry:
                 note(f"{what or 'no events'}: nothing was sent")
                 return
@@ -105,8 +116,11 @@ class publish(Command):  # the class's name is the command's
         names = [settings.kafka.topic(topic) for topic in topics]
         there = await partitions_of(settings.kafka, names, settings.worker.startup_timeout_s)
         if missing := sorted(set(names) - there.keys()):
-            raise ConfigError(f"missing topics: {', '.join(missing)}; `faust -A app topics apply` creates those that "
-                              "the subscriptions need")  # fmt: skip
+            raise ConfigError(
+                f"missing topics: {', '.join(missing)}; `faust -A app topics apply` creates "
+                "those that "
+                "the subscriptions need"
+            )
 
 
 @contextmanager
@@ -130,7 +144,10 @@ def opened_lines(file: Path | None) -> Iterator[IO[bytes]]:
 
 
 def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
-    """How many events there are for each topic, by its name in models. Raises ConfigError when a line is wrong."""
+    """How many events there are for each topic, by its name in models.
+
+    Raises ConfigError when a line is wrong.
+    """
     found: Counter[str] = Counter()
     faults = total = 0
     for line, text in numbered(lines):
@@ -143,7 +160,8 @@ def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
                 note(f"line {line}: {error}")
     if faults:
         raise ConfigError(
-            f"{faults} of {number(total, 'line')} {'is' if faults == 1 else 'are'} wrong; nothing was sent"
+            f"{faults} of {number(total, 'line')} {'is' if faults == 1 else 'are'} wrong; "
+            "nothing was sent"
         )
     return found
 
@@ -158,7 +176,9 @@ def ready(line: int, text: bytes, types: dict[str, Any]) -> Ready:
     said = msgspec.json.decode(text, type=Line)
     event_type = types.get(said.type)
     if event_type is None:
-        raise ValueError(f"there is no event type {said.type!r}; there are {', '.join(sorted(types))}")
+        raise ValueError(
+            f"there is no event type {said.type!r}; there are {', '.join(sorted(types))}"
+        )
     if said.id is not None and not (said.id and said.id.isprintable()):
         raise ValueError("an id is a text that can be printed")
     event = codec_of(event_type).decode(bytes(said.value))
@@ -178,20 +198,35 @@ def chunks(events: Iterator[Ready]) -> Iterator[list[Ready]]:
 
 
 async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> None:
-    """Publish them, those of one topic in their order. Raises as the producer does, and says which lines were sent."""
+    """Publish them, those of one topic in their order.
+
+    Raises as the producer does, and says which lines were sent.
+    """
     for topic, group in groupby(sorted(chunk, key=lambda of: of.topic), key=lambda of: of.topic):
         events = list(group)
         try:
-            published = await producer.produce_many(topic, [(of.key, of.event, headers(producer, of)) for of in events])
+            published = await producer.produce_many(
+                topic, [(of.key, of.event, headers(producer, of)) for of in events]
+            )
         except PublishError as error:
             first, last = chunk[0].line, chunk[-1].line
-            told = f"{error}; lines before {first} were sent, some from {first} to {last} may have been, none behind"
+            told = (
+                f"{error}; lines before {first} were sent, some from {first} to {last} may "
+                "have been, none behind"
+            )
             kinds: dict[int, type[OperatingError]] = {
                 kind.exit_code: kind for kind in (ConfigError, AccessError, DataError)
             }
             raise kinds.get(error.exit_code, UnavailableError)(told) from error
         for of, place in zip(events, published, strict=True) if is_json else ():
-            say({"line": of.line, "topic": place.topic, "partition": place.partition, "offset": place.offset})
+            say(
+                {
+                    "line": of.line,
+                    "topic": place.topic,
+                    "partition": place.partition,
+                    "offset": place.offset,
+                }
+            )
 
 
 def headers(producer: Producer, of: Ready) -> list[tuple[str, bytes]]:
@@ -199,4 +234,7 @@ def headers(producer: Producer, of: Ready) -> list[tuple[str, bytes]]:
     new = producer.new_headers(of.event)
     if of.id is None:
         return new
-    return [(name, of.id.encode() if name in ("ce_id", "ce_correlationid") else value) for name, value in new]
+    return [
+        (name, of.id.encode() if name in ("ce_id", "ce_correlationid") else value)
+        for name, value in new
+    ]

@@ -20,11 +20,13 @@ from famulus.wiring import remembers_s
 
 
 class reset_offsets(Command):  # the class's name is the command's
-    """Set where a group that does not run goes on: of a topic, one of its partitions, or all. It shows that and asks.
+    """Set where a group that does not run goes on: of a topic, one of its partitions, or all.
 
-    Refused (78) while the group has members: `seek` does it then. The state stays: it goes on there, too, and knows the
-    events that it has handled; when they are read again they are duplicates. `state replay` empties the tables and has
-    them handled anew.
+    It shows that and asks.
+
+    Refused (78) while the group has members: `seek` does it then. The state stays: it goes on
+    there, too, and knows the events that it has handled; when they are read again they are
+    duplicates. `state replay` empties the tables and has them handled anew.
 
     \b
     For example:
@@ -38,21 +40,41 @@ class reset_offsets(Command):  # the class's name is the command's
         option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
         *PLACES,
-        option("--shift-by", type=int, metavar="N", help="So many from the commit, below 0: back; within the log."),
+        option(
+            "--shift-by",
+            type=int,
+            metavar="N",
+            help="So many from the commit, below 0: back; within the log.",
+        ),
         option("--dry-run", "is_dry", is_flag=True, help="Only show it."),
         option("--yes", "is_sure", is_flag=True, help="Do not ask."),
         option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
 
     async def run(  # each is an option
-        self, topic: str | None, partition: int | None, offset: int | None, time: str | None, shift_by: int | None, *,
-        is_all: bool, is_beginning: bool, is_end: bool, is_dry: bool, is_sure: bool, is_json: bool,
-    ) -> None:  # fmt: skip
+        self,
+        topic: str | None,
+        partition: int | None,
+        offset: int | None,
+        time: str | None,
+        shift_by: int | None,
+        *,
+        is_all: bool,
+        is_beginning: bool,
+        is_end: bool,
+        is_dry: bool,
+        is_sure: bool,
+        is_json: bool,
+    ) -> None:
         """Do it. Raises ConfigError while the group has members, or when there is no such place."""
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
         where = asked_where(offset, time, shift_by, is_beginning=is_beginning, is_end=is_end)
-        app, kafka, timeout_s = self.app, self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
+        app, kafka, timeout_s = (
+            self.app,
+            self.app.settings.kafka,
+            self.app.settings.worker.startup_timeout_s,
+        )
         await check_empty(kafka, timeout_s)
         target = await meant(app, topic, partition)
         of = {s.topic_name: s for s in app.subscriptions.values()}
@@ -64,7 +86,11 @@ class reset_offsets(Command):  # the class's name is the command's
         positions = {move.place: move.to for move in moves}
         await withdraw(app, positions)
         for name, subscription in of.items():
-            await _move_state(app, subscription, {at.partition: to for at, to in positions.items() if at.topic == name})
+            await _move_state(
+                app,
+                subscription,
+                {at.partition: to for at, to in positions.items() if at.topic == name},
+            )
         await commit_for(kafka, positions, timeout_s)
         note(f"{len(moves)} partitions go on there")
 
@@ -76,10 +102,14 @@ async def _move_state(app: Famulus, subscription: Subscription, positions: dict[
     """
     if subscription.state_topic is None or not positions:
         return
-    await prepare_state(app, subscription, await source_partitions(app, subscription), may_grow=False)
+    await prepare_state(
+        app, subscription, await source_partitions(app, subscription), may_grow=False
+    )
     places = [TopicPartition(subscription.state_topic, number) for number in positions]
     async with claimed(app, places) as claims:
         here = await belonging(app, subscription)
         for at, fold, writer in claims:
-            moved = msgspec.structs.replace(fold.decoded, next_offset=positions[at.partition], ahead=())
+            moved = msgspec.structs.replace(
+                fold.decoded, next_offset=positions[at.partition], ahead=()
+            )
             await writer.write([(PROCESSED, encode(here.taken_on(moved, at.partition)))])

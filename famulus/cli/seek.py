@@ -15,19 +15,26 @@ from famulus.wiring import remembers_s
 
 PLACES = (
     option("--to-offset", "offset", type=OFFSET, help="Of one partition."),
-    option("--to-time", "time", metavar="TIME", help="The first record of that ISO time or later; UTC unless it says."),
+    option(
+        "--to-time",
+        "time",
+        metavar="TIME",
+        help="The first record of that ISO time or later; UTC unless it says.",
+    ),
     option("--to-beginning", "is_beginning", is_flag=True, help="The oldest record that is there."),
     option("--to-end", "is_end", is_flag=True, help="Behind the newest record."),
 )
 
 
 class seek(Command):  # the class's name is the command's
-    """Have a live group go on elsewhere: of a topic, one of its partitions, or all. It needs no worker.
+    """Have a live group go on elsewhere: of a topic, one of its partitions, or all.
 
-    It shows what that means and asks. What is in hand ends, or is left after Worker.DrainTimeoutS; each worker lets its
-    partitions go for a moment and goes on there, position and commit. While no worker runs, the order waits for one.
-    Events that the state remembers are duplicates when they are read again: `state replay` is the way to handle them
-    anew, on empty tables.
+    It needs no worker.
+
+    It shows what that means and asks. What is in hand ends, or is left after Worker.DrainTimeoutS;
+    each worker lets its partitions go for a moment and goes on there, position and commit. While no
+    worker runs, the order waits for one. Events that the state remembers are duplicates when they
+    are read again: `state replay` is the way to handle them anew, on empty tables.
 
     \b
     For example:
@@ -41,17 +48,33 @@ class seek(Command):  # the class's name is the command's
         option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
         *PLACES,
-        option("--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."),
+        option(
+            "--note", "why", default="", metavar="WHY", help="Kept with it, and in the audit topic."
+        ),
         option("--dry-run", "is_dry", is_flag=True, help="Only show it."),
         option("--yes", "is_sure", is_flag=True, help="Do not ask."),
         option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
 
     async def run(  # each is an option
-        self, topic: str | None, partition: int | None, offset: int | None, time: str | None, why: str, *,
-        is_all: bool, is_beginning: bool, is_end: bool, is_dry: bool, is_sure: bool, is_json: bool,
-    ) -> None:  # fmt: skip
-        """Do it. Raises ConfigError when there is no such place, UnavailableError without a broker."""
+        self,
+        topic: str | None,
+        partition: int | None,
+        offset: int | None,
+        time: str | None,
+        why: str,
+        *,
+        is_all: bool,
+        is_beginning: bool,
+        is_end: bool,
+        is_dry: bool,
+        is_sure: bool,
+        is_json: bool,
+    ) -> None:
+        """Do it.
+
+        Raises ConfigError when there is no such place, UnavailableError without a broker.
+        """
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
         where = asked_where(offset, time, None, is_beginning=is_beginning, is_end=is_end)
@@ -64,7 +87,10 @@ class seek(Command):  # the class's name is the command's
             return
         async with teller(app) as producer:
             await order(producer, app.group, moves, whoami(), why)
-        note(f"ordered for {len(moves)} partitions; whoever has them, or gets them next, goes on there")
+        note(
+            f"ordered for {len(moves)} partitions; whoever has them, or gets them next, goes "
+            "on there"
+        )
 
 
 def asked_where(
@@ -79,7 +105,9 @@ def asked_where(
     except ValueError as error:
         if time is not None and not (edges or offset is not None or shift_by is not None):
             raise click.BadParameter(str(error), param_hint="--to-time") from None
-        raise click.UsageError("say one place: --to-offset, --to-time, --to-beginning or --to-end") from None
+        raise click.UsageError(
+            "say one place: --to-offset, --to-time, --to-beginning or --to-end"
+        ) from None
 
 
 def agreed(question: str, *, is_sure: bool) -> bool:
@@ -99,12 +127,17 @@ def show(moves: Sequence[Move], notes: Sequence[str], *, is_json: bool) -> None:
     else:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in ("partition", "log", "committed", "goes on at", ""):
-            table.add_column(name, justify="left" if name in ("partition", "") else "right", overflow="fold")
+            table.add_column(
+                name, justify="left" if name in ("partition", "") else "right", overflow="fold"
+            )
         for move in moves:
             table.add_row(
-                f"{move.place.topic}/{move.place.partition}", f"{move.begin}-{move.end}",
-                "-" if move.committed is None else str(move.committed), str(move.to), _again(move),
-            )  # fmt: skip
+                f"{move.place.topic}/{move.place.partition}",
+                f"{move.begin}-{move.end}",
+                "-" if move.committed is None else str(move.committed),
+                str(move.to),
+                _again(move),
+            )
         console().put(table)
     for line in notes:
         note(line)

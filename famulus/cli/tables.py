@@ -13,10 +13,15 @@ class tables(Command):  # the class's name is the command's
     For example: faust -A app tables --json
     """
 
-    options = [option("--json", "is_json", is_flag=True, help="A JSON object a line.")]  # as Faust wants it
+    # As Faust wants it.
+    options = [option("--json", "is_json", is_flag=True, help="A JSON object a line.")]
 
     async def run(self, *, is_json: bool) -> None:
         """List them."""
-        rows = [(t.name, t.help, s.name) for s in self.app.subscriptions.values() for t in s.tables.values()]
+        rows = [
+            (t.name, t.help, s.name)
+            for s in self.app.subscriptions.values()
+            for t in s.tables.values()
+        ]
         plain = [(t.name, t.help or NO_HELP, "") for t in self.app.tables.values()]
         self.list_rows(rows + plain, ["name", "help", "subscription"], "Tables", is_json=is_json)

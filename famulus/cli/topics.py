@@ -9,10 +9,12 @@ from famulus.kafka.admin import dead_letter_configs, ensure_topics, partitions_o
 
 
 class topics(Command):  # the class's name is the command's
-    """Create the topics that are missing, with their dead letter topics. Topics that exist stay as they are.
+    """Create the topics that are missing, with their dead letter topics.
 
-    `plan` says what `apply` would do. The worker itself makes what only it uses: the state's changelogs, and the topics
-    through which records come back.
+    Topics that exist stay as they are.
+
+    `plan` says what `apply` would do. The worker itself makes what only it uses: the state's
+    changelogs, and the topics through which records come back.
 
     \b
     For example:
@@ -33,7 +35,9 @@ class topics(Command):  # the class's name is the command's
         if action == "apply":
             letters = {self.app.dead_letter_topic(s) for s in self.app.subscriptions.values()}
             configs = dead_letter_configs(settings.kafka, settings.dead_letter.retention_h)
-            there = await ensure_topics(settings.kafka, needed, timeout_s, dict.fromkeys(letters, configs))
+            there = await ensure_topics(
+                settings.kafka, needed, timeout_s, dict.fromkeys(letters, configs)
+            )
         else:
             there = await partitions_of(settings.kafka, needed, timeout_s)
         for name, partitions in needed.items():
@@ -43,4 +47,7 @@ class topics(Command):  # the class's name is the command's
             elif name in there:
                 self.say(f"{name}: exists, with {there[name]} partitions")
             else:
-                self.say(f"{name}: {'created' if action == 'apply' else 'to be created'}, with {partitions} partitions")
+                self.say(
+                    f"{name}: {'created' if action == 'apply' else 'to be created'}, with "
+                    f"{partitions} partitions"
+                )

@@ -19,14 +19,24 @@ class ProducerConfig(Section):
 
     acks: Literal["all", "-1"] = "all"
     enable_idempotence: bool = True
-    retries: int | None = Field(None, ge=0, description="Has no effect, see `publish.connection.explained`.")
+    retries: int | None = Field(
+        None, ge=0, description="Has no effect, see `publish.connection.explained`."
+    )
     max_in_flight: int | None = Field(None, ge=1, description="Has no effect, see there.")
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
-    linger_ms: int = Field(5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds.")
-    batch_size: int = Field(256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes.")
+    linger_ms: int = Field(
+        5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds."
+    )
+    batch_size: int = Field(
+        256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes."
+    )
     max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
-    delivery_timeout_ms: int = Field(120_000, ge=1_000, description="Wait for the cluster to take a record, ms.")
-    partitioner: str = Field("murmur2", description="murmur2, consistent_random, or package.module.Class.")
+    delivery_timeout_ms: int = Field(
+        120_000, ge=1_000, description="Wait for the cluster to take a record, ms."
+    )
+    partitioner: str = Field(
+        "murmur2", description="murmur2, consistent_random, or package.module.Class."
+    )
 
     @field_validator("acks", mode="before")
     @classmethod
@@ -34,18 +44,25 @@ class ProducerConfig(Section):
         text = str(value).lower()
         if text in {"0", "1", "none", "leader"}:
             raise ValueError(
-                f"{value} loses events when a broker fails, and the idempotent producer, always on, needs 'all'"
+                f"{value} loses events when a broker fails, and the idempotent producer, "
+                "always on, needs 'all'"
             )
         return text
 
     @field_validator("partitioner")
     @classmethod
     def _partitioner(cls, value: str) -> str:
-        known = {"murmur2": "murmur2", "murmur2random": "murmur2", "consistentrandom": "consistent_random"}
+        known = {
+            "murmur2": "murmur2",
+            "murmur2random": "murmur2",
+            "consistentrandom": "consistent_random",
+        }
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
             return value
         if plain(value) not in known:
-            raise ValueError(f"{value!r} is none of murmur2, consistent_random and package.module.Class")
+            raise ValueError(
+                f"{value!r} is none of murmur2, consistent_random and package.module.Class"
+            )
         return known[plain(value)]
 
 
@@ -53,10 +70,13 @@ class ConsumerConfig(Section):
     """How events arrive. Offsets are committed by the worker alone, after the work is done."""
 
     elsewhere: ClassVar[Mapping[str, str]] = {
-        "groupinstanceid": "there is no static membership; a worker that ends gives its partitions away at once, and "
+        "groupinstanceid": "there is no static membership; a worker that ends gives its "
+        "partitions away at once, and "
         "State.StandbyReplicas has others take them over quickly",
         "groupprotocol": "workers join by the classic protocol",
-        "partitionassignmentstrategy": "partitions are shared out together with their state, in one way",
+        "partitionassignmentstrategy": (
+            "partitions are shared out together with their state, in one way"
+        ),
         "isolationlevel": "it is always read_committed",
         "clientid": "workers are known by their host",
     }
@@ -65,24 +85,43 @@ class ConsumerConfig(Section):
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     enable_auto_commit: Literal[False, "forced"] = Field(
         default=False,
-        description="`true` is refused. `forced` commits every AutoCommitIntervalMs, yet only what is done.",
+        description="`true` is refused. `forced` commits every AutoCommitIntervalMs, yet only "
+        "what is done.",
     )
-    auto_commit_interval_ms: int = Field(5_000, ge=100, le=60_000, description="Only if that is forced, milliseconds.")
+    auto_commit_interval_ms: int = Field(
+        5_000, ge=100, le=60_000, description="Only if that is forced, milliseconds."
+    )
     session_timeout_ms: int = Field(
         30_000, ge=6_000, le=MS_MAX, description="A silent worker leaves the group, milliseconds."
     )
     heartbeat_interval_ms: int = Field(
-        3_000, ge=100, description="At most a third of the session timeout; less by itself if that is short, ms."
+        3_000,
+        ge=100,
+        description="At most a third of the session timeout; less by itself if that is short, ms.",
     )
     max_poll_interval_ms: int = Field(
-        300_000, ge=10_000, le=MS_MAX, description="A worker whose event loop hangs for so long leaves the group, ms."
+        300_000,
+        ge=10_000,
+        le=MS_MAX,
+        description="A worker whose event loop hangs for so long leaves the group, ms.",
     )
-    max_poll_records: int = Field(200, ge=1, le=100_000, description="Records of one partition unpacked at once.")
-    fetch_max_wait_ms: int = Field(100, ge=1, le=10_000, description="A fetch without data waits, milliseconds.")
-    fetch_linger_ms: int = Field(3, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms.")
-    max_partition_fetch_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of one fetch from one partition.")
+    max_poll_records: int = Field(
+        200, ge=1, le=100_000, description="Records of one partition unpacked at once."
+    )
+    fetch_max_wait_ms: int = Field(
+        100, ge=1, le=10_000, description="A fetch without data waits, milliseconds."
+    )
+    fetch_linger_ms: int = Field(
+        3, ge=0, le=1_000, description="While records flow, a fetch gathers them so long, ms."
+    )
+    max_partition_fetch_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Bytes of one fetch from one partition."
+    )
     max_unpacked_bytes: int = Field(
-        64 * 2**20, ge=2**20, le=2**31 - 1, description="A compressed batch unpacks to so much at most, bytes."
+        64 * 2**20,
+        ge=2**20,
+        le=2**31 - 1,
+        description="A compressed batch unpacks to so much at most, bytes.",
     )
     max_value_bytes: int = Field(
         16 * 2**20, ge=1024, description="A larger value is poison, before it is decoded; bytes."
@@ -95,8 +134,10 @@ class ConsumerConfig(Section):
         if self.heartbeat_interval_ms > most:
             if "heartbeat_interval_ms" in self.model_fields_set:
                 raise ValueError(
-                    f"heartbeat_interval_ms is {self.heartbeat_interval_ms}: set it to {most} at most, a third of "
-                    f"session_timeout_ms ({self.session_timeout_ms}), so that one that is lost costs no place"
+                    f"heartbeat_interval_ms is {self.heartbeat_interval_ms}: set it to {most} "
+                    "at most, a third of "
+                    f"session_timeout_ms ({self.session_timeout_ms}), so that one that is lost "
+                    "costs no place"
                 )
             self.__dict__["heartbeat_interval_ms"] = most  # nobody has set it
         return self
@@ -107,7 +148,8 @@ class ConsumerConfig(Section):
         text = str(value).strip().lower()
         if text in {"true", "1", "yes", "on"}:
             raise ValueError(
-                "true commits what is not handled yet, and a crash would lose it: leave it out, or say 'forced' for "
+                "true commits what is not handled yet, and a crash would lose it: leave it "
+                "out, or say 'forced' for "
                 "commits every AutoCommitIntervalMs of what is done"
             )
         return False if text in {"false", "0", "no", "off"} else text
@@ -116,32 +158,55 @@ class ConsumerConfig(Section):
 class MessageTypeConfig(Section):
     """What is different for the events of one type: it wins over what the code of its handlers says."""
 
-    handler_timeout_s: float | None = Field(None, ge=0, description="One attempt, seconds; 0 is for ever.")
-    unclassified: Literal["transient", "permanent"] | None = Field(None, description="As in Failures.")
-    retry_attempts: int | None = Field(None, ge=1, le=1_000, description="Attempts in the lane, the first included.")
-    retry_topics: tuple[str, ...] | None = Field(None, description="Waits after those, such as `1m`; empty is none.")
+    handler_timeout_s: float | None = Field(
+        None, ge=0, description="One attempt, seconds; 0 is for ever."
+    )
+    unclassified: Literal["transient", "permanent"] | None = Field(
+        None, description="As in Failures."
+    )
+    retry_attempts: int | None = Field(
+        None, ge=1, le=1_000, description="Attempts in the lane, the first included."
+    )
+    retry_topics: tuple[str, ...] | None = Field(
+        None, description="Waits after those, such as `1m`; empty is none."
+    )
 
     @field_validator("retry_topics", mode="before")
     @classmethod
     def _waits(cls, value: object) -> object:
-        return [wait.strip() for wait in value.split(",") if wait.strip()] if isinstance(value, str) else value
+        return (
+            [wait.strip() for wait in value.split(",") if wait.strip()]
+            if isinstance(value, str)
+            else value
+        )
 
 
 class RepliesConfig(Section):
     """Requests and their replies: `EventBus.request` and `EventBus.reply`."""
 
     allowed_topics: str = Field(
-        "*.replies", min_length=1, description="Where this worker replies to: patterns with * and ?, comma separated."
+        "*.replies",
+        min_length=1,
+        description="Where this worker replies to: patterns with * and ?, comma separated.",
     )
-    open_max: int = Field(1_000, ge=1, le=1_000_000, description="Requests of a process that wait at once.")
-    retention_h: float = Field(24.0, gt=0, le=100_000, description="A reply topic that is made keeps them, hours.")
+    open_max: int = Field(
+        1_000, ge=1, le=1_000_000, description="Requests of a process that wait at once."
+    )
+    retention_h: float = Field(
+        24.0, gt=0, le=100_000, description="A reply topic that is made keeps them, hours."
+    )
 
 
-_address_form = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9.])?):([0-9]{1,5})")
+_address_form = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9.])?):([0-9]{1,5})"
+)
 
 
 def _address(text: str) -> str:
-    """*text*, which must be the address of one broker. Raises ValueError with what it should look like."""
+    """*text*, which must be the address of one broker.
+
+    Raises ValueError with what it should look like.
+    """
     found = _address_form.fullmatch(text)
     if found is not None and 0 < int(found[1]) < 65536:
         return text
@@ -161,22 +226,39 @@ def _address(text: str) -> str:
 class KafkaConfig(SecurityConfig):
     """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
 
-    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated.")
-    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours.")
-    replication_factor: int = Field(1, ge=1, le=9, description="Copies of the topics that we create.")
-    partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics that we create.")
+    bootstrap_servers: str = Field(
+        "localhost:9092", min_length=1, description="host:port, comma separated."
+    )
+    topic_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic name of ours."
+    )
+    replication_factor: int = Field(
+        1, ge=1, le=9, description="Copies of the topics that we create."
+    )
+    partitions: int = Field(
+        4, ge=1, le=10_000, description="Partitions of the topics that we create."
+    )
     schedule_max_h: float = Field(
-        0.0, ge=0, le=100_000, description="An event is published for so much later at most, hours; 0 is never."
+        0.0,
+        ge=0,
+        le=100_000,
+        description="An event is published for so much later at most, hours; 0 is never.",
     )
     producer_config: ProducerConfig = ProducerConfig()
     consumer_config: ConsumerConfig = ConsumerConfig()
     replies: RepliesConfig = RepliesConfig()
-    message_types: dict[str, MessageTypeConfig] = Field({}, description="By the name of the event's class.")
+    message_types: dict[str, MessageTypeConfig] = Field(
+        {}, description="By the name of the event's class."
+    )
 
     @field_validator("message_types", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        return {plain(str(name)): own for name, own in value.items()} if isinstance(value, Mapping) else value
+        return (
+            {plain(str(name)): own for name, own in value.items()}
+            if isinstance(value, Mapping)
+            else value
+        )
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod

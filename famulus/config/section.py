@@ -9,10 +9,15 @@ from famulus.spelling import nearest, plain
 
 
 class UnknownError(ValueError):
-    """Names that are no setting's. *name* is the first one as it was said, *hints* say of each what may be meant."""
+    """Names that are no setting's.
+
+    *name* is the first one as it was said, *hints* say of each what may be meant.
+    """
 
     def __init__(self, hints: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"unknown setting {name!r}{hint}" for name, hint in hints.items()))
+        super().__init__(
+            "; ".join(f"unknown setting {name!r}{hint}" for name, hint in hints.items())
+        )
         self.name = next(iter(hints))
         self.is_one = len(hints) == 1
 
@@ -33,13 +38,25 @@ class Spelled(BaseModel):
         fields = {plain(name): name for name in cls.model_fields}
         unknown = [str(name) for name in values if plain(str(name)) not in fields]
         if unknown:
-            said = {name: f": {cls.elsewhere[plain(name)]}" for name in unknown if plain(name) in cls.elsewhere}
+            said = {
+                name: f": {cls.elsewhere[plain(name)]}"
+                for name in unknown
+                if plain(name) in cls.elsewhere
+            }
             near = {name: nearest(plain(name), fields) for name in unknown if name not in said}
             rest = [name for name, found in near.items() if not found]
-            hints = {name: f", did you mean {fields[found]!r}?" if found else "" for name, found in near.items()} | said
-            raise UnknownError(hints | ({rest[-1]: f"; known are {', '.join(fields.values())}"} if rest else {}))
+            hints = {
+                name: f", did you mean {fields[found]!r}?" if found else ""
+                for name, found in near.items()
+            } | said
+            raise UnknownError(
+                hints | ({rest[-1]: f"; known are {', '.join(fields.values())}"} if rest else {})
+            )
         known = {fields[plain(str(name))]: value for name, value in values.items()}
-        return {field: _spelled(value, cls.model_fields[field].annotation) for field, value in known.items()}
+        return {
+            field: _spelled(value, cls.model_fields[field].annotation)
+            for field, value in known.items()
+        }
 
 
 class Section(Spelled):
@@ -50,14 +67,18 @@ class Section(Spelled):
 
 def _spelled(value: object, annotation: object) -> object:
     """The choice that *value* is another spelling of, such as `Lz4` or `DEAD_LETTER`; anything else as it is."""
-    choices = {plain(choice): choice for choice in _choices(annotation)} if isinstance(value, str) else {}
+    choices = (
+        {plain(choice): choice for choice in _choices(annotation)} if isinstance(value, str) else {}
+    )
     return choices.get(plain(str(value)), value)
 
 
 def _choices(annotation: object) -> Iterator[str]:
     if get_origin(annotation) is Literal:
         yield from (
-            choice for choice in get_args(annotation) if isinstance(choice, str) and choice[:1].isalpha()
+            choice
+            for choice in get_args(annotation)
+            if isinstance(choice, str) and choice[:1].isalpha()
         )  # no "-1"
         return
     for part in get_args(annotation):

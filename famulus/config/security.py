@@ -1,7 +1,8 @@
 """The settings of a secured cluster, in Kafka's names: who we are to the broker, and how we know it.
 
-A secret is a `SecretStr`, which prints as stars. What would have no effect is refused, and so is what would send a
-password or a token over a link that anybody can read. `access` makes connections of them.
+A secret is a `SecretStr`, which prints as stars. What would have no effect is refused, and so is
+what would send a password or a token over a link that anybody can read. `access` makes connections
+of them.
 """
 
 from pathlib import Path
@@ -18,20 +19,33 @@ NOTHING = SecretStr("")
 
 
 class SecurityConfig(Section):
-    """What `Kafka` says about encryption and login. TLS always checks the broker's certificate and its host name."""
+    """What `Kafka` says about encryption and login.
+
+    TLS always checks the broker's certificate and its host name.
+    """
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     security_protocol: Protocol = "PLAINTEXT"
-    ssl_ca_location: Path | None = Field(None, description="PEM file of who signs brokers; else the system's.")
-    ssl_certificate_location: Path | None = Field(None, description="PEM file: our certificate, for mutual TLS.")
-    ssl_key_location: Path | None = Field(None, description="PEM file: its key, unless that is in the same file.")
+    ssl_ca_location: Path | None = Field(
+        None, description="PEM file of who signs brokers; else the system's."
+    )
+    ssl_certificate_location: Path | None = Field(
+        None, description="PEM file: our certificate, for mutual TLS."
+    )
+    ssl_key_location: Path | None = Field(
+        None, description="PEM file: its key, unless that is in the same file."
+    )
     ssl_key_password: SecretStr = NOTHING
     sasl_mechanism: Mechanism | None = None
     sasl_username: str = ""
     sasl_password: SecretStr = NOTHING
-    sasl_oauthbearer_token_endpoint_url: str = Field("", description="https only; gives tokens for client credentials.")
-    sasl_oauthbearer_allowed_hosts: tuple[str, ...] = Field((), description="The hosts that this URL may have.")
+    sasl_oauthbearer_token_endpoint_url: str = Field(
+        "", description="https only; gives tokens for client credentials."
+    )
+    sasl_oauthbearer_allowed_hosts: tuple[str, ...] = Field(
+        (), description="The hosts that this URL may have."
+    )
     sasl_oauthbearer_client_id: str = ""
     sasl_oauthbearer_client_secret: SecretStr = NOTHING
     sasl_oauthbearer_scope: str = ""
@@ -55,9 +69,13 @@ class SecurityConfig(Section):
         return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
 
     @field_validator(
-        "ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "https_ca_location", "sasl_mechanism",
+        "ssl_ca_location",
+        "ssl_certificate_location",
+        "ssl_key_location",
+        "https_ca_location",
+        "sasl_mechanism",
         mode="before",
-    )  # fmt: skip
+    )
     @classmethod
     def _nothing(cls, value: object) -> object:
         return None if value == "" else value  # an empty variable says that there is none
@@ -66,7 +84,11 @@ class SecurityConfig(Section):
     @classmethod
     def _hosts(cls, value: object) -> object:
         hosts = value.split(",") if isinstance(value, str) else value
-        return [str(host).strip().lower() for host in hosts if str(host).strip()] if isinstance(hosts, list) else hosts
+        return (
+            [str(host).strip().lower() for host in hosts if str(host).strip()]
+            if isinstance(hosts, list)
+            else hosts
+        )
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -78,16 +100,23 @@ class SecurityConfig(Section):
         self._refuse_idle("sasl_oauthbearer_", "SaslMechanism OAUTHBEARER", is_used=is_oauth)
         self._refuse_idle("https_", "SaslMechanism OAUTHBEARER", is_used=is_oauth)
         if self.ssl_key_location and not self.ssl_certificate_location:
-            raise ValueError("SslKeyLocation needs SslCertificateLocation, the certificate of that key")
+            raise ValueError(
+                "SslKeyLocation needs SslCertificateLocation, the certificate of that key"
+            )
         return self
 
     def _refuse_idle(self, prefix: str, needed: str, *, is_used: bool) -> None:
         """A setting that has no effect may be a link that somebody believes to be secured."""
-        found = [name for name in type(self).model_fields if name.startswith(prefix) and getattr(self, name)]
+        found = [
+            name
+            for name in type(self).model_fields
+            if name.startswith(prefix) and getattr(self, name)
+        ]
         if found and not is_used:
             raise ValueError(
                 f"{', '.join(found)} has no effect with SecurityProtocol {self.security_protocol}"
-                f"{f' and SaslMechanism {self.sasl_mechanism}' if self.sasl_mechanism else ''}: it needs {needed}"
+                f"{f' and SaslMechanism {self.sasl_mechanism}' if self.sasl_mechanism else ''}: "
+                f"it needs {needed}"
             )
 
     def _check_login(self) -> None:
@@ -95,14 +124,18 @@ class SecurityConfig(Section):
             raise ValueError(f"SaslMechanism is missing: one of {', '.join(get_args(Mechanism))}")
         if self.sasl_mechanism in {"PLAIN", "OAUTHBEARER"} and not self.is_encrypted:
             raise ValueError(
-                f"{self.sasl_mechanism} over {self.security_protocol} lets anybody on the way read the password or "
+                f"{self.sasl_mechanism} over {self.security_protocol} lets anybody on the way "
+                "read the password or "
                 "token: set SecurityProtocol to SASL_SSL"
             )
         if self.sasl_mechanism == "OAUTHBEARER":
             self._require("sasl_oauthbearer_client_id", "sasl_oauthbearer_client_secret")
             self._check_endpoint()
             if self.sasl_username or self.sasl_password:
-                raise ValueError("SaslUsername and SaslPassword have no effect with OAUTHBEARER: it has a client id")
+                raise ValueError(
+                    "SaslUsername and SaslPassword have no effect with OAUTHBEARER: it has a "
+                    "client id"
+                )
         else:
             self._require("sasl_username", "sasl_password")
 
@@ -114,6 +147,10 @@ class SecurityConfig(Section):
         """The settings may come from somebody who may not reach what this process reaches (CVE-2025-27817)."""
         url = urlsplit(self.sasl_oauthbearer_token_endpoint_url)
         if url.scheme != "https" or not url.hostname or url.username or url.password:
-            raise ValueError("SaslOauthbearerTokenEndpointUrl must be an https:// address without a user in it")
+            raise ValueError(
+                "SaslOauthbearerTokenEndpointUrl must be an https:// address without a user in it"
+            )
         if url.hostname not in self.sasl_oauthbearer_allowed_hosts:
-            raise ValueError(f"{url.hostname}, where tokens come from, is not among SaslOauthbearerAllowedHosts")
+            raise ValueError(
+                f"{url.hostname}, where tokens come from, is not among SaslOauthbearerAllowedHosts"
+            )

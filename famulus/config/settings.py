@@ -12,9 +12,21 @@ from pydantic_core import ErrorDetails
 
 from famulus.config.kafka import KafkaConfig
 from famulus.config.loading.merge import Resolved, merge, nested, resolve
-from famulus.config.loading.sources import Place, files_of, from_arguments, from_environment, from_file
+from famulus.config.loading.sources import (
+    Place,
+    files_of,
+    from_arguments,
+    from_environment,
+    from_file,
+)
 from famulus.config.section import Section, UnknownError
-from famulus.config.worker import ClaimCheckConfig, DeadLetterConfig, FailuresConfig, StateConfig, WorkerConfig
+from famulus.config.worker import (
+    ClaimCheckConfig,
+    DeadLetterConfig,
+    FailuresConfig,
+    StateConfig,
+    WorkerConfig,
+)
 from famulus.errors import ConfigError
 from famulus.spelling import plain
 
@@ -27,7 +39,10 @@ class Said(NamedTuple):
 
 
 class Settings(Section):
-    """All settings of one process. `load_settings()` gives them; build one by hand only in a test."""
+    """All settings of one process.
+
+    `load_settings()` gives them; build one by hand only in a test.
+    """
 
     model_config = ConfigDict(hide_input_in_errors=True)  # it may be a password
 
@@ -53,11 +68,15 @@ class Settings(Section):
 
 
 def settings_files() -> list[Path]:
-    """The settings files of this process, the weaker first; they need not be there. Raises ConfigError."""
+    """The settings files of this process, the weaker first; they need not be there.
+
+    Raises ConfigError.
+    """
     folder = os.environ.get("APPSETTINGS_DIR")
     if folder and not Path(folder).is_dir():
         raise ConfigError(
-            f"APPSETTINGS_DIR {folder!r} is no folder: name the one that has appsettings.json, or unset it"
+            f"APPSETTINGS_DIR {folder!r} is no folder: name the one that has appsettings.json, "
+            "or unset it"
         )
     return files_of(Path(folder or "."), os.environ.get("ENVIRONMENT", ""))
 
@@ -71,12 +90,17 @@ def _read_layers() -> dict[Place, Resolved]:
 
 
 def read_settings() -> Settings:
-    """The settings as the layers say them now. Raises ConfigError with one line that names every wrong setting."""
+    """The settings as the layers say them now.
+
+    Raises ConfigError with one line that names every wrong setting.
+    """
     layers = _read_layers()
     try:
         settings = Settings.model_validate(nested(layers))
     except ValidationError as error:
-        faults = "; ".join(_line(fault, layers) for fault in error.errors(include_input=False, include_url=False))
+        faults = "; ".join(
+            _line(fault, layers) for fault in error.errors(include_input=False, include_url=False)
+        )
         raise ConfigError(f"settings: {faults}") from None
     settings._said = {place: Said(of.layer, of.is_secret) for place, of in layers.items()}
     return settings
@@ -94,9 +118,14 @@ def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
     unknown = fault.get("ctx", {}).get("error")
     place = tuple(
         plain(part)
-        for part in [*said, *([unknown.name] if isinstance(unknown, UnknownError) and unknown.is_one else [])]
+        for part in [
+            *said,
+            *([unknown.name] if isinstance(unknown, UnknownError) and unknown.is_one else []),
+        ]
     )
-    origins = [str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place]
+    origins = [
+        str(layer.setting) for at, layer in layers.items() if place and at[: len(place)] == place
+    ]
     origin = f" ({origins[0]})" if len(origins) == 1 else ""
     name = f"{'.'.join(said)}: " if said else ""
     return f"{name}{fault['msg'].removeprefix('Value error, ')}{origin}"

@@ -10,7 +10,10 @@ from famulus.processing.partition_processor import Flow
 
 
 class Deliveries(faust.Stream[Any]):
-    """What a subscription's agent is given: `await deliveries.carry()`. Any other agent gets an ordinary stream."""
+    """What a subscription's agent is given: `await deliveries.carry()`.
+
+    Any other agent gets an ordinary stream.
+    """
 
     async def carry(self) -> None:
         """Have this subscription's events carried until the worker stops."""
@@ -29,6 +32,11 @@ class Deliveries(faust.Stream[Any]):
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only
-        if isinstance(channel, faust.Topic) and any(map(cast(Any, self.app).is_carried, channel.topics)):
-            raise ConfigError("events of a subscription go to handlers: `await deliveries.carry()`, no `async for`")
+        if isinstance(channel, faust.Topic) and any(
+            map(cast(Any, self.app).is_carried, channel.topics)
+        ):
+            raise ConfigError(
+                "events of a subscription go to handlers: `await deliveries.carry()`, no "
+                "`async for`"
+            )
         return super().__aiter__()

@@ -30,15 +30,23 @@ class Intake:
     """Opens a flow for each assigned partition and feeds the crew. *on_fault* ends the worker."""
 
     def __init__(  # noqa: PLR0917  # what all flows are tied to
-        self, limits: Limits, concurrency: int, timeouts_s: Mapping[str, float], may_write: Callable[[], bool],
-        publish: Callable[[Sequence[Outgoing]], Awaitable[object]], on_fault: Callable[[Exception], Awaitable[Any]],
-        probe: Probe, now_ms: Callable[[], int] = wall_ms,
-    ) -> None:  # fmt: skip
+        self,
+        limits: Limits,
+        concurrency: int,
+        timeouts_s: Mapping[str, float],
+        may_write: Callable[[], bool],
+        publish: Callable[[Sequence[Outgoing]], Awaitable[object]],
+        on_fault: Callable[[Exception], Awaitable[Any]],
+        probe: Probe,
+        now_ms: Callable[[], int] = wall_ms,
+    ) -> None:
         self.flows: dict[TP, Flow] = {}
         self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
         self.crew = Crew(concurrency, on_fault, timeouts_s)
-        self.returning: dict[TP, Flow] = {}  # topics through which records come back, and to which flow
-        self._next: dict[TP, int] = {}  # where the next fetch of a partition begins unless its log has lost records
+        # Topics through which records come back, and to which flow.
+        self.returning: dict[TP, Flow] = {}
+        # Where the next fetch of a partition begins unless its log has lost records.
+        self._next: dict[TP, int] = {}
         self.told = Told()
         self.pauses = self.told.pauses
         self._concurrency = concurrency  # unless an operator says otherwise
@@ -46,7 +54,9 @@ class Intake:
         self._ties = Ties(may_write, publish, on_fault, probe, now_ms)
 
     def open(
-        self, assigned: Mapping[TP, tuple[Pipeline, Held, int]], back: Mapping[TP, int] = MappingProxyType({})
+        self,
+        assigned: Mapping[TP, tuple[Pipeline, Held, int]],
+        back: Mapping[TP, int] = MappingProxyType({}),
     ) -> None:
         """Start new flows, each with the offset where it begins; *back* says so of what comes back to them.
 
@@ -54,7 +64,16 @@ class Intake:
         """
         self.abandon()
         self.flows = {
-            tp: Flow(tp, pipeline, held.partition, held.settler, self._limits, self._ties, self.crew.wake, begin)
+            tp: Flow(
+                tp,
+                pipeline,
+                held.partition,
+                held.settler,
+                self._limits,
+                self._ties,
+                self.crew.wake,
+                begin,
+            )
             for tp, (pipeline, held, begin) in assigned.items()
         }
         self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
@@ -84,7 +103,11 @@ class Intake:
     def settled_offset(self, tp: TP) -> int | None:
         """What may be committed of a partition. Raises KeyError when it is none of ours."""
         flow = self.flows.get(tp)
-        return flow.settled_offset if flow is not None else self.returning[tp].backs.of[tp].offsets.next_offset
+        return (
+            flow.settled_offset
+            if flow is not None
+            else self.returning[tp].backs.of[tp].offsets.next_offset
+        )
 
     @property
     def ours(self) -> list[TP]:
@@ -105,12 +128,19 @@ class Intake:
         if packed.first_offset < flow.position:
             if flow.has_state:
                 raise ConfigError(
-                    f"{tp.topic}-{tp.partition} goes on at offset {packed.first_offset}, but was read up to "
-                    f"{flow.position}: the topic was made anew or lost records, and its state knows others; "
+                    f"{tp.topic}-{tp.partition} goes on at offset {packed.first_offset}, but "
+                    "was read up to "
+                    f"{flow.position}: the topic was made anew or lost records, and its state "
+                    "knows others; "
                     f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
                 )
-            log.warning("the log was rewound; it is read again", topic=tp.topic, partition=tp.partition,
-                        offset=packed.first_offset, was_at=flow.position)  # fmt: skip
+            log.warning(
+                "the log was rewound; it is read again",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=packed.first_offset,
+                was_at=flow.position,
+            )
             flow.abandon()
             flow = self.flows[tp] = flow.renewed(packed.first_offset)
             self.returning |= dict.fromkeys(flow.backs.of, flow)
@@ -127,7 +157,9 @@ class Intake:
         if tp in self.flows:
             flow.position = position
         flow.pipeline.counts.gone += position - before
-        log.warning(gone(before, position), topic=tp.topic, partition=tp.partition, goes_on_at=position)
+        log.warning(
+            gone(before, position), topic=tp.topic, partition=tp.partition, goes_on_at=position
+        )
 
     def forget(self, tp: TP) -> None:
         """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""

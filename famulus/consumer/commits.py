@@ -1,7 +1,7 @@
 """Commits that end: in time, and without the partitions that the cluster does not have any more.
 
-aiokafka's own commit is tried again for ever while one of its topics is not there. A commit is awaited inside a
-rebalance, so one deleted topic would hold up all others.
+aiokafka's own commit is tried again for ever while one of its topics is not there. A commit is
+awaited inside a rebalance, so one deleted topic would hold up all others.
 """
 
 import asyncio
@@ -16,13 +16,15 @@ LIMIT_S = 5.0  # for all of them: a stop waits for the last commit
 
 
 async def commit(
-    consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S,
+    consumer: Any,
+    offsets: Mapping[TopicPartition, int],
+    limit_s: float = LIMIT_S,
     note: Callable[[TopicPartition], str] = lambda _: "",
-) -> set[TopicPartition]:  # fmt: skip
+) -> set[TopicPartition]:
     """Commit *offsets* by aiokafka's *consumer*, and return those of its partitions that the cluster does not have.
 
-    *note* says what is to stand beside the offset of a partition.
-    Raises what Kafka refuses, IllegalStateError for a partition that is not assigned, and TimeoutError after *limit_s*
+    *note* says what is to stand beside the offset of a partition. Raises what Kafka refuses,
+    IllegalStateError for a partition that is not assigned, and TimeoutError after *limit_s*
     seconds; the last error is its cause.
     """
     subscription = consumer._subscription.subscription
@@ -33,16 +35,22 @@ async def commit(
 
 
 async def commit_any(
-    consumer: Any, offsets: Mapping[TopicPartition, int], limit_s: float = LIMIT_S,
+    consumer: Any,
+    offsets: Mapping[TopicPartition, int],
+    limit_s: float = LIMIT_S,
     note: Callable[[TopicPartition], str] = lambda _: "",
-) -> set[TopicPartition]:  # fmt: skip
+) -> set[TopicPartition]:
     """Do the same for partitions that may be other members'."""
     last: KafkaError | None = None
     try:
         async with asyncio.timeout(limit_s):
             while True:
                 gone = {at for at in offsets if not _is_there(consumer, at)}
-                left = {at: OffsetAndMetadata(offset, note(at)) for at, offset in offsets.items() if at not in gone}
+                left = {
+                    at: OffsetAndMetadata(offset, note(at))
+                    for at, offset in offsets.items()
+                    if at not in gone
+                }
                 try:
                     await _commit_once(consumer._coordinator, left)
                 except KafkaError as error:
@@ -58,10 +66,13 @@ async def commit_any(
         raise error from last
 
 
-async def _commit_once(coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+async def _commit_once(
+    coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+) -> None:
     await coordinator.ensure_coordinator_known()
     async with coordinator._commit_lock:
-        await asyncio.shield(coordinator._do_commit_offsets(None, offsets))  # which does not look at the assignment
+        # Which does not look at the assignment.
+        await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
 
 
 def _is_there(consumer: Any, at: TopicPartition) -> bool:

@@ -1,6 +1,7 @@
 """Faust's table manager and its recovery, with the state of subscriptions beside the tables of plain Faust.
 
-Faust restores the changelogs of its own tables; then ours are restored and claimed; only then records are fetched.
+Faust restores the changelogs of its own tables; then ours are restored and claimed; only then
+records are fetched.
 """
 
 from typing import Any, Protocol, cast
@@ -32,7 +33,8 @@ class Recovery(FaustRecovery):
 
     @property
     def _host(self) -> Host:
-        return cast(Any, self.app)  # type: ignore[no-any-return]  # our app is both Faust's App and a Host
+        # Our app is both Faust's App and a Host.
+        return cast(Any, self.app)  # type: ignore[no-any-return]
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
         """How an assignment ends when Faust has nothing to restore."""
@@ -48,7 +50,10 @@ class Recovery(FaustRecovery):
         app: Any = self.app
 
         def is_wanted() -> bool:
-            is_current = app.consumer_generation_id == generation_id and not self.signal_recovery_start.is_set()
+            is_current = (
+                app.consumer_generation_id == generation_id
+                and not self.signal_recovery_start.is_set()
+            )
             return bool(is_current and not (self.should_stop or app.should_stop))
 
         try:
@@ -59,13 +64,17 @@ class Recovery(FaustRecovery):
         except Exception as error:  # Faust's own loop would log it and go on without the partitions
             await self._host.fail(error)
             return False
-        app.consumer.renew_lease()  # also where there is nothing to seek, because others have all partitions
+        # Also where there is nothing to seek, because others have all partitions.
+        app.consumer.renew_lease()
         self._host.has_started = True
         return True
 
 
 class Tables(faust.tables.TableManager):
-    """Registers the tables at once. Faust's own sleeps for a second first, whatever there is to wait for."""
+    """Registers the tables at once.
+
+    Faust's own sleeps for a second first, whatever there is to wait for.
+    """
 
     async def on_start(self) -> None:
         """Let the tables' changelogs be subscribed to, and the recovery begin."""

@@ -1,9 +1,10 @@
 """What a fetch brought, left as it came until somebody wants its records.
 
-Kafka is spoken to in a thread of its own, which unpacks records while the handlers' thread wants the interpreter too:
-the two take it from each other in the middle of everything. So that thread only reads the headers of the record
-batches, which say where to fetch next, and looks whether their bytes are whole; the records are unpacked where they are
-handled. Subscriptions get records with no more than they need, which halves the cost of making them.
+Kafka is spoken to in a thread of its own, which unpacks records while the handlers' thread wants
+the interpreter too: the two take it from each other in the middle of everything. So that thread
+only reads the headers of the record batches, which say where to fetch next, and looks whether their
+bytes are whole; the records are unpacked where they are handled. Subscriptions get records with no
+more than they need, which halves the cost of making them.
 """
 
 import asyncio
@@ -55,19 +56,22 @@ class Packed:
     """
 
     def __init__(self, fetched: PartitionRecords) -> None:
-        # It holds what holds it: the garbage collector alone would let go of the bytes, and it comes rarely.
+        # It holds what holds it: the garbage collector alone would let go of the bytes, and it
+        # comes rarely.
         fetched._records_iterator = None
         self._fetched = fetched
         self.place: TopicPartition = fetched._tp
         self.fault: UnreadableError | None = None  # why nothing follows what was unpacked
-        self.damage: UnreadableBatchError | None = None  # what stands behind the batches that are whole
+        # What stands behind the batches that are whole.
+        self.damage: UnreadableBatchError | None = None
         self._batches: deque[Any] = deque()  # of aiokafka's, in C
         self.first_offset: int = fetched.next_fetch_offset
         try:
             while fetched._records.has_next():
                 batch = fetched._records.next_batch()
                 if fetched._check_crcs and not batch.validate_crc():
-                    raise CorruptRecordException(DAMAGED)  # noqa: TRY301  # as where the header is damaged
+                    # As where the header is damaged.
+                    raise CorruptRecordException(DAMAGED)  # noqa: TRY301
                 self._batches.append(batch)
         except CorruptRecordException:
             self.damage = damage(self.place, self._end, fetched._records)
@@ -106,7 +110,8 @@ class Packed:
             if self._is_aborted(batch) or batch.is_control_batch:
                 continue
             try:
-                if batch.base_offset < first_offset:  # brokers send whole batches, from the one with the offset on
+                # Brokers send whole batches, from the one with the offset on.
+                if batch.base_offset < first_offset:
                     yield from (record for record in batch if record.offset >= first_offset)
                 else:
                     yield from batch
@@ -119,7 +124,10 @@ class Packed:
         self.fault = None
 
     def _is_aborted(self, batch: Any) -> bool:
-        """Whether the batch belongs to a transaction that was aborted. Asked for each in turn, and once."""
+        """Whether the batch belongs to a transaction that was aborted.
+
+        Asked for each in turn, and once.
+        """
         fetched = self._fetched
         if fetched._isolation_level != READ_COMMITTED or batch.producer_id is None:
             return False
@@ -132,8 +140,8 @@ class Packed:
 class Chunks:
     """The records of one fetch, so many at a time.
 
-    Raises UnreadableError, again and again, when a batch is not what its checksum says, cannot be unpacked, or to more
-    than it may. What stands before it comes first.
+    Raises UnreadableError, again and again, when a batch is not what its checksum says, cannot be
+    unpacked, or to more than it may. What stands before it comes first.
     """
 
     def __init__(self, packed: Packed, limit: int) -> None:
@@ -148,7 +156,9 @@ class Chunks:
     def __next__(self) -> list[Any]:  # Any: FetchedRecord, whose fields no Record may set
         topic, partition = self._topic, self._partition
         records = [
-            _new(FetchedRecord, (topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers))
+            _new(
+                FetchedRecord, (topic, partition, r.offset, r.timestamp, r.key, r.value, r.headers)
+            )
             for r in islice(self._unpacking, self._limit)
         ]
         if records:
@@ -164,7 +174,9 @@ class Chunks:
 def fault_of(error: UnreadableBatchError) -> UnreadableError:
     """*error* in words of ours."""
     place, first, following = error.place, error.first_offset, error.next_offset
-    return UnreadableError(str(error.args[0]), place.topic, first, following, is_stray=error.is_stray)
+    return UnreadableError(
+        str(error.args[0]), place.topic, first, following, is_stray=error.is_stray
+    )
 
 
 class Damaged:
@@ -179,8 +191,12 @@ class Damaged:
         tries = tries + 1 if offset == error.first_offset else 1
         self._tries[error.place] = error.first_offset, tries
         if tries == 1:
-            log.warning("a batch came damaged, it is fetched again", topic=error.place.topic,
-                        partition=error.place.partition, offset=error.first_offset)  # fmt: skip
+            log.warning(
+                "a batch came damaged, it is fetched again",
+                topic=error.place.topic,
+                partition=error.place.partition,
+                offset=error.first_offset,
+            )
         return tries < TRIES
 
 
@@ -201,11 +217,15 @@ def _take(result: FetchResult, damaged: Damaged) -> Packed | None:
 
 
 async def take(
-    fetcher: Fetcher, partitions: Collection[TopicPartition], timeout_s: float, damaged: Damaged | None = None
+    fetcher: Fetcher,
+    partitions: Collection[TopicPartition],
+    timeout_s: float,
+    damaged: Damaged | None = None,
 ) -> dict[TopicPartition, Packed]:
     """What has been fetched of *partitions*, waiting for it for *timeout_s* at most.
 
-    A batch that came *damaged* is fetched again some times, then it is the fault of what is returned.
+    A batch that came *damaged* is fetched again some times, then it is the fault of what is
+    returned.
     """
     damaged = damaged or Damaged()
     deadline = time.monotonic() + timeout_s
@@ -229,9 +249,9 @@ async def take(
 class Pace:
     """How long the broker gathers records before it answers a fetch.
 
-    While nothing comes, a fetch waits long and is answered by the first record. While records flow, each would be a
-    fetch of its own, which costs a hundred times what a record costs: so the broker is asked to gather them for
-    *linger_ms*, or until there are enough. 0 never gathers.
+    While nothing comes, a fetch waits long and is answered by the first record. While records flow,
+    each would be a fetch of its own, which costs a hundred times what a record costs: so the broker
+    is asked to gather them for *linger_ms*, or until there are enough. 0 never gathers.
     """
 
     def __init__(self, quiet_wait_ms: int, linger_ms: int) -> None:
@@ -245,40 +265,52 @@ class Pace:
         if came:
             self._last_s = now
         is_flowing = now - self._last_s < QUIET_S
-        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self._flowing if is_flowing else self._quiet
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = (
+            self._flowing if is_flowing else self._quiet
+        )
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that speaks with Kafka.
 
-    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. Its polls go through a
-    queue between the threads that costs four times what a poll needs. And they wait for the end of a rebalance, which
-    itself waits for the end of the poll before partitions are handed over: see `transport.Consumer._poll`.
+    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. Its
+    polls go through a queue between the threads that costs four times what a poll needs. And they
+    wait for the end of a rebalance, which itself waits for the end of the poll before partitions
+    are handed over: see `transport.Consumer._poll`.
     """
 
-    uncommitted: AbstractSet[TP] = frozenset()  # left out of the last commit: the cluster does not have them any more
+    # Left out of the last commit: the cluster does not have them any more.
+    uncommitted: AbstractSet[TP] = frozenset()
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # what a transaction took back never happened
-        # `AutoOffsetReset` is for topics that the group knows nothing of, see `starts`. Whatever a partition's log has
-        # lost under its reader, what is still there is read.
+        # `AutoOffsetReset` is for topics that the group knows nothing of, see `starts`. Whatever a
+        # partition's log has lost under its reader, what is still there is read.
         consumer._auto_offset_reset = "earliest"
         config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
-        consumer._fetch_max_wait_ms = config.fetch_max_wait_ms  # what an assignment asks waits behind the first fetch
+        # What an assignment asks waits behind the first fetch.
+        consumer._fetch_max_wait_ms = config.fetch_max_wait_ms
         self._damaged = Damaged()
         self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
-    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
+    # Faust's.
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
         """What has been fetched, by partition."""
         polling = self._fetch_records(self._ensure_consumer(), active_partitions, timeout)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(polling, self.thread_loop))
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(polling, self.thread_loop)
+        )
 
     async def _fetch_records(
-        self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # Faust's
+        # Faust's.
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109
         max_records: int | None = None,  # noqa: ARG002  # Faust's
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         if not self.consumer.flow_active:
             return {}
         if consumer._closed or consumer._fetcher._closed:
@@ -286,7 +318,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             # Records are taken without a pause behind the last wait: this limit loses none.
             async with asyncio.timeout(2 * POLL_S):
-                taken = await take(consumer._fetcher, active_partitions, timeout or 0, self._damaged)
+                taken = await take(
+                    consumer._fetcher, active_partitions, timeout or 0, self._damaged
+                )
                 self._pace.apply(consumer._fetcher, came=bool(taken))
                 return taken
         except TimeoutError:
@@ -303,11 +337,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def partitions(self, topics: Collection[str]) -> set[TP]:
         """Every partition of *topics*, as far as the client knows them."""
         consumer = self._ensure_consumer()
-        return {TP(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()}
+        return {
+            TP(topic, number)
+            for topic in topics
+            for number in consumer.partitions_for_topic(topic) or ()
+        }
 
     async def commits(self, partitions: Collection[TP]) -> dict[TP, int]:
         """What the group has committed of *partitions*; nothing is left out."""
-        return {tp: at.offset for tp, at in (await self._committed(partitions)).items() if at.offset >= 0}
+        return {
+            tp: at.offset
+            for tp, at in (await self._committed(partitions)).items()
+            if at.offset >= 0
+        }
 
     async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, Note]:
         """What stands beside the commits of *partitions*; those without a commit are left out."""
@@ -315,16 +357,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _committed(self, partitions: Collection[TP]) -> dict[TP, OffsetAndMetadata]:
         coordinator = self._ensure_consumer()._coordinator
-        found = await self.call_thread(coordinator.fetch_committed_offsets, [TopicPartition(*tp) for tp in partitions])
+        found = await self.call_thread(
+            coordinator.fetch_committed_offsets, [TopicPartition(*tp) for tp in partitions]
+        )
         return {TP(*tp): at for tp, at in found.items()}
 
     async def commit_first(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit for partitions of which the group has nothing, also those of other members. False when it fails."""
+        """Commit for partitions of which the group has nothing, also those of other members.
+
+        False when it fails.
+        """
         places = {TopicPartition(*tp): offset for tp, offset in offsets.items()}
         try:
             await self.call_thread(commit_any, self._ensure_consumer(), places)
         except (KafkaError, TimeoutError) as error:
-            log.warning("not committed, it will be tried again", error=described(error.__cause__ or error))
+            log.warning(
+                "not committed, it will be tried again", error=described(error.__cause__ or error)
+            )
             return False
         return True
 
@@ -340,13 +389,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self.thread_loop.call_soon_threadsafe(take)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit, or say that it did not work: the next interval tries again. Faust's own crashes the worker."""
+        """Commit, or say that it did not work: the next interval tries again.
+
+        Faust's own crashes the worker.
+        """
         note = self.app.holdings.note  # type: ignore[attr-defined]
-        held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()}
+        held = {
+            TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()
+        }
         try:
             gone = await commit(self._ensure_consumer(), held, note=lambda at: note(TP(*at)))
         except (KafkaError, TimeoutError) as error:
-            log.warning("not committed, it will be tried again", error=described(error.__cause__ or error))
+            log.warning(
+                "not committed, it will be tried again", error=described(error.__cause__ or error)
+            )
             return False
         self.uncommitted = {TP(at.topic, at.partition) for at in gone}
         return True

@@ -1,9 +1,10 @@
 """Counting an event among the tried whose handling cost this worker its place in the group.
 
-A handler that waits without `await`, or keeps the interpreter, stops everything: nobody fetches, nobody answers the
-group, and others get the partitions. What the handler did is discarded then, and the event is another worker's next
-one, which it throws out, too. So whoever comes back says which event it was, where the next owner looks: in the admin
-topic, since the state is another worker's by then.
+A handler that waits without `await`, or keeps the interpreter, stops everything: nobody fetches,
+nobody answers the group, and others get the partitions. What the handler did is discarded then, and
+the event is another worker's next one, which it throws out, too. So whoever comes back says which
+event it was, where the next owner looks: in the admin topic, since the state is another worker's by
+then.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ from famulus.producer.producer import Producer
 from famulus.serialization.records import Outgoing
 
 log = structlog.get_logger()
-KEPT_D = 7  # of events in retry topics and redriven ones, whose place says nothing of how far the group is
+# Of events in retry topics and redriven ones, whose place says nothing of how far the group is.
+KEPT_D = 7
 
 
 class HoldUpNotes:
@@ -40,8 +42,15 @@ class HoldUpNotes:
     *has_place* says whether the group counts on this worker now.
     """
 
-    def __init__(self, holdups: HoldUps, sender: Producer, group: str, has_place: Callable[[], bool]) -> None:
-        self._holdups, self._sender, self._topic, self._has_place = holdups, sender, admin_topic(group), has_place
+    def __init__(
+        self, holdups: HoldUps, sender: Producer, group: str, has_place: Callable[[], bool]
+    ) -> None:
+        self._holdups, self._sender, self._topic, self._has_place = (
+            holdups,
+            sender,
+            admin_topic(group),
+            has_place,
+        )
         self._thawed_s = 0.0  # when this process was last told to go on
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -57,33 +66,52 @@ class HoldUpNotes:
     def note(self, flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
         """Note an event that has held the event loop for so long, if that cost the worker its place.
 
-        Where it is not sure which one of some it was, the next owner of the partition looks more closely.
+        Where it is not sure which one of some it was, the next owner of the partition looks more
+        closely.
         """
         tp, offset = flow.tp, work[1].offset
         if self._has_place() or self._thawed_s > time.monotonic() - seconds:
             return
-        log.error("an event, or where it is not sure one shortly before it, held the event loop until this worker lost "
-                  "its place in the group", topic=tp.topic, partition=tp.partition, offset=offset,
-                  held_s=round(seconds, 1), is_sure=is_sure)  # fmt: skip
+        log.error(
+            "an event, or where it is not sure one shortly before it, held the event loop "
+            "until this worker lost "
+            "its place in the group",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=offset,
+            held_s=round(seconds, 1),
+            is_sure=is_sure,
+        )
         name = Name(tp.topic, tp.partition, offset, uuid4().hex[:12])
-        holdup = HoldUp(round(seconds, 1), socket.gethostname(), now_text(), stage_of(work[2]), is_sure)
+        holdup = HoldUp(
+            round(seconds, 1), socket.gethostname(), now_text(), stage_of(work[2]), is_sure
+        )
         self._holdups.note(name, holdup)
         self._tell({name: holdup})
 
     def tidy(self, begins: Mapping[TP, int]) -> None:
         """Forget what counts no more of partitions that are read from *begins* on."""
         oldest = (datetime.now(UTC) - timedelta(days=KEPT_D)).isoformat()
-        names = [name for tp, begin in begins.items() for name in self._holdups.done(*tp, begin, oldest)]
+        names = [
+            name for tp, begin in begins.items() for name in self._holdups.done(*tp, begin, oldest)
+        ]
         self._holdups.forget(names)
         if names:
             self._tell(dict.fromkeys(names))
 
     def _tell(self, what: Mapping[Name, HoldUp | None]) -> None:
         records = [
-            Outgoing(self._topic, str(name).encode(), None if of is None else msgspec.json.encode(of), partition=0)
+            Outgoing(
+                self._topic,
+                str(name).encode(),
+                None if of is None else msgspec.json.encode(of),
+                partition=0,
+            )
             for name, of in what.items()
         ]
-        telling = asyncio.get_running_loop().create_task(self._send(records), name="holdups", context=Context())
+        telling = asyncio.get_running_loop().create_task(
+            self._send(records), name="holdups", context=Context()
+        )
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
 

@@ -1,12 +1,13 @@
 """The worker's membership of its consumer group: it lasts as long as the event loop runs, whatever there is to fetch.
 
-aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck. It leaves the group then, and joins
-it again only when somebody fetches. A worker without partitions, or whose partitions are all busy, paused or being
-restored, has nothing to fetch, and would never come back. So a timer of the event loop winds that clock. A loop that
-hangs winds nothing, and loses its partitions as it should.
+aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck. It leaves the
+group then, and joins it again only when somebody fetches. A worker without partitions, or whose
+partitions are all busy, paused or being restored, has nothing to fetch, and would never come back.
+So a timer of the event loop winds that clock. A loop that hangs winds nothing, and loses its
+partitions as it should.
 
-aiokafka keeps an error of the group until somebody asks for it, and does nothing meanwhile. The same timer asks, has
-it try again, and ends the worker in words when the group goes on refusing it.
+aiokafka keeps an error of the group until somebody asks for it, and does nothing meanwhile. The
+same timer asks, has it try again, and ends the worker in words when the group goes on refusing it.
 """
 
 import asyncio
@@ -42,16 +43,24 @@ class Client(Protocol):
 
 
 class Membership:
-    """Keeps the membership of what *client* speaks for, None before there is one. *on_fault* ends the worker.
+    """Keeps the membership of what *client* speaks for, None before there is one.
 
-    A group may refuse the worker for *patience_s* seconds. Without a sign from the group for *ends_s* seconds, beside
-    the time that a rebalance may take, a worker whose brokers answer ends.
+    *on_fault* ends the worker.
+
+    A group may refuse the worker for *patience_s* seconds. Without a sign from the group for
+    *ends_s* seconds, beside the time that a rebalance may take, a worker whose brokers answer ends.
     """
 
     def __init__(  # noqa: PLR0917  # all that it is tied to
-        self, settings: KafkaConfig, client: Callable[[], Client | None], is_stopping: Callable[[], bool],
-        on_fault: Callable[[Exception], Awaitable[Any]], patience_s: float, ends_s: float, rebalance_s: float,
-    ) -> None:  # fmt: skip
+        self,
+        settings: KafkaConfig,
+        client: Callable[[], Client | None],
+        is_stopping: Callable[[], bool],
+        on_fault: Callable[[Exception], Awaitable[Any]],
+        patience_s: float,
+        ends_s: float,
+        rebalance_s: float,
+    ) -> None:
         self._settings = settings
         self._client, self._is_stopping, self._on_fault = client, is_stopping, on_fault
         session_s = settings.consumer_config.session_timeout_ms / 1000
@@ -95,9 +104,14 @@ class Membership:
         if self._is_stopping():
             return
         if coordinator._coordination_task.done():
-            self._begin(self._end(InvariantError(
-                "the task that speaks with the consumer group has ended; see the log above for why"
-            )))  # fmt: skip
+            self._begin(
+                self._end(
+                    InvariantError(
+                        "the task that speaks with the consumer group has ended; see the log "
+                        "above for why"
+                    )
+                )
+            )
             return
         error: Exception | None = coordinator._pending_exception
         if error is not None:
@@ -140,9 +154,12 @@ class Membership:
         except OperatingError:  # that they do not tell is an answer, too
             pass
         if self._silent_s >= silent_s:
-            await self._end(InvariantError(
-                f"this worker has had no place in its consumer group for {silent_s:.0f} s although the brokers answer"
-            ))  # fmt: skip
+            await self._end(
+                InvariantError(
+                    f"this worker has had no place in its consumer group for {silent_s:.0f} s "
+                    "although the brokers answer"
+                )
+            )
 
     async def _end(self, error: Exception) -> None:
         await self._on_fault(error)

@@ -1,9 +1,10 @@
 """Going on elsewhere because an operator said so: the orders for this worker's partitions, carried out in between.
 
-That is when partitions are assigned, so nothing is in hand; an order that comes later has the worker join its group
-anew. In this order: the state says the new position and the order's name in one write, the group's commit follows, and
-then the order counts as done. Whoever dies in between leaves an order that the next owner of the partition finds; where
-the state knows its name, it is not carried out again.
+That is when partitions are assigned, so nothing is in hand; an order that comes later has the
+worker join its group anew. In this order: the state says the new position and the order's name in
+one write, the group's commit follows, and then the order counts as done. Whoever dies in between
+leaves an order that the next owner of the partition finds; where the state knows its name, it is
+not carried out again.
 """
 
 import asyncio
@@ -57,25 +58,34 @@ class Seeking:
         found = {tp: self._seeks.newest(tp.topic, tp.partition) for tp in held}
         return {
             tp: Due(order[0].id, order[1].offset, self._seeks.names(tp.topic, tp.partition))
-            for tp, order in found.items() if order is not None
-        }  # fmt: skip
+            for tp, order in found.items()
+            if order is not None
+        }
 
     async def carry_out(
-        self, orders: Mapping[TP, Due], held: Mapping[TP, Held],
-        spans: Mapping[TP, tuple[int, int]], commit: Commit,
-    ) -> None:  # fmt: skip
+        self,
+        orders: Mapping[TP, Due],
+        held: Mapping[TP, Held],
+        spans: Mapping[TP, tuple[int, int]],
+        commit: Commit,
+    ) -> None:
         """Have the partitions go on where *orders* say, as far as the logs reach by now (*spans*: begin and end).
 
-        Raises what the state's settling and the sender raise. An order stays due when its *commit* fails, or when the
-        partition is taken away meanwhile.
+        Raises what the state's settling and the sender raise. An order stays due when its *commit*
+        fails, or when the partition is taken away meanwhile.
         """
         positions: dict[TP, int] = {}
         for tp, order in orders.items():
             begin, end = spans[tp]
             to = min(max(order.offset, begin), end)
             if to != order.offset:
-                log.warning("the log does not reach there any more", topic=tp.topic, partition=tp.partition,
-                            ordered=order.offset, goes_on_at=to)  # fmt: skip
+                log.warning(
+                    "the log does not reach there any more",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    ordered=order.offset,
+                    goes_on_at=to,
+                )
             at = await self._moved(tp, held[tp], order.id, to)
             if at is None:
                 return
@@ -95,7 +105,10 @@ class Seeking:
 
     @staticmethod
     async def _moved(tp: TP, held: Held, identity: str, to: int) -> int | None:
-        """Where the partition goes on: there, or further where that was carried out before. None: it is not ours."""
+        """Where the partition goes on: there, or further where that was carried out before.
+
+        None: it is not ours.
+        """
         partition, settler = held.partition, held.settler
         if partition.is_abandoned:
             return None
@@ -104,9 +117,15 @@ class Seeking:
         before = partition.processed or Processed(0)
         if before.seek != identity:
             after = Processed(
-                to, (), before.stream_ms, wall_ms(), before.counts, identity, partition.home,
+                to,
+                (),
+                before.stream_ms,
+                wall_ms(),
+                before.counts,
+                identity,
+                partition.home,
                 partition.source_id,
-            )  # fmt: skip
+            )
             group = Group()
             for offset in [offset for offset in partition.troubles.attempts if offset < to]:
                 partition.troubles.tried(offset)  # nobody will try it again
@@ -114,7 +133,12 @@ class Seeking:
             if not await settler.settle(group, after, lambda: not partition.is_abandoned):
                 return None
             partition.processed = after
-            log.warning("reading goes on elsewhere", topic=tp.topic, partition=tp.partition, goes_on_at=to,
-                        was_at=before.next_offset)  # fmt: skip
+            log.warning(
+                "reading goes on elsewhere",
+                topic=tp.topic,
+                partition=tp.partition,
+                goes_on_at=to,
+                was_at=before.next_offset,
+            )
             return to
         return before.next_offset

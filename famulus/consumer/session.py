@@ -1,7 +1,7 @@
 """Whether the group still counts on this worker, as far as its process can tell: a heartbeat was answered in time.
 
-A worker that was frozen for longer than its session is asked this before it writes anything: by then its partitions
-belong to others.
+A worker that was frozen for longer than its session is asked this before it writes anything: by
+then its partitions belong to others.
 """
 
 import time
@@ -12,7 +12,8 @@ class Lease:
     """The worker's place in its group, kept by the heartbeats of aiokafka's coordinator."""
 
     def __init__(self) -> None:
-        self.answered_at = 0.0  # when the last heartbeat that was answered was sent, by the monotonic clock
+        # When the last heartbeat that was answered was sent, by the monotonic clock.
+        self.answered_at = 0.0
         self._coordinator: Any = None  # whose heartbeats are watched
 
     def is_held(self, session_timeout_s: float) -> bool:

@@ -35,9 +35,9 @@ class Cluster(Protocol):
 class Known(NamedTuple):
     """What is known of a partition: how far its state is, what the group has committed, where Faust would read on.
 
-    *source_id* is the topic's, *note* what stands beside the commit. *is_anew*: the topic is not the one that this
-    process has read before. *epoch_end* is where the records end of the leader epoch that the state knows, if that is
-    known.
+    *source_id* is the topic's, *note* what stands beside the commit. *is_anew*: the topic is not
+    the one that this process has read before. *epoch_end* is where the records end of the leader
+    epoch that the state knows, if that is known.
     """
 
     processed: Processed | None
@@ -51,15 +51,21 @@ class Known(NamedTuple):
 
     @property
     def begins_anew(self) -> bool:
-        """Whether nothing is known of this topic, but of one of that name before it. Without state that may be."""
-        return not self.has_state and (self.is_anew or is_other(self.note.source_id, self.source_id))
+        """Whether nothing is known of this topic, but of one of that name before it.
+
+        Without state that may be.
+        """
+        return not self.has_state and (
+            self.is_anew or is_other(self.note.source_id, self.source_id)
+        )
 
 
 @dataclass
 class Found:
     """Where reading *begins*, where that is not the committed offset, and how many records were *gone* before.
 
-    *fresh* are the ends of all partitions of topics that begin there with `latest`: they are to be committed at once.
+    *fresh* are the ends of all partitions of topics that begin there with `latest`: they are to be
+    committed at once.
     """
 
     begins: dict[TP, int] = field(default_factory=dict)
@@ -68,14 +74,19 @@ class Found:
 
 
 async def starts(
-    known: Mapping[TP, Known], cluster: Cluster, on_commit_ahead: OnCommitAhead, *, is_earliest: bool
+    known: Mapping[TP, Known],
+    cluster: Cluster,
+    on_commit_ahead: OnCommitAhead,
+    *,
+    is_earliest: bool,
 ) -> Found:
     """Find where reading begins: the state is the truth.
 
-    A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end; yet one of a topic
-    that the group does know is new, and begins with its log too. So does one of a topic that was made anew and has no
-    state. One whose log begins behind what is known goes on there. Raises ConfigError when a partition's state does not
-    belong to what the topic holds now, or is lost.
+    A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end;
+    yet one of a topic that the group does know is new, and begins with its log too. So does one of
+    a topic that was made anew and has no state. One whose log begins behind what is known goes on
+    there. Raises ConfigError when a partition's state does not belong to what the topic holds now,
+    or is lost.
     """
     _check(known)
     anew = {tp for tp, of in known.items() if of.begins_anew}
@@ -92,14 +103,16 @@ async def starts(
         try:
             start = start_position(
                 processed.next_offset, known[tp].committed, begins[tp], ends[tp], on_commit_ahead
-            )  # fmt: skip
+            )
         except StartError as error:
             raise ConfigError(
                 f"{tp.topic}-{tp.partition}: {error}; "
                 f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
             ) from None
         if start.disagreement:
-            log.warning(start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset)
+            log.warning(
+                start.disagreement, topic=tp.topic, partition=tp.partition, goes_on_at=start.offset
+            )
         found.begins[tp] = start.offset
         if start.gone:
             found.gone[tp] = start.gone
@@ -109,8 +122,12 @@ async def starts(
 def _begin(tp: TP, of: Known, begin: int, found: Found) -> None:
     """Have a partition without state begin with its log, if it does not go on where the group has committed."""
     if of.begins_anew:
-        log.warning("the topic was deleted and made anew; it is read from its beginning", topic=tp.topic,
-                    partition=tp.partition, committed_before=of.committed)  # fmt: skip
+        log.warning(
+            "the topic was deleted and made anew; it is read from its beginning",
+            topic=tp.topic,
+            partition=tp.partition,
+            committed_before=of.committed,
+        )
         found.begins[tp] = begin
     elif of.read is None:
         found.begins[tp] = begin
@@ -126,18 +143,25 @@ async def _begin_at_end(
 ) -> None:
     """Have those of *unknown* begin at the end of their log whose topics the group knows nothing of.
 
-    The group knows a topic when it has committed any of its partitions. So the first worker commits all of them at
-    once: the others find where theirs begins, and a partition that is added later has no commit.
+    The group knows a topic when it has committed any of its partitions. So the first worker commits
+    all of them at once: the others find where theirs begins, and a partition that is added later
+    has no commit.
     """
     every = await cluster.partitions({tp.topic for tp in unknown})
     commits = await cluster.commits(every | unknown)
     found.begins |= {tp: commits[tp] for tp in unknown & commits.keys()}  # another worker was first
     topics = {tp.topic for tp in unknown} - topics_known - {tp.topic for tp in commits}
-    found.fresh = dict(await cluster.highwaters(*(tp for tp in every | unknown if tp.topic in topics)))
+    found.fresh = dict(
+        await cluster.highwaters(*(tp for tp in every | unknown if tp.topic in topics))
+    )
     found.begins |= {tp: found.fresh[tp] for tp in unknown & found.fresh.keys()}
     for tp in unknown - found.begins.keys():
-        log.warning("a new partition of a topic that the group reads; it is read from its begin, whatever "
-                    "AutoOffsetReset says", topic=tp.topic, partition=tp.partition)  # fmt: skip
+        log.warning(
+            "a new partition of a topic that the group reads; it is read from its begin, whatever "
+            "AutoOffsetReset says",
+            topic=tp.topic,
+            partition=tp.partition,
+        )
 
 
 def _check(known: Mapping[TP, Known]) -> None:
@@ -150,8 +174,11 @@ def _check(known: Mapping[TP, Known]) -> None:
             check_leader_epoch(tp.topic, tp.partition, processed.next_offset, of.epoch_end)
         elif of.has_state and of.note.has_state:
             raise ConfigError(
-                f"{tp.topic}-{tp.partition}: the group has committed offset {of.committed} with a state, and there is "
-                "none now: its changelog was emptied or made anew, and no store of this worker has it; on the machine "
-                f"that has it, `faust -A app state restore-changelog --topic {tp.topic}` writes it back, "
+                f"{tp.topic}-{tp.partition}: the group has committed offset {of.committed} "
+                "with a state, and there is "
+                "none now: its changelog was emptied or made anew, and no store of this worker "
+                "has it; on the machine "
+                f"that has it, `faust -A app state restore-changelog --topic {tp.topic}` "
+                "writes it back, "
                 f"or {replay(tp.topic)}"
             )

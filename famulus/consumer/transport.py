@@ -1,9 +1,10 @@
 """What of Faust's inside is replaced: whole partition batches reach the pipeline, only finished offsets go out.
 
-Faust keeps group membership, assignment, tables' recovery, the command line and the web server. Its own consumer path
-builds four futures per message, commits past an unfinished record (faust-streaming #606) and acknowledges what failed
-to decode, so records of subscriptions never enter it. Topics that plain Faust agents and changelogs read still do.
-Everything here is private API of faust-streaming 0.15.3, which is why that version is pinned.
+Faust keeps group membership, assignment, tables' recovery, the command line and the web server. Its
+own consumer path builds four futures per message, commits past an unfinished record
+(faust-streaming #606) and acknowledges what failed to decode, so records of subscriptions never
+enter it. Topics that plain Faust agents and changelogs read still do. Everything here is private
+API of faust-streaming 0.15.3, which is why that version is pinned.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ from famulus.state.identity import Note
 from famulus.state.manager import Held, Holdings
 
 log = structlog.get_logger()
-BUSY_POLL_S = 0.01  # a poll without data while a partition has enough to do, which may want more any moment
+# A poll without data while a partition has enough to do, which may want more any moment.
+BUSY_POLL_S = 0.01
 
 
 class Host(Protocol):
@@ -59,7 +61,10 @@ class Consumer(driver.Consumer):
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Leave it to the watchdog. Faust's own look fails where a position is being reset, and ends the worker."""
+        """Leave it to the watchdog.
+
+        Faust's own look fails where a position is being reset, and ends the worker.
+        """
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
@@ -69,7 +74,8 @@ class Consumer(driver.Consumer):
             if not self.app.should_stop:
                 raise
         except asyncio.CancelledError:
-            if not self.app.should_stop:  # else a stop in the middle of a rebalance would count as a crash
+            # Else a stop in the middle of a rebalance would count as a crash.
+            if not self.app.should_stop:
                 raise
         except OperatingError as error:
             await self._host.fail(error)
@@ -96,14 +102,17 @@ class Consumer(driver.Consumer):
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
-            return  # a rebalance waits for us to let go; when it is over, every position is set anew
+            # A rebalance waits for us to let go; when it is over, every position is set anew.
+            return
         if not fetched:
             self._note_moved(partitions)
         taken: dict[TP, Packed] = {
-            TP(partition.topic, partition.partition): packed for partition, packed in fetched.items()
+            TP(partition.topic, partition.partition): packed
+            for partition, packed in fetched.items()
         }
         ours = {tp for tp in taken if self._host.is_carried(tp.topic)}
-        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received after it outdated.
+        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received
+        # after it outdated.
         flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
             if tp not in self.assignment():  # revoked while something was delivered
@@ -143,8 +152,8 @@ class Consumer(driver.Consumer):
             await self.callback(self._to_message(tp, record))
             self._read_offset[tp] = record.offset
 
-    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed commit is none, nor is
-    # one that began before what is to be committed had ended.
+    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed
+    # commit is none, nor is one that began before what is to be committed had ended.
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
         """Wait for a commit that is under way, which never stands for the one that is asked for now."""
@@ -152,30 +161,42 @@ class Consumer(driver.Consumer):
             await asyncio.wait([under_way])  # who waits may be cancelled, others wait for the same
         return False
 
-    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's
+    async def _commit_offsets(
+        self,
+        offsets: Mapping[TP, int],
+        start_new_transaction: bool = True,  # noqa: FBT001, FBT002  # Faust's
+    ) -> bool:
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
         left_out = cast(Any, self._thread).uncommitted if committed else before.keys()
-        self._committed_offset.update({tp: offset for tp, offset in before.items() if tp in left_out})
+        self._committed_offset.update(
+            {tp: offset for tp, offset in before.items() if tp in left_out}
+        )
         return committed
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        ours = (tp for tp in self._host.intake.ours if topics is None or tp in topics or tp.topic in topics)
+        ours = (
+            tp
+            for tp in self._host.intake.ours
+            if topics is None or tp in topics or tp.topic in topics
+        )
         yield from ours
         yield from super()._filter_tps_with_pending_acks(topics)
 
     def _new_offset(self, tp: TP) -> int | None:
         try:
-            return self._host.intake.settled_offset(tp)  # type: ignore[no-any-return]  # the host is Any
+            # The host is Any.
+            return self._host.intake.settled_offset(tp)  # type: ignore[no-any-return]
         except KeyError:
             return super()._new_offset(tp)
 
     async def perform_seek(self) -> None:
         """Set every position explicitly.
 
-        aiokafka's own seek does nothing for a group without a commit, which can drop records that were fetched across
-        the first rebalance. Faust resumes the partitions before it seeks, and the flow after: a poll in between would
-        take records that no flow is open for, and nobody would read them again.
+        aiokafka's own seek does nothing for a group without a commit, which can drop records that
+        were fetched across the first rebalance. Faust resumes the partitions before it seeks, and
+        the flow after: a poll in between would take records that no flow is open for, and nobody
+        would read them again.
         """
         self.stop_flow()
         await self.wait_for_stopped_flow()
@@ -189,11 +210,21 @@ class Consumer(driver.Consumer):
         await self._host.holdings.adopt()
         for tp, offset in begins.items():
             await self.seek(tp, offset)
-        self._host.holdups.tidy({tp: begins.get(tp, self._committed_offset[tp]) or 0 for tp in held})
-        self._host.intake.open({
-            tp: (self._host.pipelines[tp.topic], of, begins.get(tp, self._committed_offset[tp]) or 0)
-            for tp, of in held.items() if not of.partition.is_abandoned
-        }, back)  # fmt: skip
+        self._host.holdups.tidy(
+            {tp: begins.get(tp, self._committed_offset[tp]) or 0 for tp in held}
+        )
+        self._host.intake.open(
+            {
+                tp: (
+                    self._host.pipelines[tp.topic],
+                    of,
+                    begins.get(tp, self._committed_offset[tp]) or 0,
+                )
+                for tp, of in held.items()
+                if not of.partition.is_abandoned
+            },
+            back,
+        )
         self.heed_seeks()
 
     def _held(self) -> dict[TP, Held]:
@@ -209,7 +240,9 @@ class Consumer(driver.Consumer):
             await seeking.carry_out(orders, held, spans, cast(Any, self._thread).commit)
 
     async def look_at_topics(self) -> None:
-        """Look whether our topics are still the same. Where one without state is not, read it from its beginning.
+        """Look whether our topics are still the same.
+
+        Where one without state is not, read it from its beginning.
 
         Raises as `Holdings.look` does.
         """
@@ -228,19 +261,35 @@ class Consumer(driver.Consumer):
         return [tp for tp in back if self._host.is_carried(tp.topic)]
 
     async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
-        """Where reading begins, where that is not the committed offset, see `worker.starts`. Raises as that does."""
-        plain = (tp for tp in self.assignment() if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp)))
-        known = {tp: Known(None, self._committed_offset[tp], self._read_offset[tp], has_state=False) for tp in plain}
+        """Where reading begins, where that is not the committed offset, see `worker.starts`.
+
+        Raises as that does.
+        """
+        plain = (
+            tp
+            for tp in self.assignment()
+            if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp))
+        )
+        known = {
+            tp: Known(None, self._committed_offset[tp], self._read_offset[tp], has_state=False)
+            for tp in plain
+        }
         holdings: Holdings = self._host.holdings
         notes = await cast(Any, self._thread).commit_notes(held)
         ends = await holdings.epoch_ends()
         known |= {
             tp: Known(
-                of.partition.processed, self._committed_offset[tp], self._read_offset[tp], of.partition.source_id,
-                notes.get(tp, Note()), of.settler is not None, tp.topic in holdings.anew, ends.get(tp),
+                of.partition.processed,
+                self._committed_offset[tp],
+                self._read_offset[tp],
+                of.partition.source_id,
+                notes.get(tp, Note()),
+                of.settler is not None,
+                tp.topic in holdings.anew,
+                ends.get(tp),
             )
             for tp, of in held.items()
-        }  # fmt: skip
+        }
         is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
         found = await starts(known, self, self._host.on_commit_ahead, is_earliest=is_earliest)
         if found.fresh:
@@ -249,7 +298,8 @@ class Consumer(driver.Consumer):
             if (pipeline := self._host.pipelines.get(tp.topic)) is not None:
                 pipeline.counts.gone += count
         unread = [tp for tp in self._back() if self._read_offset[tp] is None]
-        begins = await self.earliest_offsets(*unread)  # what comes back is read from there, if nobody says otherwise
+        # What comes back is read from there, if nobody says otherwise.
+        begins = await self.earliest_offsets(*unread)
         return found.begins | {tp: begins[tp] for tp in unread}
 
     async def _commit_first(self, offsets: Mapping[TP, int]) -> None:
@@ -270,14 +320,18 @@ class Consumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the work in hand and commit it before Faust forgets the partitions."""
         self.stop_flow()
-        await self.wait_for_stopped_flow()  # a poll across a rebalance would take records that nobody may have yet
+        # A poll across a rebalance would take records that nobody may have yet.
+        await self.wait_for_stopped_flow()
         await self.drain()
         await super().on_partitions_revoked(revoked)
         self._host.intake.open({})
         await self._host.holdings.release()
 
     async def drain(self) -> bool:
-        """Let the work in hand end and commit it. False when it did not end within the drain timeout."""
+        """Let the work in hand end and commit it.
+
+        False when it did not end within the drain timeout.
+        """
         intake: Intake = self._host.intake
         if not intake.flows:
             return True
@@ -287,7 +341,10 @@ class Consumer(driver.Consumer):
             return False
         drained = await intake.close(self._host.drain_timeout_s)
         if not drained:
-            log.warning("work in hand did not end in time; it will be read again", limit_s=self._host.drain_timeout_s)
+            log.warning(
+                "work in hand did not end in time; it will be read again",
+                limit_s=self._host.drain_timeout_s,
+            )
         await self.commit()
         return drained
 
@@ -306,7 +363,9 @@ class Consumer(driver.Consumer):
     def open_since(self, tp: TP) -> int | None:
         """Where a transaction begins that is still open, once all before it was fetched; None when there is none."""
         state = self._fetch_state(tp)
-        is_behind = state is not None and 0 <= state.lso < state.highwater and state.position >= state.lso
+        is_behind = (
+            state is not None and 0 <= state.lso < state.highwater and state.position >= state.lso
+        )
         return state.lso if is_behind else None
 
     def _fetch_state(self, tp: TP) -> Any:  # Any: aiokafka is untyped

@@ -1,8 +1,9 @@
 """The watchdog: notices a partition whose work waits while nobody works on it, says so, and ends the worker in time.
 
-It knows no single fault. Each look asks two questions of a partition: does anything wait, and has anything changed
-since the look before? What is paused, halted, refused by Kafka, in a handler's hands or waits for another attempt has a
-reason that is told elsewhere. The rest is a fault, of ours or of somebody who has cancelled what carries events.
+It knows no single fault. Each look asks two questions of a partition: does anything wait, and has
+anything changed since the look before? What is paused, halted, refused by Kafka, in a handler's
+hands or waits for another attempt has a reason that is told elsewhere. The rest is a fault, of ours
+or of somebody who has cancelled what carries events.
 """
 
 import asyncio
@@ -26,7 +27,9 @@ LOOKS = 6  # within the time after which a partition counts as stalled
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Work of one partition that waits without a reason. *why* says so in words; any progress changes *mark*.
+    """Work of one partition that waits without a reason.
+
+    *why* says so in words; any progress changes *mark*.
 
     *at_least_s*: for so long it ends no worker, because something else has a limit of its own.
     """
@@ -37,7 +40,10 @@ class Waiting:
 
 
 class Stalls:
-    """How long work has waited, by partition. Pure: a look is given the time that has passed since the last one."""
+    """How long work has waited, by partition.
+
+    Pure: a look is given the time that has passed since the last one.
+    """
 
     def __init__(self, stalled_s: float, ends_s: float) -> None:
         self._stalled_s, self._ends_s = stalled_s, ends_s
@@ -56,28 +62,45 @@ class Stalls:
         """What stands still, in words."""
         return [
             f"{tp.topic}-{tp.partition} stands still for {for_s:.0f} s: {waiting.why}"
-            for tp, (waiting, for_s) in self._seen.items() if for_s >= self._stalled_s
-        ]  # fmt: skip
+            for tp, (waiting, for_s) in self._seen.items()
+            if for_s >= self._stalled_s
+        ]
 
     @property
     def is_hopeless(self) -> bool:
         """Whether anything has stood still for so long that the worker has to end."""
-        return any(for_s >= max(self._ends_s, waiting.at_least_s) for waiting, for_s in self._seen.values())
+        return any(
+            for_s >= max(self._ends_s, waiting.at_least_s) for waiting, for_s in self._seen.values()
+        )
 
 
 class Watchdog:
-    """Looks at the partitions of *intake*. *unfetched* says how many records of one can be fetched and are not.
+    """Looks at the partitions of *intake*.
 
-    *is_at_work* says whether partitions are assigned and restored, *on_fault* ends the worker. A partition counts as
-    stalled after *stalled_s* seconds and ends the worker after *ends_s*; one whose group Kafka has not acknowledged
-    only *send_s* later than that, since sending has a limit of its own.
+    *unfetched* says how many records of one can be fetched and are not.
+
+    *is_at_work* says whether partitions are assigned and restored, *on_fault* ends the worker. A
+    partition counts as stalled after *stalled_s* seconds and ends the worker after *ends_s*; one
+    whose group Kafka has not acknowledged only *send_s* later than that, since sending has a limit
+    of its own.
     """
 
     def __init__(  # noqa: PLR0917  # all that it is tied to
-        self, intake: Intake, unfetched: Callable[[TP], int], is_at_work: Callable[[], bool],
-        on_fault: Callable[[Exception], Awaitable[Any]], stalled_s: float, ends_s: float, send_s: float,
-    ) -> None:  # fmt: skip
-        self._intake, self._unfetched, self._is_at_work, self._on_fault = intake, unfetched, is_at_work, on_fault
+        self,
+        intake: Intake,
+        unfetched: Callable[[TP], int],
+        is_at_work: Callable[[], bool],
+        on_fault: Callable[[Exception], Awaitable[Any]],
+        stalled_s: float,
+        ends_s: float,
+        send_s: float,
+    ) -> None:
+        self._intake, self._unfetched, self._is_at_work, self._on_fault = (
+            intake,
+            unfetched,
+            is_at_work,
+            on_fault,
+        )
         self._stalls = Stalls(stalled_s, ends_s)
         self._send_s = ends_s + send_s
         self._beat = Beat(stalled_s / LOOKS, self._look)
@@ -116,7 +139,10 @@ class Watchdog:
 
 
 def waiting_of(flow: Flow, crew: Crew, unfetched: int, send_s: float) -> Waiting | None:
-    """Say what of *flow* waits although nothing speaks against its going on now. None when nothing does."""
+    """Say what of *flow* waits although nothing speaks against its going on now.
+
+    None when nothing does.
+    """
     lanes, settling = flow.lanes, flow.settling
     if settling.group_mark is not None:
         why = "Kafka or the disk has not taken what its events did"
@@ -135,5 +161,12 @@ def waiting_of(flow: Flow, crew: Crew, unfetched: int, send_s: float) -> Waiting
         why = f"{number(flow.offsets.in_flight, 'event')} ended, and nothing settles them"
     elif unfetched:
         why = f"{number(unfetched, 'record')} stand in the log, and none is fetched"
-    mark = flow.settled_offset, flow.position, flow.offsets.next_offset, lanes.waiting, lanes.held, lanes.resting
+    mark = (
+        flow.settled_offset,
+        flow.position,
+        flow.offsets.next_offset,
+        lanes.waiting,
+        lanes.held,
+        lanes.resting,
+    )
     return Waiting(why, (mark, unfetched)) if why else None

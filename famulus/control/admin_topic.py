@@ -1,7 +1,8 @@
 """The group's admin topic: every worker follows it, whoever operates the group writes to it.
 
-It has one partition and is compacted, so a worker that starts reads what is paused before it starts anything. Who wrote
-what stays in a second topic for ever. Whoever may write to the topic can hold the group up: let only operators.
+It has one partition and is compacted, so a worker that starts reads what is paused before it starts
+anything. Who wrote what stays in a second topic for ever. Whoever may write to the topic can hold
+the group up: let only operators.
 """
 
 import asyncio
@@ -55,9 +56,12 @@ class AdminLog:
     """
 
     def __init__(
-        self, settings: KafkaConfig, told: Told, on_change: Callable[[], None],
+        self,
+        settings: KafkaConfig,
+        told: Told,
+        on_change: Callable[[], None],
         on_fault: Callable[[Exception], Awaitable[Any]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings = settings
         self._on_fault = on_fault
         self._told = told
@@ -68,7 +72,10 @@ class AdminLog:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, timeout_s: float) -> None:
-        """Read all that is there, and follow from then on. Raises UnavailableError when it cannot be read in time."""
+        """Read all that is there, and follow from then on.
+
+        Raises UnavailableError when it cannot be read in time.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 consumer = self._consumer = await opened(self._settings, self._at)
@@ -95,16 +102,22 @@ class AdminLog:
         """Wait until the topic was read up to *next_offset*, or for some seconds: others will see it, too."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SEEN_S):
-                while self._next_offset < next_offset:  # noqa: ASYNC110  # a person asks, now and then
+                # A person asks, now and then.
+                while self._next_offset < next_offset:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
     async def catch_up(self) -> None:
-        """Wait until all was read that is there by now, or for some seconds. Raises UnavailableError."""
+        """Wait until all was read that is there by now, or for some seconds.
+
+        Raises UnavailableError.
+        """
         assert self._consumer is not None, "not started"
         try:
             ends = await self._consumer.end_offsets([self._at])
         except KafkaError as error:
-            raise UnavailableError(f"the end of topic {self._at.topic} cannot be read ({described(error)})") from error
+            raise UnavailableError(
+                f"the end of topic {self._at.topic} cannot be read ({described(error)})"
+            ) from error
         await self.seen(ends[self._at])
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
@@ -120,8 +133,12 @@ class AdminLog:
             except UnreadableBatchError as error:
                 raise unreadable_admin_topic(error) from None
             except KafkaError as error:
-                log.error("what operators tell by now cannot be read", topic=self._at.topic,
-                          error=described(error), again_in_s=AGAIN_S)  # fmt: skip
+                log.error(
+                    "what operators tell by now cannot be read",
+                    topic=self._at.topic,
+                    error=described(error),
+                    again_in_s=AGAIN_S,
+                )
                 await asyncio.sleep(AGAIN_S)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
@@ -135,21 +152,33 @@ class AdminLog:
 
 
 def note(told: Told, record: ConsumerRecord) -> str:
-    """Have *told* take *record*: what that says. Empty when it is none of ours, which is counted and left alone."""
+    """Have *told* take *record*: what that says.
+
+    Empty when it is none of ours, which is counted and left alone.
+    """
     return strays.read("admin", record, lambda record: told.take(record.key, record.value)) or ""
 
 
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
-    """Create the admin topic and its audit topic, if missing. Raises as `observe.health.create_topics`."""
+    """Create the admin topic and its audit topic, if missing.
+
+    Raises as `observe.health.create_topics`.
+    """
     group = settings.consumer_config.group_id
     kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    followed = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}  # which tells the brokers' time
+    # Which tells the brokers' time.
+    followed = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
     wanted = {admin_topic(group): followed, admin_audit_topic(group): kept}
-    await asyncio.gather(*(create_topics(settings, {name: 1}, timeout_s, of) for name, of in wanted.items()))
+    await asyncio.gather(
+        *(create_topics(settings, {name: 1}, timeout_s, of) for name, of in wanted.items())
+    )
 
 
 async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
-    """What the group is told by now; nothing while there is no such topic. Raises UnavailableError without a broker."""
+    """What the group is told by now; nothing while there is no such topic.
+
+    Raises UnavailableError without a broker.
+    """
     told = Told()
     at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
     if not await partitions_of(settings, [at.topic], timeout_s):
@@ -174,17 +203,23 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
 def unreadable_admin_topic(error: UnreadableBatchError) -> ConfigError:
     """The error that says that the admin topic is damaged, and what helps."""
     return ConfigError(
-        f"{error.args[0]}. What operators told the group there is lost: delete topic {error.place.topic}, start again, "
+        f"{error.args[0]}. What operators told the group there is lost: delete topic "
+        f"{error.place.topic}, start again, "
         "and pause again what was paused"
     )
 
 
 async def target_of(
-    settings: KafkaConfig, topics: Mapping[str, str], topic: str, partition: int | None, timeout_s: float
+    settings: KafkaConfig,
+    topics: Mapping[str, str],
+    topic: str,
+    partition: int | None,
+    timeout_s: float,
 ) -> Target:
     """What somebody means, who knows *topics* (a subscription's name -> as on the cluster) by either name.
 
-    Raises ConfigError when there is no such topic or partition, UnavailableError when no broker answers.
+    Raises ConfigError when there is no such topic or partition, UnavailableError when no broker
+    answers.
     """
     if topic == EVERYTHING:
         if partition is not None:
@@ -192,7 +227,9 @@ async def target_of(
         return Target()
     name = topics.get(topic, topic)
     if name not in topics.values():
-        raise ConfigError(f"nobody here reads a topic {topic!r}; there are {', '.join(sorted(topics)) or 'none'}")
+        raise ConfigError(
+            f"nobody here reads a topic {topic!r}; there are {', '.join(sorted(topics)) or 'none'}"
+        )
     if partition is not None:
         count = (await partitions_of(settings, [name], timeout_s)).get(name, 0)
         if not 0 <= partition < count:
@@ -201,12 +238,18 @@ async def target_of(
 
 
 async def change(  # noqa: PLR0917  # who does what
-    producer: Producer, group: str, pauses: Pauses, action: Action, target: Target, by: str, why: str
+    producer: Producer,
+    group: str,
+    pauses: Pauses,
+    action: Action,
+    target: Target,
+    by: str,
+    why: str,
 ) -> tuple[Sequence[Target], int]:
     """Pause or resume *target*: what was changed, and the offset of the admin topic up to which to read to know it.
 
-    Nothing is changed when nothing of it was paused. Raises OperatingError when it would stay paused, and as the
-    producer does.
+    Nothing is changed when nothing of it was paused. Raises OperatingError when it would stay
+    paused, and as the producer does.
     """
     targets = [target] if action == "pause" else pauses.lifted(target)
     records = change_records(group, action, targets, Why(by, now_text(), why[:NOTE_MAX]))
@@ -216,8 +259,13 @@ async def change(  # noqa: PLR0917  # who does what
 
 
 async def note_drain(producer: Producer, group: str, worker: str, by: str, why: str) -> None:
-    """Write down for ever that somebody ends *worker*, before it is done. Raises as the producer does."""
-    await producer.send(audit_record(group, Change("drain", worker, by, now_text(), why[:NOTE_MAX])))
+    """Write down for ever that somebody ends *worker*, before it is done.
+
+    Raises as the producer does.
+    """
+    await producer.send(
+        audit_record(group, Change("drain", worker, by, now_text(), why[:NOTE_MAX]))
+    )
 
 
 async def set_width(  # noqa: PLR0917  # who does what
@@ -228,11 +276,13 @@ async def set_width(  # noqa: PLR0917  # who does what
     The offset of the admin topic up to which to read to know it. Raises as the producer does.
     """
     at, note = now_text(), why[:NOTE_MAX]
-    await producer.send(audit_record(group, Change("concurrency", topic, by, at, note, concurrency)))
+    await producer.send(
+        audit_record(group, Change("concurrency", topic, by, at, note, concurrency))
+    )
     value = None if concurrency is None else msgspec.json.encode(Width(concurrency, by, at, note))
     sent = await producer.send(
         Outgoing(admin_topic(group), f"{WIDTH_PREFIX}{topic}".encode(), value, partition=0)
-    )  # fmt: skip
+    )
     return sent.offset + 1
 
 

@@ -1,7 +1,8 @@
 """How many events an operator lets be in hand at once, and how the group's admin topic says it.
 
-A record's key is `concurrency:TOPIC` for each partition of a topic, or `concurrency:*` for each worker. Its value says
-how many, who set it, when and why; none (a tombstone) means: as the settings say. Pure: whoever asks reads and sends.
+A record's key is `concurrency:TOPIC` for each partition of a topic, or `concurrency:*` for each
+worker. Its value says how many, who set it, when and why; none (a tombstone) means: as the settings
+say. Pure: whoever asks reads and sends.
 """
 
 import msgspec
@@ -27,7 +28,10 @@ class Widths:
         self.of: dict[str, Width] = {}  # by topic, as named on the cluster
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words. Raises ValueError when it is none of ours."""
+        """Note a record of the admin topic; what it says, in words.
+
+        Raises ValueError when it is none of ours.
+        """
         topic = key.removeprefix(PREFIX)
         if not topic or "/" in topic:
             raise ValueError(f"{key!r} is neither {PREFIX}{WORKER} nor {PREFIX}TOPIC")
@@ -61,4 +65,7 @@ def name_of(topic: str) -> str:
 def said(topic: str, width: Width) -> str:
     """A concurrency in words."""
     why = f": {width.note}" if width.note else ""
-    return f"the concurrency of {name_of(topic)} is {width.concurrency} since {width.at} by {width.by}{why}"
+    return (
+        f"the concurrency of {name_of(topic)} is {width.concurrency} since {width.at} by "
+        f"{width.by}{why}"
+    )

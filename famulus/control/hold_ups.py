@@ -1,8 +1,8 @@
 """Events that held their worker up until it lost its place in the group, and how the group's admin topic says it.
 
-A record's key is `held:TOPIC/PARTITION/OFFSET/ID`, where the event's record lies in its source, one for each time.
-Whoever has the partition counts them among the event's attempts, and writes tombstones when it is past the event.
-Workers that know no such keys leave them alone. Pure.
+A record's key is `held:TOPIC/PARTITION/OFFSET/ID`, where the event's record lies in its source, one
+for each time. Whoever has the partition counts them among the event's attempts, and writes
+tombstones when it is past the event. Workers that know no such keys leave them alone. Pure.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ DIGITS_MAX = 19  # of an offset
 class HoldUp(msgspec.Struct, frozen=True):
     """For how long, in seconds, which worker, and when (ISO 8601, UTC).
 
-    *is_sure*: it was this event, not one shortly before it, so it counts as an attempt. *stage* is where the event was:
-    0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
+    *is_sure*: it was this event, not one shortly before it, so it counts as an attempt. *stage* is
+    where the event was: 0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
     """
 
     seconds: float
@@ -46,9 +46,14 @@ def name_of(key: str) -> Name:
     """The time that a record's *key* names. Raises ValueError when it names none."""
     parts = key.removeprefix(PREFIX).split("/")
     numbers = parts[1:3]
-    if len(parts) != 4 or not all(parts) or not all(
-        number.isascii() and number.isdecimal() and len(number) <= DIGITS_MAX for number in numbers
-    ):  # fmt: skip
+    if (
+        len(parts) != 4
+        or not all(parts)
+        or not all(
+            number.isascii() and number.isdecimal() and len(number) <= DIGITS_MAX
+            for number in numbers
+        )
+    ):
         raise ValueError(f"{key[:80]!r} is not {PREFIX}TOPIC/PARTITION/OFFSET/ID")
     return Name(parts[0], int(parts[1]), int(parts[2]), parts[3])
 
@@ -60,7 +65,10 @@ class HoldUps:
         self._of: dict[Name, HoldUp] = {}
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words. Raises ValueError when it is none of ours."""
+        """Note a record of the admin topic; what it says, in words.
+
+        Raises ValueError when it is none of ours.
+        """
         name = name_of(key)
         if value is None:
             self._of.pop(name, None)
@@ -82,12 +90,17 @@ class HoldUps:
     def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[Name]:
         """Those that count no more where reading begins at *begin*, and those from before *oldest*."""
         return [
-            name for name, of in self._at(topic, partition)
+            name
+            for name, of in self._at(topic, partition)
             if of.at < oldest or (of.stage == 0 and name.offset < begin)
-        ]  # fmt: skip
+        ]
 
     def _at(self, topic: str, partition: int) -> list[tuple[Name, HoldUp]]:
-        return [(name, of) for name, of in self._of.items() if (name.topic, name.partition) == (topic, partition)]
+        return [
+            (name, of)
+            for name, of in self._of.items()
+            if (name.topic, name.partition) == (topic, partition)
+        ]
 
     def forget(self, names: Iterable[Name]) -> None:
         """They count no more; the topic will say so, too."""
@@ -98,6 +111,7 @@ class HoldUps:
 def said(name: Name, holdup: HoldUp) -> str:
     """One in words."""
     return (
-        f"{name.topic}-{name.partition} offset {name.offset} held {holdup.by} up for {holdup.seconds:.0f} s, "
+        f"{name.topic}-{name.partition} offset {name.offset} held {holdup.by} up for "
+        f"{holdup.seconds:.0f} s, "
         f"which lost its place in the group, at {holdup.at}"
     )

@@ -1,7 +1,8 @@
 """What an operator has paused: one partition, a topic, or all; and how the group's admin topic says so.
 
-A record's key is what is paused: `*`, `TOPIC` or `TOPIC/PARTITION`, topics as named on the cluster. Its value says who
-paused it, when and why; none (a tombstone) means that it goes on. Pure: whoever asks reads and sends.
+A record's key is what is paused: `*`, `TOPIC` or `TOPIC/PARTITION`, topics as named on the cluster.
+Its value says who paused it, when and why; none (a tombstone) means that it goes on. Pure: whoever
+asks reads and sends.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,9 @@ class Target(NamedTuple):
         """The target that *text* names. Raises ValueError when it names none."""
         topic, _, partition = text.partition("/")
         if not topic or (partition and not is_partition(partition)):
-            raise ValueError(f"{text[:300]!r} is neither {EVERYTHING}, nor TOPIC, nor TOPIC/PARTITION")
+            raise ValueError(
+                f"{text[:300]!r} is neither {EVERYTHING}, nor TOPIC, nor TOPIC/PARTITION"
+            )
         if topic == EVERYTHING:
             return cls()
         return cls(topic, int(partition) if partition else None)
@@ -71,7 +74,10 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What somebody did: a record of the audit topic. *to*: the offset of a seek, the number of a concurrency."""
+    """What somebody did: a record of the audit topic.
+
+    *to*: the offset of a seek, the number of a concurrency.
+    """
 
     action: Literal["pause", "resume", "drain", "seek", "concurrency"]
     what: str
@@ -88,7 +94,10 @@ class Pauses:
         self.of: dict[Target, Why] = {}
 
     def take(self, key: bytes | None, value: bytes | None) -> Target:
-        """Note a record of the admin topic; what it is about. Raises ValueError when it is none of ours."""
+        """Note a record of the admin topic; what it is about.
+
+        Raises ValueError when it is none of ours.
+        """
         target = Target.parsed((key or b"").decode())
         if value is None:
             self.of.pop(target, None)
@@ -97,9 +106,16 @@ class Pauses:
         return target
 
     def over(self, topic: str, partition: int) -> "tuple[Target, Why] | None":
-        """The widest pause that covers a partition: resuming that lets it go on. None when nothing is in the way."""
+        """The widest pause that covers a partition: resuming that lets it go on.
+
+        None when nothing is in the way.
+        """
         at = Target(topic, partition)
-        return min(((target, why) for target, why in self.of.items() if target.covers(at)), key=_width, default=None)
+        return min(
+            ((target, why) for target, why in self.of.items() if target.covers(at)),
+            key=_width,
+            default=None,
+        )
 
     def why(self, topic: str, partition: int) -> str:
         """Why nothing of a partition is started, in words; empty when nothing is in the way."""
@@ -109,14 +125,19 @@ class Pauses:
     def rows(self) -> list[dict[str, object]]:
         """What is paused, for programs, in the order of the names; null stands for all."""
         return [
-            {"topic": target.topic or None, "partition": target.partition, **msgspec.structs.asdict(why)}
+            {
+                "topic": target.topic or None,
+                "partition": target.partition,
+                **msgspec.structs.asdict(why),
+            }
             for target, why in sorted(self.of.items(), key=lambda row: str(row[0]))
         ]
 
     def lifted(self, target: Target) -> list[Target]:
         """What goes on when *target* is resumed: it, and what of it was paused by itself.
 
-        Raises OperatingError when *target* would stay paused, since it is part of something that is.
+        Raises OperatingError when *target* would stay paused, since it is part of something that
+        is.
         """
         for wider in self.of:
             if wider != target and wider.covers(target):
@@ -138,14 +159,21 @@ def said(target: Target, why: Why) -> str:
 
 def audit_record(group: str, change: Change) -> Outgoing:
     """What is kept of *change* for ever."""
-    return Outgoing(admin_audit_topic(group), change.what.encode(), msgspec.json.encode(change), partition=0)
+    return Outgoing(
+        admin_audit_topic(group), change.what.encode(), msgspec.json.encode(change), partition=0
+    )
 
 
-def change_records(group: str, action: Action, targets: Sequence[Target], why: Why) -> list[Outgoing]:
+def change_records(
+    group: str, action: Action, targets: Sequence[Target], why: Why
+) -> list[Outgoing]:
     """What *action* sends, in this order: first what is kept of it for ever, so that nothing is done unseen."""
     value = msgspec.json.encode(why) if action == "pause" else None
     audits = [Change(action, str(target), why.by, why.at, why.note) for target in targets]
     return [
         *(audit_record(group, change) for change in audits),
-        *(Outgoing(admin_topic(group), str(target).encode(), value, partition=0) for target in targets),
+        *(
+            Outgoing(admin_topic(group), str(target).encode(), value, partition=0)
+            for target in targets
+        ),
     ]

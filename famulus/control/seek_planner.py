@@ -1,7 +1,7 @@
 """Where a group is to go on: what an operator means as offsets of each partition, and how it is ordered.
 
-An order is carried out by whoever has the partition, see `worker.seeking`; it waits in the admin topic until then, so
-it outlives rebalances, restarts and kills.
+An order is carried out by whoever has the partition, see `worker.seeking`; it waits in the admin
+topic until then, so it outlives rebalances, restarts and kills.
 """
 
 import asyncio
@@ -29,7 +29,10 @@ from famulus.serialization.records import Outgoing
 
 
 class Where(NamedTuple):
-    """Where to go on: one of these. *time_ms* is the first record of that time or later, *shift_by* from the commit."""
+    """Where to go on: one of these.
+
+    *time_ms* is the first record of that time or later, *shift_by* from the commit.
+    """
 
     edge: Literal["beginning", "end"] | None = None
     offset: int | None = None
@@ -50,18 +53,29 @@ class Move:
     @property
     def again(self) -> int:
         """How many records are read again; below 0, how many are skipped."""
-        return (self.begin if self.committed is None else min(max(self.committed, self.begin), self.end)) - self.to
+        return (
+            self.begin if self.committed is None else min(max(self.committed, self.begin), self.end)
+        ) - self.to
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
         return {
-            "topic": self.place.topic, "partition": self.place.partition, "begin": self.begin, "end": self.end,
-            "committed": self.committed, "to": self.to, "again": max(self.again, 0), "skipped": max(-self.again, 0),
-        }  # fmt: skip
+            "topic": self.place.topic,
+            "partition": self.place.partition,
+            "begin": self.begin,
+            "end": self.end,
+            "committed": self.committed,
+            "to": self.to,
+            "again": max(self.again, 0),
+            "skipped": max(-self.again, 0),
+        }
 
 
 def where_of(**asked: str | int | None) -> Where:
-    """What somebody asks for by exactly one of the fields of `Where`, a `time` as text. Raises ValueError else."""
+    """What somebody asks for by exactly one of the fields of `Where`, a `time` as text.
+
+    Raises ValueError else.
+    """
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) != 1:
         raise ValueError(f"say one of {', '.join(asked)}")
@@ -70,7 +84,10 @@ def where_of(**asked: str | int | None) -> Where:
 
 
 def time_ms_of(text: str) -> int:
-    """An ISO 8601 time, UTC unless it says otherwise, as milliseconds since 1970. Raises ValueError."""
+    """An ISO 8601 time, UTC unless it says otherwise, as milliseconds since 1970.
+
+    Raises ValueError.
+    """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -87,17 +104,30 @@ async def planned(
     """
     counts = await partitions_of(settings, topics, timeout_s)
     places = [
-        TopicPartition(topic, number) for topic, count in sorted(counts.items()) for number in range(count)
+        TopicPartition(topic, number)
+        for topic, count in sorted(counts.items())
+        for number in range(count)
         if target.covers(Target(topic, number))
-    ]  # fmt: skip
+    ]
     if not places:
-        raise ConfigError(f"there is no partition of {target}; `faust -A app topics apply` creates what is missing")
+        raise ConfigError(
+            f"there is no partition of {target}; `faust -A app topics apply` creates what "
+            "is missing"
+        )
     if where.offset is not None and len(places) > 1:
-        raise ConfigError(f"an offset is of one partition, and {target} has {len(places)}: say which")
+        raise ConfigError(
+            f"an offset is of one partition, and {target} has {len(places)}: say which"
+        )
     committed = await committed_of(settings, places, timeout_s)
     spans, at_time = await _looked(settings, places, where.time_ms, timeout_s)
     return [
-        Move(at, begin, end, committed[at], _to(at, (begin, end), committed[at], at_time.get(at, end), where))
+        Move(
+            at,
+            begin,
+            end,
+            committed[at],
+            _to(at, (begin, end), committed[at], at_time.get(at, end), where),
+        )
         for at, (begin, end) in spans.items()
     ]
 
@@ -112,14 +142,18 @@ async def _looked(
             try:
                 await consumer.start()
                 consumer.assign(places)
-                begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+                begins, ends = (
+                    await consumer.beginning_offsets(places),
+                    await consumer.end_offsets(places),
+                )
                 asked = dict.fromkeys(places, time_ms) if time_ms is not None else {}
                 found = await consumer.offsets_for_times(asked) if asked else {}
             finally:
                 await consumer.stop()
     except (TimeoutError, KafkaError, OSError) as error:
         raise UnavailableError(
-            f"the Kafka broker at {settings.bootstrap_servers} does not say where the topics begin and end "
+            f"the Kafka broker at {settings.bootstrap_servers} does not say where the topics "
+            "begin and end "
             f"({described(error)})"
         ) from error
     return (
@@ -128,11 +162,15 @@ async def _looked(
     )
 
 
-def _to(at: TopicPartition, span: tuple[int, int], committed: int | None, at_time: int, where: Where) -> int:
+def _to(
+    at: TopicPartition, span: tuple[int, int], committed: int | None, at_time: int, where: Where
+) -> int:
     begin, end = span
     if where.offset is not None:
         if not begin <= where.offset <= end:
-            raise ConfigError(f"{at.topic}/{at.partition} has the offsets {begin} to {end}, not {where.offset}")
+            raise ConfigError(
+                f"{at.topic}/{at.partition} has the offsets {begin} to {end}, not {where.offset}"
+            )
         return where.offset
     if where.shift_by is not None:
         return min(max((begin if committed is None else committed) + where.shift_by, begin), end)
@@ -147,9 +185,13 @@ async def order(producer: Producer, group: str, moves: Sequence[Move], by: str, 
     Raises as the producer does.
     """
     identity, at, note = uuid4().hex[:12], now_text(), why[:NOTE_MAX]
-    orders = {Name(m.place.topic, m.place.partition, identity): Order(m.to, by, at, note) for m in moves}
+    orders = {
+        Name(m.place.topic, m.place.partition, identity): Order(m.to, by, at, note) for m in moves
+    }
     audits = [
-        audit_record(group, Change("seek", f"{name.topic}/{name.partition}", by, at, note, of.offset))
+        audit_record(
+            group, Change("seek", f"{name.topic}/{name.partition}", by, at, note, of.offset)
+        )
         for name, of in orders.items()
     ]
     await producer.send_together(audits)  # before it is done, so that nothing is done unseen
@@ -158,7 +200,10 @@ async def order(producer: Producer, group: str, moves: Sequence[Move], by: str, 
 
 
 async def done(producer: Producer, group: str, names: Iterable[Name]) -> None:
-    """Have the topic say that these orders are carried out, or superseded. Raises as the producer does."""
+    """Have the topic say that these orders are carried out, or superseded.
+
+    Raises as the producer does.
+    """
     if records := [_record(group, name, None) for name in names]:
         await producer.send_together(records)
 
@@ -170,8 +215,8 @@ def _record(group: str, name: Name, value: bytes | None) -> Outgoing:
 def consequences(moves: Sequence[Move], remembers: Mapping[str, float | None]) -> list[str]:
     """What the state has to do with it, in words.
 
-    *remembers* has for each topic for how long its events are recognised, seconds; None: its state knows no events;
-    topics without any state are not in it.
+    *remembers* has for each topic for how long its events are recognised, seconds; None: its state
+    knows no events; topics without any state are not in it.
     """
     said = []
     for topic in sorted({move.place.topic for move in moves}):
@@ -184,10 +229,15 @@ def consequences(moves: Sequence[Move], remembers: Mapping[str, float | None]) -
         if topic not in remembers:
             said.append(f"{topic}: {again} records are handled again")
         elif (window_s := remembers[topic]) is None:
-            said.append(f"{topic}: {again} records are handled again, and tables count them twice; "
-                        f"`faust -A app state replay --topic {topic}` makes the tables anew")  # fmt: skip
+            said.append(
+                f"{topic}: {again} records are handled again, and tables count them twice; "
+                f"`faust -A app state replay --topic {topic}` makes the tables anew"
+            )
         else:
-            said.append(f"{topic}: {again} records are read again; events that the state remembers (for "
-                        f"{window_s / 3600:g} h) are duplicates and not handled; to handle them anew on empty tables: "
-                        f"`faust -A app state replay --topic {topic}`")  # fmt: skip
+            said.append(
+                f"{topic}: {again} records are read again; events that the state remembers (for "
+                f"{window_s / 3600:g} h) are duplicates and not handled; to handle them anew "
+                "on empty tables: "
+                f"`faust -A app state replay --topic {topic}`"
+            )
     return said

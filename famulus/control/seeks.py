@@ -1,8 +1,9 @@
 """Where an operator has reading go on: one order for each partition, and how the group's admin topic says it.
 
-A record's key is `seek:TOPIC/PARTITION/ID`, its value says the offset, who ordered it, when and why. Whoever has the
-partition carries the order out, notes its ID in the state, and then writes a tombstone. Of several orders for one
-partition the newest counts. Pure: whoever asks reads and sends.
+A record's key is `seek:TOPIC/PARTITION/ID`, its value says the offset, who ordered it, when and
+why. Whoever has the partition carries the order out, notes its ID in the state, and then writes a
+tombstone. Of several orders for one partition the newest counts. Pure: whoever asks reads and
+sends.
 """
 
 from collections.abc import Iterable
@@ -52,7 +53,10 @@ class Seeks:
         self._of: dict[Name, Order] = {}  # in the order of the topic
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words. Raises ValueError when it is none of ours."""
+        """Note a record of the admin topic; what it says, in words.
+
+        Raises ValueError when it is none of ours.
+        """
         name = name_of(key)
         order = None if value is None else msgspec.json.decode(value, type=Order)
         if order is not None and not 0 <= order.offset <= INT64_MAX:
@@ -80,7 +84,9 @@ class Seeks:
     def words(self) -> list[str]:
         """The orders that count, in words."""
         newest = {(name.topic, name.partition): order for name, order in self._of.items()}
-        return [said(topic, partition, order) for (topic, partition), order in sorted(newest.items())]
+        return [
+            said(topic, partition, order) for (topic, partition), order in sorted(newest.items())
+        ]
 
     def rows(self) -> list[dict[str, object]]:
         """The orders that count, for programs."""
@@ -94,4 +100,7 @@ class Seeks:
 def said(topic: str, partition: int, order: Order) -> str:
     """An order in words."""
     why = f": {order.note}" if order.note else ""
-    return f"{topic}/{partition} is to go on at offset {order.offset}, since {order.at} by {order.by}{why}"
+    return (
+        f"{topic}/{partition} is to go on at offset {order.offset}, since {order.at} by "
+        f"{order.by}{why}"
+    )

@@ -1,7 +1,8 @@
 """A dead letter as it is read: where its event comes from, why it failed, what else failed like that, what was done.
 
-What was done about letters is written into a topic beside theirs, and read again before they are: a letter that was
-sent back, or dropped, is done with. That also makes both resumable: what was written down is not sent again.
+What was done about letters is written into a topic beside theirs, and read again before they are: a
+letter that was sent back, or dropped, is done with. That also makes both resumable: what was
+written down is not sent again.
 """
 
 import re
@@ -37,7 +38,10 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Origin":
-        """The origin that is written as TOPIC/PARTITION/OFFSET. Raises ValueError when it is none."""
+        """The origin that is written as TOPIC/PARTITION/OFFSET.
+
+        Raises ValueError when it is none.
+        """
         topic, partition, offset = [*text.rsplit("/", 2), "", ""][:3]
         if not (topic and _number.fullmatch(partition) and _number.fullmatch(offset)):
             raise ValueError(f"{text[:300]!r} is not TOPIC/PARTITION/OFFSET")
@@ -46,7 +50,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Cause:
-    """What letters have in common that failed for one cause. *place*: of the fault, in the bytes or in the code."""
+    """What letters have in common that failed for one cause.
+
+    *place*: of the fault, in the bytes or in the code.
+    """
 
     kind: str
     handler: str
@@ -63,7 +70,8 @@ class Cause:
 class LetterId(NamedTuple):
     """Which failure of which event a letter tells of: a letter that stands twice in its topic has the same.
 
-    *only* names the handler where no other is concerned; *hops* is how often the event had been sent back by then.
+    *only* names the handler where no other is concerned; *hops* is how often the event had been
+    sent back by then.
     """
 
     origin: Origin
@@ -73,7 +81,9 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What a dead letter says. *digest* is that of the value, if it was too large to be in the letter.
+    """What a dead letter says.
+
+    *digest* is that of the value, if it was too large to be in the letter.
 
     *timestamp_ms* is that of the event, *at_ms* when it failed for good.
     """
@@ -114,12 +124,22 @@ def letter_of(record: Record) -> Letter:
             text(MARK + "group"),
             Cause(kind, handler, text("__streams.errors.exception"), place),
             text("__streams.errors.message"),
-            _ms(text("error-timestamp")), _ms(text(MARK + "first-failure")), attempts,
-            text(MARK + "event-id"), text(MARK + "version"), text(MARK + "edited"), record.key, event_ms_of(record),
-            text(MARK + "value-sha256"), number_in(size), text(MARK + "topic-id"),
-        )  # fmt: skip
+            _ms(text("error-timestamp")),
+            _ms(text(MARK + "first-failure")),
+            attempts,
+            text(MARK + "event-id"),
+            text(MARK + "version"),
+            text(MARK + "edited"),
+            record.key,
+            event_ms_of(record),
+            text(MARK + "value-sha256"),
+            number_in(size),
+            text(MARK + "topic-id"),
+        )
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # of times, too
-        raise DecodeError("$", "not a dead letter of ours: its headers do not say what failed where") from None
+        raise DecodeError(
+            "$", "not a dead letter of ours: its headers do not say what failed where"
+        ) from None
 
 
 def _ms(text: str) -> int:
@@ -171,9 +191,18 @@ def audit_of(letter: Letter, sent: Returned, who: str, at_ms: int, note: str) ->
     """That *letter* was sent back as *sent*."""
     action: Done = "drop" if sent.action == "drop" else "redrive"
     return Audit(
-        action, *letter.id.origin, letter.id.hops, letter.group, letter.cause.kind, letter.cause.handler, who,
-        datetime.fromtimestamp(at_ms / 1000, UTC), sent.edited or None, note, letter.id.only,
-    )  # fmt: skip
+        action,
+        *letter.id.origin,
+        letter.id.hops,
+        letter.group,
+        letter.cause.kind,
+        letter.cause.handler,
+        who,
+        datetime.fromtimestamp(at_ms / 1000, UTC),
+        sent.edited or None,
+        note,
+        letter.id.only,
+    )
 
 
 def audit_record(topic: str, audit: Audit) -> Outgoing:
@@ -182,8 +211,17 @@ def audit_record(topic: str, audit: Audit) -> Outgoing:
 
 
 def audit_in(record: Record) -> Audit:
-    """What such a record says. Raises ValueError, or what msgspec raises, for one that says nothing."""
+    """What such a record says.
+
+    Raises ValueError, or what msgspec raises, for one that says nothing.
+    """
     audit = _audit.decode(record.value or b"")
-    if not 0 <= min(audit.partition, audit.offset, audit.hops) <= max(audit.partition, audit.offset) <= INT64_MAX:
+    if (
+        not 0
+        <= min(audit.partition, audit.offset, audit.hops)
+        <= max(audit.partition, audit.offset)
+        <= INT64_MAX
+    ):
         raise ValueError("its numbers are no place in a log")
-    return msgspec.structs.replace(audit, at=audit.at.astimezone(UTC))  # an hour of no time zone is none of ours
+    # An hour of no time zone is none of ours.
+    return msgspec.structs.replace(audit, at=audit.at.astimezone(UTC))

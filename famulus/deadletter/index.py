@@ -1,7 +1,9 @@
-"""Which dead letters are open, which of them are meant, and in which order they go back. Pure: no Kafka, no clock.
+"""Which dead letters are open, which of them are meant, and in which order they go back.
 
-A letter is open when nothing was done about it and its event did not fail again since. It is remembered by a few words,
-some 600 bytes whatever its size; whoever needs more reads it again.
+Pure: no Kafka, no clock.
+
+A letter is open when nothing was done about it and its event did not fail again since. It is
+remembered by a few words, some 600 bytes whatever its size; whoever needs more reads it again.
 """
 
 from collections import Counter
@@ -22,7 +24,10 @@ Sequence = tuple[str, int, bytes]  # topic and partition of the origin, and the 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Which letters are meant: those that are all of this, as far as it says something. Times are of the failure."""
+    """Which letters are meant: those that are all of this, as far as it says something.
+
+    Times are of the failure.
+    """
 
     cause: str | None = None
     key: str | None = None
@@ -42,7 +47,10 @@ class Criteria:
             (self.origin is None or letter.id.origin == self.origin)
             and (self.cause is None or letter.cause.id == self.cause)
             and (self.key is None or (letter.key is not None and text_of(letter.key) == self.key))
-            and (self.event_id is None or self.event_id in (letter.event_id, letter.event_id.partition("#")[2]))
+            and (
+                self.event_id is None
+                or self.event_id in (letter.event_id, letter.event_id.partition("#")[2])
+            )
             and (self.since_ms is None or letter.at_ms >= self.since_ms)
             and (self.until_ms is None or letter.at_ms < self.until_ms)
         )
@@ -99,14 +107,16 @@ class Entry:
         """What must go back in the order of the log, None when it is on its own."""
         if by_partition:
             return self.id.origin.topic, self.id.origin.partition, b""
-        return None if self.key is None else (self.id.origin.topic, self.id.origin.partition, self.key)
+        return (
+            None if self.key is None else (self.id.origin.topic, self.id.origin.partition, self.key)
+        )
 
 
 class Register:
     """The letters of one *group* in one topic: told first what was done (`note`), then every letter (`add`).
 
-    Letters that are done with are left out unless *is_all*. *others* counts those of other groups, *strange* the
-    records that are no letters, *strange_audits* those that do not say what was done.
+    Letters that are done with are left out unless *is_all*. *others* counts those of other groups,
+    *strange* the records that are no letters, *strange_audits* those that do not say what was done.
     """
 
     def __init__(self, group: str, criteria: Criteria, *, is_all: bool = False) -> None:
@@ -120,7 +130,8 @@ class Register:
         self._done: dict[LetterId, Settled] = {}
         self._entries: dict[LetterId, Entry] = {}
         self._source_ids: dict[str, str] = {}  # a text for each, not for each letter
-        # Hops and time of the newest letter of an event that was redriven, by its origin and the only handler.
+        # Hops and time of the newest letter of an event that was redriven, by its origin and the
+        # only handler.
         self._again: dict[tuple[Origin, str], tuple[int, int]] = {}
         self._causes: dict[Cause, Cause] = {}
 
@@ -136,7 +147,8 @@ class Register:
             return
         settled = self._done.get(letter.id)
         if settled is not None and settled.at_ms < letter.at_ms:
-            settled = None  # it was done about an earlier failure: the event was read and handled anew since
+            # It was done about an earlier failure: the event was read and handled anew since.
+            settled = None
         if letter.id.hops:
             spot = letter.id.origin, letter.id.only
             self._again[spot] = max(self._again.get(spot, (0, 0)), (letter.id.hops, letter.at_ms))
@@ -148,9 +160,16 @@ class Register:
         if letter.at_ms >= self.messages.get(cause, (0, ""))[0]:
             self.messages[cause] = letter.at_ms, letter.message
         self._entries[letter.id] = Entry(
-            letter.id, place, letter.key, cause, letter.at_ms, letter.value_bytes, is_meant, settled,
+            letter.id,
+            place,
+            letter.key,
+            cause,
+            letter.at_ms,
+            letter.value_bytes,
+            is_meant,
+            settled,
             self._source_ids.setdefault(letter.source_id, letter.source_id),
-        )  # fmt: skip
+        )
 
     def entries(self) -> list[Entry]:
         """All of them, in the order of the log that their events come from."""
@@ -166,8 +185,9 @@ class Register:
 class Plan:
     """What is to be sent: *chosen* in this order.
 
-    *added* of them were not meant, but come before one that was, and it waits behind them. *refused* were sent back too
-    often, *held* come behind one of these. In each of *ordered* nothing may overtake what comes before it.
+    *added* of them were not meant, but come before one that was, and it waits behind them.
+    *refused* were sent back too often, *held* come behind one of these. In each of *ordered*
+    nothing may overtake what comes before it.
     """
 
     chosen: list[Entry] = field(default_factory=list)
@@ -178,20 +198,31 @@ class Plan:
 
 
 def planned(
-    entries: Iterable[Entry], *, by_partition: bool, hops_max: int | None, limit: int | None, is_drop: bool = False
+    entries: Iterable[Entry],
+    *,
+    by_partition: bool,
+    hops_max: int | None,
+    limit: int | None,
+    is_drop: bool = False,
 ) -> Plan:
     """What is to be done about those of *entries* that are meant; all of a topic must be among them, in their order.
 
-    Nothing overtakes an earlier letter of its sequence, if one of them is parked: those before it are added. A drop
-    takes what is meant and nothing else.
+    Nothing overtakes an earlier letter of its sequence, if one of them is parked: those before it
+    are added. A drop takes what is meant and nothing else.
     """
-    every = [entry for entry in entries if entry.settled is None or entry.settled.what != FAILED_AGAIN]
+    every = [
+        entry for entry in entries if entry.settled is None or entry.settled.what != FAILED_AGAIN
+    ]
     before = {} if is_drop else _last_meant(every, by_partition=by_partition)
     blocked: set[Sequence] = set()
     plan = Plan(ordered=before)
     for entry in every:
         sequence = entry.sequence(by_partition=by_partition)
-        is_added = not entry.is_meant and entry.is_open and entry.id.origin.offset < before.get(sequence, -1)
+        is_added = (
+            not entry.is_meant
+            and entry.is_open
+            and entry.id.origin.offset < before.get(sequence, -1)
+        )
         if not (entry.is_meant or is_added):
             continue
         if limit is not None and len(plan.chosen) >= limit:

@@ -1,8 +1,9 @@
 """The dead letter: the original key, value and headers byte for byte, and behind them why it is here.
 
-Three families of headers, with names of their own each: the mission's four in its own encoding (int32 and int64
-little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams (KIP-1034) as text, and ours as text.
-They are read by name, never by length. A payload never appears in an error text, see `masking`.
+Three families of headers, with names of their own each: the mission's four in its own encoding
+(int32 and int64 little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams
+(KIP-1034) as text, and ours as text. They are read by name, never by length. A payload never
+appears in an error text, see `masking`.
 """
 
 import struct
@@ -24,18 +25,25 @@ from famulus.serialization.stray_records import INT64_MAX, number_in
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
 KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
 MARK = "famulus-"  # what the names of our own begin with
-SOURCE_IDS = "cluster-id", "topic-id"  # of the source, by KIP-78 and KIP-516: a topic made anew has other offsets
+# Of the source, by KIP-78 and KIP-516: a topic made anew has other offsets.
+SOURCE_IDS = "cluster-id", "topic-id"
 DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
-TIME = MARK + "timestamp"  # of the event: the letter's own time is when it was written, by which it is kept
-# Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it will never work, or
-# that it does not want it; it failed as often as it may, the last time by an error or by its time limit; or an earlier
-# event of its key is here.
-FailureKind = Literal["poison", "unknown_type", "permanent", "rejected", "exhausted", "timeout", "parked"]
+# Of the event: the letter's own time is when it was written, by which it is kept.
+TIME = MARK + "timestamp"
+# Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it
+# will never work, or that it does not want it; it failed as often as it may, the last time by an
+# error or by its time limit; or an earlier event of its key is here.
+FailureKind = Literal[
+    "poison", "unknown_type", "permanent", "rejected", "exhausted", "timeout", "parked"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an event failed for good. *attempts* and *first_ms* (since 1970) are those of *handler*, if it got so far."""
+    """Why an event failed for good.
+
+    *attempts* and *first_ms* (since 1970) are those of *handler*, if it got so far.
+    """
 
     kind: FailureKind
     error: BaseException
@@ -59,22 +67,26 @@ class Failure:
 class DeadLetters:
     """Where the dead letters of one subscription go, and what they say of this worker.
 
-    *partitions* is what the topic has: a letter keeps the number of its partition where that exists there, else its
-    key decides.
+    *partitions* is what the topic has: a letter keeps the number of its partition where that exists
+    there, else its key decides.
     """
 
     topic: str
     partitions: int
     group: str
     version: str
-    source_ids: Callable[[], tuple[str, str]] = lambda: ("", "")  # of cluster and source, "" where none is known
+    # Of cluster and source, "" where none is known.
+    source_ids: Callable[[], tuple[str, str]] = lambda: ("", "")
 
     def letter(self, record: Record, failure: Failure) -> Outgoing:
-        """The dead letter for *record*, which failed for good. Its time is when it is written, not that of the event.
+        """The dead letter for *record*, which failed for good.
 
-        Its fallback, for what is too large, has no value, but its digest: it can be fetched from where it came from.
-        What is too large even then has no headers of the sender's, and no large key: only our few are left, so nothing
-        that somebody sends can keep its partition from going on.
+        Its time is when it is written, not that of the event.
+
+        Its fallback, for what is too large, has no value, but its digest: it can be fetched from
+        where it came from. What is too large even then has no headers of the sender's, and no large
+        key: only our few are left, so nothing that somebody sends can keep its partition from going
+        on.
         """
         sent, why = sender_headers(record.headers), self._why(record, failure)
         partition = record.partition if record.partition < self.partitions else None
@@ -87,9 +99,13 @@ class DeadLetters:
         key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
         bare = [*why, *noted, (DROPPED, b"%d" % len(sent))]
         last = Outgoing(self.topic, key, None, bare, partition)
-        slim = Outgoing(self.topic, record.key, None, [*sent, *why, *noted], partition, fallback=last)
+        slim = Outgoing(
+            self.topic, record.key, None, [*sent, *why, *noted], partition, fallback=last
+        )
         fallback = last if record.value is None else slim
-        return Outgoing(self.topic, record.key, record.value, [*sent, *why], partition, fallback=fallback)
+        return Outgoing(
+            self.topic, record.key, record.value, [*sent, *why], partition, fallback=fallback
+        )
 
     def _why(self, record: Record, failure: Failure) -> Headers:
         error = type(failure.error)
@@ -97,13 +113,20 @@ class DeadLetters:
         return [
             *origin_headers(record.topic, record.partition, record.offset),
             ("error-timestamp", iso7(failure.at_ms)),
-            ("__streams.errors.exception", cut(f"{error.__module__}.{error.__qualname__}").encode()),
+            (
+                "__streams.errors.exception",
+                cut(f"{error.__module__}.{error.__qualname__}").encode(),
+            ),
             ("__streams.errors.message", message.encode()),
             ("__streams.errors.stacktrace", cut(failure.place).encode()),
             ("__streams.errors.topic", record.topic.encode()),
             ("__streams.errors.partition", b"%d" % record.partition),
             ("__streams.errors.offset", b"%d" % record.offset),
-            *((MARK + name, of.encode()) for name, of in zip(SOURCE_IDS, self.source_ids(), strict=True) if of),
+            *(
+                (MARK + name, of.encode())
+                for name, of in zip(SOURCE_IDS, self.source_ids(), strict=True)
+                if of
+            ),
             (MARK + "failure", failure.kind.encode()),
             (MARK + "group", cut(self.group).encode()),
             (MARK + "handler", cut(failure.handler).encode()),
@@ -120,7 +143,8 @@ class DeadLetters:
 
 def message_of(record: Record, failure: Failure) -> str:
     """What is wrong, without a word of the payload."""
-    # Our own errors quote nothing, and what poison carries cannot be told from what is said about it.
+    # Our own errors quote nothing, and what poison carries cannot be told from what is said about
+    # it.
     if failure.kind in {"poison", "parked"}:
         return cut(text_of(failure.error))
     return masked(text_of(failure.error), record)
@@ -138,7 +162,8 @@ def origin_headers(topic: str, partition: int, offset: int) -> Headers:
 def origin_of(headers: Headers) -> tuple[str, int, int]:
     """Topic, partition and offset that a dead letter came from.
 
-    Raises KeyError when a header is missing, ValueError or struct.error when one does not say what it should.
+    Raises KeyError when a header is missing, ValueError or struct.error when one does not say what
+    it should.
     """
     named = {name: value or b"" for name, value in headers}
     partition: int = struct.unpack("<i", named["original-partition"])[0]
@@ -169,7 +194,10 @@ def our_headers(headers: Headers) -> Mapping[str, bytes]:
 
 
 def _begin(headers: Headers) -> int:
-    """Where ours begin. A sender may have headers of the same names; only with our mark behind them they are ours."""
+    """Where ours begin.
+
+    A sender may have headers of the same names; only with our mark behind them they are ours.
+    """
     if not any(name.startswith(MARK) and not name.startswith(CLAIM_MARK) for name, _ in headers):
         return len(headers)
     return max((at for at, (name, _) in enumerate(headers) if name == FIRST), default=len(headers))

@@ -1,7 +1,8 @@
 """Records that come back to the group that they failed in: redriven, dropped, or waiting for another attempt.
 
-They carry what the record was, with where it came from and what is to be done about it behind its own headers, and the
-record's time in a header: the topics that they go through keep records by the time of their writing.
+They carry what the record was, with where it came from and what is to be done about it behind its
+own headers, and the record's time in a header: the topics that they go through keep records by the
+time of their writing.
 """
 
 import math
@@ -33,8 +34,9 @@ ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry"
 class Returned(PlainRecord):
     """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
 
-    *handler* is the only one that is to handle it, if it says one. When it waits for another attempt, *due_ms* (since
-    1970) is when, and *attempts* and *first_ms* count on. *hops* is how often it was redriven.
+    *handler* is the only one that is to handle it, if it says one. When it waits for another
+    attempt, *due_ms* (since 1970) is when, and *attempts* and *first_ms* count on. *hops* is how
+    often it was redriven.
     """
 
     action: Action
@@ -71,7 +73,10 @@ def outgoing(topic: str, returned: Returned) -> Outgoing:
 
 
 def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
-    """What comes back by *record*, due at *latest_ms* at the latest. Raises DecodeError when that is none of ours."""
+    """What comes back by *record*, due at *latest_ms* at the latest.
+
+    Raises DecodeError when that is none of ours.
+    """
     ours = our_headers(record.headers)
 
     def text(name: str) -> str:
@@ -87,13 +92,26 @@ def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
         hops = number_in(ours[MARK + "hops"], 0, COUNT_MAX)
         due_ms = number_in(ours.get(MARK + "due", b"0"), -INT64_MAX)
         return Returned(
-            topic, partition, offset, number_in(ours[TIME], -INT64_MAX), record.key, record.value,
-            sender_headers(record.headers), ACTIONS[ours[MARK + "action"]], hops, handler=text("handler"),
-            stage=number("stage"), due_ms=min(due_ms, latest_ms), attempts=number("attempts"),
-            first_ms=number("first", TIME_MAX_MS), edited=text("edited"),
-        )  # fmt: skip
+            topic,
+            partition,
+            offset,
+            number_in(ours[TIME], -INT64_MAX),
+            record.key,
+            record.value,
+            sender_headers(record.headers),
+            ACTIONS[ours[MARK + "action"]],
+            hops,
+            handler=text("handler"),
+            stage=number("stage"),
+            due_ms=min(due_ms, latest_ms),
+            attempts=number("attempts"),
+            first_ms=number("first", TIME_MAX_MS),
+            edited=text("edited"),
+        )
     except (KeyError, ValueError, struct.error):
-        raise DecodeError("$", "not a record that we sent back: its headers do not say where it comes from") from None
+        raise DecodeError(
+            "$", "not a record that we sent back: its headers do not say where it comes from"
+        ) from None
 
 
 def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Returned:
@@ -102,19 +120,41 @@ def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Re
     Times are whole milliseconds, cut, so one is added: never too early.
     """
     return Returned(
-        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value,
-        sender_headers(record.headers), "retry", failure.hops, failure.handler, stage,
-        failure.at_ms + 1 + math.ceil(delay_s * 1000), failure.attempts, failure.first_ms,
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        sender_headers(record.headers),
+        "retry",
+        failure.hops,
+        failure.handler,
+        stage,
+        failure.at_ms + 1 + math.ceil(delay_s * 1000),
+        failure.attempts,
+        failure.first_ms,
         failure.edited,
-    )  # fmt: skip
+    )
 
 
 def returning(letter: Record, action: Action, value: bytes | None, edited: str = "") -> Returned:
-    """What sends the dead letter *letter* back with *value*. Raises KeyError when it is no dead letter of ours."""
+    """What sends the dead letter *letter* back with *value*.
+
+    Raises KeyError when it is no dead letter of ours.
+    """
     ours = our_headers(letter.headers)
     topic, partition, offset = origin_of(letter.headers)
     return Returned(
-        topic, partition, offset, event_ms_of(letter), letter.key, value, sender_headers(letter.headers), action,
-        int(ours[MARK + "hops"]) + 1, handler=ours[MARK + "handler"].decode() if MARK + "scope" in ours else "",
+        topic,
+        partition,
+        offset,
+        event_ms_of(letter),
+        letter.key,
+        value,
+        sender_headers(letter.headers),
+        action,
+        int(ours[MARK + "hops"]) + 1,
+        handler=ours[MARK + "handler"].decode() if MARK + "scope" in ours else "",
         edited=edited or ours.get(MARK + "edited", b"").decode(),
-    )  # fmt: skip
+    )

@@ -1,7 +1,8 @@
 """What the topics are called that failed events go through.
 
-The dead letter topic stands beside its source and is for people and tools of every group. The others belong to one
-group: through them events come back to it alone, each in the partition that it came from.
+The dead letter topic stands beside its source and is for people and tools of every group. The
+others belong to one group: through them events come back to it alone, each in the partition that it
+came from.
 """
 
 SUFFIX, REDRIVE, RETRY = ".dead-letter", ".redrive", ".retry-"

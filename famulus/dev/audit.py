@@ -1,6 +1,7 @@
 """`make audit`: known faults of the locked packages, without those that somebody has looked at and put off.
 
-What is put off stands in deploy/audit.toml with its reason and the day on which it ends, so none is forgotten.
+What is put off stands in deploy/audit.toml with its reason and the day on which it ends, so none is
+forgotten.
 """
 
 import json
@@ -26,7 +27,8 @@ KNOWN_BAD = "jinja2==2.4.1"  # with faults that every database has known for yea
 def ignored(file: Path, today: date) -> list[str]:
     """The ids of the faults that are put off in *file*.
 
-    Raises ConfigError for one without id, reason or day, for one whose day has come, and for a file that is no TOML.
+    Raises ConfigError for one without id, reason or day, for one whose day has come, and for a file
+    that is no TOML.
     """
     try:
         entries = tomllib.loads(file.read_text("utf-8")).get("ignore", [])
@@ -36,10 +38,14 @@ def ignored(file: Path, today: date) -> list[str]:
     for entry in entries:
         name, reason, expires = entry.get("id"), entry.get("reason"), entry.get("expires")
         if not (name and reason and isinstance(expires, date)) or len(entry) != 3:
-            raise ConfigError(f"{file}: {name or entry} needs an id, a reason, and a day like expires = 2026-12-31")
+            raise ConfigError(
+                f"{file}: {name or entry} needs an id, a reason, and a day like expires = "
+                "2026-12-31"
+            )
         if expires <= today:
             raise ConfigError(
-                f"{file}: {name} was put off until {expires} ({reason}): look again, then renew or remove"
+                f"{file}: {name} was put off until {expires} ({reason}): look again, then "
+                "renew or remove"
             )
         ids.append(str(name))
     return ids
@@ -65,7 +71,8 @@ def check_database() -> None:
         asked = _look(file.name, "--no-deps", "--format=json", capture_output=True)
     if not knows_faults(asked.stdout):
         raise UnavailableError(
-            f"no database of known faults answers (it should know some of {KNOWN_BAD}), so nothing was looked up: "
+            f"no database of known faults answers (it should know some of {KNOWN_BAD}), so "
+            "nothing was looked up: "
             "run this where pip-audit reaches one"
         )
 

@@ -1,7 +1,8 @@
 """A broker in the background, for as long as you like, and the way to whatever broker there is.
 
-`faust -A app broker start|stop|status` is this file's face. What runs is written down in a file of the user's state
-folder; a process is ours when its id and its start time are the ones written there, so a recycled id is never ended.
+`faust -A app broker start|stop|status` is this file's face. What runs is written down in a file of
+the user's state folder; a process is ours when its id and its start time are the ones written
+there, so a recycled id is never ended.
 """
 
 import json
@@ -39,7 +40,10 @@ class InUse:
 
 
 def start_background(port: int = 9092, data_dir: Path | None = None) -> Running:
-    """Start a broker that stays, or return the one that runs already. Raises what `Broker.start` raises."""
+    """Start a broker that stays, or return the one that runs already.
+
+    Raises what `Broker.start` raises.
+    """
     there = running()
     if there is not None:
         return there
@@ -54,7 +58,9 @@ def start_background(port: int = 9092, data_dir: Path | None = None) -> Running:
         file.write_text(json.dumps(asdict(made)), "utf-8")
     except OSError as error:
         broker.stop()
-        raise ConfigError(f"the state folder {file.parent} cannot be written: {error.strerror}") from None
+        raise ConfigError(
+            f"the state folder {file.parent} cannot be written: {error.strerror}"
+        ) from None
     return made
 
 
@@ -78,7 +84,10 @@ def running() -> Running | None:
     with suppress(OSError, ValueError, TypeError, psutil.Error):
         written = Running(**json.loads(file.read_text("utf-8")))
         process = psutil.Process(written.pid)
-        if abs(process.create_time() - written.started) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+        if (
+            abs(process.create_time() - written.started) < 1
+            and process.status() != psutil.STATUS_ZOMBIE
+        ):
             return written
         file.unlink(missing_ok=True)
     return None

@@ -3,7 +3,8 @@
     with Broker() as broker:
         connect(broker.bootstrap_servers)
 
-It ends with the process that started it, however that ends (see guard.py). Three nodes make a cluster for fault tests.
+It ends with the process that started it, however that ends (see guard.py). Three nodes make a
+cluster for fault tests.
 """
 
 import base64
@@ -27,7 +28,10 @@ from famulus.errors import ConfigError, UnavailableError
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A secured way in, beside the plain one. *config* has its settings as Kafka calls them, without its name."""
+    """A secured way in, beside the plain one.
+
+    *config* has its settings as Kafka calls them, without its name.
+    """
 
     name: str  # capitals and digits
     protocol: str  # SSL, SASL_SSL or SASL_PLAINTEXT
@@ -35,16 +39,21 @@ class Listener:
 
     def properties(self) -> dict[str, str]:
         """Its lines of server.properties."""
-        return {f"listener.name.{self.name.lower()}.{name}": value for name, value in self.config.items()}
+        return {
+            f"listener.name.{self.name.lower()}.{name}": value
+            for name, value in self.config.items()
+        }
 
 
 class Broker:
-    """A Kafka cluster of *nodes* processes on 127.0.0.1. Use it as a context manager, or `start` and `stop`.
+    """A Kafka cluster of *nodes* processes on 127.0.0.1.
 
-    *port* 0 picks free ports. Without a *data_dir* the data goes away at the end; with one it is kept and found again.
-    *config* adds to server.properties or overrides it. With *guarded* false the processes outlive this one.
-    *listeners* are further ways in, on free ports (see `address`); *scram_users* are name -> password.
-    *java_options* are further ones for the brokers' processes.
+    Use it as a context manager, or `start` and `stop`.
+
+    *port* 0 picks free ports. Without a *data_dir* the data goes away at the end; with one it is
+    kept and found again. *config* adds to server.properties or overrides it. With *guarded* false
+    the processes outlive this one. *listeners* are further ways in, on free ports (see `address`);
+    *scram_users* are name -> password. *java_options* are further ones for the brokers' processes.
     """
 
     def __init__(  # each is a choice of its own, all have defaults
@@ -94,13 +103,14 @@ class Broker:
     def start(self) -> None:
         """Start every node and wait until the cluster answers.
 
-        Raises ConfigError for a busy port, a folder that cannot be written or a missing package, UnavailableError when
-        Kafka cannot be downloaded or does not start within the timeout.
+        Raises ConfigError for a busy port, a folder that cannot be written or a missing package,
+        UnavailableError when Kafka cannot be downloaded or does not start within the timeout.
         """
         java(), jars()  # first, so that what is missing is said before anything is made
         try:
             self.nodes = [self._node(number) for number in range(1, self._size + 1)]
-            cluster = "A" + base64.urlsafe_b64encode(uuid4().bytes).decode()[1:22]  # Kafka refuses a leading dash
+            # Kafka refuses a leading dash.
+            cluster = "A" + base64.urlsafe_b64encode(uuid4().bytes).decode()[1:22]
             for node in self.nodes:
                 self._configure(node)
                 node.format(cluster, self._scram_users)
@@ -118,7 +128,10 @@ class Broker:
         self._wait_ready([node], alive=1)
 
     def stop(self) -> None:
-        """End every node, and remove the data unless it has a folder of its own. Does nothing when nothing runs."""
+        """End every node, and remove the data unless it has a folder of its own.
+
+        Does nothing when nothing runs.
+        """
         self._end(self.nodes)
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.stdin.close()
@@ -141,12 +154,17 @@ class Broker:
             node = Node(number, port, free_port(), folder, self._heap_mb, ports, self._java_options)
             node.log.write_bytes(b"")
         except OSError as error:
-            raise ConfigError(f"Kafka's data folder {error.filename} cannot be written: {error.strerror}") from None
+            raise ConfigError(
+                f"Kafka's data folder {error.filename} cannot be written: {error.strerror}"
+            ) from None
         return node
 
     def _configure(self, node: Node) -> None:
         copies = str(min(3, self._size))
-        ways_in = [f"PLAINTEXT://{HOST}:{node.port}", *(f"{name}://{HOST}:{port}" for name, port in node.ports.items())]
+        ways_in = [
+            f"PLAINTEXT://{HOST}:{node.port}",
+            *(f"{name}://{HOST}:{port}" for name, port in node.ports.items()),
+        ]
         protocols = [
             "PLAINTEXT:PLAINTEXT",
             "CONTROLLER:PLAINTEXT",
@@ -155,7 +173,9 @@ class Broker:
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(node.number),
-            "controller.quorum.voters": ",".join(f"{n.number}@{HOST}:{n.controller_port}" for n in self.nodes),
+            "controller.quorum.voters": ",".join(
+                f"{n.number}@{HOST}:{n.controller_port}" for n in self.nodes
+            ),
             "listeners": ",".join([*ways_in, f"CONTROLLER://{HOST}:{node.controller_port}"]),
             "advertised.listeners": ",".join(ways_in),
             "controller.listener.names": "CONTROLLER",
@@ -170,8 +190,13 @@ class Broker:
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",
             "broker.heartbeat.interval.ms": "500",
-            "broker.session.timeout.ms": "3000",  # a killed node may come back when its session is over
-            **{name: value for listener in self._listeners for name, value in listener.properties().items()},
+            # A killed node may come back when its session is over.
+            "broker.session.timeout.ms": "3000",
+            **{
+                name: value
+                for listener in self._listeners
+                for name, value in listener.properties().items()
+            },
             **self._config,
         }
         lines = (f"{name}={value}\n" for name, value in properties.items())
@@ -203,7 +228,9 @@ class Broker:
                     raise UnavailableError(f"Kafka ended while it started: {node.last_words()}")
                 if time.monotonic() > deadline:
                     limit = f"{self._start_timeout_s:g} s"
-                    raise UnavailableError(f"Kafka did not start within {limit}: {node.last_words()}")
+                    raise UnavailableError(
+                        f"Kafka did not start within {limit}: {node.last_words()}"
+                    )
                 time.sleep(0.05)
 
     def _end(self, nodes: list[Node]) -> None:
@@ -221,4 +248,6 @@ def _check_free(port: int) -> None:
         with socket.create_server((HOST, port)):
             pass
     except OSError as error:
-        raise ConfigError(f"port {port} is taken ({error.strerror}): choose another, or 0 for any free one") from None
+        raise ConfigError(
+            f"port {port} is taken ({error.strerror}): choose another, or 0 for any free one"
+        ) from None

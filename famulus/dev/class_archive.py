@@ -1,7 +1,8 @@
 """A cache of Kafka's classes, loaded and linked (JEP 483, JEP 514): a broker starts with half of the work.
 
-`python -m famulus.dev.class_archive` makes it, once for each version of Java and Kafka: a broker is started and stopped with Java
-watching. Java looks by itself whether a cache fits, and goes on without one that does not.
+`python -m famulus.dev.class_archive` makes it, once for each version of Java and Kafka: a broker is
+started and stopped with Java watching. Java looks by itself whether a cache fits, and goes on
+without one that does not.
 """
 
 import os
@@ -18,7 +19,10 @@ MAKE_S = 120.0  # Java writes the file when it ends
 
 
 def make() -> None:
-    """Make the cache, unless it is there. Does nothing where Java cannot: brokers start without it."""
+    """Make the cache, unless it is there.
+
+    Does nothing where Java cannot: brokers start without it.
+    """
     cache = class_cache()
     if cache.exists():
         return

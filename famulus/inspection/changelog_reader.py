@@ -1,7 +1,8 @@
 """The state's changelogs from outside of any worker: read and folded, or written to under a claim of one's own.
 
-The fold is a plain one with dicts, which shares the formats with the engine (`state.changelog`) and nothing else: so
-`state verify` is a second opinion. It holds one partition's rows and marks in memory.
+The fold is a plain one with dicts, which shares the formats with the engine (`state.changelog`) and
+nothing else: so `state verify` is a second opinion. It holds one partition's rows and marks in
+memory.
 """
 
 import asyncio
@@ -14,7 +15,13 @@ from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
 from famulus.application import Famulus
-from famulus.errors import ConfigError, InvariantError, OperatingError, UnavailableError, UnreadableError
+from famulus.errors import (
+    ConfigError,
+    InvariantError,
+    OperatingError,
+    UnavailableError,
+    UnreadableError,
+)
 from famulus.kafka.admin import partitions_of
 from famulus.kafka.log_reader import log_consumer, poll
 from famulus.kafka.record_batches import UnreadableBatchError
@@ -40,7 +47,7 @@ from famulus.state.changelog import (
     fault_in,
     unpack,
     whole_since,
-)  # fmt: skip
+)
 from famulus.state.changelog_topic import Sender, append_claim
 from famulus.state.identity import Home
 
@@ -51,7 +58,9 @@ Rows = Iterable[tuple[bytes, bytes | None]]
 
 @dataclass
 class Fold:
-    """What a changelog partition says up to *until*, None for all of it. *later* has the keys written after that.
+    """What a changelog partition says up to *until*, None for all of it.
+
+    *later* has the keys written after that.
 
     Rows, most of a log, are kept only where *keeps_rows*.
     """
@@ -60,16 +69,19 @@ class Fold:
     keeps_rows: bool = True
     rows: dict[bytes, bytes] = field(default_factory=dict)
     packs: dict[bytes, bytes] = field(default_factory=dict)
-    troubles: dict[bytes, bytes] = field(default_factory=dict)  # attempts at events, and dead letters that block keys
+    # Attempts at events, and dead letters that block keys.
+    troubles: dict[bytes, bytes] = field(default_factory=dict)
     marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
     processed: bytes | None = None
-    unreadable: dict[bytes, int] = field(default_factory=dict)  # keys whose newest record is not one, and its offset
+    # Keys whose newest record is not one, and its offset.
+    unreadable: dict[bytes, int] = field(default_factory=dict)
     strays: int = 0  # records that no owner wrote, or that cannot be read
     epoch: int = 0
     worker: str = ""  # of the newest claim
     begin: int = 0  # of the log
     end: int = 0
-    whole_since: int = 0  # the offset from which on the log says all of the state, -1 while it is written back
+    # The offset from which on the log says all of the state, -1 while it is written back.
+    whole_since: int = 0
     later: set[bytes] = field(default_factory=set)
 
     def add(self, record: Logged) -> None:
@@ -158,7 +170,8 @@ def check_size(topic: str, records: int, records_max: int | None) -> None:
     """Raise TooMuchError when there are more than *records_max*; None is no limit."""
     if records_max is not None and records > records_max:
         raise TooMuchError(
-            f"{topic} has {records:,} records to read, more than the {records_max:,} that a worker reads for its "
+            f"{topic} has {records:,} records to read, more than the {records_max:,} that a "
+            "worker reads for its "
             "console: ask by the command"
         )
 
@@ -171,10 +184,17 @@ class Logs:
         self._timeout_s = timeout_s
 
     async def fold(
-        self, at: TopicPartition, progressed: Progressed = lambda _: None, until: int | None = None,
-        records_max: int | None = None, *, keeps_rows: bool = True,
-    ) -> Fold:  # fmt: skip
-        """What the partition says. Raises TimeoutError when no record came for the time that a start may take.
+        self,
+        at: TopicPartition,
+        progressed: Progressed = lambda _: None,
+        until: int | None = None,
+        records_max: int | None = None,
+        *,
+        keeps_rows: bool = True,
+    ) -> Fold:
+        """What the partition says.
+
+        Raises TimeoutError when no record came for the time that a start may take.
 
         TooMuchError when it has more than *records_max*.
         """
@@ -235,16 +255,26 @@ class Writer:
         self._epoch = 0
 
     async def claim(self, fold: Fold) -> None:
-        """Own the partition, which says *fold* up to its end. Raises InvariantError when it says more by now."""
+        """Own the partition, which says *fold* up to its end.
+
+        Raises InvariantError when it says more by now.
+        """
         self._next, self._epoch = fold.end, fold.epoch + 1
-        _, offset = await append_claim(self._sender, self._at.topic, self._at.partition, self._epoch)
+        _, offset = await append_claim(
+            self._sender, self._at.topic, self._at.partition, self._epoch
+        )
         self._wrote(offset, 1)
 
     async def write(self, rows: Rows) -> int:
-        """Write *rows* in record batches as large as groups may be; returns how many. Raises as `claim` does."""
+        """Write *rows* in record batches as large as groups may be; returns how many.
+
+        Raises as `claim` does.
+        """
         count = 0
         for batch in batches(rows, self._group_bytes):
-            sent = await self._sender.send_batch(self._at.topic, self._at.partition, batch, epoch_headers(self._epoch))
+            sent = await self._sender.send_batch(
+                self._at.topic, self._at.partition, batch, epoch_headers(self._epoch)
+            )
             self._wrote(await sent, len(batch))
             count += len(batch)
         return count
@@ -252,7 +282,8 @@ class Writer:
     def _wrote(self, first: int, count: int) -> None:
         if first != self._next:
             raise InvariantError(
-                f"somebody else wrote to {self._at.topic}-{self._at.partition} meanwhile: stop every worker of the "
+                f"somebody else wrote to {self._at.topic}-{self._at.partition} meanwhile: stop "
+                "every worker of the "
                 "group, then do it again"
             )
         self._next += count
@@ -283,21 +314,31 @@ class Belonging:
 
     def taken_on(self, processed: Processed, partition: int) -> Processed:
         """The same *processed* as one of these topics, whatever it was written for: an operator says so."""
-        return replace(processed, home=self.home(partition), source_id=self.source_id, leader_epoch=-1)
+        return replace(
+            processed, home=self.home(partition), source_id=self.source_id, leader_epoch=-1
+        )
 
 
 async def belonging(app: Famulus, subscription: Subscription) -> Belonging:
     """Ask by the app's sender, which is connected. Raises what that does."""
-    names = [subscription.topic_name, *([subscription.state_topic] if subscription.state_topic else [])]
+    names = [
+        subscription.topic_name,
+        *([subscription.state_topic] if subscription.state_topic else []),
+    ]
     return Belonging(await app.sender.topics(names), subscription)
 
 
 def subscription_of(app: Famulus, name: str) -> Subscription:
-    """The subscription of a topic, by its name in models or on the cluster. Raises ConfigError with the known ones."""
+    """The subscription of a topic, by its name in models or on the cluster.
+
+    Raises ConfigError with the known ones.
+    """
     for subscription in app.subscriptions.values():
         if name in (subscription.name, subscription.topic_name):
             return subscription
-    raise ConfigError(f"no subscription reads topic {name!r}; there are: {', '.join(app.subscriptions) or 'none'}")
+    raise ConfigError(
+        f"no subscription reads topic {name!r}; there are: {', '.join(app.subscriptions) or 'none'}"
+    )
 
 
 def subscriptions_of(app: Famulus, name: str | None) -> list[Subscription]:
@@ -305,8 +346,13 @@ def subscriptions_of(app: Famulus, name: str | None) -> list[Subscription]:
     return list(app.subscriptions.values()) if name is None else [subscription_of(app, name)]
 
 
-async def places_of(app: Famulus, subscriptions: Iterable[Subscription]) -> Mapping[Subscription, list[TopicPartition]]:
-    """The changelog partitions of each, none where there is no changelog (yet). Raises UnavailableError."""
+async def places_of(
+    app: Famulus, subscriptions: Iterable[Subscription]
+) -> Mapping[Subscription, list[TopicPartition]]:
+    """The changelog partitions of each, none where there is no changelog (yet).
+
+    Raises UnavailableError.
+    """
     topics = {s: s.state_topic for s in subscriptions}
     there = await partitions_of(
         app.settings.kafka, [t for t in topics.values() if t], app.settings.worker.startup_timeout_s
@@ -318,7 +364,10 @@ async def places_of(app: Famulus, subscriptions: Iterable[Subscription]) -> Mapp
 
 
 async def source_partitions(app: Famulus, subscription: Subscription) -> int:
-    """How many partitions the source has. Raises ConfigError when it is missing, UnavailableError."""
+    """How many partitions the source has.
+
+    Raises ConfigError when it is missing, UnavailableError.
+    """
     name = subscription.topic_name
     there = await partitions_of(app.settings.kafka, [name], app.settings.worker.startup_timeout_s)
     if name not in there:

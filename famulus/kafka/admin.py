@@ -28,16 +28,24 @@ from famulus.kafka.topic_ids import Topics, topics_of
 log = structlog.get_logger()
 LOOK_S = 0.1  # between two looks at what was made just now
 AGAIN_S = (0.25, 0.5, 1.0, 2.0)  # before a topic that is missing is looked for again
-COMPACTION_LAG_MS = 3_600_000  # longer than it takes to overrule what a worker without a claim wrote
+# Longer than it takes to overrule what a worker without a claim wrote.
+COMPACTION_LAG_MS = 3_600_000
 ROOM_BYTES = 64 * 2**10  # for what our headers add to the largest record
 STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
-REFUSALS = TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError
+REFUSALS = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
 
 
-async def partitions_of(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+async def partitions_of(
+    settings: KafkaConfig, topics: Iterable[str], timeout_s: float
+) -> dict[str, int]:
     """How many partitions each of *topics* (names as on the cluster) has; a missing topic is left out.
 
-    Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we may not ask for one.
+    Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we may not
+    ask for one.
     """
     async with admin_of(settings, timeout_s) as admin:
         return await _partitions_of(admin, topics)
@@ -58,10 +66,14 @@ async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> d
     for topic in described:
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             raise not_allowed(f"look at topic {topic['topic']}")
-    return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+    return {
+        topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]
+    }
 
 
-async def topics_like(settings: KafkaConfig, is_meant: Callable[[str], bool], timeout_s: float) -> dict[str, int]:
+async def topics_like(
+    settings: KafkaConfig, is_meant: Callable[[str], bool], timeout_s: float
+) -> dict[str, int]:
     """How many partitions each topic of the cluster has whose name *is_meant*, of those that we may look at.
 
     Raises UnavailableError as `partitions_of`.
@@ -72,7 +84,9 @@ async def topics_like(settings: KafkaConfig, is_meant: Callable[[str], bool], ti
 
 def not_allowed(what: str) -> AccessError:
     """The error that says that an ACL is missing for *what* we would do."""
-    return AccessError(f"the cluster does not let us {what}: `faust -A app acls` prints the rights that are needed")
+    return AccessError(
+        f"the cluster does not let us {what}: `faust -A app acls` prints the rights that are needed"
+    )
 
 
 def refusal_of(what: str, code: int, message: str | None) -> OperatingError:
@@ -84,34 +98,48 @@ def refusal_of(what: str, code: int, message: str | None) -> OperatingError:
 
 
 async def create_topics(
-    settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float, configs: Mapping[str, str] | None = None
+    settings: KafkaConfig,
+    topics: Mapping[str, int],
+    timeout_s: float,
+    configs: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Create those of *topics* (name -> partitions) that are missing, with *configs*, and return their names.
 
-    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we
-    may not create one, ConfigError when the cluster refuses it for another reason.
+    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*,
+    AccessError when we may not create one, ConfigError when the cluster refuses it for another
+    reason.
     """
     there = await ensure_topics(settings, topics, timeout_s, dict.fromkeys(topics, configs or {}))
     return sorted(topics.keys() - there.keys())
 
 
 async def ensure_topics(
-    settings: KafkaConfig, topics: Mapping[str, int], timeout_s: float, configs: Mapping[str, Mapping[str, str]]
+    settings: KafkaConfig,
+    topics: Mapping[str, int],
+    timeout_s: float,
+    configs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
     """The same for topics with *configs* of their own, in one go: the partitions of those that were there before."""
     async with admin_of(settings, timeout_s) as admin:
         there = await _partitions_of(admin, topics)
         new = [
-            NewTopic(name, partitions, settings.replication_factor, topic_configs=dict(configs.get(name, {})))
+            NewTopic(
+                name,
+                partitions,
+                settings.replication_factor,
+                topic_configs=dict(configs.get(name, {})),
+            )
             for name, partitions in topics.items()
             if name not in there
         ]
         errors = (await admin.create_topics(new)).topic_errors if new else ()
         for name, code, message in errors:
-            if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster, which is what was wanted
+            # Somebody else was faster, which is what was wanted.
+            if code and code != TopicAlreadyExistsError.errno:
                 raise refusal_of(f"create topic {name}", code, message)
         # The controller has answered, the brokers learn of it: a busy one takes seconds.
-        while new and not await _are_led(admin, topics.keys() - there.keys()):  # noqa: ASYNC110  # nobody tells
+        # Nobody tells.
+        while new and not await _are_led(admin, topics.keys() - there.keys()):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
     return there
 
@@ -120,12 +148,16 @@ async def _are_led(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> bool:
     """Whether the broker that is asked knows all *topics* and a leader for each of their partitions."""
     described = await admin.describe_topics(sorted(topics))
     return all(
-        not topic["error_code"] and topic["partitions"] and all(p["leader"] >= 0 for p in topic["partitions"])
+        not topic["error_code"]
+        and topic["partitions"]
+        and all(p["leader"] >= 0 for p in topic["partitions"])
         for topic in described
     )
 
 
-async def look_for(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+async def look_for(
+    settings: KafkaConfig, topics: Iterable[str], timeout_s: float
+) -> dict[str, int]:
     """The same as `partitions_of`, looked for again while one is missing: it may have been made just now.
 
     After some seconds, or *timeout_s*, it is missing. Raises as `partitions_of`.
@@ -146,31 +178,43 @@ def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, 
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
         "retention.ms": str(round(retention_h * 3_600_000)),
-        "max.message.bytes": str(max(settings.producer_config.max_request_size, STATE_BATCH_BYTES) + ROOM_BYTES),
+        "max.message.bytes": str(
+            max(settings.producer_config.max_request_size, STATE_BATCH_BYTES) + ROOM_BYTES
+        ),
     }
 
 
-async def add_partitions(settings: KafkaConfig, topic: str, partitions: int, timeout_s: float) -> None:
-    """Have *topic* have that many partitions, which must be more than it has. Raises as `create_topics` does."""
+async def add_partitions(
+    settings: KafkaConfig, topic: str, partitions: int, timeout_s: float
+) -> None:
+    """Have *topic* have that many partitions, which must be more than it has.
+
+    Raises as `create_topics` does.
+    """
     async with admin_of(settings, timeout_s) as admin:
         answer = await admin.create_partitions({topic: NewPartitions(partitions)})
         there = (await _partitions_of(admin, [topic])).get(topic, 0)
         for name, code, message in answer.topic_errors:
-            if code and there < partitions:  # else another worker was faster, which is what was wanted
+            # Else another worker was faster, which is what was wanted.
+            if code and there < partitions:
                 raise refusal_of(f"add partitions to topic {name}", code, message)
-        while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110  # brokers learn it
+        # Brokers learn it.
+        while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
 async def prepare_state_topics(
-    settings: KafkaConfig, topics: Mapping[str, int], tombstones_h: float, timeout_s: float,
+    settings: KafkaConfig,
+    topics: Mapping[str, int],
+    tombstones_h: float,
+    timeout_s: float,
     may_grow: Collection[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Create the state changelogs (name -> partitions of the source) that are missing, compacted.
 
-    One of those that *may_grow* gets more partitions when its source has. Raises ConfigError when another has another
-    number than its source: then keys have moved, and rows would be looked for in the wrong place. Raises
-    UnavailableError as `create_topics` does.
+    One of those that *may_grow* gets more partitions when its source has. Raises ConfigError when
+    another has another number than its source: then keys have moved, and rows would be looked for
+    in the wrong place. Raises UnavailableError as `create_topics` does.
     """
     configs = {
         "cleanup.policy": "compact",
@@ -183,8 +227,13 @@ async def prepare_state_topics(
     there = await partitions_of(settings, topics, timeout_s)
     for name, wanted in topics.items():
         if name in may_grow and there.get(name, wanted) < wanted:
-            log.warning("the state gets as many partitions as its source has by now; an event that comes again in "
-                        "another partition than before is not recognised", topic=name, partitions=wanted)  # fmt: skip
+            log.warning(
+                "the state gets as many partitions as its source has by now; an event that "
+                "comes again in "
+                "another partition than before is not recognised",
+                topic=name,
+                partitions=wanted,
+            )
             await add_partitions(settings, name, wanted, timeout_s)
         elif there.get(name, wanted) != wanted:
             raise changed_number(name, wanted, there[name])
@@ -193,8 +242,10 @@ async def prepare_state_topics(
 def changed_number(changelog: str, wanted: int, there: int) -> ConfigError:
     """The error that says that a changelog has another number of partitions than its source."""
     return ConfigError(
-        f"the source of {changelog} has {wanted} partitions, the state {there}: the number was changed, so "
-        "keys have moved to other partitions than their rows; read the topic with a new Kafka.ConsumerConfig."
+        f"the source of {changelog} has {wanted} partitions, the state {there}: the number was "
+        "changed, so "
+        "keys have moved to other partitions than their rows; read the topic with a new "
+        "Kafka.ConsumerConfig."
         "GroupId, or take the rows along with `faust -A app state export` and `import --replace`"
     )
 
@@ -204,13 +255,16 @@ async def prepare_topics_back(
 ) -> None:
     """Create the topics through which records come back to the group (name -> partitions of the source), if missing.
 
-    One whose source has got more partitions gets more, too: records say themselves to which one they come back. Raises
-    ConfigError when one has more partitions than its source, UnavailableError as `create_topics`.
+    One whose source has got more partitions gets more, too: records say themselves to which one
+    they come back. Raises ConfigError when one has more partitions than its source,
+    UnavailableError as `create_topics`.
     """
     configs = {
         "retention.ms": str(round(retention_h * 3_600_000)),
         "message.timestamp.type": "LogAppendTime",
-        "max.message.bytes": str(max(settings.producer_config.max_request_size, 2**20) + ROOM_BYTES),
+        "max.message.bytes": str(
+            max(settings.producer_config.max_request_size, 2**20) + ROOM_BYTES
+        ),
     }
     await create_topics(settings, topics, timeout_s, configs)
     there = await partitions_of(settings, topics, timeout_s)
@@ -219,13 +273,17 @@ async def prepare_topics_back(
             await add_partitions(settings, name, wanted, timeout_s)
         elif there.get(name, wanted) > wanted:
             raise ConfigError(
-                f"topic {name} has {there[name]} partitions, its source {wanted}: records come back to the partition "
+                f"topic {name} has {there[name]} partitions, its source {wanted}: records come "
+                "back to the partition "
                 "that they came from, so the numbers must be equal; when it is empty, delete it"
             )
 
 
 async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) -> list[str]:
-    """Delete every topic whose name starts with *prefix* and return their names. Raises as `create_topics` does."""
+    """Delete every topic whose name starts with *prefix* and return their names.
+
+    Raises as `create_topics` does.
+    """
     assert prefix, "a prefix, or every topic of the cluster would go"
     async with admin_of(settings, timeout_s) as admin:
         names = sorted(name for name in await admin.list_topics() if name.startswith(prefix))
@@ -250,7 +308,8 @@ def check_port(host: str, port: int) -> None:
 async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client for a few calls that must end within *timeout_s*.
 
-    Raises UnavailableError when no broker answers, AccessError when one does not let us in, or do what we ask for.
+    Raises UnavailableError when no broker answers, AccessError when one does not let us in, or do
+    what we ask for.
     """
     try:
         with quiet():
@@ -267,7 +326,8 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
             raise refused from error
         why = await why_away(settings) or type(error).__name__
         raise UnavailableError(
-            f"no Kafka broker answers at {settings.bootstrap_servers} by {settings.security_protocol} within "
+            f"no Kafka broker answers at {settings.bootstrap_servers} by "
+            f"{settings.security_protocol} within "
             f"{timeout_s:g} s ({why}); set KAFKA_BOOTSTRAP_SERVERS, or start one with "
             "`faust -A app broker start`"
         ) from error
@@ -282,6 +342,7 @@ async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:
             await admin.close()
             if (refused := await why_refused(settings)) is not None:
                 raise refused from error
-            await asyncio.sleep(0.5)  # a broker that is just starting; the caller's timeout ends this
+            # A broker that is just starting; the caller's timeout ends this.
+            await asyncio.sleep(0.5)
         else:
             return admin

@@ -1,8 +1,9 @@
 """How a consumer group gets on with a partition, from a window of looks at it. Pure.
 
-The states and their rules are those of Burrow, LinkedIn's lag monitor: no threshold of lag that somebody has to choose,
-but what the committed offsets and the lag did meanwhile
-(https://github.com/linkedin/Burrow/wiki/Consumer-Lag-Evaluation-Rules, and `core/internal/evaluator/caching.go` there):
+The states and their rules are those of Burrow, LinkedIn's lag monitor: no threshold of lag that
+somebody has to choose, but what the committed offsets and the lag did meanwhile
+(https://github.com/linkedin/Burrow/wiki/Consumer-Lag-Evaluation-Rules, and
+`core/internal/evaluator/caching.go` there):
 
 1. without lag now, all is ok;
 2. *stopped*: the last commit is longer ago than the window's commits lie apart, and the group had not caught up with
@@ -13,11 +14,12 @@ but what the committed offsets and the lag did meanwhile
 6. *warning*: the lag never became less from one commit to the next;
 7. else the group catches up: ok.
 
-Three things differ. Burrow reads the commits themselves; from outside one sees offsets that move. So a look counts as a
-commit when the offset moved, and also while the group has members, who would commit if they got on: what does not move
-there is stalled, and stopped is where nobody is left. And a window that is shorter than `JUDGED_S` says nothing where
-these rules speak of a time without progress: the members may just not have committed yet. And a group that has read
-all before a transaction that is open cannot get on, and nobody in it can help: that is a warning, not stalled.
+Three things differ. Burrow reads the commits themselves; from outside one sees offsets that move.
+So a look counts as a commit when the offset moved, and also while the group has members, who would
+commit if they got on: what does not move there is stalled, and stopped is where nobody is left. And
+a window that is shorter than `JUDGED_S` says nothing where these rules speak of a time without
+progress: the members may just not have committed yet. And a group that has read all before a
+transaction that is open cannot get on, and nobody in it can help: that is a warning, not stalled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,9 +50,9 @@ class State(StrEnum):
 class Look:
     """A partition as it was *at_s* (seconds, of any clock): its log from *begin* up to *end*.
 
-    *committed* is the offset that the group reads next, None without a commit: then it reads from the beginning.
-    *is_held* says that the group has members, *is_held_up* that all which it has not read stands behind a transaction
-    of somebody else that is open.
+    *committed* is the offset that the group reads next, None without a commit: then it reads from
+    the beginning. *is_held* says that the group has members, *is_held_up* that all which it has not
+    read stands behind a transaction of somebody else that is open.
     """
 
     at_s: float
@@ -63,7 +65,9 @@ class Look:
     @property
     def position(self) -> int:
         """The offset of the next record that the group can get; the end when there is none."""
-        return min(max(self.begin if self.committed is None else self.committed, self.begin), self.end)
+        return min(
+            max(self.begin if self.committed is None else self.committed, self.begin), self.end
+        )
 
     @property
     def lag(self) -> int:
@@ -117,12 +121,17 @@ def state_of(window: Sequence[Look]) -> State | None:
 
 
 def rates_of(window: Sequence[Look]) -> Rates | None:
-    """The rates over the window; None when it has but one look. A log or a group that went back counts as still."""
+    """The rates over the window; None when it has but one look.
+
+    A log or a group that went back counts as still.
+    """
     first, last = window[0], window[-1]
     seconds = last.at_s - first.at_s
     if seconds <= 0:
         return None
-    return Rates(max(last.end - first.end, 0) / seconds, max(last.position - first.position, 0) / seconds)
+    return Rates(
+        max(last.end - first.end, 0) / seconds, max(last.position - first.position, 0) / seconds
+    )
 
 
 def eta_s_of(lag: int, rates: Rates | None) -> float | None:
@@ -141,8 +150,13 @@ def worst(states: Iterable[State | None]) -> State | None:
 
 
 def _commits(window: Sequence[Look]) -> list[Look]:
-    """The looks that count as commits. The first does: something was committed there at some time."""
-    moved = [after for before, after in pairwise(window) if after.is_held or after.mark != before.mark]
+    """The looks that count as commits.
+
+    The first does: something was committed there at some time.
+    """
+    moved = [
+        after for before, after in pairwise(window) if after.is_held or after.mark != before.mark
+    ]
     return [window[0], *moved]
 
 

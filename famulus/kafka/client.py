@@ -1,10 +1,15 @@
-"""The one place that says how an aiokafka client reaches the cluster. Every client of ours is made with it."""
+"""The one place that says how an aiokafka client reaches the cluster.
+
+Every client of ours is made with it.
+"""
 
 import logging
 from typing import Any
 
 from famulus.config import KafkaConfig
-from famulus.kafka import decompression as _unpacking  # noqa: F401  # every client of ours is bounded by being made here
+
+# Every client of ours is bounded by being made here.
+from famulus.kafka import decompression as _unpacking  # noqa: F401
 from famulus.kafka.oauth import source_of
 from famulus.kafka.tls import context_of
 
@@ -12,8 +17,8 @@ from famulus.kafka.tls import context_of
 def connection_of(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
     """The keyword arguments that producers, consumers and admin clients have in common: where, how, as whom.
 
-    Certificates are read anew for each client, so a new one is used from the next start on. Raises ConfigError when a
-    file cannot be read.
+    Certificates are read anew for each client, so a new one is used from the next start on. Raises
+    ConfigError when a file cannot be read.
     """
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
@@ -38,7 +43,8 @@ def _hide_bytes(record: logging.LogRecord) -> bool:
     """Have aiokafka's debug log not show the bytes of a login, which are the password, nor those of events."""
     if isinstance(record.args, tuple):
         record.args = tuple(
-            type(arg).__name__ if type(arg).__name__.startswith(PRIVATE) else arg for arg in record.args
+            type(arg).__name__ if type(arg).__name__.startswith(PRIVATE) else arg
+            for arg in record.args
         )
     return True
 

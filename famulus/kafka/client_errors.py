@@ -9,7 +9,13 @@ from collections.abc import Mapping
 
 from aiokafka import errors as kafka
 
-from famulus.errors import AccessError, ConfigError, InvariantError, OperatingError, UnavailableError
+from famulus.errors import (
+    AccessError,
+    ConfigError,
+    InvariantError,
+    OperatingError,
+    UnavailableError,
+)
 
 AWAY = "start again when it is there"
 BUSY = "the brokers are changing something or have too much to do; start again"
@@ -17,13 +23,17 @@ BROKER = "see the broker's log, and start again when it is well"
 AGAIN = "start again: what was in hand is read again"
 ACL = "`faust -A app acls` prints the rights that are needed"
 LOGIN = "check the login in Kafka.SecurityProtocol, SaslMechanism and what belongs to it"
-VERSIONS = "this client and the brokers have no version of a request in common: use brokers from 2.1 on"
+VERSIONS = (
+    "this client and the brokers have no version of a request in common: use brokers from 2.1 on"
+)
 CLOCKS = (
-    "the broker refuses the time of what this worker writes: the clock of this machine is wrong, or the broker's is (a "
+    "the broker refuses the time of what this worker writes: the clock of this machine is "
+    "wrong, or the broker's is (a "
     "topic takes what is an hour ahead at most, message.timestamp.after.max.ms): set both by NTP"
 )
 SESSION = (
-    "the brokers do not allow that session timeout: set Kafka.ConsumerConfig.SessionTimeoutMs between their "
+    "the brokers do not allow that session timeout: set Kafka.ConsumerConfig.SessionTimeoutMs "
+    "between their "
     "group.min.session.timeout.ms and group.max.session.timeout.ms"
 )
 
@@ -33,25 +43,49 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
     kafka.NoBrokersAvailable: (UnavailableError, f"no Kafka broker answers: {AWAY}"),
     kafka.NodeNotReadyError: (UnavailableError, f"a Kafka broker does not answer: {AWAY}"),
     kafka.KafkaUnavailableError: (UnavailableError, f"no Kafka broker answers: {AWAY}"),
-    kafka.KafkaConnectionError: (UnavailableError, f"the connection to a Kafka broker broke: {AWAY}"),
+    kafka.KafkaConnectionError: (
+        UnavailableError,
+        f"the connection to a Kafka broker broke: {AWAY}",
+    ),
     kafka.KafkaTimeoutError: (UnavailableError, f"Kafka did not answer in time: {AWAY}"),
     kafka.KafkaProtocolError: (UnavailableError, f"a Kafka broker answered something else: {AWAY}"),
     kafka.Cancelled: (UnavailableError, f"a request to Kafka was given up: {AWAY}"),
     kafka.TooManyInFlightRequests: (UnavailableError, f"Kafka does not answer fast enough: {BUSY}"),
     kafka.StaleMetadata: (UnavailableError, f"the brokers are not those that they were: {BUSY}"),
     kafka.MetadataEmptyBrokerList: (UnavailableError, f"the cluster names no broker: {BROKER}"),
-    kafka.QuotaViolationError: (UnavailableError, f"a quota of the cluster is used up: raise it, or {AWAY}"),
+    kafka.QuotaViolationError: (
+        UnavailableError,
+        f"a quota of the cluster is used up: raise it, or {AWAY}",
+    ),
     kafka.UnknownError: (UnavailableError, f"a Kafka broker has failed: {BROKER}"),
     kafka.LeaderNotAvailableError: (UnavailableError, f"a partition has no leader: {BUSY}"),
-    kafka.NotLeaderForPartitionError: (UnavailableError, f"a partition has another leader by now: {BUSY}"),
+    kafka.NotLeaderForPartitionError: (
+        UnavailableError,
+        f"a partition has another leader by now: {BUSY}",
+    ),
     kafka.RequestTimedOutError: (UnavailableError, f"Kafka did not answer in time: {BUSY}"),
     kafka.BrokerNotAvailableError: (UnavailableError, f"a Kafka broker is away: {AWAY}"),
     kafka.ReplicaNotAvailableError: (UnavailableError, f"a copy of a partition is away: {AWAY}"),
-    kafka.StaleControllerEpochError: (UnavailableError, f"the cluster has another controller by now: {BUSY}"),
-    kafka.StaleLeaderEpochCodeError: (UnavailableError, f"the brokers lost their connection: {BUSY}"),
-    kafka.GroupLoadInProgressError: (UnavailableError, f"the group's coordinator is starting: {BUSY}"),
-    kafka.GroupCoordinatorNotAvailableError: (UnavailableError, f"the group's coordinator is away: {AWAY}"),
-    kafka.NotCoordinatorForGroupError: (UnavailableError, f"the group has another coordinator by now: {BUSY}"),
+    kafka.StaleControllerEpochError: (
+        UnavailableError,
+        f"the cluster has another controller by now: {BUSY}",
+    ),
+    kafka.StaleLeaderEpochCodeError: (
+        UnavailableError,
+        f"the brokers lost their connection: {BUSY}",
+    ),
+    kafka.GroupLoadInProgressError: (
+        UnavailableError,
+        f"the group's coordinator is starting: {BUSY}",
+    ),
+    kafka.GroupCoordinatorNotAvailableError: (
+        UnavailableError,
+        f"the group's coordinator is away: {AWAY}",
+    ),
+    kafka.NotCoordinatorForGroupError: (
+        UnavailableError,
+        f"the group has another coordinator by now: {BUSY}",
+    ),
     kafka.NotEnoughReplicasError: (
         UnavailableError,
         f"too few copies of a partition are in sync (min.insync.replicas): {AWAY}",
@@ -60,7 +94,10 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
         UnavailableError,
         f"too few copies of a partition are in sync (min.insync.replicas): {AWAY}",
     ),
-    kafka.NotControllerError: (UnavailableError, f"the cluster has another controller by now: {BUSY}"),
+    kafka.NotControllerError: (
+        UnavailableError,
+        f"the cluster has another controller by now: {BUSY}",
+    ),
     kafka.KafkaStorageError: (UnavailableError, f"a broker cannot use its disk: {BROKER}"),
     kafka.LogDirNotFound: (UnavailableError, f"a broker does not find its data: {BROKER}"),
     kafka.ReassignmentInProgress: (UnavailableError, f"partitions are being moved: {BUSY}"),
@@ -73,19 +110,49 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
     kafka.IllegalSaslStateError: (AccessError, f"a Kafka broker wants another login: {LOGIN}"),
     kafka.DelegationTokenNotFound: (AccessError, f"the brokers do not know our token: {LOGIN}"),
     kafka.DelegationTokenExpired: (AccessError, f"our token has expired: {LOGIN}"),
-    kafka.DelegationTokenAuthorizationFailed: (AccessError, f"our token does not allow it: {LOGIN}"),
+    kafka.DelegationTokenAuthorizationFailed: (
+        AccessError,
+        f"our token does not allow it: {LOGIN}",
+    ),
     kafka.DelegationTokenRequestNotAllowed: (AccessError, f"our token does not allow it: {LOGIN}"),
-    kafka.DelegationTokenOwnerMismatch: (AccessError, f"our token belongs to somebody else: {LOGIN}"),
-    kafka.TopicAuthorizationFailedError: (AccessError, f"the cluster does not let us use a topic: {ACL}"),
-    kafka.GroupAuthorizationFailedError: (AccessError, f"the cluster does not let us use the group: {ACL}"),
-    kafka.ClusterAuthorizationFailedError: (AccessError, f"the cluster does not let us do something: {ACL}"),
-    kafka.TransactionalIdAuthorizationFailed: (AccessError, f"the cluster does not let us do something: {ACL}"),
+    kafka.DelegationTokenOwnerMismatch: (
+        AccessError,
+        f"our token belongs to somebody else: {LOGIN}",
+    ),
+    kafka.TopicAuthorizationFailedError: (
+        AccessError,
+        f"the cluster does not let us use a topic: {ACL}",
+    ),
+    kafka.GroupAuthorizationFailedError: (
+        AccessError,
+        f"the cluster does not let us use the group: {ACL}",
+    ),
+    kafka.ClusterAuthorizationFailedError: (
+        AccessError,
+        f"the cluster does not let us do something: {ACL}",
+    ),
+    kafka.TransactionalIdAuthorizationFailed: (
+        AccessError,
+        f"the cluster does not let us do something: {ACL}",
+    ),
     # A person has to change a setting, a topic or the machine.
-    kafka.UnsupportedSaslMechanismError: (ConfigError, f"the brokers do not take our way of login: {LOGIN}"),
-    kafka.AuthenticationMethodNotSupported: (ConfigError, f"the brokers do not take our way of login: {LOGIN}"),
+    kafka.UnsupportedSaslMechanismError: (
+        ConfigError,
+        f"the brokers do not take our way of login: {LOGIN}",
+    ),
+    kafka.AuthenticationMethodNotSupported: (
+        ConfigError,
+        f"the brokers do not take our way of login: {LOGIN}",
+    ),
     kafka.SecurityDisabled: (ConfigError, f"the brokers have no security switched on: {LOGIN}"),
-    kafka.DelegationTokenAuthDisabled: (ConfigError, f"the brokers take no delegation tokens: {LOGIN}"),
-    kafka.ListenerNotFound: (ConfigError, "the brokers have no such listener: check their advertised.listeners"),
+    kafka.DelegationTokenAuthDisabled: (
+        ConfigError,
+        f"the brokers take no delegation tokens: {LOGIN}",
+    ),
+    kafka.ListenerNotFound: (
+        ConfigError,
+        "the brokers have no such listener: check their advertised.listeners",
+    ),
     kafka.UnrecognizedBrokerVersion: (ConfigError, VERSIONS),
     kafka.IncompatibleBrokerVersion: (ConfigError, VERSIONS),
     kafka.UnsupportedVersionError: (ConfigError, VERSIONS),
@@ -97,14 +164,26 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
         ConfigError,
         "records are compressed in a way that is not installed: install aiokafka[all]",
     ),
-    kafka.KafkaConfigurationError: (ConfigError, "Kafka is set up in a way that cannot work: check the Kafka settings"),
+    kafka.KafkaConfigurationError: (
+        ConfigError,
+        "Kafka is set up in a way that cannot work: check the Kafka settings",
+    ),
     kafka.UnknownTopicOrPartitionError: (
         ConfigError,
         "a topic, or a partition of it, is not there any more: `faust -A app doctor` says which",
     ),
-    kafka.InvalidTopicError: (ConfigError, "the brokers do not take the name of a topic: check Kafka.TopicPrefix"),
-    kafka.TopicAlreadyExistsError: (ConfigError, "a topic is there already: `faust -A app doctor` looks at all"),
-    kafka.InvalidPartitionsError: (ConfigError, "the brokers do not take that number of partitions: check the topics"),
+    kafka.InvalidTopicError: (
+        ConfigError,
+        "the brokers do not take the name of a topic: check Kafka.TopicPrefix",
+    ),
+    kafka.TopicAlreadyExistsError: (
+        ConfigError,
+        "a topic is there already: `faust -A app doctor` looks at all",
+    ),
+    kafka.InvalidPartitionsError: (
+        ConfigError,
+        "the brokers do not take that number of partitions: check the topics",
+    ),
     kafka.InvalidReplicationFactorError: (
         ConfigError,
         "the cluster has too few brokers for Kafka.ReplicationFactor: lower it",
@@ -113,8 +192,14 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
         ConfigError,
         "the brokers cannot place a topic's copies: check the topics",
     ),
-    kafka.InvalidConfigurationError: (ConfigError, "the brokers do not take a topic's settings: `faust -A app doctor`"),
-    kafka.PolicyViolationError: (ConfigError, "a policy of the cluster forbids it: ask who runs the cluster"),
+    kafka.InvalidConfigurationError: (
+        ConfigError,
+        "the brokers do not take a topic's settings: `faust -A app doctor`",
+    ),
+    kafka.PolicyViolationError: (
+        ConfigError,
+        "a policy of the cluster forbids it: ask who runs the cluster",
+    ),
     kafka.MessageSizeTooLargeError: (
         ConfigError,
         "something is larger than its topic takes: raise the topic's max.message.bytes",
@@ -133,7 +218,10 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
     ),
     kafka.InconsistentGroupProtocolError: (
         ConfigError,
-        "the group is used by another kind of client: give this app a Kafka.ConsumerConfig.GroupId of its own",
+        (
+            "the group is used by another kind of client: give this app a "
+            "Kafka.ConsumerConfig.GroupId of its own"
+        ),
     ),
     kafka.InvalidGroupIdError: (
         ConfigError,
@@ -147,23 +235,41 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
     kafka.CommitFailedError: (InvariantError, f"the group gave our partitions to others: {AGAIN}"),
     kafka.IllegalGenerationError: (InvariantError, f"the group has gone on without us: {AGAIN}"),
     kafka.UnknownMemberIdError: (InvariantError, f"the group does not know us any more: {AGAIN}"),
-    kafka.RebalanceInProgressError: (InvariantError, f"the group gives partitions to others: {AGAIN}"),
+    kafka.RebalanceInProgressError: (
+        InvariantError,
+        f"the group gives partitions to others: {AGAIN}",
+    ),
     kafka.MemberIdRequired: (InvariantError, f"the group does not know us yet: {AGAIN}"),
-    kafka.OffsetOutOfRangeError: (InvariantError, f"a log does not have what we want to read any more: {AGAIN}"),
-    kafka.NoOffsetForPartitionError: (InvariantError, f"a log does not have what we want to read any more: {AGAIN}"),
+    kafka.OffsetOutOfRangeError: (
+        InvariantError,
+        f"a log does not have what we want to read any more: {AGAIN}",
+    ),
+    kafka.NoOffsetForPartitionError: (
+        InvariantError,
+        f"a log does not have what we want to read any more: {AGAIN}",
+    ),
     kafka.CorruptRecordException: (
         InvariantError,
-        "what Kafka sent was damaged on the way, or on its disk: start again, or look at the broker's disk",
+        (
+            "what Kafka sent was damaged on the way, or on its disk: start again, or look at the "
+            "broker's disk"
+        ),
     ),
     kafka.ProducerFenced: (InvariantError, f"another process writes in our name: {AGAIN}"),
     kafka.InvalidProducerEpoch: (InvariantError, f"another process writes in our name: {AGAIN}"),
     kafka.OutOfOrderSequenceNumber: (InvariantError, f"a log lost what we wrote: {AGAIN}"),
-    kafka.DuplicateSequenceNumber: (InvariantError, f"nobody can tell whether something was written: {AGAIN}"),
+    kafka.DuplicateSequenceNumber: (
+        InvariantError,
+        f"nobody can tell whether something was written: {AGAIN}",
+    ),
     kafka.UnknownProducerId: (InvariantError, f"a log has forgotten who wrote it: {AGAIN}"),
     kafka.InvalidProducerIdMapping: (InvariantError, f"a log has forgotten who wrote it: {AGAIN}"),
     MemoryError: (
         InvariantError,
-        "the process may have no more memory: give it more, or have it hold less (Worker.QueueBytes, State.CacheMib)",
+        (
+            "the process may have no more memory: give it more, or have it hold less "
+            "(Worker.QueueBytes, State.CacheMib)"
+        ),
     ),
     # The system's.
     ssl.SSLError: (UnavailableError, f"the encrypted connection to a broker broke: {AWAY}"),
@@ -175,8 +281,14 @@ ROOM = "the disk is full: make room, and start again"
 SYSTEM: Mapping[int, Meaning] = {
     errno.EMFILE: (ConfigError, FILES),
     errno.ENFILE: (ConfigError, "the system may open no more files: raise fs.file-max"),
-    errno.EACCES: (ConfigError, "the system does not let us use a file: give Worker.DataDir to the user of the worker"),
-    errno.EPERM: (ConfigError, "the system does not let us use a file: give Worker.DataDir to the user of the worker"),
+    errno.EACCES: (
+        ConfigError,
+        "the system does not let us use a file: give Worker.DataDir to the user of the worker",
+    ),
+    errno.EPERM: (
+        ConfigError,
+        "the system does not let us use a file: give Worker.DataDir to the user of the worker",
+    ),
     errno.EROFS: (ConfigError, "the disk is read-only: check it, or set Worker.DataDir"),
     errno.ENOSPC: (InvariantError, ROOM),
     errno.EDQUOT: (InvariantError, ROOM),
@@ -185,18 +297,37 @@ SYSTEM: Mapping[int, Meaning] = {
     errno.EHOSTUNREACH: (UnavailableError, f"a Kafka broker cannot be reached: {AWAY}"),
     errno.ENETUNREACH: (UnavailableError, f"a Kafka broker cannot be reached: {AWAY}"),
 }
-OURS = frozenset({  # what only wrong code brings about
-    kafka.KafkaError, kafka.BrokerResponseError, kafka.NoError, kafka.IllegalStateError, kafka.IllegalArgumentError,
-    kafka.IllegalOperation, kafka.ConsumerStoppedError, kafka.ProducerClosed, kafka.InvalidFetchRequestError,
-    kafka.InvalidRequiredAcksError, kafka.InvalidRequestError, kafka.InvalidCommitOffsetSizeError,
-    kafka.OffsetMetadataTooLargeError, kafka.InvalidTxnState, kafka.InvalidTransactionTimeout,
-    kafka.ConcurrentTransactions, kafka.TransactionCoordinatorFenced, kafka.InvalidPrincipalType,
-    kafka.NonEmptyGroup, kafka.GroupIdNotFound,
-})  # fmt: skip
+OURS = frozenset(
+    {  # what only wrong code brings about
+        kafka.KafkaError,
+        kafka.BrokerResponseError,
+        kafka.NoError,
+        kafka.IllegalStateError,
+        kafka.IllegalArgumentError,
+        kafka.IllegalOperation,
+        kafka.ConsumerStoppedError,
+        kafka.ProducerClosed,
+        kafka.InvalidFetchRequestError,
+        kafka.InvalidRequiredAcksError,
+        kafka.InvalidRequestError,
+        kafka.InvalidCommitOffsetSizeError,
+        kafka.OffsetMetadataTooLargeError,
+        kafka.InvalidTxnState,
+        kafka.InvalidTransactionTimeout,
+        kafka.ConcurrentTransactions,
+        kafka.TransactionCoordinatorFenced,
+        kafka.InvalidPrincipalType,
+        kafka.NonEmptyGroup,
+        kafka.GroupIdNotFound,
+    }
+)
 
 
 def fault_of(error: BaseException) -> OperatingError | None:
-    """Return what *error* means to whoever runs the worker, with its exit code. None when it is a bug of ours."""
+    """Return what *error* means to whoever runs the worker, with its exit code.
+
+    None when it is a bug of ours.
+    """
     if isinstance(error, OperatingError):
         return error
     found = _meaning_of(error)

@@ -1,7 +1,7 @@
 """Why a broker does not let us in. aiokafka logs it and says that it cannot connect, as if nobody had answered.
 
-So after a failure we knock ourselves: what is wrong with a login or a certificate stays wrong, which is said at once,
-while a broker that is only away may come back.
+So after a failure we knock ourselves: what is wrong with a login or a certificate stays wrong,
+which is said at once, while a broker that is only away may come back.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
 async def why_refused(settings: KafkaConfig) -> OperatingError | None:
     """What keeps us out, None when nothing does: then brokers are away, or were for a moment.
 
-    Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may be others.
+    Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may
+    be others.
     """
     if settings.security_protocol == "PLAINTEXT":
         return None
@@ -57,7 +58,9 @@ async def why_away(settings: KafkaConfig) -> str:
     """In words, why no broker of `BootstrapServers` can be talked to; empty when one can, by now."""
     arguments = connection_of(settings)
     addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
-    found = await asyncio.gather(*(_why(host, port, arguments, settings) for host, port in addresses))
+    found = await asyncio.gather(
+        *(_why(host, port, arguments, settings) for host, port in addresses)
+    )
     return "; ".join(found) if all(found) else ""
 
 
@@ -66,15 +69,25 @@ async def _why(host: str, port: int, arguments: dict[str, Any], settings: KafkaC
         async with asyncio.timeout(KNOCK_MS / 1000):
             await _knock(host, port, arguments)
     except (OSError, KafkaError, TimeoutError, EOFError) as error:
-        reason = next(filter(None, (_reason(cause, settings) for cause in _causes(error))), type(error).__name__)
+        reason = next(
+            filter(None, (_reason(cause, settings) for cause in _causes(error))),
+            type(error).__name__,
+        )
         return f"{host}:{port} {reason}"
     return ""
 
 
 def _reason(error: BaseException, settings: KafkaConfig) -> str:
     """What an error of a connection means, empty where a cause of it may say more."""
-    protocol, text, reason = f"Kafka.SecurityProtocol is {settings.security_protocol}", str(error), ""
-    is_refused = text.startswith("Multiple exceptions:") and text.count(REFUSED) == text.count("[Errno")  # asyncio's
+    protocol, text, reason = (
+        f"Kafka.SecurityProtocol is {settings.security_protocol}",
+        str(error),
+        "",
+    )
+    # Asyncio's.
+    is_refused = text.startswith("Multiple exceptions:") and text.count(REFUSED) == text.count(
+        "[Errno"
+    )
     if isinstance(error, socket.gaierror):
         reason = f"is a name that is not known here ({error.strerror})"
     elif isinstance(error, ssl.SSLError):
@@ -83,8 +96,15 @@ def _reason(error: BaseException, settings: KafkaConfig) -> str:
         reason = "does not answer"
     elif isinstance(error, ConnectionRefusedError) or is_refused:
         reason = "refuses connections: nothing listens there"
-    elif isinstance(error, (KafkaConnectionError, ConnectionError, EOFError)) and error.__cause__ is None:
-        cure = "a listener without TLS" if settings.is_encrypted else "a listener that wants TLS, or a login"
+    elif (
+        isinstance(error, (KafkaConnectionError, ConnectionError, EOFError))
+        and error.__cause__ is None
+    ):
+        cure = (
+            "a listener without TLS"
+            if settings.is_encrypted
+            else "a listener that wants TLS, or a login"
+        )
         reason = f"ends the connection: {cure}? {protocol}"
     elif isinstance(error, OSError) and error.strerror:
         reason = f"cannot be reached ({error.strerror})"
@@ -98,7 +118,10 @@ def _addresses(servers: str) -> Iterator[tuple[str, int]]:
 
 
 async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[str, int]]:
-    """Connect as a client does and ask for the brokers of the cluster. Raises what is in the way."""
+    """Connect as a client does and ask for the brokers of the cluster.
+
+    Raises what is in the way.
+    """
     known = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
     connection = await create_conn(host, port, request_timeout_ms=KNOCK_MS, **known)
     try:
@@ -109,7 +132,10 @@ async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[
 
 
 def _explained(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
-    """The line for the person who starts us. Never with a secret, and never with a text of somebody else's."""
+    """The line for the person who starts us.
+
+    Never with a secret, and never with a text of somebody else's.
+    """
     for cause in _causes(error):
         explain = _about_tls if isinstance(cause, ssl.SSLError) else _about_login
         if (refused := explain(cause, settings, address)) is not None:
@@ -135,41 +161,59 @@ def _about_tls(error: BaseException, settings: KafkaConfig, address: str) -> Acc
 def _about_theirs(error: ssl.SSLCertVerificationError, address: str) -> str:
     cures = {
         EXPIRED: "it must be renewed",
-        WRONG_HOST: "Kafka.BootstrapServers and the broker's advertised.listeners must use a name that it was made for",
+        WRONG_HOST: (
+            "Kafka.BootstrapServers and the broker's advertised.listeners must use a "
+            "name that it was made for"
+        ),
     }
     cures[WRONG_ADDRESS] = cures[WRONG_HOST]
-    cure = cures.get(error.verify_code, "Kafka.SslCaLocation must name the authority that signed it")
-    return f"the certificate of the broker at {address} is not accepted: {error.verify_message.rstrip('.')}; {cure}"
+    cure = cures.get(
+        error.verify_code, "Kafka.SslCaLocation must name the authority that signed it"
+    )
+    return (
+        f"the certificate of the broker at {address} is not accepted: "
+        f"{error.verify_message.rstrip('.')}; {cure}"
+    )
 
 
 def _about_ours(reason: str, settings: KafkaConfig, address: str) -> str:
     alert = reason.partition("ALERT_")[2].replace("_", " ").lower()
-    cure = "the one in Kafka.SslCertificateLocation must be valid and signed by an authority that the broker knows"
+    cure = (
+        "the one in Kafka.SslCertificateLocation must be valid and signed by an authority "
+        "that the broker knows"
+    )
     if settings.ssl_certificate_location is None:
         cure = "set Kafka.SslCertificateLocation and SslKeyLocation"
     return f"the broker at {address} does not accept our certificate ({alert}): {cure}"
 
 
-def _about_login(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
+def _about_login(
+    error: BaseException, settings: KafkaConfig, address: str
+) -> OperatingError | None:
     server = settings.sasl_oauthbearer_token_endpoint_url
     match error:
         case TokenError():
             cure = "check Kafka.SaslOauthbearerClientId and SaslOauthbearerClientSecret"
             return AccessError(f"no token from {server}: {error.args[0]}; {cure}")
         case TokenServerError():
-            return UnavailableError(f"no token from {server}: it does not answer as it should ({error.args[0]})")
+            return UnavailableError(
+                f"no token from {server}: it does not answer as it should ({error.args[0]})"
+            )
         case UnsupportedSaslMechanismError():
             return ConfigError(
-                f"the broker at {address} does not take SaslMechanism {settings.sasl_mechanism}: set another"
+                f"the broker at {address} does not take SaslMechanism "
+                f"{settings.sasl_mechanism}: set another"
             )
         case SaslAuthenticationFailed() if settings.sasl_mechanism == "OAUTHBEARER":
             return AccessError(
-                f"the broker at {address} does not accept the token of client {settings.sasl_oauthbearer_client_id}: "
+                f"the broker at {address} does not accept the token of client "
+                f"{settings.sasl_oauthbearer_client_id}: "
                 "check Kafka.SaslOauthbearerScope, and the broker's issuer and audience"
             )
         case SaslAuthenticationFailed():
             return AccessError(
-                f"the broker at {address} does not let {settings.sasl_username} in by {settings.sasl_mechanism}: check "
+                f"the broker at {address} does not let {settings.sasl_username} in by "
+                f"{settings.sasl_mechanism}: check "
                 "Kafka.SaslUsername and SaslPassword"
             )
     return None

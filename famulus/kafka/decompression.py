@@ -1,8 +1,9 @@
 """What a compressed batch of records may unpack to, whoever reads it: 500 KB may be 500 MB, or gigabytes, of zeros.
 
-aiokafka unpacks as much as there is, with the functions that its compiled parsers hold by name, so those are replaced.
-A batch that would be larger is refused before its memory is taken, and one that cannot be unpacked at all is refused
-the same way: both are a CorruptRecordException, which whoever reads has to expect anyway.
+aiokafka unpacks as much as there is, with the functions that its compiled parsers hold by name, so
+those are replaced. A batch that would be larger is refused before its memory is taken, and one that
+cannot be unpacked at all is refused the same way: both are a CorruptRecordException, which whoever
+reads has to expect anyway.
 """
 
 import gzip
@@ -18,11 +19,15 @@ from aiokafka.record._crecords import default_records, legacy_records
 
 BYTES_MAX = 64 * 2**20
 NAME = "Kafka.ConsumerConfig.MaxUnpackedBytes"
-# What these formats pack into a byte at most; what fits even then needs no look. The others may say anything.
+# What these formats pack into a byte at most; what fits even then needs no look. The others may say
+# anything.
 GZIP_RATIO, LZ4_RATIO = 1_032, 255
-ROOM_BYTES, ROOM_RATIO, ROOM_GROWTH = 256 * 1024, 16, 8  # of a first buffer: most batches need no other
-XERIAL_HEAD, XERIAL_LENGTH = 16, struct.Struct(">i")  # a format of its own around snappy: blocks with their lengths
-_FULL = "failed to write whole buffer"  # what cramjam says where the buffer that it is given is too small
+# Of a first buffer: most batches need no other.
+ROOM_BYTES, ROOM_RATIO, ROOM_GROWTH = 256 * 1024, 16, 8
+# A format of its own around snappy: blocks with their lengths.
+XERIAL_HEAD, XERIAL_LENGTH = 16, struct.Struct(">i")
+# What cramjam says where the buffer that it is given is too small.
+_FULL = "failed to write whole buffer"
 _limit = [BYTES_MAX]  # of this process
 
 
@@ -44,7 +49,10 @@ def ungzip(packed: bytes) -> bytes:
 
 
 def unsnap(packed: bytes) -> bytes:
-    """The same for snappy, with or without Java's blocks around it. What it says of its size is allocated at once."""
+    """The same for snappy, with or without Java's blocks around it.
+
+    What it says of its size is allocated at once.
+    """
     if not codec._detect_xerial_stream(packed):
         _check(cramjam.snappy.decompress_raw_len(packed))
         return bytes(cramjam.snappy.decompress_raw(packed))
@@ -109,7 +117,14 @@ def _guarded(unpack: Callable[[bytes], bytes]) -> Callable[[bytes | memoryview],
     def guarded(packed: bytes | memoryview) -> bytes:
         try:
             return unpack(bytes(packed))
-        except (cramjam.DecompressionError, zlib.error, struct.error, OSError, EOFError, ValueError) as error:
+        except (
+            cramjam.DecompressionError,
+            zlib.error,
+            struct.error,
+            OSError,
+            EOFError,
+            ValueError,
+        ) as error:
             raise CorruptRecordException(f"it cannot be unpacked: {error}") from None
 
     return guarded

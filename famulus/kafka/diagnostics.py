@@ -1,6 +1,9 @@
-"""What may be wrong with a worker's surroundings, judged from facts that somebody else gathered. Pure.
+"""What may be wrong with a worker's surroundings, judged from facts that somebody else gathered.
 
-An *error* keeps the worker from starting or loses something that it promises; a *warning* is what people regret later.
+Pure.
+
+An *error* keeps the worker from starting or loses something that it promises; a *warning* is what
+people regret later.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +38,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """What the cluster says of a topic. *copies*: the least of all partitions; *configs* as the broker spells them."""
+    """What the cluster says of a topic.
+
+    *copies*: the least of all partitions; *configs* as the broker spells them.
+    """
 
     partitions: int
     copies: int = 1
@@ -49,12 +55,19 @@ class TopicFacts:
     def kept_ms(self) -> float:
         """For how long records are kept."""
         kept = self.number("retention.ms", -1)
-        return float("inf") if kept < 0 or "compact" in self.configs.get("cleanup.policy", "") else kept
+        return (
+            float("inf")
+            if kept < 0 or "compact" in self.configs.get("cleanup.policy", "")
+            else kept
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The topics of one subscription, by what they are for. *may_grow*: workers give its state what its source got."""
+    """The topics of one subscription, by what they are for.
+
+    *may_grow*: workers give its state what its source got.
+    """
 
     source: str
     dead_letters: str
@@ -74,12 +87,19 @@ class Place:
     total_bytes: int
 
 
-def about_topics(family: Family, topics: Mapping[str, TopicFacts], brokers: int) -> Iterable[Finding]:
+def about_topics(
+    family: Family, topics: Mapping[str, TopicFacts], brokers: int
+) -> Iterable[Finding]:
     """What is wrong with the topics of a subscription; one that is not in *topics* does not exist."""
     for name in (family.source, family.dead_letters):
         if name not in topics:
-            yield Finding("error", "topic-missing", name, "the topic does not exist, the worker will not start",
-                          "create it with `faust -A app topics apply`")  # fmt: skip
+            yield Finding(
+                "error",
+                "topic-missing",
+                name,
+                "the topic does not exist, the worker will not start",
+                "create it with `faust -A app topics apply`",
+            )
     source = topics.get(family.source)
     if source is None:
         return
@@ -88,11 +108,17 @@ def about_topics(family: Family, topics: Mapping[str, TopicFacts], brokers: int)
         yield from _about_dead_letters(family, source, dead)
     for name in family.back:
         if name in topics and topics[name].partitions > source.partitions:
-            yield Finding("error", "topic-back-partitions", name,
-                          f"it has {topics[name].partitions} partitions, its source {source.partitions}",
-                          "delete it when it is empty; the worker creates it anew")  # fmt: skip
+            yield Finding(
+                "error",
+                "topic-back-partitions",
+                name,
+                f"it has {topics[name].partitions} partitions, its source {source.partitions}",
+                "delete it when it is empty; the worker creates it anew",
+            )
     if family.state is not None and family.state in topics:
-        yield from _about_state(family.state, source, topics[family.state], may_grow=family.may_grow)
+        yield from _about_state(
+            family.state, source, topics[family.state], may_grow=family.may_grow
+        )
     yield from _about_window(family, source)
     for name in (family.source, family.dead_letters, *([family.state] if family.state else [])):
         if name in topics:
@@ -102,61 +128,114 @@ def about_topics(family: Family, topics: Mapping[str, TopicFacts], brokers: int)
 def _about_dead_letters(family: Family, source: TopicFacts, dead: TopicFacts) -> Iterable[Finding]:
     name = family.dead_letters
     if dead.partitions < source.partitions:
-        yield Finding("warning", "dead-letter-partitions", name,
-                      f"it has {dead.partitions} partitions, its source {source.partitions}: dead letters of the "
-                      "others go to any partition",
-                      f"give it {source.partitions} partitions")  # fmt: skip
+        yield Finding(
+            "warning",
+            "dead-letter-partitions",
+            name,
+            f"it has {dead.partitions} partitions, its source {source.partitions}: dead "
+            "letters of the "
+            "others go to any partition",
+            f"give it {source.partitions} partitions",
+        )
     if dead.kept_ms < source.kept_ms and dead.kept_ms != float("inf"):
-        yield Finding("warning", "dead-letter-retention", name,
-                      f"dead letters are kept for {_hours(dead.kept_ms)}, events for {_hours(source.kept_ms)}",
-                      "raise its retention.ms: a dead letter is the only copy that is left")  # fmt: skip
+        yield Finding(
+            "warning",
+            "dead-letter-retention",
+            name,
+            (
+                f"dead letters are kept for {_hours(dead.kept_ms)}, events for "
+                f"{_hours(source.kept_ms)}"
+            ),
+            "raise its retention.ms: a dead letter is the only copy that is left",
+        )
     if "compact" in dead.configs.get("cleanup.policy", ""):
-        yield Finding("error", "dead-letter-compacted", name,
-                      "it is compacted: of several dead letters of a key only the last one is kept",
-                      "set its cleanup.policy to delete")  # fmt: skip
+        yield Finding(
+            "error",
+            "dead-letter-compacted",
+            name,
+            "it is compacted: of several dead letters of a key only the last one is kept",
+            "set its cleanup.policy to delete",
+        )
     largest, room = source.number("max.message.bytes", 0), dead.number("max.message.bytes", 0)
     if room and room < largest + HEADERS_BYTES:
-        yield Finding("warning", "dead-letter-size", name,
-                      f"it takes {room:,.0f} bytes, its source {largest:,.0f}: the largest events do not fit with "
-                      "their headers and are kept without their value",
-                      f"set its max.message.bytes to {largest + HEADERS_BYTES:.0f} or more")  # fmt: skip
+        yield Finding(
+            "warning",
+            "dead-letter-size",
+            name,
+            f"it takes {room:,.0f} bytes, its source {largest:,.0f}: the largest events do not "
+            "fit with "
+            "their headers and are kept without their value",
+            f"set its max.message.bytes to {largest + HEADERS_BYTES:.0f} or more",
+        )
 
 
 def _about_window(family: Family, source: TopicFacts) -> Iterable[Finding]:
     window_ms = family.dedupe_window_ms
     if window_ms is not None and source.kept_ms > window_ms and source.kept_ms != float("inf"):
-        yield Finding("warning", "dedupe-window", family.source,
-                      f"records are kept for {_hours(source.kept_ms)}, but recognised for {_hours(window_ms)} only: "
-                      "reading the topic again from its beginning would handle the older ones a second time",
-                      "raise State.DedupeWindowS, or shorten retention.ms")  # fmt: skip
+        yield Finding(
+            "warning",
+            "dedupe-window",
+            family.source,
+            f"records are kept for {_hours(source.kept_ms)}, but recognised for "
+            f"{_hours(window_ms)} only: "
+            "reading the topic again from its beginning would handle the older ones a second time",
+            "raise State.DedupeWindowS, or shorten retention.ms",
+        )
 
 
-def _about_state(name: str, source: TopicFacts, state: TopicFacts, *, may_grow: bool) -> Iterable[Finding]:
-    if state.partitions != source.partitions and not (may_grow and state.partitions < source.partitions):
-        yield Finding("error", "state-partitions", name,
-                      f"it has {state.partitions} partitions, its source {source.partitions}: keys have moved to other "
-                      "partitions than their rows",
-                      "take the rows along with `faust -A app state export` and `import --replace`")  # fmt: skip
+def _about_state(
+    name: str, source: TopicFacts, state: TopicFacts, *, may_grow: bool
+) -> Iterable[Finding]:
+    if state.partitions != source.partitions and not (
+        may_grow and state.partitions < source.partitions
+    ):
+        yield Finding(
+            "error",
+            "state-partitions",
+            name,
+            f"it has {state.partitions} partitions, its source {source.partitions}: keys have "
+            "moved to other "
+            "partitions than their rows",
+            "take the rows along with `faust -A app state export` and `import --replace`",
+        )
     if "compact" not in state.configs.get("cleanup.policy", "compact"):
-        yield Finding("error", "state-not-compacted", name,
-                      "it is not compacted: rows that nobody has changed for its retention are lost",
-                      "set its cleanup.policy to compact")  # fmt: skip
+        yield Finding(
+            "error",
+            "state-not-compacted",
+            name,
+            "it is not compacted: rows that nobody has changed for its retention are lost",
+            "set its cleanup.policy to compact",
+        )
 
 
 def _about_copies(name: str, topic: TopicFacts, brokers: int) -> Iterable[Finding]:
     in_sync = topic.number("min.insync.replicas", 1)
     if in_sync > topic.copies:
-        yield Finding("error", "in-sync", name,
-                      f"min.insync.replicas is {in_sync:.0f}, the topic has {topic.copies} copies: nothing can be "
-                      "written to it", "lower min.insync.replicas, or add copies")  # fmt: skip
+        yield Finding(
+            "error",
+            "in-sync",
+            name,
+            f"min.insync.replicas is {in_sync:.0f}, the topic has {topic.copies} copies: "
+            "nothing can be "
+            "written to it",
+            "lower min.insync.replicas, or add copies",
+        )
     elif topic.copies == 1 and brokers >= COPIES:
-        yield Finding("warning", "one-copy", name,
-                      f"it has one copy on a cluster of {brokers} brokers: a lost disk loses it",
-                      "reassign it to 3 copies, and set Kafka.ReplicationFactor for new topics")  # fmt: skip
+        yield Finding(
+            "warning",
+            "one-copy",
+            name,
+            f"it has one copy on a cluster of {brokers} brokers: a lost disk loses it",
+            "reassign it to 3 copies, and set Kafka.ReplicationFactor for new topics",
+        )
     elif topic.copies >= COPIES and in_sync < 2:  # one copy beside the leader's
-        yield Finding("warning", "in-sync", name,
-                      "min.insync.replicas is 1: what one broker alone has seen counts as written",
-                      "set min.insync.replicas to 2")  # fmt: skip
+        yield Finding(
+            "warning",
+            "in-sync",
+            name,
+            "min.insync.replicas is 1: what one broker alone has seen counts as written",
+            "set min.insync.replicas to 2",
+        )
 
 
 def about_keys(
@@ -167,19 +246,35 @@ def about_keys(
     wrong = _misplaced(sample, partitions, choose)
     if len(sample) < FEW_KEYS or partitions == 1 or wrong <= MISMATCH * len(sample):
         return
-    fits = [name for name, other in BUILT_IN.items() if _misplaced(sample, partitions, other) <= MISMATCH * len(sample)]
-    who = f"they stand where {fits[0]} puts them" if fits else "they fit no partitioner that is known here"
+    fits = [
+        name
+        for name, other in BUILT_IN.items()
+        if _misplaced(sample, partitions, other) <= MISMATCH * len(sample)
+    ]
+    who = (
+        f"they stand where {fits[0]} puts them"
+        if fits
+        else "they fit no partitioner that is known here"
+    )
     cure = (
-        f"set Kafka.ProducerConfig.Partitioner to {fits[0]}" if fits
+        f"set Kafka.ProducerConfig.Partitioner to {fits[0]}"
+        if fits
         else "ask who writes the topic, or whether its number of partitions was changed"
-    )  # fmt: skip
-    yield Finding("warning", "partitioner", topic,
-                  f"{wrong} of {len(sample)} records are not where {setting} puts their keys: {who}; records of one "
-                  "key from here and from there lose their order", cure)  # fmt: skip
+    )
+    yield Finding(
+        "warning",
+        "partitioner",
+        topic,
+        f"{wrong} of {len(sample)} records are not where {setting} puts their keys: {who}; "
+        "records of one "
+        "key from here and from there lose their order",
+        cure,
+    )
 
 
 def _misplaced(sample: Sequence[tuple[bytes, int]], partitions: int, choose: Choose) -> int:
-    chosen: Callable[[bytes], int | None] = lambda key: choose(key, partitions)  # noqa: E731  # a name for one line
+    # A name for one line.
+    chosen: Callable[[bytes], int | None] = lambda key: choose(key, partitions)  # noqa: E731
     return sum(1 for key, partition in sample if chosen(key) not in {None, partition})
 
 
@@ -187,38 +282,72 @@ def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Fi
     """Whether the newest of some records' times lies in the future."""
     ahead_ms = max(times_ms, default=0) - now_ms
     if ahead_ms > AHEAD_MS:
-        yield Finding("warning", "clock", topic, f"a record's time is {ahead_ms / 1000:,.0f} s ahead of the clock here",
-                      "set the clocks of this machine and of its producers by NTP")  # fmt: skip
+        yield Finding(
+            "warning",
+            "clock",
+            topic,
+            f"a record's time is {ahead_ms / 1000:,.0f} s ahead of the clock here",
+            "set the clocks of this machine and of its producers by NTP",
+        )
 
 
 def about_retired(topic: str, waiting: int) -> Iterable[Finding]:
     """Say of a retry topic that no handler sends to any more whether events still wait in it."""
     if waiting:
-        yield Finding("warning", "retry-topic-retired", topic,
-                      f"{number(waiting, 'event')} of earlier code or settings wait in it, and no handler sends to it "
-                      "any more", "let the workers run: they read it until it is empty")  # fmt: skip
+        yield Finding(
+            "warning",
+            "retry-topic-retired",
+            topic,
+            f"{number(waiting, 'event')} of earlier code or settings wait in it, and no "
+            "handler sends to it "
+            "any more",
+            "let the workers run: they read it until it is empty",
+        )
     else:
-        yield Finding("warning", "retry-topic-unused", topic, "it is empty, and no handler sends to it any more",
-                      "delete it while no worker of the group runs")  # fmt: skip
+        yield Finding(
+            "warning",
+            "retry-topic-unused",
+            topic,
+            "it is empty, and no handler sends to it any more",
+            "delete it while no worker of the group runs",
+        )
 
 
 def about_place(place: Place) -> Iterable[Finding]:
     """What is wrong with the machine."""
     if not place.is_writable:
-        yield Finding("error", "data-folder", place.folder, "the state folder cannot be written",
-                      "give it to the user of the worker, or set Worker.DataDir")  # fmt: skip
+        yield Finding(
+            "error",
+            "data-folder",
+            place.folder,
+            "the state folder cannot be written",
+            "give it to the user of the worker, or set Worker.DataDir",
+        )
     if place.free_bytes < max(DISK_FREE_BYTES, DISK_FREE_SHARE * place.total_bytes):
-        yield Finding("warning", "disk", place.folder,
-                      f"{place.free_bytes / 2**30:.1f} of {place.total_bytes / 2**30:.1f} GiB are free: a worker whose "
-                      "disk is full waits", "make room, or set Worker.DataDir")  # fmt: skip
+        yield Finding(
+            "warning",
+            "disk",
+            place.folder,
+            f"{place.free_bytes / 2**30:.1f} of {place.total_bytes / 2**30:.1f} GiB are free: "
+            "a worker whose "
+            "disk is full waits",
+            "make room, or set Worker.DataDir",
+        )
 
 
 def about_files(partitions: int, needs: int, may: int) -> Iterable[Finding]:
     """Whether a worker that has all *partitions*, and so *needs* so many open files, may have them."""
     if may < needs:
-        yield Finding("warning", "open-files", "this machine",
-                      f"a worker of all {partitions} partitions needs {needs:,} open files, its hard limit is {may:,}",
-                      f"ulimit -Hn {max(needs, OPEN_FILES)}, or LimitNOFILE= in the unit")  # fmt: skip
+        yield Finding(
+            "warning",
+            "open-files",
+            "this machine",
+            (
+                f"a worker of all {partitions} partitions needs {needs:,} open files, its hard "
+                f"limit is {may:,}"
+            ),
+            f"ulimit -Hn {max(needs, OPEN_FILES)}, or LimitNOFILE= in the unit",
+        )
 
 
 def _hours(ms: float) -> str:

@@ -1,7 +1,7 @@
 """What is asked of the cluster about a consumer group: few requests, however many partitions there are.
 
-aiokafka's consumer asks topic by topic for what is one request to each broker here, and its admin client takes a group
-that it may not ask about for one without commits.
+aiokafka's consumer asks topic by topic for what is one request to each broker here, and its admin
+client takes a group that it may not ask about for one without commits.
 """
 
 import asyncio
@@ -13,7 +13,10 @@ from typing import Any, Literal, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.coordinator.protocol import (
+    ConsumerProtocolMemberAssignment,
+    ConsumerProtocolMemberMetadata,
+)
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -31,7 +34,8 @@ from famulus.errors import AccessError
 T = TypeVar("T")
 RETRY_S = 0.1
 TIMES_S = 1.0  # for the times of the next records; what does not come by then has none
-PEEK_BYTES = 64 * 2**10  # of a partition: a usual batch; the broker gives a larger one when it comes first
+# Of a partition: a usual batch; the broker gives a larger one when it comes first.
+PEEK_BYTES = 64 * 2**10
 ANSWER_BYTES = 32 * 2**20
 SPECS = {"earliest": -2, "latest": -1, "stable": -1}
 
@@ -40,8 +44,9 @@ SPECS = {"earliest": -2, "latest": -1, "stable": -1}
 class Members:
     """Who is in a group: how many, the topics that they want, who has which partition (client@host).
 
-    *are_there*: somebody may get on, also where a group of Kafka's new protocol does not show its members to us. *each*
-    has every member by itself, and what it has: two on one machine have the same name.
+    *are_there*: somebody may get on, also where a group of Kafka's new protocol does not show its
+    members to us. *each* has every member by itself, and what it has: two on one machine have the
+    same name.
     """
 
     count: int
@@ -52,7 +57,10 @@ class Members:
 
 
 class Asker:
-    """Asks through *admin* about *group*. Every method raises AccessError when the cluster does not let us."""
+    """Asks through *admin* about *group*.
+
+    Every method raises AccessError when the cluster does not let us.
+    """
 
     def __init__(self, admin: AIOKafkaAdminClient, group: str) -> None:
         self._admin = admin
@@ -67,12 +75,17 @@ class Asker:
         owners: dict[TopicPartition, str] = {}
         each: list[tuple[str, list[TopicPartition]]] = []
         for _, client, host, metadata, assignment in found:
-            is_ours = kind == "consumer"  # what the members of other groups say is no business of consumers
+            # What the members of other groups say is no business of consumers.
+            is_ours = kind == "consumer"
             if metadata and is_ours:
                 topics.update(ConsumerProtocolMemberMetadata.decode(metadata).subscription)
             name = f"{client}@{host.lstrip('/')}"
             has_places = assignment and is_ours
-            places = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if has_places else []
+            places = (
+                ConsumerProtocolMemberAssignment.decode(assignment).partitions()
+                if has_places
+                else []
+            )
             owners |= dict.fromkeys(places, name)
             each.append((name, list(places)))
         topics |= {at.topic for at in owners}
@@ -91,7 +104,8 @@ class Asker:
         """Every partition of the cluster with its leader, -1 for none."""
         self._leaders = {
             TopicPartition(topic["topic"], partition["partition"]): partition["leader"]
-            for topic in await self._admin.describe_topics()  # all: asking for one by its name may create it
+            # All: asking for one by its name may create it.
+            for topic in await self._admin.describe_topics()
             if not topic["error_code"]
             for partition in topic["partitions"]
         }
@@ -102,11 +116,15 @@ class Asker:
     ) -> dict[TopicPartition, int]:
         """The earliest or latest offset of each of *places*, or where the first open transaction begins (`stable`).
 
-        The latter is the latest one where there is none. Needs `leaders`. Left out: where no leader answers.
+        The latter is the latest one where there is none. Needs `leaders`. Left out: where no leader
+        answers.
         """
         found: dict[TopicPartition, int] = {}
         for leader, mine in self._by_leader(places).items():
-            topics = [(topic, [(number, SPECS[which]) for number in numbers]) for topic, numbers in by_topic(mine)]
+            topics = [
+                (topic, [(number, SPECS[which]) for number in numbers])
+                for topic, numbers in by_topic(mine)
+            ]
             answer = await self._send(leader, OffsetRequest(-1, int(which == "stable"), topics))
             for topic, partitions in answer.topics:
                 for number, code, _, offset, *_ in partitions:
@@ -118,24 +136,39 @@ class Asker:
     async def times_ms(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The time of the first record from each position on, ms since 1970. Needs `leaders`.
 
-        Left out: where there is none, as behind a transaction's end, and what does not come within a second.
+        Left out: where there is none, as behind a transaction's end, and what does not come within
+        a second.
         """
         found: dict[TopicPartition, int] = {}
         until = time.monotonic() + TIMES_S
         asked = self._by_leader(positions)
-        await asyncio.gather(*(
-            self._times_of(leader, {at: positions[at] for at in places}, until, found)
-            for leader, places in asked.items()
-        ))  # fmt: skip
+        await asyncio.gather(
+            *(
+                self._times_of(leader, {at: positions[at] for at in places}, until, found)
+                for leader, places in asked.items()
+            )
+        )
         return found
 
     async def _times_of(
-        self, leader: int, left: dict[TopicPartition, int], until: float, found: dict[TopicPartition, int]
+        self,
+        leader: int,
+        left: dict[TopicPartition, int],
+        until: float,
+        found: dict[TopicPartition, int],
     ) -> None:
         """Ask for the first batch of all, then of those whose batch was too large beside the others'."""
         while left and time.monotonic() < until:
-            topics = [(topic, [(number, left[TopicPartition(topic, number)], PEEK_BYTES) for number in numbers])
-                      for topic, numbers in by_topic(left)]  # fmt: skip
+            topics = [
+                (
+                    topic,
+                    [
+                        (number, left[TopicPartition(topic, number)], PEEK_BYTES)
+                        for number in numbers
+                    ],
+                )
+                for topic, numbers in by_topic(left)
+            ]
             answer = await self._send(leader, FetchRequest(0, 0, ANSWER_BYTES, 0, topics))
             has_come = False
             for topic, partitions in answer.topics:
@@ -152,8 +185,11 @@ class Asker:
                 return
 
     async def _described(self) -> Any:
-        groups = [group for answer in await self._admin.describe_consumer_groups([self._group])
-                  for group in answer.groups]  # fmt: skip
+        groups = [
+            group
+            for answer in await self._admin.describe_consumer_groups([self._group])
+            for group in answer.groups
+        ]
         for code, *_ in groups:
             _raise(code)
         return groups
@@ -170,13 +206,17 @@ class Asker:
         }
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer; a coordinator that is just coming up is asked again. The caller's time limit ends this."""
+        """The answer; a coordinator that is just coming up is asked again.
+
+        The caller's time limit ends this.
+        """
         while True:
             try:
                 return await ask()
             except (GroupAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
                 raise AccessError(
-                    f"the cluster does not let us ask about group {self._group}: allow to describe it"
+                    f"the cluster does not let us ask about group {self._group}: allow to "
+                    "describe it"
                 ) from error
             except KafkaError as error:
                 if not error.retriable:
@@ -205,7 +245,8 @@ def by_topic(places: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
 def first_time(data: bytes | None, position: int) -> tuple[int, int | None]:
     """The time (ms) of the first record in *data* from *position* on, with its offset.
 
-    Without one: where to look on, which is behind what compaction or a transaction's mark left empty, and None.
+    Without one: where to look on, which is behind what compaction or a transaction's mark left
+    empty, and None.
     """
     records = MemoryRecords(data or b"")
     while records.has_next():
@@ -226,4 +267,6 @@ def _raise(code: int) -> None:
 def _check(code: int) -> None:
     """Of one partition: an error that a later look may not have is none."""
     if code == TopicAuthorizationFailedError.errno:
-        raise AccessError("the cluster does not let us read offsets of a topic of the group: allow to describe it")
+        raise AccessError(
+            "the cluster does not let us read offsets of a topic of the group: allow to describe it"
+        )

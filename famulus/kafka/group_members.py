@@ -20,7 +20,8 @@ async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
     if members:
         config = settings.consumer_config
         raise ConfigError(
-            f"group {config.group_id} is at work ({', '.join(members)}): stop its workers first; one that was killed "
+            f"group {config.group_id} is at work ({', '.join(members)}): stop its workers "
+            "first; one that was killed "
             f"counts for another {config.session_timeout_ms / 1000:g} s"
         )
 
@@ -35,7 +36,10 @@ async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
 async def committed_of(
     settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
 ) -> dict[TopicPartition, int | None]:
-    """What the group has committed of each of *places*, None for nothing. Raises as `members_of`."""
+    """What the group has committed of each of *places*, None for nothing.
+
+    Raises as `members_of`.
+    """
     async with admin_of(settings, timeout_s) as admin:
         found = await Asker(admin, settings.consumer_config.group_id).committed()
     return {at: found.get(at) for at in places}
@@ -51,8 +55,13 @@ async def ends_of(
         return await asker.offsets(places, "latest")
 
 
-async def commit_for(settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
-    """Commit *offsets* in the name of the group, which has no members. Raises UnavailableError when that fails."""
+async def commit_for(
+    settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float
+) -> None:
+    """Commit *offsets* in the name of the group, which has no members.
+
+    Raises UnavailableError when that fails.
+    """
     consumer = AIOKafkaConsumer(
         **connection_of(settings),
         group_id=settings.consumer_config.group_id,

@@ -34,33 +34,47 @@ async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float)
     """
     config = settings.consumer_config
     group = config.group_id
-    told = described(error)  # an error that aiokafka does not expect stands in the text of another one
+    # An error that aiokafka does not expect stands in the text of another one.
+    told = described(error)
     for right, what in RIGHTS.items():
         if right in told:
             return not_allowed(f"{what} consumer group {group}")
     if "InconsistentGroupProtocol" in told:
         others = await _asked(settings, _others, timeout_s, "others")
         why = (
-            f"consumer group {group} is used by {others}, with another way of sharing out partitions: stop them, or "
+            f"consumer group {group} is used by {others}, with another way of sharing out "
+            "partitions: stop them, or "
             "set another Kafka.ConsumerConfig.GroupId"
         )
     elif "InvalidSessionTimeout" in told:
         allowed = await _asked(settings, _session_limits, timeout_s, "others")
         why = (
-            f"Kafka.ConsumerConfig.SessionTimeoutMs is {config.session_timeout_ms} ms, the brokers allow {allowed} "
+            f"Kafka.ConsumerConfig.SessionTimeoutMs is {config.session_timeout_ms} ms, the "
+            f"brokers allow {allowed} "
             f"({', '.join(SESSION_LIMITS)}): set what they allow"
         )
     elif "InvalidGroupId" in told:
-        why = f"the brokers take {group!r} for no name of a consumer group: set another Kafka.ConsumerConfig.GroupId"
+        why = (
+            f"the brokers take {group!r} for no name of a consumer group: set another "
+            "Kafka.ConsumerConfig.GroupId"
+        )
     elif "GroupMaxSizeReached" in told:
-        why = f"consumer group {group} has as many members as the brokers allow (group.max.size): start fewer workers"
+        why = (
+            f"consumer group {group} has as many members as the brokers allow "
+            "(group.max.size): start fewer workers"
+        )
     else:
-        return UnavailableError(f"the brokers do not let this worker into consumer group {group}: {told}")
+        return UnavailableError(
+            f"the brokers do not let this worker into consumer group {group}: {told}"
+        )
     return ConfigError(why)
 
 
 async def _asked(
-    settings: KafkaConfig, ask: Callable[[Asker, AIOKafkaAdminClient], Awaitable[str]], timeout_s: float, unless: str
+    settings: KafkaConfig,
+    ask: Callable[[Asker, AIOKafkaAdminClient], Awaitable[str]],
+    timeout_s: float,
+    unless: str,
 ) -> str:
     """Return what *ask* learns, or *unless* when the brokers do not tell."""
     with suppress(OperatingError):

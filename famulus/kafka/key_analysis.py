@@ -1,8 +1,9 @@
 """What a choice of the record key does to a topic: how evenly it fills the partitions, and whether it keeps an order.
 
-A key is for events that must be handled in order. Few keys, or one that most events have, leave partitions, and so
-workers, with nothing to do; a key that never comes again keeps no order and puts nothing together that belongs
-together. Pure: it is told of records, one after the other, and judges what it was told.
+A key is for events that must be handled in order. Few keys, or one that most events have, leave
+partitions, and so workers, with nothing to do; a key that never comes again keeps no order and puts
+nothing together that belongs together. Pure: it is told of records, one after the other, and judges
+what it was told.
 """
 
 from collections import Counter
@@ -25,9 +26,12 @@ CANDIDATES_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One choice of a key over the *events* that have it. *missing* ones do not, and would be spread.
+    """One choice of a key over the *events* that have it.
 
-    *largest* is the share of the events whose key comes most often, *skew* that of the fullest partition to the mean.
+    *missing* ones do not, and would be spread.
+
+    *largest* is the share of the events whose key comes most often, *skew* that of the fullest
+    partition to the mean.
     """
 
     key: str
@@ -78,20 +82,48 @@ class Tally:
         skew = max(self._by_partition) / mean if mean else 0.0
         verdict, why = self._judged(len(self._counts), largest, skew)
         return Report(
-            self.name, verdict, why, self.events, self.missing, len(self._counts), round(largest, 4), round(skew, 2),
+            self.name,
+            verdict,
+            why,
+            self.events,
+            self.missing,
+            len(self._counts),
+            round(largest, 4),
+            round(skew, 2),
             tuple(self._by_partition),
-        )  # fmt: skip
+        )
 
     def _judged(self, keys: int, largest: float, skew: float) -> tuple[Verdict, str]:
         events, partitions = self.events, len(self._by_partition)
-        is_hot = largest > HOT_SHARE and largest * (partitions - 1) > SKEW - 1  # the rest spread evenly
-        few = f"few keys for {partitions} partitions" if keys < KEYS_PER_PARTITION * partitions else "uneven"
+        # The rest spread evenly.
+        is_hot = largest > HOT_SHARE and largest * (partitions - 1) > SKEW - 1
+        few = (
+            f"few keys for {partitions} partitions"
+            if keys < KEYS_PER_PARTITION * partitions
+            else "uneven"
+        )
         found: list[tuple[bool, Verdict, str]] = [
-            (self.missing > events, "pointless", "most events have no such key: they are spread, and keep no order"),
+            (
+                self.missing > events,
+                "pointless",
+                "most events have no such key: they are spread, and keep no order",
+            ),
             (events < FEW, "unclear", f"only {events} events"),
-            (keys == 1, "bad", "one key: all events are in one partition, one worker does everything"),
-            (is_hot, "bad", f"a hot key: {largest:.0%} of the events are handled one after the other"),
-            (events < RETURNS * keys, "pointless", "nearly every key comes once in this sample: no order, no locality"),
+            (
+                keys == 1,
+                "bad",
+                "one key: all events are in one partition, one worker does everything",
+            ),
+            (
+                is_hot,
+                "bad",
+                f"a hot key: {largest:.0%} of the events are handled one after the other",
+            ),
+            (
+                events < RETURNS * keys,
+                "pointless",
+                "nearly every key comes once in this sample: no order, no locality",
+            ),
             (skew > SKEW, "bad", f"{few}: the fullest has {skew:.1f} times the mean"),
         ]
         return next(
@@ -112,14 +144,21 @@ class KeyStudy:
         self._fields = {name: self._tally(name) for name in self._only}
 
     def note(self, key: bytes | None, partition: int, event: object) -> None:
-        """A record of the topic. *event* is its value as JSON has it, anything that is no object counts as none."""
+        """A record of the topic.
+
+        *event* is its value as JSON has it, anything that is no object counts as none.
+        """
         if key is None:
             self._present.missing += 1
         else:
             self._present.note_in(key, partition)
         values = event if isinstance(event, Mapping) else {}
         for name in self._only or values:
-            if name not in self._fields and len(self._fields) < CANDIDATES_MAX and key_of(values.get(name)) is not None:
+            if (
+                name not in self._fields
+                and len(self._fields) < CANDIDATES_MAX
+                and key_of(values.get(name)) is not None
+            ):
                 self._fields[name] = self._tally(name)
         for name, tally in self._fields.items():
             tally.note(key_of(values.get(name)))
@@ -134,11 +173,17 @@ class KeyStudy:
         """The present key first, then the fields: those that are good first, the most even of them at the top."""
         order = ("good", "unclear", "bad", "pointless")
         fields = [tally.report() for tally in self._fields.values()]
-        return [self._present.report(), *sorted(fields, key=lambda of: (order.index(of.verdict), of.skew))]
+        return [
+            self._present.report(),
+            *sorted(fields, key=lambda of: (order.index(of.verdict), of.skew)),
+        ]
 
 
 def key_of(value: object) -> bytes | None:
-    """The key that a field's value would be: its text. None for what is no key: nothing, truth, fractions, objects."""
+    """The key that a field's value would be: its text.
+
+    None for what is no key: nothing, truth, fractions, objects.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     return key_bytes(value) if isinstance(value, int) and not isinstance(value, bool) else None

@@ -19,9 +19,12 @@ NAMED_MAX = 20  # groups in an error
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """A partition at the last look. *age_s* is the age of the next record to be read, None without one.
+    """A partition at the last look.
 
-    *rates* and *eta_s* (until nothing is left) are those of the window; *state* None: it is too short to say.
+    *age_s* is the age of the next record to be read, None without one.
+
+    *rates* and *eta_s* (until nothing is left) are those of the window; *state* None: it is too
+    short to say.
     """
 
     place: TopicPartition
@@ -35,13 +38,22 @@ class PartitionLag:
     def as_json(self) -> dict[str, Any]:
         """Of plain values."""
         return {
-            "topic": self.place.topic, "partition": self.place.partition, "committed": self.look.committed,
-            "begin": self.look.begin, "end": self.look.end, "lag": self.look.lag, "lag_s": _rounded(self.age_s),
-            "state": self.state, "eta_s": _rounded(self.eta_s),
+            "topic": self.place.topic,
+            "partition": self.place.partition,
+            "committed": self.look.committed,
+            "begin": self.look.begin,
+            "end": self.look.end,
+            "lag": self.look.lag,
+            "lag_s": _rounded(self.age_s),
+            "state": self.state,
+            "eta_s": _rounded(self.eta_s),
             "arrived_per_s": _rounded(self.rates.arrived if self.rates else None),
             "consumed_per_s": _rounded(self.rates.consumed if self.rates else None),
-            "deleted": self.look.deleted, "ahead": self.look.ahead, "open_since": self.open_since, "owner": self.owner,
-        }  # fmt: skip
+            "deleted": self.look.deleted,
+            "ahead": self.look.ahead,
+            "open_since": self.open_since,
+            "owner": self.owner,
+        }
 
     @property
     def open_since(self) -> int | None:
@@ -76,7 +88,9 @@ class GroupLag:
     @property
     def state(self) -> State | None:
         """The worst of the partitions' states."""
-        return worst([*(partition.state for partition in self.partitions), *(None for _ in self.unanswered)])
+        return worst(
+            [*(partition.state for partition in self.partitions), *(None for _ in self.unanswered)]
+        )
 
     @property
     def eta_s(self) -> float | None:
@@ -88,22 +102,37 @@ class GroupLag:
     def as_json(self) -> dict[str, Any]:
         """Of plain values."""
         return {
-            "group": self.group, "at_s": round(self.at_s, 3), "window_s": round(self.window_s, 3),
-            "members": self.members, "state": self.state, "lag": self.lag, "lag_s": _rounded(self.age_s),
-            "eta_s": _rounded(self.eta_s), "partitions": [partition.as_json() for partition in self.partitions],
+            "group": self.group,
+            "at_s": round(self.at_s, 3),
+            "window_s": round(self.window_s, 3),
+            "members": self.members,
+            "state": self.state,
+            "lag": self.lag,
+            "lag_s": _rounded(self.age_s),
+            "eta_s": _rounded(self.eta_s),
+            "partitions": [partition.as_json() for partition in self.partitions],
             "unanswered": [f"{at.topic}/{at.partition}" for at in self.unanswered],
-        }  # fmt: skip
+        }
 
 
 class GroupWatch:
-    """Looks at *group* again and again, and keeps a window of looks for each partition. It needs no worker.
+    """Looks at *group* again and again, and keeps a window of looks for each partition.
 
-    Partitions are those that the group has committed or that its members have, and all of the topics that *expected*
-    names (as on the cluster), of which missing ones are left out. With *only*, those of this topic alone.
+    It needs no worker.
+
+    Partitions are those that the group has committed or that its members have, and all of the
+    topics that *expected* names (as on the cluster), of which missing ones are left out. With
+    *only*, those of this topic alone.
     """
 
     def __init__(
-        self, settings: KafkaConfig, group: str, timeout_s: float, *, expected: Collection[str] = (), only: str = ""
+        self,
+        settings: KafkaConfig,
+        group: str,
+        timeout_s: float,
+        *,
+        expected: Collection[str] = (),
+        only: str = "",
     ) -> None:
         self._settings = settings
         self._group = group
@@ -115,8 +144,8 @@ class GroupWatch:
     async def look(self) -> GroupLag:
         """Look once more.
 
-        Raises UnavailableError when no broker answers within the time limit, ConfigError when there is no such group or
-        topic, AccessError when the cluster does not let us ask.
+        Raises UnavailableError when no broker answers within the time limit, ConfigError when there
+        is no such group or topic, AccessError when the cluster does not let us ask.
         """
         async with admin_of(self._settings, self._timeout_s) as admin:
             asker = Asker(admin, self._group)
@@ -125,23 +154,42 @@ class GroupWatch:
             places = self._places(leaders, members, committed)
             if not places and not self._expected.intersection(at.topic for at in leaders):
                 await self._explain(asker)
-            begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
+            begins, ends = (
+                await asker.offsets(places, "earliest"),
+                await asker.offsets(places, "latest"),
+            )
             now_s = time.time()
             looks = {
-                at: Look(now_s, begins[at], max(ends[at], begins[at]), committed.get(at), is_held=members.are_there)
+                at: Look(
+                    now_s,
+                    begins[at],
+                    max(ends[at], begins[at]),
+                    committed.get(at),
+                    is_held=members.are_there,
+                )
                 for at in places
                 if at in begins and at in ends
             }
             lagging = {at: look.position for at, look in looks.items() if look.lag}
             stable = await asker.offsets(lagging, "stable")
-            looks |= {at: replace(looks[at], is_held_up=True) for at, of in lagging.items() if stable.get(at) == of}
+            looks |= {
+                at: replace(looks[at], is_held_up=True)
+                for at, of in lagging.items()
+                if stable.get(at) == of
+            }
             times_ms = await asker.times_ms(lagging)
         was = self._windows
-        self._windows = {at: kept(was.get(at, ()), looks[at]) if at in looks else was.get(at, []) for at in places}
+        self._windows = {
+            at: kept(was.get(at, ()), looks[at]) if at in looks else was.get(at, [])
+            for at in places
+        }
         return self._report(now_s, looks, times_ms, members)
 
     def _places(
-        self, leaders: Iterable[TopicPartition], members: Members, committed: Iterable[TopicPartition]
+        self,
+        leaders: Iterable[TopicPartition],
+        members: Members,
+        committed: Iterable[TopicPartition],
     ) -> list[TopicPartition]:
         """The partitions of every topic that the group has to do with: one that it never committed counts, too."""
         topics = {at.topic for at in committed} | members.topics | self._expected
@@ -152,13 +200,18 @@ class GroupWatch:
             raise ConfigError(f"there is no topic {self._only}")
         groups = await asker.groups()
         if self._group not in groups:
-            some = ", ".join(sorted(groups)[:NAMED_MAX]) + (", ..." if len(groups) > NAMED_MAX else "")
+            some = ", ".join(sorted(groups)[:NAMED_MAX]) + (
+                ", ..." if len(groups) > NAMED_MAX else ""
+            )
             raise ConfigError(f"there is no group {self._group}; there are: {some or 'none'}")
 
     def _report(
-        self, now_s: float, answered: Collection[TopicPartition], times_ms: Mapping[TopicPartition, int],
+        self,
+        now_s: float,
+        answered: Collection[TopicPartition],
+        times_ms: Mapping[TopicPartition, int],
         members: Members,
-    ) -> GroupLag:  # fmt: skip
+    ) -> GroupLag:
         found, unanswered = [], []
         for at, window in self._windows.items():
             if at not in answered:
@@ -167,9 +220,15 @@ class GroupWatch:
             rates, last = rates_of(window), window[-1]
             age_s = max(now_s - times_ms[at] / 1000, 0.0) if at in times_ms else None
             eta_s = eta_s_of(last.lag, rates)
-            found.append(PartitionLag(at, last, age_s, state_of(window), rates, eta_s, members.owners.get(at)))
+            found.append(
+                PartitionLag(
+                    at, last, age_s, state_of(window), rates, eta_s, members.owners.get(at)
+                )
+            )
         window_s = max((now_s - self._windows[p.place][0].at_s for p in found), default=0.0)
-        return GroupLag(self._group, now_s, window_s, members.count, tuple(found), tuple(unanswered))
+        return GroupLag(
+            self._group, now_s, window_s, members.count, tuple(found), tuple(unanswered)
+        )
 
 
 def _rounded(value: float | None) -> float | None:

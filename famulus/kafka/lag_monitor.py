@@ -27,7 +27,10 @@ class Progress:
 
 
 class LagMonitor:
-    """Asks the cluster for a group's progress; works from outside of any worker. Use it as an async context manager."""
+    """Asks the cluster for a group's progress; works from outside of any worker.
+
+    Use it as an async context manager.
+    """
 
     def __init__(self, settings: KafkaConfig, group: str) -> None:
         self._admin = AIOKafkaAdminClient(**connection_of(settings))
@@ -45,7 +48,9 @@ class LagMonitor:
         await self._admin.close()
 
     async def progress(self, topics: Iterable[str]) -> dict[str, Progress]:
-        """The group's progress by topic. A partition without a commit counts from the beginning of its log.
+        """The group's progress by topic.
+
+        A partition without a commit counts from the beginning of its log.
 
         Raises what aiokafka raises, LeaderNotAvailableError when not every partition answers.
         """
@@ -55,7 +60,8 @@ class LagMonitor:
 async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
     """How many records of each of *topics* (as on the cluster) the group has yet to read.
 
-    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we may not ask.
+    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we
+    may not ask.
     """
     async with admin_of(settings, timeout_s) as admin:
         found = await _progress(Asker(admin, settings.consumer_config.group_id), topics)

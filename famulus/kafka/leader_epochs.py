@@ -1,7 +1,8 @@
 """Where a log's records of a leader epoch end: before a position that was read, the log was truncated and written anew.
 
-Every leader of a partition writes its epoch into the batches that it appends, and each has a higher one (KIP-101,
-KIP-320). aiokafka neither shows the epoch of a batch nor asks where one ends, so both are spelt out here.
+Every leader of a partition writes its epoch into the batches that it appends, and each has a higher
+one (KIP-101, KIP-320). aiokafka neither shows the epoch of a batch nor asks where one ends, so both
+are spelt out here.
 """
 
 from collections import defaultdict
@@ -24,24 +25,43 @@ class _Answer(Response):  # type: ignore[misc]
     API_KEY, API_VERSION = 23, 3
     SCHEMA = Schema(
         ("throttle_ms", Int32),
-        ("topics", Array(
-            ("topic", String()),
-            ("partitions", Array(
-                ("error_code", Int16), ("partition", Int32), ("leader_epoch", Int32), ("end_offset", Int64)
-            )),
-        )),
-    )  # fmt: skip
+        (
+            "topics",
+            Array(
+                ("topic", String()),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader_epoch", Int32),
+                        ("end_offset", Int64),
+                    ),
+                ),
+            ),
+        ),
+    )
 
 
 class _Request(RequestStruct):  # type: ignore[misc]
     API_KEY, API_VERSION, RESPONSE_TYPE = 23, 3, _Answer
     SCHEMA = Schema(
         ("replica_id", Int32),
-        ("topics", Array(
-            ("topic", String()),
-            ("partitions", Array(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32))),
-        )),
-    )  # fmt: skip
+        (
+            "topics",
+            Array(
+                ("topic", String()),
+                (
+                    "partitions",
+                    Array(
+                        ("partition", Int32),
+                        ("current_leader_epoch", Int32),
+                        ("leader_epoch", Int32),
+                    ),
+                ),
+            ),
+        ),
+    )
 
 
 class _EpochEnds(Request[_Request]):  # type: ignore[misc]
@@ -57,7 +77,9 @@ class _EpochEnds(Request[_Request]):  # type: ignore[misc]
         return request_struct_class(CONSUMER, list(self._topics.items()))
 
 
-async def epoch_ends(client: Any, leader: int, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+async def epoch_ends(
+    client: Any, leader: int, epochs: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
     """Ask *leader*, a node's id, where the records of these *epochs* and earlier ones end, one past the last.
 
     Left out where it does not know. Raises what aiokafka raises.

@@ -15,17 +15,31 @@ Skipped = Callable[[UnreadableBatchError], None]
 
 
 def log_consumer(settings: KafkaConfig, fetch_max_wait_ms: int = 100) -> AIOKafkaConsumer:
-    """A consumer without a group, for reading logs from their beginnings. A fetch without data waits so long."""
+    """A consumer without a group, for reading logs from their beginnings.
+
+    A fetch without data waits so long.
+    """
     return AIOKafkaConsumer(
-        **connection_of(settings), group_id=None, enable_auto_commit=False,
-        auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20, fetch_max_wait_ms=fetch_max_wait_ms,
-    )  # fmt: skip
+        **connection_of(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=4 * 2**20,
+        fetch_max_wait_ms=fetch_max_wait_ms,
+    )
 
 
 async def opened(
-    settings: KafkaConfig, at: TopicPartition, fetch_max_wait_ms: int = 500, *, from_end: bool = False
+    settings: KafkaConfig,
+    at: TopicPartition,
+    fetch_max_wait_ms: int = 500,
+    *,
+    from_end: bool = False,
 ) -> AIOKafkaConsumer:
-    """One that has begun to read *at*, from its beginning or its end. Raises what aiokafka raises."""
+    """One that has begun to read *at*, from its beginning or its end.
+
+    Raises what aiokafka raises.
+    """
     consumer = log_consumer(settings, fetch_max_wait_ms)
     try:
         await consumer.start()
@@ -39,13 +53,17 @@ async def opened(
 
 
 async def poll(
-    consumer: AIOKafkaConsumer, *places: TopicPartition, timeout_ms: int, max_records: int | None = None,
+    consumer: AIOKafkaConsumer,
+    *places: TopicPartition,
+    timeout_ms: int,
+    max_records: int | None = None,
     skipped: Skipped = lambda _: None,
-) -> dict[TopicPartition, list[Any]]:  # fmt: skip
+) -> dict[TopicPartition, list[Any]]:
     """What has been fetched of *places*, of a topic of the group's own, waiting for it for *timeout_ms*.
 
-    A batch that somebody wrote who is none of us, and that cannot be read, is skipped; *skipped* is told. One that is
-    damaged is asked for again. Raises UnreadableBatchError when it stays so, behind the records before it.
+    A batch that somebody wrote who is none of us, and that cannot be read, is skipped; *skipped* is
+    told. One that is damaged is asked for again. Raises UnreadableBatchError when it stays so,
+    behind the records before it.
     """
     for left in range(TRIES, -1, -1):
         try:

@@ -1,7 +1,8 @@
 """Tokens for OAUTHBEARER: asked for with the client's credentials (RFC 6749, 4.4), kept for most of their life.
 
-The server's address is https and one of an allow-list (`security`), redirects are not followed, an answer has a limit
-of time and of size: whoever can change a setting must not make this process fetch what it likes.
+The server's address is https and one of an allow-list (`security`), redirects are not followed, an
+answer has a limit of time and of size: whoever can change a setting must not make this process
+fetch what it likes.
 """
 
 import json
@@ -15,7 +16,11 @@ from typing import Any, NamedTuple
 import aiohttp
 from aiokafka import conn
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, SaslAuthenticationFailed
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaConnectionError,
+    SaslAuthenticationFailed,
+)
 
 from famulus.config.security import SecurityConfig
 from famulus.kafka.tls import authority_of
@@ -41,13 +46,19 @@ class Token(NamedTuple):
 
 
 class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
-    """What aiokafka asks for a token at each connection. *trust* says which token servers are believed.
+    """What aiokafka asks for a token at each connection.
 
-    *clock* gives seconds. Clients in several threads share it. It has no lock: that two may ask at once costs a token.
+    *trust* says which token servers are believed.
+
+    *clock* gives seconds. Clients in several threads share it. It has no lock: that two may ask at
+    once costs a token.
     """
 
     def __init__(
-        self, settings: SecurityConfig, trust: ssl.SSLContext, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: SecurityConfig,
+        trust: ssl.SSLContext,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -58,7 +69,8 @@ class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is u
     async def token(self) -> str:
         """A token that is good for now.
 
-        Raises TokenError when the server refuses, TokenServerError when it cannot be reached; neither names a secret.
+        Raises TokenError when the server refuses, TokenServerError when it cannot be reached;
+        neither names a secret.
         """
         if self._clock() >= self._renew_at:
             asked_at = self._clock()
@@ -72,20 +84,26 @@ class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is u
         if settings.sasl_oauthbearer_scope:
             form["scope"] = settings.sasl_oauthbearer_scope
         client = aiohttp.encode_basic_auth(
-            settings.sasl_oauthbearer_client_id, settings.sasl_oauthbearer_client_secret.get_secret_value()
+            settings.sasl_oauthbearer_client_id,
+            settings.sasl_oauthbearer_client_secret.get_secret_value(),
         )
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(LIMIT_S)) as session,
                 session.post(
-                    settings.sasl_oauthbearer_token_endpoint_url, data=form, headers={"Authorization": client},
-                    ssl=self._trust, allow_redirects=False,
+                    settings.sasl_oauthbearer_token_endpoint_url,
+                    data=form,
+                    headers={"Authorization": client},
+                    ssl=self._trust,
+                    allow_redirects=False,
                 ) as answer,
-            ):  # fmt: skip
+            ):
                 return _token_of(answer.status, await _body(answer))
         except aiohttp.ClientConnectorCertificateError as error:
             reason = getattr(error.certificate_error, "verify_message", "certificate not accepted")
-            raise TokenError(f"its certificate is not accepted: {reason}; see Kafka.HttpsCaLocation") from None
+            raise TokenError(
+                f"its certificate is not accepted: {reason}; see Kafka.HttpsCaLocation"
+            ) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TokenServerError(type(error).__name__) from None
 
@@ -100,7 +118,10 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _token_of(status: int, body: bytes) -> Token:
-    """The token in an answer. Of an answer without one, only the error code of RFC 6749 is repeated."""
+    """The token in an answer.
+
+    Of an answer without one, only the error code of RFC 6749 is repeated.
+    """
     try:
         fields: Any = json.loads(body)  # Any: JSON
     except ValueError:
@@ -110,7 +131,9 @@ def _token_of(status: int, body: bytes) -> Token:
         raise TokenServerError(f"HTTP {status}")
     if status != 200:
         code = str(fields.get("error", ""))
-        raise TokenError(f"it says HTTP {status}{f', {code}' if re.fullmatch('[a-z_]{1,40}', code) else ''}")
+        raise TokenError(
+            f"it says HTTP {status}{f', {code}' if re.fullmatch('[a-z_]{1,40}', code) else ''}"
+        )
     text, lives = fields.get("access_token"), fields.get("expires_in", 0)
     if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", text):
         raise TokenError("its answer has no access_token")
@@ -131,5 +154,8 @@ conn.OAuthAuthenticator = _Login
 
 @cache
 def source_of(settings: SecurityConfig) -> TokenSource:
-    """One source for all clients with the same *settings*. Raises ConfigError when `HttpsCaLocation` cannot be read."""
+    """One source for all clients with the same *settings*.
+
+    Raises ConfigError when `HttpsCaLocation` cannot be read.
+    """
     return TokenSource(settings, authority_of(settings.https_ca_location, "Kafka.HttpsCaLocation"))

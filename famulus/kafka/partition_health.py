@@ -1,4 +1,7 @@
-"""How the partitions of one worker get on, by looks at its own numbers. Pure: nobody else is asked."""
+"""How the partitions of one worker get on, by looks at its own numbers.
+
+Pure: nobody else is asked.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Generic, NamedTuple, TypeVar
@@ -11,8 +14,8 @@ P = TypeVar("P")
 class Standing(NamedTuple):
     """A partition at the last look: its *state*, None where the window is too short to say.
 
-    *eta_s* is in how many seconds nothing is left, None for never, or when nobody knows; *waits_s* for how long its lag
-    has been seen without any progress, 0 without lag.
+    *eta_s* is in how many seconds nothing is left, None for never, or when nobody knows; *waits_s*
+    for how long its lag has been seen without any progress, 0 without lag.
     """
 
     state: State | None
@@ -21,17 +24,23 @@ class Standing(NamedTuple):
 
 
 class Standings(Generic[P]):
-    """Keeps a window of looks for each partition, by whatever names it. As many as there are partitions."""
+    """Keeps a window of looks for each partition, by whatever names it.
+
+    As many as there are partitions.
+    """
 
     def __init__(self) -> None:
         self._windows: dict[P, list[Look]] = {}
-        self._since_s: dict[P, tuple[int, float]] = {}  # which position it has had lag at, and from when on
+        # Which position it has had lag at, and from when on.
+        self._since_s: dict[P, tuple[int, float]] = {}
 
-    def look(self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()) -> dict[P, Standing]:
+    def look(
+        self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()
+    ) -> dict[P, Standing]:
         """Look once more, *at_s* seconds of any clock: each of *places* has its log's end and its lag.
 
-        Those of *held_up* are behind a transaction that is open. What is not among *places* belongs to somebody else
-        by now and is forgotten.
+        Those of *held_up* are behind a transaction that is open. What is not among *places* belongs
+        to somebody else by now and is forgotten.
         """
         looks = {
             at: Look(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)

@@ -1,8 +1,9 @@
 """To which partition a record goes: a function of its key and of how many partitions the topic has.
 
-Whoever writes to a topic must agree on it, else records of one key stand in several partitions and lose their order.
-Java's clients, aiokafka and Faust use murmur2; librdkafka, on which the .NET, Go and C clients stand, uses CRC32 unless
-told otherwise. Pure: where records without a key go, the producer decides.
+Whoever writes to a topic must agree on it, else records of one key stand in several partitions and
+lose their order. Java's clients, aiokafka and Faust use murmur2; librdkafka, on which the .NET, Go
+and C clients stand, uses CRC32 unless told otherwise. Pure: where records without a key go, the
+producer decides.
 """
 
 import importlib
@@ -14,9 +15,11 @@ from zlib import crc32
 
 from famulus.errors import ConfigError
 
-Choose = Callable[[bytes, int], int | None]  # key and number of partitions -> partition; None: any of them
+# Key and number of partitions -> partition; None: any of them.
+Choose = Callable[[bytes, int], int | None]
 SETTING = "Kafka.ProducerConfig.Partitioner"
-KEYS = 16_384  # whose partitions are remembered: most come again, and working it out takes longer than sending
+# Whose partitions are remembered: most come again, and working it out takes longer than sending.
+KEYS = 16_384
 _WORD = 0xFFFFFFFF
 _SEED, _MIX = 0x9747B28C, 0x5BD1E995
 
@@ -24,8 +27,8 @@ _SEED, _MIX = 0x9747B28C, 0x5BD1E995
 class Partitioner(Protocol):
     """What a class that `Kafka.ProducerConfig.Partitioner` names looks like; it is made without arguments.
 
-    The same key and count must give the same number in every process and every release: Python's `hash` of a text does
-    not, it is another one in each process.
+    The same key and count must give the same number in every process and every release: Python's
+    `hash` of a text does not, it is another one in each process.
     """
 
     def get_partition(self, key: bytes, partition_count: int) -> int:
@@ -39,15 +42,18 @@ def murmur2(key: bytes, partitions: int) -> int:
 
 
 def consistent_random(key: bytes, partitions: int) -> int | None:
-    """What librdkafka chooses unless told otherwise. An empty key counts as none there, so it may go anywhere."""
+    """What librdkafka chooses unless told otherwise.
+
+    An empty key counts as none there, so it may go anywhere.
+    """
     return crc32(key) % partitions if key else None
 
 
 def chooser(name: str) -> Choose:
     """The function that the setting *name* speaks of: `murmur2`, `consistent_random`, or a class by its dotted name.
 
-    Raises ConfigError when there is no such class. What a class gives is checked each time: the function raises
-    ConfigError when it raises, or names no partition.
+    Raises ConfigError when there is no such class. What a class gives is checked each time: the
+    function raises ConfigError when it raises, or names no partition.
     """
     return BUILT_IN.get(name) or _custom(name)
 
@@ -61,7 +67,9 @@ def _custom(name: str) -> Choose:
     try:
         partitioner: Partitioner = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
-        raise ConfigError(f"{SETTING} {name} cannot be made: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{SETTING} {name} cannot be made: {type(error).__name__}: {error}"
+        ) from error
     if not callable(getattr(partitioner, "get_partition", None)):
         raise ConfigError(f"{SETTING} {name} has no method get_partition(key, partition_count)")
 
@@ -69,9 +77,13 @@ def _custom(name: str) -> Choose:
         try:
             found = partitioner.get_partition(key, partitions)
         except Exception as error:
-            raise ConfigError(f"{SETTING} {name} raised {type(error).__name__} for a key") from error
+            raise ConfigError(
+                f"{SETTING} {name} raised {type(error).__name__} for a key"
+            ) from error
         if type(found) is not int or not 0 <= found < partitions:
-            raise ConfigError(f"{SETTING} {name} gave {found!r} for a key and {partitions} partitions")
+            raise ConfigError(
+                f"{SETTING} {name} gave {found!r} for a key and {partitions} partitions"
+            )
         return found
 
     return choose

@@ -1,8 +1,9 @@
 """Record batches that cannot be read, whoever reads them: which offsets they have, and whether to ask for them again.
 
-aiokafka says of a damaged batch that its checksum is wrong, of one whose header is damaged that it is larger than a
-fetch, moving on by one offset, and of a header whose name is no UTF-8 nothing but that. So the two classes by which its
-fetcher unpacks are replaced: all of these are an UnreadableBatchError, and nothing is skipped.
+aiokafka says of a damaged batch that its checksum is wrong, of one whose header is damaged that it
+is larger than a fetch, moving on by one offset, and of a header whose name is no UTF-8 nothing but
+that. So the two classes by which its fetcher unpacks are replaced: all of these are an
+UnreadableBatchError, and nothing is skipped.
 """
 
 from collections.abc import Iterator
@@ -24,17 +25,25 @@ DAMAGED = "its bytes are not those that were written"
 class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aiokafka is untyped
     """The batch of *place* from *first_offset* on cannot be read, *why* in words.
 
-    The next one begins at *next_offset*, None where the batch does not even say that. *is_damaged*: its checksum is
-    wrong, so it may be whole when it is fetched again. Else it is what somebody wrote.
+    The next one begins at *next_offset*, None where the batch does not even say that. *is_damaged*:
+    its checksum is wrong, so it may be whole when it is fetched again. Else it is what somebody
+    wrote.
     """
 
     def __init__(  # all that is known of it
-        self, place: TopicPartition, first_offset: int, next_offset: int | None, why: str, *, is_damaged: bool,
+        self,
+        place: TopicPartition,
+        first_offset: int,
+        next_offset: int | None,
+        why: str,
+        *,
+        is_damaged: bool,
         is_too_large: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         until = f" to {next_offset - 1}" if next_offset is not None else " on"
         super().__init__(
-            f"{place.topic}-{place.partition}: the records from offset {first_offset}{until} cannot be read: {why}"
+            f"{place.topic}-{place.partition}: the records from offset {first_offset}{until} "
+            f"cannot be read: {why}"
         )
         self.place = place
         self.why = why
@@ -54,7 +63,8 @@ class Batches:
 
     *leader_epoch* is that of the last batch.
 
-    Bytes that begin with no whole batch are damaged: a broker sends the first one whole, however large it is.
+    Bytes that begin with no whole batch are damaged: a broker sends the first one whole, however
+    large it is.
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -89,7 +99,10 @@ class Batches:
 
 
 class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
-    """The records of one fetch. Raises UnreadableBatchError where aiokafka's own raise whatever they raise."""
+    """The records of one fetch.
+
+    Raises UnreadableBatchError where aiokafka's own raise whatever they raise.
+    """
 
     def _unpack_records(self) -> Iterator[Any]:
         try:
@@ -118,7 +131,9 @@ def damage(place: TopicPartition, position: int, records: Batches) -> Unreadable
     return UnreadableBatchError(place, position, next_offset, DAMAGED, is_damaged=True)
 
 
-def unreadable(place: TopicPartition, position: int, batch: Any, error: Exception) -> UnreadableBatchError:
+def unreadable(
+    place: TopicPartition, position: int, batch: Any, error: Exception
+) -> UnreadableBatchError:
     """The error that says that *batch*, whose bytes are whole, cannot be read at *position*, because of *error*."""
     first = max(batch.base_offset, position)
     following = batch.next_offset if batch.next_offset > first else None
@@ -126,7 +141,9 @@ def unreadable(place: TopicPartition, position: int, batch: Any, error: Exceptio
         return UnreadableBatchError(place, first, following, NOT_UTF8, is_damaged=False)
     why = str(error.args[0]) if error.args else type(error).__name__
     is_too_large = isinstance(error, BatchTooLargeError)
-    return UnreadableBatchError(place, first, following, why, is_damaged=False, is_too_large=is_too_large)
+    return UnreadableBatchError(
+        place, first, following, why, is_damaged=False, is_too_large=is_too_large
+    )
 
 
 _MemoryRecords = fetcher.MemoryRecords

@@ -10,7 +10,10 @@ _before: list[int] = []  # its level before each that is muting it now
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Mute it. Those that do so at the same time do not disturb each other: the last one to end unmutes it."""
+    """Mute it.
+
+    Those that do so at the same time do not disturb each other: the last one to end unmutes it.
+    """
     _before.append(_log.level)
     _log.setLevel(logging.CRITICAL)
     try:

@@ -18,7 +18,9 @@ log = structlog.get_logger()
 
 
 class Strays:
-    """Counts stray records. Of those of one topic the first is said at once, the next ones with a number now and then.
+    """Counts stray records.
+
+    Of those of one topic the first is said at once, the next ones with a number now and then.
 
     *clock* gives seconds.
     """
@@ -46,8 +48,14 @@ class Strays:
             self._unsaid[error.topic] += 1
             return
         self._said_s[error.topic] = now_s
-        log.warning("a record that cannot be read is left alone", topic=error.topic, partition=error.partition,
-                    offset=error.offset, why=error.reason, others_before=self._unsaid.pop(error.topic, 0))  # fmt: skip
+        log.warning(
+            "a record that cannot be read is left alone",
+            topic=error.topic,
+            partition=error.partition,
+            offset=error.offset,
+            why=error.reason,
+            others_before=self._unsaid.pop(error.topic, 0),
+        )
 
     def skipped(self, kind: Kind) -> Callable[[UnreadableBatchError], None]:
         """What `access.reading.poll` is to tell of batches that it skips."""

@@ -13,18 +13,29 @@ def context_of(settings: SecurityConfig) -> ssl.SSLContext:
     """TLS with the broker as *settings* say. Raises ConfigError when a file cannot be read."""
     context = authority_of(settings.ssl_ca_location, "Kafka.SslCaLocation")
     if settings.ssl_certificate_location is not None:
-        _load_own(context, settings.ssl_certificate_location, settings.ssl_key_location, settings.ssl_key_password)
+        _load_own(
+            context,
+            settings.ssl_certificate_location,
+            settings.ssl_key_location,
+            settings.ssl_key_password,
+        )
     return context
 
 
-def _load_own(context: ssl.SSLContext, certificate: Path, key: Path | None, password: SecretStr) -> None:
+def _load_own(
+    context: ssl.SSLContext, certificate: Path, key: Path | None, password: SecretStr
+) -> None:
     try:
         # A function, also without a password: OpenSSL would ask the terminal for it.
         context.load_cert_chain(certificate, key, password.get_secret_value)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; no password for a locked key a ValueError
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ssl.SSLError is an OSError; no password for a locked key a ValueError
         files = f"{certificate} and {key}" if key else str(certificate)
         raise ConfigError(
-            f"our certificate and its key cannot be read from {files}: {_reason(error)}; Kafka.SslCertificateLocation, "
+            f"our certificate and its key cannot be read from {files}: {_reason(error)}; "
+            "Kafka.SslCertificateLocation, "
             "SslKeyLocation and SslKeyPassword say where they are, as PEM"
         ) from None
 
@@ -37,7 +48,9 @@ def authority_of(file: Path | None, setting: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=file)
     except OSError as error:
-        raise ConfigError(f"{setting} {file} cannot be read as certificates in PEM: {_reason(error)}") from None
+        raise ConfigError(
+            f"{setting} {file} cannot be read as certificates in PEM: {_reason(error)}"
+        ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -46,4 +59,6 @@ def _reason(error: Exception) -> str:
     """What is wrong, without what the file has in it."""
     if isinstance(error, ssl.SSLError):
         return str(error.reason or "not PEM").replace("_", " ").lower()
-    return str(getattr(error, "strerror", "") or "the key is locked, its password is missing or too long")
+    return str(
+        getattr(error, "strerror", "") or "the key is locked, its password is missing or too long"
+    )

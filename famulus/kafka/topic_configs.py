@@ -21,7 +21,8 @@ async def configs_of(
 ) -> dict[str, dict[str, str]]:
     """The settings *names* of each of *topics*, which are there.
 
-    Raises AccessError when we may not know them, ConfigError when the cluster does not tell for another reason.
+    Raises AccessError when we may not know them, ConfigError when the cluster does not tell for
+    another reason.
     """
     found: dict[str, dict[str, str]] = {}
     wanted = dict.fromkeys(names)
@@ -39,7 +40,8 @@ async def configs_of(
 async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeout_s: float) -> None:
     """Raise ConfigError when one of the state changelogs *topics* is not compacted and nothing else.
 
-    Where we may not read settings, nothing is said. Raises UnavailableError when no broker answers within *timeout_s*.
+    Where we may not read settings, nothing is said. Raises UnavailableError when no broker answers
+    within *timeout_s*.
     """
     async with admin_of(settings, timeout_s) as admin:
         try:
@@ -50,17 +52,21 @@ async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeou
     for name, configs in found.items():
         if (policy := configs.get("cleanup.policy", COMPACT)) != COMPACT:
             raise ConfigError(
-                f"the changelog {name} has cleanup.policy={policy}, so Kafka deletes rows that nobody has changed for "
-                f"a while: `kafka-configs.sh --bootstrap-server {settings.bootstrap_servers} --entity-type topics "
+                f"the changelog {name} has cleanup.policy={policy}, so Kafka deletes rows that "
+                "nobody has changed for "
+                f"a while: `kafka-configs.sh --bootstrap-server {settings.bootstrap_servers} "
+                "--entity-type topics "
                 f"--entity-name {name} --alter --add-config cleanup.policy={COMPACT}` mends that"
             )
 
 
-async def retentions(settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float) -> dict[str, float]:
+async def retentions(
+    settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float
+) -> dict[str, float]:
     """Seconds for each topic of the cluster that *is_wanted*, infinity for one that keeps records for ever.
 
-    A compacted topic does: the last record of a key. Raises UnavailableError when no broker answers within *timeout_s*,
-    ConfigError when the cluster does not tell.
+    A compacted topic does: the last record of a key. Raises UnavailableError when no broker answers
+    within *timeout_s*, ConfigError when the cluster does not tell.
     """
     async with admin_of(settings, timeout_s) as admin:
         names = sorted(name for name in await admin.list_topics() if is_wanted(name))

@@ -1,7 +1,7 @@
 """Which topics of which cluster names stand for now: what a topic that was made anew has other than the one before it.
 
-A topic has an id since Kafka 2.8 (KIP-516), and a cluster had one long before. aiokafka asks for neither topic ids nor
-in a version of the request that tells them, so the request is spelt out here.
+A topic has an id since Kafka 2.8 (KIP-516), and a cluster had one long before. aiokafka asks for
+neither topic ids nor in a version of the request that tells them, so the request is spelt out here.
 """
 
 import asyncio
@@ -46,18 +46,30 @@ class Uuid(AbstractType[bytes]):  # type: ignore[misc]  # aiokafka is untyped
 
 _BROKER = ("node_id", Int32), ("host", CompactString()), ("port", Int32), ("rack", CompactString())
 _PARTITION = (
-    ("error_code", Int16), ("partition", Int32), ("leader", Int32), ("leader_epoch", Int32),
-    ("replicas", CompactArray(Int32)), ("isr", CompactArray(Int32)), ("offline", CompactArray(Int32)),
-)  # fmt: skip
+    ("error_code", Int16),
+    ("partition", Int32),
+    ("leader", Int32),
+    ("leader_epoch", Int32),
+    ("replicas", CompactArray(Int32)),
+    ("isr", CompactArray(Int32)),
+    ("offline", CompactArray(Int32)),
+)
 _TAGS = ("tags", TaggedFields)
 _TOPIC = (
-    ("error_code", Int16), ("topic", CompactString()), ("topic_id", Uuid), ("is_internal", Boolean),
-    ("partitions", CompactArray(*_PARTITION, _TAGS)), ("operations", Int32),
-)  # fmt: skip
+    ("error_code", Int16),
+    ("topic", CompactString()),
+    ("topic_id", Uuid),
+    ("is_internal", Boolean),
+    ("partitions", CompactArray(*_PARTITION, _TAGS)),
+    ("operations", Int32),
+)
 _ANSWER = (
-    ("throttle_ms", Int32), ("brokers", CompactArray(*_BROKER, _TAGS)), ("cluster_id", CompactString()),
-    ("controller_id", Int32), ("topics", CompactArray(*_TOPIC, _TAGS)),
-)  # fmt: skip
+    ("throttle_ms", Int32),
+    ("brokers", CompactArray(*_BROKER, _TAGS)),
+    ("cluster_id", CompactString()),
+    ("controller_id", Int32),
+    ("topics", CompactArray(*_TOPIC, _TAGS)),
+)
 _ASKED = "topics", CompactArray(("topic_id", Uuid), ("topic", CompactString()), _TAGS)
 
 
@@ -74,7 +86,9 @@ class _Answer12(Response):  # type: ignore[misc]
 class _Request10(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY, API_VERSION, RESPONSE_TYPE = 3, 10, _Answer10
-    SCHEMA = Schema(_ASKED, ("makes", Boolean), ("cluster_operations", Boolean), ("operations", Boolean), _TAGS)
+    SCHEMA = Schema(
+        _ASKED, ("makes", Boolean), ("cluster_operations", Boolean), ("operations", Boolean), _TAGS
+    )
 
 
 class _Request12(RequestStruct):  # type: ignore[misc]
@@ -87,7 +101,9 @@ class _TopicsRequest(Request[_Request10 | _Request12]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topics: Collection[str]) -> None:
-        self._topics: list[tuple[bytes, str, dict[int, bytes]]] = [(NONE, topic, {}) for topic in topics]
+        self._topics: list[tuple[bytes, str, dict[int, bytes]]] = [
+            (NONE, topic, {}) for topic in topics
+        ]
 
     def build(self, request_struct_class: Any) -> Any:
         """For the version that is spoken."""
@@ -100,7 +116,8 @@ class Topic(NamedTuple):
 
     id: str
     partitions: int
-    leaders: Mapping[int, tuple[int, int]] = {}  # of partitions: the node's id and its epoch, where one is known
+    # Of partitions: the node's id and its epoch, where one is known.
+    leaders: Mapping[int, tuple[int, int]] = {}
 
 
 class Topics(NamedTuple):
@@ -111,9 +128,12 @@ class Topics(NamedTuple):
 
 
 async def topics_of(client: Any, names: Collection[str], timeout_s: float) -> Topics:
-    """Ask for the topics *names*, none of which is made by that. A broker that does not answer is asked again.
+    """Ask for the topics *names*, none of which is made by that.
 
-    Raises TopicAuthorizationFailedError, and TimeoutError when no broker answered within *timeout_s*.
+    A broker that does not answer is asked again.
+
+    Raises TopicAuthorizationFailedError, and TimeoutError when no broker answered within
+    *timeout_s*.
     """
     async with asyncio.timeout(timeout_s):
         while True:
@@ -133,15 +153,23 @@ async def _asked(client: Any, names: Collection[str]) -> Topics:
     try:
         answer = (await client.send(node, _TopicsRequest(names))).to_object()
     except NotImplementedError:  # the broker speaks none of these versions
-        answer = (await client.send(node, MetadataRequest(names, allow_auto_topic_creation=False))).to_object()
+        answer = (
+            await client.send(node, MetadataRequest(names, allow_auto_topic_creation=False))
+        ).to_object()
     found: dict[str, Topic] = {}
     for topic in answer["topics"]:
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             raise TopicAuthorizationFailedError(topic["topic"])
         if not topic["error_code"]:
             partitions = topic["partitions"]
-            leaders = {of["partition"]: (of["leader"], of["leader_epoch"]) for of in partitions if "leader_epoch" in of}
-            found[topic["topic"]] = Topic(_text(topic.get("topic_id", NONE)), len(partitions), leaders)
+            leaders = {
+                of["partition"]: (of["leader"], of["leader_epoch"])
+                for of in partitions
+                if "leader_epoch" in of
+            }
+            found[topic["topic"]] = Topic(
+                _text(topic.get("topic_id", NONE)), len(partitions), leaders
+            )
     return Topics(answer.get("cluster_id") or "", found)
 
 

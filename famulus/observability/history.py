@@ -1,4 +1,7 @@
-"""How a worker fared in the last minutes: samples of its counts, and the lines that a chart draws of them. Pure."""
+"""How a worker fared in the last minutes: samples of its counts, and the lines that a chart draws of them.
+
+Pure.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -7,7 +10,8 @@ from typing import Literal, NamedTuple
 
 EVERY_S = 2.0
 SAMPLES_MAX = 151  # five minutes
-WIDTH, HEIGHT, EDGE = 300, 60, 3  # of a chart, in its own units; the edge keeps the line's width inside
+# Of a chart, in its own units; the edge keeps the line's width inside.
+WIDTH, HEIGHT, EDGE = 300, 60, 3
 
 Kind = Literal["rate", "lag", "errors"]
 
@@ -25,7 +29,10 @@ class Sample(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A line from 0 to its *top*, the newest value *now* at its right end. *points* are as SVG has them."""
+    """A line from 0 to its *top*, the newest value *now* at its right end.
+
+    *points* are as SVG has them.
+    """
 
     kind: Kind
     name: str
@@ -52,7 +59,11 @@ class History:
         return [
             _chart("rate", "records/s", [(b.ended - a.ended) / _between(a, b) for a, b in pairs]),
             _chart("lag", "lag, records", [float(b.lag) for _, b in pairs]),
-            _chart("errors", "failed attempts/s", [(b.failed - a.failed) / _between(a, b) for a, b in pairs]),
+            _chart(
+                "errors",
+                "failed attempts/s",
+                [(b.failed - a.failed) / _between(a, b) for a, b in pairs],
+            ),
         ]
 
 

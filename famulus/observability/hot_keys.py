@@ -1,8 +1,9 @@
 """Which keys a partition's events have most, while they are handled: by number, by bytes, by the time of handlers.
 
-Counting every key would cost what many an event costs, and as much memory as there are keys. So one chunk of records
-in many is looked at, and counted as many times, into sketches of fixed size (Apache DataSketches' frequent items). A
-window's first events are all looked at, which makes small numbers exact. Pure: time is an argument.
+Counting every key would cost what many an event costs, and as much memory as there are keys. So one
+chunk of records in many is looked at, and counted as many times, into sketches of fixed size
+(Apache DataSketches' frequent items). A window's first events are all looked at, which makes small
+numbers exact. Pure: time is an argument.
 """
 
 import atexit
@@ -20,7 +21,8 @@ from famulus.serialization.records import Record
 
 WINDOW_MS = 300_000  # what is told of is this window and the one before
 EXACT = 1_000  # first events of a window, all of which are looked at
-EVERY = 31  # chunks, of which one is looked at then; a prime, so that no rhythm of a sender falls in with it
+# Chunks, of which one is looked at then; a prime, so that no rhythm of a sender falls in with it.
+EVERY = 31
 LG_KEYS = 9  # of the keys that a sketch can keep: what it says is wrong by 0.7 % of all at most
 TOP = 10  # keys by each measure
 KEY_BYTES = 128  # of longer keys only the digest is kept
@@ -29,7 +31,10 @@ LONG = "\u0100"  # begins the text of those; texts of keys have no such characte
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """A key, or its digest, and what its events are: estimates. *share* is that of the partition's events."""
+    """A key, or its digest, and what its events are: estimates.
+
+    *share* is that of the partition's events.
+    """
 
     key: str
     count: int
@@ -42,7 +47,8 @@ class HotKey:
 class HotPartition:
     """The hot keys of a partition, the most frequent first; *events* are those of the last five to ten minutes.
 
-    *skew* is that of the topic: the events of its fullest partition to the mean of those that this worker has.
+    *skew* is that of the topic: the events of its fullest partition to the mean of those that this
+    worker has.
     """
 
     topic: str
@@ -57,10 +63,14 @@ class HotPartition:
 
 
 class Window:
-    """The sketches of one window: by number, bytes and microseconds. They have their full size at most."""
+    """The sketches of one window: by number, bytes and microseconds.
+
+    They have their full size at most.
+    """
 
     def __init__(self, began_ms: int) -> None:
-        from datasketches import frequent_strings_sketch  # noqa: PLC0415  # a worker has it by now, others never need it
+        # A worker has it by now, others never need it.
+        from datasketches import frequent_strings_sketch  # noqa: PLC0415
 
         _windows.add(self)
         self.began_ms = began_ms
@@ -151,14 +161,21 @@ class KeyWatch:
 
 
 def hot_keys(watches: Mapping[TP, KeyWatch], now_ms: int, *, is_shown: bool) -> list[HotPartition]:
-    """What there is to say of each partition, by topic. Keys are private: *is_shown* false gives their digests."""
+    """What there is to say of each partition, by topic.
+
+    Keys are private: *is_shown* false gives their digests.
+    """
     windows = {tp: watch.recent(now_ms) for tp, watch in sorted(watches.items())}
     of_topic: defaultdict[str, list[int]] = defaultdict(list)
     for tp, window in windows.items():
         of_topic[tp.topic].append(window.events)
     return [
         HotPartition(
-            tp.topic, tp.partition, window.events, _skew(of_topic[tp.topic]), tuple(_top(window, is_shown=is_shown))
+            tp.topic,
+            tp.partition,
+            window.events,
+            _skew(of_topic[tp.topic]),
+            tuple(_top(window, is_shown=is_shown)),
         )
         for tp, window in windows.items()
     ]
@@ -175,7 +192,8 @@ def _top(window: Window, *, is_shown: bool) -> Iterable[HotKey]:
 
     texts: set[str] = set()
     for sketch in (window.counts, window.bytes, window.micros):
-        found = sketch.get_frequent_items(wanted.NO_FALSE_POSITIVES)  # (text, estimate, lower bound, upper bound)
+        # (text, estimate, lower bound, upper bound).
+        found = sketch.get_frequent_items(wanted.NO_FALSE_POSITIVES)
         texts.update(text for text, *_ in sorted(found, key=lambda row: (-row[1], row[0]))[:TOP])
     counts = {text: window.counts.get_estimate(text) for text in texts}
     for text in sorted(texts, key=lambda text: (-counts[text], text)):
@@ -203,4 +221,8 @@ def _digest(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return _digest(text) if text.startswith(LONG) else printable(text.encode("latin-1").decode("utf-8", "replace"))
+    return (
+        _digest(text)
+        if text.startswith(LONG)
+        else printable(text.encode("latin-1").decode("utf-8", "replace"))
+    )

@@ -1,7 +1,8 @@
 """The logs of libraries at a bounded rate: what is said over and over is said once, and later how often it was.
 
-aiokafka tells of every attempt: a script whose broker is away printed 1,800 lines a second. A filter on the libraries'
-own loggers holds repetitions back; the handlers, levels and formats of whoever logs stay as they are.
+aiokafka tells of every attempt: a script whose broker is away printed 1,800 lines a second. A
+filter on the libraries' own loggers holds repetitions back; the handlers, levels and formats of
+whoever logs stay as they are.
 """
 
 import logging
@@ -21,14 +22,16 @@ CALM = logging.WARNING  # from here on; what is below is asked for, or of no int
 class Rate(logging.Filter):
     """Lets each message through *BURST* times in *EVERY_S* seconds, and says with the next one how many there were.
 
-    A message is its logger, its level and its template: the values in it do not make it another one.
+    A message is its logger, its level and its template: the values in it do not make it another
+    one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._said: dict[tuple[str, int, str], list[float]] = {}  # since when, how many were said, and held back
+        # Since when, how many were said, and held back.
+        self._said: dict[tuple[str, int, str], list[float]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether *record* is to be logged."""
@@ -52,7 +55,10 @@ class Rate(logging.Filter):
 
 
 def _template(record: logging.LogRecord) -> str:
-    """The text without its values. One that was put together before has no template: its words without digits count."""
+    """The text without its values.
+
+    One that was put together before has no template: its words without digits count.
+    """
     text = str(record.msg)[:200]
     return text if record.args else NUMBERS.sub("#", text)
 
@@ -61,10 +67,16 @@ _rate = Rate()
 
 
 def calm_libraries() -> None:
-    """Bound the rate of every logger of LIBRARIES that there is. Those that are made later are met by the next call.
+    """Bound the rate of every logger of LIBRARIES that there is.
+
+    Those that are made later are met by the next call.
 
     A logger's filter does not hear what its children log, so each has it.
     """
-    names = [name for name in list(logging.Logger.manager.loggerDict) if name.partition(".")[0] in LIBRARIES]
+    names = [
+        name
+        for name in list(logging.Logger.manager.loggerDict)
+        if name.partition(".")[0] in LIBRARIES
+    ]
     for name in {*LIBRARIES, *names}:
         logging.getLogger(name).addFilter(_rate)  # which adds it once

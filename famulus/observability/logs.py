@@ -1,12 +1,13 @@
 """Log lines that nobody else can write: whatever comes from outside is a part of one line, and no terminal obeys it.
 
-An event's id, its key, the text of an error are what a sender likes them to be: line breaks that look like events of
-their own, ANSI escapes, letters that run backwards, megabytes (CWE-117). So each value of a log event of ours is
-escaped and cut. What others log, Faust and aiokafka, keeps its line breaks, with what follows the first one indented;
-so do tracebacks.
+An event's id, its key, the text of an error are what a sender likes them to be: line breaks that
+look like events of their own, ANSI escapes, letters that run backwards, megabytes (CWE-117). So
+each value of a log event of ours is escaped and cut. What others log, Faust and aiokafka, keeps its
+line breaks, with what follows the first one indented; so do tracebacks.
 
-The text of an error may quote the event that it is about: it is in no line of ours, of Faust or of the libraries below,
-unless its class quotes nothing. What handlers log by loggers of their own is their business.
+The text of an error may quote the event that it is about: it is in no line of ours, of Faust or of
+the libraries below, unless its class quotes nothing. What handlers log by loggers of their own is
+their business.
 """
 
 import asyncio
@@ -37,13 +38,17 @@ OURS = {
     "aiohttp",
     "concurrent",
 }  # loggers that quote no error
-QUOTING_NOTHING = OperatingError, DecodeError, KafkaError  # such as they are made here and by the client
+# Such as they are made here and by the client.
+QUOTING_NOTHING = OperatingError, DecodeError, KafkaError
 WITHHELD = "(its text is not shown: it may quote an event)"
 _of_the_system = re.compile(r"\[Errno -?\d+\] [A-Z][A-Za-z /-]*")
 
 
 def plain_logs() -> None:
-    """Have our log events be lines of Python's own log, and have no line be forged. Tracebacks name no variables."""
+    """Have our log events be lines of Python's own log, and have no line be forged.
+
+    Tracebacks name no variables.
+    """
     logging.setLogRecordFactory(SafeRecord)
     structlog.configure(
         processors=[
@@ -67,7 +72,11 @@ def described(error: BaseException) -> str:
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
         step = step.tb_next
-    return f"{name} at {step.tb_frame.f_globals.get('__name__', '?')}:{step.tb_lineno}" if step is not None else name
+    return (
+        f"{name} at {step.tb_frame.f_globals.get('__name__', '?')}:{step.tb_lineno}"
+        if step is not None
+        else name
+    )
 
 
 def _quotable(error_type: type[BaseException] | None, text: str) -> str | None:
@@ -88,7 +97,11 @@ def trace_of(error: BaseException) -> str:
         part._str, part.__notes__ = WITHHELD if text is None else text, None
         if isinstance(part.exc_type, type) and issubclass(part.exc_type, SyntaxError):
             part.msg, part.text, part.filename = WITHHELD, None, None
-        left += [other for other in (part.__cause__, part.__context__, *(part.exceptions or ())) if other is not None]
+        left += [
+            other
+            for other in (part.__cause__, part.__context__, *(part.exceptions or ()))
+            if other is not None
+        ]
     return "".join(whole.format()).rstrip("\n")
 
 
@@ -97,7 +110,9 @@ def is_ours(logger: str) -> bool:
     return logger.partition(".")[0] in OURS
 
 
-def format_error(logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def format_error(
+    logger: Any, method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
     """Turn `exc_info` into the text of a traceback, as structlog does."""
     if not is_ours(str(getattr(logger, "name", "app"))):
         return structlog.processors.format_exc_info(logger, method, fields)
@@ -111,7 +126,10 @@ def format_error(logger: Any, method: str, fields: MutableMapping[str, Any]) -> 
 def as_line(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str:
     """A log event of ours: one line, and a traceback below it if there is one."""
     trace = str(fields.pop("exception", ""))
-    words = [said(fields.pop("event")), *(f"{said(name)}={said(value)}" for name, value in fields.items())]
+    words = [
+        said(fields.pop("event")),
+        *(f"{said(name)}={said(value)}" for name, value in fields.items()),
+    ]
     return " ".join(words) + (f"\n{trace}" if trace else "")
 
 
@@ -135,7 +153,9 @@ class SafeRecord(logging.LogRecord):
         ours = is_ours(self.name)
         if self.exc_info and not self.exc_text and self.exc_info[1] is not None:
             error = self.exc_info[1]
-            trace = trace_of(error) if ours else "".join(traceback.format_exception(error)).rstrip("\n")
+            trace = (
+                trace_of(error) if ours else "".join(traceback.format_exception(error)).rstrip("\n")
+            )
             self.exc_text = safe(f"\n{trace}").removeprefix("\n")
         if ours and self.args:
             self.args = _without_errors(self.args)
@@ -168,6 +188,9 @@ def _without_error(value: object) -> object:
 
 
 def name_of(future: "asyncio.Future[Any] | None") -> str:
-    """What *future* runs, by its name in the code. The name that somebody gave a task may quote something."""
+    """What *future* runs, by its name in the code.
+
+    The name that somebody gave a task may quote something.
+    """
     coroutine = future.get_coro() if isinstance(future, asyncio.Task) else None
     return str(getattr(coroutine, "__qualname__", "")) or "of nothing that has a name"

@@ -1,4 +1,7 @@
-"""What is counted, per subscription. One observer: the pipeline counts an outcome once, when it is settled."""
+"""What is counted, per subscription.
+
+One observer: the pipeline counts an outcome once, when it is settled.
+"""
 
 from bisect import bisect_left
 from collections import Counter, deque
@@ -9,7 +12,25 @@ from famulus.serialization.records import Outcome, Record
 
 DUPLICATES_KEPT = 100
 # What OpenTelemetry advises, and less: most events are handled in microseconds.
-PROCESSING_S = (0.00001, 0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+PROCESSING_S = (
+    0.00001,
+    0.0001,
+    0.001,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+)
 SETTLING_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 GROUP_RECORDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 
@@ -27,7 +48,8 @@ class Duplicate(NamedTuple):
 class Distribution:
     """How large values were: *counts* has how many were at most each of *bounds*, and above the one before; then more.
 
-    Prometheus-client's own takes a lock and a lookup for each value, which is more than many an event costs.
+    Prometheus-client's own takes a lock and a lookup for each value, which is more than many an
+    event costs.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -44,10 +66,10 @@ class Distribution:
 class Counts(dict[str, int]):
     """Records since this worker started: by how they ended; attempts that failed and were `retried` or `postponed`.
 
-    *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of the error.
-    *received* is how many were unpacked to be carried, *gone* how many offsets were deleted unread. *processing_s* is a
-    sample of how long events were in hand, *group_records* and *settling_s* are of all groups: how many records ended
-    in one, and how long settling it took.
+    *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of
+    the error. *received* is how many were unpacked to be carried, *gone* how many offsets were
+    deleted unread. *processing_s* is a sample of how long events were in hand, *group_records* and
+    *settling_s* are of all groups: how many records ended in one, and how long settling it took.
     """
 
     def __init__(self) -> None:
@@ -64,6 +86,10 @@ class Counts(dict[str, int]):
         """Count a dead letter by why it is one."""
         self.failures[kind, handler, error] += 1
 
-    def note_duplicate(self, event_id: str, record: Record, first_seen_ms: int, first_offset: int) -> None:
+    def note_duplicate(
+        self, event_id: str, record: Record, first_seen_ms: int, first_offset: int
+    ) -> None:
         """Remember why a record was not handled."""
-        self.duplicates.append(Duplicate(event_id, record.partition, record.offset, first_seen_ms, first_offset))
+        self.duplicates.append(
+            Duplicate(event_id, record.partition, record.offset, first_seen_ms, first_offset)
+        )

@@ -1,8 +1,9 @@
 """The catalogue's metrics as OpenTelemetry's: observable instruments, which tell the numbers that there are anyway.
 
-Names and attributes are those of its conventions for messaging, 1.44, and of the Collector's Kafka receiver for lag,
-where there is one; else a name of the catalogue with a dot, such as `famulus.retries`. There is no observable
-histogram: of what is one there are `.count` and `.sum`. Aliases are for dashboards of Prometheus alone.
+Names and attributes are those of its conventions for messaging, 1.44, and of the Collector's Kafka
+receiver for lag, where there is one; else a name of the catalogue with a dot, such as
+`famulus.retries`. There is no observable histogram: of what is one there are `.count` and `.sum`.
+Aliases are for dashboards of Prometheus alone.
 """
 
 from collections import defaultdict
@@ -21,14 +22,20 @@ Read = Callable[[], Iterable[Family]]
 NAMES = {
     c.RECEIVED: "messaging.client.consumed.messages",
     c.SENT: "messaging.client.sent.messages",
-    c.PROCESSING: "famulus.process.duration",  # not the conventions' own name, which is that of a histogram
+    # Not the conventions' own name, which is that of a histogram.
+    c.PROCESSING: "famulus.process.duration",
     c.LAG: "kafka.consumer_group.lag",
     c.LAG_S: "famulus.lag.age",
 }
 UNITS = {
-    "records": "{message}", "attempts": "{attempt}", "partitions": "{partition}", "offsets": "{offset}",
-    "seconds": "s", "0 or 1": "1", "conditions": "{condition}",
-}  # fmt: skip
+    "records": "{message}",
+    "attempts": "{attempt}",
+    "partitions": "{partition}",
+    "offsets": "{offset}",
+    "seconds": "s",
+    "0 or 1": "1",
+    "conditions": "{condition}",
+}
 GENERAL = {
     "messaging_system": "messaging.system",
     "messaging_operation_name": "messaging.operation.name",
@@ -61,20 +68,33 @@ def instruments() -> Iterator[Instrument]:
             continue
         name, unit = name_of(metric), UNITS[metric.unit]
         if metric.kind == "histogram":
-            yield Instrument(f"{name}.count", f"{metric.name}_count", "1", is_counter=True, metric=metric)
-            yield Instrument(f"{name}.sum", f"{metric.name}_sum", unit, is_counter=True, metric=metric)
+            yield Instrument(
+                f"{name}.count", f"{metric.name}_count", "1", is_counter=True, metric=metric
+            )
+            yield Instrument(
+                f"{name}.sum", f"{metric.name}_sum", unit, is_counter=True, metric=metric
+            )
         else:
-            yield Instrument(name, metric.name, unit, is_counter=metric.kind == "counter", metric=metric)
+            yield Instrument(
+                name, metric.name, unit, is_counter=metric.kind == "counter", metric=metric
+            )
 
 
 def name_of(metric: c.Metric) -> str:
     """The metric's name: no unit in it, and no kind."""
-    own = metric.name.removesuffix("_total").removesuffix("_seconds").replace("famulus_", "famulus.", 1)
+    own = (
+        metric.name.removesuffix("_total")
+        .removesuffix("_seconds")
+        .replace("famulus_", "famulus.", 1)
+    )
     return NAMES.get(metric, own)
 
 
 class Meters:
-    """Makes the instruments. *read* looks at everything; a reader that collects has it look once."""
+    """Makes the instruments.
+
+    *read* looks at everything; a reader that collects has it look once.
+    """
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -82,7 +102,9 @@ class Meters:
         self._told: set[str] = set()  # whose callbacks had what was found last
         meter = metrics.get_meter("famulus", schema_url=SCHEMA_URL)
         for of in instruments():
-            create = meter.create_observable_counter if of.is_counter else meter.create_observable_gauge
+            create = (
+                meter.create_observable_counter if of.is_counter else meter.create_observable_gauge
+            )
             create(of.name, [partial(self._observe, of)], of.unit, of.metric.question)
 
     def _observe(self, of: Instrument, options: CallbackOptions) -> Iterator[Observation]:
@@ -93,7 +115,9 @@ class Meters:
         self._told.add(of.name)
         names = ATTRIBUTES.get(of.metric, GENERAL)
         for value, labels in self._found.get(of.series, ()):
-            attributes = {names.get(label, f"famulus.{label}"): text for label, text in labels.items()}
+            attributes = {
+                names.get(label, f"famulus.{label}"): text for label, text in labels.items()
+            }
             yield Observation(int(value) if isinstance(value, bool) else value, attributes)
 
     def _look(self) -> None:

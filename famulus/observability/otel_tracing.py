@@ -1,8 +1,9 @@
 """Spans by OpenTelemetry's conventions for messaging, 1.44 (which call themselves a development version).
 
-`process TOPIC` (CONSUMER) is around an event in hand, with a link to the sender's span; `send TOPIC` (PRODUCER) around
-an event that leaves, or many that leave together, whose context travels in the events' headers, in the form of
-whichever propagators are set. Baggage that came with an event goes on with those that it causes.
+`process TOPIC` (CONSUMER) is around an event in hand, with a link to the sender's span; `send
+TOPIC` (PRODUCER) around an event that leaves, or many that leave together, whose context travels in
+the events' headers, in the form of whichever propagators are set. Baggage that came with an event
+goes on with those that it causes.
 """
 
 from collections.abc import Iterator
@@ -53,7 +54,10 @@ _in_hand: ContextVar[Span] = ContextVar("span", default=INVALID_SPAN)
 
 
 class Spans:
-    """Makes the spans of one process. *is_parent*: an event's is a child of its sender's, not only linked to it."""
+    """Makes the spans of one process.
+
+    *is_parent*: an event's is a child of its sender's, not only linked to it.
+    """
 
     def __init__(self, kafka: KafkaConfig, *, is_parent: bool) -> None:
         self._is_parent = is_parent
@@ -96,14 +100,21 @@ class Spans:
 
     @contextmanager
     def send(
-        self, topic: str, key: bytes | None, headers: Headers, own: Headers, *, is_tombstone: bool = False
+        self,
+        topic: str,
+        key: bytes | None,
+        headers: Headers,
+        own: Headers,
+        *,
+        is_tombstone: bool = False,
     ) -> Iterator[SpanSending]:
         """Around the sending of a record."""
         links = _links(_extracted(own))
         attributes = self._attributes("send", topic, key, headers)
         if is_tombstone:
             attributes["messaging.kafka.message.tombstone"] = True
-        kind = SpanKind.CLIENT if links else SpanKind.PRODUCER  # the former: another span made the event
+        # The former: another span made the event.
+        kind = SpanKind.CLIENT if links else SpanKind.PRODUCER
         span = self._tracer.start_span(f"send {topic}", None, kind, attributes, links=links)
         with _around(span) as sending:
             yield sending
@@ -111,12 +122,17 @@ class Spans:
     @contextmanager
     def send_many(self, topic: str, count: int) -> Iterator[SpanSending]:
         """Around the sending of *count* records together."""
-        attributes = {**self._attributes("send", topic, None, ()), "messaging.batch.message_count": count}
+        attributes = {
+            **self._attributes("send", topic, None, ()),
+            "messaging.batch.message_count": count,
+        }
         span = self._tracer.start_span(f"send {topic}", None, SpanKind.PRODUCER, attributes)
         with _around(span) as sending:
             yield sending
 
-    def _attributes(self, operation: str, topic: str, key: bytes | None, headers: Headers) -> Attributes:
+    def _attributes(
+        self, operation: str, topic: str, key: bytes | None, headers: Headers
+    ) -> Attributes:
         attributes: Attributes = {
             **self._common,
             "messaging.operation.name": operation,
@@ -130,7 +146,9 @@ class Spans:
             if name == "ce_id":
                 attributes["messaging.message.id"] = (value or b"").decode("utf-8", "replace")
             elif name == "ce_correlationid":
-                attributes["messaging.message.conversation_id"] = (value or b"").decode("utf-8", "replace")
+                attributes["messaging.message.conversation_id"] = (value or b"").decode(
+                    "utf-8", "replace"
+                )
         return attributes
 
 
@@ -148,7 +166,9 @@ def _around(span: Span) -> Iterator[SpanSending]:
 def _extracted(headers: Headers) -> Context:
     """What the sender says of its span, and its baggage."""
     fields = propagate.get_global_textmap().fields
-    carrier = {name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in fields}
+    carrier = {
+        name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in fields
+    }
     return propagate.extract(carrier, Context()) if carrier else Context()
 
 

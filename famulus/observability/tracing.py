@@ -1,7 +1,7 @@
 """Whether there are spans: chosen once at the start, so that a worker without them pays nothing for them.
 
-Here is what the engine and the bus ask for, and who decides. `spans` has what OpenTelemetry makes of it, and is only
-imported if it is wanted: OpenTelemetry need not be installed.
+Here is what the engine and the bus ask for, and who decides. `spans` has what OpenTelemetry makes
+of it, and is only imported if it is wanted: OpenTelemetry need not be installed.
 """
 
 import sys
@@ -35,7 +35,10 @@ class Processing(Protocol):
 
 
 class Sending(Protocol):
-    """The span of an event that leaves. *context*: the headers by which whoever reads it finds the span."""
+    """The span of an event that leaves.
+
+    *context*: the headers by which whoever reads it finds the span.
+    """
 
     context: list[tuple[str, bytes]]
 
@@ -53,9 +56,18 @@ class Tracing(Protocol):
         """What is in hand failed. *message* says why and quotes nothing private."""
 
     def send(
-        self, topic: str, key: bytes | None, headers: Headers, own: Headers, *, is_tombstone: bool = False
+        self,
+        topic: str,
+        key: bytes | None,
+        headers: Headers,
+        own: Headers,
+        *,
+        is_tombstone: bool = False,
     ) -> AbstractContextManager[Sending]:
-        """Around the sending of a record. *own* are headers of the user: a trace context among them stays."""
+        """Around the sending of a record.
+
+        *own* are headers of the user: a trace context among them stays.
+        """
 
     def send_many(self, topic: str, count: int) -> AbstractContextManager[Sending]:
         """Around the sending of *count* records together."""
@@ -64,17 +76,28 @@ class Tracing(Protocol):
 def tracing_of(mode: Mode, kafka: KafkaConfig) -> Tracing | None:
     """What makes the spans, None when nothing does.
 
-    `auto`: if a tracer provider is set by now, with links. `link` and `parent` insist on one: the span of an event that
-    is handled is linked to that of its sender, and begins a trace; or it is a child of it, in the sender's trace.
-    Raises ConfigError for those when there is none.
+    `auto`: if a tracer provider is set by now, with links. `link` and `parent` insist on one: the
+    span of an event that is handled is linked to that of its sender, and begins a trace; or it is a
+    child of it, in the sender's trace. Raises ConfigError for those when there is none.
     """
-    spans = otel("famulus.observability.otel_tracing", "Worker.Tracing", mode, "tracer", has_provider=_has_provider())
+    spans = otel(
+        "famulus.observability.otel_tracing",
+        "Worker.Tracing",
+        mode,
+        "tracer",
+        has_provider=_has_provider(),
+    )
     return None if spans is None else cast(Tracing, spans.Spans(kafka, is_parent=mode == "parent"))
 
 
 def _has_provider() -> bool:
-    """Whether anybody has set one. Nobody can have without importing this module, which we do not for asking."""
+    """Whether anybody has set one.
+
+    Nobody can have without importing this module, which we do not for asking.
+    """
     trace = cast(Any, sys.modules.get("opentelemetry.trace"))
     if trace is None:
         return False
-    return not isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
+    return not isinstance(
+        trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+    )

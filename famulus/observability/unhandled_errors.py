@@ -1,7 +1,8 @@
 """Errors that nobody waits for: of tasks, futures and callbacks that were left alone, of threads, of what is deleted.
 
-asyncio and Python tell of them with the error's text and the arguments of what failed, which are events. Here they are
-told by their types and places, and no more often than a log can bear: a handler may leave a task for every event.
+asyncio and Python tell of them with the error's text and the arguments of what failed, which are
+events. Here they are told by their types and places, and no more often than a log can bear: a
+handler may leave a task for every event.
 """
 
 import asyncio
@@ -33,7 +34,9 @@ class Leaks:
         what = CALLBACK if message.startswith(CALLBACK) else message
         callback = getattr(context.get("handle"), "_callback", None)
         callback = getattr(callback, "func", callback)  # of a partial
-        where = str(getattr(callback, "__qualname__", "")) or name_of(context.get("task") or context.get("future"))
+        where = str(getattr(callback, "__qualname__", "")) or name_of(
+            context.get("task") or context.get("future")
+        )
         self.tell(what, context.get("exception"), where)
 
     def tell(self, what: str, error: BaseException | None, where: str) -> None:

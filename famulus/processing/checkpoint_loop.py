@@ -24,14 +24,16 @@ from famulus.wall_clock import wall_ms
 log = structlog.get_logger()
 LINGER_STEP_S = 0.002
 LEASE_S = 0.05  # between two looks whether we are still a member of the group
-SEND_RETRY_S = (1.0, 30.0)  # between two tries to send what Kafka refuses: the first wait, the longest one
+# Between two tries to send what Kafka refuses: the first wait, the longest one.
+SEND_RETRY_S = (1.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Ties:
     """What settling is tied to: whether the group counts on us, how events leave, who is told what.
 
-    *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which events are judged.
+    *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which
+    events are judged.
     """
 
     may_write: Callable[[], bool]
@@ -53,25 +55,35 @@ class Linger:
 class Settling:
     """Settles what *state* owes until it owes nothing.
 
-    *settler* makes it durable, None for a subscription that remembers nothing. *on_settled* is called behind every
-    group, *on_end* when nothing is owed any more.
+    *settler* makes it durable, None for a subscription that remembers nothing. *on_settled* is
+    called behind every group, *on_end* when nothing is owed any more.
     """
 
     def __init__(  # noqa: PLR0917  # the parts of a flow
-        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, in_flight: InFlight,
-        linger: Linger, ties: Ties, on_settled: Callable[[], None], on_end: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        tp: TP,
+        pipeline: Pipeline,
+        state: Partition,
+        settler: Settler | None,
+        in_flight: InFlight,
+        linger: Linger,
+        ties: Ties,
+        on_settled: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self.unsent = ""  # why Kafka takes nothing of what the events publish
         self._tp, self._pipeline, self._state, self._settler = tp, pipeline, state, settler
         self._in_flight, self._for_more, self._ties = in_flight, linger, ties
         self._on_settled, self._on_end = on_settled, on_end
         processed = state.processed or Processed(0)
-        # Everything below it is durable, None before any is. What an earlier owner settled counts: its commit may be
-        # lost, and if nothing came any more, the group would seem to lag for ever.
+        # Everything below it is durable, None before any is. What an earlier owner settled counts:
+        # its commit may be lost, and if nothing came any more, the group would seem to lag for
+        # ever.
         self.offset = state.processed.next_offset if state.processed is not None else None
         self._counts = Counter(processed.counts)  # of the partition, since its state began
         self.task: asyncio.Task[None] | None = None  # at work
-        self.group_mark: int | None = None  # of the group that is being settled, another one for each
+        # Of the group that is being settled, another one for each.
+        self.group_mark: int | None = None
         self._groups = 0
 
     @property
@@ -82,10 +94,15 @@ class Settling:
     def start(self) -> None:
         """Settle what is owed, if anything is, unless that is being done."""
         if self.task is None and not self._state.is_settled:
-            self.task = asyncio.create_task(self._settle(), name=f"settle {self._tp.topic}-{self._tp.partition}")
+            self.task = asyncio.create_task(
+                self._settle(), name=f"settle {self._tp.topic}-{self._tp.partition}"
+            )
 
     async def _settle(self) -> None:
-        """Settle group after group until nothing is owed. What cannot be settled ends the worker: `state.commit`."""
+        """Settle group after group until nothing is owed.
+
+        What cannot be settled ends the worker: `state.commit`.
+        """
         place = f"{self._tp.topic}-{self._tp.partition}"
         try:
             while True:
@@ -93,14 +110,18 @@ class Settling:
                     await self._linger()
                 if (group := self._state.next_to_settle()) is None:
                     break
-                while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110  # time alone does it
+                # Time alone does it.
+                while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110
                     await asyncio.sleep(LEASE_S)
                 if not self._may_apply() or not await self._settle_group(group):
                     return
                 self._on_settled()
         except OperatingError as error:
             await self._ties.on_fault(error)
-        except (Exception, asyncio.CancelledError) as error:  # nobody of ours cancels it while it is at work
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # nobody of ours cancels it while it is at work
             if not self._state.is_abandoned:
                 log.exception("cannot settle", place=place)
                 await self._ties.on_fault(_fault_of(error, place))
@@ -111,14 +132,20 @@ class Settling:
     async def _linger(self) -> None:
         """While there is more to start, let the group fill: more events then share what a group costs by itself."""
         until = time.monotonic() + self._for_more.most_s
-        while (  # noqa: ASYNC110  # many things may bring it about, and none is worth a call for each event
-            self._for_more.has_more() and self._state.is_filling
-            and self._state.filling.events < self._for_more.enough and time.monotonic() < until
-        ):  # fmt: skip
+        # Many things may bring it about, and none is worth a call for each event.
+        while (  # noqa: ASYNC110
+            self._for_more.has_more()
+            and self._state.is_filling
+            and self._state.filling.events < self._for_more.enough
+            and time.monotonic() < until
+        ):
             await asyncio.sleep(LINGER_STEP_S)
 
     async def _settle_group(self, group: Group) -> bool:
-        """Settle one group. False when the partition was taken away meanwhile: then it is left to its next owner."""
+        """Settle one group.
+
+        False when the partition was taken away meanwhile: then it is left to its next owner.
+        """
         since_s = time.perf_counter()
         self._groups += 1
         self.group_mark = self._groups
@@ -146,7 +173,10 @@ class Settling:
         return True
 
     async def _publish(self, records: Sequence[Outgoing]) -> bool:
-        """Have *records* leave, however long Kafka refuses them. False when the partition was taken away meanwhile."""
+        """Have *records* leave, however long Kafka refuses them.
+
+        False when the partition was taken away meanwhile.
+        """
         wait_s, longest_s = SEND_RETRY_S
         self._ties.probe("publishing")
         while self._may_apply():
@@ -154,8 +184,13 @@ class Settling:
                 await self._ties.publish(records)
             except UnsentError as error:
                 self.unsent = str(error)
-                log.error("nothing of the partition is settled until this is sent", topic=self._tp.topic,
-                          partition=self._tp.partition, error=str(error), again_in_s=wait_s)  # fmt: skip
+                log.error(
+                    "nothing of the partition is settled until this is sent",
+                    topic=self._tp.topic,
+                    partition=self._tp.partition,
+                    error=str(error),
+                    again_in_s=wait_s,
+                )
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, longest_s)
             else:

@@ -1,7 +1,7 @@
 """When an event rests: it is not done, but nobody is at work on it until something is over.
 
-Its lane stays shut meanwhile, so nothing of its key overtakes it; it uses up nobody's hands and not its partition's
-share of lanes. What is known of it so far is its `Past`.
+Its lane stays shut meanwhile, so nothing of its key overtakes it; it uses up nobody's hands and not
+its partition's share of lanes. What is known of it so far is its `Past`.
 """
 
 import asyncio
@@ -16,15 +16,17 @@ from famulus.state.unit_of_work import Unit, Waiters
 
 REDRIVEN = -1  # no retry topic
 Cancel = Callable[[], object]
-Until = Callable[[Callable[[], None]], Cancel]  # is given what to call when it is over; returns how to wait no more
+# Is given what to call when it is over; returns how to wait no more.
+Until = Callable[[Callable[[], None]], Cancel]
 
 
 @dataclass(slots=True)
 class Past:
     """What is known of an event that is not handled for the first time, or not at one go.
 
-    *unit* is what handlers have done so far, None: nothing, begin anew. *tried* says how often each has failed.
-    *turn* was waited for and says who waits behind this event. *back* is what came back, with whom to tell its end.
+    *unit* is what handlers have done so far, None: nothing, begin anew. *tried* says how often each
+    has failed. *turn* was waited for and says who waits behind this event. *back* is what came
+    back, with whom to tell its end.
     """
 
     unit: Unit | None = None

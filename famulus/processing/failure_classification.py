@@ -24,13 +24,17 @@ STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let
 
 
 def failed(  # noqa: PLR0917  # what is known of the attempt
-    failing: Failing, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit,
+    failing: Failing,
+    handler: Handler,
+    handlers: Sequence[Handler],
+    error: BaseException,
+    unit: Unit,
     past: Past | None,
-) -> Past:  # fmt: skip
+) -> Past:
     """Say what becomes of an event of which an attempt has failed, see `Failing.failed`.
 
-    Anything that a handler raises is a failure of that attempt, but for two: the cancellation by which the worker
-    stops, and what undoes the event (whatever its handler made of that).
+    Anything that a handler raises is a failure of that attempt, but for two: the cancellation by
+    which the worker stops, and what undoes the event (whatever its handler made of that).
     """
     if _is_stop(error, unit):
         raise error
@@ -79,7 +83,10 @@ def take_back(unit: Unit) -> None:
 
 
 def forget_cancellations() -> bool:
-    """Take back every request to cancel the current task. Returns whether there was any, which may be on its way."""
+    """Take back every request to cancel the current task.
+
+    Returns whether there was any, which may be on its way.
+    """
     task = asyncio.current_task()
     assert task is not None
     had_any = task.cancelling() > 0
@@ -91,7 +98,9 @@ def forget_cancellations() -> bool:
 def _said(error: asyncio.CancelledError, handler: Handler, *, is_timed_out: bool) -> Exception:
     """Say in an error of ours why an attempt was cancelled; it points at the same place."""
     if is_timed_out:
-        return HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s").with_traceback(error.__traceback__)
+        return HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s").with_traceback(
+            error.__traceback__
+        )
     what = "cancelled by itself, or by something that it waited for"
     return HandlerCancelledError(what).with_traceback(error.__traceback__)
 
@@ -129,7 +138,9 @@ def _halted(row: UnreadableRowError, unit: Unit, past: Past | None) -> Rest:
     """The partition halts before *unit*'s event: the next ones may need the row, too, and no event is to blame."""
     past = past or Past()
     past.unit, past.done = None, frozenset()  # all handlers run anew when the row is mended
-    return Rest(past, never, halts=f"{words(unit.record)} is not handled, and nothing after it: {row}")
+    return Rest(
+        past, never, halts=f"{words(unit.record)} is not handled, and nothing after it: {row}"
+    )
 
 
 def _bury(failing: Failing, error: BaseException, unit: Unit, past: Past | None) -> None:
@@ -144,5 +155,6 @@ def _bury(failing: Failing, error: BaseException, unit: Unit, past: Past | None)
     if past is not None:
         failing.ended(unit.record, past, unit.partition, is_dead=True)
         if past.back is not None and past.back.handler and unit.mark is not None:
-            key, mark = unit.mark  # of this coming back, not of the event: a redrive leaves another one
+            # Of this coming back, not of the event: a redrive leaves another one.
+            key, mark = unit.mark
             unit.partition.group_for(MARK_BYTES).marks[key] = mark

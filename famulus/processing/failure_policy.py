@@ -1,7 +1,8 @@
 """What becomes of an event that fails: another attempt after a rest, a retry topic, or its dead letter.
 
-The order of the questions is the policy: is what the handler needs away (then nothing of it counts)? may it be tried
-again in its lane? in a retry topic? may there be one more dead letter? must later events of its key wait behind it?
+The order of the questions is the policy: is what the handler needs away (then nothing of it
+counts)? may it be tried again in its lane? in a retry topic? may there be one more dead letter?
+must later events of its key wait behind it?
 """
 
 import random
@@ -51,9 +52,10 @@ class GivenUp(Exception):  # noqa: N818  # the error is inside
 class Failing:
     """How the events of one subscription fail.
 
-    Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for what none can get.
-    *succeeded* counts the attempts of handlers that did, those whose effects are not settled yet too. *now_ms* is the
-    time by which events wait, the same for what goes into a retry topic and what comes out of it.
+    Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for
+    what none can get. *succeeded* counts the attempts of handlers that did, those whose effects are
+    not settled yet too. *now_ms* is the time by which events wait, the same for what goes into a
+    retry topic and what comes out of it.
     """
 
     topic: str  # of the source, as on the cluster
@@ -73,16 +75,25 @@ class Failing:
         """Why no further dead letter is written, in words; empty while they are."""
         return [gate.why for gate in (self.flood, self.poison) if gate.is_open]
 
-    def begin(self, record: Record, past: Past | None, state: Partition, longest_wait_s: float) -> Past | None:
-        """What an earlier owner of the partition knew of the event. Raises Rest, or GivenUp for one that is parked.
+    def begin(
+        self, record: Record, past: Past | None, state: Partition, longest_wait_s: float
+    ) -> Past | None:
+        """What an earlier owner of the partition knew of the event.
+
+        Raises Rest, or GivenUp for one that is parked.
 
         Whatever the clock of that owner said, it rests for *longest_wait_s* at most.
         """
         offset, sequence = record.offset, self._sequence(record)
         if sequence is not None and state.troubles.is_behind(sequence, offset):
             dead = state.troubles.sequences[sequence][0]
-            raise GivenUp(self._failure("parked", ParkedError(f"behind the dead letter of offset {dead}"), past))
-        is_retry = past is not None and (past.back is None or past.back.action == "retry")  # which says it itself
+            raise GivenUp(
+                self._failure(
+                    "parked", ParkedError(f"behind the dead letter of offset {dead}"), past
+                )
+            )
+        # Which says it itself.
+        is_retry = past is not None and (past.back is None or past.back.action == "retry")
         if (times := state.troubles.held.get((offset, stage_of(past)))) is not None:
             past = past or Past()
             past.held = times
@@ -96,9 +107,16 @@ class Failing:
         return past
 
     def failed(
-        self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
-    ) -> Past:  # fmt: skip
-        """An attempt of *handler*, one of *handlers*, has failed. Returns when the others may go on without it.
+        self,
+        handler: Handler,
+        handlers: Sequence[Handler],
+        error: BaseException,
+        unit: Unit,
+        past: Past | None,
+    ) -> Past:
+        """An attempt of *handler*, one of *handlers*, has failed.
+
+        Returns when the others may go on without it.
 
         Raises Rest when it is to be tried again, GivenUp when the event has failed for good.
         """
@@ -116,11 +134,19 @@ class Failing:
         stage = past.back.stage if past.back is not None else 0  # of retry topics
         if policy.is_transient(error) and attempts < policy.attempts_at(stage):
             delay_s = policy.retry.wait_s(attempts, random.random())  # noqa: S311  # no secret
-            past.tried[handler.name] = Tried(before.attempts + 1, first_ms, now_ms + round(delay_s * 1000))
+            past.tried[handler.name] = Tried(
+                before.attempts + 1, first_ms, now_ms + round(delay_s * 1000)
+            )
             unit.partition.note(*attempts_row(record.offset, past.tried))
             self.counts["retried"] += 1
-            log.info("again", record=words(record), handler=handler.name, attempt=attempts, delay_s=delay_s,
-                     error=type(error).__name__)  # fmt: skip
+            log.info(
+                "again",
+                record=words(record),
+                handler=handler.name,
+                attempt=attempts,
+                delay_s=delay_s,
+                error=type(error).__name__,
+            )
             past.unit = unit
             raise Rest(past, after(delay_s))
         failure = self._failure(policy.kind(error), error, past, handler.name, attempts, first_ms)
@@ -137,16 +163,24 @@ class Failing:
         stage = past.back.stage if past.back is not None else 0
         if past.held and tried.attempts + past.held >= handler.policy.attempts_at(stage):
             raise HandlerHeldError(
-                f"held the event loop {past.held} times until the worker lost its place in the group: await what "
+                f"held the event loop {past.held} times until the worker lost its place in the "
+                "group: await what "
                 "takes long, or run it in a thread or process"
             )
 
-    def knock(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> None:
-        """Go through a gate that is shut, as its probe. Raises Rest when it is another one's turn."""
+    def knock(
+        self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None
+    ) -> None:
+        """Go through a gate that is shut, as its probe.
+
+        Raises Rest when it is another one's turn.
+        """
         if not handler.gate.may_probe(place_of(unit.record)):
             raise self.at_gate(handler, handlers, unit, past)
 
-    def at_gate(self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None) -> Rest:
+    def at_gate(
+        self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None
+    ) -> Rest:
         """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
         past = past or Past()
         past.done |= _before(handler, handlers)
@@ -165,12 +199,21 @@ class Failing:
         if gate is not None and gate.note_failure(place_of(record), failure.error):
             raise Rest(past, gate.until(place_of(record)))
         blocked = self._sequence(record) if self.on_dead_letter == "sequence" else None
-        is_full = blocked is not None and state.troubles.is_full(blocked, record.offset, self.sequence_max)
+        is_full = blocked is not None and state.troubles.is_full(
+            blocked, record.offset, self.sequence_max
+        )
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
             raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
         event_id = event_id_of(record)
-        log.warning("dead letter", record=words(record), event_id=event_id, kind=failure.kind, handler=failure.handler,
-                    error=type(failure.error).__qualname__, reason=message_of(record, failure))  # fmt: skip
+        log.warning(
+            "dead letter",
+            record=words(record),
+            event_id=event_id,
+            kind=failure.kind,
+            handler=failure.handler,
+            error=type(failure.error).__qualname__,
+            reason=message_of(record, failure),
+        )
         self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
         state.filling.outbox.append(self.letters.letter(record, failure))
         if blocked is not None and not is_full:
@@ -194,31 +237,57 @@ class Failing:
             state.note(*row)
 
     def _gate(self, record: Record, failure: Failure, past: Past) -> Gate | None:
-        """The gate that *failure* has to pass. None: one that says nothing about the events that come now."""
+        """The gate that *failure* has to pass.
+
+        None: one that says nothing about the events that come now.
+        """
         if failure.handler:
             if self.poison.is_trying(place_of(record)):  # it was read, whatever its handler says
                 self.poison.let_all_pass()
             return self.flood
-        if failure.kind == "parked" or past.back is not None:  # another one stopped it; what comes back was asked for
+        # Another one stopped it; what comes back was asked for.
+        if failure.kind == "parked" or past.back is not None:
             return None
         self.poison.passed = self.succeeded()
         return self.poison
 
     def _sequence(self, record: Record) -> bytes | None:
-        """What a dead letter would have to wait behind it: the events of its key, or all. None: nothing."""
+        """What a dead letter would have to wait behind it: the events of its key, or all.
+
+        None: nothing.
+        """
         return b"" if self.order == "partition" else record.key
 
     def _failure(  # noqa: PLR0917  # what is known of it
-        self, kind: FailureKind, error: BaseException, past: Past | None, handler: str = "", attempts: int = 0,
+        self,
+        kind: FailureKind,
+        error: BaseException,
+        past: Past | None,
+        handler: str = "",
+        attempts: int = 0,
         first_ms: int = 0,
-    ) -> Failure:  # fmt: skip
+    ) -> Failure:
         back = past.back if past is not None else None
-        hops, edited, only = (back.hops, back.edited, back.handler) if back is not None else (0, "", "")
-        return Failure(kind, error, self.now_ms(), handler or only, attempts, first_ms, hops, edited, bool(only))
+        hops, edited, only = (
+            (back.hops, back.edited, back.handler) if back is not None else (0, "", "")
+        )
+        return Failure(
+            kind,
+            error,
+            self.now_ms(),
+            handler or only,
+            attempts,
+            first_ms,
+            hops,
+            edited,
+            bool(only),
+        )
 
     def undecodable(self, error: Exception, past: Past | None) -> Failure:
         """The failure of a record that is not an event that anybody handles."""
-        return self._failure("unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past)
+        return self._failure(
+            "unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past
+        )
 
     def broken(self, error: BaseException, handler: str, past: Past | None) -> Failure:
         """The failure of an event whose handlers succeeded, but what they did cannot be settled."""
@@ -226,21 +295,35 @@ class Failing:
 
     def _postpone(self, failure: Failure, stage: int, unit: Unit, delay_s: float) -> None:
         record = unit.record
-        log.info("to a retry topic", record=words(record), handler=failure.handler, attempt=failure.attempts,
-                 delay_s=delay_s)  # fmt: skip
+        log.info(
+            "to a retry topic",
+            record=words(record),
+            handler=failure.handler,
+            attempt=failure.attempts,
+            delay_s=delay_s,
+        )
         self.counts["postponed"] += 1
         again = outgoing(
-            retry_topic(self.topic, self.letters.group, stage + 1), retry_of(record, failure, stage + 1, delay_s)
+            retry_topic(self.topic, self.letters.group, stage + 1),
+            retry_of(record, failure, stage + 1, delay_s),
         )
         # One that is too large for the topic cannot wait there; the others are done with the event.
         letter = self.letters.letter(record, replace(failure, is_partial=True))
         unit.publish(replace(again, fallback=letter))
 
     def _halts(self, record: Record, failure: Failure, *, is_full: bool) -> str:
-        what = f"{words(record)} failed for good ({failure.kind}, {type(failure.error).__qualname__})"
+        what = (
+            f"{words(record)} failed for good ({failure.kind}, {type(failure.error).__qualname__})"
+        )
         if is_full:
-            return f"{what}, and {self.sequence_max} events are dead or parked already: redrive or drop some of them"
-        return f"{what}, and this subscription halts then: mend its handler and start again, or let it skip"
+            return (
+                f"{what}, and {self.sequence_max} events are dead or parked already: "
+                "redrive or drop some of them"
+            )
+        return (
+            f"{what}, and this subscription halts then: mend its handler and start again, "
+            "or let it skip"
+        )
 
 
 def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:

@@ -1,7 +1,8 @@
 """Who handles what: the type of a record, the handlers of a type, and what a handler's parameters are filled with.
 
-A handler is a function or a class with a method `handle`. Its parameters are filled by their types: the event, the
-`Delivery`, the `EventBus`, anything else from the services, in a scope that is closed after the event.
+A handler is a function or a class with a method `handle`. Its parameters are filled by their types:
+the event, the `Delivery`, the `EventBus`, anything else from the services, in a scope that is
+closed after the event.
 """
 
 import functools
@@ -30,15 +31,20 @@ from famulus.serialization.redaction import hidden, places_of
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
-_SPEC = b'"specversion"'  # in every envelope of a CloudEvent in structured mode, whose headers may say the same again
-_END = b'"}}'  # of a value with Faust's metadata, which it writes last: most values have none and need no search
+# In every envelope of a CloudEvent in structured mode, whose headers may say the same again.
+_SPEC = b'"specversion"'
+# Of a value with Faust's metadata, which it writes last: most values have none and need no search.
+_END = b'"}}'
 _BRACE = b"}"[0]
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One handler of one event type. *made_with*: the parameters of a handler class; *called_with*: of its call."""
+    """One handler of one event type.
+
+    *made_with*: the parameters of a handler class; *called_with*: of its call.
+    """
 
     name: str
     event_type: type[Event]
@@ -57,17 +63,28 @@ def check_event_type(given: Any, declared: Declaration) -> None:  # Any: whateve
     """Refuse what is no class of events that stand in a topic."""
     if isinstance(given, type) and issubclass(given, Event):
         if not getattr(given, "__topic__", ""):
-            raise declared.error(f"{given.__name__} is no event, it names no topic; write @handles(TYPE) with an Event")
+            raise declared.error(
+                f"{given.__name__} is no event, it names no topic; write @handles(TYPE) with "
+                "an Event"
+            )
         return
     if inspect.isroutine(given) or isinstance(given, type):
-        raise declared.error(f"write @handles(TYPE) in front of {given.__qualname__}: it says which event it handles")
+        raise declared.error(
+            f"write @handles(TYPE) in front of {given.__qualname__}: it says which event it handles"
+        )
     hint = f": @handles({type(given).__name__})" if isinstance(given, Event) else ""
-    raise declared.error(f"it takes one class of events, not {shown(given)}{hint}; a handler for each type")
+    raise declared.error(
+        f"it takes one class of events, not {shown(given)}{hint}; a handler for each type"
+    )
 
 
 def handler_for(  # each has a default
-    event_type: type[Event], target: Callable[..., Any], policy: Policy, breaker: Breaker = BREAKER, name: str = ""
-) -> Handler:  # fmt: skip
+    event_type: type[Event],
+    target: Callable[..., Any],
+    policy: Policy,
+    breaker: Breaker = BREAKER,
+    name: str = "",
+) -> Handler:
     """Make the handler that *target* is, called *name*, else by its module and its own name.
 
     Raises ConfigError for what can be no handler, takes no such event or hides a parameter's type.
@@ -78,7 +95,9 @@ def handler_for(  # each has a default
     _check_call(call, declared)
     made_with: Parameters | None = None
     if inspect.isclass(target):
-        made_with = {} if target.__init__ is object.__init__ else _parameters(target.__init__, declared)
+        made_with = (
+            {} if target.__init__ is object.__init__ else _parameters(target.__init__, declared)
+        )
     called_with = _parameters(call, declared)
     if event_type not in called_with.values():
         raise declared.error(f"it has no parameter of type {event_type.__name__}")
@@ -90,12 +109,25 @@ def handler_for(  # each has a default
     what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
     gate = Gate(breaker, name, what, cure, policy.timeout_s)
     return Handler(
-        name, event_type, target, made_with, called_with, services, Delivery in wanted, is_plain, policy, gate, place
+        name,
+        event_type,
+        target,
+        made_with,
+        called_with,
+        services,
+        Delivery in wanted,
+        is_plain,
+        policy,
+        gate,
+        place,
     )
 
 
 def _called(target: Any) -> tuple[Any, Place]:  # Any: whatever users decorate
-    """Find what is called of a handler, and where it stands. Raises ConfigError for what can be no handler."""
+    """Find what is called of a handler, and where it stands.
+
+    Raises ConfigError for what can be no handler.
+    """
     code = getattr(inspect.unwrap(target) if callable(target) else target, "__code__", None)
     place = place_of(code.co_filename, code.co_firstlineno) if code is not None else calling()
     declared = Declaration("handles", place)
@@ -111,14 +143,18 @@ def _called(target: Any) -> tuple[Any, Place]:  # Any: whatever users decorate
         return of_any_kind.handle, place_of(call.__code__.co_filename, call.__code__.co_firstlineno)
     if not inspect.isfunction(target):
         raise declared.error(
-            f"a handler is a function or a class with a method `handle`, not {_KINDS.get(type(target), shown(target))}"
+            "a handler is a function or a class with a method `handle`, not "
+            f"{_KINDS.get(type(target), shown(target))}"
         )
     within, _, own = target.__qualname__.rpartition(".")
     if own == "<lambda>":
-        raise declared.error("a lambda cannot be a handler: its parameters have no types; write a function")
+        raise declared.error(
+            "a lambda cannot be a handler: its parameters have no types; write a function"
+        )
     if within and not within.endswith("<locals>"):
         raise declared.error(
-            f"{target.__qualname__} is a method: make it a function, or decorate the class, with a method `handle`"
+            f"{target.__qualname__} is a method: make it a function, or decorate the class, "
+            "with a method `handle`"
         )
     return target, place
 
@@ -138,29 +174,42 @@ def _check_call(call: Any, declared: Declaration) -> None:
         while isinstance(bare, functools.partial):
             bare = bare.func
         if inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
-            raise declared.error("it has a `yield`, so that nobody would run it: publish with the EventBus, and return")
+            raise declared.error(
+                "it has a `yield`, so that nobody would run it: publish with the EventBus, "
+                "and return"
+            )
 
 
 def _parameters(function: Callable[..., Any], declared: Declaration) -> Parameters:
     try:
         hints = typing.get_type_hints(function)
     except Exception as error:  # whatever stands there is evaluated
-        hint = ", imported at run time and not under TYPE_CHECKING" if isinstance(error, NameError) else ""
+        hint = (
+            ", imported at run time and not under TYPE_CHECKING"
+            if isinstance(error, NameError)
+            else ""
+        )
         fault = " ".join(str(error).split())
         raise declared.error(f"{fault}; its parameters are filled by their types{hint}") from None
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise declared.error(f"parameter {str(parameter).split(':')[0]!r} cannot be filled: name each one")
+            raise declared.error(
+                f"parameter {str(parameter).split(':')[0]!r} cannot be filled: name each one"
+            )
         if not isinstance(hints.get(parameter.name), type):
-            raise declared.error(f"parameter {parameter.name!r} needs a class as its type to be filled")
+            raise declared.error(
+                f"parameter {parameter.name!r} needs a class as its type to be filled"
+            )
     return {parameter.name: hints[parameter.name] for parameter in parameters}
 
 
 def _only_by_place(call: Callable[..., Any]) -> str:
     """Name a parameter that cannot be filled by its name; empty when there is none."""
     parameters = inspect.signature(call).parameters.values()
-    return next((p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name != "self"), "")
+    return next(
+        (p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name != "self"), ""
+    )
 
 
 class Dispatcher:
@@ -170,26 +219,34 @@ class Dispatcher:
         self._services = services
         self._bus = bus
         self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
-        self._by_name: dict[str, tuple[Handler, object]] = {}  # each with what its module was loaded by
+        # Each with what its module was loaded by.
+        self._by_name: dict[str, tuple[Handler, object]] = {}
 
     def add(self, handler: Handler) -> None:
         """Register a handler. Several handlers may take one type.
 
-        One whose module was reloaded takes the place of what it was before. Raises ConfigError for a name that another
-        handler has: ids of what it publishes, retries and metrics go by it. Also for two types of one name on the wire,
-        and for a type with a field that cannot be decoded.
+        One whose module was reloaded takes the place of what it was before. Raises ConfigError for
+        a name that another handler has: ids of what it publishes, retries and metrics go by it.
+        Also for two types of one name on the wire, and for a type with a field that cannot be
+        decoded.
         """
         try:
             codec_of(handler.event_type)
         except TypeError as error:
             raise ConfigError(f"handler {handler.name} ({handler.place}): {error}") from None
-        module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)  # a reload makes another one
+        # A reload makes another one.
+        module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)
         earlier = self._by_name.get(handler.name)
         if earlier is not None:
             other, its_module = earlier
-            if other.target.__module__ != handler.target.__module__ or module is None or module is its_module:
+            if (
+                other.target.__module__ != handler.target.__module__
+                or module is None
+                or module is its_module
+            ):
                 raise ConfigError(
-                    f"two handlers are called {handler.name} ({other.place} and {handler.place}): give one a name of "
+                    f"two handlers are called {handler.name} ({other.place} and "
+                    f"{handler.place}): give one a name of "
                     f'its own, @handles({handler.event_type.__name__}, name="...")'
                 )
             self.by_type[other.event_type].remove(other)
@@ -221,13 +278,21 @@ class Dispatcher:
             for wanted in handler.services:
                 if wanted not in self._services:
                     raise ConfigError(
-                        f"handler {handler.name} asks for {wanted.__qualname__}, which is not registered: "
+                        f"handler {handler.name} asks for {wanted.__qualname__}, which is not "
+                        "registered: "
                         f"app.services.register_factory({wanted.__qualname__}, ...)"
                     )
 
     async def call(self, handler: Handler, event: Event, delivery: Delivery | None) -> None:
-        """Run one handler for one event; *delivery* for one that wants it. Raises what the handler raises."""
-        values: dict[type, object] = {handler.event_type: event, Delivery: delivery, EventBus: self._bus}
+        """Run one handler for one event; *delivery* for one that wants it.
+
+        Raises what the handler raises.
+        """
+        values: dict[type, object] = {
+            handler.event_type: event,
+            Delivery: delivery,
+            EventBus: self._bus,
+        }
         if not handler.services:
             await _run(handler, values)
             return
@@ -240,7 +305,9 @@ class Dispatcher:
 async def _run(handler: Handler, values: dict[type, object]) -> None:
     target = handler.target
     if handler.made_with is not None:
-        target = target(**{name: values[wanted] for name, wanted in handler.made_with.items()}).handle
+        target = target(
+            **{name: values[wanted] for name, wanted in handler.made_with.items()}
+        ).handle
     result = target(**{name: values[wanted] for name, wanted in handler.called_with.items()})
     if inspect.isawaitable(result):
         result = await result
@@ -252,16 +319,22 @@ def refuse_result(handler: Handler, result: object) -> None:
     """Raise TypeError when what *handler* returned is work that nobody has done; plain values are not looked at."""
     if inspect.iscoroutine(result):
         result.close()  # else Python warns of it some time later
-    elif not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+    elif not (
+        inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)
+    ):
         return
     raise TypeError(
-        f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it in the handler"
+        f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it "
+        "in the handler"
     )
 
 
 def refuse_unawaited(handler: Handler, called: str) -> None:
     """Raise TypeError: *handler* has called something and not awaited it, so nothing of it was done."""
-    raise TypeError(f"handler {handler.name} calls {called}(...) and does not await it, so nothing of it happens")
+    raise TypeError(
+        f"handler {handler.name} calls {called}(...) and does not await it, so nothing of "
+        "it happens"
+    )
 
 
 def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
@@ -272,7 +345,8 @@ def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
         other = found.setdefault((topic or getattr(each, "__topic__", ""), namespace), each)
         if other is not each:
             raise ConfigError(
-                f"two event types are called {namespace} on the wire: {other.__module__}.{other.__qualname__} and "
+                f"two event types are called {namespace} on the wire: "
+                f"{other.__module__}.{other.__qualname__} and "
                 f"{each.__module__}.{each.__qualname__}; give one another namespace"
             )
 
@@ -287,45 +361,60 @@ class Sizes(NamedTuple):
 class EventTypes:
     """The event types of one topic: finds the type of a record and decodes it.
 
-    The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode, else by `__faust.ns`
-    in the value (what a plain Faust app writes), else it is the topic's only type. A name is looked up here and nowhere
-    else: a sender never chooses a class. What is larger than *sizes* is poison, and is not decoded.
+    The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode,
+    else by `__faust.ns` in the value (what a plain Faust app writes), else it is the topic's only
+    type. A name is looked up here and nowhere else: a sender never chooses a class. What is larger
+    than *sizes* is poison, and is not decoded.
     """
 
-    def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008  # frozen
+    # Frozen.
+    def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008
         known = list(of)
         _check_namespaces(topic, known)
         self._topic = topic
         self._value_bytes, self._headers = sizes
-        self._codecs: dict[str, Codec[Event]] = {str(t._options.namespace): codec_of(t) for t in known}
+        self._codecs: dict[str, Codec[Event]] = {
+            str(t._options.namespace): codec_of(t) for t in known
+        }
         self._hidden = places_of(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 
     def decode(self, record: Record, *, is_redeemed: bool = False) -> Event | None:
-        """The event in *record*, or None when its type has no handler here. Raises DecodeError for poison.
+        """The event in *record*, or None when its type has no handler here.
+
+        Raises DecodeError for poison.
 
         What *is_redeemed* has the store's limit of size.
         """
         value, codec = record.value, self._only
-        # Nearly always there is nothing but a value of the topic's only type; looking for more takes a while.
+        # Nearly always there is nothing but a value of the topic's only type; looking for more
+        # takes a while.
         if (
-            codec is None or value is None or record.headers or not 1 < len(value) <= self._value_bytes
+            codec is None
+            or value is None
+            or record.headers
+            or not 1 < len(value) <= self._value_bytes
             or value[-2] == _BRACE
-        ):  # fmt: skip
+        ):
             return self._decode(record, is_redeemed)
         try:
             return codec.parse(value)
         except Exception:  # whatever it is: this finds it again, and says it in our words
             return codec.decode(value)
 
-    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001  # of `decode`
+    # Of `decode`.
+    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001
         value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
-            raise DecodeError("$", f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}")
+            raise DecodeError(
+                "$",
+                f"{len(value)} bytes, Kafka.ConsumerConfig.MaxValueBytes is {self._value_bytes}",
+            )
         if headers:
             if len(headers) > self._headers:
                 raise DecodeError(
-                    "headers", f"{len(headers)} of them, Kafka.ConsumerConfig.MaxHeaders is {self._headers}"
+                    "headers",
+                    f"{len(headers)} of them, Kafka.ConsumerConfig.MaxHeaders is {self._headers}",
                 )
             name = event_type_of(headers)
             if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
@@ -336,7 +425,9 @@ class EventTypes:
         if codec is not None:
             return codec.decode(value)
         if name is None:
-            raise DecodeError("$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types")
+            raise DecodeError(
+                "$", f"no ce_type header, and {self._topic} carries {len(self._codecs)} types"
+            )
         return None
 
     @property

@@ -1,7 +1,10 @@
-"""Lanes: which record of a partition may start next. Records of one lane never overlap and never change places.
+"""Lanes: which record of a partition may start next.
 
-A lane is the record's key, unless the subscription says otherwise. A record starts when no earlier one of its lane is
-held; until then it waits behind it, and the records of other lanes go past. Pure: whoever asks does the work.
+Records of one lane never overlap and never change places.
+
+A lane is the record's key, unless the subscription says otherwise. A record starts when no earlier
+one of its lane is held; until then it waits behind it, and the records of other lanes go past.
+Pure: whoever asks does the work.
 """
 
 from collections import deque
@@ -12,10 +15,13 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Lanes(Generic[T]):
-    """The lanes of one partition, at most *limit* of them held at once. The first member of an item is its lane.
+    """The lanes of one partition, at most *limit* of them held at once.
 
-    Most records end as soon as they start, so only those that do not are held: `start`, and before any other call
-    either nothing, which means that the record has ended, or `hold`, and `finish` when it has ended later.
+    The first member of an item is its lane.
+
+    Most records end as soon as they start, so only those that do not are held: `start`, and before
+    any other call either nothing, which means that the record has ended, or `hold`, and `finish`
+    when it has ended later.
     """
 
     def __init__(self, limit: int) -> None:
@@ -23,8 +29,10 @@ class Lanes(Generic[T]):
         self.waiting = 0
         self.resting = 0  # lanes that are shut although nobody is at work on their record
         self._limit = self._limit_at_work = limit
-        self._busy: dict[Hashable, deque[T]] = {}  # held or free again: what waits behind the record of each lane
-        self._free: deque[Hashable] = deque()  # lanes of `_busy` that are held no more, each with something waiting
+        # Held or free again: what waits behind the record of each lane.
+        self._busy: dict[Hashable, deque[T]] = {}
+        # Lanes of `_busy` that are held no more, each with something waiting.
+        self._free: deque[Hashable] = deque()
         self._batches: deque[Iterable[T]] = deque()
         self._batch: Iterator[T] = iter(())
         # The next record that may start; None when none may now.
@@ -50,7 +58,8 @@ class Lanes(Generic[T]):
                 yield self._start_free()
             else:
                 for item in batch:
-                    if busy and item[0] in busy:  # mostly nothing is, and a hash takes longer than to see that
+                    # Mostly nothing is, and a hash takes longer than to see that.
+                    if busy and item[0] in busy:
                         busy[item[0]].append(item)
                         continue
                     self.waiting -= 1
@@ -82,7 +91,10 @@ class Lanes(Generic[T]):
             self._busy[lane] = deque()
 
     def finish(self, lane: Hashable) -> None:
-        """The record that *lane* was held for has ended. Raises KeyError when there was none (our bug)."""
+        """The record that *lane* was held for has ended.
+
+        Raises KeyError when there was none (our bug).
+        """
         if self._busy[lane]:
             self._free.append(lane)
         else:
@@ -112,7 +124,10 @@ class Lanes(Generic[T]):
         self._limit = self._limit_at_work
 
     def resize(self, limit: int) -> bool:
-        """Hold at most *limit* lanes at once; those that are held beyond it end first. Whether that is a change."""
+        """Hold at most *limit* lanes at once; those that are held beyond it end first.
+
+        Whether that is a change.
+        """
         is_other = limit != self._limit_at_work
         self._limit_at_work = limit
         self._limit = limit if self._limit else 0  # of one that is stopped when it goes on

@@ -1,6 +1,7 @@
 """One assigned partition at work: what was received of it, its lanes, the group that fills and the one that is settled.
 
-A flow lives for one assignment. Whatever is still in hand of an earlier one ends in a flow that nobody looks at.
+A flow lives for one assignment. Whatever is still in hand of an earlier one ends in a flow that
+nobody looks at.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ from famulus.state.checkpointer import Settler
 from famulus.state.partition_state import Partition
 
 log = structlog.get_logger()
-FETCHES = 2  # one that is unpacked and one behind it, so that no partition runs dry between two polls
+# One that is unpacked and one behind it, so that no partition runs dry between two polls.
+FETCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +59,61 @@ class Packed(Protocol):
 class Flow:
     """The records of one partition, from the fetch to the finished offset.
 
-    *state* is what the partition remembers, *settler* makes it durable, None for a subscription that remembers nothing.
-    *on_room* makes the crew look again, *begin* is the offset where reading begins.
+    *state* is what the partition remembers, *settler* makes it durable, None for a subscription
+    that remembers nothing. *on_room* makes the crew look again, *begin* is the offset where reading
+    begins.
     """
 
     def __init__(  # noqa: PLR0917  # all that a flow is tied to
-        self, tp: TP, pipeline: Pipeline, state: Partition, settler: Settler | None, limits: Limits, ties: Ties,
-        on_room: Callable[["Flow"], None], begin: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        tp: TP,
+        pipeline: Pipeline,
+        state: Partition,
+        settler: Settler | None,
+        limits: Limits,
+        ties: Ties,
+        on_room: Callable[["Flow"], None],
+        begin: int = 0,
+    ) -> None:
         self.tp = tp
         self.begin = begin
         self.pipeline = pipeline
         self.state = state
         self.lanes: Lanes[Work] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
-        self.done: list[int] = []  # offsets of what was handled, finished before anybody but the crew has a turn
+        # Offsets of what was handled, finished before anybody but the crew has a turn.
+        self.done: list[int] = []
         self.is_closing = False
         self._limits = limits
         self._ties, self._on_room = ties, on_room
         self.position = 0  # where the next fetch is expected to begin, or later
-        self._fetches: deque[tuple[Iterator[Sequence[Record]], int]] = deque()  # each with where the next one begins
+        # Each with where the next one begins.
+        self._fetches: deque[tuple[Iterator[Sequence[Record]], int]] = deque()
         self._quiet = asyncio.Event()
-        processed = replace(state.processed or Processed(0), home=state.home, source_id=state.source_id)
+        processed = replace(
+            state.processed or Processed(0), home=state.home, source_id=state.source_id
+        )
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
         self._resting = Resting(self.lanes, lambda: on_room(self))
-        waits_ms = {TP(topic, tp.partition): pipeline.wait_back_ms(topic) for topic in pipeline.topics_back}
+        waits_ms = {
+            TP(topic, tp.partition): pipeline.wait_back_ms(topic) for topic in pipeline.topics_back
+        }
         self.backs = Backs(waits_ms, limits.records, lambda: on_room(self))
         self.keys = KeyWatch()
-        linger = Linger(limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing)
+        linger = Linger(
+            limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing
+        )
         self.settling = Settling(
-            tp, pipeline, state, settler, self.in_flight, linger, ties, self._check_room, self._check_quiet
+            tp,
+            pipeline,
+            state,
+            settler,
+            self.in_flight,
+            linger,
+            ties,
+            self._check_room,
+            self._check_quiet,
         )
         self.has_state = settler is not None  # whether the subscription remembers anything
         self.halted = ""  # why nothing more is started, in words
@@ -96,7 +122,10 @@ class Flow:
 
     @property
     def settled_offset(self) -> int | None:
-        """What may be committed of the source: everything below it is settled. None before any is."""
+        """What may be committed of the source: everything below it is settled.
+
+        None before any is.
+        """
         return self.settling.offset if self.has_state else self.offsets.next_offset
 
     @property
@@ -112,8 +141,8 @@ class Flow:
     def behind(self, log_end: int) -> int:
         """How many offsets up to *log_end*, one past the newest record, are not settled.
 
-        Holes among them count. Where all that was received is settled, what follows it (markers of transactions) does
-        not: it has been read.
+        Holes among them count. Where all that was received is settled, what follows it (markers of
+        transactions) does not: it has been read.
         """
         settled = max(self.begin, self.settled_offset or 0)
         is_idle = not (self.offsets.in_flight or self._fetches or self.settling.task)
@@ -122,7 +151,9 @@ class Flow:
     def renewed(self, begin: int) -> "Flow":
         """A new flow for the same partition of a subscription that remembers nothing."""
         state = Partition(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
-        return Flow(self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin)
+        return Flow(
+            self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin
+        )
 
     # In.
 
@@ -144,7 +175,10 @@ class Flow:
             self.backs.receive(tp, packed.records(self._limits.chunk))
 
     def refill(self) -> bool:
-        """Unpack some records for the lanes. False when nothing more may start now, or the next ones cannot be read."""
+        """Unpack some records for the lanes.
+
+        False when nothing more may start now, or the next ones cannot be read.
+        """
         self.turn_ended()  # which may make room
         try:
             return not (self.is_closing or self._is_barred) and self._refill()
@@ -162,7 +196,10 @@ class Flow:
         stays = "; nothing more of the partition is started. To skip them: "
         if topic == self.tp.topic:
             return f"{stays}`faust -A app seek {topic} --partition {partition} --to-offset {to}`"
-        return f"{stays}stop the workers, and set the group's offset of {topic}, partition {partition}, to {to}"
+        return (
+            f"{stays}stop the workers, and set the group's offset of {topic}, partition "
+            f"{partition}, to {to}"
+        )
 
     def _refill(self) -> bool:
         # What halted because it has too many dead letters is told here that some are dropped.
@@ -179,7 +216,10 @@ class Flow:
         return False
 
     def _passed(self, position: int) -> None:
-        """All of the log below *position* is unpacked. Where nothing is in hand, that is settled without a record."""
+        """All of the log below *position* is unpacked.
+
+        Where nothing is in hand, that is settled without a record.
+        """
         if self.in_flight.passed(position) and self.has_state:
             self.state.filling.has_passed = True
             self.settling.start()
@@ -272,7 +312,10 @@ class Flow:
         log.error(why, topic=self.tp.topic, partition=self.tp.partition)
 
     def pause(self, why: str) -> None:
-        """Start nothing more while there is a *why*, in words; go on when it is empty. What is in hand is settled."""
+        """Start nothing more while there is a *why*, in words; go on when it is empty.
+
+        What is in hand is settled.
+        """
         was_paused, self.paused = bool(self.paused), why
         if why:
             self.lanes.stop()
@@ -299,7 +342,10 @@ class Flow:
     # Out.
 
     async def close(self, timeout_s: float) -> bool:
-        """Start nothing more, and wait for what is in hand. False when it did not end in time: then it is abandoned."""
+        """Start nothing more, and wait for what is in hand.
+
+        False when it did not end in time: then it is abandoned.
+        """
         self.is_closing = True
         self._start_no_more()
         self._check_quiet()

@@ -1,6 +1,7 @@
 """Claim checks on their way in: the payload is fetched before the event is decoded, and within a limit of memory.
 
-A store that is away is no failure of an event: events that need it wait at one gate, and use up no attempts.
+A store that is away is no failure of an event: events that need it wait at one gate, and use up no
+attempts.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ from famulus.serialization.claim_check import redeemed
 from famulus.serialization.records import PlainRecord, place_of
 from famulus.state.unit_of_work import Unit, enter
 
-BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)  # each failure is one of the store, after tries of its own
+# Each failure is one of the store, after tries of its own.
+BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)
 
 
 class Redeeming:
@@ -61,7 +63,10 @@ class Redeeming:
 
 
 class Room:
-    """So many bytes, taken and given back. Whoever finds too few left waits, in the order of coming."""
+    """So many bytes, taken and given back.
+
+    Whoever finds too few left waits, in the order of coming.
+    """
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -86,7 +91,9 @@ class Room:
     def give(self, size: int) -> None:
         """Give *size* bytes back."""
         self.left += size
-        while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self.left):
+        while self._waiting and (
+            self._waiting[0][1].cancelled() or self._waiting[0][0] <= self.left
+        ):
             wanted, turn = self._waiting.popleft()
             if not turn.cancelled():
                 self.left -= wanted

@@ -8,9 +8,10 @@ The promise, which every other file serves:
 4. Tables equal the fold of the settled events: after a kill, a move to another worker, a rebuild from the changelog.
 5. The dead letter topic holds the events that failed for good, bytes unchanged, and says why.
 
-Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew (who does it) ->
-**pipeline**: decode -> duplicate? -> handlers in a unit of work; what fails rests and is tried again, or leaves as a
-dead letter (`failing`) -> group -> settle -> offsets finished -> Faust commits them.
+Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew
+(who does it) -> **pipeline**: decode -> duplicate? -> handlers in a unit of work; what fails rests
+and is tried again, or leaves as a dead letter (`failing`) -> group -> settle -> offsets finished ->
+Faust commits them.
 """
 
 import math
@@ -45,9 +46,10 @@ from famulus.state.partition_state import Finished, Partition
 from famulus.state.rocksdb_store import StoreError
 from famulus.state.unit_of_work import Unit, Unwound, enter
 
-# A record's lane; the record that is to be carried; what is known of it from before, None for nearly all; the stream's
-# time; the key of its mark, if that is known before decoding; what the store had under it when so many groups had
-# reached it. A plain tuple, since one is made for every record.
+# A record's lane; the record that is to be carried; what is known of it from before, None for
+# nearly all; the stream's time; the key of its mark, if that is known before decoding; what the
+# store had under it when so many groups had reached it. A plain tuple, since one is made for every
+# record.
 Work = tuple[Hashable, Record, Past | None, int, bytes, bytes | None, int]
 
 
@@ -55,7 +57,8 @@ Work = tuple[Hashable, Record, Past | None, int, bytes, bytes | None, int]
 class Pipeline:
     """Carries the events of one subscription. *dedupe* None takes every record for a new event.
 
-    *dedupe_back* is for those that come back from retry topics or from among the dead letters, so that twice is once.
+    *dedupe_back* is for those that come back from retry topics or from among the dead letters, so
+    that twice is once.
     """
 
     types: EventTypes
@@ -72,7 +75,9 @@ class Pipeline:
         """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""
         stage = stage_of(topic)
         every = (handler.policy.delays_s for handler in self.dispatcher.handlers)
-        return math.ceil(max((of[stage - 1] for of in every if 0 < stage <= len(of)), default=0.0) * 1000)
+        return math.ceil(
+            max((of[stage - 1] for of in every if 0 < stage <= len(of)), default=0.0) * 1000
+        )
 
     def note(self, outcome: Outcome, count: int = 1) -> None:
         """So many records have ended like that."""
@@ -86,15 +91,22 @@ class Pipeline:
             return [None] * len(records)
         return [event_id_of(record) if record.key is None else record.key for record in records]
 
-    def works_of(self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]) -> Iterator[Work]:
-        """What `carry` needs to know of each record. The store is looked into once for all, if the disk lets us."""
+    def works_of(
+        self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]
+    ) -> Iterator[Work]:
+        """What `carry` needs to know of each record.
+
+        The store is looked into once for all, if the disk lets us.
+        """
         known = self._lanes_of(records), records, repeat(None, len(records)), stream_ms
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
         if self.dedupe is None or not keys:
             return zip(*known, *(repeat(of, len(records)) for of in (b"", None, -1)), strict=True)
         try:
             stored, applied = self.dedupe.stored(state, keys), state.applied
-        except StoreError:  # each event looks for itself when its turn comes, and waits for the disk
+        except (
+            StoreError
+        ):  # each event looks for itself when its turn comes, and waits for the disk
             stored, applied = [None] * len(keys), -1
         return zip(*known, keys, stored, repeat(applied, len(records)), strict=True)
 
@@ -110,7 +122,8 @@ class Pipeline:
         """A dead letter is given up: what waits behind it may come back."""
         self.failing.let_pass(back, state)
 
-    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912, PLR0915  # all of it
+    # All of it.
+    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912, PLR0915
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Rest when that has to wait for something.
@@ -122,7 +135,9 @@ class Pipeline:
                 past = self.failing.begin(record, past, state, self.dispatcher.longest_wait_s)
             try:
                 event = self.types.decode(record)
-            except DecodeError as error:  # only then is it asked for a claim check: no other event pays for that
+            except (
+                DecodeError
+            ) as error:  # only then is it asked for a claim check: no other event pays for that
                 event = await self._redeemed(error, unit, past)
             if event is None:
                 return self._unknown(record, past, unit)
@@ -130,7 +145,9 @@ class Pipeline:
             if past is not None:
                 handlers = self._left(past, handlers)
             enter(unit)
-            if (self.dedupe is not None or past is not None) and self._is_duplicate(work, event, unit):
+            if (self.dedupe is not None or past is not None) and self._is_duplicate(
+                work, event, unit
+            ):
                 self._end(unit, past)
                 return "duplicate"
             for handler in handlers:
@@ -144,7 +161,9 @@ class Pipeline:
                     if past is not None and past.held:
                         self.failing.check_held(handler, past)
                     result = await (
-                        handler.target(event) if handler.is_plain else self._call(handler, event, unit, past)
+                        handler.target(event)
+                        if handler.is_plain
+                        else self._call(handler, event, unit, past)
                     )
                     if result is not None:
                         refuse_result(handler, result)
@@ -193,7 +212,8 @@ class Pipeline:
         """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
         _, record, past, stream_ms, key, stored, applied = work
         dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
-        if dedupe is None or unit.mark is not None:  # the latter: it has rested since it was looked up
+        # The latter: it has rested since it was looked up.
+        if dedupe is None or unit.mark is not None:
             return False
         before: list[bytes] = []
         if not key:
@@ -201,7 +221,10 @@ class Pipeline:
         raw = unit.earlier(key, applied, stored)  # None, nearly always
         for older in before:  # by an identity alone
             raw = raw or unit.earlier(older, -1, None)
-        if raw is not None and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None:
+        if (
+            raw is not None
+            and (earlier := dedupe.remembered(raw, type(event), stream_ms)) is not None
+        ):
             self.counts.note_duplicate(unit.event_id, record, earlier.seen_ms, earlier.offset)
             return True
         unit.leave(key, store_mark(stream_ms, record.offset))
@@ -223,7 +246,10 @@ class Pipeline:
 
     @staticmethod
     def _left(past: Past, handlers: Sequence[Handler]) -> Sequence[Handler]:
-        """Those that have yet to run. Raises PermanentError when the only one that should is not there any more."""
+        """Those that have yet to run.
+
+        Raises PermanentError when the only one that should is not there any more.
+        """
         left = past.left(handlers)
         if past.back is not None and past.back.handler and not left and not past.done:
             raise PermanentError(f"there is no handler {past.back.handler} any more")

@@ -28,9 +28,9 @@ class Chunks(Protocol):
 class Back:
     """The records of one retry or redrive topic partition, at most *records* of them in flight at once.
 
-    All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times. Where one says
-    another time, because a clock was wrong or it is none of ours, it waits no longer than that after it was written,
-    and what was unpacked with it is not behind it.
+    All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times.
+    Where one says another time, because a clock was wrong or it is none of ours, it waits no longer
+    than that after it was written, and what was unpacked with it is not behind it.
     """
 
     def __init__(self, place: TP, records: int, wait_ms: int = 0) -> None:
@@ -39,7 +39,8 @@ class Back:
         self._partition = place.partition
         self._records_max, self._wait_ms = records, wait_ms
         self._fetches: deque[Iterator[Sequence[Record]]] = deque()
-        self._waiting: list[tuple[int, int, Returned]] = []  # a heap: when each is due, and its offset here
+        # A heap: when each is due, and its offset here.
+        self._waiting: list[tuple[int, int, Returned]] = []
 
     def receive(self, chunks: Iterator[Sequence[Record]]) -> None:
         """Take a fetch, to be unpacked when its turn comes."""
@@ -78,7 +79,10 @@ class Back:
                 if not error.is_stray:
                     raise
                 why = "a batch that cannot be read"
-                strays.note(self._kind, StrayRecordError(error.topic, self._partition, error.first_offset, why))
+                strays.note(
+                    self._kind,
+                    StrayRecordError(error.topic, self._partition, error.first_offset, why),
+                )
                 cast(Chunks, self._fetches[0]).skip()
                 continue
             if records is None:
@@ -95,9 +99,14 @@ class Back:
 
 
 class Backs:
-    """All such topics of one partition, with how long records wait in each. *on_due* is told when one may start."""
+    """All such topics of one partition, with how long records wait in each.
 
-    def __init__(self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]) -> None:
+    *on_due* is told when one may start.
+    """
+
+    def __init__(
+        self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]
+    ) -> None:
         self.of = {place: Back(place, records, wait_ms) for place, wait_ms in waits_ms.items()}
         self.is_due = False  # whether it is worth a look
         self._on_due = on_due
@@ -108,8 +117,12 @@ class Backs:
         self.of[tp].receive(chunks)
         self.is_due = True
 
-    def take(self, now_ms: int, limit: int) -> Iterator[tuple[Returned, Callable[[int], None], int]]:
-        """At most *limit* of each that are due, with whom to tell its offset at the end. A timer sees to the rest.
+    def take(
+        self, now_ms: int, limit: int
+    ) -> Iterator[tuple[Returned, Callable[[int], None], int]]:
+        """At most *limit* of each that are due, with whom to tell its offset at the end.
+
+        A timer sees to the rest.
 
         Times are milliseconds since 1970.
         """

@@ -39,11 +39,17 @@ class Options:
 class Subscription:
     """One source topic. Made by `app.subscription`, read by one agent.
 
-    *topic* is Faust's, *names_taken* has the tables of all subscriptions, *state_topic* is where it would remember.
+    *topic* is Faust's, *names_taken* has the tables of all subscriptions, *state_topic* is where it
+    would remember.
     """
 
     def __init__(
-        self, name: str, topic: Any, options: Options, names_taken: dict[str, "Subscription"], state_topic: str
+        self,
+        name: str,
+        topic: Any,
+        options: Options,
+        names_taken: dict[str, "Subscription"],
+        state_topic: str,
     ) -> None:
         self.name = name
         self.topic = topic
@@ -58,18 +64,25 @@ class Subscription:
     @property
     def topic_name(self) -> str:
         """The topic's name on the cluster."""
-        return str(self.topic.topics[0])  # Faust's topic reads those as well through which records come back
+        # Faust's topic reads those as well through which records come back.
+        return str(self.topic.topics[0])
 
     @property
     def state_topic(self) -> str | None:
         """The state changelog's name on the cluster, None for a subscription that remembers nothing."""
-        remembers = self.tables or self.options.dedupe is not None or self.options.on_dead_letter == "sequence"
+        remembers = (
+            self.tables
+            or self.options.dedupe is not None
+            or self.options.on_dead_letter == "sequence"
+        )
         return self._state_topic if remembers else None
 
     @property
     def dedupe_back(self) -> Dedupe | None:
         """How records that come back are recognised: they are, whatever was said about those that come first."""
-        return self.options.dedupe or (Dedupe(DEFAULT_WINDOW // MS) if self.state_topic is not None else None)
+        return self.options.dedupe or (
+            Dedupe(DEFAULT_WINDOW // MS) if self.state_topic is not None else None
+        )
 
     def Table(  # noqa: N802  # Faust users know it by this name
         self,
@@ -80,13 +93,18 @@ class Subscription:
         default: Callable[[], V] | None = None,
         help: str = "",
     ) -> Table[K, V]:
-        """A table that handlers of this topic may change. Raises ConfigError for a name that is taken, or options."""
+        """A table that handlers of this topic may change.
+
+        Raises ConfigError for a name that is taken, or options.
+        """
         declared = Declaration(f"{self.name}.Table({shown(name)})")
         declared.printable("name", name, TABLE_NAME_BYTES)
         if name in self._names_taken:
             raise declared.error("it is declared twice: a table belongs to one subscription")
         declared.text("help", help)
-        table = declared_table(declared, name, key, value, default, self.held, help, self.topic_name)
+        table = declared_table(
+            declared, name, key, value, default, self.held, help, self.topic_name
+        )
         self._names_taken[name] = self
         self.tables[name] = table
         return table
@@ -95,17 +113,23 @@ class Subscription:
 def dedupe_of(
     default_s: float, window: Windows | None, identity: str | Identity | None, declared: Declaration
 ) -> Dedupe:
-    """How events are recognised. *window* may differ by event type; *identity* is a field's name or a function.
+    """How events are recognised.
+
+    *window* may differ by event type; *identity* is a field's name or a function.
 
     Raises ConfigError when one is none.
     """
     named: Any = identity  # whatever users say
     if isinstance(identity, str):
         if not all(part.isidentifier() for part in identity.split(".")):
-            raise declared.wrong("identity", "the name of a field, or a function of the event", identity)
+            raise declared.wrong(
+                "identity", "the name of a field, or a function of the event", identity
+            )
         identity = FieldIdentity(identity)
     elif named is not None and not _is_plain_function(named):
-        raise declared.wrong("identity", "the name of a field, or a plain function of the event", named)
+        raise declared.wrong(
+            "identity", "the name of a field, or a plain function of the event", named
+        )
     said: Any = window  # whatever users say
     if not (said is None or isinstance(said, (timedelta, Mapping))):
         wanted = "a timedelta, such as timedelta(days=7), or a mapping from event types to such"
@@ -113,26 +137,40 @@ def dedupe_of(
     windows: Mapping[Any, Any] = said if isinstance(said, Mapping) else {}
     for event_type, length in windows.items():
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-            raise declared.error(f"dedupe_window maps classes of events to timedeltas, and has {shown(event_type)}")
+            raise declared.error(
+                f"dedupe_window maps classes of events to timedeltas, and has {shown(event_type)}"
+            )
         if not isinstance(length, timedelta):
             raise declared.wrong(f"dedupe_window of {event_type.__name__}", "a timedelta", length)
     usual = window if isinstance(window, timedelta) else timedelta(seconds=default_s)
     for length in (usual, *windows.values()):
         if length < MS:
-            raise declared.error(f"a dedupe window of {length}: it must be positive; dedupe=False turns it off")
-    return Dedupe(usual // MS, {event_type: length // MS for event_type, length in windows.items()}, identity)
+            raise declared.error(
+                f"a dedupe window of {length}: it must be positive; dedupe=False turns it off"
+            )
+    return Dedupe(
+        usual // MS, {event_type: length // MS for event_type, length in windows.items()}, identity
+    )
 
 
 def _is_plain_function(given: Any) -> bool:  # Any: whatever users say
     if not callable(given) or inspect.isclass(given):
         return False
-    return not any(check(given) for check in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction))
+    return not any(
+        check(given) for check in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
+    )
 
 
 def declared_table(  # noqa: PLR0917  # all that a table is
-    declared: Declaration, name: str, key: type[K], value: type[V], default: Callable[[], V] | None,
-    held: Mapping[int, Partition], help: str, topic: str,
-) -> Table[K, V]:  # fmt: skip
+    declared: Declaration,
+    name: str,
+    key: type[K],
+    value: type[V],
+    default: Callable[[], V] | None,
+    held: Mapping[int, Partition],
+    help: str,
+    topic: str,
+) -> Table[K, V]:
     """Make a table of the subscription to *topic*.
 
     Raises ConfigError when its types cannot be read back, or its default makes no such value.
@@ -142,17 +180,28 @@ def declared_table(  # noqa: PLR0917  # all that a table is
         if not (isinstance(given, type) or get_origin(given)):
             raise declared.wrong(option, "a type", given)
         if (strange := _strange_in(given)) is not None:
-            raise declared.error(f"{option} has the type {strange.__name__}, which could not be read again")
-    if len(get_args(key)) > 1 and {str, UUID, datetime, date} & set(get_args(key)) and get_origin(key) is not tuple:
-        raise declared.error("key must be of one type: a text that looks like a number would be read as one")
+            raise declared.error(
+                f"{option} has the type {strange.__name__}, which could not be read again"
+            )
+    if (
+        len(get_args(key)) > 1
+        and {str, UUID, datetime, date} & set(get_args(key))
+        and get_origin(key) is not tuple
+    ):
+        raise declared.error(
+            "key must be of one type: a text that looks like a number would be read as one"
+        )
     if default is not None and not callable(default):
         raise declared.error(
-            f"default must be a function without parameters, not {shown(default)}; write `lambda: ...`"
+            f"default must be a function without parameters, not {shown(default)}; write "
+            "`lambda: ...`"
         )
     try:
         table = Table(name, key, value, default, held, help, topic)
     except (TypeError, ValueError, AttributeError) as error:
-        raise declared.error(f"key or value is of a type that cannot be kept: {' '.join(str(error).split())}") from None
+        raise declared.error(
+            f"key or value is of a type that cannot be kept: {' '.join(str(error).split())}"
+        ) from None
     _check_default(declared, table, default)
     return table
 
@@ -167,7 +216,9 @@ def _strange_in(of: Any) -> type | None:  # Any: a type of any kind
     return of if isinstance(msgspec.inspect.type_info(of), msgspec.inspect.CustomType) else None
 
 
-def _check_default(declared: Declaration, table: Table[K, V], default: Callable[[], V] | None) -> None:
+def _check_default(
+    declared: Declaration, table: Table[K, V], default: Callable[[], V] | None
+) -> None:
     if default is None:
         return
     try:
@@ -175,12 +226,15 @@ def _check_default(declared: Declaration, table: Table[K, V], default: Callable[
     except NameError:  # what it uses may be defined further down in its module
         return
     except Exception as error:  # of users
-        raise declared.error(f"default raised {type(error).__name__}: it is called without arguments") from None
+        raise declared.error(
+            f"default raised {type(error).__name__}: it is called without arguments"
+        ) from None
     if inspect.isawaitable(made) or inspect.isgenerator(made):
         raise declared.error(f"default made a {type(made).__name__}: it must be a plain function")
     try:
         table.check(made)
     except Exception:  # whatever says that it is none
         raise declared.error(
-            f"default made {shown(made)}, which its value type cannot be: such a row could not be read again"
+            f"default made {shown(made)}, which its value type cannot be: such a row could not "
+            "be read again"
         ) from None

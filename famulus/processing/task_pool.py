@@ -1,12 +1,12 @@
 """The crew: a fixed number of tasks that carry the records of all partitions, so that none needs a task of its own.
 
-One task is on duty and starts what is there, one record after the other. A handler that never suspends costs nothing
-but its call. When one suspends, its task holds on to it and another has the duty, and so on up to `concurrency`. Every
-task is a real asyncio task from the handler's first step on, so `asyncio.timeout` and everything else that asks for the
-current task works in handlers.
+One task is on duty and starts what is there, one record after the other. A handler that never
+suspends costs nothing but its call. When one suspends, its task holds on to it and another has the
+duty, and so on up to `concurrency`. Every task is a real asyncio task from the handler's first step
+on, so `asyncio.timeout` and everything else that asks for the current task works in handlers.
 
-A task outlives whatever a handler does: nothing but the crew's own stop ends one, and none passes on to the next event
-what a handler did to it, see `hand`.
+A task outlives whatever a handler does: nothing but the crew's own stop ends one, and none passes
+on to the next event what a handler did to it, see `hand`.
 """
 
 import asyncio
@@ -41,16 +41,19 @@ class OnHeld(Protocol):
 class Crew:
     """At most *concurrency* records in hand at once. *on_bug* is told what a task did not survive.
 
-    *timeouts_s* says how long an attempt may take, by the handler's name; those of handlers that are not in it may take
-    for ever.
+    *timeouts_s* says how long an attempt may take, by the handler's name; those of handlers that
+    are not in it may take for ever.
     """
 
     def __init__(
-        self, concurrency: int, on_bug: Callable[[Exception], Awaitable[Any]],
+        self,
+        concurrency: int,
+        on_bug: Callable[[Exception], Awaitable[Any]],
         timeouts_s: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._concurrency = concurrency
-        self._telling: list[asyncio.Future[Any]] = []  # so that they are not collected before they are done
+        # So that they are not collected before they are done.
+        self._telling: list[asyncio.Future[Any]] = []
         self._on_bug = on_bug
         self._flows: deque[Flow] = deque()  # that may have a record to start
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,7 +85,8 @@ class Crew:
         """End the tasks, whatever they do."""
         self._is_stopping = True
         self._watch.stop()
-        while self._tasks:  # one whose handler made something else of it goes on, until it is told again
+        # One whose handler made something else of it goes on, until it is told again.
+        while self._tasks:
             for unit in filter(None, (hand.unit for hand in self.hands)):
                 unit.is_stopped, unit.is_timed_out = True, False  # what reaches it now is the end
             for task in self._tasks:
@@ -97,7 +101,8 @@ class Crew:
     def holds(self, flow: Flow) -> bool:
         """Whether a task that lives has a record of *flow* in hand."""
         return any(
-            hand.flow is flow and hand.is_held and hand.task is not None and not hand.task.done() for hand in self.hands
+            hand.flow is flow and hand.is_held and hand.task is not None and not hand.task.done()
+            for hand in self.hands
         )
 
     def overdue(self, deadline_s: float) -> list[dict[str, object]]:
@@ -106,7 +111,11 @@ class Crew:
         Keys are private, so only a digest is told.
         """
         now = time.monotonic()
-        return [hand.as_json(now) for hand in self.hands if hand.record is not None and now - hand.since > deadline_s]
+        return [
+            hand.as_json(now)
+            for hand in self.hands
+            if hand.record is not None and now - hand.since > deadline_s
+        ]
 
     def _hand_over_duty(self) -> None:
         """Have another task look for work, if there may be some and a task is free or can be made."""
@@ -143,7 +152,9 @@ class Crew:
                 is_told = await self._undisturbed(waiter)
 
     async def _undisturbed(self, waits_for: Awaitable[object]) -> bool:
-        """Wait for something of our own. False when a cancellation ended it that is not the crew's stop.
+        """Wait for something of our own.
+
+        False when a cancellation ended it that is not the crew's stop.
 
         A handler may cancel its own task and return, or cancel every task that there is.
         """
@@ -157,13 +168,20 @@ class Crew:
         return True
 
     def _check_end(self, task: asyncio.Task[None]) -> None:
-        """A task ends when the crew stops. Anything else is a bug of ours, and the worker must not go on."""
+        """A task ends when the crew stops.
+
+        Anything else is a bug of ours, and the worker must not go on.
+        """
         error = None if task.cancelled() else task.exception()
         if error is None and not self._is_stopping:
-            error = InvariantError("a task that carries events has ended although the worker goes on")
+            error = InvariantError(
+                "a task that carries events has ended although the worker goes on"
+            )
         if error is not None:
             if not isinstance(error, Exception):
-                error = InvariantError(f"a task that carries events has ended with {type(error).__qualname__}")
+                error = InvariantError(
+                    f"a task that carries events has ended with {type(error).__qualname__}"
+                )
             self._telling.append(asyncio.ensure_future(self._on_bug(error)))
 
     async def _be_on_duty(self, hand: Hand) -> None:
@@ -184,10 +202,12 @@ class Crew:
                 hand.rested_at = time.monotonic()
         self._is_on_duty = False
 
-    async def _turn(self, hand: Hand, flow: Flow) -> None:  # noqa: C901  # a call for each event would cost
+    # A call for each event would cost.
+    async def _turn(self, hand: Hand, flow: Flow) -> None:  # noqa: C901
         """Carry some records of *flow*."""
         start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
-        carry, untimed = flow.carry_timed, flow.pipeline.carry  # a turn's first event is timed: all would cost too much
+        # A turn's first event is timed: all would cost too much.
+        carry, untimed = flow.carry_timed, flow.pipeline.carry
         task, clean = hand.task, hand.clean
         assert task is not None
         cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
@@ -209,7 +229,9 @@ class Crew:
                 outcome = await carry(work, state)
                 # What `Flow.ended` does, without a call for nearly every event.
                 if work[2] is None and outcome == "handled":
-                    (state.filling.handled if has_state or state.filling.outbox else done).append(work[1].offset)
+                    (state.filling.handled if has_state or state.filling.outbox else done).append(
+                        work[1].offset
+                    )
                 else:
                     flow.ended(work, outcome)
             except Rest as rest:
@@ -228,7 +250,9 @@ class Crew:
         self._look_back(hand, is_sure=number - begun == 0)
 
     def _look_back(self, hand: Hand, *, is_sure: bool) -> None:
-        """Tell of an event that has held the event loop. Not each is timed, unless one of the partition did so before.
+        """Tell of an event that has held the event loop.
+
+        Not each is timed, unless one of the partition did so before.
 
         *is_sure*: no other one was at work in this step.
         """

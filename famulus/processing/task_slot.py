@@ -1,7 +1,8 @@
 """A task of the crew: what it has in hand, how the crew hears that it waits, what ends attempts that take too long.
 
-A task carries one event after the other, so it has to begin each one clean: in a context without the variables that an
-earlier handler has set, and without a cancellation that an earlier handler has asked for.
+A task carries one event after the other, so it has to begin each one clean: in a context without
+the variables that an earlier handler has set, and without a cancellation that an earlier handler
+has asked for.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts t
 
 @dataclass(slots=True)
 class Hand:
-    """What one task of the crew does. *started*: an event, held since *since* if it did not end at once.
+    """What one task of the crew does.
+
+    *started*: an event, held since *since* if it did not end at once.
 
     Times are seconds by the monotonic clock.
     """
@@ -40,7 +43,8 @@ class Hand:
     step_at: float = 0.0  # when it had its last turn, or looked how long an event took
     is_watched: bool = False  # whether each event of the flow is timed
     task: asyncio.Task[None] | None = None
-    attempt: tuple[float, str] = (0.0, "")  # that was seen last: since when the record is held, and the handler
+    # That was seen last: since when the record is held, and the handler.
+    attempt: tuple[float, str] = (0.0, "")
     attempt_since: float = 0.0
     unit: Unit | None = None  # of the event in hand, as of the last time that it waited
 
@@ -62,16 +66,20 @@ class Hand:
         record, unit = self.record, self.unit
         assert record is not None
         return {
-            "topic": record.topic, "partition": record.partition, "offset": record.offset,
-            "key_digest": digest_of(record.key or b""), "handler": unit.handler if unit is not None else "",
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "key_digest": digest_of(record.key or b""),
+            "handler": unit.handler if unit is not None else "",
             "seconds": round(now - self.since, 1),
-        }  # fmt: skip
+        }
 
 
 class Watch:
     """Ends the attempts of *hands* that take too long: *timeouts_s* says how long, by the handler's name.
 
-    It looks every so often while anything is held: a timer for each event would cost more than many events.
+    It looks every so often while anything is held: a timer for each event would cost more than many
+    events.
     """
 
     def __init__(self, hands: Sequence[Hand], timeouts_s: Mapping[str, float]) -> None:
@@ -108,7 +116,8 @@ class Watch:
             return
         attempt = hand.since, unit.handler
         if attempt != hand.attempt:
-            is_first = hand.attempt[0] != hand.since  # else another handler had its turn at the event before
+            # Else another handler had its turn at the event before.
+            is_first = hand.attempt[0] != hand.since
             hand.attempt, hand.attempt_since = attempt, hand.since if is_first else now
         limit_s = self._timeouts_s.get(unit.handler)
         if limit_s and now - hand.attempt_since > limit_s and not unit.is_timed_out:
@@ -120,23 +129,31 @@ class Watch:
 class CleanContext:
     """The context in which every event begins, and how to see that an event has left another one.
 
-    Python has no way to compare contexts quickly, and this is asked after each event. A variable that was set for the
-    first time makes the context larger. One that was there from the beginning is looked at, which nearly no crew has.
+    Python has no way to compare contexts quickly, and this is asked after each event. A variable
+    that was set for the first time makes the context larger. One that was there from the beginning
+    is looked at, which nearly no crew has.
     """
 
     def __init__(self) -> None:
         self.context = copy_context()
-        # Every Decimal that is decoded asks for decimal's context, so each event would seem to leave something.
+        # Every Decimal that is decoded asks for decimal's context, so each event would seem to
+        # leave something.
         self.context.run(decimal.getcontext)
-        # Faust's own variables tell of the agent that woke the crew; decimal's is one object for the whole process.
-        own = {of for of in self.context if of.name.startswith("_current_") or of.name == "decimal_context"}
+        # Faust's own variables tell of the agent that woke the crew; decimal's is one object for
+        # the whole process.
+        own = {
+            of
+            for of in self.context
+            if of.name.startswith("_current_") or of.name == "decimal_context"
+        }
         self._kept = [(of.get, value) for of, value in self.context.items() if of not in own]
         self.context.run(enter, None)
         self.size = len(self.context)
 
     def is_left(self) -> bool:
         """Whether a variable that was there from the beginning has another value now."""
-        for get, value in self._kept:  # noqa: SIM110  # `any` would make a generator after each event
+        # `any` would make a generator after each event.
+        for get, value in self._kept:  # noqa: SIM110
             if get() is not value:
                 return True
         return False
@@ -159,7 +176,7 @@ RENEWAL = _Renewal()
 
 async def told_of_waits(
     hand: Hand, begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]
-) -> None:  # fmt: skip
+) -> None:
     """Run what *begin* makes in the context of *hand*, and call *on_wait* before each time that it waits."""
     await _driven(hand, begin(), on_wait)
 
@@ -167,7 +184,7 @@ async def told_of_waits(
 @types.coroutine
 def _driven(
     hand: Hand, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]
-) -> Generator[Any, Any, None]:  # fmt: skip
+) -> Generator[Any, Any, None]:
     """Do what `await` does (PEP 380), each step in the context that *hand* has by then."""
     step: Callable[[Any], Any] = coroutine.send
     answer: Any = None

@@ -1,4 +1,7 @@
-"""The pipeline of a worker that makes spans. Chosen at its start, so that the other one does not even ask."""
+"""The pipeline of a worker that makes spans.
+
+Chosen at its start, so that the other one does not even ask.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -42,8 +45,13 @@ class TracedFailing(Failing):
     tracing: Tracing
 
     def failed(
-        self, handler: Handler, handlers: Sequence[Handler], error: BaseException, unit: Unit, past: Past | None
-    ) -> Past:  # fmt: skip
+        self,
+        handler: Handler,
+        handlers: Sequence[Handler],
+        error: BaseException,
+        unit: Unit,
+        past: Past | None,
+    ) -> Past:
         """See `Failing.failed`."""
         self.tracing.failed(error, masked(text_of(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)

@@ -1,6 +1,7 @@
 """Records on their way: which were handed over, which the cluster has, and where they stand.
 
-Record batches are made by hand: a future and a linger for each of many records would cost more than the rest.
+Record batches are made by hand: a future and a linger for each of many records would cost more than
+the rest.
 """
 
 import asyncio
@@ -23,7 +24,12 @@ class Sending:
     """One `send_all`: *records* (their topics as on the cluster), in order per partition."""
 
     def __init__(
-        self, connection: Connection, records: Sequence[Outgoing], choose: Choose, batch_bytes: int, bytes_max: int
+        self,
+        connection: Connection,
+        records: Sequence[Outgoing],
+        choose: Choose,
+        batch_bytes: int,
+        bytes_max: int,
     ) -> None:
         self.connection = connection
         self.records = records
@@ -35,7 +41,10 @@ class Sending:
         self._placed: list[PartitionBatches] = []  # of each record, in their order
 
     async def run(self) -> None:
-        """Send them and wait for every one. Raises what aiokafka raises; too large: before anything was sent."""
+        """Send them and wait for every one.
+
+        Raises what aiokafka raises; too large: before anything was sent.
+        """
         topics = {record.topic for record in self.records}
         counts = {topic: await self.connection.partitions(topic) for topic in topics}
         limits = {topic: await self.connection.limit(topic) for topic in topics}
@@ -67,7 +76,8 @@ class Sending:
                 found.append(None)
                 continue
             written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
-            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it is ours.
+            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it
+            # is ours.
             at_ms = written_ms if begin.timestamp < 0 else begin.timestamp
             found.append(Published(batches.topic, batches.partition, begin.offset + number, at_ms))
         return found + [None] * (len(self.records) - len(found))
@@ -83,7 +93,9 @@ class Sending:
         return any(not sent.done() for batches in self._batches.values() for sent in batches.sent)
 
     async def _check(self, limits: dict[str, int | None]) -> None:
-        any_takes = min((limit for limit in limits.values() if limit is not None), default=self._bytes_max)
+        any_takes = min(
+            (limit for limit in limits.values() if limit is not None), default=self._bytes_max
+        )
         any_takes = min(any_takes, self._bytes_max)
         for record in self.records:
             if (record.size or size_of(record.key, record.value, record.headers)) <= any_takes:

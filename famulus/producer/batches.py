@@ -21,8 +21,8 @@ LZ4_LEVEL = 1  # the fastest, as in Java's client
 def lz4(payload: bytes | memoryview) -> bytes:
     """*payload* packed as Kafka wants it: a frame whose blocks do not know each other (KIP-57).
 
-    aiokafka packs at level 9, where the search for a little less takes eight times as long. That is the number of the
-    default in KIP-390, by which Java's client means its fast way.
+    aiokafka packs at level 9, where the search for a little less takes eight times as long. That is
+    the number of the default in KIP-390, by which Java's client means its fast way.
     """
     compressor = cramjam.lz4.Compressor(level=LZ4_LEVEL, content_checksum=False, block_linked=False)
     compressor.compress(payload)
@@ -35,11 +35,13 @@ default_records.lz4_encode = lz4  # whose compiled builder holds it by name
 class PartitionBatches:
     """Records of one partition on their way, in as few record batches as they fit, in the order of `append`.
 
-    *sent* is done, batch by batch, when the cluster has it, or refuses it. A record larger than *batch_bytes* has a
-    batch of its own.
+    *sent* is done, batch by batch, when the cluster has it, or refuses it. A record larger than
+    *batch_bytes* has a batch of its own.
     """
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, batch_bytes: int) -> None:
+    def __init__(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, batch_bytes: int
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self.sent: list[asyncio.Future[RecordMetadata]] = []
@@ -48,9 +50,13 @@ class PartitionBatches:
         self._counts: list[int] = []  # of records, of each batch that was handed over
         self._open = self._new()
 
-    def append(self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int) -> bool:
+    def append(
+        self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
+    ) -> bool:
         """Add a record. False when the batch is full: `go_on`, and then it fits."""
-        added = self._open.append(key=key, value=value, timestamp=timestamp_ms, headers=list(headers))
+        added = self._open.append(
+            key=key, value=value, timestamp=timestamp_ms, headers=list(headers)
+        )
         return added is not None
 
     async def go_on(self) -> None:
@@ -74,7 +80,9 @@ class PartitionBatches:
         self._counts.append(self._open.record_count())
 
     def _new(self) -> Any:  # Any: aiokafka is untyped
-        return BatchBuilder(self._batch_bytes, self._producer._message_accumulator._compression_type)
+        return BatchBuilder(
+            self._batch_bytes, self._producer._message_accumulator._compression_type
+        )
 
 
 def _seen(sent: "asyncio.Future[RecordMetadata]") -> None:
@@ -84,15 +92,23 @@ def _seen(sent: "asyncio.Future[RecordMetadata]") -> None:
 
 
 async def one_batch(
-    producer: AIOKafkaProducer, topic: str, partition: int,
-    rows: Iterable[tuple[bytes, bytes | None]], headers: Headers,
-) -> "asyncio.Future[RecordMetadata | None]":  # fmt: skip
-    """Hand *rows* over as one record batch, however many there are. Raises AssertionError when they do not fit."""
+    producer: AIOKafkaProducer,
+    topic: str,
+    partition: int,
+    rows: Iterable[tuple[bytes, bytes | None]],
+    headers: Headers,
+) -> "asyncio.Future[RecordMetadata | None]":
+    """Hand *rows* over as one record batch, however many there are.
+
+    Raises AssertionError when they do not fit.
+    """
     compression: int = producer._message_accumulator._compression_type
     batch: Any = BatchBuilder(BATCH_BYTES, compression)  # Any: aiokafka is untyped
     for key, value in rows:
         there = batch.append(timestamp=None, key=key, value=value, headers=headers)
-        assert there is not None, f"the rows for {topic}-{partition} do not fit into one record batch"
+        assert there is not None, (
+            f"the rows for {topic}-{partition} do not fit into one record batch"
+        )
     return await _handed_over(producer, batch, topic, partition)
 
 
@@ -100,15 +116,19 @@ async def _handed_over(
     producer: AIOKafkaProducer, batch: Any, topic: str, partition: int
 ) -> "asyncio.Future[RecordMetadata]":
     batch.close()  # else a plain send to this partition may add its record
-    # aiokafka counts the waiting times of a busy partition many times over and gives up long before its timeout,
-    # always before it takes the batch: offered again until the time limit of whoever sends ends this.
+    # aiokafka counts the waiting times of a busy partition many times over and gives up long before
+    # its timeout, always before it takes the batch: offered again until the time limit of whoever
+    # sends ends this.
     while True:
-        if partition not in (await producer.partitions_for(topic)):  # a topic that was only just made
+        # A topic that was only just made.
+        if partition not in (await producer.partitions_for(topic)):
             await asyncio.sleep(METADATA_S)
             await producer.client.force_metadata_update()
             continue
         try:
-            sent: asyncio.Future[RecordMetadata] = await producer.send_batch(batch, topic, partition=partition)
+            sent: asyncio.Future[RecordMetadata] = await producer.send_batch(
+                batch, topic, partition=partition
+            )
         except KafkaTimeoutError:
             continue
         return sent

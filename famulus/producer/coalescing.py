@@ -26,7 +26,10 @@ class Together:
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, topic: str, key: object, event: Event, headers: Headers) -> Published:
-        """Send *event* and wait until the cluster has it. Arguments and errors are those of `Producer.produce`."""
+        """Send *event* and wait until the cluster has it.
+
+        Arguments and errors are those of `Producer.produce`.
+        """
         record = await self._producer.prepared(topic, key, event, headers)
         sent: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         self._next.append((record, sent))
@@ -43,7 +46,10 @@ class Together:
                 await self._send(list(group))
 
     async def _send(self, waiting: Sequence[Waiting]) -> None:
-        """Send records of one topic. None of them is too large, so what is wrong with one is wrong with all."""
+        """Send records of one topic.
+
+        None of them is too large, so what is wrong with one is wrong with all.
+        """
         try:
             published = await self._producer.send_together([record for record, _ in waiting])
         except Exception as error:  # noqa: BLE001  # each caller is told

@@ -1,7 +1,8 @@
 """The connection that a producer stands on: made from the settings, asked about topics, ended in time.
 
-aiokafka is always idempotent here, with acks from all in-sync replicas: a plain producer reports batches as failed that
-are in the log all the same. It has no knob for some settings of other clients; `explained` says what becomes of them.
+aiokafka is always idempotent here, with acks from all in-sync replicas: a plain producer reports
+batches as failed that are in the log all the same. It has no knob for some settings of other
+clients; `explained` says what becomes of them.
 """
 
 import asyncio
@@ -30,10 +31,14 @@ from famulus.kafka.client import connection_of
 from famulus.kafka.connection_diagnosis import why_refused
 from famulus.serialization.records import Headers
 
-MISSING_S = 3.0  # so long the cluster says that a topic is not there before we believe it: it may be new
+# So long the cluster says that a topic is not there before we believe it: it may be new.
+MISSING_S = 3.0
 METADATA_S = 0.05
-GRACE_S = 0.3  # the same for a topic that a request names: its sender has it made already, and others have to wait
-REMEMBERED_S, REMEMBERED_MAX = 30.0, 1_000  # topics that were not there: they have no such time again
+# The same for a topic that a request names: its sender has it made already, and others have to
+# wait.
+GRACE_S = 0.3
+# Topics that were not there: they have no such time again.
+REMEMBERED_S, REMEMBERED_MAX = 30.0, 1_000
 STOP_S = 5.0  # what was sent in vain is left then
 DROP_S, DROP_TRIES = 1.0, 5  # until a task of aiokafka's is told again to end; how often it is
 ASK_S = 2.0
@@ -44,8 +49,8 @@ TOPIC = 2  # the resource type of topics
 async def _insist(closing: Coroutine[Any, Any, None]) -> None:
     """Await *closing*, which waits for tasks that it has cancelled, and cancel them again while they go on.
 
-    Python's `wait_for`, which they use, can lose a cancellation when what it waits for ends in the same moment
-    (CPython #86296); where no broker answers something of that kind ends all the time.
+    Python's `wait_for`, which they use, can lose a cancellation when what it waits for ends in the
+    same moment (CPython #86296); where no broker answers something of that kind ends all the time.
     """
     task = asyncio.ensure_future(closing)
     for _ in range(DROP_TRIES):
@@ -73,21 +78,28 @@ class Connection:
             max_batch_size=config.batch_size,
             max_request_size=config.max_request_size,
         )
-        self._limits: dict[str, tuple[float, int | None]] = {}  # by topic: when it was asked for, bytes
-        self._missing: dict[str, float] = {}  # topics that requests name: when they were not there, the oldest first
+        # By topic: when it was asked for, bytes.
+        self._limits: dict[str, tuple[float, int | None]] = {}
+        # Topics that requests name: when they were not there, the oldest first.
+        self._missing: dict[str, float] = {}
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
 
     async def start(self) -> None:
-        """Connect. Raises UnavailableError when no broker answers, AccessError when one does not let us in."""
+        """Connect.
+
+        Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+        """
         try:
             await self.kafka.start()
         except KafkaConnectionError as error:
             await self.kafka.stop()
             if (refused := await why_refused(self._settings)) is not None:
                 raise refused from error
-            raise UnavailableError(f"no Kafka broker answers at {self._settings.bootstrap_servers}") from error
+            raise UnavailableError(
+                f"no Kafka broker answers at {self._settings.bootstrap_servers}"
+            ) from error
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -102,14 +114,19 @@ class Connection:
                 self._unused.set()
 
     async def leave(self, limit_s: float) -> None:
-        """Stop when nobody uses it any more; another one is there for whoever comes. *limit_s* as for `stop`."""
+        """Stop when nobody uses it any more; another one is there for whoever comes.
+
+        *limit_s* as for `stop`.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._unused.wait()
         await self.stop(limit_s)
 
     async def stop(self, limit_s: float = STOP_S) -> None:
-        """Send what is still buffered and disconnect. What Kafka does not take in *limit_s* is dropped.
+        """Send what is still buffered and disconnect.
+
+        What Kafka does not take in *limit_s* is dropped.
 
         So it is when this is cancelled.
         """
@@ -129,8 +146,9 @@ class Connection:
     async def partitions(self, topic: str, wanted: int = 0) -> int:
         """How many partitions *topic* has.
 
-        Raises UnknownTopicOrPartitionError when the cluster keeps saying that it has none of the number *wanted*, and
-        TopicAuthorizationFailedError. A cluster that says nothing is asked again and again.
+        Raises UnknownTopicOrPartitionError when the cluster keeps saying that it has none of the
+        number *wanted*, and TopicAuthorizationFailedError. A cluster that says nothing is asked
+        again and again.
         """
         client, missing_since = self.kafka.client, 0.0
         while True:
@@ -149,10 +167,12 @@ class Connection:
             await asyncio.sleep(METADATA_S)
 
     async def find(self, topic: str, wanted: int) -> None:
-        """See that *topic*, which somebody else has named, has a partition of the number *wanted*. It is never made.
+        """See that *topic*, which somebody else has named, has a partition of the number *wanted*.
 
-        Raises UnknownTopicOrPartitionError and TopicAuthorizationFailedError as `partitions` does, but soon: a topic
-        that was missing a while ago is asked for once.
+        It is never made.
+
+        Raises UnknownTopicOrPartitionError and TopicAuthorizationFailedError as `partitions` does,
+        but soon: a topic that was missing a while ago is asked for once.
         """
         numbers = self.kafka.client.cluster.partitions_for_topic(topic)
         if numbers is not None and wanted < len(numbers):
@@ -184,7 +204,8 @@ class Connection:
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
         """How many partitions the cluster says that each of *topics* has, without making one: 0 for none.
 
-        One that it says something else of is left out. None when it says nothing. Raises TopicAuthorizationFailedError.
+        One that it says something else of is left out. None when it says nothing. Raises
+        TopicAuthorizationFailedError.
         """
         client = self.kafka.client
         request = MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
@@ -214,7 +235,9 @@ class Connection:
     def any_partition(self, topic: str) -> int:
         """Where a record without a key goes: a partition at random, of those that have a leader if any has."""
         cluster = self.kafka.client.cluster
-        numbers = cluster.available_partitions_for_topic(topic) or cluster.partitions_for_topic(topic)
+        numbers = cluster.available_partitions_for_topic(topic) or cluster.partitions_for_topic(
+            topic
+        )
         return int(random.choice(list(numbers)))  # noqa: S311  # no secret
 
     def partitions_known(self, topic: str) -> int:
@@ -224,7 +247,9 @@ class Connection:
     # What a topic takes.
 
     async def limit(self, topic: str, *, is_new: bool = False) -> int | None:
-        """The topic's max.message.bytes: what one record batch may have, compressed. Asked for once, or when *is_new*.
+        """The topic's max.message.bytes: what one record batch may have, compressed.
+
+        Asked for once, or when *is_new*.
 
         None when the cluster does not say: then the topic itself refuses what is too large.
         """
@@ -250,9 +275,12 @@ class Connection:
                         return int(value)
         return None
 
-    def size_sent(self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int) -> int:
+    def size_sent(
+        self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
+    ) -> int:
         """How many bytes a record is in a batch of its own, compressed as the settings say."""
-        batch: Any = BatchBuilder(1, self.codec)  # Any: aiokafka is untyped; the first record always fits
+        # Any: aiokafka is untyped; the first record always fits.
+        batch: Any = BatchBuilder(1, self.codec)
         batch.append(timestamp=timestamp_ms, key=key, value=value, headers=list(headers))
         return len(batch._build())
 
@@ -272,10 +300,16 @@ def explained(config: ProducerConfig) -> Sequence[str]:
     found = []
     if config.retries is not None:
         found.append(
-            f"Retries {config.retries}: sent again until DeliveryTimeoutMs ({config.delivery_timeout_ms}), uncounted"
+            f"Retries {config.retries}: sent again until DeliveryTimeoutMs "
+            f"({config.delivery_timeout_ms}), uncounted"
         )
     if config.max_in_flight is not None:
-        found.append(f"MaxInFlight {config.max_in_flight}: always one batch a partition, which keeps the order")
+        found.append(
+            f"MaxInFlight {config.max_in_flight}: always one batch a partition, which keeps "
+            "the order"
+        )
     if not config.enable_idempotence:
-        found.append("EnableIdempotence false: always on, a record that is sent again would be there twice")
+        found.append(
+            "EnableIdempotence false: always on, a record that is sent again would be there twice"
+        )
     return found

@@ -29,19 +29,22 @@ R = TypeVar("R", bound=Record)
 class EventBus:
     """Publishes events.
 
-    Inside a handler `publish` joins the unit of work: nothing leaves when the handler fails, everything has left before
-    the event counts as handled. Anywhere else it sends at once and returns when the cluster has the event. A task that
-    outlives its handler is anywhere else, unless that attempt failed: then it is refused with AttemptEndedError.
+    Inside a handler `publish` joins the unit of work: nothing leaves when the handler fails,
+    everything has left before the event counts as handled. Anywhere else it sends at once and
+    returns when the cluster has the event. A task that outlives its handler is anywhere else,
+    unless that attempt failed: then it is refused with AttemptEndedError.
 
         async with EventBus() as bus:
             await bus.publish(OrderCreated(...))
 
-    *tracing* is found when it starts: see `observe.tracing`. In a handler a `send` span ends when the event is in the
-    unit of work, and the event leaves with its group. Without tracing the trace context of the causing event is handed
-    on as it came.
+    *tracing* is found when it starts: see `observe.tracing`. In a handler a `send` span ends when
+    the event is in the unit of work, and the event leaves with its group. Without tracing the trace
+    context of the causing event is handed on as it came.
     """
 
-    def __init__(self, producer: Producer | None = None, outbox: Callable[[], Outbox | None] = lambda: None) -> None:
+    def __init__(
+        self, producer: Producer | None = None, outbox: Callable[[], Outbox | None] = lambda: None
+    ) -> None:
         self._producer = producer or Producer()
         self._outbox = outbox
         self.tracing: Tracing | None = None
@@ -58,19 +61,26 @@ class EventBus:
         await self._producer.stop()
 
     async def publish(
-        self, event: Record, *, key: object = None, headers: Headers = (), not_before: datetime | None = None
+        self,
+        event: Record,
+        *,
+        key: object = None,
+        headers: Headers = (),
+        not_before: datetime | None = None,
     ) -> None:
         """Publish *event* to the topic of its type, keyed by the field that its type names unless *key* is given.
 
-        *headers* are added to those of `wire.envelope`, and take the place of those that have their names. In a handler
-        the event's id is derived from the causing event, so publishing it again after a restart is recognised by
-        whoever reads it. Raises TypeError when the event's type names no topic, RecordTooLargeError (a PermanentError)
-        when it could never leave and, outside a handler, what else `Producer.produce` raises.
+        *headers* are added to those of `wire.envelope`, and take the place of those that have their
+        names. In a handler the event's id is derived from the causing event, so publishing it again
+        after a restart is recognised by whoever reads it. Raises TypeError when the event's type
+        names no topic, RecordTooLargeError (a PermanentError) when it could never leave and,
+        outside a handler, what else `Producer.produce` raises.
 
-        With *not_before* (with a time zone, at most `Kafka.ScheduleMaxH` hours ahead) the event reaches its topic at
-        that time or some moments later, never before: until then it waits in GROUP.scheduled, and a worker of the group
-        forwards it, at least once and with the id that it has now. Meanwhile events of its key overtake it. A time that
-        has passed means at once. Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
+        With *not_before* (with a time zone, at most `Kafka.ScheduleMaxH` hours ahead) the event
+        reaches its topic at that time or some moments later, never before: until then it waits in
+        GROUP.scheduled, and a worker of the group forwards it, at least once and with the id that
+        it has now. Meanwhile events of its key overtake it. A time that has passed means at once.
+        Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
         """
         topic, key = _address(event, key)
         due_ms = 0 if not_before is None else self._due_ms(not_before)
@@ -81,14 +91,18 @@ class EventBus:
             ours = caused_headers(event, self._producer.settings.consumer_config.group_id, unit)
         trace = [] if unit is None else unit.cause.trace
         if self.tracing is not None:
-            with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, headers) as span:
+            with self.tracing.send(
+                self._producer.settings.topic(topic), key_bytes(key), ours, headers
+            ) as span:
                 carried = with_own(ours + (span.context or trace), headers)
                 span.sent(await self._send(topic, key, event, carried, unit, due_ms))
             return
         carried = with_own(ours + trace if trace else ours, headers)
         if unit is None or due_ms:
             await self._send(topic, key, event, carried, unit, due_ms)
-        elif (large := self._join(topic, key, event, carried, unit)) is not None:  # most are not: nothing is awaited
+        elif (
+            large := self._join(topic, key, event, carried, unit)
+        ) is not None:  # most are not: nothing is awaited
             await self._check(large, unit)
 
     def _due_ms(self, not_before: datetime) -> int:
@@ -109,19 +123,28 @@ class EventBus:
             await self._requester.stop()
 
     async def request(  # what an event is, and what is wanted
-        self, event: Record, *, timeout_s: float, reply_type: type[R], key: object = None, headers: Headers = (),
+        self,
+        event: Record,
+        *,
+        timeout_s: float,
+        reply_type: type[R],
+        key: object = None,
+        headers: Headers = (),
         request_id: str = "",
-    ) -> R:  # fmt: skip
+    ) -> R:
         """Publish *event*, outside of handlers, and wait for the event by which its handler replies.
 
-        *request_id* makes it the same request when it is sent again: it is handled once within the responder's dedupe
-        window, and gets the first reply for as long as the reply topic keeps that (`Kafka.Replies.RetentionH`).
-        *key* and *headers* as for `publish`.
-        Raises RequestTimeoutError after *timeout_s*, TooManyRequestsError, DecodeError when the reply is no
-        *reply_type*, TypeError in a handler, and what `publish` raises.
+        *request_id* makes it the same request when it is sent again: it is handled once within the
+        responder's dedupe window, and gets the first reply for as long as the reply topic keeps
+        that (`Kafka.Replies.RetentionH`). *key* and *headers* as for `publish`. Raises
+        RequestTimeoutError after *timeout_s*, TooManyRequestsError, DecodeError when the reply is
+        no *reply_type*, TypeError in a handler, and what `publish` raises.
         """
         if self._outbox() is not None:
-            raise TypeError("request is not for handlers, whose events would wait for each other: publish an event")
+            raise TypeError(
+                "request is not for handlers, whose events would wait for each other: publish "
+                "an event"
+            )
         if request_id:
             check_id(request_id)
         if self._requester is None:
@@ -140,16 +163,20 @@ class EventBus:
         if self.tracing is None:
             await self._together.send(topic, key, event, ours)
             return
-        with self.tracing.send(self._producer.settings.topic(topic), key_bytes(key), ours, ()) as span:
-            span.sent(await self._together.send(topic, key, event, with_own(ours, span.context or ())))
+        with self.tracing.send(
+            self._producer.settings.topic(topic), key_bytes(key), ours, ()
+        ) as span:
+            span.sent(
+                await self._together.send(topic, key, event, with_own(ours, span.context or ()))
+            )
 
     async def reply(self, event: Record) -> bool:
         """Answer the request in hand with *event*, which leaves with the request's other effects.
 
-        Returns False, and does nothing, when the event in hand asks for no reply. *event* may be any Record; its topic
-        and key do not matter. The first reply counts. Raises ReplyRefusedError (a PermanentError) when the request
-        names a topic that is not there, or not in `Kafka.Replies.AllowedTopics`; RecordTooLargeError; TypeError outside
-        of a handler.
+        Returns False, and does nothing, when the event in hand asks for no reply. *event* may be
+        any Record; its topic and key do not matter. The first reply counts. Raises
+        ReplyRefusedError (a PermanentError) when the request names a topic that is not there, or
+        not in `Kafka.Replies.AllowedTopics`; RecordTooLargeError; TypeError outside of a handler.
         """
         unit = self._outbox()
         if unit is None:
@@ -164,33 +191,56 @@ class EventBus:
             await self._reply(place, key, event, ours + unit.cause.trace, unit)
         else:
             with self.tracing.send(place.topic, key, ours, ()) as span:
-                await self._reply(place, key, event, ours + (span.context or unit.cause.trace), unit)
+                await self._reply(
+                    place, key, event, ours + (span.context or unit.cause.trace), unit
+                )
         return True
 
-    async def _reply(self, place: ReplyTo, key: bytes, event: Record, headers: Headers, unit: Outbox) -> None:
-        record = Outgoing(place.topic, key, codec_of(type(event)).encode(event), headers, place.partition)
+    async def _reply(
+        self, place: ReplyTo, key: bytes, event: Record, headers: Headers, unit: Outbox
+    ) -> None:
+        record = Outgoing(
+            place.topic, key, codec_of(type(event)).encode(event), headers, place.partition
+        )
         async with self._checking(record, unit) as leaving:
             try:
                 await self._producer.check_place(*place)
                 await self._producer.check(record)
             except UnknownTopicError as error:
-                raise ReplyRefusedError(f"the request's reply topic cannot be used: {error}") from error
+                raise ReplyRefusedError(
+                    f"the request's reply topic cannot be used: {error}"
+                ) from error
             leaving.append(record)
 
     async def _send(  # noqa: PLR0917  # what an event is, and how it leaves
-        self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox | None, due_ms: int
-    ) -> Published | None:  # fmt: skip
+        self,
+        topic: str,
+        key: object,
+        event: Record,
+        headers: Headers,
+        unit: Outbox | None,
+        due_ms: int,
+    ) -> Published | None:
         if unit is None and not due_ms:
-            return await self._producer.send(await self._producer.prepared(topic, key, event, headers))
+            return await self._producer.send(
+                await self._producer.prepared(topic, key, event, headers)
+            )
         if due_ms:
-            return await self._send_later(Scheduled(self._outgoing(topic, key, event, headers), due_ms), unit)
+            return await self._send_later(
+                Scheduled(self._outgoing(topic, key, event, headers), due_ms), unit
+            )
         assert unit is not None
         if (large := self._join(topic, key, event, headers, unit)) is not None:
             await self._check(large, unit)
         return None
 
-    def _join(self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox) -> Outgoing | None:
-        """Have *event* leave with the unit of work. Returns its record when it must be checked, see `_check`."""
+    def _join(
+        self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox
+    ) -> Outgoing | None:
+        """Have *event* leave with the unit of work.
+
+        Returns its record when it must be checked, see `_check`.
+        """
         record = self._outgoing(topic, key, event, headers)
         if not self._producer.is_small(record):
             return record
@@ -201,8 +251,9 @@ class EventBus:
     async def _checking(self, record: Outgoing, unit: Outbox) -> AsyncIterator[list[Outgoing]]:
         """Have what is put into the list leave with *unit* in the place of *record*, which is being checked meanwhile.
 
-        It joins the unit before anything is waited for, because its id is made from its place. Where the attempt ends
-        meanwhile it does not leave with it: then it is sent at once, or, after an attempt that failed, refused.
+        It joins the unit before anything is waited for, because its id is made from its place.
+        Where the attempt ends meanwhile it does not leave with it: then it is sent at once, or,
+        after an attempt that failed, refused.
         """
         unit.publish_unchecked(record)
         leaving: list[Outgoing] = []
@@ -220,7 +271,10 @@ class EventBus:
         return Outgoing(self._producer.settings.topic(topic), key_bytes(key), value, headers)
 
     async def _send_later(self, event: Scheduled, unit: Outbox | None) -> Published | None:
-        """Have *event* wait for its time. A large payload stays in it until then: a claim check would expire."""
+        """Have *event* wait for its time.
+
+        A large payload stays in it until then: a claim check would expire.
+        """
         topic = scheduling_topic(self._producer.settings.consumer_config.group_id)
         waiting = event.to_wait(topic, time.time_ns() // 1_000_000)
         if unit is not None:
@@ -245,7 +299,8 @@ class EventBus:
     async def _check(self, record: Outgoing, unit: Outbox) -> None:
         """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
 
-        When the store is away the event in hand is undone, and handled again later, whatever its handler makes of that.
+        When the store is away the event in hand is undone, and handled again later, whatever its
+        handler makes of that.
         """
         async with self._checking(record, unit) as leaving:
             try:
@@ -259,8 +314,11 @@ class EventBus:
 
 def _address(event: Record, key: object) -> tuple[str, object]:
     """Topic and key of *event* by its type, which has `__topic__` and `__key__` (see famulus/model.py)."""
-    shape = cast(Any, type(event))  # Any: models are known by shape, this package never imports them
+    # Any: models are known by shape, this package never imports them.
+    shape = cast(Any, type(event))
     try:
         return shape.__topic__, getattr(event, shape.__key__) if key is None else key
     except AttributeError:
-        raise TypeError(f"{type(event).__name__} names no topic and key: derive it from famulus.model.Event") from None
+        raise TypeError(
+            f"{type(event).__name__} names no topic and key: derive it from famulus.model.Event"
+        ) from None

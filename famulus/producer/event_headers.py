@@ -47,7 +47,10 @@ class Outbox(Causing, Protocol):
         """The same for a record that leaves only once `replace` has said what leaves in its place."""
 
     def replace(self, record: Outgoing, by: Outgoing | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*. Does nothing once the attempt has ended."""
+        """Let *by*, or nothing, leave in the place of *record*.
+
+        Does nothing once the attempt has ended.
+        """
 
 
 def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
@@ -76,7 +79,10 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
 
 
 def subject_of(event: Event) -> str:
-    """What *event* is about: the field that its type names as its key. Nothing where that is no text to print."""
+    """What *event* is about: the field that its type names as its key.
+
+    Nothing where that is no text to print.
+    """
     name: Any = getattr(type(event), "__key__", None)  # Any: models are known by shape
     subject = getattr(event, name, None) if name is not None else None
     if subject is None or isinstance(subject, bytes):
@@ -92,6 +98,7 @@ def _now() -> str:
     return _iso(time.time_ns() // 1_000_000)
 
 
-@lru_cache(maxsize=1)  # many events leave in one millisecond, and a time takes as long as all their other headers
+# Many events leave in one millisecond, and a time takes as long as all their other headers.
+@lru_cache(maxsize=1)
 def _iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -1,7 +1,7 @@
 """Delivers what events publish and dead letters: one that is too large gives way to something smaller.
 
-`Producer` sends records as they are and says what is wrong with one. Here nobody is there who could be told: whoever
-delivers tries again until Kafka has all of them.
+`Producer` sends records as they are and says what is wrong with one. Here nobody is there who could
+be told: whoever delivers tries again until Kafka has all of them.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,16 @@ log = structlog.get_logger()
 async def deliver(producer: Producer, records: Sequence[Outgoing]) -> None:
     """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
 
-    A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the cause and the cure
-    when Kafka does not take one: some may have been sent. They may be delivered again, by the same ids.
+    A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the
+    cause and the cure when Kafka does not take one: some may have been sent. They may be delivered
+    again, by the same ids.
     """
     try:
         try:
             fitting = [
-                record if record.fallback is None or producer.is_small(record) else await _fitting(producer, record)
+                record
+                if record.fallback is None or producer.is_small(record)
+                else await _fitting(producer, record)
                 for record in records
             ]
             await producer.hand_over(fitting)
@@ -39,7 +42,9 @@ async def deliver(producer: Producer, records: Sequence[Outgoing]) -> None:
     except (KafkaError, TimeoutError) as error:
         if not isinstance(error, TooLarge):
             await producer.renew()
-        raise UnsentError(f"Kafka does not take records for {_topics(records)}: {cause(error)}") from error
+        raise UnsentError(
+            f"Kafka does not take records for {_topics(records)}: {cause(error)}"
+        ) from error
     except ConfigError as error:  # of the partitioner
         raise UnsentError(f"records for {_topics(records)} cannot leave: {error}") from error
 
@@ -50,7 +55,9 @@ async def _fitting(producer: Producer, record: Outgoing) -> Outgoing:
         try:
             await producer.check(record)
         except RecordTooLargeError as error:
-            log.warning("something smaller leaves in its place", why=str(error), to=record.fallback.topic)
+            log.warning(
+                "something smaller leaves in its place", why=str(error), to=record.fallback.topic
+            )
             record = record.fallback
         else:
             break
@@ -65,7 +72,9 @@ async def _deliver_alone(producer: Producer, record: Outgoing) -> None:
         except MessageSizeTooLargeError as error:
             if record.fallback is None:
                 raise
-            log.warning("something smaller leaves in its place", why=str(error), to=record.fallback.topic)
+            log.warning(
+                "something smaller leaves in its place", why=str(error), to=record.fallback.topic
+            )
             record = record.fallback
             await producer.renew()
         else:

@@ -1,8 +1,9 @@
 """The store of payloads that are too large for Kafka: a local folder, or a bucket, through one interface.
 
-A blob is durable before its record is sent. Requests run in threads of their own: none blocks the event loop, and the
-store's own asynchronous calls abort the process now and then when they have just ended and it exits (its runtime still
-holds on to the interpreter, see PyO3/pyo3-async-runtimes #40).
+A blob is durable before its record is sent. Requests run in threads of their own: none blocks the
+event loop, and the store's own asynchronous calls abort the process now and then when they have
+just ended and it exits (its runtime still holds on to the interpreter, see PyO3/pyo3-async-runtimes
+#40).
 """
 
 import asyncio
@@ -25,7 +26,15 @@ from obstore.store import LocalStore, from_url
 from famulus.config import ClaimCheckConfig
 from famulus.errors import ClaimError, ClaimStoreError, ClaimTooLargeError, ConfigError
 from famulus.formatting import starred
-from famulus.serialization.claim_check import Claim, Receipt, checked_in, claim_for, claim_of, is_reference, redeemed
+from famulus.serialization.claim_check import (
+    Claim,
+    Receipt,
+    checked_in,
+    claim_for,
+    claim_of,
+    is_reference,
+    redeemed,
+)
 from famulus.serialization.records import Outgoing, PlainRecord, Record
 
 log = structlog.get_logger()
@@ -47,7 +56,10 @@ class Blob:
 
 
 class ClaimStore:
-    """Where payloads are checked in and redeemed. Without `ClaimCheck.Store` there is none, and nothing goes there."""
+    """Where payloads are checked in and redeemed.
+
+    Without `ClaimCheck.Store` there is none, and nothing goes there.
+    """
 
     def __init__(self, config: ClaimCheckConfig) -> None:
         self.config = config
@@ -79,7 +91,9 @@ class ClaimStore:
         if value is None or not self.wants(record):
             return record
         if len(value) > self.config.max_bytes:
-            raise ClaimTooLargeError(f"an event of {len(value)} bytes, ClaimCheck.MaxBytes is {self.config.max_bytes}")
+            raise ClaimTooLargeError(
+                f"an event of {len(value)} bytes, ClaimCheck.MaxBytes is {self.config.max_bytes}"
+            )
         return checked_in(record, await self._run(lambda: self._put(record.topic, value)))
 
     def _put(self, topic: str, value: bytes) -> Claim:
@@ -109,7 +123,9 @@ class ClaimStore:
     def claim_of(self, record: Record) -> Claim:
         """What *record* stands for, by its headers. Raises ClaimError."""
         if not self.is_there:
-            raise ClaimError("there is no store: set ClaimCheck.Store to that of whoever published it")
+            raise ClaimError(
+                "there is no store: set ClaimCheck.Store to that of whoever published it"
+            )
         return claim_of(record, self.config.max_bytes)
 
     async def payload(self, claim: Claim) -> bytes:
@@ -124,7 +140,9 @@ class ClaimStore:
             self._check_there(claim.topic)
             raise ClaimError("there is no such blob in the store: was it swept?") from None
         if found.meta["size"] != claim.size:
-            raise ClaimError(f"the blob has {found.meta['size']} bytes, the record says {claim.size}")
+            raise ClaimError(
+                f"the blob has {found.meta['size']} bytes, the record says {claim.size}"
+            )
         receipt = Receipt(claim)
         for piece in found.stream(min_chunk_size=PIECE_BYTES):
             receipt.add(memoryview(piece))
@@ -170,8 +188,9 @@ class ClaimStore:
         return await self._run(lambda: [blob for blob in blobs if self._remove(blob)])
 
     def _remove(self, blob: Blob) -> bool:
-        # A known gap: between the look and the removal, milliseconds, somebody may publish an event again, byte for
-        # byte, that was last published before the retention began. obstore cannot remove on a condition.
+        # A known gap: between the look and the removal, milliseconds, somebody may publish an event
+        # again, byte for byte, that was last published before the retention began. obstore cannot
+        # remove on a condition.
         try:
             if obstore.head(self._opened(), blob.reference)["last_modified"] != blob.written:
                 return False
@@ -190,7 +209,8 @@ class ClaimStore:
                 limit = timedelta(seconds=self.config.timeout_s)
                 self._store = from_url(
                     self.config.store,
-                    client_options={"timeout": limit, "allow_http": True},  # an endpoint says which by its URL
+                    # An endpoint says which by its URL.
+                    client_options={"timeout": limit, "allow_http": True},
                     retry_config={"max_retries": RETRIES, "retry_timeout": limit},
                 )
         return self._store

@@ -27,7 +27,8 @@ from famulus.serialization.records import Headers, Outgoing, with_own
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
-Pair = tuple[object, Value] | tuple[object, Value, Headers]  # a key and what it is of, and headers if it has some
+# A key and what it is of, and headers if it has some.
+Pair = tuple[object, Value] | tuple[object, Value, Headers]
 
 
 class Producer(Line):
@@ -36,15 +37,19 @@ class Producer(Line):
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go. *tracing* is found
-    when it is entered, see `observe.tracing`: then there is a span for each `produce`, and for each portion of
-    `produce_many`, and events carry its context.
-    Raises ConfigError when the partitioner that the settings name is not there.
+    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go.
+    *tracing* is found when it is entered, see `observe.tracing`: then there is a span for each
+    `produce`, and for each portion of `produce_many`, and events carry its context. Raises
+    ConfigError when the partitioner that the settings name is not there.
     """
 
-    def __init__(self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None) -> None:
+    def __init__(
+        self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None
+    ) -> None:
         super().__init__(settings or load_settings().kafka)
-        self.claims = claims or ClaimStore(load_settings().claim_check if settings is None else ClaimCheckConfig())
+        self.claims = claims or ClaimStore(
+            load_settings().claim_check if settings is None else ClaimCheckConfig()
+        )
         self.tracing: Tracing | None = None
         self._small = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
 
@@ -64,28 +69,35 @@ class Producer(Line):
     ) -> Published:
         """Send one record and wait until all in-sync replicas have it.
 
-        *topic* is the name as models say it (the prefix setting is added). *key* is as `wire.keys` has it; None spreads
-        records over the partitions. An event gets the headers of `wire.envelope` with a new id unless *headers* are
-        given, and leaves as a claim check when it is larger than `ClaimCheck.ThresholdBytes`; bytes are sent as they
-        are; None is a tombstone.
-        Raises TypeError or ValueError at once for what no record can have, such as a partition below zero.
-        Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and NotAcknowledgedError when no answer came
-        in `ProducerConfig.DeliveryTimeoutMs` or the store is away; all are PublishErrors.
+        *topic* is the name as models say it (the prefix setting is added). *key* is as `wire.keys`
+        has it; None spreads records over the partitions. An event gets the headers of
+        `wire.envelope` with a new id unless *headers* are given, and leaves as a claim check when
+        it is larger than `ClaimCheck.ThresholdBytes`; bytes are sent as they are; None is a
+        tombstone. Raises TypeError or ValueError at once for what no record can have, such as a
+        partition below zero. Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and
+        NotAcknowledgedError when no answer came in `ProducerConfig.DeliveryTimeoutMs` or the store
+        is away; all are PublishErrors.
         """
         if isinstance(headers, Mapping):
             headers = list(headers.items())
         _check(self.settings.topic(topic), headers or (), partition, timestamp_ms)
-        record = self._outgoing(self.settings.topic(topic), key, event, headers, partition, timestamp_ms)
+        record = self._outgoing(
+            self.settings.topic(topic), key, event, headers, partition, timestamp_ms
+        )
         if self.tracing is None:
             return await self._produce(record, event)
         own = headers or ()
-        with self.tracing.send(record.topic, record.key, record.headers, own, is_tombstone=event is None) as span:
+        with self.tracing.send(
+            record.topic, record.key, record.headers, own, is_tombstone=event is None
+        ) as span:
             published = await self._produce(_traced(record, event, span.context, own), event)
             span.sent(published)
         return published
 
     async def _produce(self, record: Outgoing, event: Value) -> Published:
-        return await self.send(await self._checked_in(record) if isinstance(event, Event) else record)
+        return await self.send(
+            await self._checked_in(record) if isinstance(event, Event) else record
+        )
 
     async def send(self, record: Outgoing) -> Published:
         """Send *record* (its topic as on the cluster) as it is. Raises as `produce` does."""
@@ -93,22 +105,31 @@ class Producer(Line):
         return published
 
     async def prepared(self, topic: str, key: object, event: Event, headers: Headers) -> Outgoing:
-        """The record that `produce` sends, a claim check if it is to be one. Raises as that when it cannot be sent."""
-        record = await self._checked_in(self._outgoing(self.settings.topic(topic), key, event, headers))
+        """The record that `produce` sends, a claim check if it is to be one.
+
+        Raises as that when it cannot be sent.
+        """
+        record = await self._checked_in(
+            self._outgoing(self.settings.topic(topic), key, event, headers)
+        )
         if not self.is_small(record):
             await self.check(record)
         return record
 
     async def send_together(self, records: Sequence[Outgoing]) -> list[Published]:
-        """Send *records* of one topic in few record batches. Raises as `produce` does, for all of them."""
+        """Send *records* of one topic in few record batches.
+
+        Raises as `produce` does, for all of them.
+        """
         return await self._produced(records[0].topic, records)
 
     async def produce_many(self, topic: str, records: Iterable[Pair]) -> list[Published]:
         """Send many *records*, each a key and an event or bytes as for `produce`, and headers if it has some.
 
-        In as few record batches as they fit; those of one partition keep their order. Returns where they stand, in the
-        order given. Thousands are sent and waited for at a time, so *records* may be a generator, and the time limit
-        is that of each such portion. Raises as `produce` does; the error's `published` says which ones are there.
+        In as few record batches as they fit; those of one partition keep their order. Returns where
+        they stand, in the order given. Thousands are sent and waited for at a time, so *records*
+        may be a generator, and the time limit is that of each such portion. Raises as `produce`
+        does; the error's `published` says which ones are there.
         """
         topic = self.settings.topic(topic)
         published: list[Published] = []
@@ -124,7 +145,9 @@ class Producer(Line):
     async def _produce_together(
         self, topic: str, chunk: Sequence[Pair], before: Sequence[Published], trace: Headers = ()
     ) -> list[Published]:
-        ready = [self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk]
+        ready = [
+            self._outgoing(topic, key, event, next(iter(more), None)) for key, event, *more in chunk
+        ]
         for place, (_, event, *more) in enumerate(chunk):
             if trace:
                 ready[place] = _traced(ready[place], event, trace, next(iter(more), ()))
@@ -136,15 +159,25 @@ class Producer(Line):
         try:
             return await self.claims.check_in(record)
         except ClaimTooLargeError as error:
-            raise RecordTooLargeError(f"a record for {record.topic} is too large: {error}", before) from error
+            raise RecordTooLargeError(
+                f"a record for {record.topic} is too large: {error}", before
+            ) from error
         except ClaimStoreError as error:
-            what = f"a record for {record.topic} was not sent: the store of large payloads is away: {error}"
+            what = (
+                f"a record for {record.topic} was not sent: the store of large payloads is "
+                f"away: {error}"
+            )
             raise NotAcknowledgedError(what, before, may_be_sent=False) from error
 
     def _outgoing(  # noqa: PLR0917  # what a Kafka record has
-        self, topic: str, key: object, event: Value, headers: Headers | None = None, partition: int | None = None,
+        self,
+        topic: str,
+        key: object,
+        event: Value,
+        headers: Headers | None = None,
+        partition: int | None = None,
         timestamp_ms: int | None = None,
-    ) -> Outgoing:  # fmt: skip
+    ) -> Outgoing:
         if isinstance(event, Event):
             headers = headers if headers is not None else self.new_headers(event)
             event = codec_of(type(event)).encode(event)
@@ -153,7 +186,10 @@ class Producer(Line):
     async def _produced(
         self, topic: str, records: Sequence[Outgoing], before: Sequence[Published] = ()
     ) -> list[Published]:
-        """Send, and raise what is wrong in our words. *before* are those that were published already."""
+        """Send, and raise what is wrong in our words.
+
+        *before* are those that were published already.
+        """
         sending = self._sending(records)
         try:
             await self._send(sending)
@@ -165,7 +201,10 @@ class Producer(Line):
         return [place for place in sending.published() if place is not None]
 
     def is_small(self, record: Outgoing) -> bool:
-        """Whether any topic takes *record*, so that there is nothing to check. For most it is, and this is quick."""
+        """Whether any topic takes *record*, so that there is nothing to check.
+
+        For most it is, and this is quick.
+        """
         record.size = size_of(record.key, record.value, record.headers)
         return record.size < self._small and not self.claims.wants(record)
 
@@ -184,7 +223,10 @@ def _traced(record: Outgoing, event: Value, trace: Headers, own: Headers) -> Out
 def _check(topic: str, headers: Headers, partition: int | None, timestamp_ms: int | None) -> None:
     """Raise TypeError or ValueError, with the cure, for what Kafka takes in no record."""
     if not _topic_name.fullmatch(topic) or topic in {".", ".."}:
-        raise ValueError(f"{topic!r} is no name of a topic: 1 to 249 letters, digits, dots, underscores and hyphens")
+        raise ValueError(
+            f"{topic!r} is no name of a topic: 1 to 249 letters, digits, dots, underscores "
+            "and hyphens"
+        )
     for name, limit in (("partition", 2**31), ("timestamp_ms", 2**63)):
         number = partition if name == "partition" else timestamp_ms
         if number is None:
@@ -192,14 +234,22 @@ def _check(topic: str, headers: Headers, partition: int | None, timestamp_ms: in
         if type(number) is not int:
             raise TypeError(f"{name} is a {type(number).__name__}: give a whole number, or None")
         if not 0 <= number < limit:
-            cure = "leave it out, or None, to have one chosen" if name == "partition" else "milliseconds since 1970"
+            cure = (
+                "leave it out, or None, to have one chosen"
+                if name == "partition"
+                else "milliseconds since 1970"
+            )
             raise ValueError(f"{name}={number} is none that Kafka has: {cure}")
     for header in headers:
         if not (
-            isinstance(header, tuple) and len(header) == _PAIR and isinstance(header[0], str)
+            isinstance(header, tuple)
+            and len(header) == _PAIR
+            and isinstance(header[0], str)
             and isinstance(header[1], (bytes, types.NoneType))
-        ):  # fmt: skip
-            raise TypeError("headers are pairs of a name (text) and a value (bytes), or a dict of these")
+        ):
+            raise TypeError(
+                "headers are pairs of a name (text) and a value (bytes), or a dict of these"
+            )
 
 
 _topic_name = re.compile(r"[a-zA-Z0-9._-]{1,249}")

@@ -31,7 +31,8 @@ SMALL_BYTES = 8 * 1024  # what any topic takes
 class Line:
     """A connection by *settings*, made when it starts, and what was *sent* through it: records by topic.
 
-    State changelogs are not counted. Raises ConfigError when the partitioner that the settings name is not there.
+    State changelogs are not counted. Raises ConfigError when the partitioner that the settings name
+    is not there.
     """
 
     def __init__(self, settings: KafkaConfig) -> None:
@@ -49,7 +50,10 @@ class Line:
         await self.stop()
 
     async def start(self) -> None:
-        """Connect. Raises UnavailableError when no broker answers, AccessError when one does not let us in."""
+        """Connect.
+
+        Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+        """
         calm_libraries()  # aiokafka's are there by now; a script has nothing else that does it
         if without_effect := explained(self.settings.producer_config):
             log.info("settings that have no effect as they are", why="; ".join(without_effect))
@@ -74,8 +78,8 @@ class Line:
     async def renew(self) -> None:
         """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.
 
-        What the old one has in hand is sent by it. While no broker answers it stays: whoever sends next is told. Raises
-        AccessError when a broker does not let us in any more.
+        What the old one has in hand is sent by it. While no broker answers it stays: whoever sends
+        next is told. Raises AccessError when a broker does not let us in any more.
         """
         old = self._connection
         if old is None:
@@ -92,14 +96,16 @@ class Line:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            raise PublishError("the producer is not connected: use `async with Producer() as producer`")
+            raise PublishError(
+                "the producer is not connected: use `async with Producer() as producer`"
+            )
         return self._connection
 
     async def send_all(self, records: Sequence[Outgoing]) -> list[Published]:
         """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
 
-        Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When a record is too
-        large, or a topic is not there, nothing was sent.
+        Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When
+        a record is too large, or a topic is not there, nothing was sent.
         """
         sending = self._sending(records)
         await self._send(sending)
@@ -111,7 +117,9 @@ class Line:
 
     def _sending(self, records: Sequence[Outgoing]) -> Sending:
         config = self.settings.producer_config
-        return Sending(self._connected(), records, self._choose, config.batch_size, config.max_request_size)
+        return Sending(
+            self._connected(), records, self._choose, config.batch_size, config.max_request_size
+        )
 
     async def _send(self, sending: Sending) -> None:
         with sending.connection.in_use():
@@ -125,14 +133,18 @@ class Line:
         self.sent.update(record.topic for record in sending.records)
 
     async def send_batch(
-        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
+        self,
+        topic: str,
+        partition: int,
+        rows: Iterable[tuple[bytes, bytes | None]],
+        headers: Headers,
     ) -> Awaitable[int]:
         """Send *rows* to one partition as one record batch, which Kafka appends whole or not at all.
 
-        Returns when the batch is on its way; the result, awaited, is the offset of its first record, -1 when the
-        cluster does not tell. This is how state changelogs are written. Raises AssertionError when the rows do not fit
-        (our bug), what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`: the batch may have
-        been written all the same.
+        Returns when the batch is on its way; the result, awaited, is the offset of its first
+        record, -1 when the cluster does not tell. This is how state changelogs are written. Raises
+        AssertionError when the rows do not fit (our bug), what aiokafka raises, and TimeoutError
+        after `ProducerConfig.DeliveryTimeoutMs`: the batch may have been written all the same.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
         connection = self._connected()
@@ -144,7 +156,8 @@ class Line:
     async def topics(self, names: Collection[str]) -> Topics:
         """What the topics *names* (as on the cluster) are now; missing ones are left out, and never made.
 
-        Raises UnavailableError when no broker answers within `ProducerConfig.DeliveryTimeoutMs`, AccessError.
+        Raises UnavailableError when no broker answers within `ProducerConfig.DeliveryTimeoutMs`,
+        AccessError.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
         connection = self._connected()
@@ -155,10 +168,13 @@ class Line:
             raise not_allowed(f"look at topic {error}") from error
         except TimeoutError:
             raise UnavailableError(
-                f"no Kafka broker at {self.settings.bootstrap_servers} says within {limit_s:g} s what the topics are"
+                f"no Kafka broker at {self.settings.bootstrap_servers} says within {limit_s:g} "
+                "s what the topics are"
             ) from None
 
-    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int], topics: Topics
+    ) -> dict[TopicPartition, int]:
         """Where the records of these leader epochs, and of earlier ones, end, as the leaders in *topics* say.
 
         Left out where nobody tells.
@@ -175,7 +191,11 @@ class Line:
                 try:
                     found |= await epoch_ends(connection.kafka.client, leader, of)
                 except KafkaError as error:
-                    log.warning("a broker does not tell where leader epochs end", node=leader, error=described(error))
+                    log.warning(
+                        "a broker does not tell where leader epochs end",
+                        node=leader,
+                        error=described(error),
+                    )
         return found
 
     # What could not be sent.
@@ -211,7 +231,8 @@ class Line:
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
         """How many partitions each of *topics* (as on the cluster) has, 0 for one that is not there.
 
-        One that the cluster says something else of is left out. None when it says nothing now, or may not tell us.
+        One that the cluster says something else of is left out. None when it says nothing now, or
+        may not tell us.
         """
         if self._connection is None:
             return None
@@ -222,9 +243,14 @@ class Line:
     def told(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool
     ) -> PublishError:
-        """What aiokafka raised in our words, see `results.in_words`. *is_open*: some of it may be sent all the same."""
+        """What aiokafka raised in our words, see `results.in_words`.
+
+        *is_open*: some of it may be sent all the same.
+        """
         found = Found(
-            partitions=self._connection.partitions_known(topic) if self._connection is not None else 0,
+            partitions=self._connection.partitions_known(topic)
+            if self._connection is not None
+            else 0,
             limit_ms=self.settings.producer_config.delivery_timeout_ms,
             is_open=is_open,
         )

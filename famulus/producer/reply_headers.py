@@ -1,8 +1,8 @@
 """What a request says of its reply, and where a reply may go: headers, topics and partitions. Pure.
 
-The sender of a request names a topic, so the responder checks it: else whoever may write a request could have the
-worker write anywhere. A reply goes to the partition that the request's id falls into, so that whoever repeats a request
-knows where the first reply is.
+The sender of a request names a topic, so the responder checks it: else whoever may write a request
+could have the worker write anywhere. A reply goes to the partition that the request's id falls
+into, so that whoever repeats a request knows where the first reply is.
 """
 
 import re
@@ -42,7 +42,10 @@ class RequestTimeoutError(OperatingError, TransientError):
 
 
 class ReplyRefusedError(PublishError, PermanentError):
-    """The request names a topic for its reply to which this worker does not reply. Nothing was sent."""
+    """The request names a topic for its reply to which this worker does not reply.
+
+    Nothing was sent.
+    """
 
 
 class ReplyTo(NamedTuple):
@@ -64,20 +67,26 @@ def replies_topic(group: str) -> str:
 def reply_to(headers: Headers, allowed: str) -> ReplyTo | None:
     """Where the reply to a request with *headers* goes, None when it asks for none.
 
-    Raises ReplyRefusedError for a topic whose name does not end with `.replies` or does not match *allowed* (patterns
-    with `*` and `?`, comma separated), and for a partition that is no number.
+    Raises ReplyRefusedError for a topic whose name does not end with `.replies` or does not match
+    *allowed* (patterns with `*` and `?`, comma separated), and for a partition that is no number.
     """
     named = dict(headers)
     if _TOPIC not in named:
         return None
     topic = (named[_TOPIC] or b"").decode("utf-8", "backslashreplace")
     if not _NAME.fullmatch(topic) or not topic.endswith(SUFFIX):
-        raise ReplyRefusedError(f"a reply was asked for in {topic[:249]!r}, and replies go to topics named *{SUFFIX}")
+        raise ReplyRefusedError(
+            f"a reply was asked for in {topic[:249]!r}, and replies go to topics named *{SUFFIX}"
+        )
     if not any(fnmatchcase(topic, pattern.strip()) for pattern in allowed.split(",")):
-        raise ReplyRefusedError(f"replies to {topic} are not allowed here: Kafka.Replies.AllowedTopics is {allowed!r}")
+        raise ReplyRefusedError(
+            f"replies to {topic} are not allowed here: Kafka.Replies.AllowedTopics is {allowed!r}"
+        )
     partition = named.get(_PARTITION) or b""
     if not re.fullmatch(rb"[0-9]{1,5}", partition):
-        raise ReplyRefusedError(f"a reply was asked for in {topic}, in a partition that is no number")
+        raise ReplyRefusedError(
+            f"a reply was asked for in {topic}, in a partition that is no number"
+        )
     return ReplyTo(topic, int(partition))
 
 

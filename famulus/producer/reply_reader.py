@@ -35,13 +35,23 @@ class Reading:
 
     async def _look(self) -> ConsumerRecord | None:
         fetched = await poll(self._consumer, self._at, timeout_ms=POLL_MS)
-        return next((each for records in fetched.values() for each in records if answered(each) == self._key), None)
+        return next(
+            (
+                each
+                for records in fetched.values()
+                for each in records
+                if answered(each) == self._key
+            ),
+            None,
+        )
 
 
 async def reader(settings: KafkaConfig, at: TopicPartition, *, is_new: bool) -> AIOKafkaConsumer:
     """A consumer of one partition, from its end when it *is_new*, else from its beginning."""
     try:  # before the first request leaves, so no reply is missed
-        return await opened(settings, at, settings.consumer_config.fetch_max_wait_ms, from_end=is_new)
+        return await opened(
+            settings, at, settings.consumer_config.fetch_max_wait_ms, from_end=is_new
+        )
     except (KafkaError, OSError) as error:
         raise UnavailableError(f"topic {at.topic} cannot be read: {error}; ask again") from error
 

@@ -1,8 +1,9 @@
 """Requests that wait for their replies: the consumer of the reply topic, and who waits for what.
 
-It belongs to no consumer group. A process makes ids that fall into one partition of the topic, and reads that one from
-its end. A request whose id was given may be a repetition: its partition is read from the beginning, by a reader of its
-own, so the first reply is found for as long as the topic keeps it.
+It belongs to no consumer group. A process makes ids that fall into one partition of the topic, and
+reads that one from its end. A request whose id was given may be a repetition: its partition is read
+from the beginning, by a reader of its own, so the first reply is found for as long as the topic
+keeps it.
 """
 
 import asyncio
@@ -69,10 +70,15 @@ class Requester:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """While a request is open. Raises TooManyRequestsError, and at the first one UnavailableError, ConfigError."""
+        """While a request is open.
+
+        Raises TooManyRequestsError, and at the first one UnavailableError, ConfigError.
+        """
         limit = self._settings.replies.open_max
         if self._open >= limit:
-            raise TooManyRequestsError(f"{limit} requests wait for replies (Kafka.Replies.OpenMax): ask again later")
+            raise TooManyRequestsError(
+                f"{limit} requests wait for replies (Kafka.Replies.OpenMax): ask again later"
+            )
         self._open += 1
         try:
             await self._start()
@@ -110,7 +116,9 @@ class Requester:
         try:
             yield Reading(consumer, at, request_id.encode())
         except KafkaError as error:
-            raise UnavailableError(f"topic {self.topic} cannot be read: {error}; ask again") from error
+            raise UnavailableError(
+                f"topic {self.topic} cannot be read: {error}; ask again"
+            ) from error
         finally:
             await consumer.stop()
 
@@ -124,21 +132,35 @@ class Requester:
             if self._task is not None:
                 return
             settings = self._settings
-            kept = {"retention.ms": str(round(settings.replies.retention_h * 3_600_000)), "cleanup.policy": "delete"}
+            kept = {
+                "retention.ms": str(round(settings.replies.retention_h * 3_600_000)),
+                "cleanup.policy": "delete",
+            }
             wanted = min(settings.partitions, PARTITIONS_MAX)
             await create_topics(settings, {self.topic: wanted}, PREPARE_S, kept)
-            self._partitions = (await partitions_of(settings, [self.topic], PREPARE_S)).get(self.topic, wanted)
+            self._partitions = (await partitions_of(settings, [self.topic], PREPARE_S)).get(
+                self.topic, wanted
+            )
             self._own = random.randrange(self._partitions)  # noqa: S311  # no secret
-            self._consumer = await reader(settings, TopicPartition(self.topic, self._own), is_new=True)
+            self._consumer = await reader(
+                settings, TopicPartition(self.topic, self._own), is_new=True
+            )
             self._task = asyncio.create_task(self._run(self._consumer), name="replies")
 
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             try:
-                fetched = await poll(consumer, timeout_ms=POLL_MS, skipped=strays.skipped("replies"))
+                fetched = await poll(
+                    consumer, timeout_ms=POLL_MS, skipped=strays.skipped("replies")
+                )
             except Exception as error:  # noqa: BLE001  # whoever waits is not left without a reader
-                log.error("replies cannot be read", topic=self.topic, again_in_s=AGAIN_S,  # one line
-                          why=described(error))  # fmt: skip
+                # One line.
+                log.error(
+                    "replies cannot be read",
+                    topic=self.topic,
+                    again_in_s=AGAIN_S,
+                    why=described(error),
+                )
                 await asyncio.sleep(AGAIN_S)
                 continue
             for records in fetched.values():
@@ -153,11 +175,16 @@ class Requester:
         elif key in self._timed_out:
             del self._timed_out[key]
             self.late += 1
-            log.warning("a reply came too late and was dropped", request_id=key.decode(), late=self.late)
+            log.warning(
+                "a reply came too late and was dropped", request_id=key.decode(), late=self.late
+            )
 
 
 class Asking:
-    """One request and its reply. *request_id* is empty for an id of its own, which is there when it is sent."""
+    """One request and its reply.
+
+    *request_id* is empty for an id of its own, which is there when it is sent.
+    """
 
     def __init__(self, requester: Requester, request_id: str) -> None:
         self._requester = requester
@@ -192,10 +219,14 @@ class Asking:
     def timed_out(self, what: str, timeout_s: float) -> RequestTimeoutError:
         """The error that says that there was no reply to *what*, an event of this name, in *timeout_s*."""
         if not self._is_sent:
-            words = f"{what} was not sent within {timeout_s:g} s: the cluster may be away, or timeout_s is too short"
+            words = (
+                f"{what} was not sent within {timeout_s:g} s: the cluster may be away, or "
+                "timeout_s is too short"
+            )
         else:
             words = (
-                f"no reply to {what} {self._id} in {timeout_s:g} s: it may still be handled; ask again with its "
+                f"no reply to {what} {self._id} in {timeout_s:g} s: it may still be handled; "
+                "ask again with its "
                 "request_id to get that reply"
             )
         return RequestTimeoutError(words, self._id)
@@ -206,5 +237,7 @@ def reply_in(record: ConsumerRecord, reply_type: type[E]) -> E:
     codec = codec_of(reply_type)
     name = event_type_of(record.headers)
     if name != codec.namespace:
-        raise DecodeError("$", f"the reply is a {short(str(name), NAME_MAX)}, not a {codec.namespace}")
+        raise DecodeError(
+            "$", f"the reply is a {short(str(name), NAME_MAX)}, not a {codec.namespace}"
+        )
     return codec.decode(record.value)

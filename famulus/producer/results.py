@@ -14,7 +14,8 @@ from aiokafka.errors import (
 from famulus.errors import OperatingError, PermanentError, TransientError
 
 TIMES = (
-    "the topic does not take its time: set this machine's clock and the broker's by NTP, or raise the topic's "
+    "the topic does not take its time: set this machine's clock and the broker's by NTP, or "
+    "raise the topic's "
     "message.timestamp.after.max.ms (message.timestamp.before.max.ms for an old record)"
 )
 
@@ -31,8 +32,9 @@ class Published(NamedTuple):
 class PublishError(OperatingError):
     """A record could not be sent, or nobody can tell whether it was.
 
-    *published* says of each record of `produce_many` up to there where it stands; None: it was not sent, or nobody
-    knows. In a handler it counts as any error of the handler's own unless it is a PermanentError or TransientError too.
+    *published* says of each record of `produce_many` up to there where it stands; None: it was not
+    sent, or nobody knows. In a handler it counts as any error of the handler's own unless it is a
+    PermanentError or TransientError too.
     """
 
     def __init__(self, message: str, published: "Sequence[Published | None]" = ()) -> None:
@@ -41,7 +43,10 @@ class PublishError(OperatingError):
 
 
 class RecordTooLargeError(PublishError, PermanentError):
-    """A record is larger than `MaxRequestSize` or than its topic takes (EX_DATAERR). Nothing of it was sent."""
+    """A record is larger than `MaxRequestSize` or than its topic takes (EX_DATAERR).
+
+    Nothing of it was sent.
+    """
 
     exit_code = 65
 
@@ -59,16 +64,25 @@ class NotAuthorizedError(PublishError):
 
 
 class NotAcknowledgedError(PublishError, TransientError):
-    """No answer came in `DeliveryTimeoutMs`. The record *may_be_sent*, or still be sent, unless that is false."""
+    """No answer came in `DeliveryTimeoutMs`.
+
+    The record *may_be_sent*, or still be sent, unless that is false.
+    """
 
     exit_code = 69
 
-    def __init__(self, message: str, published: "Sequence[Published | None]" = (), *, may_be_sent: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        published: "Sequence[Published | None]" = (),
+        *,
+        may_be_sent: bool = True,
+    ) -> None:
         super().__init__(message, published)
         self.may_be_sent = may_be_sent
 
 
-class TooLarge(MessageSizeTooLargeError):  # type: ignore[misc]  # noqa: N818  # aiokafka is untyped; its names end so
+class TooLarge(MessageSizeTooLargeError):  # type: ignore[misc]  # noqa: N818  # aiokafka's way
     """What `send_all` raises for a record that was not sent: larger than a limit, which *setting* has set."""
 
     def __init__(self, topic: str, size: int, limit: int, setting: str) -> None:
@@ -86,11 +100,19 @@ class Found(NamedTuple):
     is_open: bool
 
 
-def in_words(error: Exception, topic: str, published: "Sequence[Published | None]", found: Found) -> PublishError:
+def in_words(
+    error: Exception, topic: str, published: "Sequence[Published | None]", found: Found
+) -> PublishError:
     """What aiokafka raised, and TimeoutError, in our words. *topic* is the name on the cluster."""
     if isinstance(error, MessageSizeTooLargeError):
-        words = str(error) if isinstance(error, TooLarge) else f"a record for {topic} is too large for the topic"
-        return RecordTooLargeError(f"{words}; raise that, or send a reference to the payload", published)
+        words = (
+            str(error)
+            if isinstance(error, TooLarge)
+            else f"a record for {topic} is too large for the topic"
+        )
+        return RecordTooLargeError(
+            f"{words}; raise that, or send a reference to the payload", published
+        )
     if isinstance(error, UnknownTopicOrPartitionError) and found.partitions:
         words = f"topic {topic} has no such partition: there are {found.partitions}, counted from 0"
         return UnknownTopicError(words, published)
@@ -99,10 +121,15 @@ def in_words(error: Exception, topic: str, published: "Sequence[Published | None
         return UnknownTopicError(f"there is no topic {topic}: {cure}", published)
     if isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
         cure = "ask for an ACL that allows Describe and Write"
-        return NotAuthorizedError(f"the cluster does not let us write to topic {topic}: {cure}", published)
+        return NotAuthorizedError(
+            f"the cluster does not let us write to topic {topic}: {cure}", published
+        )
     if isinstance(error, TimeoutError):
         so = "it may have been sent, or still be" if found.is_open else "nothing of it was sent"
-        words = f"no answer for a record to {topic} in {found.limit_ms} ms (DeliveryTimeoutMs), the cluster may be away"
+        words = (
+            f"no answer for a record to {topic} in {found.limit_ms} ms "
+            "(DeliveryTimeoutMs), the cluster may be away"
+        )
         return NotAcknowledgedError(f"{words}; {so}", published, may_be_sent=found.is_open)
     return PublishError(f"a record for {topic} was refused: {_refusal(error)}", published)
 

@@ -1,8 +1,8 @@
 """Sees to the events that were published for later: has each go to its topic when its time has come.
 
-Beside the subscriptions, in a consumer group of its own, GROUP.scheduled: the workers of a group share its partitions.
-An event's offset is committed after it has left, so a worker that dies has the last ones leave again, with their ids:
-whoever reads them recognises them.
+Beside the subscriptions, in a consumer group of its own, GROUP.scheduled: the workers of a group
+share its partitions. An event's offset is committed after it has left, so a worker that dies has
+the last ones leave again, with their ids: whoever reads them recognises them.
 """
 
 import asyncio
@@ -40,20 +40,26 @@ NEVER_MS = 2**31 - 1  # a partition whose first event waits for a day needs no l
 
 
 class Scheduler:
-    """Forwards what waits in the scheduling topic of a group. *on_fault* is told what it did not survive.
+    """Forwards what waits in the scheduling topic of a group.
+
+    *on_fault* is told what it did not survive.
 
     *blocked* says in words why nothing gets on, as far as it does not.
     """
 
     def __init__(
-        self, settings: KafkaConfig, producer: Producer, on_fault: Callable[[Exception], Awaitable[Any]]
+        self,
+        settings: KafkaConfig,
+        producer: Producer,
+        on_fault: Callable[[Exception], Awaitable[Any]],
     ) -> None:
         self.topic = scheduling_topic(settings.consumer_config.group_id)
         self.blocked = ""
         self._settings = settings
         self._producer = producer
         self._on_fault = on_fault
-        self._heads: dict[TopicPartition, deque[tuple[int, Scheduled | None]]] = {}  # offsets and what waits there
+        # Offsets and what waits there.
+        self._heads: dict[TopicPartition, deque[tuple[int, Scheduled | None]]] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -61,17 +67,24 @@ class Scheduler:
         """Begin. Raises UnavailableError when the group cannot be joined."""
         config = self._settings.consumer_config
         consumer = AIOKafkaConsumer(
-            **connection_of(self._settings), group_id=self.topic, enable_auto_commit=False,
-            auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES,
-            session_timeout_ms=config.session_timeout_ms, heartbeat_interval_ms=config.heartbeat_interval_ms,
-            max_poll_interval_ms=NEVER_MS, rebalance_timeout_ms=REBALANCE_MS,
-        )  # fmt: skip
+            **connection_of(self._settings),
+            group_id=self.topic,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=FETCH_BYTES,
+            session_timeout_ms=config.session_timeout_ms,
+            heartbeat_interval_ms=config.heartbeat_interval_ms,
+            max_poll_interval_ms=NEVER_MS,
+            rebalance_timeout_ms=REBALANCE_MS,
+        )
         consumer.subscribe([self.topic], listener=_Forgetting(self._heads))
         try:
             await consumer.start()
         except (KafkaError, OSError) as error:
             await consumer.stop()
-            raise UnavailableError(f"topic {self.topic} cannot be read: {error}; start the worker again") from error
+            raise UnavailableError(
+                f"topic {self.topic} cannot be read: {error}; start the worker again"
+            ) from error
         self._consumer = consumer
         self._task = asyncio.create_task(self._run(consumer), name="scheduler")
 
@@ -86,7 +99,8 @@ class Scheduler:
                     await self._step(consumer)
                 except UnreadableBatchError as error:
                     self.blocked = (
-                        f"{error.args[0]}; what waits behind them does not get on. To skip them: stop the workers, and "
+                        f"{error.args[0]}; what waits behind them does not get on. To skip "
+                        "them: stop the workers, and "
                         f"set the offset of group {self.topic} behind them"
                     )
                     log.error(self.blocked, again_in_s=DAMAGED_AGAIN_S)  # one line says it
@@ -104,9 +118,12 @@ class Scheduler:
         wait_s = self._wait_s(wall_ms())
         if wanted := [tp for tp in consumer.assignment() if not self._heads.get(tp)]:
             fetched = await poll(
-                consumer, *wanted, timeout_ms=round(wait_s * 1000), max_records=RECORDS,
+                consumer,
+                *wanted,
+                timeout_ms=round(wait_s * 1000),
+                max_records=RECORDS,
                 skipped=strays.skipped("scheduled"),
-            )  # fmt: skip
+            )
             for tp, records in fetched.items():
                 self._heads[tp] = deque((record.offset, _read(record)) for record in records)
         else:
@@ -119,11 +136,15 @@ class Scheduler:
         try:
             await consumer.commit(offsets)
         except (KafkaError, IllegalStateError) as error:  # another worker has it now
-            log.warning("what was published for later leaves again", why=f"{type(error).__name__}: {error}")
+            log.warning(
+                "what was published for later leaves again", why=f"{type(error).__name__}: {error}"
+            )
 
     def _wait_s(self, now_ms: int) -> float:
         firsts = [head[0][1] for head in self._heads.values() if head]
-        wait_ms = min((first.until_ms - now_ms if first else 0 for first in firsts), default=POLL_S * 1000)
+        wait_ms = min(
+            (first.until_ms - now_ms if first else 0 for first in firsts), default=POLL_S * 1000
+        )
         return min(max(wait_ms / 1000, STEP_S), POLL_S)
 
     def _take(self, now_ms: int) -> tuple[list[Scheduled], dict[TopicPartition, int]]:
@@ -141,22 +162,33 @@ class Scheduler:
         """Have what is due go to its topic, and what has come to the end of one wait only to its next."""
         now_ms = wall_ms()
         await self._keep([each.to_wait(self.topic, now_ms) for each in due if each.due_ms > now_ms])
-        ready = sorted((each for each in due if each.due_ms <= now_ms), key=lambda each: each.record.topic)
+        ready = sorted(
+            (each for each in due if each.due_ms <= now_ms), key=lambda each: each.record.topic
+        )
         for topic, of_topic in groupby(ready, lambda each: each.record.topic):
             await self._deliver(topic, list(of_topic))
 
     async def _deliver(self, topic: str, events: Sequence[Scheduled]) -> None:
         """Send *events* to their topic; when it does not take them they come again, and hold up nobody meanwhile."""
         try:
-            await deliver(self._producer, [await self._producer.claims.check_in(each.record) for each in events])
+            await deliver(
+                self._producer,
+                [await self._producer.claims.check_in(each.record) for each in events],
+            )
         except (UnsentError, ClaimStoreError, ClaimTooLargeError) as error:
-            is_one = isinstance(error, ClaimTooLargeError) or isinstance(error.__cause__, MessageSizeTooLargeError)
+            is_one = isinstance(error, ClaimTooLargeError) or isinstance(
+                error.__cause__, MessageSizeTooLargeError
+            )
             if is_one and len(events) > 1:
                 for each in events:
                     await self._deliver(topic, [each])
                 return
-            log.error("events that are due do not leave, they are tried again", topic=topic,
-                      events=len(events), error=str(error))  # fmt: skip
+            log.error(
+                "events that are due do not leave, they are tried again",
+                topic=topic,
+                events=len(events),
+                error=str(error),
+            )
             await self._keep([each.to_try_again(self.topic, wall_ms()) for each in events])
 
     async def _keep(self, records: Sequence[Outgoing]) -> None:
@@ -178,7 +210,8 @@ class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     def __init__(self, heads: dict[TopicPartition, deque[tuple[int, Scheduled | None]]]) -> None:
         self._heads = heads
 
-    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002  # its interface
+    # Its interface.
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002
         self._heads.clear()
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:

@@ -1,9 +1,10 @@
 """Events for later: the topic in which they wait for their time.
 
-A log is read in its order, so an event that is due in a month must not stand before one that is due in a minute. The
-topic has one partition for each of a few waits. An event goes where the longest wait is that is not longer than its
-time, stays there for just that wait, and goes on: to a shorter one, at last to its own topic. All of a partition wait
-equally long, so its first one is its next one, and however many events wait, nobody holds more than the first ones.
+A log is read in its order, so an event that is due in a month must not stand before one that is due
+in a minute. The topic has one partition for each of a few waits. An event goes where the longest
+wait is that is not longer than its time, stays there for just that wait, and goes on: to a shorter
+one, at last to its own topic. All of a partition wait equally long, so its first one is its next
+one, and however many events wait, nobody holds more than the first ones.
 """
 
 import re
@@ -15,10 +16,12 @@ from famulus.producer.results import PublishError
 from famulus.serialization.records import Outgoing, Record
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
-WAITS_S = (1, 10, 60, 600, 3_600, 6 * 3_600, 86_400)  # of the topic's partitions; only ever add longer ones
+# Of the topic's partitions; only ever add longer ones.
+WAITS_S = (1, 10, 60, 600, 3_600, 6 * 3_600, 86_400)
 LONGEST_H = WAITS_S[-1] / 3_600
 AGAIN = 1  # the partition for what could not go to its topic
-_HEADERS = ("famulus-schedule-topic", "famulus-schedule-due", "famulus-schedule-until")  # behind the event's own
+# Behind the event's own.
+_HEADERS = ("famulus-schedule-topic", "famulus-schedule-due", "famulus-schedule-until")
 _topic_name = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +44,9 @@ class Scheduled:
     def to_wait(self, topic: str, now_ms: int) -> Outgoing:
         """The record by which it goes on waiting, in *topic*."""
         left_ms = self.due_ms - now_ms
-        place = max((at for at, wait_s in enumerate(WAITS_S) if wait_s * 1000 <= left_ms), default=0)
+        place = max(
+            (at for at, wait_s in enumerate(WAITS_S) if wait_s * 1000 <= left_ms), default=0
+        )
         return self._waiting(topic, place, min(now_ms + WAITS_S[place] * 1000, self.due_ms))
 
     def to_try_again(self, topic: str, now_ms: int) -> Outgoing:
@@ -56,10 +61,12 @@ class Scheduled:
 
 
 def scheduled(record: Record, now_ms: int = INT64_MAX) -> Scheduled:
-    """What waits in *record*, which is read at *now_ms*. Raises DecodeError when it is none that we wrote.
+    """What waits in *record*, which is read at *now_ms*.
 
-    It stays for the wait of its partition at most, by the record's time, which is no later than now: a wrong clock, or
-    a record of somebody else, holds up nothing for longer.
+    Raises DecodeError when it is none that we wrote.
+
+    It stays for the wait of its partition at most, by the record's time, which is no later than
+    now: a wrong clock, or a record of somebody else, holds up nothing for longer.
     """
     own, ours = record.headers[: -len(_HEADERS)], record.headers[-len(_HEADERS) :]
     try:
@@ -69,7 +76,9 @@ def scheduled(record: Record, now_ms: int = INT64_MAX) -> Scheduled:
         name = topic.decode()
         if not _topic_name.fullmatch(name):
             raise ValueError("no name of a topic")  # noqa: TRY301  # like one that is no text
-        return Scheduled(Outgoing(name, record.key, record.value, own), number_in(due, -INT64_MAX), until_ms)
+        return Scheduled(
+            Outgoing(name, record.key, record.value, own), number_in(due, -INT64_MAX), until_ms
+        )
     except (KeyError, ValueError):
         raise DecodeError("$", "its headers do not say where it goes, and when") from None
 
@@ -96,5 +105,7 @@ def due_ms_of(not_before: datetime, now_ms: int, max_h: float) -> int:
             "events cannot be published for later: set Kafka.ScheduleMaxH, for how many hours ahead"
         )
     if due_ms - now_ms > max_h * 3_600_000:
-        raise NotScheduledError(f"not_before is more than {max_h:g} hours ahead (Kafka.ScheduleMaxH)")
+        raise NotScheduledError(
+            f"not_before is more than {max_h:g} hours ahead (Kafka.ScheduleMaxH)"
+        )
     return due_ms

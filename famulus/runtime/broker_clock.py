@@ -1,8 +1,8 @@
 """The brokers' time, as far as this process knows it, and how far the clock of this machine is from it.
 
-A record that a broker dates when it appends it (LogAppendTime) tells its time. From there on the monotonic clock
-counts, so whoever sets this machine's clock does not change what time it is for events. Without such an answer the
-machine's own clock is all there is.
+A record that a broker dates when it appends it (LogAppendTime) tells its time. From there on the
+monotonic clock counts, so whoever sets this machine's clock does not change what time it is for
+events. Without such an answer the machine's own clock is all there is.
 """
 
 import asyncio
@@ -21,11 +21,15 @@ LIMIT_S = 2.0  # of one measurement; an answer that takes longer says little
 EVERY_S = 3600.0  # between two measurements: two clocks drift apart slowly
 STEP_S = 0.5  # by which somebody has set this machine's clock: then it is measured anew
 TELLING_S = 1.0  # a difference from which on an error names it
-Stamp = Callable[[], Awaitable[int | None]]  # the time by a broker, ms since 1970; None: it does not tell
+# The time by a broker, ms since 1970; None: it does not tell.
+Stamp = Callable[[], Awaitable[int | None]]
 
 
 class Clock:
-    """Asks *stamp* what time it is for the brokers. A difference of more than *limit_s* seconds is a condition."""
+    """Asks *stamp* what time it is for the brokers.
+
+    A difference of more than *limit_s* seconds is a condition.
+    """
 
     def __init__(self, stamp: Stamp, limit_s: float) -> None:
         self._stamp, self._limit_s = stamp, limit_s
@@ -54,7 +58,10 @@ class Clock:
         ahead_s = self.ahead_s
         if ahead_s is None or abs(ahead_s) < TELLING_S:
             return ""
-        return f"this machine's clock is {abs(ahead_s):,.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the brokers'"
+        return (
+            f"this machine's clock is {abs(ahead_s):,.0f} s "
+            f"{'ahead of' if ahead_s > 0 else 'behind'} the brokers'"
+        )
 
     async def measure(self) -> None:
         """Ask once. Nothing changes when no answer comes."""
@@ -66,7 +73,8 @@ class Clock:
         self._measured_s = time.monotonic()
         self._wall_s = time.time() - self._measured_s
         if at_ms is not None:
-            # As if it was dated when the answer came: never ahead of the brokers, so that nothing is tried too early.
+            # As if it was dated when the answer came: never ahead of the brokers, so that nothing
+            # is tried too early.
             self._begin_ms = at_ms - self._measured_s * 1000
 
     async def look(self) -> list[Condition]:
@@ -78,7 +86,8 @@ class Clock:
         if abs(self.ahead_s or 0.0) <= self._limit_s:
             return []
         why = (
-            f"{self.words}: set it by NTP; events are dated wrong, and more than an hour ahead Kafka refuses what this "
+            f"{self.words}: set it by NTP; events are dated wrong, and more than an hour ahead "
+            "Kafka refuses what this "
             "worker writes"
         )
         return [Condition("clock", "this machine", why, is_red=False)]

@@ -1,8 +1,8 @@
 """What a worker needs of the cluster and of its machine, looked at again and again while it runs.
 
-A start checks much of it, and then somebody deletes a topic, or sets a clock. A look says what is wrong by then, as
-conditions. `/readyz`, the log and the metrics tell of them; one that only a person can mend ends the worker, since no
-new start and no other worker would do better.
+A start checks much of it, and then somebody deletes a topic, or sets a clock. A look says what is
+wrong by then, as conditions. `/readyz`, the log and the metrics tell of them; one that only a
+person can mend ends the worker, since no new start and no other worker would do better.
 
 The looks are begun by a timer of the event loop, as those of the watchdog are.
 """
@@ -23,9 +23,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that the worker needs and does not have. *name* is for tools, *why* has the cause and the cure.
+    """Something that the worker needs and does not have.
 
-    *is_red*: something stands still, so the worker is not ready. It ends the worker when it lasts *ends_after_s*.
+    *name* is for tools, *why* has the cause and the cure.
+
+    *is_red*: something stands still, so the worker is not ready. It ends the worker when it lasts
+    *ends_after_s*.
     """
 
     name: str
@@ -39,7 +42,10 @@ Look = Callable[[], Awaitable[Iterable[Condition] | None]]  # None: it cannot be
 
 
 class Conditions:
-    """What is wrong by the last looks, and for how long. Pure: a look is given the time that has passed."""
+    """What is wrong by the last looks, and for how long.
+
+    Pure: a look is given the time that has passed.
+    """
 
     def __init__(self) -> None:
         self._lasting: dict[tuple[str, str], tuple[Condition, float]] = {}
@@ -55,7 +61,9 @@ class Conditions:
                 say(condition.why, condition=condition.name, of=condition.subject)
             self._lasting[key] = condition, 0.0 if for_s is None else for_s + passed_s
         for condition, for_s in before.values():
-            log.warning("this is over", condition=condition.name, of=condition.subject, seconds=round(for_s))
+            log.warning(
+                "this is over", condition=condition.name, of=condition.subject, seconds=round(for_s)
+            )
 
     @property
     def all(self) -> list[Condition]:
@@ -65,14 +73,21 @@ class Conditions:
     @property
     def hopeless(self) -> list[Condition]:
         """What has lasted for so long that the worker has to end."""
-        return [condition for condition, for_s in self._lasting.values() if for_s >= condition.ends_after_s]
+        return [
+            condition
+            for condition, for_s in self._lasting.values()
+            if for_s >= condition.ends_after_s
+        ]
 
 
 class Watch:
     """Has a look by each of *looks* every *every_s* seconds. *on_fault* ends the worker."""
 
     def __init__(
-        self, looks: Sequence[Look], every_s: float, on_fault: Callable[[Exception], Awaitable[object]]
+        self,
+        looks: Sequence[Look],
+        every_s: float,
+        on_fault: Callable[[Exception], Awaitable[object]],
     ) -> None:
         self._looks, self._every_s, self._on_fault = looks, every_s, on_fault
         self._found: list[Iterable[Condition]] = [() for _ in looks]
@@ -112,7 +127,11 @@ class Watch:
 
     def look_soon(self) -> None:
         """Have the next look at once: something has happened that it may explain."""
-        if self._timer is not None and not self._is_stopped and (self._looking is None or self._looking.done()):
+        if (
+            self._timer is not None
+            and not self._is_stopped
+            and (self._looking is None or self._looking.done())
+        ):
             self._timer.cancel()
             self._begin()
 

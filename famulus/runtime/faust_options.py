@@ -13,7 +13,8 @@ from famulus.kafka.client import connection_of
 
 REQUEST_S, REBALANCE_S = 90.0, 60.0  # what Faust has
 REBALANCE_ROOM_S = 10.0  # for what a rebalance takes beside the work in hand
-GUARANTEE = "at_least_once"  # Faust's word for what the engine builds on; its transactions are not used
+# Faust's word for what the engine builds on; its transactions are not used.
+GUARANTEE = "at_least_once"
 
 
 def faust_options(
@@ -21,13 +22,15 @@ def faust_options(
 ) -> dict[str, Any]:  # Any: Faust's settings are of all types
     """Make the keyword arguments of `faust.App`, without the classes that we replace.
 
-    Faust lets an environment variable win over a keyword argument: it gets an empty environment, so that our settings
-    are the only ones. Raises ConfigError when *variables* ask Faust for a guarantee that would not hold.
+    Faust lets an environment variable win over a keyword argument: it gets an empty environment, so
+    that our settings are the only ones. Raises ConfigError when *variables* ask Faust for a
+    guarantee that would not hold.
     """
     asked = variables.get("PROCESSING_GUARANTEE", GUARANTEE)
     if asked != GUARANTEE:
         raise ConfigError(
-            f"PROCESSING_GUARANTEE is {asked[:40]!r}, and transactions of Kafka are not used here: unset it; effects "
+            f"PROCESSING_GUARANTEE is {asked[:40]!r}, and transactions of Kafka are not used "
+            "here: unset it; effects "
             "on tables happen once by `dedupe` of a subscription"
         )
     kafka, worker = settings.kafka, settings.worker
@@ -35,7 +38,8 @@ def faust_options(
     return {
         "env": {},
         "processing_guarantee": GUARANTEE,
-        "web_transport": "tcp://",  # else FAUST_WEB_TRANSPORT, read when Faust is imported, opens another way in
+        # Else FAUST_WEB_TRANSPORT, read when Faust is imported, opens another way in.
+        "web_transport": "tcp://",
         "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
         "broker_credentials": credentials_of(kafka),
         "origin": "app",
@@ -78,7 +82,10 @@ def _request_timeout_s(settings: Settings) -> float:
 
 
 def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
-    """What Faust's own consumer and producer get in with, None in plain text. Raises ConfigError as `connection_of`."""
+    """What Faust's own consumer and producer get in with, None in plain text.
+
+    Raises ConfigError as `connection_of`.
+    """
     known = connection_of(kafka)
     context = known.get("ssl_context")
     if not kafka.is_sasl:
@@ -86,6 +93,8 @@ def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
     if kafka.sasl_mechanism == "OAUTHBEARER":
         return OAuthCredentials(oauth_cb=known["sasl_oauth_token_provider"], ssl_context=context)
     return SASLCredentials(
-        username=known["sasl_plain_username"], password=known["sasl_plain_password"],
-        mechanism=known["sasl_mechanism"], ssl_context=context,
-    )  # fmt: skip
+        username=known["sasl_plain_username"],
+        password=known["sasl_plain_password"],
+        mechanism=known["sasl_mechanism"],
+        ssl_context=context,
+    )

@@ -17,14 +17,17 @@ log = structlog.get_logger()
 
 
 async def make_own_topics(
-    settings: Settings, states: Mapping[str, int], may_grow: Collection[str], back: Mapping[str, int],
+    settings: Settings,
+    states: Mapping[str, int],
+    may_grow: Collection[str],
+    back: Mapping[str, int],
     scheduled: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Make the changelogs of *states*, the topics through which records come *back*, each with its partitions.
 
-    Those of *states* that *may_grow* get as many as their source has by now. Also the operators' topic, and the one
-    where events are *scheduled*, if there is one. All at once, since each takes some round trips. Raises
-    OperatingError.
+    Those of *states* that *may_grow* get as many as their source has by now. Also the operators'
+    topic, and the one where events are *scheduled*, if there is one. All at once, since each takes
+    some round trips. Raises OperatingError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     kept_h = settings.dead_letter.retention_h
@@ -34,18 +37,22 @@ async def make_own_topics(
         prepare_admin_topics(kafka, timeout_s),
     ]
     if scheduled is not None:
-        made.append(prepare_topics_back(kafka, {scheduled: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s))
+        made.append(
+            prepare_topics_back(kafka, {scheduled: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s)
+        )
     for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
         if isinstance(error, BaseException):
             raise error
     await check_compacted(kafka, states, timeout_s)
 
 
-async def retired_retry_topics(settings: Settings, stages: Mapping[str, int]) -> dict[str, dict[str, int]]:
+async def retired_retry_topics(
+    settings: Settings, stages: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
     """Find retry topics of the group that no handler sends to any more, by their source, each with its partitions.
 
-    Earlier code, or earlier settings, had more waits than the *stages* that each source has by now. What waits in such
-    a topic is still to be tried. Raises UnavailableError.
+    Earlier code, or earlier settings, had more waits than the *stages* that each source has by now.
+    What waits in such a topic is still to be tried. Raises UnavailableError.
     """
     group = settings.kafka.consumer_config.group_id
 
@@ -53,10 +60,16 @@ async def retired_retry_topics(settings: Settings, stages: Mapping[str, int]) ->
         return retry_number(source, group, name) > stages[source]
 
     timeout_s = settings.worker.startup_timeout_s
-    there = await topics_like(settings.kafka, lambda name: any(is_retired(s, name) for s in stages), timeout_s)
-    found = {s: {name: count for name, count in there.items() if is_retired(s, name)} for s in stages}
-    return {source: dict(sorted(of.items(), key=lambda item: retry_number(source, group, item[0])))
-            for source, of in found.items()}  # fmt: skip
+    there = await topics_like(
+        settings.kafka, lambda name: any(is_retired(s, name) for s in stages), timeout_s
+    )
+    found = {
+        s: {name: count for name, count in there.items() if is_retired(s, name)} for s in stages
+    }
+    return {
+        source: dict(sorted(of.items(), key=lambda item: retry_number(source, group, item[0])))
+        for source, of in found.items()
+    }
 
 
 async def readable_retired(
@@ -64,22 +77,29 @@ async def readable_retired(
 ) -> dict[str, list[str]]:
     """Say which of *retired* are read, by their source, and say it once in the log.
 
-    One that is empty, and has other partitions than its source (*sources*), is left alone. Raises UnavailableError.
+    One that is empty, and has other partitions than its source (*sources*), is left alone. Raises
+    UnavailableError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     names = [name for of in retired.values() for name in of]
     if not names:
         return {}
     waiting = await unread(kafka, names, timeout_s)
-    log.warning("retry topics that no handler sends to any more are read on; `faust -A app doctor` says when they may "
-                "be deleted", waiting=waiting)  # fmt: skip
+    log.warning(
+        "retry topics that no handler sends to any more are read on; `faust -A app doctor` "
+        "says when they may "
+        "be deleted",
+        waiting=waiting,
+    )
     return {
         source: [name for name, count in of.items() if count <= sources[source] or waiting[name]]
         for source, of in retired.items()
     }
 
 
-async def grow_own_topics(settings: Settings, states: Mapping[str, int], back: Mapping[str, int]) -> None:
+async def grow_own_topics(
+    settings: Settings, states: Mapping[str, int], back: Mapping[str, int]
+) -> None:
     """Have *states* and the topics through which records come *back* have so many partitions, while a worker runs.
 
     One of the latter that was deleted is made anew. Raises OperatingError.

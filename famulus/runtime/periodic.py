@@ -8,8 +8,9 @@ from collections.abc import Callable
 class Beat:
     """Calls *look* every *every_s* seconds with the seconds that have passed since the last time.
 
-    It is a timer of the event loop, not a task: a task could be cancelled with all the others. A process that was
-    frozen is told of two turns at most, since whatever it looks at has not lasted all that time.
+    It is a timer of the event loop, not a task: a task could be cancelled with all the others. A
+    process that was frozen is told of two turns at most, since whatever it looks at has not lasted
+    all that time.
     """
 
     def __init__(self, every_s: float, look: Callable[[float], None]) -> None:

@@ -1,7 +1,8 @@
 """The topics that a worker stands on, looked at while it runs: whether they are there, and have enough partitions.
 
-Partitions may be added to a topic that is read. The topics of the group's own that belong to it get as many, and then
-the group takes the new ones on, unless rows would be looked for in other partitions than those that hold them.
+Partitions may be added to a topic that is read. The topics of the group's own that belong to it get
+as many, and then the group takes the new ones on, unless rows would be looked for in other
+partitions than those that hold them.
 """
 
 import asyncio
@@ -17,14 +18,19 @@ from famulus.state.identity import restore_or_replay
 
 log = structlog.get_logger()
 SURE_S = (1.0, 2.0)  # before a topic that is missing is asked for again, and once more: then it is
-Count = Callable[[Collection[str]], Awaitable[Mapping[str, int] | None]]  # 0: it is not there; left out: nobody knows
-Grow = Callable[[Mapping[str, int], Mapping[str, int]], Awaitable[None]]  # the states and those that come back
+# 0: it is not there; left out: nobody knows.
+Count = Callable[[Collection[str]], Awaitable[Mapping[str, int] | None]]
+# The states and those that come back.
+Grow = Callable[[Mapping[str, int], Mapping[str, int]], Awaitable[None]]
 
 
 class Needs(NamedTuple):
-    """The topics of one subscription, as on the cluster. *may_grow*: no row belongs to the partition of its key.
+    """The topics of one subscription, as on the cluster.
 
-    Those of *back* that are *retired* are read until they are empty, and then deleted by somebody: they are not made.
+    *may_grow*: no row belongs to the partition of its key.
+
+    Those of *back* that are *retired* are read until they are empty, and then deleted by somebody:
+    they are not made.
     """
 
     source: str
@@ -36,21 +42,38 @@ class Needs(NamedTuple):
 
 
 class Topics:
-    """Looks at the topics of *needs*. *sources* says how many partitions those that are read had at the start.
+    """Looks at the topics of *needs*.
 
-    *count* asks the cluster, *grow* makes topics of the group's own, or has them have as many partitions as they need;
-    *refresh* has the consumer ask the cluster anew. *folder* is where the state is kept, for people.
+    *sources* says how many partitions those that are read had at the start.
+
+    *count* asks the cluster, *grow* makes topics of the group's own, or has them have as many
+    partitions as they need; *refresh* has the consumer ask the cluster anew. *folder* is where the
+    state is kept, for people.
     """
 
     def __init__(  # noqa: PLR0917  # all that it is tied to
-        self, needs: Sequence[Needs], sources: Mapping[str, int], count: Count, grow: Grow,
-        refresh: Callable[[], None], folder: str,
-    ) -> None:  # fmt: skip
-        self._needs, self._count, self._grow, self._refresh, self._folder = needs, count, grow, refresh, folder
+        self,
+        needs: Sequence[Needs],
+        sources: Mapping[str, int],
+        count: Count,
+        grow: Grow,
+        refresh: Callable[[], None],
+        folder: str,
+    ) -> None:
+        self._needs, self._count, self._grow, self._refresh, self._folder = (
+            needs,
+            count,
+            grow,
+            refresh,
+            folder,
+        )
         self._known = dict(sources)
 
     async def look(self) -> list[Condition] | None:
-        """Look once; None when the cluster does not answer. Raises OperatingError when it lets nothing be grown."""
+        """Look once; None when the cluster does not answer.
+
+        Raises OperatingError when it lets nothing be grown.
+        """
         try:
             found = await self._counted()
             if found is None:
@@ -60,7 +83,9 @@ class Topics:
         except UnavailableError as error:
             log.warning("topics cannot be looked at", error=str(error))
             return None
-        return [condition for needs in self._needs for condition in about(needs, found, self._folder)]
+        return [
+            condition for needs in self._needs for condition in about(needs, found, self._folder)
+        ]
 
     async def fit(self, assigned: Iterable[TP]) -> None:
         """See that the group's own topics have the partitions that belong to those *assigned*.
@@ -69,7 +94,9 @@ class Topics:
         """
         if all(tp.partition < self._known.get(tp.topic, tp.partition + 1) for tp in assigned):
             return
-        ending = [condition.why for condition in await self.look() or () if not condition.ends_after_s]
+        ending = [
+            condition.why for condition in await self.look() or () if not condition.ends_after_s
+        ]
         if ending:
             raise ConfigError("; ".join(ending))
 
@@ -88,12 +115,20 @@ class Topics:
         wanted = found.get(needs.source, 0)
         back = (name for name in needs.back if found.get(name) or name not in needs.retired)
         lacking = {name: wanted for name in back if found.get(name, wanted) < wanted}
-        states = {needs.state: wanted} if needs.state is not None and 0 < found.get(needs.state, 0) < wanted else {}
+        states = (
+            {needs.state: wanted}
+            if needs.state is not None and 0 < found.get(needs.state, 0) < wanted
+            else {}
+        )
         if states and not needs.may_grow:
             return
         if lacking or states:
-            log.warning("topics of this group get what they lack", topic=needs.source, partitions=wanted,
-                        of=sorted({**lacking, **states}))  # fmt: skip
+            log.warning(
+                "topics of this group get what they lack",
+                topic=needs.source,
+                partitions=wanted,
+                of=sorted({**lacking, **states}),
+            )
             await self._grow(states, lacking)
         if lacking or states or wanted != self._known.get(needs.source, 0):
             self._known[needs.source] = wanted
@@ -107,25 +142,48 @@ def _names(needs: Needs) -> Iterator[str]:
 
 
 def about(needs: Needs, found: Mapping[str, int], folder: str) -> Iterator[Condition]:
-    """Say what is wrong with the topics of *needs*, where *found* says how many partitions each has. Pure."""
+    """Say what is wrong with the topics of *needs*, where *found* says how many partitions each has.
+
+    Pure.
+    """
     make = "make it anew with `faust -A app topics apply`"
     source, state = found.get(needs.source), found.get(needs.state or "")
     if source == 0:
-        yield Condition("topic-missing", needs.source,
-                        f"topic {needs.source} was deleted: nothing of it is handled, other topics are; {make}, or "
-                        "take its subscription out of agents/")  # fmt: skip
+        yield Condition(
+            "topic-missing",
+            needs.source,
+            f"topic {needs.source} was deleted: nothing of it is handled, other topics are; "
+            f"{make}, or "
+            "take its subscription out of agents/",
+        )
     if found.get(needs.letters) == 0:
-        yield Condition("topic-missing", needs.letters,
-                        f"topic {needs.letters} was deleted: an event that fails for good will hold up its partition; "
-                        f"{make}", is_red=False)  # fmt: skip
+        yield Condition(
+            "topic-missing",
+            needs.letters,
+            f"topic {needs.letters} was deleted: an event that fails for good will hold up its "
+            "partition; "
+            f"{make}",
+            is_red=False,
+        )
     if state == 0:
-        yield Condition("state-missing", needs.state or "",
-                        f"topic {needs.state}, which holds the state of {needs.source}, was deleted while the worker "
-                        f"ran; the copy in {folder} is kept: before any worker starts, "
-                        f"{restore_or_replay(needs.source)}", ends_after_s=0.0)  # fmt: skip
+        yield Condition(
+            "state-missing",
+            needs.state or "",
+            f"topic {needs.state}, which holds the state of {needs.source}, was deleted while "
+            "the worker "
+            f"ran; the copy in {folder} is kept: before any worker starts, "
+            f"{restore_or_replay(needs.source)}",
+            ends_after_s=0.0,
+        )
     if source and state and source > state and not needs.may_grow:
-        yield Condition("partitions-added", needs.source,
-                        f"topic {needs.source} has {source} partitions by now, its state {needs.state} has {state}: "
-                        "keys have moved to other partitions than their rows; read the topic with a new "
-                        "Kafka.ConsumerConfig.GroupId, or take the rows along with `faust -A app state export` and "
-                        "`import --replace`", ends_after_s=0.0)  # fmt: skip
+        yield Condition(
+            "partitions-added",
+            needs.source,
+            f"topic {needs.source} has {source} partitions by now, its state {needs.state} has "
+            f"{state}: "
+            "keys have moved to other partitions than their rows; read the topic with a new "
+            "Kafka.ConsumerConfig.GroupId, or take the rows along with `faust -A app state "
+            "export` and "
+            "`import --replace`",
+            ends_after_s=0.0,
+        )

@@ -13,11 +13,13 @@ from typing import Any
 
 import structlog
 
-COLLECT_AT = 10_000, 20, 50  # new objects; younger and middle generations before the next one has its turn
+# New objects; younger and middle generations before the next one has its turn.
+COLLECT_AT = 10_000, 20, 50
 M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
 EXACT_S = 0.05  # of longer waits a millisecond is too little to matter
 FILES_MAX = 65_536  # open at once; more than any worker needs
-FILES, FILES_OF_PARTITION = 100, 8  # about so many are open: of the process, and of each partition's store
+# About so many are open: of the process, and of each partition's store.
+FILES, FILES_OF_PARTITION = 100, 8
 OPEN_SHARE = 0.9  # of the files that may be open, from which on it is told
 log = structlog.get_logger()
 FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
@@ -26,8 +28,9 @@ FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
 def few_arenas() -> None:
     """Have all threads share two of glibc's arenas, unless `MALLOC_ARENA_MAX` says otherwise.
 
-    Each thread of RocksDB's would get one of its own, up to eight for each core, and none gives back what lies between
-    two blocks that are in use: 50 MB of 340 after three million ids. Other C libraries have no such thing.
+    Each thread of RocksDB's would get one of its own, up to eight for each core, and none gives
+    back what lies between two blocks that are in use: 50 MB of 340 after three million ids. Other C
+    libraries have no such thing.
     """
     with suppress(OSError, AttributeError):
         if "MALLOC_ARENA_MAX" not in os.environ:
@@ -37,8 +40,9 @@ def few_arenas() -> None:
 def settle_in() -> None:
     """Have the garbage collector leave alone what was made by now and stays, and come less often.
 
-    Faust and its friends are some 300,000 objects: to look through them takes 30 ms and more, several times a minute,
-    in which no event is handled. What handlers leave behind is looked at as before, only in larger portions.
+    Faust and its friends are some 300,000 objects: to look through them takes 30 ms and more,
+    several times a minute, in which no event is handled. What handlers leave behind is looked at as
+    before, only in larger portions.
     """
     gc.collect()
     gc.freeze()
@@ -48,7 +52,8 @@ def settle_in() -> None:
 def many_files(partitions: int) -> None:
     """Raise this process's soft limit of open files to its hard limit, and say so where that is too low.
 
-    Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it have far more.
+    Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it
+    have far more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = files_max()
@@ -75,12 +80,16 @@ def about_files(partitions: int) -> Iterator[str]:
     may, needs = resource.getrlimit(resource.RLIMIT_NOFILE)[0], files_of(partitions)
     if may != resource.RLIM_INFINITY and may < needs:
         yield (
-            f"{partitions} partitions need {needs:,} open files, this process may have {may:,}: raise the hard limit "
+            f"{partitions} partitions need {needs:,} open files, this process may have "
+            f"{may:,}: raise the hard limit "
             "(`ulimit -Hn`, or LimitNOFILE= of the unit), or start more workers"
         )
     is_near = OPEN_SHARE * may < (used := _open_files())
     if is_near and may >= needs:
-        yield f"{used:,} of {may:,} files are open: something here, a handler perhaps, does not close what it opens"
+        yield (
+            f"{used:,} of {may:,} files are open: something here, a handler perhaps, does "
+            "not close what it opens"
+        )
 
 
 def _open_files() -> int:
@@ -92,12 +101,14 @@ def _open_files() -> int:
 def exact_timers(loop: asyncio.AbstractEventLoop) -> None:
     """Have *loop* end short waits when they are over, where it would do so at the next full millisecond.
 
-    epoll counts in milliseconds, and Python rounds up: a handler that waits for 5 ms waits for 5.5, which is a tenth of
-    what a worker does whose handlers wait. select(2) counts in microseconds, and can watch an epoll for it. Loops that
-    use something else are left as they are.
+    epoll counts in milliseconds, and Python rounds up: a handler that waits for 5 ms waits for 5.5,
+    which is a tenth of what a worker does whose handlers wait. select(2) counts in microseconds,
+    and can watch an epoll for it. Loops that use something else are left as they are.
     """
     selector: Any = getattr(loop, "_selector", None)  # Any: there is no public way to it
-    if not hasattr(select, "epoll") or not isinstance(getattr(selector, "_selector", None), select.epoll):
+    if not hasattr(select, "epoll") or not isinstance(
+        getattr(selector, "_selector", None), select.epoll
+    ):
         return
     poll, watched = selector.select, (selector.fileno(),)
     if watched[0] >= FD_SETSIZE:

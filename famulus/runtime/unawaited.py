@@ -1,7 +1,7 @@
 """Coroutines that a handler makes and never awaits, such as `bus.publish(...)` without `await`: nothing of it happens.
 
-Python only warns of one, when it is deleted. Here the attempt that made it fails, so the event is not "handled" without
-its effects.
+Python only warns of one, when it is deleted. Here the attempt that made it fails, so the event is
+not "handled" without its effects.
 """
 
 import warnings

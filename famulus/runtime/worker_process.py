@@ -22,7 +22,8 @@ from famulus.standard_streams import make_lenient
 from famulus.webserver.auth import Door
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
-LOOP_STOPPED = "Event loop stopped before Future completed"  # what asyncio says when somebody calls `loop.stop`
+# What asyncio says when somebody calls `loop.stop`.
+LOOP_STOPPED = "Event loop stopped before Future completed"
 LOOK_S = 0.1  # between two looks whether a stop has become a crash
 CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
 
@@ -44,10 +45,14 @@ class Worker(faust.Worker):
 
     @property
     def _host(self) -> Host:
-        return cast(Any, self.app)  # type: ignore[no-any-return]  # our app is both Faust's App and a Host
+        # Our app is both Faust's App and a Host.
+        return cast(Any, self.app)  # type: ignore[no-any-return]
 
     def execute_from_commandline(self) -> NoReturn:
-        """Run until stopped. Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code."""
+        """Run until stopped.
+
+        Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code.
+        """
         make_lenient()
         few_arenas()
         exact_timers(self.loop)
@@ -63,24 +68,36 @@ class Worker(faust.Worker):
             super().execute_from_commandline()
         except OperatingError as error:
             raise SystemExit(_said(error)) from None
-        except (SystemExit, CancelledError) as end:  # what mode makes of exceptions; a crash may cancel a part of it
+        except (
+            SystemExit,
+            CancelledError,
+        ) as end:  # what mode makes of exceptions; a crash may cancel a part of it
             raise SystemExit(self._exit_code(end)) from None
 
     def _exit_code(self, end: SystemExit | CancelledError) -> object:
         """The code that says why the worker ended, after the line that does."""
         causes = self._reason, end.__context__
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
-            return _said(ConfigError("the port of the web views was taken while the worker started: start it again"))
+            return _said(
+                ConfigError(
+                    "the port of the web views was taken while the worker started: start it again"
+                )
+            )
         for cause in causes:
             if cause is not None and (fault := fault_of(cause)) is not None:
                 return _said(fault)
         if any(isinstance(cause, RuntimeError) and LOOP_STOPPED in str(cause) for cause in causes):
-            return _said(InvariantError("the event loop was stopped, by a handler or an agent: do not stop it there"))
+            return _said(
+                InvariantError(
+                    "the event loop was stopped, by a handler or an agent: do not stop it there"
+                )
+            )
         if isinstance(end, CancelledError):
             return 1
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
 
-    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002  # Faust's
+    # Faust's.
+    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002
         """No spinner: to turn it, Faust has every debug line of every library made as soon as the level is `warn`."""
         self.spinner = None
 
@@ -104,7 +121,10 @@ class Worker(faust.Worker):
         super()._schedule_shutdown(signal)
 
     async def stop(self) -> None:
-        """Stop everything. The process ends in time also when a part of it hangs, such as on a silent broker."""
+        """Stop everything.
+
+        The process ends in time also when a part of it hangs, such as on a silent broker.
+        """
         threading.Thread(target=self._end_in_time, name="end in time", daemon=True).start()
         await super().stop()
 
@@ -127,7 +147,10 @@ class Worker(faust.Worker):
         if reason is not None and (fault := fault_of(reason)) is not None:
             code = _said(fault)
         else:
-            text = f"Error: the worker did not stop within {limit_s:g} s; what was in hand is read again"
+            text = (
+                f"Error: the worker did not stop within {limit_s:g} s; what was in hand is "
+                "read again"
+            )
             print(text, file=sys.__stderr__, flush=True)  # as above
             code = 1 if reason else EX_TEMPFAIL
         os._exit(code)

@@ -1,9 +1,9 @@
 """The claim check: a payload that is too large for Kafka lies in a store, and its record says which one it is.
 
-Such a record has a small value, its own headers, and behind them three of ours: the reference, the size and the SHA-256
-of what it stands for. The reference is TOPIC/SHA-256, so publishing an event again writes the same blob, and there is
-nothing in it that a sender could choose: it is compared with what it must be, and never followed.
-Pure: no store, no Kafka, no clock.
+Such a record has a small value, its own headers, and behind them three of ours: the reference, the
+size and the SHA-256 of what it stands for. The reference is TOPIC/SHA-256, so publishing an event
+again writes the same blob, and there is nothing in it that a sender could choose: it is compared
+with what it must be, and never followed. Pure: no store, no Kafka, no clock.
 """
 
 import re
@@ -15,7 +15,8 @@ from typing import Protocol, cast
 from famulus.errors import ClaimError
 from famulus.serialization.records import Headers, Outgoing, PlainRecord, Record
 
-# JSON, as the content type says, and never an event; not null, which would delete the key from a compacted topic.
+# JSON, as the content type says, and never an event; not null, which would delete the key from a
+# compacted topic.
 CLAIMED = b'"famulus-claim"'
 MARK = "famulus-claim-"
 REFERENCE, SIZE, SHA256 = MARK + "reference", MARK + "size", MARK + "sha256"
@@ -79,7 +80,8 @@ def is_claim_check(record: Carried) -> bool:
 def claim_of(record: Record, bytes_max: int) -> Claim:
     """What *record*, a claim check, stands for: at most *bytes_max*.
 
-    Raises ClaimError when its headers are not what they must be. Their texts are a stranger's and are not quoted.
+    Raises ClaimError when its headers are not what they must be. Their texts are a stranger's and
+    are not quoted.
     """
     reference, size, digest = (_only(record.headers, name) for name in (REFERENCE, SIZE, SHA256))
     if not _digest.fullmatch(digest):
@@ -123,7 +125,9 @@ class Receipt:
         """Take the next piece. Raises ClaimError as soon as there is too much."""
         end = self._size + piece.nbytes
         if end > self._claim.size:
-            raise ClaimError(f"the blob has more than the {self._claim.size} bytes that the record says")
+            raise ClaimError(
+                f"the blob has more than the {self._claim.size} bytes that the record says"
+            )
         self._bytes[self._size : end] = piece
         self._digest.update(piece)
         self._size = end
@@ -134,11 +138,18 @@ class Receipt:
             raise ClaimError(f"the blob has {self._size} bytes, the record says {self._claim.size}")
         if self._digest.hexdigest() != self._claim.sha256:
             raise ClaimError("the blob does not have the digest that the record says")
-        return cast("bytes", self._bytes)  # reads the same, and a copy would take as much memory again
+        # Reads the same, and a copy would take as much memory again.
+        return cast("bytes", self._bytes)
 
 
 def redeemed(record: Record, payload: bytes) -> PlainRecord:
     """*record* as it would be if it carried its payload."""
     return PlainRecord(
-        record.topic, record.partition, record.offset, record.timestamp, record.key, payload, record.headers
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        payload,
+        record.headers,
     )

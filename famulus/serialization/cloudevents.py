@@ -1,7 +1,8 @@
 """CloudEvents in structured mode: a record's value is a JSON envelope that has the event's attributes and its data.
 
-What we write is binary mode (attributes in headers, see `envelope`); both are read. The `content-type` header says
-which it is. A record is one event: a batch of them, which Kafka's binding does not know either, is refused.
+What we write is binary mode (attributes in headers, see `envelope`); both are read. The
+`content-type` header says which it is. A record is one event: a batch of them, which Kafka's
+binding does not know either, is refused.
 """
 
 import base64
@@ -68,7 +69,10 @@ _decoder = msgspec.json.Decoder(Envelope)
 
 
 def is_structured(record: Carrier) -> bool:
-    """Whether the value is an envelope, or a batch of them, by the `content-type` header. Its case does not matter."""
+    """Whether the value is an envelope, or a batch of them, by the `content-type` header.
+
+    Its case does not matter.
+    """
     for name, value in record.headers:  # noqa: SIM110  # `any` takes twice as long
         if name == "content-type" and _starts(value):
             return True
@@ -76,7 +80,10 @@ def is_structured(record: Carrier) -> bool:
 
 
 def envelope_in(record: Carrier) -> Envelope:
-    """The envelope in a record that `is_structured`. Raises DecodeError when it is none, and for a batch."""
+    """The envelope in a record that `is_structured`.
+
+    Raises DecodeError when it is none, and for a batch.
+    """
     media_type = next(
         value.partition(b";")[0].strip().lower()
         for name, value in record.headers
@@ -84,8 +91,13 @@ def envelope_in(record: Carrier) -> Envelope:
     )
     if media_type not in JSON:
         if media_type.startswith(PREFIX + b"-batch"):
-            raise DecodeError("$", "a batch of CloudEvents: a record is one event, send each as a record of its own")
-        raise DecodeError("$", "CloudEvents in structured mode are read as application/cloudevents+json only")
+            raise DecodeError(
+                "$",
+                "a batch of CloudEvents: a record is one event, send each as a record of its own",
+            )
+        raise DecodeError(
+            "$", "CloudEvents in structured mode are read as application/cloudevents+json only"
+        )
     if record.value is None:
         raise DecodeError("$", "no value (a tombstone), and an envelope was announced")
     try:

@@ -1,8 +1,8 @@
 """Bytes <-> Records: JSON decoded and validated in one pass by msgspec, by the annotations of a faust.Record.
 
-Faust's own decoding does not validate (a wrong type passes silently) and takes three times as long. A Record decoded
-here equals the one that Faust decodes and behaves the same. The sender never chooses a class: metadata in the value,
-such as Faust's `__faust`, is ignored.
+Faust's own decoding does not validate (a wrong type passes silently) and takes three times as long.
+A Record decoded here equals the one that Faust decodes and behaves the same. The sender never
+chooses a class: metadata in the value, such as Faust's `__faust`, is ignored.
 """
 
 import collections.abc
@@ -29,16 +29,26 @@ from famulus.errors import DecodeError
 
 R = TypeVar("R", bound=faust.Record)
 Check = Callable[[Any], Any]  # Any: the value of a field
-DECIMAL_EXPONENT_MAX = 100  # 10**100: beyond any amount, and far from the exponents that make arithmetic explode
+# 10**100: beyond any amount, and far from the exponents that make arithmetic explode.
+DECIMAL_EXPONENT_MAX = 100
 
-# msgspec takes an object of these as it is, and no text for it, where it checks what is to be written.
+# msgspec takes an object of these as it is, and no text for it, where it checks what is to be
+# written.
 _AS_THEY_ARE = (
-    UUID, dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, bytes, bytearray,
-)  # fmt: skip
+    UUID,
+    dt.datetime,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    Decimal,
+    bytes,
+    bytearray,
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _at = re.compile(r" - at `(?:(?P<key>key)` in `)?(?P<path>\$[^`]*)`$")
-# What msgspec says, up to where it may quote a value. Field names and types come from the class, never from the sender.
+# What msgspec says, up to where it may quote a value. Field names and types come from the class,
+# never from the sender.
 _said = re.compile(
     r"Expected `[^`']*`, got `[^`']*`"
     r"|Expected `\w+` of length (?:>=|<=) \d+"
@@ -59,7 +69,10 @@ _said = re.compile(
 
 
 class UnwritableError(Exception):
-    """An event that its own reader would refuse. *path* is that of the first fault, *reason* quotes no value."""
+    """An event that its own reader would refuse.
+
+    *path* is that of the first fault, *reason* quotes no value.
+    """
 
     def __init__(self, namespace: str, path: str, reason: str) -> None:
         super().__init__(f"{namespace}{path[1:]} cannot be written: {reason}")
@@ -89,7 +102,10 @@ class Codec(Generic[R]):
         self._check = _struct(record_type)
 
     def decode(self, value: bytes | None) -> R:
-        """The Record in *value*. Raises DecodeError with the path of the first fault and no word of the payload."""
+        """The Record in *value*.
+
+        Raises DecodeError with the path of the first fault and no word of the payload.
+        """
         if value is None:
             raise DecodeError("$", "no value (a tombstone)")
         try:
@@ -107,21 +123,36 @@ class Codec(Generic[R]):
     def encode(self, record: R) -> bytes:
         """*record* as JSON. Decimals, UUIDs and dates become strings; no metadata is added.
 
-        Refuses what `decode` refuses, naming class and field and no value: ValueError for a number that is not finite,
-        TypeError for a value that its field's type does not have.
+        Refuses what `decode` refuses, naming class and field and no value: ValueError for a number
+        that is not finite, TypeError for a value that its field's type does not have.
         """
         try:
-            made = msgspec.convert(record, self._check, builtin_types=_AS_THEY_ARE, from_attributes=True)
+            made = msgspec.convert(
+                record, self._check, builtin_types=_AS_THEY_ARE, from_attributes=True
+            )
             return msgspec.json.encode(made)
         except msgspec.ValidationError as error:
             fault = fault_in(error)
-            kind = UnwritableValueError if isinstance(error.__cause__, _NotFiniteError) else UnwritableTypeError
+            kind = (
+                UnwritableValueError
+                if isinstance(error.__cause__, _NotFiniteError)
+                else UnwritableTypeError
+            )
             raise kind(self.namespace, fault.path, fault.reason) from None
         except UnicodeEncodeError:
-            raise UnwritableValueError(self.namespace, "$", "a text with half a UTF-16 pair") from None
+            raise UnwritableValueError(
+                self.namespace, "$", "a text with half a UTF-16 pair"
+            ) from None
         except RecursionError:
             raise UnwritableValueError(self.namespace, "$", "nested too deeply") from None
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, msgspec.MsgspecError) as error:
+        except (
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            msgspec.MsgspecError,
+        ) as error:
             reason = f"a value that JSON cannot carry ({type(error).__name__})"
             raise UnwritableTypeError(self.namespace, "$", reason) from None
 
@@ -194,9 +225,10 @@ def _why_not_json(value: bytes, error: msgspec.DecodeError) -> str:
     return said[0]
 
 
-# The shape: what msgspec makes. Record classes cannot be made by it, because their fields are descriptors that it would
-# call one by one. So it makes an instance of a dataclass with the same fields, which then becomes a Record: both are
-# plain objects with a `__dict__`, between which Python lets `__class__` change.
+# The shape: what msgspec makes. Record classes cannot be made by it, because their fields are
+# descriptors that it would call one by one. So it makes an instance of a dataclass with the same
+# fields, which then becomes a Record: both are plain objects with a `__dict__`, between which
+# Python lets `__class__` change.
 
 
 def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> Any:
@@ -205,7 +237,9 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
     factories = getattr(record_type, "__factories__", {})
     fields: list[tuple[str, Any, Any]] = []
     for name, annotation in _fields(record_type).items():
-        shape = _shape_of_field(record_type, name, annotation, partial(_shape, inside=(*inside, record_type)))
+        shape = _shape_of_field(
+            record_type, name, annotation, partial(_shape, inside=(*inside, record_type))
+        )
         if name in factories:
             default = dataclasses.field(default_factory=factories[name])
         elif name in options.defaults:
@@ -213,13 +247,18 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
         else:
             default = dataclasses.field()
         fields.append((name, shape, default))
-    # Faust's descriptors convert a field on its first read unless it stands in here. An instance made by Faust has a
-    # set of its own, so this one, on the class, speaks for those made here.
+    # Faust's descriptors convert a field on its first read unless it stands in here. An instance
+    # made by Faust has a set of its own, so this one, on the class, speaks for those made here.
     record_type.__evaluated_fields__ = frozenset(options.fields)  # type: ignore[assignment]
     return dataclasses.make_dataclass(
-        record_type.__name__, fields, namespace={"__post_init__": _becomes(record_type)},
-        init=False, repr=False, eq=False, kw_only=True,
-    )  # fmt: skip
+        record_type.__name__,
+        fields,
+        namespace={"__post_init__": _becomes(record_type)},
+        init=False,
+        repr=False,
+        eq=False,
+        kw_only=True,
+    )
 
 
 def _check_class(record_type: type[faust.Record], inside: tuple[type, ...]) -> None:
@@ -229,11 +268,19 @@ def _check_class(record_type: type[faust.Record], inside: tuple[type, ...]) -> N
     if record_type.__is_abstract__:
         raise _DeclarationError(f"{name} is abstract: name a class that is derived from it")
     if record_type.__init__ is not record_type._model_init:
-        raise _DeclarationError(f"{name} has an __init__ of its own, which decoding does not call: write __post_init__")
+        raise _DeclarationError(
+            f"{name} has an __init__ of its own, which decoding does not call: write __post_init__"
+        )
     for field in record_type._options.fields:
         descriptor: Any = getattr(record_type, field)
-        if (descriptor.input_name, descriptor.output_name, descriptor.exclude) != (field, field, False):
-            raise _DeclarationError(f"{name}.{field} has another name on the wire, which is not supported")
+        if (descriptor.input_name, descriptor.output_name, descriptor.exclude) != (
+            field,
+            field,
+            False,
+        ):
+            raise _DeclarationError(
+                f"{name}.{field} has another name on the wire, which is not supported"
+            )
 
 
 def _fields(record_type: type[faust.Record]) -> dict[str, Any]:
@@ -246,16 +293,24 @@ def _fields(record_type: type[faust.Record]) -> dict[str, Any]:
 def _default(value: Any) -> Any:
     if isinstance(value, (list, dict, set, faust.Record)):
         return dataclasses.field(default_factory=partial(deepcopy, value))
-    # A plain default would be an attribute of the dataclass, and lost when the instance changes its class.
+    # A plain default would be an attribute of the dataclass, and lost when the instance changes its
+    # class.
     return dataclasses.field(default_factory=repeat(value).__next__)
 
 
 def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
     """What makes an instance of the shape a Record."""
     options, annotations = record_type._options, _fields(record_type)
-    decimals = [name for name, of in annotations.items() if of is Decimal and name not in options.defaults]
-    # JSON has no float that is not finite, and msgspec refuses one that is out of range: only decimals are looked at.
-    held = {name: of for name, of in annotations.items() if name not in decimals and _may_hold_decimals(of)}
+    decimals = [
+        name for name, of in annotations.items() if of is Decimal and name not in options.defaults
+    ]
+    # JSON has no float that is not finite, and msgspec refuses one that is out of range: only
+    # decimals are looked at.
+    held = {
+        name: of
+        for name, of in annotations.items()
+        if name not in decimals and _may_hold_decimals(of)
+    }
     others = _checks(held)
     after = _after(record_type)
     if not (decimals or others or after):
@@ -268,7 +323,10 @@ def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
     def become(made: Any) -> None:
         for name in decimals:  # what `_finite` does, without a call: most events carry amounts
             value = getattr(made, name)
-            if not (value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX):
+            if not (
+                value.is_finite()
+                and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX
+            ):
                 raise _NotFiniteError(name, _NOT_FINITE)
         for name, check in others:
             check(getattr(made, name))
@@ -300,29 +358,49 @@ def _after(record_type: type[faust.Record]) -> Check | None:
                 raise _RefusedError("", reason) from None
         for name, descriptor in descriptors.items():
             if next(iter(descriptor.validate_all(getattr(made, name))), None) is not None:
-                raise _RefusedError(name, f"its {type(descriptor).__name__} refuses it{_limits_of(descriptor)}")
+                raise _RefusedError(
+                    name, f"its {type(descriptor).__name__} refuses it{_limits_of(descriptor)}"
+                )
 
     return after
 
 
 def _limits_of(descriptor: Any) -> str:
-    limits = ("min_value", "max_value", "min_length", "max_length", "max_digits", "max_decimal_places")
-    said = [f"{name}={limit}" for name in limits if (limit := getattr(descriptor, name, None)) is not None]
+    limits = (
+        "min_value",
+        "max_value",
+        "min_length",
+        "max_length",
+        "max_digits",
+        "max_decimal_places",
+    )
+    said = [
+        f"{name}={limit}"
+        for name in limits
+        if (limit := getattr(descriptor, name, None)) is not None
+    ]
     return f" ({', '.join(said)})" if said else ""
 
 
 # Types.
 
 _KINDS: dict[Any, Any] = {
-    collections.abc.Sequence: list, collections.abc.MutableSequence: list, collections.abc.Collection: list,
-    collections.abc.Iterable: list, collections.abc.Mapping: dict, collections.abc.MutableMapping: dict,
-    collections.abc.Set: set, collections.abc.MutableSet: set,
-}  # fmt: skip
+    collections.abc.Sequence: list,
+    collections.abc.MutableSequence: list,
+    collections.abc.Collection: list,
+    collections.abc.Iterable: list,
+    collections.abc.Mapping: dict,
+    collections.abc.MutableMapping: dict,
+    collections.abc.Set: set,
+    collections.abc.MutableSet: set,
+}
 _CONTAINERS = (list, dict, set, frozenset, tuple)
 OfRecord = Callable[[type[faust.Record]], Any]
 
 
-def _shape_of_field(record_type: type[faust.Record], name: str, annotation: Any, of_record: OfRecord) -> Any:
+def _shape_of_field(
+    record_type: type[faust.Record], name: str, annotation: Any, of_record: OfRecord
+) -> Any:
     where = f"{record_type.__name__}.{name}"
     try:
         shape = _shape_of(annotation, of_record)
@@ -331,18 +409,25 @@ def _shape_of_field(record_type: type[faust.Record], name: str, annotation: Any,
         raise _DeclarationError(f"{where} is a {error}, which JSON cannot carry") from None
     except _DeclarationError:
         raise
-    except (TypeError, ValueError, RecursionError) as error:  # msgspec's own words go over several lines
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # msgspec's own words go over several lines
         raise _DeclarationError(f"{where}: {' '.join(str(error).split())}") from None
     return shape
 
 
-def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: C901, PLR0911  # a case for each kind of type
+# A case for each kind of type.
+def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: C901, PLR0911
     if _is_record(annotation):
         return of_record(annotation)
     if isinstance(annotation, typing.NewType):
         return _shape_of(annotation.__supertype__, of_record)
     if isinstance(annotation, TypeVar):
-        raise TypeError(f"{annotation} stands for no type: derive from Base[Type], or name the type")
+        raise TypeError(
+            f"{annotation} stands for no type: derive from Base[Type], or name the type"
+        )
     if annotation in (object, typing.LiteralString):
         return Any if annotation is object else str
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -364,7 +449,9 @@ def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: C901, PLR09
         inner = tuple(a if a is Ellipsis else _shape_of(a, of_record) for a in arguments)
         return kind[inner]
     if origin is not None:
-        raise _NotJsonError(f"{_name(annotation)} (declare a list, dict, set, tuple, or a class of its own)")
+        raise _NotJsonError(
+            f"{_name(annotation)} (declare a list, dict, set, tuple, or a class of its own)"
+        )
     if isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType):
         raise _NotJsonError(_name(annotation))
     return annotation
@@ -374,21 +461,29 @@ def _union_of(annotation: Any, arguments: tuple[Any, ...], of_record: OfRecord) 
     others = [each for each in arguments if each is not types.NoneType]
     if len(others) > 1 and any(map(_is_record, others)):
         raise TypeError(f"a Record can be optional, but not in the union {_name(annotation)}")
-    return typing.Union[tuple(_shape_of(argument, of_record) for argument in arguments)]  # noqa: UP007  # at run time
+    # At run time.
+    return typing.Union[tuple(_shape_of(argument, of_record) for argument in arguments)]  # noqa: UP007
 
 
 def _name(annotation: Any) -> str:
-    return str(annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else annotation)
+    return str(
+        annotation.__name__
+        if isinstance(annotation, type) and not typing.get_args(annotation)
+        else annotation
+    )
 
 
 def _is_record(annotation: Any) -> bool:
     return (
-        isinstance(annotation, type) and typing.get_origin(annotation) is None and issubclass(annotation, faust.Record)
+        isinstance(annotation, type)
+        and typing.get_origin(annotation) is None
+        and issubclass(annotation, faust.Record)
     )
 
 
-# What is written: a struct with the fields of the Record, which msgspec fills from its attributes, checking their
-# types, and writes. Types that msgspec would make from their text are asked for as they are.
+# What is written: a struct with the fields of the Record, which msgspec fills from its attributes,
+# checking their types, and writes. Types that msgspec would make from their text are asked for as
+# they are.
 
 
 class _Is(type):
@@ -411,7 +506,12 @@ def _struct(record_type: type[faust.Record]) -> Any:
 
     namespace = {"__post_init__": check} if checks else {}
     struct = msgspec.defstruct(
-        record_type.__name__, list(shapes.items()), namespace=namespace, kw_only=True, eq=False, gc=False
+        record_type.__name__,
+        list(shapes.items()),
+        namespace=namespace,
+        kw_only=True,
+        eq=False,
+        gc=False,
     )
     _check_defaults(record_type, shapes)
     return struct
@@ -425,7 +525,10 @@ def _check_defaults(record_type: type[faust.Record], shapes: dict[str, Any]) -> 
             fault = fault_in(error)
             cure = " | None" if default is None else ""
             raise _DeclarationError(
-                f"{record_type.__name__}.{name} has a default of another type than its own ({fault.reason}): "
+                (
+                    f"{record_type.__name__}.{name} has a default of another type than its own "
+                    f"({fault.reason}): "
+                )
                 + (
                     f"declare it as {_name(record_type._options.fields[name])}{cure}"
                     if cure
@@ -508,5 +611,7 @@ def _may_hold_decimals(annotation: Any) -> bool:
 
 def _is_finite(value: Decimal | float) -> bool:
     if isinstance(value, Decimal):
-        return value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX
+        return (
+            value.is_finite() and -DECIMAL_EXPONENT_MAX <= value.adjusted() <= DECIMAL_EXPONENT_MAX
+        )
     return math.isfinite(value)

@@ -1,7 +1,8 @@
 """The key of a record from a field's value: one function for publishing, subjects, and the rows that are imported.
 
-The text is what JSON has for the value, without quotes: that of a table's key too, so that a row and the events of its
-key stand in the same partition, and another language's client, which has only the JSON, finds them.
+The text is what JSON has for the value, without quotes: that of a table's key too, so that a row
+and the events of its key stand in the same partition, and another language's client, which has only
+the JSON, finds them.
 """
 
 import math
@@ -18,7 +19,8 @@ _AS_JSON = (datetime, date, time, timedelta, UUID, Decimal)
 def key_bytes(key: object) -> bytes | None:
     """The record key that *key* stands for: bytes as they are, None as none, anything else by its text.
 
-    An enumeration's is that of its value. Raises TypeError for what has no one text, such as a list or NaN.
+    An enumeration's is that of its value. Raises TypeError for what has no one text, such as a list
+    or NaN.
     """
     if key is None or type(key) is bytes:
         return key
@@ -43,7 +45,8 @@ def _key_bytes(key: object) -> bytes | None:
         return msgspec.json.encode(key).strip(b'"')
     what = "a number that is not finite" if is_number else f"a {type(key).__name__}"
     raise TypeError(
-        f"{what} cannot be the key of a record: a key is a text, bytes, a number, a truth, a UUID, a time, "
+        f"{what} cannot be the key of a record: a key is a text, bytes, a number, a truth, a "
+        "UUID, a time, "
         "or an enumeration of these"
     )
 

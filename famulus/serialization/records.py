@@ -1,10 +1,11 @@
 """What travels beside the bytes of an event: its id, its type, where it came from.
 
-Written as CloudEvents 1.0 Kafka headers in binary mode (`ce_id`, `ce_type`, `ce_source`, `ce_time`, `content-type`),
-with two extensions that tell a story: `ce_causationid` is the id of the event because of which this one was published,
-`ce_correlationid` that of the first event of the chain. Structured mode is read as well, see `cloudevents`. Records
-without any of it are read too: their id is their place in the log, their type comes from the subscription.
-Pure: no Kafka, no event loop, no clock (time is an argument).
+Written as CloudEvents 1.0 Kafka headers in binary mode (`ce_id`, `ce_type`, `ce_source`, `ce_time`,
+`content-type`), with two extensions that tell a story: `ce_causationid` is the id of the event
+because of which this one was published, `ce_correlationid` that of the first event of the chain.
+Structured mode is read as well, see `cloudevents`. Records without any of it are read too: their id
+is their place in the log, their type comes from the subscription. Pure: no Kafka, no event loop, no
+clock (time is an argument).
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from uuid import UUID
 from famulus.errors import DecodeError
 from famulus.serialization.cloudevents import envelope_in, is_structured
 
-Headers = Sequence[tuple[str, bytes]]  # a stranger's may have no value, None: whoever reads one says `value or b""`
+# A stranger's may have no value, None: whoever reads one says `value or b""`.
+Headers = Sequence[tuple[str, bytes]]
 Outcome = Literal["handled", "duplicate", "dead_lettered", "ignored"]  # how a record ended
 # Of the ids that are derived: another one would change them all.
 NAMESPACE = UUID("50ac5b66-615e-4227-b4eb-f4a479eb611a")
@@ -51,12 +53,15 @@ class PlainRecord:
     headers: Headers
 
 
-@dataclass(slots=True)  # not frozen: there is one for every event, and that takes four times as long
+# Not frozen: there is one for every event, and that takes four times as long.
+@dataclass(slots=True)
 class Outgoing:
-    """A record that is ready to leave. *partition* None lets the key decide, *timestamp_ms* None means now.
+    """A record that is ready to leave.
 
-    *fallback* leaves in its place when it is too large. *size* is remembered when somebody has worked it out, 0 until
-    then; nothing else of one is ever changed.
+    *partition* None lets the key decide, *timestamp_ms* None means now.
+
+    *fallback* leaves in its place when it is too large. *size* is remembered when somebody has
+    worked it out, 0 until then; nothing else of one is ever changed.
     """
 
     topic: str
@@ -66,7 +71,8 @@ class Outgoing:
     partition: int | None = None
     timestamp_ms: int | None = None
     fallback: "Outgoing | None" = None
-    size: int = field(default=0, init=False, compare=False)  # of a record batch of its own, not compressed
+    # Of a record batch of its own, not compressed.
+    size: int = field(default=0, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,11 @@ class Delivery:
     @property
     def correlation_id(self) -> str:
         """What all events of one chain have in common: the id of its first event, this one's if it is the first."""
-        return _text(self.attributes, "ce_correlationid") or _text(self.attributes, "ce_id") or self.event_id
+        return (
+            _text(self.attributes, "ce_correlationid")
+            or _text(self.attributes, "ce_id")
+            or self.event_id
+        )
 
     @property
     def causation_id(self) -> str | None:
@@ -105,9 +115,16 @@ class Delivery:
 def delivery_of(record: Record, event_id: str, attempt: int) -> Delivery:
     """The delivery of *record* for the handler that asks for one."""
     return Delivery(
-        record.topic, record.partition, record.offset, record.timestamp, record.key, record.headers, event_id, attempt,
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.headers,
+        event_id,
+        attempt,
         attributes_of(record),
-    )  # fmt: skip
+    )
 
 
 def event_id_of(record: Record) -> str:
@@ -178,13 +195,19 @@ def cause_of(record: Record) -> Cause:
         named.update(attributes_of(record))
     identifier = named.get("ce_id") or place_of(record).encode()
     return Cause(
-        [("ce_correlationid", named.get("ce_correlationid") or identifier), ("ce_causationid", identifier)],
+        [
+            ("ce_correlationid", named.get("ce_correlationid") or identifier),
+            ("ce_causationid", identifier),
+        ],
         [(name, named[name]) for name in TRACE if named.get(name)],
     )
 
 
 def event_type_of(headers: Headers) -> str | None:
-    """The type that the sender wrote into `ce_type`, or None. It is a name to look up, never a class to load."""
+    """The type that the sender wrote into `ce_type`, or None.
+
+    It is a name to look up, never a class to load.
+    """
     for name, value in headers:
         if name == "ce_type":
             return (value or b"").decode("utf-8", "backslashreplace")
@@ -199,7 +222,13 @@ def _text(headers: Headers, wanted: str) -> str | None:
 
 
 def headers_of(  # what a CloudEvent has
-    *, event_id: str, event_type: str, source: str, time: str, subject: str = "", story: Headers = ()
+    *,
+    event_id: str,
+    event_type: str,
+    source: str,
+    time: str,
+    subject: str = "",
+    story: Headers = (),
 ) -> list[tuple[str, bytes]]:
     """The headers of an event that leaves (CloudEvents 1.0, Kafka protocol binding, binary mode).
 
@@ -241,8 +270,8 @@ def with_own(headers: list[tuple[str, bytes]], own: Headers) -> list[tuple[str, 
 def derived_id(cause_id: str, handler: str, position: int) -> str:
     """The id of the *position*-th event that *handler* publishes because of *cause_id*.
 
-    The same cause gives the same id, so that an event published twice is recognised as one by whoever reads it. It is
-    a UUID of version 5 (RFC 9562), by name in our namespace.
+    The same cause gives the same id, so that an event published twice is recognised as one by
+    whoever reads it. It is a UUID of version 5 (RFC 9562), by name in our namespace.
     """
     digest = _namespace.copy()
     digest.update(f"{cause_id}|{handler}|{position}".encode())

@@ -2,11 +2,12 @@
 
     class CustomerMoved(Event, namespace="...", topic="...", key="customer_id", sensitive=("address",))
 
-They are hidden by their place in the JSON, so that also what does not decode hides them. A sender may misspell a name,
-or put an object where a text belongs: so of a class that has something to hide, only its own fields are shown, in the
-shapes that they were declared in. Names that it does not have are stars as well, whatever their case, and so is all
-that stands where such a record was expected and none is. Of what is no JSON, or nested too deeply, nothing is shown.
-Handlers, tables and dead letters have them as they are: this is about people's eyes.
+They are hidden by their place in the JSON, so that also what does not decode hides them. A sender
+may misspell a name, or put an object where a text belongs: so of a class that has something to
+hide, only its own fields are shown, in the shapes that they were declared in. Names that it does
+not have are stars as well, whatever their case, and so is all that stands where such a record was
+expected and none is. Of what is no JSON, or nested too deeply, nothing is shown. Handlers, tables
+and dead letters have them as they are: this is about people's eyes.
 """
 
 import typing
@@ -20,10 +21,22 @@ STARS = "***"
 # In a CloudEvent in structured mode the event is in `data`, and these are about it.
 ATTRIBUTES = frozenset(
     {
-        "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "partitionkey",
-        "sequence", "correlationid", "causationid", "traceparent", "tracestate",
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "partitionkey",
+        "sequence",
+        "correlationid",
+        "causationid",
+        "traceparent",
+        "tracestate",
     }
-)  # fmt: skip
+)
 OPAQUE = "data", "payload", "body"  # names under which an envelope has an event
 METADATA = "__faust"  # what Faust writes into a value
 
@@ -31,13 +44,17 @@ METADATA = "__faust"  # what Faust writes into a value
 class Places(dict[str, Any]):
     """Where something is hidden in a record's JSON, by field: True where it is all of it, else the Places inside.
 
-    *open* has the record's other fields, and whether there may be objects or lists in them. *is_mapping*: these are
-    the Places of each value of an object whose names are no fields.
+    *open* has the record's other fields, and whether there may be objects or lists in them.
+    *is_mapping*: these are the Places of each value of an object whose names are no fields.
     """
 
     def __init__(
-        self, hidden: Mapping[str, Any] = {}, fields: Mapping[str, bool] = {}, *, is_mapping: bool = False
-    ) -> None:  # fmt: skip
+        self,
+        hidden: Mapping[str, Any] = {},
+        fields: Mapping[str, bool] = {},
+        *,
+        is_mapping: bool = False,
+    ) -> None:
         super().__init__(hidden)
         self.open = dict(fields)
         self.is_mapping = is_mapping
@@ -52,7 +69,10 @@ _places: dict[type[faust.Record], Places] = {}
 
 
 def places_in(record_type: type[faust.Record]) -> Places:
-    """Where in its JSON the sensitive fields of *record_type* are, nothing if it has none. Looked up once."""
+    """Where in its JSON the sensitive fields of *record_type* are, nothing if it has none.
+
+    Looked up once.
+    """
     known = _places.get(record_type)
     if known is not None:
         return known
@@ -113,7 +133,13 @@ def _joined(every: list[Places]) -> Places:
     for places in every:
         for name, place in places.items():
             there = joined.get(name)
-            joined[name] = place if there is None else True if True in (there, place) else _joined([there, place])
+            joined[name] = (
+                place
+                if there is None
+                else True
+                if True in (there, place)
+                else _joined([there, place])
+            )
         for name, is_nested in places.open.items():
             joined.open[name] = joined.open.get(name, False) or is_nested
     joined.open = {name: is_nested for name, is_nested in joined.open.items() if name not in joined}
@@ -125,7 +151,9 @@ def hidden(value: bytes | None, places: Places) -> bytes | None:
     if value is None or not places:
         return value
     try:
-        return msgspec.json.encode(_hidden(msgspec.json.decode(value), places, places.names(), is_top=True))
+        return msgspec.json.encode(
+            _hidden(msgspec.json.decode(value), places, places.names(), is_top=True)
+        )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
         # What was meant to be an object stays JSON, since it may become a part of some.
         return msgspec.json.encode(STARS) if value[:1] in (b"[", b"{") else STARS.encode()
@@ -144,7 +172,9 @@ def _hidden(content: Any, places: Places, names: set[str], *, is_top: bool = Fal
         return {name: _hidden(each, inside, names) for name, each in content.items()}
     if is_top and "specversion" in content and "specversion" not in places.open:
         return {name: _attribute(name, each, places, names) for name, each in content.items()}
-    return {name: _field(name, each, places, names, is_top=is_top) for name, each in content.items()}
+    return {
+        name: _field(name, each, places, names, is_top=is_top) for name, each in content.items()
+    }
 
 
 def _attribute(name: str, content: Any, places: Places, names: set[str]) -> Any:
@@ -171,5 +201,8 @@ def _without(content: Any, names: set[str]) -> Any:
     if isinstance(content, list):
         return [_without(each, names) for each in content]
     if isinstance(content, dict):
-        return {name: STARS if name.lower() in names else _without(each, names) for name, each in content.items()}
+        return {
+            name: STARS if name.lower() in names else _without(each, names)
+            for name, each in content.items()
+        }
     return content

@@ -1,8 +1,10 @@
-"""Records of the group's own topics that cannot be read: each ends at itself, whatever is in it. Pure.
+"""Records of the group's own topics that cannot be read: each ends at itself, whatever is in it.
 
-Whoever may write to such a topic may put anything into it: bytes that are no text, JSON nested a thousand times,
-numbers of four hundred digits. So every decoder of one is called by `read`, and what it raises becomes one error that
-names the place and quotes nothing of the record.
+Pure.
+
+Whoever may write to such a topic may put anything into it: bytes that are no text, JSON nested a
+thousand times, numbers of four hundred digits. So every decoder of one is called by `read`, and
+what it raises becomes one error that names the place and quotes nothing of the record.
 """
 
 import re
@@ -65,7 +67,9 @@ def read(record: P, decode: Callable[[P], T]) -> T:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, it ends at this record
-        raise StrayRecordError(record.topic, record.partition, record.offset, reason_of(error)) from None
+        raise StrayRecordError(
+            record.topic, record.partition, record.offset, reason_of(error)
+        ) from None
 
 
 def reason_of(error: Exception) -> str:
@@ -77,7 +81,10 @@ def reason_of(error: Exception) -> str:
 
 
 def number_in(digits: bytes, least: int = 0, most: int = INT64_MAX) -> int:
-    """Return the whole number that *digits* say. Raises ValueError unless it is from *least* to *most*."""
+    """Return the whole number that *digits* say.
+
+    Raises ValueError unless it is from *least* to *most*.
+    """
     if _digits.fullmatch(digits) is None or not least <= (number := int(digits)) <= most:
         raise ValueError(f"no number from {least} to {most}")
     return number

@@ -1,6 +1,9 @@
-r"""The state changelog of a subscription: what its records look like. Pure: no Kafka, no store, no clock.
+r"""The state changelog of a subscription: what its records look like.
 
-One topic holds everything that a subscription remembers, one partition for each partition of its source:
+Pure: no Kafka, no store, no clock.
+
+One topic holds everything that a subscription remembers, one partition for each partition of its
+source:
 
     t TABLE \0 KEY           a row of a table
     p PERIOD EPOCH NUMBER    a pack: the marks of the events that were settled together
@@ -11,8 +14,9 @@ One topic holds everything that a subscription remembers, one partition for each
     \0reset                  everything before this counts no more
     \0whole OFFSET           the state was written back: from that offset on the log says all of it
 
-Every record carries the epoch of the owner that wrote it in a header. Whoever reads the log in order ignores records of
-an older epoch than one seen before: a worker that was frozen and writes what it had in hand changes nothing.
+Every record carries the epoch of the owner that wrote it in a header. Whoever reads the log in
+order ignores records of an older epoch than one seen before: a worker that was frozen and writes
+what it had in hand changes nothing.
 """
 
 import struct
@@ -32,7 +36,8 @@ PROCESSED, CLAIM, RESET, WHOLE = b"\0processed", b"\0claim", b"\0reset", b"\0who
 UNFINISHED = b"-1"  # the value of WHOLE while it is being written back
 EPOCH = "epoch"  # the name of the header
 EPOCH_MAX = 2**40  # each claim adds one: what says more was written by nobody of us
-RECORD_OVERHEAD = 64  # bytes of a record beside key and value, at most: lengths, deltas, the epoch's header
+# Bytes of a record beside key and value, at most: lengths, deltas, the epoch's header.
+RECORD_OVERHEAD = 64
 BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
 
 _epoch = struct.Struct(">q")
@@ -86,12 +91,13 @@ class Claim(msgspec.Struct, frozen=True):
 class Processed(msgspec.Struct, frozen=True):
     """How far a partition of the source is settled.
 
-    Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns of how many are
-    not and how many are. *stream_ms* is the newest time of the records below *next_offset*, *at_ms* when this was
-    written, *counts* how the records ended since the state began. *seek* is the newest order of an operator to go on
-    elsewhere that was carried out. *home* is where this was written, *source_id* the id of the topic that the offsets
-    are of; None and "": by a version that did not know. *leader_epoch* (KIP-320) is that of the newest records
-    that were read by then: of those below *next_offset*, or a later one; -1: not known.
+    Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns
+    of how many are not and how many are. *stream_ms* is the newest time of the records below
+    *next_offset*, *at_ms* when this was written, *counts* how the records ended since the state
+    began. *seek* is the newest order of an operator to go on elsewhere that was carried out. *home*
+    is where this was written, *source_id* the id of the topic that the offsets are of; None and "":
+    by a version that did not know. *leader_epoch* (KIP-320) is that of the newest records that were
+    read by then: of those below *next_offset*, or a later one; -1: not known.
     """
 
     next_offset: int
@@ -115,7 +121,11 @@ def decode_processed(value: bytes) -> Processed:
     """Read a processed row. Raises ValueError, or what msgspec raises, for what is none."""
     processed = _processed.decode(value)
     numbers = (processed.next_offset, *processed.ahead, *processed.counts.values())
-    if len(processed.ahead) % 2 or min(numbers) < 0 or max(*numbers, abs(processed.stream_ms)) > INT64_MAX:
+    if (
+        len(processed.ahead) % 2
+        or min(numbers) < 0
+        or max(*numbers, abs(processed.stream_ms)) > INT64_MAX
+    ):
         raise ValueError("its numbers are no offsets")
     if not -1 <= processed.leader_epoch <= INT32_MAX:
         raise ValueError("no leader has that epoch")
@@ -123,7 +133,10 @@ def decode_processed(value: bytes) -> Processed:
 
 
 def whole_since(value: bytes) -> int:
-    """From which offset on a log says all of the state, -1 while it is written back. Raises ValueError."""
+    """From which offset on a log says all of the state, -1 while it is written back.
+
+    Raises ValueError.
+    """
     return number_in(value, least=-1)
 
 
@@ -169,7 +182,11 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
     """The epoch of a record's writer; 0, which nobody has, when it says none, or one that no claim ever had."""
     for name, value in headers:
         if name == EPOCH:
-            epoch = int(_epoch.unpack(value)[0]) if value is not None and len(value) == _epoch.size else 0
+            epoch = (
+                int(_epoch.unpack(value)[0])
+                if value is not None and len(value) == _epoch.size
+                else 0
+            )
             return epoch if 0 < epoch <= EPOCH_MAX else 0
     return 0
 
@@ -194,9 +211,21 @@ def _fault_in(key: bytes, value: bytes | None, epoch: int) -> str:
         return "" if b"\0" in key else "a row without a table"
     if kind in {ATTEMPTS, DEAD}:
         is_right = kind == DEAD or value is None or _are_attempts(value)
-        return other_length if len(key) != _offset_key.size else "" if is_right else "numbers out of range"
+        return (
+            other_length
+            if len(key) != _offset_key.size
+            else ""
+            if is_right
+            else "numbers out of range"
+        )
     if kind == PACK:
-        return other_length if len(key) != PACK_KEY_BYTES else "" if value is None or is_pack(value) else "no marks"
+        return (
+            other_length
+            if len(key) != PACK_KEY_BYTES
+            else ""
+            if value is None or is_pack(value)
+            else "no marks"
+        )
     if key == PROCESSED and value is not None:
         decode_processed(value)
     elif key == CLAIM and value is not None and decode_claim(value).epoch != epoch:
@@ -207,7 +236,9 @@ def _fault_in(key: bytes, value: bytes | None, epoch: int) -> str:
 
 
 def _are_attempts(value: bytes) -> bool:
-    return all(0 <= number <= INT64_MAX for tried in _attempts.decode(value).values() for number in tried)
+    return all(
+        0 <= number <= INT64_MAX for tried in _attempts.decode(value).values() for number in tried
+    )
 
 
 def offset_key(kind: bytes, offset: int) -> bytes:

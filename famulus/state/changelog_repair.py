@@ -1,7 +1,7 @@
 """Writing a changelog back from a whole store, so that all of the state can be made from the log again.
 
-Nothing is deleted before it is written anew, and each record says all of its key: whoever is interrupted does it again.
-A log that says that this did not end is taken for the truth by nobody.
+Nothing is deleted before it is written anew, and each record says all of its key: whoever is
+interrupted does it again. A log that says that this did not end is taken for the truth by nobody.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,13 +31,17 @@ from famulus.state.rocksdb_store import Store
 
 
 async def write_back(
-    sender: Sender, replica: Replica, stale: Iterable[bytes] = (), progressed: Callable[[int], object] = lambda _: None
+    sender: Sender,
+    replica: Replica,
+    stale: Iterable[bytes] = (),
+    progressed: Callable[[int], object] = lambda _: None,
 ) -> int:
     """Write all that the store of *replica* has into its changelog, which was claimed with the store's epoch.
 
-    The keys *stale*, which the log has and the store has not, are deleted there. Returns how many records were written;
-    *progressed* is told of each batch. The store holds the changelog up to the last one afterwards. Raises what the
-    sender and the store raise, and InvariantError when somebody else writes meanwhile.
+    The keys *stale*, which the log has and the store has not, are deleted there. Returns how many
+    records were written; *progressed* is told of each batch. The store holds the changelog up to
+    the last one afterwards. Raises what the sender and the store raise, and InvariantError when
+    somebody else writes meanwhile.
     """
     store, headers = replica.store, epoch_headers(replica.store.epoch)
 
@@ -47,7 +51,9 @@ async def write_back(
         nonlocal expected
         first = await (await sender.send_batch(replica.topic, replica.partition, rows, headers))
         if expected not in {-1, first}:
-            raise InvariantError(f"somebody else wrote to {replica.home} while it was written back; do it again")
+            raise InvariantError(
+                f"somebody else wrote to {replica.home} while it was written back; do it again"
+            )
         expected = first + len(rows)
         return first
 

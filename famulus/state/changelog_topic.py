@@ -24,15 +24,27 @@ class Sender(Protocol):
     """The way to Kafka, injected: `publish.producer.Producer` has this shape."""
 
     async def send_batch(
-        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
+        self,
+        topic: str,
+        partition: int,
+        rows: Iterable[tuple[bytes, bytes | None]],
+        headers: Headers,
     ) -> Awaitable[int]:
-        """Send *rows* as one record batch. The result gives the offset of the first one, -1 when it is not told."""
+        """Send *rows* as one record batch.
+
+        The result gives the offset of the first one, -1 when it is not told.
+        """
 
     async def topics(self, names: Collection[str]) -> Topics:
         """What these names stand for now."""
 
-    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
-        """Where the records of these leader epochs, and of earlier ones, end. Left out where nobody tells."""
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int], topics: Topics
+    ) -> dict[TopicPartition, int]:
+        """Where the records of these leader epochs, and of earlier ones, end.
+
+        Left out where nobody tells.
+        """
 
 
 class Reader(Protocol):
@@ -43,7 +55,10 @@ class Reader(Protocol):
 
 
 class LogReader:
-    """Reads changelogs from outside of any group. *new_consumer* makes an unassigned aiokafka consumer."""
+    """Reads changelogs from outside of any group.
+
+    *new_consumer* makes an unassigned aiokafka consumer.
+    """
 
     def __init__(self, new_consumer: Callable[[], AIOKafkaConsumer]) -> None:
         self._new_consumer = new_consumer
@@ -67,7 +82,9 @@ class LogReader:
             consumer.seek(place, start)
             found: list[Logged] = []
             while await consumer.position(place) < end:
-                polled = await poll(consumer, place, timeout_ms=POLL_MS, skipped=strays.skipped("state"))
+                polled = await poll(
+                    consumer, place, timeout_ms=POLL_MS, skipped=strays.skipped("state")
+                )
                 for records in polled.values():
                     found += records
             return found
@@ -79,9 +96,14 @@ def worker_name() -> str:
 
 
 async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -> tuple[str, int]:
-    """Append a claim of this process; returns its owner's id and its offset. Raises what the sender raises."""
+    """Append a claim of this process; returns its owner's id and its offset.
+
+    Raises what the sender raises.
+    """
     claim = Claim(epoch, uuid4().hex, worker_name(), wall_ms())
-    offset = await (await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch)))
+    offset = await (
+        await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch))
+    )
     if offset < 0:
         raise OperatingError(f"the cluster does not say where a claim for {topic} is; start again")
     return claim.owner, offset

@@ -1,15 +1,16 @@
 """The group commit: everything that a group of events did, durable in one piece.
 
-Kafka appends a record batch whole or not at all. So a group's rows, marks and how far the source is processed go out as
-one record batch, and when Kafka has it, into the store as one write. The order is the promise:
+Kafka appends a record batch whole or not at all. So a group's rows, marks and how far the source is
+processed go out as one record batch, and when Kafka has it, into the store as one write. The order
+is the promise:
 
 1. the events that the group publishes are acknowledged,
 2. the record batch is acknowledged,
 3. the store is written,
 4. and only then do the group's offsets count as finished.
 
-What Kafka did with a batch whose acknowledgement never came nobody can tell, so such a group is never made again: the
-process ends, and whoever has the partition next learns it from the log.
+What Kafka did with a batch whose acknowledgement never came nobody can tell, so such a group is
+never made again: the process ends, and whoever has the partition next learns it from the log.
 """
 
 import asyncio
@@ -60,12 +61,22 @@ class FencedError(InvariantError):
 
 
 class Settler:
-    """Settles the groups of one partition under one claim. *probe* is told each step, for tests that die there."""
+    """Settles the groups of one partition under one claim.
+
+    *probe* is told each step, for tests that die there.
+    """
 
     def __init__(  # noqa: PLR0917  # all that it joins
-        self, replica: Replica, dedupe: Dedupe | None, windows: Mapping[bytes, Window], sender: Sender, reader: Reader,
-        probe: Probe = lambda _: None, *, is_fenced: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        replica: Replica,
+        dedupe: Dedupe | None,
+        windows: Mapping[bytes, Window],
+        sender: Sender,
+        reader: Reader,
+        probe: Probe = lambda _: None,
+        *,
+        is_fenced: bool = True,
+    ) -> None:
         self._replica = replica
         self.topic = replica.topic
         self.partition = replica.partition
@@ -81,12 +92,14 @@ class Settler:
         self._packs = 0
         self.unwritten = ""  # why the disk takes nothing, empty while it does
 
-    async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
+    async def settle(
+        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+    ) -> bool:
         """Make *group* durable, and that the source is *processed* so far.
 
-        *may_apply* is asked last: the partition may have been taken away meanwhile. False when it was; nothing was
-        written to the store then, and whoever has the partition now decides by the log. Raises FencedError, and what
-        the sender raises.
+        *may_apply* is asked last: the partition may have been taken away meanwhile. False when it
+        was; nothing was written to the store then, and whoever has the partition now decides by the
+        log. Raises FencedError, and what the sender raises.
         """
         packs, so_far = self._packed(group), encode(processed)
         forgotten = self._expiry.packs(processed.stream_ms)
@@ -97,7 +110,9 @@ class Settler:
         self._expiry.written(group.rows, packs)
         rows: Rows = {**group.rows, **packs, **dict.fromkeys(forgotten), PROCESSED: so_far}
         self._probe("sending")
-        sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
+        sent = await self._sender.send_batch(
+            self.topic, self.partition, rows.items(), self._headers
+        )
         self._probe("sent")
         first = await sent
         self._probe("acknowledged")
@@ -109,7 +124,8 @@ class Settler:
 
         def new_batch() -> Any:
             batch = self.store.batch()
-            forget(self.store, batch, forgotten.values())  # first: an event that came again has a new mark in the group
+            # First: an event that came again has a new mark in the group.
+            forget(self.store, batch, forgotten.values())
             fill(batch, rows)
             fill(batch, group.marks)
             return batch
@@ -117,7 +133,10 @@ class Settler:
         return await self._write(new_batch, last, may_apply)
 
     async def start(self) -> None:
-        """Overrule what workers without a claim wrote while nobody looked. Raises what the sender raises."""
+        """Overrule what workers without a claim wrote while nobody looked.
+
+        Raises what the sender raises.
+        """
         stale = [key for key, _ in self.store.items(STALE)]
         await self.repair(key.removeprefix(STALE) for key in stale)
         if stale:
@@ -129,8 +148,9 @@ class Settler:
     async def repair(self, keys: Iterable[bytes], sent: Rows | None = None) -> None:
         """Write again what we know under *keys*, which a worker without a claim has written to.
 
-        Else compaction might keep what that one wrote. What was *sent* is newer than the store. As many record batches
-        as it takes: each record says all of its key. Raises what the sender raises.
+        Else compaction might keep what that one wrote. What was *sent* is newer than the store. As
+        many record batches as it takes: each record says all of its key. Raises what the sender
+        raises.
         """
         sent = sent or {}
         known = ((key, sent[key] if key in sent else self._present(key, sent)) for key in keys)
@@ -138,8 +158,12 @@ class Settler:
             await self._overrule(rows)
 
     async def _overrule(self, rows: Collection[Row]) -> None:
-        log.warning("records of a worker without a claim are overruled", topic=self.topic, partition=self.partition,
-                    records=len(rows))  # fmt: skip
+        log.warning(
+            "records of a worker without a claim are overruled",
+            topic=self.topic,
+            partition=self.partition,
+            records=len(rows),
+        )
         await (await self._sender.send_batch(self.topic, self.partition, rows, self._headers))
 
     def _present(self, key: bytes, sent: Rows) -> bytes | None:
@@ -147,27 +171,37 @@ class Settler:
         value = self.store.get(key)
         if value is None or key[:1] != PACK:
             return value
-        renewed = {mark for other, of in sent.items() if other[:1] == PACK and of for mark, _ in unpack(of)}
+        renewed = {
+            mark for other, of in sent.items() if other[:1] == PACK and of for mark, _ in unpack(of)
+        }
         marks = dict(unpack(value))
         now = zip(marks.items(), self.store.get_many(list(marks)), strict=True)
-        return pack({mark: seen for (mark, seen), stored in now if stored == seen and mark not in renewed})
+        return pack(
+            {mark: seen for (mark, seen), stored in now if stored == seen and mark not in renewed}
+        )
 
     async def _find_out(self, sent: Rows) -> int:
-        """Somebody else wrote: read what. Returns the offset of our newest record, of those just *sent*.
+        """Somebody else wrote: read what.
 
-        Raises FencedError when the partition was claimed, ConfigError when the changelog is another one. Other records
-        are those of a worker that has lost it.
+        Returns the offset of our newest record, of those just *sent*.
+
+        Raises FencedError when the partition was claimed, ConfigError when the changelog is another
+        one. Other records are those of a worker that has lost it.
         """
         home = self._replica.home
         now = (await self._sender.topics([self.topic])).of.get(self.topic)
         if now is None or is_other(home.topic_id, now.id):
-            raise ConfigError(f"{home}: the changelog was deleted and made anew while this worker wrote to it; "
-                              f"{restore_or_replay(self._replica.source)}")  # fmt: skip
+            raise ConfigError(
+                f"{home}: the changelog was deleted and made anew while this worker wrote to it; "
+                f"{restore_or_replay(self._replica.source)}"
+            )
         last, stale = -1, set()
         for record in await self._reader.read(self.topic, self.partition, self.store.position + 1):
             epoch = epoch_of(record.headers)
             if why := fault_in(record.key, record.value, epoch):
-                strays.note("state", StrayRecordError(self.topic, self.partition, record.offset, why))
+                strays.note(
+                    "state", StrayRecordError(self.topic, self.partition, record.offset, why)
+                )
             elif epoch > self._epoch:
                 raise FencedError(self._why_fenced(record, epoch))
             if epoch == self._epoch and not why:
@@ -181,27 +215,35 @@ class Settler:
     def _why_fenced(self, record: Logged, epoch: int) -> str:
         """Say who has the partition, by a *record* of a higher *epoch*."""
         is_claim = record.key == CLAIM and record.value is not None
-        who = decode_claim(record.value).worker if is_claim and record.value else "a writer without a claim"
+        who = (
+            decode_claim(record.value).worker
+            if is_claim and record.value
+            else "a writer without a claim"
+        )
         return (
             f"{self.topic}-{self.partition} was claimed by {who} while this worker was away "
             f"(epoch {epoch}, ours {self._epoch}); what was in hand is left to it"
         )
 
-    async def _write(self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]) -> bool:
+    async def _write(
+        self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]
+    ) -> bool:
         """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
 
-        A batch can be written once, also when that failed, so each try has a *new_batch*. The store can be read
-        meanwhile, unless the disk does not even let it be opened anew. Raises InvariantError when it was put aside
-        then: what was in it is only in the changelog.
+        A batch can be written once, also when that failed, so each try has a *new_batch*. The store
+        can be read meanwhile, unless the disk does not even let it be opened anew. Raises
+        InvariantError when it was put aside then: what was in it is only in the changelog.
         """
         before, is_first = self.store.position, True
         while may_apply():
             try:
                 if not is_first:
                     self.store.reopen()
-                    if self.store.position not in {before, position}:  # the latter: it was written after all
+                    # The latter: it was written after all.
+                    if self.store.position not in {before, position}:
                         raise InvariantError(
-                            f"the state of {self.topic}-{self.partition} is not what it was when the disk was full; "
+                            f"the state of {self.topic}-{self.partition} is not what it was "
+                            "when the disk was full; "
                             "it is rebuilt at the next start"
                         )
                 is_first = False
@@ -218,7 +260,9 @@ class Settler:
     def _refused(self, why: str) -> None:
         """Note *why* the disk takes nothing, empty when it does, and say each change once."""
         if why and why != self.unwritten:
-            log.error("nothing is settled until the disk takes it", error=why, again_every_s=RETRY_S)
+            log.error(
+                "nothing is settled until the disk takes it", error=why, again_every_s=RETRY_S
+            )
         elif self.unwritten and not why:
             log.warning("the disk takes it again", topic=self.topic, partition=self.partition)
         self.unwritten = why
@@ -229,7 +273,11 @@ class Settler:
             return {}
         self._packs += 1
         newest = newest_ms(group.marks)
-        return {pack_key(newest - newest % self._dedupe.period_ms, self._epoch, self._packs): pack(group.marks)}
+        return {
+            pack_key(newest - newest % self._dedupe.period_ms, self._epoch, self._packs): pack(
+                group.marks
+            )
+        }
 
 
 def fill(batch: Any, rows: Mapping[bytes, bytes | None]) -> None:

@@ -1,7 +1,8 @@
 """Each event id takes effect once: a mark per event id, settled together with the event's effects.
 
-Time is the stream's: the newest timestamp among the records up to an event, in the order of the log. So whether an
-event that comes again is still recognised does not depend on when it is read, and a rebuilt state decides the same.
+Time is the stream's: the newest timestamp among the records up to an event, in the order of the
+log. So whether an event that comes again is still recognised does not depend on when it is read,
+and a rebuilt state decides the same.
 """
 
 import inspect
@@ -35,8 +36,9 @@ def is_within(mark: Mark, stream_ms: int, window_ms: int) -> bool:
 class Dedupe:
     """How the events of one subscription are recognised, and for how long.
 
-    *identity* gives what makes an event the same event; None: what `wire.envelope.event_id_of` says, which needs no
-    decoding. *windows_ms* has the event types that are remembered for another time than *window_ms*.
+    *identity* gives what makes an event the same event; None: what `wire.envelope.event_id_of`
+    says, which needs no decoding. *windows_ms* has the event types that are remembered for another
+    time than *window_ms*.
     """
 
     window_ms: int
@@ -67,9 +69,10 @@ class Dedupe:
     def keys_of(self, event: Event, record: Record) -> list[bytes]:
         """Make the keys that the mark of an event may be kept under when an *identity* was given.
 
-        New marks are kept under the first one, which has the type in it: one id may stand in events of several types.
-        Marks that were written before are under the other. An event without an identity is known as any event is.
-        Raises PermanentError, without payload, when the identity cannot be told.
+        New marks are kept under the first one, which has the type in it: one id may stand in events
+        of several types. Marks that were written before are under the other. An event without an
+        identity is known as any event is. Raises PermanentError, without payload, when the identity
+        cannot be told.
         """
         assert self.identity is not None
         try:
@@ -77,13 +80,17 @@ class Dedupe:
             text = "" if identity is None or identity == b"" else str(identity)
         except Exception as error:
             raise PermanentError(
-                f"the identity of {type(event).__name__} cannot be told: {_name_of(self.identity)} raised "
+                f"the identity of {type(event).__name__} cannot be told: "
+                f"{_name_of(self.identity)} raised "
                 f"{type(error).__name__}"
             ) from error
         if inspect.isawaitable(identity):
             if inspect.iscoroutine(identity):
                 identity.close()
-            raise PermanentError(f"the identity of {type(event).__name__}: {_name_of(self.identity)} must not be async")
+            raise PermanentError(
+                f"the identity of {type(event).__name__}: {_name_of(self.identity)} must not "
+                "be async"
+            )
         if not text:
             return [mark_key(event_id_bytes_of(record))]
         raw = text.encode("utf-8", "backslashreplace")

@@ -16,18 +16,24 @@ PACKS_AT_ONCE = 2  # forgotten with each group: more than a group adds, so that 
 
 
 class Expiry:
-    """Finds what may be forgotten in the store of one partition. *windows* has those of tables by their rows' prefix.
+    """Finds what may be forgotten in the store of one partition.
+
+    *windows* has those of tables by their rows' prefix.
 
     It remembers how far it has looked, so whoever writes to the store says what was written.
     """
 
-    def __init__(self, store: Store, dedupe: Dedupe | None, windows: Mapping[bytes, Window]) -> None:
+    def __init__(
+        self, store: Store, dedupe: Dedupe | None, windows: Mapping[bytes, Window]
+    ) -> None:
         self._store = store
         self._dedupe = dedupe
         self._windows = windows
-        self._oldest_period: int | None = None  # of the packs there are, at least; None: nobody looked
+        # Of the packs there are, at least; None: nobody looked.
+        self._oldest_period: int | None = None
         self._oldest_start = dict.fromkeys(windows, 0)  # of the windows that have rows, at least
-        self._strays = set(windows)  # tables that may have rows of windows that no calendar has, of earlier versions
+        # Tables that may have rows of windows that no calendar has, of earlier versions.
+        self._strays = set(windows)
 
     def packs(self, stream_ms: int) -> dict[bytes, bytes]:
         """The oldest packs, if nobody can ask for their marks any more."""
@@ -55,7 +61,9 @@ class Expiry:
                 room = self._add_strays(prefix, found, room)
             if self._oldest_start[prefix] >= limit_ms:
                 continue
-            for key, _ in self._store.items(prefix, in_window(max(self._oldest_start[prefix], 0), b"")):
+            for key, _ in self._store.items(
+                prefix, in_window(max(self._oldest_start[prefix], 0), b"")
+            ):
                 self._oldest_start[prefix] = _start(key[len(prefix) :])
                 room -= len(key) + RECORD_OVERHEAD
                 if self._oldest_start[prefix] >= limit_ms or len(found) >= ROWS_AT_ONCE or room < 0:
@@ -84,8 +92,11 @@ class Expiry:
     def written(self, rows: Rows, packs: Iterable[bytes]) -> None:
         """*rows* and *packs* come into the store after what was looked at: some may be older than what is there."""
         for prefix in self._windows:
-            starts = [_start(key[len(prefix) :]) for key, value in rows.items()
-                      if value is not None and key.startswith(prefix)]  # fmt: skip
+            starts = [
+                _start(key[len(prefix) :])
+                for key, value in rows.items()
+                if value is not None and key.startswith(prefix)
+            ]
             self._oldest_start[prefix] = min([self._oldest_start[prefix], *starts])
         if self._oldest_period is not None:
             self._oldest_period = min([self._oldest_period, *map(period_of, packs)])

@@ -1,7 +1,7 @@
 """What a partition remembers of events that fail: how often each was tried, and which keys wait behind a dead letter.
 
-Kept as rows of the state changelog, so that a worker that dies does not begin to count anew, and nothing overtakes a
-dead letter of its key after a restart.
+Kept as rows of the state changelog, so that a worker that dies does not begin to count anew, and
+nothing overtakes a dead letter of its key after a restart.
 """
 
 from bisect import insort
@@ -32,10 +32,13 @@ class Troubles:
     """
 
     def __init__(self, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self.attempts: dict[int, Attempts] = {}  # by offset of the source, of an earlier owner of the partition
-        self.sequences: dict[bytes, list[int]] = {}  # key -> the offsets of its dead letters, ascending
+        # By offset of the source, of an earlier owner of the partition.
+        self.attempts: dict[int, Attempts] = {}
+        # Key -> the offsets of its dead letters, ascending.
+        self.sequences: dict[bytes, list[int]] = {}
         self.dead = 0
-        self.held: Mapping[tuple[int, int], int] = {}  # how often events held a worker up, by offset and stage; or 0
+        # How often events held a worker up, by offset and stage; or 0.
+        self.held: Mapping[tuple[int, int], int] = {}
         self.any = False  # whether there are any, which is looked at for every event
         for key, value in stored:
             if key.startswith(ATTEMPTS):

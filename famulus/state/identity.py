@@ -1,7 +1,7 @@
 """What a partition's state belongs to: a store and a changelog partition know it, so that nothing is ever mixed.
 
-Pure: no Kafka, no store. Topic ids are those of KIP-516; "" is one that nobody knows, since brokers before Kafka 2.8
-have none.
+Pure: no Kafka, no store. Topic ids are those of KIP-516; "" is one that nobody knows, since brokers
+before Kafka 2.8 have none.
 """
 
 from typing import NamedTuple
@@ -30,8 +30,8 @@ decode_home = msgspec.json.Decoder(Home).decode
 class Extent(NamedTuple):
     """A changelog partition as it is: where it begins and ends.
 
-    It says all of the state from *whole_since* on, -1 where nothing says so. *is_own*: its processed row knows that it
-    belongs here, so somebody has taken this log for the truth.
+    It says all of the state from *whole_since* on, -1 where nothing says so. *is_own*: its
+    processed row knows that it belongs here, so somebody has taken this log for the truth.
     """
 
     begin: int
@@ -74,15 +74,16 @@ def is_other(known: str, now: str) -> bool:
 def judged(store: Copy, here: Home, log: Extent, source: str) -> Judgement:
     """What becomes of a *store* for the changelog partition *here*, and of that.
 
-    *source* is the topic that the commands for a cure are about. Raises ConfigError where a person has to decide: what
-    is there is never mixed, and the only copy of something is never deleted.
+    *source* is the topic that the commands for a cure are about. Raises ConfigError where a person
+    has to decide: what is there is never mixed, and the only copy of something is never deleted.
     """
     if store.home is not None:
         check_place(store.home, here, store.path)
         if is_other(store.home.topic_id, here.topic_id):
             if not log.is_own:
                 raise ConfigError(
-                    f"{here}: the changelog was deleted and made anew, and the state in {store.path} is of the one "
+                    f"{here}: the changelog was deleted and made anew, and the state in "
+                    f"{store.path} is of the one "
                     f"before; {restore_or_replay(source)}"
                 )
             _check_whole(here, log, source)
@@ -90,14 +91,20 @@ def judged(store: Copy, here: Home, log: Extent, source: str) -> Judgement:
     start = store.position + 1
     if start > log.end:
         raise ConfigError(
-            f"{here}: the state in {store.path} holds the changelog up to offset {store.position}, but the changelog "
+            f"{here}: the state in {store.path} holds the changelog up to offset "
+            f"{store.position}, but the changelog "
             f"ends at {log.end}: it was made anew or lost records; {restore_or_replay(source)}"
         )
     if start < log.begin:
         _check_whole(here, log, source)
-        return Judgement(f"the changelog was made anew from offset {log.whole_since} on" if start else "")
+        return Judgement(
+            f"the changelog was made anew from offset {log.whole_since} on" if start else ""
+        )
     if not log.is_whole:
-        return Judgement(lacks=f"the changelog begins at offset {log.begin}: what was before it, only this state has")
+        return Judgement(
+            lacks=f"the changelog begins at offset {log.begin}: what was before it, only this "
+            "state has"
+        )
     return Judgement()
 
 
@@ -105,12 +112,15 @@ def check_place(store: Home, here: Home, path: object) -> None:
     """Raise ConfigError when the *store* at *path* is of another cluster, topic or partition than *here*."""
     if is_other(store.cluster_id, here.cluster_id):
         raise ConfigError(
-            f"the state in {path} is of the cluster {store.cluster_id}, and this one is {here.cluster_id}: set "
-            "KAFKA_BOOTSTRAP_SERVERS to that cluster, or Worker.DataDir to a folder of its own for this one"
+            f"the state in {path} is of the cluster {store.cluster_id}, and this one is "
+            f"{here.cluster_id}: set "
+            "KAFKA_BOOTSTRAP_SERVERS to that cluster, or Worker.DataDir to a folder of its own "
+            "for this one"
         )
     if (store.topic, store.partition) != (here.topic, here.partition):
         raise ConfigError(
-            f"the state in {path} is that of {store}: it was put into the wrong place; move it back there, or away: "
+            f"the state in {path} is that of {store}: it was put into the wrong place; move it "
+            "back there, or away: "
             f"then the state of {here} is made from its changelog"
         )
 
@@ -118,8 +128,10 @@ def check_place(store: Home, here: Home, path: object) -> None:
 def _check_whole(here: Home, log: Extent, source: str) -> None:
     if not log.is_whole:
         raise ConfigError(
-            f"{here}: the changelog begins at offset {log.begin}, and what was before it is in no state of this worker:"
-            f" it was truncated; start the worker that has the state, or {restore_or_replay(source)}"
+            f"{here}: the changelog begins at offset {log.begin}, and what was before it is in "
+            "no state of this worker:"
+            " it was truncated; start the worker that has the state, or "
+            f"{restore_or_replay(source)}"
         )
 
 
@@ -133,11 +145,16 @@ def check_written_here(written: Home | None, here: Home, source: str) -> None:
     elif (written.topic, written.partition) != (here.topic, here.partition):
         why = f"{written}"
     elif is_other(written.topic_id, here.topic_id):
-        why = f"a topic of the same name with the id {written.topic_id}, and this one has {here.topic_id}"
+        why = (
+            f"a topic of the same name with the id {written.topic_id}, and this one has "
+            f"{here.topic_id}"
+        )
     if why:
         raise ConfigError(
-            f"the records of the changelog {here} were written for {why}: they were copied, and what they say of "
-            f"offsets is of no use here; `faust -A app reset-offsets {source}` keeps the tables and goes on where you "
+            f"the records of the changelog {here} were written for {why}: they were copied, "
+            "and what they say of "
+            f"offsets is of no use here; `faust -A app reset-offsets {source}` keeps the "
+            "tables and goes on where you "
             f"say, or {replay(source)}"
         )
 
@@ -165,8 +182,10 @@ def note_of(metadata: str) -> Note:
 def made_anew(source: str, before: str, now: str) -> ConfigError:
     """The error that says that a *source* is not the topic that its state knows."""
     return ConfigError(
-        f"{source} was deleted and made anew (its id was {before}, now it is {now}): the offsets in its state are of "
-        f"the topic before; `faust -A app reset-offsets {source} --to-beginning` keeps the tables and reads the new "
+        f"{source} was deleted and made anew (its id was {before}, now it is {now}): the "
+        "offsets in its state are of "
+        f"the topic before; `faust -A app reset-offsets {source} --to-beginning` keeps the "
+        "tables and reads the new "
         f"topic from its beginning, or {replay(source)}"
     )
 
@@ -175,9 +194,12 @@ def check_leader_epoch(source: str, partition: int, next_offset: int, end: int |
     """Raise ConfigError when the records of the epoch that was read up to *next_offset* *end* before that."""
     if end is not None and end < next_offset:
         raise ConfigError(
-            f"{source}-{partition}: what was read as records {end} to {next_offset - 1} is not in the topic any more: "
-            f"it was truncated to offset {end} and may have been written anew from there; `faust -A app reset-offsets "
-            f"{source} --partition {partition} --to-offset {end}` keeps the tables and reads on there, or "
+            f"{source}-{partition}: what was read as records {end} to {next_offset - 1} is not "
+            "in the topic any more: "
+            f"it was truncated to offset {end} and may have been written anew from there; "
+            "`faust -A app reset-offsets "
+            f"{source} --partition {partition} --to-offset {end}` keeps the tables and reads "
+            "on there, or "
             f"{replay(source)}"
         )
 
@@ -185,7 +207,8 @@ def check_leader_epoch(source: str, partition: int, next_offset: int, end: int |
 def restore_or_replay(source: str) -> str:
     """Both cures of a state without its changelog."""
     return (
-        f"`faust -A app state restore-changelog --topic {source}` writes it back from the state of this worker, "
+        f"`faust -A app state restore-changelog --topic {source}` writes it back from the "
+        "state of this worker, "
         f"or {replay(source)}"
     )
 

@@ -1,7 +1,7 @@
 """What this worker holds: the state of its partitions, opened, restored and claimed when they are assigned.
 
-Also the copies that it keeps for others (`State.StandbyReplicas`), which follow the changelogs without a claim, so
-that a partition that moves here needs only the rest.
+Also the copies that it keeps for others (`State.StandbyReplicas`), which follow the changelogs
+without a claim, so that a partition that moves here needs only the rest.
 """
 
 import asyncio
@@ -24,7 +24,15 @@ from famulus.state.changelog_topic import LogReader, Sender
 from famulus.state.checkpointer import Probe, Settler
 from famulus.state.dedupe import Dedupe
 from famulus.state.failure_state import Troubles
-from famulus.state.identity import Home, Note, check_leader_epoch, is_other, made_anew, note_text, restore_or_replay
+from famulus.state.identity import (
+    Home,
+    Note,
+    check_leader_epoch,
+    is_other,
+    made_anew,
+    note_text,
+    restore_or_replay,
+)
 from famulus.state.partition_state import Group, Partition
 from famulus.state.replica import Replica
 from famulus.state.restore import Restorer
@@ -40,7 +48,9 @@ NOBODY = UNKNOWN, UNKNOWN
 
 @dataclass(frozen=True)
 class Remembered:
-    """What one subscription remembers. *topic* is its state changelog, None when it remembers nothing.
+    """What one subscription remembers.
+
+    *topic* is its state changelog, None when it remembers nothing.
 
     *held* has this worker's partitions by number; tables read it.
     """
@@ -67,8 +77,8 @@ class Held:
 class Holdings:
     """Opens and closes what the partitions of this worker remember.
 
-    *group_bytes* is what one group commit may have, *retention_h* how long the files of partitions that went elsewhere
-    are kept, in hours.
+    *group_bytes* is what one group commit may have, *retention_h* how long the files of partitions
+    that went elsewhere are kept, in hours.
     """
 
     remembered: Mapping[str, Remembered]  # by source topic
@@ -82,23 +92,33 @@ class Holdings:
     probe: Probe
     is_fenced: bool = True
     held: dict[TP, Held] = field(default_factory=dict)
-    topics: Topics = NOTHING  # sources and changelogs, as they were when partitions were assigned last
+    # Sources and changelogs, as they were when partitions were assigned last.
+    topics: Topics = NOTHING
     anew: set[str] = field(default_factory=set)  # sources without state that were made anew since
     _gone: set[str] = field(default_factory=set)  # changelogs that were not there at the last look
-    _seen: dict[TP, tuple[int, int]] = field(default_factory=dict)  # leader epoch and offset at the last look
+    # Leader epoch and offset at the last look.
+    _seen: dict[TP, tuple[int, int]] = field(default_factory=dict)
     _standby: asyncio.Task[None] | None = None
 
-    async def acquire(self, assigned: Iterable[TP], standbys: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
-        """Make the state of *assigned* ours, and follow that of *standbys*. False when it is not wanted any more.
+    async def acquire(
+        self, assigned: Iterable[TP], standbys: Iterable[TP], is_wanted: Callable[[], bool]
+    ) -> bool:
+        """Make the state of *assigned* ours, and follow that of *standbys*.
 
-        Partitions of topics without a subscription are left out. Raises what Kafka raises, and ConfigError when the
-        state belongs to something else than what is there, see `storage.home`.
+        False when it is not wanted any more.
+
+        Partitions of topics without a subscription are left out. Raises what Kafka raises, and
+        ConfigError when the state belongs to something else than what is there, see `storage.home`.
         """
         await self.release()
         self.topics = await self.sender.topics(self._names)
         self._seen = {}
-        ours, theirs = ([tp for tp in of if tp.topic in self.remembered] for of in (assigned, standbys))
-        self.memory = self.memory.shared_by(sum(self.remembered[tp.topic].topic is not None for tp in (*ours, *theirs)))
+        ours, theirs = (
+            [tp for tp in of if tp.topic in self.remembered] for of in (assigned, standbys)
+        )
+        self.memory = self.memory.shared_by(
+            sum(self.remembered[tp.topic].topic is not None for tp in (*ours, *theirs))
+        )
         while not await self._open(ours, is_wanted):
             if not is_wanted():
                 return False
@@ -108,7 +128,10 @@ class Holdings:
         return True
 
     async def _open(self, ours: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
-        """Open, restore and claim *ours*. False when that is not wanted any more, or the disk does not let us now."""
+        """Open, restore and claim *ours*.
+
+        False when that is not wanted any more, or the disk does not let us now.
+        """
         replicas = {tp: replica for tp in ours if (replica := self._replica(tp)) is not None}
         try:
             if not await self.restorer.acquire(list(replicas.values()), is_wanted):
@@ -134,8 +157,10 @@ class Holdings:
         state = error.place.topic
         source = next((topic for topic, of in self.remembered.items() if of.topic == state), state)
         return ConfigError(
-            f"{error.args[0]}. The state cannot be restored from there: start a worker that has this partition on its "
-            f"disk, or delete topic {state} and have `faust -A app state replay --topic {source}` make the state anew"
+            f"{error.args[0]}. The state cannot be restored from there: start a worker that "
+            "has this partition on its "
+            f"disk, or delete topic {state} and have `faust -A app state replay --topic "
+            f"{source}` make the state anew"
         )
 
     async def release(self) -> None:
@@ -165,8 +190,10 @@ class Holdings:
         why = replica.unreadable if replica is not None else ""
         if why:
             why = (
-                f"a record of the state cannot be read, {why}; nothing of {tp.topic}-{tp.partition} is started. "
-                f"`faust -A app state replay --topic {tp.topic}` makes its state anew, while no worker runs"
+                f"a record of the state cannot be read, {why}; nothing of "
+                f"{tp.topic}-{tp.partition} is started. "
+                f"`faust -A app state replay --topic {tp.topic}` makes its state anew, while "
+                "no worker runs"
             )
         self.held[tp] = Held(partition, settler, why)
         self.remembered[tp.topic].held[tp.partition] = partition
@@ -182,7 +209,9 @@ class Holdings:
         try:
             return self._replica(tp)
         except ConfigError as error:
-            log.error("a copy is not followed", topic=tp.topic, partition=tp.partition, why=str(error))
+            log.error(
+                "a copy is not followed", topic=tp.topic, partition=tp.partition, why=str(error)
+            )
             return None
 
     def _store(self, topic: str, partition: int) -> Store:
@@ -192,16 +221,23 @@ class Holdings:
         """What the changelog partition of *tp* is now. Raises ConfigError when there is none."""
         there = self.topics.of.get(topic)
         if there is None:
-            raise ConfigError(f"the changelog {topic} is gone: it was deleted; {restore_or_replay(tp.topic)}")
+            raise ConfigError(
+                f"the changelog {topic} is gone: it was deleted; {restore_or_replay(tp.topic)}"
+            )
         if tp.partition >= there.partitions:
             source = self.topics.of.get(tp.topic)
-            raise changed_number(topic, source.partitions if source else tp.partition + 1, there.partitions)
+            raise changed_number(
+                topic, source.partitions if source else tp.partition + 1, there.partitions
+            )
         return Home(self.topics.cluster_id, topic, there.id, tp.partition)
 
     @property
     def _names(self) -> list[str]:
         """The topics whose ids are of interest: sources, and their changelogs."""
-        return [*self.remembered, *(of.topic for of in self.remembered.values() if of.topic is not None)]
+        return [
+            *self.remembered,
+            *(of.topic for of in self.remembered.values() if of.topic is not None),
+        ]
 
     def source_id(self, topic: str) -> str:
         """The id of a source as of the last assignment, "" when it is not known."""
@@ -216,39 +252,58 @@ class Holdings:
         held = self.held.get(tp)
         if held is None:
             return ""
-        return note_text(Note(self.source_id(tp.topic), has_state=held.partition.processed is not None))
+        return note_text(
+            Note(self.source_id(tp.topic), has_state=held.partition.processed is not None)
+        )
 
     async def adopt(self) -> None:
         """Have the state of an older version know what it belongs to. Raises what settling does."""
         for tp, held in self.held.items():
             partition, settler = held.partition, held.settler
             before = partition.processed
-            if settler is None or before is None or before.home is not None or partition.is_abandoned:
+            if (
+                settler is None
+                or before is None
+                or before.home is not None
+                or partition.is_abandoned
+            ):
                 continue
             after = replace(before, home=partition.home, source_id=partition.source_id)
             if await settler.settle(Group(), after, lambda of=partition: not of.is_abandoned):  # type: ignore[misc]
                 partition.processed = after
-                log.info("the state knows from now on which topic its offsets are of", topic=tp.topic,
-                         partition=tp.partition, topic_id=partition.source_id)  # fmt: skip
+                log.info(
+                    "the state knows from now on which topic its offsets are of",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    topic_id=partition.source_id,
+                )
 
     async def look(self) -> set[str]:
         """Look whether the topics are still the same: the sources without state that were made anew since.
 
-        Raises ConfigError when what the state of our partitions belongs to was deleted or made anew, and what the
-        sender's `topics` raises.
+        Raises ConfigError when what the state of our partitions belongs to was deleted or made
+        anew, and what the sender's `topics` raises.
         """
         at = {tp: self._next_offset(tp) for tp in self.held}
         before, now = self.topics, await self.sender.topics(self._names)
-        anew = {name for name, topic in now.of.items() if name in before.of and is_other(before.of[name].id, topic.id)}
+        anew = {
+            name
+            for name, topic in now.of.items()
+            if name in before.of and is_other(before.of[name].id, topic.id)
+        }
         found, gone = set[str](), self._gone
         self._gone = set(self._names) - now.of.keys()
         for source in {tp.topic for tp in self.held}:
             changelog = self.remembered[source].topic
             if changelog is None:
                 found |= {source} & anew
-            elif changelog in anew or changelog in gone & self._gone:  # a broker that has just started may lag
+            elif (
+                changelog in anew or changelog in gone & self._gone
+            ):  # a broker that has just started may lag
                 what = "deleted and made anew" if changelog in now.of else "deleted"
-                raise ConfigError(f"the changelog {changelog} was {what}; {restore_or_replay(source)}")
+                raise ConfigError(
+                    f"the changelog {changelog} was {what}; {restore_or_replay(source)}"
+                )
             elif source in anew:
                 raise made_anew(source, before.of[source].id, now.of[source].id)
         await self._look_at_epochs(at, now)
@@ -264,7 +319,9 @@ class Holdings:
         seen, self._seen = self._seen, {}
         asked: dict[TopicPartition, int] = {}
         for tp, offset in at.items():
-            _, epoch = now.of[tp.topic].leaders.get(tp.partition, NOBODY) if tp.topic in now.of else NOBODY
+            _, epoch = (
+                now.of[tp.topic].leaders.get(tp.partition, NOBODY) if tp.topic in now.of else NOBODY
+            )
             self._seen[tp] = epoch, offset
             was, _ = seen.get(tp, NOBODY)
             if UNKNOWN not in {was, epoch} and was != epoch:
@@ -276,10 +333,13 @@ class Holdings:
         """Where the records end of the leader epochs that the state of our partitions knows, where that is known."""
         known = {tp: of.partition.processed for tp, of in self.held.items()}
         epochs = {
-            TopicPartition(*tp): processed.leader_epoch for tp, processed in known.items()
-            if processed is not None and processed.leader_epoch != UNKNOWN and tp.topic in self.topics.of
+            TopicPartition(*tp): processed.leader_epoch
+            for tp, processed in known.items()
+            if processed is not None
+            and processed.leader_epoch != UNKNOWN
+            and tp.topic in self.topics.of
             and not is_other(processed.source_id, self.source_id(tp.topic))
-        }  # fmt: skip
+        }
         found = await self.sender.epoch_ends(epochs, self.topics) if epochs else {}
         return {TP(*place): end for place, end in found.items()}
 
@@ -287,7 +347,13 @@ class Holdings:
         remembered = self.remembered[tp.topic]
         windows = {t.prefix: t.window for t in remembered.tables.values() if t.window is not None}
         return Settler(
-            replica, remembered.dedupe, windows, self.sender, self.reader, self.probe, is_fenced=self.is_fenced
+            replica,
+            remembered.dedupe,
+            windows,
+            self.sender,
+            self.reader,
+            self.probe,
+            is_fenced=self.is_fenced,
         )
 
     @staticmethod
@@ -301,7 +367,11 @@ class Holdings:
         said = ""
         try:
             while True:
-                in_use = {h.partition.store.path for h in self.held.values() if h.partition.store is not None}
+                in_use = {
+                    h.partition.store.path
+                    for h in self.held.values()
+                    if h.partition.store is not None
+                }
                 self.folder.tidy(in_use | {copy.store.path for copy in copies}, self.retention_h)
                 if not copies:
                     await asyncio.sleep(TIDY_S)
@@ -327,8 +397,15 @@ class Holdings:
             for copy in of.copy().values():
                 try:
                     await self.restorer.seek(consumer, [copy])
-                except ConfigError as error:  # whoever gets the partition is told, and nothing is changed here
-                    log.error("a copy is not followed", topic=copy.topic, partition=copy.partition, why=str(error))
+                except (
+                    ConfigError
+                ) as error:  # whoever gets the partition is told, and nothing is changed here
+                    log.error(
+                        "a copy is not followed",
+                        topic=copy.topic,
+                        partition=copy.partition,
+                        why=str(error),
+                    )
                     copy.store.close()
                     copies.remove(copy)
                     del of[copy.place]

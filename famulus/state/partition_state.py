@@ -1,7 +1,7 @@
 """What one partition of a subscription remembers: its store, and the groups of effects that are on their way into it.
 
-While one group is settled the next one fills. Reads look into the groups before they look into the store, so an event
-sees what the events before it did although nothing of that is durable yet.
+While one group is settled the next one fills. Reads look into the groups before they look into the
+store, so an event sees what the events before it did although nothing of that is durable yet.
 """
 
 from collections import Counter, deque
@@ -29,16 +29,26 @@ class Group:
         self.rows: Rows = {}
         self.marks: dict[bytes, bytes] = {}  # as the store keeps them
         self.outbox: list[Outgoing] = []
-        self.handled: list[int] = []  # the offsets of those that ended like that, which nearly all do
+        # The offsets of those that ended like that, which nearly all do.
+        self.handled: list[int] = []
         self.others: list[tuple[int, Outcome]] = []  # those that ended otherwise, by offset
-        self.returned: list[tuple[Finished, int, Outcome]] = []  # those that came back: whom to tell which offset
-        self.has_passed = False  # the partition was read further, without a record: that alone is to be settled
+        # Those that came back: whom to tell which offset.
+        self.returned: list[tuple[Finished, int, Outcome]] = []
+        # The partition was read further, without a record: that alone is to be settled.
+        self.has_passed = False
         self.size = 0  # bytes of its record batch, rather more than less
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of it is to be settled."""
-        return not (self.handled or self.others or self.returned or self.rows or self.outbox or self.has_passed)
+        return not (
+            self.handled
+            or self.others
+            or self.returned
+            or self.rows
+            or self.outbox
+            or self.has_passed
+        )
 
     def ended(self, offset: int, outcome: Outcome) -> None:
         """One of its events has ended."""
@@ -66,9 +76,10 @@ class Group:
 class Partition:
     """One partition of a subscription at work. *store* None: the subscription remembers nothing.
 
-    *group_bytes* is what one group may have, since all of it is one record batch. *topic* is the source's name, by
-    which tables know whether they are its own. *owners* says which suspended event
-    a row or a mark belongs to, see `unit`. *applied* counts the groups that reached the store.
+    *group_bytes* is what one group may have, since all of it is one record batch. *topic* is the
+    source's name, by which tables know whether they are its own. *owners* says which suspended
+    event a row or a mark belongs to, see `unit`. *applied* counts the groups that reached the
+    store.
     """
 
     def __init__(self, number: int, store: Store | None, group_bytes: int, topic: str = "") -> None:
@@ -81,13 +92,15 @@ class Partition:
         self.owners: dict[bytes, Any] = {}  # Any: of `unit.Unit`, which knows this module
         self.applied = 0
         self.is_abandoned = False  # nothing of it may be written any more
-        self.processed: Processed | None = None  # as of the last group that reached the store, or of the start
+        # As of the last group that reached the store, or of the start.
+        self.processed: Processed | None = None
         self.troubles = Troubles()
         self.filling = Group()
         self._sealed: deque[Group] = deque()
         self._warm: Rows = {}  # what the store holds of rows that were settled lately
         self._warm_bytes = 0
-        self._recent: deque[dict[bytes, bytes]] = deque(maxlen=RECENT)  # marks of the last groups that were settled
+        # Marks of the last groups that were settled.
+        self._recent: deque[dict[bytes, bytes]] = deque(maxlen=RECENT)
 
     def row(self, key: bytes) -> bytes | None:
         """The newest value of a row, settled or about to be."""
@@ -105,7 +118,8 @@ class Partition:
     def mark(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
         """The newest mark of an event, as the store keeps it.
 
-        *stored* is what the store had under it when *applied* groups had reached it, -1: nobody looked.
+        *stored* is what the store had under it when *applied* groups had reached it, -1: nobody
+        looked.
         """
         if key in self.filling.marks:
             return self.filling.marks[key]

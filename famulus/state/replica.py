@@ -36,7 +36,10 @@ CONTROL = frozenset({PROCESSED, WHOLE})  # which a store keeps as they are
 
 @dataclass(eq=False)
 class Replica:
-    """A store and the changelog partition that it copies, whose *home* is there now. *source* is what it is of."""
+    """A store and the changelog partition that it copies, whose *home* is there now.
+
+    *source* is what it is of.
+    """
 
     home: Home
     source: str
@@ -68,10 +71,12 @@ class Replica:
         return TopicPartition(self.topic, self.partition)
 
     def replay(self, records: Sequence[Logged], position: int) -> None:
-        """Apply *records* in their order; the store then holds the log up to *position*. Raises StoreError.
+        """Apply *records* in their order; the store then holds the log up to *position*.
 
-        A record that is none of an owner's changes nothing. One that has an owner's epoch and cannot be read is noted
-        as `unreadable`, until a later one of its key can.
+        Raises StoreError.
+
+        A record that is none of an owner's changes nothing. One that has an owner's epoch and
+        cannot be read is noted as `unreadable`, until a later one of its key can.
         """
         batch = self.store.batch()
         epoch = self.store.epoch
@@ -125,27 +130,36 @@ class Replica:
 
     @property
     def unreadable(self) -> str:
-        """Why the partition must not be worked on: what its owner wrote cannot be read. Empty when it may be."""
+        """Why the partition must not be worked on: what its owner wrote cannot be read.
+
+        Empty when it may be.
+        """
         found = next(self.store.items(UNREADABLE), None)
         return "" if found is None else found[1].decode("utf-8", "backslashreplace")
 
     def _left_alone(self, batch: Any, record: Logged, epoch: int, why: str) -> Any:
         """Note a record that does not count; returns the batch to go on with.
 
-        Its writer has not, or never had, the partition, or it cannot be read, and says *why*. What is known under its
-        key is to overrule it. Where nothing is, and it is an owner's by its epoch, compaction may have removed what
-        was: a pack, or how far the source is processed. Then the partition is `unreadable`.
+        Its writer has not, or never had, the partition, or it cannot be read, and says *why*. What
+        is known under its key is to overrule it. Where nothing is, and it is an owner's by its
+        epoch, compaction may have removed what was: a pack, or how far the source is processed.
+        Then the partition is `unreadable`.
         """
         key, is_owners = record.key, epoch_of(record.headers) >= max(epoch, 1)
         if why:
             self._say(record, why)
         self.stale += not is_owners
-        if is_owners and (key == PROCESSED or (key and key[:1] == PACK and len(key) == PACK_KEY_BYTES)):
+        if is_owners and (
+            key == PROCESSED or (key and key[:1] == PACK and len(key) == PACK_KEY_BYTES)
+        ):
             self.store.write(batch, record.offset - 1, epoch)
             batch = self.store.batch()
             if self.store.get(key) is None:
                 self._unreadable.add(key)
-                batch.put(UNREADABLE + key, f"{self.topic}/{self.partition}/{record.offset}: {why}".encode())
+                batch.put(
+                    UNREADABLE + key,
+                    f"{self.topic}/{self.partition}/{record.offset}: {why}".encode(),
+                )
                 return batch
         if key and key not in {CLAIM, RESET}:
             batch.put(STALE + key, b"")

@@ -1,8 +1,9 @@
 """How a partition's store catches up with its changelog, and how a worker makes the partition its own.
 
-Replay to the end, append a claim with the next epoch, replay up to that claim: whoever's claim stands first in the log
-with an epoch owns the partition from there on. The log decides, no clock does. Replaying goes in slices, so that
-heartbeats, the web views and everything else on the event loop go on meanwhile.
+Replay to the end, append a claim with the next epoch, replay up to that claim: whoever's claim
+stands first in the log with an epoch owns the partition from there on. The log decides, no clock
+does. Replaying goes in slices, so that heartbeats, the web views and everything else on the event
+loop go on meanwhile.
 """
 
 import asyncio
@@ -29,7 +30,15 @@ from famulus.state.changelog import (
 )
 from famulus.state.changelog_repair import write_back
 from famulus.state.changelog_topic import POLL_MS, LogReader, Sender, append_claim
-from famulus.state.identity import Copy, Extent, Home, check_written_here, is_other, judged, restore_or_replay
+from famulus.state.identity import (
+    Copy,
+    Extent,
+    Home,
+    check_written_here,
+    is_other,
+    judged,
+    restore_or_replay,
+)
 from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import StoreError
 
@@ -58,7 +67,10 @@ class Progress:
 
 
 class Restorer:
-    """Makes partitions this worker's own. *tombstones_h*: hours that the log keeps what says that a row was deleted."""
+    """Makes partitions this worker's own.
+
+    *tombstones_h*: hours that the log keeps what says that a row was deleted.
+    """
 
     def __init__(self, reader: LogReader, sender: Sender, tombstones_h: float) -> None:
         self._reader = reader
@@ -86,16 +98,26 @@ class Restorer:
             _check_written(replicas)
             waiting = list(replicas)
             while waiting:
-                claims = dict(zip(waiting, await asyncio.gather(*map(self._claim, waiting)), strict=True))
+                claims = dict(
+                    zip(waiting, await asyncio.gather(*map(self._claim, waiting)), strict=True)
+                )
                 ends = {replica.place: offset + 1 for replica, (_, offset) in claims.items()}
                 if not await self._catch_up(consumer, waiting, ends, is_wanted):
                     return False
-                waiting = [replica for replica, (owner, _) in claims.items() if replica.owner != owner]
+                waiting = [
+                    replica for replica, (owner, _) in claims.items() if replica.owner != owner
+                ]
             await self._mend([replica for replica in replicas if replica.lacks])
         progress.ended = time.monotonic()
         progress.rows = sum(replica.rows for replica in replicas)
-        log.info("restored", records=progress.records, rows=progress.rows, seconds=round(progress.seconds, 3),
-                 partitions=len(replicas), stale=sum(replica.stale for replica in replicas))  # fmt: skip
+        log.info(
+            "restored",
+            records=progress.records,
+            rows=progress.rows,
+            seconds=round(progress.seconds, 3),
+            partitions=len(replicas),
+            stale=sum(replica.stale for replica in replicas),
+        )
         return True
 
     async def _mend(self, replicas: Iterable[Replica]) -> None:
@@ -103,7 +125,9 @@ class Restorer:
         for replica in replicas:
             place = {"topic": replica.topic, "partition": replica.partition}
             log.error(
-                "the changelog was truncated; what it lacks is written back from the state", why=replica.lacks, **place
+                "the changelog was truncated; what it lacks is written back from the state",
+                why=replica.lacks,
+                **place,
             )
             written = await write_back(self._sender, replica)
             log.info("the changelog is whole again", records=written, **place)
@@ -121,14 +145,19 @@ class Restorer:
         self.progress.waiting_for = ""
         return True
 
-    async def seek(self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica]) -> dict[TopicPartition, int]:
+    async def seek(
+        self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica]
+    ) -> dict[TopicPartition, int]:
         """Go to where each store stands and return the logs' ends.
 
-        A store that no log continues is made anew where all of the log is there, and put aside. Raises ConfigError
-        where that is not so, or where the store belongs to something else: see `home.judged`.
+        A store that no log continues is made anew where all of the log is there, and put aside.
+        Raises ConfigError where that is not so, or where the store belongs to something else: see
+        `home.judged`.
         """
         of = {replica.place: replica for replica in replicas}
-        begins, ends = await asyncio.gather(consumer.beginning_offsets(list(of)), consumer.end_offsets(list(of)))
+        begins, ends = await asyncio.gather(
+            consumer.beginning_offsets(list(of)), consumer.end_offsets(list(of))
+        )
         for place, replica in of.items():
             await self._judge(consumer, replica, Extent(begins[place], ends[place]))
             start = max(replica.store.position + 1, begins[place])
@@ -144,15 +173,34 @@ class Restorer:
         replica.lacks, why = of.lacks, of.rebuilt
         place = {"topic": replica.topic, "partition": replica.partition}
         if why:
-            log.warning("state is rebuilt from the changelog", why=why, kept_at=str(store.begin_anew()), **place)
-        elif 0 < store.position + 1 < log_.end and store.age_s() > self._tombstones_s and log_.is_whole:
+            log.warning(
+                "state is rebuilt from the changelog",
+                why=why,
+                kept_at=str(store.begin_anew()),
+                **place,
+            )
+        elif (
+            0 < store.position + 1 < log_.end
+            and store.age_s() > self._tombstones_s
+            and log_.is_whole
+        ):
             why = "the state is older than the tombstones of its changelog"
-            log.error("state is rebuilt from the changelog", why=why, position=store.position, log_begins=log_.begin,
-                      log_ends=log_.end, **place)  # fmt: skip
+            log.error(
+                "state is rebuilt from the changelog",
+                why=why,
+                position=store.position,
+                log_begins=log_.begin,
+                log_ends=log_.end,
+                **place,
+            )
             store.wipe()
         if store.home is None and store.position >= 0:
-            log.info("the state knows from now on what it belongs to", cluster=here.cluster_id,
-                     topic_id=here.topic_id, **place)  # fmt: skip
+            log.info(
+                "the state knows from now on what it belongs to",
+                cluster=here.cluster_id,
+                topic_id=here.topic_id,
+                **place,
+            )
         store.home = here
 
     async def _looked(self, consumer: AIOKafkaConsumer, replica: Replica, log_: Extent) -> Extent:
@@ -161,7 +209,11 @@ class Restorer:
         consumer.seek(place, log_.begin)
         while await consumer.position(place) < log_.end:
             fetched = await poll(
-                consumer, place, timeout_ms=POLL_MS, max_records=SLICE, skipped=strays.skipped("state")
+                consumer,
+                place,
+                timeout_ms=POLL_MS,
+                max_records=SLICE,
+                skipped=strays.skipped("state"),
             )
             for record in fetched.get(place, ()):
                 written = epoch_of(record.headers)
@@ -172,9 +224,12 @@ class Restorer:
         return log_
 
     async def _catch_up(
-        self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica], ends: Mapping[TopicPartition, int],
+        self,
+        consumer: AIOKafkaConsumer,
+        replicas: Iterable[Replica],
+        ends: Mapping[TopicPartition, int],
         is_wanted: Callable[[], bool],
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         of = {replica.place: replica for replica in replicas}
         said_at = time.monotonic()
         left = {place for place in of if await consumer.position(place) < ends[place]}
@@ -184,17 +239,26 @@ class Restorer:
             await self.replay_some(consumer, of, left)
             if time.monotonic() - said_at > SAY_EVERY_S:
                 said_at = time.monotonic()
-                log.info("restoring", records=self.progress.records, of=self.progress.total,
-                         seconds=round(self.progress.seconds, 1))  # fmt: skip
+                log.info(
+                    "restoring",
+                    records=self.progress.records,
+                    of=self.progress.total,
+                    seconds=round(self.progress.seconds, 1),
+                )
             left = {place for place in left if await consumer.position(place) < ends[place]}
         return True
 
     async def replay_some(
-        self, consumer: AIOKafkaConsumer, of: Mapping[TopicPartition, Replica], places: Iterable[TopicPartition]
+        self,
+        consumer: AIOKafkaConsumer,
+        of: Mapping[TopicPartition, Replica],
+        places: Iterable[TopicPartition],
     ) -> None:
         """Replay what there is, a slice at most."""
         skipped = strays.skipped("state")
-        fetched = await poll(consumer, *places, timeout_ms=POLL_MS, max_records=SLICE, skipped=skipped)
+        fetched = await poll(
+            consumer, *places, timeout_ms=POLL_MS, max_records=SLICE, skipped=skipped
+        )
         for place, records in fetched.items():
             position = await consumer.position(place) - 1
             of[place].replay(records, position)
@@ -203,7 +267,9 @@ class Restorer:
 
     async def _claim(self, replica: Replica) -> tuple[str, int]:
         """Append a claim; returns its owner's id and its offset."""
-        return await append_claim(self._sender, replica.topic, replica.partition, replica.store.epoch + 1)
+        return await append_claim(
+            self._sender, replica.topic, replica.partition, replica.store.epoch + 1
+        )
 
 
 def said(log_: Extent, record: Logged, here: Home) -> Extent:
@@ -224,9 +290,12 @@ def _check_written(replicas: Iterable[Replica]) -> None:
     """Raise ConfigError when what was replayed was written for another place, or not to its end."""
     for replica in replicas:
         raw = replica.store.get(PROCESSED)
-        check_written_here(None if raw is None else decode_processed(raw).home, replica.home, replica.source)
+        check_written_here(
+            None if raw is None else decode_processed(raw).home, replica.home, replica.source
+        )
         if replica.store.get(WHOLE) == UNFINISHED and not replica.lacks:
             raise ConfigError(
-                f"{replica.home}: the changelog was being written back, and that did not end; do it again: "
+                f"{replica.home}: the changelog was being written back, and that did not end; "
+                "do it again: "
                 f"{restore_or_replay(replica.source)}"
             )

@@ -1,7 +1,8 @@
 """One partition's store on disk: a RocksDB that holds what the changelog says, up to a position in it.
 
-A store that is damaged is put aside and made again from the changelog. All stores of a process share one block cache
-and one limit for what is not yet written out, so that memory does not grow with the number of partitions.
+A store that is damaged is put aside and made again from the changelog. All stores of a process
+share one block cache and one limit for what is not yet written out, so that memory does not grow
+with the number of partitions.
 """
 
 import fcntl
@@ -23,20 +24,28 @@ from famulus.state.identity import Home, decode_home, encode_home
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
-UNREADABLE = b"\0unreadable"  # before the key of a record that cannot be read, with its place and the reason
+# Before the key of a record that cannot be read, with its place and the reason.
+UNREADABLE = b"\0unreadable"
 HOME = b"\0home"
 DAMAGED = "DAMAGED"  # a file that says: do not open this store again
-BLOOM_BITS = 14  # per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer
+# Per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer.
+BLOOM_BITS = 14
 MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
-# What is written is put in order in a small buffer, which a core's cache holds, and several go to disk as one file:
-# marks come in no order, and each took nearly twice as long into one buffer of all their size.
+# What is written is put in order in a small buffer, which a core's cache holds, and several go to
+# disk as one file: marks come in no order, and each took nearly twice as long into one buffer of
+# all their size.
 BUFFERS, BUFFER_BYTES, BUFFER_BYTES_MIN = 6, 2 * 2**20, 256 * 1024
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk that takes so much is not full
 WAITING = (
-    "No space left", "Disk quota exceeded", "File too large", "Permission denied", "Read-only file system",
-    "While lock file", "Too many open files",
-)  # fmt: skip
+    "No space left",
+    "Disk quota exceeded",
+    "File too large",
+    "Permission denied",
+    "Read-only file system",
+    "While lock file",
+    "Too many open files",
+)
 Compression = Literal["none", "lz4", "zstd"]
 
 
@@ -48,8 +57,9 @@ class StoreError(Exception):
 class Memory:
     """What all stores of one process share: *stores* of them, with *write_bytes* that are not yet written out.
 
-    Each has its part of those from the start: one that nobody writes to any more takes nothing from another. RocksDB
-    makes no buffer smaller than 64 KiB, and puts a batch into one as a whole: that much may come on top.
+    Each has its part of those from the start: one that nobody writes to any more takes nothing from
+    another. RocksDB makes no buffer smaller than 64 KiB, and puts a batch into one as a whole: that
+    much may come on top.
     """
 
     cache: Any
@@ -59,14 +69,17 @@ class Memory:
     stores: int = 1
 
     @classmethod
-    def of(cls, cache_mib: int, write_buffer_mib: int, compression: Compression = "none") -> "Memory":
+    def of(
+        cls, cache_mib: int, write_buffer_mib: int, compression: Compression = "none"
+    ) -> "Memory":
         """A cache for what is read and a limit for what is not yet written out, both in MiB.
 
-        *compression* is that of the files: rows take a third to half of the room with it. Marks, which are digests,
-        take hardly less, and with millions of those it takes a quarter of all CPU.
+        *compression* is that of the files: rows take a third to half of the room with it. Marks,
+        which are digests, take hardly less, and with millions of those it takes a quarter of all
+        CPU.
 
-        Not RocksDB's older cache: that one has a part of a MiB for each of 64 locks, a file's filter is larger than
-        that and was read anew by nearly each look.
+        Not RocksDB's older cache: that one has a part of a MiB for each of 64 locks, a file's
+        filter is larger than that and was read anew by nearly each look.
         """
         return cls(
             rocksdict.Cache.new_hyper_clock_cache(cache_mib * 2**20, 0),  # 0: entries of any size
@@ -89,12 +102,13 @@ class Memory:
 
 
 class Store:
-    """Rows by key, as bytes. *position* is the offset of the last changelog record in it, -1 for none.
+    """Rows by key, as bytes.
 
-    *home* is the changelog partition that it copies, None in a store of a version that did not note it. It is written
-    with the first batch after it was set.
-    Reading raises InvariantError when the bytes on disk are not what was written: the process ends, and the next one
-    puts the store aside.
+    *position* is the offset of the last changelog record in it, -1 for none.
+
+    *home* is the changelog partition that it copies, None in a store of a version that did not note
+    it. It is written with the first batch after it was set. Reading raises InvariantError when the
+    bytes on disk are not what was written: the process ends, and the next one puts the store aside.
     """
 
     def __init__(self, path: Path, memory: Memory) -> None:
@@ -121,14 +135,19 @@ class Store:
             self.home = self._written_home = None if home is None else decode_home(home)
         except Exception as error:  # rocksdict raises nothing finer
             self.close()
-            is_damaged = not (is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING))
+            is_damaged = not (
+                is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING)
+            )
             if not is_damaged:
                 raise StoreError(f"the state in {self.path} cannot be opened: {error}") from error
             self._put_aside(str(error))
             self.open(is_new=True)
 
     def close(self) -> None:
-        """Close it; whatever is read or written from now on raises. After a write that failed RocksDB complains."""
+        """Close it; whatever is read or written from now on raises.
+
+        After a write that failed RocksDB complains.
+        """
         db, self._db = self._db, None
         try:
             if db is not None:
@@ -188,8 +207,9 @@ class Store:
     def write(self, batch: Any, position: int, epoch: int) -> None:
         """Write *batch* and that the store now holds the changelog up to *position*, in one piece.
 
-        Raises StoreError when the disk does not take it; then try again with `reopen` in between. It can be read
-        meanwhile. A thread would gain nothing: rocksdict keeps the interpreter while RocksDB works.
+        Raises StoreError when the disk does not take it; then try again with `reopen` in between.
+        It can be read meanwhile. A thread would gain nothing: rocksdict keeps the interpreter while
+        RocksDB works.
         """
         batch.put(POSITION, b"%d" % position)
         batch.put(EPOCH, b"%d" % epoch)
@@ -212,7 +232,9 @@ class Store:
         try:
             probe.write_bytes(bytes(ROOM_BYTES))
         except OSError as error:
-            raise StoreError(f"the state in {self.path} cannot be written: {error.strerror}") from error
+            raise StoreError(
+                f"the state in {self.path} cannot be written: {error.strerror}"
+            ) from error
         finally:
             with suppress(OSError):
                 probe.unlink(missing_ok=True)
@@ -228,13 +250,18 @@ class Store:
         self.home = home
 
     def begin_anew(self) -> Path:
-        """Begin with nothing in no home, and keep what is there beside it: where that is. Raises StoreError."""
+        """Begin with nothing in no home, and keep what is there beside it: where that is.
+
+        Raises StoreError.
+        """
         aside = self.path.with_name(f"{self.path.name}.before-{time.time_ns()}")
         self.close()
         try:
             self.path.rename(aside)
         except OSError as error:
-            raise StoreError(f"the state in {self.path} cannot be put aside: {error.strerror}") from error
+            raise StoreError(
+                f"the state in {self.path} cannot be put aside: {error.strerror}"
+            ) from error
         self.open()
         return aside
 
@@ -250,12 +277,18 @@ class Store:
         if self._db is None:
             return StoreError(f"the state in {self.path} is closed")
         (self.path / DAMAGED).touch()
-        return InvariantError(f"the state in {self.path} is damaged ({error}); it is rebuilt at the next start")
+        return InvariantError(
+            f"the state in {self.path} is damaged ({error}); it is rebuilt at the next start"
+        )
 
     def _put_aside(self, why: str) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         self.path.rename(aside)
-        log.error("damaged state was put aside and is rebuilt from the changelog", why=why, kept_at=str(aside))
+        log.error(
+            "damaged state was put aside and is rebuilt from the changelog",
+            why=why,
+            kept_at=str(aside),
+        )
 
     def _options(self) -> Any:
         table = rocksdict.BlockBasedOptions()
@@ -271,12 +304,15 @@ class Store:
         options.set_write_buffer_size(size)
         options.set_min_write_buffer_number_to_merge(together)
         options.set_max_write_buffer_number(at_most)
-        # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without a search.
+        # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without
+        # a search.
         options.set_memtable_whole_key_filtering(whole_key_filter=True)
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM)
         options.set_keep_log_file_num(1)
         options.set_max_background_jobs(2)
-        options.set_compression_type(getattr(rocksdict.DBCompressionType, self._memory.compression)())
+        options.set_compression_type(
+            getattr(rocksdict.DBCompressionType, self._memory.compression)()
+        )
         return options
 
 
@@ -288,12 +324,17 @@ class StateFolder:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Take it for this process. Raises ConfigError when another one has it, it is not ours, or the disk refuses."""
+        """Take it for this process.
+
+        Raises ConfigError when another one has it, it is not ours, or the disk refuses.
+        """
         try:
             make_folder(self.path, "the state folder")
             self._lock = open_owned(self.path / "LOCK", os.O_RDWR | os.O_CREAT, "the lock file")
         except OSError as error:
-            raise ConfigError(f"the state folder {self.path} cannot be used: {error.strerror}") from None
+            raise ConfigError(
+                f"the state folder {self.path} cannot be used: {error.strerror}"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -313,7 +354,11 @@ class StateFolder:
         """Remove the stores of partitions that went elsewhere, and damaged ones, when nobody wrote them for so long."""
         limit = time.time() - older_than_h * HOUR_S
         for folder in self.path.glob("*/*/"):
-            newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
+            newest = max(
+                (file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime
+            )
             if folder not in in_use and newest < limit:
                 shutil.rmtree(folder, ignore_errors=True)
-                log.info("state of a partition that is elsewhere now was removed", folder=str(folder))
+                log.info(
+                    "state of a partition that is elsewhere now was removed", folder=str(folder)
+                )

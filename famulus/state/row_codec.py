@@ -1,7 +1,7 @@
 """Keys and values of tables as bytes, and back: what is written can be read, or is refused where it is written.
 
-Encoding alone takes what decoding refuses: a float that is not finite becomes null, None and texts pass for anything.
-So whatever is not of a plain type is decoded again before it is kept. Pure.
+Encoding alone takes what decoding refuses: a float that is not finite becomes null, None and texts
+pass for anything. So whatever is not of a plain type is decoded again before it is kept. Pure.
 """
 
 import dataclasses
@@ -24,14 +24,31 @@ from famulus.serialization.json_codec import UnwritableError, codec_of, fault_in
 Decode = Callable[[bytes], Any]  # Any, here and below: of the table's own types
 Encode = Callable[[Any], bytes]
 Fault = tuple[str, str]  # the JSON path, what is wrong there
-PLAIN = int, str, bool, UUID  # what is of such a type, and of none below it, is read as it was written
+# What is of such a type, and of none below it, is read as it was written.
+PLAIN = int, str, bool, UUID
 IMMUTABLE = (
-    int, str, bool, float, bytes, Decimal, UUID, date, datetime, time, timedelta, tzinfo, Enum, types.NoneType,
-)  # fmt: skip
+    int,
+    str,
+    bool,
+    float,
+    bytes,
+    Decimal,
+    UUID,
+    date,
+    datetime,
+    time,
+    timedelta,
+    tzinfo,
+    Enum,
+    types.NoneType,
+)
 
 
 class RefusedError(Exception):
-    """A key or a value cannot be kept. *is_type* says whether it is its type that is wrong, or what it is."""
+    """A key or a value cannot be kept.
+
+    *is_type* says whether it is its type that is wrong, or what it is.
+    """
 
     def __init__(self, path: str, reason: str, *, is_type: bool = True) -> None:
         super().__init__(f"{path}: {reason}")
@@ -80,7 +97,11 @@ class _Nothing:
 
 def name_of(of: Any) -> str:
     """A type as people write it."""
-    return of.__qualname__ if isinstance(of, type) and not typing.get_args(of) else str(of).removeprefix("typing.")
+    return (
+        of.__qualname__
+        if isinstance(of, type) and not typing.get_args(of)
+        else str(of).removeprefix("typing.")
+    )
 
 
 def value_coder(of: Any) -> Coder:
@@ -151,7 +172,11 @@ def refused(error: Exception) -> RefusedError:
         return RefusedError("$", "a text that UTF-8 cannot carry", is_type=False)
     if isinstance(error, RecursionError):
         return RefusedError("$", "nested too deeply", is_type=False)
-    says = str(error) if isinstance(error, (TypeError, ValueError, OverflowError)) else type(error).__name__
+    says = (
+        str(error)
+        if isinstance(error, (TypeError, ValueError, OverflowError))
+        else type(error).__name__
+    )
     return RefusedError("$", says, is_type=not isinstance(error, (ValueError, OverflowError)))
 
 
@@ -163,7 +188,14 @@ def difference(given: Any, read: Any, path: str = "$") -> Fault | None:
     if pairs is None:
         return path, f"a `{type(given).__name__}` of other keys or another length would be read"
     if pairs:
-        return next((found for pair in pairs if (found := difference(pair[1], pair[0], pair[2])) is not None), None)
+        return next(
+            (
+                found
+                for pair in pairs
+                if (found := difference(pair[1], pair[0], pair[2])) is not None
+            ),
+            None,
+        )
     try:
         is_same = bool(given == read) or not _has_equality(read)
     except Exception:  # noqa: BLE001  # whatever the code of a user's type raises
@@ -178,7 +210,9 @@ def _is_alike(given: Any, read: Any) -> bool:
         return False
     if isinstance(given, int) and isinstance(read, (float, Decimal)):
         return True
-    return isinstance(given, type(read)) or (isinstance(given, (set, frozenset)) and isinstance(read, (set, frozenset)))
+    return isinstance(given, type(read)) or (
+        isinstance(given, (set, frozenset)) and isinstance(read, (set, frozenset))
+    )
 
 
 def _has_equality(value: Any) -> bool:
@@ -187,12 +221,23 @@ def _has_equality(value: Any) -> bool:
 
 
 def _inside(one: Any, other: Any, path: str) -> list[tuple[Any, Any, str]] | None:
-    """What of *one* and *other* is to be compared one by one, with its path. None when their number differs."""
+    """What of *one* and *other* is to be compared one by one, with its path.
+
+    None when their number differs.
+    """
     if isinstance(one, Mapping):
-        return [(one[k], other[k], f"{path}[...]") for k in one] if one.keys() == other.keys() else None
+        return (
+            [(one[k], other[k], f"{path}[...]") for k in one]
+            if one.keys() == other.keys()
+            else None
+        )
     if isinstance(one, (list, tuple)):
         same = len(one) == len(other)
-        return [(*pair, f"{path}[{n}]") for n, pair in enumerate(zip(one, other, strict=True))] if same else None
+        return (
+            [(*pair, f"{path}[{n}]") for n, pair in enumerate(zip(one, other, strict=True))]
+            if same
+            else None
+        )
     return [(getattr(one, name), getattr(other, name), f"{path}.{name}") for name in _fields(one)]
 
 
@@ -201,13 +246,19 @@ def _fields(value: Any) -> Collection[str]:
         return value._options.fields
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
-    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else ()
+    return (
+        [field.name for field in dataclasses.fields(value)]
+        if dataclasses.is_dataclass(value)
+        else ()
+    )
 
 
 def _not_finite(value: Any) -> RefusedError | None:
     """The refusal of the first number in it that is none."""
     path = next(_paths_not_finite(value, "$"), None)
-    return None if path is None else RefusedError(path, "a number that is not finite", is_type=False)
+    return (
+        None if path is None else RefusedError(path, "a number that is not finite", is_type=False)
+    )
 
 
 def _paths_not_finite(value: Any, path: str) -> Iterator[str]:

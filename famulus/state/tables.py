@@ -3,9 +3,9 @@
     stock_reserved = stock.Table("stock_reserved", key=str, value=int, default=int)
     stock_reserved[event.product_id] += event.quantity
 
-A handler sees the rows of the partition that its event came from, so a table is best keyed by the event's own key: then
-every row lives in one partition. Outside a handler a table can be read (all partitions that this worker owns, settled
-state only), not written.
+A handler sees the rows of the partition that its event came from, so a table is best keyed by the
+event's own key: then every row lives in one partition. Outside a handler a table can be read (all
+partitions that this worker owns, settled state only), not written.
 """
 
 import heapq
@@ -57,17 +57,24 @@ class Row(NamedTuple):
 class Table(Generic[K, V]):
     """Rows of type *value* by keys of type *key*; a missing row reads as `default()` where a default is given.
 
-    Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal, UUID, datetime,
-    lists, dicts. *held* has the partitions of this worker by their numbers, *topic* is the source whose handlers may
-    change it. A row or an event's rows that are too large to be settled in one piece send the event to the dead letter
-    topic; so does what could not be read again: TypeError or ValueError, where it is written. A row that cannot be read
-    raises UnreadableRowError, which stops the partition: no event is to blame for it.
+    Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal,
+    UUID, datetime, lists, dicts. *held* has the partitions of this worker by their numbers, *topic*
+    is the source whose handlers may change it. A row or an event's rows that are too large to be
+    settled in one piece send the event to the dead letter topic; so does what could not be read
+    again: TypeError or ValueError, where it is written. A row that cannot be read raises
+    UnreadableRowError, which stops the partition: no event is to blame for it.
     """
 
     def __init__(  # noqa: PLR0917  # all that a table is
-        self, name: str, key: type[K], value: type[V], default: Callable[[], V] | None,
-        held: Mapping[int, Partition], help: str = "", topic: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        key: type[K],
+        value: type[V],
+        default: Callable[[], V] | None,
+        held: Mapping[int, Partition],
+        help: str = "",
+        topic: str = "",
+    ) -> None:
         self.name = name
         self.help = help or f"Rows by {name_of(key)}."
         self.prefix = row_key(name)
@@ -78,7 +85,11 @@ class Table(Generic[K, V]):
         self._key = key
         self._keys, self._values = key_coder(key), value_coder(value)
         self._encode_key, self._plain_key = self._keys.encode, self._keys.plain
-        self._encode, self._plain, self._decode = self._values.encode, self._values.plain, self._values.decode
+        self._encode, self._plain, self._decode = (
+            self._values.encode,
+            self._values.plain,
+            self._values.decode,
+        )
         self._is_mutable = is_mutable(value)
         self._hidden = places_at(value)
 
@@ -141,7 +152,10 @@ class Table(Generic[K, V]):
         self[key] = value
 
     def pop(self, key: K, *default: V) -> V:
-        """Delete the row and return its value. Raises KeyError when it is missing and no *default* is given."""
+        """Delete the row and return its value.
+
+        Raises KeyError when it is missing and no *default* is given.
+        """
         row = self._row(key)
         raw = self._read(row)
         if raw is None:
@@ -155,8 +169,8 @@ class Table(Generic[K, V]):
     def items(self, after: str | None = None, limit: int | None = None) -> list[tuple[K, V]]:
         """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most.
 
-        The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises ValueError when
-        *after* is no such text, UnreadableRowError for a row that cannot be read.
+        The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises
+        ValueError when *after* is no such text, UnreadableRowError for a row that cannot be read.
         """
         found = []
         for raw, value in self._later(None if after is None else self.position(after), limit):
@@ -172,12 +186,16 @@ class Table(Generic[K, V]):
         return [self._shown_row(raw, value) for raw, value in self._later(after, limit)]
 
     def _later(self, after: bytes | None, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
-        every = heapq.merge(*(self.settled(partition, after or b"") for partition in self.partitions))
+        every = heapq.merge(
+            *(self.settled(partition, after or b"") for partition in self.partitions)
+        )
         return itertools.islice(((raw, value) for raw, value in every if raw != after), limit)
 
     def _shown_row(self, raw: bytes, value: bytes) -> Row:
         text, why = self.key_text(raw), self.fault(raw, value)
-        return Row(text, text, None, why) if why else Row(text, self._to_key(raw), self._decode(value))
+        return (
+            Row(text, text, None, why) if why else Row(text, self._to_key(raw), self._decode(value))
+        )
 
     def settled(self, partition: int, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Settled rows of one partition as bytes, in the order of their keys, from *start* on."""
@@ -241,7 +259,10 @@ class Table(Generic[K, V]):
         return Windowed(self, self.window)
 
     def in_window(self, start_ms: int, key: K) -> V:
-        """The row of one window. Raises KeyError when there is none and the table has no default."""
+        """The row of one window.
+
+        Raises KeyError when there is none and the table has no default.
+        """
         row = self._window_row(start_ms, key)
         raw = self._read(row)
         return self._missing(row, key) if raw is None else self._value(row, raw)
@@ -253,8 +274,8 @@ class Table(Generic[K, V]):
     def now_ms(self) -> int:
         """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970.
 
-        The wall clock's, too, for an event after the year 9999, since the stream's time is never ahead of it; 0 for one
-        before 1970.
+        The wall clock's, too, for an event after the year 9999, since the stream's time is never
+        ahead of it; 0 for one before 1970.
         """
         unit = current_unit()
         if unit is None or unit.record.timestamp > windows.TIME_MAX_MS:
@@ -276,7 +297,10 @@ class Table(Generic[K, V]):
         return ""
 
     def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """A row of the changelog as JSON, key and value. Raises ValueError, without payload, when its types differ."""
+        """A row of the changelog as JSON, key and value.
+
+        Raises ValueError, without payload, when its types differ.
+        """
         if why := self.fault(key, value):
             raise ValueError(why)
         return self.key_json(key), self._encode(self._decode(value))
@@ -287,11 +311,17 @@ class Table(Generic[K, V]):
         return self._encode_key(key) if isinstance(key, faust.Record) else msgspec.json.encode(key)
 
     def shown(self, key: bytes, value: bytes) -> bytes:
-        """The value that `as_json` gives, for people: without what is sensitive. Raises as that does."""
+        """The value that `as_json` gives, for people: without what is sensitive.
+
+        Raises as that does.
+        """
         return hidden(self.as_json(key, value)[1], self._hidden) or b"null"
 
     def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """The row of the changelog that such JSON stands for. Raises ValueError that says what is wrong in it."""
+        """The row of the changelog that such JSON stands for.
+
+        Raises ValueError that says what is wrong in it.
+        """
         raw = self.key_from_json(key)
         try:
             return raw, self._values.checked(self._decode(value))
@@ -328,7 +358,9 @@ class Table(Generic[K, V]):
 
     def _row(self, key: K) -> bytes:
         try:
-            return self.prefix + (self._encode_key(key) if type(key) is self._plain_key else self._keys.canonical(key))
+            return self.prefix + (
+                self._encode_key(key) if type(key) is self._plain_key else self._keys.canonical(key)
+            )
         except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
             raise self._refused("key", self._keys.name, error) from None
 
@@ -345,7 +377,10 @@ class Table(Generic[K, V]):
         return value
 
     def _value(self, row: bytes, raw: bytes) -> V:
-        """The value in *raw*. One that can be changed in place is looked at again at the event's end."""
+        """The value in *raw*.
+
+        One that can be changed in place is looked at again at the event's end.
+        """
         value = self._decoded(row, raw)
         if self._is_mutable:
             self._check_later(row, value, raw)
@@ -375,7 +410,8 @@ class Table(Generic[K, V]):
 
     # What was read and changed in place would be lost.
 
-    def _check_later(self, row: bytes, value: Any, raw: bytes | None = None) -> None:  # Any: or a default of its own
+    # Any: or a default of its own.
+    def _check_later(self, row: bytes, value: Any, raw: bytes | None = None) -> None:
         unit = current_unit()
         if unit is None or unit.is_ended:
             return
@@ -385,19 +421,23 @@ class Table(Generic[K, V]):
             return
         unit.check_later(partial(self._check_unchanged, row, value, before, is_row=raw is not None))
 
-    def _check_unchanged(self, row: bytes, value: Any, before: bytes, rows: Rows, *, is_row: bool) -> None:
+    def _check_unchanged(
+        self, row: bytes, value: Any, before: bytes, rows: Rows, *, is_row: bool
+    ) -> None:
         """Raise TypeError when *value*, *before* when it was read, differs now, and the row was not written since."""
         if row in rows and not (is_row and rows[row] is before):
             return
         try:
             if self._encode(value) == before:
                 return
-            is_same = is_row and difference(value, self._decode(before)) is None  # other bytes may say the same
+            # Other bytes may say the same.
+            is_same = is_row and difference(value, self._decode(before)) is None
         except Exception:  # noqa: BLE001  # it was changed into what cannot be encoded
             is_same = False
         if not is_same:
             raise TypeError(
-                f"a value of table {self.name!r} was changed in place and not written back, so the change would be "
+                f"a value of table {self.name!r} was changed in place and not written back, so "
+                "the change would be "
                 "lost: assign it (`table[key] = value`), or change a copy"
             )
 
@@ -406,14 +446,19 @@ class Table(Generic[K, V]):
     def _refused(self, what: str, kind: str, error: Exception) -> Exception:
         fault = error if isinstance(error, RefusedError) else refused(error)
         made = TypeError if fault.is_type else ValueError
-        return made(f"table {self.name!r} takes no such {what}, its {what}s are of type {kind}: {fault}")
+        return made(
+            f"table {self.name!r} takes no such {what}, its {what}s are of type {kind}: {fault}"
+        )
 
     def _unreadable(self, row: bytes, error: Exception) -> UnreadableRowError:
         digest = blake2b(row[len(self.prefix) :], digest_size=8).hexdigest()
         return UnreadableRowError(
-            f"table {self.name!r}: the row whose key has the digest {digest} cannot be read ({_words(error)}). Older "
-            "code wrote it, or it is damaged: give fields that are new a default; or stop the workers, `faust -A app "
-            f"state export --topic {self._topic} --output FILE`, correct or remove the lines that say `unreadable`, "
+            f"table {self.name!r}: the row whose key has the digest {digest} cannot be read "
+            f"({_words(error)}). Older "
+            "code wrote it, or it is damaged: give fields that are new a default; or stop the "
+            "workers, `faust -A app "
+            f"state export --topic {self._topic} --output FILE`, correct or remove the lines "
+            "that say `unreadable`, "
             f"`state import --topic {self._topic} --replace FILE`"
         )
 
@@ -422,8 +467,10 @@ class Table(Generic[K, V]):
         here, there = self._topic, unit.partition.topic
         if here != there and here and there:
             raise TypeError(
-                f"table {self.name!r} belongs to the subscription of {here!r}, and this event is of {there!r}: publish "
-                f"an event to {here!r} whose handler does it, or declare the table at the subscription of {there!r}"
+                f"table {self.name!r} belongs to the subscription of {here!r}, and this event "
+                f"is of {there!r}: publish "
+                f"an event to {here!r} whose handler does it, or declare the table at the "
+                f"subscription of {there!r}"
             )
 
     def _to_key(self, raw: bytes) -> Any:  # Any: the table's key, or a text

@@ -1,13 +1,17 @@
-"""The unit of work: what one event changes. A handler that raises discards it, one that succeeds leaves it behind.
+"""The unit of work: what one event changes.
 
-A unit belongs to one attempt of one handler. What a later attempt, or the next handler of the event, keeps of it is in
-the unit that comes after it. So a task that outlives its handler has the unit of that handler alone: it can neither
-change the next attempt nor leave anything where nobody looks.
+A handler that raises discards it, one that succeeds leaves it behind.
 
-Handlers of many keys are in hand at once. One that never suspends runs in one piece, so nothing comes between what it
-reads and what it writes. When one suspends, every row that it has touched, or touches from then on, belongs to it until
-it ends. Another event that touches such a row is undone on the spot, waits for the owner's end, and is handled again:
-no update is lost, nothing half done is read, and since nobody waits while owning anything, nobody waits for ever.
+A unit belongs to one attempt of one handler. What a later attempt, or the next handler of the
+event, keeps of it is in the unit that comes after it. So a task that outlives its handler has the
+unit of that handler alone: it can neither change the next attempt nor leave anything where nobody
+looks.
+
+Handlers of many keys are in hand at once. One that never suspends runs in one piece, so nothing
+comes between what it reads and what it writes. When one suspends, every row that it has touched, or
+touches from then on, belongs to it until it ends. Another event that touches such a row is undone
+on the spot, waits for the owner's end, and is handled again: no update is lost, nothing half done
+is read, and since nobody waits while owning anything, nobody waits for ever.
 """
 
 import asyncio
@@ -22,13 +26,15 @@ from famulus.state.changelog import MARK_BYTES, RECORD_OVERHEAD
 from famulus.state.partition_state import Partition, Rows
 from famulus.state.rocksdb_store import StoreError
 
-Savepoint = tuple[Rows, int, int]  # the rows; how many events were to be published, how many rows touched
+# The rows; how many events were to be published, how many rows touched.
+Savepoint = tuple[Rows, int, int]
 NOTHING: Savepoint = ({}, 0, 0)
 NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
 NO_TOUCHED: dict[bytes, None] = {}
 NO_OUTBOX: list[Outgoing] = []
 NO_READS: list["Callable[[Rows], None]"] = []
-Waiters = deque["asyncio.Future[Waiters]"]  # events that wait for one to end, in the order of their coming
+# Events that wait for one to end, in the order of their coming.
+Waiters = deque["asyncio.Future[Waiters]"]
 
 
 class Unwound(BaseException):  # no error, and no Exception: handlers must let it pass
@@ -45,22 +51,48 @@ class Unit:
     Tables write into it, the event bus publishes through it.
     """
 
-    # There is one for every event: slots are read in half the time, and most of it is made when it is needed.
+    # There is one for every event: slots are read in half the time, and most of it is made when it
+    # is needed.
     __slots__ = (
-        "_cause", "_event_id", "_first", "_touched", "_unchecked", "bytes_redeemed", "handler", "in_the_way",
-        "is_discarded", "is_ended", "is_live", "is_resting", "is_stopped", "is_timed_out", "is_undone", "mark",
-        "outbox", "partition", "reads", "record", "rows", "unawaited", "waiters",
-    )  # fmt: skip
+        "_cause",
+        "_event_id",
+        "_first",
+        "_touched",
+        "_unchecked",
+        "bytes_redeemed",
+        "handler",
+        "in_the_way",
+        "is_discarded",
+        "is_ended",
+        "is_live",
+        "is_resting",
+        "is_stopped",
+        "is_timed_out",
+        "is_undone",
+        "mark",
+        "outbox",
+        "partition",
+        "reads",
+        "record",
+        "rows",
+        "unawaited",
+        "waiters",
+    )
 
-    def __init__(self, partition: Partition, record: Record, waiters: Waiters | None = None) -> None:
+    def __init__(
+        self, partition: Partition, record: Record, waiters: Waiters | None = None
+    ) -> None:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
-        self.unawaited = ""  # what its handler has called and not awaited, so that nothing of it was done
-        self.reads = NO_READS  # what checks the values that were read, and can be changed in place, at the end
+        # What its handler has called and not awaited, so that nothing of it was done.
+        self.unawaited = ""
+        # What checks the values that were read, and can be changed in place, at the end.
+        self.reads = NO_READS
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
         self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark
-        self.is_undone = False  # to be handled again: another one is in the way, or the store could not be read
+        # To be handled again: another one is in the way, or the store could not be read.
+        self.is_undone = False
         self.is_live = False  # it has suspended, and owns what it touched, and its mark
         self.is_ended = False
         self.is_discarded = False  # it has ended, and nothing that it did counts
@@ -69,20 +101,27 @@ class Unit:
         self.is_timed_out = False  # its attempt was cancelled because it took too long
         self.bytes_redeemed = 0  # of its payload, which its record does not carry
         self._touched = NO_TOUCHED  # a set in the order of touching
-        self._unchecked: list[Outgoing] | None = None  # of `outbox`: may have to be replaced before they leave
+        # Of `outbox`: may have to be replaced before they leave.
+        self._unchecked: list[Outgoing] | None = None
         self._event_id = ""
         self._cause: Cause | None = None
         self._first = 0  # place in the outbox of the first event that the current handler publishes
 
     @property
     def event_id(self) -> str:
-        """What makes the event the same event when it comes again. Made when somebody asks for it."""
+        """What makes the event the same event when it comes again.
+
+        Made when somebody asks for it.
+        """
         self._event_id = self._event_id or event_id_of(self.record)
         return self._event_id
 
     @property
     def cause(self) -> Cause:
-        """What the event hands on to those that are published because of it. Made when somebody asks for it."""
+        """What the event hands on to those that are published because of it.
+
+        Made when somebody asks for it.
+        """
         if self._cause is None:
             self._cause = cause_of(self.record)
         return self._cause
@@ -92,8 +131,8 @@ class Unit:
     def row(self, key: bytes) -> bytes | None:
         """The newest value of a row as this event sees it.
 
-        Raises Unwound when the row belongs to another one, StoreError when the disk does not let us look now; then the
-        event is undone, whatever its handler makes of that.
+        Raises Unwound when the row belongs to another one, StoreError when the disk does not let us
+        look now; then the event is undone, whatever its handler makes of that.
         """
         if key in self.rows:
             return self.rows[key]
@@ -105,7 +144,10 @@ class Unit:
             raise
 
     def earlier(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
-        """The mark that the event left when it was seen before, see `Partition.mark`. Raises as `row` does."""
+        """The mark that the event left when it was seen before, see `Partition.mark`.
+
+        Raises as `row` does.
+        """
         if self.partition.owners:
             self._check_owner(key)
         try:
@@ -121,7 +163,10 @@ class Unit:
             self.partition.owners[key] = self
 
     def write(self, key: bytes, value: bytes | None) -> None:
-        """Set a row, or delete it with None. Raises as `row` does, and TypeError when the event is done."""
+        """Set a row, or delete it with None.
+
+        Raises as `row` does, and TypeError when the event is done.
+        """
         if self.is_ended:
             raise TypeError("a table was changed after the event that it was changed for was done")
         if key not in self._touched:
@@ -131,7 +176,10 @@ class Unit:
         self.rows[key] = value
 
     def touch(self, key: bytes) -> None:
-        """Have a row belong to this event while it is in hand. Raises Unwound when it does to another."""
+        """Have a row belong to this event while it is in hand.
+
+        Raises Unwound when it does to another.
+        """
         if self.partition.owners:
             self._check_owner(key)
         if self.is_live:
@@ -197,17 +245,25 @@ class Unit:
         return dict(self.rows) if self.rows else NO_ROWS, self._first, len(self._touched)
 
     def rollback(self, to: Savepoint) -> "Unit":
-        """End the attempt, and undo everything since `savepoint`. Returns the unit that is left of the event."""
+        """End the attempt, and undo everything since `savepoint`.
+
+        Returns the unit that is left of the event.
+        """
         rows, kept, touched = to
         if self.is_live:
             for key in islice(self._touched, touched, None):
                 self.partition.owners.pop(key, None)
         self._pass_on()
         self.is_discarded = True
-        return self._left(dict(rows) if rows else NO_ROWS, self.outbox[:kept], islice(self._touched, touched))
+        return self._left(
+            dict(rows) if rows else NO_ROWS, self.outbox[:kept], islice(self._touched, touched)
+        )
 
     def passed(self) -> "Unit":
-        """End the attempt, which has succeeded. Returns the unit of the event's next handler, with its effects."""
+        """End the attempt, which has succeeded.
+
+        Returns the unit of the event's next handler, with its effects.
+        """
         unit = self._left(self.rows, self._checked(), self._touched)
         unit.reads = self.reads
         return unit
@@ -216,9 +272,17 @@ class Unit:
         """What is left of the event for its next attempt. This unit has ended, and owns nothing."""
         unit = Unit(self.partition, self.record, self.waiters)
         unit.handler, unit.mark = self.handler, self.mark
-        unit.rows, unit.outbox, unit._touched = rows, outbox or NO_OUTBOX, dict.fromkeys(touched) or NO_TOUCHED
+        unit.rows, unit.outbox, unit._touched = (
+            rows,
+            outbox or NO_OUTBOX,
+            dict.fromkeys(touched) or NO_TOUCHED,
+        )
         unit.in_the_way, unit.is_undone = self.in_the_way, self.is_undone
-        unit.is_timed_out, unit.is_stopped, unit.is_live = self.is_timed_out, self.is_stopped, self.is_live
+        unit.is_timed_out, unit.is_stopped, unit.is_live = (
+            self.is_timed_out,
+            self.is_stopped,
+            self.is_live,
+        )
         unit._event_id, unit._cause, unit._first = self._event_id, self._cause, len(outbox)
         unit.bytes_redeemed, self.bytes_redeemed = self.bytes_redeemed, 0
         if self.is_live:
@@ -230,7 +294,11 @@ class Unit:
         """What may leave: a task that outlives its handler has to send what it has not checked by itself."""
         if self._unchecked is None:
             return self.outbox
-        return [record for record in self.outbox if not any(record is other for other in self._unchecked)]
+        return [
+            record
+            for record in self.outbox
+            if not any(record is other for other in self._unchecked)
+        ]
 
     def join(self) -> None:
         """Make the effects, and the event's mark, part of the group that fills.
@@ -241,10 +309,15 @@ class Unit:
             check(self.rows)
         rows, partition, size = self.rows, self.partition, MARK_BYTES
         for key, value in rows.items():
-            size += len(key) + RECORD_OVERHEAD if value is None else len(key) + len(value) + RECORD_OVERHEAD
+            size += (
+                len(key) + RECORD_OVERHEAD
+                if value is None
+                else len(key) + len(value) + RECORD_OVERHEAD
+            )
         if size > partition.group_bytes:
             raise EffectsTooLargeError(
-                f"its effects on tables take {size} bytes, at most {partition.group_bytes} are settled at once"
+                f"its effects on tables take {size} bytes, at most {partition.group_bytes} are "
+                "settled at once"
             )
         group = partition.group_for(size)
         if rows:
@@ -304,7 +377,8 @@ class Unit:
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
-enter = _current.set  # make a unit the one of the event in hand in this task, until the next one is entered
+# Make a unit the one of the event in hand in this task, until the next one is entered.
+enter = _current.set
 # The unit of the event in hand, None outside a handler. It may have ended: see `current_attempt`.
 current_unit: Callable[[], Unit | None] = _current.get
 
@@ -312,14 +386,16 @@ current_unit: Callable[[], Unit | None] = _current.get
 def current_attempt() -> Unit | None:
     """Return the unit of the attempt in hand, None outside a handler.
 
-    A task that outlives its handler is outside of it. Raises AttemptEndedError when that attempt has failed.
+    A task that outlives its handler is outside of it. Raises AttemptEndedError when that attempt
+    has failed.
     """
     unit = current_unit()
     if unit is None or not unit.is_ended:
         return unit
     if unit.is_discarded:
         raise AttemptEndedError(
-            f"handler {unit.handler} has failed or timed out, and a task that it left behind goes on: await what a "
+            f"handler {unit.handler} has failed or timed out, and a task that it left behind "
+            "goes on: await what a "
             f"handler starts before it returns, or start it with `context=contextvars.Context()`"
         )
     return None

@@ -5,9 +5,10 @@
     per_hour[event.customer_id] += 1
     per_hour[event.customer_id].delta(timedelta(hours=1))       # the hour before
 
-An event's time is its record's timestamp, so an event that is handled again counts in the same window. Windows begin at
-multiples of the step since 1970. A time that no calendar has, such as one in microseconds, is taken for the worker's,
-one before 1970 for its beginning: rows of such windows would never be removed, and they would sort before all others.
+An event's time is its record's timestamp, so an event that is handled again counts in the same
+window. Windows begin at multiples of the step since 1970. A time that no calendar has, such as one
+in microseconds, is taken for the worker's, one before 1970 for its beginning: rows of such windows
+would never be removed, and they would sort before all others.
 """
 
 import re
@@ -25,7 +26,8 @@ K_contra = TypeVar("K_contra", contravariant=True)
 _start = struct.Struct(">q")
 START_BYTES = _start.size
 TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
-STRAY_MAX_MS = 0x20 << 56  # above: no time at all, but the text of a key in a table that had no windows once
+# Above: no time at all, but the text of a key in a table that had no windows once.
+STRAY_MAX_MS = 0x20 << 56
 _number = re.compile(r"(-?\d{1,19}) ms")  # stands for a time that no calendar has
 
 
@@ -43,14 +45,18 @@ class Window:
 
     @classmethod
     def of(cls, size: timedelta, step: timedelta, expires: timedelta) -> "Window":
-        """Make one of lengths. Raises ConfigError when time would pass that no window has, or one is not positive."""
+        """Make one of lengths.
+
+        Raises ConfigError when time would pass that no window has, or one is not positive.
+        """
         declared = Declaration("a table's window")
         for option, length in {"size": size, "step": step, "expires": expires}.items():
             declared.kind(option, length, timedelta)
         lengths = [length // timedelta(milliseconds=1) for length in (size, step, expires)]
         if not 0 < lengths[1] <= lengths[0] or lengths[2] < 0:
             raise declared.error(
-                f"a size of {size} every {step}, kept for {expires}: the step must be above 0 and at most the size"
+                f"a size of {size} every {step}, kept for {expires}: the step must be above 0 "
+                "and at most the size"
             )
         return cls(*lengths)
 
@@ -76,7 +82,10 @@ def in_window(start_ms: int, key: bytes) -> bytes:
 
 
 def start_of(raw: bytes) -> int:
-    """When the window of such a key begins, milliseconds since 1970. Raises NoWindowError when it is none."""
+    """When the window of such a key begins, milliseconds since 1970.
+
+    Raises NoWindowError when it is none.
+    """
     if len(raw) < START_BYTES:
         raise NoWindowError("the key has no window's beginning")
     return int(_start.unpack_from(raw)[0])
@@ -95,7 +104,10 @@ def text_of(raw: bytes) -> str:
 
 
 def from_text(text: str) -> bytes:
-    """The bytes that such a text stands for; without a zone its time is UTC. Raises NoWindowError when it is none."""
+    """The bytes that such a text stands for; without a zone its time is UTC.
+
+    Raises NoWindowError when it is none.
+    """
     written, _, key = text.partition("/")
     if number := _number.fullmatch(written):
         try:
@@ -114,7 +126,10 @@ class WindowRows(Protocol[K_contra, V]):
     """What windows need of a table."""
 
     def in_window(self, start_ms: int, key: K_contra) -> V:
-        """The row of one window. Raises KeyError when there is none and the table has no default."""
+        """The row of one window.
+
+        Raises KeyError when there is none and the table has no default.
+        """
 
     def set_in_window(self, start_ms: int, key: K_contra, value: V) -> None:
         """Set the row of one window."""
@@ -149,7 +164,9 @@ class WindowSet(Generic[K, V]):
     def apply(self, change: Callable[[V], V]) -> "WindowSet[K, V]":
         """Replace each row by what *change* makes of it."""
         for start_ms in self._window.starts(self._rows.now_ms()):
-            self._rows.set_in_window(start_ms, self._key, change(self._rows.in_window(start_ms, self._key)))
+            self._rows.set_in_window(
+                start_ms, self._key, change(self._rows.in_window(start_ms, self._key))
+            )
         return self
 
     def current(self) -> V:

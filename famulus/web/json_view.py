@@ -16,7 +16,8 @@ INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # of partitions; of offsets and tim
 
 def asker(request: Request) -> str:
     """Who asks, for what is written down of it."""
-    return f"web@{cast(Any, request).remote}"  # Any: aiohttp's request, which Faust's type knows little of
+    # Any: aiohttp's request, which Faust's type knows little of.
+    return f"web@{cast(Any, request).remote}"
 
 
 class Page(View):
@@ -54,7 +55,10 @@ class Page(View):
 
 
 def whole(text: str, what: str, low: int, high: int) -> int:
-    """The whole number that somebody sent as *what*. Raises BadRequestError unless it is from *low* to *high*."""
+    """The whole number that somebody sent as *what*.
+
+    Raises BadRequestError unless it is from *low* to *high*.
+    """
     is_number = text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= len(str(high))
     if not is_number or not low <= int(text) <= high:
         raise BadRequestError(f"{what} is a number from {low} to {high}")

@@ -24,14 +24,24 @@ def start_metering(app: Famulus) -> None:
     """
     mode = app.settings.worker.otel_metrics
     meters = otel(
-        "famulus.observability.otel_metrics", "Worker.OtelMetrics", mode, "meter", has_provider=_has_provider()
+        "famulus.observability.otel_metrics",
+        "Worker.OtelMetrics",
+        mode,
+        "meter",
+        has_provider=_has_provider(),
     )
     if meters is not None:
         collector = WorkerCollector(app)
-        meters.Meters(on_loop(asyncio.get_running_loop(), lambda: list(collector.collect()) if app.started else []))
+        meters.Meters(
+            on_loop(
+                asyncio.get_running_loop(), lambda: list(collector.collect()) if app.started else []
+            )
+        )
 
 
-def on_loop(loop: asyncio.AbstractEventLoop, look: Callable[[], Iterable[Family]]) -> Callable[[], Iterable[Family]]:
+def on_loop(
+    loop: asyncio.AbstractEventLoop, look: Callable[[], Iterable[Family]]
+) -> Callable[[], Iterable[Family]]:
     """*look*, from any thread: exporters have their own, and what they look at belongs to that of *loop*.
 
     Finds nothing when the loop does not have its turn in time, as while the worker ends.
@@ -56,7 +66,10 @@ def on_loop(loop: asyncio.AbstractEventLoop, look: Callable[[], Iterable[Family]
 
 
 def _has_provider() -> bool:
-    """Whether anybody has set one. Nobody can have without importing this module, which we do not for asking."""
+    """Whether anybody has set one.
+
+    Nobody can have without importing this module, which we do not for asking.
+    """
     metrics = cast(Any, sys.modules.get("opentelemetry.metrics"))
     if metrics is None:
         return False

@@ -55,7 +55,11 @@ def open_since(app: Famulus, tp: TP) -> int | None:
 def _transactions(app: Famulus) -> list[str]:
     """Which partitions can be read on only when somebody else's transaction has ended."""
     opened = ((tp, open_since(app, tp)) for tp in app.intake.flows)
-    return [behind_transaction(f"{tp.topic}-{tp.partition}", since) for tp, since in opened if since is not None]
+    return [
+        behind_transaction(f"{tp.topic}-{tp.partition}", since)
+        for tp, since in opened
+        if since is not None
+    ]
 
 
 def paused(app: Famulus) -> list[str]:
@@ -73,7 +77,10 @@ def why_not_ready(app: Famulus) -> str:
         return why
     if progress.partitions and progress.ended is None:
         of = number(progress.partitions, "partition")
-        return f"the state of {of} is restored: {progress.records:,} of {number(progress.total, 'record')}"
+        return (
+            f"the state of {of} is restored: {progress.records:,} of "
+            f"{number(progress.total, 'record')}"
+        )
     return "the group has not assigned partitions yet, or assigns them anew"
 
 
@@ -82,4 +89,7 @@ def _unheard(app: Famulus) -> str:
     if not is_restored(app) or cast(Any, app._consumer).is_member():
         return ""
     limit_s = app.settings.kafka.consumer_config.session_timeout_ms / 1000
-    return f"no broker has answered this worker for {limit_s:g} s: the group gives its partitions to others"
+    return (
+        f"no broker has answered this worker for {limit_s:g} s: the group gives its "
+        "partitions to others"
+    )

@@ -21,7 +21,8 @@ def texts(*names: str) -> dict[str, Schema]:
 class About:
     """What a view *gives* (media types) and of what shape that is where it is JSON; what it takes in the *query*.
 
-    *form* has the fields of a form that is sent to it. JSON that is sent to a view is the class `Asked` of its module.
+    *form* has the fields of a form that is sent to it. JSON that is sent to a view is the class
+    `Asked` of its module.
     """
 
     gives: tuple[str, ...] = ("*/*",)

@@ -13,7 +13,14 @@ from famulus.web.api.lag import GroupLagView
 from famulus.web.api.openapi import Description
 from famulus.web.api.pause import Paused
 from famulus.web.api.seek import Seek
-from famulus.web.api.tables import DuplicateList, Metrics, SubscriptionList, TableList, TableRow, TableRows
+from famulus.web.api.tables import (
+    DuplicateList,
+    Metrics,
+    SubscriptionList,
+    TableList,
+    TableRow,
+    TableRows,
+)
 from famulus.web.console.actions import DropPage, PausePage, RedrivePage, ResumePage
 from famulus.web.console.dead_letters import CausesPage, LetterPage, ListPage
 from famulus.web.console.explain import ExplainPage

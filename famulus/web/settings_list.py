@@ -18,11 +18,24 @@ from famulus.spelling import plain
 STARS = "***"
 # By the end of a name; Kafka's own names of sizes say no unit.
 UNITS = {
-    "_ms": "ms", "_s": "s", "_h": "h", "_mib": "MiB", "bytes": "bytes", "batch_size": "bytes",
-    "max_request_size": "bytes", "_records": "records", "partitions": "partitions", "concurrency": "events",
-    "_ratio": "share", "replication_factor": "copies", "_replicas": "copies", "attempts": "attempts",
-    "sequence_max": "events", "flood_run": "events", "poison_run": "events",
-}  # fmt: skip
+    "_ms": "ms",
+    "_s": "s",
+    "_h": "h",
+    "_mib": "MiB",
+    "bytes": "bytes",
+    "batch_size": "bytes",
+    "max_request_size": "bytes",
+    "_records": "records",
+    "partitions": "partitions",
+    "concurrency": "events",
+    "_ratio": "share",
+    "replication_factor": "copies",
+    "_replicas": "copies",
+    "attempts": "attempts",
+    "sequence_max": "events",
+    "flood_run": "events",
+    "poison_run": "events",
+}
 _secret = re.compile(r"password|secret|token(?!_endpoint)")
 _points_at = re.compile(r"(file|location|url|hosts)$")
 REFERENCE = {"type": "string", "pattern": r"\$\{.+\}"}  # what stands for a number or a choice
@@ -47,7 +60,9 @@ def shown(settings: Settings) -> list[Shown]:
     return list(_rows(settings, (), settings.said))
 
 
-def _rows(section: BaseModel, above: tuple[str, ...], layers: Mapping[Place, Said]) -> Iterator[Shown]:
+def _rows(
+    section: BaseModel, above: tuple[str, ...], layers: Mapping[Place, Said]
+) -> Iterator[Shown]:
     for field in type(section).model_fields:
         value, names = getattr(section, field), (*above, file_name(field))
         if isinstance(value, BaseModel):
@@ -59,7 +74,9 @@ def _rows(section: BaseModel, above: tuple[str, ...], layers: Mapping[Place, Sai
             said = layers.get(tuple(map(plain, names)))
             is_secret = said is not None and said.is_secret
             seen = _seen(field, value, is_secret=is_secret)
-            yield Shown(".".join(names), seen, unit_of(field), said.layer if said is not None else "default")
+            yield Shown(
+                ".".join(names), seen, unit_of(field), said.layer if said is not None else "default"
+            )
 
 
 def unit_of(field: str) -> str:
@@ -81,14 +98,18 @@ def schema() -> dict[str, Any]:  # Any: JSON
     """The JSON Schema of a settings file: all names as files have them, all types, limits and descriptions."""
     made = Settings.model_json_schema()
     for part in (made, *made["$defs"].values()):
-        part["properties"] = {file_name(name): _property(name, said) for name, said in part["properties"].items()}
+        part["properties"] = {
+            file_name(name): _property(name, said) for name, said in part["properties"].items()
+        }
     made["properties"] = {"$schema": {"type": "string"}, **made["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
 def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
     said = {key: value for key, value in said.items() if key != "title"}
-    about: dict[str, Any] = {key: said.pop(key) for key in ("description", "default") if key in said}
+    about: dict[str, Any] = {
+        key: said.pop(key) for key in ("description", "default") if key in said
+    }
     unit = unit_of(name)
     if unit:
         about["description"] = f"{about.get('description', '')} Unit: {unit}.".strip()
@@ -103,6 +124,12 @@ def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
 def _spellings(said: dict[str, Any]) -> list[dict[str, Any]]:  # Any: JSON
     """How else the choices of a setting may be written: `SaslSsl` is `SASL_SSL`."""
     of_parts = [choice for part in said.get("anyOf", ()) for choice in part.get("enum", ())]
-    choices = [choice for choice in said.get("enum", of_parts) if isinstance(choice, str) and choice[:1].isalpha()]
-    each = "|".join("[-_.]?".join(f"[{c.upper()}{c.lower()}]" for c in plain(choice)) for choice in choices)
+    choices = [
+        choice
+        for choice in said.get("enum", of_parts)
+        if isinstance(choice, str) and choice[:1].isalpha()
+    ]
+    each = "|".join(
+        "[-_.]?".join(f"[{c.upper()}{c.lower()}]" for c in plain(choice)) for choice in choices
+    )
     return [{"type": "string", "pattern": f"^({each})$"}] if choices else []

@@ -1,6 +1,7 @@
 """What the web views, the console and the metrics tell of a worker, looked up when somebody asks.
 
-One place, so that two views never differ in what lag or a halted partition is. Nothing is kept between two looks.
+One place, so that two views never differ in what lag or a halted partition is. Nothing is kept
+between two looks.
 """
 
 import time
@@ -33,11 +34,12 @@ ASK_S = 5.0  # for the cluster to say who is in the group
 class PartitionNow:
     """One partition of this worker at one moment.
 
-    *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started, *resting* waits for
-    another attempt. *settled* and *committed* are next offsets, None before any; *lag* is in records up to *end*, None
-    before the first fetch; *age_s* is the age of the oldest record in flight, by the stream's time, None without one.
-    *halted*, *blocked* and *paused* say why it does not get on, empty while it does; *is_unwritten*: it is *blocked*
-    by the disk. *is_held_up*: it is behind a transaction that is open.
+    *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started,
+    *resting* waits for another attempt. *settled* and *committed* are next offsets, None before
+    any; *lag* is in records up to *end*, None before the first fetch; *age_s* is the age of the
+    oldest record in flight, by the stream's time, None without one. *halted*, *blocked* and
+    *paused* say why it does not get on, empty while it does; *is_unwritten*: it is *blocked* by the
+    disk. *is_held_up*: it is behind a transaction that is open.
     """
 
     place: TP
@@ -83,7 +85,9 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
             is_unwritten=bool(flow.unwritten),
             end=end,
             is_held_up=open_since(app, tp) is not None,
-            age_s=None if flow.in_flight.head_ms is None else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
+            age_s=None
+            if flow.in_flight.head_ms is None
+            else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
         )
 
 
@@ -128,15 +132,25 @@ def sample_of(app: Famulus) -> Sample:
     """What the charts of the overview are made of."""
     counts = [subscription.counts for subscription in app.subscriptions.values()]
     failed = sum(of["retried"] + of["postponed"] + of["dead_lettered"] for of in counts)
-    lag = sum(now.lag or 0 for now in partitions_of(app)) + sum(lag for _, lag in returning_lag(app))
-    return Sample(time.monotonic(), sum(of[name] for of in counts for name in get_args(Outcome)), failed, lag)
+    lag = sum(now.lag or 0 for now in partitions_of(app)) + sum(
+        lag for _, lag in returning_lag(app)
+    )
+    return Sample(
+        time.monotonic(), sum(of[name] for of in counts for name in get_args(Outcome)), failed, lag
+    )
 
 
 async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:
-    """The members of the group by name, each with its partitions by topic. Raises UnavailableError, AccessError."""
+    """The members of the group by name, each with its partitions by topic.
+
+    Raises UnavailableError, AccessError.
+    """
     async with admin_of(app.settings.kafka, ASK_S) as admin:
         members = await Asker(admin, app.group).members()
-    return [(name, by_topic(TP(at.topic, at.partition) for at in places)) for name, places in sorted(members.each)]
+    return [
+        (name, by_topic(TP(at.topic, at.partition) for at in places))
+        for name, places in sorted(members.each)
+    ]
 
 
 def by_topic(places: Iterable[TP]) -> list[tuple[str, list[int]]]:
@@ -174,7 +188,9 @@ def tables_of(app: Famulus) -> dict[str, Table[Any, Any]]:
     return {name: t for s in app.subscriptions.values() for name, t in s.tables.items()}
 
 
-def rows_of(table: Table[Any, Any], after: bytes | None, limit: int) -> tuple[list[Row], str | None]:
+def rows_of(
+    table: Table[Any, Any], after: bytes | None, limit: int
+) -> tuple[list[Row], str | None]:
     """A page of settled rows, *limit* at most, and what to pass as *after* for the next one, None after the last.
 
     *after* is what `Table.position` says. Their keys and values are JSON.
@@ -186,9 +202,13 @@ def rows_of(table: Table[Any, Any], after: bytes | None, limit: int) -> tuple[li
 
 def _as_raw(row: Row) -> Row:
     try:
-        return row._replace(key=msgspec.Raw(as_json(row.key)), value=msgspec.Raw(as_json(row.value)))
+        return row._replace(
+            key=msgspec.Raw(as_json(row.key)), value=msgspec.Raw(as_json(row.value))
+        )
     except Exception as error:  # the code of users' types
-        return Row(row.text, msgspec.Raw(as_json(row.text)), msgspec.Raw(b"null"), type(error).__name__)
+        return Row(
+            row.text, msgspec.Raw(as_json(row.text)), msgspec.Raw(b"null"), type(error).__name__
+        )
 
 
 def as_json(value: object) -> bytes:
@@ -197,7 +217,9 @@ def as_json(value: object) -> bytes:
 
 
 def _raw(record: Any) -> msgspec.Raw:
-    return msgspec.Raw(hidden(codec_of(type(record)).encode(record), places_in(type(record))) or b"null")
+    return msgspec.Raw(
+        hidden(codec_of(type(record)).encode(record), places_in(type(record))) or b"null"
+    )
 
 
 def _settled_back(app: Famulus, tp: TP, flow: Flow) -> int:

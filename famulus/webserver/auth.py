@@ -1,17 +1,20 @@
 """The door of the web face: who may look, who may act, and what every answer carries.
 
-`GET` and `HEAD` need the token for reading, every other method the one for acting, which reads as well; that holds for
-every route of the server, Faust's own and a team's included, and for paths that do not exist. Open are the form to log
-in and the health checks alone, which say more to somebody with a token. A door that was not opened lets nobody in.
+`GET` and `HEAD` need the token for reading, every other method the one for acting, which reads as
+well; that holds for every route of the server, Faust's own and a team's included, and for paths
+that do not exist. Open are the form to log in and the health checks alone, which say more to
+somebody with a token. A door that was not opened lets nobody in.
 
-How much is let in has limits, see `limits` and `connections`, and so has each request: the bytes of its body, the
-seconds until it is whole, the seconds that it takes. A request takes a place among those at work when it is whole.
+How much is let in has limits, see `limits` and `connections`, and so has each request: the bytes of
+its body, the seconds until it is whole, the seconds that it takes. A request takes a place among
+those at work when it is whole.
 
-What a sender does wrong is never an error of the server: bodies that are not UTF-8 are refused here, and so is what a
-view finds to be no good request (`BadRequestError`).
+What a sender does wrong is never an error of the server: bodies that are not UTF-8 are refused
+here, and so is what a view finds to be no good request (`BadRequestError`).
 
-A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts brings the session's
-CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`. Views find it in `request["csrf"]`.
+A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts
+brings the session's CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`.
+Views find it in `request["csrf"]`.
 """
 
 import asyncio
@@ -35,16 +38,21 @@ from famulus.webserver.sessions import Session, Sessions
 from famulus.webserver.tokens import Access, Token, TokenFile, made_token
 
 log = structlog.get_logger()
-HEALTH = frozenset({(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz")})
+HEALTH = frozenset(
+    {(method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/startupz")}
+)
 OPEN = HEALTH | {(method, "/login") for method in ("GET", "HEAD")}
 LOGIN, LOGOUT = ("POST", "/login"), ("POST", "/logout")
 BODY_BYTES = 64 * 1024
 REQUEST_S = 30.0
 TEXTS = {"application/json", "application/x-www-form-urlencoded"}
-READ_FILE, ADMIN_FILE = "web-read-token", "web-admin-token"  # in the data folder, when the settings give none
+# In the data folder, when the settings give none.
+READ_FILE, ADMIN_FILE = "web-read-token", "web-admin-token"
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -60,8 +68,13 @@ class Door:
         self._worker = worker
         self._tokens: dict[Access, Token | TokenFile] = {}
         self._sessions = Sessions()
-        # By address, and by token. What comes in headers keeps nobody from logging in at the same address.
-        self._logins, self._tokens_tried, self._headers = Guesses(), Guesses(), Guesses(most=HEADERS_MAX)
+        # By address, and by token. What comes in headers keeps nobody from logging in at the same
+        # address.
+        self._logins, self._tokens_tried, self._headers = (
+            Guesses(),
+            Guesses(),
+            Guesses(most=HEADERS_MAX),
+        )
         self._at_work = 0  # requests
 
     @property
@@ -73,7 +86,8 @@ class Door:
         """Raise ConfigError when others than this machine reach *bind*, and the settings give no token."""
         if not (self._is_given or is_loopback(bind)):
             raise ConfigError(
-                f"the web views on {bind} would be open to others: set Worker.ReadTokenFile and Worker.AdminTokenFile "
+                f"the web views on {bind} would be open to others: set Worker.ReadTokenFile "
+                "and Worker.AdminTokenFile "
                 "(or ReadToken, AdminToken), or bind to 127.0.0.1, or start with --without-web"
             )
 
@@ -84,21 +98,34 @@ class Door:
         """
         worker, folder = self._worker, Path(self._worker.data_dir)
         found = {
-            Access.READ: _token("ReadToken", worker.read_token.get_secret_value(), worker.read_token_file),
-            Access.ADMIN: _token("AdminToken", worker.admin_token.get_secret_value(), worker.admin_token_file),
+            Access.READ: _token(
+                "ReadToken", worker.read_token.get_secret_value(), worker.read_token_file
+            ),
+            Access.ADMIN: _token(
+                "AdminToken", worker.admin_token.get_secret_value(), worker.admin_token_file
+            ),
         }
         if not self._is_given:
             found = {
                 Access.READ: made_token("Worker.ReadToken", folder / READ_FILE),
                 Access.ADMIN: made_token("Worker.AdminToken", folder / ADMIN_FILE),
             }
-            log.info("web views take the tokens in these files", to_look=folder / READ_FILE, to_act=folder / ADMIN_FILE)
+            log.info(
+                "web views take the tokens in these files",
+                to_look=folder / READ_FILE,
+                to_act=folder / ADMIN_FILE,
+            )
         self._tokens = {access: token for access, token in found.items() if token is not None}
         if len({token.text for token in self._tokens.values()}) < len(self._tokens):
-            raise ConfigError("Worker.ReadToken and Worker.AdminToken are the same: whoever may look could act")
+            raise ConfigError(
+                "Worker.ReadToken and Worker.AdminToken are the same: whoever may look could act"
+            )
 
     def log_in(self, offered: str, address: str) -> str | None:
-        """Begin a session of whoever shows a good token: the cookie's value. None for another token, which counts."""
+        """Begin a session of whoever shows a good token: the cookie's value.
+
+        None for another token, which counts.
+        """
         access = self.access_of(offered)
         if access > Access.NONE:
             return self._sessions.begin(access, offered)
@@ -114,7 +141,11 @@ class Door:
         """What the token *offered* allows; NONE if it is not good."""
         sent = offered.encode("utf-8", "surrogatepass")
         # Every token is compared, each in constant time: how long it takes tells nothing.
-        fits = [access for access, token in self._tokens.items() if hmac.compare_digest(sent, token.text.encode())]
+        fits = [
+            access
+            for access, token in self._tokens.items()
+            if hmac.compare_digest(sent, token.text.encode())
+        ]
         return max(fits, default=Access.NONE)
 
     def may_still_read(self, request: web.Request) -> bool:
@@ -137,8 +168,11 @@ class Door:
             response = _refuse(400, str(error))
         except (web.RequestPayloadError, web.PayloadAccessError):
             response = _refuse(400, "the body cannot be read")
-        except Exception as error:  # whatever a view does wrong: the log has it, the answer shows nothing of it
-            if isinstance(error, ConnectionError) and request.transport is None:  # the sender left: nobody is at fault
+        except (
+            Exception
+        ) as error:  # whatever a view does wrong: the log has it, the answer shows nothing of it
+            # The sender left: nobody is at fault.
+            if isinstance(error, ConnectionError) and request.transport is None:
                 response = _refuse(400, "the request was not whole")
             else:
                 log.exception("a web view is broken", resource=request.match_info.route.resource)
@@ -152,7 +186,9 @@ class Door:
         if (request.method, request.path) in HEALTH:  # a worker is not ended for being looked at
             return await handler(request)
         if self._at_work >= REQUESTS_MAX:
-            return _refuse(503, f"{REQUESTS_MAX} requests are at work already", **{"Retry-After": "1"})
+            return _refuse(
+                503, f"{REQUESTS_MAX} requests are at work already", **{"Retry-After": "1"}
+            )
         self._at_work += 1
         try:
             return await handler(request)
@@ -171,18 +207,33 @@ class Door:
             return refused
         if (request.method, request.path) == LOGIN:
             return await self._login_refusal(request)
-        if session and request.method not in {"GET", "HEAD"} and not await _is_meant(request, session):
-            return _refuse(403, "send the session's CSRF token, as the header X-CSRF-Token or the form's field csrf")
+        if (
+            session
+            and request.method not in {"GET", "HEAD"}
+            and not await _is_meant(request, session)
+        ):
+            return _refuse(
+                403,
+                (
+                    "send the session's CSRF token, as the header X-CSRF-Token or the form's "
+                    "field csrf"
+                ),
+            )
         return None
 
     async def _login_refusal(self, request: web.Request) -> web.Response | None:
         """The answer to an address that has shown too many wrong tokens, or to a token that was shown too often."""
         digest = _digest((await form_field(request, "token")).strip())
-        wait_s = max(self._logins.wait_s(address_of(request.remote)), self._tokens_tried.wait_s(digest))
+        wait_s = max(
+            self._logins.wait_s(address_of(request.remote)), self._tokens_tried.wait_s(digest)
+        )
         return _too_many(wait_s) if wait_s else None
 
     def _wrong_token(self, request: web.Request, access: Access) -> web.Response | None:
-        """Count a wrong token in a header; the answer to one too many of an address. Good ones are never kept out."""
+        """Count a wrong token in a header; the answer to one too many of an address.
+
+        Good ones are never kept out.
+        """
         if access > Access.NONE or not _bearer(request):
             return None
         address = address_of(request.remote)
@@ -192,7 +243,10 @@ class Door:
         return None
 
     async def _body(self, request: web.Request) -> web.Response | None:
-        """Wait for the body, and say why when it is no good one. A body of files is left to the view that takes it."""
+        """Wait for the body, and say why when it is no good one.
+
+        A body of files is left to the view that takes it.
+        """
         if request.body_exists and request.content_length is None:
             return _refuse(411, "say how long the body is")
         if (request.content_length or 0) > BODY_BYTES:
@@ -214,7 +268,10 @@ class Door:
         return None
 
     def _who(self, request: web.Request) -> tuple[Access, Session | None]:
-        """What the request's token or session allows. A session ends with the token that it began with."""
+        """What the request's token or session allows.
+
+        A session ends with the token that it began with.
+        """
         if request.headers.get("Authorization"):
             offered = _bearer(request)
             return self.access_of(offered) if offered else Access.NONE, None
@@ -226,7 +283,12 @@ class Door:
     @property
     def _is_given(self) -> bool:
         worker = self._worker
-        return bool(worker.read_token or worker.admin_token or worker.read_token_file or worker.admin_token_file)
+        return bool(
+            worker.read_token
+            or worker.admin_token
+            or worker.read_token_file
+            or worker.admin_token_file
+        )
 
 
 def may_read(request: Any) -> bool:  # Any: Faust's type of aiohttp's request
@@ -260,7 +322,10 @@ def cookie_name(request: web.Request) -> str:
 
 
 def is_loopback(bind: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone. A name other than localhost never is."""
+    """Whether an address to listen on is reached from this machine alone.
+
+    A name other than localhost never is.
+    """
     try:
         return bind.lower() == "localhost" or ipaddress.ip_address(bind).is_loopback
     except ValueError:
@@ -281,7 +346,10 @@ def _closed(request: web.Request, access: Access) -> web.Response:
         return _refuse(403, "this token is for reading alone")
     if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
         return _refuse(303, "log in", Location="/login")
-    why = "send the header `Authorization: Bearer TOKEN`, or log in at /login; the worker's log says where the token is"
+    why = (
+        "send the header `Authorization: Bearer TOKEN`, or log in at /login; the worker's "
+        "log says where the token is"
+    )
     return _refuse(401, why, **{"WWW-Authenticate": 'Bearer realm="famulus"'})
 
 

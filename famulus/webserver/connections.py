@@ -1,12 +1,13 @@
 """Connections of the web server: how many there may be, and for how long one may take over a request's headers.
 
-A connection is a stranger's until a request on it has shown a token, and again when a later one shows none. Strangers
-make room: where there are too many connections, of an address or in all, the stranger that has been there longest is
-closed for the new one. So nobody without a token takes the place of a health check, nor of whoever has one, nor the
-descriptors that the rest of the process needs.
+A connection is a stranger's until a request on it has shown a token, and again when a later one
+shows none. Strangers make room: where there are too many connections, of an address or in all, the
+stranger that has been there longest is closed for the new one. So nobody without a token takes the
+place of a health check, nor of whoever has one, nor the descriptors that the rest of the process
+needs.
 
-aiohttp's own words about a request that is none quote it, and it may hold a token. Ours name the address alone, at a
-bounded rate.
+aiohttp's own words about a request that is none quote it, and it may hold a token. Ours name the
+address alone, at a bounded rate.
 """
 
 import asyncio
@@ -57,7 +58,9 @@ class Limits:
 def limits_of(worker: WorkerConfig) -> Limits:
     """The limits by the settings, and by the descriptors that the process may have."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = math.inf if descriptors == resource.RLIM_INFINITY else descriptors // DESCRIPTORS_SHARE
+    allowed = (
+        math.inf if descriptors == resource.RLIM_INFINITY else descriptors // DESCRIPTORS_SHARE
+    )
     in_all = int(min(worker.web_connections, max(allowed, CONNECTIONS_MIN)))
     of_address = min(worker.web_connections_per_address, max(in_all // 2, 1))
     return Limits(in_all, of_address, worker.web_header_s, worker.web_body_s)
@@ -77,7 +80,10 @@ class Places:
         return len(self._strangers) + len(self._known)
 
     def enter(self, one: Closable, address: str) -> bool:
-        """Give *one* of *address* a place, maybe the oldest stranger's. False when token holders have all."""
+        """Give *one* of *address* a place, maybe the oldest stranger's.
+
+        False when token holders have all.
+        """
         if self._of.get(address, 0) >= self._limits.of_address:
             self._close(next(other for other, its in self._strangers.items() if its == address))
         elif len(self) >= self._limits.in_all:
@@ -143,9 +149,10 @@ class Doorway(web.Server):
 
     def __init__(self, server: web.Server, limits: Limits) -> None:
         super().__init__(
-            server.request_handler, request_factory=server.request_factory,
+            server.request_handler,
+            request_factory=server.request_factory,
             **(server._kwargs | {"keepalive_timeout": IDLE_S, "lingering_time": LINGER_S}),
-        )  # fmt: skip
+        )
         self.limits = limits
         self.places = Places(limits)
         self.complaints = Complaints()
@@ -199,7 +206,11 @@ class Connection(web.RequestHandler):
             transport.abort()
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that cannot be read, or that broke, without a word of it."""
         del message
@@ -209,7 +220,11 @@ class Connection(web.RequestHandler):
             self.log_exception("", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of an answer was sent already")
-        why = "this is no HTTP request that can be read" if status < 500 else "the worker's log says what is wrong"
+        why = (
+            "this is no HTTP request that can be read"
+            if status < 500
+            else "the worker's log says what is wrong"
+        )
         body = json.dumps({"error": why}).encode()
         response = web.Response(body=body, status=status, content_type="application/json")
         response.force_close()
@@ -218,7 +233,9 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
         """Say that a connection broke, by the type of the error: its text may quote a request."""
         del args
-        self._doorway.complaints.note(f"a connection broke: {type(exc_info).__name__}", address_of(self.peername))
+        self._doorway.complaints.note(
+            f"a connection broke: {type(exc_info).__name__}", address_of(self.peername)
+        )
 
     def _begin_headers(self) -> None:
         self._overdue = self._loop.call_later(self._doorway.limits.header_s, self.abort)
@@ -243,9 +260,14 @@ class Runner(web.AppRunner):
 
 
 class Site(web.TCPSite):
-    """Listens on a TCP port. It takes few connections at once: each takes a descriptor before it can be refused."""
+    """Listens on a TCP port.
 
-    def __init__(self, runner: Runner, host: str | None, port: int | None, ssl_context: Any) -> None:
+    It takes few connections at once: each takes a descriptor before it can be refused.
+    """
+
+    def __init__(
+        self, runner: Runner, host: str | None, port: int | None, ssl_context: Any
+    ) -> None:
         super().__init__(runner, host, port, ssl_context=ssl_context, backlog=ACCEPT_AT_ONCE)
 
     async def start(self) -> None:

@@ -3,20 +3,29 @@
 import time
 from collections.abc import Callable
 
-GUESSES_MAX = 20  # wrong tokens that one address shows to /login in WINDOW_S, and times that anybody shows the same one
-HEADERS_MAX = 600  # requests of one address with a wrong token in WINDOW_S: programs go on with an old one for a while
+# Wrong tokens that one address shows to /login in WINDOW_S, and times that anybody shows the same
+# one.
+GUESSES_MAX = 20
+# Requests of one address with a wrong token in WINDOW_S: programs go on with an old one for a
+# while.
+HEADERS_MAX = 600
 WINDOW_S = 60.0
 ADDRESSES_MAX = 1_000  # that are remembered, the one seen last the longest
 REQUESTS_MAX = 50  # at work at once, health checks aside
 
 
 class Guesses:
-    """Wrong tokens of the last minute, by address or by the digest of the token. *clock* counts seconds.
+    """Wrong tokens of the last minute, by address or by the digest of the token.
 
-    A token has 128 bits, which nobody guesses; this keeps those who try from taking the time of others.
+    *clock* counts seconds.
+
+    A token has 128 bits, which nobody guesses; this keeps those who try from taking the time of
+    others.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, most: int = GUESSES_MAX) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, most: int = GUESSES_MAX
+    ) -> None:
         self._clock = clock
         self._most = most
         self._found: dict[str, list[float]] = {}  # times of each address, or digest

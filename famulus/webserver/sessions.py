@@ -32,7 +32,9 @@ class Sessions:
     def begin(self, access: Access, token: str) -> str:
         """Begin a session of whoever showed *token*: the cookie's value."""
         cookie = secrets.token_urlsafe(32)
-        self._sessions[_digest(cookie)] = Session(access, token, secrets.token_urlsafe(32), self._clock() + LIFE_S)
+        self._sessions[_digest(cookie)] = Session(
+            access, token, secrets.token_urlsafe(32), self._clock() + LIFE_S
+        )
         while len(self._sessions) > SESSIONS_MAX:
             del self._sessions[next(iter(self._sessions))]
         return cookie

@@ -1,7 +1,7 @@
 """What a newcomer with Docker does: the image is built, `docker-compose.yml` carries the main job, a stop is clean.
 
-Needs a Docker daemon with compose 2. What only shows the workers (AKHQ, Prometheus, Grafana) is started too where its
-image can be had, and named where it cannot.
+Needs a Docker daemon with compose 2. What only shows the workers (AKHQ, Prometheus, Grafana) is
+started too where its image can be had, and named where it cannot.
 """
 
 import os
@@ -32,7 +32,9 @@ def has_image(name: str) -> bool:
     """Whether an image is here or can be pulled."""
     for command in (["image", "inspect"], ["pull", "--quiet"]):
         try:
-            subprocess.run(["docker", *command, name], check=True, capture_output=True, timeout=PULL_S)
+            subprocess.run(
+                ["docker", *command, name], check=True, capture_output=True, timeout=PULL_S
+            )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             continue
         return True
@@ -42,14 +44,20 @@ def has_image(name: str) -> bool:
 @pytest.fixture(scope="module")
 def image() -> str:
     """The image of this checkout, as `docker-compose.yml` calls it."""
-    [python] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    [python] = re.findall(
+        r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
     python = os.environ.get("PYTHON_IMAGE") or python
     if not has_image(python):
         warnings.warn(f"{python} cannot be pulled: python:3.11-slim takes its place", stacklevel=1)
         python = "python:3.11-slim"
     arguments = {"PYTHON_IMAGE": python, "PIP_INDEX_URL": os.environ.get("UV_DEFAULT_INDEX", "")}
-    given = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-    subprocess.run(["docker", "build", "--quiet", *given, "--tag", "famulus:test", "."], check=True, cwd=ROOT)
+    given = [
+        word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")
+    ]
+    subprocess.run(
+        ["docker", "build", "--quiet", *given, "--tag", "famulus:test", "."], check=True, cwd=ROOT
+    )
     return "famulus:test"
 
 
@@ -72,14 +80,17 @@ def compose(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerCompo
         yield compose
     finally:
         compose.services = None  # all of them go
-        print("\n".join(compose.get_logs("worker", "topics")))  # noqa: T201  # pytest shows it when the test failed
+        # Pytest shows it when the test failed.
+        print("\n".join(compose.get_logs("worker", "topics")))  # noqa: T201
         compose.stop()
 
 
 def workers_of(compose: DockerCompose) -> list[Container]:
     """The workers' containers."""
     client = DockerClient().client
-    return [client.containers.get(str(c.ID)) for c in compose.get_containers() if c.Service == "worker"]
+    return [
+        client.containers.get(str(c.ID)) for c in compose.get_containers() if c.Service == "worker"
+    ]
 
 
 def ports_of(worker: Container) -> list[str]:
@@ -88,20 +99,29 @@ def ports_of(worker: Container) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_compose_carries_the_orders_and_stops_cleanly(compose: DockerCompose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compose_carries_the_orders_and_stops_cleanly(
+    compose: DockerCompose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every order of `make run` counts once, in workers that may write nowhere but into their state folder."""
     workers = workers_of(compose)
     assert len(workers) == WORKERS
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"localhost:{os.environ['KAFKA_PORT']}")
-    monkeypatch.setenv("WORKER__DATADIR", "deploy/secrets")  # where the demo finds the tokens of the workers
-    ports = [word for worker in workers for port in ports_of(worker) for word in ("--worker-port", port)]
-    demo = subprocess.run([sys.executable, "-m", "demo.orders", *ports], check=False, cwd=ROOT, timeout=300)
+    # Where the demo finds the tokens of the workers.
+    monkeypatch.setenv("WORKER__DATADIR", "deploy/secrets")
+    ports = [
+        word for worker in workers for port in ports_of(worker) for word in ("--worker-port", port)
+    ]
+    demo = subprocess.run(
+        [sys.executable, "-m", "demo.orders", *ports], check=False, cwd=ROOT, timeout=300
+    )
     assert demo.returncode == 0
 
     for worker in workers:
         assert health_of(worker) == "healthy"
         assert worker.attrs["HostConfig"]["ReadonlyRootfs"]
-        code, said = worker.exec_run(["python", "-c", "import os; print(os.getuid()); open('/srv/famulus/x', 'w')"])
+        code, said = worker.exec_run(
+            ["python", "-c", "import os; print(os.getuid()); open('/srv/famulus/x', 'w')"]
+        )
         assert code != 0
         assert b"10001" in said
         assert b"Read-only file system" in said or b"Permission denied" in said

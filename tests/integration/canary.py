@@ -1,7 +1,8 @@
 """A canary in every secret of the tests, and the hooks that look for it in all that a run of tests has written.
 
-Secrets of tests contain `CANARY`. After the run each log below its temporary folder is read, and of each test what was
-captured of it: whatever says the canary fails the run, whichever test it was that had it said.
+Secrets of tests contain `CANARY`. After the run each log below its temporary folder is read, and of
+each test what was captured of it: whatever says the canary fails the run, whichever test it was
+that had it said.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,10 @@ def leaks(text: str, where: str) -> list[str]:
 
 
 def leaks_below(folder: Path) -> Iterator[str]:
-    """The leaks in every log below *folder*. What RocksDB calls so, beside its file CURRENT, is state."""
+    """The leaks in every log below *folder*.
+
+    What RocksDB calls so, beside its file CURRENT, is state.
+    """
     for log in sorted(folder.rglob("*.log")):
         if log.is_file() and not log.with_name("CURRENT").exists():
             yield from leaks(log.read_text("utf-8", "replace"), str(log.relative_to(folder)))
@@ -42,7 +46,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Look at the logs, and fail the run when a secret was written anywhere."""
-    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # pytest's own
+    # Pytest's own.
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
     _found.extend(leaks_below(factory.getbasetemp()))
     if _found:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

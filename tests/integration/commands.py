@@ -8,11 +8,15 @@ from pathlib import Path
 from famulus.dev.worker import ROOT
 from tests.integration.canary import leaks
 
-LIMIT_S = 60.0  # a command that has nothing to wait for takes a fortieth of it on a machine that is not busy
+# A command that has nothing to wait for takes a fortieth of it on a machine that is not busy.
+LIMIT_S = 60.0
 
 
 def faust(*arguments: str, cwd: str | Path = ROOT, **settings: str) -> tuple[int, str]:
-    """Run `faust -A app ...`: its exit code and everything that it printed. Longer than the limit is a failure."""
+    """Run `faust -A app ...`: its exit code and everything that it printed.
+
+    Longer than the limit is a failure.
+    """
     done = subprocess.run(
         [Path(sys.executable).with_name("faust"), "-A", "app", *arguments],
         cwd=cwd,

@@ -1,7 +1,7 @@
 """A real Kafka for every test: `KAFKA_BOOTSTRAP_SERVERS`, else the background broker, else one started here.
 
-Each test has topics and a group of its own, so that tests share one broker and never meet. Where one is started,
-each of pytest-xdist's processes has its own.
+Each test has topics and a group of its own, so that tests share one broker and never meet. Where
+one is started, each of pytest-xdist's processes has its own.
 """
 
 import asyncio
@@ -87,10 +87,14 @@ def settings_of(kafka: KafkaConfig, data: Path) -> dict[str, str]:
     }
 
 
-def worker_of(kafka: KafkaConfig, data: Path, *, cwd: Path, app: str = "app", **settings: str) -> WorkerProcess:
+def worker_of(
+    kafka: KafkaConfig, data: Path, *, cwd: Path, app: str = "app", **settings: str
+) -> WorkerProcess:
     """A worker that is not started yet, with its state in *data* and its log beside it."""
     log = data.with_name(f"{data.name}.log")
-    return WorkerProcess({**settings_of(kafka, data), **settings}, log, web_port=free_port(), app=app, cwd=cwd)
+    return WorkerProcess(
+        {**settings_of(kafka, data), **settings}, log, web_port=free_port(), app=app, cwd=cwd
+    )
 
 
 @pytest.fixture
@@ -99,7 +103,12 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
     started: list[WorkerProcess] = []
 
     def start(
-        name: str = "one", *, ready: int = 2 * PARTITIONS, cwd: Path = ROOT, app: str = "app", **settings: str
+        name: str = "one",
+        *,
+        ready: int = 2 * PARTITIONS,
+        cwd: Path = ROOT,
+        app: str = "app",
+        **settings: str,
     ) -> WorkerProcess:
         worker = worker_of(kafka, tmp_path / name, cwd=cwd, app=app, **settings)
         worker.start()
@@ -111,14 +120,20 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
     yield start
     for worker in started:
         worker.stop()
-        print(worker.log.read_text("utf-8", "replace")[-3000:])  # noqa: T201  # pytest shows it when the test failed
+        # Pytest shows it when the test failed.
+        print(worker.log.read_text("utf-8", "replace")[-3000:])  # noqa: T201
 
 
-def settle_all(kafka: KafkaConfig, topics: Sequence[str], *, expected: int, timeout_s: float) -> None:
+def settle_all(
+    kafka: KafkaConfig, topics: Sequence[str], *, expected: int, timeout_s: float
+) -> None:
     """Wait until the group has settled at least *expected* records and all there are in *topics*, twice in a row."""
 
     async def wait() -> None:
-        async with asyncio.timeout(timeout_s), LagMonitor(kafka, kafka.consumer_config.group_id) as monitor:
+        async with (
+            asyncio.timeout(timeout_s),
+            LagMonitor(kafka, kafka.consumer_config.group_id) as monitor,
+        ):
             before = (-1, -1)
             while True:
                 progress = (await monitor.progress([kafka.topic(name) for name in topics])).values()
@@ -154,7 +169,8 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of the project that a test may change, as a team's fork is one."""
     copy = tmp_path / "checkout"
     for name in ("app", "agents", "models"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.pyc.*"))  # not whole yet
+        # Not whole yet.
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(ROOT / "appsettings.json", copy)
     return copy
 
@@ -179,7 +195,9 @@ def house_on(checkout: Path, tmp_path: Path) -> Iterator[Callable[[Broker], Hous
             kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, consumer_config=config)
 
             def start(name: str, *, ready: int, cwd: Path, **settings: str) -> WorkerProcess:
-                worker = running.enter_context(worker_of(kafka, tmp_path / name, cwd=cwd, **settings))
+                worker = running.enter_context(
+                    worker_of(kafka, tmp_path / name, cwd=cwd, **settings)
+                )
                 worker.wait_ready(partitions=ready)
                 return worker
 
@@ -193,7 +211,9 @@ def do(house: House, tmp_path: Path) -> Callable[..., str]:
     """Run a command of the house's app; what it printed. It must end with 0, or *code*."""
 
     def run(*words: str, code: int = 0) -> str:
-        found, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command"))
+        found, output = faust(
+            *words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command")
+        )
         assert found == code, output
         return output
 

@@ -43,12 +43,22 @@ class Failed:
     def read(self, *events: Outgoing) -> list[ConsumerRecord]:
         """Send *events* to the source topic, and read them back as a worker would, in the order of their partitions."""
         self.house.send(*events)
-        return [record for number in range(self.house.partitions) for record in self.logged(self.house.topic, number)]
+        return [
+            record
+            for number in range(self.house.partitions)
+            for record in self.logged(self.house.topic, number)
+        ]
 
     def letter(  # each has a default
-        self, record: Any, kind: str = "permanent", *, group: str = "", hops: int = 0, is_large: bool = False,
+        self,
+        record: Any,
+        kind: str = "permanent",
+        *,
+        group: str = "",
+        hops: int = 0,
+        is_large: bool = False,
         at_ms: int | None = None,
-    ) -> Outgoing:  # fmt: skip
+    ) -> Outgoing:
         """The letter of an event that failed."""
         letters = DeadLetters(self.letters_topic, self.house.partitions, group or self.group, "v1")
         name, error = KINDS[kind]
@@ -69,9 +79,12 @@ class Failed:
         """The same, at work."""
         return subprocess.Popen(
             [Path(sys.executable).with_name("faust"), "-A", "app", "dlq", *arguments],
-            cwd=self.house.checkout, env={**os.environ, **self.settings, **settings},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            cwd=self.house.checkout,
+            env={**os.environ, **self.settings, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def lines(self, *arguments: str) -> list[dict[str, Any]]:
         """What the command says as JSON. It must succeed."""
@@ -85,7 +98,11 @@ class Failed:
 
     def back(self) -> list[Returned]:
         """What was sent back, in the order of each partition."""
-        return [returned(record) for n in range(self.house.partitions) for record in self.logged(self.back_topic, n)]
+        return [
+            returned(record)
+            for n in range(self.house.partitions)
+            for record in self.logged(self.back_topic, n)
+        ]
 
     def audits(self) -> list[dict[str, Any]]:
         """What was written down."""
@@ -124,7 +141,11 @@ def in_transaction(kafka: Any, records: Iterable[Outgoing], *, is_kept: bool) ->
             await producer.begin_transaction()
             for record in records:
                 await producer.send(
-                    record.topic, record.value, record.key, record.partition, headers=list(record.headers)
+                    record.topic,
+                    record.value,
+                    record.key,
+                    record.partition,
+                    headers=list(record.headers),
                 )
             await (producer.commit_transaction() if is_kept else producer.abort_transaction())
         finally:

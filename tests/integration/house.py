@@ -86,10 +86,17 @@ async def note(thing: Thing) -> None:
 
 
 class House:
-    """A team's fork with one subscription, and the ways to it. *start_worker* is the fixture of that name."""
+    """A team's fork with one subscription, and the ways to it.
+
+    *start_worker* is the fixture of that name.
+    """
 
     def __init__(
-        self, kafka: KafkaConfig, checkout: Path, folder: Path, start_worker: Callable[..., WorkerProcess]
+        self,
+        kafka: KafkaConfig,
+        checkout: Path,
+        folder: Path,
+        start_worker: Callable[..., WorkerProcess],
     ) -> None:
         self.kafka = kafka
         self.checkout = checkout
@@ -104,7 +111,14 @@ class House:
             (checkout / f"agents/{name}.py").unlink()
             (checkout / f"models/{name}.py").unlink()
 
-    def build(self, handlers: str = COUNTING, *, options: str = "", models: str = MODEL, partitions: int = 1) -> None:
+    def build(
+        self,
+        handlers: str = COUNTING,
+        *,
+        options: str = "",
+        models: str = MODEL,
+        partitions: int = 1,
+    ) -> None:
         """Write the fork, with *options* for its subscription, and make its topics."""
         (self.checkout / "models/things.py").write_text(models)
         self.change(handlers, options=options)
@@ -113,14 +127,20 @@ class House:
 
     def change(self, handlers: str, *, options: str = "") -> None:
         """Write the agents anew: what the next worker does."""
-        (self.checkout / "agents/things.py").write_text(AGENT.format(options=options, handlers=handlers))
+        (self.checkout / "agents/things.py").write_text(
+            AGENT.format(options=options, handlers=handlers)
+        )
 
     def make_topics(self, *names: str, partitions: int = 0) -> None:
         """Create the topic and its dead letter topic, or *names* as they are on the cluster."""
         topics = names or (self.topic, f"{self.topic}.dead-letter")
-        asyncio.run(create_topics(self.kafka, dict.fromkeys(topics, partitions or self.partitions), LIMIT_S))
+        asyncio.run(
+            create_topics(self.kafka, dict.fromkeys(topics, partitions or self.partitions), LIMIT_S)
+        )
 
-    def start(self, name: str = "one", *, ready: int | None = None, **settings: str) -> WorkerProcess:
+    def start(
+        self, name: str = "one", *, ready: int | None = None, **settings: str
+    ) -> WorkerProcess:
         """Start a worker that commits often, and wait until it has *ready* partitions, all unless said otherwise."""
         ready = self.partitions if ready is None else ready
         settings = {
@@ -145,9 +165,16 @@ class House:
     # Events.
 
     def thing(
-        self, key: str, number: int = 0, note: str = "", *, event_id: str = "", partition: int | None = None,
-        at_ms: int | None = None, kind: str = "things.Thing",
-    ) -> Outgoing:  # fmt: skip
+        self,
+        key: str,
+        number: int = 0,
+        note: str = "",
+        *,
+        event_id: str = "",
+        partition: int | None = None,
+        at_ms: int | None = None,
+        kind: str = "things.Thing",
+    ) -> Outgoing:
         """An event, with an id of its own unless told."""
         value = b'{"key":"%s","number":%d,"note":"%s"}' % (key.encode(), number, note.encode())
         identity = event_id or f"{key}-{number}"
@@ -165,13 +192,17 @@ class House:
 
     # What became of them.
 
-    def wait_settled(self, expected: int, *workers: WorkerProcess, timeout_s: float = LIMIT_S) -> None:
+    def wait_settled(
+        self, expected: int, *workers: WorkerProcess, timeout_s: float = LIMIT_S
+    ) -> None:
         """Wait until *workers* have settled *expected* records of the topic: the sum of the offsets."""
         found = 0
 
         def is_reached() -> bool:
             nonlocal found
-            settled = [s["next_offsets"] for worker in workers for s in worker.get("/subscriptions/")]
+            settled = [
+                s["next_offsets"] for worker in workers for s in worker.get("/subscriptions/")
+            ]
             found = sum(offset or 0 for offsets in settled for offset in offsets.values())
             return found >= expected
 
@@ -181,7 +212,11 @@ class House:
         """Wait until the worker's log has a line with *says* and return the last one."""
 
         def lines() -> list[str]:
-            return [line for line in worker.log.read_text("utf-8", "replace").splitlines() if says in line]
+            return [
+                line
+                for line in worker.log.read_text("utf-8", "replace").splitlines()
+                if says in line
+            ]
 
         wait_for(lambda: bool(lines()), timeout_s, lambda: f"the log does not say {says!r}")
         return lines()[-1]
@@ -202,7 +237,9 @@ class House:
     def live(self, kind: bytes, partition: int = 0) -> dict[bytes, bytes]:
         """The changelog's records as compaction will leave them, of those whose keys begin with *kind*."""
         found = {record.key: record.value for record in self.logged(partition)}
-        return {key: value for key, value in found.items() if value is not None and key.startswith(kind)}
+        return {
+            key: value for key, value in found.items() if value is not None and key.startswith(kind)
+        }
 
     def stored(self, kind: bytes, partition: int = 0, name: str = "one") -> dict[bytes, bytes]:
         """What the store of a worker that has stopped keeps under keys that begin with *kind*."""
@@ -221,7 +258,9 @@ class House:
         async def run() -> dict[int, int]:
             async with self._admin() as admin:
                 offsets = await admin.list_consumer_group_offsets(self.group)
-                return {tp.partition: at.offset for tp, at in offsets.items() if tp.topic == self.topic}
+                return {
+                    tp.partition: at.offset for tp, at in offsets.items() if tp.topic == self.topic
+                }
 
         return asyncio.run(run())
 
@@ -230,11 +269,15 @@ class House:
 
         async def run() -> None:
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self.kafka.bootstrap_servers, group_id=self.group, enable_auto_commit=False
+                bootstrap_servers=self.kafka.bootstrap_servers,
+                group_id=self.group,
+                enable_auto_commit=False,
             )
             await consumer.start()
             try:
-                places = {TopicPartition(self.topic, number): offset for number, offset in offsets.items()}
+                places = {
+                    TopicPartition(self.topic, number): offset for number, offset in offsets.items()
+                }
                 consumer.assign(list(places))
                 await consumer.commit(places)
             finally:
@@ -261,7 +304,9 @@ class House:
                 node = await admin.find_coordinator(self.group)
                 [answer] = await admin.describe_consumer_groups([self.group])
                 for member in answer.to_object()["groups"][0]["members"]:
-                    await admin._client.send(node, LeaveGroupRequest(self.group, member["member_id"]))
+                    await admin._client.send(
+                        node, LeaveGroupRequest(self.group, member["member_id"])
+                    )
 
         asyncio.run(run())
 
@@ -306,9 +351,14 @@ def processed(worker: WorkerProcess) -> int:
 
 
 def wait_for(
-    is_reached: Callable[[], bool], timeout_s: float = LIMIT_S, why: Callable[[], str] = lambda: "it did not come"
+    is_reached: Callable[[], bool],
+    timeout_s: float = LIMIT_S,
+    why: Callable[[], str] = lambda: "it did not come",
 ) -> None:
-    """Wait until *is_reached*; a view that does not answer yet counts as no. *why* says what is wrong at the end."""
+    """Wait until *is_reached*; a view that does not answer yet counts as no.
+
+    *why* says what is wrong at the end.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         try:

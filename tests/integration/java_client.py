@@ -14,7 +14,8 @@ from famulus.dev.jars import KAFKA, jars, java
 from famulus.dev.node import JAVA_OPTIONS
 
 LIMIT_S = 60
-PRINTED = "org.apache.kafka.common.serialization.BytesDeserializer"  # as text in which any byte can be told
+# As text in which any byte can be told.
+PRINTED = "org.apache.kafka.common.serialization.BytesDeserializer"
 NULL = "<none>"  # what stands for none, and in no test for anything else
 FIELDS = "\t"
 HEADERS, HEADER = "\x01", "\x02"
@@ -38,27 +39,51 @@ class Written(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def produce(kafka: KafkaConfig, topic: str, records: Iterable[Written], *, codec: str = "none") -> None:
+def produce(
+    kafka: KafkaConfig, topic: str, records: Iterable[Written], *, codec: str = "none"
+) -> None:
     """Have Java's producer send *records*, with its own defaults but for the compression."""
     lines = (
-        FIELDS.join((HEADERS.join(f"{name}{HEADER}{value}" for name, value in record.headers) or NULL, *record[:2]))
+        FIELDS.join(
+            (
+                HEADERS.join(f"{name}{HEADER}{value}" for name, value in record.headers) or NULL,
+                *record[:2],
+            )
+        )
         for record in records
     )
     properties = {
-        "parse.key": "true", "parse.headers": "true", "headers.delimiter": FIELDS, "headers.separator": HEADERS,
-        "headers.key.separator": HEADER, "key.separator": FIELDS, "null.marker": NULL,
-    }  # fmt: skip
-    _run("ConsoleProducer", kafka, topic, properties, ["--compression-codec", codec],
-         given="".join(f"{x}\n" for x in lines))  # fmt: skip
+        "parse.key": "true",
+        "parse.headers": "true",
+        "headers.delimiter": FIELDS,
+        "headers.separator": HEADERS,
+        "headers.key.separator": HEADER,
+        "key.separator": FIELDS,
+        "null.marker": NULL,
+    }
+    _run(
+        "ConsoleProducer",
+        kafka,
+        topic,
+        properties,
+        ["--compression-codec", codec],
+        given="".join(f"{x}\n" for x in lines),
+    )
 
 
 def consume(kafka: KafkaConfig, topic: str, count: int) -> list[Read]:
     """The first *count* records that Java's consumer reads of *topic*."""
     properties = {
-        "print.partition": "true", "print.headers": "true", "print.key": "true", "key.separator": FIELDS,
-        "headers.separator": HEADERS, "null.literal": NULL, "key.deserializer": PRINTED, "value.deserializer": PRINTED,
+        "print.partition": "true",
+        "print.headers": "true",
+        "print.key": "true",
+        "key.separator": FIELDS,
+        "headers.separator": HEADERS,
+        "null.literal": NULL,
+        "key.deserializer": PRINTED,
+        "value.deserializer": PRINTED,
         "headers.deserializer": PRINTED,
-    }  # fmt: skip
+    }
     limits = ["--from-beginning", "--max-messages", str(count), "--timeout-ms", str(LIMIT_S * 500)]
     output = _run("consumer.ConsoleConsumer", kafka, topic, properties, limits)
     found = [_read(line) for line in output.split("\n") if line.startswith("Partition:")]
@@ -68,11 +93,15 @@ def consume(kafka: KafkaConfig, topic: str, count: int) -> list[Read]:
 
 def _read(line: str) -> Read:
     partition, headers, key, value = line.split(FIELDS)
-    pairs = [] if headers == "NO_HEADERS" else [pair.partition(":") for pair in headers.split(HEADERS)]
+    pairs = (
+        [] if headers == "NO_HEADERS" else [pair.partition(":") for pair in headers.split(HEADERS)]
+    )
     return Read(
-        int(partition.removeprefix("Partition:")), [(name, _bytes(text)) for name, _, text in pairs],
-        _bytes(key), _bytes(value),
-    )  # fmt: skip
+        int(partition.removeprefix("Partition:")),
+        [(name, _bytes(text)) for name, _, text in pairs],
+        _bytes(key),
+        _bytes(value),
+    )
 
 
 def _bytes(text: str) -> bytes | None:
@@ -83,19 +112,42 @@ def _bytes(text: str) -> bytes | None:
 
 @cache
 def _class_path() -> str:
-    tools = MavenContext().project("org.apache.kafka", "kafka-tools").at_version(KAFKA).artifact().resolve()
+    tools = (
+        MavenContext()
+        .project("org.apache.kafka", "kafka-tools")
+        .at_version(KAFKA)
+        .artifact()
+        .resolve()
+    )
     return os.pathsep.join((str(tools), f"{jars()}{os.sep}*"))
 
 
 def _run(
-    tool: str, kafka: KafkaConfig, topic: str, properties: dict[str, str], options: list[str], *, given: str = ""
+    tool: str,
+    kafka: KafkaConfig,
+    topic: str,
+    properties: dict[str, str],
+    options: list[str],
+    *,
+    given: str = "",
 ) -> str:
     """What a console tool says when it is given a text."""
     command = [
-        str(java()), *JAVA_OPTIONS, "-Dstdout.encoding=UTF-8", "-cp", _class_path(), f"org.apache.kafka.tools.{tool}",
-        "--bootstrap-server", kafka.bootstrap_servers, "--topic", topic, *options,
+        str(java()),
+        *JAVA_OPTIONS,
+        "-Dstdout.encoding=UTF-8",
+        "-cp",
+        _class_path(),
+        f"org.apache.kafka.tools.{tool}",
+        "--bootstrap-server",
+        kafka.bootstrap_servers,
+        "--topic",
+        topic,
+        *options,
         *(part for name, value in properties.items() for part in ("--property", f"{name}={value}")),
-    ]  # fmt: skip
-    ran = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=LIMIT_S, check=False)
+    ]
+    ran = subprocess.run(
+        command, input=given, capture_output=True, encoding="utf-8", timeout=LIMIT_S, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

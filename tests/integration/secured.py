@@ -43,7 +43,12 @@ class Secured:
             "SslKeyLocation": str(self.folder / "client.key"),
             "SslKeyPassword": KEY_PASSWORD,
         }
-        user = {**trust, "SecurityProtocol": "SaslSsl", "SaslUsername": USER, "SaslPassword": PASSWORD}
+        user = {
+            **trust,
+            "SecurityProtocol": "SaslSsl",
+            "SaslUsername": USER,
+            "SaslPassword": PASSWORD,
+        }
         oauth = {
             "SaslOauthbearerTokenEndpointUrl": f"{self.token_url}/good",
             "SaslOauthbearerAllowedHosts": f"elsewhere.example,{HOST}",
@@ -58,9 +63,14 @@ class Secured:
             "plain": {**user, "SaslMechanism": "Plain", **self._at("SASL")},
             "scram-256": {**user, "SaslMechanism": "ScramSha256", **self._at("SASL")},
             "scram-512": {**user, "SaslMechanism": "SCRAM-SHA-512", **self._at("SASL")},
-            "oauth": {**trust, "SecurityProtocol": "SASL_SSL", "SaslMechanism": "OAuthBearer", **oauth,
-                      **self._at("OAUTH")},
-        }  # fmt: skip
+            "oauth": {
+                **trust,
+                "SecurityProtocol": "SASL_SSL",
+                "SaslMechanism": "OAuthBearer",
+                **oauth,
+                **self._at("OAUTH"),
+            },
+        }
 
     def _at(self, listener: str) -> dict[str, str]:
         return {"BootstrapServers": self.broker.address(listener)}
@@ -76,29 +86,49 @@ def secured(folder: Path) -> Iterator[Secured]:
     _client(folder / "client", ours.issue_cert("client.example"))
     _client(folder / "foreign-client", foreign.issue_cert("client.example"))
     _client(folder / "expired-client", _expired(ours, "client.example"))
-    mutual = {"ssl.client.auth": "required", "ssl.truststore.type": "PEM", "ssl.truststore.certificates": _line(ours)}
+    mutual = {
+        "ssl.client.auth": "required",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.certificates": _line(ours),
+    }
     listeners = [
         Listener("TLS", "SSL", _shown(good)),
         Listener("MTLS", "SSL", {**_shown(good), **mutual}),
         Listener("EXPIRED", "SSL", _shown(_expired(ours, HOST))),
         Listener("ELSEWHERE", "SSL", _shown(ours.issue_cert("kafka.example"))),
-        Listener("SASL", "SASL_SSL", {
-            **_shown(good),
-            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
-            "plain.sasl.jaas.config": f'{LOGIN}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
-            "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
-            "scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
-        }),
-        Listener("CLEAR", "SASL_PLAINTEXT", {
-            "sasl.enabled.mechanisms": "SCRAM-SHA-256",
-            "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
-        }),
-        Listener("OAUTH", "SASL_SSL", {
-            **_shown(good),
-            "sasl.enabled.mechanisms": "OAUTHBEARER",
-            "oauthbearer.sasl.jaas.config": f"{LOGIN}.oauthbearer.OAuthBearerLoginModule required;",
-        }),
-    ]  # fmt: skip
+        Listener(
+            "SASL",
+            "SASL_SSL",
+            {
+                **_shown(good),
+                "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+                "plain.sasl.jaas.config": (
+                    f'{LOGIN}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+                ),
+                "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+                "scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+            },
+        ),
+        Listener(
+            "CLEAR",
+            "SASL_PLAINTEXT",
+            {
+                "sasl.enabled.mechanisms": "SCRAM-SHA-256",
+                "scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+            },
+        ),
+        Listener(
+            "OAUTH",
+            "SASL_SSL",
+            {
+                **_shown(good),
+                "sasl.enabled.mechanisms": "OAUTHBEARER",
+                "oauthbearer.sasl.jaas.config": (
+                    f"{LOGIN}.oauthbearer.OAuthBearerLoginModule required;"
+                ),
+            },
+        ),
+    ]
     trust = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     good.configure_cert(trust)
     with (
@@ -151,7 +181,10 @@ def unsecured_token(lives_s: float) -> str:
     """A token without a signature, which a broker without further configuration takes, unless it is over."""
     now = time.time()
     claims = {"sub": USER, "iat": now - 60, "exp": now + lives_s, "scope": "kafka"}
-    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in ({"alg": "none"}, claims))
+    parts = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode()
+        for part in ({"alg": "none"}, claims)
+    )
     return ".".join(part.rstrip("=") for part in parts) + "."
 
 
@@ -161,14 +194,18 @@ async def _answer(request: web.Request) -> web.Response:
     client = base64.b64encode(f"famulus:{CLIENT_SECRET}".encode()).decode()
     kind = request.match_info["kind"]
     if request.headers.get("Authorization") != f"Basic {client}" or form.get("scope") != "kafka":
-        return web.json_response({"error": "invalid_client", "error_description": "a text of theirs"}, status=401)
+        return web.json_response(
+            {"error": "invalid_client", "error_description": "a text of theirs"}, status=401
+        )
     if kind == "redirect":
         raise web.HTTPTemporaryRedirect("/good")
     if kind == "trouble":
         return web.Response(status=503, text="a text of theirs")
     if kind == "large":
         return web.Response(text="x" * 100_000)
-    return web.json_response({"access_token": unsecured_token(-30 if kind == "over" else 300), "expires_in": 300})
+    return web.json_response(
+        {"access_token": unsecured_token(-30 if kind == "over" else 300), "expires_in": 300}
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Two systems under one test: this worker, and stock Faust as its documentation has it.
 
-Both run the same code for each event and note what it does in one file outside of any process. Both take their
-settings from the same environment.
+Both run the same code for each event and note what it does in one file outside of any process. Both
+take their settings from the same environment.
 """
 
 import asyncio
@@ -42,7 +42,9 @@ def happened(name: str) -> bytes:
 class System:
     """One of the two, in a folder of its own."""
 
-    def __init__(self, name: str, folder: Path, kafka: KafkaConfig, start: Callable[..., WorkerProcess]) -> None:
+    def __init__(
+        self, name: str, folder: Path, kafka: KafkaConfig, start: Callable[..., WorkerProcess]
+    ) -> None:
         self.is_stock = name == "stock"
         self.folder = folder
         self._kafka = kafka
@@ -57,13 +59,22 @@ class System:
         (folder / "agents/things.py").write_text(AGENT)
         (folder / "models/things.py").write_text(MODEL)
 
-    def start(self, name: str = "one", *, concurrency: int = 1, commit_interval_s: float = 0.2) -> WorkerProcess:
-        """Start a worker. *concurrency* is what each system calls so; wait for what it notes, not for the start."""
+    def start(
+        self, name: str = "one", *, concurrency: int = 1, commit_interval_s: float = 0.2
+    ) -> WorkerProcess:
+        """Start a worker.
+
+        *concurrency* is what each system calls so; wait for what it notes, not for the start.
+        """
         worker = self._start(
-            name, ready=0, cwd=self.folder, app="stock_app" if self.is_stock else "app",
-            WORKER__CONCURRENCY=str(concurrency), WORKER__COMMITINTERVALS=str(commit_interval_s),
+            name,
+            ready=0,
+            cwd=self.folder,
+            app="stock_app" if self.is_stock else "app",
+            WORKER__CONCURRENCY=str(concurrency),
+            WORKER__COMMITINTERVALS=str(commit_interval_s),
             KAFKA__CONSUMERCONFIG__HEARTBEATINTERVALMS="300",
-        )  # fmt: skip
+        )
         self._workers.append(worker)
         return worker
 
@@ -85,19 +96,31 @@ class System:
 
     def send(self, *values: bytes | None, partition: int = 0) -> None:
         """Send records; their values are their keys, so that all have different ones."""
-        send(self._kafka, [Outgoing(self._kafka.topic("things"), value, value, (), partition) for value in values])
+        send(
+            self._kafka,
+            [
+                Outgoing(self._kafka.topic("things"), value, value, (), partition)
+                for value in values
+            ],
+        )
 
     def send_in_transaction(self, *values: bytes) -> None:
         """Send records to partition 0, and wait until the marker stands behind them: Kafka writes it later."""
-        servers, place = self._kafka.bootstrap_servers, TopicPartition(self._kafka.topic("things"), 0)
+        servers, place = (
+            self._kafka.bootstrap_servers,
+            TopicPartition(self._kafka.topic("things"), 0),
+        )
 
         async def run() -> None:
             producer = AIOKafkaProducer(bootstrap_servers=servers, transactional_id=str(uuid4()))
             async with producer, AIOKafkaConsumer(bootstrap_servers=servers) as reader:
                 async with producer.transaction():
                     for value in values:
-                        sent = await producer.send_and_wait(place.topic, value, value, partition=place.partition)
-                while (await reader.end_offsets([place]))[place] < sent.offset + 2:  # only asking tells
+                        sent = await producer.send_and_wait(
+                            place.topic, value, value, partition=place.partition
+                        )
+                # Only asking tells.
+                while (await reader.end_offsets([place]))[place] < sent.offset + 2:
                     await asyncio.sleep(0.05)
 
         asyncio.run(run())
@@ -126,7 +149,10 @@ class System:
 
     @contextmanager
     def stock_breaks(self, match: str) -> Iterator[None]:
-        """What is asserted here holds for ours. Stock Faust must fail in the words of *match*, or the test fails."""
+        """What is asserted here holds for ours.
+
+        Stock Faust must fail in the words of *match*, or the test fails.
+        """
         if self.is_stock:
             with pytest.raises(AssertionError, match=match):
                 yield
@@ -138,7 +164,9 @@ def set_record_bytes_max(kafka: KafkaConfig, topic: str, limit: int) -> None:
     """Have *topic* refuse records that are larger than *limit* bytes."""
 
     async def run() -> None:
-        place = ConfigResource(ConfigResourceType.TOPIC, kafka.topic(topic), {"max.message.bytes": str(limit)})
+        place = ConfigResource(
+            ConfigResourceType.TOPIC, kafka.topic(topic), {"max.message.bytes": str(limit)}
+        )
         async with _admin(kafka) as admin:
             [answer] = await admin.alter_configs([place])
         assert [code for code, *_ in answer.resources] == [0]

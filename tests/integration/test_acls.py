@@ -27,17 +27,37 @@ from famulus.serialization.records import Outgoing
 from models.orders import OrderCreated, OrderItem
 from tests.integration.commands import faust, one_line
 
-EVERYBODY = "User:ANONYMOUS"  # whoever comes without a password; the broker itself is one of them here
-TOPICS = [f"{name}{suffix}" for name in ("order-events", "stock-events") for suffix in ("", ".dead-letter")]
+# Whoever comes without a password; the broker itself is one of them here.
+EVERYBODY = "User:ANONYMOUS"
+TOPICS = [
+    f"{name}{suffix}"
+    for name in ("order-events", "stock-events")
+    for suffix in ("", ".dead-letter")
+]
 PARTITIONS = 4
 
 
 def printed() -> list[AclBinding]:
     """What `faust -A app acls` prints for the worker, and what the broker needs to be a broker."""
     script = subprocess.run(
-        [sys.executable, "-m", "faust", "-A", "app", "acls", "--worker", EVERYBODY, "--operator", "User:somebody"],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
-    ).stdout  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "faust",
+            "-A",
+            "app",
+            "acls",
+            "--worker",
+            EVERYBODY,
+            "--operator",
+            "User:somebody",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
     rights = [
         binding(ResourceType.BROKER, "kafka-cluster", AclOperation.CLUSTER_ACTION),
         binding(ResourceType.TOPIC, "__consumer_offsets", AclOperation.CREATE),
@@ -48,21 +68,28 @@ def printed() -> list[AclBinding]:
             kind, name, *rest = words[2:]
             for operation in rest[1::2]:
                 named = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()
-                rights.append(binding(ResourceType[kind.strip("-").upper()], name, AclOperation[named]))
+                rights.append(
+                    binding(ResourceType[kind.strip("-").upper()], name, AclOperation[named])
+                )
     return rights
 
 
 def binding(kind: ResourceType, name: str, operation: AclOperation) -> AclBinding:
     """One right of everybody's, from everywhere."""
-    return AclBinding(kind, name, ResourcePatternType.LITERAL, EVERYBODY, "*", operation, AclPermissionType.ALLOW)
+    return AclBinding(
+        kind, name, ResourcePatternType.LITERAL, EVERYBODY, "*", operation, AclPermissionType.ALLOW
+    )
 
 
 def an_order() -> OrderCreated:
     """A good one."""
     return OrderCreated(
-        order_id=uuid4(), customer_id=uuid4(), total_amount=Decimal("1.50"), created_at=datetime.now(UTC),
+        order_id=uuid4(),
+        customer_id=uuid4(),
+        total_amount=Decimal("1.50"),
+        created_at=datetime.now(UTC),
         items=[OrderItem(product_id="part-1", quantity=3, price=Decimal("0.50"))],
-    )  # fmt: skip
+    )
 
 
 async def send(kafka: KafkaConfig) -> None:
@@ -84,19 +111,32 @@ def test_a_worker_runs_on_the_printed_rights_and_no_others(tmp_path: Path) -> No
             made.result(30)
         [node] = broker.nodes
         properties = node.folder / "server.properties"
-        properties.write_text(properties.read_text().replace(f"super.users={EVERYBODY}", "super.users=User:nobody"))
+        properties.write_text(
+            properties.read_text().replace(f"super.users={EVERYBODY}", "super.users=User:nobody")
+        )
         broker.restart(node)
 
-        settings = {"KAFKA__BOOTSTRAPSERVERS": broker.bootstrap_servers, "WORKER__DATADIR": str(tmp_path / "data")}
+        settings = {
+            "KAFKA__BOOTSTRAPSERVERS": broker.bootstrap_servers,
+            "WORKER__DATADIR": str(tmp_path / "data"),
+        }
         with WorkerProcess(settings, tmp_path / "worker.log", web_port=free_port()) as worker:
             worker.wait_ready(partitions=2 * PARTITIONS)
             asyncio.run(send(kafka))
             asyncio.run(wait_for_effects(worker))
             asyncio.run(ask_and_reply(kafka))
             assert worker.stop() == 0, worker.last_words()
-        listed = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=10).topics
+        listed = (
+            AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+            .list_topics(timeout=10)
+            .topics
+        )
         assert "foreign" not in listed
-        assert {"order-events.famulus.redrive", "famulus-stock-events-state", "famulus.replies"} <= listed.keys()
+        assert {
+            "order-events.famulus.redrive",
+            "famulus-stock-events-state",
+            "famulus.replies",
+        } <= listed.keys()
         closed = {**settings, "KAFKA__TOPICPREFIX": "closed.", "WORKER__WEBPORT": str(free_port())}
         for command in (["worker"], ["topics", "apply"], ["peek", "foreign"]):
             code, output = faust(*command, **closed)

@@ -24,7 +24,9 @@ from famulus.kafka.admin import create_topics
 
 async def send_and_read(servers: str, topic: str, values: list[bytes]) -> list[bytes]:
     """Send *values* and read everything that the topic holds."""
-    async with AIOKafkaProducer(bootstrap_servers=servers, acks="all", request_timeout_ms=20_000) as producer:
+    async with AIOKafkaProducer(
+        bootstrap_servers=servers, acks="all", request_timeout_ms=20_000
+    ) as producer:
         for value in values:
             await producer.send_and_wait(topic, value)
     async with AIOKafkaConsumer(
@@ -59,14 +61,26 @@ def test_records_survive_a_restart_on_the_same_folder(tmp_path: Path) -> None:
     """A given folder is kept and found again, on another port if need be."""
     with Broker(data_dir=tmp_path / "kafka") as broker:
         make_topic(broker.bootstrap_servers)
-        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"1", b"2"])) == [b"1", b"2"]
+        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"1", b"2"])) == [
+            b"1",
+            b"2",
+        ]
         node = broker.nodes[0]
         node.kill()
         broker.restart(node)
-        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"3"])) == [b"1", b"2", b"3"]
+        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"3"])) == [
+            b"1",
+            b"2",
+            b"3",
+        ]
     assert wait_gone(node.process.pid if node.process else 0)
     with Broker(data_dir=tmp_path / "kafka") as broker:
-        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"4"])) == [b"1", b"2", b"3", b"4"]
+        assert asyncio.run(send_and_read(broker.bootstrap_servers, "t", [b"4"])) == [
+            b"1",
+            b"2",
+            b"3",
+            b"4",
+        ]
 
 
 def test_three_nodes_survive_the_loss_of_one() -> None:
@@ -132,7 +146,9 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         Broker().start()
 
 
-def test_without_a_network_the_first_download_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_network_the_first_download_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Nothing half is left behind that would be taken for whole."""
 
     def refuse(endpoint: str) -> list[object]:
@@ -140,7 +156,9 @@ def test_without_a_network_the_first_download_is_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jgo, "resolve", refuse)
-    with pytest.raises(UnavailableError, match="cannot be downloaded: network is unreachable; connect once"):
+    with pytest.raises(
+        UnavailableError, match="cannot be downloaded: network is unreachable; connect once"
+    ):
         jars.jars()
     assert not [left for left in (tmp_path / "famulus").iterdir() if left.is_dir()]
 
@@ -175,7 +193,10 @@ def test_the_background_broker_is_started_once_shown_and_stopped(tmp_path: Path)
     try:
         assert background.start_background(port=0) == started == background.running()
         with background.broker_for_use() as broker:
-            assert (broker.bootstrap_servers, broker.is_embedded) == (started.bootstrap_servers, False)
+            assert (broker.bootstrap_servers, broker.is_embedded) == (
+                started.bootstrap_servers,
+                False,
+            )
     finally:
         assert background.stop_background() == started
     assert background.running() is None
@@ -187,6 +208,8 @@ def test_a_recycled_process_id_is_never_ended(tmp_path: Path) -> None:
     """The file may outlive the broker: a process that started at another time is somebody else's."""
     file = tmp_path / "state" / "famulus" / "broker.json"
     file.parent.mkdir(parents=True)
-    file.write_text(f'{{"bootstrap_servers": "a:1", "pid": {os.getpid()}, "started": 1.0, "data_dir": "x"}}')
+    file.write_text(
+        f'{{"bootstrap_servers": "a:1", "pid": {os.getpid()}, "started": 1.0, "data_dir": "x"}}'
+    )
     assert background.stop_background() is None
     assert not file.exists()

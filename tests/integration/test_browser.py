@@ -1,6 +1,7 @@
 """The console in a real browser: every page of a live worker, light and dark, wide and narrow; and what people do.
 
-It needs Debian's chromium. Where it is missing these tests are not run, and say so; in CI they fail then.
+It needs Debian's chromium. Where it is missing these tests are not run, and say so; in CI they fail
+then.
 """
 
 import os
@@ -35,23 +36,34 @@ def worker(house: House) -> WorkerProcess:
     worker = house.start()
     house.send(
         *(house.thing(f"k{n}", n, partition=0) for n in range(5)),
-        house.thing("a-rather-long-key-" * 6, 1, "bad", partition=1), house.thing("b", 1, "bad", partition=1),
+        house.thing("a-rather-long-key-" * 6, 1, "bad", partition=1),
+        house.thing("b", 1, "bad", partition=1),
         house.thing("x", 1, kind="things.Other", partition=1),
-    )  # fmt: skip
+    )
     house.wait_settled(8, worker)
     (house.checkout / "mended").touch()
     return worker
 
 
 @contextmanager
-def session(browser: Browser, worker: WorkerProcess, scheme: Scheme = "light", width: int = 1280) -> Iterator[Page]:
-    """Logged in with the token for acting. Whatever the browser complains of, or asks of others, fails the test."""
+def session(
+    browser: Browser, worker: WorkerProcess, scheme: Scheme = "light", width: int = 1280
+) -> Iterator[Page]:
+    """Logged in with the token for acting.
+
+    Whatever the browser complains of, or asks of others, fails the test.
+    """
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
     page = context.new_page()
     faults: list[str] = []
-    context.on("console", lambda said: faults.append(said.text) if said.type in {"error", "warning"} else None)
+    context.on(
+        "console",
+        lambda said: faults.append(said.text) if said.type in {"error", "warning"} else None,
+    )
     context.on("weberror", lambda error: faults.append(str(error.error)))
-    context.on("request", lambda sent: None if sent.url.startswith(worker.url) else faults.append(sent.url))
+    context.on(
+        "request", lambda sent: None if sent.url.startswith(worker.url) else faults.append(sent.url)
+    )
     log_in(page, worker.url, tokens_of(worker)[3])
     yield page
     assert faults == []
@@ -62,13 +74,19 @@ def pages_of(house: House) -> list[str]:
     """Every page that there is, those that ask whether something is meant included."""
     topic, letter = quote(house.topic), quote(f"{house.topic}/1/0", safe="")
     return [
-        *PAGES, "/console/tables/count", "/console/tables/count?key=k1",
-        f"/console/dead-letters/list?topic={topic}", f"/console/dead-letters/list?topic={topic}&by=key&q=nobody",
+        *PAGES,
+        "/console/tables/count",
+        "/console/tables/count?key=k1",
+        f"/console/dead-letters/list?topic={topic}",
+        f"/console/dead-letters/list?topic={topic}&by=key&q=nobody",
         f"/console/dead-letters/letter?topic={topic}&origin={letter}",
-        f"/console/explain?topic={topic}&partition=1&offset=0", f"/console/explain?topic={topic}&key=k1",
-        f"/console/redrive?topic={topic}&origin={letter}", f"/console/drop?topic={topic}&origin={letter}",
-        f"/console/pause?topic={topic}&partition=1", "/console/resume?topic=*",
-    ]  # fmt: skip
+        f"/console/explain?topic={topic}&partition=1&offset=0",
+        f"/console/explain?topic={topic}&key=k1",
+        f"/console/redrive?topic={topic}&origin={letter}",
+        f"/console/drop?topic={topic}&origin={letter}",
+        f"/console/pause?topic={topic}&partition=1",
+        "/console/resume?topic=*",
+    ]
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
@@ -89,7 +107,9 @@ def test_every_page_fits_and_is_quiet(house: House, worker: WorkerProcess, schem
     assert worker.stop() == 0
 
 
-def test_a_letter_is_redriven_and_a_partition_paused_by_hand(house: House, worker: WorkerProcess) -> None:
+def test_a_letter_is_redriven_and_a_partition_paused_by_hand(
+    house: House, worker: WorkerProcess
+) -> None:
     """By the buttons, each after a question; an overview that is open meanwhile shows it without being asked."""
     with chromium() as browser, session(browser, worker) as page:
         overview = page.context.new_page()
@@ -99,7 +119,9 @@ def test_a_letter_is_redriven_and_a_partition_paused_by_hand(house: House, worke
         expect(handled).to_have_text("5")
         page.goto(f"{worker.url}/console/dead-letters")
         page.get_by_role("link", name="Redrive").first.click()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("Redrive 2 dead letters to group")
+        expect(page.get_by_role("heading", level=1)).to_contain_text(
+            "Redrive 2 dead letters to group"
+        )
         page.get_by_label("Why").fill("was mended")
         page.get_by_role("button", name="Redrive").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("2 letters redriven")
@@ -108,7 +130,9 @@ def test_a_letter_is_redriven_and_a_partition_paused_by_hand(house: House, worke
 
         page.bring_to_front()
         page.goto(f"{worker.url}/console/subscriptions")
-        page.get_by_role("row", name="1", exact=False).get_by_role("link", name="Pause").last.click()
+        page.get_by_role("row", name="1", exact=False).get_by_role(
+            "link", name="Pause"
+        ).last.click()
         expect(page.get_by_role("heading", level=1)).to_have_text(f"Pause {house.topic}/1?")
         page.get_by_role("button", name="Pause").click()
         expect(page.get_by_role("listitem")).to_contain_text(f"{house.topic}/1 is paused since")

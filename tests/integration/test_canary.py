@@ -1,6 +1,7 @@
 """No secret leaves a worker: not in logs or crashes, not over the web, not in what commands print, not in `ps`.
 
-Every secret has the canary in it, see `canary`, whose hooks look through the logs of all tests as well.
+Every secret has the canary in it, see `canary`, whose hooks look through the logs of all tests as
+well.
 """
 
 import json
@@ -22,7 +23,8 @@ from tests.integration.house import House, wait_for
 from tests.integration.secured import KEY_PASSWORD, PASSWORD, Secured, environment, secured
 from tests.integration.test_door import ask
 
-pytestmark = pytest.mark.xdist_group("canary")  # one process, so that its module's fixtures are made once
+# One process, so that its module's fixtures are made once.
+pytestmark = pytest.mark.xdist_group("canary")
 
 # A handler that shows all that it can get hold of, and then breaks.
 TALKING = """
@@ -62,7 +64,9 @@ def way(cluster: Secured) -> dict[str, str]:
 def kafka(way: dict[str, str]) -> KafkaConfig:
     """The settings of the test's own clients."""
     group = ConsumerConfig(group_id="canary.famulus", session_timeout_ms=10_000)
-    return KafkaConfig.model_validate({**way, "topic_prefix": "canary.", "partitions": 1, "consumer_config": group})
+    return KafkaConfig.model_validate(
+        {**way, "topic_prefix": "canary.", "partitions": 1, "consumer_config": group}
+    )
 
 
 def test_no_secret_is_said_anywhere(house: House, way: dict[str, str], tmp_path: Path) -> None:
@@ -74,13 +78,22 @@ def test_no_secret_is_said_anywhere(house: House, way: dict[str, str], tmp_path:
     token.write_text(secret("admin-token"))
     file = house.checkout / "appsettings.json"
     said = json.loads(file.read_text())
-    said["Kafka"] |= {"SaslPassword": f"${{file:{tmp_path}/password}}", "SslKeyPassword": "${KEY_PASSWORD}"}
+    said["Kafka"] |= {
+        "SaslPassword": f"${{file:{tmp_path}/password}}",
+        "SslKeyPassword": "${KEY_PASSWORD}",
+    }
     file.write_text(json.dumps(said))
-    others = {name: value for name, value in way.items() if name not in {"SaslPassword", "SslKeyPassword"}}
+    others = {
+        name: value for name, value in way.items() if name not in {"SaslPassword", "SslKeyPassword"}
+    }
     settings = {
-        **environment(others), "KEY_PASSWORD": KEY_PASSWORD, "AWS_SECRET_ACCESS_KEY": secret("store"),
-        "WORKER__READTOKEN": secret("read-token"), "WORKER__ADMINTOKENFILE": str(token), "PYTHONFAULTHANDLER": "1",
-    }  # fmt: skip
+        **environment(others),
+        "KEY_PASSWORD": KEY_PASSWORD,
+        "AWS_SECRET_ACCESS_KEY": secret("store"),
+        "WORKER__READTOKEN": secret("read-token"),
+        "WORKER__ADMINTOKENFILE": str(token),
+        "PYTHONFAULTHANDLER": "1",
+    }
     worker = house.start(ready=0, **settings)
     house.wait_log(worker, "Ready")
     house.send(house.thing("a", 1))
@@ -89,18 +102,32 @@ def test_no_secret_is_said_anywhere(house: House, way: dict[str, str], tmp_path:
 
     for path in json.loads(ask(worker, "GET", "/openapi.json", secret("read-token"))[2])["paths"]:
         for offered in (secret("read-token"), secret("admin-token"), None, secret("wrong-token")):
-            status, headers, body = ask(worker, "GET", path.format(name="count", key="a", topic=house.topic), offered)
+            status, headers, body = ask(
+                worker, "GET", path.format(name="count", key="a", topic=house.topic), offered
+            )
             assert not leaks(f"{headers} {body!r}", f"{path}, {status}")
 
     beside = {
-        **settings, "KAFKA__TOPICPREFIX": house.kafka.topic_prefix, "KAFKA__CONSUMERCONFIG__GROUPID": house.group,
-        "WORKER__DATADIR": str(tmp_path / "beside"), "WORKER__WEBPORT": str(free_port()),
-    }  # fmt: skip
+        **settings,
+        "KAFKA__TOPICPREFIX": house.kafka.topic_prefix,
+        "KAFKA__CONSUMERCONFIG__GROUPID": house.group,
+        "WORKER__DATADIR": str(tmp_path / "beside"),
+        "WORKER__WEBPORT": str(free_port()),
+    }
     for arguments in (
-        ["config", "show"], ["config", "show", "--json"], ["config", "schema"], ["acls"], ["doctor"], ["lag"],
-        ["dlq", "list"], ["dlq", "show", "--json"], ["peek", "things"], ["topics", "apply"],
-    ):  # fmt: skip
-        code, output = faust(*arguments, cwd=house.checkout, **beside)  # which looks for the canary itself
+        ["config", "show"],
+        ["config", "show", "--json"],
+        ["config", "schema"],
+        ["acls"],
+        ["doctor"],
+        ["lag"],
+        ["dlq", "list"],
+        ["dlq", "show", "--json"],
+        ["peek", "things"],
+        ["topics", "apply"],
+    ):
+        # Which looks for the canary itself.
+        code, output = faust(*arguments, cwd=house.checkout, **beside)
         assert output, (arguments, code)
 
     worker.signal(signal.SIGABRT)  # with the stacks of all threads
@@ -118,7 +145,9 @@ def listed_processes() -> list[str]:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
             try:
-                found += [process.name] if CANARY.encode() in (process / "cmdline").read_bytes() else []
+                found += (
+                    [process.name] if CANARY.encode() in (process / "cmdline").read_bytes() else []
+                )
             except OSError:  # it has ended
                 continue
     return found
@@ -131,16 +160,37 @@ def test_a_leak_is_found(tmp_path: Path) -> None:
     assert list(leaks_below(tmp_path)) == ["leaking.log, line 2: two <canary>-password three"]
     log.unlink()  # else this run fails as well
     planted = tmp_path / "test_planted.py"
-    for what in (f"print('{CANARY}')", f"tmp_path.joinpath('x.log').write_text('{CANARY}')", "assert tmp_path"):
+    for what in (
+        f"print('{CANARY}')",
+        f"tmp_path.joinpath('x.log').write_text('{CANARY}')",
+        "assert tmp_path",
+    ):
         planted.write_text(f"def test_it(tmp_path):\n    {what}\n")
         command = [
-            sys.executable, "-m", "pytest", "-p", "tests.integration.canary", "-p", "no:cacheprovider",
-            "-c", os.devnull, "--rootdir", str(tmp_path), "--basetemp", str(tmp_path / "planted"), str(planted),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "tests.integration.canary",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            os.devnull,
+            "--rootdir",
+            str(tmp_path),
+            "--basetemp",
+            str(tmp_path / "planted"),
+            str(planted),
+        ]
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=60,
-        )  # fmt: skip
+        )
         assert done.returncode == (0 if what.startswith("assert") else 1), done.stdout
         assert ("secrets were written" in done.stdout) == (done.returncode == 1)
         assert "1 passed" in done.stdout

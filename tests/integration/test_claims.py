@@ -29,10 +29,12 @@ MB = 2**20
 LARGE = 50 * MB
 EVENTS = 3
 IN_HAND = 60 * MB
-# Of the worker, beyond what it has without large events: one that is redeemed (its bytes, its text), what its handler
-# publishes (the bytes, and their copy on the way to the disk), and what the allocator keeps. All at once would be more.
+# Of the worker, beyond what it has without large events: one that is redeemed (its bytes, its
+# text), what its handler publishes (the bytes, and their copy on the way to the disk), and what the
+# allocator keeps. All at once would be more.
 RSS_MAX = 250 * MB
-JUST_SMALL = 99_960  # of a note: the event is not larger than the threshold, its copy with the longer key is
+# Of a note: the event is not larger than the threshold, its copy with the longer key is.
+JUST_SMALL = 99_960
 # Republishes what it gets, once, as an event as large.
 COPYING = """
 @handles(Thing)
@@ -55,7 +57,10 @@ def root(tmp_path: Path) -> Path:
 def claims(root: Path, **options: int) -> dict[str, str]:
     """The environment of a worker with this store."""
     named = {"MAXBYTES": 64 * MB, "INHANDBYTES": 64 * MB, "THRESHOLDBYTES": 100_000, **options}
-    return {"CLAIMCHECK__STORE": str(root), **{f"CLAIMCHECK__{name}": str(value) for name, value in named.items()}}
+    return {
+        "CLAIMCHECK__STORE": str(root),
+        **{f"CLAIMCHECK__{name}": str(value) for name, value in named.items()},
+    }
 
 
 def started(house: House, root: Path, **options: int) -> WorkerProcess:
@@ -95,7 +100,9 @@ def test_events_of_50_mb_go_through_a_worker_in_bounded_memory(house: House, roo
     publish(house.kafka, root, Thing(key="small", note="x" * 10))
     house.wait_settled(1, worker)
     before = peak_bytes(worker)
-    publish(house.kafka, root, *(Thing(key=f"k{number}", note="x" * LARGE) for number in range(EVENTS)))
+    publish(
+        house.kafka, root, *(Thing(key=f"k{number}", note="x" * LARGE) for number in range(EVENTS))
+    )
     wait_for(lambda: len(worker.rows("count")) == 1 + 2 * EVENTS, 60)
     grown = peak_bytes(worker) - before
     print(f"grown by {grown / MB:.0f} MB")  # noqa: T201  # pytest -s shows it
@@ -103,12 +110,19 @@ def test_events_of_50_mb_go_through_a_worker_in_bounded_memory(house: House, roo
     assert set(worker.rows("count").values()) == {10, LARGE}
     records = house.logged(topic=house.topic)
     assert [record.value == CLAIMED for record in records] == [False] + [True] * 2 * EVENTS
-    assert {name for name, _ in records[1].headers} >= {"ce_id", "ce_type", "content-type", "famulus-claim-sha256"}
+    assert {name for name, _ in records[1].headers} >= {
+        "ce_id",
+        "ce_type",
+        "content-type",
+        "famulus-claim-sha256",
+    }
     assert len({path.name for path in (root / house.topic).iterdir()}) == 2 * EVENTS
     assert worker.stop() == 0
 
 
-def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(house: House, root: Path) -> None:
+def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(
+    house: House, root: Path
+) -> None:
     """The small record, byte for byte, and why; with its blob back it is redriven as the event that it was."""
     house.build(COPYING)
     publish(house.kafka, root, Thing(key="lost", number=1, note="x" * 200_000))
@@ -117,22 +131,32 @@ def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(house: House,
     value = b'{"key":"forged","number":1,"note":""}'
     (root / house.topic / sha256(value).hexdigest()).write_bytes(value)
 
-    def forged(reference: str, size: int = len(value), digest: str = sha256(value).hexdigest()) -> Outgoing:
+    def forged(
+        reference: str, size: int = len(value), digest: str = sha256(value).hexdigest()
+    ) -> Outgoing:
         ours = {"reference": reference, "size": str(size), "sha256": digest}
         headers = [(f"famulus-claim-{name}", text.encode()) for name, text in ours.items()]
         return Outgoing(house.topic, b"k", CLAIMED, [("ce_type", b"things.Thing"), *headers], 0)
 
     good = f"{house.topic}/{sha256(value).hexdigest()}"
     bad = [
-        forged("../" + good), forged("/etc/passwd"), forged("http://127.0.0.1/" + good), forged("other/" + good[-64:]),
-        forged(good, size=10), forged(good, size=10**12), forged(good, digest="0" * 64),
+        forged("../" + good),
+        forged("/etc/passwd"),
+        forged("http://127.0.0.1/" + good),
+        forged("other/" + good[-64:]),
+        forged(good, size=10),
+        forged(good, size=10**12),
+        forged(good, digest="0" * 64),
         Outgoing(house.topic, b"k", CLAIMED, (), 0),
-    ]  # fmt: skip
+    ]
     house.send(*bad, forged(good), house.thing("fails", note="fail"))
     worker = started(house, root)
     house.wait_settled(len(bad) + 3, worker)
     assert worker.rows("count") == {"forged": 0}
-    letters = sorted(house.logged(topic=f"{house.topic}.dead-letter"), key=lambda letter: origin_of(letter.headers))
+    letters = sorted(
+        house.logged(topic=f"{house.topic}.dead-letter"),
+        key=lambda letter: origin_of(letter.headers),
+    )
     assert [(r.value, list(sender_headers(r.headers))) for r in letters[1:-1]] == [
         (record.value, list(record.headers)) for record in bad
     ]
@@ -143,7 +167,8 @@ def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(house: House,
     assert "MaxBytes" in says[6]
     assert all("passwd" not in text for text in says)
     assert is_claim_check(letters[0])
-    assert not [r for r in house.logged(topic=house.topic) if r.key == b"never"]  # its blob is there, for the sweep
+    # Its blob is there, for the sweep.
+    assert not [r for r in house.logged(topic=house.topic) if r.key == b"never"]
     (root / "kept").rename(blob)
     settings = {**settings_of(house.kafka, house.folder / "data"), **claims(root)}
     origin = f"{house.topic}/0/0"
@@ -171,7 +196,12 @@ def test_a_store_that_is_away_is_waited_for(house: House, root: Path) -> None:
         publish(house.kafka, root, Thing(key="script", note="x" * 200_000))
     root.unlink()
     gone.rename(root)
-    wait_for(lambda: worker.rows("count") == {"small": 0, "in": 200_000, "out": JUST_SMALL, "copy of out": JUST_SMALL})
+    wait_for(
+        lambda: (
+            worker.rows("count")
+            == {"small": 0, "in": 200_000, "out": JUST_SMALL, "copy of out": JUST_SMALL}
+        )
+    )
     outcomes = house.outcomes(worker)
     assert (outcomes["handled"], outcomes["retried"], outcomes["dead_lettered"]) == (4, 0, 0)
     assert worker.answer("/readyz") == (200, worker.answer("/readyz")[1])
@@ -180,20 +210,34 @@ def test_a_store_that_is_away_is_waited_for(house: House, root: Path) -> None:
     assert "Traceback" not in worker.log.read_text("utf-8", "replace")
 
 
-def test_the_sweep_removes_what_no_record_can_need(kafka: KafkaConfig, root: Path, tmp_path: Path) -> None:
+def test_the_sweep_removes_what_no_record_can_need(
+    kafka: KafkaConfig, root: Path, tmp_path: Path
+) -> None:
     """By each topic's retention; a dry run removes nothing."""
     hour = 3600
-    settings = {**settings_of(kafka, tmp_path / "data"), **claims(root), "CLAIMCHECK__SWEEPMARGINH": "1"}
+    settings = {
+        **settings_of(kafka, tmp_path / "data"),
+        **claims(root),
+        "CLAIMCHECK__SWEEPMARGINH": "1",
+    }
 
     async def prepare() -> None:
-        for name, kept_h in (("a", 1), ("a.dead-letter", 2), ("a.g.redrive", 3), ("b", 1), ("log", -1)):
+        for name, kept_h in (
+            ("a", 1),
+            ("a.dead-letter", 2),
+            ("a.g.redrive", 3),
+            ("b", 1),
+            ("log", -1),
+        ):
             config = {"retention.ms": str(kept_h * hour * 1000 if kept_h > 0 else -1)}
             await create_topics(kafka, {kafka.topic(name): 1}, 30, config)
         await create_topics(kafka, {kafka.topic("c"): 1}, 30, {"cleanup.policy": "compact"})
         store = store_of(root)
         for topic in ("a", "b", "c", "log", "gone"):
             for age_h in (0, 1.9, 2.1, 6.9, 7.1, 1000):
-                slim = await store.check_in(Outgoing(kafka.topic(topic), None, b"%f" % age_h * 100_000))
+                slim = await store.check_in(
+                    Outgoing(kafka.topic(topic), None, b"%f" % age_h * 100_000)
+                )
                 blob = root / dict(slim.headers)["famulus-claim-reference"].decode()
                 at = blob.stat().st_mtime - age_h * hour
                 os.utime(blob, (at, at))
@@ -207,7 +251,10 @@ def test_the_sweep_removes_what_no_record_can_need(kafka: KafkaConfig, root: Pat
     assert (code, files(root)) == (0, before), output
     code, output = faust("claims", "sweep", **settings)
     assert code == 0, output
-    left = {topic: len(list((root / kafka.topic(topic)).iterdir())) for topic in ("a", "b", "c", "log", "gone")}
+    left = {
+        topic: len(list((root / kafka.topic(topic)).iterdir()))
+        for topic in ("a", "b", "c", "log", "gone")
+    }
     assert left == {"a": 4, "b": 2, "c": 6, "log": 6, "gone": 6}, output
     assert f"{kafka.topic('a')}: 2 payloads, 1,900,000 bytes removed; 4 stay" in output
     code, output = faust("claims", "sweep", "--topic", "gone", "--older-than", "24h", **settings)

@@ -13,7 +13,12 @@ import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
-from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_binary_event, to_structured_event
+from cloudevents.core.bindings.kafka import (
+    KafkaMessage,
+    from_binary_event,
+    to_binary_event,
+    to_structured_event,
+)
 from cloudevents.core.v1.event import CloudEvent
 
 from famulus.config import KafkaConfig, ProducerConfig
@@ -28,8 +33,12 @@ from tests.integration import java_client
 from tests.integration.conftest import settings_of
 
 PARTITIONS = 7
-TEXTS = ["", "4711", *("größe-漢字🙂"[:length] for length in range(1, 10))]  # as keys; Java's tool is told texts only
-KEYS = [*(random.Random(7).randbytes(length) for length in range(1, 60)), *(text.encode() for text in TEXTS)]
+# As keys; Java's tool is told texts only.
+TEXTS = ["", "4711", *("größe-漢字🙂"[:length] for length in range(1, 10))]
+KEYS = [
+    *(random.Random(7).randbytes(length) for length in range(1, 60)),
+    *(text.encode() for text in TEXTS),
+]
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 Records = dict[bytes, int]  # by key: the partition
@@ -69,7 +78,9 @@ def by_librdkafka(kafka: KafkaConfig, topic: str, **settings: str) -> None:
 
 def by_java(kafka: KafkaConfig, topic: str, codec: str = "none") -> None:
     """Each key that is text once, by Kafka's own client with its defaults."""
-    java_client.produce(kafka, topic, (java_client.Written(key, "java") for key in TEXTS), codec=codec)
+    java_client.produce(
+        kafka, topic, (java_client.Written(key, "java") for key in TEXTS), codec=codec
+    )
 
 
 async def read(kafka: KafkaConfig, topic: str, count: int) -> dict[bytes, Records]:
@@ -83,7 +94,10 @@ async def read(kafka: KafkaConfig, topic: str, count: int) -> dict[bytes, Record
 async def records_of(kafka: KafkaConfig, topic: str, count: int) -> list[ConsumerRecord]:
     """The first *count* records that come of the topic."""
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+        topic,
+        bootstrap_servers=kafka.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
     ) as consumer:
         return [await asyncio.wait_for(consumer.getone(), 20) for _ in range(count)]
 
@@ -97,8 +111,12 @@ async def test_murmur2_is_that_of_the_other_clients(kafka: KafkaConfig, topic: s
     found = await read(kafka, topic, 3 * len(KEYS) + len(TEXTS))
     assert found[b"ours"] == found[b"aiokafka"] == found[b"librdkafka"]
     assert found[b"java"] == {text.encode(): found[b"ours"][text.encode()] for text in TEXTS}
-    by_java_s_consumer = await asyncio.to_thread(java_client.consume, kafka, topic, 3 * len(KEYS) + len(TEXTS))
-    assert {each.key: each.partition for each in by_java_s_consumer if each.value == b"ours"} == found[b"ours"]
+    by_java_s_consumer = await asyncio.to_thread(
+        java_client.consume, kafka, topic, 3 * len(KEYS) + len(TEXTS)
+    )
+    assert {
+        each.key: each.partition for each in by_java_s_consumer if each.value == b"ours"
+    } == found[b"ours"]
     assert len(set(found[b"ours"].values())) == PARTITIONS
 
 
@@ -113,7 +131,9 @@ async def test_consistent_random_is_librdkafka_s_default(kafka: KafkaConfig, top
 
 
 @pytest.mark.parametrize("partitioner", ["murmur2", "consistent_random"])
-async def test_records_without_a_key_are_spread(kafka: KafkaConfig, topic: str, partitioner: str) -> None:
+async def test_records_without_a_key_are_spread(
+    kafka: KafkaConfig, topic: str, partitioner: str
+) -> None:
     """Over all partitions."""
     async with Producer(configured(kafka, partitioner=partitioner)) as producer:
         places = await producer.produce_many("shared", ((None, b"x") for _ in range(500)))
@@ -143,14 +163,29 @@ async def test_cloud_events_come_through_java(kafka: KafkaConfig, topic: str) ->
         await producer.produce("shared", "part-1", EVENT)
     [ours] = await asyncio.to_thread(java_client.consume, kafka, topic, 1)
     assert ours.value is not None
-    told = from_binary_event(KafkaMessage({name: value or b"" for name, value in ours.headers}, ours.key, ours.value))
+    told = from_binary_event(
+        KafkaMessage({name: value or b"" for name, value in ours.headers}, ours.key, ours.value)
+    )
     data = json.loads(codec_of(StockReserved).encode(EVENT))
-    assert (told.get_type(), told.get_subject(), told.get_data()) == ("stock.StockReserved", "part-1", data)
+    assert (told.get_type(), told.get_subject(), told.get_data()) == (
+        "stock.StockReserved",
+        "part-1",
+        data,
+    )
     assert (ours.key, told.get_source()) == (b"part-1", kafka.consumer_config.group_id)
-    attributes = {"id": "größe:7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0"}
-    written = [write(CloudEvent(attributes, data)) for write in (to_binary_event, to_structured_event)]
+    attributes = {
+        "id": "größe:7",
+        "source": "/shop",
+        "type": "stock.StockReserved",
+        "specversion": "1.0",
+    }
+    written = [
+        write(CloudEvent(attributes, data)) for write in (to_binary_event, to_structured_event)
+    ]
     lines = [
-        java_client.Written("theirs", of.value.decode(), tuple((name, x.decode()) for name, x in of.headers.items()))
+        java_client.Written(
+            "theirs", of.value.decode(), tuple((name, x.decode()) for name, x in of.headers.items())
+        )
         for of in written
     ]
     await asyncio.to_thread(java_client.produce, kafka, topic, lines)
@@ -163,11 +198,16 @@ async def test_cloud_events_come_through_java(kafka: KafkaConfig, topic: str) ->
 def read_by_librdkafka(kafka: KafkaConfig, topic: str) -> confluent_kafka.Message:
     """The first record of the topic."""
     consumer = confluent_kafka.Consumer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"{topic}-librdkafka",
-         "enable.auto.commit": False}
-    )  # fmt: skip
+        {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "group.id": f"{topic}-librdkafka",
+            "enable.auto.commit": False,
+        }
+    )
     try:
-        consumer.assign([confluent_kafka.TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        consumer.assign(
+            [confluent_kafka.TopicPartition(topic, number, 0) for number in range(PARTITIONS)]
+        )
         message = consumer.poll(20)
         assert message is not None
         assert message.error() is None
@@ -176,22 +216,32 @@ def read_by_librdkafka(kafka: KafkaConfig, topic: str) -> confluent_kafka.Messag
         consumer.close()
 
 
-async def test_what_was_set_in_vain_is_said_once(kafka: KafkaConfig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_was_set_in_vain_is_said_once(
+    kafka: KafkaConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     """One line at the start, for all of them; none where nothing was set."""
     caplog.set_level("INFO")
     async with Producer(configured(kafka, retries=3, max_in_flight=5)):
         pass
     async with Producer(kafka):
         pass
-    [line] = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
-    assert "Retries 3: sent again until DeliveryTimeoutMs (120000), uncounted; MaxInFlight 5: " in line
+    [line] = [
+        record.getMessage() for record in caplog.records if "no effect" in record.getMessage()
+    ]
+    assert (
+        "Retries 3: sent again until DeliveryTimeoutMs (120000), uncounted; MaxInFlight 5: " in line
+    )
 
 
 async def test_the_key_report_reads_a_topic(kafka: KafkaConfig, topic: str, tmp_path: Path) -> None:
     """The command, as people and as programs see it; a topic that is not there is one line."""
     async with Producer(kafka) as producer:
         await producer.produce_many(
-            "shared", ((b"orders", b'{"order_id":%d,"customer_id":"c%d"}' % (n, n % 300)) for n in range(3_000))
+            "shared",
+            (
+                (b"orders", b'{"order_id":%d,"customer_id":"c%d"}' % (n, n % 300))
+                for n in range(3_000)
+            ),
         )
     command = [sys.executable, "-m", "faust", "-A", "app", "keys"]
     environment = {**os.environ, **settings_of(kafka, tmp_path)}
@@ -207,11 +257,16 @@ async def test_the_key_report_reads_a_topic(kafka: KafkaConfig, topic: str, tmp_
     assert (code, errors) == (0, "")
     found = [json.loads(line) for line in output.splitlines()]
     assert [(of["key"], of["verdict"]) for of in found] == [
-        ("(present key)", "bad"), ("customer_id", "good"), ("order_id", "pointless")
-    ]  # fmt: skip
+        ("(present key)", "bad"),
+        ("customer_id", "good"),
+        ("order_id", "pointless"),
+    ]
     assert (found[0]["events"], found[0]["keys"], found[1]["keys"]) == (2000, 1, 300)
     code, output, _ = await said("shared", "--field", "customer_id")
     assert code == 0
     assert all(word in output for word in ("customer_id", "good", "bad"))
     assert "order_id" not in output
-    assert (await said("absent"))[0::2] == (78, f"Error: there is no topic {kafka.topic('absent')}\n")
+    assert (await said("absent"))[0::2] == (
+        78,
+        f"Error: there is no topic {kafka.topic('absent')}\n",
+    )

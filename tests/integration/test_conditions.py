@@ -64,7 +64,11 @@ def start(house: House, ready: int | None = None) -> WorkerProcess:
 
 def mark(topic: str, key: str, partition: int) -> Outgoing:
     """An event of the second topic."""
-    headers = [("ce_id", f"{key}-{partition}".encode()), ("ce_source", b"test"), ("ce_type", b"marks.Mark")]
+    headers = [
+        ("ce_id", f"{key}-{partition}".encode()),
+        ("ce_source", b"test"),
+        ("ce_type", b"marks.Mark"),
+    ]
     return Outgoing(topic, key.encode(), b'{"key":"%s"}' % key.encode(), headers, partition)
 
 
@@ -88,7 +92,8 @@ def refused(worker: WorkerProcess, code: int, *words: str) -> str:
     """Wait for the end of *worker* with *code*; its last line, which has *words*."""
     wait_for(lambda: worker.exit_code() is not None, START_S, lambda: "the worker goes on")
     log = worker.log.read_text("utf-8", "replace")
-    line = [line for line in log.splitlines() if line.startswith("Error: ")][-1]  # earlier workers had the same log
+    # Earlier workers had the same log.
+    line = [line for line in log.splitlines() if line.startswith("Error: ")][-1]
     assert worker.exit_code() == code, line
     assert all(word in line for word in words), line
     assert "a bug of ours" not in log
@@ -100,15 +105,26 @@ def test_partitions_are_taken_on_and_a_deleted_topic_holds_up_no_other(house: Ho
     house.build()
     marks = build_two(house)
     worker = start(house, 3)
-    house.send(*(mark(marks, "a", number) for number in range(2)), mark(marks, "later", 1), house.thing("a", 1))
+    house.send(
+        *(mark(marks, "a", number) for number in range(2)),
+        mark(marks, "later", 1),
+        house.thing("a", 1),
+    )
     wait_for(lambda: settled(worker, marks) == {"0": 1, "1": 2}, LOOK_S)
     add_partitions(house, marks, 4)
     house.send(mark(marks, "b", 2), mark(marks, "b", 3), mark(marks, "later", 3))
     wait_for(lambda: settled(worker, marks) == {"0": 1, "1": 2, "2": 1, "3": 2}, LOOK_S)
-    of_group = f"{house.group}-marks-state", f"{marks}.{house.group}.redrive", f"{marks}.{house.group}.retry-1"
+    of_group = (
+        f"{house.group}-marks-state",
+        f"{marks}.{house.group}.redrive",
+        f"{marks}.{house.group}.retry-1",
+    )
     assert [partitions_of(house, topic) for topic in of_group] == [4, 4, 4]
     (house.checkout / "go").touch()
-    wait_for(lambda: all(partition["lag"] == 0 for partition in worker.get("/lag/")["partitions"]), LOOK_S)
+    wait_for(
+        lambda: all(partition["lag"] == 0 for partition in worker.get("/lag/")["partitions"]),
+        LOOK_S,
+    )
     wait_for(lambda: worker.answer("/readyz")[0] == 200)
 
     house.delete_topic(marks)
@@ -137,7 +153,13 @@ def test_a_state_that_is_gone_or_has_moved_ends_the_worker_with_the_cure(house: 
     house.partitions = 2
     worker = start(house)
     house.delete_topic(house.state_topic)
-    refused(worker, 78, f"{house.state_topic}, which holds", "is kept", "state restore-changelog --topic")
+    refused(
+        worker,
+        78,
+        f"{house.state_topic}, which holds",
+        "is kept",
+        "state restore-changelog --topic",
+    )
     assert any(house.store().iterdir())
 
 

@@ -31,14 +31,18 @@ class Browser:
 
     def __init__(self, worker: WorkerProcess, token: str) -> None:
         self._worker = worker
-        status, headers, _ = ask(worker, "POST", "/login", None, urlencode({"token": token}).encode())
+        status, headers, _ = ask(
+            worker, "POST", "/login", None, urlencode({"token": token}).encode()
+        )
         assert status == 303
         self.home = headers["Location"]
         self.cookie = headers["Set-Cookie"].split(";")[0]
 
     def open(self, path: str, expected: int = 200) -> str:
         """The page at *path*."""
-        status, headers, body = ask(self._worker, "GET", path, None, Cookie=self.cookie, Accept="text/html")
+        status, headers, body = ask(
+            self._worker, "GET", path, None, Cookie=self.cookie, Accept="text/html"
+        )
         assert status == expected, (path, status, body)
         assert headers["Content-Type"].startswith("text/html")
         assert headers["Content-Security-Policy"] == POLICY
@@ -47,7 +51,9 @@ class Browser:
 
 def links(page: str, begin: str = "") -> list[str]:
     """Where the page leads."""
-    return [unescape(link) for link in re.findall(r'href="([^"]*)"', page) if link.startswith(begin)]
+    return [
+        unescape(link) for link in re.findall(r'href="([^"]*)"', page) if link.startswith(begin)
+    ]
 
 
 def words(page: str) -> str:
@@ -60,9 +66,10 @@ def test_every_page_of_a_live_worker(house: House) -> None:
     house.build(HANDLER, partitions=2)
     worker = house.start()
     house.send(
-        *(house.thing(f"k{number:03}", 1) for number in range(ROWS - 1)), house.thing(HOSTILE, 1),
+        *(house.thing(f"k{number:03}", 1) for number in range(ROWS - 1)),
+        house.thing(HOSTILE, 1),
         house.thing("x", 1, "bad"),
-    )  # fmt: skip
+    )
     house.wait_settled(ROWS + 1, worker)
     browser = Browser(worker, tokens_of(worker)[2])
     page = browser.open(browser.home)
@@ -79,7 +86,10 @@ def test_every_page_of_a_live_worker(house: House) -> None:
     assert "1 permanent: PermanentError in agents.things.note" in says
     assert f"faust -A app dlq redrive --topic {house.topic} --cause" in says
     assert f"{house.topic} 0, 1" in words(browser.open("/console/workers"))
-    for path, kind in (("/console/style.css", "text/css"), ("/console/console.js", "text/javascript")):
+    for path, kind in (
+        ("/console/style.css", "text/css"),
+        ("/console/console.js", "text/javascript"),
+    ):
         status, headers, _ = ask(worker, "GET", path, None, Cookie=browser.cookie)
         assert (status, headers["Content-Type"].split(";")[0]) == (200, kind)
     check_end(worker, browser)
@@ -97,14 +107,21 @@ def check_tables(browser: Browser) -> None:
         path = next((f"/console/tables/count{link}" for link in links(page, "?after=")), "")
     assert len(set(found)) == len(found) == ROWS
     [hostile] = [link for link in found if "script" in link]
-    assert words(browser.open(f"/console/tables/count{hostile}")).count(r"alert(1)</script>/../?#\u202e 1") == 1
+    assert (
+        words(browser.open(f"/console/tables/count{hostile}")).count(
+            r"alert(1)</script>/../?#\u202e 1"
+        )
+        == 1
+    )
     found = links(browser.open("/console/tables/count?key=k00"), "?key=")
     assert found == [f"?key=k00{n}" for n in range(10)]
     page = browser.open("/console/tables/count?key=k0")
     [following] = links(page, "?key=k0&amp;after=")
     every = links(page, "?key=") + links(browser.open(f"/console/tables/count{following}"), "?key=")
     assert len({link for link in every if "after" not in link}) == 100
-    assert "No partition of this worker has that row" in browser.open("/console/tables/count?key=nobody", 404)
+    assert "No partition of this worker has that row" in browser.open(
+        "/console/tables/count?key=nobody", 404
+    )
     assert "There is no such table" in browser.open("/console/tables/nothing", 404)
 
 
@@ -112,9 +129,18 @@ def check_end(worker: WorkerProcess, browser: Browser) -> None:
     """The button of every page ends the session, and then they lead to the login."""
     found = re.search(r'name="csrf" value="([^"]+)"', browser.open("/console"))
     assert found is not None
-    ended = ask(worker, "POST", "/logout", None, urlencode({"csrf": found[1]}).encode(), Cookie=browser.cookie)
+    ended = ask(
+        worker,
+        "POST",
+        "/logout",
+        None,
+        urlencode({"csrf": found[1]}).encode(),
+        Cookie=browser.cookie,
+    )
     assert (ended[0], ended[1]["Location"]) == (303, "/login")
-    status, headers, _ = ask(worker, "GET", "/console", None, Cookie=browser.cookie, Accept="text/html")
+    status, headers, _ = ask(
+        worker, "GET", "/console", None, Cookie=browser.cookie, Accept="text/html"
+    )
     assert (status, headers["Location"]) == (303, "/login")
 
 
@@ -124,7 +150,9 @@ def test_what_is_stuck_is_named(house: House) -> None:
     worker = house.start(WORKER__DEADLINES="0.5")
     house.send(house.thing("a", 1, "wait", partition=0), house.thing("b", 1, "bad", partition=1))
     browser = Browser(worker, tokens_of(worker)[2])
-    wait_for(lambda: "in hand for" in (says := words(browser.open("/console"))) and "halted:" in says)
+    wait_for(
+        lambda: "in hand for" in (says := words(browser.open("/console"))) and "halted:" in says
+    )
     says = words(browser.open("/console"))
     assert "Not ready" in says
     assert f"{house.topic}/1 halted: " in says
@@ -145,4 +173,6 @@ def test_secrets_of_the_settings_are_stars(house: House) -> None:
     page = Browser(worker, TOKEN).open("/console/settings")
     assert TOKEN not in page
     assert "Worker.ReadToken *** WORKER__READTOKEN" in words(page)
-    assert f"Kafka.ConsumerConfig.GroupId {house.group} KAFKA__CONSUMERCONFIG__GROUPID" in words(page)
+    assert f"Kafka.ConsumerConfig.GroupId {house.group} KAFKA__CONSUMERCONFIG__GROUPID" in words(
+        page
+    )

@@ -15,12 +15,18 @@ from tests.integration.test_console import Browser, links, words
 from tests.integration.test_door import ask, tokens_of
 
 
-def press(worker: WorkerProcess, browser: Browser, path: str, **more: str) -> tuple[int, dict[str, str], str]:
+def press(
+    worker: WorkerProcess, browser: Browser, path: str, **more: str
+) -> tuple[int, dict[str, str], str]:
     """Open the page at *path* that asks, and press its button, with *more* in the form: what comes then."""
     page = browser.open(path)
-    fields = {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page)}
+    fields = {
+        name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page)
+    }
     body = urlencode(fields | more).encode()
-    status, headers, answer = ask(worker, "POST", path.partition("?")[0], None, body, Cookie=browser.cookie)
+    status, headers, answer = ask(
+        worker, "POST", path.partition("?")[0], None, body, Cookie=browser.cookie
+    )
     return status, headers, answer.decode()
 
 
@@ -29,7 +35,11 @@ def failed(house: House) -> Failed:
     """Two letters of one cause and one of another, of a worker that was mended since."""
     house.build(MENDED)
     worker = house.start()
-    house.send(house.thing("a", 1, "bad"), house.thing("b", 1, "bad"), house.thing("c", 1, kind="things.Thing"))
+    house.send(
+        house.thing("a", 1, "bad"),
+        house.thing("b", 1, "bad"),
+        house.thing("c", 1, kind="things.Thing"),
+    )
     house.wait_settled(3, worker)
     worker.stop()
     (house.checkout / "mended").touch()
@@ -55,8 +65,9 @@ def test_letters_are_redriven_and_dropped(failed: Failed) -> None:
     assert (status, "1 letter dropped" in words(page)) == (200, True)
     assert failed.open() == []
     assert [(a["action"], a["offset"], a["who"], a.get("note", "")) for a in failed.audits()] == [
-        ("redrive", 0, "web@127.0.0.1", "was mended"), ("drop", 1, "web@127.0.0.1", "")
-    ]  # fmt: skip
+        ("redrive", 0, "web@127.0.0.1", "was mended"),
+        ("drop", 1, "web@127.0.0.1", ""),
+    ]
     assert "b" not in worker.rows("count")
     assert worker.stop() == 0
 
@@ -94,11 +105,15 @@ def test_a_topic_is_paused_and_resumed(house: House) -> None:
     assert "Nothing of" in words(browser.open(resume))
     assert press(worker, browser, "/console/pause?topic=*")[0] == 303
     assert "since everything is: resume that" in words(browser.open(resume, 409))
-    audits = [json.loads(logged.value or b"") for logged in house.logged(topic=admin_audit_topic(house.group))]
+    audits = [
+        json.loads(logged.value or b"")
+        for logged in house.logged(topic=admin_audit_topic(house.group))
+    ]
     assert [(a["action"], a["what"], a["by"]) for a in audits] == [
-        ("pause", f"{house.topic}/1", "web@127.0.0.1"), ("resume", f"{house.topic}/1", "web@127.0.0.1"),
+        ("pause", f"{house.topic}/1", "web@127.0.0.1"),
+        ("resume", f"{house.topic}/1", "web@127.0.0.1"),
         ("pause", "*", "web@127.0.0.1"),
-    ]  # fmt: skip
+    ]
     assert worker.stop() == 0
 
 
@@ -108,23 +123,32 @@ def test_who_may_look_may_not_act(house: House) -> None:
     worker = house.start()
     _, _, read, admin = tokens_of(worker)
     reader, browser = Browser(worker, read), Browser(worker, admin)
-    csrf = {who: re.findall(r'name="csrf" value="([^"]*)"', who.open("/console"))[0] for who in (reader, browser)}
+    csrf = {
+        who: re.findall(r'name="csrf" value="([^"]*)"', who.open("/console"))[0]
+        for who in (reader, browser)
+    }
     page = reader.open("/console/subscriptions")
     assert not links(page, "/console/pause")
     assert links(browser.open("/console/subscriptions"), "/console/pause")
     pause = f"/console/pause?topic={house.topic}"
     assert "Log in with the token for acting" in words(reader.open(pause, 403))
     for who, sent, expected in (
-        (reader, {"csrf": csrf[reader]}, 403), (browser, {}, 403), (browser, {"csrf": csrf[reader]}, 403),
+        (reader, {"csrf": csrf[reader]}, 403),
+        (browser, {}, 403),
+        (browser, {"csrf": csrf[reader]}, 403),
         (browser, {"csrf": csrf[browser], "topic": "nothing"}, 404),
         (browser, {"csrf": csrf[browser], "partition": "x"}, 400),
-    ):  # fmt: skip
+    ):
         body = urlencode({"topic": house.topic, **sent}).encode()
-        assert ask(worker, "POST", "/console/pause", None, body, Cookie=who.cookie)[0] == expected, sent
+        assert (
+            ask(worker, "POST", "/console/pause", None, body, Cookie=who.cookie)[0] == expected
+        ), sent
     assert worker.get("/paused/") == []
     for query in ("topic=things", "topic=things&cause=x&origin=y", "topic=things&origin=y"):
         browser.open(f"/console/drop?{query}", 400)
-    body = urlencode({"topic": "things", "cause": "x", "until": "y", "csrf": csrf[browser]}).encode()
+    body = urlencode(
+        {"topic": "things", "cause": "x", "until": "y", "csrf": csrf[browser]}
+    ).encode()
     assert ask(worker, "POST", "/console/drop", None, body, Cookie=browser.cookie)[0] == 400
     browser.open("/console/drop?topic=nothing&cause=x", 404)
     assert worker.stop() == 0

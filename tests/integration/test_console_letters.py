@@ -17,12 +17,21 @@ def failed(house: House) -> Failed:
     """Many events that failed, one whose value is no event, and one of another group's."""
     house.build(COUNTING)
     failed = Failed(house)
-    wrong = Outgoing(house.topic, b"k", b'{"key":"k","number":"three","extra":1}', [("ce_type", b"things.Thing")], 0)
-    events = failed.read(*(house.thing(f"k{n}", n, "<b>") for n in range(MANY)), house.thing("good", 1), wrong)
+    wrong = Outgoing(
+        house.topic,
+        b"k",
+        b'{"key":"k","number":"three","extra":1}',
+        [("ce_type", b"things.Thing")],
+        0,
+    )
+    events = failed.read(
+        *(house.thing(f"k{n}", n, "<b>") for n in range(MANY)), house.thing("good", 1), wrong
+    )
     failed.fail(
-        *(failed.letter(event) for event in events[:MANY]), failed.letter(events[MANY + 1], "poison"),
+        *(failed.letter(event) for event in events[:MANY]),
+        failed.letter(events[MANY + 1], "poison"),
         failed.letter(events[0], group="billing"),
-    )  # fmt: skip
+    )
     return failed
 
 
@@ -35,7 +44,9 @@ def test_letters_are_found_and_leafed_through(failed: Failed) -> None:
     assert f"{MANY} permanent: PermanentError in agents.things.note" in says
     assert "1 poison: DecodeError" in says
     assert not links(page, "/console/redrive")
-    assert links(Browser(worker, tokens_of(worker)[3]).open("/console/dead-letters"), "/console/redrive")
+    assert links(
+        Browser(worker, tokens_of(worker)[3]).open("/console/dead-letters"), "/console/redrive"
+    )
     path, found = links(page, "/console/dead-letters/list")[0], list[str]()
     while path:
         page = browser.open(path)
@@ -63,9 +74,13 @@ def test_a_letter_has_all_that_is_known(failed: Failed) -> None:
     assert f"Beside {failed.house.topic}/0/{MANY}, the last good event" in says
     assert "$.number at fault" in says
     assert "$.extra added" in says
-    assert failed.lines("show", f"things/0/{MANY + 1}")[0]["compared_with"] == f"{failed.house.topic}/0/{MANY}"
+    assert (
+        failed.lines("show", f"things/0/{MANY + 1}")[0]["compared_with"]
+        == f"{failed.house.topic}/0/{MANY}"
+    )
     assert "no good event of its type" in words(
-        browser.open("/console/dead-letters/letter?topic=things&origin=things/0/0")  # nothing is before it
+        # Nothing is before it.
+        browser.open("/console/dead-letters/letter?topic=things&origin=things/0/0")
     )
     page = browser.open("/console/dead-letters/letter?topic=things&origin=things/0/3")
     assert "&lt;b&gt;" in page

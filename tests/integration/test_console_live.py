@@ -40,7 +40,10 @@ def test_an_open_page_is_told_what_changes(house: House) -> None:
     house.build(COUNTING)
     worker = house.start()
     browser = Browser(worker, tokens_of(worker)[2])
-    with stream(worker, browser) as events, stream(worker, browser, "/console/subscriptions") as partitions:
+    with (
+        stream(worker, browser) as events,
+        stream(worker, browser, "/console/subscriptions") as partitions,
+    ):
         assert HEADERS.items() <= dict(events.headers).items()
         assert events.headers["Content-Type"] == "text/event-stream"
         assert "gets on" in next(told(partitions))
@@ -48,11 +51,28 @@ def test_an_open_page_is_told_what_changes(house: House) -> None:
         assert any("records ended 7" in says and "records/s" in says for says in told(events))
         csrf = re.findall(r'name="csrf" value="([^"]+)"', browser.open("/console"))[0]
         began = time.monotonic()
-        ask(worker, "POST", "/logout", None, urlencode({"csrf": csrf}).encode(), Cookie=browser.cookie)
+        ask(
+            worker,
+            "POST",
+            "/logout",
+            None,
+            urlencode({"csrf": csrf}).encode(),
+            Cookie=browser.cookie,
+        )
         list(told(events))
         list(told(partitions))
         assert time.monotonic() - began < QUICK_S
-    assert ask(worker, "GET", "/console/events?page=/console", None, Cookie=browser.cookie, Accept=EVENTS)[0] == 401
+    assert (
+        ask(
+            worker,
+            "GET",
+            "/console/events?page=/console",
+            None,
+            Cookie=browser.cookie,
+            Accept=EVENTS,
+        )[0]
+        == 401
+    )
     assert worker.stop() == 0
 
 
@@ -90,5 +110,7 @@ def test_what_is_no_stream_says_so(house: House) -> None:
     worker = house.start()
     read = tokens_of(worker)[2]
     assert ask(worker, "GET", "/console/events?page=/console", read)[0] == 406
-    assert ask(worker, "GET", "/console/events?page=/console/settings", read, Accept=EVENTS)[0] == 404
+    assert (
+        ask(worker, "GET", "/console/events?page=/console/settings", read, Accept=EVENTS)[0] == 404
+    )
     assert worker.stop() == 0

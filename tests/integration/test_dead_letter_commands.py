@@ -45,18 +45,27 @@ def test_letters_are_listed_by_cause_and_each(failed: Failed) -> None:
     house = failed.house
     events = failed.read(*(house.thing(f"k{n}", n, partition=n % 2) for n in range(6)))
     failed.fail(
-        *(failed.letter(event, "exhausted") for event in events[:3]), failed.letter(events[0], "exhausted"),
-        failed.letter(events[3], "poison"), failed.letter(events[4], group="billing"), failed.letter(events[5], hops=2),
+        *(failed.letter(event, "exhausted") for event in events[:3]),
+        failed.letter(events[0], "exhausted"),
+        failed.letter(events[3], "poison"),
+        failed.letter(events[4], group="billing"),
+        failed.letter(events[5], hops=2),
         Outgoing(failed.letters_topic, b"x", b"no letter"),
-    )  # fmt: skip
+    )
     exhausted, *others = failed.lines("list")
     assert (exhausted["failure"], exhausted["letters"], exhausted["keys"]) == ("exhausted", 3, 3)
     assert sorted(line["failure"] for line in others) == ["permanent", "poison"]
     assert failed.open() == ["0/0", "0/1", "0/2", "1/0", "1/2"]
-    assert [place_of(line) for line in failed.lines("list", "--each", "--group", "billing")] == ["1/1"]
-    assert [place_of(line) for line in failed.lines("list", "--each", "--cause", exhausted["cause"])] == [
-        "0/0", "0/1", "0/2",
-    ]  # fmt: skip
+    assert [place_of(line) for line in failed.lines("list", "--each", "--group", "billing")] == [
+        "1/1"
+    ]
+    assert [
+        place_of(line) for line in failed.lines("list", "--each", "--cause", exhausted["cause"])
+    ] == [
+        "0/0",
+        "0/1",
+        "0/2",
+    ]
     for filters in (["--key", "k5"], ["--id", "k5-5"], ["--origin", "things/1/2"]):
         assert [place_of(line) for line in failed.lines("list", "--each", *filters)] == ["1/2"]
     assert failed.lines("list", "--until", "1h") == []
@@ -87,17 +96,21 @@ def test_a_letter_is_shown_beside_a_good_event(failed: Failed) -> None:
     wrong = b'{"key":"k","number":"three","extra":1}'
     headers = [("ce_type", b"things.Thing"), ("note", b"\x1b[2J")]
     events = failed.read(
-        house.thing("k", 1, "good", partition=0), house.thing("k", 2, "failed too", partition=0),
-        house.thing("k", 3, kind="things.Other", partition=0), Outgoing(house.topic, b"k", wrong, headers, 0),
-    )  # fmt: skip
+        house.thing("k", 1, "good", partition=0),
+        house.thing("k", 2, "failed too", partition=0),
+        house.thing("k", 3, kind="things.Other", partition=0),
+        Outgoing(house.topic, b"k", wrong, headers, 0),
+    )
     failed.fail(failed.letter(events[1]), failed.letter(events[3], "poison"))
     [shown] = failed.lines("show", "things/0/3")
     assert shown["fault"] == "$.number: Expected `int`, got `str`"
     assert (shown["value"], shown["event_type"]) == (json.loads(wrong), "things.Thing")
     assert shown["compared_with"] == f"{house.topic}/0/0"
     assert [(d["what"], d["path"]) for d in shown["differences"]] == [
-        ("missing", "$.note"), ("added", "$.extra"), ("type", "$.number"),
-    ]  # fmt: skip
+        ("missing", "$.note"),
+        ("added", "$.extra"),
+        ("type", "$.number"),
+    ]
     code, output = failed.dlq("show", "things/0/3", COLUMNS="80")
     assert code == 0, output
     assert "It does not decode with this code: $.number: Expected `int`, got `str`" in output
@@ -107,7 +120,9 @@ def test_a_letter_is_shown_beside_a_good_event(failed: Failed) -> None:
     assert (before["fault"], before["compared_with"]) == (None, f"{house.topic}/0/0")
 
     code, output = failed.dlq("show", "--key", "k")
-    assert (code, "show takes one letter, and 2 are like that" in one_line(output)) == (2, True), output
+    assert (code, "show takes one letter, and 2 are like that" in one_line(output)) == (2, True), (
+        output
+    )
     code, output = failed.dlq("show", "things/1/7")
     assert (code, "no dead letters like that" in one_line(output)) == (1, True), output
 
@@ -117,21 +132,40 @@ def test_a_letter_is_shown_beside_a_good_event(failed: Failed) -> None:
 
 def test_a_redriven_letter_is_the_event_again(failed: Failed) -> None:
     """Its bytes, headers, time, in its partition; it is done then, twice is once, and all of it is accounted for."""
-    events = failed.read(*(failed.house.thing(f"k{n}", n, "note", partition=n % 2) for n in range(4)))
+    events = failed.read(
+        *(failed.house.thing(f"k{n}", n, "note", partition=n % 2) for n in range(4))
+    )
     failed.fail(*(failed.letter(event, hops=n) for n, event in enumerate(events)))
     code, output = failed.dlq("redrive", "things/1/1", "--yes", "--note", "mended")
     assert (code, "1 letter redriven" in output) == (0, True), output
     [came] = failed.back()
     event = events[3]
-    assert (came.topic, came.partition, came.offset, came.timestamp) == (event.topic, 1, 1, event.timestamp)
-    assert (came.key, came.value, list(came.headers)) == (event.key, event.value, list(event.headers))
+    assert (came.topic, came.partition, came.offset, came.timestamp) == (
+        event.topic,
+        1,
+        1,
+        event.timestamp,
+    )
+    assert (came.key, came.value, list(came.headers)) == (
+        event.key,
+        event.value,
+        list(event.headers),
+    )
     assert (came.action, came.hops, came.edited) == ("redrive", 4, "")
     [audit] = failed.audits()
     assert audit["who"].count("@") == 1
-    assert {name: audit[name] for name in ("action", "topic", "partition", "offset", "hops", "note", "failure")} == {
-        "action": "redrive", "topic": event.topic, "partition": 1, "offset": 1, "hops": 3, "note": "mended",
+    assert {
+        name: audit[name]
+        for name in ("action", "topic", "partition", "offset", "hops", "note", "failure")
+    } == {
+        "action": "redrive",
+        "topic": event.topic,
+        "partition": 1,
+        "offset": 1,
+        "hops": 3,
+        "note": "mended",
         "failure": "permanent",
-    }  # fmt: skip
+    }
     assert failed.open() == ["0/0", "0/1", "1/0"]
 
     code, output = failed.dlq("redrive", "--everything", "--yes", "--limit", "2")
@@ -140,25 +174,41 @@ def test_a_redriven_letter_is_the_event_again(failed: Failed) -> None:
         code, output = failed.dlq("redrive", "--everything", "--yes")
         assert code == 0, output
     assert "no letters to redrive" in output
-    assert sorted((r.partition, r.offset) for r in failed.back()) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert sorted((r.partition, r.offset) for r in failed.back()) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert failed.open() == []
     [shown] = failed.lines("show", "things/1/1")
-    assert (shown["settled"]["what"], [a["note"] for a in shown["audit"]]) == ("redriven", ["mended"])
+    assert (shown["settled"]["what"], [a["note"] for a in shown["audit"]]) == (
+        "redriven",
+        ["mended"],
+    )
     every = failed.lines("list", "--each", "--all")
     assert [line["settled"]["what"] for line in every] == ["redriven"] * 4
 
     failed.fail(failed.letter(event, hops=4))
-    assert [(place_of(line), line["hops"]) for line in failed.lines("list", "--each")] == [("1/1", 4)]
+    assert [(place_of(line), line["hops"]) for line in failed.lines("list", "--each")] == [
+        ("1/1", 4)
+    ]
 
 
 def test_dropped_letters_are_gone_and_their_values_stay_out(failed: Failed) -> None:
     """The worker is told, so that it lets pass what waits behind them."""
     events = failed.read(*(failed.house.thing("k", n, partition=0) for n in range(3)))
-    failed.fail(failed.letter(events[0]), failed.letter(events[1], "parked"), failed.letter(events[2], "parked"))
+    failed.fail(
+        failed.letter(events[0]),
+        failed.letter(events[1], "parked"),
+        failed.letter(events[2], "parked"),
+    )
     code, output = failed.dlq("drop", "things/0/1", "--yes", "--note", "test data")
     assert (code, "1 letter dropped" in output) == (0, True), output
     assert [(came.action, came.offset) for came in failed.back()] == [("drop", 1)]
-    assert [(audit["action"], audit["note"]) for audit in failed.audits()] == [("drop", "test data")]
+    assert [(audit["action"], audit["note"]) for audit in failed.audits()] == [
+        ("drop", "test data")
+    ]
     assert failed.open() == ["0/0", "0/2"]
 
 
@@ -166,9 +216,10 @@ def test_what_waits_goes_behind_what_it_waits_for(failed: Failed) -> None:
     """In the order of the log, also when a letter is younger than those behind it; others of the key come along."""
     events = failed.read(*(failed.house.thing("k", n, partition=0) for n in range(4)))
     failed.fail(
-        *(failed.letter(event, "parked") for event in events[1:]), failed.letter(events[0], hops=1),
+        *(failed.letter(event, "parked") for event in events[1:]),
+        failed.letter(events[0], hops=1),
         failed.letter(failed.read(failed.house.thing("other", 1, partition=1))[-1]),
-    )  # fmt: skip
+    )
     code, output = failed.dlq("redrive", "things/0/2", "--yes")
     assert code == 0, output
     assert "2 letters go along" in output
@@ -208,7 +259,9 @@ def test_a_stop_says_how_far_it_is(failed: Failed) -> None:
     output, _ = redrive.communicate(timeout=20)
     count = len(failed.audits())
     assert redrive.returncode == 75, output
-    assert f"stopped: {count} of 400 letters were redriven; the same command goes on" in one_line(output)
+    assert f"stopped: {count} of 400 letters were redriven; the same command goes on" in one_line(
+        output
+    )
     assert len(failed.back()) == count == 400 - len(failed.open())
 
 
@@ -216,7 +269,9 @@ def test_a_broker_that_goes_away_is_69(failed: Failed) -> None:
     """With how far it is."""
     shared = failed.kafka
     with Broker() as broker:
-        failed.house.kafka = failed.kafka = shared.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+        failed.house.kafka = failed.kafka = shared.model_copy(
+            update={"bootstrap_servers": broker.bootstrap_servers}
+        )
         failed.settings["KAFKA__BOOTSTRAPSERVERS"] = broker.bootstrap_servers
         failed.house.make_topics()
         events = failed.read(*(failed.house.thing(f"k{n}", n, partition=0) for n in range(400)))
@@ -227,7 +282,9 @@ def test_a_broker_that_goes_away_is_69(failed: Failed) -> None:
         broker.nodes[0].kill()
         output, _ = redrive.communicate(timeout=40)
         assert redrive.returncode == 69, output
-        assert "of 400 letters were redriven; the same command goes on with the rest" in one_line(output)
+        assert "of 400 letters were redriven; the same command goes on with the rest" in one_line(
+            output
+        )
     failed.house.kafka = shared
 
 
@@ -236,22 +293,36 @@ def test_a_value_that_was_too_large_comes_from_the_event(failed: Failed) -> None
     house = failed.house
     long = "x" * 5_000
     events = failed.read(
-        house.thing("a", 0, long, partition=0), house.thing("b", 0, long, partition=1),
-        house.thing("b", 1, partition=1), house.thing("c", 0, partition=1),
-    )  # fmt: skip
+        house.thing("a", 0, long, partition=0),
+        house.thing("b", 0, long, partition=1),
+        house.thing("b", 1, partition=1),
+        house.thing("c", 0, partition=1),
+    )
     letters = [failed.letter(event, is_large=number < 2) for number, event in enumerate(events)]
     assert [letter.value is None for letter in letters] == [True, True, False, False]
-    gone = [(name, b"0" * 64 if name == "famulus-value-sha256" else of) for name, of in letters[1].headers]
+    gone = [
+        (name, b"0" * 64 if name == "famulus-value-sha256" else of)
+        for name, of in letters[1].headers
+    ]
     failed.fail(
-        letters[0], Outgoing(failed.letters_topic, b"b", None, gone, 1), failed.letter(events[2], "parked"), letters[3]
+        letters[0],
+        Outgoing(failed.letters_topic, b"b", None, gone, 1),
+        failed.letter(events[2], "parked"),
+        letters[3],
     )
     code, output = failed.dlq("redrive", "--everything", "--yes", COLUMNS="200")
     assert code == 1, output
     assert "3 letters redriven" not in output
     size = len(events[1].value or b"")
-    assert f"{house.topic}/1/0 stays: its value ({size} bytes) was too large for the letter, and another" in output
+    assert (
+        f"{house.topic}/1/0 stays: its value ({size} bytes) was too large for the letter, "
+        "and another"
+    ) in output
     assert f"{house.topic}/1/1 stays: an earlier letter" in output
-    assert [(came.key, came.value) for came in failed.back()] == [(b"a", events[0].value), (b"c", events[3].value)]
+    assert [(came.key, came.value) for came in failed.back()] == [
+        (b"a", events[0].value),
+        (b"c", events[3].value),
+    ]
     assert failed.open() == ["1/0", "1/1"]
     [shown] = failed.lines("show", "things/1/0")
     assert "another one is" in shown["value_gone"]
@@ -260,7 +331,8 @@ def test_a_value_that_was_too_large_comes_from_the_event(failed: Failed) -> None
 def test_a_huge_value_fits_on_its_way_back(failed: Failed) -> None:
     """A record that Kafka just took the first time has our headers beside it now; where that is too much, it stays."""
     house = failed.house
-    huge = random.Random(1).randbytes(2**19 - 110).hex()  # which cannot be compressed to less than half
+    # Which cannot be compressed to less than half.
+    huge = random.Random(1).randbytes(2**19 - 110).hex()
     quiet = {"KAFKA__PRODUCERCONFIG__COMPRESSIONTYPE": "none"}
     events = failed.read(house.thing("a", 0, huge, partition=0), house.thing("b", 1, partition=0))
     failed.fail(failed.letter(events[0], is_large=True), failed.letter(events[1]))
@@ -277,14 +349,19 @@ def test_a_huge_value_fits_on_its_way_back(failed: Failed) -> None:
 def test_an_edited_value_must_be_an_event(failed: Failed, tmp_path: Path) -> None:
     """What it was before is kept as its digest."""
     wrong = b'{"key":"k","number":"three","note":""}'
-    [event] = failed.read(Outgoing(failed.house.topic, b"k", wrong, [("ce_type", b"things.Thing")], 0))
+    [event] = failed.read(
+        Outgoing(failed.house.topic, b"k", wrong, [("ce_type", b"things.Thing")], 0)
+    )
     failed.fail(failed.letter(event, "poison"))
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i \'s/"three"/[3]/\' "$1"\n')
     editor.chmod(0o755)
     arguments = ["redrive", "things/0/0", "--edit", "--yes", "--note", "a text"]
     code, output = failed.dlq(*arguments, EDITOR=str(editor))
-    assert (code, "not an event of its type: $.number: Expected `int`" in one_line(output)) == (1, True), output
+    assert (code, "not an event of its type: $.number: Expected `int`" in one_line(output)) == (
+        1,
+        True,
+    ), output
     code, output = failed.dlq(*arguments, EDITOR="true")
     assert (code, "nothing was done" in output) == (1, True), output
     assert failed.logged(failed.letters_topic, 0)
@@ -294,7 +371,10 @@ def test_an_edited_value_must_be_an_event(failed: Failed, tmp_path: Path) -> Non
     assert "$.number" in output
     assert "its key is other now, and its record's key stays k" in output
     [came] = failed.back()
-    assert (came.value, came.edited) == (b'{"key":"other","number":3,"note":""}', sha256(wrong).hexdigest())
+    assert (came.value, came.edited) == (
+        b'{"key":"other","number":3,"note":""}',
+        sha256(wrong).hexdigest(),
+    )
     assert [audit["edited"] for audit in failed.audits()] == [sha256(wrong).hexdigest()]
 
 
@@ -319,28 +399,41 @@ def test_a_dry_run_changes_nothing(failed: Failed) -> None:
     house.make_topics(house.state_topic)
     state = Outgoing(house.state_topic, row_key("count", b"k"), b"7", epoch_headers(1), 0)
     events = failed.read(
-        house.thing("k", 1, partition=0), house.thing("k", 2, partition=0), house.thing("l", 3, "again", partition=0),
-        house.thing("l", 4, partition=0), house.thing("m", 5, kind="things.Other", partition=0),
-        house.thing("k", 1, partition=0), Outgoing(house.topic, b"n", b"{", (), 1),
-    )  # fmt: skip
+        house.thing("k", 1, partition=0),
+        house.thing("k", 2, partition=0),
+        house.thing("l", 3, "again", partition=0),
+        house.thing("l", 4, partition=0),
+        house.thing("m", 5, kind="things.Other", partition=0),
+        house.thing("k", 1, partition=0),
+        Outgoing(house.topic, b"n", b"{", (), 1),
+    )
     house.send(state)
     failed.fail(
         *(failed.letter(events[number]) for number in (0, 1, 2, 4, 5)),
-        failed.letter(events[3], "parked"), failed.letter(events[6], "poison"),
-    )  # fmt: skip
+        failed.letter(events[3], "parked"),
+        failed.letter(events[6], "poison"),
+    )
     code, output = failed.dlq("redrive", "--everything", "--dry-run", "--json")
     assert code == 1, output
     assert "what handlers do outside, by their services, is real" in output
     trials = list(json_lines(output))
     assert [(place_of(trial), trial["verdict"]) for trial in trials] == [
-        ("0/0", "handled"), ("0/1", "handled"), ("0/2", "fails"), ("0/3", "parked"), ("0/4", "ignored"),
-        ("0/5", "duplicate"), ("1/0", "fails"),
-    ]  # fmt: skip
+        ("0/0", "handled"),
+        ("0/1", "handled"),
+        ("0/2", "fails"),
+        ("0/3", "parked"),
+        ("0/4", "ignored"),
+        ("0/5", "duplicate"),
+        ("1/0", "fails"),
+    ]
     assert [trial["rows"] for trial in trials[:2]] == [
         [{"table": "count", "key": "k", "before": before, "after": before + 1}] for before in (7, 8)
     ]
     assert trials[1]["events"] == [{"topic": house.topic, "type": "things.Thing", "key": "k"}]
-    assert (trials[2]["handler"], trials[2]["error"]) == ("agents.things.note", "famulus.errors.PermanentError")
+    assert (trials[2]["handler"], trials[2]["error"]) == (
+        "agents.things.note",
+        "famulus.errors.PermanentError",
+    )
     assert trials[2]["message"] == "still no"
     assert trials[6]["message"].startswith("$: ")
     code, output = failed.dlq("redrive", "--key", "k", "--dry-run", "--each")
@@ -360,10 +453,18 @@ def test_a_dry_run_changes_nothing(failed: Failed) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["list", "--topic", "nothing"], 78, "no subscription reads topic 'nothing'; there are: things"),
+        (
+            ["list", "--topic", "nothing"],
+            78,
+            "no subscription reads topic 'nothing'; there are: things",
+        ),
         (["show", "nothing/0/1"], 78, "no subscription reads topic 'nothing'; there are: things"),
         (["show", "things-0-1"], 2, "is not TOPIC/PARTITION/OFFSET"),
-        (["list", "--since", "tomorrow"], 2, "is neither a time such as 2026-01-31T12:00 nor an age"),
+        (
+            ["list", "--since", "tomorrow"],
+            2,
+            "is neither a time such as 2026-01-31T12:00 nor an age",
+        ),
         (["list", "--yes"], 2, "--yes: only for redrive and drop"),
         (["drop", "--key", "k", "--dry-run"], 2, "--dry-run: only for redrive"),
         (["redrive", "--yes"], 2, "redrive needs an ORIGIN or a filter"),

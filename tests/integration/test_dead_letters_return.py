@@ -43,7 +43,9 @@ class Returning(Failed):
         super().__init__(house)
         self.worker: WorkerProcess | None = None
 
-    def start(self, handlers: str = FAILING, *, options: str = ', on_dead_letter="sequence"') -> None:
+    def start(
+        self, handlers: str = FAILING, *, options: str = ', on_dead_letter="sequence"'
+    ) -> None:
         """Build the house and start its worker."""
         self.house.build(handlers, options=options)
         self.worker = self.house.start()
@@ -59,7 +61,9 @@ class Returning(Failed):
 
     def wait_open(self, *places: str) -> None:
         """Wait until these letters are open."""
-        wait_for(lambda: self.open() == list(places), why=lambda: f"{self.open()}, not {list(places)}")
+        wait_for(
+            lambda: self.open() == list(places), why=lambda: f"{self.open()}, not {list(places)}"
+        )
 
     def mend(self) -> None:
         """From now on nothing fails."""
@@ -80,7 +84,10 @@ def failed(house: House) -> Returning:
 
 def wrong(house: House, key: str, *numbers: int) -> list[Any]:
     """Events of a key; the first one fails."""
-    return [house.thing(key, number, "wrong" if number == numbers[0] else "", partition=0) for number in numbers]
+    return [
+        house.thing(key, number, "wrong" if number == numbers[0] else "", partition=0)
+        for number in numbers
+    ]
 
 
 def test_what_failed_and_what_waited_is_handled_once_in_order(failed: Returning) -> None:

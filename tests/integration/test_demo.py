@@ -16,7 +16,8 @@ from demo import sample
 from famulus.dev.node import free_port
 from famulus.dev.worker import ROOT
 
-pytestmark = pytest.mark.xdist_group("demo")  # one process, so that its module's fixtures are made once
+# One process, so that its module's fixtures are made once.
+pytestmark = pytest.mark.xdist_group("demo")
 
 SCALE = 0.001  # 1,500 orders
 
@@ -44,11 +45,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_reconciles_and_says_so(bootstrap_servers: str, tmp_path: Path) -> None:
     """Every order once, every duplicate and every poison record recognised, exit 0, the same as JSON."""
-    done = demo("--duplicates", "7", "--poison", "11", "--summary", str(tmp_path / "s.json"), servers=bootstrap_servers)
+    done = demo(
+        "--duplicates",
+        "7",
+        "--poison",
+        "11",
+        "--summary",
+        str(tmp_path / "s.json"),
+        servers=bootstrap_servers,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].strip() == "reconciled"
     summary = json.loads((tmp_path / "s.json").read_text())
-    assert {name: summary[name] for name in ("orders", "duplicates", "dead_letters", "reconciled")} == {
+    assert {
+        name: summary[name] for name in ("orders", "duplicates", "dead_letters", "reconciled")
+    } == {
         "orders": 1500,
         "duplicates": 7,
         "dead_letters": 11,
@@ -97,7 +108,9 @@ def test_it_finds_what_differs(
         (["--sample", "/nowhere"], 78, "orders.csv cannot be read: No such file"),
     ],
 )
-def test_bad_input_is_one_line(bootstrap_servers: str, arguments: list[str], code: int, says: str) -> None:
+def test_bad_input_is_one_line(
+    bootstrap_servers: str, arguments: list[str], code: int, says: str
+) -> None:
     """Wrong use is 2, a sample that cannot be read 78; no traceback."""
     done = demo(*arguments, servers=bootstrap_servers)
     assert done.returncode == code, done.stdout + done.stderr
@@ -118,7 +131,12 @@ def test_a_missing_broker_is_69_within_seconds() -> None:
 def test_ctrl_c_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Broker, worker, folders: nothing is left, and there is no traceback."""
     port = str(free_port())
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "WORKER__WEBPORT": port}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path),
+        "WORKER__WEBPORT": port,
+    }
     environment.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     running = subprocess.Popen(
         [sys.executable, "-m", "demo.orders", "--scale", str(SCALE), "--keep"],
@@ -140,5 +158,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     output += running.communicate(timeout=60)[0]
     assert "Traceback" not in output, output
     assert running.returncode == 0, output
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    ]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("famulus-")] == []

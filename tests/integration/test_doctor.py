@@ -16,7 +16,9 @@ from tests.integration.conftest import PARTITIONS, settings_of
 DAY_MS = 86_400_000
 
 
-def found(kafka: KafkaConfig, folder: Path, *arguments: str) -> tuple[int, set[tuple[str, str, str]]]:
+def found(
+    kafka: KafkaConfig, folder: Path, *arguments: str
+) -> tuple[int, set[tuple[str, str, str]]]:
     """The exit code, and severity, name and topic (without the test's prefix) of each finding on the cluster."""
     code, output = faust("doctor", "--json", *arguments, **settings_of(kafka, folder))
     findings = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
@@ -65,8 +67,12 @@ def test_what_is_planted_is_found(kafka: KafkaConfig, tmp_path: Path) -> None:
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
     """And its exit code says what kind of trouble it is."""
-    code, output = faust("doctor", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", WORKER__STARTUPTIMEOUTS="1",
-                         WORKER__DATADIR=str(tmp_path))  # fmt: skip
+    code, output = faust(
+        "doctor",
+        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
+        WORKER__STARTUPTIMEOUTS="1",
+        WORKER__DATADIR=str(tmp_path),
+    )
     assert code == 69
     assert "no Kafka broker answers at 127.0.0.1:1" in one_line(output)
 

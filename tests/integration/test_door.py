@@ -16,7 +16,8 @@ from famulus.webserver.rate_limit import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
 from tests.integration.commands import faust, one_line
 from tests.integration.house import COUNTING, House, wait_for
 
-# Faust's own pages are all switched on; a team's fork adds one that acts, one that breaks, and the list of all routes.
+# Faust's own pages are all switched on; a team's fork adds one that acts, one that breaks, and the
+# list of all routes.
 PAGES = (
     COUNTING
     + """
@@ -47,8 +48,10 @@ async def routes(view: View, request: Request) -> Response:
 """
 )
 OPEN = 200, 200, 200, 200
-LOOK = 401, 401, 200, 200  # without a token, with a bad one, with that for reading, with that for acting
-ACT = 401, 401, 403, 400  # the page that asks is for those who may act, and wants to know what is meant
+# Without a token, with a bad one, with that for reading, with that for acting.
+LOOK = 401, 401, 200, 200
+# The page that asks is for those who may act, and wants to know what is meant.
+ACT = 401, 401, 403, 400
 LETTERS = 401, 401, 404, 404  # whose topic is not named
 TABLE = {
     "/livez": OPEN,
@@ -117,7 +120,10 @@ ACTS = {
     ("HEAD", "/drain/"): (401, 401, 405, 405),
     ("HEAD", "/act/"): (401, 401, 405, 405),
 }
-ROUTES = {**{(method, path): row for path, row in TABLE.items() for method in ("GET", "HEAD")}, **ACTS}
+ROUTES = {
+    **{(method, path): row for path, row in TABLE.items() for method in ("GET", "HEAD")},
+    **ACTS,
+}
 FILL = {"name": "count", "key": "nobody", "topic": "things"}
 
 
@@ -132,7 +138,12 @@ OPENER = urllib.request.build_opener(Stay)
 
 
 def ask(
-    worker: WorkerProcess, method: str, path: str, token: str | None, body: bytes | None = None, **headers: str
+    worker: WorkerProcess,
+    method: str,
+    path: str,
+    token: str | None,
+    body: bytes | None = None,
+    **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer."""
     if token is not None:
@@ -159,7 +170,9 @@ def test_every_route_has_its_row(house: House) -> None:
     live = {(method, path) for method, path in worker.get("/routes/")}
     assert live == set(ROUTES), live ^ set(ROUTES)
     found = {
-        (method, path): tuple(ask(worker, method, path.format(**FILL), token)[0] for token in tokens)
+        (method, path): tuple(
+            ask(worker, method, path.format(**FILL), token)[0] for token in tokens
+        )
         for method, path in ROUTES
     }
     assert found == ROUTES
@@ -167,10 +180,18 @@ def test_every_route_has_its_row(house: House) -> None:
     assert {(method.upper(), path) for path, of in described.items() for method in of} == {
         (method, path) for method, path in live if method != "HEAD"
     }
-    # What is no route tells nothing to strangers; a method that changes things is for acting, wherever it is sent.
-    assert tuple(ask(worker, "GET", "/nothing", token)[0] for token in tokens) == (401, 401, 404, 404)
+    # What is no route tells nothing to strangers; a method that changes things is for acting,
+    # wherever it is sent.
+    assert tuple(ask(worker, "GET", "/nothing", token)[0] for token in tokens) == (
+        401,
+        401,
+        404,
+        404,
+    )
     for path in TABLE:
-        for method in {"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {method for method, acts in ACTS if acts == path}:
+        for method in {"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {
+            method for method, acts in ACTS if acts == path
+        }:
             statuses = tuple(ask(worker, method, path.format(**FILL), token)[0] for token in tokens)
             assert statuses == (401, 401, 403, 405), (method, path)
     for log in (worker.log, *worker.log.parent.glob("*.log")):
@@ -196,7 +217,9 @@ def check_answers(worker: WorkerProcess, tokens: tuple[str | None, str, str, str
         assert b"secret" not in body
     assert ask(worker, "GET", "/tables/", none)[1]["WWW-Authenticate"].startswith("Bearer")
     for path in ("/livez", "/readyz", "/startupz"):
-        assert [list(json.loads(ask(worker, "GET", path, token)[2])) for token in (none, bad)] == [["status"]] * 2
+        assert [list(json.loads(ask(worker, "GET", path, token)[2])) for token in (none, bad)] == [
+            ["status"]
+        ] * 2
         assert len(json.loads(ask(worker, "GET", path, read)[2])) > 1
     for header in (
         f"Basic {read}",
@@ -231,8 +254,13 @@ def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
         "multipart/form-data",
         "multipart/form-data; boundary=x",
     ):
-        assert ask(worker, "POST", "/login", None, b"--x\r\ntoken=%ff", **{"Content-Type": kind})[0] == 401, kind
-    assert ask(worker, "GET", "/tables/", None, Host="no:port", Cookie="famulus-session-80=x")[0] in {400, 401}
+        assert (
+            ask(worker, "POST", "/login", None, b"--x\r\ntoken=%ff", **{"Content-Type": kind})[0]
+            == 401
+        ), kind
+    assert ask(worker, "GET", "/tables/", None, Host="no:port", Cookie="famulus-session-80=x")[
+        0
+    ] in {400, 401}
 
     cookies = {}
     for token in (read, admin):
@@ -254,11 +282,22 @@ def check_sessions(worker: WorkerProcess, read: str, admin: str) -> None:
         (b"csrf=", {}, 403),
     ]
     for body, headers, expected in acts:
-        assert ask(worker, "POST", "/act/", None, body, Cookie=cookies[admin], **headers)[0] == expected
-    assert ask(worker, "POST", "/act/", None, b"", Cookie=cookies[read], **{"X-CSRF-Token": other})[0] == 403
+        assert (
+            ask(worker, "POST", "/act/", None, body, Cookie=cookies[admin], **headers)[0]
+            == expected
+        )
+    assert (
+        ask(worker, "POST", "/act/", None, b"", Cookie=cookies[read], **{"X-CSRF-Token": other})[0]
+        == 403
+    )
     assert ask(worker, "POST", "/logout", None, b"", Cookie=cookies[read])[0] == 403
-    assert ask(worker, "POST", "/logout", None, f"csrf={other}".encode(), Cookie=cookies[read])[0] == 303
-    assert [ask(worker, "GET", "/tables/", None, Cookie=cookies[token])[0] for token in (read, admin)] == [401, 200]
+    assert (
+        ask(worker, "POST", "/logout", None, f"csrf={other}".encode(), Cookie=cookies[read])[0]
+        == 303
+    )
+    assert [
+        ask(worker, "GET", "/tables/", None, Cookie=cookies[token])[0] for token in (read, admin)
+    ] == [401, 200]
 
 
 def check_guesses(worker: WorkerProcess, read: str) -> None:
@@ -309,26 +348,37 @@ def chunked(worker: WorkerProcess, token: str) -> int:
     """The status that a body of unknown length gets."""
     connection = http.client.HTTPConnection(urlsplit(worker.url).netloc, timeout=30)
     body: Any = iter([b"x"])
-    connection.request("POST", "/act/", body, {"Authorization": f"Bearer {token}"}, encode_chunked=True)
+    connection.request(
+        "POST", "/act/", body, {"Authorization": f"Bearer {token}"}, encode_chunked=True
+    )
     status = connection.getresponse().status
     connection.close()
     return status
 
 
-def test_tokens_of_the_settings_take_the_place_of_those_that_are_made(house: House, tmp_path: Path) -> None:
+def test_tokens_of_the_settings_take_the_place_of_those_that_are_made(
+    house: House, tmp_path: Path
+) -> None:
     """One from the environment, one from a file that may change while the worker runs; any address is allowed then."""
     house.build()
     file = tmp_path / "token"
     file.touch(0o600)
     file.write_text("b" * 32)
     worker = house.start(
-        ready=0, WORKER__READTOKEN="a" * 32, WORKER__ADMINTOKENFILE=str(file), WORKER__WEBBIND="0.0.0.0"
+        ready=0,
+        WORKER__READTOKEN="a" * 32,
+        WORKER__ADMINTOKENFILE=str(file),
+        WORKER__WEBBIND="0.0.0.0",
     )
     house.wait_log(worker, "Ready")
-    statuses = [ask(worker, "GET", "/tables/", token)[0] for token in ("a" * 32, "b" * 32, "c" * 32, None)]
+    statuses = [
+        ask(worker, "GET", "/tables/", token)[0] for token in ("a" * 32, "b" * 32, "c" * 32, None)
+    ]
     assert statuses == [200, 200, 401, 401]
     assert not (worker.data / READ_FILE).exists()
-    cookie = ask(worker, "POST", "/login", None, b"token=" + b"b" * 32)[1]["Set-Cookie"].split(";")[0]
+    cookie = ask(worker, "POST", "/login", None, b"token=" + b"b" * 32)[1]["Set-Cookie"].split(";")[
+        0
+    ]
     assert ask(worker, "GET", "/tables/", None, Cookie=cookie)[0] == 200
     file.write_text("d" * 32)
     wait_for(lambda: ask(worker, "GET", "/tables/", "d" * 32)[0] == 200)
@@ -339,9 +389,14 @@ def test_tokens_of_the_settings_take_the_place_of_those_that_are_made(house: Hou
 def test_another_address_without_tokens_is_78(tmp_path: Path) -> None:
     """Also when the command line names it."""
     settings = {
-        "WORKER__WEBPORT": str(free_port()), "WORKER__DATADIR": str(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"
-    }  # fmt: skip
-    for arguments, more in [(["worker", "--web-bind", "0.0.0.0"], {}), (["worker"], {"WORKER__WEBBIND": "::"})]:
+        "WORKER__WEBPORT": str(free_port()),
+        "WORKER__DATADIR": str(tmp_path),
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
+    for arguments, more in [
+        (["worker", "--web-bind", "0.0.0.0"], {}),
+        (["worker"], {"WORKER__WEBBIND": "::"}),
+    ]:
         code, output = faust(*arguments, **settings, **more)
         assert code == 78, output
         assert "would be open to others: set Worker.ReadTokenFile" in one_line(output)

@@ -63,14 +63,17 @@ def read(house: House, topic: str, count: int) -> list[ConsumerRecord]:
 def structured(house: House, identifier: str, key: str) -> Outgoing:
     """What another team's SDK sends."""
     event = CloudEvent(
-        {"id": identifier, "source": "/shop", "type": "things.Thing", "specversion": "1.0"}, {"key": key}
+        {"id": identifier, "source": "/shop", "type": "things.Thing", "specversion": "1.0"},
+        {"key": key},
     )
     message = to_structured_event(event)
     headers = [*message.headers.items(), ("traceparent", PARENT)]
     return Outgoing(house.topic, key.encode(), message.value, headers)
 
 
-def test_structured_events_are_handled_once_and_what_they_cause_is_read_by_the_sdk(house: House) -> None:
+def test_structured_events_are_handled_once_and_what_they_cause_is_read_by_the_sdk(
+    house: House,
+) -> None:
     """Ids, the chain, the trace context; a batch is a dead letter with its bytes and headers."""
     house.build(NOTING, models=MODELS)
     noted = house.kafka.topic("noted")
@@ -79,18 +82,28 @@ def test_structured_events_are_handled_once_and_what_they_cause_is_read_by_the_s
     one, batch = (
         structured(house, "7", "a"),
         Outgoing(
-            house.topic, b"b", b'[{"specversion":"1.0"}]', [("content-type", b"application/cloudevents-batch+json")]
+            house.topic,
+            b"b",
+            b'[{"specversion":"1.0"}]',
+            [("content-type", b"application/cloudevents-batch+json")],
         ),
     )
     house.send(one, one, batch, house.thing("c", event_id="9"))
     first, second = read(house, noted, 2)
     [letter] = read(house, f"{house.topic}.dead-letter", 1)
-    assert (letter.value, letter.headers[: len(batch.headers)]) == (batch.value, tuple(batch.headers))
+    assert (letter.value, letter.headers[: len(batch.headers)]) == (
+        batch.value,
+        tuple(batch.headers),
+    )
     assert b"batch" in dict(letter.headers)["__streams.errors.message"]
     event = from_binary_event(KafkaMessage(dict(first.headers), first.key, first.value))
     assert (event.get_extension("causationid"), event.get_extension("correlationid")) == ("7", "7")
     assert event.get_id() == derived_id("/shop#7", "agents.things.note", 0)
-    assert (event.get_source(), event.get_type(), event.get_subject()) == (house.group, "noted.Noted", "a")
+    assert (event.get_source(), event.get_type(), event.get_subject()) == (
+        house.group,
+        "noted.Noted",
+        "a",
+    )
     assert event.get_data() == {"key": "a", "correlation": "7", "causation": None}
     assert dict(first.headers)["traceparent"] == PARENT
     assert "traceparent" not in dict(second.headers)

@@ -41,7 +41,9 @@ def ask(house: House) -> Ask:
 
     def explain(*arguments: str) -> list[dict[str, Any]]:
         settings = settings_of(house.kafka, house.folder / "asked")
-        code, output = faust("explain", "things", *arguments, "--json", cwd=house.checkout, **settings)
+        code, output = faust(
+            "explain", "things", *arguments, "--json", cwd=house.checkout, **settings
+        )
         assert code == 0, output
         return [json.loads(line) for line in output.splitlines()]
 
@@ -53,10 +55,18 @@ def test_each_answer(house: House, ask: Ask) -> None:
     house.build(HANDLER, options=', on_dead_letter="sequence"')
     worker = house.start(FAILURES__HANDLERTIMEOUTS="0")
     house.send(
-        house.thing("a", 1), house.thing("a", 1), house.thing("b", 1, "bad"), house.thing("b", 2),
-        house.thing("x", 1, kind="things.Other"), house.thing("c", 1, "wait"), house.thing("d", 1, "away"),
-        house.thing("d", 2), house.thing("c", 2), house.thing("e", 1), house.thing("w", 1),
-    )  # fmt: skip
+        house.thing("a", 1),
+        house.thing("a", 1),
+        house.thing("b", 1, "bad"),
+        house.thing("b", 2),
+        house.thing("x", 1, kind="things.Other"),
+        house.thing("c", 1, "wait"),
+        house.thing("d", 1, "away"),
+        house.thing("d", 2),
+        house.thing("c", 2),
+        house.thing("e", 1),
+        house.thing("w", 1),
+    )
     wait_for(lambda: len(house.live(ATTEMPTS)) == 1 and len(house.live(DEAD)) == 2)
     wait_for(lambda: worker.rows("count").get("w") == 1)
 
@@ -65,17 +75,34 @@ def test_each_answer(house: House, ask: Ask) -> None:
         return str(answer["state"])
 
     assert [state(offset) for offset in range(12)] == [
-        "handled", "duplicate", "dead letter", "parked", "ignored", "next", "in back-off", "behind", "behind",
-        "handled", "handled", "not written",
-    ]  # fmt: skip
+        "handled",
+        "duplicate",
+        "dead letter",
+        "parked",
+        "ignored",
+        "next",
+        "in back-off",
+        "behind",
+        "behind",
+        "handled",
+        "handled",
+        "not written",
+    ]
     [duplicate], [parked], [behind] = ask("0", "1"), ask("0", "3"), ask("0", "7")
     assert "handled at offset 0" in duplicate["why"]
     assert parked["action"] == f"faust -A app dlq redrive {house.topic}/0/2"
     assert "offset 6, which is agents.things.note has failed 1 times" in behind["why"]
-    assert [(answer["offset"], answer["state"]) for answer in ask("--key", "b")] == [(2, "dead letter"), (3, "parked")]
+    assert [(answer["offset"], answer["state"]) for answer in ask("--key", "b")] == [
+        (2, "dead letter"),
+        (3, "parked"),
+    ]
     assert [answer["offset"] for answer in ask("--id", "d-2")] == [7]
     house.kill(worker)
-    assert [state(offset) for offset in (2, 5, 7)] == ["dead letter", "nobody reads", "nobody reads"]
+    assert [state(offset) for offset in (2, 5, 7)] == [
+        "dead letter",
+        "nobody reads",
+        "nobody reads",
+    ]
 
 
 def test_what_holds_an_event_up(house: House, ask: Ask) -> None:
@@ -88,7 +115,10 @@ def test_what_holds_an_event_up(house: House, ask: Ask) -> None:
     [waiting] = ask("0", "1")
     assert waiting["state"] == "waiting"
     assert waiting["why"].startswith("1 offsets of the partition, none of its key")
-    for what, resume in ((["things", "--partition", "0"], f"{house.topic} --partition 0"), (["--all"], "--all")):
+    for what, resume in (
+        (["things", "--partition", "0"], f"{house.topic} --partition 0"),
+        (["--all"], "--all"),
+    ):
         code, output = faust("pause", *what, "--note", "moving", cwd=house.checkout, **settings)
         assert code == 0, output
         wait_for(lambda: bool(worker.get("/subscriptions/")[0]["paused"]))
@@ -108,9 +138,20 @@ def test_what_the_log_has_no_more(house: House, ask: Ask) -> None:
     house.wait_settled(4, worker)
     at = TopicPartition(house.topic, 0)
     house.admin(lambda admin: admin.delete_records({at: RecordsToDelete(1)}))
-    assert [ask("0", str(offset))[0]["state"] for offset in (0, 1, 3, 4)] == ["gone", "settled", "settled", "no record"]
-    code, output = faust("explain", "things", "1", "0", cwd=house.checkout,
-                         **settings_of(house.kafka, house.folder / "asked"))  # fmt: skip
+    assert [ask("0", str(offset))[0]["state"] for offset in (0, 1, 3, 4)] == [
+        "gone",
+        "settled",
+        "settled",
+        "no record",
+    ]
+    code, output = faust(
+        "explain",
+        "things",
+        "1",
+        "0",
+        cwd=house.checkout,
+        **settings_of(house.kafka, house.folder / "asked"),
+    )
     assert (code, "has 1 partitions, the first is 0" in one_line(output)) == (78, True), output
     assert worker.stop() == 0
 
@@ -123,8 +164,10 @@ def test_the_page_says_the_same_as_the_command(house: House, ask: Ask) -> None:
     house.wait_settled(3, worker)
     browser = Browser(worker, tokens_of(worker)[2])
     for query, arguments in (
-        ("partition=0&offset=1", ["0", "1"]), ("key=b", ["--key", "b"]), ("id=a-1", ["--id", "a-1"])
-    ):  # fmt: skip
+        ("partition=0&offset=1", ["0", "1"]),
+        ("key=b", ["--key", "b"]),
+        ("id=a-1", ["--id", "a-1"]),
+    ):
         says = words(browser.open(f"/console/explain?topic={house.topic}&{query}"))
         for answer in ask(*arguments):
             told = f"{house.topic}/0/{answer['offset']}: {answer['state']} {answer['why']}"
@@ -153,7 +196,9 @@ def test_what_was_done_about_a_letter(house: House, ask: Ask) -> None:
     settings = settings_of(house.kafka, house.folder / "asked")
 
     def dlq(action: str, offset: int) -> None:
-        code, output = faust("dlq", action, f"things/0/{offset}", "--yes", cwd=house.checkout, **settings)
+        code, output = faust(
+            "dlq", action, f"things/0/{offset}", "--yes", cwd=house.checkout, **settings
+        )
         assert code == 0, output
 
     dlq("redrive", 0)

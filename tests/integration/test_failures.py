@@ -51,7 +51,9 @@ def handler(policy: str = "") -> str:
 def calls(house: House, key: str = "") -> list[Call]:
     """All of them, or those for a key."""
     lines = (line.split() for line in (house.checkout / "ledger").read_text().splitlines())
-    every = [Call(name, int(number), int(attempt), float(at)) for name, number, attempt, at in lines]
+    every = [
+        Call(name, int(number), int(attempt), float(at)) for name, number, attempt, at in lines
+    ]
     return [call for call in every if key in {"", call.key}]
 
 
@@ -60,21 +62,28 @@ def letters(house: House, partition: int = 0) -> list[tuple[str, int, str, str]]
     found = house.logged(partition, f"{house.topic}.dead-letter")
     return [
         (
-            letter.key.decode(), origin_of(letter.headers)[2], ours["famulus-failure"].decode(),
+            letter.key.decode(),
+            origin_of(letter.headers)[2],
+            ours["famulus-failure"].decode(),
             ours["famulus-attempts"].decode(),
         )
-        for letter in found for ours in [our_headers(letter.headers)]
-    ]  # fmt: skip
+        for letter in found
+        for ours in [our_headers(letter.headers)]
+    ]
 
 
 def redrive(house: House, *keys: str) -> None:
     """Send the dead letters of *keys* back, in their order."""
     topic = f"{house.topic}.{house.group}.redrive"
     found = house.logged(0, f"{house.topic}.dead-letter")
-    house.send(*(
-        outgoing(topic, returning(letter, "redrive", letter.value))  # type: ignore[arg-type]  # a record of aiokafka's
-        for letter in found if letter.key.decode() in keys
-    ))  # fmt: skip
+    house.send(
+        *(
+            # A record of aiokafka's.
+            outgoing(topic, returning(letter, "redrive", letter.value))  # type: ignore[arg-type]
+            for letter in found
+            if letter.key.decode() in keys
+        )
+    )
 
 
 def test_events_wait_in_retry_topics(house: House) -> None:
@@ -82,9 +91,12 @@ def test_events_wait_in_retry_topics(house: House) -> None:
     house.build(handler(', retry=Retry(2, 0.1), retry_topics=["0.5s", "1s"]'))
     worker = house.start()
     house.send(
-        house.thing("a", 1, "at3"), house.thing("b", 1, "at4"), house.thing("c", 1, "never"), house.thing("c", 2),
+        house.thing("a", 1, "at3"),
+        house.thing("b", 1, "at4"),
+        house.thing("c", 1, "never"),
+        house.thing("c", 2),
         *(house.thing(f"k{number}", number) for number in range(100)),
-    )  # fmt: skip
+    )
     house.wait_settled(104, worker, timeout_s=3)
     wait_for(lambda: bool(letters(house)))
     wait_for(lambda: worker.rows("count").get("b") == 1)
@@ -93,12 +105,23 @@ def test_events_wait_in_retry_topics(house: House) -> None:
         of_key = [call for call in calls(house, key) if call.number == 1]
         assert [call.attempt for call in of_key] == list(range(1, attempts + 1))
         waits = [after.at_s - before.at_s for before, after in pairwise(of_key)]
-        assert all(least <= wait < least + 0.6 for wait, least in zip(waits, (0.1, 0.5, 1.0), strict=False)), waits
+        assert all(
+            least <= wait < least + 0.6 for wait, least in zip(waits, (0.1, 0.5, 1.0), strict=False)
+        ), waits
     [later] = [call for call in calls(house, "c") if call.number == 2]
     assert later.at_s < [call.at_s for call in calls(house, "c") if call.number == 1][2]
-    assert worker.rows("count") == {**{f"k{number}": 1 for number in range(100)}, "a": 1, "b": 1, "c": 1}
+    assert worker.rows("count") == {
+        **{f"k{number}": 1 for number in range(100)},
+        "a": 1,
+        "b": 1,
+        "c": 1,
+    }
     outcomes = house.outcomes(worker)
-    assert (outcomes["postponed"], outcomes["retried"], outcomes["dead_lettered"]) == (1 + 2 + 2, 3, 1)
+    assert (outcomes["postponed"], outcomes["retried"], outcomes["dead_lettered"]) == (
+        1 + 2 + 2,
+        3,
+        1,
+    )
     assert worker.stop() == 0
     assert house.live(ATTEMPTS) == {}
 
@@ -108,7 +131,10 @@ def test_a_kill_takes_no_attempt_and_no_order_away(house: House) -> None:
     house.build(handler(", retry=Retry(3, 1.5, 1.0)"), options=', on_dead_letter="sequence"')
     worker = house.start()
     house.send(
-        house.thing("k", 0, "bad"), house.thing("k", 1), house.thing("back", 0, "never"), house.thing("other", 0)
+        house.thing("k", 0, "bad"),
+        house.thing("k", 1),
+        house.thing("back", 0, "never"),
+        house.thing("other", 0),
     )
     wait_for(lambda: len(house.live(ATTEMPTS)) == 1 and len(house.live(DEAD)) == 2)
     house.kill(worker)
@@ -117,8 +143,11 @@ def test_a_kill_takes_no_attempt_and_no_order_away(house: House) -> None:
     house.wait_settled(6, worker)
     assert [call.attempt for call in calls(house, "back")] == [1, 2, 3]
     assert letters(house) == [
-        ("k", 0, "permanent", "1"), ("k", 1, "parked", "0"), ("k", 4, "parked", "0"), ("back", 2, "exhausted", "3"),
-    ]  # fmt: skip
+        ("k", 0, "permanent", "1"),
+        ("k", 1, "parked", "0"),
+        ("k", 4, "parked", "0"),
+        ("back", 2, "exhausted", "3"),
+    ]
     assert worker.rows("count") == {"other": 2}
     assert house.live(ATTEMPTS) == {}
 
@@ -138,7 +167,10 @@ def test_a_kill_takes_no_attempt_and_no_order_away(house: House) -> None:
 
 def test_what_waits_goes_along_with_its_partition(house: House) -> None:
     """When another worker joins and when one is killed: each event has its attempts, and counts once."""
-    house.build(handler(', retry=Retry(1), retry_topics=["1s", "2s"], breaker=Breaker(failures=0)'), partitions=4)
+    house.build(
+        handler(', retry=Retry(1), retry_topics=["1s", "2s"], breaker=Breaker(failures=0)'),
+        partitions=4,
+    )
     one = house.start("one")
     house.send(*(house.thing(f"k{number}", 1, "at3", partition=number % 4) for number in range(40)))
     wait_for(lambda: house.outcomes(one)["postponed"] >= 40)
@@ -161,7 +193,10 @@ def test_a_partition_that_halts_says_so_and_the_others_go_on(house: House) -> No
     worker = house.start()
     house.send(house.thing("a", 0, partition=0), house.thing("b", 0, partition=1))
     house.wait_settled(2, worker)
-    house.send(house.thing("x", 1, "bad", partition=0), *(house.thing("a", n, partition=0) for n in range(2, 20)))
+    house.send(
+        house.thing("x", 1, "bad", partition=0),
+        *(house.thing("a", n, partition=0) for n in range(2, 20)),
+    )
     line = house.wait_log(worker, "failed for good")
     house.send(*(house.thing("b", number, partition=1) for number in range(1, 20)))
     wait_for(lambda: worker.rows("count").get("b") == 20)
@@ -188,14 +223,20 @@ def test_a_dead_letter_topic_that_is_gone_stops_its_partition(house: House) -> N
     house.send(house.thing("a", 0, "bad", partition=0), house.thing("b", 0, partition=1))
     house.wait_settled(2, worker)
     house.delete_topic(dead_letters)
-    house.send(house.thing("x", 1, "bad", partition=0), *(house.thing("a", n, partition=0) for n in range(1, 20)))
+    house.send(
+        house.thing("x", 1, "bad", partition=0),
+        *(house.thing("a", n, partition=0) for n in range(1, 20)),
+    )
     house.wait_log(worker, "nothing of the partition is settled until this is sent")
     for number in range(1, 11):
         house.send(house.thing("b", number, partition=1))
         time.sleep(0.5)
     wait_for(lambda: worker.rows("count") == {"b": 11})
     status, answer = worker.answer("/readyz")
-    assert (status, f"Kafka does not take records for {dead_letters}" in answer["why"]) == (503, True)
+    assert (status, f"Kafka does not take records for {dead_letters}" in answer["why"]) == (
+        503,
+        True,
+    )
     assert worker.get("/subscriptions/")[0]["next_offsets"] == {"0": 1, "1": 11}
     house.make_topics(dead_letters)
     house.wait_settled(21 + 11, worker)
@@ -226,7 +267,10 @@ def test_a_letter_that_is_too_large_says_where_its_value_is(house: House, policy
     assert (letter.value, origin_of(letter.headers)) == (None, (house.topic, 0, 1))
     assert headers["famulus-value-sha256"].decode() == sha256(large.value or b"").hexdigest()
     assert headers["famulus-value-bytes"] == b"%d" % len(large.value or b"")
-    assert (headers["famulus-handler"], "famulus-scope" in headers) == (b"agents.things.note", bool(policy))
+    assert (headers["famulus-handler"], "famulus-scope" in headers) == (
+        b"agents.things.note",
+        bool(policy),
+    )
     assert worker.rows("count") == {"c": 20}
     assert len(house.logged(0, later)) == (2 if policy else 0)
     assert worker.exit_code() is None

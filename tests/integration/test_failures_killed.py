@@ -14,8 +14,15 @@ from tests.integration.house import House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 STEPS = [
-    "publishing", "published", "sending", "sent", "acknowledged", "written", "before the commit", "after the commit",
-]  # fmt: skip
+    "publishing",
+    "published",
+    "sending",
+    "sent",
+    "acknowledged",
+    "written",
+    "before the commit",
+    "after the commit",
+]
 DYING = """
 import os
 import signal
@@ -71,15 +78,22 @@ async def note(thing: Thing, delivery: Delivery) -> None:
 
 @pytest.mark.timeout(60 + 60 * ROUNDS)
 def test_a_kill_at_any_step_of_a_dead_letter_loses_nothing(house: House) -> None:
-    """A letter may stand twice, with one origin. What waits in a retry topic is handled, once, or a letter too."""
+    """A letter may stand twice, with one origin.
+
+    What waits in a retry topic is handled, once, or a letter too.
+    """
     house.build(DYING)
     worker, sent, late = house.start(), 0, 0
     for number, step in enumerate(STEPS * ROUNDS):
-        (house.checkout / "step").write_text(f"{step},{1 + number % 3}")  # at a letter, a wait, another letter
+        # At a letter, a wait, another letter.
+        (house.checkout / "step").write_text(f"{step},{1 + number % 3}")
         house.send(
-            house.thing("a", number), house.thing("b", number, "bad"), house.thing("c", number, "never"),
-            house.thing("d", number, "late"), *(house.thing(f"k{key}", number) for key in range(20)),
-        )  # fmt: skip
+            house.thing("a", number),
+            house.thing("b", number, "bad"),
+            house.thing("c", number, "never"),
+            house.thing("d", number, "late"),
+            *(house.thing(f"k{key}", number) for key in range(20)),
+        )
         sent, late = sent + 24, late + 1
         assert worker.wait_exit(20) == -9, step
         house.kill(worker)
@@ -87,7 +101,12 @@ def test_a_kill_at_any_step_of_a_dead_letter_loses_nothing(house: House) -> None
         wait_for(lambda: processed(worker) == sent)  # noqa: B023  # it is awaited here
     everything = {"a": late, "c": late, "d": late, **{f"k{key}": late for key in range(20)}}
     noted = {f"noted {key}": number for key, number in everything.items() if key != "c"}
-    wait_for(lambda: worker.rows("count") == everything | noted and len(set(origins(house, "exhausted"))) == late)
+    wait_for(
+        lambda: (
+            worker.rows("count") == everything | noted
+            and len(set(origins(house, "exhausted"))) == late
+        )
+    )
     check(house, late)
     assert worker.stop() == 0
     assert house.live(ATTEMPTS) == {}
@@ -97,9 +116,10 @@ def origins(house: House, kind: str) -> list[int]:
     """The offsets of the events whose dead letters are of a kind."""
     found = house.logged(0, f"{house.topic}.dead-letter")
     return [
-        origin_of(letter.headers)[2] for letter in found
+        origin_of(letter.headers)[2]
+        for letter in found
         if our_headers(letter.headers)["famulus-failure"].decode() == kind
-    ]  # fmt: skip
+    ]
 
 
 def check(house: House, rounds: int) -> None:
@@ -117,4 +137,5 @@ def check(house: House, rounds: int) -> None:
     for (key, number), made in attempts.items():
         most = {"c": 3, "d": 3}.get(key, 1)
         assert set(made) == set(range(1, most + 1)), (key, number, made)
-        assert len(made) <= most + 2, (key, number, made)  # what was in hand when it was killed is done again
+        # What was in hand when it was killed is done again.
+        assert len(made) <= most + 2, (key, number, made)

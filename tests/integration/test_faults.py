@@ -1,8 +1,8 @@
 """Workers that join, leave, die, freeze, and a broker that goes away, all under load.
 
-Handlers note what they do in a file outside of any worker; the promise is checked against that ledger: nothing lost,
-order per key kept, no two records of a key at once, nothing committed that was not finished. `FAULT_ROUNDS` says how
-often each fault is made (`make chaos`: 20).
+Handlers note what they do in a file outside of any worker; the promise is checked against that
+ledger: nothing lost, order per key kept, no two records of a key at once, nothing committed that
+was not finished. `FAULT_ROUNDS` says how often each fault is made (`make chaos`: 20).
 """
 
 import asyncio
@@ -125,7 +125,9 @@ class Stage:
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         base = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, partitions=6)
-        consumer = base.consumer_config.model_copy(update={"session_timeout_ms": int(SESSION_S * 1000)})
+        consumer = base.consumer_config.model_copy(
+            update={"session_timeout_ms": int(SESSION_S * 1000)}
+        )
         self.kafka = base.model_copy(update={"consumer_config": consumer})
         self.broker = broker
         self.workers: list[WorkerProcess] = []
@@ -138,7 +140,9 @@ class Stage:
         """Start one more worker."""
         self._started += 1
         settings = settings_of(self.kafka, self._folder / f"state-{self._started}")
-        worker = WorkerProcess(settings, self._folder / f"log-{self._started}", web_port=free_port(), cwd=self._folder)
+        worker = WorkerProcess(
+            settings, self._folder / f"log-{self._started}", web_port=free_port(), cwd=self._folder
+        )
         worker.start()
         self.workers.append(worker)
         return worker
@@ -161,7 +165,10 @@ class Stage:
     def entries(self) -> list[Entry]:
         """What the handlers noted so far."""
         lines = (self._folder / "ledger").read_text().splitlines()
-        return [Entry(a, int(b), c, int(d), int(e), int(f)) for a, b, c, d, e, f in map(str.split, lines)]
+        return [
+            Entry(a, int(b), c, int(d), int(e), int(f))
+            for a, b, c, d, e, f in map(str.split, lines)
+        ]
 
     def check_commits(self) -> None:
         """Everything below the committed offsets was finished."""
@@ -170,10 +177,16 @@ class Stage:
             admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap_servers)
             await admin.start()
             try:
-                offsets = await admin.list_consumer_group_offsets(self.kafka.consumer_config.group_id)
+                offsets = await admin.list_consumer_group_offsets(
+                    self.kafka.consumer_config.group_id
+                )
             finally:
                 await admin.close()
-            return {tp.partition: known.offset for tp, known in offsets.items() if isinstance(tp, TopicPartition)}
+            return {
+                tp.partition: known.offset
+                for tp, known in offsets.items()
+                if isinstance(tp, TopicPartition)
+            }
 
         found = asyncio.run(committed())
         ended = {(entry.partition, entry.offset) for entry in self.entries() if entry.what == "end"}
@@ -197,14 +210,17 @@ class Stage:
                     at_work.pop(entry.key, None)
                 continue
             before = at_work.get(entry.key)
-            # One worker never has two records of a key in hand; a dead or frozen one may have left one open.
+            # One worker never has two records of a key in hand; a dead or frozen one may have left
+            # one open.
             overlapping += before is not None and before.pid == entry.pid
             at_work[entry.key] = entry
             reordered += entry.number > newest[entry.key] + 1
             newest[entry.key] = max(newest[entry.key], entry.number)
         begun = sum(entry.what == "begin" for entry in entries)
-        print(f"{self.load.sent} sent, lost {len(lost)}, reordered {reordered}, "  # noqa: T201  # what it is about
-              f"overlapping {overlapping}, handled again {begun - self.load.sent}")  # fmt: skip
+        print(  # noqa: T201  # what it is about
+            f"{self.load.sent} sent, lost {len(lost)}, reordered {reordered}, "
+            f"overlapping {overlapping}, handled again {begun - self.load.sent}"
+        )
         assert (len(lost), reordered, overlapping) == (0, 0, 0)
 
 

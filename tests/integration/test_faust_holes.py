@@ -1,7 +1,8 @@
 """Holes of stock Faust in reading, acking and committing: one scenario, two systems, opposite results.
 
-What stock Faust must fail at is said at the place. When a new Faust passes there, the test fails: the hole is closed
-upstream. Its other holes are in tests/unit/test_faust_offsets.py and test_faust_commits.py.
+What stock Faust must fail at is said at the place. When a new Faust passes there, the test fails:
+the hole is closed upstream. Its other holes are in tests/unit/test_faust_offsets.py and
+test_faust_commits.py.
 """
 
 import subprocess
@@ -56,8 +57,13 @@ def test_an_event_in_hand_is_not_passed_by_a_commit(system: System, wait_settled
         system.check_kept(events)
 
 
-def test_an_event_behind_a_hole_in_the_log_is_not_passed(system: System, wait_settled: Wait) -> None:
-    """Transactions leave markers in the log. Stock Faust counts the record behind a marker as part of the hole."""
+def test_an_event_behind_a_hole_in_the_log_is_not_passed(
+    system: System, wait_settled: Wait
+) -> None:
+    """Transactions leave markers in the log.
+
+    Stock Faust counts the record behind a marker as part of the hole.
+    """
     system.send_in_transaction(happened("good-1"), happened("good-2"))
     system.send_in_transaction(happened("sleeps"))
     system.send(happened("good-3"))
@@ -73,7 +79,10 @@ def test_an_event_behind_a_hole_in_the_log_is_not_passed(system: System, wait_se
 
 
 def test_an_event_whose_handler_fails_is_kept(system: System, wait_settled: Wait) -> None:
-    """Ours tries it again and sets it aside. Stock Faust acks it on the way out of the agent and starts a new one."""
+    """Ours tries it again and sets it aside.
+
+    Stock Faust acks it on the way out of the agent and starts a new one.
+    """
     events = [happened("good-1"), happened("fails"), happened("good-2")]
     system.send(*events)
     system.start()
@@ -88,7 +97,8 @@ def test_poison_takes_no_healthy_neighbour_with_it(system: System, wait_settled:
     good = [happened(name) for name in ("sleeps", "good-1", "good-2", "good-3")]
     poison = [b"\xff not JSON", b'{"no": "name"}', None]
     system.send(good[0], poison[0], good[1], poison[1], good[2], poison[2], good[3])
-    worker = system.start(concurrency=1 if system.is_stock else 5)  # Faust needs no second one to lose events
+    # Faust needs no second one to lose events.
+    worker = system.start(concurrency=1 if system.is_stock else 5)
     system.wait_noted("begin", "sleeps")
     time.sleep(COMMITS_S)
     system.kill(worker)
@@ -140,7 +150,9 @@ def test_a_worker_that_joins_repeats_nothing_that_has_ended(system: System) -> N
         assert not again, f"handled again: {again}"
 
 
-def test_what_could_not_be_published_is_not_committed(system: System, kafka: KafkaConfig, wait_settled: Wait) -> None:
+def test_what_could_not_be_published_is_not_committed(
+    system: System, kafka: KafkaConfig, wait_settled: Wait
+) -> None:
     """The topic refuses records as large as those that the handler publishes, until somebody allows them."""
     set_record_bytes_max(kafka, "results", 1_000)
     events = [happened("publishes-1"), happened("publishes-2")]
@@ -154,4 +166,6 @@ def test_what_could_not_be_published_is_not_committed(system: System, kafka: Kaf
     wait_settled("things", expected=len(events))
     published = {record.key for record in read_all(kafka, "results")}
     with system.stock_breaks("committed, but not published"):
-        assert published == {b"publishes-1", b"publishes-2"}, f"committed, but not published: {published}"
+        assert published == {b"publishes-1", b"publishes-2"}, (
+            f"committed, but not published: {published}"
+        )

@@ -24,7 +24,9 @@ async def write(kafka: KafkaConfig, topic: str) -> None:
     """Plain records, tombstones, headers, two compressions; then transactions, of which every other one is aborted."""
     for compression in ("lz4", None):
         async with AIOKafkaProducer(
-            bootstrap_servers=kafka.bootstrap_servers, compression_type=compression, max_batch_size=400
+            bootstrap_servers=kafka.bootstrap_servers,
+            compression_type=compression,
+            max_batch_size=400,
         ) as producer:
             for number in range(60):
                 value = None if number % 10 == 0 else b"x" * number
@@ -37,7 +39,9 @@ async def write(kafka: KafkaConfig, topic: str) -> None:
                     headers=headers,
                     timestamp_ms=1_000 + number,
                 )
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=topic) as producer:
+    async with AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap_servers, transactional_id=topic
+    ) as producer:
         for number in range(6):
             with contextlib.suppress(InterruptedError):
                 async with producer.transaction():
@@ -50,14 +54,26 @@ async def write(kafka: KafkaConfig, topic: str) -> None:
 def reader(kafka: KafkaConfig) -> AIOKafkaConsumer:
     """A consumer as the worker's, that fetches little at a time."""
     return AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed", max_partition_fetch_bytes=600,
-        enable_auto_commit=False, auto_offset_reset="earliest",
-    )  # fmt: skip
+        bootstrap_servers=kafka.bootstrap_servers,
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=600,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
 
 
-def seen(record: fetch.FetchedRecord) -> tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, bytes]]]:
+def seen(
+    record: fetch.FetchedRecord,
+) -> tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, bytes]]]:
     """What a handler could know of a record."""
-    return record.partition, record.offset, record.timestamp, record.key, record.value, list(record.headers)
+    return (
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        list(record.headers),
+    )
 
 
 @pytest.mark.parametrize("lean", [True, False])
@@ -88,12 +104,16 @@ async def test_the_same_records_and_positions_as_aiokafka_itself(
                     ours += map(seen, packed.consumer_records())
             assert time.monotonic() < deadline
     assert sorted(ours) == sorted(theirs)
-    assert [record for record in ours if record[0] == 0] == [record for record in theirs if record[0] == 0]
+    assert [record for record in ours if record[0] == 0] == [
+        record for record in theirs if record[0] == 0
+    ]
     assert {record[4] for record in ours if record[0] == 2} == {b"t0", b"t2", b"t4"}
     assert len(ours) == 2 * 60 + 3 * 3
 
 
-async def test_a_partition_that_is_not_asked_for_keeps_what_was_fetched(kafka: KafkaConfig, topic: str) -> None:
+async def test_a_partition_that_is_not_asked_for_keeps_what_was_fetched(
+    kafka: KafkaConfig, topic: str
+) -> None:
     """A held partition loses nothing while others go on, and a wait for nothing ends in time."""
     await write(kafka, topic)
     first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)

@@ -51,8 +51,18 @@ async def note(thing: Thing, delivery: Delivery) -> None:
     count[thing.key] += 1
 """
 NOTES = [
-    "cancelled", "timer", "itself", "quietly", "all", "exit", "interrupt", "generator", "panic", "group", "unspeakable"
-]  # fmt: skip
+    "cancelled",
+    "timer",
+    "itself",
+    "quietly",
+    "all",
+    "exit",
+    "interrupt",
+    "generator",
+    "panic",
+    "group",
+    "unspeakable",
+]
 LATE = """
 from app import EventBus
 from famulus.model import Event
@@ -124,7 +134,9 @@ def test_whatever_a_handler_raises_only_its_event_suffers(house: House) -> None:
     house.build(BAD)
     worker = house.start(ready=1)
     for note in NOTES:
-        house.send(house.thing(note, 0, note), house.thing(note, 1), house.thing("good", NOTES.index(note)))
+        house.send(
+            house.thing(note, 0, note), house.thing(note, 1), house.thing("good", NOTES.index(note))
+        )
     house.wait_settled(3 * len(NOTES), worker)
     assert is_green(worker)
     rows = worker.rows("count")
@@ -150,7 +162,10 @@ def test_what_outlives_its_handler_publishes_by_itself_or_hears_why_not(house: H
     house.send(house.thing("b", 0, "later"), house.thing("c", 0, "gather"))
     house.wait_settled(5, worker)
     wait_for(lambda: len(house.logged(0, done)) >= 6 and (house.checkout / "failed").exists())
-    by = sorted((record.value or b"").split(b'"by":"')[1].split(b'"')[0].decode() for record in house.logged(0, done))
+    by = sorted(
+        (record.value or b"").split(b'"by":"')[1].split(b'"')[0].decode()
+        for record in house.logged(0, done)
+    )
     assert by == ["2", "2", "flusher", "flusher", "flusher", "later"]
     assert not (house.checkout / "heard").exists()
     assert "await what a handler starts" in (house.checkout / "failed").read_text()

@@ -41,7 +41,10 @@ def says(worker: WorkerProcess, path: str) -> tuple[int, str]:
 
 
 def test_red_until_the_first_assignment_is_restored(house: House) -> None:
-    """With what it waits for; later troubles turn only the readiness red. It is alive all the time."""
+    """With what it waits for; later troubles turn only the readiness red.
+
+    It is alive all the time.
+    """
     house.build(HALTING, options=', on_dead_letter="halt"')
     (house.checkout / "agents/a_fault.py").write_text(FAULT)
     (house.checkout / "refused").touch()
@@ -88,11 +91,17 @@ def test_red_while_no_broker_answers(house: House) -> None:
         assert says(worker, "/readyz") == (200, "")
         [node] = broker.nodes
         node.pause()
-        why = f"no broker has answered this worker for {SESSION_S} s: the group gives its partitions to others"
+        why = (
+            f"no broker has answered this worker for {SESSION_S} s: the group gives its "
+            "partitions to others"
+        )
         wait_for(lambda: says(worker, "/readyz") == (503, why))
         assert says(worker, "/startupz") == (200, "")
         status, answer = worker.answer("/lag/")
-        assert (status, "the cluster does not say how far the group is" in answer["error"]) == (503, True)
+        assert (status, "the cluster does not say how far the group is" in answer["error"]) == (
+            503,
+            True,
+        )
         node.resume()
         wait_for(lambda: says(worker, "/readyz") == (200, ""), 60)
         worker.stop()

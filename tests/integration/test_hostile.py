@@ -18,9 +18,13 @@ def bomb(house: House, codec: str, partition: int) -> None:
 
     async def run() -> None:
         async with AIOKafkaProducer(
-            bootstrap_servers=house.kafka.bootstrap_servers, compression_type=codec, max_request_size=2**30
+            bootstrap_servers=house.kafka.bootstrap_servers,
+            compression_type=codec,
+            max_request_size=2**30,
         ) as producer:
-            await producer.send_and_wait(house.topic, bytes(200 * 2**20), key=b"bomb", partition=partition)
+            await producer.send_and_wait(
+                house.topic, bytes(200 * 2**20), key=b"bomb", partition=partition
+            )
 
     asyncio.run(run())
 
@@ -41,7 +45,10 @@ def test_a_bomb_holds_up_its_partition_in_words_and_nothing_else(house: House) -
     house.send(house.thing("behind", partition=0))
     worker = house.start()
     line = house.wait_log(worker, f"{house.topic}-0: the records from offset 1 to 1 cannot be read")
-    assert f"unpacks to more than {LIMIT_MIB * 2**20} bytes (Kafka.ConsumerConfig.MaxUnpackedBytes)" in line
+    assert (
+        f"unpacks to more than {LIMIT_MIB * 2**20} bytes (Kafka.ConsumerConfig.MaxUnpackedBytes)"
+        in line
+    )
     assert f"`faust -A app seek {house.topic} --partition 0 --to-offset 2`" in line
     house.wait_log(worker, f"{house.topic}-1: the records from offset 1 to 1 cannot be read")
     house.send(*(house.thing("elsewhere", number, partition=2) for number in range(3)))

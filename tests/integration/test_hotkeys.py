@@ -36,13 +36,19 @@ def test_hot_keys_are_those_that_were_sent(house: House, tmp_path: Path) -> None
     house.send(*events)
     house.wait_settled(len(events), worker)
     first, second = partitions(worker.get("/hotkeys/")).values()
-    assert (first["topic"], first["events"], second["events"]) == (house.topic, HOT + OTHERS + 2, SLOWED)
+    assert (first["topic"], first["events"], second["events"]) == (
+        house.topic,
+        HOT + OTHERS + 2,
+        SLOWED,
+    )
     assert first["skew"] == second["skew"] == round(2 * first["events"] / len(events), 2)
     keys = {key["key"]: key for key in first["keys"]}
     hot, large = keys[digest_of(b"hot")], keys[digest_of(b"large")]
     assert first["keys"][0] == hot
     assert (hot["count"], hot["share"]) == (HOT, round(HOT / first["events"], 4))
-    assert hot["bytes"] == sum(len(e.key or b"") + len(e.value or b"") for e in events if e.key == b"hot")
+    assert hot["bytes"] == sum(
+        len(e.key or b"") + len(e.value or b"") for e in events if e.key == b"hot"
+    )
     assert (large["count"], large["bytes"] > 4_000) == (2, True)
     [slow] = second["keys"]
     assert (slow["key"], slow["count"], slow["share"]) == (digest_of(b"slow"), SLOWED, 1.0)
@@ -54,7 +60,9 @@ def test_hot_keys_are_those_that_were_sent(house: House, tmp_path: Path) -> None
     code, output = faust("hotkeys", "things", "--url", worker.url, "--json", **asking)
     assert (code, json.loads(output)) == (0, worker.get("/hotkeys/")), output
     code, output = faust("hotkeys", "--url", worker.url, **asking)
-    assert (code, digest_of(b"hot") in output, f"{house.topic}/1" in output) == (0, True, True), output
+    assert (code, digest_of(b"hot") in output, f"{house.topic}/1" in output) == (0, True, True), (
+        output
+    )
     code, output = faust("hotkeys", "nothing", "--url", worker.url, **asking)
     assert (code, "the worker has no partition of" in one_line(output)) == (78, True), output
     code, output = faust("hotkeys", "--url", worker.url, WORKER__READTOKEN="a" * 32)
@@ -69,5 +77,7 @@ def test_hot_keys_are_those_that_were_sent(house: House, tmp_path: Path) -> None
     worker = house.start(WORKER__SHOWKEYS="true")
     house.send(*(house.thing("hot", n, partition=0) for n in range(HOT, HOT + 5)))
     wait_for(lambda: partitions(worker.get("/hotkeys/"))[0]["events"] == 5)
-    assert [(key["key"], key["count"]) for key in partitions(worker.get("/hotkeys/"))[0]["keys"]] == [("hot", 5)]
+    assert [
+        (key["key"], key["count"]) for key in partitions(worker.get("/hotkeys/"))[0]["keys"]
+    ] == [("hot", 5)]
     assert worker.stop() == 0

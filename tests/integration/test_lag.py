@@ -53,28 +53,39 @@ class Scene:
         """Make the topic."""
         await create_topics(self.kafka, {self.topic: partitions}, LIMIT_S)
 
-    async def send(self, count: int, partition: int = 0, *, age_s: float = 0, size: int = 1) -> None:
+    async def send(
+        self, count: int, partition: int = 0, *, age_s: float = 0, size: int = 1
+    ) -> None:
         """Send so many records, so old."""
         at_ms = round((time.time() - age_s) * 1000)
         async with Producer(self.kafka) as producer:
-            await producer.send_all([Outgoing(self.topic, b"k", b"v" * size, [], partition, at_ms)] * count)
+            await producer.send_all(
+                [Outgoing(self.topic, b"k", b"v" * size, [], partition, at_ms)] * count
+            )
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit for the group, which must have no members."""
-        await commit_for(self.kafka, {self.place(n): offset for n, offset in offsets.items()}, LIMIT_S)
+        await commit_for(
+            self.kafka, {self.place(n): offset for n, offset in offsets.items()}, LIMIT_S
+        )
 
     async def truncate(self, partition: int, before: int) -> None:
         """Delete the records before an offset."""
         async with admin_of(self.kafka, LIMIT_S) as admin:
-            await admin.delete_records({self.place(partition): RecordsToDelete(before_offset=before)})
+            await admin.delete_records(
+                {self.place(partition): RecordsToDelete(before_offset=before)}
+            )
 
     @contextlib.asynccontextmanager
     async def member(self) -> AsyncIterator[AIOKafkaConsumer]:
         """A member of the group that has all partitions, and commits when it is told."""
         consumer = AIOKafkaConsumer(
-            self.topic, bootstrap_servers=self.kafka.bootstrap_servers, group_id=self.group, client_id="member",
+            self.topic,
+            bootstrap_servers=self.kafka.bootstrap_servers,
+            group_id=self.group,
+            client_id="member",
             enable_auto_commit=False,
-        )  # fmt: skip
+        )
         await consumer.start()
         try:
             while not consumer.assignment():  # the group is joined in the background
@@ -85,11 +96,15 @@ class Scene:
 
     def others_say(self) -> dict[int, int]:
         """The lag of each partition by librdkafka: the end without what is committed, or without the beginning."""
-        settings: dict[str, str | int | float | bool] = {"bootstrap.servers": self.kafka.bootstrap_servers}
+        settings: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": self.kafka.bootstrap_servers
+        }
         admin = AdminClient(settings)  # it must be there until its answer is
         asked = [confluent_kafka.ConsumerGroupTopicPartitions(self.group)]
         answer = admin.list_consumer_group_offsets(asked)[self.group].result(LIMIT_S)
-        offsets = {of.partition: of.offset for of in answer.topic_partitions if of.topic == self.topic}
+        offsets = {
+            of.partition: of.offset for of in answer.topic_partitions if of.topic == self.topic
+        }
         consumer = confluent_kafka.Consumer({**settings, "group.id": f"{self.group}-other"})
         try:
             partitions = consumer.list_topics(self.topic, LIMIT_S).topics[self.topic].partitions
@@ -133,7 +148,11 @@ async def test_every_partition_counts(scene: Scene) -> None:
     await scene.commit({2: 12, 3: 6, 4: 5})
     theirs = await asyncio.to_thread(scene.others_say)
     found = await scene.watch.look()
-    assert {p.place.partition: p.look.lag for p in found.partitions} == theirs == {0: 7, 1: 0, 2: 8, 3: 14, 4: 0, 5: 5}
+    assert (
+        {p.place.partition: p.look.lag for p in found.partitions}
+        == theirs
+        == {0: 7, 1: 0, 2: 8, 3: 14, 4: 0, 5: 5}
+    )
     assert found.lag == 34
     ages = {p.place.partition: p.age_s for p in found.partitions}
     assert {number for number, age in ages.items() if age is not None} == {0, 2, 3, 5}
@@ -171,7 +190,9 @@ async def test_ok_while_the_lag_gets_less(scene: Scene) -> None:
     assert (found.state, found.lag, found.members) == (State.OK, 35, 1)
     assert partition.rates is not None
     assert partition.rates.consumed > partition.rates.arrived > 0
-    assert partition.eta_s == pytest.approx(35 / (partition.rates.consumed - partition.rates.arrived))
+    assert partition.eta_s == pytest.approx(
+        35 / (partition.rates.consumed - partition.rates.arrived)
+    )
     assert found.eta_s == partition.eta_s
     assert (partition.owner or "").startswith("member@")
 
@@ -230,10 +251,15 @@ async def test_members_of_the_new_protocol_are_not_called_stopped(scene: Scene) 
     """The cluster does not show them to us, only that there is such a group."""
     await scene.create()
     await scene.send(10)
-    consumer = confluent_kafka.Consumer({
-        "bootstrap.servers": scene.kafka.bootstrap_servers, "group.id": scene.group, "group.protocol": "consumer",
-        "enable.auto.commit": False, "auto.offset.reset": "earliest",
-    })  # fmt: skip
+    consumer = confluent_kafka.Consumer(
+        {
+            "bootstrap.servers": scene.kafka.bootstrap_servers,
+            "group.id": scene.group,
+            "group.protocol": "consumer",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+    )
     try:
         consumer.subscribe([scene.topic])
         assert len(await asyncio.to_thread(consumer.consume, 3, LIMIT_S)) == 3
@@ -262,7 +288,9 @@ async def test_two_hundred_topics_are_no_burden(kafka: KafkaConfig, scene: Scene
     names = [kafka.topic(f"many-{number}") for number in range(200)]
     await create_topics(kafka, dict.fromkeys(names, 2), 4 * LIMIT_S)
     async with Producer(kafka) as producer:
-        await producer.send_all([Outgoing(name, b"k", b"v", [], number) for name in names for number in range(2)])
+        await producer.send_all(
+            [Outgoing(name, b"k", b"v", [], number) for name in names for number in range(2)]
+        )
     await commit_for(kafka, {TopicPartition(name, 0): 0 for name in names}, LIMIT_S)
     began = time.monotonic()
     watch = GroupWatch(kafka, scene.group, LIMIT_S)
@@ -270,7 +298,8 @@ async def test_two_hundred_topics_are_no_burden(kafka: KafkaConfig, scene: Scene
     await asyncio.sleep(1)
     found = await watch.look()
     assert time.monotonic() - began < ANSWER_S
-    assert (found.lag, len(found.partitions)) == (400, 400)  # the partitions without a commit as well
+    # The partitions without a commit as well.
+    assert (found.lag, len(found.partitions)) == (400, 400)
     assert all(p.age_s is not None for p in found.partitions)
 
 
@@ -281,9 +310,13 @@ def command(kafka: KafkaConfig, tmp_path: Path, *arguments: str) -> tuple[int, s
     """Run `faust -A app lag ...`: its exit code and what it printed."""
     done = subprocess.run(
         [Path(sys.executable).with_name("faust"), "-A", "app", "lag", *arguments],
-        cwd=ROOT, env={**os.environ, **settings_of(kafka, tmp_path / "data")}, capture_output=True, text=True,
-        check=False, timeout=2 * LIMIT_S,  # some look for ten seconds
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, **settings_of(kafka, tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * LIMIT_S,  # some look for ten seconds
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -300,7 +333,12 @@ def test_the_command_answers(kafka: KafkaConfig, scene: Scene, tmp_path: Path) -
     code, output = command(kafka, tmp_path, "--json")
     assert code == 0, output
     found = json.loads(output)
-    assert (found["group"], found["lag"], found["state"], found["members"]) == (scene.group, 4, "stopped", 0)
+    assert (found["group"], found["lag"], found["state"], found["members"]) == (
+        scene.group,
+        4,
+        "stopped",
+        0,
+    )
     first, second = found["partitions"]
     assert (first["committed"], first["end"], first["lag"], first["eta_s"]) == (2, 6, 4, None)
     assert AGE_S <= first["lag_s"] < AGE_S + 60
@@ -325,18 +363,34 @@ def test_ten_seconds_tell_a_stall(kafka: KafkaConfig, scene: Scene, tmp_path: Pa
             ]
 
     answers = asyncio.run(happen())
-    assert [(code, json.loads(output)["state"]) for code, output in answers] == [(0, None), (1, "stalled")]
+    assert [(code, json.loads(output)["state"]) for code, output in answers] == [
+        (0, None),
+        (1, "stalled"),
+    ]
 
 
 def test_watching_ends_with_ctrl_c(kafka: KafkaConfig, scene: Scene, tmp_path: Path) -> None:
     """Cleanly; each look was a line."""
     asyncio.run(scene.create())
     started = subprocess.Popen(
-        [Path(sys.executable).with_name("faust"), "-A", "app", "lag", "--topic", "things", "--watch", "--json",
-         "--interval", "0.2"],
-        cwd=ROOT, env={**os.environ, **settings_of(kafka, tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [
+            Path(sys.executable).with_name("faust"),
+            "-A",
+            "app",
+            "lag",
+            "--topic",
+            "things",
+            "--watch",
+            "--json",
+            "--interval",
+            "0.2",
+        ],
+        cwd=ROOT,
+        env={**os.environ, **settings_of(kafka, tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     assert started.stdout is not None
     lines: list[dict[str, Any]] = [json.loads(started.stdout.readline()) for _ in range(3)]
     started.send_signal(signal.SIGINT)
@@ -351,9 +405,16 @@ def test_what_cannot_be_answered(kafka: KafkaConfig, tmp_path: Path) -> None:
     code, output = command(kafka, tmp_path, "nobody")
     assert (code, "there is no group nobody" in one_line(output)) == (78, True), output
     code, output = command(kafka, tmp_path, "--topic", "nothing")
-    assert (code, f"there is no topic {kafka.topic('nothing')}" in one_line(output)) == (78, True), output
+    assert (code, f"there is no topic {kafka.topic('nothing')}" in one_line(output)) == (
+        78,
+        True,
+    ), output
     code, output = command(kafka, tmp_path, "--watch", "--check")
     assert code == 2, output
-    gone = {**settings_of(kafka, tmp_path), "KAFKA__BOOTSTRAPSERVERS": "127.0.0.1:1", "WORKER__STARTUPTIMEOUTS": "1"}
+    gone = {
+        **settings_of(kafka, tmp_path),
+        "KAFKA__BOOTSTRAPSERVERS": "127.0.0.1:1",
+        "WORKER__STARTUPTIMEOUTS": "1",
+    }
     code, output = faust("lag", **gone)
     assert (code, "no Kafka broker answers" in one_line(output)) == (69, True), output

@@ -17,9 +17,15 @@ SENT, SEEN_S, APART_S, STEPS = 20, 0.5, 0.3, 3
 WITH_MEMBER = "ok", "warning", "stalled", "rewind", "uncommitted"
 ALONE = "stopped", "truncated", "ahead"
 STATES = {
-    "ok": State.OK, "warning": State.WARNING, "stalled": State.STALLED, "rewind": State.REWIND,
-    "uncommitted": State.STALLED, "stopped": State.STOPPED, "truncated": State.STOPPED, "ahead": State.OK,
-}  # fmt: skip
+    "ok": State.OK,
+    "warning": State.WARNING,
+    "stalled": State.STALLED,
+    "rewind": State.REWIND,
+    "uncommitted": State.STALLED,
+    "stopped": State.STOPPED,
+    "truncated": State.STOPPED,
+    "ahead": State.OK,
+}
 
 
 def scene_of(kafka: KafkaConfig, name: str) -> Scene:
@@ -28,7 +34,9 @@ def scene_of(kafka: KafkaConfig, name: str) -> Scene:
     return Scene(kafka.model_copy(update={"consumer_config": group}), f"things-{name}")
 
 
-async def begin(scenes: dict[str, Scene], members: dict[str, AIOKafkaConsumer], stack: AsyncExitStack) -> None:
+async def begin(
+    scenes: dict[str, Scene], members: dict[str, AIOKafkaConsumer], stack: AsyncExitStack
+) -> None:
     """Two partitions each, of which the second stays empty; who has a member gets it, the others commit once."""
     for name, scene in scenes.items():
         await scene.create(2)
@@ -50,7 +58,9 @@ async def go_on(scenes: dict[str, Scene], members: dict[str, AIOKafkaConsumer], 
     await scenes["warning"].send(5)
 
 
-async def situations(kafka: KafkaConfig) -> tuple[dict[str, GroupLag], dict[tuple[str, str, int], Offsets]]:
+async def situations(
+    kafka: KafkaConfig,
+) -> tuple[dict[str, GroupLag], dict[tuple[str, str, int], Offsets]]:
     """What we say of each group, and what the tool says of all of them, while their members are there."""
     scenes = {name: scene_of(kafka, name) for name in STATES}
     members: dict[str, AIOKafkaConsumer] = {}
@@ -64,7 +74,9 @@ async def situations(kafka: KafkaConfig) -> tuple[dict[str, GroupLag], dict[tupl
         return found, await asyncio.to_thread(described, kafka.bootstrap_servers, *groups)
 
 
-async def test_numbers_are_those_of_kafkas_own_tool(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_numbers_are_those_of_kafkas_own_tool(
+    kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Committed, end and lag of each partition that the tool lists; it knows no states, and counts what is deleted.
 
     Where it says `-`, nothing is committed: then the lag is all that the log has.
@@ -72,8 +84,14 @@ async def test_numbers_are_those_of_kafkas_own_tool(kafka: KafkaConfig, monkeypa
     monkeypatch.setattr(burrow, "JUDGED_S", SEEN_S)  # the members here commit when they are told
     found, theirs = await situations(kafka)
     assert {name: of.state for name, of in found.items()} == STATES
-    ours = {(of.group, p.place.topic, p.place.partition): p for of in found.values() for p in of.partitions}
-    assert theirs.keys() == {at for at, p in ours.items() if p.look.committed is not None or p.owner is not None}
+    ours = {
+        (of.group, p.place.topic, p.place.partition): p
+        for of in found.values()
+        for p in of.partitions
+    }
+    assert theirs.keys() == {
+        at for at, p in ours.items() if p.look.committed is not None or p.owner is not None
+    }
     for at, (committed, end, lag) in theirs.items():
         look = ours[at].look
         assert (look.committed, look.end) == (committed, end), at
@@ -83,8 +101,14 @@ async def test_numbers_are_those_of_kafkas_own_tool(kafka: KafkaConfig, monkeypa
             assert look.lag + look.deleted - look.ahead == lag, at
     by_name = {name: found[name].partitions[0].look for name in STATES}
     assert {name: look.lag for name, look in by_name.items()} == {
-        "ok": 6, "warning": 32, "stalled": 17, "rewind": 16, "uncommitted": 20, "stopped": 17, "truncated": 10,
+        "ok": 6,
+        "warning": 32,
+        "stalled": 17,
+        "rewind": 16,
+        "uncommitted": 20,
+        "stopped": 17,
+        "truncated": 10,
         "ahead": 0,
-    }  # fmt: skip
+    }
     assert (by_name["truncated"].deleted, by_name["ahead"].ahead) == (4, 9)
     assert all(of.partitions[1].look.lag == 0 for of in found.values())

@@ -36,7 +36,10 @@ def test_letters_times_transactions_and_retired_retry_topics(house: House) -> No
     worker = house.start()
     began_ms = round(time.time() * 1000)
     times = [began_ms - 40 * DAY_MS, began_ms + 2 * DAY_MS, began_ms * 1000]
-    house.send(*(house.thing(f"k{n}", n, "bad", at_ms=at) for n, at in enumerate(times)), house.thing("w", 9, "away"))
+    house.send(
+        *(house.thing(f"k{n}", n, "bad", at_ms=at) for n, at in enumerate(times)),
+        house.thing("w", 9, "away"),
+    )
     house.wait_settled(4, worker)
     letters = failed.logged(failed.letters_topic, 0)
     assert len(letters) == 3
@@ -49,7 +52,8 @@ def test_letters_times_transactions_and_retired_retry_topics(house: House) -> No
         return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
     house.change(FAILING.format(waits='["0.5s"]'))
-    assert ask("explain", "things", "0", "3")[0]["state"] == "nobody reads"  # settled, but it waits in retry-2
+    # Settled, but it waits in retry-2.
+    assert ask("explain", "things", "0", "3")[0]["state"] == "nobody reads"
     assert any(of["check"] == "retry-topic-retired" for of in ask("doctor"))
     worker = house.start("two")
     wait_for(lambda: len(failed.logged(failed.letters_topic, 0)) == 4, LIMIT_S)
@@ -62,16 +66,21 @@ def test_letters_times_transactions_and_retired_retry_topics(house: House) -> No
     wait_for(lambda: house.committed() == {0: 8}, LIMIT_S, lambda: f"{house.committed()}")
 
     async def hold() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=house.kafka.bootstrap_servers, transactional_id=house.group)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=house.kafka.bootstrap_servers, transactional_id=house.group
+        )
         await producer.start()
         await producer.begin_transaction()
         await producer.send_and_wait(house.topic, b"{}", partition=0)
         says = "is behind an open transaction since offset 8"
-        await asyncio.to_thread(wait_for, lambda: says in str(worker.get("/readyz")["waiting"]), LIMIT_S)
+        await asyncio.to_thread(
+            wait_for, lambda: says in str(worker.get("/readyz")["waiting"]), LIMIT_S
+        )
         [answer] = await asyncio.to_thread(ask, "explain", "things", "0", "8")
         assert answer["state"] == "behind a transaction"
         [lag] = await asyncio.to_thread(ask, "lag", "--topic", "things")
-        assert [of["open_since"] for of in lag["partitions"]] == [8]  # type: ignore[attr-defined]  # JSON
+        # JSON.
+        assert [of["open_since"] for of in lag["partitions"]] == [8]  # type: ignore[attr-defined]
         await producer.abort_transaction()
         await producer.stop()
 

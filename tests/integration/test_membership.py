@@ -45,7 +45,8 @@ def stays(house: House, expected: int) -> None:
 def test_a_stand_by_takes_over_however_long_it_had_nothing_to_do(house: House, do: Any) -> None:
     """Without partitions, and with every lane of its partition taken while dead letters come back.
 
-    With `latest`, which is for a group that knows nothing of a topic: what came while nobody was there is handled.
+    With `latest`, which is for a group that knows nothing of a topic: what came while nobody was
+    there is handled.
     """
     house.build(WAITING)
     settings = {
@@ -85,7 +86,10 @@ def foreign_member(house: House) -> Iterator[None]:
 
     async def run() -> None:
         consumer = AIOKafkaConsumer(
-            house.topic, bootstrap_servers=house.kafka.bootstrap_servers, group_id=house.group, client_id="stranger"
+            house.topic,
+            bootstrap_servers=house.kafka.bootstrap_servers,
+            group_id=house.group,
+            client_id="stranger",
         )
         await consumer.start()
         try:
@@ -127,7 +131,12 @@ def test_a_group_that_refuses_a_worker_is_told_with_the_cure(house: House) -> No
     worker.wait_ready()
     wait_for(lambda: worker.answer("/readyz")[1]["why"] == "")
     assert worker.stop() == 0
-    line = refused(house, "three", WORKER__STARTUPTIMEOUTS="1", KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS="1800001")
+    line = refused(
+        house,
+        "three",
+        WORKER__STARTUPTIMEOUTS="1",
+        KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS="1800001",
+    )
     assert "SessionTimeoutMs is 1800001 ms, the brokers allow 6000 to 1800000 ms" in line
 
 
@@ -145,14 +154,17 @@ async def note(thing: Thing) -> None:
 """
 
 
-def test_an_event_that_throws_its_worker_out_of_the_group_becomes_a_dead_letter(house: House, do: Any) -> None:
+def test_an_event_that_throws_its_worker_out_of_the_group_becomes_a_dead_letter(
+    house: House, do: Any
+) -> None:
     """After as many attempts as it may have: nothing of the worker went on while it was at it."""
     house.build(HOLDING)
     worker = house.start()
     house.send(house.thing("a", 1), house.thing("b", 2, "hold"), house.thing("a", 3))
     house.wait_settled(3, worker, timeout_s=4 * LIMIT_S)
     assert worker.rows("count") == {"a": 2}
-    assert (house.checkout / "runs").read_text().split().count("hold") in {2, 3}  # the first one may not be sure
+    # The first one may not be sure.
+    assert (house.checkout / "runs").read_text().split().count("hold") in {2, 3}
     assert house.outcomes(worker)["dead_lettered"] == 1
     assert "held the event loop 2 times" in do("dlq", "list", "--each")
     assert worker.stop() == 0

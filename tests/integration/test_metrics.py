@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from prometheus_client import openmetrics, parser
 from prometheus_client.core import Metric as Family
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parsed_openmetrics,
+)
 
 from famulus.dev.worker import WorkerProcess
 from famulus.observability import metric_definitions as c
@@ -55,13 +57,17 @@ def families(worker: WorkerProcess) -> list[Family]:
 
 def series(of: Iterable[Family]) -> Series:
     """Each series by its name and labels."""
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in of for s in family.samples}
+    return {
+        (s.name, tuple(sorted(s.labels.items()))): s.value for family in of for s in family.samples
+    }
 
 
 def value(found: Series, metric: c.Metric, suffix: str = "", **labels: str) -> float:
     """The sum of the series of *metric* with these *labels*, at least one."""
     wanted = set(labels.items())
-    matching = [v for (name, of), v in found.items() if name == metric.name + suffix and wanted <= set(of)]
+    matching = [
+        v for (name, of), v in found.items() if name == metric.name + suffix and wanted <= set(of)
+    ]
     assert matching, (metric.name, labels)
     return sum(matching)
 
@@ -73,9 +79,11 @@ def test_the_numbers_are_what_happened(house: House) -> None:
     before = len(series(families(worker)))
     house.send(
         *(house.thing(f"k{number}", number) for number in range(KEYS)),
-        house.thing("k1", 1), house.thing("x", 1, "bad"), house.thing("y", 1, "later"),
+        house.thing("k1", 1),
+        house.thing("x", 1, "bad"),
+        house.thing("y", 1, "later"),
         house.thing("z", 1, kind="things.Other"),
-    )  # fmt: skip
+    )
     house.wait_settled(KEYS + 4, worker)
     wait_for(lambda: value(series(families(worker)), c.COMMIT_GAP) == 0)
     found = series(read := families(worker))
@@ -84,13 +92,22 @@ def test_the_numbers_are_what_happened(house: House) -> None:
     assert {metric.name: metric.kind for metric in c.CATALOGUE} == {
         f"{of.name}_total" if of.type == "counter" else of.name: of.type for of in read
     }
-    outcomes = {name: value(found, c.OUTCOMES, topic=house.topic, outcome=name) for name in
-                ("handled", "duplicate", "dead_lettered", "ignored")}  # fmt: skip
+    outcomes = {
+        name: value(found, c.OUTCOMES, topic=house.topic, outcome=name)
+        for name in ("handled", "duplicate", "dead_lettered", "ignored")
+    }
     assert outcomes == {"handled": KEYS + 1, "duplicate": 1, "dead_lettered": 1, "ignored": 1}
     assert value(found, c.RECEIVED, messaging_destination_name=house.topic) == KEYS + 4
     assert value(found, c.RETRIES) == 1
     assert (
-        value(found, c.DEAD_LETTERS, kind="permanent", error_type="PermanentError", handler="agents.things.note") == 1
+        value(
+            found,
+            c.DEAD_LETTERS,
+            kind="permanent",
+            error_type="PermanentError",
+            handler="agents.things.note",
+        )
+        == 1
     )
     assert value(found, c.SENT, messaging_destination_name=f"{house.topic}.dead-letter") == 1
     assert value(found, c.OWNED, topic=house.topic) == 2
@@ -117,13 +134,15 @@ def test_the_numbers_are_what_happened(house: House) -> None:
         assert value(found, quiet) == 0, quiet.name
     assert value(found, c.READY) == 1
     assert value(found, c.STATE, state="ok") == value(found, c.STATE) == 2
-    assert len(found) <= before + 29  # a dead letter, where it was sent, lag and states that were not known at first
+    # A dead letter, where it was sent, lag and states that were not known at first.
+    assert len(found) <= before + 29
     for metric in c.CATALOGUE:
         for _, labels in (of for of in found if of[0].startswith(metric.name)):
             assert {name for name, _ in labels} - {"le"} <= {*metric.labels}
     content_type, text = scraped(worker, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith(openmetrics.exposition.CONTENT_TYPE_LATEST.split(";")[0])
-    again: Iterable[Family] = parsed_openmetrics(text)  # type: ignore[no-untyped-call]  # theirs has no types
+    # Theirs has no types.
+    again: Iterable[Family] = parsed_openmetrics(text)  # type: ignore[no-untyped-call]
     assert {of.name for of in again} == {of.name for of in read}
     assert worker.stop() == 0
 
@@ -132,17 +151,28 @@ def test_what_waits_and_what_is_blocked_is_seen(house: House) -> None:
     """A slow event holds the lag and grows older; a partition that has halted says so."""
     house.build(HANDLER, options=HALTING, partitions=2)
     worker = house.start()
-    house.send(house.thing("a", 1, "wait", partition=0), *(house.thing("a", n, partition=0) for n in range(2, 7)))
+    house.send(
+        house.thing("a", 1, "wait", partition=0),
+        *(house.thing("a", n, partition=0) for n in range(2, 7)),
+    )
     wait_for(lambda: value(series(families(worker)), c.OLDEST, partition="0") > 0.5)
     age_s = value(series(families(worker)), c.LAG_S, partition="0")
     assert 0.5 < age_s < 30
     time.sleep(0.5)
     found = series(families(worker))
     assert value(found, c.LAG_S, partition="0") >= age_s + 0.5
-    assert not [labels for name, labels in found if name == c.ETA.name and ("partition", "0") in labels]
+    assert not [
+        labels for name, labels in found if name == c.ETA.name and ("partition", "0") in labels
+    ]
     for metric, expected in ((c.LAG_S, 0), (c.ETA, 0)):
         assert value(found, metric, partition="1") == expected
-    for metric, expected in ((c.LAG, 6), (c.LAG_ALIAS, 6), (c.IN_FLIGHT, 6), (c.IN_HAND, 1), (c.BACKLOG, 5)):
+    for metric, expected in (
+        (c.LAG, 6),
+        (c.LAG_ALIAS, 6),
+        (c.IN_FLIGHT, 6),
+        (c.IN_HAND, 1),
+        (c.BACKLOG, 5),
+    ):
         assert value(found, metric, topic=house.topic, partition="0") == expected, metric.name
         assert value(found, metric, partition="1") == 0, metric.name
     house.send(house.thing("b", 1, "bad", partition=1))
@@ -163,6 +193,10 @@ def test_what_waits_in_a_retry_topic_is_lag_there(house: House) -> None:
     wait_for(lambda: value(series(families(worker)), c.POSTPONED) == 2)
     wait_for(lambda: value(series(families(worker)), c.LAG, topic=later) == 2)
     assert value(series(families(worker)), c.LAG, topic=house.topic) == 0
-    wait_for(lambda: value(series(families(worker)), c.OUTCOMES, topic=house.topic, outcome="handled") == 4)
+    wait_for(
+        lambda: (
+            value(series(families(worker)), c.OUTCOMES, topic=house.topic, outcome="handled") == 4
+        )
+    )
     wait_for(lambda: value(series(families(worker)), c.LAG) == 0)
     assert worker.stop() == 0

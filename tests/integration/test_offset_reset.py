@@ -38,7 +38,11 @@ def send(house: House, first: int, last: int) -> None:
 
 def delete_below(house: House, offset: int) -> None:
     """What retention does to partition 0."""
-    house.admin(lambda admin: admin.delete_records({TopicPartition(house.topic, 0): RecordsToDelete(offset)}))
+    house.admin(
+        lambda admin: admin.delete_records(
+            {TopicPartition(house.topic, 0): RecordsToDelete(offset)}
+        )
+    )
 
 
 def gone(worker: WorkerProcess) -> float:
@@ -47,7 +51,9 @@ def gone(worker: WorkerProcess) -> float:
 
 
 @pytest.mark.parametrize(("reset", "options"), [("latest", ", dedupe=False"), ("earliest", "")])
-def test_what_is_left_of_a_log_is_read_and_what_is_gone_is_told(house: House, reset: str, options: str) -> None:
+def test_what_is_left_of_a_log_is_read_and_what_is_gone_is_told(
+    house: House, reset: str, options: str
+) -> None:
     """Overtaken by retention while it runs, and while it does not; a new partition of a topic that it knows."""
     house.build(NOTING if reset == "earliest" else NOTING.replace("count[", "# "), options=options)
     if reset == "latest":  # a subscription that remembers nothing

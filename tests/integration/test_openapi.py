@@ -21,9 +21,12 @@ from tests.integration.house import House
 from tests.integration.test_door import tokens_of
 
 CHECKS: list[Any] = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
     response_schema_conformance,
-]  # fmt: skip
+]
 ENDS = {"/drain/"}  # it is asked for with the token for reading, which it refuses
 EXAMPLES = 25
 
@@ -77,15 +80,43 @@ BAD_TEXTS = [
     "None",
 ]
 BAD_BODIES = [
-    b"", b"\xff\xfe", b"{", b"[]", b"null", b"[" * 60_000, b'{"a":' * 10_000, DIGITS.encode(), b"NaN", b'"\\ud800"',
-    b"%FF=%FF&topic=%FF", b"topic=%00&partition=" + DIGITS.encode(), b"topic=things&cause=x&until=" + DIGITS.encode(),
-    b"topic=things&origin=things/" + DIGITS.encode() + b"/1", b"topic=things&partition=2147483648",
-    b"topic=things&partition=99999999999999999999", b"--x\r\n",
-]  # fmt: skip
+    b"",
+    b"\xff\xfe",
+    b"{",
+    b"[]",
+    b"null",
+    b"[" * 60_000,
+    b'{"a":' * 10_000,
+    DIGITS.encode(),
+    b"NaN",
+    b'"\\ud800"',
+    b"%FF=%FF&topic=%FF",
+    b"topic=%00&partition=" + DIGITS.encode(),
+    b"topic=things&cause=x&until=" + DIGITS.encode(),
+    b"topic=things&origin=things/" + DIGITS.encode() + b"/1",
+    b"topic=things&partition=2147483648",
+    b"topic=things&partition=99999999999999999999",
+    b"--x\r\n",
+]
 BAD_VALUES = [
-    DIGITS, str(2**31), str(2**63), str(2**64), "-1", "1.5", "1e999", '"x"', "[]", "{}", "null", "true", '"\\u0000"',
-    '"' + "a" * 50_000 + '"', '"9999-99-99"', '"0000-01-01T00:00:00Z"', '"things"',
-]  # fmt: skip
+    DIGITS,
+    str(2**31),
+    str(2**63),
+    str(2**64),
+    "-1",
+    "1.5",
+    "1e999",
+    '"x"',
+    "[]",
+    "{}",
+    "null",
+    "true",
+    '"\\u0000"',
+    '"' + "a" * 50_000 + '"',
+    '"9999-99-99"',
+    '"0000-01-01T00:00:00Z"',
+    '"things"',
+]
 KINDS = [
     "application/json",
     "application/x-www-form-urlencoded",
@@ -104,7 +135,9 @@ def check_bad_input(worker: WorkerProcess, read: str, admin: str) -> None:
             if method == "get":
                 for text in BAD_TEXTS:
                     found = quote(text, safe="%")
-                    filled = path.format(**dict.fromkeys(names, found if len(found) < 6_500 else "x"))
+                    filled = path.format(
+                        **dict.fromkeys(names, found if len(found) < 6_500 else "x")
+                    )
                     for query in queries or ["x"]:
                         others = "".join(f"&{name}=things" for name in queries if name != query)
                         answered(worker, "GET", f"{filled}?{query}={found}{others}", read)
@@ -112,7 +145,14 @@ def check_bad_input(worker: WorkerProcess, read: str, admin: str) -> None:
             json = product(bodies_of(description, operation), KINDS[:1])
             for body, kind in chain(product(BAD_BODIES, KINDS), json):
                 token = read if path in ENDS else admin
-                answered(worker, method.upper(), path.format(**dict.fromkeys(names, "x")), token, body, kind)
+                answered(
+                    worker,
+                    method.upper(),
+                    path.format(**dict.fromkeys(names, "x")),
+                    token,
+                    body,
+                    kind,
+                )
 
 
 def bodies_of(description: Any, operation: Any) -> list[bytes]:
@@ -121,16 +161,29 @@ def bodies_of(description: Any, operation: Any) -> list[bytes]:
     if "$ref" not in schema:
         return []
     fields = description["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"]
-    good = {"topic": '"things"', "note": '"a note"', "action": '"pause"', "concurrency": "null", "dry_run": "true"}
+    good = {
+        "topic": '"things"',
+        "note": '"a note"',
+        "action": '"pause"',
+        "concurrency": "null",
+        "dry_run": "true",
+    }
     found = []
     for field, value in product(fields, BAD_VALUES):
         values = {name: text for name, text in good.items() if name in fields} | {field: value}
-        found.append(("{" + ",".join(f'"{name}":{text}' for name, text in values.items()) + "}").encode())
+        found.append(
+            ("{" + ",".join(f'"{name}":{text}' for name, text in values.items()) + "}").encode()
+        )
     return found
 
 
 def answered(  # noqa: PLR0917  # a request has these parts
-    worker: WorkerProcess, method: str, path: str, token: str, body: bytes | None = None, kind: str = ""
+    worker: WorkerProcess,
+    method: str,
+    path: str,
+    token: str,
+    body: bytes | None = None,
+    kind: str = "",
 ) -> None:
     """Ask, and see that the server does not fail."""
     connection = http.client.HTTPConnection(urlsplit(worker.url).netloc, timeout=60)
@@ -139,14 +192,24 @@ def answered(  # noqa: PLR0917  # a request has these parts
     answer = connection.getresponse()
     text = answer.read()
     connection.close()
-    assert answer.status not in {500, 502, 504}, (method, path[:300], body and body[:300], kind, text[:300])
+    assert answer.status not in {500, 502, 504}, (
+        method,
+        path[:300],
+        body and body[:300],
+        kind,
+        text[:300],
+    )
 
 
 def check(operation: Any, token: str) -> None:
     """Ask for *operation* with whatever its description allows."""
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy())
     def run(case: Any) -> None:

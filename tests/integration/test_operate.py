@@ -43,7 +43,10 @@ def has(worker: WorkerProcess, count: int) -> bool:
 
 def audits(house: House, action: str) -> list[dict[str, Any]]:
     """What was written down of an action."""
-    found = [json.loads(logged.value or b"") for logged in house.logged(topic=admin_audit_topic(house.group))]
+    found = [
+        json.loads(logged.value or b"")
+        for logged in house.logged(topic=admin_audit_topic(house.group))
+    ]
     return [audit for audit in found if audit["action"] == action]
 
 
@@ -78,7 +81,9 @@ def test_pause_and_seek_on_three_workers_with_a_rebalance_and_a_kill(house: Hous
     assert handled(house) == {key: [*range(1, 11), *range(1, 31)] for key in keys}
     wait_for(lambda: house.committed() == dict.fromkeys(range(6), 30))
     five = house.start("five", ready=1)  # a rebalance later
-    wait_for(lambda: sum(len(w.get("/subscriptions/")[0]["next_offsets"]) for w in (*alive, five)) == 6)
+    wait_for(
+        lambda: sum(len(w.get("/subscriptions/")[0]["next_offsets"]) for w in (*alive, five)) == 6
+    )
     send(house, 31, 31, 6)
     wait_for(lambda: all(of[-1] == 31 for of in handled(house).values()))
     assert handled(house) == {key: [*range(1, 11), *range(1, 32)] for key in keys}
@@ -94,7 +99,9 @@ def test_a_seek_of_what_remembers_nothing_moves_the_commit(house: House, do: Any
     worker = house.start()
     began = datetime.now(UTC) - timedelta(minutes=5)
     times = [began + timedelta(minutes=n - 1) for n in range(1, 6)]
-    house.send(*(house.thing("a", n, at_ms=int(at.timestamp() * 1000)) for n, at in enumerate(times, 1)))
+    house.send(
+        *(house.thing("a", n, at_ms=int(at.timestamp() * 1000)) for n, at in enumerate(times, 1))
+    )
     wait_for(lambda: handled(house) == {"a": [1, 2, 3, 4, 5]})
     wait_for(lambda: house.committed() == {0: 5})
 
@@ -105,22 +112,29 @@ def test_a_seek_of_what_remembers_nothing_moves_the_commit(house: House, do: Any
     wait_for(lambda: handled(house) == {"a": [1, 2, 3, 4, 5, 4, 5]})
     do("seek", "things", "--to-beginning", "--yes")
     wait_for(lambda: handled(house)["a"][7:] == [1, 2, 3, 4, 5])
-    assert post(worker, "/seek/", topic="*", time=(times[4] - timedelta(seconds=1)).isoformat())[0] == 200
+    assert (
+        post(worker, "/seek/", topic="*", time=(times[4] - timedelta(seconds=1)).isoformat())[0]
+        == 200
+    )
     wait_for(lambda: handled(house)["a"][12:] == [5])
     wait_for(lambda: house.committed() == {0: 5} and is_carried_out(worker))
     house.kill(worker)
 
-    do("seek", "things", "--partition", "0", "--to-offset", "2", "--yes")  # nobody is there: it waits
+    # Nobody is there: it waits.
+    do("seek", "things", "--partition", "0", "--to-offset", "2", "--yes")
     do("seek", "things", "--to-end", "--yes")  # which counts instead
     house.send(house.thing("a", 6))
     worker = house.start("two")
     wait_for(lambda: handled(house)["a"][13:] == [6])
     assert is_carried_out(worker)
     for asked, expected in (
-        ({"topic": "nothing", "edge": "end"}, 404), ({"topic": "things", "partition": 0, "offset": 9}, 404),
-        ({"topic": "things"}, 400), ({"topic": "things", "edge": "end", "offset": 1}, 400),
-        ({"topic": "things", "time": "soon"}, 400), ({"topic": "things", "edge": "middle"}, 400),
-    ):  # fmt: skip
+        ({"topic": "nothing", "edge": "end"}, 404),
+        ({"topic": "things", "partition": 0, "offset": 9}, 404),
+        ({"topic": "things"}, 400),
+        ({"topic": "things", "edge": "end", "offset": 1}, 400),
+        ({"topic": "things", "time": "soon"}, 400),
+        ({"topic": "things", "edge": "middle"}, 400),
+    ):
         assert post(worker, "/seek/", **asked)[0] == expected, asked
     assert worker.stop() == 0
 
@@ -129,7 +143,9 @@ def test_a_seek_back_repeats_no_effect_and_one_forward_skips(house: House, do: A
     """Marks outlive a seek, so what is read again is duplicate; a partition that halted goes on behind the event."""
     house.build(FAILING, options=', on_dead_letter="halt"')
     worker = house.start()
-    house.send(*(house.thing("a", n) for n in range(1, 4)), house.thing("a", 4, "bad"), house.thing("a", 5))
+    house.send(
+        *(house.thing("a", n) for n in range(1, 4)), house.thing("a", 4, "bad"), house.thing("a", 5)
+    )
     wait_for(lambda: has_halted(worker))
     assert handled(house) == {"a": [1, 2, 3]}
     shown = do("seek", "things", "--partition", "0", "--to-offset", "4", "--yes", "--json")
@@ -146,7 +162,8 @@ def test_a_seek_back_repeats_no_effect_and_one_forward_skips(house: House, do: A
     assert worker.rows("count") == {"a": 4}
     worker.signal(signal.SIGKILL)
     house.kill(worker)
-    worker = house.start("two", ready=1)  # which goes on at the bad one, not where the first worker was before
+    # Which goes on at the bad one, not where the first worker was before.
+    worker = house.start("two", ready=1)
     wait_for(lambda: has_halted(worker))
     assert worker.get("/subscriptions/")[0]["processed"]["0"]["next_offset"] == 3
     house.kill(worker)
@@ -172,8 +189,9 @@ def test_concurrency_changes_on_the_whole_group(house: House, do: Any) -> None:
     wait_for(lambda: in_hand() == 2)
     status, rows = post(worker, "/concurrency/", topic="things", concurrency=7)
     assert (status, [(row["topic"], row["concurrency"], row["settings"]) for row in rows]) == (
-        200, [(None, 100, 100), (house.topic, 7, 100)]
-    )  # fmt: skip
+        200,
+        [(None, 100, 100), (house.topic, 7, 100)],
+    )
     wait_for(lambda: in_hand() == 7)
     assert [row["concurrency"] for row in json.loads(do("concurrency", "--json"))] == [7]
     assert "each partition of" in do("paused")
@@ -187,13 +205,18 @@ def test_concurrency_changes_on_the_whole_group(house: House, do: Any) -> None:
     (house.checkout / "go").touch()
     house.wait_settled(12, worker)
     assert [(a["what"], a["to"]) for a in audits(house, "concurrency")] == [
-        (house.topic, 2), (house.topic, 7), ("*", 9), (house.topic, None)
-    ]  # fmt: skip
+        (house.topic, 2),
+        (house.topic, 7),
+        ("*", 9),
+        (house.topic, None),
+    ]
     assert do("concurrency", "--all", "--reset", "--json").strip() == "[]"
     for asked, expected in (
-        ({"topic": "things", "concurrency": 0}, 400), ({"topic": "things", "concurrency": 10_001}, 400),
-        ({"topic": "nothing", "concurrency": 1}, 404), ({"topic": "things"}, 400),
-    ):  # fmt: skip
+        ({"topic": "things", "concurrency": 0}, 400),
+        ({"topic": "things", "concurrency": 10_001}, 400),
+        ({"topic": "nothing", "concurrency": 1}, 404),
+        ({"topic": "things"}, 400),
+    ):
         assert post(worker, "/concurrency/", **asked)[0] == expected, asked
     assert "not in the range" in do("concurrency", "things", "0", code=2)
     assert worker.stop() == 0

@@ -23,7 +23,9 @@ EVENTS = 300
 def exported(house: House) -> dict[str, list[Any]]:
     """The points of each of our metrics in the last export."""
     lines = (house.checkout / "exported.jsonl").read_text("utf-8").splitlines()
-    scopes = [scope for of in json.loads(lines[-1])["resource_metrics"] for scope in of["scope_metrics"]]
+    scopes = [
+        scope for of in json.loads(lines[-1])["resource_metrics"] for scope in of["scope_metrics"]
+    ]
     [ours] = [scope for scope in scopes if scope["scope"]["name"] == "famulus"]
     return {metric["name"]: metric["data"]["data_points"] for metric in ours["metrics"]}
 
@@ -38,7 +40,11 @@ def test_the_same_numbers_are_exported(house: House) -> None:
 
     def handled() -> int:
         points = exported(house)["famulus.records"]
-        return sum(point["value"] for point in points if point["attributes"]["famulus.outcome"] == "handled")
+        return sum(
+            point["value"]
+            for point in points
+            if point["attributes"]["famulus.outcome"] == "handled"
+        )
 
     wait_for(lambda: handled() == EVENTS)
     wait_for(lambda: "kafka.consumer_group.lag" in exported(house))
@@ -47,13 +53,20 @@ def test_the_same_numbers_are_exported(house: House) -> None:
     [received] = found["messaging.client.consumed.messages"]
     assert received["value"] == value(scraped, c.RECEIVED) == EVENTS
     assert received["attributes"] == {
-        "messaging.system": "kafka", "messaging.operation.name": "poll",
-        "messaging.consumer.group.name": house.group, "messaging.destination.name": house.topic,
-    }  # fmt: skip
-    lags = {point["attributes"]["partition"]: point["value"] for point in found["kafka.consumer_group.lag"]
-            if point["attributes"]["topic"] == house.topic}  # fmt: skip
+        "messaging.system": "kafka",
+        "messaging.operation.name": "poll",
+        "messaging.consumer.group.name": house.group,
+        "messaging.destination.name": house.topic,
+    }
+    lags = {
+        point["attributes"]["partition"]: point["value"]
+        for point in found["kafka.consumer_group.lag"]
+        if point["attributes"]["topic"] == house.topic
+    }
     assert lags == {"0": 0, "1": 0}
-    assert found["famulus.process.duration.count"][0]["value"] == value(scraped, c.PROCESSING, "_count")
+    assert found["famulus.process.duration.count"][0]["value"] == value(
+        scraped, c.PROCESSING, "_count"
+    )
     assert found["famulus.ready"][0]["value"] == 1
     assert "were not exported" not in worker.log.read_text("utf-8", "replace")
     assert worker.stop() == 0

@@ -30,7 +30,9 @@ def test_an_outage_costs_no_attempts_and_no_order(house: House) -> None:
     house.wait_settled(KEYS, worker)
     (house.checkout / "away").touch()
     began = time.monotonic()
-    house.send(*(house.thing(f"key-{number % KEYS}", 1 + number // KEYS) for number in range(EVENTS)))
+    house.send(
+        *(house.thing(f"key-{number % KEYS}", 1 + number // KEYS) for number in range(EVENTS))
+    )
     wait_for(lambda: bool(worker.get("/readyz")["waiting"]))
     time.sleep(1)
     tried = len(ledger(house))
@@ -52,7 +54,11 @@ def test_an_outage_costs_no_attempts_and_no_order(house: House) -> None:
             order[key].append(number)
     assert order == {f"key-{key}": list(range(1 + EVENTS // KEYS)) for key in range(KEYS)}
     text = worker.log.read_text("utf-8", "replace")
-    assert (text.count("what a handler needs"), text.count("works again"), text.count("dead letter")) == (1, 1, 0)
+    assert (
+        text.count("what a handler needs"),
+        text.count("works again"),
+        text.count("dead letter"),
+    ) == (1, 1, 0)
 
 
 def ledger(house: House) -> list[tuple[str, int, bool]]:

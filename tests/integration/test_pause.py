@@ -18,7 +18,8 @@ from tests.integration.commands import faust, one_line
 from tests.integration.house import House, wait_for
 from tests.integration.test_metrics import families, series, value
 
-# Each handled event leaves a line; a kill between the line and the settling may leave it twice, so none is killed then.
+# Each handled event leaves a line; a kill between the line and the settling may leave it twice, so
+# none is killed then.
 NOTING = """
 @handles(Thing)
 async def note(thing: Thing) -> None:
@@ -73,8 +74,12 @@ def post(worker: WorkerProcess, path: str = "/paused/", **asked: object) -> tupl
 def send(house: House, first: int, last: int, partitions: int = 4) -> None:
     """Numbers *first* to *last* for one key of each partition."""
     house.send(
-        *(house.thing(f"k{p}", n, partition=p) for n in range(first, last + 1) for p in range(partitions))
-    )  # fmt: skip
+        *(
+            house.thing(f"k{p}", n, partition=p)
+            for n in range(first, last + 1)
+            for p in range(partitions)
+        )
+    )
 
 
 def test_a_pause_outlives_a_kill_and_every_event_counts_once(house: House, do: Any) -> None:
@@ -108,29 +113,46 @@ def test_a_pause_outlives_a_kill_and_every_event_counts_once(house: House, do: A
     assert handled(house) == {f"k{p}": [*range(1, 6)] for p in range(4)}
     assert len(asyncio.run(members_of(house.kafka, 30))) == 2
 
-    assert json.loads(do("resume", "things", "--json")) == {"action": "resume", "changed": [house.topic], "paused": []}
-    wait_for(lambda: {key: len(of) for key, of in handled(house).items()} == {f"k{p}": 40 for p in range(4)})
+    assert json.loads(do("resume", "things", "--json")) == {
+        "action": "resume",
+        "changed": [house.topic],
+        "paused": [],
+    }
+    wait_for(
+        lambda: (
+            {key: len(of) for key, of in handled(house).items()} == {f"k{p}": 40 for p in range(4)}
+        )
+    )
     house.wait_settled(160, two, three)
     assert handled(house) == {f"k{p}": [*range(1, 41)] for p in range(4)}
     assert paused_at(two, three) == set()
-    audits = [json.loads(logged.value or b"") for logged in house.logged(topic=admin_audit_topic(house.group))]
+    audits = [
+        json.loads(logged.value or b"")
+        for logged in house.logged(topic=admin_audit_topic(house.group))
+    ]
     assert [(a["action"], a["what"], a["note"]) for a in audits] == [
-        ("pause", house.topic, "moving"), ("resume", house.topic, "")
-    ]  # fmt: skip
+        ("pause", house.topic, "moving"),
+        ("resume", house.topic, ""),
+    ]
     assert "@" in audits[0]["by"]
     assert two.stop() == 0
     assert three.stop() == 0
 
 
 def test_one_partition_is_paused_over_the_web(house: House, do: Any) -> None:
-    """What is in hand ends and is committed; others go on; a restart changes nothing. What cannot be is said."""
+    """What is in hand ends and is committed; others go on; a restart changes nothing.
+
+    What cannot be is said.
+    """
     house.build(NOTING, partitions=2)
     worker = house.start()
     house.send(house.thing("k0", 1, "wait", partition=0), house.thing("k0", 2, partition=0))
     wait_for(lambda: value(series(families(worker)), c.IN_HAND, partition="0") == 1)
     status, rows = post(worker, action="pause", topic="things", partition=0, note="why")
     assert status == 200
-    assert [(row["topic"], row["partition"], row["note"]) for row in rows] == [(house.topic, 0, "why")]
+    assert [(row["topic"], row["partition"], row["note"]) for row in rows] == [
+        (house.topic, 0, "why")
+    ]
     assert worker.get("/paused/") == rows == json.loads(do("paused", "--json"))
     house.send(house.thing("k1", 1, partition=1))
     wait_for(lambda: handled(house) == {"k1": [1]})
@@ -161,7 +183,9 @@ def test_one_partition_is_paused_over_the_web(house: House, do: Any) -> None:
 @pytest.mark.parametrize(
     ("attempts", "topics", "waits"), [(2, "", c.RESTING), (1, ', retry_topics=["3s"]', c.POSTPONED)]
 )
-def test_no_further_attempt_is_made_meanwhile(house: House, attempts: int, topics: str, waits: c.Metric) -> None:
+def test_no_further_attempt_is_made_meanwhile(
+    house: House, attempts: int, topics: str, waits: c.Metric
+) -> None:
     """Neither in the lane nor out of a retry topic, although it is due; each is made once it goes on."""
     house.build(AGAIN.format(attempts=attempts, topics=topics))
     worker = house.start()
@@ -191,7 +215,10 @@ def test_a_drained_worker_ends_with_0_and_another_goes_on(house: House) -> None:
     (house.checkout / "go").touch()
     assert one.wait_exit(30) == 0
     assert house.committed()[0] == 1
-    [audit] = [json.loads(logged.value or b"") for logged in house.logged(topic=admin_audit_topic(house.group))]
+    [audit] = [
+        json.loads(logged.value or b"")
+        for logged in house.logged(topic=admin_audit_topic(house.group))
+    ]
     assert (audit["action"], audit["note"]) == ("drain", "too many")
     two = house.start("two")
     house.send(house.thing("k0", 2, partition=0))
@@ -207,5 +234,7 @@ def test_what_is_wrong_is_one_line(house: House, do: Any) -> None:
     assert "things" in one_line(do("pause", "nothing", code=78))
     assert "has 1 partitions" in one_line(do("pause", "things", "--partition", "1", code=78))
     assert "name a TOPIC, or say --all" in do("pause", code=2)
-    code, output = faust("pause", "--all", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", WORKER__STARTUPTIMEOUTS="1")
+    code, output = faust(
+        "pause", "--all", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", WORKER__STARTUPTIMEOUTS="1"
+    )
     assert code == 69, output

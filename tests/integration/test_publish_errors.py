@@ -19,12 +19,18 @@ from famulus.producer import batched_send as sending
 from famulus.producer import connection
 from famulus.producer.fallback_delivery import deliver
 from famulus.producer.producer import Producer
-from famulus.producer.results import NotAcknowledgedError, NotAuthorizedError, RecordTooLargeError, UnknownTopicError
+from famulus.producer.results import (
+    NotAcknowledgedError,
+    NotAuthorizedError,
+    RecordTooLargeError,
+    UnknownTopicError,
+)
 from famulus.serialization.records import Outgoing
 from tests.integration.house import MODEL, House
 from tests.integration.systems import set_record_bytes_max
 
-pytestmark = pytest.mark.xdist_group("publish-errors")  # one process, so that its module's fixtures are made once
+# One process, so that its module's fixtures are made once.
+pytestmark = pytest.mark.xdist_group("publish-errors")
 
 HEEDED_S = 30.0  # a change of a topic's settings, by its broker
 TINY_BYTES = 5_000
@@ -34,7 +40,9 @@ TOPIC, ANY_HOST, LITERAL, WRITE, DENY = 2, "*", 3, 4, 2  # Kafka's numbers
 @pytest.fixture
 def tiny(kafka: KafkaConfig) -> str:
     """A topic that takes very little."""
-    asyncio.run(create_topics(kafka, {kafka.topic("tiny"): 2}, 30.0, {"max.message.bytes": str(TINY_BYTES)}))
+    asyncio.run(
+        create_topics(kafka, {kafka.topic("tiny"): 2}, 30.0, {"max.message.bytes": str(TINY_BYTES)})
+    )
     return kafka.topic("tiny")
 
 
@@ -43,7 +51,9 @@ def with_producer(kafka: KafkaConfig, **settings: object) -> KafkaConfig:
     return kafka.model_copy(update={"producer_config": ProducerConfig.model_validate(settings)})
 
 
-async def test_a_topic_that_takes_little_is_told_before_and_gets_small_batches(kafka: KafkaConfig, tiny: str) -> None:
+async def test_a_topic_that_takes_little_is_told_before_and_gets_small_batches(
+    kafka: KafkaConfig, tiny: str
+) -> None:
     """Size and limit of what is too large, of which nothing is sent; many small records fit all the same."""
     async with Producer(with_producer(kafka, compression_type="none")) as producer:
         with pytest.raises(
@@ -52,7 +62,9 @@ async def test_a_topic_that_takes_little_is_told_before_and_gets_small_batches(k
             await producer.produce_many("tiny", [(b"a", b"x"), (b"a", bytes(TINY_BYTES))])
         assert isinstance(caught.value, PermanentError)
         assert caught.value.published == [None, None]
-        places = await producer.produce_many("tiny", ((b"a", b"%d" % number * 100) for number in range(500)))
+        places = await producer.produce_many(
+            "tiny", ((b"a", b"%d" % number * 100) for number in range(500))
+        )
         assert [place.offset for place in places] == list(range(500))
 
 
@@ -85,11 +97,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "MISSING_S", 0.3)
 
 
-async def test_a_missing_topic_is_told_in_seconds(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_topic_is_told_in_seconds(
+    kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It does not wait for the delivery timeout; the engine is told as well."""
     async with Producer(kafka) as producer:
         began_s = time.monotonic()
-        with pytest.raises(UnknownTopicError, match=r"there is no topic test-.*\.nothing: create it"):
+        with pytest.raises(
+            UnknownTopicError, match=r"there is no topic test-.*\.nothing: create it"
+        ):
             await producer.produce("nothing", "k", b"x")
         assert time.monotonic() - began_s < 6
         monkeypatch.setattr(connection, "MISSING_S", 0.3)
@@ -158,7 +174,9 @@ async def test_a_topic_that_we_must_not_write_to_is_told(own_broker: Broker) -> 
     await create_topics(kafka, {"forbidden": 1, "allowed": 1}, 30.0)
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     await admin.start()
-    request = CreateAclsRequest(TOPIC, "forbidden", LITERAL, "User:ANONYMOUS", ANY_HOST, WRITE, DENY)
+    request = CreateAclsRequest(
+        TOPIC, "forbidden", LITERAL, "User:ANONYMOUS", ANY_HOST, WRITE, DENY
+    )
     await admin._client.send(admin._client.get_random_node(), request)
     await admin.close()
     async with Producer(kafka) as producer:
@@ -172,12 +190,16 @@ async def test_a_topic_that_we_must_not_write_to_is_told(own_broker: Broker) -> 
 
 async def test_a_broker_that_is_away_is_told_and_leaves_in_time(own_broker: Broker) -> None:
     """Whether a record may have been sent; the producer's end does not wait for the broker."""
-    kafka = with_producer(KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers), delivery_timeout_ms=1_500)
+    kafka = with_producer(
+        KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers), delivery_timeout_ms=1_500
+    )
     await create_topics(kafka, {"away": 1, "unseen": 1}, 30.0)
     async with Producer(kafka) as producer:
         await producer.produce("away", "k", b"x")
         own_broker.nodes[0].pause()
-        with pytest.raises(NotAcknowledgedError, match=r"1500 ms .* it may have been sent, or still be") as caught:
+        with pytest.raises(
+            NotAcknowledgedError, match=r"1500 ms .* it may have been sent, or still be"
+        ) as caught:
             await producer.produce("away", "k", b"x")
         assert caught.value.may_be_sent
         assert isinstance(caught.value, TransientError)
@@ -189,11 +211,15 @@ async def test_a_broker_that_is_away_is_told_and_leaves_in_time(own_broker: Brok
     assert time.monotonic() - began_s < 7
 
 
-async def test_what_could_not_leave_while_the_broker_was_gone_leaves_when_it_is_back(own_broker: Broker) -> None:
+async def test_what_could_not_leave_while_the_broker_was_gone_leaves_when_it_is_back(
+    own_broker: Broker,
+) -> None:
     """The engine is told to try again, although not even a new producer can be had; the same one goes on afterwards."""
     if own_broker.nodes[0].has_ended():
         own_broker.restart(own_broker.nodes[0])
-    kafka = with_producer(KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers), delivery_timeout_ms=1_500)
+    kafka = with_producer(
+        KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers), delivery_timeout_ms=1_500
+    )
     await create_topics(kafka, {"gone": 1}, 30.0)
     async with Producer(kafka) as producer:
         await deliver(producer, [Outgoing("gone", b"k", b"0")])

@@ -102,9 +102,12 @@ def start_reader(house: House, start_worker: StartWorker, folder: Path) -> Worke
     source = AGENT.format(options="", handlers=COUNTING_EFFECTS).replace('"things"', '"effects"')
     (folder / "agents/things.py").write_text(source)
     return start_worker(
-        "reader", ready=PARTITIONS, cwd=folder,
-        KAFKA__CONSUMERCONFIG__GROUPID=f"{house.group}-reader", WORKER__COMMITINTERVALS="0.2",
-    )  # fmt: skip
+        "reader",
+        ready=PARTITIONS,
+        cwd=folder,
+        KAFKA__CONSUMERCONFIG__GROUPID=f"{house.group}-reader",
+        WORKER__COMMITINTERVALS="0.2",
+    )
 
 
 def kill_at(house: House, worker: WorkerProcess, step: str, number: int) -> WorkerProcess:
@@ -128,7 +131,9 @@ def identity(headers: Headers) -> bytes:
     return dict(headers)["ce_id"]
 
 
-def carry_out(house: House, start_worker: StartWorker, folder: Path, handlers: str, steps: list[str]) -> dict[str, int]:
+def carry_out(
+    house: House, start_worker: StartWorker, folder: Path, handlers: str, steps: list[str]
+) -> dict[str, int]:
     """Kill at each of *steps*; returns how often the reader saw each event take effect."""
     topic = build(house, handlers)
     reader, worker = start_reader(house, start_worker, folder), house.start()
@@ -146,7 +151,12 @@ def test_a_kill_between_publishing_and_settling_doubles_no_effect(
     """What was published comes again with the ids that it had, so it takes effect once."""
     steps = STEPS * ROUNDS
     seen = carry_out(house, start_worker, tmp_path / "reader-fork", DYING + PUBLISHING, steps)
-    names = {f"k{key}-{n}-{part}" for n in range(len(steps)) for key in range(EVENTS) for part in range(EACH)}
+    names = {
+        f"k{key}-{n}-{part}"
+        for n in range(len(steps))
+        for key in range(EVENTS)
+        for part in range(EACH)
+    }
     assert seen == dict.fromkeys(names, 1)
     copies: dict[bytes, set[bytes | None]] = defaultdict(set)
     records = published(house, house.kafka.topic("effects"))
@@ -156,20 +166,36 @@ def test_a_kill_between_publishing_and_settling_doubles_no_effect(
     assert all(len(values) == 1 for values in copies.values()), "two events with one id"
     again = len(records) - len(copies)
     assert again >= EACH * ROUNDS, "nothing was published twice, so nothing was shown"
-    print(f"{len(steps)} kills, {len(names)} events, {again} of them published again, each took effect once")  # noqa: T201
+    print(  # noqa: T201  # for whoever runs the campaign
+        f"{len(steps)} kills, {len(names)} events, {again} of them published again, each took "
+        "effect once"
+    )
 
 
-def test_ids_that_are_made_anew_would_show(house: House, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_ids_that_are_made_anew_would_show(
+    house: House, start_worker: StartWorker, tmp_path: Path
+) -> None:
     """With random ids the same kill doubles effects: this test can fail."""
-    seen = carry_out(house, start_worker, tmp_path / "reader-fork", DYING + RANDOM_IDS + PUBLISHING, ["published"])
+    seen = carry_out(
+        house,
+        start_worker,
+        tmp_path / "reader-fork",
+        DYING + RANDOM_IDS + PUBLISHING,
+        ["published"],
+    )
     assert max(seen.values()) > 1
 
 
 def test_a_handler_that_publishes_and_fails_has_published_nothing(house: House) -> None:
-    """Not at once, not when it is tried again in vain; with its second attempt each event once. Nor are rows kept."""
+    """Not at once, not when it is tried again in vain; with its second attempt each event once.
+
+    Nor are rows kept.
+    """
     topic = build(house, PUBLISHING)
     worker = house.start()
-    house.send(house.thing("a", note="bad"), house.thing("b", note="never"), house.thing("c", note="late"))
+    house.send(
+        house.thing("a", note="bad"), house.thing("b", note="never"), house.thing("c", note="late")
+    )
     house.wait_settled(3, worker)
     records = published(house, topic)
     assert sorted(record.key for record in records) == [b"c-0-0", b"c-0-1", b"c-0-2"]
@@ -179,7 +205,9 @@ def test_a_handler_that_publishes_and_fails_has_published_nothing(house: House) 
     assert worker.stop() == 0
 
 
-def test_a_broker_that_is_gone_for_longer_than_a_delivery_may_take(house_on: Callable[[Broker], House]) -> None:
+def test_a_broker_that_is_gone_for_longer_than_a_delivery_may_take(
+    house_on: Callable[[Broker], House],
+) -> None:
     """The worker waits for it, and what its handlers publish leaves when it is back."""
     with Broker() as broker:
         house = house_on(broker)

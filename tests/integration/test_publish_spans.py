@@ -32,7 +32,9 @@ def topic(kafka: KafkaConfig, make_topics: Callable[..., None]) -> str:
 async def headers_at(kafka: KafkaConfig, places: Sequence[Published]) -> list[dict[str, bytes]]:
     """The headers of the records at *places*."""
     found = []
-    async with AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False
+    ) as consumer:
         for topic, partition, offset, _ in places:
             place = TopicPartition(topic, partition)
             consumer.assign([place])
@@ -61,7 +63,10 @@ def span_carried(headers: dict[str, bytes]) -> str | None:
 async def test_each_record_has_a_span_and_events_carry_it(
     kafka: KafkaConfig, topic: str, exporter: InMemorySpanExporter
 ) -> None:
-    """Bytes and tombstones are sent as they are. A context that the user gives stays, and is linked to."""
+    """Bytes and tombstones are sent as they are.
+
+    A context that the user gives stays, and is linked to.
+    """
     async with Producer(kafka) as producer:
         places = [
             await producer.produce("stock-events", "part-1", EVENT),
@@ -71,8 +76,18 @@ async def test_each_record_has_a_span_and_events_carry_it(
         ]
     spans, headers = exporter.get_finished_spans(), await headers_at(kafka, places)
     assert [span.name for span in spans] == [f"send {topic}"] * 4
-    assert [span.kind for span in spans] == [SpanKind.PRODUCER, SpanKind.CLIENT, SpanKind.PRODUCER, SpanKind.PRODUCER]
-    assert [span_carried(of) for of in headers] == [span_id(spans[0]), "b7ad6b7169203331", None, None]
+    assert [span.kind for span in spans] == [
+        SpanKind.PRODUCER,
+        SpanKind.CLIENT,
+        SpanKind.PRODUCER,
+        SpanKind.PRODUCER,
+    ]
+    assert [span_carried(of) for of in headers] == [
+        span_id(spans[0]),
+        "b7ad6b7169203331",
+        None,
+        None,
+    ]
     assert headers[1] == {"a": b"b", "traceparent": PARENT[1]}
     assert len(spans[1].links) == 1
     host, _, port = kafka.bootstrap_servers.rpartition(":")
@@ -89,15 +104,23 @@ async def test_each_record_has_a_span_and_events_carry_it(
         "server.address": host,
         "server.port": int(port),
     }
-    assert [said(span).get("messaging.kafka.message.tombstone", False) for span in spans] == [False, False, False, True]
+    assert [said(span).get("messaging.kafka.message.tombstone", False) for span in spans] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
-async def test_many_records_share_a_span(kafka: KafkaConfig, topic: str, exporter: InMemorySpanExporter) -> None:
+async def test_many_records_share_a_span(
+    kafka: KafkaConfig, topic: str, exporter: InMemorySpanExporter
+) -> None:
     """It says how many they are, and what was wrong; events among them carry it."""
     small = kafka.model_copy(update={"producer_config": ProducerConfig(max_request_size=2_000)})
     async with Producer(small) as producer:
         places = await producer.produce_many(
-            "stock-events", [("a", EVENT), ("b", b"x"), ("c", EVENT, [PARENT]), ("d", EVENT, [("own", b"1")])]
+            "stock-events",
+            [("a", EVENT), ("b", b"x"), ("c", EVENT, [PARENT]), ("d", EVENT, [("own", b"1")])],
         )
         with pytest.raises(RecordTooLargeError):
             await producer.produce_many("stock-events", [("a", b"x" * 2_000)])
@@ -105,14 +128,22 @@ async def test_many_records_share_a_span(kafka: KafkaConfig, topic: str, exporte
     assert (sent.name, sent.kind) == (f"send {topic}", SpanKind.PRODUCER)
     assert said(sent)["messaging.batch.message_count"] == 4
     headers = await headers_at(kafka, places)
-    assert [span_carried(of) for of in headers] == [span_id(sent), None, "b7ad6b7169203331", span_id(sent)]
+    assert [span_carried(of) for of in headers] == [
+        span_id(sent),
+        None,
+        "b7ad6b7169203331",
+        span_id(sent),
+    ]
     assert (failed.status.status_code, said(failed)["error.type"]) == (
-        StatusCode.ERROR, "famulus.producer.results.RecordTooLargeError"
-    )  # fmt: skip
+        StatusCode.ERROR,
+        "famulus.producer.results.RecordTooLargeError",
+    )
 
 
 @pytest.mark.usefixtures("topic")
-async def test_the_bus_and_its_producer_make_one_span(kafka: KafkaConfig, exporter: InMemorySpanExporter) -> None:
+async def test_the_bus_and_its_producer_make_one_span(
+    kafka: KafkaConfig, exporter: InMemorySpanExporter
+) -> None:
     """Not one each."""
     async with Producer(kafka) as producer, EventBus(producer) as bus:
         await bus.publish(EVENT)

@@ -29,7 +29,10 @@ def test_a_new_connection_takes_nothing_from_those_who_send(
             async def batches(partition: int) -> None:
                 number = 0
                 while not is_over:
-                    rows = [(b"%d" % partition, b"batch %d %d %d" % (partition, number, n)) for n in range(20)]
+                    rows = [
+                        (b"%d" % partition, b"batch %d %d %d" % (partition, number, n))
+                        for n in range(20)
+                    ]
                     await (await producer.send_batch(topic, partition, rows, []))
                     sent.extend(value for _, value in rows)
                     number += 1
@@ -51,12 +54,18 @@ def test_a_new_connection_takes_nothing_from_those_who_send(
             await asyncio.gather(*senders)
 
     asyncio.run(run())
-    found = [record.value for record in read_all(kafka, "things") if (record.value or b"").startswith(b"event")]
+    found = [
+        record.value
+        for record in read_all(kafka, "things")
+        if (record.value or b"").startswith(b"event")
+    ]
     assert sorted(found) == sorted(value for value in sent if value.startswith(b"event"))
     assert len(found) > ROUNDS
 
 
-def test_what_is_too_large_needs_no_new_connection(kafka: KafkaConfig, make_topics: Callable[..., None]) -> None:
+def test_what_is_too_large_needs_no_new_connection(
+    kafka: KafkaConfig, make_topics: Callable[..., None]
+) -> None:
     """What the topic takes is known: the smaller one leaves in its place, and the others as they are."""
     make_topics("things")
     topic = kafka.topic("things")
@@ -66,8 +75,14 @@ def test_what_is_too_large_needs_no_new_connection(kafka: KafkaConfig, make_topi
             connection = producer._connection
             small = Outgoing(topic, b"k", b"small", (), 0)
             large = Outgoing(topic, b"k", bytes(3_000_000), (), 0)
-            larger = Outgoing(topic, b"k", bytes(4_000_000), (), 0, fallback=Outgoing(topic, b"k", large.value, (), 0,
-                              fallback=small))  # fmt: skip
+            larger = Outgoing(
+                topic,
+                b"k",
+                bytes(4_000_000),
+                (),
+                0,
+                fallback=Outgoing(topic, b"k", large.value, (), 0, fallback=small),
+            )
             await deliver(producer, [small, larger, small])
             with suppress(UnsentError):
                 await deliver(producer, [small, large])

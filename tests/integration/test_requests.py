@@ -71,7 +71,9 @@ async def requesting(kafka: KafkaConfig, **replies: Any) -> AsyncIterator[EventB
         yield bus
 
 
-async def ask(bus: EventBus, thing: Thing, request_id: str = "", timeout_s: float = LIMIT_S) -> Answer:
+async def ask(
+    bus: EventBus, thing: Thing, request_id: str = "", timeout_s: float = LIMIT_S
+) -> Answer:
     """Ask for the answer to *thing*."""
     return await bus.request(thing, timeout_s=timeout_s, reply_type=Answer, request_id=request_id)
 
@@ -79,7 +81,11 @@ async def ask(bus: EventBus, thing: Thing, request_id: str = "", timeout_s: floa
 def replies(house: House) -> list[Logged]:
     """What the reply topic has had."""
     topic = f"{house.group}.replies"
-    return [each for partition in range(house.kafka.partitions) for each in house.logged(partition, topic)]
+    return [
+        each
+        for partition in range(house.kafka.partitions)
+        for each in house.logged(partition, topic)
+    ]
 
 
 def rows(worker: WorkerProcess) -> dict[str, int]:
@@ -149,7 +155,9 @@ def test_a_responder_that_is_killed_is_succeeded(house: House) -> None:
 
     async def run() -> tuple[Answer, WorkerProcess]:
         async with requesting(house.kafka) as bus:
-            asked = asyncio.create_task(ask(bus, Thing(key="a", number=5, note="wait"), timeout_s=90))
+            asked = asyncio.create_task(
+                ask(bus, Thing(key="a", number=5, note="wait"), timeout_s=90)
+            )
             second = await asyncio.to_thread(succeed)
             return await asked, second
 
@@ -223,11 +231,15 @@ def test_requesters_side_by_side_get_their_own(house: House) -> None:
     async def run() -> None:
         async with requesting(house.kafka) as one, requesting(house.kafka) as two:
             asked = [
-                (bus, Thing(key=f"{name}{n}", number=n)) for n in range(50) for name, bus in (("a", one), ("b", two))
+                (bus, Thing(key=f"{name}{n}", number=n))
+                for n in range(50)
+                for name, bus in (("a", one), ("b", two))
             ]
             answers = await asyncio.gather(*(ask(bus, thing) for bus, thing in asked))
             assert answers == [Answer(key=thing.key, number=2 * thing.number) for _, thing in asked]
-            both = await asyncio.gather(*(ask(bus, Thing(key="c", number=3), "the same") for bus in (one, two)))
+            both = await asyncio.gather(
+                *(ask(bus, Thing(key="c", number=3), "the same") for bus in (one, two))
+            )
             assert both == [Answer(key="c", number=6)] * 2
             assert one.late_replies == two.late_replies == 0
 
@@ -246,7 +258,9 @@ def test_a_thousand_requests_at_once(house: House) -> None:
             things = [Thing(key=f"k{number}", number=number) for number in range(1_000)]
             asked = [asyncio.create_task(ask(bus, thing, timeout_s=LIMIT_S)) for thing in things]
             await asyncio.sleep(0)
-            with pytest.raises(TooManyRequestsError, match=re.escape("1000 requests wait for replies")):
+            with pytest.raises(
+                TooManyRequestsError, match=re.escape("1000 requests wait for replies")
+            ):
                 await ask(bus, Thing(key="one more"))
             answers = await asyncio.gather(*asked)
             assert answers == [Answer(key=thing.key, number=2 * thing.number) for thing in things]

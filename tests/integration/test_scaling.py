@@ -27,7 +27,9 @@ def test_a_worker_tells_keda_how_far_the_whole_group_is_behind(house: House) -> 
     house.build(SLEEPING, partitions=2)
     one = house.start("one", ready=0)
     two = house.start("two", ready=0)
-    wait_for(lambda: [len(of.get("/subscriptions/")[0]["next_offsets"]) for of in (one, two)] == [1, 1])
+    wait_for(
+        lambda: [len(of.get("/subscriptions/")[0]["next_offsets"]) for of in (one, two)] == [1, 1]
+    )
     house.send(*(house.thing(f"k{n}", n, "wait", partition=n % 2) for n in range(WAITING)))
     metadata = trigger()
     path = urlsplit(metadata["url"]).path

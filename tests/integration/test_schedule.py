@@ -75,12 +75,20 @@ def publish(kafka: KafkaConfig, *events: tuple[Event, datetime]) -> None:
 
 def waiting(house: House) -> list[ConsumerRecord]:
     """What the scheduling topic has had, by how long it waits at a time."""
-    return [each for place in range(len(WAITS_S)) for each in house.logged(place, f"{house.group}.scheduled")]
+    return [
+        each
+        for place in range(len(WAITS_S))
+        for each in house.logged(place, f"{house.group}.scheduled")
+    ]
 
 
 def late(house: House, topic: str = "") -> list[ConsumerRecord]:
     """What was published for later, and has come to the topic of the house, or to another one."""
-    return [record for record in house.logged(topic=topic or house.topic) if record.key.startswith(b"late ")]
+    return [
+        record
+        for record in house.logged(topic=topic or house.topic)
+        if record.key.startswith(b"late ")
+    ]
 
 
 def in_s(seconds: float) -> datetime:
@@ -97,7 +105,12 @@ def test_each_comes_in_its_time_and_as_it_was(house: House) -> None:
     """One for tomorrow, published first, holds up none of the others; what has passed comes at once."""
     house.build(HANDLERS)
     started(house)
-    due = {"late tomorrow": in_s(86_400), "late 3": in_s(3), "late 2": in_s(2), "late past": in_s(-60)}
+    due = {
+        "late tomorrow": in_s(86_400),
+        "late 3": in_s(3),
+        "late 2": in_s(2),
+        "late past": in_s(-60),
+    }
     publish(house.kafka, *((Thing(key=key), at) for key, at in due.items()))
     house.send(house.thing("a", 0, "in 2"))
     wait_for(lambda: len(late(house)) == 4)
@@ -106,7 +119,11 @@ def test_each_comes_in_its_time_and_as_it_was(house: House) -> None:
     for key in ("late 3", "late 2"):
         assert 0 <= found[key].timestamp - due[key].timestamp() * 1000 < 5_000
         headers = dict(found[key].headers)
-        assert (headers["own"], headers["ce_type"], headers["ce_subject"]) == (b"1", b"things.Thing", key.encode())
+        assert (headers["own"], headers["ce_type"], headers["ce_subject"]) == (
+            b"1",
+            b"things.Thing",
+            key.encode(),
+        )
         assert not [name for name in headers if name.startswith("famulus")]
     inside = json.loads(found["late a"].value or b"")
     assert 0 <= found["late a"].timestamp - inside["number"] < 5_000
@@ -184,7 +201,12 @@ def test_a_topic_that_is_not_there_holds_up_no_other(house: House) -> None:
     house.build(HANDLERS)
     worker = started(house)
     large = Stranger(key="late large", note=secrets.token_hex(10_000))
-    publish(house.kafka, (large, in_s(1)), (Stranger(key="late s"), in_s(1)), (Thing(key="late a"), in_s(1)))
+    publish(
+        house.kafka,
+        (large, in_s(1)),
+        (Stranger(key="late s"), in_s(1)),
+        (Thing(key="late a"), in_s(1)),
+    )
     wait_for(lambda: len(late(house)) == 1)
     house.wait_log(worker, "they are tried again")
     strangers = house.kafka.topic("strangers")
@@ -217,7 +239,8 @@ def test_without_the_setting_nothing_is_for_later(house: House) -> None:
     with pytest.raises(NotScheduledError, match="more than 48 hours"):
         publish(house.kafka, (Thing(key="a"), in_s(49 * 3600)))
     with pytest.raises(
-        UnknownTopicError, match=r"a worker of the group makes it when it starts with Kafka\.ScheduleMaxH"
+        UnknownTopicError,
+        match=r"a worker of the group makes it when it starts with Kafka\.ScheduleMaxH",
     ):
         publish(house.kafka, (Thing(key="a"), in_s(60)))
     house.send(house.thing("b", 0, "in 5"))

@@ -22,7 +22,8 @@ from tests.integration.commands import faust, one_line
 from tests.integration.house import House
 from tests.integration.secured import PASSWORD, SECRETS, Secured, environment, secured
 
-pytestmark = pytest.mark.xdist_group("secured")  # one process, so that its module's fixtures are made once
+# One process, so that its module's fixtures are made once.
+pytestmark = pytest.mark.xdist_group("secured")
 
 WAYS = ["tls", "mtls", "plain", "scram-256", "scram-512", "oauth"]
 LIMIT_S = 10.0
@@ -52,7 +53,9 @@ def kafka(way: dict[str, str]) -> Iterator[KafkaConfig]:
     asyncio.run(delete_topics(settings, run, LIMIT_S))
 
 
-def test_a_worker_and_its_commands_get_in(house: House, way: dict[str, str], tmp_path: Path) -> None:
+def test_a_worker_and_its_commands_get_in(
+    house: House, way: dict[str, str], tmp_path: Path
+) -> None:
     """Admin, producer, the group's consumer, the changelog's: an event goes the whole way, and a command reads it."""
     house.build()
     worker = house.start("one", ready=1, **environment(way))
@@ -60,9 +63,13 @@ def test_a_worker_and_its_commands_get_in(house: House, way: dict[str, str], tmp
     house.wait_settled(2, worker)
     assert worker.rows("count") == {"a": 2}
     assert house.live(b"")  # the state changelog, read from outside
-    code, output = faust("keys", "things", cwd=house.checkout, **environment(way), **outside(house, tmp_path))
+    code, output = faust(
+        "keys", "things", cwd=house.checkout, **environment(way), **outside(house, tmp_path)
+    )
     assert code == 0, output
-    code, listed = faust("dlq", "list", cwd=house.checkout, **environment(way), **outside(house, tmp_path))
+    code, listed = faust(
+        "dlq", "list", cwd=house.checkout, **environment(way), **outside(house, tmp_path)
+    )
     assert code == 0, listed
     assert worker.stop() == 0
     text = worker.log.read_text("utf-8", "replace") + output + listed
@@ -102,27 +109,112 @@ def nobody(cluster: Secured) -> dict[str, str]:
 
 
 WRONG: dict[str, tuple[str, Callable[[Secured], dict[str, str]], type[OperatingError], str]] = {
-    "password": ("plain", lambda _: {"SaslPassword": f"{PASSWORD}-2"}, AccessError, "let alice in by PLAIN"),
-    "scram password": ("scram-512", lambda _: {"SaslPassword": f"{PASSWORD}-2"}, AccessError, "by SCRAM-SHA-512"),
-    "user": ("scram-256", lambda _: {"SaslUsername": "mallory"}, AccessError, "let mallory in by SCRAM-SHA-256"),
-    "mechanism": ("plain", lambda c: at(c, "OAUTH"), ConfigError, "does not take SaslMechanism PLAIN"),
-    "authority": ("tls", lambda c: {"SslCaLocation": str(c.folder / "foreign.pem")}, AccessError, "SslCaLocation must"),
-    "expired": ("tls", lambda c: at(c, "EXPIRED"), AccessError, "certificate has expired; it must be renewed"),
-    "host name": ("tls", lambda c: at(c, "ELSEWHERE"), AccessError, "not valid for '127.0.0.1'; Kafka.Boot"),
-    "no certificate": ("tls", lambda c: at(c, "MTLS"), AccessError, "set Kafka.SslCertificateLocation"),
-    "foreign certificate": ("mtls", lambda c: client(c, "foreign-client"), AccessError, "not accept our certificate"),
-    "expired certificate": ("mtls", lambda c: client(c, "expired-client"), AccessError, "not accept our certificate"),
-    "key password": ("mtls", lambda _: {"SslKeyPassword": f"{PASSWORD}-2"}, ConfigError, "cannot be read from"),
-    "no key password": ("mtls", lambda _: {"SslKeyPassword": ""}, ConfigError, "cannot be read from"),
-    "no authority": ("tls", lambda _: {"SslCaLocation": "/nowhere.pem"}, ConfigError, "SslCaLocation /nowhere"),
-    "client": ("oauth", lambda _: {"SaslOauthbearerClientId": "other"}, AccessError, "HTTP 401, invalid_client"),
-    "token": ("oauth", lambda c: token(c, "over"), AccessError, "does not accept the token of client famulus"),
+    "password": (
+        "plain",
+        lambda _: {"SaslPassword": f"{PASSWORD}-2"},
+        AccessError,
+        "let alice in by PLAIN",
+    ),
+    "scram password": (
+        "scram-512",
+        lambda _: {"SaslPassword": f"{PASSWORD}-2"},
+        AccessError,
+        "by SCRAM-SHA-512",
+    ),
+    "user": (
+        "scram-256",
+        lambda _: {"SaslUsername": "mallory"},
+        AccessError,
+        "let mallory in by SCRAM-SHA-256",
+    ),
+    "mechanism": (
+        "plain",
+        lambda c: at(c, "OAUTH"),
+        ConfigError,
+        "does not take SaslMechanism PLAIN",
+    ),
+    "authority": (
+        "tls",
+        lambda c: {"SslCaLocation": str(c.folder / "foreign.pem")},
+        AccessError,
+        "SslCaLocation must",
+    ),
+    "expired": (
+        "tls",
+        lambda c: at(c, "EXPIRED"),
+        AccessError,
+        "certificate has expired; it must be renewed",
+    ),
+    "host name": (
+        "tls",
+        lambda c: at(c, "ELSEWHERE"),
+        AccessError,
+        "not valid for '127.0.0.1'; Kafka.Boot",
+    ),
+    "no certificate": (
+        "tls",
+        lambda c: at(c, "MTLS"),
+        AccessError,
+        "set Kafka.SslCertificateLocation",
+    ),
+    "foreign certificate": (
+        "mtls",
+        lambda c: client(c, "foreign-client"),
+        AccessError,
+        "not accept our certificate",
+    ),
+    "expired certificate": (
+        "mtls",
+        lambda c: client(c, "expired-client"),
+        AccessError,
+        "not accept our certificate",
+    ),
+    "key password": (
+        "mtls",
+        lambda _: {"SslKeyPassword": f"{PASSWORD}-2"},
+        ConfigError,
+        "cannot be read from",
+    ),
+    "no key password": (
+        "mtls",
+        lambda _: {"SslKeyPassword": ""},
+        ConfigError,
+        "cannot be read from",
+    ),
+    "no authority": (
+        "tls",
+        lambda _: {"SslCaLocation": "/nowhere.pem"},
+        ConfigError,
+        "SslCaLocation /nowhere",
+    ),
+    "client": (
+        "oauth",
+        lambda _: {"SaslOauthbearerClientId": "other"},
+        AccessError,
+        "HTTP 401, invalid_client",
+    ),
+    "token": (
+        "oauth",
+        lambda c: token(c, "over"),
+        AccessError,
+        "does not accept the token of client famulus",
+    ),
     "redirect": ("oauth", lambda c: token(c, "redirect"), AccessError, "it says HTTP 307"),
     "large answer": ("oauth", lambda c: token(c, "large"), AccessError, "answers with more than"),
     "no token server": ("oauth", nobody, UnavailableError, "should (ClientConnectorError)"),
-    "token server in trouble": ("oauth", lambda c: token(c, "trouble"), UnavailableError, "(HTTP 503)"),
-    "token server": ("oauth", lambda c: {"HttpsCaLocation": f"{c.folder}/foreign.pem"}, AccessError, "HttpsCaLocation"),
-}  # fmt: skip
+    "token server in trouble": (
+        "oauth",
+        lambda c: token(c, "trouble"),
+        UnavailableError,
+        "(HTTP 503)",
+    ),
+    "token server": (
+        "oauth",
+        lambda c: {"HttpsCaLocation": f"{c.folder}/foreign.pem"},
+        AccessError,
+        "HttpsCaLocation",
+    ),
+}
 
 
 PROCESSES = ["password", "scram password", "expired", "foreign certificate", "host name", "token"]
@@ -149,7 +241,9 @@ async def test_a_wrong_way_is_one_line_at_once(cluster: Secured, fault: str) -> 
 @pytest.mark.parametrize(
     "fault", ["password", "scram password", "expired", "foreign certificate", "host name", "token"]
 )
-def test_a_process_that_is_not_let_in_ends_with_77(cluster: Secured, fault: str, command: list[str]) -> None:
+def test_a_process_that_is_not_let_in_ends_with_77(
+    cluster: Secured, fault: str, command: list[str]
+) -> None:
     """Within the limit of every start (`faust` checks it), and nothing that it prints has the secret in it."""
     name, change, _, says = WRONG[fault]
     settings = environment({**cluster.ways()[name], **change(cluster)})
@@ -161,7 +255,9 @@ def test_a_process_that_is_not_let_in_ends_with_77(cluster: Secured, fault: str,
 
 def test_a_password_in_plain_text_is_78(cluster: Secured) -> None:
     """Nobody is asked: it would be on the wire by then."""
-    settings = environment({**cluster.ways()["plain"], "SecurityProtocol": "SASL_PLAINTEXT", "SslCaLocation": ""})
+    settings = environment(
+        {**cluster.ways()["plain"], "SecurityProtocol": "SASL_PLAINTEXT", "SslCaLocation": ""}
+    )
     code, output = faust("topics", "apply", **settings)
     assert code == 78, output
     assert "set SecurityProtocol to SASL_SSL" in one_line(output)
@@ -169,7 +265,10 @@ def test_a_password_in_plain_text_is_78(cluster: Secured) -> None:
 
 
 async def test_scram_needs_no_encryption(cluster: Secured) -> None:
-    """It sends no password: whoever reads the link reads the events alone. Faust's clients do the same."""
+    """It sends no password: whoever reads the link reads the events alone.
+
+    Faust's clients do the same.
+    """
     change = {"SecurityProtocol": "SaslPlaintext", "SslCaLocation": "", **at(cluster, "CLEAR")}
     settings = KafkaConfig.model_validate({**cluster.ways()["scram-256"], **change})
     assert await partitions_of(settings, ["things"], LIMIT_S) == {}
@@ -190,7 +289,9 @@ async def test_a_token_is_kept_for_most_of_its_life(cluster: Secured) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "scram-256", "oauth"])
-async def test_debug_logs_show_no_login(cluster: Secured, name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_debug_logs_show_no_login(
+    cluster: Secured, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Aiokafka's would show every request, and the request of a login is the password."""
     settings = KafkaConfig.model_validate(cluster.ways()[name])
     with caplog.at_level(logging.DEBUG):

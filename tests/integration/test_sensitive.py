@@ -40,28 +40,42 @@ def test_nobody_sees_it(house: House, tmp_path: Path) -> None:
     worker = house.start()
     private = f'"note":"{secret("note")}","home":{{"street":"{secret("street")}"}}'
     for number in ("0", "1", '"one"'):
-        house.send(Outgoing(house.topic, b"a", f'{{"key":"a","number":{number},{private}}}'.encode()))
+        house.send(
+            Outgoing(house.topic, b"a", f'{{"key":"a","number":{number},{private}}}'.encode())
+        )
     house.wait_settled(3, worker)
     wait_for(lambda: house.outcomes(worker)["dead_lettered"] == 2)
     read = tokens_of(worker)[2]
     for path in (
-        "/tables/kept/", "/tables/kept/a/", "/console/tables/kept", "/console/tables/kept?key=a",
-        "/console/dead-letters", "/subscriptions/",
-    ):  # fmt: skip
+        "/tables/kept/",
+        "/tables/kept/a/",
+        "/console/tables/kept",
+        "/console/tables/kept?key=a",
+        "/console/dead-letters",
+        "/subscriptions/",
+    ):
         status, _, body = ask(worker, "GET", path, read)
         assert status == 200, path
         assert CANARY.encode() not in body, path
     assert b'"street":"***"' in ask(worker, "GET", "/tables/kept/a/", read)[2]
     settings = {
-        "KAFKA__BOOTSTRAPSERVERS": house.kafka.bootstrap_servers, "KAFKA__TOPICPREFIX": house.kafka.topic_prefix,
-        "KAFKA__CONSUMERCONFIG__GROUPID": house.group, "WORKER__DATADIR": str(tmp_path / "beside"),
-    }  # fmt: skip
+        "KAFKA__BOOTSTRAPSERVERS": house.kafka.bootstrap_servers,
+        "KAFKA__TOPICPREFIX": house.kafka.topic_prefix,
+        "KAFKA__CONSUMERCONFIG__GROUPID": house.group,
+        "WORKER__DATADIR": str(tmp_path / "beside"),
+    }
     for arguments in (
-        ["peek", "things"], ["peek", "things", "--json"], ["peek", "things.dead-letter", "--json"],
-        ["dlq", "show", f"{house.topic}/0/1"], ["dlq", "show", f"{house.topic}/0/2", "--json"],
-        ["dlq", "redrive", "--everything", "--dry-run", "--json"], ["explain", "things", "0", "1"],
-    ):  # fmt: skip
-        code, output = faust(*arguments, cwd=house.checkout, **settings)  # which looks for the canary
-        assert code == (1 if "--dry-run" in arguments else 0), (arguments, output)  # which says that both fail again
+        ["peek", "things"],
+        ["peek", "things", "--json"],
+        ["peek", "things.dead-letter", "--json"],
+        ["dlq", "show", f"{house.topic}/0/1"],
+        ["dlq", "show", f"{house.topic}/0/2", "--json"],
+        ["dlq", "redrive", "--everything", "--dry-run", "--json"],
+        ["explain", "things", "0", "1"],
+    ):
+        # Which looks for the canary.
+        code, output = faust(*arguments, cwd=house.checkout, **settings)
+        # Which says that both fail again.
+        assert code == (1 if "--dry-run" in arguments else 0), (arguments, output)
         assert "***" in output or arguments[0] == "explain", (arguments, output)
     assert worker.stop() == 0

@@ -23,8 +23,13 @@ async def note(thing: Thing) -> None:
 
 def test_show_says_what_holds_and_who_said_it() -> None:
     """As lines and as JSON, a secret as stars, the command line as the strongest layer."""
-    settings = {"KAFKA__SASLPASSWORD": "hush", "KAFKA__SASLUSERNAME": "me", "KAFKA__SASLMECHANISM": "plain",
-                "KAFKA__SECURITYPROTOCOL": "SaslSsl", "KAFKA_BOOTSTRAP_SERVERS": "one:1"}  # fmt: skip
+    settings = {
+        "KAFKA__SASLPASSWORD": "hush",
+        "KAFKA__SASLUSERNAME": "me",
+        "KAFKA__SASLMECHANISM": "plain",
+        "KAFKA__SECURITYPROTOCOL": "SaslSsl",
+        "KAFKA_BOOTSTRAP_SERVERS": "one:1",
+    }
     code, output = faust("config", "show", "--set", "Worker.WebPort=77", **settings)
     assert code == 0, output
     assert "hush" not in output
@@ -73,7 +78,10 @@ def test_a_worker_runs_with_the_missions_file(
 
 def test_a_type_that_nobody_handles_is_78(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Its settings would be ignored."""
-    settings = {**settings_of(kafka, tmp_path), "KAFKA__MESSAGETYPES__ORDERCREATD__RETRYATTEMPTS": "1"}
+    settings = {
+        **settings_of(kafka, tmp_path),
+        "KAFKA__MESSAGETYPES__ORDERCREATD__RETRYATTEMPTS": "1",
+    }
     code, output = faust("worker", **settings)
     assert code == 78, output
     assert "did you mean OrderCreated?" in one_line(output)
@@ -92,7 +100,9 @@ def test_settings_of_a_type_win_over_its_handlers(house: House) -> None:
 def test_auto_commit_is_refused(house: House) -> None:
     """With the reason and the cure, before the worker has read anything."""
     house.build(SLEEPING)
-    code, output = faust("worker", cwd=house.checkout, KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT="true")
+    code, output = faust(
+        "worker", cwd=house.checkout, KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT="true"
+    )
     assert code == 78, output
     assert "a crash would lose it" in one_line(output)
     assert "forced" in one_line(output)
@@ -103,9 +113,11 @@ def test_forced_auto_commit_never_commits_what_is_not_done(house: House) -> None
 
     def start(name: str) -> WorkerProcess:
         return house.start(
-            name, KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT="forced", KAFKA__CONSUMERCONFIG__AUTOCOMMITINTERVALMS="100",
+            name,
+            KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT="forced",
+            KAFKA__CONSUMERCONFIG__AUTOCOMMITINTERVALMS="100",
             WORKER__COMMITINTERVALS="60",  # so that it is the other interval that commits
-        )  # fmt: skip
+        )
 
     house.build(SLEEPING)
     worker = start("one")

@@ -39,9 +39,11 @@ def test_commands_need_no_broker(arguments: list[str], says: str) -> None:
 def test_a_missing_broker_is_69(command: list[str]) -> None:
     """The address that was tried, and what to do."""
     code, output = faust(
-        *command, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}", WORKER__WEBPORT=str(free_port()),
+        *command,
+        KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}",
+        WORKER__WEBPORT=str(free_port()),
         WORKER__STARTUPTIMEOUTS="3",
-    )  # fmt: skip
+    )
     assert code == 69, output
     assert "no Kafka broker answers at 127.0.0.1:" in one_line(output)
 
@@ -78,13 +80,19 @@ def test_missing_topics_are_78_and_apply_makes_them(kafka: KafkaConfig, tmp_path
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("raise RuntimeError('broken on purpose')", "agents/payments.py:2: RuntimeError: broken on purpose"),
+        (
+            "raise RuntimeError('broken on purpose')",
+            "agents/payments.py:2: RuntimeError: broken on purpose",
+        ),
         ("from app import nothing", "agents/payments.py:2: ImportError: "),
         ("def broken(", "agents/payments.py:2: SyntaxError: "),
     ],
 )
 def test_an_agent_that_cannot_be_imported_is_78(checkout: Path, code: str, says: str) -> None:
-    """One line with file, line and error. Stock Faust logs a warning, or nothing, and runs without the agent."""
+    """One line with file, line and error.
+
+    Stock Faust logs a warning, or nothing, and runs without the agent.
+    """
     (checkout / "agents" / "payments.py").write_text(f"import app\n{code}\n")
     exit_code, output = faust("agents", cwd=checkout)
     assert exit_code == 78, output
@@ -113,9 +121,14 @@ class Bank: ...
     [
         (HANDLER, "which no subscription reads"),
         (SUBSCRIPTION, "nobody reads topic payment-events"),
-        (HANDLER.replace("payment: PaymentMade", "payment"), "parameter 'payment' needs a class as its type"),
         (
-            SUBSCRIPTION + AGENT + HANDLER.replace("payment: PaymentMade", "payment: PaymentMade, bank: Bank"),
+            HANDLER.replace("payment: PaymentMade", "payment"),
+            "parameter 'payment' needs a class as its type",
+        ),
+        (
+            SUBSCRIPTION
+            + AGENT
+            + HANDLER.replace("payment: PaymentMade", "payment: PaymentMade, bank: Bank"),
             "asks for Bank, which is not registered",
         ),
     ],
@@ -125,7 +138,10 @@ def test_what_does_not_fit_together_is_78(checkout: Path, agent: str, says: str)
     (checkout / "models" / "payments.py").write_text(PAYMENT_MODEL)
     (checkout / "agents" / "payments.py").write_text(agent)
     code, output = faust(
-        "worker", cwd=checkout, WORKER__WEBPORT=str(free_port()), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1"
+        "worker",
+        cwd=checkout,
+        WORKER__WEBPORT=str(free_port()),
+        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
     )
     assert code == 78, output
     assert says in one_line(output)

@@ -37,7 +37,8 @@ def test_a_restart_finds_tables_and_marks(house: House) -> None:
         worker = house.start("two" if how == "moved" else "one")
         assert worker.rows("count") == expected, how
         restored = int(house.wait_log(worker, " restored ").split("records=")[1].split()[0])
-        assert restored < 10 if how == "warm" else restored == logged + 2, (how, restored, logged)  # two claims
+        # Two claims.
+        assert restored < 10 if how == "warm" else restored == logged + 2, (how, restored, logged)
         house.send(*sent[:20], house.thing("key-0", EVENTS + number))
         settled += 21
         expected["key-0"] += 1
@@ -45,5 +46,10 @@ def test_a_restart_finds_tables_and_marks(house: House) -> None:
         assert worker.rows("count") == expected, how
         assert (house.outcomes(worker)["duplicate"], house.outcomes(worker)["handled"]) == (20, 1)
         explained = worker.get("/explained/")
-        assert {entry["event_id"] for entry in explained} == {f"test#key-{n % KEYS}-{n}" for n in range(20)}
-        assert all(entry["first_offset"] < entry["offset"] and entry["first_seen_ms"] > 0 for entry in explained)
+        assert {entry["event_id"] for entry in explained} == {
+            f"test#key-{n % KEYS}-{n}" for n in range(20)
+        }
+        assert all(
+            entry["first_offset"] < entry["offset"] and entry["first_seen_ms"] > 0
+            for entry in explained
+        )

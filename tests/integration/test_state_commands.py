@@ -25,7 +25,8 @@ from tests.integration.conftest import PARTITIONS, settings_of
 Start = Callable[..., WorkerProcess]
 Rows = dict[tuple[str, str], Any]
 TOPIC = "visit-events"
-BEGAN = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)  # retention goes by this
+# Retention goes by this.
+BEGAN = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
 NAMES = [f"guest/{number}" for number in range(20)]
 AGENT = """
 from datetime import timedelta
@@ -112,7 +113,11 @@ class House:
 
 @pytest.fixture
 def house(
-    kafka: KafkaConfig, make_topics: Callable[..., None], checkout: Path, tmp_path: Path, start_worker: Start
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    checkout: Path,
+    tmp_path: Path,
+    start_worker: Start,
 ) -> House:
     """A house with its topics."""
     make_topics(TOPIC)
@@ -125,7 +130,11 @@ def _ms(hour: int) -> int:
 
 def rows_of(worker: WorkerProcess) -> Rows:
     """Every row that a worker shows."""
-    return {(table, key): value for table in ("stays", "per_hour") for key, value in worker.rows(table).items()}
+    return {
+        (table, key): value
+        for table in ("stays", "per_hour")
+        for key, value in worker.rows(table).items()
+    }
 
 
 def as_rows(lines: list[dict[str, Any]]) -> Rows:
@@ -140,7 +149,10 @@ def expected(visits: Iterable[tuple[str, int]]) -> Rows:
     for (name, _), count in per_hour.items():
         per_name[name] += count
     return {
-        **{("stays", name): {"count": n, "paid": f"{n // 10}.{n % 10}0"} for name, n in per_name.items()},
+        **{
+            ("stays", name): {"count": n, "paid": f"{n // 10}.{n % 10}0"}
+            for name, n in per_name.items()
+        },
         **{
             ("per_hour", f"{(BEGAN + timedelta(hours=hour)).isoformat()}/{name}"): n
             for (name, hour), n in per_hour.items()
@@ -151,7 +163,9 @@ def expected(visits: Iterable[tuple[str, int]]) -> Rows:
 ONCE = [(name, 0) for name in NAMES]
 
 
-def test_export_is_what_the_views_show_and_a_store_is_verified(house: House, wait_settled: Callable[..., None]) -> None:
+def test_export_is_what_the_views_show_and_a_store_is_verified(
+    house: House, wait_settled: Callable[..., None]
+) -> None:
     """Export works beside a worker, what writes or opens stores does not; one wrong byte on disk is found."""
     worker = house.worker()
     house.visit()
@@ -159,9 +173,13 @@ def test_export_is_what_the_views_show_and_a_store_is_verified(house: House, wai
     wait_settled(TOPIC, expected=40)
     _, lines = house.exported()
     assert as_rows(lines) == rows_of(worker) == expected(ONCE + [(name, 1) for name in NAMES])
-    assert [(line["table"], line["key"]) for line in lines] == sorted((line["table"], line["key"]) for line in lines)
+    assert [(line["table"], line["key"]) for line in lines] == sorted(
+        (line["table"], line["key"]) for line in lines
+    )
     file, some = house.exported("--table", "stays")
-    assert as_rows(some) == {key: value for key, value in as_rows(lines).items() if key[0] == "stays"}
+    assert as_rows(some) == {
+        key: value for key, value in as_rows(lines).items() if key[0] == "stays"
+    }
 
     for arguments, says in [
         (["import", "--topic", TOPIC, str(file)], "stop its workers first"),
@@ -177,7 +195,12 @@ def test_export_is_what_the_views_show_and_a_store_is_verified(house: House, wai
     code, output = house.state("verify")
     assert (code, output.count("none")) == (0, PARTITIONS), output
     line = some[0]
-    store = house.data / "state" / f"{house.kafka.consumer_config.group_id}-{TOPIC}-state" / str(line["partition"])
+    store = (
+        house.data
+        / "state"
+        / f"{house.kafka.consumer_config.group_id}-{TOPIC}-state"
+        / str(line["partition"])
+    )
     options = rocksdict.Options(raw_mode=True)
     db: Any = rocksdict.Rdict(str(store), options)  # Any: rocksdict is untyped
     key = row_key("stays", line["key"].encode())
@@ -192,7 +215,11 @@ def test_export_is_what_the_views_show_and_a_store_is_verified(house: House, wai
 
 
 def test_rows_move_to_another_group_and_number_of_partitions(
-    house: House, kafka: KafkaConfig, start_worker: Start, tmp_path: Path, wait_settled: Callable[..., None]
+    house: House,
+    kafka: KafkaConfig,
+    start_worker: Start,
+    tmp_path: Path,
+    wait_settled: Callable[..., None],
 ) -> None:
     """What one group exports another imports, however many partitions it has; a wrong line stops all of it."""
     worker = house.worker()
@@ -204,14 +231,23 @@ def test_rows_move_to_another_group_and_number_of_partitions(
     there = KafkaConfig(
         bootstrap_servers=kafka.bootstrap_servers,
         topic_prefix=f"{kafka.topic_prefix}other.",
-        consumer_config=ConsumerConfig(group_id=f"{kafka.topic_prefix}other", session_timeout_ms=10_000),
+        consumer_config=ConsumerConfig(
+            group_id=f"{kafka.topic_prefix}other", session_timeout_ms=10_000
+        ),
     )
-    asyncio.run(create_topics(there, {there.topic(TOPIC + suffix): 7 for suffix in ("", ".dead-letter")}, 30.0))
+    asyncio.run(
+        create_topics(
+            there, {there.topic(TOPIC + suffix): 7 for suffix in ("", ".dead-letter")}, 30.0
+        )
+    )
     house.kafka, house.data = there, tmp_path / "other"
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text(file.read_text() + json.dumps(lines[0]))
     code, output = house.state("import", "--topic", TOPIC, str(wrong))
-    assert (code, f"line {len(lines) + 1}: the row of line 1 again" in one_line(output)) == (78, True), output
+    assert (code, f"line {len(lines) + 1}: the row of line 1 again" in one_line(output)) == (
+        78,
+        True,
+    ), output
     assert house.exported()[1] == []
 
     code, output = house.state("import", "--topic", TOPIC, str(file))
@@ -222,7 +258,9 @@ def test_rows_move_to_another_group_and_number_of_partitions(
     wait_rows(worker, expected(ONCE + ONCE))
 
 
-def test_a_topic_that_got_more_partitions_takes_its_rows_along(house: House, wait_settled: Callable[..., None]) -> None:
+def test_a_topic_that_got_more_partitions_takes_its_rows_along(
+    house: House, wait_settled: Callable[..., None]
+) -> None:
     """`import --replace` gives the state as many partitions as the source has; positions and marks stay."""
     worker = house.worker()
     house.visit()

@@ -11,7 +11,9 @@ from tests.integration.house import COUNTING, LIMIT_S, House
 from tests.integration.test_state_start import refused
 
 NOTES = COUNTING + "    notes[thing.key] = (notes.get(thing.key) or thing.note) and thing.note\n"
-NOTES = NOTES.replace("\n@handles", '\nnotes = things.Table("notes", key=str, value=str)\n\n\n@handles', 1)
+NOTES = NOTES.replace(
+    "\n@handles", '\nnotes = things.Table("notes", key=str, value=str)\n\n\n@handles', 1
+)
 
 
 def flip(file: Path, at: int) -> None:
@@ -25,11 +27,14 @@ def flip(file: Path, at: int) -> None:
 def test_a_damaged_store_is_put_aside_and_rebuilt(house: House) -> None:
     """A MANIFEST cut short, a file of rows that is missing, flipped bytes: noticed when the store is opened.
 
-    RocksDB forgives a MANIFEST that lacks its last words: the store is an older one then, and the log goes on from it.
+    RocksDB forgives a MANIFEST that lacks its last words: the store is an older one then, and the
+    log goes on from it.
     """
     house.build(partitions=4)
     worker = house.start()
-    events = [house.thing(f"key-{number % 12}", number, partition=number % 4) for number in range(60)]
+    events = [
+        house.thing(f"key-{number % 12}", number, partition=number % 4) for number in range(60)
+    ]
     house.send(*events)
     house.wait_settled(60, worker)
     rows = worker.rows("count")
@@ -87,4 +92,7 @@ def test_another_number_of_partitions_is_refused(house: House) -> None:
     assert house.start().stop() == 0
     house.admin(lambda admin: admin.create_partitions({house.topic: NewPartitions(total_count=3)}))
     line = refused(house.start(ready=0))
-    assert f"the source of {house.state_topic} has 3 partitions, the state 2: the number was changed" in line
+    assert (
+        f"the source of {house.state_topic} has 3 partitions, the state 2: the number was changed"
+        in line
+    )

@@ -42,7 +42,8 @@ Store.open, Store.write = refusing(Store.open), refusing(Store.write)
 class Disk:
     """The disk of a worker's state, which a test can fill and make read-only.
 
-    A small file system in memory where this machine lets us mount one, else a fault in the worker's own store.
+    A small file system in memory where this machine lets us mount one, else a fault in the worker's
+    own store.
     """
 
     def __init__(self, house: House, folder: Path) -> None:
@@ -56,7 +57,10 @@ class Disk:
     def fill(self) -> None:
         """Leave no room."""
         if self.is_mounted:
-            with (self.folder / "ballast").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            with (
+                (self.folder / "ballast").open("wb", buffering=0) as file,
+                pytest.raises(OSError, match="No space"),
+            ):
                 while True:
                     file.write(bytes(4096))
         else:
@@ -109,7 +113,9 @@ def test_a_full_disk_holds_the_worker_up_and_loses_nothing(house: House, disk: D
     house.wait_settled(10, worker)
     wait_for(lambda: house.committed() == {0: 10})
     disk.fill()
-    house.send(*(house.thing(f"key-{number % 10}", 1 + number, "x" * 20_000) for number in range(20)))
+    house.send(
+        *(house.thing(f"key-{number % 10}", 1 + number, "x" * 20_000) for number in range(20))
+    )
     line = house.wait_log(worker, "nothing is settled until the disk takes it")
     assert "No space left on device" in line
     time.sleep(1)
@@ -159,7 +165,10 @@ def test_a_state_folder_that_is_in_use_is_refused(house: House) -> None:
     worker = house.start()
     other = house.start("other", ready=0, WORKER__DATADIR=str(house.folder / "one"))
     line = refused(other)
-    assert f"is in use by process {worker.pid}: give each worker one of its own, with WORKER__DATADIR" in line
+    assert (
+        f"is in use by process {worker.pid}: give each worker one of its own, with WORKER__DATADIR"
+        in line
+    )
     worker.check()
 
 
@@ -167,10 +176,14 @@ def test_a_store_that_somebody_else_has_open_is_waited_for(house: House) -> None
     """No partition starts and nothing is committed meanwhile; the log says who is in the way."""
     house.build(partitions=2)
     worker = house.start()
-    house.send(*(house.thing(f"key-{number}", number, partition=number % 2) for number in range(10)))
+    house.send(
+        *(house.thing(f"key-{number}", number, partition=number % 2) for number in range(10))
+    )
     house.wait_settled(10, worker)
     assert worker.stop() == 0
-    house.send(*(house.thing(f"key-{number}", 10 + number, partition=number % 2) for number in range(10)))
+    house.send(
+        *(house.thing(f"key-{number}", 10 + number, partition=number % 2) for number in range(10))
+    )
     store = Store(house.store(1), Memory.of(4, 4))
     store.open()
     worker = house.start(ready=0)

@@ -50,7 +50,9 @@ def on_store(house: House, tmp_path: Path) -> Callable[..., str]:
     """Run a command on the state of worker `one`: what it printed."""
 
     def run(*words: str, code: int = 0) -> str:
-        found, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "one"))
+        found, output = faust(
+            *words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "one")
+        )
         assert found == code, output
         return output
 
@@ -70,9 +72,13 @@ def empty_changelog(house: House) -> None:
     house.admin(lambda admin: admin.delete_records({at: RecordsToDelete(-1) for at in places}))
 
 
-def send_and_stop(house: House, worker: WorkerProcess, first: int, last: int, settled: int) -> dict[str, int]:
+def send_and_stop(
+    house: House, worker: WorkerProcess, first: int, last: int, settled: int
+) -> dict[str, int]:
     """Have events of some keys settled, *settled* in all by then, and end the worker: what the table says."""
-    events = [house.thing(f"key-{n % 5}", n, partition=n % house.partitions) for n in range(first, last)]
+    events = [
+        house.thing(f"key-{n % 5}", n, partition=n % house.partitions) for n in range(first, last)
+    ]
     house.send(*events)
     house.wait_settled(settled, worker)
     rows = dict(worker.rows("count"))
@@ -98,12 +104,19 @@ def test_a_changelog_that_was_deleted_is_written_back_from_the_store(
     assert before == (house.stored(ROW), house.stored(ROW, 1))
 
     assert "restore-changelog" in on_store("state", "restore-changelog", code=2)  # needs --topic
-    assert "--partition: only for restore-changelog" in on_store("state", "export", "--partition", "0", code=2)
-    beyond = on_store("state", "restore-changelog", "--topic", "things", "--partition", "2", code=78)
+    assert "--partition: only for restore-changelog" in on_store(
+        "state", "export", "--partition", "0", code=2
+    )
+    beyond = on_store(
+        "state", "restore-changelog", "--topic", "things", "--partition", "2", code=78
+    )
     assert f"topic {house.topic} has 2 partitions, the first is 0" in beyond
     output = on_store("state", "restore-changelog", "--topic", "things")
     assert "records written" in output
-    assert on_store("state", "restore-changelog", "--topic", "things").count("the changelog is whole") == 2
+    assert (
+        on_store("state", "restore-changelog", "--topic", "things").count("the changelog is whole")
+        == 2
+    )
     on_store("state", "verify")
 
     shutil.rmtree(house.store(0, "two").parent)
@@ -112,7 +125,9 @@ def test_a_changelog_that_was_deleted_is_written_back_from_the_store(
     house.send(*(house.thing(f"key-{n % 5}", n, partition=n % 2) for n in range(20)))
     house.wait_settled(40, worker)
     assert house.outcomes(worker)["duplicate"] == 20
-    assert send_and_stop(house, worker, 20, 25, 45) == {key: count + 1 for key, count in rows.items()}
+    assert send_and_stop(house, worker, 20, 25, 45) == {
+        key: count + 1 for key, count in rows.items()
+    }
 
     shutil.rmtree(house.store(1))
     shutil.copytree(house.store(0), house.store(1))
@@ -124,7 +139,9 @@ def test_a_changelog_that_was_deleted_is_written_back_from_the_store(
 
     house.delete_topic(house.state_topic)  # while it runs
     line = ended(worker)
-    assert all(words in line for words in (house.state_topic, "was deleted", "restore-changelog")), line
+    assert all(
+        words in line for words in (house.state_topic, "was deleted", "restore-changelog")
+    ), line
 
 
 def test_a_changelog_that_was_emptied_is_mended_from_the_store_or_refused(
@@ -159,8 +176,13 @@ def test_a_changelog_that_was_emptied_is_mended_from_the_store_or_refused(
     assert worker.rows("count") == rows
 
 
-def test_a_source_that_was_made_anew_is_noticed_however_long_it_is(house: House, on_store: Callable[..., str]) -> None:
-    """Between two runs and while a worker runs. With a state it is refused, without one it is read from its begin."""
+def test_a_source_that_was_made_anew_is_noticed_however_long_it_is(
+    house: House, on_store: Callable[..., str]
+) -> None:
+    """Between two runs and while a worker runs.
+
+    With a state it is refused, without one it is read from its begin.
+    """
     house.build()
     rows = send_and_stop(house, house.start(), 0, 10, 10)
     remade(house, 30)
@@ -181,8 +203,12 @@ def test_a_source_that_was_made_anew_is_noticed_however_long_it_is(house: House,
     handled = house.checkout / "handled"
     handled.unlink()
     remade(house, 60)
-    wait_for(lambda: len(set(handled.read_text().split("\n"))) > 60, 2 * LIMIT_S)  # and what is behind the last one
-    assert "the topic was deleted and made anew; it is read from its beginning" in worker.log.read_text()
+    # And what is behind the last one.
+    wait_for(lambda: len(set(handled.read_text().split("\n"))) > 60, 2 * LIMIT_S)
+    assert (
+        "the topic was deleted and made anew; it is read from its beginning"
+        in worker.log.read_text()
+    )
     assert worker.stop() == 0
 
 
@@ -194,12 +220,19 @@ def remade(house: House, events: int) -> None:
 
 
 def test_the_state_of_another_cluster_is_refused(house: House) -> None:
-    """However well its positions fit. That cluster knows nothing of the group, so a new folder begins there."""
+    """However well its positions fit.
+
+    That cluster knows nothing of the group, so a new folder begins there.
+    """
     house.build()
     send_and_stop(house, house.start(), 0, 5, 5)
     with Broker() as other:
         there = house.kafka.model_copy(update={"bootstrap_servers": other.bootstrap_servers})
-        asyncio.run(create_topics(there, dict.fromkeys((house.topic, f"{house.topic}.dead-letter"), 1), LIMIT_S))
+        asyncio.run(
+            create_topics(
+                there, dict.fromkeys((house.topic, f"{house.topic}.dead-letter"), 1), LIMIT_S
+            )
+        )
         servers = other.bootstrap_servers
         line = ended(house.start(ready=0, KAFKA__BOOTSTRAPSERVERS=servers))
         assert "is of the cluster" in line
@@ -232,7 +265,10 @@ def test_a_source_that_was_truncated_and_written_anew_is_noticed(
         broker.restart(node)
         house.send(*(house.thing("new", number) for number in range(60)))
         line = ended(house.start(ready=0))
-        assert f"{house.topic}-0: what was read as records 60 to 99 is not in the topic any more" in line
+        assert (
+            f"{house.topic}-0: what was read as records 60 to 99 is not in the topic any more"
+            in line
+        )
         assert f"`faust -A app reset-offsets {house.topic} --partition 0 --to-offset 60`" in line
         settings = settings_of(house.kafka, tmp_path / "one")
         words = "reset-offsets", house.topic, "--partition", "0", "--to-offset", "60", "--yes"

@@ -12,7 +12,15 @@ import rocksdict
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from famulus.producer.producer import Producer
-from famulus.state.changelog import CLAIM, PROCESSED, Claim, Processed, encode, epoch_headers, row_key
+from famulus.state.changelog import (
+    CLAIM,
+    PROCESSED,
+    Claim,
+    Processed,
+    encode,
+    epoch_headers,
+    row_key,
+)
 from famulus.state.rocksdb_store import POSITION
 from tests.integration.house import COUNTING, LIMIT_S, House, wait_for
 
@@ -28,7 +36,11 @@ def held(worker: WorkerProcess) -> set[int]:
 
 def restored(worker: WorkerProcess) -> int:
     """The records that the worker replayed for its last assignment."""
-    lines = [line for line in worker.log.read_text("utf-8", "replace").splitlines() if " restored " in line]
+    lines = [
+        line
+        for line in worker.log.read_text("utf-8", "replace").splitlines()
+        if " restored " in line
+    ]
     return int(lines[-1].split("records=")[1].split()[0])
 
 
@@ -42,7 +54,9 @@ def test_copies_follow_and_make_a_takeover_short(house: House) -> None:
     house.wait_settled(EVENTS, one, two)
     wait_for(lambda: all(copied(house, number, "one") for number in held(two)))
     for number in range(20):  # the owner works on, the copies follow
-        house.send(*(house.thing(f"key-{n}", EVENTS + number, partition=n % PARTITIONS) for n in range(40)))
+        house.send(
+            *(house.thing(f"key-{n}", EVENTS + number, partition=n % PARTITIONS) for n in range(40))
+        )
     everything = EVENTS + 20 * 40
     house.wait_settled(everything, one, two)
     wait_for(lambda: all(copied(house, number, "one") for number in held(two)))
@@ -94,10 +108,15 @@ def woken() -> Iterator[list[WorkerProcess]]:
             worker.signal(signal.SIGCONT)
 
 
-def test_a_worker_that_froze_while_it_settled_writes_nothing(house: House, woken: list[WorkerProcess]) -> None:
-    """It was past its last look at the group. It sends, and then it hears of its end from the log or from the group.
+def test_a_worker_that_froze_while_it_settled_writes_nothing(
+    house: House, woken: list[WorkerProcess]
+) -> None:
+    """It was past its last look at the group.
 
-    From the log, that the partition was claimed: 70, and one line. From the group, if that is faster: it stays up.
+    It sends, and then it hears of its end from the log or from the group.
+
+    From the log, that the partition was claimed: 70, and one line. From the group, if that is
+    faster: it stays up.
     """
     house.build(FREEZING.replace("def freeze", "import os\nimport signal\n\n\ndef freeze"))
     frozen = house.start("frozen")
@@ -112,8 +131,15 @@ def test_a_worker_that_froze_while_it_settled_writes_nothing(house: House, woken
     house.send(house.thing("key", 6))
     house.wait_settled(7, other)
     frozen.signal(signal.SIGCONT)
-    claimed, given_up = f"{house.state_topic}-0 was claimed by", "the group gave our partitions to others"
-    wait_for(lambda: any(says in frozen.log.read_text("utf-8", "replace") for says in (claimed, given_up)))
+    claimed, given_up = (
+        f"{house.state_topic}-0 was claimed by",
+        "the group gave our partitions to others",
+    )
+    wait_for(
+        lambda: any(
+            says in frozen.log.read_text("utf-8", "replace") for says in (claimed, given_up)
+        )
+    )
     is_claimed = claimed in frozen.log.read_text("utf-8", "replace")
     code = frozen.wait_exit(30) if is_claimed else frozen.stop()
     said = frozen.log.read_text("utf-8", "replace")
@@ -137,7 +163,9 @@ ROWS = 300_000
 def test_a_long_restoring_holds_nothing_up(house: House) -> None:
     """The web views answer and heartbeats go on while a large table comes back."""
     house.build()
-    asyncio.run(create_topics(house.kafka, {house.state_topic: 1}, LIMIT_S, {"cleanup.policy": "compact"}))
+    asyncio.run(
+        create_topics(house.kafka, {house.state_topic: 1}, LIMIT_S, {"cleanup.policy": "compact"})
+    )
     asyncio.run(fill(house))
     began = time.monotonic()
     worker = house.start(ready=0)
@@ -169,8 +197,15 @@ async def fill(house: House) -> None:
     """Write the changelog of a table with many rows, as a worker would have."""
     headers = epoch_headers(1)
     async with Producer(house.kafka) as producer:
-        await (await producer.send_batch(house.state_topic, 0, [(CLAIM, encode(Claim(1, "test")))], headers))
+        await (
+            await producer.send_batch(
+                house.state_topic, 0, [(CLAIM, encode(Claim(1, "test")))], headers
+            )
+        )
         for first in range(0, ROWS, 10_000):
-            rows = [(row_key("count", b"key-%07d" % number), b"1") for number in range(first, first + 10_000)]
+            rows = [
+                (row_key("count", b"key-%07d" % number), b"1")
+                for number in range(first, first + 10_000)
+            ]
             rows.append((PROCESSED, encode(Processed(0))))
             await (await producer.send_batch(house.state_topic, 0, rows, headers))

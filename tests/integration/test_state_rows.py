@@ -19,7 +19,10 @@ def test_an_event_whose_effects_are_too_large_is_set_aside(house: House) -> None
     house.build(LARGE)
     worker = house.start()
     house.send(
-        house.thing("before", 10), house.thing("large", 1_000_000), house.thing("large", 20), house.thing("after", 10)
+        house.thing("before", 10),
+        house.thing("large", 1_000_000),
+        house.thing("large", 20),
+        house.thing("after", 10),
     )
     house.wait_settled(4, worker, timeout_s=LIMIT_S)
     assert worker.rows("count") == {"before": 1, "large": 1, "after": 1}
@@ -27,7 +30,9 @@ def test_an_event_whose_effects_are_too_large_is_set_aside(house: House) -> None
     assert house.outcomes(worker)["dead_lettered"] == 1
     [letter] = house.logged(topic=f"{house.topic}.dead-letter")
     headers = dict(letter.headers)
-    assert headers["__streams.errors.exception"] == b"famulus.state.unit_of_work.EffectsTooLargeError"
+    assert (
+        headers["__streams.errors.exception"] == b"famulus.state.unit_of_work.EffectsTooLargeError"
+    )
     assert headers["__streams.errors.message"].startswith(b"its effects on tables take 1000")
     assert b"at most 700000 are settled at once" in headers["__streams.errors.message"]
     assert origin_of(letter.headers) == (house.topic, 0, 1)
@@ -40,7 +45,9 @@ def test_many_rows_of_some_size_are_split_between_events(house: House) -> None:
     house.send(*(house.thing(f"key-{number:02}", 100_000 + number) for number in range(40)))
     house.wait_settled(40, worker)
     notes = worker.rows("notes")
-    assert {key: len(value) for key, value in notes.items()} == {f"key-{n:02}": 100_000 + n for n in range(40)}
+    assert {key: len(value) for key, value in notes.items()} == {
+        f"key-{n:02}": 100_000 + n for n in range(40)
+    }
     assert house.outcomes(worker)["handled"] == 40
 
 
@@ -60,7 +67,10 @@ async def note(thing: Thing) -> None:
 
 
 def test_no_update_of_a_shared_row_is_lost(house: House) -> None:
-    """Events of many keys read it, wait, and write it: all count. Those that want other rows are not held back."""
+    """Events of many keys read it, wait, and write it: all count.
+
+    Those that want other rows are not held back.
+    """
     house.build(SHARED)
     worker = house.start()
     house.send(

@@ -28,7 +28,8 @@ def test_the_state_says_where_to_go_on(house: House) -> None:
     worker = house.start()
     line = house.wait_log(worker, "the commit of 5 is behind; the state goes on where it is")
     assert "goes_on_at=20" in line
-    wait_for(lambda: house.committed() == {0: 20})  # else whoever asks the group sees a lag that nothing ends
+    # Else whoever asks the group sees a lag that nothing ends.
+    wait_for(lambda: house.committed() == {0: 20})
     assert worker.get("/subscriptions/")[0]["next_offsets"] == {"0": 20}
     house.send(*events[20:21])
     house.wait_settled(21, worker)
@@ -56,7 +57,9 @@ def test_the_state_says_where_to_go_on(house: House) -> None:
     assert worker.stop() == 0
 
 
-def test_a_commit_ahead_is_followed_or_refused_and_a_topic_made_anew_is_refused(house: House) -> None:
+def test_a_commit_ahead_is_followed_or_refused_and_a_topic_made_anew_is_refused(
+    house: House,
+) -> None:
     """`State.OnCommitAhead`; and a log that is shorter than the state is never guessed about."""
     house.build()
     worker = house.start()

@@ -71,7 +71,10 @@ def test_keys_and_values_of_many_types_answer_over_http(house: House) -> None:
     assert str(UUID(int=2)) in pages(worker, "owners").values()
     code, output = faust("tables", cwd=house.checkout)
     assert code == 0, output
-    assert all(name in output for name in ("places", "sums", "times", "owners", "lists", "Sums by day.", "things"))
+    assert all(
+        name in output
+        for name in ("places", "sums", "times", "owners", "lists", "Sums by day.", "things")
+    )
 
 
 def pages(worker: WorkerProcess, table: str) -> dict[str, object]:
@@ -121,8 +124,12 @@ def test_rows_of_closed_windows_disappear(house: House) -> None:
     send(("a", 0), ("a", 0.5), ("b", 0.9), ("a", 1))
     assert worker.rows("minutes") == {row(0, "a"): 2, row(0, "b"): 1, row(1, "a"): 1}
     assert worker.rows("sliding") == {
-        row(-1, "a"): 2, row(-1, "b"): 1, row(0, "a"): 3, row(0, "b"): 1, row(1, "a"): 1,
-    }  # fmt: skip
+        row(-1, "a"): 2,
+        row(-1, "b"): 1,
+        row(0, "a"): 3,
+        row(0, "b"): 1,
+        row(1, "a"): 1,
+    }
     assert worker.get(f"/tables/minutes/{quote(row(0, 'a'), safe='')}/")["value"] == 2
     send(("c", 10))
     assert worker.rows("minutes") == {row(10, "c"): 1}
@@ -135,13 +142,22 @@ def test_rows_of_closed_windows_disappear(house: House) -> None:
     stored = house.stored(row_key("minutes")) | house.stored(row_key("sliding"))
     logged = house.live(row_key("minutes")) | house.live(row_key("sliding"))
     assert stored == logged
-    assert {start_of(key.split(b"\0", 1)[1]) for key in logged} == {base + 9 * MINUTE, base + 10 * MINUTE}
-    gone = [record for record in house.logged() if record.key.startswith(row_key("minutes")) and record.value is None]
+    assert {start_of(key.split(b"\0", 1)[1]) for key in logged} == {
+        base + 9 * MINUTE,
+        base + 10 * MINUTE,
+    }
+    gone = [
+        record
+        for record in house.logged()
+        if record.key.startswith(row_key("minutes")) and record.value is None
+    ]
     assert {record.key.split(b"\0", 1)[1][8:] for record in gone} == {b"a", b"b", b"late"}
 
 
 LOOKING = (
-    SLEEPING.replace("    while", '    count[thing.key] += 10\n    count["shared"] = thing.number\n    while')
+    SLEEPING.replace(
+        "    while", '    count[thing.key] += 10\n    count["shared"] = thing.number\n    while'
+    )
     + """
 
 looks = []
@@ -204,12 +220,18 @@ MORE = {more}
 """
 
 
-def test_a_row_that_older_code_wrote_stops_its_partition_in_words(house: House, tmp_path: Path) -> None:
+def test_a_row_that_older_code_wrote_stops_its_partition_in_words(
+    house: House, tmp_path: Path
+) -> None:
     """Pages, exports and the other partition go on without it; when its class has a default, its events are handled."""
     house.build(STATS.format(last="", more={}), partitions=2)
     settings = settings_of(house.kafka, tmp_path / "command")
     worker = house.start()
-    house.send(house.thing("old", partition=0), house.thing("other", partition=0), house.thing("else", partition=1))
+    house.send(
+        house.thing("old", partition=0),
+        house.thing("other", partition=0),
+        house.thing("else", partition=1),
+    )
     house.wait_settled(3, worker)
     assert worker.stop() == 0
 
@@ -225,7 +247,9 @@ def test_a_row_that_older_code_wrote_stops_its_partition_in_words(house: House, 
     assert page["rows"] == [["new", {"n": 1, "last": "x"}]]
     missing = "$: Object missing required field `last`"
     assert page["unreadable"] == [{"key": key, "why": missing} for key in ("else", "old", "other")]
-    assert [worker.get(f"/tables/stats/?limit=1&after={key}")["next"] for key in ("else", "old")] == ["new", None]
+    assert [
+        worker.get(f"/tables/stats/?limit=1&after={key}")["next"] for key in ("else", "old")
+    ] == ["new", None]
     status, answer = worker.answer("/tables/stats/old/")
     assert (status, answer["key"], missing in answer["error"]) == (409, "old", True)
     assert house.outcomes(worker)["dead_lettered"] == 0

@@ -29,13 +29,23 @@ async def note(thing: Thing) -> None:
     count[thing.key] += 1
 """
 DEEP = b'{"by": "me", "at": "now", "more": ' + b"[" * 5_000
-EPOCHS: list[Any] = [[], *([("epoch", of)] for of in (b"abc", None, epoch_bytes(1), epoch_bytes(2**62)))]
+EPOCHS: list[Any] = [
+    [],
+    *([("epoch", of)] for of in (b"abc", None, epoch_bytes(1), epoch_bytes(2**62))),
+]
 ORIGIN: list[Any] = [
-    ("original-topic", b"things"), ("original-partition", b"\0\0\0\0"), ("original-offset", b"\5\0\0\0\0\0\0\0"),
-    ("famulus-action", b"retry"), ("famulus-hops", b"0"), ("famulus-timestamp", b"5"), ("famulus-stage", b"1"),
-]  # fmt: skip
-LATER = [[*ORIGIN, ("famulus-due", due), ("famulus-first", first)] for due, first in (
-    (b"9" * 400, b"5"), (b"1" + b"0" * 18, b"1" + b"0" * 18), (b"-1" * 3, b"5"))]  # fmt: skip
+    ("original-topic", b"things"),
+    ("original-partition", b"\0\0\0\0"),
+    ("original-offset", b"\5\0\0\0\0\0\0\0"),
+    ("famulus-action", b"retry"),
+    ("famulus-hops", b"0"),
+    ("famulus-timestamp", b"5"),
+    ("famulus-stage", b"1"),
+]
+LATER = [
+    [*ORIGIN, ("famulus-due", due), ("famulus-first", first)]
+    for due, first in ((b"9" * 400, b"5"), (b"1" + b"0" * 18, b"1" + b"0" * 18), (b"-1" * 3, b"5"))
+]
 Row = tuple[str, int, bytes, bytes | None, Any]  # Any: headers, some without a value
 
 
@@ -45,26 +55,57 @@ def junk(house: House) -> list[Row]:
     keys = (CLAIM, b"a" + bytes(8), b"nothing of ours", b"d", b"\0position")
     letters = f"{topic}.dead-letter"
     return [
-        *((house.state_topic, part, key, DEEP, of) for part in range(2) for key in keys for of in EPOCHS),
-        *((house.state_topic, part, key, b"\xff", of) for part in range(2) for key in (b"p", PROCESSED)
-          for of in EPOCHS[:3]),
-        *((admin_topic(group), 0, key, value, []) for key in (b"*", b"seek:x/1/2", b"concurrency:*", b"\xff")
-          for value in (DEEP, b"\xff", b'{"offset": ' + b"9" * 400 + b"}")),
-        *((retry_topic(topic, group, 1), 0, b"k", DEEP, headers) for headers in ([], [("x", None)], *LATER)),
-        *((redrive_topic(topic, group), 0, b"k", DEEP, headers) for headers in ([], [("x", None)], *LATER)),
-        *((scheduling_topic(group), 0, b"k", value, [("famulus-schedule-due", b"9" * 400)]) for value in (DEEP, None)),
-        *((letters, 0, b"k", value, [*ORIGIN, ("famulus-failure", b"\xff")]) for value in (DEEP, b"\xff", None)),
-        *((audit_topic(letters), 0, b"k", value, []) for value in (DEEP, b"\xff\xfe", b"9" * 400, None)),
-    ]  # fmt: skip
+        *(
+            (house.state_topic, part, key, DEEP, of)
+            for part in range(2)
+            for key in keys
+            for of in EPOCHS
+        ),
+        *(
+            (house.state_topic, part, key, b"\xff", of)
+            for part in range(2)
+            for key in (b"p", PROCESSED)
+            for of in EPOCHS[:3]
+        ),
+        *(
+            (admin_topic(group), 0, key, value, [])
+            for key in (b"*", b"seek:x/1/2", b"concurrency:*", b"\xff")
+            for value in (DEEP, b"\xff", b'{"offset": ' + b"9" * 400 + b"}")
+        ),
+        *(
+            (retry_topic(topic, group, 1), 0, b"k", DEEP, headers)
+            for headers in ([], [("x", None)], *LATER)
+        ),
+        *(
+            (redrive_topic(topic, group), 0, b"k", DEEP, headers)
+            for headers in ([], [("x", None)], *LATER)
+        ),
+        *(
+            (scheduling_topic(group), 0, b"k", value, [("famulus-schedule-due", b"9" * 400)])
+            for value in (DEEP, None)
+        ),
+        *(
+            (letters, 0, b"k", value, [*ORIGIN, ("famulus-failure", b"\xff")])
+            for value in (DEEP, b"\xff", None)
+        ),
+        *(
+            (audit_topic(letters), 0, b"k", value, [])
+            for value in (DEEP, b"\xff\xfe", b"9" * 400, None)
+        ),
+    ]
 
 
 def send(house: House, rows: list[Row]) -> None:
     """Send *rows* as somebody does who knows nothing of us, one batch each."""
 
     async def run() -> None:
-        async with AIOKafkaProducer(bootstrap_servers=house.kafka.bootstrap_servers, max_batch_size=1) as producer:
+        async with AIOKafkaProducer(
+            bootstrap_servers=house.kafka.bootstrap_servers, max_batch_size=1
+        ) as producer:
             for topic, partition, key, value, headers in rows:
-                await producer.send_and_wait(topic, value, key, partition=partition, headers=headers)
+                await producer.send_and_wait(
+                    topic, value, key, partition=partition, headers=headers
+                )
 
     asyncio.run(run())
 
@@ -93,7 +134,9 @@ def damage(broker: Broker, topic: str, partition: int, text: bytes) -> None:
     broker.restart(node)
 
 
-def test_junk_and_damage_end_where_they_are(house_on: Callable[[Broker], House], tmp_path: Path) -> None:
+def test_junk_and_damage_end_where_they_are(
+    house_on: Callable[[Broker], House], tmp_path: Path
+) -> None:
     """While it runs, where another worker restores from it, and for commands; a damaged batch stops its partition."""
     with Broker() as broker:
         house = house_on(broker)
@@ -101,7 +144,9 @@ def test_junk_and_damage_end_where_they_are(house_on: Callable[[Broker], House],
         house.make_topics(audit_topic(f"{house.topic}.dead-letter"), partitions=1)
 
         def do(*words: str) -> str:
-            code, output = faust(*words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command"))
+            code, output = faust(
+                *words, cwd=house.checkout, **settings_of(house.kafka, tmp_path / "command")
+            )
             assert (code, "Traceback" in output) == (0, False), output
             return output
 

@@ -64,5 +64,7 @@ def test_a_worker_that_is_killed_counts_every_payment_once(tmp_path: Path) -> No
     with Cluster() as cluster, Stage("famulus", cluster, tmp_path, leg, lambda _: None) as stage:
         verdict = carry_out(stage)
     assert verdict.is_exact, verdict
-    assert set(stage.marks.steps) == {kill.blow.step for kill in KILLS if kill.blow is not None}, "a step was not hit"
+    assert set(stage.marks.steps) == {kill.blow.step for kill in KILLS if kill.blow is not None}, (
+        "a step was not hit"
+    )
     assert lost.hits == 2

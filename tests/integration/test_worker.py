@@ -68,8 +68,12 @@ def read_all(kafka: KafkaConfig, topic: str) -> list[ConsumerRecord]:
     """Every record of a topic."""
 
     async def run() -> list[ConsumerRecord]:
-        async with AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False) as consumer:
-            partitions = [TopicPartition(kafka.topic(topic), number) for number in range(kafka.partitions)]
+        async with AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False
+        ) as consumer:
+            partitions = [
+                TopicPartition(kafka.topic(topic), number) for number in range(kafka.partitions)
+            ]
             consumer.assign(partitions)
             await consumer.seek_to_beginning()
             ends = await consumer.end_offsets(partitions)
@@ -84,7 +88,10 @@ def read_all(kafka: KafkaConfig, topic: str) -> list[ConsumerRecord]:
 
 def spent(*workers: WorkerProcess) -> Decimal:
     """What all customers have spent, by the tables of *workers*."""
-    return sum((Decimal(amount) for worker in workers for amount in worker.rows("spend").values()), Decimal(0))
+    return sum(
+        (Decimal(amount) for worker in workers for amount in worker.rows("spend").values()),
+        Decimal(0),
+    )
 
 
 def reserved(*workers: WorkerProcess) -> int:
@@ -94,12 +101,17 @@ def reserved(*workers: WorkerProcess) -> int:
 
 def counts(worker: WorkerProcess, topic: str) -> dict[str, int]:
     """What a worker counted of one topic."""
-    found: dict[str, int] = next(s for s in worker.get("/subscriptions/") if s["topic"].endswith(topic))
+    found: dict[str, int] = next(
+        s for s in worker.get("/subscriptions/") if s["topic"].endswith(topic)
+    )
     return found
 
 
 def test_every_order_counts_once(
-    kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Start, wait_settled: Callable[..., None]
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
 ) -> None:
     """Orders become sums per customer and, through a second agent, per product; what came twice counts once."""
     make_topics("order-events", "stock-events")
@@ -112,18 +124,26 @@ def test_every_order_counts_once(
     assert reserved(worker) == 600
     assert len(worker.rows("spend")) == len(CUSTOMERS)
     assert counts(worker, "order-events")["duplicate"] == 40
-    assert counts(worker, "order-events")["handled"] == counts(worker, "stock-events")["handled"] == 300
+    assert (
+        counts(worker, "order-events")["handled"]
+        == counts(worker, "stock-events")["handled"]
+        == 300
+    )
 
 
 def test_poison_goes_to_the_dead_letter_topic_unchanged(
-    kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Start, wait_settled: Callable[..., None]
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
 ) -> None:
     """Bytes, nulls, keys and headers arrive there as they were; their healthy neighbours are handled."""
     make_topics("order-events", "stock-events")
     worker = start_worker()
     topic = kafka.topic("order-events")
     value = codec_of(OrderCreated).encode(order(1))
-    nothing = value.replace(b'"quantity":2', b'"quantity":0')  # decodes well, but the handler refuses it for good
+    # Decodes well, but the handler refuses it for good.
+    nothing = value.replace(b'"quantity":2', b'"quantity":0')
     poison = [
         Outgoing(topic, b"a", b"\xff\xfe", [("trace", b"1")], 0),
         Outgoing(topic, None, b'{"order_id": "x"}', (), 1),
@@ -137,7 +157,9 @@ def test_poison_goes_to_the_dead_letter_topic_unchanged(
     wait_settled("order-events", "stock-events", expected=56 + 50)
     assert spent(worker) == Decimal("50.50")
     dead = read_all(kafka, "order-events.dead-letter")
-    assert {(d.partition, d.key, d.value) for d in dead} == {(p.partition, p.key, p.value) for p in poison}
+    assert {(d.partition, d.key, d.value) for d in dead} == {
+        (p.partition, p.key, p.value) for p in poison
+    }
     assert len(dead) == len(poison)
     for letter in dead:
         origin_topic, partition, _ = origin_of(letter.headers)
@@ -175,7 +197,10 @@ def test_state_survives_a_restart_and_the_loss_of_its_folder(
 
 
 def test_two_workers_share_the_partitions(
-    kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Start, wait_settled: Callable[..., None]
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
 ) -> None:
     """A second worker takes over half of the partitions with their state, and gives them back when it is killed."""
     make_topics("order-events", "stock-events")
@@ -197,7 +222,10 @@ def test_two_workers_share_the_partitions(
 
 
 def test_tables_answer_over_http(
-    kafka: KafkaConfig, make_topics: Callable[..., None], start_worker: Start, wait_settled: Callable[..., None]
+    kafka: KafkaConfig,
+    make_topics: Callable[..., None],
+    start_worker: Start,
+    wait_settled: Callable[..., None],
 ) -> None:
     """Tables, pages and single keys; what is not there says so in one line."""
     make_topics("order-events", "stock-events")
@@ -209,9 +237,14 @@ def test_tables_answer_over_http(
     assert [key for key, _ in page["rows"]] == ["part-0", "part-1", "part-2"]
     assert page["next"] == "part-2"
     assert worker.get("/tables/stock_reserved/?limit=3&after=part-5") == {
-        **page, "rows": [["part-6", 10]], "next": None,
-    }  # fmt: skip
-    assert worker.get(f"/tables/spend/{CUSTOMERS[0]}/") == {"key": str(CUSTOMERS[0]), "value": "2.02"}
+        **page,
+        "rows": [["part-6", 10]],
+        "next": None,
+    }
+    assert worker.get(f"/tables/spend/{CUSTOMERS[0]}/") == {
+        "key": str(CUSTOMERS[0]),
+        "value": "2.02",
+    }
     for path, status, says in [
         ("/tables/nothing/", 404, "no table 'nothing'"),
         ("/tables/stock_reserved/part-99/", 404, "no row 'part-99'"),
@@ -264,7 +297,13 @@ def slow_checkout(checkout: Path) -> Path:
 
 def slow_events(kafka: KafkaConfig, *names: str) -> None:
     """Send events of the slow topic, all to one partition."""
-    send(kafka, [Outgoing(kafka.topic("slow-events"), b"k", b'{"name":"%s"}' % name.encode(), (), 0) for name in names])
+    send(
+        kafka,
+        [
+            Outgoing(kafka.topic("slow-events"), b"k", b'{"name":"%s"}' % name.encode(), (), 0)
+            for name in names
+        ],
+    )
 
 
 def test_a_failing_handler_is_tried_again_then_dead_lettered(
@@ -283,7 +322,8 @@ def test_a_failing_handler_is_tried_again_then_dead_lettered(
     found = counts(worker, "slow-events")
     assert (found["handled"], found["dead_lettered"], found["retried"]) == (3, 2, 1 + 2)
     reasons = {
-        d.value: dict(d.headers)["__streams.errors.exception"] for d in read_all(kafka, "slow-events.dead-letter")
+        d.value: dict(d.headers)["__streams.errors.exception"]
+        for d in read_all(kafka, "slow-events.dead-letter")
     }
     assert reasons == {
         b'{"name":"never"}': b"famulus.errors.TransientError",
@@ -321,7 +361,9 @@ def test_a_broker_that_goes_silent_ends_the_worker_with_70_and_loses_nothing(
         house.build(SLEEPING, partitions=PARTITIONS)
         worker = house.start(KAFKA__PRODUCERCONFIG__DELIVERYTIMEOUTMS="2000")
         notes = ["now"] * 15_000 + ["wait"] * 5_000
-        house.send(*(house.thing(f"k{number % 100}", number, note) for number, note in enumerate(notes)))
+        house.send(
+            *(house.thing(f"k{number % 100}", number, note) for number, note in enumerate(notes))
+        )
         house.wait_settled(15_000, worker)
         broker.nodes[0].pause()
         (house.checkout / "go").touch()

@@ -7,10 +7,18 @@ from famulus.kafka.burrow import Look, State, eta_s_of, kept, rates_of, state_of
 
 offsets = st.integers(0, 50)
 looks = st.builds(
-    lambda at_s, begin, length, committed, is_held: Look(at_s, begin, begin + length, committed, is_held),
-    st.integers(0, 10_000).map(float), offsets, offsets, st.none() | st.integers(0, 120), st.booleans(),
-)  # fmt: skip
-windows = st.lists(looks, min_size=1, max_size=12).map(lambda found: sorted(found, key=lambda look: look.at_s))
+    lambda at_s, begin, length, committed, is_held: Look(
+        at_s, begin, begin + length, committed, is_held
+    ),
+    st.integers(0, 10_000).map(float),
+    offsets,
+    offsets,
+    st.none() | st.integers(0, 120),
+    st.booleans(),
+)
+windows = st.lists(looks, min_size=1, max_size=12).map(
+    lambda found: sorted(found, key=lambda look: look.at_s)
+)
 
 
 @given(looks)
@@ -42,7 +50,9 @@ def test_states_say_what_they_say(window: list[Look]) -> None:
 @given(windows, st.integers(1, 10_000))
 def test_time_has_no_origin(window: list[Look], by: int) -> None:
     """Any clock serves."""
-    moved = [Look(look.at_s + by, look.begin, look.end, look.committed, look.is_held) for look in window]
+    moved = [
+        Look(look.at_s + by, look.begin, look.end, look.committed, look.is_held) for look in window
+    ]
     assert state_of(moved) is state_of(window)
 
 

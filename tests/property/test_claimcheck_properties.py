@@ -36,7 +36,11 @@ def read(topic: str = TOPIC, value: bytes | None = CLAIMED, **ours: bytes | str)
     texts = {"reference": f"{TOPIC}/{DIGEST}", "size": "5", "sha256": DIGEST, **ours}
     headers = [
         *HEADERS,
-        *((f"famulus-claim-{n}", v if isinstance(v, bytes) else v.encode()) for n, v in texts.items() if v),
+        *(
+            (f"famulus-claim-{n}", v if isinstance(v, bytes) else v.encode())
+            for n, v in texts.items()
+            if v
+        ),
     ]
     return PlainRecord(topic, 0, 0, 0, b"k", value, headers)
 
@@ -59,7 +63,12 @@ def test_what_was_checked_in_is_claimed(payload: bytes, topic: str) -> None:
     assert receipt.payload() == payload
 
 
-@given(st.one_of(st.text(), st.lists(st.sampled_from([TOPIC, DIGEST, "..", ".", "/", "%2e%2e", "\0", "file:", "//"]))))
+@given(
+    st.one_of(
+        st.text(),
+        st.lists(st.sampled_from([TOPIC, DIGEST, "..", ".", "/", "%2e%2e", "\0", "file:", "//"])),
+    )
+)
 def test_no_other_reference_is_followed(reference: Any) -> None:
     """Whatever it is: only the digest below the topic's name is taken, and that is one folder and one file."""
     text = reference if isinstance(reference, str) else "".join(reference)
@@ -143,7 +152,12 @@ def test_other_bytes_are_refused(payload: bytes, other: bytes, step: int) -> Non
 
 @pytest.mark.parametrize(
     "record",
-    [read(value=None), read(value=b"{}"), read(value=b'"famulus-claim"x'), replace(read(), headers=HEADERS)],
+    [
+        read(value=None),
+        read(value=b"{}"),
+        read(value=b'"famulus-claim"x'),
+        replace(read(), headers=HEADERS),
+    ],
     ids=["null", "an event", "another value", "no headers of ours"],
 )
 def test_only_the_value_and_the_headers_together_make_a_claim_check(record: Any) -> None:

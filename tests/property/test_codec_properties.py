@@ -29,9 +29,14 @@ class Size(Enum):
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-decimals = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=2)
-zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))])
-times = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=zones)  # noqa: DTZ001  # zones come beside
+decimals = st.decimals(
+    allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=2
+)
+zones = st.sampled_from(
+    [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))]
+)
+# Zones come beside.
+times = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=zones)  # noqa: DTZ001
 
 # annotation -> values that such a field may hold
 leaves: dict[Any, st.SearchStrategy[Any]] = {
@@ -64,7 +69,12 @@ def record_types(draw: st.DrawFn, depth: int = 2) -> type[Part]:
             "optional": inner | None if inner is not Any else Any,
         }[shape]
     name = f"Random{next(counter)}"
-    return type(name, (Part,), {"__annotations__": annotations, "__module__": __name__}, namespace=f"test.{name}")
+    return type(
+        name,
+        (Part,),
+        {"__annotations__": annotations, "__module__": __name__},
+        namespace=f"test.{name}",
+    )
 
 
 def values_of(annotation: Any) -> st.SearchStrategy[Any]:
@@ -83,13 +93,17 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
 
 def records_of(record_type: type[Part]) -> st.SearchStrategy[Part]:
     """Instances of a Record class."""
-    fields = {name: values_of(annotation) for name, annotation in record_type._options.fields.items()}
+    fields = {
+        name: values_of(annotation) for name, annotation in record_type._options.fields.items()
+    }
     return st.fixed_dictionaries(fields).map(lambda values: record_type(**values))
 
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(data: st.DataObject) -> None:
+def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(
+    data: st.DataObject,
+) -> None:
     """Equality, fields, asdict, derive, representation, copies: nobody can tell which of the two made a Record."""
     record_type = data.draw(record_types())
     codec = Codec(record_type)
@@ -129,7 +143,8 @@ CANARY = "canary-4711"
 odd = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.just(CANARY) | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.just(CANARY) | st.text(max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.just(CANARY) | st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=8,
 )
@@ -137,7 +152,10 @@ FIELDS = list(OrderCreated._options.fields)
 
 
 @settings(max_examples=500)
-@given(value=st.binary(max_size=200) | st.dictionaries(st.sampled_from(FIELDS), odd).map(json.dumps).map(str.encode))
+@given(
+    value=st.binary(max_size=200)
+    | st.dictionaries(st.sampled_from(FIELDS), odd).map(json.dumps).map(str.encode)
+)
 def test_no_bytes_raise_anything_but_a_decode_error(value: bytes) -> None:
     """Poison is data: it ends in the dead letter topic, and its error names no value of it."""
     try:

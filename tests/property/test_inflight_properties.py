@@ -20,13 +20,19 @@ NOW_MS = 1_000
 RECORDS, BYTES = 8, 200
 # The step from the offset before, how late or early it is, the bytes of key and value.
 sources = st.lists(
-    st.tuples(st.sampled_from([1, 1, 1, 2, 5]), st.integers(-150, 150), st.sampled_from([0, 1, 10, 60])),
-    min_size=1, max_size=module.LOOKS,
-)  # fmt: skip
-# What an earlier owner settled ahead of the first offset: runs, each so far behind the one before, and so long.
+    st.tuples(
+        st.sampled_from([1, 1, 1, 2, 5]), st.integers(-150, 150), st.sampled_from([0, 1, 10, 60])
+    ),
+    min_size=1,
+    max_size=module.LOOKS,
+)
+# What an earlier owner settled ahead of the first offset: runs, each so far behind the one before,
+# and so long.
 earliers = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), max_size=8).map(
     lambda runs: {
-        sum(map(sum, runs[:at])) + gap + number for at, (gap, length) in enumerate(runs) for number in range(length)
+        sum(map(sum, runs[:at])) + gap + number
+        for at, (gap, length) in enumerate(runs)
+        for number in range(length)
     }
 )
 chances = st.randoms(use_true_random=False)
@@ -38,7 +44,11 @@ def log_of(source: list[tuple[int, int, int]], first: int) -> list[Any]:
     offset = first
     for number, (step, late_ms, size) in enumerate(source):
         key, value = (b"k", b"v" * (size - 1)) if size else (None, None)
-        log.append(SimpleNamespace(offset=offset, timestamp=200 + 50 * number - late_ms, key=key, value=value))
+        log.append(
+            SimpleNamespace(
+                offset=offset, timestamp=200 + 50 * number - late_ms, key=key, value=value
+            )
+        )
         offset += step
     return log
 
@@ -67,7 +77,9 @@ class Model:
     def next_offset(self) -> int:
         """Up to where all is finished."""
         head = next(iter(self.unfinished), self.received[-1] + 1)
-        return max((offset + 1 for offset in self.received if offset < head), default=self.received[0])
+        return max(
+            (offset + 1 for offset in self.received if offset < head), default=self.received[0]
+        )
 
     @property
     def bytes(self) -> int:
@@ -81,7 +93,9 @@ class Model:
 
     def stream_ms(self, below: int) -> int:
         """The newest time of what lies below an offset."""
-        times: list[int] = [min(r.timestamp, NOW_MS) for chunk in self.chunks for r in chunk if r.offset < below]
+        times: list[int] = [
+            min(r.timestamp, NOW_MS) for chunk in self.chunks for r in chunk if r.offset < below
+        ]
         return max([self.earlier.stream_ms, *times])
 
     def is_full(self) -> bool:
@@ -99,8 +113,12 @@ def check_row(in_flight: InFlight, model: Model) -> None:
     ahead = {offset for start, end in runs for offset in range(start, end)}
     assert row.next_offset == model.next_offset
     assert row.stream_ms == model.stream_ms(row.next_offset)
-    assert ahead & set(model.received) == {offset for offset in model.finished if offset >= row.next_offset}
-    assert {offset for offset in ahead if offset > newest} == {offset for offset in model.settled if offset > newest}
+    assert ahead & set(model.received) == {
+        offset for offset in model.finished if offset >= row.next_offset
+    }
+    assert {offset for offset in ahead if offset > newest} == {
+        offset for offset in model.settled if offset > newest
+    }
     assert min(ahead, default=row.next_offset) >= row.next_offset
     assert all(count > 0 for count in row.ahead[1:])
     assert len(runs) <= len(model.unfinished) + len(offsets_in(model.earlier)) + 1
@@ -132,11 +150,16 @@ def work(in_flight: InFlight, model: Model, log: list[Any], chance: Random) -> I
 
 
 def made(
-    source: list[tuple[int, int, int]], settled: set[int], first: int, make: Callable[..., InFlight] = InFlight
+    source: list[tuple[int, int, int]],
+    settled: set[int],
+    first: int,
+    make: Callable[..., InFlight] = InFlight,
 ) -> tuple[InFlight, Model, list[Any]]:
     """What to work with. *settled*: from the first offset on."""
     offsets = {first + offset for offset in settled}
-    earlier = Processed(first, turns(first, [(offset, offset + 1) for offset in sorted(offsets)]), stream_ms=300)
+    earlier = Processed(
+        first, turns(first, [(offset, offset + 1) for offset in sorted(offsets)]), stream_ms=300
+    )
     return make(earlier, RECORDS, BYTES), Model(earlier, offsets), log_of(source, first)
 
 
@@ -254,7 +277,9 @@ class TimeOfTheFirst(InFlight):
         firsts = {chunk.offsets[-1]: chunk.stream_ms[:1] for chunk in self._chunks}
         super()._give_back()
         self._chunks = [
-            Chunk(c.offsets, firsts[c.offsets[-1]], c.bytes, is_finished=True) if c.is_finished else c
+            Chunk(c.offsets, firsts[c.offsets[-1]], c.bytes, is_finished=True)
+            if c.is_finished
+            else c
             for c in self._chunks
         ]
 
@@ -287,7 +312,9 @@ def test_planted_faults_are_caught(faulty: Callable[..., InFlight]) -> None:
 
     @settings(database=None, max_examples=1_000, phases=[Phase.generate])
     @given(source=sources, settled=earliers, first=st.integers(0, 9), chance=chances)
-    def attempt(source: list[tuple[int, int, int]], settled: set[int], first: int, chance: Random) -> None:
+    def attempt(
+        source: list[tuple[int, int, int]], settled: set[int], first: int, chance: Random
+    ) -> None:
         judge(*made(source, settled, first, faulty), chance)
 
     with pytest.raises(AssertionError):

@@ -11,16 +11,24 @@ from famulus.processing.key_lanes import Lanes
 from famulus.processing.offset_tracker import PartitionOffsets
 
 Records = list[tuple[str, int]]  # lane and number, oldest first
-arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))
+arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(
+    lambda lanes: list(zip(lanes, range(20), strict=False))
+)
 
 
-def work_off(lanes: Lanes[tuple[str, int]], records: Records, data: st.DataObject) -> list[tuple[str, str, int]]:
+def work_off(
+    lanes: Lanes[tuple[str, int]], records: Records, data: st.DataObject
+) -> list[tuple[str, str, int]]:
     """Add *records* in pieces, start and finish them, at once or later, in any order: what happened, in order."""
     waiting, in_hand = list(records), list[tuple[str, int]]()
     happened: list[tuple[str, str, int]] = []
     may_start = False
     while waiting or in_hand or may_start:
-        possible = [*(["add"] if waiting else []), *(["finish"] if in_hand else []), *(["start"] if may_start else [])]
+        possible = [
+            *(["add"] if waiting else []),
+            *(["finish"] if in_hand else []),
+            *(["start"] if may_start else []),
+        ]
         choice = data.draw(st.sampled_from(possible)) if len(possible) > 1 else possible[0]
         if choice == "add":
             size = data.draw(st.integers(1, len(waiting)))
@@ -58,7 +66,9 @@ def check(happened: list[tuple[str, str, int]], records: Records, limit: int) ->
 
 
 @given(records=arrivals, limit=st.integers(1, 5), data=st.data())
-def test_a_lane_never_overlaps_and_never_reorders(records: Records, limit: int, data: st.DataObject) -> None:
+def test_a_lane_never_overlaps_and_never_reorders(
+    records: Records, limit: int, data: st.DataObject
+) -> None:
     """Whatever the arrival and the order of finishing."""
     check(work_off(Lanes(limit), records, data), records, limit)
 
@@ -82,7 +92,9 @@ def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject
 
 
 @given(records=arrivals, data=st.data())
-def test_clearing_leaves_what_is_in_hand_and_nothing_else(records: Records, data: st.DataObject) -> None:
+def test_clearing_leaves_what_is_in_hand_and_nothing_else(
+    records: Records, data: st.DataObject
+) -> None:
     """At a revoke nothing more starts; what is in hand can still finish."""
     lanes: Lanes[tuple[str, int]] = Lanes(10)
     lanes.add(iter(records), len(records))
@@ -153,7 +165,9 @@ class NewestWins(PartitionOffsets):
 
 
 @pytest.mark.parametrize("faulty", [TwoAtOnce, Stack])
-def test_planted_faults_of_lanes_are_caught(faulty: Callable[[int], Lanes[tuple[str, int]]]) -> None:
+def test_planted_faults_of_lanes_are_caught(
+    faulty: Callable[[int], Lanes[tuple[str, int]]],
+) -> None:
     """Two records of a key at once, and a key out of order."""
 
     @settings(database=None, max_examples=500, phases=[Phase.generate])

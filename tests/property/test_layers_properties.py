@@ -12,7 +12,9 @@ from famulus.config.loading.references import expand
 from famulus.config.loading.sources import Setting, from_file
 from famulus.spelling import plain
 
-texts = st.text(st.sampled_from("${}:-?aB_\n ") | st.characters(exclude_categories=["Cs"]), max_size=30)
+texts = st.text(
+    st.sampled_from("${}:-?aB_\n ") | st.characters(exclude_categories=["Cs"]), max_size=30
+)
 variables = st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True)
 names = st.sampled_from(["A", "B", "C"])
 places = st.tuples(names, names)
@@ -34,8 +36,12 @@ def test_what_is_escaped_comes_out_as_it_was(text: str) -> None:
 @given(value=texts, before=texts.filter(lambda text: "$" not in text), name=variables)
 def test_what_was_put_in_is_not_looked_at_again(value: str, before: str, name: str) -> None:
     """From variables, defaults and files."""
-    assert expand(f"{before}${{{name}}}{before}", {name: value}, no_file).text == before + value + before
-    end = "\r\n" if value.endswith("\r") else "\n"  # else its end would be taken for a part of the file's line end
+    assert (
+        expand(f"{before}${{{name}}}{before}", {name: value}, no_file).text
+        == before + value + before
+    )
+    # Else its end would be taken for a part of the file's line end.
+    end = "\r\n" if value.endswith("\r") else "\n"
     assert expand(f"${{file:{name}}}", {}, lambda _: f"{value}{end}").text == value
     default = value.replace("}", "")
     assert expand(f"${{{name}:-{default}}}", {}, no_file).text == default
@@ -45,7 +51,9 @@ def test_what_was_put_in_is_not_looked_at_again(value: str, before: str, name: s
 @given(needed=st.lists(variables, min_size=1, max_size=6), there=st.sets(variables))
 def test_all_that_is_missing_is_found(needed: list[str], there: set[str]) -> None:
     """In the order of the text, and nothing else."""
-    expanded = expand(" ".join(f"${{{name}}}" for name in needed), dict.fromkeys(there, "x"), no_file)
+    expanded = expand(
+        " ".join(f"${{{name}}}" for name in needed), dict.fromkeys(there, "x"), no_file
+    )
     assert list(expanded.problems) == [name for name in needed if name not in there]
 
 
@@ -59,7 +67,10 @@ def test_no_text_is_a_crash(text: str) -> None:
 def test_the_last_layer_that_says_something_wins(said: list[dict[tuple[str, str], str]]) -> None:
     """And is named as the one that did."""
     settings = [
-        [Setting(tuple(map(plain, place)), value, ".".join(place), str(number)) for place, value in layer.items()]
+        [
+            Setting(tuple(map(plain, place)), value, ".".join(place), str(number))
+            for place, value in layer.items()
+        ]
         for number, layer in enumerate(said)
     ]
     tree, holds = nested(resolve(merge(settings), {})), merge(settings)
@@ -71,11 +82,19 @@ def test_the_last_layer_that_says_something_wins(said: list[dict[tuple[str, str]
     assert sum(map(len, tree.values())) == len(every)
 
 
-@given(said=st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), texts | st.lists(texts), max_size=5))
+@given(
+    said=st.dictionaries(
+        st.from_regex(r"[a-z]{1,8}", fullmatch=True), texts | st.lists(texts), max_size=5
+    )
+)
 def test_comments_and_last_commas_change_nothing(said: dict[str, str | list[str]]) -> None:
     """Strings that look like comments are strings."""
-    text = json.dumps(said, indent=1, ensure_ascii=False).replace("\n", ' // a " comment,}\n/* and " another } */')
+    text = json.dumps(said, indent=1, ensure_ascii=False).replace(
+        "\n", ' // a " comment,}\n/* and " another } */'
+    )
     with TemporaryDirectory() as folder:
         file = Path(folder, "appsettings.json")
-        file.write_text(f"{text[: text.rindex('}')]}{',' if said else ''} }}" if said else text, "utf-8")
+        file.write_text(
+            f"{text[: text.rindex('}')]}{',' if said else ''} }}" if said else text, "utf-8"
+        )
         assert {setting.name: setting.value for setting in from_file(file)} == said

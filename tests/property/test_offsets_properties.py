@@ -48,7 +48,9 @@ def test_committable_is_the_longest_finished_prefix(log: list[int], data: st.Dat
 
 
 @given(log=logs, chance=chances)
-def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(log: list[int], chance: Random) -> None:
+def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(
+    log: list[int], chance: Random
+) -> None:
     """Whatever the groups and their order, also when some finish one by one in between."""
     together, alone = PartitionOffsets(), PartitionOffsets()
     together.received(log)
@@ -69,7 +71,10 @@ def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(l
 
 @given(log=logs, data=st.data())
 def test_what_is_not_in_flight_cannot_finish(log: list[int], data: st.DataObject) -> None:
-    """It was never received, or is finished: at the head, ahead of it, or by the same call. Alone or with others."""
+    """It was never received, or is finished: at the head, ahead of it, or by the same call.
+
+    Alone or with others.
+    """
     offsets = PartitionOffsets()
     offsets.received(log)
     finished = data.draw(st.sets(st.sampled_from(log), min_size=1))
@@ -130,11 +135,15 @@ def test_records_may_arrive_while_others_finish(log: list[int], chance: Random, 
                 finished.update(group)
             check(offsets, received, finished)
             first, last = sorted(chance.choices(received, k=2))
-            assert offsets.is_finished(first, last) == (not any(first <= offset <= last for offset in in_hand))
+            assert offsets.is_finished(first, last) == (
+                not any(first <= offset <= last for offset in in_hand)
+            )
 
 
 @given(log=logs, chance=chances)
-def test_what_is_no_record_is_passed_when_all_before_it_is_finished(log: list[int], chance: Random) -> None:
+def test_what_is_no_record_is_passed_when_all_before_it_is_finished(
+    log: list[int], chance: Random
+) -> None:
     """Never before, never back, and nothing else changes."""
     offsets, plain = PartitionOffsets(), PartitionOffsets()
     waiting, in_hand, position = list(log), list[int](), 0
@@ -173,7 +182,9 @@ def test_runs_are_few_where_records_wait_and_the_lists_do_not_grow(chance: Rando
         offsets.received(log[at : at + 100])
         offsets.finished_all(set(log[at : at + 100]) - set(waits))
     assert (offsets.in_flight, offsets.next_offset) == (5, waits[0] - 1 if waits[0] else None)
-    assert len(offsets._starts) == len(offsets._ends) == len(offsets._befores) <= module.STALE_RUNS + 5
+    assert (
+        len(offsets._starts) == len(offsets._ends) == len(offsets._befores) <= module.STALE_RUNS + 5
+    )
     assert len(list(offsets.ahead())) <= 5
     offsets.finished_all(waits)
     assert (offsets.in_flight, offsets.next_offset) == (0, log[-1] + 1)

@@ -1,7 +1,8 @@
 """What a partition has on its way to the store, against a plain model: whoever looks sees the newest.
 
-Rows and marks are looked up in memory where they can be: in the groups, in what was settled lately, in what the store
-said to a whole fetch some groups ago. None of that may ever be older than what the store and the groups say together.
+Rows and marks are looked up in memory where they can be: in the groups, in what was settled lately,
+in what the store said to a whole fetch some groups ago. None of that may ever be older than what
+the store and the groups say together.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,9 @@ class Interleavings(RuleBasedStateMachine):
         group = self.sealed
         assert group is not None
         for key in closed:
-            if all(key not in other.rows for other in (*self.partition._sealed, self.partition.filling)):
+            if all(
+                key not in other.rows for other in (*self.partition._sealed, self.partition.filling)
+            ):
                 group.rows[key] = self.newest[key] = None
                 group.size += len(key) + RECORD_OVERHEAD
         for key, value in {**group.rows, **group.marks}.items():
@@ -101,7 +104,9 @@ class Interleavings(RuleBasedStateMachine):
     def what_is_kept_of_settled_rows_is_bounded(self) -> None:
         """By a group's bytes, or what the largest one had; marks by the number of groups."""
         warm = self.partition._warm
-        assert sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in warm.items()) <= self.largest
+        assert (
+            sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in warm.items()) <= self.largest
+        )
         assert len(self.partition._recent) <= RECENT
 
 

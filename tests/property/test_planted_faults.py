@@ -28,14 +28,21 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 async def settle_in_two(
-    self: Settler, group: Group, processed: Processed, may_apply: Callable[[], bool], *, marks_first: bool
+    self: Settler,
+    group: Group,
+    processed: Processed,
+    may_apply: Callable[[], bool],
+    *,
+    marks_first: bool,
 ) -> bool:
     """Marks and effects each as a batch and a write of their own."""
     marks: Rows = dict(self._packed(group))
     effects: Rows = {**group.rows, PROCESSED: encode(processed)}
     for rows in (marks, effects) if marks_first else (effects, marks):
         self._probe("sending")
-        sent = await self._sender.send_batch(self.topic, self.partition, rows.items(), self._headers)
+        sent = await self._sender.send_batch(
+            self.topic, self.partition, rows.items(), self._headers
+        )
         first = await sent
         self._probe("acknowledged")
         if not may_apply():
@@ -99,7 +106,10 @@ def no_epochs(patch: pytest.MonkeyPatch) -> None:
 
     def believe(self: Replica, records: Sequence[Any], position: int) -> None:
         epochs = accumulate((epoch_of(r.headers) for r in records), max, initial=self.store.epoch)
-        believed = [replace(r, headers=epoch_headers(e)) for r, e in zip(records, list(epochs)[1:], strict=True)]
+        believed = [
+            replace(r, headers=epoch_headers(e))
+            for r, e in zip(records, list(epochs)[1:], strict=True)
+        ]
         replay(self, believed, position)
 
     patch.setattr(Replica, "replay", believe)
@@ -205,7 +215,9 @@ def is_caught(seed: int, *, remembers: bool = True) -> bool:
         (dropped_duplicates_marks, 0),
     ],
 )
-def test_a_fault_of_the_state_is_caught(fault: Fault, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_state_is_caught(
+    fault: Fault, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each on its own."""
     fault(monkeypatch)
     assert is_caught(seed)

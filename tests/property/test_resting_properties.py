@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from famulus.processing.key_lanes import Lanes
 
 Records = list[tuple[str, int]]  # lane and number, oldest first
-arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(lambda lanes: list(zip(lanes, range(20), strict=False)))
+arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(
+    lambda lanes: list(zip(lanes, range(20), strict=False))
+)
 
 
 class Work:
@@ -25,7 +27,11 @@ class Work:
 
     def possible(self) -> list[str]:
         """What may happen next."""
-        found = ["add"] * bool(self.waiting) + ["start"] * self.may_start + ["resume"] * bool(self.resting)
+        found = (
+            ["add"] * bool(self.waiting)
+            + ["start"] * self.may_start
+            + ["resume"] * bool(self.resting)
+        )
         return found + (["finish"] + ["rest"] * bool(self.rests) if self.held else [])
 
     def do(self, what: str, data: st.DataObject) -> None:
@@ -51,7 +57,9 @@ class Work:
             return
         lane, number = str(started[0]), started[1]
         self.happened.append(("start", lane, number))
-        what = data.draw(st.sampled_from(["finish", "hold", "rest"] if self.rests else ["finish", "hold"]))
+        what = data.draw(
+            st.sampled_from(["finish", "hold", "rest"] if self.rests else ["finish", "hold"])
+        )
         if what == "hold":
             self.lanes.hold(lane)
             self.held.append((lane, number))

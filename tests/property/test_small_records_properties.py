@@ -16,8 +16,10 @@ texts = st.none() | st.integers(0, 1_200).map(bytes)
 
 
 @given(
-    key=texts, value=texts, headers=st.lists(st.tuples(st.text(max_size=30), st.binary(max_size=200)), max_size=30)
-)  # fmt: skip
+    key=texts,
+    value=texts,
+    headers=st.lists(st.tuples(st.text(max_size=30), st.binary(max_size=200)), max_size=30),
+)
 def test_what_is_called_small_is_small(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
 ) -> None:

@@ -1,8 +1,9 @@
 """The promise under random programs, failures, kills and takeovers, driven through the real engine.
 
-What is simulated is the cluster, which fails, lags and delivers late, and in most runs the disk. A run ends with an
-undisturbed worker; then the tables must be the exact fold of the unique events, in the store, in the log, on every disk
-that an earlier worker left behind, and made from the log alone before and after compaction.
+What is simulated is the cluster, which fails, lags and delivers late, and in most runs the disk. A
+run ends with an undisturbed worker; then the tables must be the exact fold of the unique events, in
+the store, in the log, on every disk that an earlier worker left behind, and made from the log alone
+before and after compaction.
 """
 
 import random
@@ -16,12 +17,14 @@ from famulus.state.rocksdb_store import Memory, Store
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge
 
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")  # died before its start
+# Died before its start.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")
 
 # Each of these found a fault once; what it was stands beside it.
 FOUND = [
     18,  # an event that came again lost its new mark when the old one was forgotten with it
-    53,  # what a worker without a claim wrote was overruled with values older than the batch in hand
+    # What a worker without a claim wrote was overruled with values older than the batch in hand.
+    53,
     260,  # a pack was written again with marks that had been renewed since
     450,  # two events that fail for good undid each other for ever
     811,  # as 260, and the worker that overruled lost the renewed mark itself

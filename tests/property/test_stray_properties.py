@@ -1,6 +1,7 @@
 """Every decoder of a topic of the group's own survives any bytes: what cannot be read is one error that quotes nothing.
 
-A module that decodes what is read from such a topic has a line in DECODERS, or says in ELSEWHERE why it needs none.
+A module that decodes what is read from such a topic has a line in DECODERS, or says in ELSEWHERE
+why it needs none.
 """
 
 import json
@@ -66,7 +67,8 @@ class Answer(Event, namespace="test.Answer", topic="t", key="name"):
     name: str
 
 
-# The decoders, each as its module calls it; what comes out is used as the worker, the commands or the console do.
+# The decoders, each as its module calls it; what comes out is used as the worker, the commands or
+# the console do.
 
 
 def _replayed(record: PlainRecord) -> None:
@@ -95,7 +97,10 @@ def _folded(record: PlainRecord) -> None:
 
 
 def _checked(record: PlainRecord) -> None:
-    if not fault_in(record.key, record.value, epoch_of(record.headers)) and (record.key or b"")[:1] == b"p":
+    if (
+        not fault_in(record.key, record.value, epoch_of(record.headers))
+        and (record.key or b"")[:1] == b"p"
+    ):
         list(unpack(record.value or b""))
 
 
@@ -109,7 +114,10 @@ def _came_back(record: PlainRecord) -> None:
     back = returned(record, record.timestamp + 60_000)
     assert back.due_ms <= record.timestamp + 60_000
     outgoing("t", back)
-    LETTERS.letter(back, Failure("permanent", PermanentError("no"), AT_MS, "h.work", back.attempts, back.first_ms))
+    LETTERS.letter(
+        back,
+        Failure("permanent", PermanentError("no"), AT_MS, "h.work", back.attempts, back.first_ms),
+    )
 
 
 def _letter(record: PlainRecord) -> None:
@@ -145,7 +153,9 @@ def _claim_check(record: PlainRecord) -> None:
 DECODERS: dict[str, Callable[[PlainRecord], object]] = {
     "famulus.state.changelog": _checked,
     "famulus.state.replica": _replayed,
-    "famulus.state.identity": lambda record: note_of((record.value or b"").decode("utf-8", "replace")),
+    "famulus.state.identity": lambda record: note_of(
+        (record.value or b"").decode("utf-8", "replace")
+    ),
     "famulus.inspection.changelog_reader": _folded,
     "famulus.control.control_state": _told,
     "famulus.deadletter.redelivery": _came_back,
@@ -159,15 +169,25 @@ DECODERS: dict[str, Callable[[PlainRecord], object]] = {
 }
 # Modules that decode bytes, and of no topic of the group's own; or what one of those above calls.
 ELSEWHERE = {
-    "famulus.serialization.json_codec": "events", "famulus.serialization.cloudevents": "events", "famulus.serialization.redaction": "what is shown of events",
-    "famulus.processing.handlers": "events", "famulus.state.row_codec": "values of tables", "famulus.state.tables": "keys of tables",
-    "famulus.state.failure_state": "what changelog.fault_in has looked at", "famulus.formatting": "what is shown",
-    "famulus.state.checkpointer": "what changelog.fault_in has looked at", "famulus.control.pauses": "of told",
-    "famulus.control.seeks": "of told", "famulus.control.concurrency": "of told", "famulus.control.hold_ups": "of told",
+    "famulus.serialization.json_codec": "events",
+    "famulus.serialization.cloudevents": "events",
+    "famulus.serialization.redaction": "what is shown of events",
+    "famulus.processing.handlers": "events",
+    "famulus.state.row_codec": "values of tables",
+    "famulus.state.tables": "keys of tables",
+    "famulus.state.failure_state": "what changelog.fault_in has looked at",
+    "famulus.formatting": "what is shown",
+    "famulus.state.checkpointer": "what changelog.fault_in has looked at",
+    "famulus.control.pauses": "of told",
+    "famulus.control.seeks": "of told",
+    "famulus.control.concurrency": "of told",
+    "famulus.control.hold_ups": "of told",
     "famulus.deadletter.record": "of letter and returned",
-    "famulus.cli.publish": "a file", "famulus.cli.state.json_lines": "a file", "famulus.web.json_view": "a request of the web",
+    "famulus.cli.publish": "a file",
+    "famulus.cli.state.json_lines": "a file",
+    "famulus.web.json_view": "a request of the web",
     "famulus.dev.node": "a broker's answer",
-}  # fmt: skip
+}
 NAMING = {
     "famulus.producer.request_reply",
     "famulus.producer.reply_headers",
@@ -179,8 +199,9 @@ def test_every_module_that_decodes_is_known() -> None:
     """A new one needs a line here: then the records below are tried on it, too."""
     found = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / "famulus").rglob("*.py") if DECODES.search(path.read_text("utf-8"))
-    }  # fmt: skip
+        for path in (ROOT / "famulus").rglob("*.py")
+        if DECODES.search(path.read_text("utf-8"))
+    }
     assert found <= {name.partition(" ")[0] for name in DECODERS} | ELSEWHERE.keys()
 
 
@@ -194,43 +215,110 @@ LETTER = LETTERS.letter(EVENT, FAILURE)
 
 def as_read(record: Outgoing) -> PlainRecord:
     """*record* as it is read."""
-    return PlainRecord(record.topic, record.partition or 0, 7, AT_MS, record.key, record.value, list(record.headers))
+    return PlainRecord(
+        record.topic,
+        record.partition or 0,
+        7,
+        AT_MS,
+        record.key,
+        record.value,
+        list(record.headers),
+    )
 
 
 BACK = returning(as_read(LETTER), "redrive", b"{}")
 AUDIT = audit_record("t", audit_of(letter_of(as_read(LETTER)), BACK, "me", AT_MS, "note"))
-WAITS = Scheduled(Outgoing("orders", b"k", b"{}", [("ce_id", b"1")]), AT_MS + 5_000).to_wait("g.scheduled", AT_MS)
+WAITS = Scheduled(Outgoing("orders", b"k", b"{}", [("ce_id", b"1")]), AT_MS + 5_000).to_wait(
+    "g.scheduled", AT_MS
+)
 EPOCH = [("epoch", epoch_bytes(3))]
-REPLY = [("ce_type", b"test.Answer"), ("ce_correlationid", b"1"), *ReplyTo("g.replies", 0).headers()]
+REPLY = [
+    ("ce_type", b"test.Answer"),
+    ("ce_correlationid", b"1"),
+    *ReplyTo("g.replies", 0).headers(),
+]
 CLAIM_CHECK = [(REFERENCE, b"t/" + b"a" * 64), (SIZE, b"5"), (SHA256, b"a" * 64)]
 MARKS = b"m" + bytes(16) + bytes(16)
 OURS = [
-    as_read(LETTER), as_read(outgoing("t.g.redrive", BACK)), as_read(AUDIT), as_read(WAITS),
+    as_read(LETTER),
+    as_read(outgoing("t.g.redrive", BACK)),
+    as_read(AUDIT),
+    as_read(WAITS),
     PlainRecord("s", 0, 7, AT_MS, row_key("count", b"k"), b"1", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, pack_key(0, 3, 1), MARKS, EPOCH),
     PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, (1, 2))), EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, home=HOME, source_id="id", leader_epoch=3)), EPOCH),
+    PlainRecord(
+        "s",
+        0,
+        7,
+        AT_MS,
+        PROCESSED,
+        encode(Processed(5, home=HOME, source_id="id", leader_epoch=3)),
+        EPOCH,
+    ),
     PlainRecord("s", 0, 7, AT_MS, WHOLE, b"5", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, CLAIM, encode(Claim(3, "me", "host:1")), EPOCH),
     PlainRecord("s", 0, 7, AT_MS, RESET, b"", EPOCH),
     PlainRecord("s", 0, 7, AT_MS, *attempts_row(5, {}), EPOCH),
     PlainRecord("s", 0, 7, AT_MS, offset_key(b"d", 5), b"k", EPOCH),
     PlainRecord("g.admin", 0, 7, AT_MS, b"things/0", b'{"by": "me", "at": "now"}', []),
-    PlainRecord("g.admin", 0, 7, AT_MS, b"seek:things/0/1", b'{"offset": 5, "by": "me", "at": "now"}', []),
-    PlainRecord("g.admin", 0, 7, AT_MS, b"concurrency:*", b'{"concurrency": 5, "by": "me", "at": "now"}', []),
+    PlainRecord(
+        "g.admin", 0, 7, AT_MS, b"seek:things/0/1", b'{"offset": 5, "by": "me", "at": "now"}', []
+    ),
+    PlainRecord(
+        "g.admin", 0, 7, AT_MS, b"concurrency:*", b'{"concurrency": 5, "by": "me", "at": "now"}', []
+    ),
     PlainRecord("g.replies", 0, 7, AT_MS, b"k", codec_of(Answer).encode(Answer(name="a")), REPLY),
     PlainRecord("t", 0, 7, AT_MS, b"k", b'"famulus-claim"', CLAIM_CHECK),
-]  # fmt: skip
-NEARLY = [PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, leader_epoch=2**40)), EPOCH)]  # no such epoch
+]
+# No such epoch.
+NEARLY = [PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, leader_epoch=2**40)), EPOCH)]
 DEEP = b"[" * 100_000
 UNKNOWN_DEEP = b'{"by":"me","at":"now","x":' + DEEP
-NUMBERS = [b"9" * 400, b"1" + b"0" * 18, b"-1", b"1_000", b" 5", "\u0665".encode(), b"9" * 5_000, b"1e400", b"NaN", b""]
+NUMBERS = [
+    b"9" * 400,
+    b"1" + b"0" * 18,
+    b"-1",
+    b"1_000",
+    b" 5",
+    "\u0665".encode(),
+    b"9" * 5_000,
+    b"1e400",
+    b"NaN",
+    b"",
+]
 JUNK = [
-    None, b"", b"\0", b"\xff\xfe" * 50, DEEP, UNKNOWN_DEEP, b'{"a":' * 5_000, b"null", b"[]", b'"\\ud800"', *NUMBERS,
-    SECRET.encode(), b'{"partition": ' + b"9" * 400 + b"}", b"\0claim", b"\0processed", b"\0position", b"t", b"p", b"d",
-    epoch_bytes(3), epoch_bytes(-1), epoch_bytes(2**62), b"abc", MARKS[:-1], b"\0processed" + bytes(23), b"*", b"seek:",
-    b"things/" + b"9" * 400, b"things/\xb2", "concurrency:\u202e".encode(),
-]  # fmt: skip
+    None,
+    b"",
+    b"\0",
+    b"\xff\xfe" * 50,
+    DEEP,
+    UNKNOWN_DEEP,
+    b'{"a":' * 5_000,
+    b"null",
+    b"[]",
+    b'"\\ud800"',
+    *NUMBERS,
+    SECRET.encode(),
+    b'{"partition": ' + b"9" * 400 + b"}",
+    b"\0claim",
+    b"\0processed",
+    b"\0position",
+    b"t",
+    b"p",
+    b"d",
+    epoch_bytes(3),
+    epoch_bytes(-1),
+    epoch_bytes(2**62),
+    b"abc",
+    MARKS[:-1],
+    b"\0processed" + bytes(23),
+    b"*",
+    b"seek:",
+    b"things/" + b"9" * 400,
+    b"things/\xb2",
+    "concurrency:\u202e".encode(),
+]
 anything = st.one_of(st.sampled_from(JUNK), st.binary(max_size=40), st.none())
 times = st.sampled_from([AT_MS, 0, -1, 2**63 - 1, -(2**63)])
 
@@ -240,7 +328,9 @@ def records(draw: st.DrawFn) -> PlainRecord:
     """A record of ours with one thing changed or more, or nothing but junk."""
     ours = draw(st.sampled_from(OURS + NEARLY))
     key, value, headers = ours.key, ours.value, cast(Any, list(ours.headers))
-    for what in draw(st.sets(st.sampled_from(["key", "value", "headers", "part", "all"]), min_size=1, max_size=2)):
+    for what in draw(
+        st.sets(st.sampled_from(["key", "value", "headers", "part", "all"]), min_size=1, max_size=2)
+    ):
         if what == "key":
             key = draw(anything)
         elif what == "value":
@@ -252,15 +342,29 @@ def records(draw: st.DrawFn) -> PlainRecord:
             at = draw(st.integers(0, len(headers) - 1))
             headers[at] = (headers[at][0], draw(anything))
         elif what == "all":
-            headers = draw(st.lists(st.tuples(st.sampled_from([name for name, _ in headers] or ["x"]), anything)))
+            headers = draw(
+                st.lists(
+                    st.tuples(st.sampled_from([name for name, _ in headers] or ["x"]), anything)
+                )
+            )
     return PlainRecord(
-        draw(st.sampled_from([ours.topic, "t"])), draw(st.sampled_from([0, 77])), draw(st.sampled_from([7, 2**62])),
-        draw(times), key, value, headers,
-    )  # fmt: skip
+        draw(st.sampled_from([ours.topic, "t"])),
+        draw(st.sampled_from([0, 77])),
+        draw(st.sampled_from([7, 2**62])),
+        draw(times),
+        key,
+        value,
+        headers,
+    )
 
 
-def refused(record: PlainRecord, decode: Callable[[PlainRecord], object]) -> StrayRecordError | None:
-    """Why *decode* refuses *record*, None when it takes it. Whatever else is raised fails the test."""
+def refused(
+    record: PlainRecord, decode: Callable[[PlainRecord], object]
+) -> StrayRecordError | None:
+    """Why *decode* refuses *record*, None when it takes it.
+
+    Whatever else is raised fails the test.
+    """
     try:
         read(record, decode)
     except StrayRecordError as error:
@@ -272,13 +376,18 @@ def tried(record: PlainRecord) -> None:
     """Have every decoder look at *record*."""
     for name, decode in DECODERS.items():
         if (error := refused(record, decode)) is not None:
-            assert (error.topic, error.partition, error.offset) == (record.topic, record.partition, record.offset)
+            assert (error.topic, error.partition, error.offset) == (
+                record.topic,
+                record.partition,
+                record.offset,
+            )
             assert "it cannot be read" not in error.reason, f"{name}: {error.reason}"
             assert SECRET not in str(error) or name in NAMING, name
             assert len(str(error)) < 500, name
 
 
-def changed(ours: PlainRecord, junk: Any) -> Iterator[PlainRecord]:  # Any: a header may have no value
+# Any: a header may have no value.
+def changed(ours: PlainRecord, junk: Any) -> Iterator[PlainRecord]:
     """*ours* with *junk* in each of its parts in turn."""
     yield replace(ours, key=junk)
     yield replace(ours, value=junk)
@@ -303,8 +412,14 @@ def test_junk_in_each_part_of_each_record(value: Any) -> None:
 
 def test_what_is_ours_is_read() -> None:
     """Else the records above would try nothing."""
-    for name in ("famulus.deadletter.dead_letter", "famulus.deadletter.redelivery", "famulus.deadletter.dead_letter (audit)",
-                 "famulus.producer.scheduling", "famulus.control.control_state", "famulus.producer.request_reply"):  # fmt: skip
+    for name in (
+        "famulus.deadletter.dead_letter",
+        "famulus.deadletter.redelivery",
+        "famulus.deadletter.dead_letter (audit)",
+        "famulus.producer.scheduling",
+        "famulus.control.control_state",
+        "famulus.producer.request_reply",
+    ):
         assert any(refused(ours, DECODERS[name]) is None for ours in OURS), name
     for ours in OURS:
         if ours.topic == "s":

@@ -115,19 +115,29 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = KEYS | {
     list: st.lists(st.booleans() | finite),
     Any: st.none() | st.text() | st.lists(st.integers()),
     Outer: st.builds(
-        Outer, number=st.integers(), ratio=st.none() | finite, names=st.lists(st.text()),
+        Outer,
+        number=st.integers(),
+        ratio=st.none() | finite,
+        names=st.lists(st.text()),
         inner=st.none() | st.builds(Inner, label=st.text(), price=decimals),
     ),
     Point: st.builds(Point, x=st.integers(), y=finite),
     Struct: st.builds(Struct, x=st.integers(), name=st.text()),
     Pair: st.builds(Pair, left=st.integers(), right=st.text()),
-}  # fmt: skip
+}
 ANYTHING = st.one_of(
-    *KEYS.values(), st.floats(), st.decimals(), st.lists(st.floats()), st.dictionaries(st.text(), st.floats()),
-    st.text(st.characters(categories=["Cs", "L"])), st.builds(object), st.sampled_from([int, Ellipsis, b"", 1j]),
+    *KEYS.values(),
+    st.floats(),
+    st.decimals(),
+    st.lists(st.floats()),
+    st.dictionaries(st.text(), st.floats()),
+    st.text(st.characters(categories=["Cs", "L"])),
+    st.builds(object),
+    st.sampled_from([int, Ellipsis, b"", 1j]),
     *(strategy for of, strategy in VALUES.items() if of not in KEYS),
-    st.builds(Outer, number=simple, ratio=simple), st.datetimes(timezones=st.timezones()),
-)  # fmt: skip
+    st.builds(Outer, number=simple, ratio=simple),
+    st.datetimes(timezones=st.timezones()),
+)
 
 
 @contextmanager
@@ -180,7 +190,9 @@ def check(table: Table[Any, Any], partition: Partition, key: Any, value: Any) ->
 @pytest.mark.parametrize("value_type", VALUES, ids=str)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_a_value_of_the_tables_type_is_read_as_it_was_written(value_type: Any, data: st.DataObject) -> None:
+def test_a_value_of_the_tables_type_is_read_as_it_was_written(
+    value_type: Any, data: st.DataObject
+) -> None:
     """Of every type that a table may have."""
     table, partition = table_of(str, value_type)
     assert check(table, partition, "k", data.draw(VALUES[value_type]))

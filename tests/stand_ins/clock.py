@@ -28,7 +28,9 @@ class Clock:
         monkeypatch.setattr(selector, "select", jump)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "time", lambda: EPOCH_S + self.now - BEGIN_S)
-        monkeypatch.setattr(time, "time_ns", lambda: round((EPOCH_S + self.now - BEGIN_S) * 1_000_000) * 1_000)
+        monkeypatch.setattr(
+            time, "time_ns", lambda: round((EPOCH_S + self.now - BEGIN_S) * 1_000_000) * 1_000
+        )
 
     @property
     def passed_s(self) -> float:

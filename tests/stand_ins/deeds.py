@@ -12,10 +12,18 @@ from tests.stand_ins.scenario import Deed
 
 
 class Deeds:
-    """The handlers of one worker and their tables. *step* is told each pause, *wrong* takes what must never be seen."""
+    """The handlers of one worker and their tables.
+
+    *step* is told each pause, *wrong* takes what must never be seen.
+    """
 
     def __init__(
-        self, held: Mapping[int, Partition], step: Callable[[str], None], wrong: list[str], *, remembers: bool
+        self,
+        held: Mapping[int, Partition],
+        step: Callable[[str], None],
+        wrong: list[str],
+        *,
+        remembers: bool,
     ) -> None:
         self.sums = Table("sums", str, int, int, held)
         self.trail = Table("trail", str, list[str], list, held)

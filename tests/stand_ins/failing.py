@@ -18,9 +18,15 @@ NO_CLAIMS = Redeeming(ClaimStore(ClaimCheckConfig()))
 
 
 def failing_of(
-    counts: Counts, flood: Breaker = NEVER, poison: Breaker = NEVER, succeeded: Callable[[], int] = int, **options: Any
-) -> Failing:  # fmt: skip
+    counts: Counts,
+    flood: Breaker = NEVER,
+    poison: Breaker = NEVER,
+    succeeded: Callable[[], int] = int,
+    **options: Any,
+) -> Failing:
     """How the events of topic `t` fail, with *options* of Failing."""
     letters = DeadLetters(dead_letter_topic("t"), 1, "group", "1.0")
     gate = Gate(flood, "t", "flood:", "no dead letter leaves")
-    return Failing("t", letters, counts, gate, Gate(poison, "t", "poison:", "deploy"), succeeded, **options)
+    return Failing(
+        "t", letters, counts, gate, Gate(poison, "t", "poison:", "deploy"), succeeded, **options
+    )

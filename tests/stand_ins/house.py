@@ -23,12 +23,21 @@ Handler = Callable[[Any], Awaitable[None]]
 def record(offset: int, key: str, timestamp: int = 0) -> Any:
     """A record as it comes from Kafka."""
     return SimpleNamespace(
-        topic="t", partition=0, offset=offset, timestamp=timestamp, key=key.encode(), value=b"v", headers=()
+        topic="t",
+        partition=0,
+        offset=offset,
+        timestamp=timestamp,
+        key=key.encode(),
+        value=b"v",
+        headers=(),
     )
 
 
 class Fetch:
-    """Stands for what a fetch brought. *next_offset* is further than the last record where others end it."""
+    """Stands for what a fetch brought.
+
+    *next_offset* is further than the last record where others end it.
+    """
 
     leader_epoch = -1
 
@@ -56,7 +65,9 @@ class Carrier:
         """Any time: nothing here comes back."""
         return 0
 
-    def works_of(self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]) -> Iterator[Any]:
+    def works_of(
+        self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]
+    ) -> Iterator[Any]:
         """Just the records, each in the lane of its key."""
         return ((record.key, record, None, 0, b"", None, -1) for record in records)
 
@@ -76,12 +87,15 @@ class Carrier:
 class House:
     """A crew and one flow for each partition.
 
-    *remembers*: every record ends in a group that `settle` makes durable; else only one that published anything does.
+    *remembers*: every record ends in a group that `settle` makes durable; else only one that
+    published anything does.
     """
 
     unwritten = ""  # as of a settler whose disk takes all
 
-    def __init__(self, handler: Handler, concurrency: int, partitions: int, *, remembers: bool) -> None:
+    def __init__(
+        self, handler: Handler, concurrency: int, partitions: int, *, remembers: bool
+    ) -> None:
         self.faults: list[Exception] = []
         self.is_member = True
         self.crew = Crew(concurrency, self.fault)
@@ -100,15 +114,21 @@ class House:
         ties = Ties(lambda: self.is_member, self.publish, self.fault, self.steps.append)
         settler: Any = self if self.remembers else None
         carrier: Any = self.carrier
-        return Flow(TP("t", state.number), carrier, state, settler, self.limits, ties, self.crew.wake)
+        return Flow(
+            TP("t", state.number), carrier, state, settler, self.limits, ties, self.crew.wake
+        )
 
     async def publish(self, records: Sequence[Outgoing]) -> None:
         """Note which records published."""
         if not self.remembers:
             await self._settling()
-        self.steps.append("publish " + " ".join((record.value or b"").decode() for record in records))
+        self.steps.append(
+            "publish " + " ".join((record.value or b"").decode() for record in records)
+        )
 
-    async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
+    async def settle(
+        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+    ) -> bool:
         """Note how far the partition is, and which offsets were settled together."""
         await self._settling()
         if not may_apply():
@@ -128,7 +148,9 @@ class House:
 
     def feed(self, flow: Flow, keys: str) -> None:
         """Let one record for each word of *keys* arrive."""
-        self.fetch(flow, [record(flow.position + number, key) for number, key in enumerate(keys.split())])
+        self.fetch(
+            flow, [record(flow.position + number, key) for number, key in enumerate(keys.split())]
+        )
 
     def fetch(self, flow: Flow, records: Sequence[Any], next_offset: int = 0) -> None:
         """Let *records* arrive, and what is no record up to *next_offset*."""
@@ -147,7 +169,9 @@ async def houses() -> AsyncIterator[Callable[..., House]]:
     """Makes houses and stops their crews."""
     made: list[House] = []
 
-    def build(handler: Handler, concurrency: int = 10, partitions: int = 1, *, remembers: bool = False) -> House:
+    def build(
+        handler: Handler, concurrency: int = 10, partitions: int = 1, *, remembers: bool = False
+    ) -> House:
         made.append(House(handler, concurrency, partitions, remembers=remembers))
         return made[-1]
 

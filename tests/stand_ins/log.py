@@ -1,7 +1,15 @@
 """A cluster in memory: one changelog partition, and the ways to it that fail, lag and deliver late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +18,17 @@ from aiokafka import TopicPartition
 
 from famulus.kafka.topic_ids import Topic, Topics
 from famulus.serialization.records import Headers, Outgoing
-from famulus.state.changelog import MARK, PACK, PROCESSED, ROW, Logged, Processed, decode_processed, epoch_of, unpack
+from famulus.state.changelog import (
+    MARK,
+    PACK,
+    PROCESSED,
+    ROW,
+    Logged,
+    Processed,
+    decode_processed,
+    epoch_of,
+    unpack,
+)
 from famulus.state.identity import Home
 
 TOPIC = "state"
@@ -73,7 +91,9 @@ class Consumer:
         self._log = log
         self._at = 0
 
-    async def beginning_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def beginning_offsets(
+        self, places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Where the log begins."""
         return dict.fromkeys(places, self._log.begin)
 
@@ -94,7 +114,9 @@ class Consumer:
     ) -> dict[TopicPartition, list[Entry]]:
         """Some records, a handful only: slices must not matter."""
         await asyncio.sleep(0)
-        found = [entry for entry in self._log.entries if entry.offset >= self._at][: min(max_records, 7)]
+        found = [entry for entry in self._log.entries if entry.offset >= self._at][
+            : min(max_records, 7)
+        ]
         self._at = found[-1].offset + 1 if found else self._log.end
         return {PLACE: found} if found else {}
 
@@ -111,15 +133,22 @@ class Sending(NamedTuple):
 
 
 class Wire:
-    """One worker's way to the cluster: `commit.Sender`. *sendings* says what becomes of each batch, then all is well.
+    """One worker's way to the cluster: `commit.Sender`.
+
+    *sendings* says what becomes of each batch, then all is well.
 
     A batch under way arrives although its sender has died, unless *is_lost_at_death*.
     """
 
     def __init__(
-        self, log: Log, published: list[Outgoing], sendings: Iterable[Sending] = (),
-        is_dead: Callable[[], bool] = lambda: False, *, is_lost_at_death: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        log: Log,
+        published: list[Outgoing],
+        sendings: Iterable[Sending] = (),
+        is_dead: Callable[[], bool] = lambda: False,
+        *,
+        is_lost_at_death: bool = False,
+    ) -> None:
         self._log = log
         self._published = published
         self._sendings = iter(sendings)
@@ -138,14 +167,23 @@ class Wire:
     async def topics(self, names: Collection[str]) -> Topics:
         """Each topic has one partition; all but the log's have an id made of their name."""
         await asyncio.sleep(0)
-        return Topics(CLUSTER, {n: Topic(self._log.topic_id if n == TOPIC else f"id of {n}", 1) for n in names})
+        return Topics(
+            CLUSTER,
+            {n: Topic(self._log.topic_id if n == TOPIC else f"id of {n}", 1) for n in names},
+        )
 
-    async def epoch_ends(self, epochs: Mapping[TopicPartition, int], topics: Topics) -> dict[TopicPartition, int]:
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int], topics: Topics
+    ) -> dict[TopicPartition, int]:
         """Nobody tells."""
         return {}
 
     async def send_batch(
-        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers
+        self,
+        topic: str,
+        partition: int,
+        rows: Iterable[tuple[bytes, bytes | None]],
+        headers: Headers,
     ) -> Awaitable[int]:
         """Send a batch on its way."""
         if self._is_dead():
@@ -157,10 +195,13 @@ class Wire:
         carried.add_done_callback(self.under_way.discard)
         answer = asyncio.shield(carried)
         for future in (carried, answer):
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to ask
+            # Nobody may be there to ask.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return _failed() if sending.fails == "late" else answer
 
-    async def _carry(self, rows: list[tuple[bytes, bytes | None]], headers: Headers, sending: Sending) -> int:
+    async def _carry(
+        self, rows: list[tuple[bytes, bytes | None]], headers: Headers, sending: Sending
+    ) -> int:
         for _ in range(sending.before):
             await asyncio.sleep(0)
         if sending.fails == "before":

@@ -67,7 +67,9 @@ def scenario(random: Random, *, remembers: bool = True) -> Scenario:
     deeds: dict[str, Deed] = {}
     at_ms = NOW_MS
     for offset in range(random.randint(1, 24)):
-        at_ms += random.choice([0, 1, 5, 400, 1000, 1100]) if is_short else random.choice([0, 1, -3])
+        at_ms += (
+            random.choice([0, 1, 5, 400, 1000, 1100]) if is_short else random.choice([0, 1, -3])
+        )
         if deeds and random.random() < 0.3:
             deed = deeds[random.choice(list(deeds))]
         else:
@@ -76,19 +78,40 @@ def scenario(random: Random, *, remembers: bool = True) -> Scenario:
         lane = random.choice(LANES) if not is_short and random.random() < 0.15 else deed.lane
         records.append(
             SimpleNamespace(
-                topic="t", partition=0, offset=offset, timestamp=at_ms, key=lane.encode(),
-                value=codec_of(Deed).encode(deed), headers=[("ce_id", deed.name.encode())],
+                topic="t",
+                partition=0,
+                offset=offset,
+                timestamp=at_ms,
+                key=lane.encode(),
+                value=codec_of(Deed).encode(deed),
+                headers=[("ce_id", deed.name.encode())],
             )
-        )  # fmt: skip
+        )
     plans = [*(_plan(random) for _ in range(random.randint(0, 4))), Plan(disk=random.randint(0, 2))]
     window_ms = 1000 if is_short else 7 * DAY_MS
-    return Scenario(records, plans, window_ms, remembers, random.choice([700, 2000]), random.choice([1, 3, 50]), deeds)
+    return Scenario(
+        records,
+        plans,
+        window_ms,
+        remembers,
+        random.choice([700, 2000]),
+        random.choice([1, 3, 50]),
+        deeds,
+    )
 
 
 def _deed(random: Random, name: str) -> Deed:
     words = [_word(random) for _ in range(random.randint(0, 4))]
-    fails = [random.choice([0, 0, 0, 1, ATTEMPTS]) if random.random() < 0.5 else 0 for _ in range(2)]
-    return Deed(name=name, lane=random.choice(LANES), program=" ".join(words), fails=fails[0], fails_late=fails[1])
+    fails = [
+        random.choice([0, 0, 0, 1, ATTEMPTS]) if random.random() < 0.5 else 0 for _ in range(2)
+    ]
+    return Deed(
+        name=name,
+        lane=random.choice(LANES),
+        program=" ".join(words),
+        fails=fails[0],
+        fails_late=fails[1],
+    )
 
 
 def _word(random: Random) -> str:
@@ -102,7 +125,13 @@ def _word(random: Random) -> str:
 
 def _plan(random: Random) -> Plan:
     sendings = tuple(_sending(random) for _ in range(random.randint(0, 4)))
-    return Plan(random.randint(1, 40), random.random() < 0.4, random.randint(0, 2), sendings, random.random() < 0.5)
+    return Plan(
+        random.randint(1, 40),
+        random.random() < 0.4,
+        random.randint(0, 2),
+        sendings,
+        random.random() < 0.5,
+    )
 
 
 def _sending(random: Random) -> Sending:

@@ -4,7 +4,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from famulus.state.changelog import CLAIM, RECORD_OVERHEAD, Claim, Mark, Processed, encode, epoch_headers, store_mark
+from famulus.state.changelog import (
+    CLAIM,
+    RECORD_OVERHEAD,
+    Claim,
+    Mark,
+    Processed,
+    encode,
+    epoch_headers,
+    store_mark,
+)
 from famulus.state.checkpointer import Settler
 from famulus.state.dedupe import Dedupe
 from famulus.state.partition_state import Group
@@ -18,12 +27,20 @@ MEMORY = Memory.of(8, 8)
 
 
 class Desk:
-    """A partition that was claimed: its log, store and settler. *steps* notes what happened, in order."""
+    """A partition that was claimed: its log, store and settler.
+
+    *steps* notes what happened, in order.
+    """
 
     def __init__(
-        self, path: Path, log: Log | None = None, *, sendings: Iterable[Sending] = (), dedupe: Dedupe | None = None,
+        self,
+        path: Path,
+        log: Log | None = None,
+        *,
+        sendings: Iterable[Sending] = (),
+        dedupe: Dedupe | None = None,
         windows: Mapping[bytes, Window] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.log = log or Log()
         self.steps: list[str] = []
         self.wire = Wire(self.log, [], sendings)
@@ -37,19 +54,27 @@ class Desk:
         """Restore and claim, as a worker does."""
         reader: Any = self.log
         assert await Restorer(reader, Wire(self.log, []), 24).acquire([self.replica], lambda: True)
-        self.settler = Settler(self.replica, self._dedupe, self._windows, self.wire, reader, self.steps.append)
+        self.settler = Settler(
+            self.replica, self._dedupe, self._windows, self.wire, reader, self.steps.append
+        )
         await self.settler.start()
         return self
 
     async def settle(
-        self, rows: Mapping[bytes, bytes | None] | None = None, marks: Mapping[bytes, Mark] | None = None,
-        stream_ms: int = 0, *, may_apply: bool = True,
-    ) -> bool:  # fmt: skip
+        self,
+        rows: Mapping[bytes, bytes | None] | None = None,
+        marks: Mapping[bytes, Mark] | None = None,
+        stream_ms: int = 0,
+        *,
+        may_apply: bool = True,
+    ) -> bool:
         """Settle a group."""
         group = Group()
         group.rows.update(rows or {})
         group.marks.update({key: store_mark(*mark) for key, mark in (marks or {}).items()})
-        return await self.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: may_apply)
+        return await self.settler.settle(
+            group, Processed(1, stream_ms=stream_ms), lambda: may_apply
+        )
 
     @property
     def kept(self) -> Fold:
@@ -59,7 +84,10 @@ class Desk:
     @property
     def largest_batch(self) -> int:
         """Bytes of the largest record batch that was sent, as they are counted."""
-        return max(sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in rows) for rows in self.wire.batches)
+        return max(
+            sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in rows)
+            for rows in self.wire.batches
+        )
 
     def claimed_by_other(self, epoch: int) -> None:
         """Somebody else claims."""

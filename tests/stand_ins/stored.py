@@ -37,7 +37,13 @@ def partition_of(rows: dict[bytes, bytes] | None = None, group_bytes: int = 10_0
 def record(offset: int = 0, timestamp: int = 0, headers: Headers = ()) -> Any:
     """A record as it comes from Kafka."""
     return SimpleNamespace(
-        topic="t", partition=0, offset=offset, timestamp=timestamp, key=b"k", value=b"v", headers=headers
+        topic="t",
+        partition=0,
+        offset=offset,
+        timestamp=timestamp,
+        key=b"k",
+        value=b"v",
+        headers=headers,
     )
 
 
@@ -79,7 +85,13 @@ class MemoryStore(Memory):
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys in order."""
-        return iter([(k, v) for k, v in sorted(self.rows.items()) if k.startswith(prefix) and k >= prefix + start])
+        return iter(
+            [
+                (k, v)
+                for k, v in sorted(self.rows.items())
+                if k.startswith(prefix) and k >= prefix + start
+            ]
+        )
 
     def batch(self) -> Batch:
         """For `write`."""

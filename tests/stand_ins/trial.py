@@ -71,17 +71,28 @@ Do = Callable[[Try], Awaitable[None]]
 
 
 class Trial:
-    """A partition and what outlives its workers: the source, the store, what was sent. *options* are those of Failing.
+    """A partition and what outlives its workers: the source, the store, what was sent.
 
-    *stages*: how many retry topics there are. Every handler counts its calls in a row before it does anything else.
+    *options* are those of Failing.
+
+    *stages*: how many retry topics there are. Every handler counts its calls in a row before it
+    does anything else.
     """
 
     unwritten = ""  # as of a settler whose disk takes all
 
     def __init__(
-        self, clock: Clock, *, concurrency: int = 4, order: Any = "key", on_unknown_type: Any = "ignore",
-        dedupe: Dedupe | None = DEDUPE, stages: int = 0, flood: Breaker = NEVER, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        clock: Clock,
+        *,
+        concurrency: int = 4,
+        order: Any = "key",
+        on_unknown_type: Any = "ignore",
+        dedupe: Dedupe | None = DEDUPE,
+        stages: int = 0,
+        flood: Breaker = NEVER,
+        **options: Any,
+    ) -> None:
         self.clock = clock
         self.concurrency = concurrency
         self.calls: list[Call] = []
@@ -100,20 +111,35 @@ class Trial:
         self.counts = Counts()
         topics = (REDRIVE, *(retry_topic("t", "group", number + 1) for number in range(stages)))
         self.pipeline = Pipeline(
-            EventTypes("t", [Try]), self.dispatcher, dedupe, dedupe or DEDUPE, self.counts, on_unknown_type,
-            failing_of(self.counts, flood, succeeded=self._succeeded, order=order, **options), NO_CLAIMS, topics,
-        )  # fmt: skip
+            EventTypes("t", [Try]),
+            self.dispatcher,
+            dedupe,
+            dedupe or DEDUPE,
+            self.counts,
+            on_unknown_type,
+            failing_of(self.counts, flood, succeeded=self._succeeded, order=order, **options),
+            NO_CLAIMS,
+            topics,
+        )
 
     def _succeeded(self) -> int:
         return sum(handler.gate.passed for handler in self.dispatcher.handlers)
 
     def handler(
-        self, name: str, do: Do, retry: Retry = Retry(), breaker: Breaker = NEVER, **policy: Any  # frozen
-    ) -> Handler:  # fmt: skip
+        # Frozen.
+        self,
+        name: str,
+        do: Do,
+        retry: Retry = Retry(),
+        breaker: Breaker = NEVER,
+        **policy: Any,
+    ) -> Handler:
         """Add a handler that does *do*."""
 
         async def call(event: Try, delivery: Delivery) -> None:
-            self.calls.append(Call(round(self.clock.passed_s, 3), name, event.name, delivery.attempt))
+            self.calls.append(
+                Call(round(self.clock.passed_s, 3), name, event.name, delivery.attempt)
+            )
             unit = current_unit()
             assert unit is not None
             row = row_key(name, event.name.encode())
@@ -135,13 +161,17 @@ class Trial:
         store.rows = self.stored
         state = Partition(0, store, 10_000)
         state.processed = self.processed
-        state.troubles = Troubles([(k, v) for k, v in self.stored.items() if k[:1] in {ATTEMPTS, DEAD}])
+        state.troubles = Troubles(
+            [(k, v) for k, v in self.stored.items() if k[:1] in {ATTEMPTS, DEAD}]
+        )
         self.crew = Crew(self.concurrency, self.fault, self.timeouts_s)
         ties = Ties(lambda: True, self.publish, self.fault, lambda _: None)
         settler: Any = self
         begin = self.processed.next_offset if self.processed else 0
         limits = Limits(self.concurrency, 1_000, 1_000_000, chunk)
-        self.flow = Flow(TP("t", 0), self.pipeline, state, settler, limits, ties, self.crew.wake, begin)
+        self.flow = Flow(
+            TP("t", 0), self.pipeline, state, settler, limits, ties, self.crew.wake, begin
+        )
         self._receive(self.source[begin:])
         for topic, records in self.back.items():
             self._receive_back(topic, records[self.finished_back.get(topic, 0) :])
@@ -149,7 +179,9 @@ class Trial:
     async def kill(self) -> None:
         """End the worker at once; nothing is written any more."""
         self.flow.abandon()
-        self.finished_back = {tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.of.items()}
+        self.finished_back = {
+            tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.of.items()
+        }
         settling = self.flow.settling.task
         if settling is not None:
             settling.cancel()
@@ -166,7 +198,9 @@ class Trial:
             if record.topic in self.pipeline.topics_back:
                 self.send_back(record)
 
-    async def settle(self, group: Group, processed: Processed, may_apply: Callable[[], bool]) -> bool:
+    async def settle(
+        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+    ) -> bool:
         """Write a group to the store."""
         await asyncio.sleep(0)
         await self.may_settle.wait()
@@ -183,16 +217,28 @@ class Trial:
 
     # Records.
 
-    def feed(self, *events: str, values: Mapping[str, bytes | None] | None = None, kind: bytes = b"test.Try") -> None:
+    def feed(
+        self,
+        *events: str,
+        values: Mapping[str, bytes | None] | None = None,
+        kind: bytes = b"test.Try",
+    ) -> None:
         """Let an event arrive for each of *events*, `key:name`, with one of *values* if its name has one there."""
         first = len(self.source)
         for number, event in enumerate(events, first):
             key, _, name = event.partition(":")
             value = codec_of(Try).encode(Try(key=key, name=name or key))
-            self.source.append(SimpleNamespace(
-                topic="t", partition=0, offset=number, timestamp=int(EPOCH_S) * 1000, key=key.encode() or None,
-                value=(values or {}).get(name, value), headers=[("ce_id", event.encode()), ("ce_type", kind)],
-            ))  # fmt: skip
+            self.source.append(
+                SimpleNamespace(
+                    topic="t",
+                    partition=0,
+                    offset=number,
+                    timestamp=int(EPOCH_S) * 1000,
+                    key=key.encode() or None,
+                    value=(values or {}).get(name, value),
+                    headers=[("ce_id", event.encode()), ("ce_type", kind)],
+                )
+            )
         self._receive(self.source[first:])
 
     def send_back(self, record: Outgoing) -> None:
@@ -233,14 +279,18 @@ class Trial:
     @property
     def letters(self) -> list[Letter]:
         """The dead letters."""
-        found = [(record, our_headers(record.headers)) for record in self.sent if record.topic == LETTERS]
+        found = [
+            (record, our_headers(record.headers)) for record in self.sent if record.topic == LETTERS
+        ]
         return [
             Letter(
-                name_of(record), ours["famulus-failure"].decode(), ours["famulus-handler"].decode().removeprefix("h."),
+                name_of(record),
+                ours["famulus-failure"].decode(),
+                ours["famulus-handler"].decode().removeprefix("h."),
                 int(ours["famulus-attempts"]),
             )
             for record, ours in found
-        ]  # fmt: skip
+        ]
 
     def names(self, handler: str = "") -> list[str]:
         """For what *handler*, or all of them, was called."""
@@ -263,8 +313,15 @@ class Trial:
 def read(record: Outgoing, offset: int) -> Any:
     """*record* as it is read again."""
     at = record.timestamp_ms if record.timestamp_ms is not None else 0
-    return SimpleNamespace(topic=record.topic, partition=record.partition, offset=offset, timestamp=at,
-                           key=record.key, value=record.value, headers=record.headers)  # fmt: skip
+    return SimpleNamespace(
+        topic=record.topic,
+        partition=record.partition,
+        offset=offset,
+        timestamp=at,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
 
 
 def name_of(record: Outgoing) -> str:

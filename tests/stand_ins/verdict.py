@@ -15,7 +15,10 @@ from tests.stand_ins.world import World
 
 
 def judge(scenario: Scenario, make_store: Callable[[int], Any] | None = None) -> None:
-    """Run a scenario. Raises AssertionError when anything of the promise is broken. *make_store*: on a disk."""
+    """Run a scenario.
+
+    Raises AssertionError when anything of the promise is broken. *make_store*: on a disk.
+    """
     asyncio.run(_judge(World(scenario, make_store)))
 
 
@@ -31,7 +34,11 @@ def check_published(world: World) -> None:
     """Every event that a handler published has left, every event that failed for good lies in the dead letters."""
     wanted = expected(world.scenario)
     published = {(r.value or b"").decode() for r in world.published if r.topic == "out"}
-    buried = {dict(r.headers)["ce_id"].decode() for r in world.published if r.topic == dead_letter_topic("t")}
+    buried = {
+        dict(r.headers)["ce_id"].decode()
+        for r in world.published
+        if r.topic == dead_letter_topic("t")
+    }
     assert published == wanted.published
     assert buried == wanted.buried
 
@@ -60,7 +67,11 @@ def check_rows(scenario: Scenario, wanted: Expected, found: Fold) -> None:
     assert +Counter(rows["sums"]) == +wanted.sums
     assert -Counter(rows["sums"]) == -wanted.sums
     trail: dict[str, list[str]] = rows["trail"]
-    if any(scenario.deeds[r.headers[0][1].decode()].lane != r.key.decode() for r in scenario.records):
-        assert {k: sorted(v) for k, v in trail.items()} == {k: sorted(v) for k, v in wanted.trail.items()}
+    if any(
+        scenario.deeds[r.headers[0][1].decode()].lane != r.key.decode() for r in scenario.records
+    ):
+        assert {k: sorted(v) for k, v in trail.items()} == {
+            k: sorted(v) for k, v in wanted.trail.items()
+        }
     else:
         assert trail == wanted.trail

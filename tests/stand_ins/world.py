@@ -42,7 +42,10 @@ class Killed(asyncio.CancelledError):
 
 
 class World:
-    """What outlives workers: the log, their disks, what was published, the group's commit. *make_store*: on a disk."""
+    """What outlives workers: the log, their disks, what was published, the group's commit.
+
+    *make_store*: on a disk.
+    """
 
     def __init__(self, scenario: Scenario, make_store: Callable[[int], Any] | None = None) -> None:
         self.scenario = scenario
@@ -53,7 +56,9 @@ class World:
         self.wrong: list[str] = []
         self.owner: Worker | None = None
         self.final: Fold | None = None  # what the last worker's store had
-        self.make_store: Callable[[int], Any] = make_store or (lambda disk: MemoryStore(self.disks[disk]))
+        self.make_store: Callable[[int], Any] = make_store or (
+            lambda disk: MemoryStore(self.disks[disk])
+        )
 
     async def run(self) -> None:
         """Let one worker after the other have the partition, until the last one is done with all of it."""
@@ -101,7 +106,11 @@ class InMemory(Holdings):
 
     def _replica(self, tp: TP) -> Replica | None:
         topic = self.remembered[tp.topic].topic
-        return None if topic is None else Replica(self._home(tp, topic), tp.topic, self.world.make_store(self.disk))
+        return (
+            None
+            if topic is None
+            else Replica(self._home(tp, topic), tp.topic, self.world.make_store(self.disk))
+        )
 
 
 class Worker:
@@ -114,8 +123,13 @@ class Worker:
         self.epoch = 0
         self.store: Any = None
         self.faults: list[Exception] = []
-        self.wire = Wire(world.log, world.published, plan.sendings, lambda: self.is_dead,
-                         is_lost_at_death=plan.is_lost_at_death)  # fmt: skip
+        self.wire = Wire(
+            world.log,
+            world.published,
+            plan.sendings,
+            lambda: self.is_dead,
+            is_lost_at_death=plan.is_lost_at_death,
+        )
         self.partitions: dict[int, Partition] = {}
         self.flow: Flow | None = None
         self.crew = Crew(4, self.fault)
@@ -127,9 +141,16 @@ class Worker:
         folder: Any = SimpleNamespace(tidy=lambda *_: None)
         reader: Any = world.log
         self.holdings = InMemory(
-            {"t": Remembered(topic, self.dedupe, tables, self.partitions)}, folder, MEMORY,
-            reader, self.wire, Restorer(reader, self.wire, 24), scenario.group_bytes, 24, self.step,
-        )  # fmt: skip
+            {"t": Remembered(topic, self.dedupe, tables, self.partitions)},
+            folder,
+            MEMORY,
+            reader,
+            self.wire,
+            Restorer(reader, self.wire, 24),
+            scenario.group_bytes,
+            24,
+            self.step,
+        )
         self.holdings.world, self.holdings.disk = world, plan.disk
 
     @property
@@ -156,10 +177,14 @@ class Worker:
         processed = held.partition.processed
         start = self.world.committed or 0
         if processed is not None:
-            start = start_position(processed.next_offset, self.world.committed, 0, end, "ignore").offset
+            start = start_position(
+                processed.next_offset, self.world.committed, 0, end, "ignore"
+            ).offset
         ties = Ties(lambda: True, self.publish, self.fault, self.step)
         limits = Limits(4, 12, 100_000, scenario.chunk)
-        self.flow = flow = Flow(SOURCE, self.pipeline(), held.partition, held.settler, limits, ties, self.crew.wake)
+        self.flow = flow = Flow(
+            SOURCE, self.pipeline(), held.partition, held.settler, limits, ties, self.crew.wake
+        )
         for at in range(start, end, 10):
             flow.receive(Fetch(scenario.records[at : min(at + 10, end)]))
         self.crew.wake(flow)
@@ -175,7 +200,9 @@ class Worker:
     def is_done(flow: Flow, start: int, end: int) -> bool:
         """Whether all of the source is settled."""
         return start >= end or (
-            flow.offsets.next_offset == end and not flow.lanes.held and flow.state.next_to_settle() is None
+            flow.offsets.next_offset == end
+            and not flow.lanes.held
+            and flow.state.next_to_settle() is None
         )
 
     def commit(self, flow: Flow) -> None:
@@ -183,7 +210,10 @@ class Worker:
         if self.world.owner is not self or flow.settled_offset is None or self.is_dead:
             return
         self.world.committed = flow.settled_offset
-        if self.world.scenario.remembers and flow.settled_offset > fold(self.world.log).processed.next_offset:
+        if (
+            self.world.scenario.remembers
+            and flow.settled_offset > fold(self.world.log).processed.next_offset
+        ):
             self.world.wrong.append("committed what is not settled")
 
     def pipeline(self) -> Pipeline:
@@ -226,7 +256,9 @@ class Worker:
     def step(self, name: str) -> None:
         """One more step. Raises Killed when it is the last one."""
         self.steps += 1
-        if name == "written" and any(e.key == CLAIM and epoch_of(e.headers) > self.epoch for e in self.ours()):
+        if name == "written" and any(
+            e.key == CLAIM and epoch_of(e.headers) > self.epoch for e in self.ours()
+        ):
             self.world.wrong.append("a worker settled after another one had claimed")
         if self.steps == self.plan.end_at:
             self.is_replaced = self.plan.is_replaced

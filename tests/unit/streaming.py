@@ -19,21 +19,32 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(cases: list[dict[str, object]], **environment: str) -> list[dict[str, object]]:
     """How each of *cases* ended: its exit code, and what it wrote, with every byte as a character."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.streaming"], input=json.dumps(cases), capture_output=True, text=True,
-        check=True, cwd=ROOT, timeout=120, env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", **environment},
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.unit.streaming"],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+        env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", **environment},
+    )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _ended(case: dict[str, object]) -> dict[str, object]:
-    """Run one in a fork. *out* says what its standard output is: full, gone, terminal, else a file."""
+    """Run one in a fork.
+
+    *out* says what its standard output is: full, gone, terminal, else a file.
+    """
     kind = case.get("out")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         read, write = pty.openpty() if kind == "terminal" else os.pipe()
         child = os.fork()
         if not child:
             full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2({"full": full, "gone": write, "terminal": write}.get(str(kind), out.fileno()), 1)
+            os.dup2(
+                {"full": full, "gone": write, "terminal": write}.get(str(kind), out.fileno()), 1
+            )
             os.dup2(err.fileno(), 2)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.closerange(3, 256)
@@ -56,9 +67,12 @@ def _command(case: dict[str, object]) -> None:
     for number, name in enumerate(names):
         mode = "r" if number == 0 else "w"
         encoding = str(case.get("encoding", "utf-8"))
-        stream = None if str(number) in closed else open(number, mode, encoding=encoding, closefd=False)  # noqa: SIM115
+        stream = (
+            None if str(number) in closed else open(number, mode, encoding=encoding, closefd=False)  # noqa: SIM115
+        )
         setattr(sys, name, stream)
-    sys.argv = ["faust", "-A", "app", *map(str, case["command"])]  # type: ignore[call-overload]  # JSON
+    # JSON.
+    sys.argv = ["faust", "-A", "app", *map(str, case["command"])]  # type: ignore[call-overload]
     from faust.cli.faust import cli  # noqa: PLC0415  # it is imported by then
 
     code = 0

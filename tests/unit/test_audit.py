@@ -50,7 +50,13 @@ def test_the_project_has_a_list_that_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("report", "knows"),
     [
-        ('{"dependencies": [{"name": "jinja2", "version": "2.4.1", "vulns": [{"id": "PYSEC-2014-8"}]}]}', True),
+        (
+            (
+                '{"dependencies": [{"name": "jinja2", "version": "2.4.1", "vulns": [{"id": '
+                '"PYSEC-2014-8"}]}]}'
+            ),
+            True,
+        ),
         ('{"dependencies": [{"name": "jinja2", "version": "2.4.1", "vulns": []}]}', False),
         ('{"dependencies": [{"name": "jinja2", "skip_reason": "not found"}]}', False),
         ("", False),

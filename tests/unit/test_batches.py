@@ -13,9 +13,14 @@ INDEPENDENT_BLOCKS = 0x20
 def batch(value: bytes) -> bytes:
     """A batch as a producer writes it."""
     builder = DefaultRecordBatchBuilder(
-        magic=2, compression_type=LZ4, is_transactional=0, producer_id=1, producer_epoch=1, base_sequence=1,
+        magic=2,
+        compression_type=LZ4,
+        is_transactional=0,
+        producer_id=1,
+        producer_epoch=1,
+        base_sequence=1,
         batch_size=10**9,
-    )  # fmt: skip
+    )
     builder.append(0, timestamp=1, key=b"k", value=value, headers=[])
     return bytes(builder.build())
 

@@ -5,9 +5,16 @@ from bench.logs import Restored, restored
 from bench.report import Row
 
 
-def row(workload: str = "W0", system: str = "famulus", metric: str = "events_per_second", value: float = 1.0) -> Row:
+def row(
+    workload: str = "W0",
+    system: str = "famulus",
+    metric: str = "events_per_second",
+    value: float = 1.0,
+) -> Row:
     """A row of results.json whose minimum, median and maximum are one."""
-    return Row(workload=workload, system=system, metric=metric, unit="", min=value, median=value, max=value)
+    return Row(
+        workload=workload, system=system, metric=metric, unit="", min=value, median=value, max=value
+    )
 
 
 def test_the_readme_shows_what_was_measured() -> None:
@@ -19,7 +26,11 @@ def test_the_readme_shows_what_was_measured() -> None:
 def test_the_chart_shows_what_was_measured() -> None:
     """Its text stands in the file, so the paces can be looked for."""
     chart = report.RESULTS.with_suffix(".svg").read_text("utf-8")
-    drawn = [r for r in report.read() if r["workload"] in {"W0", "W1"} and r["metric"] == "events_per_second"]
+    drawn = [
+        r
+        for r in report.read()
+        if r["workload"] in {"W0", "W1"} and r["metric"] == "events_per_second"
+    ]
     assert [r["system"] for r in drawn if f"{r['median']:,.0f}" not in chart] == []
 
 
@@ -51,20 +62,28 @@ def test_one_order_in_fifty_repeats_an_earlier_one_of_its_key() -> None:
 
 def test_the_line_of_this_worker_says_what_was_restored() -> None:
     """Through the colours of a terminal and from several restores."""
-    line = "2026-11-24 22:00:00 [info     ] restored      partitions=4 records=12 rows=1000 seconds=0.25\n"
+    line = (
+        "2026-11-24 22:00:00 [info     ] restored      partitions=4 records=12 rows=1000 "
+        "seconds=0.25\n"
+    )
     assert restored(f"[WARNING] \x1b[2m{line}\x1b[0m{line}") == Restored(2000, 0.5)
 
 
 def test_stock_faust_says_when_it_began_and_ended() -> None:
     """The next restore is none of the first."""
     log = (
-        "[2026-11-24 22:00:01,000] [7] [INFO] [^---Recovery]: Restoring state from changelog topics... \n"
+        "[2026-11-24 22:00:01,000] [7] [INFO] [^---Recovery]: Restoring state from changelog "
+        "topics... \n"
         "[2026-11-24 22:00:03,500] [7] [INFO] [^---Recovery]: Recovery complete \n"
-        "[2026-11-24 22:00:04,000] [7] [INFO] [^---Recovery]: Restoring state from changelog topics... \n"
+        "[2026-11-24 22:00:04,000] [7] [INFO] [^---Recovery]: Restoring state from changelog "
+        "topics... \n"
     )
     assert restored(log) == Restored(None, 2.5)
 
 
 def test_a_log_without_the_end_says_nothing_yet() -> None:
     """Waiting goes on."""
-    assert restored("[2026-11-24 22:00:01,000] [INFO] [quixstreams] : Beginning recovery check...\n") is None
+    assert (
+        restored("[2026-11-24 22:00:01,000] [INFO] [quixstreams] : Beginning recovery check...\n")
+        is None
+    )

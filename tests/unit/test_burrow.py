@@ -4,13 +4,28 @@ from collections.abc import Sequence
 
 import pytest
 
-from famulus.kafka.burrow import JUDGED_S, LOOKS, Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
+from famulus.kafka.burrow import (
+    JUDGED_S,
+    LOOKS,
+    Look,
+    Rates,
+    State,
+    eta_s_of,
+    kept,
+    rates_of,
+    state_of,
+    worst,
+)
 
 MIN = 60.0
 
 
 def window(
-    committed: Sequence[int | None], ends: Sequence[int], *, is_held: bool = True, every_s: float = MIN
+    committed: Sequence[int | None],
+    ends: Sequence[int],
+    *,
+    is_held: bool = True,
+    every_s: float = MIN,
 ) -> list[Look]:
     """Looks at a log that begins at 0."""
     return [
@@ -40,8 +55,10 @@ def window(
         (window([3, 3], [10, 10], is_held=False), State.STOPPED),
         (window([None, None], [10, 10], is_held=False), State.STOPPED),
         (window([3, 4, 4, 4], [10, 10, 11, 12], is_held=False), State.STOPPED),
-        (window([3, 4, 5, 5], [10, 10, 10, 10], is_held=False), State.OK),  # not silent for long enough
-        (window([5, 5, 5], [5, 5, 9], is_held=False), State.OK),  # it had caught up with an end in the window
+        # Not silent for long enough.
+        (window([3, 4, 5, 5], [10, 10, 10, 10], is_held=False), State.OK),
+        # It had caught up with an end in the window.
+        (window([5, 5, 5], [5, 5, 9], is_held=False), State.OK),
         (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),  # worse than the rewind
     ],
 )

@@ -41,7 +41,9 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
         runs.append((at + gap, at + gap + 1 + number % 3))
         at = runs[-1][1]
     row = decode_processed(encode(Processed(next_offset, turns(next_offset, runs))))
-    assert [o for run in offsets_in(row) for o in range(*run)] == [o for run in runs for o in range(*run)]
+    assert [o for run in offsets_in(row) for o in range(*run)] == [
+        o for run in runs for o in range(*run)
+    ]
     assert all(count > 0 for count in row.ahead[1:])
 
 
@@ -56,7 +58,10 @@ def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -
 @given(st.lists(marks, min_size=1))
 def test_the_newest_mark_is_known_by_its_bytes(of: list[Mark]) -> None:
     """They sort by time."""
-    assert newest_ms({MARK + b"%16d" % number: store_mark(*mark) for number, mark in enumerate(of)}) == max(of).seen_ms
+    assert (
+        newest_ms({MARK + b"%16d" % number: store_mark(*mark) for number, mark in enumerate(of)})
+        == max(of).seen_ms
+    )
 
 
 @given(times, st.integers(0, 2**40), st.integers(0, 2**40))
@@ -67,7 +72,10 @@ def test_packs_sort_by_their_period(period_ms: int, epoch: int, number: int) -> 
     assert key < pack_key(period_ms + 1, 0, 0)
 
 
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), st.binary())
+@given(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+    st.binary(),
+)
 def test_rows_know_their_table(table: str, key: bytes) -> None:
     """Any bytes are a key."""
     assert table_and_key(row_key(table, key)) == (table, key)
@@ -79,13 +87,23 @@ def test_a_record_without_an_epoch_is_older_than_any() -> None:
     assert epoch_of([("other", b"")]) == 0
 
 
-@given(at_ms=times, step=st.integers(1, 50), times_longer=st.integers(0, 200), expires=st.integers(0, 99))
-def test_a_time_lies_in_all_its_windows_and_in_no_other(at_ms: int, step: int, times_longer: int, expires: int) -> None:
+@given(
+    at_ms=times,
+    step=st.integers(1, 50),
+    times_longer=st.integers(0, 200),
+    expires=st.integers(0, 99),
+)
+def test_a_time_lies_in_all_its_windows_and_in_no_other(
+    at_ms: int, step: int, times_longer: int, expires: int
+) -> None:
     """They are the multiples of the step at most a window's size before it; a time after 1970 has none before that."""
     window = Window(step + times_longer, step, expires)
     starts = list(window.starts(at_ms))
-    assert starts == [s for s in range(at_ms - window.size_ms - step, at_ms + step) if s % step == 0
-                      and s <= at_ms < s + window.size_ms and (s >= 0 or at_ms < 0)]  # fmt: skip
+    assert starts == [
+        s
+        for s in range(at_ms - window.size_ms - step, at_ms + step)
+        if s % step == 0 and s <= at_ms < s + window.size_ms and (s >= 0 or at_ms < 0)
+    ]
     if not 0 <= at_ms < window.size_ms:
         assert len(starts) in {window.size_ms // step, -(-window.size_ms // step)}
     stream_ms = starts[0] + window.size_ms + expires
@@ -102,7 +120,9 @@ def test_keys_of_windows_come_back_and_sort_by_time(start_ms: int, key: str) -> 
     assert raw < in_window(start_ms + 1, b"")
 
 
-@pytest.mark.parametrize(("size", "step", "expires"), [(0, 0, 0), (2, 3, 0), (2, 0, 0), (2, -1, 0), (2, 1, -1)])
+@pytest.mark.parametrize(
+    ("size", "step", "expires"), [(0, 0, 0), (2, 3, 0), (2, 0, 0), (2, -1, 0), (2, 1, -1)]
+)
 def test_windows_that_leave_out_time_are_refused(size: int, step: int, expires: int) -> None:
     """When they are declared."""
     with pytest.raises(ConfigError, match=r"a table's window"):

@@ -19,13 +19,22 @@ from famulus.kafka.diagnostics import (
 from famulus.kafka.partitioner import consistent_random, murmur2
 
 DAY_MS = 86_400_000
-PLAIN = {"retention.ms": str(7 * DAY_MS), "cleanup.policy": "delete", "max.message.bytes": "1000000",
-         "min.insync.replicas": "2"}  # fmt: skip
+PLAIN = {
+    "retention.ms": str(7 * DAY_MS),
+    "cleanup.policy": "delete",
+    "max.message.bytes": "1000000",
+    "min.insync.replicas": "2",
+}
 FAMILY = Family("orders", "orders.dead-letter", ["orders.g.redrive"], "g-orders-state", 7 * DAY_MS)
 SOURCE = TopicFacts(4, 3, PLAIN)
 DEAD = TopicFacts(4, 3, {**PLAIN, "retention.ms": str(30 * DAY_MS), "max.message.bytes": "2000000"})
 STATE = TopicFacts(4, 3, {**PLAIN, "cleanup.policy": "compact"})
-WELL = {"orders": SOURCE, "orders.dead-letter": DEAD, "orders.g.redrive": TopicFacts(4, 3), "g-orders-state": STATE}
+WELL = {
+    "orders": SOURCE,
+    "orders.dead-letter": DEAD,
+    "orders.g.redrive": TopicFacts(4, 3),
+    "g-orders-state": STATE,
+}
 KEYS = [b"key-%d" % number for number in range(200)]
 HERE = Place("data", is_writable=True, free_bytes=2**36, total_bytes=2**38)
 
@@ -33,7 +42,11 @@ HERE = Place("data", is_writable=True, free_bytes=2**36, total_bytes=2**38)
 def with_config(facts: TopicFacts, **configs: str) -> TopicFacts:
     """The same topic with other settings."""
     return replace(
-        facts, configs={**facts.configs, **{name.replace("_", "."): value for name, value in configs.items()}}
+        facts,
+        configs={
+            **facts.configs,
+            **{name.replace("_", "."): value for name, value in configs.items()},
+        },
     )
 
 
@@ -46,24 +59,52 @@ def names(found: list[Finding]) -> list[tuple[str, str]]:
 def test_nothing_is_wrong_with_topics_that_are_well() -> None:
     """A cluster as people want it has no findings."""
     assert list(about_topics(FAMILY, WELL, brokers=3)) == []
-    assert list(about_topics(replace(FAMILY, state=None, dedupe_window_ms=None), WELL, brokers=3)) == []
+    assert (
+        list(about_topics(replace(FAMILY, state=None, dedupe_window_ms=None), WELL, brokers=3))
+        == []
+    )
 
 
-@pytest.mark.parametrize(("topic", "facts", "expected"), [
-    ("orders", None, ("error", "topic-missing")),
-    ("orders.dead-letter", None, ("error", "topic-missing")),
-    ("orders.dead-letter", replace(DEAD, partitions=2), ("warning", "dead-letter-partitions")),
-    ("orders.dead-letter", with_config(DEAD, retention_ms=str(DAY_MS)), ("warning", "dead-letter-retention")),
-    ("orders.dead-letter", with_config(DEAD, cleanup_policy="compact,delete"), ("error", "dead-letter-compacted")),
-    ("orders.dead-letter", with_config(DEAD, max_message_bytes="1000000"), ("warning", "dead-letter-size")),
-    ("orders.g.redrive", TopicFacts(5, 3), ("error", "topic-back-partitions")),
-    ("g-orders-state", replace(STATE, partitions=3), ("error", "state-partitions")),
-    ("g-orders-state", with_config(STATE, cleanup_policy="delete"), ("error", "state-not-compacted")),
-    ("orders", replace(SOURCE, copies=1, configs={**PLAIN, "min.insync.replicas": "1"}), ("warning", "one-copy")),
-    ("orders", replace(SOURCE, copies=1), ("error", "in-sync")),
-    ("orders", with_config(SOURCE, min_insync_replicas="1"), ("warning", "in-sync")),
-])  # fmt: skip
-def test_each_fault_of_a_topic_is_found(topic: str, facts: TopicFacts | None, expected: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("topic", "facts", "expected"),
+    [
+        ("orders", None, ("error", "topic-missing")),
+        ("orders.dead-letter", None, ("error", "topic-missing")),
+        ("orders.dead-letter", replace(DEAD, partitions=2), ("warning", "dead-letter-partitions")),
+        (
+            "orders.dead-letter",
+            with_config(DEAD, retention_ms=str(DAY_MS)),
+            ("warning", "dead-letter-retention"),
+        ),
+        (
+            "orders.dead-letter",
+            with_config(DEAD, cleanup_policy="compact,delete"),
+            ("error", "dead-letter-compacted"),
+        ),
+        (
+            "orders.dead-letter",
+            with_config(DEAD, max_message_bytes="1000000"),
+            ("warning", "dead-letter-size"),
+        ),
+        ("orders.g.redrive", TopicFacts(5, 3), ("error", "topic-back-partitions")),
+        ("g-orders-state", replace(STATE, partitions=3), ("error", "state-partitions")),
+        (
+            "g-orders-state",
+            with_config(STATE, cleanup_policy="delete"),
+            ("error", "state-not-compacted"),
+        ),
+        (
+            "orders",
+            replace(SOURCE, copies=1, configs={**PLAIN, "min.insync.replicas": "1"}),
+            ("warning", "one-copy"),
+        ),
+        ("orders", replace(SOURCE, copies=1), ("error", "in-sync")),
+        ("orders", with_config(SOURCE, min_insync_replicas="1"), ("warning", "in-sync")),
+    ],
+)
+def test_each_fault_of_a_topic_is_found(
+    topic: str, facts: TopicFacts | None, expected: tuple[str, str]
+) -> None:
     """One fault, one finding."""
     topics = {name: of for name, of in {**WELL, topic: facts}.items() if of is not None}
     assert names(list(about_topics(FAMILY, topics, brokers=3))) == [expected]
@@ -77,7 +118,10 @@ def test_a_topic_that_is_kept_longer_than_events_are_recognised() -> None:
 
 def test_one_copy_is_well_on_one_broker() -> None:
     """Nobody wants to be told of it on a laptop."""
-    one = {name: TopicFacts(4, 1, {**of.configs, "min.insync.replicas": "1"}) for name, of in WELL.items()}
+    one = {
+        name: TopicFacts(4, 1, {**of.configs, "min.insync.replicas": "1"})
+        for name, of in WELL.items()
+    }
     assert list(about_topics(FAMILY, one, brokers=1)) == []
 
 
@@ -89,7 +133,10 @@ def test_keys_that_another_partitioner_has_placed() -> None:
     assert list(about_keys("orders", 1, [(key, 0) for key in KEYS], "murmur2", murmur2)) == []
     assert list(about_keys("orders", 4, dotnet[:10], "murmur2", murmur2)) == []  # too few to say
     (finding,) = about_keys("orders", 4, dotnet, "murmur2", murmur2)
-    assert (finding.check, finding.cure) == ("partitioner", "set Kafka.ProducerConfig.Partitioner to consistent_random")
+    assert (finding.check, finding.cure) == (
+        "partitioner",
+        "set Kafka.ProducerConfig.Partitioner to consistent_random",
+    )
     (finding,) = about_keys("orders", 4, [(key, 3) for key in KEYS], "murmur2", murmur2)
     assert "no partitioner that is known" in finding.what
 
@@ -105,15 +152,21 @@ def test_retry_topics_that_no_handler_sends_to() -> None:
     """They are read until they are empty; then they may go."""
     assert names(list(about_retired("orders.g.retry-3", 5))) == [("warning", "retry-topic-retired")]
     [unused] = about_retired("orders.g.retry-3", 0)
-    assert (unused.check, unused.cure) == ("retry-topic-unused", "delete it while no worker of the group runs")
+    assert (unused.check, unused.cure) == (
+        "retry-topic-unused",
+        "delete it while no worker of the group runs",
+    )
 
 
-@pytest.mark.parametrize(("place", "expected"), [
-    (HERE, []),
-    (replace(HERE, is_writable=False), [("error", "data-folder")]),
-    (replace(HERE, free_bytes=2**29), [("warning", "disk")]),
-    (replace(HERE, free_bytes=2**32, total_bytes=2**40), [("warning", "disk")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        (HERE, []),
+        (replace(HERE, is_writable=False), [("error", "data-folder")]),
+        (replace(HERE, free_bytes=2**29), [("warning", "disk")]),
+        (replace(HERE, free_bytes=2**32, total_bytes=2**40), [("warning", "disk")]),
+    ],
+)
 def test_the_machine(place: Place, expected: list[tuple[str, str]]) -> None:
     """Folder, disk and open files."""
     assert names(list(about_place(place))) == expected

@@ -56,7 +56,11 @@ async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:
     os.utime(root / blob.reference, (1, 1))
     assert await store.check_in(RECORD) == slim
     [again] = await store.blobs()
-    assert (again.reference, again.size, again.written >= blob.written) == (blob.reference, len(LARGE), True)
+    assert (again.reference, again.size, again.written >= blob.written) == (
+        blob.reference,
+        len(LARGE),
+        True,
+    )
     found = await store.redeem(arrived(slim))
     assert (found.value, found.headers, found.key) == (LARGE, slim.headers, b"k")
     for small in (replace(RECORD, value=b"x" * 100), replace(RECORD, value=None)):
@@ -104,7 +108,10 @@ SPOILT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "missing": (lambda _, blob: blob.unlink(), "no such blob"),
     "shorter": (lambda _, blob: os.truncate(blob, 10), "has 10 bytes, the record says"),
     "longer": (lambda _, blob: blob.write_bytes(LARGE + b"x"), "bytes, the record says"),
-    "other bytes": (lambda _, blob: blob.write_bytes(LARGE[:-1] + b"y"), "does not have the digest"),
+    "other bytes": (
+        lambda _, blob: blob.write_bytes(LARGE[:-1] + b"y"),
+        "does not have the digest",
+    ),
     "a link": (outside, "symbolic link"),
     "a folder that is a link": (folder_outside, "symbolic link"),
     "a pipe": (pipe, "no plain file"),
@@ -217,9 +224,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mine", (Bucket,), {"blobs": {}}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {
-        "AWS_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "here",
-        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret",
-    }.items():  # fmt: skip
+        "AWS_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "here",
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():
         monkeypatch.setenv(name, value)
     yield server
     server.shutdown()
@@ -261,7 +271,10 @@ async def test_room_is_given_in_the_order_of_coming() -> None:
         got.append(name)
 
     await come("a", 6)
-    tasks = [asyncio.create_task(come(name, size)) for name, size in (("b", 8), ("c", 3), ("d", 4), ("e", 4))]
+    tasks = [
+        asyncio.create_task(come(name, size))
+        for name, size in (("b", 8), ("c", 3), ("d", 4), ("e", 4))
+    ]
     await asyncio.sleep(0)
     assert got == ["a"]
     tasks[0].cancel()
@@ -279,10 +292,13 @@ async def test_room_is_given_in_the_order_of_coming() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"store": "http://127.0.0.1/x"}, {"store": "ftp://x"}, {"store": "s3://"}, {"threshold_bytes": 5},
+        {"store": "http://127.0.0.1/x"},
+        {"store": "ftp://x"},
+        {"store": "s3://"},
+        {"threshold_bytes": 5},
         {"in_hand_bytes": 10, "max_bytes": 11},
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
     """Before anything is lost."""
     with pytest.raises(ValidationError):
@@ -292,12 +308,25 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None
 def test_blobs_are_kept_for_as_long_as_a_record_may_need_them() -> None:
     """The topic, its dead letters, the way back, and the margin; for ever where one of them is."""
     day = 86_400.0
-    there = {"t": 7 * day, "t.dead-letter": 30 * day, "t.g.dead-letter": 10 * day, "t.g.redrive": 30 * day,
-             "t.g.retry-1": day, "other": day}  # fmt: skip
+    there = {
+        "t": 7 * day,
+        "t.dead-letter": 30 * day,
+        "t.g.dead-letter": 10 * day,
+        "t.g.redrive": 30 * day,
+        "t.g.retry-1": day,
+        "other": day,
+    }
     assert kept_of("t", there, day).seconds == 68 * day
     assert kept_of("other", there, day).seconds == 2 * day
     assert kept_of("t", {**there, "t.dead-letter": float("inf")}, day).seconds == float("inf")
     assert kept_of("gone", there, day).seconds == float("inf")
-    assert [is_way_of("t", name) for name in ("t", "t2.dead-letter", "t.x", "t.g.retry-x", "t.g.retry-2")] == [
-        False, False, False, False, True,
-    ]  # fmt: skip
+    assert [
+        is_way_of("t", name)
+        for name in ("t", "t2.dead-letter", "t.x", "t.g.retry-x", "t.g.retry-2")
+    ] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]

@@ -39,7 +39,9 @@ def shift(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: now_ns() + round(seconds * 10**9))
 
 
-async def test_a_clock_that_is_wrong_is_told_of(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clock_that_is_wrong_is_told_of(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By how much, and events are judged by the brokers' time all the same."""
     shift(monkeypatch, -7200)
     clock = Clock(broker.stamp, 60.0)
@@ -49,7 +51,9 @@ async def test_a_clock_that_is_wrong_is_told_of(broker: Broker, monkeypatch: pyt
     assert clock.now_ms() == round(EPOCH_S) * 1000
     [condition] = await clock.look()
     assert (condition.name, condition.is_red) == ("clock", False)
-    assert condition.why.startswith("this machine's clock is 7,200 s behind the brokers': set it by NTP")
+    assert condition.why.startswith(
+        "this machine's clock is 7,200 s behind the brokers': set it by NTP"
+    )
 
 
 async def test_a_clock_that_is_set_while_the_worker_runs_is_measured_anew(
@@ -62,14 +66,19 @@ async def test_a_clock_that_is_set_while_the_worker_runs_is_measured_anew(
     shift(monkeypatch, 3600)
     assert clock.now_ms() == round(EPOCH_S) * 1000
     assert [of.name for of in await clock.look()] == ["clock"]
-    assert (clock.words, broker.asked) == ("this machine's clock is 3,600 s ahead of the brokers'", 2)
+    assert (clock.words, broker.asked) == (
+        "this machine's clock is 3,600 s ahead of the brokers'",
+        2,
+    )
     shift(monkeypatch, -3600)
     assert (await clock.look(), broker.asked) == ([], 3)
     broker.time.now += EVERY_S + 1
     assert (await clock.look(), broker.asked) == ([], 4)
 
 
-async def test_a_difference_below_the_limit_is_none(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_difference_below_the_limit_is_none(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Machines' clocks are never quite the same."""
     shift(monkeypatch, 30)
     clock = Clock(broker.stamp, 60.0)

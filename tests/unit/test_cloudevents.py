@@ -30,13 +30,25 @@ EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
 DATA = json.loads(codec_of(StockReserved).encode(EVENT))
 TYPES = EventTypes("stock-events", [StockReserved])
 STRUCTURED = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
-ENVELOPE = {"specversion": "1.0", "id": "7", "source": "/shop", "type": "stock.StockReserved", "data": DATA}
+ENVELOPE = {
+    "specversion": "1.0",
+    "id": "7",
+    "source": "/shop",
+    "type": "stock.StockReserved",
+    "data": DATA,
+}
 
 
 def record(value: bytes | None, headers: Sequence[tuple[str, bytes]] = STRUCTURED) -> Any:
     """A record as it comes from Kafka."""
     return SimpleNamespace(
-        topic="stock-events", partition=1, offset=2, timestamp=3, key=b"part-1", value=value, headers=tuple(headers)
+        topic="stock-events",
+        partition=1,
+        offset=2,
+        timestamp=3,
+        key=b"part-1",
+        value=value,
+        headers=tuple(headers),
     )
 
 
@@ -54,15 +66,28 @@ def from_sdk(message: KafkaMessage) -> Any:
 def sdk_event(**attributes: Any) -> CloudEvent:
     """An event of another team."""
     return CloudEvent(
-        {"id": "7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0", **attributes}, DATA
+        {
+            "id": "7",
+            "source": "/shop",
+            "type": "stock.StockReserved",
+            "specversion": "1.0",
+            **attributes,
+        },
+        DATA,
     )
 
 
 def test_the_sdk_reads_what_we_write() -> None:
     """Every attribute, the extensions, and the data."""
     headers = new_headers(EVENT, "famulus")
-    read = from_binary_event(KafkaMessage(dict(headers), b"part-1", codec_of(StockReserved).encode(EVENT)))
-    assert (read.get_source(), read.get_type(), read.get_specversion()) == ("famulus", "stock.StockReserved", "1.0")
+    read = from_binary_event(
+        KafkaMessage(dict(headers), b"part-1", codec_of(StockReserved).encode(EVENT))
+    )
+    assert (read.get_source(), read.get_type(), read.get_specversion()) == (
+        "famulus",
+        "stock.StockReserved",
+        "1.0",
+    )
     assert read.get_id() == dict(headers)["ce_id"].decode() == read.get_extension("correlationid")
     assert read.get_subject() == "part-1"
     assert read.get_datacontenttype() == "application/json"
@@ -87,19 +112,30 @@ def test_what_the_sdk_writes_is_read(write: Any) -> None:
 def test_data_may_be_base64() -> None:
     """The SDK writes bytes like that."""
     data = codec_of(StockReserved).encode(EVENT)
-    event = CloudEvent({"id": "7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0"}, data)
+    event = CloudEvent(
+        {"id": "7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0"}, data
+    )
     assert TYPES.decode(from_sdk(to_structured_event(event))) == EVENT
 
 
-@pytest.mark.parametrize("media_type", [b"application/cloudevents", b"APPLICATION/CloudEvents+JSON ;charset=utf-8"])
+@pytest.mark.parametrize(
+    "media_type", [b"application/cloudevents", b"APPLICATION/CloudEvents+JSON ;charset=utf-8"]
+)
 def test_the_content_type_is_read_without_case_and_parameters(media_type: bytes) -> None:
     """As the binding says."""
-    assert TYPES.decode(record(json.dumps(ENVELOPE).encode(), [("content-type", media_type)])) == EVENT
+    assert (
+        TYPES.decode(record(json.dumps(ENVELOPE).encode(), [("content-type", media_type)])) == EVENT
+    )
 
 
 def test_attributes_may_stand_in_headers_as_well() -> None:
     """Structured mode allows copies of them; the value is an envelope all the same."""
-    headers = [*STRUCTURED, ("ce_id", b"7"), ("ce_source", b"/shop"), ("ce_type", b"stock.StockReserved")]
+    headers = [
+        *STRUCTURED,
+        ("ce_id", b"7"),
+        ("ce_source", b"/shop"),
+        ("ce_type", b"stock.StockReserved"),
+    ]
     both = record(json.dumps(ENVELOPE).encode(), headers)
     assert TYPES.decode(both) == EVENT
     assert event_id_of(both) == "/shop#7"
@@ -140,7 +176,10 @@ def test_an_envelope_that_cannot_be_read_has_its_place_as_its_id() -> None:
     assert delivery_of(record(b"{"), "id", 1).correlation_id == "id"
 
 
-@given(st.binary(max_size=200) | st.dictionaries(st.text(), st.text()).map(lambda found: json.dumps(found).encode()))
+@given(
+    st.binary(max_size=200)
+    | st.dictionaries(st.text(), st.text()).map(lambda found: json.dumps(found).encode())
+)
 def test_no_value_makes_the_envelope_raise_anything_else(value: bytes) -> None:
     """Ids and attributes never raise, decoding only what makes a dead letter."""
     one = record(value)
@@ -160,7 +199,9 @@ def test_any_id_is_an_identity(identifier: str) -> None:
 
 def test_records_of_a_plain_faust_app_are_read_as_ever() -> None:
     """With its metadata in the value, with headers of nobody's, or without any."""
-    value = json.dumps({**DATA, "__faust": {"ns": "stock.StockReserved"}}, separators=(",", ":")).encode()
+    value = json.dumps(
+        {**DATA, "__faust": {"ns": "stock.StockReserved"}}, separators=(",", ":")
+    ).encode()
     for headers in ([], [("trace", b"1"), ("content-type", b"application/json")]):
         assert TYPES.decode(record(value, headers)) == EVENT
         assert event_id_of(record(value, headers)) == "stock-events/1/2"

@@ -68,9 +68,16 @@ def encoded(**changes: object) -> bytes:
 def test_every_kind_of_field_is_what_its_annotation_says() -> None:
     """Types all the way down, also inside lists and dicts."""
     event = codec_of(Everything).decode(encoded(maybe={"product_id": "m", "price": "3"}))
-    assert (event.id, event.amount, event.colour, event.kind) == (UUID(int=1), Decimal("12.10"), Colour.RED, "a")
+    assert (event.id, event.amount, event.colour, event.kind) == (
+        UUID(int=1),
+        Decimal("12.10"),
+        Colour.RED,
+        "a",
+    )
     assert (event.at.isoformat(), event.day) == (VALUE["at"], date(2026, 1, 2))
-    assert [type(line) for line in (event.lines[0], event.by_name["x"], event.line, event.maybe)] == [Line] * 4
+    assert [
+        type(line) for line in (event.lines[0], event.by_name["x"], event.line, event.maybe)
+    ] == [Line] * 4
     assert event.lines[0].price == Decimal("0.10")
 
 
@@ -121,12 +128,22 @@ def test_what_is_decoded_encodes_to_the_same() -> None:
         (encoded(kind="canary"), "$.kind", "Invalid enum value"),
         (encoded(number="canary"), "$.number", "Expected `int`, got `str`"),
         (encoded(line=None), "$.line", "Expected `object`, got `null`"),
-        (encoded(lines=[VALUE["line"], {"product_id": "canary"}]), "$.lines[1]", "missing required field `price`"),
-        (encoded(by_name={"canary": {"product_id": 1, "price": "1"}}), "$.by_name[...].product_id", "Expected `str`"),
+        (
+            encoded(lines=[VALUE["line"], {"product_id": "canary"}]),
+            "$.lines[1]",
+            "missing required field `price`",
+        ),
+        (
+            encoded(by_name={"canary": {"product_id": 1, "price": "1"}}),
+            "$.by_name[...].product_id",
+            "Expected `str`",
+        ),
         (b'{"x":' + b"[" * 100_000, "$", "nested too deeply"),
     ],
 )
-def test_a_fault_is_named_by_its_path_and_never_by_its_value(value: bytes | None, path: str, says: str) -> None:
+def test_a_fault_is_named_by_its_path_and_never_by_its_value(
+    value: bytes | None, path: str, says: str
+) -> None:
     """Error texts are logged and written into headers; payloads are private."""
     with pytest.raises(DecodeError) as caught:
         codec_of(Everything).decode(value)
@@ -227,8 +244,14 @@ def test_decoding_looks_at_no_float() -> None:
 def test_a_float_that_is_not_finite_is_refused(text: str) -> None:
     """Also where nothing but msgspec looks."""
     for field in ("weight", "weights", "anything"):
-        value = {"weight": "1.5", "weights": "[]", field: f"[{text}]" if field == "weights" else text}
+        value = {
+            "weight": "1.5",
+            "weights": "[]",
+            field: f"[{text}]" if field == "weights" else text,
+        }
         if (field, text) == ("anything", '"NaN"'):
             continue
         with pytest.raises(DecodeError):
-            codec_of(Measured).decode(f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in value.items())}}}".encode())
+            codec_of(Measured).decode(
+                f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in value.items())}}}".encode()
+            )

@@ -40,7 +40,10 @@ class Piece(Part, namespace="test.writing.Piece"):
 def a_class(annotation: Any, **attributes: Any) -> type[Any]:
     """A model with one field."""
     return type(
-        "Made", (Part,), {"__annotations__": {"field": annotation}, **attributes}, namespace="test.writing.Made"
+        "Made",
+        (Part,),
+        {"__annotations__": {"field": annotation}, **attributes},
+        namespace="test.writing.Made",
     )
 
 
@@ -73,7 +76,7 @@ HELD: list[tuple[Any, Any]] = [
     (dict[int, Decimal], {1: Decimal(2)}),
     (int | str | None, "a"),
     (bytes, b"\xff"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("annotation", "value"), HELD)
@@ -89,11 +92,21 @@ def test_what_a_field_of_any_type_holds_comes_back_the_same(annotation: Any, val
 @pytest.mark.parametrize(
     "annotation",
     [
-        complex, type, collections.deque[int], collections.OrderedDict[str, int], collections.abc.Iterator[int],
-        T, Piece | str, Colour | Decimal, collections.abc.Callable[[int], int], range,
+        complex,
+        type,
+        collections.deque[int],
+        collections.OrderedDict[str, int],
+        collections.abc.Iterator[int],
+        T,
+        Piece | str,
+        Colour | Decimal,
+        collections.abc.Callable[[int], int],
+        range,
     ],
-)  # fmt: skip
-def test_a_type_that_json_cannot_carry_is_one_line_that_names_class_and_field(annotation: Any) -> None:
+)
+def test_a_type_that_json_cannot_carry_is_one_line_that_names_class_and_field(
+    annotation: Any,
+) -> None:
     """When the codec is built, which is before anything is read."""
     with pytest.raises(TypeError, match=r"Made\.field") as caught:
         codec_of(a_class(annotation))
@@ -101,18 +114,48 @@ def test_a_type_that_json_cannot_carry_is_one_line_that_names_class_and_field(an
 
 
 WRONG: list[tuple[Any, Any]] = [
-    (str, None), (str, CANARY.encode()), (str, [CANARY]), (str, 1), (str, UUID(int=4711)),
-    (int, None), (int, True), (int, 4711.5), (bool, None), (bool, 4711), (float, math.nan), (float, -math.inf),
-    (UUID, None), (UUID | None, CANARY), (UUID, str(UUID(int=4711))),
-    (date, datetime(4711, 1, 1, tzinfo=UTC)), (datetime, date(4711, 1, 1)), (date | None, CANARY),
-    (Colour, CANARY), (Colour, "RED"), (Colour | None, "red"), (list[Colour], ["red"]),
-    (Decimal | None, Decimal("NaN")), (list[Decimal], [Decimal("Infinity")]), (dict[str, float], {CANARY: math.nan}),
-    (Any, {CANARY: [math.inf]}), (dict, {"a": math.nan}), (list, [Decimal("sNaN")]),
-    (dict[int, int], {CANARY: 1}), (dict[str, int], {None: 1}), (list[int], CANARY), (list[str], [None]),
-    (Piece, None), (list[Piece], [PIECE, None]), (Piece, Piece(name=NONE, price=Decimal(1))),
-    (Literal["a"], CANARY), (Literal[1], 4711), (Annotated[int, msgspec.Meta(ge=1)], 0), (Any, object()),
-    (list[str], [CANARY + "\ud800"]), (tuple[int, int], (1,)),
-]  # fmt: skip
+    (str, None),
+    (str, CANARY.encode()),
+    (str, [CANARY]),
+    (str, 1),
+    (str, UUID(int=4711)),
+    (int, None),
+    (int, True),
+    (int, 4711.5),
+    (bool, None),
+    (bool, 4711),
+    (float, math.nan),
+    (float, -math.inf),
+    (UUID, None),
+    (UUID | None, CANARY),
+    (UUID, str(UUID(int=4711))),
+    (date, datetime(4711, 1, 1, tzinfo=UTC)),
+    (datetime, date(4711, 1, 1)),
+    (date | None, CANARY),
+    (Colour, CANARY),
+    (Colour, "RED"),
+    (Colour | None, "red"),
+    (list[Colour], ["red"]),
+    (Decimal | None, Decimal("NaN")),
+    (list[Decimal], [Decimal("Infinity")]),
+    (dict[str, float], {CANARY: math.nan}),
+    (Any, {CANARY: [math.inf]}),
+    (dict, {"a": math.nan}),
+    (list, [Decimal("sNaN")]),
+    (dict[int, int], {CANARY: 1}),
+    (dict[str, int], {None: 1}),
+    (list[int], CANARY),
+    (list[str], [None]),
+    (Piece, None),
+    (list[Piece], [PIECE, None]),
+    (Piece, Piece(name=NONE, price=Decimal(1))),
+    (Literal["a"], CANARY),
+    (Literal[1], 4711),
+    (Annotated[int, msgspec.Meta(ge=1)], 0),
+    (Any, object()),
+    (list[str], [CANARY + "\ud800"]),
+    (tuple[int, int], (1,)),
+]
 
 
 @pytest.mark.parametrize(("annotation", "value"), WRONG)
@@ -128,7 +171,9 @@ def test_what_would_not_be_read_is_not_written(annotation: Any, value: object) -
         assert quoted not in str(caught.value)
 
 
-@pytest.mark.parametrize(("annotation", "value"), [(str, None), (str, b"x"), (str, ["x"]), (bool, None), (int, 1.5)])
+@pytest.mark.parametrize(
+    ("annotation", "value"), [(str, None), (str, b"x"), (str, ["x"]), (bool, None), (int, 1.5)]
+)
 def test_faust_makes_no_text_of_what_is_none(annotation: Any, value: object) -> None:
     """Nothing is changed into another value on its way into an event."""
     made = a_class(annotation)
@@ -139,7 +184,9 @@ def test_faust_makes_no_text_of_what_is_none(annotation: Any, value: object) -> 
 def test_a_nested_fault_is_named_by_its_path() -> None:
     """From the class down to the field."""
     made = a_class(list[Piece])
-    with pytest.raises(TypeError, match=r"test\.writing\.Made\.field\[1\]\.name cannot be written: Expected `str`"):
+    with pytest.raises(
+        TypeError, match=r"test\.writing\.Made\.field\[1\]\.name cannot be written: Expected `str`"
+    ):
         codec_of(made).encode(made(field=[PIECE, Piece(name=NONE, price=Decimal(1))]))
 
 
@@ -157,7 +204,11 @@ class Basket(Event, namespace="test.writing.Basket", topic="baskets", key="owner
 def test_a_default_is_never_shared_neither_by_hand_nor_decoded() -> None:
     """What one event does to its default shows in no other, however they were made."""
     basket: Any = Basket
-    ways: Any = (lambda: Basket(owner="a"), lambda: basket("a"), lambda: codec_of(Basket).decode(b'{"owner":"a"}'))
+    ways: Any = (
+        lambda: Basket(owner="a"),
+        lambda: basket("a"),
+        lambda: codec_of(Basket).decode(b'{"owner":"a"}'),
+    )
     for way in (*ways, *ways):
         event = way()
         assert (event.lines, event.notes, event.first.name, event.made, event.many) == (
@@ -176,7 +227,8 @@ def test_a_default_is_never_shared_neither_by_hand_nor_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "default"), [(Decimal, 0), (int, "1"), (str, None), (UUID, "x"), (list[int], ["x"])]
+    ("annotation", "default"),
+    [(Decimal, 0), (int, "1"), (str, None), (UUID, "x"), (list[int], ["x"])],
 )
 def test_a_default_of_another_type_is_refused(annotation: Any, default: object) -> None:
     """The event would hold what its type says only when the sender gives it."""
@@ -204,9 +256,17 @@ def test_a_classs_own_checks_run_for_decoded_events() -> None:
 @pytest.mark.parametrize(
     ("value", "path", "says"),
     [
-        (b'{"number":-4711,"name":"a"}', "$.number", "IntegerField refuses it (min_value=1, max_value=9)"),
+        (
+            b'{"number":-4711,"name":"a"}',
+            "$.number",
+            "IntegerField refuses it (min_value=1, max_value=9)",
+        ),
         (b'{"number":4711,"name":"a"}', "$.number", "IntegerField refuses it"),
-        (b'{"number":1,"name":"' + b"canary" * 9 + b'"}', "$.name", "StringField refuses it (max_length=30)"),
+        (
+            b'{"number":1,"name":"' + b"canary" * 9 + b'"}',
+            "$.name",
+            "StringField refuses it (max_length=30)",
+        ),
         (b'{"number":1,"name":"canary"}', "$", "Checked.__post_init__ refuses it (ValueError)"),
     ],
 )
@@ -234,7 +294,9 @@ class Paid(Envelope[Piece], namespace="test.writing.Paid"):
 def test_the_type_of_a_generic_base_is_decoded_and_checked() -> None:
     """All the way down."""
     codec = codec_of(Paid)
-    event = codec.decode(b'{"id":"1","data":{"name":"n","price":"1"},"more":[{"name":"n","price":"1"}]}')
+    event = codec.decode(
+        b'{"id":"1","data":{"name":"n","price":"1"},"more":[{"name":"n","price":"1"}]}'
+    )
     assert (type(event.data), type(event.more[0])) == (Piece, Piece)  # type: ignore[index]
     assert codec.decode(codec.encode(event)) == event
     with pytest.raises(DecodeError, match=r"\$\.data\.price"):
@@ -242,12 +304,21 @@ def test_the_type_of_a_generic_base_is_decoded_and_checked() -> None:
 
 
 READ: list[tuple[Any, bytes]] = [
-    (Colour, b'"O\'Brien canary"'), (Literal[1, 2], b"4711"), (Literal["a"], b'"canary"'),
-    (dict[int, int], b'{"canary":1}'), (dict[Colour, int], b'{"canary\' - at `$.x`":1}'),
-    (dict[str, int], b'{"canary":"4711"}'), (dict[UUID, int], b'{"canary":1}'), (Decimal, b'"canary"'),
-    (bytes, b'"canary!"'), (Annotated[int, msgspec.Meta(le=5)], b"4711"), (float, b'"canary"'), (int, b"4711.5"),
-    (Annotated[str, msgspec.Meta(pattern="^a$")], b'"canary"'), (Colour, b'"canary\\" - at `$.canary`"'),
-]  # fmt: skip
+    (Colour, b'"O\'Brien canary"'),
+    (Literal[1, 2], b"4711"),
+    (Literal["a"], b'"canary"'),
+    (dict[int, int], b'{"canary":1}'),
+    (dict[Colour, int], b'{"canary\' - at `$.x`":1}'),
+    (dict[str, int], b'{"canary":"4711"}'),
+    (dict[UUID, int], b'{"canary":1}'),
+    (Decimal, b'"canary"'),
+    (bytes, b'"canary!"'),
+    (Annotated[int, msgspec.Meta(le=5)], b"4711"),
+    (float, b'"canary"'),
+    (int, b"4711.5"),
+    (Annotated[str, msgspec.Meta(pattern="^a$")], b'"canary"'),
+    (Colour, b'"canary\\" - at `$.canary`"'),
+]
 
 
 @pytest.mark.parametrize(("annotation", "raw"), READ)

@@ -8,7 +8,9 @@ from famulus.cli.command import Command
 
 SCRIPT = {"acls"}  # prints a script, which is read by a shell
 OURS = sorted(
-    name for name, command in cli.commands.items() if (command.callback.__module__ or "").startswith("famulus.")
+    name
+    for name, command in cli.commands.items()
+    if (command.callback.__module__ or "").startswith("famulus.")
 )
 
 

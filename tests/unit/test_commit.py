@@ -71,7 +71,9 @@ async def test_what_a_worker_without_a_claim_wrote_is_overruled(tmp_path: Path) 
     """With what we know, which is newest in the batch in hand; compaction would keep the stale value otherwise."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1", B: b"1"})
-    desk.log.append([(A, b"stale"), (B, b"stale"), (row_key("t", b"c"), b"stale")], epoch_headers(0))
+    desk.log.append(
+        [(A, b"stale"), (B, b"stale"), (row_key("t", b"c"), b"stale")], epoch_headers(0)
+    )
     assert await desk.settle({A: b"2"})
     assert desk.kept.rows == fold(desk.log).rows == {A: b"2", B: b"1"}
     newest = {entry.key: (entry.value, entry.headers) for entry in desk.log.entries}
@@ -83,7 +85,9 @@ async def test_what_a_worker_without_a_claim_wrote_is_overruled(tmp_path: Path) 
     assert rebuilt.kept.rows == {A: b"3", B: b"1"}
 
 
-async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(tmp_path: Path) -> None:
+async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(
+    tmp_path: Path,
+) -> None:
     """Once."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
@@ -115,7 +119,11 @@ async def test_what_is_overruled_goes_in_slices_that_fit_one_batch(tmp_path: Pat
             assert await desk.settle({A: b"1"})
         assert len(desk.wire.batches) >= 4
         assert desk.largest_batch <= BATCH_BYTES
-        assert desk.kept.rows == fold(desk.log).rows == {**rows, large: b"x" * (BATCH_BYTES - 200), A: b"1"}
+        assert (
+            desk.kept.rows
+            == fold(desk.log).rows
+            == {**rows, large: b"x" * (BATCH_BYTES - 200), A: b"1"}
+        )
     assert list(desk.store.items(STALE)) == []
 
 

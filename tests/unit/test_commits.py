@@ -29,7 +29,12 @@ class Client:
 
     def __init__(self, *there: TopicPartition) -> None:
         self.there, self.known = set(there), {A, B}
-        self.tps, self.committed, self.asked, self.refusals = {A, B}, dict[TopicPartition, int](), 0, list[KafkaError]()
+        self.tps, self.committed, self.asked, self.refusals = (
+            {A, B},
+            dict[TopicPartition, int](),
+            0,
+            list[KafkaError](),
+        )
         self.subscription = self.assignment = self.cluster = self
         self._subscription: Any = self
         self._client = self._coordinator = self
@@ -47,7 +52,9 @@ class Client:
     async def ensure_coordinator_known(self) -> None:
         """It is."""
 
-    async def _do_commit_offsets(self, _: object, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    async def _do_commit_offsets(
+        self, _: object, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> None:
         self.committed |= {at: of.offset for at, of in offsets.items() if at in self.there}
         if self.refusals:
             raise self.refusals.pop()
@@ -100,7 +107,9 @@ async def test_what_stays_refused_is_raised_at_once() -> None:
         await commit(client, {TopicPartition("c", 0): 1})
 
 
-@pytest.mark.parametrize(("there", "gone"), [({A}, {TP("b", 0)}), (set(), {TP("a", 0), TP("b", 0)})])
+@pytest.mark.parametrize(
+    ("there", "gone"), [({A}, {TP("b", 0)}), (set(), {TP("a", 0), TP("b", 0)})]
+)
 async def test_a_consumer_knows_what_it_did_not_commit(
     monkeypatch: pytest.MonkeyPatch, there: set[TopicPartition], gone: set[TP]
 ) -> None:

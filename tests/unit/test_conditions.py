@@ -41,12 +41,17 @@ def test_a_condition_is_said_when_it_comes_and_when_it_is_over() -> None:
     with capture_logs() as said:
         conditions.look(0.0, [GONE, SKEW])
         conditions.look(10.0, [GONE, Condition("clock", "here", "by more now", is_red=False)])
-        assert [condition.why for condition in conditions.all] == ["topic t was deleted", "by more now"]
+        assert [condition.why for condition in conditions.all] == [
+            "topic t was deleted",
+            "by more now",
+        ]
         conditions.look(10.0, [])
     assert [(line["log_level"], line["event"]) for line in said] == [
-        ("error", "topic t was deleted"), ("warning", "the clock is wrong"),
-        ("warning", "this is over"), ("warning", "this is over"),
-    ]  # fmt: skip
+        ("error", "topic t was deleted"),
+        ("warning", "the clock is wrong"),
+        ("warning", "this is over"),
+        ("warning", "this is over"),
+    ]
     assert said[-1]["seconds"] == 10
 
 
@@ -61,10 +66,16 @@ async def test_a_condition_that_lasts_ends_the_worker(monkeypatch: pytest.Monkey
     assert not faults.all
     await asyncio.sleep(10)
     watch.stop()
-    assert (clock.passed_s, type(faults.all[0]), str(faults.all[0])) == (35.0, ConfigError, ENDING.why)
+    assert (clock.passed_s, type(faults.all[0]), str(faults.all[0])) == (
+        35.0,
+        ConfigError,
+        ENDING.why,
+    )
 
 
-async def test_a_look_that_cannot_say_leaves_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_that_cannot_say_leaves_what_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Kafka may be away for a while."""
     Clock(monkeypatch)
     found: list[list[Condition] | None] = [[GONE]]
@@ -108,7 +119,9 @@ async def test_a_look_that_fails_ends_the_worker_and_one_that_is_cancelled_comes
     assert [type(error) for error in faults.all] == [ValueError]
 
 
-async def test_a_look_can_be_had_soon_and_none_comes_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_can_be_had_soon_and_none_comes_after_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As when something has failed that it may explain."""
     Clock(monkeypatch)
     found = [GONE]

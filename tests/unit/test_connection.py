@@ -11,7 +11,9 @@ from famulus.producer import connection
 from famulus.producer.connection import Connection
 
 
-async def test_a_task_that_loses_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As one does in Python's `wait_for` now and then: nobody may wait for it for ever."""
     monkeypatch.setattr(connection, "DROP_S", 0.01)
     lost: list[str] = []
@@ -34,6 +36,8 @@ async def test_a_task_that_loses_its_cancellation_is_cancelled_again(monkeypatch
         await asyncio.sleep(60)
 
     made = Connection(KafkaConfig())
-    made.kafka = SimpleNamespace(stop=stop, client=SimpleNamespace(close=close), _sender=SimpleNamespace(close=close))
+    made.kafka = SimpleNamespace(
+        stop=stop, client=SimpleNamespace(close=close), _sender=SimpleNamespace(close=close)
+    )
     done, _ = await asyncio.wait({asyncio.create_task(made.stop(0.01))}, timeout=3)
     assert (len(done), lost, background.cancelled()) == (1, ["lost"], True)

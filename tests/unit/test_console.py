@@ -17,7 +17,17 @@ from famulus.inspection.explain.answers import Answer, Facts
 from famulus.observability.history import Chart
 from famulus.web.console.dead_letters import FIELDS as ASKED
 from famulus.web.console.explain import FIELDS, Told, next_step
-from famulus.web.console.rendering import PAGES, POLICY, TEXT_MAX, brief, fragment, number, render, shortened, static
+from famulus.web.console.rendering import (
+    PAGES,
+    POLICY,
+    TEXT_MAX,
+    brief,
+    fragment,
+    number,
+    render,
+    shortened,
+    static,
+)
 from famulus.web.settings_list import Shown
 from famulus.web.worker_status import PartitionNow, by_topic
 
@@ -25,30 +35,91 @@ HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
 WHY = Why("ann", "noon")
 FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": "", "may_act": True}
 QUIET = PartitionNow(
-    place=TP("things", 3), in_flight=0, in_hand=0, waiting=0, resting=0, oldest_s=0.0, is_window_full=False,
-    settled=None, committed=None, commit_gap=0, lag=None, halted="", blocked="", paused="",
-)  # fmt: skip
+    place=TP("things", 3),
+    in_flight=0,
+    in_hand=0,
+    waiting=0,
+    resting=0,
+    oldest_s=0.0,
+    is_window_full=False,
+    settled=None,
+    committed=None,
+    commit_gap=0,
+    lag=None,
+    halted="",
+    blocked="",
+    paused="",
+)
 OVERVIEW: dict[str, Any] = {
-    "path": "/console", "is_ready": True, "why": "", "flooded": [], "overdue": [], "waiting": [], "paused": [],
+    "path": "/console",
+    "is_ready": True,
+    "why": "",
+    "flooded": [],
+    "overdue": [],
+    "waiting": [],
+    "paused": [],
     "told": [],
-    "partitions": [QUIET], "returning": [], "settled": 1234, "lag": 0, "unknown": 1, "in_flight": 0, "resting": 0,
-    "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0}, "version": "dev",
+    "partitions": [QUIET],
+    "returning": [],
+    "settled": 1234,
+    "lag": 0,
+    "unknown": 1,
+    "in_flight": 0,
+    "resting": 0,
+    "outcomes": {"handled": 1234, "duplicate": 0, "dead_lettered": 0, "ignored": 0},
+    "version": "dev",
     "charts": [Chart("rate", "records/s", 12.5, 20.0, "0.0,57.0 300.0,3.0")],
-}  # fmt: skip
+}
 
-CAUSE = {"id": "3f2a91bc", "count": 3, "why": HOSTILE, "place": HOSTILE, "message": HOSTILE, "keys": [HOSTILE],
-         "more_keys": 2, "first": "2026-01-31 12:00:00", "last": ""}  # fmt: skip
-ROW = {"origin": HOSTILE, "cause": "3f2a91bc", "why": HOSTILE, "failed": "2026-01-31 12:00:00", "key": HOSTILE,
-       "message": HOSTILE, "state": HOSTILE, "hops": 2}  # fmt: skip
-HOT = {"topic": HOSTILE, "partition": 0, "events": 1234, "skew": 1.75, "keys": [
-    {"key": HOSTILE, "count": 617, "bytes": 50_000, "handler_s": 1.25, "share": 0.5},
-]}  # fmt: skip
+CAUSE = {
+    "id": "3f2a91bc",
+    "count": 3,
+    "why": HOSTILE,
+    "place": HOSTILE,
+    "message": HOSTILE,
+    "keys": [HOSTILE],
+    "more_keys": 2,
+    "first": "2026-01-31 12:00:00",
+    "last": "",
+}
+ROW = {
+    "origin": HOSTILE,
+    "cause": "3f2a91bc",
+    "why": HOSTILE,
+    "failed": "2026-01-31 12:00:00",
+    "key": HOSTILE,
+    "message": HOSTILE,
+    "state": HOSTILE,
+    "hops": 2,
+}
+HOT = {
+    "topic": HOSTILE,
+    "partition": 0,
+    "events": 1234,
+    "skew": 1.75,
+    "keys": [
+        {"key": HOSTILE, "count": 617, "bytes": 50_000, "handler_s": 1.25, "share": 0.5},
+    ],
+}
 LETTER: dict[str, Any] = {
-    "origin": HOSTILE, "topic": HOSTILE, "partition": 0, "offset": 1, "is_open": True, "state": "open",
-    "facts": {"cause": f"3f2a91bc\n{HOSTILE}"}, "value": HOSTILE, "size": "3 bytes", "fault": HOSTILE, "is_gone": False,
-    "headers": [(HOSTILE, HOSTILE)], "done": [HOSTILE], "good": HOSTILE, "is_json": True, "left": 3,
+    "origin": HOSTILE,
+    "topic": HOSTILE,
+    "partition": 0,
+    "offset": 1,
+    "is_open": True,
+    "state": "open",
+    "facts": {"cause": f"3f2a91bc\n{HOSTILE}"},
+    "value": HOSTILE,
+    "size": "3 bytes",
+    "fault": HOSTILE,
+    "is_gone": False,
+    "headers": [(HOSTILE, HOSTILE)],
+    "done": [HOSTILE],
+    "good": HOSTILE,
+    "is_json": True,
+    "left": 3,
     "rows": [Row(HOSTILE, "added", HOSTILE, HOSTILE, is_faint=False)],
-}  # fmt: skip
+}
 
 
 class Seen(HTMLParser):
@@ -76,9 +147,15 @@ class Seen(HTMLParser):
 def rows(**values: Any) -> str:
     """The page of a table's rows."""
     given = {
-        "path": "/console/tables", "name": "count", "key": "", "is_later": False, "rows": [], "following": None,
-        "partitions": [0], "error": "",
-    }  # fmt: skip
+        "path": "/console/tables",
+        "name": "count",
+        "key": "",
+        "is_later": False,
+        "rows": [],
+        "following": None,
+        "partitions": [0],
+        "error": "",
+    }
     return render("rows.html", **FRAME | given | values)
 
 
@@ -90,7 +167,13 @@ def letters(template: str, **values: Any) -> str:
 
 def explain(**values: Any) -> str:
     """The page that explains."""
-    given = {"path": "/console/explain", "asked": dict.fromkeys(FIELDS, ""), "topics": [], "found": [], "error": ""}
+    given = {
+        "path": "/console/explain",
+        "asked": dict.fromkeys(FIELDS, ""),
+        "topics": [],
+        "found": [],
+        "error": "",
+    }
     return render("explain.html", **FRAME | given | values)
 
 
@@ -101,34 +184,94 @@ def hostile_pages() -> list[str]:
     halted, blocked = PartitionNow(**fields | bad), PartitionNow(**fields | {"blocked": HOSTILE})
     paused = PartitionNow(**fields | {"paused": HOSTILE})
     overdue = {
-        "topic": "t", "partition": 0, "offset": 1, "seconds": 400.0, "handler": HOSTILE, "key_digest": HOSTILE,
-    }  # fmt: skip
-    stuck = {"why": HOSTILE, "flooded": [HOSTILE], "waiting": [HOSTILE], "paused": [HOSTILE], "told": [HOSTILE],
-             "overdue": [overdue],
-             "partitions": [halted, blocked], "version": HOSTILE}  # fmt: skip
+        "topic": "t",
+        "partition": 0,
+        "offset": 1,
+        "seconds": 400.0,
+        "handler": HOSTILE,
+        "key_digest": HOSTILE,
+    }
+    stuck = {
+        "why": HOSTILE,
+        "flooded": [HOSTILE],
+        "waiting": [HOSTILE],
+        "paused": [HOSTILE],
+        "told": [HOSTILE],
+        "overdue": [overdue],
+        "partitions": [halted, blocked],
+        "version": HOSTILE,
+    }
     counts = {"handled": 1, "ignored": 0}
     return [
         render("overview.html", **FRAME | OVERVIEW | stuck),
-        render("subscriptions.html", **FRAME, path="/console/subscriptions",
-               subscriptions=[("things", counts, [halted, blocked, paused, QUIET])], pauses=[(HOSTILE, "topic=t")]),
-        render("said.html", **FRAME, path="/console/dead-letters", title=HOSTILE, lines=[HOSTILE], is_bad=True),
-        render("confirm.html", **FRAME, path="/console/dead-letters", title=HOSTILE, lines=[HOSTILE], does="Do",
-               asked={"topic": HOSTILE}),
+        render(
+            "subscriptions.html",
+            **FRAME,
+            path="/console/subscriptions",
+            subscriptions=[("things", counts, [halted, blocked, paused, QUIET])],
+            pauses=[(HOSTILE, "topic=t")],
+        ),
+        render(
+            "said.html",
+            **FRAME,
+            path="/console/dead-letters",
+            title=HOSTILE,
+            lines=[HOSTILE],
+            is_bad=True,
+        ),
+        render(
+            "confirm.html",
+            **FRAME,
+            path="/console/dead-letters",
+            title=HOSTILE,
+            lines=[HOSTILE],
+            does="Do",
+            asked={"topic": HOSTILE},
+        ),
         rows(name=HOSTILE, key=HOSTILE, rows=[(HOSTILE, HOSTILE)], following=HOSTILE),
         rows(error=ValueError(HOSTILE)),
-        letters("deadletters.html", subscriptions=[("things", [CAUSE], ""), ("others", [], HOSTILE)]),
-        letters("letters.html", rows=[ROW], count=1, first=1, last=1, before="page=1", following="page=3",
-                topic=HOSTILE),
+        letters(
+            "deadletters.html", subscriptions=[("things", [CAUSE], ""), ("others", [], HOSTILE)]
+        ),
+        letters(
+            "letters.html",
+            rows=[ROW],
+            count=1,
+            first=1,
+            last=1,
+            before="page=1",
+            following="page=3",
+            topic=HOSTILE,
+        ),
         letters("letter.html", **LETTER),
         letters("letter.html", **LETTER | {"rows": [], "is_json": False}),
-        explain(found=[Told(Facts(HOSTILE, 0, 1, 0, 9, type_name=HOSTILE), Answer("parked", HOSTILE, HOSTILE),
-                            "/", "Go")]),
+        explain(
+            found=[
+                Told(
+                    Facts(HOSTILE, 0, 1, 0, 9, type_name=HOSTILE),
+                    Answer("parked", HOSTILE, HOSTILE),
+                    "/",
+                    "Go",
+                )
+            ]
+        ),
         explain(asked=dict.fromkeys(FIELDS, HOSTILE), topics=[HOSTILE], error=HOSTILE),
-        render("settings.html", **FRAME, path="/console/settings", settings=[Shown("A.B", HOSTILE, "", HOSTILE)]),
-        render("workers.html", **FRAME, path="/console/workers", workers=[(HOSTILE, [("things", [1])])], error=""),
+        render(
+            "settings.html",
+            **FRAME,
+            path="/console/settings",
+            settings=[Shown("A.B", HOSTILE, "", HOSTILE)],
+        ),
+        render(
+            "workers.html",
+            **FRAME,
+            path="/console/workers",
+            workers=[(HOSTILE, [("things", [1])])],
+            error="",
+        ),
         render("workers.html", **FRAME, path="/console/workers", workers=[], error=HOSTILE),
         render("hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=True),
-    ]  # fmt: skip
+    ]
 
 
 def test_what_events_bring_along_stays_text() -> None:
@@ -146,8 +289,13 @@ def test_a_paused_partition_does_not_get_on() -> None:
     fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
     why = "things is paused since noon by ann: moving"
     paused = PartitionNow(**fields | {"paused": why})
-    page = render("subscriptions.html", **FRAME, path="/console/subscriptions",
-                  subscriptions=[("things", {}, [paused])], pauses=[])  # fmt: skip
+    page = render(
+        "subscriptions.html",
+        **FRAME,
+        path="/console/subscriptions",
+        subscriptions=[("things", {}, [paused])],
+        pauses=[],
+    )
     assert (why in Seen(page).text, "gets on" in Seen(page).text) == (True, False)
     assert why in Seen(render("overview.html", **FRAME | OVERVIEW | {"paused": [why]})).text
 
@@ -206,16 +354,26 @@ def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
 def test_who_may_look_sees_nothing_that_acts() -> None:
     """The buttons are for others; where somebody else has to do something, the command is named still."""
     told = Told(
-        Facts("things", 0, 1, 0, 9), Answer("dead letter", "no", "faust -A app dlq redrive"), "/console/redrive", "Go"
+        Facts("things", 0, 1, 0, 9),
+        Answer("dead letter", "no", "faust -A app dlq redrive"),
+        "/console/redrive",
+        "Go",
     )
     for may_act in (True, False):
         pages = [
             explain(found=[told], may_act=may_act),
-            render("subscriptions.html", **FRAME | {"may_act": may_act}, path="/console/subscriptions",
-                   subscriptions=[("things", {}, [QUIET])], pauses=[("things is paused", "topic=things")]),
-        ]  # fmt: skip
+            render(
+                "subscriptions.html",
+                **FRAME | {"may_act": may_act},
+                path="/console/subscriptions",
+                subscriptions=[("things", {}, [QUIET])],
+                pauses=[("things is paused", "topic=things")],
+            ),
+        ]
         links = {str(a["href"]).partition("?")[0] for page in pages for a in Seen(page).all("a")}
-        assert (links & {"/console/redrive", "/console/pause", "/console/resume"} != set()) is may_act
+        assert (
+            links & {"/console/redrive", "/console/pause", "/console/resume"} != set()
+        ) is may_act
     assert "faust -A app dlq redrive" in pages[0]
 
 
@@ -231,14 +389,18 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
         ({}, "next", ""),
     ],
 )
-def test_an_answer_leads_to_what_gets_the_event_on(facts: dict[str, Any], state: Any, link: str) -> None:
+def test_an_answer_leads_to_what_gets_the_event_on(
+    facts: dict[str, Any], state: Any, link: str
+) -> None:
     """To the letter that it waits behind, to the widest pause."""
     assert next_step(Facts("t", 0, 7, 0, 9, **facts), Answer(state, ""))[0] == link
 
 
 def test_hot_keys_are_shown_with_their_measures() -> None:
     """Share, events, bytes and time; and empty partitions are no table."""
-    page = render("hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=False)
+    page = render(
+        "hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=False
+    )
     text = " ".join(Seen(page).text.split())
     assert "1,234 events; the fullest partition of the topic has 1.75 times the mean" in text
     assert all(says in text for says in ("50.0 %", "617", "50,000", "1.2 s"))
@@ -258,12 +420,20 @@ def test_what_is_missing_breaks_the_page() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number(1234567), "1,234,567"), (number(None), "-"), (duration(1.25), "1.2 s"), (duration(90), "1.5 min"),
-        (duration(7200), "2.0 h"), (brief(0.25), "0.2"), (brief(3.0), "3"), (brief(12345.6), "12,346"),
-        (printable("a\nb"), r"a\nb"), (printable("ü"), "ü"), (shortened("x"), "x"),
+        (number(1234567), "1,234,567"),
+        (number(None), "-"),
+        (duration(1.25), "1.2 s"),
+        (duration(90), "1.5 min"),
+        (duration(7200), "2.0 h"),
+        (brief(0.25), "0.2"),
+        (brief(3.0), "3"),
+        (brief(12345.6), "12,346"),
+        (printable("a\nb"), r"a\nb"),
+        (printable("ü"), "ü"),
+        (shortened("x"), "x"),
         (shortened("x" * 3_000), "x" * TEXT_MAX + "... (3,000 characters)"),
     ],
-)  # fmt: skip
+)
 def test_numbers_and_texts_read_well(shown: str, expected: str) -> None:
     """As people write them."""
     assert shown == expected

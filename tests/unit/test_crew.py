@@ -98,7 +98,9 @@ async def test_a_bug_of_ours_ends_the_worker(make: Callable[..., House]) -> None
     assert house.flows[0].settled_offset is None
 
 
-async def test_the_concurrency_changes_while_records_are_in_hand(make: Callable[..., House]) -> None:
+async def test_the_concurrency_changes_while_records_are_in_hand(
+    make: Callable[..., House],
+) -> None:
     """More start at once; where it is less, those in hand end first and none is started for them."""
     keys = [f"k{n}" for n in range(30)]
     gate = Gate()

@@ -11,7 +11,12 @@ from famulus.observability.metric_definitions import CATALOGUE
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NAME = re.compile(r"\b(?:famulus|messaging|kafka)_\w+")
-SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"), "counter": ("",), "gauge": ("",)}
+SUFFIXES = {
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+    "counter": ("",),
+    "gauge": ("",),
+}
 SERIES = {metric.name + suffix: metric for metric in CATALOGUE for suffix in SUFFIXES[metric.kind]}
 LABELS = {label for metric in CATALOGUE for label in metric.labels}
 ADDED = {"instance", "le"}  # by Prometheus, and of histograms
@@ -40,7 +45,9 @@ def test_a_query_asks_for_what_there_is(query: str) -> None:
     assert set(names) <= SERIES.keys(), set(names) - SERIES.keys()
     there = {label for name in names for label in SERIES[name].labels} | ADDED
     asked = set(re.findall(r"(\w+)=~?\"", query))
-    asked |= {label.strip() for of in re.findall(r"by \(([^)]*)\)", query) for label in of.split(",")}
+    asked |= {
+        label.strip() for of in re.findall(r"by \(([^)]*)\)", query) for label in of.split(",")
+    }
     assert asked <= there, asked - there
 
 
@@ -56,7 +63,12 @@ def test_every_alert_is_looked_at() -> None:
 def test_panels_do_not_overlap() -> None:
     """Each has a place and a number of its own."""
     panels = json.loads((DEPLOY / "grafana/famulus.json").read_text("utf-8"))["panels"]
-    taken = [(x, y) for panel in panels for at in [panel["gridPos"]]
-             for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]  # fmt: skip
+    taken = [
+        (x, y)
+        for panel in panels
+        for at in [panel["gridPos"]]
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
     assert len(set(taken)) == len(taken)
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -19,7 +19,7 @@ from famulus.deadletter.dead_letter import (
     audit_record,
     first_digest,
     letter_of,
-)  # fmt: skip
+)
 from famulus.deadletter.index import Criteria, Entry, Plan, Register, planned, time_of
 from famulus.deadletter.record import DeadLetters, Failure, FailureKind
 from famulus.deadletter.redelivery import outgoing, returned, returning
@@ -31,27 +31,44 @@ LETTERS = DeadLetters("t.dead-letter", 4, GROUP, "v1")
 AT = 1_800_000_000_000
 
 
-def record(offset: int = 5, key: bytes | None = b"k", value: bytes | None = b"{}", partition: int = 1) -> Any:
+def record(
+    offset: int = 5, key: bytes | None = b"k", value: bytes | None = b"{}", partition: int = 1
+) -> Any:
     """An event as it was read."""
     headers = [("ce_id", b"%d" % offset), ("ce_source", b"shop"), ("famulus-hops", b"not ours")]
     return SimpleNamespace(
-        topic="t", partition=partition, offset=offset, timestamp=AT - 5000, key=key, value=value, headers=headers
+        topic="t",
+        partition=partition,
+        offset=offset,
+        timestamp=AT - 5000,
+        key=key,
+        value=value,
+        headers=headers,
     )
 
 
-def letter_record(of: Any, failure: Failure, letters: DeadLetters = LETTERS, *, is_large: bool = False) -> Any:
+def letter_record(
+    of: Any, failure: Failure, letters: DeadLetters = LETTERS, *, is_large: bool = False
+) -> Any:
     """Its letter as it is read, without the value where that *is_large*."""
     sent = letters.letter(of, failure)
     if is_large:
         assert sent.fallback is not None
         sent = sent.fallback
     return SimpleNamespace(
-        topic=sent.topic, partition=1, offset=0, timestamp=0, key=sent.key, value=sent.value,
+        topic=sent.topic,
+        partition=1,
+        offset=0,
+        timestamp=0,
+        key=sent.key,
+        value=sent.value,
         headers=list(sent.headers),
-    )  # fmt: skip
+    )
 
 
-def failure(kind: FailureKind = "permanent", at_ms: int = AT, hops: int = 0, handler: str = "agents.t.note") -> Failure:
+def failure(
+    kind: FailureKind = "permanent", at_ms: int = AT, hops: int = 0, handler: str = "agents.t.note"
+) -> Failure:
     """Why it failed."""
     return Failure(kind, PermanentError("no"), at_ms, handler, 2, at_ms - 1000, hops)
 
@@ -64,11 +81,17 @@ def letter(offset: int = 5, key: bytes | None = b"k", partition: int = 1, **abou
 def audit(of: Letter, at_ms: int, action: Any = "redrive", group: str = GROUP) -> Audit:
     """That something was done about it."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return Audit(action, *of.id.origin, of.id.hops, group, of.cause.kind, of.cause.handler, "me@here", at)
+    return Audit(
+        action, *of.id.origin, of.id.hops, group, of.cause.kind, of.cause.handler, "me@here", at
+    )
 
 
 def register(
-    letters: Iterable[Letter], audits: Iterable[Audit] = (), criteria: Criteria | None = None, *, is_all: bool = False
+    letters: Iterable[Letter],
+    audits: Iterable[Audit] = (),
+    criteria: Criteria | None = None,
+    *,
+    is_all: bool = False,
 ) -> Register:
     """What is known after reading all of it."""
     made = Register(GROUP, criteria or Criteria(), is_all=is_all)
@@ -92,7 +115,12 @@ def test_a_letter_says_what_failed_where() -> None:
     found = letter_of(letter_record(record(), failure(hops=3)))
     assert found.id == LetterId(Origin("t", 1, 5), "", 3)
     assert found.cause == Cause("permanent", "agents.t.note", "famulus.errors.PermanentError", "")
-    assert (found.message, found.event_id, found.at_ms, found.first_ms) == ("no", "shop#5", AT, AT - 1000)
+    assert (found.message, found.event_id, found.at_ms, found.first_ms) == (
+        "no",
+        "shop#5",
+        AT,
+        AT - 1000,
+    )
     assert (found.group, found.version, found.attempts, found.key) == (GROUP, "v1", 2, b"k")
     assert (found.timestamp_ms, found.digest, found.value_bytes) == (AT - 5000, "", 2)
 
@@ -123,7 +151,9 @@ def test_an_edit_is_known_by_the_first_value_ever() -> None:
     large = letter_record(record(value=b"x" * 2000), failure(), is_large=True)
     for read in (letter_record(record(), failure()), large):
         first = returning(read, "redrive", b"1", first_digest(read, letter_of(read)))
-        again = letter_record(record(value=b"1"), Failure("permanent", PermanentError("no"), AT, edited=first.edited))
+        again = letter_record(
+            record(value=b"1"), Failure("permanent", PermanentError("no"), AT, edited=first.edited)
+        )
         second = returning(again, "redrive", b"2", first_digest(again, letter_of(again)))
         assert len(first.edited) == 64
         assert first.edited == second.edited == returning(again, "drop", b"1").edited
@@ -135,11 +165,23 @@ def test_what_was_done_is_read_again() -> None:
     """By its event's origin; what is no such record is left out."""
     read = letter_record(record(), failure(hops=1))
     sent = returning(read, "drop", read.value)
-    kept = audit_record("t.dead-letter.audit", audit_of(letter_of(read), sent, "me@here", AT, "test data"))
+    kept = audit_record(
+        "t.dead-letter.audit", audit_of(letter_of(read), sent, "me@here", AT, "test data")
+    )
     assert kept.key == b"t/1/5"
     found = audit_in(SimpleNamespace(**{**vars(read), "value": kept.value}))
-    assert (found.id, found.at_ms, found.action, found.note) == (letter_of(read).id, AT, "drop", "test data")
-    assert (found.group, found.failure, found.handler, found.who) == (GROUP, "permanent", "agents.t.note", "me@here")
+    assert (found.id, found.at_ms, found.action, found.note) == (
+        letter_of(read).id,
+        AT,
+        "drop",
+        "test data",
+    )
+    assert (found.group, found.failure, found.handler, found.who) == (
+        GROUP,
+        "permanent",
+        "agents.t.note",
+        "me@here",
+    )
     with pytest.raises(msgspec.DecodeError):
         audit_in(read)
 
@@ -173,8 +215,10 @@ def test_what_was_done_is_open_no_more() -> None:
     assert offsets(register(letters, done).entries()) == [7]
     every = register(letters, done, is_all=True).entries()
     assert [e.settled and (e.settled.what, e.settled.at_ms) for e in every] == [
-        ("redriven", AT + 1), ("dropped", AT + 2), None,
-    ]  # fmt: skip
+        ("redriven", AT + 1),
+        ("dropped", AT + 2),
+        None,
+    ]
 
 
 def test_what_another_group_did_is_not_ours() -> None:
@@ -191,7 +235,10 @@ def test_a_letter_that_came_back_is_one_of_its_own() -> None:
     for done in ([], [audit(letters[0], AT + 1)]):
         assert [e.id.hops for e in register(letters, done).entries()] == [1]
     every = register(letters, is_all=True).entries()
-    assert [(e.id.hops, e.settled and e.settled.what) for e in every] == [(0, "failed again"), (1, None)]
+    assert [(e.id.hops, e.settled and e.settled.what) for e in every] == [
+        (0, "failed again"),
+        (1, None),
+    ]
 
 
 def test_an_event_that_was_read_and_failed_anew_is_open_again() -> None:
@@ -205,7 +252,9 @@ def test_an_event_that_was_read_and_failed_anew_is_open_again() -> None:
 def test_letters_of_two_handlers_of_one_event_are_two() -> None:
     """Where only a handler failed, it alone is to have the event again."""
     scope = ("famulus-scope", b"handler")
-    reads = [letter_record(record(), failure(handler=f"agents.t.{name}")) for name in ("note", "mail")]
+    reads = [
+        letter_record(record(), failure(handler=f"agents.t.{name}")) for name in ("note", "mail")
+    ]
     for read in reads:
         read.headers.append(scope)
     letters = [letter_of(read) for read in reads]
@@ -249,7 +298,12 @@ def test_times_are_iso_or_so_long_ago() -> None:
     noon = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
     assert time_of("2026-01-31T12:00", 0) == time_of("2026-01-31T13:00+01:00", 0) == noon
     assert time_of("2026-01-31", 0) == noon - 12 * 3_600_000
-    assert [AT - time_of(text, AT) for text in ("30s", "5m", "2h", "1.5d")] == [30_000, 300_000, 7_200_000, 129_600_000]
+    assert [AT - time_of(text, AT) for text in ("30s", "5m", "2h", "1.5d")] == [
+        30_000,
+        300_000,
+        7_200_000,
+        129_600_000,
+    ]
     for text in ("", "tomorrow", "2", "h", "-2h"):
         with pytest.raises(ValueError, match=r"such as 30m, 2h or 3d"):
             time_of(text, AT)
@@ -265,7 +319,12 @@ def test_an_origin_is_read_as_it_is_written() -> None:
 
 def test_causes_are_counted() -> None:
     """The most frequent first, with the keys that they touch, and the newest message."""
-    letters = [letter(1, b"a"), letter(2, b"b", at_ms=AT + 5), letter(3, b"a"), letter(4, None, kind="timeout")]
+    letters = [
+        letter(1, b"a"),
+        letter(2, b"b", at_ms=AT + 5),
+        letter(3, b"a"),
+        letter(4, None, kind="timeout"),
+    ]
     made = register(letters)
     first, second = grouped(made.entries(), made.messages)
     assert (first.count, first.keys, first.first_ms, first.last_ms) == (3, [b"a", b"b"], AT, AT + 5)
@@ -279,7 +338,9 @@ def test_causes_are_counted() -> None:
 def plan(letters: Iterable[Letter], criteria: Criteria, **how: Any) -> Plan:
     """What would be done."""
     how = {"by_partition": False, "hops_max": 10, "limit": None, **how}
-    return planned(register(letters, criteria=criteria, is_all=how.pop("is_all", False)).entries(), **how)
+    return planned(
+        register(letters, criteria=criteria, is_all=how.pop("is_all", False)).entries(), **how
+    )
 
 
 PARKED: Any = {"kind": "parked", "handler": ""}
@@ -288,15 +349,25 @@ PARKED: Any = {"kind": "parked", "handler": ""}
 def test_they_go_in_the_order_of_the_log() -> None:
     """Not in that of their letters: one that failed again has its letter behind those that wait for it."""
     letters = [letter(6, **PARKED), letter(7, **PARKED), letter(5, hops=1), letter(3, partition=0)]
-    assert [e.id.origin[1:] for e in plan(letters, Criteria()).chosen] == [(0, 3), (1, 5), (1, 6), (1, 7)]
+    assert [e.id.origin[1:] for e in plan(letters, Criteria()).chosen] == [
+        (0, 3),
+        (1, 5),
+        (1, 6),
+        (1, 7),
+    ]
 
 
 def test_what_waits_takes_along_what_it_waits_for() -> None:
     """All before it of its key and partition; nothing of another one, and nothing behind it."""
     letters = [
-        letter(3, b"other"), letter(4, None), letter(5), letter(6, **PARKED), letter(7, **PARKED), letter(8, **PARKED),
+        letter(3, b"other"),
+        letter(4, None),
+        letter(5),
+        letter(6, **PARKED),
+        letter(7, **PARKED),
+        letter(8, **PARKED),
         letter(2, partition=2),
-    ]  # fmt: skip
+    ]
     found = plan(letters, Criteria(origin=Origin("t", 1, 7)))
     assert (offsets(found.chosen), offsets(found.added)) == ([5, 6, 7], [5, 6])
     assert offsets(plan(letters, Criteria(origin=Origin("t", 1, 7)), is_drop=True).chosen) == [7]

@@ -33,7 +33,9 @@ from famulus.inspection.deadletters.redelivery_builder import batches
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5)
+    ),
 )
 EVIL = "\x1b[2J\x07\u202e\n"
 
@@ -51,7 +53,13 @@ def printed(what: Any, width: int = 80) -> str:
 
 def test_fields_are_missing_added_of_another_type_or_value() -> None:
     """In this order, by their paths."""
-    good = {"id": 1, "gone": True, "items": [{"price": "1.00"}, {"price": "2.00"}], "note": None, "at": "now"}
+    good = {
+        "id": 1,
+        "gone": True,
+        "items": [{"price": "1.00"}, {"price": "2.00"}],
+        "note": None,
+        "at": "now",
+    }
     here = {"id": 2, "items": [{"price": 1.0}], "note": "x", "at": "now", "new field": {}}
     assert [(d.what, d.path, d.here, d.there) for d in differences(here, good)] == [
         ("missing", "$.gone", None, True),
@@ -144,8 +152,11 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
 
 def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
     """Nor is it cut as if somebody's terminal were narrow."""
-    group = Group(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], SimpleNamespace(), "why")  # type: ignore[arg-type]  # not looked at
-    assert all(line == line.rstrip() for line in printed(tables.causes([group], 120), 120).splitlines())
+    # Not looked at.
+    group = Group(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], SimpleNamespace(), "why")  # type: ignore[arg-type]
+    assert all(
+        line == line.rstrip() for line in printed(tables.causes([group], 120), 120).splitlines()
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +177,9 @@ def test_a_value_is_shown_as_what_it_is(value: bytes | None, shows: str) -> None
 
 def test_a_long_value_is_cut() -> None:
     """And says so."""
-    assert value_text(json.dumps(list(range(1000))).encode()).endswith("802 more lines: --json shows all")
+    assert value_text(json.dumps(list(range(1000))).encode()).endswith(
+        "802 more lines: --json shows all"
+    )
     assert value_text(b"\xff" * 1000).endswith("488 more bytes: --json shows all")
     assert len(value_text(json.dumps("x" * 100_000).encode())) == 2_000
 
@@ -207,13 +220,19 @@ def editor(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("VISUAL", str(file))
 
 
-def test_an_edited_value_is_json_without_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_value_is_json_without_blanks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is shown by lines, and numbers stay as they are."""
-    editor(tmp_path, monkeypatch, 'grep -q \'^  "a": 1.10,$\' "$1" && sed -i \'s/true/false/\' "$1"')
+    editor(
+        tmp_path, monkeypatch, 'grep -q \'^  "a": 1.10,$\' "$1" && sed -i \'s/true/false/\' "$1"'
+    )
     assert edited(b'{"a":1.10,"b":true}', lambda _: "") == b'{"a":1.10,"b":false}'
 
 
-def test_an_editor_that_changes_nothing_sends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_editor_that_changes_nothing_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it saved or not."""
     for script in ("true", 'touch -d "now + 1 minute" "$1"'):
         editor(tmp_path, monkeypatch, script)
@@ -225,7 +244,9 @@ def test_a_wrong_value_is_said_to_be_wrong(tmp_path: Path, monkeypatch: pytest.M
     """Where nobody is there to edit it again, that is the end."""
     editor(tmp_path, monkeypatch, 'echo nonsense >> "$1"')
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(OperatingError, match=r"not an event of its type: \$: malformed; nothing was sent"):
+    with pytest.raises(
+        OperatingError, match=r"not an event of its type: \$: malformed; nothing was sent"
+    ):
         edited(b"{}", lambda value: "$: malformed" if b"nonsense" in value else "")
 
 
@@ -244,15 +265,24 @@ edited(b'{"a": "a secret of somebody"}', lambda value: "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_value_that_is_edited_does_not_stay_on_the_disk(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_value_that_is_edited_does_not_stay_on_the_disk(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     """Also when the command is ended while the editor is open."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     editor = tmp_path / "editor"
     editor.write_text(f'#!/bin/sh\necho "$1" >{tmp_path}/open\nexec sleep 30\n')
     editor.chmod(0o700)
-    environment = {**os.environ, "TMPDIR": str(folder), "EDITOR": str(editor), "VISUAL": str(editor)}
-    editing = subprocess.Popen([sys.executable, "-c", EDITING], env=environment, start_new_session=True)
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "EDITOR": str(editor),
+        "VISUAL": str(editor),
+    }
+    editing = subprocess.Popen(
+        [sys.executable, "-c", EDITING], env=environment, start_new_session=True
+    )
     while not (tmp_path / "open").exists() or not (tmp_path / "open").read_text():
         assert editing.poll() is None
         time.sleep(0.02)

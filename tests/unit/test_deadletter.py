@@ -10,31 +10,59 @@ from hypothesis import strategies as st
 
 from famulus.deadletter.dead_letter import letter_of
 from famulus.deadletter.masking import masked
-from famulus.deadletter.record import KEY_BYTES_MAX, DeadLetters, Failure, origin_of, our_headers, sender_headers
+from famulus.deadletter.record import (
+    KEY_BYTES_MAX,
+    DeadLetters,
+    Failure,
+    origin_of,
+    our_headers,
+    sender_headers,
+)
 from famulus.deadletter.redelivery import Returned, outgoing, returned, returning
-from famulus.deadletter.topics import audit_topic, dead_letter_topic, redrive_topic, retry_number, retry_topic
+from famulus.deadletter.topics import (
+    audit_topic,
+    dead_letter_topic,
+    redrive_topic,
+    retry_number,
+    retry_topic,
+)
 from famulus.errors import DecodeError, PermanentError, TransientError
 
 AT_MS = 1_795_464_959_123
 LETTERS = DeadLetters("order-events.dead-letter", 8, "billing", "1.4.2")
-FAILURE = Failure("exhausted", TransientError("no"), AT_MS, "agents.orders.reserve", 3, AT_MS - 6_000)
+FAILURE = Failure(
+    "exhausted", TransientError("no"), AT_MS, "agents.orders.reserve", 3, AT_MS - 6_000
+)
 HEADERS_MAX = 4096
 
 
 def record(**changes: Any) -> Any:
     """A record as it comes from Kafka."""
-    return SimpleNamespace(**{
-        "topic": "order-events", "partition": 7, "offset": 2**40, "timestamp": 1234, "key": b"\xff",
-        "value": None, "headers": [("ce_id", b"1")], **changes,
-    })  # fmt: skip
+    return SimpleNamespace(
+        **{
+            "topic": "order-events",
+            "partition": 7,
+            "offset": 2**40,
+            "timestamp": 1234,
+            "key": b"\xff",
+            "value": None,
+            "headers": [("ce_id", b"1")],
+            **changes,
+        }
+    )
 
 
 def read(out: Any, offset: int = 0) -> Any:
     """An outgoing record as it is read again."""
     return record(
-        topic=out.topic, partition=out.partition, offset=offset, key=out.key, value=out.value,
-        headers=tuple(out.headers), timestamp=out.timestamp_ms if out.timestamp_ms is not None else 99,
-    )  # fmt: skip
+        topic=out.topic,
+        partition=out.partition,
+        offset=offset,
+        key=out.key,
+        value=out.value,
+        headers=tuple(out.headers),
+        timestamp=out.timestamp_ms if out.timestamp_ms is not None else 99,
+    )
 
 
 def test_names() -> None:
@@ -46,11 +74,21 @@ def test_names() -> None:
     assert retry_topic("orders", "billing", 2) == "orders.billing.retry-2"
 
 
-@pytest.mark.parametrize(("name", "number"), [
-    ("orders.billing.retry-1", 1), ("orders.billing.retry-12", 12), ("orders.billing.retry-0", 0),
-    ("orders.billing.retry-01", 0), ("orders.billing.retry-", 0), ("orders.billing.retry-x", 0),
-    ("orders.billing.retry-²", 0), ("orders.billing.redrive", 0), ("orders.other.retry-1", 0), ("orders", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("orders.billing.retry-1", 1),
+        ("orders.billing.retry-12", 12),
+        ("orders.billing.retry-0", 0),
+        ("orders.billing.retry-01", 0),
+        ("orders.billing.retry-", 0),
+        ("orders.billing.retry-x", 0),
+        ("orders.billing.retry-²", 0),
+        ("orders.billing.redrive", 0),
+        ("orders.other.retry-1", 0),
+        ("orders", 0),
+    ],
+)
 def test_retry_topic_is_known_by_its_name(name: str, number: int) -> None:
     """Also one that the code does not send to any more."""
     assert retry_number("orders", "billing", name) == number
@@ -59,14 +97,21 @@ def test_retry_topic_is_known_by_its_name(name: str, number: int) -> None:
 def test_key_value_and_headers_are_unchanged() -> None:
     """Null stays null, bytes stay bytes, the record's partition is kept."""
     letter = LETTERS.letter(record(), FAILURE)
-    assert (letter.topic, letter.key, letter.value, letter.partition) == ("order-events.dead-letter", b"\xff", None, 7)
+    assert (letter.topic, letter.key, letter.value, letter.partition) == (
+        "order-events.dead-letter",
+        b"\xff",
+        None,
+        7,
+    )
     assert letter.headers[0] == ("ce_id", b"1")
     assert sender_headers(letter.headers) == [("ce_id", b"1")]
 
 
 @pytest.mark.parametrize("at_ms", [-1, 1234, AT_MS + 40 * 86_400_000, AT_MS * 1_000_000])
 @pytest.mark.parametrize("smaller", [0, 1, 2])
-def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(at_ms: int, smaller: int) -> None:
+def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(
+    at_ms: int, smaller: int
+) -> None:
     """A topic may refuse a time that is ahead, and removes at once what has an old one."""
     letter = LETTERS.letter(record(timestamp=at_ms, value=b"much"), FAILURE)
     for _ in range(smaller):
@@ -80,21 +125,38 @@ def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(at_ms: i
 
 
 OLD = [
-    ("ce_id", b"1"), ("original-topic", b"orders"), ("original-partition", b"\x01\x00\x00\x00"),
-    ("original-offset", b"\x07\x00\x00\x00\x00\x00\x00\x00"), ("error-timestamp", b"2026-11-23T20:15:59.1230000Z"),
-    ("__streams.errors.exception", b"famulus.errors.PermanentError"), ("__streams.errors.message", b"no"),
-    ("__streams.errors.stacktrace", b""), ("__streams.errors.topic", b"orders"), ("__streams.errors.partition", b"1"),
-    ("__streams.errors.offset", b"7"), ("famulus-failure", b"permanent"), ("famulus-group", b"billing"),
-    ("famulus-handler", b"h.work"), ("famulus-attempts", b"1"),
-    ("famulus-first-failure", b"2026-11-23T20:15:59.1230000Z"), ("famulus-event-id", b"#1"), ("famulus-hops", b"0"),
+    ("ce_id", b"1"),
+    ("original-topic", b"orders"),
+    ("original-partition", b"\x01\x00\x00\x00"),
+    ("original-offset", b"\x07\x00\x00\x00\x00\x00\x00\x00"),
+    ("error-timestamp", b"2026-11-23T20:15:59.1230000Z"),
+    ("__streams.errors.exception", b"famulus.errors.PermanentError"),
+    ("__streams.errors.message", b"no"),
+    ("__streams.errors.stacktrace", b""),
+    ("__streams.errors.topic", b"orders"),
+    ("__streams.errors.partition", b"1"),
+    ("__streams.errors.offset", b"7"),
+    ("famulus-failure", b"permanent"),
+    ("famulus-group", b"billing"),
+    ("famulus-handler", b"h.work"),
+    ("famulus-attempts", b"1"),
+    ("famulus-first-failure", b"2026-11-23T20:15:59.1230000Z"),
+    ("famulus-event-id", b"#1"),
+    ("famulus-hops", b"0"),
     ("famulus-version", b"1.0"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("said", [[], [("famulus-timestamp", b"")], [("famulus-timestamp", b"9" * 400)]])
-def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(said: list[tuple[str, bytes]]) -> None:
+@pytest.mark.parametrize(
+    "said", [[], [("famulus-timestamp", b"")], [("famulus-timestamp", b"9" * 400)]]
+)
+def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(
+    said: list[tuple[str, bytes]],
+) -> None:
     """As letters were written before they said it; so it is where a stranger has written nonsense."""
-    letter = record(topic="orders.dead-letter", timestamp=1_700_000_000_123, value=b"{}", headers=[*OLD, *said])
+    letter = record(
+        topic="orders.dead-letter", timestamp=1_700_000_000_123, value=b"{}", headers=[*OLD, *said]
+    )
     assert letter_of(letter).timestamp_ms == 1_700_000_000_123
     assert returning(letter, "redrive", b"{}") == Returned(
         "orders", 1, 7, 1_700_000_000_123, b"\xff", b"{}", [("ce_id", b"1")], "redrive", hops=1
@@ -121,11 +183,20 @@ def test_the_other_families_are_text() -> None:
     headers = dict(LETTERS.letter(record(), FAILURE).headers)
     assert headers["__streams.errors.exception"] == b"famulus.errors.TransientError"
     assert headers["__streams.errors.message"] == b"no"
-    assert (headers["__streams.errors.partition"], headers["__streams.errors.offset"]) == (b"7", b"1099511627776")
-    assert {name: headers[f"famulus-{name}"] for name in ("failure", "group", "handler", "attempts", "version")} == {
-        "failure": b"exhausted", "group": b"billing", "handler": b"agents.orders.reserve", "attempts": b"3",
+    assert (headers["__streams.errors.partition"], headers["__streams.errors.offset"]) == (
+        b"7",
+        b"1099511627776",
+    )
+    assert {
+        name: headers[f"famulus-{name}"]
+        for name in ("failure", "group", "handler", "attempts", "version")
+    } == {
+        "failure": b"exhausted",
+        "group": b"billing",
+        "handler": b"agents.orders.reserve",
+        "attempts": b"3",
         "version": b"1.4.2",
-    }  # fmt: skip
+    }
     assert headers["famulus-first-failure"] == b"2026-11-23T20:15:53.1230000Z"
     assert (headers["famulus-event-id"], headers["famulus-hops"]) == (b"#1", b"0")
 
@@ -142,7 +213,9 @@ def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None
 
 
 @given(st.integers(1, 4), st.text(max_size=600), st.text(max_size=600))
-def test_however_often_it_fails_the_headers_stay_as_few(times: int, text: str, handler: str) -> None:
+def test_however_often_it_fails_the_headers_stay_as_few(
+    times: int, text: str, handler: str
+) -> None:
     """They are replaced, and take four kilobytes at most."""
     failure = Failure("exhausted", TransientError(text), AT_MS, handler, 3, AT_MS)
     again = record(headers=[("ce_id", b"x" * 300), ("mine", b"\0")])
@@ -175,7 +248,9 @@ def test_what_is_too_large_leaves_its_digest() -> None:
 
 def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> None:
     """Headers and keys have no limit but the record's: they must not keep the partition from going on."""
-    large = record(key=b"k" * (KEY_BYTES_MAX + 1), headers=[("h", b"x" * 1_000_000)] * 2, value=b"much")
+    large = record(
+        key=b"k" * (KEY_BYTES_MAX + 1), headers=[("h", b"x" * 1_000_000)] * 2, value=b"much"
+    )
     letter = LETTERS.letter(large, FAILURE)
     slim = letter.fallback
     assert slim is not None
@@ -195,7 +270,10 @@ def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> 
 
 def test_error_texts_quote_nothing_of_the_event() -> None:
     """Nor of its key, in whatever case, nested or not; what is short says nothing about anybody."""
-    event = record(key=b"customer-7", value=b'{"name":"Ada Lovelace","born":1815,"tags":[{"a":"secret"}],"n":2}')
+    event = record(
+        key=b"customer-7",
+        value=b'{"name":"Ada Lovelace","born":1815,"tags":[{"a":"secret"}],"n":2}',
+    )
     text = "no ADA LOVELACE born 1815 with secret of customer-7 in 2 rows\nof 'Ada Lovelace'"
     assert masked(text, event) == "no *** born *** with *** of *** in 2 rows of '***'"
     letter = LETTERS.letter(event, Failure("permanent", PermanentError(text), AT_MS, "h"))
@@ -214,25 +292,42 @@ def test_what_comes_back_is_what_it_was() -> None:
     """Bytes, headers, place and time, and what is to be done about it."""
     original = record(key=b"k", value=b"\xff\0", headers=[("ce_id", b"1"), ("mine", b"\0")])
     letter = read(LETTERS.letter(original, FAILURE))
-    back = returned(read(outgoing("order-events.billing.redrive", returning(letter, "redrive", letter.value))))
-    assert back == Returned(
-        "order-events", 7, 2**40, 1234, b"k", b"\xff\0", (("ce_id", b"1"), ("mine", b"\0")), "redrive", hops=1
+    back = returned(
+        read(outgoing("order-events.billing.redrive", returning(letter, "redrive", letter.value)))
     )
-    twice = read(LETTERS.letter(back, Failure("permanent", PermanentError("no"), AT_MS, "h", 1, AT_MS, hops=back.hops)))
+    assert back == Returned(
+        "order-events",
+        7,
+        2**40,
+        1234,
+        b"k",
+        b"\xff\0",
+        (("ce_id", b"1"), ("mine", b"\0")),
+        "redrive",
+        hops=1,
+    )
+    twice = read(
+        LETTERS.letter(
+            back, Failure("permanent", PermanentError("no"), AT_MS, "h", 1, AT_MS, hops=back.hops)
+        )
+    )
     assert returning(twice, "drop", None).hops == 2
     assert len(twice.headers) == len(letter.headers)
 
 
 def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
     """The others are done with the event."""
-    failure = Failure("exhausted", TransientError("no"), AT_MS, "agents.a", 4, AT_MS, is_partial=True, edited="ab")
+    failure = Failure(
+        "exhausted", TransientError("no"), AT_MS, "agents.a", 4, AT_MS, is_partial=True, edited="ab"
+    )
     back = returning(read(LETTERS.letter(record(), failure)), "redrive", b"")
     assert (back.handler, back.edited) == ("agents.a", "ab")
     assert returned(read(outgoing("t", back))).handler == "agents.a"
 
 
 @pytest.mark.parametrize(
-    "headers", [[], [("original-topic", b"t")], [("original-topic", b"t"), ("famulus-action", b"explode")]]
+    "headers",
+    [[], [("original-topic", b"t")], [("original-topic", b"t"), ("famulus-action", b"explode")]],
 )
 def test_a_record_that_is_none_of_ours_does_not_come_back(headers: list[tuple[str, bytes]]) -> None:
     """Somebody else may write to the topic."""

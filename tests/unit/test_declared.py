@@ -29,14 +29,32 @@ SUBSCRIPTION: dict[str, list[Any]] = {
     "on_dead_letter": ["sequenced", "stop", None, True],
     "dedupe": ["yes", 1, None, "False", timedelta(days=1)],
     "dedupe_window": [
-        1, 1.5, "7d", [timedelta(1)], timedelta(0), timedelta(-1), {StockReserved: 1}, {"stock": timedelta(1)},
-        {StockReserved: timedelta(0)}, {int: timedelta(1)}, True,
+        1,
+        1.5,
+        "7d",
+        [timedelta(1)],
+        timedelta(0),
+        timedelta(-1),
+        {StockReserved: 1},
+        {"stock": timedelta(1)},
+        {StockReserved: timedelta(0)},
+        {int: timedelta(1)},
+        True,
     ],
     "identity": ["", "no field", "a.", 1, ["order_id"], int, True],
-}  # fmt: skip
+}
 HANDLES: dict[str, list[Any]] = {
     "retry": [3, None, "3", Retry, Breaker()],
-    "transient": [int, (int,), "ConnectionError", ("ConnectionError",), [ValueError()], BaseException, None, 1],
+    "transient": [
+        int,
+        (int,),
+        "ConnectionError",
+        ("ConnectionError",),
+        [ValueError()],
+        BaseException,
+        None,
+        1,
+    ],
     "permanent": [int, (KeyboardInterrupt,), ValueError(), None],
     "retry_topics": ["10m", ["10"], [None], [True], [0], [-1], [NAN], [INF], 5, [["1m"]]],
     "timeout_s": ["1", -1, NAN, INF, True, [1], timedelta(seconds=1)],
@@ -44,13 +62,21 @@ HANDLES: dict[str, list[Any]] = {
     "name": [1, None, " ", "a b", "a\n", "é", "x" * 201, "-a"],
 }
 RETRY: dict[str, list[Any]] = {
-    "attempts": [0, 1.5, *NUMBERS], "wait_initial_s": NUMBERS, "wait_factor": [0.5, *NUMBERS],
-    "wait_max_s": NUMBERS, "jitter": [1.1, *NUMBERS],
-}  # fmt: skip
+    "attempts": [0, 1.5, *NUMBERS],
+    "wait_initial_s": NUMBERS,
+    "wait_factor": [0.5, *NUMBERS],
+    "wait_max_s": NUMBERS,
+    "jitter": [1.1, *NUMBERS],
+}
 BREAKER: dict[str, list[Any]] = {
-    "failures": [1.5, *NUMBERS], "events": NUMBERS, "run": NUMBERS, "ratio": [1.1, *NUMBERS], "window_s": NUMBERS,
-    "wait_initial_s": NUMBERS, "wait_max_s": NUMBERS,
-}  # fmt: skip
+    "failures": [1.5, *NUMBERS],
+    "events": NUMBERS,
+    "run": NUMBERS,
+    "ratio": [1.1, *NUMBERS],
+    "window_s": NUMBERS,
+    "wait_initial_s": NUMBERS,
+    "wait_max_s": NUMBERS,
+}
 
 
 class Name(str):
@@ -113,10 +139,14 @@ def test_an_option_of_a_subscription_is_checked(option: str, value: Any) -> None
 
 def test_the_nearest_word_is_named() -> None:
     """Typing errors are what happens most."""
-    assert 'did you mean "sequence"?' in refused(app.subscription, "on_dead_letter", "t", on_dead_letter="sequense")
+    assert 'did you mean "sequence"?' in refused(
+        app.subscription, "on_dead_letter", "t", on_dead_letter="sequense"
+    )
 
 
-@pytest.mark.parametrize("topic", ["", ".", "..", "a b", "a/b", "é", "x" * 250, "a\n", None, 1, b"orders", ["a"]])
+@pytest.mark.parametrize(
+    "topic", ["", ".", "..", "a b", "a/b", "é", "x" * 250, "a\n", None, 1, b"orders", ["a"]]
+)
 def test_a_topic_is_one_that_kafka_takes(topic: Any) -> None:
     """Before a broker is asked."""
     refused(app.subscription, "topic", topic)
@@ -186,7 +216,22 @@ class Group:
 
 
 @pytest.mark.parametrize(
-    "given", ["x", EVENT, [StockReserved], (StockReserved,), None, 1, Plain, Line, Event, function, Group, int, {}]
+    "given",
+    [
+        "x",
+        EVENT,
+        [StockReserved],
+        (StockReserved,),
+        None,
+        1,
+        Plain,
+        Line,
+        Event,
+        function,
+        Group,
+        int,
+        {},
+    ],
 )
 def test_only_a_class_of_events_is_handled(given: Any) -> None:
     """Whatever else stands there, such as the function when the parentheses are missing."""
@@ -231,13 +276,31 @@ def _by_place(event: StockReserved, /) -> None: ...
 @pytest.mark.parametrize(
     "target",
     [
-        _generates, _yields, _wraps, Yielding, contextlib.asynccontextmanager(_generates),
-        functools.partial(function), Calling(), Calling, Group, Group.method, Group().method, staticmethod(function),
+        _generates,
+        _yields,
+        _wraps,
+        Yielding,
+        contextlib.asynccontextmanager(_generates),
+        functools.partial(function),
+        Calling(),
+        Calling,
+        Group,
+        Group.method,
+        Group().method,
+        staticmethod(function),
         classmethod(function),  # type: ignore[arg-type]  # what is wrong here
-        lambda event: None, _later, _many, _any, _union, _by_place, None, "x", 1,
+        lambda event: None,
+        _later,
+        _many,
+        _any,
+        _union,
+        _by_place,
+        None,
+        "x",
+        1,
         functools.lru_cache(function),
     ],
-)  # fmt: skip
+)
 def test_what_can_be_no_handler_is_refused(target: Any) -> None:
     """In words, in place of a body that never runs, or an error at every event."""
     with pytest.raises(ConfigError) as caught:
@@ -255,7 +318,9 @@ def test_two_handlers_of_one_name_are_refused() -> None:
     """Both places, and the cure; with names of their own they are two."""
     station = dispatcher()
     _step(station)
-    with pytest.raises(ConfigError, match=r"test_declared\.py:\d+ and tests/unit/test_declared\.py:\d+\).*name=") as e:
+    with pytest.raises(
+        ConfigError, match=r"test_declared\.py:\d+ and tests/unit/test_declared\.py:\d+\).*name="
+    ) as e:
         _step(station)
     assert "@handles(StockReserved" in str(e.value)
     _step(station, "one")
@@ -280,7 +345,9 @@ def test_two_types_of_one_name_on_the_wire_are_refused() -> None:
 
     station = dispatcher()
     _step(station)
-    with pytest.raises(ConfigError, match=r"called stock\.StockReserved .*models\.stock\.StockReserved and .*Twin"):
+    with pytest.raises(
+        ConfigError, match=r"called stock\.StockReserved .*models\.stock\.StockReserved and .*Twin"
+    ):
         station.add(handler_for(Twin, twin, Policy()))
     with pytest.raises(ConfigError, match="two event types"):
         EventTypes("stock-events", [StockReserved, Twin])
@@ -310,12 +377,15 @@ def test_an_identity_belongs_to_its_type_and_none_is_none() -> None:
     """Marks of earlier versions, which had no type in their key, are still found."""
     dedupe = Dedupe(1000, identity=FieldIdentity("product_id"))
     new, old = dedupe.keys_of(EVENT, record())
-    assert old == b"m\x0e$\xad|n\x8a\xdfO^\xb9F\xbcw\xdf\xc3\x11"  # as it is in state that was written before
+    # As it is in state that was written before.
+    assert old == b"m\x0e$\xad|n\x8a\xdfO^\xb9F\xbcw\xdf\xc3\x11"
     assert new == mark_key(b"stock.StockReserved\0part-1")
     for nothing in (None, "", b""):
         dedupe = Dedupe(1000, identity=functools.partial(lambda it, _: it, nothing))
         assert dedupe.keys_of(EVENT, record()) == [mark_key(b"stock-events/0/1")]
-    assert Dedupe(1000, identity=FieldIdentity("nope")).keys_of(EVENT, record()) == [mark_key(b"stock-events/0/1")]
+    assert Dedupe(1000, identity=FieldIdentity("nope")).keys_of(EVENT, record()) == [
+        mark_key(b"stock-events/0/1")
+    ]
 
 
 async def _asks_later(event: Event) -> str:
@@ -325,7 +395,9 @@ async def _asks_later(event: Event) -> str:
 @pytest.mark.parametrize("identity", [lambda event: event.nope, _asks_later, lambda: "id"])
 def test_an_identity_that_cannot_be_told_is_a_failure_of_the_event(identity: Any) -> None:
     """It is named, and no value is."""
-    with pytest.raises(PermanentError, match=r"identity of StockReserved.*(<lambda>|_asks_later)") as caught:
+    with pytest.raises(
+        PermanentError, match=r"identity of StockReserved.*(<lambda>|_asks_later)"
+    ) as caught:
         Dedupe(1000, identity=identity).keys_of(EVENT, record())
     assert "part-1" not in str(caught.value)
 
@@ -346,7 +418,9 @@ def test_a_handler_whose_module_is_reloaded_takes_its_own_place(
 ) -> None:
     """A module that says the same name twice is refused."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "declared_again.py").write_text("import builtins\nstation = builtins.station\n" + RELOADED)
+    (tmp_path / "declared_again.py").write_text(
+        "import builtins\nstation = builtins.station\n" + RELOADED
+    )
     station = dispatcher()
     monkeypatch.setattr("builtins.station", station, raising=False)
     module = importlib.import_module("declared_again")
@@ -354,14 +428,18 @@ def test_a_handler_whose_module_is_reloaded_takes_its_own_place(
     importlib.reload(module)
     [after] = station.handlers
     assert (after.name, after is before) == (before.name, False)
-    (tmp_path / "declared_twice.py").write_text("import builtins\nstation = builtins.station\n" + RELOADED * 2)
+    (tmp_path / "declared_twice.py").write_text(
+        "import builtins\nstation = builtins.station\n" + RELOADED * 2
+    )
     with pytest.raises(ConfigError, match="two handlers"):
         importlib.import_module("declared_twice")
 
 
 def test_a_default_may_use_what_is_defined_further_down() -> None:
     """It is called when a row is missing, not when the table is declared."""
-    made = app.subscription("further-down").Table("later", key=str, value=int, default=lambda: later)
+    made = app.subscription("further-down").Table(
+        "later", key=str, value=int, default=lambda: later
+    )
     later = 7
     assert made.get("none") is None
     assert made["none"] == later

@@ -28,7 +28,11 @@ PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")
 
 def kubernetes(kind: str, file: str = "famulus.yaml") -> Any:
     """The one object of a *kind*."""
-    [found] = [o for o in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text()) if o["kind"] == kind]
+    [found] = [
+        o
+        for o in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text())
+        if o["kind"] == kind
+    ]
     return found
 
 
@@ -50,7 +54,10 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
     yield "Dockerfile", docker_env()
     yield "docker-compose.yml", COMPOSE["services"]["worker"]["environment"]
     yield "kubernetes", kubernetes("ConfigMap")["data"]
-    yield "systemd", dict(pair.split("=", 1) for pair in unit()["Environment"].replace("%i", "6066").split())
+    yield (
+        "systemd",
+        dict(pair.split("=", 1) for pair in unit()["Environment"].replace("%i", "6066").split()),
+    )
 
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: str(file.relative_to(ROOT)))
@@ -60,7 +67,9 @@ def test_every_manifest_can_be_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", list(yaml.safe_load_all(KUBERNETES.read_text())), ids=lambda document: document["kind"]
+    "document",
+    list(yaml.safe_load_all(KUBERNETES.read_text())),
+    ids=lambda document: document["kind"],
 )
 @pytest.mark.parametrize("version", ["1.30", "1.33"])
 def test_kubernetes_would_take_its_manifests(document: Any, version: str) -> None:
@@ -76,13 +85,19 @@ def test_kubernetes_would_refuse_a_name_that_is_none() -> None:
         kubernetes_validate.validate(spoiled, "1.33", strict=True)
 
 
-@pytest.mark.parametrize(("where", "environment"), list(environments()), ids=[where for where, _ in environments()])
+@pytest.mark.parametrize(
+    ("where", "environment"), list(environments()), ids=[where for where, _ in environments()]
+)
 def test_settings_exist_and_their_values_are_valid(
     where: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker would refuse to start otherwise."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
-    named = {name: value for name, value in environment.items() if "__" in name or name.startswith("KAFKA_")}
+    named = {
+        name: value
+        for name, value in environment.items()
+        if "__" in name or name.startswith("KAFKA_")
+    }
     assert named, where
     for name, value in named.items():
         monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value))
@@ -96,7 +111,11 @@ def test_settings_exist_and_their_values_are_valid(
 def test_images_are_pinned() -> None:
     """To a whole version: what runs tomorrow is what ran today."""
     [base] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
-    images = [service["image"] for name, service in COMPOSE["services"].items() if name not in {"worker", "topics"}]
+    images = [
+        service["image"]
+        for name, service in COMPOSE["services"].items()
+        if name not in {"worker", "topics"}
+    ]
     [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
     for image in (base, *images, container["image"]):
         assert PINNED.fullmatch(image), image
@@ -111,12 +130,18 @@ def test_nothing_runs_as_root_or_writes_outside_of_its_state() -> None:
     assert spec["securityContext"]["runAsNonRoot"]
     assert str(spec["securityContext"]["runAsUser"]) == user != "0"
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     worker = COMPOSE["services"]["worker"]
     assert (worker["read_only"], worker["cap_drop"]) == (True, ["ALL"])
     service = unit()
-    assert (service["DynamicUser"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("yes", "strict", "yes")
+    assert (service["DynamicUser"], service["ProtectSystem"], service["NoNewPrivileges"]) == (
+        "yes",
+        "strict",
+        "yes",
+    )
 
 
 def test_the_state_is_on_a_volume_everywhere() -> None:
@@ -126,8 +151,13 @@ def test_the_state_is_on_a_volume_everywhere() -> None:
     assert COMPOSE["services"]["worker"]["volumes"] == [folder]
     stateful = kubernetes("StatefulSet")["spec"]
     assert kubernetes("ConfigMap")["data"]["WORKER__DATADIR"] == folder
-    mounts = {m["mountPath"]: m["name"] for m in stateful["template"]["spec"]["containers"][0]["volumeMounts"]}
-    assert mounts[folder] in [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
+    mounts = {
+        m["mountPath"]: m["name"]
+        for m in stateful["template"]["spec"]["containers"][0]["volumeMounts"]
+    }
+    assert mounts[folder] in [
+        claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]
+    ]
 
 
 def test_ports_and_paths_are_those_of_the_worker() -> None:
@@ -136,15 +166,21 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
     assert f"EXPOSE {port}" in DOCKERFILE
     assert COMPOSE["services"]["worker"]["ports"][0].endswith(f":{port}")
     [job] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": port, "refresh_interval": "10s"}]
+    assert job["dns_sd_configs"] == [
+        {"names": ["worker"], "type": "A", "port": port, "refresh_interval": "10s"}
+    ]
     [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert container["ports"] == [{"name": "web", "containerPort": port}]
     assert kubernetes("ConfigMap")["data"]["WORKER__WEBPORT"] == str(port)
     pages = app.web.views.keys()
-    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    asked = {
+        name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
+    }
     assert {name: probe["path"] for name, probe in asked.items()} == {
-        "startup": "/startupz", "liveness": "/livez", "readiness": "/readyz",
-    }  # fmt: skip
+        "startup": "/startupz",
+        "liveness": "/livez",
+        "readiness": "/readyz",
+    }
     assert {probe["path"] for probe in asked.values()} <= pages
     assert "/livez'" in DOCKERFILE
 
@@ -152,7 +188,10 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
 def test_secrets_are_where_the_settings_look_for_them() -> None:
     """Whoever scrapes has the token for reading."""
     assert COMPOSE["services"]["worker"]["env_file"] == ["deploy/secrets/tokens.env"]
-    for name, kind in (("WORKER__READTOKENFILE", "read-token"), ("WORKER__ADMINTOKENFILE", "admin-token")):
+    for name, kind in (
+        ("WORKER__READTOKENFILE", "read-token"),
+        ("WORKER__ADMINTOKENFILE", "admin-token"),
+    ):
         folder = kubernetes("ConfigMap")["data"][name].removesuffix(f"/{kind}")
         [container] = kubernetes("StatefulSet")["spec"]["template"]["spec"]["containers"]
         assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
@@ -168,7 +207,9 @@ def test_a_stop_has_time_to_finish() -> None:
     assert pod["terminationGracePeriodSeconds"] > needed_s
     assert int(COMPOSE["services"]["worker"]["stop_grace_period"].removesuffix("s")) > needed_s
     assert int(unit()["TimeoutStopSec"]) > needed_s
-    assert DOCKERFILE.rstrip().splitlines()[-1].startswith('CMD ["python",'), "a shell would keep SIGTERM to itself"
+    assert DOCKERFILE.rstrip().splitlines()[-1].startswith('CMD ["python",'), (
+        "a shell would keep SIGTERM to itself"
+    )
 
 
 def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
@@ -176,7 +217,9 @@ def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
     app.discover()
     spec = kubernetes("ScaledObject", "keda.yaml")["spec"]
     config = kubernetes("ConfigMap")["data"]
-    assert {trigger["metadata"]["topic"] for trigger in spec["triggers"]} == app.subscriptions.keys()
+    assert {
+        trigger["metadata"]["topic"] for trigger in spec["triggers"]
+    } == app.subscriptions.keys()
     assert {trigger["metadata"]["consumerGroup"] for trigger in spec["triggers"]} == {
         config["KAFKA__CONSUMERCONFIG__GROUPID"]
     }
@@ -186,7 +229,9 @@ def test_scaling_follows_the_lag_of_every_topic_that_is_read() -> None:
 
 def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> None:
     """At a page that there is; as often and as far as where Kafka itself is asked."""
-    spec, usual = (kubernetes("ScaledObject", file)["spec"] for file in ("keda-web.yaml", "keda.yaml"))
+    spec, usual = (
+        kubernetes("ScaledObject", file)["spec"] for file in ("keda-web.yaml", "keda.yaml")
+    )
     assert {name: value for name, value in spec.items() if name != "triggers"} == {
         name: value for name, value in usual.items() if name != "triggers"
     }
@@ -200,13 +245,17 @@ def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> Non
     [token] = access["spec"]["secretTargetRef"]
     volumes = kubernetes("StatefulSet")["spec"]["template"]["spec"]["volumes"]
     assert token["name"] in [volume.get("secret", {}).get("secretName") for volume in volumes]
-    assert token["key"] == kubernetes("ConfigMap")["data"]["WORKER__READTOKENFILE"].rpartition("/")[2]
+    assert (
+        token["key"] == kubernetes("ConfigMap")["data"]["WORKER__READTOKENFILE"].rpartition("/")[2]
+    )
 
 
 def test_the_rights_in_the_script_are_those_of_the_app() -> None:
     """`faust -A app acls >deploy/acls/famulus.sh` makes it anew."""
     command = [sys.executable, "-m", "faust", "-A", "app", "acls"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     assert (DEPLOY / "acls" / "famulus.sh").read_text() == printed
 
 
@@ -235,6 +284,11 @@ def test_a_wrong_setting_is_not_tried_again_for_ever() -> None:
 def test_the_procfile_is_valid() -> None:
     """For whoever runs it, honcho here."""
     done = subprocess.run(
-        [sys.executable, "-m", "honcho", "check"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-m", "honcho", "check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     assert done.returncode == 0, done.stderr

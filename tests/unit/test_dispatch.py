@@ -23,7 +23,13 @@ NAME = "stock.StockReserved"
 def record(value: bytes | None = JSON, headers: Sequence[tuple[str, bytes]] = ()) -> Any:
     """A record as it comes from Kafka."""
     return SimpleNamespace(
-        topic="stock-events", partition=0, offset=1, timestamp=2, key=b"k", value=value, headers=headers
+        topic="stock-events",
+        partition=0,
+        offset=1,
+        timestamp=2,
+        key=b"k",
+        value=value,
+        headers=headers,
     )
 
 
@@ -143,14 +149,23 @@ class Other(StockReserved, namespace="stock.Other", topic="stock-events", key="p
         (JSON, [("ce_type", b"stock.Other")], Other),
         (JSON, [("ce_type", b"stock.StockReserved")], StockReserved),
         (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [], Other),
-        (JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}', [("ce_type", b"stock.StockReserved")], StockReserved),
+        (
+            JSON[:-1] + b',"__faust":{"ns":"stock.Other"}}',
+            [("ce_type", b"stock.StockReserved")],
+            StockReserved,
+        ),
         (JSON, [("ce_type", b"stock.Other"), ("ce_type", b"stock.StockReserved")], Other),
         (JSON, [("content-type", None), ("ce_type", b"stock.Other")], Other),
         (JSON, [("ce_type", None), ("ce_type", b"stock.Other")], type(None)),
     ],
 )
-def test_the_type_is_in_the_header_or_in_fausts_metadata(value: bytes, headers: Any, found: type) -> None:
-    """Whichever is there; the header wins, the first of several. One without a value names no type that is known."""
+def test_the_type_is_in_the_header_or_in_fausts_metadata(
+    value: bytes, headers: Any, found: type
+) -> None:
+    """Whichever is there; the header wins, the first of several.
+
+    One without a value names no type that is known.
+    """
     types = EventTypes("stock-events", [StockReserved, Other])
     assert type(types.decode(record(value, headers))) is found
 
@@ -167,7 +182,9 @@ def test_what_is_too_large_is_poison_before_it_is_looked_into() -> None:
     with pytest.raises(DecodeError, match=r"Kafka.ConsumerConfig.MaxValueBytes is \d+$"):
         types.decode(record(JSON + b" "))
     assert types.decode(record(JSON + b" "), is_redeemed=True) == EVENT
-    with pytest.raises(DecodeError, match=r"^headers: 3 of them, Kafka.ConsumerConfig.MaxHeaders is 2$"):
+    with pytest.raises(
+        DecodeError, match=r"^headers: 3 of them, Kafka.ConsumerConfig.MaxHeaders is 2$"
+    ):
         types.decode(record(JSON, [("h", b"")] * 3))
 
 
@@ -180,6 +197,9 @@ def test_without_a_name_among_several_types_it_is_poison() -> None:
 @pytest.mark.parametrize("name", [b"models.stock.StockReserved", b"builtins.object", b"unknown"])
 def test_a_sender_never_chooses_a_class(name: bytes) -> None:
     """A name that is none of the topic's types is unknown, whatever class it may be elsewhere."""
-    assert EventTypes("stock-events", [StockReserved]).decode(record(JSON, [("ce_type", name)])) is None
+    assert (
+        EventTypes("stock-events", [StockReserved]).decode(record(JSON, [("ce_type", name)]))
+        is None
+    )
     value = JSON[:-1] + b',"__faust":{"ns":"' + name + b'"}}'
     assert EventTypes("stock-events", [StockReserved]).decode(record(value)) is None

@@ -16,7 +16,15 @@ from aiohttp import web
 
 from famulus.config import WorkerConfig
 from famulus.webserver.auth import Door
-from famulus.webserver.connections import Complaints, Limits, Places, Runner, Site, address_of, limits_of
+from famulus.webserver.connections import (
+    Complaints,
+    Limits,
+    Places,
+    Runner,
+    Site,
+    address_of,
+    limits_of,
+)
 from famulus.webserver.rate_limit import REQUESTS_MAX
 
 READ, ADMIN = "r" * 32, "a" * 32
@@ -45,7 +53,9 @@ async def hello(request: web.Request) -> web.Response:
 @asynccontextmanager
 async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
     """A server with a door and one view; its port."""
-    worker = WorkerConfig.model_validate({"DataDir": folder, "ReadToken": READ, "AdminToken": ADMIN, **settings})
+    worker = WorkerConfig.model_validate(
+        {"DataDir": folder, "ReadToken": READ, "AdminToken": ADMIN, **settings}
+    )
     door = Door(worker)
     door.open()
     app = web.Application(**door.options)
@@ -72,7 +82,9 @@ async def asked(port: int, request: bytes) -> str:
         writer.close()
 
 
-async def strangers(port: int, count: int, sends: bytes) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def strangers(
+    port: int, count: int, sends: bytes
+) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """So many connections that have sent *sends*, and wait."""
     found = []
     for _ in range(count):
@@ -152,13 +164,21 @@ MALFORMED = [
     f"GET /{SECRET * 1000} HTTP/1.1\r\nHost: x\r\n\r\n",
     f"GET http://{SECRET}:x/ HTTP/1.1\r\nHost: x\r\n\r\n",
     f'GET / HTTP/1.1\r\nHost: x\r\nCookie: {SECRET}\x01"(=1; {SECRET}@=2\r\n\r\n',
-    f"POST / HTTP/1.1\r\nAuthorization: Bearer {ADMIN}\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n\r\n{SECRET}",
-    f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nTransfer-Encoding: chunked\r\n\r\n{SECRET}\r\n",
+    (
+        f"POST / HTTP/1.1\r\nAuthorization: Bearer {ADMIN}\r\nContent-Encoding: "
+        f"gzip\r\nContent-Length: 18\r\n\r\n{SECRET}"
+    ),
+    (
+        f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nTransfer-Encoding: "
+        f"chunked\r\n\r\n{SECRET}\r\n"
+    ),
     "\x16\x03\x01\x02" + SECRET,
 ]
 
 
-async def test_malformed_requests_write_no_log_at_will(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_requests_write_no_log_at_will(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """One line names the address; no line, and no answer, has a word of what was sent."""
     caplog.set_level(logging.INFO)
     async with served(tmp_path) as port:
@@ -184,7 +204,10 @@ async def test_a_body_that_is_no_text_is_bad_input(tmp_path: Path) -> None:
     """JSON and forms are UTF-8, wherever they go."""
     async with served(tmp_path) as port:
         for kind in ("application/json", "application/x-www-form-urlencoded"):
-            request = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nContent-Type: {kind}\r\n"
+            request = (
+                "POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                f"{ADMIN}\r\nContent-Type: {kind}\r\n"
+            )
             assert "400" in await asked(port, request.encode() + b"Content-Length: 1\r\n\r\n\xff")
 
 
@@ -206,9 +229,12 @@ asyncio.run(main())
 def test_health_answers_while_strangers_want_all_descriptors(tmp_path: Path) -> None:
     """A process with 256 descriptors, and 600 half requests: it answers those who come, and its log stays short."""
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(tmp_path)], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", SERVER, str(tmp_path)],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert server.stdout is not None
     address = "127.0.0.1", int(server.stdout.readline())
     with contextlib.ExitStack() as stack:
@@ -240,7 +266,8 @@ def test_places_are_those_of_an_address_and_of_all() -> None:
     assert not second.is_open
     assert known.is_open
     assert len(places) == 4
-    places.know(known, is_known=False)  # its last request shows no token: a stranger again, the newest
+    # Its last request shows no token: a stranger again, the newest.
+    places.know(known, is_known=False)
     places.enter(Visitor(), "e")
     assert (third.is_open, known.is_open) == (False, True)
     assert places.closed == 3

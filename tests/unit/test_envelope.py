@@ -45,7 +45,10 @@ def test_without_an_id_the_place_in_the_log_is_the_identity() -> None:
 def test_headers_are_cloudevents_binary_mode() -> None:
     """What leaves carries the required CloudEvents attributes and is read back by name."""
     headers = headers_of(
-        event_id="1", event_type="orders.OrderCreated", source="shop", time="2026-01-02T00:00:00+00:00"
+        event_id="1",
+        event_type="orders.OrderCreated",
+        source="shop",
+        time="2026-01-02T00:00:00+00:00",
     )
     assert dict(headers) == {
         "ce_specversion": b"1.0",
@@ -70,7 +73,15 @@ def test_derived_ids_are_stable_and_distinct() -> None:
     """The same cause, handler and position give the same id, and no other does."""
     assert derived_id("a", "h", 0) == derived_id("a", "h", 0)
     assert (
-        len({derived_id("a", "h", 0), derived_id("a", "h", 1), derived_id("a", "g", 0), derived_id("b", "h", 0)}) == 4
+        len(
+            {
+                derived_id("a", "h", 0),
+                derived_id("a", "h", 1),
+                derived_id("a", "g", 0),
+                derived_id("b", "h", 0),
+            }
+        )
+        == 4
     )
 
 
@@ -79,14 +90,21 @@ def test_the_idempotency_key_is_stable_across_attempts() -> None:
     record = FakeRecord()
     first, second = (delivery_of(record, "id", attempt) for attempt in (1, 2))
     assert first.idempotency_key == second.idempotency_key
-    assert (first.topic, first.partition, first.offset, second.attempt) == ("order-events", 3, 42, 2)
+    assert (first.topic, first.partition, first.offset, second.attempt) == (
+        "order-events",
+        3,
+        42,
+        2,
+    )
 
 
 def test_derived_ids_are_uuids_of_version_5() -> None:
     """Anybody can compute them: by name, in a namespace that never changes."""
     assert str(NAMESPACE) == "50ac5b66-615e-4227-b4eb-f4a479eb611a"
     for position in range(50):
-        assert derived_id("shop#1", "agents.h", position) == str(uuid5(NAMESPACE, f"shop#1|agents.h|{position}"))
+        assert derived_id("shop#1", "agents.h", position) == str(
+            uuid5(NAMESPACE, f"shop#1|agents.h|{position}")
+        )
 
 
 def test_a_chain_of_events_has_the_id_of_its_first_one() -> None:
@@ -101,7 +119,10 @@ def test_a_chain_of_events_has_the_id_of_its_first_one() -> None:
 def test_a_cause_without_an_id_is_named_by_its_place() -> None:
     """Which is its identity everywhere else, too."""
     assert dict(cause_of(FakeRecord()).story)["ce_causationid"] == b"order-events/3/42"
-    assert delivery_of(FakeRecord(), event_id_of(FakeRecord()), 1).correlation_id == "order-events/3/42"
+    assert (
+        delivery_of(FakeRecord(), event_id_of(FakeRecord()), 1).correlation_id
+        == "order-events/3/42"
+    )
 
 
 def test_a_trace_context_is_handed_on_as_it_is() -> None:
@@ -116,4 +137,8 @@ def test_what_the_user_gives_takes_the_place_of_ours() -> None:
     ours = [("ce_id", b"1"), ("traceparent", b"2"), ("tracestate", b"3"), ("baggage", b"4")]
     assert with_own(ours, []) == ours
     assert with_own(ours, [("ce_id", b"5")]) == [*ours[1:], ("ce_id", b"5")]
-    assert with_own(ours, [("traceparent", b"6")]) == [("ce_id", b"1"), ("baggage", b"4"), ("traceparent", b"6")]
+    assert with_own(ours, [("traceparent", b"6")]) == [
+        ("ce_id", b"1"),
+        ("baggage", b"4"),
+        ("traceparent", b"6"),
+    ]

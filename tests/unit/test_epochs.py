@@ -56,7 +56,9 @@ def test_the_position_goes_with_the_newest_epoch_that_was_read() -> None:
 
 def test_records_of_an_epoch_that_end_before_the_position_were_truncated() -> None:
     """It is said which, and where to go on."""
-    with pytest.raises(ConfigError, match=r"t-3: .*records 60 to 99 .*--partition 3 --to-offset 60"):
+    with pytest.raises(
+        ConfigError, match=r"t-3: .*records 60 to 99 .*--partition 3 --to-offset 60"
+    ):
         check_leader_epoch("t", 3, 100, 60)
     for end in None, 100, 130:
         check_leader_epoch("t", 3, 100, end)

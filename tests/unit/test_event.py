@@ -25,8 +25,17 @@ def test_a_missing_keyword_is_an_error_that_names_the_class(missing: str) -> Non
 
 def test_an_unknown_key_field_is_an_error_that_names_class_and_field() -> None:
     """A typing mistake in `key=` shows at import, not at the first record."""
-    with pytest.raises(TypeError, match="event Bad has no field 'nam' for its key; its fields are name"):
-        type("Bad", (Event,), {"__annotations__": {"name": str}}, namespace="test.Bad2", topic="t", key="nam")
+    with pytest.raises(
+        TypeError, match="event Bad has no field 'nam' for its key; its fields are name"
+    ):
+        type(
+            "Bad",
+            (Event,),
+            {"__annotations__": {"name": str}},
+            namespace="test.Bad2",
+            topic="t",
+            key="nam",
+        )
 
 
 def test_fields_may_be_called_topic_and_key() -> None:
@@ -58,7 +67,9 @@ def test_two_events_of_one_namespace_are_an_error_that_names_both() -> None:
     class First(Event, namespace="test.Twice", topic="t", key="name"):
         name: str
 
-    with pytest.raises(TypeError, match=r"event Second .* the namespace 'test\.Twice', which .*First has already"):
+    with pytest.raises(
+        TypeError, match=r"event Second .* the namespace 'test\.Twice', which .*First has already"
+    ):
 
         class Second(Event, namespace="test.Twice", topic="t", key="name"):
             name: str
@@ -69,4 +80,11 @@ def test_two_events_of_one_namespace_are_an_error_that_names_both() -> None:
 def test_a_class_that_is_imported_again_keeps_its_namespace() -> None:
     """As a reload does."""
     for _ in range(2):
-        type("Again", (Event,), {"__annotations__": {"name": str}}, namespace="test.Again", topic="t", key="name")
+        type(
+            "Again",
+            (Event,),
+            {"__annotations__": {"name": str}},
+            namespace="test.Again",
+            topic="t",
+            key="name",
+        )

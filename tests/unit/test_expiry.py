@@ -117,10 +117,16 @@ async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> N
 
 
 async def test_rows_of_windows_that_no_calendar_has_are_removed(tmp_path: Path) -> None:
-    """Events in microseconds left them in earlier versions. Rows of a table that had no windows then stay."""
+    """Events in microseconds left them in earlier versions.
+
+    Rows of a table that had no windows then stay.
+    """
     prefix = row_key("w")
     old = {prefix + key: b"1" for key in (b"a", b"customer-12", b"\xc3\xa4" * 9)}
-    strays: Any = {prefix + in_window(start, b"k"): b"1" for start in (1_796_092_800_000_000, -10, 253_402_300_800_000)}
+    strays: Any = {
+        prefix + in_window(start, b"k"): b"1"
+        for start in (1_796_092_800_000_000, -10, 253_402_300_800_000)
+    }
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
     await desk.settle({**old, **strays, prefix + in_window(20, b"k"): b"1", A: b"1"}, stream_ms=14)
     later = await Desk(tmp_path / "later", desk.log, windows={prefix: Window(10, 10, 5)}).claim()

@@ -64,18 +64,26 @@ THRICE, ONCE, NEVER = (0, 2, 6), (0,), ()
 UNKNOWN = {"on_unknown_type": "dead_letter"}
 KINDS = {
     "transient": Kind(failing(TransientError()), THRICE, Letter("bad", "exhausted", "work", 3)),
-    "connection": Kind(failing(ConnectionResetError()), THRICE, Letter("bad", "exhausted", "work", 3)),
+    "connection": Kind(
+        failing(ConnectionResetError()), THRICE, Letter("bad", "exhausted", "work", 3)
+    ),
     "unclassified": Kind(failing(KeyError("x")), THRICE, Letter("bad", "exhausted", "work", 3)),
     "timeout": Kind(hang, (0, 2 + LIMIT_S, 6 + 2 * LIMIT_S), Letter("bad", "timeout", "work", 3)),
     "permanent": Kind(failing(PermanentError()), ONCE, Letter("bad", "permanent", "work", 1)),
     "rejected": Kind(failing(Reject("no")), ONCE, Letter("bad", "rejected", "work", 1)),
-    "unclassified, permanent": Kind(failing(KeyError("x")), ONCE, Letter("bad", "permanent", "work", 1),
-                                    {"unclassified": "permanent"}),
+    "unclassified, permanent": Kind(
+        failing(KeyError("x")),
+        ONCE,
+        Letter("bad", "permanent", "work", 1),
+        {"unclassified": "permanent"},
+    ),
     "too large": Kind(swell, ONCE, Letter("bad", "permanent", "work", 1)),
     "poison": Kind(failing(None), NEVER, Letter("bad", "poison", "", 0), value=b"\xff"),
     "null": Kind(failing(None), NEVER, Letter("bad", "poison", "", 0), value=None),
-    "unknown type": Kind(failing(None), NEVER, Letter("bad", "unknown_type", "", 0), UNKNOWN, kind=b"test.Other"),
-}  # fmt: skip
+    "unknown type": Kind(
+        failing(None), NEVER, Letter("bad", "unknown_type", "", 0), UNKNOWN, kind=b"test.Other"
+    ),
+}
 AGAIN = [name for name, kind in KINDS.items() if len(kind.at_s) > 1]
 
 
@@ -103,11 +111,17 @@ async def test_an_event_that_fails_for_good_is_skipped(make: Make, name: str) ->
     trial = trial_of(make, kind)
     await trial.settled(3)
     assert times(trial) == list(kind.at_s)
-    assert [call.attempt for call in trial.calls if call.name == "bad"] == list(range(1, 1 + len(kind.at_s)))
+    assert [call.attempt for call in trial.calls if call.name == "bad"] == list(
+        range(1, 1 + len(kind.at_s))
+    )
     assert trial.letters == [kind.letter]
     behind = next(call.at_s for call in trial.calls if call.name == "behind")
     assert round(behind) == (kind.at_s[-1] if kind.at_s else 0) + LIMIT_S * (name == "timeout")
-    assert (trial.count("work", "bad"), trial.count("work", "behind"), trial.count("work", "other")) == (0, 1, 1)
+    assert (
+        trial.count("work", "bad"),
+        trial.count("work", "behind"),
+        trial.count("work", "other"),
+    ) == (0, 1, 1)
     assert (trial.rows(ATTEMPTS), trial.rows(DEAD), trial.marks) == (0, 0, 2)
     noted = [value is not None for key, value in trial.written if key.startswith(ATTEMPTS)]
     assert noted == ([True, True, False] if len(kind.at_s) > 1 else [])
@@ -119,7 +133,10 @@ async def test_an_event_that_fails_for_good_is_skipped(make: Make, name: str) ->
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_what_comes_behind_a_dead_letter_is_parked(make: Make, name: str) -> None:
-    """Of its key, and in their order; other keys go on. Each of them is a row, so that it is known after a restart."""
+    """Of its key, and in their order; other keys go on.
+
+    Each of them is a row, so that it is known after a restart.
+    """
     kind = KINDS[name]
     trial = trial_of(make, kind, on_dead_letter="sequence")
     await trial.settled(3)
@@ -167,7 +184,9 @@ async def test_retry_topics_are_for_what_may_work_later(make: Make, name: str) -
     second = first + 60 + LIMIT_S * (name == "timeout")
     assert times(trial) == [*kind.at_s, *([first + 60, second + 300] if is_postponed else [])]
     assert trial.letters == [kind.letter._replace(attempts=5) if is_postponed else kind.letter]
-    assert [call.attempt for call in trial.calls if call.name == "bad"] == list(range(1, 1 + len(times(trial))))
+    assert [call.attempt for call in trial.calls if call.name == "bad"] == list(
+        range(1, 1 + len(times(trial)))
+    )
     behind = next(call.at_s for call in trial.calls if call.name == "behind")
     assert behind <= first + 1
     assert trial.counts["postponed"] == (2 if is_postponed else 0)
@@ -195,7 +214,9 @@ async def test_what_succeeds_in_a_retry_topic_is_handled_once(make: Make) -> Non
 
 
 @pytest.mark.parametrize(("says", "outcome"), [("ignore", "ignored"), ("fail", "")])
-async def test_an_unknown_type_is_ignored_or_ends_the_worker(make: Make, says: str, outcome: str) -> None:
+async def test_an_unknown_type_is_ignored_or_ends_the_worker(
+    make: Make, says: str, outcome: str
+) -> None:
     """As the subscription says."""
     trial = make(on_unknown_type=says)
     trial.handler("work", failing(None))

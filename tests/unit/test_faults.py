@@ -17,7 +17,11 @@ from famulus.runtime.worker_process import Worker
 def classes() -> Iterator[tuple[str, type[Exception]]]:
     """Every error class of the client, with its name."""
     for name, found in sorted(vars(kafka).items()):
-        if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == kafka.__name__:
+        if (
+            isinstance(found, type)
+            and issubclass(found, Exception)
+            and found.__module__ == kafka.__name__
+        ):
             yield name, found
 
 
@@ -92,7 +96,9 @@ async def test_a_time_that_is_refused_says_how_far_the_clock_is_off() -> None:
     clock = SimpleNamespace(words="this machine's clock is 7,200 s ahead of the brokers'")
     app: Any = SimpleNamespace(fault=None, crash=crash, clock=clock)
     await Famulus.fail(app, kafka.InvalidTimestampError())
-    assert str(app.fault).startswith("this machine's clock is 7,200 s ahead of the brokers': the broker refuses")
+    assert str(app.fault).startswith(
+        "this machine's clock is 7,200 s ahead of the brokers': the broker refuses"
+    )
     assert app.fault.exit_code == 78
 
 

@@ -58,7 +58,8 @@ class Thread:
         await self.may_commit.wait()
         return self.commit_works
 
-    async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:  # noqa: ASYNC109  # Faust's
+    # Faust's.
+    async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:  # noqa: ASYNC109
         """Fetch the three records; what they hold is of no interest."""
         await self.may_fetch.wait()
         self.position = 3
@@ -102,9 +103,11 @@ class Stock:
 
         consumer: Any = transport.Consumer(
             transport([], self.app),
-            callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing,
+            callback=nothing,
+            on_partitions_revoked=nothing,
+            on_partitions_assigned=nothing,
             loop=asyncio.get_running_loop(),
-        )  # fmt: skip
+        )
         consumer._thread = self.thread
         consumer._set_active_tps({PLACE})
         return consumer
@@ -139,8 +142,14 @@ class Ours(Stock):
         super().__init__()
         self.may_settle = asyncio.Event()
         self.app.intake = Intake(
-            Limits(1, 100, 10_000, 100), 1, {}, lambda: True, self.publish, self.fault, lambda _: None
-        )  # fmt: skip
+            Limits(1, 100, 10_000, 100),
+            1,
+            {},
+            lambda: True,
+            self.publish,
+            self.fault,
+            lambda _: None,
+        )
         self.app.pipelines = {PLACE.topic: Carrier(self.handle)}
         self.app.on_commit_ahead = "ignore"
         self.consumer = self._consumer(Transport)
@@ -153,8 +162,13 @@ class Ours(Stock):
             """Nobody knows."""
             return {}
 
-        self.app.holdings = SimpleNamespace(held={PLACE: held}, anew=set(), adopt=adopt, epoch_ends=epoch_ends)
-        admin_log, sender = AdminLog(KafkaConfig(), Told(), lambda: None, self.fault), Producer(KafkaConfig())
+        self.app.holdings = SimpleNamespace(
+            held={PLACE: held}, anew=set(), adopt=adopt, epoch_ends=epoch_ends
+        )
+        admin_log, sender = (
+            AdminLog(KafkaConfig(), Told(), lambda: None, self.fault),
+            Producer(KafkaConfig()),
+        )
         self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
         self.app.holdups = HoldUpNotes(self.app.intake.told.holdups, sender, "stock", lambda: True)
         self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
@@ -207,7 +221,9 @@ async def test_a_commit_that_failed_is_made_again(make: type[Stock], commits: in
     assert system.thread.commits == [{PLACE: 1}] * commits
 
 
-@pytest.mark.parametrize(("make", "commits"), [(Ours, [{PLACE: 1}, {PLACE: 2}]), (Stock, [{PLACE: 1}])])
+@pytest.mark.parametrize(
+    ("make", "commits"), [(Ours, [{PLACE: 1}, {PLACE: 2}]), (Stock, [{PLACE: 1}])]
+)
 async def test_what_ends_during_a_commit_is_committed_by_the_next(
     make: type[Stock], commits: list[Mapping[TP, int]]
 ) -> None:
@@ -270,7 +286,9 @@ async def test_a_stop_in_the_middle_of_a_rebalance_is_no_crash(make: type[Stock]
     await fetching
 
 
-@pytest.mark.parametrize(("worker", "level"), [(Worker, logging.WARNING), (faust.Worker, logging.DEBUG)])
+@pytest.mark.parametrize(
+    ("worker", "level"), [(Worker, logging.WARNING), (faust.Worker, logging.DEBUG)]
+)
 async def test_what_is_not_logged_is_not_made(worker: type[faust.Worker], level: int) -> None:
     """At the level `warn` stock Faust has every debug line of every library made, to turn a spinner."""
     root = logging.Logger("root", logging.WARNING)  # noqa: LOG001  # not the one of the tests

@@ -1,6 +1,7 @@
 """Where stock Faust commits past an unfinished record (faust-streaming #606), row by row, and what we commit there.
 
-Faust's answers are those of its own class. Should one of them change, its row fails: then a new Faust has repaired it.
+Faust's answers are those of its own class. Should one of them change, its row fails: then a new
+Faust has repaired it.
 """
 
 import asyncio
@@ -36,9 +37,11 @@ async def faust_commits(row: Row) -> int | None:
     app = faust.App("stock", broker="kafka://nowhere")
     consumer: Any = driver.Consumer(  # Any: private parts
         driver.Transport([], app),
-        callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing,
+        callback=nothing,
+        on_partitions_revoked=nothing,
+        on_partitions_assigned=nothing,
         loop=asyncio.get_running_loop(),
-    )  # fmt: skip
+    )
     consumer._committed_offset[PLACE] = row.committed or None  # `perform_seek` does so
     for before, offset in pairwise(row.received):
         if offset - before > 1 and before:
@@ -61,14 +64,26 @@ def we_commit(row: Row) -> int | None:
     "row",
     [
         pytest.param(Row(10, [10, 11, 12], [11, 12], None, 13), id="the head is at work"),
-        pytest.param(Row(2585, range(2585, 2590), range(2586, 2590), None, 2590), id="the head of a long log"),
+        pytest.param(
+            Row(2585, range(2585, 2590), range(2586, 2590), None, 2590), id="the head of a long log"
+        ),
         pytest.param(Row(None, range(6), [3, 4, 5], None, 6), id="a new group"),
-        pytest.param(Row(None, range(6), [5], None, 6), id="a new group, only the last is finished"),
-        pytest.param(Row(0, range(6), [5], None, 6), id="nothing committed yet, only the last is finished"),
+        pytest.param(
+            Row(None, range(6), [5], None, 6), id="a new group, only the last is finished"
+        ),
+        pytest.param(
+            Row(0, range(6), [5], None, 6), id="nothing committed yet, only the last is finished"
+        ),
         pytest.param(Row(0, [0, 1], [1], None, 2), id="offset 0 is at work"),
-        pytest.param(Row(10, [10, 11, 12, 13], [12, 13], None, None), id="two are at work: Faust is right"),
-        pytest.param(Row(10, [10, 16], [10, 16], 17, 17), id="a hole in the log is crossed: Faust is right"),
-        pytest.param(Row(10, [10, 15, 16], [10, 16], 11, 17), id="the record behind a hole is at work"),
+        pytest.param(
+            Row(10, [10, 11, 12, 13], [12, 13], None, None), id="two are at work: Faust is right"
+        ),
+        pytest.param(
+            Row(10, [10, 16], [10, 16], 17, 17), id="a hole in the log is crossed: Faust is right"
+        ),
+        pytest.param(
+            Row(10, [10, 15, 16], [10, 16], 11, 17), id="the record behind a hole is at work"
+        ),
     ],
 )
 async def test_an_unfinished_record_is_not_passed(row: Row) -> None:

@@ -21,23 +21,43 @@ changing = "broker_credentials", "reply_to", "web_application_options"  # random
 print(json.dumps({name: repr(getattr(conf, name)) for name in conf.SETTINGS if name not in changing}))
 """
 # A value that Faust would take for each, where a text is not enough.
-VALUES = {"APP_ENV_PREFIX": "X", "TIMEZONE": "UTC", "BROKER_CREDENTIALS": "", "NODE_CANONICAL_URL": "http://other"}
+VALUES = {
+    "APP_ENV_PREFIX": "X",
+    "TIMEZONE": "UTC",
+    "BROKER_CREDENTIALS": "",
+    "NODE_CANONICAL_URL": "http://other",
+}
 
 
 def shown(variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """The settings of Faust in a process with these variables."""
     return subprocess.run(
-        [sys.executable, "-c", SHOWN], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", SHOWN],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def test_faust_reads_no_variable_of_its_own() -> None:
     """All that its registry of settings names, set at once, and those that it reads when it is imported."""
-    assert {"BROKER_URL", "APP_STORE", "WEB_PORT", "PROCESSING_GUARANTEE", "TOPIC_DISABLE_LEADER"} <= set(NAMES)
+    assert {
+        "BROKER_URL",
+        "APP_STORE",
+        "WEB_PORT",
+        "PROCESSING_GUARANTEE",
+        "TOPIC_DISABLE_LEADER",
+    } <= set(NAMES)
     ours = {"PROCESSING_GUARANTEE"}  # refused, see below
     variables = {name: VALUES.get(name, "1") for name in NAMES if name not in ours}
-    early = {"FAUST_WEB_PORT": "1", "FAUST_F_WEB_BIND": "1.2.3.4", "FAUST_WEB_TRANSPORT": "unix:///tmp/none"}
+    early = {
+        "FAUST_WEB_PORT": "1",
+        "FAUST_F_WEB_BIND": "1.2.3.4",
+        "FAUST_WEB_TRANSPORT": "unix:///tmp/none",
+    }
     plain, hostile = shown({}), shown({**variables, **early})
     assert plain.returncode == 0, plain.stderr
     assert hostile.returncode == 0, hostile.stderr
@@ -59,9 +79,14 @@ def test_the_guarantee_that_holds_may_be_said() -> None:
 
 def test_what_faust_waits_for_suits_a_long_session_and_a_long_drain() -> None:
     """Faust refuses a session above its limit of a request; the group waits as long as work in hand may take."""
-    said = KafkaConfig(consumer_config=ConsumerConfig(session_timeout_ms=120_000)), WorkerConfig(drain_timeout_s=300)
+    said = (
+        KafkaConfig(consumer_config=ConsumerConfig(session_timeout_ms=120_000)),
+        WorkerConfig(drain_timeout_s=300),
+    )
     for settings, expected in (
-        (Settings(), (90, 60)), (Settings(kafka=said[0]), (120, 60)), (Settings(worker=said[1]), (320, 310))
-    ):  # fmt: skip
+        (Settings(), (90, 60)),
+        (Settings(kafka=said[0]), (120, 60)),
+        (Settings(worker=said[1]), (320, 310)),
+    ):
         options = faust_options(settings, {})
         assert (options["broker_request_timeout"], options["broker_rebalance_timeout"]) == expected

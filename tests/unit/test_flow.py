@@ -64,10 +64,13 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
     gate.close("slow")
     house = make(gate, remembers=True)
     [flow] = house.flows
-    house.fetch(flow, [record(n, "slow" if n == 3 else f"k{n}", 1000 + n) for n in (1, 2, 3, 5, 6, 8)])
+    house.fetch(
+        flow, [record(n, "slow" if n == 3 else f"k{n}", 1000 + n) for n in (1, 2, 3, 5, 6, 8)]
+    )
     await house.until(lambda: bool(house.settled) and house.settled[-1].counts == {"handled": 5})
     processed = house.settled[-1]
-    assert (processed.next_offset, processed.ahead, processed.stream_ms) == (3, (1, 5), 1002)  # with the holes
+    # With the holes.
+    assert (processed.next_offset, processed.ahead, processed.stream_ms) == (3, (1, 5), 1002)
     assert flow.settled_offset == 3
     state = Partition(0, None, 1000)
     state.processed = processed
@@ -80,7 +83,9 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
     assert house.settled[-1].counts == {"handled": 7}
 
 
-async def test_what_an_earlier_owner_settled_may_be_committed_at_once(make: Callable[..., House]) -> None:
+async def test_what_an_earlier_owner_settled_may_be_committed_at_once(
+    make: Callable[..., House],
+) -> None:
     """Its own last commit may be lost, and nothing need ever come that would be settled here."""
     state = Partition(0, None, 1000)
     state.processed = Processed(3)
@@ -88,7 +93,9 @@ async def test_what_an_earlier_owner_settled_may_be_committed_at_once(make: Call
     assert flow.settled_offset == 3
 
 
-async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(make: Callable[..., House]) -> None:
+async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(
+    make: Callable[..., House],
+) -> None:
     """What an earlier owner settled far ahead is still in the row when nothing of it was read yet."""
     house = make(Gate(), remembers=True)
     state = Partition(0, None, 1000)
@@ -99,7 +106,9 @@ async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(make: 
     assert (house.settled[-1].next_offset, house.settled[-1].ahead) == (5, (90, 1))
 
 
-async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(make: Callable[..., House]) -> None:
+async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(
+    make: Callable[..., House],
+) -> None:
     """What waits is left to whoever has the partition next."""
     gate = Gate()
     gate.close("slow")
@@ -140,7 +149,10 @@ async def test_a_closed_flow_has_settled_what_was_in_hand(
 async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_closed(
     make: Callable[..., House],
 ) -> None:
-    """How often it was tried: whoever has the partition next goes on counting. It is armed for nothing."""
+    """How often it was tried: whoever has the partition next goes on counting.
+
+    It is armed for nothing.
+    """
     armed: list[str] = []
     failed = asyncio.Event()
 
@@ -164,7 +176,9 @@ async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-async def test_an_abandoned_flow_settles_nothing(make: Callable[..., House], *, remembers: bool) -> None:
+async def test_an_abandoned_flow_settles_nothing(
+    make: Callable[..., House], *, remembers: bool
+) -> None:
     """When the drain limit is over, late results change nothing."""
     gate = Gate()
     gate.close("!slow")
@@ -179,7 +193,9 @@ async def test_an_abandoned_flow_settles_nothing(make: Callable[..., House], *, 
     assert (house.steps, flow.settled_offset, house.faults) == ([], None, [])
 
 
-async def test_a_worker_that_lost_its_membership_settles_nothing(make: Callable[..., House]) -> None:
+async def test_a_worker_that_lost_its_membership_settles_nothing(
+    make: Callable[..., House],
+) -> None:
     """A frozen worker wakes up with effects in hand: somebody else has the partition by now."""
     house = make(Gate(), remembers=True)
     [flow] = house.flows
@@ -206,7 +222,9 @@ async def test_a_wait_for_another_attempt_ends_with_the_flow(make: Callable[...,
     assert flow.settled_offset is None
 
 
-async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[..., House]) -> None:
+async def test_a_full_partition_is_held_until_half_of_it_is_done(
+    make: Callable[..., House],
+) -> None:
     """By records and by bytes."""
     gate = Gate()
     gate.close("early", "slow", "late")
@@ -227,25 +245,34 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(make: Callable[
     await house.until(lambda: flow.in_flight.is_full)
 
 
-async def test_what_is_finished_behind_a_slow_record_fills_nothing(make: Callable[..., House]) -> None:
+async def test_what_is_finished_behind_a_slow_record_fills_nothing(
+    make: Callable[..., House],
+) -> None:
     """One record may wait for long, and the partition goes on: neither number nor bytes behind it count."""
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
     [flow] = house.flows
     for _ in range(20):
-        records = [record(flow.position + n, "slow" if flow.position + n == 0 else f"k{n}") for n in range(50)]
+        records = [
+            record(flow.position + n, "slow" if flow.position + n == 0 else f"k{n}")
+            for n in range(50)
+        ]
         for of in records:
             of.value = b"x" * 100
         house.fetch(flow, records)
-        await house.until(lambda: flow.offsets.newest + 1 == flow.position and flow.offsets.in_flight == 1)
+        await house.until(
+            lambda: flow.offsets.newest + 1 == flow.position and flow.offsets.in_flight == 1
+        )
     assert not flow.in_flight.is_full
     await house.until(lambda: bool(house.settled) and house.settled[-1].ahead == (1, 999))
     gate.doors["slow"].set()
     await house.until(lambda: flow.settled_offset == 1_000)
 
 
-async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(make: Callable[..., House]) -> None:
+async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(
+    make: Callable[..., House],
+) -> None:
     """Room comes when a held record ends, and when a group that holds everything back is settled."""
     house = make(Gate(), remembers=True)
     [flow] = house.flows
@@ -274,13 +301,16 @@ async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House])
     assert not flow.has_more
 
 
-async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(make: Callable[..., House]) -> None:
+async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(
+    make: Callable[..., House],
+) -> None:
     """Whoever goes on from the row has to know the newest time before it, or takes an old event for a recent one."""
     house = make(Gate(), remembers=True)
     state = Partition(0, None, 1000)
     state.processed = Processed(3, (0, 7), 1000)
     flow = house.flow(state)
-    house.fetch(flow, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])  # a chunk of its own, all of it settled
+    # A chunk of its own, all of it settled.
+    house.fetch(flow, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])
     await house.until(lambda: flow.offsets.next_offset == 10)
     gate = Gate()
     gate.close("slow")
@@ -291,8 +321,13 @@ async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(mak
     assert (processed.next_offset, processed.ahead, processed.stream_ms) == (10, (1, 1), 2009)
 
 
-async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(make: Callable[..., House]) -> None:
-    """Of all that waits, until it goes on: then in order, each once. A halted one does not go on."""
+async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(
+    make: Callable[..., House],
+) -> None:
+    """Of all that waits, until it goes on: then in order, each once.
+
+    A halted one does not go on.
+    """
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
@@ -384,7 +419,9 @@ async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., H
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-async def test_idle_partition_settles_what_is_no_record(make: Callable[..., House], *, remembers: bool) -> None:
+async def test_idle_partition_settles_what_is_no_record(
+    make: Callable[..., House], *, remembers: bool
+) -> None:
     """Transactions end with marks: a group that never commits them would lag for ever."""
     gate = Gate()
     gate.close("slow")
@@ -407,7 +444,9 @@ async def test_idle_partition_settles_what_is_no_record(make: Callable[..., Hous
         assert (last.next_offset, last.ahead, last.counts) == (14, (), {"handled": 4})
 
 
-async def test_runs_of_removed_records_are_forgotten_where_the_log_was_read_further(make: Callable[..., House]) -> None:
+async def test_runs_of_removed_records_are_forgotten_where_the_log_was_read_further(
+    make: Callable[..., House],
+) -> None:
     """They were settled ahead, and compaction has removed them since."""
     house = make(Gate(), remembers=True)
     state = Partition(0, None, 1000)

@@ -18,9 +18,13 @@ READS_FIRST = [str(FAUST), "-A", "app", "lag", "nobody"]  # it waits for a broke
 def forked(*command: str | Path, **variables: str) -> "subprocess.Popen[str]":
     """A process of the server's, by the way that every test has."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **NOWHERE, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command,
+        cwd=ROOT,
+        env={**os.environ, **NOWHERE, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     assert isinstance(process, Process)
     assert process._line is not None
     return process
@@ -33,10 +37,19 @@ def test_a_fork_says_and_ends_as_a_process_does() -> None:
         process = forked(*command)
         output, errors = process.communicate(timeout=120)
         started = subprocess.run(
-            [sys.executable, "-c", AS_EVER, *command], cwd=ROOT, env={**os.environ, **NOWHERE}, capture_output=True,
-            text=True, check=False, timeout=120,
-        )  # fmt: skip
-        assert (process.returncode, output, errors) == (started.returncode, started.stdout, started.stderr)
+            [sys.executable, "-c", AS_EVER, *command],
+            cwd=ROOT,
+            env={**os.environ, **NOWHERE},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert (process.returncode, output, errors) == (
+            started.returncode,
+            started.stdout,
+            started.stderr,
+        )
         assert process.returncode == (0 if "agents" in command else 2)
         assert isinstance(process, Process)
         assert process.cpu_s > 0
@@ -61,9 +74,13 @@ def test_only_settings_may_differ_from_the_server() -> None:
     of_server = {"HOME": "/root", "PYTHONPATH": "."}
     assert not list(differing({**of_server, "KAFKA__TOPICPREFIX": "x", "COLUMNS": "80"}, of_server))
     assert list(differing({"HOME": "/root", "PYTHONUTF8": "1", "LANG": "C"}, of_server)) == [
-        "LANG", "PYTHONPATH", "PYTHONUTF8"
-    ]  # fmt: skip
-    process = subprocess.Popen([FAUST, "--help"], env={**os.environ, "LANG": "xx"}, stdout=subprocess.DEVNULL)
+        "LANG",
+        "PYTHONPATH",
+        "PYTHONUTF8",
+    ]
+    process = subprocess.Popen(
+        [FAUST, "--help"], env={**os.environ, "LANG": "xx"}, stdout=subprocess.DEVNULL
+    )
     assert isinstance(process, Process)
     assert process._line is None
     assert process.wait(120) == 0

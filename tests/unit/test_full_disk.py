@@ -71,7 +71,9 @@ class Full:
         await asyncio.sleep(0.01)
 
 
-async def test_a_full_disk_can_still_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_can_still_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Handlers go on meanwhile, as far as the group that fills lets them."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
@@ -95,11 +97,17 @@ async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
     with capture_logs() as said:
         settling = asyncio.create_task(desk.settle({A: b"2"}))
         await disk.tried(3)
-        assert (flow.blocked, flow.unwritten) == ("No space left on device", "No space left on device")
+        assert (flow.blocked, flow.unwritten) == (
+            "No space left on device",
+            "No space left on device",
+        )
         disk.is_full = False
         assert await asyncio.wait_for(settling, 10)
     assert (flow.blocked, flow.unwritten) == ("", "")
-    assert [line["event"] for line in said] == ["nothing is settled until the disk takes it", "the disk takes it again"]
+    assert [line["event"] for line in said] == [
+        "nothing is settled until the disk takes it",
+        "the disk takes it again",
+    ]
 
 
 async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(
@@ -169,7 +177,9 @@ print(store.position, store.get(b"a"))
 def test_a_real_store_goes_on_when_its_disk_takes_it_again(tmp_path: Path) -> None:
     """RocksDB complains when it is closed after a write that failed, and cannot be opened; nothing of it is lost."""
     command = [sys.executable, "-c", REAL]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     lines = [line for line in found.stdout.splitlines() if "[warning" not in line]
     assert lines[0] == "refused b'1'", found
     assert lines[-2:] == ["1 b'1'", "2 b'3'"], found

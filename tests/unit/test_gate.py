@@ -43,7 +43,9 @@ class Outage:
         self.order[event.key].append(event.name)
 
 
-@pytest.mark.parametrize("error", [TransientError, ConnectionRefusedError, TimeoutError, HandlerTimeoutError])
+@pytest.mark.parametrize(
+    "error", [TransientError, ConnectionRefusedError, TimeoutError, HandlerTimeoutError]
+)
 async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exception]) -> None:
     """After a few failures one event at a time tries, each time another one, less and less often; then all go on."""
     trial, outage = make(concurrency=10), Outage(error)
@@ -61,8 +63,14 @@ async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exc
     outage.is_on = False
     await trial.settled(200)
     assert (gate.is_open, gate.waiting, gate.why) == (False, 0, "")
-    assert outage.order == {f"k{key}": [f"e{number}" for number in range(key, 200, 20)] for key in range(20)}
-    assert (trial.letters, trial.counts["handled"], max(call.attempt for call in trial.calls)) == ([], 200, 2)
+    assert outage.order == {
+        f"k{key}": [f"e{number}" for number in range(key, 200, 20)] for key in range(20)
+    }
+    assert (trial.letters, trial.counts["handled"], max(call.attempt for call in trial.calls)) == (
+        [],
+        200,
+        2,
+    )
 
 
 async def test_other_errors_are_no_outage(make: Make) -> None:
@@ -124,7 +132,9 @@ async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, ConnectionRefusedError])
-async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(make: Make, error: type[Exception]) -> None:
+async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
+    make: Make, error: type[Exception]
+) -> None:
     """Nobody waits for ever, whatever became of the one that tried."""
     trial, outage = make(concurrency=10), Outage()
 
@@ -201,7 +211,9 @@ async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
     for number in range(60):
         kept = (trial.count("before", f"e{number}"), trial.count("work", f"e{number}"))
         assert kept == ((0, 0) if f"e{number}" in dead else (1, 1))
-    assert all(names == sorted(names, key=lambda name: int(name[1:])) for names in outage.order.values())
+    assert all(
+        names == sorted(names, key=lambda name: int(name[1:])) for names in outage.order.values()
+    )
 
 
 async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> None:
@@ -225,7 +237,9 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "spoil", "options"), UNREADABLE, ids=[kind for kind, *_ in UNREADABLE])
+@pytest.mark.parametrize(
+    ("name", "spoil", "options"), UNREADABLE, ids=[kind for kind, *_ in UNREADABLE]
+)
 async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     make: Make, name: str, spoil: dict[str, Any], options: dict[str, Any]
 ) -> None:
@@ -251,7 +265,9 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     assert trial.letters[4:] == []
     assert (trial.counts["handled"], trial.counts["dead_lettered"]) == (22, 4)
     assert (gate.is_open, gate.waiting, trial.pipeline.failing.shut) == (False, 0, [])
-    handled = [int(call.name.removeprefix("bad")) for call in trial.calls if call.name.startswith("bad")]
+    handled = [
+        int(call.name.removeprefix("bad")) for call in trial.calls if call.name.startswith("bad")
+    ]
     for key in range(3):
         of_key = [number for number in handled if number % 3 == key]
         assert of_key == sorted(of_key)
@@ -303,13 +319,18 @@ async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:
     trial = make(flood=FLOOD)
     trial.handler("work", counting(Outage()), SHORT)
     trial.start()
-    trial.feed(*(f"k:bad{number}" for number in range(20)), values={f"bad{number}": b"\xff" for number in range(20)})
+    trial.feed(
+        *(f"k:bad{number}" for number in range(20)),
+        values={f"bad{number}": b"\xff" for number in range(20)},
+    )
     await trial.settled(20)
     assert len(trial.letters) == 20
 
     config = DeadLetterConfig(flood_run=0)
     run = config.flood_run
-    trial = make(flood=Breaker(run, 1, config.flood_ratio, config.flood_window_s, run), concurrency=10)
+    trial = make(
+        flood=Breaker(run, 1, config.flood_ratio, config.flood_window_s, run), concurrency=10
+    )
     trial.handler("work", counting(Outage()), SHORT)
     trial.start()
     trial.feed(*(f"k{number}" for number in range(200)))

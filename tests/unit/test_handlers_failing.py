@@ -43,7 +43,9 @@ async def say(event: Try) -> None:
     """Publish."""
     unit = current_unit()
     assert unit is not None
-    unit.publish(Outgoing("out", None, event.name.encode(), [("ce_id", f"k:{unit.handler}".encode())]))
+    unit.publish(
+        Outgoing("out", None, event.name.encode(), [("ce_id", f"k:{unit.handler}".encode())])
+    )
     await asyncio.sleep(0.1)
 
 
@@ -71,8 +73,12 @@ async def test_only_the_one_that_failed_runs_again(make: Make) -> None:
     assert trial.count("first", "e") == 0
     await trial.settled(1)
     assert [(call.handler, call.attempt) for call in trial.calls] == [
-        ("first", 1), ("second", 1), ("second", 2), ("second", 3), ("third", 1),
-    ]  # fmt: skip
+        ("first", 1),
+        ("second", 1),
+        ("second", 2),
+        ("second", 3),
+        ("third", 1),
+    ]
     assert [trial.count(name, "e") for name in ("first", "second", "third")] == [1, 1, 1]
     assert published(trial) == 3
     assert (trial.letters, trial.marks, trial.rows(ATTEMPTS)) == ([], 1, 0)
@@ -87,8 +93,13 @@ async def test_each_has_attempts_of_its_own(make: Make) -> None:
     trial.feed("k:e")
     await trial.settled(1)
     assert [(call.handler, call.attempt) for call in trial.calls] == [
-        ("first", 1), ("first", 2), ("first", 3), ("second", 1), ("second", 2), ("second", 3),
-    ]  # fmt: skip
+        ("first", 1),
+        ("first", 2),
+        ("first", 3),
+        ("second", 1),
+        ("second", 2),
+        ("second", 3),
+    ]
     assert trial.letters == []
 
 
@@ -177,7 +188,9 @@ async def test_an_event_that_waits_at_a_gate_keeps_what_was_done(make: Make) -> 
     await trial.until(lambda: gate.waiting == 8)
     is_away = False
     await trial.settled(8)
-    assert sorted(trial.names("first")) == sorted([*(f"e{n}" for n in range(4)), *(f"f{n}" for n in range(4))])
+    assert sorted(trial.names("first")) == sorted(
+        [*(f"e{n}" for n in range(4)), *(f"f{n}" for n in range(4))]
+    )
     assert all(trial.count("first", name) == 1 for name in trial.names("first"))
     assert published(trial) == 8
 
@@ -207,7 +220,11 @@ async def test_an_event_that_is_undone_begins_anew(make: Make) -> None:
     trial.feed("s:slow", "k:e")
     await trial.settled(2)
     assert [(c.handler, c.attempt) for c in trial.calls if c.name == "e"] == [
-        ("first", 1), ("first", 2), ("second", 1), ("first", 2), ("second", 1),
-    ]  # fmt: skip
+        ("first", 1),
+        ("first", 2),
+        ("second", 1),
+        ("first", 2),
+        ("second", 1),
+    ]
     assert trial.stored[row_key("shared")] == b"2"
     assert [trial.count(name, "e") for name in ("first", "second")] == [1, 1]

@@ -39,10 +39,16 @@ def exception_types() -> Iterator[type[BaseException]]:
     for of in vars(builtins).values():
         if isinstance(of, type) and issubclass(of, BaseException):
             yield of
-    yield from (asyncio.CancelledError, asyncio.InvalidStateError, asyncio.IncompleteReadError, Panic)
+    yield from (
+        asyncio.CancelledError,
+        asyncio.InvalidStateError,
+        asyncio.IncompleteReadError,
+        Panic,
+    )
 
 
-ARGUMENTS: dict[type[BaseException], tuple[object, ...]] = {  # of those that need other ones than a text
+# Of those that need other ones than a text.
+ARGUMENTS: dict[type[BaseException], tuple[object, ...]] = {
     ExceptionGroup: ("several", [ValueError("a")]),
     BaseExceptionGroup: ("several", [asyncio.CancelledError(), SystemExit(3)]),
     UnicodeDecodeError: ("utf-8", b"x", 0, 1, "why"),
@@ -58,7 +64,9 @@ def made(of: type[BaseException]) -> BaseException:
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
-async def test_every_exception_that_python_has_is_a_failed_attempt(make: Make, *, waits: bool) -> None:
+async def test_every_exception_that_python_has_is_a_failed_attempt(
+    make: Make, *, waits: bool
+) -> None:
     """A dead letter that names its type; the events behind it, of its key and of others, are handled."""
     errors = {of.__qualname__: of for of in exception_types()}
     trial = make(concurrency=2)
@@ -76,12 +84,17 @@ async def test_every_exception_that_python_has_is_a_failed_attempt(make: Make, *
     await trial.settled(3 * len(errors))
     assert trial.faults == []
     assert sorted(letter.name for letter in trial.letters) == sorted(errors)
-    assert (trial.names().count("behind"), trial.names().count("beside")) == (len(errors), len(errors))
+    assert (trial.names().count("behind"), trial.names().count("beside")) == (
+        len(errors),
+        len(errors),
+    )
     said = {
-        dict(letter.headers)["ce_id"].decode().partition(":")[2]:
-            dict(letter.headers)["__streams.errors.exception"].decode()
-        for letter in trial.sent if letter.topic == LETTERS
-    }  # fmt: skip
+        dict(letter.headers)["ce_id"].decode().partition(":")[2]: dict(letter.headers)[
+            "__streams.errors.exception"
+        ].decode()
+        for letter in trial.sent
+        if letter.topic == LETTERS
+    }
     assert said["SystemExit"] == "builtins.SystemExit"
     assert said["Panic"].endswith(".Panic")
     assert said["CancelledError"] == "famulus.errors.HandlerCancelledError"
@@ -146,13 +159,21 @@ async def cancels_all(event: Try) -> None:
 
 
 CANCELLING = [
-    cancels_itself, cancels_and_returns, cancels_and_returns_later, awaits_a_cancelled_future, awaits_a_cancelled_task,
-    gathers_a_cancelled_task, is_cancelled_in_a_group, cancels_all,
-]  # fmt: skip
+    cancels_itself,
+    cancels_and_returns,
+    cancels_and_returns_later,
+    awaits_a_cancelled_future,
+    awaits_a_cancelled_task,
+    gathers_a_cancelled_task,
+    is_cancelled_in_a_group,
+    cancels_all,
+]
 
 
 @pytest.mark.parametrize("do", CANCELLING, ids=lambda do: do.__name__)
-async def test_a_cancellation_stays_with_its_event(make: Make, do: Callable[[Try], Awaitable[None]]) -> None:
+async def test_a_cancellation_stays_with_its_event(
+    make: Make, do: Callable[[Try], Awaitable[None]]
+) -> None:
     """It is tried again, then a dead letter, or handled where its handler returned; the others never hear of it."""
     trial = make(concurrency=3)
 
@@ -314,7 +335,10 @@ async def test_what_a_failed_attempt_left_running_does_nothing(make: Make) -> No
     trial.start()
     trial.feed("k:e")
     await trial.settled(1)
-    assert sorted(record.value or b"" for record in trial.sent if record.topic == "out") == [b"1", b"2"]
+    assert sorted(record.value or b"" for record in trial.sent if record.topic == "out") == [
+        b"1",
+        b"2",
+    ]
     assert len(heard) == 2
     assert all(text.startswith("AttemptEndedError: handler h.work has failed") for text in heard)
 
@@ -372,7 +396,11 @@ async def test_a_handlers_leftover_is_outside_of_the_next_handler(make: Make) ->
     trial.feed("k:e")
     await trial.settled(1)
     assert found == [None, "a table was changed after the event that it was changed for was done"]
-    assert (trial.count("first", "e"), trial.count("second", "e"), b"row" in trial.stored) == (1, 1, False)
+    assert (trial.count("first", "e"), trial.count("second", "e"), b"row" in trial.stored) == (
+        1,
+        1,
+        False,
+    )
 
 
 async def test_rows_of_an_event_are_its_own_from_handler_to_handler(make: Make) -> None:
@@ -455,7 +483,9 @@ async def test_a_large_event_that_is_checked_when_its_attempt_ends_is_sent_by_it
     assert (len(sent.records), heard) == ((0, ["AttemptEndedError"]) if fails else (1, []))
 
 
-async def test_a_call_that_is_not_awaited_fails_its_attempt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_is_not_awaited_fails_its_attempt(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of it happens, so the event is not handled; the others are."""
     monkeypatch.setattr(warnings, HOOK, getattr(warnings, HOOK))  # is as before afterwards
     watch_unawaited()
@@ -472,4 +502,7 @@ async def test_a_call_that_is_not_awaited_fails_its_attempt(make: Make, monkeypa
     trial.feed("a:1", "a:bad", "a:2")
     with pytest.warns(RuntimeWarning, match="never awaited"):
         await trial.settled(3)
-    assert (trial.letters, trial.names()) == ([Letter("bad", "exhausted", "work", 1)], ["1", "bad", "2"])
+    assert (trial.letters, trial.names()) == (
+        [Letter("bad", "exhausted", "work", 1)],
+        ["1", "bad", "2"],
+    )

@@ -15,7 +15,9 @@ def history(*samples: tuple[float, int, int, int]) -> list[Chart]:
 
 def points(chart: Chart) -> list[tuple[float, float]]:
     """Where the line goes."""
-    return [(float(x), float(y)) for x, _, y in (point.partition(",") for point in chart.points.split())]
+    return [
+        (float(x), float(y)) for x, _, y in (point.partition(",") for point in chart.points.split())
+    ]
 
 
 def test_a_rate_needs_two_samples() -> None:

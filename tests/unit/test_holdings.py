@@ -23,20 +23,39 @@ async def test_only_what_has_a_store_shares_the_memory_of_stores(tmp_path: Path)
     """Partitions of a subscription that remembers nothing take no part of it."""
     log: Any = Log()
     wire = Wire(log, [])
-    remembered = {"kept": Remembered(TOPIC, None, {}, {}), "not-kept": Remembered(None, None, {}, {})}
+    remembered = {
+        "kept": Remembered(TOPIC, None, {}, {}),
+        "not-kept": Remembered(None, None, {}, {}),
+    }
     holdings = Holdings(
-        remembered, StateFolder(tmp_path), MEMORY, log, wire, Restorer(log, wire, 24), 1000, 24, lambda _: None
+        remembered,
+        StateFolder(tmp_path),
+        MEMORY,
+        log,
+        wire,
+        Restorer(log, wire, 24),
+        1000,
+        24,
+        lambda _: None,
     )
     for kept in (0, 1):
-        assigned = [*(TP("kept", n) for n in range(kept)), *(TP("not-kept", n) for n in range(9)), TP("plain", 0)]
+        assigned = [
+            *(TP("kept", n) for n in range(kept)),
+            *(TP("not-kept", n) for n in range(9)),
+            TP("plain", 0),
+        ]
         assert await holdings.acquire(assigned, [], lambda: True)
         assert holdings.memory.stores == 1
-        assert {tp.topic for tp in holdings.held} == ({"kept", "not-kept"} if kept else {"not-kept"})
+        assert {tp.topic for tp in holdings.held} == (
+            {"kept", "not-kept"} if kept else {"not-kept"}
+        )
     await holdings.release()
 
 
 KEPT, PLAIN = TP("kept", 0), TP("not-kept", 0)
-AT = Topics("cluster-1", {"kept": Topic("k", 1), "not-kept": Topic("n", 1), TOPIC: Topic("id-1", 1)})
+AT = Topics(
+    "cluster-1", {"kept": Topic("k", 1), "not-kept": Topic("n", 1), TOPIC: Topic("id-1", 1)}
+)
 
 
 class Cluster(Wire):
@@ -51,7 +70,9 @@ class Cluster(Wire):
     def set(self, **topics: Topic | None) -> None:
         """Change topics, None: it is gone."""
         of = {**self.now.of, **topics}
-        self.now = Topics(self.now.cluster_id, {name: topic for name, topic in of.items() if topic is not None})
+        self.now = Topics(
+            self.now.cluster_id, {name: topic for name, topic in of.items() if topic is not None}
+        )
 
 
 @pytest.fixture
@@ -59,16 +80,29 @@ async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Holdings]]:
     """Two partitions that are held, one of them with a state."""
     log: Any = Log()
     wire = Cluster(log, [])
-    remembered = {"kept": Remembered(TOPIC, None, {}, {}), "not-kept": Remembered(None, None, {}, {})}
+    remembered = {
+        "kept": Remembered(TOPIC, None, {}, {}),
+        "not-kept": Remembered(None, None, {}, {}),
+    }
     holdings = Holdings(
-        remembered, StateFolder(tmp_path), MEMORY, log, wire, Restorer(log, wire, 24), 1000, 24, lambda _: None
+        remembered,
+        StateFolder(tmp_path),
+        MEMORY,
+        log,
+        wire,
+        Restorer(log, wire, 24),
+        1000,
+        24,
+        lambda _: None,
     )
     assert await holdings.acquire([KEPT, PLAIN], [], lambda: True)
     yield wire, holdings
     await holdings.release()
 
 
-async def test_topics_that_become_others_under_a_worker_are_noticed(cluster: tuple[Cluster, Holdings]) -> None:
+async def test_topics_that_become_others_under_a_worker_are_noticed(
+    cluster: tuple[Cluster, Holdings],
+) -> None:
     """One without a state is read from its beginning; what a state belongs to is left to a person."""
     wire, holdings = cluster
     assert await holdings.look() == set()
@@ -76,11 +110,15 @@ async def test_topics_that_become_others_under_a_worker_are_noticed(cluster: tup
     assert await holdings.look() == holdings.anew == {"not-kept"}
     wire.now = AT
     wire.set(kept=Topic("another", 1))
-    with pytest.raises(ConfigError, match=r"kept was deleted and made anew \(its id was k, now it is another\)"):
+    with pytest.raises(
+        ConfigError, match=r"kept was deleted and made anew \(its id was k, now it is another\)"
+    ):
         await holdings.look()
     wire.now = AT
     wire.set(**{TOPIC: Topic("another", 1)})
-    with pytest.raises(ConfigError, match=r"the changelog state was deleted and made anew; .*restore-changelog"):
+    with pytest.raises(
+        ConfigError, match=r"the changelog state was deleted and made anew; .*restore-changelog"
+    ):
         await holdings.look()
     wire.now = AT
     wire.set(**{TOPIC: None, "kept": None})
@@ -89,7 +127,9 @@ async def test_topics_that_become_others_under_a_worker_are_noticed(cluster: tup
         await holdings.look()
 
 
-async def test_what_is_settled_and_committed_says_what_it_belongs_to(cluster: tuple[Cluster, Holdings]) -> None:
+async def test_what_is_settled_and_committed_says_what_it_belongs_to(
+    cluster: tuple[Cluster, Holdings],
+) -> None:
     """An older processed row is taken on, once, and keeps all else that it says."""
     _, holdings = cluster
     assert note_of(holdings.note(KEPT)) == Note("k", has_state=False)  # nothing is settled yet
@@ -120,10 +160,20 @@ async def test_a_changelog_without_the_partition_is_refused_at_once(tmp_path: Pa
     wire = Cluster(log, [])
     wire.set(kept=Topic("k", 3))
     holdings = Holdings(
-        {"kept": Remembered(TOPIC, None, {}, {})}, StateFolder(tmp_path), MEMORY, log, wire,
-        Restorer(log, wire, 24), 1000, 24, lambda _: None,
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match="the source of state has 3 partitions, the state 1: the number was changed"):
+        {"kept": Remembered(TOPIC, None, {}, {})},
+        StateFolder(tmp_path),
+        MEMORY,
+        log,
+        wire,
+        Restorer(log, wire, 24),
+        1000,
+        24,
+        lambda _: None,
+    )
+    with pytest.raises(
+        ConfigError,
+        match="the source of state has 3 partitions, the state 1: the number was changed",
+    ):
         await holdings.acquire([TP("kept", 2)], [], lambda: True)
     wire.set(**{TOPIC: None})
     with pytest.raises(ConfigError, match="the changelog state is gone"):

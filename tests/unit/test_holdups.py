@@ -22,7 +22,8 @@ from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 
 Make = Callable[..., Trial]
-HELD = b'{"seconds":7.5,"by":"host","at":"2026-01-01T00:00:00Z","stage":0}'  # as the first version wrote it
+# As the first version wrote it.
+HELD = b'{"seconds":7.5,"by":"host","at":"2026-01-01T00:00:00Z","stage":0}'
 PLACE = TP("t", 0)
 
 
@@ -55,14 +56,28 @@ async def do_as_named(trial: Trial, event: Try) -> None:
         await asyncio.sleep(30)
 
 
-EVENTS = ["a:1", "b:waits", "c:2", "d:held", "e:3", "f:late-held", "g:late-held", "h:4", "i:waits-held", "j:5"]
+EVENTS = [
+    "a:1",
+    "b:waits",
+    "c:2",
+    "d:held",
+    "e:3",
+    "f:late-held",
+    "g:late-held",
+    "h:4",
+    "i:waits-held",
+    "j:5",
+]
 
 
 @pytest.mark.parametrize("is_watched", [True, False])
-async def test_the_event_that_held_the_loop_is_known_among_many(make: Make, *, is_watched: bool) -> None:
+async def test_the_event_that_held_the_loop_is_known_among_many(
+    make: Make, *, is_watched: bool
+) -> None:
     """After its handler has waited always; else where the partition is watched because of an earlier time.
 
-    Where it is not, some event of the same step is told, which is no later than the one that comes next.
+    Where it is not, some event of the same step is told, which is no later than the one that comes
+    next.
     """
     trial = make(concurrency=20)
     trial.handler("work", lambda event: do_as_named(trial, event))
@@ -170,7 +185,10 @@ def test_the_topic_says_it_in_bytes_that_stay() -> None:
     """Times are counted by place and stage; a tombstone takes one back."""
     told = Told()
     key = b"held:t/0/5/aa"
-    said = "t-0 offset 5 held host up for 8 s, which lost its place in the group, at 2026-01-01T00:00:00Z"
+    said = (
+        "t-0 offset 5 held host up for 8 s, which lost its place in the group, at "
+        "2026-01-01T00:00:00Z"
+    )
     assert told.take(key, HELD) == said
     told.take(b"held:t/0/5/bb", HELD)
     told.take(b"held:t/0/5/cc", HELD.replace(b'"stage":0', b'"stage":2'))
@@ -190,7 +208,9 @@ def test_workers_of_before_leave_it_alone() -> None:
             Pauses().take(b"held:t/0/5/aa", value)
 
 
-@pytest.mark.parametrize("rest", ["", "t/0/5", "t/x/5/a", "t/0/-5/a", "t/0/5/", f"t/0/{'9' * 20}/a", "t/0/\u0665/a"])
+@pytest.mark.parametrize(
+    "rest", ["", "t/0/5", "t/x/5/a", "t/0/-5/a", "t/0/5/", f"t/0/{'9' * 20}/a", "t/0/\u0665/a"]
+)
 def test_what_is_none_of_ours_is_refused(rest: str) -> None:
     """In the way that is left alone."""
     with pytest.raises(ValueError, match="held:TOPIC/PARTITION/OFFSET/ID"):
@@ -209,7 +229,9 @@ class Sender:
         if not self.works:
             raise UnsentError("no")
         assert {record.topic for record in records} == {"g.admin"}
-        self.sent += [((record.key or b"").decode(), record.value is not None) for record in records]
+        self.sent += [
+            ((record.key or b"").decode(), record.value is not None) for record in records
+        ]
 
 
 async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
@@ -255,6 +277,12 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
 def test_old_notes_are_forgotten() -> None:
     """Of what waits in retry topics the place says nothing."""
     holdups = HoldUps()
-    for at, stage in (("2026-01-01T00:00:00Z", 1), ("2026-01-09T00:00:00Z", 1), ("2026-01-09T00:00:00Z", -1)):
+    for at, stage in (
+        ("2026-01-01T00:00:00Z", 1),
+        ("2026-01-09T00:00:00Z", 1),
+        ("2026-01-09T00:00:00Z", -1),
+    ):
         holdups.note(Name("t", 0, 5, f"{at}{stage}"), HoldUp(7, "host", at, stage))
-    assert [name.id for name in holdups.done("t", 0, 100, "2026-01-02")] == ["2026-01-01T00:00:00Z1"]
+    assert [name.id for name in holdups.done("t", 0, 100, "2026-01-02")] == [
+        "2026-01-01T00:00:00Z1"
+    ]

@@ -55,9 +55,17 @@ def test_few_events_are_counted_exactly() -> None:
     found = told(watch)
     assert (found.topic, found.partition, found.events, found.skew) == ("t", 0, 5, 1.0)
     assert [(key.key, key.count, key.bytes, key.share) for key in found.keys] == [
-        ("a", 2, 22, 0.4), ("b", 1, 11, 0.2), ("large", 1, 1_005, 0.2), ("slow", 0, 0, 0.0),
-    ]  # fmt: skip
-    assert {key.key: key.handler_s for key in found.keys} == {"a": 1.25, "b": 0.0, "large": 0.0, "slow": 2.0}
+        ("a", 2, 22, 0.4),
+        ("b", 1, 11, 0.2),
+        ("large", 1, 1_005, 0.2),
+        ("slow", 0, 0, 0.0),
+    ]
+    assert {key.key: key.handler_s for key in found.keys} == {
+        "a": 1.25,
+        "b": 0.0,
+        "large": 0.0,
+        "slow": 2.0,
+    }
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.03])
@@ -67,7 +75,10 @@ def test_a_hot_key_is_found_among_many(share: float) -> None:
     watch = KeyWatch()
     hot = 0
     for _ in range(events // CHUNK):
-        keys = [b"hot" if chance.random() < share else b"%d" % chance.randrange(200_000) for _ in range(CHUNK)]
+        keys = [
+            b"hot" if chance.random() < share else b"%d" % chance.randrange(200_000)
+            for _ in range(CHUNK)
+        ]
         hot += keys.count(b"hot")
         watch.note(records(*keys), 0)
     found = told(watch)
@@ -107,7 +118,10 @@ def test_only_the_last_minutes_count() -> None:
     watch = KeyWatch()
     watch.note(records(*[b"old"] * 10), 0)
     watch.note(records(*[b"new"] * 5), WINDOW_MS)
-    assert Counter({key.key: key.count for key in told(watch, WINDOW_MS).keys}) == {"old": 10, "new": 5}
+    assert Counter({key.key: key.count for key in told(watch, WINDOW_MS).keys}) == {
+        "old": 10,
+        "new": 5,
+    }
     watch.note(records(b"newest"), 2 * WINDOW_MS)
     assert {key.key for key in told(watch, 2 * WINDOW_MS).keys} == {"new", "newest"}
     quiet = told(watch, 4 * WINDOW_MS)
@@ -121,7 +135,12 @@ def test_keys_are_digests_unless_they_may_be_shown() -> None:
     watch = KeyWatch()
     watch.note(records(*keys), 0)
     assert {key.key for key in told(watch, is_shown=False).keys} == {digest_of(key) for key in keys}
-    assert {key.key for key in told(watch).keys} == {"customer-1", "kühl", "\ufffd\\x1b[2J", digest_of(long)}
+    assert {key.key for key in told(watch).keys} == {
+        "customer-1",
+        "kühl",
+        "\ufffd\\x1b[2J",
+        digest_of(long),
+    }
 
 
 def test_skew_is_that_of_the_topic() -> None:
@@ -134,27 +153,38 @@ def test_skew_is_that_of_the_topic() -> None:
             found[place].note(records(*[b"k"] * events), 0)
     answers = hot_keys(found, 0, is_shown=True)
     assert [(of.topic, of.partition, of.events, of.skew) for of in answers] == [
-        ("a", 0, 90, 1.8), ("a", 1, 10, 1.8), ("b", 0, 5, 1.0), ("c", 0, 0, 0.0)
-    ]  # fmt: skip
+        ("a", 0, 90, 1.8),
+        ("a", 1, 10, 1.8),
+        ("b", 0, 5, 1.0),
+        ("c", 0, 0, 0.0),
+    ]
     assert answers[1].as_json() == {
-        "topic": "a", "partition": 1, "events": 10, "skew": 1.8,
+        "topic": "a",
+        "partition": 1,
+        "events": 10,
+        "skew": 1.8,
         "keys": [{"key": "k", "count": 10, "bytes": 110, "handler_s": 0.0, "share": 1.0}],
-    }  # fmt: skip
+    }
 
 
 def test_a_process_ends_without_a_word() -> None:
     """The library complains of sketches that are still there."""
     script = (
-        "from types import SimpleNamespace as R\nfrom famulus.observability.hot_keys import KeyWatch\nwatch = KeyWatch()\n"
+        "from types import SimpleNamespace as R\nfrom famulus.observability.hot_keys import "
+        "KeyWatch\nwatch = KeyWatch()\n"
         "watch.note([R(key=b'k', value=b'v')], 0)\nassert watch.recent(0).events == 1"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_it_costs_next_to_nothing() -> None:
     """Of the CPU time of an event that does nothing, about 8 us: a tenth of a microsecond at most, here with room."""
-    every = list(chunks(records(*(b"customer-%d" % (number % 5_000) for number in range(200_000)), size=300)))
+    every = list(
+        chunks(records(*(b"customer-%d" % (number % 5_000) for number in range(200_000)), size=300))
+    )
     costs = []
     for _ in range(3):
         watch = KeyWatch()

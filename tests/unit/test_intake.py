@@ -38,7 +38,9 @@ async def intake() -> Intake:
     async def nothing(_: object) -> None:
         """Stand for whatever is waited for."""
 
-    made = Intake(Limits(1, 100, 10_000, 100), 1, {}, lambda: True, nothing, nothing, lambda _: None)
+    made = Intake(
+        Limits(1, 100, 10_000, 100), 1, {}, lambda: True, nothing, nothing, lambda _: None
+    )
     pipeline: Any = Carrier(nothing)
     pipeline.topics_back = (BACK.topic,)
     made.open({PLACE: (pipeline, Held(Partition(0, None, 1000), None), 10)}, {BACK: 5})

@@ -21,7 +21,9 @@ def test_every_jar_is_locked_by_its_hash() -> None:
     """Kafka's, and those of its tools."""
     for name in ("kafka", "kafka-tools"):
         assert len(locked(name)) > 30
-        assert all(re.fullmatch("[0-9a-f]{64}", jar.sha256) and jar.size > 0 for jar in locked(name))
+        assert all(
+            re.fullmatch("[0-9a-f]{64}", jar.sha256) and jar.size > 0 for jar in locked(name)
+        )
     assert f"kafka_2.13-{jars.KAFKA}.jar" in {jar.name for jar in locked("kafka")}
 
 
@@ -58,13 +60,17 @@ def test_another_download_is_refused(
     assert not [left for left in (tmp_path / "cache" / "famulus").iterdir() if left.is_dir()]
 
 
-def test_a_folder_that_was_changed_later_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_was_changed_later_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that was not finished by another program, or that somebody has put a jar into."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "famulus" / f"kafka-{jars.KAFKA}"
     folder.mkdir(parents=True)
     (folder / "other.jar").touch()
-    with pytest.raises(ConfigError, match=f"{folder} are not those of jars.lock: remove that folder"):
+    with pytest.raises(
+        ConfigError, match=f"{folder} are not those of jars.lock: remove that folder"
+    ):
         jars.jars()
 
 

@@ -26,7 +26,11 @@ def judged(keys: Sequence[bytes | None], partitions: int = PARTITIONS) -> Report
     [
         ([b"customer-%d" % (n % 200) for n in range(2_000)], "good", "come again, evenly"),
         ([b"orders"] * 100, "bad", "one key"),
-        ([str(UUID(int=n)).encode() for n in range(1_000)], "pointless", "comes once in this sample"),
+        (
+            [str(UUID(int=n)).encode() for n in range(1_000)],
+            "pointless",
+            "comes once in this sample",
+        ),
         ([b"hot"] * 500 + [b"%d" % (n % 100) for n in range(500)], "bad", "a hot key: 50%"),
         ([b"DE", b"AT", b"CH", b"FR", b"IT", b"PL"] * 50, "bad", "few keys for 4 partitions"),
         ([None] * 60 + [b"a"] * 59, "pointless", "no such key"),
@@ -61,7 +65,13 @@ def test_fields_are_compared_with_the_present_key() -> None:
     """All plain fields of the events; what comes late counts as missing before; the present key as it stands."""
     study = KeyStudy(PARTITIONS, murmur2)
     for number in range(1_000):
-        event = {"order_id": number, "customer_id": f"c{number % 100}", "amount": 1.5, "paid": True, "lines": [1]}
+        event = {
+            "order_id": number,
+            "customer_id": f"c{number % 100}",
+            "amount": 1.5,
+            "paid": True,
+            "lines": [1],
+        }
         study.note(b"orders", 3, event if number < 900 else {**event, "late": f"l{number % 9}"})
     study.note(None, 0, None)
     study.note(b"orders", 3, [1])
@@ -87,7 +97,15 @@ def test_no_key_is_quoted() -> None:
 
 @pytest.mark.parametrize(
     ("value", "key"),
-    [("x", b"x"), (7, b"7"), ("\ud800", b"\xed\xa0\x80"), (None, None), (True, None), (1.5, None), ({}, None)],
+    [
+        ("x", b"x"),
+        (7, b"7"),
+        ("\ud800", b"\xed\xa0\x80"),
+        (None, None),
+        (True, None),
+        (1.5, None),
+        ({}, None),
+    ],
 )
 def test_what_a_field_would_be_as_a_key(value: object, key: bytes | None) -> None:
     """Its text, as the producer writes it; fractions and truth are no keys."""

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupAuthorizationFailedError, GroupLoadInProgressError, NotLeaderForPartitionError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    NotLeaderForPartitionError,
+)
 from rich.console import Console
 
 from famulus.cli.lag import shown
@@ -18,9 +22,13 @@ from famulus.kafka.group_admin import Asker
 from famulus.kafka.lag import GroupLag, PartitionLag
 
 
-def partition(number: int, look: Look, state: State | None, age_s: float | None = None) -> PartitionLag:
+def partition(
+    number: int, look: Look, state: State | None, age_s: float | None = None
+) -> PartitionLag:
     """One of a topic with a name that a terminal must not obey."""
-    return PartitionLag(TopicPartition("t\x1b[2J", number), look, age_s, state, Rates(1.0, 3.0), None, None)
+    return PartitionLag(
+        TopicPartition("t\x1b[2J", number), look, age_s, state, Rates(1.0, 3.0), None, None
+    )
 
 
 def text_of(found: GroupLag) -> str:
@@ -61,7 +69,8 @@ def test_a_partition_that_does_not_answer_makes_nothing_ok() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0.04, "0.0 s"), (59.9, "59.9 s"), (90, "1.5 min"), (86_400 * 3, "3.0 d")]
+    ("seconds", "text"),
+    [(None, "-"), (0.04, "0.0 s"), (59.9, "59.9 s"), (90, "1.5 min"), (86_400 * 3, "3.0 d")],
 )
 def test_times_in_words(seconds: float | None, text: str) -> None:
     """With the unit that fits."""
@@ -81,7 +90,9 @@ class Cluster:
 
     async def describe_topics(self) -> list[Any]:
         """A topic with a leader for one partition only."""
-        partitions = [{"partition": number, "leader": leader} for number, leader in enumerate((1, 1, -1))]
+        partitions = [
+            {"partition": number, "leader": leader} for number, leader in enumerate((1, 1, -1))
+        ]
         return [{"topic": "t", "error_code": 0, "partitions": partitions}]
 
     async def send(self, node: int, request: Any) -> Any:
@@ -92,7 +103,9 @@ class Cluster:
 def asker(*answers: Any) -> Asker:
     """Asks such a cluster."""
     admin: Any = Cluster(*answers)
-    assert {name for name in dir(admin) if not name.startswith("_")} - {"send"} <= set(dir(AIOKafkaAdminClient))
+    assert {name for name in dir(admin) if not name.startswith("_")} - {"send"} <= set(
+        dir(AIOKafkaAdminClient)
+    )
     return Asker(admin, "g")
 
 
@@ -115,7 +128,9 @@ def test_where_no_leader_answers_there_is_no_offset() -> None:
     """The others have theirs."""
 
     async def run() -> dict[TopicPartition, int]:
-        answer = SimpleNamespace(topics=[("t", [(0, 0, -1, 9), (1, NotLeaderForPartitionError.errno, -1, -1)])])
+        answer = SimpleNamespace(
+            topics=[("t", [(0, 0, -1, 9), (1, NotLeaderForPartitionError.errno, -1, -1)])]
+        )
         asking = asker(answer)
         return await asking.offsets(await asking.leaders(), "latest")
 

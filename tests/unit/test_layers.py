@@ -13,7 +13,8 @@ from famulus.errors import ConfigError
 from famulus.formatting import starred
 from famulus.web.settings_list import schema, shown
 
-MISSION = Path(__file__).parents[1] / "mission"  # the settings files of the system that this one follows, unchanged
+# The settings files of the system that this one follows, unchanged.
+MISSION = Path(__file__).parents[1] / "mission"
 FAUST = "/somewhere/faust"
 
 
@@ -63,7 +64,9 @@ def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.M
     assert linger() == (2, "appsettings.Production.json")
     monkeypatch.setenv("KAFKA__PRODUCERCONFIG__LINGERMS", "3")
     assert linger() == (3, "KAFKA__PRODUCERCONFIG__LINGERMS")
-    monkeypatch.setattr(sys, "argv", [FAUST, "-A", "app", "worker", "--set", f"{name}=9", f"--set={name}=4"])
+    monkeypatch.setattr(
+        sys, "argv", [FAUST, "-A", "app", "worker", "--set", f"{name}=9", f"--set={name}=4"]
+    )
     assert linger() == (4, "command line")
 
 
@@ -71,18 +74,32 @@ def test_the_missions_files_work_unchanged(monkeypatch: pytest.MonkeyPatch) -> N
     """Both of them: the basic one, and the production one over it."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(MISSION))
     kafka = read_settings().kafka
-    assert (kafka.consumer_config.group_id, kafka.producer_config.compression_type) == ("my-service", "snappy")
+    assert (kafka.consumer_config.group_id, kafka.producer_config.compression_type) == (
+        "my-service",
+        "snappy",
+    )
     monkeypatch.setenv("ENVIRONMENT", "Production")
-    assert "KAFKA_USERNAME for Kafka.SaslUsername in appsettings.Production.json; KAFKA_PASSWORD for" in fault()
+    assert (
+        "KAFKA_USERNAME for Kafka.SaslUsername in appsettings.Production.json; KAFKA_PASSWORD for"
+        in fault()
+    )
     monkeypatch.setenv("KAFKA_USERNAME", "famulus")
     monkeypatch.setenv("KAFKA_PASSWORD", "${KAFKA_USERNAME}")
     kafka = load_settings().kafka
-    assert (kafka.sasl_username, kafka.sasl_password.get_secret_value()) == ("famulus", "${KAFKA_USERNAME}")
+    assert (kafka.sasl_username, kafka.sasl_password.get_secret_value()) == (
+        "famulus",
+        "${KAFKA_USERNAME}",
+    )
     assert kafka.bootstrap_servers.count("prod.com:9092") == 3
-    assert (kafka.producer_config.linger_ms, kafka.consumer_config.session_timeout_ms) == (10, 10_000)
+    assert (kafka.producer_config.linger_ms, kafka.consumer_config.session_timeout_ms) == (
+        10,
+        10_000,
+    )
 
 
-def test_a_reference_that_another_layer_overrides_is_not_missed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_that_another_layer_overrides_is_not_missed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what holds is looked up; the environment is taken as it is."""
     write(folder, '{"Kafka": {"TopicPrefix": "${NOBODY}"}}')
     assert "NOBODY for Kafka.TopicPrefix" in fault()
@@ -93,26 +110,37 @@ def test_a_reference_that_another_layer_overrides_is_not_missed(folder: Path, mo
 def test_everything_that_is_missing_is_named_at_once(folder: Path) -> None:
     """Variables, messages, files and what is no reference, without what was said."""
     said = {
-        "SaslUsername": "${A:?who are\n we}", "SaslPassword": "${file:/nowhere/x}", "TopicPrefix": "${B}",
+        "SaslUsername": "${A:?who are\n we}",
+        "SaslPassword": "${file:/nowhere/x}",
+        "TopicPrefix": "${B}",
         "SecurityProtocol": "p${ssw0rd",
-    }  # fmt: skip
+    }
     write(folder, json.dumps({"Kafka": said}))
     text = fault()
-    for says in ("A (who are we) for", "file /nowhere/x (No such file", "B for Kafka.TopicPrefix", "write $${ for"):
+    for says in (
+        "A (who are we) for",
+        "file /nowhere/x (No such file",
+        "B for Kafka.TopicPrefix",
+        "write $${ for",
+    ):
         assert says in text
     assert "ssw0rd" not in text
 
 
-def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_read_from_a_file_and_never_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither what is secret by its type nor what came from a file; a password in an address is refused."""
     (folder / "secret").write_text("hush\n")
     monkeypatch.setenv("SECRET", "hush")
     said = {
         "Kafka": {
-            "SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain",
-            "SaslPassword": "${SECRET}", "SaslUsername": f"${{file:{folder}/secret}}",
+            "SecurityProtocol": "SaslSsl",
+            "SaslMechanism": "Plain",
+            "SaslPassword": "${SECRET}",
+            "SaslUsername": f"${{file:{folder}/secret}}",
         },
-    }  # fmt: skip
+    }
     write(folder, json.dumps(said))
     assert load_settings().kafka.sasl_username == "hush"
     rows = {row.name: row for row in shown(read_settings())}
@@ -126,7 +154,9 @@ def test_a_secret_is_read_from_a_file_and_never_shown(folder: Path, monkeypatch:
 
 def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
     """What .NET takes in such files."""
-    said = '{"$schema": "x", // the "group"\n"Kafka:ConsumerConfig:GroupId": "a-b", /* and "more" */}'
+    said = (
+        '{"$schema": "x", // the "group"\n"Kafka:ConsumerConfig:GroupId": "a-b", /* and "more" */}'
+    )
     write(folder, f"\ufeff{said}")
     assert load_settings().kafka.consumer_config.group_id == "a-b"
 
@@ -136,12 +166,21 @@ def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
     [
         ('{"Kafka": {"GroupId": "x"}}', "settings: kafka: unknown setting 'groupid'"),
         ('{"Kafkaa": {}}', "settings: unknown setting 'kafkaa', did you mean 'kafka'?"),
-        ('{"Kafka": {"Partitions": 0}}', "greater than or equal to 1 (Kafka.Partitions in appsettings.json)"),
+        (
+            '{"Kafka": {"Partitions": 0}}',
+            "greater than or equal to 1 (Kafka.Partitions in appsettings.json)",
+        ),
         ('{"Kafka": {"TopicPrefix": "a", "topic_prefix": "b"}}', "one setting, said twice"),
         ('{"Kafka": {"TopicPrefix": "a", "TopicPrefix": "b"}}', "is there twice"),
         ('{"Kafka": 1, "Kafka:TopicPrefix": "b"}', "Kafka in appsettings.json is a value"),
-        ('{"Kafka": {"MessageTypes": {"OrderCreated": {"RetryAttempt": 1}}}}', "did you mean 'retry_attempts'"),
-        ('{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": true}}}', "true commits what is not handled yet"),
+        (
+            '{"Kafka": {"MessageTypes": {"OrderCreated": {"RetryAttempt": 1}}}}',
+            "did you mean 'retry_attempts'",
+        ),
+        (
+            '{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": true}}}',
+            "true commits what is not handled yet",
+        ),
         ('{ // a\n/* b\n c */\n"Kafka": x}', "line 4 column 10"),
         ("[" * 100_000, "cannot be read"),
     ],
@@ -152,17 +191,26 @@ def test_what_is_wrong_names_its_place(folder: Path, said: str, says: str) -> No
     assert says in fault()
 
 
-def test_auto_commit_that_is_forced_sets_the_interval_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_commit_that_is_forced_sets_the_interval_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without force the interval has no effect, as in other clients."""
-    write(folder, '{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": false, "AutoCommitIntervalMs": 2000}}}')
+    write(
+        folder,
+        '{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": false, "AutoCommitIntervalMs": 2000}}}',
+    )
     assert load_settings().commit_interval_s == 1.0
     monkeypatch.setenv("KAFKA__CONSUMERCONFIG__ENABLEAUTOCOMMIT", "Forced")
     assert read_settings().commit_interval_s == 2.0
 
 
-def test_a_type_of_events_has_settings_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_type_of_events_has_settings_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the file by the name of its class, in the environment in capitals."""
-    write(folder, '{"Kafka:MessageTypes:OrderCreated": {"HandlerTimeoutS": 5, "RetryTopics": ["1m"]}}')
+    write(
+        folder, '{"Kafka:MessageTypes:OrderCreated": {"HandlerTimeoutS": 5, "RetryTopics": ["1m"]}}'
+    )
     monkeypatch.setenv("KAFKA__MESSAGETYPES__ORDERCREATED__RETRYATTEMPTS", "7")
     monkeypatch.setenv("KAFKA__MESSAGETYPES__STOCKRESERVED__RETRYTOPICS", "1m, 2h")
     kafka = load_settings().kafka
@@ -186,8 +234,12 @@ def test_an_environment_is_no_path(monkeypatch: pytest.MonkeyPatch, environment:
     assert "ENVIRONMENT" in fault()
 
 
-@pytest.mark.parametrize("argv", [["pytest", "--set", "Kafka.TopicPrefix=x"], ["faust", "--", "--set", "x=1"], []])
-def test_the_command_line_of_others_is_theirs(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+@pytest.mark.parametrize(
+    "argv", [["pytest", "--set", "Kafka.TopicPrefix=x"], ["faust", "--", "--set", "x=1"], []]
+)
+def test_the_command_line_of_others_is_theirs(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
     """A script that publishes may have a `--set` of its own."""
     monkeypatch.setattr(sys, "argv", argv)
     assert load_settings().kafka.topic_prefix == ""
@@ -217,11 +269,17 @@ def test_the_schema_knows_what_the_model_knows() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "Worker.ReadToken=x", "worker:admin_token=x", "Kafka.SaslPassword=x", "Kafka.Ssl-Key-Password=x",
-        "Kafka.SaslOauthbearerClientSecret=x", "Kafka.SaslPaswordd.Secret=x", "Worker.ReedToken=x",
-        "ClaimCheck.Store=s3://bucket/a?X-Amz-Signature=x", "Other.Url=https://user:x@host/",
+        "Worker.ReadToken=x",
+        "worker:admin_token=x",
+        "Kafka.SaslPassword=x",
+        "Kafka.Ssl-Key-Password=x",
+        "Kafka.SaslOauthbearerClientSecret=x",
+        "Kafka.SaslPaswordd.Secret=x",
+        "Worker.ReedToken=x",
+        "ClaimCheck.Store=s3://bucket/a?X-Amz-Signature=x",
+        "Other.Url=https://user:x@host/",
     ],
-)  # fmt: skip
+)
 def test_a_secret_on_the_command_line_is_refused(said: str) -> None:
     """Everybody on the machine sees it there; the line says where it belongs, and does not repeat it."""
     name = said.partition("=")[0]
@@ -236,8 +294,13 @@ def test_a_secret_on_the_command_line_is_refused(said: str) -> None:
 
 def test_what_only_points_at_a_secret_may_be_said() -> None:
     """A file's name, an endpoint, no value at all."""
-    for said in ("Worker.ReadTokenFile=/x", "Kafka.SaslOauthbearerTokenEndpointUrl=https://x/y", "Worker.ReadToken=",
-                 "ClaimCheck.Store=s3://bucket/a", "Kafka.ProducerConfig.LingerMs=20"):  # fmt: skip
+    for said in (
+        "Worker.ReadTokenFile=/x",
+        "Kafka.SaslOauthbearerTokenEndpointUrl=https://x/y",
+        "Worker.ReadToken=",
+        "ClaimCheck.Store=s3://bucket/a",
+        "Kafka.ProducerConfig.LingerMs=20",
+    ):
         assert len(from_arguments(["faust", "--set", said])) == 1
 
 

@@ -58,7 +58,11 @@ def quoting() -> list[BaseException]:
     left: list[type[BaseException]] = [BaseException]
     while left:
         kind = left.pop()
-        left += [kind for kind in kind.__subclasses__() if kind.__module__ in {"builtins", "asyncio.exceptions"}]
+        left += [
+            kind
+            for kind in kind.__subclasses__()
+            if kind.__module__ in {"builtins", "asyncio.exceptions"}
+        ]
         try:
             found.append(kind(f"{EVENT!r} {EVENT}"))
         except TypeError:
@@ -67,10 +71,17 @@ def quoting() -> list[BaseException]:
     noted = ValueError(EVENT)
     noted.add_note(EVENT)
     return [
-        *found, decoding, noted, ExceptionGroup(EVENT, [ValueError(EVENT), noted]), KeyError(EVENT), OSError(EVENT),
-        BaseExceptionGroup(EVENT, [SystemExit(EVENT)]), SyntaxError(EVENT, (EVENT, 1, 1, EVENT)),
-        OSError(2, EVENT, EVENT), SystemExit(EVENT),
-    ]  # fmt: skip
+        *found,
+        decoding,
+        noted,
+        ExceptionGroup(EVENT, [ValueError(EVENT), noted]),
+        KeyError(EVENT),
+        OSError(EVENT),
+        BaseExceptionGroup(EVENT, [SystemExit(EVENT)]),
+        SyntaxError(EVENT, (EVENT, 1, 1, EVENT)),
+        OSError(2, EVENT, EVENT),
+        SystemExit(EVENT),
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -79,12 +90,20 @@ def _logs() -> None:
 
 
 @pytest.mark.parametrize("error", quoting(), ids=lambda error: type(error).__name__)
-def test_no_error_of_python_is_quoted(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_error_of_python_is_quoted(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     """By any logger of ours or of what we stand on, as a cause, an argument or a traceback."""
     for made in (raised(error), raised(ValueError(EVENT), error)):
         assert "O'Brien" not in described(made) + trace_of(made)
         assert type(made).__name__ in described(made)
-        for name in ("famulus.processing.task_pool", "faust.app", "mode.worker", "asyncio", "aiokafka.consumer"):
+        for name in (
+            "famulus.processing.task_pool",
+            "faust.app",
+            "mode.worker",
+            "asyncio",
+            "aiokafka.consumer",
+        ):
             logging.getLogger(name).error("crashed: %r", made, exc_info=made)
             logging.getLogger(name).error("crashed: %(error)s", {"error": made})
         structlog.get_logger("app").error("crashed", exc_info=made)
@@ -98,11 +117,19 @@ def test_what_quotes_nothing_is_said() -> None:
     assert described(ConfigError("set it")) == "ConfigError: set it"
     assert described(DecodeError("$.a", "expected int")) == "DecodeError: $.a: expected int"
     assert described(KafkaConnectionError("no route")) == "KafkaConnectionError: no route"
-    assert described(OSError(28, "No space left on device", "x")) == "OSError: [Errno 28] No space left on device"
-    assert described(raised(ValueError("x"))) == f"ValueError at {__name__}:{raised.__code__.co_firstlineno + 3}"
+    assert (
+        described(OSError(28, "No space left on device", "x"))
+        == "OSError: [Errno 28] No space left on device"
+    )
+    assert (
+        described(raised(ValueError("x")))
+        == f"ValueError at {__name__}:{raised.__code__.co_firstlineno + 3}"
+    )
 
 
-def test_what_handlers_log_by_loggers_of_their_own_is_theirs(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_handlers_log_by_loggers_of_their_own_is_theirs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """They may want the text."""
     logging.getLogger("agents.orders").error("it broke", exc_info=raised(ValueError("of theirs")))
     assert "ValueError: of theirs" in caplog.text
@@ -113,7 +140,9 @@ def test_an_error_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> N
     assert text_of(SpeechlessError()) == "SpeechlessError (its text cannot be made)"
     assert text_of(SlyError()).lower() == "sly"
     assert described(raised(SpeechlessError())).startswith("SpeechlessError at ")
-    logging.getLogger("app").error("crashed: %r", SpeechlessError(), exc_info=raised(SpeechlessError()))
+    logging.getLogger("app").error(
+        "crashed: %r", SpeechlessError(), exc_info=raised(SpeechlessError())
+    )
     assert "SpeechlessError" in caplog.text
 
 
@@ -163,13 +192,18 @@ async def in_generator() -> None:
 @pytest.mark.parametrize(
     ("leak", "says"),
     [
-        (in_task, "Task exception was never retrieved error=ValueError at"), (in_future, "Future exception was never"),
-        (in_callback, "Exception in callback error=ValueError"), (in_thread, "an error ended a thread error=Value"),
+        (in_task, "Task exception was never retrieved error=ValueError at"),
+        (in_future, "Future exception was never"),
+        (in_callback, "Exception in callback error=ValueError"),
+        (in_thread, "an error ended a thread error=Value"),
         (in_generator, "an error that could not be raised error=ValueError"),
     ],
-)  # fmt: skip
+)
 def test_errors_that_nobody_waits_for_are_told_without_their_texts(
-    leak: Callable[[], object], says: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    leak: Callable[[], object],
+    says: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By type and place."""
     monkeypatch.setattr("sys.unraisablehook", None)  # both are as they were afterwards

@@ -9,10 +9,19 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.observability.logs import TEXT_CHARACTERS, VALUE_CHARACTERS, SafeRecord, as_line, plain_logs, safe
+from famulus.observability.logs import (
+    TEXT_CHARACTERS,
+    VALUE_CHARACTERS,
+    SafeRecord,
+    as_line,
+    plain_logs,
+    safe,
+)
 
 NASTY = "a\r\nERROR forged\x1b[2J\x1b]0;title\x07\u202egnp\u2028next\x00\udcff"
-unsafe = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+unsafe = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +33,14 @@ def _logs() -> Iterator[None]:
     plain_logs()  # which importing the app has done for all tests
 
 
-names = st.text().filter(lambda name: name != "exception")  # under which structlog hands on the traceback, see below
+# Under which structlog hands on the traceback, see below.
+names = st.text().filter(lambda name: name != "exception")
 
 
-@given(event=st.text(), fields=st.dictionaries(names, st.text() | st.binary() | st.integers() | st.none()))
+@given(
+    event=st.text(),
+    fields=st.dictionaries(names, st.text() | st.binary() | st.integers() | st.none()),
+)
 def test_any_event_is_one_line(event: str, fields: dict[str, object]) -> None:
     """Its values are escaped, and cut."""
     line = as_line(None, "info", {**fields, "event": event, "key": NASTY * 1000})
@@ -47,7 +60,9 @@ def test_the_lines_of_others_cannot_be_taken_for_events(text: str) -> None:
     assert first.isprintable()
 
 
-def test_a_traceback_ends_with_what_the_error_says_and_forges_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_traceback_ends_with_what_the_error_says_and_forges_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Ours, and that of somebody who logs by Python's own means; neither shows the values of variables."""
     private = "of-a-variable"
     for log in (structlog.get_logger("ours").exception, logging.getLogger("theirs").exception):

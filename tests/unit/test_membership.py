@@ -22,13 +22,21 @@ from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.consumer import membership
 from famulus.consumer.membership import Membership
 from famulus.consumer.session import Lease
-from famulus.errors import AccessError, ConfigError, InvariantError, OperatingError, UnavailableError
+from famulus.errors import (
+    AccessError,
+    ConfigError,
+    InvariantError,
+    OperatingError,
+    UnavailableError,
+)
 from famulus.kafka import group_refusal as refused
 from tests.stand_ins.clock import Clock
 
 POLL_S, SESSION_S, PATIENCE_S, ENDS_S = 20.0, 6.0, 10.0, 90.0
 REBALANCE_S = 60.0
-SETTINGS = KafkaConfig(consumer_config=ConsumerConfig(group_id="g", session_timeout_ms=int(SESSION_S * 1000)))
+SETTINGS = KafkaConfig(
+    consumer_config=ConsumerConfig(group_id="g", session_timeout_ms=int(SESSION_S * 1000))
+)
 UNKNOWN_MEMBER, REBALANCING, SERVER_ERROR, TOO_MANY = 25, 27, -1, 81
 
 
@@ -76,9 +84,13 @@ class Broker:
         if name == "JoinGroup":
             self.generation += 1
             return SimpleNamespace(
-                error_code=self.join_code, generation_id=self.generation, group_protocol="any", leader_id="other",
-                member_id=f"m{self.generation}", members=[],
-            )  # fmt: skip
+                error_code=self.join_code,
+                generation_id=self.generation,
+                group_protocol="any",
+                leader_id="other",
+                member_id=f"m{self.generation}",
+                members=[],
+            )
         if name == "SyncGroup":
             nothing = ConsumerProtocolMemberAssignment(0, [], b"")
             return SimpleNamespace(error_code=0, member_assignment=nothing.encode())
@@ -98,7 +110,13 @@ class Worker:
         self.subscription.subscribe({"t"})
         self.coordinator: Any = None
         self.membership = Membership(
-            SETTINGS, lambda: self, lambda: self.is_stopping, self.fault, PATIENCE_S, ENDS_S, REBALANCE_S
+            SETTINGS,
+            lambda: self,
+            lambda: self.is_stopping,
+            self.fault,
+            PATIENCE_S,
+            ENDS_S,
+            REBALANCE_S,
         )
         self.membership.start()
 
@@ -106,10 +124,15 @@ class Worker:
         """Begin, with a group that answers with *code*."""
         self.broker.join_code = code
         self.coordinator = GroupCoordinator(
-            self.broker, self.subscription, group_id="g", session_timeout_ms=int(SESSION_S * 1000),
-            heartbeat_interval_ms=1_000, max_poll_interval_ms=int(POLL_S * 1000), enable_auto_commit=False,
+            self.broker,
+            self.subscription,
+            group_id="g",
+            session_timeout_ms=int(SESSION_S * 1000),
+            heartbeat_interval_ms=1_000,
+            max_poll_interval_ms=int(POLL_S * 1000),
+            enable_auto_commit=False,
             assignors=(Assignor,),
-        )  # fmt: skip
+        )
         await asyncio.sleep(2)
 
     async def fault(self, error: Exception) -> None:
@@ -174,7 +197,9 @@ async def test_a_rebalance_that_lasts_costs_no_place(worker: Worker) -> None:
     async def drain(_: object) -> None:
         await released.wait()
 
-    listener: Any = SimpleNamespace(on_partitions_revoked=drain, on_partitions_assigned=lambda _: None)
+    listener: Any = SimpleNamespace(
+        on_partitions_revoked=drain, on_partitions_assigned=lambda _: None
+    )
     await worker.join()
     worker.subscription._listener = listener
     worker.broker.beat_code = REBALANCING
@@ -189,13 +214,23 @@ async def test_a_rebalance_that_lasts_costs_no_place(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [(23, "Inconsistent"), (24, "InvalidGroupId"), (26, "InvalidSession"), (30, "GroupAuth"),
-                        (SERVER_ERROR, "KafkaError"), (TOO_MANY, "KafkaError")]
-)  # fmt: skip
+    ("code", "error"),
+    [
+        (23, "Inconsistent"),
+        (24, "InvalidGroupId"),
+        (26, "InvalidSession"),
+        (30, "GroupAuth"),
+        (SERVER_ERROR, "KafkaError"),
+        (TOO_MANY, "KafkaError"),
+    ],
+)
 async def test_a_group_that_refuses_a_worker_is_told_at_once_and_ends_it_soon(
     worker: Worker, code: int, error: str
 ) -> None:
-    """Also before its first assignment. Whatever the broker answers; aiokafka alone would wait for ever."""
+    """Also before its first assignment.
+
+    Whatever the broker answers; aiokafka alone would wait for ever.
+    """
     await worker.join(code=code)
     assert f"does not take this worker: said of {error}" in worker.membership.refused
     assert worker.faults == []
@@ -253,7 +288,9 @@ def answering(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return down
 
 
-async def test_silence_of_the_group_alone_ends_the_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_of_the_group_alone_ends_the_worker(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the fault is: no heartbeat, no rebalance, and brokers that answer others."""
     down = answering(worker, monkeypatch)
     await worker.join()
@@ -291,8 +328,16 @@ async def test_a_stop_is_no_fault(worker: Worker) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
-        (InconsistentGroupProtocolError(), ConfigError, "group g is used by rdkafka@h, x@y, with another way"),
-        (InvalidSessionTimeoutError(), ConfigError, "SessionTimeoutMs is 6000 ms, the brokers allow 10000 to 60000 ms"),
+        (
+            InconsistentGroupProtocolError(),
+            ConfigError,
+            "group g is used by rdkafka@h, x@y, with another way",
+        ),
+        (
+            InvalidSessionTimeoutError(),
+            ConfigError,
+            "SessionTimeoutMs is 6000 ms, the brokers allow 10000 to 60000 ms",
+        ),
         (InvalidGroupIdError(), ConfigError, "set another Kafka.ConsumerConfig.GroupId"),
         (KafkaError("GroupMaxSizeReachedError()"), ConfigError, "start fewer workers"),
         (GroupAuthorizationFailedError("g"), AccessError, "read in consumer group g.*acls"),
@@ -301,7 +346,12 @@ async def test_a_stop_is_no_fault(worker: Worker) -> None:
 )
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_refusal_is_told_with_the_cure(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[OperatingError], says: str, *, answers: bool
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[OperatingError],
+    says: str,
+    *,
+    answers: bool,
 ) -> None:
     """With what the brokers know of it; without, when they do not tell."""
     known = {"_others": "rdkafka@h, x@y", "_session_limits": "10000 to 60000 ms"}

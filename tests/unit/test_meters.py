@@ -38,7 +38,10 @@ def told(reader: InMemoryMetricReader) -> dict[str, Told]:
     assert data is not None
     [resource] = data.resource_metrics
     [scope] = resource.scope_metrics
-    assert (scope.scope.name, scope.schema_url) == ("famulus", "https://opentelemetry.io/schemas/1.44.0")
+    assert (scope.scope.name, scope.schema_url) == (
+        "famulus",
+        "https://opentelemetry.io/schemas/1.44.0",
+    )
     return {of.name: of for of in scope.metrics}
 
 
@@ -83,21 +86,29 @@ def test_the_whole_catalogue_is_told_but_aliases(reader: InMemoryMetricReader) -
         for _, attributes in points(metric):
             assert len(attributes) == len(every[name].metric.labels), name
     assert points(found["messaging.client.consumed.messages"]) == [
-        (c.CATALOGUE.index(c.RECEIVED), {
-            "messaging.system": "a-messaging_system",
-            "messaging.operation.name": "a-messaging_operation_name",
-            "messaging.consumer.group.name": "a-messaging_consumer_group_name",
-            "messaging.destination.name": "a-messaging_destination_name",
-        })
-    ]  # fmt: skip
+        (
+            c.CATALOGUE.index(c.RECEIVED),
+            {
+                "messaging.system": "a-messaging_system",
+                "messaging.operation.name": "a-messaging_operation_name",
+                "messaging.consumer.group.name": "a-messaging_consumer_group_name",
+                "messaging.destination.name": "a-messaging_destination_name",
+            },
+        )
+    ]
     lag = {"group": "a-consumergroup", "topic": "a-topic", "partition": "a-partition"}
     assert points(found["kafka.consumer_group.lag"]) == [(c.CATALOGUE.index(c.LAG), lag)]
-    place = {"messaging.destination.name": "a-topic", "messaging.destination.partition.id": "a-partition"}
+    place = {
+        "messaging.destination.name": "a-topic",
+        "messaging.destination.partition.id": "a-partition",
+    }
     assert points(found["famulus.in_flight_records"])[0][1] == place
     assert points(found["famulus.dead_letters"])[0][1] == {
-        "messaging.destination.name": "a-topic", "famulus.kind": "a-kind", "famulus.handler": "a-handler",
+        "messaging.destination.name": "a-topic",
+        "famulus.kind": "a-kind",
+        "famulus.handler": "a-handler",
         "error.type": "a-error_type",
-    }  # fmt: skip
+    }
     assert points(found["famulus.process.duration.count"])[0][0] == 3
     assert points(found["famulus.process.duration.sum"])[0][0] == 6.0
     assert found["famulus.process.duration.sum"].unit == "s"

@@ -29,7 +29,9 @@ def row(metric: c.Metric) -> str:
     """How the page shows a metric."""
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
     alias = f" Alias of `{metric.alias_of}`." if metric.alias_of else ""
-    return f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.question}{alias} |"
+    return (
+        f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.question}{alias} |"
+    )
 
 
 def test_the_page_shows_the_catalogue() -> None:
@@ -45,7 +47,9 @@ def test_names_follow_the_rules_of_prometheus() -> None:
     assert len(set(names)) == len(names)
     for metric in c.CATALOGUE:
         assert metric.name.endswith("_total") == (metric.kind == "counter"), metric
-        assert metric.unit not in {"seconds", "milliseconds"} or metric.name.endswith(metric.unit), metric
+        assert metric.unit not in {"seconds", "milliseconds"} or metric.name.endswith(
+            metric.unit
+        ), metric
         assert not metric.alias_of or metric.alias_of in names
 
 
@@ -69,7 +73,10 @@ def test_error_types_are_bounded_and_never_go_back() -> None:
 def test_a_distribution_is_what_prometheus_makes_of_the_same_values() -> None:
     """Bucket by bucket, values on the bounds among them."""
     values = [0.0, 1e-5, 1.1e-5, 0.005, 0.0051, 0.3, 10, 10.1, 400]
-    ours, theirs = Distribution(PROCESSING_S), Histogram("h", "h", registry=CollectorRegistry(), buckets=PROCESSING_S)
+    ours, theirs = (
+        Distribution(PROCESSING_S),
+        Histogram("h", "h", registry=CollectorRegistry(), buckets=PROCESSING_S),
+    )
     for value in values:
         ours.note(value)
         theirs.observe(value)
@@ -84,7 +91,9 @@ def test_a_distribution_is_what_prometheus_makes_of_the_same_values() -> None:
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-async def test_what_is_in_flight_has_an_age_and_holds_the_lag(make: Callable[..., House], *, remembers: bool) -> None:
+async def test_what_is_in_flight_has_an_age_and_holds_the_lag(
+    make: Callable[..., House], *, remembers: bool
+) -> None:
     """The lag is what is not settled; markers behind the last record count until they are read."""
     gate = Gate()
     gate.close("slow")

@@ -16,7 +16,9 @@ from famulus.processing.offset_tracker import PartitionOffsets
         ([10, 15, 16], [10, 16], 11),
     ],
 )
-def test_an_unfinished_head_is_never_passed(received: list[int], finished: list[int], next_offset: int | None) -> None:
+def test_an_unfinished_head_is_never_passed(
+    received: list[int], finished: list[int], next_offset: int | None
+) -> None:
     """What is behind an unfinished record waits for it; a hole in the log is no record."""
     offsets = PartitionOffsets()
     offsets.received(received)

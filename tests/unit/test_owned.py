@@ -66,7 +66,9 @@ def test_a_link_as_state_folder_is_refused_and_its_target_left_alone(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["state", "state/LOCK", "web-read-token"])
-def test_what_belongs_to_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_belongs_to_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """In words that say who owns it."""
     StateFolder(tmp_path / "state").lock()
     made_token("T", tmp_path / "web-read-token")
@@ -104,7 +106,9 @@ def test_a_given_token_may_be_reached_by_links_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["real", "token"])
-def test_a_given_token_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_given_token_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The file or the link."""
     (tmp_path / "real").write_text(TOKEN)
     (tmp_path / "real").chmod(0o600)

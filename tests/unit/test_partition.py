@@ -160,7 +160,11 @@ def test_a_group_knows_how_its_events_ended() -> None:
 
 def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> None:
     """By an id before decoding, in one look at the store; by an identity afterwards."""
-    records = [record(1, headers=[("ce_id", b"x")]), record(2, headers=[("ce_id", b"x")]), record(3)]
+    records = [
+        record(1, headers=[("ce_id", b"x")]),
+        record(2, headers=[("ce_id", b"x")]),
+        record(3),
+    ]
     keys = Dedupe(1).keys(records)
     assert keys[0] == keys[1] != keys[2] == mark_key(b"t/0/3")
     assert {(key[:1], len(key)) for key in keys} == {(MARK, 17)}
@@ -168,7 +172,9 @@ def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> Non
     assert Dedupe(1).stored(partition, keys) == [b"mark", b"mark", None]
     by_product = Dedupe(1, identity=lambda event: event.product_id)
     assert by_product.keys(records) == []
-    event: Any = type("E", (), {"product_id": 5, "_options": type("O", (), {"namespace": "shop.E"})})()
+    event: Any = type(
+        "E", (), {"product_id": 5, "_options": type("O", (), {"namespace": "shop.E"})}
+    )()
     assert by_product.keys_of(event, records[0]) == [mark_key(b"shop.E\0005"), mark_key(b"5")]
     assert isinstance(partition.store, Memory)
 
@@ -189,7 +195,13 @@ def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> Non
     ],
 )
 def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes them by name
-    processed: int, committed: int | None, begin: int, end: int, policy: OnCommitAhead, start: int, says: str
+    processed: int,
+    committed: int | None,
+    begin: int,
+    end: int,
+    policy: OnCommitAhead,
+    start: int,
+    says: str,
 ) -> None:
     """The state is the truth; a commit that somebody else made is not followed unless that is wanted."""
     found = start_position(processed, committed, begin, end, policy)

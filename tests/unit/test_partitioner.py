@@ -18,7 +18,8 @@ JAVA = {
     b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
     b"abc": 479470107,
 }
-# librdkafka: tests/0048-partitioner.c. CRC32 first, then murmur2 as Java's client has it, without the sign.
+# librdkafka: tests/0048-partitioner.c. CRC32 first, then murmur2 as Java's client has it, without
+# the sign.
 LONG = b"this is another string with more length to it perhaps"
 LIBRDKAFKA = {
     b"23456": (0xB1B451D7, 0x058D780F),
@@ -75,7 +76,8 @@ def test_a_custom_class_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "says"), [(b"raise", "raised ValueError for a key"), (b"outside", "gave -1 for a key and 3 partitions")]
+    ("key", "says"),
+    [(b"raise", "raised ValueError for a key"), (b"outside", "gave -1 for a key and 3 partitions")],
 )
 def test_what_a_custom_class_does_wrong_is_said_without_the_key(key: bytes, says: str) -> None:
     """Keys are private."""

@@ -23,7 +23,9 @@ def test_a_key_names_its_target(target: Target) -> None:
     assert Target.parsed(str(target)) == target
 
 
-@pytest.mark.parametrize("key", [b"", None, b"/3", b"t/x", b"t/-1", b"t/3/4", "t/\u0663".encode(), b"\xff"])
+@pytest.mark.parametrize(
+    "key", [b"", None, b"/3", b"t/x", b"t/-1", b"t/3/4", "t/\u0663".encode(), b"\xff"]
+)
 def test_other_keys_are_refused(key: bytes | None) -> None:
     """Nothing is paused by them."""
     pauses = Pauses()
@@ -42,7 +44,12 @@ def test_a_value_that_says_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("key", "expected"),
-    [("*", {("t", 0), ("t", 1), ("u", 0)}), ("t", {("t", 0), ("t", 1)}), ("t/1", {("t", 1)}), ("v", set())],
+    [
+        ("*", {("t", 0), ("t", 1), ("u", 0)}),
+        ("t", {("t", 0), ("t", 1)}),
+        ("t/1", {("t", 1)}),
+        ("v", set()),
+    ],
 )
 def test_a_pause_is_of_what_it_names(key: str, expected: set[tuple[str, int]]) -> None:
     """No other partition stands still."""
@@ -52,7 +59,9 @@ def test_a_pause_is_of_what_it_names(key: str, expected: set[tuple[str, int]]) -
 
 def test_the_words_say_who_when_and_why() -> None:
     """For whoever looks."""
-    assert paused("t/1").why("t", 1) == "t/1 is paused since 2026-01-01T10:02:00Z by ann@desk: moving"
+    assert (
+        paused("t/1").why("t", 1) == "t/1 is paused since 2026-01-01T10:02:00Z by ann@desk: moving"
+    )
     assert paused("*").why("t", 1).startswith("everything is paused since ")
 
 
@@ -63,7 +72,13 @@ def test_a_tombstone_ends_a_pause_and_no_other() -> None:
     pauses.take(b"v", None)
     assert not pauses.why("t", 0)
     assert pauses.rows() == [
-        {"topic": "u", "partition": 0, "by": "ann@desk", "at": "2026-01-01T10:02:00Z", "note": "moving"}
+        {
+            "topic": "u",
+            "partition": 0,
+            "by": "ann@desk",
+            "at": "2026-01-01T10:02:00Z",
+            "note": "moving",
+        }
     ]
 
 
@@ -77,9 +92,12 @@ def test_a_resume_lifts_what_it_covers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "target", "says"), [("t", Target("t", 1), "since t is"), ("*", Target("t"), "since everything is")]
+    ("key", "target", "says"),
+    [("t", Target("t", 1), "since t is"), ("*", Target("t"), "since everything is")],
 )
-def test_a_part_does_not_go_on_while_the_whole_is_paused(key: str, target: Target, says: str) -> None:
+def test_a_part_does_not_go_on_while_the_whole_is_paused(
+    key: str, target: Target, says: str
+) -> None:
     """It would be said and not be true."""
     with pytest.raises(OperatingError, match=says):
         paused(key).lifted(target)
@@ -91,8 +109,12 @@ def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
     audit, record = change_records("g", action, [Target("t", 1)], WHY)
     assert (audit.topic, record.topic, record.key) == ("g.admin.audit", "g.admin", b"t/1")
     assert msgspec.json.decode(audit.value or b"") == {
-        "action": action, "what": "t/1", "by": "ann@desk", "at": "2026-01-01T10:02:00Z", "note": "moving"
-    }  # fmt: skip
+        "action": action,
+        "what": "t/1",
+        "by": "ann@desk",
+        "at": "2026-01-01T10:02:00Z",
+        "note": "moving",
+    }
     pauses = paused("t/1")
     pauses.take(record.key, record.value)
     assert bool(pauses.why("t", 1)) == (action == "pause")

@@ -39,7 +39,9 @@ async def make() -> AsyncIterator[Callable[..., House]]:
         yield build
 
 
-def flow_of(house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE) -> Flow:
+def flow_of(
+    house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE
+) -> Flow:
     """A flow that carries Deeds with the real pipeline."""
     dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
     dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
@@ -63,7 +65,9 @@ def deeds(*names: str) -> list[Any]:
     found = []
     for offset, name in enumerate(names):
         deed = plain(offset, name)
-        deed.value = codec_of(Deed).encode(Deed(name=name, lane=name, program="", fails=0, fails_late=0))
+        deed.value = codec_of(Deed).encode(
+            Deed(name=name, lane=name, program="", fails=0, fails_late=0)
+        )
         found.append(deed)
     return found
 
@@ -75,7 +79,9 @@ def touch() -> None:
     unit.write(ROW, (unit.row(ROW) or b"") + b"1")
 
 
-async def test_events_that_want_the_same_row_come_one_after_the_other(make: Callable[..., House]) -> None:
+async def test_events_that_want_the_same_row_come_one_after_the_other(
+    make: Callable[..., House],
+) -> None:
     """None is lost, whatever they wait for."""
 
     async def handle(event: Deed) -> None:
@@ -112,7 +118,9 @@ async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., Hou
     assert flow.settled_offset == 1
 
 
-async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(make: Callable[..., House]) -> None:
+async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(
+    make: Callable[..., House],
+) -> None:
     """Being undone takes none of their attempts back."""
     attempts: list[str] = []
 
@@ -203,7 +211,9 @@ async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
     assert flow.state.row(ROW) == b"111"
 
 
-async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(make: Callable[..., House]) -> None:
+async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(
+    make: Callable[..., House],
+) -> None:
     """Its next owner reads the event again."""
 
     async def handle(event: Deed) -> None:

@@ -94,7 +94,11 @@ async def test_a_trace_context_goes_through(make: Make) -> None:
     await trial.settled(1)
     through, given = published(trial)
     assert [(name, through[name]) for name, _ in TRACE] == TRACE
-    assert (given["traceparent"], "tracestate" in given, given["baggage"]) == (own[0][1], False, b"k=v")
+    assert (given["traceparent"], "tracestate" in given, given["baggage"]) == (
+        own[0][1],
+        False,
+        b"k=v",
+    )
 
 
 async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Make) -> None:
@@ -127,7 +131,12 @@ async def test_a_reply_belongs_to_its_request(make: Make) -> None:
 
     trial.handler("say", do)
     trial.start()
-    arrive(trial, ("ce_replytopic", b"web.replies"), ("ce_replypartition", b"3"), ("original-topic", b"the sender's"))
+    arrive(
+        trial,
+        ("ce_replytopic", b"web.replies"),
+        ("ce_replypartition", b"3"),
+        ("original-topic", b"the sender's"),
+    )
     await trial.settled(1)
     assert not [record for record in trial.sent if record.topic == "web.replies"]
     trial.redrive("x")

@@ -15,7 +15,9 @@ from famulus.observability.log_rate import BURST, EVERY_S, KEPT, LIBRARIES, Rate
 from famulus.producer.producer import Producer
 
 
-def record(template: str, *values: object, level: int = logging.ERROR, name: str = "aiokafka") -> logging.LogRecord:
+def record(
+    template: str, *values: object, level: int = logging.ERROR, name: str = "aiokafka"
+) -> logging.LogRecord:
     """What a library logs."""
     return logging.LogRecord(name, level, "", 0, template, values, None)
 
@@ -35,10 +37,15 @@ def test_the_first_ones_are_heard_and_then_how_many_there_were() -> None:
     assert again.getMessage() == "Topic t not found"
 
 
-@pytest.mark.parametrize("other", [
-    record("Topic %s is back", "t"), record("Topic %s not found", "t", level=logging.CRITICAL),
-    record("Topic %s not found", "t", name="faust"), record("Topic %s not found", "t", level=logging.INFO),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other",
+    [
+        record("Topic %s is back", "t"),
+        record("Topic %s not found", "t", level=logging.CRITICAL),
+        record("Topic %s not found", "t", name="faust"),
+        record("Topic %s not found", "t", level=logging.INFO),
+    ],
+)
 def test_another_message_is_heard_all_the_same(other: logging.LogRecord) -> None:
     """Another template, level or logger is another message; what is below a warning is never held back."""
     rate = Rate(lambda: 0.0)
@@ -57,7 +64,10 @@ def test_a_text_that_was_put_together_before_is_known_by_its_words() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     """Messages that are never the same take no more memory, and all are heard."""
     rate = Rate(lambda: 0.0)
-    assert all(rate.filter(record("x" * (number // 26 + 1) + chr(97 + number % 26))) for number in range(KEPT * 3))
+    assert all(
+        rate.filter(record("x" * (number // 26 + 1) + chr(97 + number % 26)))
+        for number in range(KEPT * 3)
+    )
     assert len(rate._said) <= KEPT
 
 
@@ -74,12 +84,16 @@ async def test_a_client_whose_broker_is_away_logs_little(
         with pytest.raises(KafkaConnectionError):
             await client.bootstrap()
         await client.close()
-    said = Counter(record.msg for record in caplog.records if record.name.partition(".")[0] in LIBRARIES)
+    said = Counter(
+        record.msg for record in caplog.records if record.name.partition(".")[0] in LIBRARIES
+    )
     assert said
     assert max(said.values()) <= BURST
 
 
-async def test_a_script_that_publishes_has_its_libraries_calmed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_script_that_publishes_has_its_libraries_calmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whatever its logging is set up to do: only the libraries' own loggers get a filter, none loses its handlers."""
     log = logging.getLogger("aiokafka.made_since")
     before = logging.getLogger().handlers[:], log.level

@@ -18,9 +18,13 @@ from famulus.kafka.record_batches import DAMAGED, NOT_UTF8, TRIES, UnreadableBat
 AT = TopicPartition("g.admin", 0)
 
 
-def bad(first: int, *, is_damaged: bool = False, following: int | None = None) -> UnreadableBatchError:
+def bad(
+    first: int, *, is_damaged: bool = False, following: int | None = None
+) -> UnreadableBatchError:
     """What a reader raises at *first*."""
-    return UnreadableBatchError(AT, first, following, DAMAGED if is_damaged else NOT_UTF8, is_damaged=is_damaged)
+    return UnreadableBatchError(
+        AT, first, following, DAMAGED if is_damaged else NOT_UTF8, is_damaged=is_damaged
+    )
 
 
 class Consumer:
@@ -40,7 +44,9 @@ class Consumer:
         """Read on elsewhere."""
         self.at = offset
 
-    async def getmany(self, *_: TopicPartition, timeout_ms: int, max_records: int | None) -> dict[TopicPartition, Any]:
+    async def getmany(
+        self, *_: TopicPartition, timeout_ms: int, max_records: int | None
+    ) -> dict[TopicPartition, Any]:
         """What comes next, all or nothing, as aiokafka has it."""
         self.asked += 1
         found: list[Any] = []
@@ -62,7 +68,9 @@ class Consumer:
         return {AT: found}
 
 
-async def read_all(consumer: Consumer, skipped: Callable[[UnreadableBatchError], None], end: int) -> list[Any]:
+async def read_all(
+    consumer: Consumer, skipped: Callable[[UnreadableBatchError], None], end: int
+) -> list[Any]:
     """What is read up to *end*."""
     found: list[Any] = []
     while consumer.at < end:
@@ -75,7 +83,12 @@ async def test_what_a_stranger_wrote_is_skipped_and_nothing_else() -> None:
     """A whole batch that cannot be read: what stands before it and behind it comes, once and in order."""
     consumer = Consumer({0: 0, 1: 1, 2: bad(2, following=5), 5: 5, 6: 6})
     skipped: list[int] = []
-    assert await read_all(consumer, lambda error: skipped.append(error.first_offset), 7) == [0, 1, 5, 6]
+    assert await read_all(consumer, lambda error: skipped.append(error.first_offset), 7) == [
+        0,
+        1,
+        5,
+        6,
+    ]
     assert set(skipped) == {2}
 
 
@@ -94,7 +107,9 @@ async def test_damage_is_asked_for_again_and_then_an_error() -> None:
     ("error", "fault"),
     [(RuntimeError("anything"), RuntimeError), (bad(2, is_damaged=True, following=3), ConfigError)],
 )
-async def test_who_cannot_follow_the_admin_topic_any_more_says_so(error: Exception, fault: type[Exception]) -> None:
+async def test_who_cannot_follow_the_admin_topic_any_more_says_so(
+    error: Exception, fault: type[Exception]
+) -> None:
     """A worker that hears of no pause must not look as if it did. What Kafka says is waited for."""
     faults: list[Exception] = []
 
@@ -103,7 +118,12 @@ async def test_who_cannot_follow_the_admin_topic_any_more_says_so(error: Excepti
 
     told = Told()
     admin = AdminLog(KafkaConfig(), told, lambda: None, on_fault)
-    pause = {"topic": AT.topic, "partition": 0, "key": b"things", "value": b'{"by": "me", "at": "now"}'}
+    pause = {
+        "topic": AT.topic,
+        "partition": 0,
+        "key": b"things",
+        "value": b'{"by": "me", "at": "now"}',
+    }
     deep = {**pause, "value": b'{"by": "me", "at": "now", "x": ' + b"[" * 5_000}
     log = {0: SimpleNamespace(**deep, offset=0), 1: SimpleNamespace(**pause, offset=1), 2: error}
     consumer: Any = Consumer(log)
@@ -122,7 +142,9 @@ async def test_a_broker_that_is_away_is_no_fault(monkeypatch: pytest.MonkeyPatch
         faults.append(error)
 
     class Away(Consumer):
-        async def getmany(self, *places: TopicPartition, timeout_ms: int, max_records: int | None) -> Any:
+        async def getmany(
+            self, *places: TopicPartition, timeout_ms: int, max_records: int | None
+        ) -> Any:
             self.asked += 1
             if self.asked < 3:
                 raise KafkaConnectionError

@@ -40,13 +40,28 @@ class Sort(Enum):
 
 
 CASES: list[tuple[Any, Any, bytes]] = [
-    (str, "a b", b"a b"), (str, "", b""), (Region, Region.EU, b"eu"), (Level, Level.LOW, b"1"), (Zone, Zone.N, b"n"),
-    (Sort, Sort.A, b"a"), (bool, True, b"true"), (bool, False, b"false"), (int, -7, b"-7"), (float, 1.5, b"1.5"),
-    (Decimal, Decimal("1E+2"), b"1E+2"), (UUID, UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
+    (str, "a b", b"a b"),
+    (str, "", b""),
+    (Region, Region.EU, b"eu"),
+    (Level, Level.LOW, b"1"),
+    (Zone, Zone.N, b"n"),
+    (Sort, Sort.A, b"a"),
+    (bool, True, b"true"),
+    (bool, False, b"false"),
+    (int, -7, b"-7"),
+    (float, 1.5, b"1.5"),
+    (Decimal, Decimal("1E+2"), b"1E+2"),
+    (UUID, UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
     (datetime, datetime(2024, 1, 1, tzinfo=UTC), b"2024-01-01T00:00:00Z"),
-    (datetime, datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1))), b"2024-01-01T00:00:00+01:00"),
-    (date, date(2024, 1, 2), b"2024-01-02"), (Name, Name("n"), b"n"), (str, 'a"b', b'a"b'),
-]  # fmt: skip
+    (
+        datetime,
+        datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+        b"2024-01-01T00:00:00+01:00",
+    ),
+    (date, date(2024, 1, 2), b"2024-01-02"),
+    (Name, Name("n"), b"n"),
+    (str, 'a"b', b'a"b'),
+]
 
 
 @pytest.mark.parametrize(("of", "value", "text"), CASES)
@@ -61,11 +76,16 @@ def test_a_key_has_the_text_that_a_tables_key_has(of: Any, value: object, text: 
 
 def test_bytes_stay_and_none_is_no_key() -> None:
     """Whoever has bytes knows what to do with them."""
-    assert (key_bytes(b"\xff"), key_bytes(bytearray(b"a")), key_bytes(None)) == (b"\xff", b"a", None)
+    assert (key_bytes(b"\xff"), key_bytes(bytearray(b"a")), key_bytes(None)) == (
+        b"\xff",
+        b"a",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
-    "key", [[1], {"a": 1}, {1}, (1,), float("nan"), float("inf"), Decimal("NaN"), object(), "\ud800", 1j]
+    "key",
+    [[1], {"a": 1}, {1}, (1,), float("nan"), float("inf"), Decimal("NaN"), object(), "\ud800", 1j],
 )
 def test_what_has_no_one_text_is_refused(key: object) -> None:
     """An object's `str()` would put its events anywhere."""
@@ -76,11 +96,20 @@ def test_what_has_no_one_text_is_refused(key: object) -> None:
 @pytest.mark.parametrize(
     ("topic", "given"),
     [
-        ("t", {"partition": -1}), ("t", {"partition": True}), ("t", {"partition": "1"}), ("t", {"timestamp_ms": -1}),
-        ("t", {"timestamp_ms": 2**63}), ("t", {"timestamp_ms": 1.5}), ("no name", {}), ("..", {}), ("x" * 250, {}),
-        ("t", {"headers": {"a": "text"}}), ("t", {"headers": [("a", b"b", b"c")]}), ("t", {"headers": ["ab"]}),
+        ("t", {"partition": -1}),
+        ("t", {"partition": True}),
+        ("t", {"partition": "1"}),
+        ("t", {"timestamp_ms": -1}),
+        ("t", {"timestamp_ms": 2**63}),
+        ("t", {"timestamp_ms": 1.5}),
+        ("no name", {}),
+        ("..", {}),
+        ("x" * 250, {}),
+        ("t", {"headers": {"a": "text"}}),
+        ("t", {"headers": [("a", b"b", b"c")]}),
+        ("t", {"headers": ["ab"]}),
     ],
-)  # fmt: skip
+)
 async def test_what_kafka_never_takes_is_said_at_once(topic: str, given: dict[str, Any]) -> None:
     """Without a broker: nothing is waited for."""
     with pytest.raises((TypeError, ValueError)) as caught:

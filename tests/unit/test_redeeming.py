@@ -54,12 +54,16 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 class Depot:
     """A flow that redeems Parcels from *root*, two at once."""
 
-    def __init__(self, house: House, root: Path, handler: Callable[[Parcel], Awaitable[None]]) -> None:
+    def __init__(
+        self, house: House, root: Path, handler: Callable[[Parcel], Awaitable[None]]
+    ) -> None:
         self.house = house
         self.root = root
         self.published: list[Outgoing] = []
         self.store = ClaimStore(
-            ClaimCheckConfig(store=str(root), threshold_bytes=1_000, max_bytes=SIZE, in_hand_bytes=2 * SIZE)
+            ClaimCheckConfig(
+                store=str(root), threshold_bytes=1_000, max_bytes=SIZE, in_hand_bytes=2 * SIZE
+            )
         )
         self.redeeming = Redeeming(self.store)
         self.bus = EventBus(Producer(KafkaConfig(), self.store), current_attempt)
@@ -67,9 +71,15 @@ class Depot:
         dispatcher.add(handler_for(Parcel, handler, Policy(Retry(2, 0.01)), NEVER))
         self.counts = Counts()
         carrier: Any = Pipeline(
-            EventTypes("t", [Parcel]), dispatcher, None, None, self.counts, "ignore", failing_of(self.counts),
+            EventTypes("t", [Parcel]),
+            dispatcher,
+            None,
+            None,
+            self.counts,
+            "ignore",
+            failing_of(self.counts),
             self.redeeming,
-        )  # fmt: skip
+        )
         house.carrier = carrier
         publish = house.publish
 
@@ -93,12 +103,16 @@ class Depot:
 
     async def settled(self, offset: int) -> None:
         """Wait until everything below *offset* is settled."""
-        await self.house.until(lambda: self.flow.settled_offset == offset or bool(self.house.faults))
+        await self.house.until(
+            lambda: self.flow.settled_offset == offset or bool(self.house.faults)
+        )
         assert not self.house.faults
         assert self.redeeming.room.left == 2 * SIZE
 
 
-async def test_no_more_is_in_hand_than_there_is_room_for(make: Callable[..., House], tmp_path: Path) -> None:
+async def test_no_more_is_in_hand_than_there_is_room_for(
+    make: Callable[..., House], tmp_path: Path
+) -> None:
     """Whether handlers succeed, fail, or wait for another attempt, which holds nothing."""
     at_work = 0
     most: list[int] = []
@@ -121,7 +135,11 @@ async def test_no_more_is_in_hand_than_there_is_room_for(make: Callable[..., Hou
     await depot.settled(8)
     assert max(most) <= 2
     assert sorted(tries) == sorted("aabbccdefgh"[1:])
-    assert (depot.counts["handled"], depot.counts["dead_lettered"], depot.counts["retried"]) == (7, 1, 2)
+    assert (depot.counts["handled"], depot.counts["dead_lettered"], depot.counts["retried"]) == (
+        7,
+        1,
+        2,
+    )
     [letter] = depot.published
     assert letter.value == CLAIMED
     assert our_headers(letter.headers)["__streams.errors.message"] == b"***"
@@ -131,7 +149,10 @@ async def test_no_more_is_in_hand_than_there_is_room_for(make: Callable[..., Hou
 async def test_one_at_a_time_asks_for_a_store_that_is_away(
     make: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others wait, less and less is asked, and then all go on. None of it counts as an attempt."""
+    """The others wait, less and less is asked, and then all go on.
+
+    None of it counts as an attempt.
+    """
     monkeypatch.setattr(redeeming, "BREAKER", Breaker(1, 1, wait_initial_s=0.02, wait_max_s=0.05))
     root = tmp_path / "claims"
 
@@ -156,17 +177,25 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
     assert depot.flow.settled_offset is None
     (tmp_path / "gone").rename(root)
     await depot.settled(6)
-    assert (depot.counts["handled"], depot.counts["retried"], depot.counts["dead_lettered"]) == (6, 0, 0)
+    assert (depot.counts["handled"], depot.counts["retried"], depot.counts["dead_lettered"]) == (
+        6,
+        0,
+        0,
+    )
     assert not depot.redeeming.gate.is_open
     assert not depot.store.away
 
 
-async def test_what_is_published_side_by_side_keeps_its_ids(make: Callable[..., House], tmp_path: Path) -> None:
+async def test_what_is_published_side_by_side_keeps_its_ids(
+    make: Callable[..., House], tmp_path: Path
+) -> None:
     """By the order of the calls, however long each takes: a second run must give every event the same id."""
 
     async def handle(parcel: Parcel) -> None:
         names = ["large", "small", "large too"]
-        await asyncio.gather(*(depot.bus.publish(Parcel(name=n, note=LARGE if "large" in n else "")) for n in names))
+        await asyncio.gather(
+            *(depot.bus.publish(Parcel(name=n, note=LARGE if "large" in n else "")) for n in names)
+        )
 
     depot = Depot(make(None, remembers=True), tmp_path, handle)
     check_in, finished = depot.store.check_in, asyncio.Event()
@@ -183,7 +212,8 @@ async def test_what_is_published_side_by_side_keeps_its_ids(make: Callable[..., 
     await depot.settled(1)
     handler = f"{handle.__module__}.{handle.__qualname__}"
     assert [(r.key, dict(r.headers)["ce_id"].decode()) for r in depot.published] == [
-        (name, derived_id("t/0/0", handler, place)) for place, name in enumerate([b"large", b"small", b"large too"])
+        (name, derived_id("t/0/0", handler, place))
+        for place, name in enumerate([b"large", b"small", b"large too"])
     ]
     assert [record.value == CLAIMED for record in depot.published] == [True, False, True]
 
@@ -223,7 +253,9 @@ async def test_a_store_that_is_away_undoes_who_publishes(
     assert (depot.counts["handled"], depot.counts["retried"]) == (1, 0)
 
 
-async def test_an_event_that_is_too_large_fails_for_good(make: Callable[..., House], tmp_path: Path) -> None:
+async def test_an_event_that_is_too_large_fails_for_good(
+    make: Callable[..., House], tmp_path: Path
+) -> None:
     """For the handler that publishes it."""
 
     async def handle(parcel: Parcel) -> None:

@@ -68,11 +68,15 @@ def test_what_a_request_says_is_what_the_responder_reads() -> None:
         ("web.replies", "123456", ANY, "no number"),
     ],
 )
-def test_a_sender_does_not_choose_any_topic(topic: str, partition: str, allowed: str, says: str) -> None:
+def test_a_sender_does_not_choose_any_topic(
+    topic: str, partition: str, allowed: str, says: str
+) -> None:
     """Neither by its name nor by its partition; a pattern never allows more than topics of replies."""
     with pytest.raises(ReplyRefusedError, match=re.escape(says)):
         reply_to(asking(topic, partition), allowed)
-    assert reply_to(asking("web.replies", "1"), "app.replies, web*.replies") == ReplyTo("web.replies", 1)
+    assert reply_to(asking("web.replies", "1"), "app.replies, web*.replies") == ReplyTo(
+        "web.replies", 1
+    )
 
 
 def test_an_id_has_one_partition_for_everybody() -> None:
@@ -92,7 +96,9 @@ def test_a_reply_of_another_type_is_no_reply() -> None:
     """The requester says what it expects; what else comes is an error of its own, in names alone."""
 
     def record(kind: str, value: bytes) -> ConsumerRecord:
-        return ConsumerRecord("t", 0, 0, 0, 0, b"", value, None, 0, len(value), [("ce_type", kind.encode())])
+        return ConsumerRecord(
+            "t", 0, 0, 0, 0, b"", value, None, 0, len(value), [("ce_type", kind.encode())]
+        )
 
     assert reply_in(record("test.Answer", b'{"number":7}'), Answer) == Answer(number=7)
     with pytest.raises(DecodeError, match=r"the reply is a test\.Other, not a test\.Answer"):
@@ -105,7 +111,9 @@ async def test_each_has_its_place() -> None:
     """A request inside a handler would hold up its key, and a reply outside of one answers nothing."""
     producer = Producer(KafkaConfig())
     with pytest.raises(TypeError, match="not for handlers"):
-        await EventBus(producer, SimpleNamespace).request(Question(key="a"), timeout_s=1, reply_type=Answer)
+        await EventBus(producer, SimpleNamespace).request(
+            Question(key="a"), timeout_s=1, reply_type=Answer
+        )
     with pytest.raises(TypeError, match="no request in hand"):
         await EventBus(producer).reply(Answer(number=1))
 
@@ -119,7 +127,9 @@ async def test_open_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Requester, "_start", started)
     requester = Requester(KafkaConfig(replies=RepliesConfig(open_max=1)))
     async with requester.slot():
-        with pytest.raises(TooManyRequestsError, match=r"1 requests wait for replies \(Kafka\.Replies\.OpenMax\)"):
+        with pytest.raises(
+            TooManyRequestsError, match=r"1 requests wait for replies \(Kafka\.Replies\.OpenMax\)"
+        ):
             async with requester.slot():
                 pass
     async with requester.slot():

@@ -38,7 +38,10 @@ OLD, NEW = pack_key(0, 1, 1), pack_key(10, 1, 2)
 
 def entries(*of: tuple[int, bytes, bytes | None]) -> list[Any]:
     """Records from offset 0 on, each with its epoch."""
-    return [Entry(offset, key, value, epoch_headers(epoch)) for offset, (epoch, key, value) in enumerate(of)]
+    return [
+        Entry(offset, key, value, epoch_headers(epoch))
+        for offset, (epoch, key, value) in enumerate(of)
+    ]
 
 
 @pytest.fixture
@@ -52,7 +55,14 @@ def desk(tmp_path: Path) -> Desk:
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) -> None:
     """However the log is cut into slices, and also when the store is opened anew in between."""
-    log = entries((1, A, b"1"), (2, A, b"2"), (1, A, b"stale"), (1, B, b"stale"), (1, CLAIM, b""), (2, B, None))
+    log = entries(
+        (1, A, b"1"),
+        (2, A, b"2"),
+        (1, A, b"stale"),
+        (1, B, b"stale"),
+        (1, CLAIM, b""),
+        (2, B, None),
+    )
     for at in range(0, len(log), size):
         desk.replica.replay(log[at : at + size], min(at + size, len(log)) - 1)
         desk.store.close()
@@ -66,7 +76,9 @@ def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) 
 def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
     """Also when both are in one slice; an id that was seen again since keeps its newer mark."""
     old, new = {ONE: store_mark(1, 1), TWO: store_mark(2, 2)}, {TWO: store_mark(12, 3)}
-    log = entries((1, OLD, pack(old)), (1, NEW, pack(new)), (1, OLD, None), (1, A, b"1"), (1, OLD, None))
+    log = entries(
+        (1, OLD, pack(old)), (1, NEW, pack(new)), (1, OLD, None), (1, A, b"1"), (1, OLD, None)
+    )
     for at in range(0, len(log), size):
         desk.replica.replay(log[at : at + size], min(at + size, len(log)) - 1)
     assert (desk.kept.marks, desk.kept.rows) == ({TWO: (12, 3)}, {A: b"1"})
@@ -84,7 +96,9 @@ def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
 
 def test_a_processed_row_can_be_deleted(desk: Desk) -> None:
     """As when what a stranger wrote is overruled by an owner that has none yet."""
-    desk.replica.replay(entries((1, PROCESSED, encode(Processed(50))), (1, PROCESSED, None), (1, A, b"1")), 2)
+    desk.replica.replay(
+        entries((1, PROCESSED, encode(Processed(50))), (1, PROCESSED, None), (1, A, b"1")), 2
+    )
     assert (desk.kept.processed, desk.kept.rows) == (Processed(0), {A: b"1"})
 
 
@@ -102,9 +116,13 @@ async def test_of_many_that_claim_at_once_one_has_it_in_the_end(tmp_path: Path) 
     """Each gets an epoch of its own, and everybody else is fenced."""
     log = Log()
     desks = await asyncio.gather(*(Desk(tmp_path / str(n), log).claim() for n in range(4)))
-    assert sorted(desk.store.epoch for desk in desks) == sorted({desk.store.epoch for desk in desks})
+    assert sorted(desk.store.epoch for desk in desks) == sorted(
+        {desk.store.epoch for desk in desks}
+    )
     newest = max(desks, key=lambda desk: desk.store.epoch)
-    settled = await asyncio.gather(*(desk.settle({A: b"1"}) for desk in desks), return_exceptions=True)
+    settled = await asyncio.gather(
+        *(desk.settle({A: b"1"}) for desk in desks), return_exceptions=True
+    )
     assert [desk for desk, answer in zip(desks, settled, strict=True) if answer is True] == [newest]
 
 
@@ -157,7 +175,9 @@ async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
     happened(log)
     end = log.end
     again = Desk(tmp_path / "s", log)
-    with pytest.raises(ConfigError, match=r"state restore-changelog --topic t.*state replay --topic t"):
+    with pytest.raises(
+        ConfigError, match=r"state restore-changelog --topic t.*state replay --topic t"
+    ):
         await again.claim()
     assert again.kept.rows == {A: b"1"}
     assert log.end == end
@@ -166,7 +186,10 @@ async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
 @pytest.mark.parametrize(
     ("home", "why"),
     [
-        (Home("cluster-2", TOPIC, "id-1", 0), "is of the cluster cluster-2, and this one is cluster-1"),
+        (
+            Home("cluster-2", TOPIC, "id-1", 0),
+            "is of the cluster cluster-2, and this one is cluster-1",
+        ),
         (Home(CLUSTER, TOPIC, "id-1", 3), "is that of state-3: it was put into the wrong place"),
         (Home(CLUSTER, "other", "id-9", 0), "is that of other-0: it was put into the wrong place"),
     ],
@@ -198,7 +221,9 @@ async def test_a_planted_fault_rows_of_two_logs_are_mixed_where_nobody_looks_at_
     assert again.kept.rows == {A: b"1", B: b"other"}
 
 
-async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use(tmp_path: Path) -> None:
+async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use(
+    tmp_path: Path,
+) -> None:
     """Somebody has replayed the state, or written it back: what this disk has is no more than an old copy."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
@@ -220,13 +245,16 @@ async def test_records_that_were_written_for_another_place_are_refused(tmp_path:
     """Of another cluster, say, whose topics somebody has mirrored: offsets are others here."""
     log = Log()
     log.append(
-        [(A, b"1"), (PROCESSED, encode(Processed(5, home=Home("cluster-2", TOPIC, "id-2", 0))))], epoch_headers(1)
+        [(A, b"1"), (PROCESSED, encode(Processed(5, home=Home("cluster-2", TOPIC, "id-2", 0))))],
+        epoch_headers(1),
     )
     with pytest.raises(ConfigError, match=r"written for the cluster cluster-2.*reset-offsets t"):
         await Desk(tmp_path / "s", log).claim()
 
 
-async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused_without_one(tmp_path: Path) -> None:
+async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused_without_one(
+    tmp_path: Path,
+) -> None:
     """Then it is whole again: another worker can make all of the state from it."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(3_600_000)).claim()
     await desk.settle({A: b"1"}, {ONE: Mark(5, 1)})
@@ -235,7 +263,9 @@ async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused
     log = desk.log
     log.begin = log.end
     log.entries = []
-    with pytest.raises(ConfigError, match=f"begins at offset {log.begin}, and what was before it is in no state"):
+    with pytest.raises(
+        ConfigError, match=f"begins at offset {log.begin}, and what was before it is in no state"
+    ):
         await Desk(tmp_path / "empty", log).claim()
     again = await Desk(tmp_path / "s", log).claim()
     assert again.kept.rows == {A: b"1", B: b"2"}
@@ -255,7 +285,8 @@ async def test_who_dies_while_a_log_is_mended_mends_it_again(tmp_path: Path) -> 
     log.begin, log.entries = log.end, []
     dying = Desk(tmp_path / "s", log)
     reader: Any = log
-    wire = Wire(log, [], [Sending(), Sending(), Sending(fails="before")])  # the claim, the beginning, the rows
+    # The claim, the beginning, the rows.
+    wire = Wire(log, [], [Sending(), Sending(), Sending(fails="before")])
     with pytest.raises(OSError, match="away"):
         await Restorer(reader, wire, 24).acquire([dying.replica], lambda: True)
     dying.store.close()
@@ -293,7 +324,9 @@ async def test_the_state_of_an_older_version_is_taken_on(tmp_path: Path) -> None
     assert desk.store.home == log.home
 
 
-async def test_a_worker_whose_changelog_was_made_anew_under_it_writes_nothing_over(desk: Desk, tmp_path: Path) -> None:
+async def test_a_worker_whose_changelog_was_made_anew_under_it_writes_nothing_over(
+    desk: Desk, tmp_path: Path
+) -> None:
     """What it finds there is not its own, however the epochs are."""
     desk.store.close()
     await desk.claim()
@@ -312,5 +345,7 @@ async def test_a_restore_that_is_not_wanted_any_more_ends(tmp_path: Path) -> Non
     reader: Any = desk.log
     other = Desk(tmp_path / "other", desk.log)
     end = desk.log.end
-    assert not await Restorer(reader, Wire(desk.log, []), 24).acquire([other.replica], lambda: False)
+    assert not await Restorer(reader, Wire(desk.log, []), 24).acquire(
+        [other.replica], lambda: False
+    )
     assert desk.log.end == end

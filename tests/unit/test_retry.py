@@ -4,14 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.errors import ConfigError, DecodeError, HandlerTimeoutError, PermanentError, Reject, TransientError
+from famulus.errors import (
+    ConfigError,
+    DecodeError,
+    HandlerTimeoutError,
+    PermanentError,
+    Reject,
+    TransientError,
+)
 from famulus.processing.failures.retry_policy import Policy, Retry, delays_of
 
 
 def test_the_default_is_three_attempts_with_waits_of_two_to_the_n() -> None:
     """The mission's policy: 2 s after the first attempt, 4 s after the second, then give up."""
     retry = Retry()
-    assert (retry.attempts, [retry.wait_s(attempt) for attempt in (1, 2, 3)]) == (3, [2.0, 4.0, 8.0])
+    assert (retry.attempts, [retry.wait_s(attempt) for attempt in (1, 2, 3)]) == (
+        3,
+        [2.0, 4.0, 8.0],
+    )
     assert retry.total_s == 6.0
 
 
@@ -30,7 +40,13 @@ def test_jitter_is_a_share_of_the_wait(jitter: float, chance: float, attempt: in
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"attempts": 0}, {"wait_initial_s": -1.0}, {"wait_factor": 0.5}, {"wait_max_s": -1.0}, {"jitter": 1.5}],
+    [
+        {"attempts": 0},
+        {"wait_initial_s": -1.0},
+        {"wait_factor": 0.5},
+        {"wait_max_s": -1.0},
+        {"jitter": 1.5},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     """When it is declared, not when the first event fails."""
@@ -56,16 +72,26 @@ class _OursError(Exception):
         (KeyError("x"), Policy(unclassified="permanent"), False, False, "permanent"),
         (ConnectionResetError(), Policy(unclassified="permanent"), False, False, "permanent"),
         (_OursError(), Policy(transient=(_OursError,)), True, True, "exhausted"),
-        (_OursError(), Policy(transient=(_OursError,), unclassified="permanent"), True, True, "exhausted"),
+        (
+            _OursError(),
+            Policy(transient=(_OursError,), unclassified="permanent"),
+            True,
+            True,
+            "exhausted",
+        ),
         (_OursError(), Policy(permanent=(_OursError,)), False, False, "permanent"),
         (PermanentError(), Policy(transient=(PermanentError,)), True, True, "exhausted"),
     ],
 )
 def test_what_kind_of_failure_an_error_is(
     error: Exception, policy: Policy, is_transient: bool, is_outage: bool, kind: str
-) -> None:  # fmt: skip
+) -> None:
     """By our own errors, by what the handler declares, else by the setting."""
-    assert (policy.is_transient(error), policy.is_outage(error), policy.kind(error)) == (is_transient, is_outage, kind)
+    assert (policy.is_transient(error), policy.is_outage(error), policy.kind(error)) == (
+        is_transient,
+        is_outage,
+        kind,
+    )
 
 
 def test_waits_of_retry_topics_are_read() -> None:
@@ -73,7 +99,9 @@ def test_waits_of_retry_topics_are_read() -> None:
     assert delays_of(["30s", "10m", "1h", "1.5d", 5]) == (30, 600, 3600, 129_600, 5)
 
 
-@pytest.mark.parametrize("wrong", ["", "1", "10 min", "-1m", "m", 0, -5, True, None, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "wrong", ["", "1", "10 min", "-1m", "m", 0, -5, True, None, float("nan"), float("inf")]
+)
 def test_a_wait_that_is_none_is_refused(wrong: str | float) -> None:
     """With what it should be."""
     with pytest.raises(ValueError, match="wait"):
@@ -101,14 +129,22 @@ def nested(error: Exception, depth: int) -> Exception:
         ([nested(ConnectionError(), 5_000)], True, True, "exhausted"),
     ],
 )
-def test_a_group_is_what_all_in_it_are(errors: list[Exception], transient: bool, outage: bool, kind: str) -> None:
+def test_a_group_is_what_all_in_it_are(
+    errors: list[Exception], transient: bool, outage: bool, kind: str
+) -> None:
     """`asyncio.TaskGroup` wraps what its tasks raise, and hides it from whoever asks for types."""
     group, policy = ExceptionGroup("tasks", errors), Policy()
-    assert (policy.is_transient(group), policy.is_outage(group), policy.kind(group)) == (transient, outage, kind)
+    assert (policy.is_transient(group), policy.is_outage(group), policy.kind(group)) == (
+        transient,
+        outage,
+        kind,
+    )
 
 
 def test_a_group_may_be_classified_as_such() -> None:
     """Whoever names it means it."""
     group = ExceptionGroup("tasks", [PermanentError()])
     assert Policy(transient=(ExceptionGroup,)).is_transient(group)
-    assert not Policy(permanent=(ExceptionGroup,)).is_transient(ExceptionGroup("tasks", [TransientError()]))
+    assert not Policy(permanent=(ExceptionGroup,)).is_transient(
+        ExceptionGroup("tasks", [TransientError()])
+    )

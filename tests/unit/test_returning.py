@@ -44,7 +44,9 @@ class Broken:
             raise self.error()
 
 
-def trial_of(make: Make, do: Callable[[Try], Awaitable[None]], *events: str, **options: Any) -> Trial:
+def trial_of(
+    make: Make, do: Callable[[Try], Awaitable[None]], *events: str, **options: Any
+) -> Trial:
     """A trial with one handler and a source."""
     trial = make(**options)
     trial.handler("work", do)
@@ -62,18 +64,24 @@ async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe
     broken.bad.clear()
     trial.redrive("a")
     trial.redrive("a")
-    await trial.until(lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 2)
+    await trial.until(
+        lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 2
+    )
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     await trial.kill()
     trial.finished_back.clear()
     trial.start()
     trial.redrive("a")
-    await trial.until(lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 3)
+    await trial.until(
+        lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 3
+    )
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     assert trial.counts["duplicate"] == 4
 
 
-async def test_two_events_with_one_id_are_both_redriven_where_none_is_a_duplicate(make: Make) -> None:
+async def test_two_events_with_one_id_are_both_redriven_where_none_is_a_duplicate(
+    make: Make,
+) -> None:
     """`dedupe=False` says that an event that comes twice is meant twice."""
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", "k:a", dedupe=None)
@@ -94,7 +102,8 @@ async def test_what_fails_again_is_a_dead_letter_again(make: Make) -> None:
     await trial.settled(1)
     for hops in range(1, 4):
         trial.redrive("a")
-        await trial.until(lambda: len(trial.letters) == hops + 1)  # noqa: B023  # it is awaited here
+        # It is awaited here.
+        await trial.until(lambda: len(trial.letters) == hops + 1)  # noqa: B023
         assert dict(trial.sent[-1].headers)["famulus-hops"] == b"%d" % hops
     assert [call.attempt for call in trial.calls] == [1, 2, 3] * 4
     assert (set(trial.letters), trial.rows(ATTEMPTS)) == ({Letter("a", "exhausted", "work", 3)}, 0)
@@ -153,8 +162,10 @@ async def test_one_that_fails_again_keeps_its_key_waiting(make: Make) -> None:
         trial.redrive(name)
     await trial.until(lambda: len(trial.letters) == 6)
     assert [(letter.name, letter.kind) for letter in trial.letters[3:]] == [
-        ("a", "permanent"), ("b", "parked"), ("c", "parked"),
-    ]  # fmt: skip
+        ("a", "permanent"),
+        ("b", "parked"),
+        ("c", "parked"),
+    ]
     assert (trial.rows(DEAD), trial.names()) == (3, ["a", "a"])
 
 
@@ -230,13 +241,26 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
     for topic in (REDRIVE, LATER):
         for headers in ([], [("original-topic", b"t")], [(n, b"\xff") for n, _ in good.headers]):
             trial.send_back(Outgoing(topic, b"k", b"\xff", headers, 0))
-        for name in ("famulus-due", "famulus-attempts", "famulus-timestamp", "famulus-action", "original-offset"):
-            trial.send_back(replace(good, topic=topic, headers=[
-                (n, b"\xff\xfe" if n == name else v) for n, v in good.headers
-            ]))  # fmt: skip
+        for name in (
+            "famulus-due",
+            "famulus-attempts",
+            "famulus-timestamp",
+            "famulus-action",
+            "original-offset",
+        ):
+            trial.send_back(
+                replace(
+                    good,
+                    topic=topic,
+                    headers=[(n, b"\xff\xfe" if n == name else v) for n, v in good.headers],
+                )
+            )
     trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 1)
-    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.of.values()]) == ([], [0, 0])
+    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.of.values()]) == (
+        [],
+        [0, 0],
+    )
 
 
 @pytest.mark.parametrize(("now", "stage", "letters"), [(1, 2, 1), (0, 1, 1), (0, 3, 1), (3, 2, 0)])
@@ -251,7 +275,9 @@ async def test_what_waits_at_a_stage_of_earlier_code_has_one_attempt_more(
     await trial.settled(1)
     failure = Failure("exhausted", TransientError(), 0, handler.name, 2 + stage)
     value = codec_of(Try).encode(Try(key="k", name="a"))
-    record: Any = SimpleNamespace(**{**vars(trial.source[0]), "headers": [("ce_id", b"k:a")], "value": value})
+    record: Any = SimpleNamespace(
+        **{**vars(trial.source[0]), "headers": [("ce_id", b"k:a")], "value": value}
+    )
     waiting = retry_of(record, failure, stage, 0.0)
     trial.send_back(outgoing(retry_topic("t", "group", stage), waiting))
     await trial.until(lambda: len(trial.letters) == letters and "a" in trial.names())

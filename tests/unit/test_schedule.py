@@ -7,20 +7,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from famulus.errors import DecodeError
-from famulus.producer.scheduling import WAITS_S, NotScheduledError, Scheduled, due_ms_of, scheduled, scheduling_topic
+from famulus.producer.scheduling import (
+    WAITS_S,
+    NotScheduledError,
+    Scheduled,
+    due_ms_of,
+    scheduled,
+    scheduling_topic,
+)
 from famulus.serialization.records import Outgoing, PlainRecord
 
 NOW_MS = 1_800_000_000_000
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
 TOPIC = "famulus.scheduled"
-EVENT = Outgoing("orders", b"k", b"{}", [("ce_id", b"1"), ("famulus-schedule-due", b"the sender's own")])
+EVENT = Outgoing(
+    "orders", b"k", b"{}", [("ce_id", b"1"), ("famulus-schedule-due", b"the sender's own")]
+)
 
 
 def written(outgoing: Outgoing, at_ms: int = NOW_MS) -> PlainRecord:
     """What a reader finds of it."""
     assert outgoing.partition is not None
     return PlainRecord(
-        outgoing.topic, outgoing.partition, 0, at_ms, outgoing.key, outgoing.value, tuple(outgoing.headers)
+        outgoing.topic,
+        outgoing.partition,
+        0,
+        at_ms,
+        outgoing.key,
+        outgoing.value,
+        tuple(outgoing.headers),
     )
 
 
@@ -43,7 +58,11 @@ def test_it_arrives_as_it_was_never_early_and_after_few_hops(ahead_ms: int, late
         assert event.until_ms - now_ms == min(WAITS_S[waiting.partition] * 1000, due_ms - now_ms)
         now_ms, hops = event.until_ms + late_ms, hops + 1
     assert event.due_ms == due_ms
-    assert (event.record.topic, event.record.key, event.record.value) == (EVENT.topic, EVENT.key, EVENT.value)
+    assert (event.record.topic, event.record.key, event.record.value) == (
+        EVENT.topic,
+        EVENT.key,
+        EVENT.value,
+    )
     assert list(event.record.headers) == list(EVENT.headers)
     assert event.record.partition is None
     assert hops <= 400 + 4 + 6 + 6 + 10 + 6 + 10
@@ -85,8 +104,16 @@ def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -
     [
         (),
         (("ce_id", b"1"),),
-        (("famulus-schedule-topic", b"t"), ("famulus-schedule-due", b"x"), ("famulus-schedule-until", b"1")),
-        (("famulus-schedule-topic", b"\xff"), ("famulus-schedule-due", b"1"), ("famulus-schedule-until", b"1")),
+        (
+            ("famulus-schedule-topic", b"t"),
+            ("famulus-schedule-due", b"x"),
+            ("famulus-schedule-until", b"1"),
+        ),
+        (
+            ("famulus-schedule-topic", b"\xff"),
+            ("famulus-schedule-due", b"1"),
+            ("famulus-schedule-until", b"1"),
+        ),
     ],
 )
 def test_a_record_of_somebody_else_is_none(headers: tuple[tuple[str, bytes], ...]) -> None:

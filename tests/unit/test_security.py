@@ -40,7 +40,7 @@ def loaded(folder: Path, kafka: Mapping[str, object]) -> KafkaConfig:
 @pytest.mark.parametrize(
     ("mechanism", "meant"),
     [("Plain", "PLAIN"), ("ScramSha256", "SCRAM-SHA-256"), ("SCRAM-SHA-512", "SCRAM-SHA-512")],
-)  # fmt: skip
+)
 def test_spellings_are_one(tmp_path: Path, protocol: str, mechanism: str, meant: str) -> None:
     """Kafka's and .NET's."""
     kafka = loaded(tmp_path, {"SecurityProtocol": protocol, "SaslMechanism": mechanism, **USER})
@@ -51,11 +51,15 @@ def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.M
     """Over the file, and also when they look like a number."""
     monkeypatch.setenv("KAFKA__SASLPASSWORD", "12345")
     monkeypatch.setenv("KAFKA__SASLOAUTHBEARERALLOWEDHOSTS", "")
-    kafka = loaded(tmp_path, {"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain", "SaslUsername": "alice"})
+    kafka = loaded(
+        tmp_path, {"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain", "SaslUsername": "alice"}
+    )
     assert kafka.sasl_password.get_secret_value() == "12345"
 
 
-def test_allowed_hosts_are_a_list_or_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_hosts_are_a_list_or_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the file the one, in the environment the other."""
     assert loaded(tmp_path, OAUTH).sasl_oauthbearer_allowed_hosts == ("login.example",)
     load_settings.cache_clear()
@@ -67,21 +71,56 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"SecurityProtocol": "SaslSssl"}, "Input should be 'PLAINTEXT', 'SSL'"),
     ({"SecurityProtocol": "SaslSsl", **USER}, "SaslMechanism is missing"),
     ({"SecurityProtocol": "SaslSsl", "SaslMechanism": "GSSAPI", **USER}, "Input should be 'PLAIN'"),
-    ({"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain"}, "PLAIN needs sasl_username and sasl_password"),
-    ({"SecurityProtocol": "SaslPlaintext", "SaslMechanism": "Plain", **USER}, "set SecurityProtocol to SASL_SSL"),
+    (
+        {"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain"},
+        "PLAIN needs sasl_username and sasl_password",
+    ),
+    (
+        {"SecurityProtocol": "SaslPlaintext", "SaslMechanism": "Plain", **USER},
+        "set SecurityProtocol to SASL_SSL",
+    ),
     ({**OAUTH, "SecurityProtocol": "SASL_PLAINTEXT"}, "set SecurityProtocol to SASL_SSL"),
     ({"SaslMechanism": "Plain", **USER}, "no effect with SecurityProtocol PLAINTEXT"),
-    ({"SecurityProtocol": "SSL", **USER}, "no effect with SecurityProtocol SSL: it needs a SASL protocol"),
-    ({"SslCaLocation": "ca.pem"}, "no effect with SecurityProtocol PLAINTEXT: it needs SSL or SASL_SSL"),
-    ({"SecurityProtocol": "SSL", "SslKeyLocation": "key.pem"}, "SslKeyLocation needs SslCertificateLocation"),
+    (
+        {"SecurityProtocol": "SSL", **USER},
+        "no effect with SecurityProtocol SSL: it needs a SASL protocol",
+    ),
+    (
+        {"SslCaLocation": "ca.pem"},
+        "no effect with SecurityProtocol PLAINTEXT: it needs SSL or SASL_SSL",
+    ),
+    (
+        {"SecurityProtocol": "SSL", "SslKeyLocation": "key.pem"},
+        "SslKeyLocation needs SslCertificateLocation",
+    ),
     ({**OAUTH, **USER}, "have no effect with OAUTHBEARER"),
     ({**OAUTH, "SaslOauthbearerClientSecret": ""}, "needs sasl_oauthbearer_client_secret"),
-    ({**OAUTH, "SaslOauthbearerTokenEndpointUrl": "file:///etc/passwd"}, "must be an https:// address"),
-    ({**OAUTH, "SaslOauthbearerTokenEndpointUrl": "http://169.254.169.254/token"}, "must be an https:// address"),
-    ({**OAUTH, "SaslOauthbearerTokenEndpointUrl": "https://canary@login.example/"}, "without a user in it"),
-    ({**OAUTH, "SaslOauthbearerTokenEndpointUrl": "https://login.example.evil/"}, "login.example.evil"),
+    (
+        {**OAUTH, "SaslOauthbearerTokenEndpointUrl": "file:///etc/passwd"},
+        "must be an https:// address",
+    ),
+    (
+        {**OAUTH, "SaslOauthbearerTokenEndpointUrl": "http://169.254.169.254/token"},
+        "must be an https:// address",
+    ),
+    (
+        {**OAUTH, "SaslOauthbearerTokenEndpointUrl": "https://canary@login.example/"},
+        "without a user in it",
+    ),
+    (
+        {**OAUTH, "SaslOauthbearerTokenEndpointUrl": "https://login.example.evil/"},
+        "login.example.evil",
+    ),
     ({**OAUTH, "SaslOauthbearerAllowedHosts": []}, "is not among SaslOauthbearerAllowedHosts"),
-    ({"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain", **USER, "SaslOauthbearerScope": "x"}, "OAUTHBEARER"),
+    (
+        {
+            "SecurityProtocol": "SaslSsl",
+            "SaslMechanism": "Plain",
+            **USER,
+            "SaslOauthbearerScope": "x",
+        },
+        "OAUTHBEARER",
+    ),
 ]
 
 
@@ -109,7 +148,9 @@ def test_every_client_is_made_with_the_one_connection() -> None:
     for file in (ROOT / "famulus").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in CLIENTS:
-                unpacked = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]
+                unpacked = [
+                    ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None
+                ]
                 found.append(any(name.startswith("connection_of(") for name in unpacked))
                 assert found[-1], f"{file}:{node.lineno}"
     assert len(found) >= 7

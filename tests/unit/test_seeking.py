@@ -54,7 +54,9 @@ class Cluster:
         self.steps.append(f"commit {offsets[AT]}")
         return self.commits
 
-    async def carry_out(self, partition: Partition, *, remembers: bool = True, span: tuple[int, int] = (0, 100)) -> int:
+    async def carry_out(
+        self, partition: Partition, *, remembers: bool = True, span: tuple[int, int] = (0, 100)
+    ) -> int:
         """An assignment of the partition; how many orders there were."""
         settler: Any = self if remembers else None
         stand_in: Any = self
@@ -83,7 +85,11 @@ async def test_the_state_moves_before_the_commit_and_then_it_is_done() -> None:
     assert await cluster.carry_out(of) == 1
     assert cluster.steps == ["settle 7 b", "commit 7", "done seek:t/0/a seek:t/0/b"]
     assert of.processed is not None
-    assert (of.processed.ahead, of.processed.stream_ms, of.processed.counts) == ((), 1234, {"handled": 50})
+    assert (of.processed.ahead, of.processed.stream_ms, of.processed.counts) == (
+        (),
+        1234,
+        {"handled": 50},
+    )
     assert await cluster.carry_out(of) == 0
 
 

@@ -50,20 +50,29 @@ class Renamed(Event, namespace="people.Renamed", topic="people", key="person"):
 
 
 PRIVATE: dict[str, Any] = {
-    "person": "p", "note": "secret-1", "at": {"street": "secret-2", "town": "t"},
-    "before": [{"street": "secret-3", "town": "u"}], "by_name": {"home": {"street": "secret-4", "town": "v"}},
-}  # fmt: skip
+    "person": "p",
+    "note": "secret-1",
+    "at": {"street": "secret-2", "town": "t"},
+    "before": [{"street": "secret-3", "town": "u"}],
+    "by_name": {"home": {"street": "secret-4", "town": "v"}},
+}
 SHOWN = {
-    "person": "p", "note": "***", "at": {"street": "***", "town": "t"},
-    "before": [{"street": "***", "town": "u"}], "by_name": {"home": {"street": "***", "town": "v"}},
-}  # fmt: skip
+    "person": "p",
+    "note": "***",
+    "at": {"street": "***", "town": "t"},
+    "before": [{"street": "***", "town": "u"}],
+    "by_name": {"home": {"street": "***", "town": "v"}},
+}
 
 
 def test_sensitive_fields_are_stars_wherever_they_are() -> None:
     """In parts, lists, dicts; what is null or missing stays so."""
     places = places_in(Moved)
     assert json.loads(hidden(json.dumps(PRIVATE).encode(), places) or b"") == SHOWN
-    assert json.loads(hidden(b'{"person":"p","at":null}', places) or b"") == {"person": "p", "at": None}
+    assert json.loads(hidden(b'{"person":"p","at":null}', places) or b"") == {
+        "person": "p",
+        "at": None,
+    }
     assert hidden(None, places) is None
     assert hidden(b"not JSON, and maybe secret", places) == b"***"
 
@@ -77,7 +86,10 @@ def test_what_is_not_sensitive_is_not_touched() -> None:
 def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
     """And an envelope what is in it."""
     types = EventTypes("people", [Moved, Renamed])
-    assert json.loads(types.shown(b'{"note":["secret"],"name":"n"}') or b"") == {"note": "***", "name": "n"}
+    assert json.loads(types.shown(b'{"note":["secret"],"name":"n"}') or b"") == {
+        "note": "***",
+        "name": "n",
+    }
     enveloped = {"specversion": "1.0", "type": "people.Moved", "data": PRIVATE}
     assert json.loads(types.shown(json.dumps(enveloped).encode()) or b"")["data"] == SHOWN
     assert b"c2VjcmV0" not in (types.shown(b'{"data_base64":"c2VjcmV0"}') or b"")
@@ -92,7 +104,10 @@ DEEP = 990  # levels, which msgspec decodes
     [
         # Where a record was expected.
         ({"at": "SECRET"}, {"at": "***"}),
-        ({"at": ["SECRET", {"street": "SECRET", "town": "t"}]}, {"at": ["***", {"street": "***", "town": "t"}]}),
+        (
+            {"at": ["SECRET", {"street": "SECRET", "town": "t"}]},
+            {"at": ["***", {"street": "***", "town": "t"}]},
+        ),
         ({"before": "SECRET"}, {"before": "***"}),
         ({"before": {"street": "SECRET"}}, {"before": {"street": "***"}}),
         ({"by_name": {"home": "SECRET"}}, {"by_name": {"home": "***"}}),
@@ -103,20 +118,45 @@ DEEP = 990  # levels, which msgspec decodes
         ({"person": ["SECRET"]}, {"person": "***"}),
         ({"note": {"any": ["SECRET"]}}, {"note": "***"}),
         # Names that no class has.
-        ({"Note": "SECRET", "NOTE": "SECRET", "notes": {"note": "SECRET"}},
-         {"Note": "***", "NOTE": "***", "notes": "***"}),
+        (
+            {"Note": "SECRET", "NOTE": "SECRET", "notes": {"note": "SECRET"}},
+            {"Note": "***", "NOTE": "***", "notes": "***"},
+        ),
         ({"unknown": {"payload": {"note": "SECRET"}}}, {"unknown": "***"}),
         # What is no event at all.
-        ("SECRET", "***"), (["SECRET", {"note": "SECRET"}], ["***", {"note": "***"}]), (4711, "***"), (None, None),
+        ("SECRET", "***"),
+        (["SECRET", {"note": "SECRET"}], ["***", {"note": "***"}]),
+        (4711, "***"),
+        (None, None),
         # Envelopes.
-        ({"specversion": "1.0", "id": "7", "data": {"note": "SECRET", "person": "p"}, "note": "SECRET"},
-         {"specversion": "1.0", "id": "7", "data": {"note": "***", "person": "p"}, "note": "***"}),
-        ({"specversion": "1.0", "data": "SECRET", "source": {"x": "SECRET"}},
-         {"specversion": "1.0", "data": "***", "source": "***"}),
-        ({"payload": {"note": "SECRET", "person": "p"}}, {"payload": {"note": "***", "person": "p"}}),
-        ({"person": "p", "__faust": {"ns": "people.Moved"}}, {"person": "p", "__faust": {"ns": "people.Moved"}}),
+        (
+            {
+                "specversion": "1.0",
+                "id": "7",
+                "data": {"note": "SECRET", "person": "p"},
+                "note": "SECRET",
+            },
+            {
+                "specversion": "1.0",
+                "id": "7",
+                "data": {"note": "***", "person": "p"},
+                "note": "***",
+            },
+        ),
+        (
+            {"specversion": "1.0", "data": "SECRET", "source": {"x": "SECRET"}},
+            {"specversion": "1.0", "data": "***", "source": "***"},
+        ),
+        (
+            {"payload": {"note": "SECRET", "person": "p"}},
+            {"payload": {"note": "***", "person": "p"}},
+        ),
+        (
+            {"person": "p", "__faust": {"ns": "people.Moved"}},
+            {"person": "p", "__faust": {"ns": "people.Moved"}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_has_another_shape_than_it_should_is_stars(value: object, shown: object) -> None:
     """Beside a sensitive field only what was declared is shown, as it was declared."""
     assert json.loads(hidden(json.dumps(value).encode(), places_in(Moved)) or b"") == shown
@@ -127,11 +167,18 @@ def test_what_has_another_shape_than_it_should_is_stars(value: object, shown: ob
     [
         b'{"person":' + b'{"x":' * DEEP + b'"SECRET"' + b"}" * DEEP + b"}",
         b'{"by_name":' + b"[" * DEEP + b'"SECRET"' + b"]" * DEEP + b"}",
-        b"[" * 100_000, b'{"note":"SECRET"', b'{"note":"SECRET\xff"}', b'{"note":"SECRET","note":"SECRET"}', b"SECRET",
-        b'{"note":"SECRET","person":1e999}', b'{"note":"SECRET","person":' + b"9" * 400 + b"}", b"", b"\xef\xbb\xbf{}",
+        b"[" * 100_000,
+        b'{"note":"SECRET"',
+        b'{"note":"SECRET\xff"}',
+        b'{"note":"SECRET","note":"SECRET"}',
+        b"SECRET",
+        b'{"note":"SECRET","person":1e999}',
+        b'{"note":"SECRET","person":' + b"9" * 400 + b"}",
+        b"",
+        b"\xef\xbb\xbf{}",
         b'{"person":"p","person":{"note":"SECRET"}}',
     ],
-)  # fmt: skip
+)
 def test_whatever_it_is_something_is_shown_and_nothing_private(value: bytes) -> None:
     """Also of what nobody can decode; no error comes of it."""
     shown = hidden(value, places_in(Moved))
@@ -142,17 +189,45 @@ def test_whatever_it_is_something_is_shown_and_nothing_private(value: bytes) -> 
 
 content = st.recursive(
     st.just("SECRET"),
-    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(
-        st.sampled_from(["note", "at", "street", "before", "by_name", "x", "data", "Note", "payload", "email"]), inside,
-        max_size=3,
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "note",
+                    "at",
+                    "street",
+                    "before",
+                    "by_name",
+                    "x",
+                    "data",
+                    "Note",
+                    "payload",
+                    "email",
+                ]
+            ),
+            inside,
+            max_size=3,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
-private = st.fixed_dictionaries({}, optional={
-    "note": content, "at": content, "before": content, "by_name": st.lists(content), "x": content,
-    "person": st.lists(content),
-    "data": content, "data_base64": content, "payload": content, "__faust": st.just({}), "Note": content,
-})  # fmt: skip
+)
+private = st.fixed_dictionaries(
+    {},
+    optional={
+        "note": content,
+        "at": content,
+        "before": content,
+        "by_name": st.lists(content),
+        "x": content,
+        "person": st.lists(content),
+        "data": content,
+        "data_base64": content,
+        "payload": content,
+        "__faust": st.just({}),
+        "Note": content,
+    },
+)
 
 
 @given(value=private, is_enveloped=st.booleans())
@@ -162,18 +237,31 @@ def test_a_secret_in_a_sensitive_place_or_inside_of_one_is_never_shown(
     """However the places are nested; `town`, which is not sensitive, is not among the names."""
     whole = {"specversion": "1.0", "data": value} if is_enveloped else value
     for types in ([Moved], [Moved, Renamed], [Renamed, Moved]):
-        assert b"SECRET" not in (EventTypes("people", types).shown(json.dumps(whole).encode()) or b"")
+        assert b"SECRET" not in (
+            EventTypes("people", types).shown(json.dumps(whole).encode()) or b""
+        )
 
 
 def test_a_table_of_lists_or_mappings_hides_what_is_in_them() -> None:
     """As a table of records does; a union is what any of its parts is."""
     encoded = json.dumps([{"street": "SECRET", "town": "t"}]).encode()
-    assert json.loads(hidden(encoded, places_at(list[Address])) or b"") == [{"street": "***", "town": "t"}]
+    assert json.loads(hidden(encoded, places_at(list[Address])) or b"") == [
+        {"street": "***", "town": "t"}
+    ]
     by_name = json.dumps({"home": {"street": "SECRET", "town": "t"}}).encode()
-    assert json.loads(hidden(by_name, places_at(dict[str, Address])) or b"") == {"home": {"street": "***", "town": "t"}}
+    assert json.loads(hidden(by_name, places_at(dict[str, Address])) or b"") == {
+        "home": {"street": "***", "town": "t"}
+    }
     either = places_at(Address | Lead | None)
-    assert json.loads(hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b"")["town"] == "t"
-    assert b"SECRET" not in (hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b"")
+    assert (
+        json.loads(hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b"")[
+            "town"
+        ]
+        == "t"
+    )
+    assert b"SECRET" not in (
+        hidden(b'{"email":"SECRET","town":"t","street":"SECRET"}', either) or b""
+    )
     assert places_at(dict[str, int]) == {}
 
 
@@ -181,8 +269,12 @@ def test_rows_of_tables_are_shown_like_that() -> None:
     """By the web views and the console."""
     row = Moved(person="p", note="secret", at=Address(street="secret", town="t"))
     assert json.loads(as_json({"row": row}))["row"] == {
-        "person": "p", "note": "***", "at": {"street": "***", "town": "t"}, "before": [], "by_name": {},
-    }  # fmt: skip
+        "person": "p",
+        "note": "***",
+        "at": {"street": "***", "town": "t"},
+        "before": [],
+        "by_name": {},
+    }
 
 
 def test_a_name_that_is_no_field_and_a_key_are_refused() -> None:
@@ -194,7 +286,9 @@ def test_a_name_that_is_no_field_and_a_key_are_refused() -> None:
 
     with pytest.raises(TypeError, match="calls its key 'person' sensitive"):
 
-        class Hidden(Event, namespace="people.Hidden", topic="people", key="person", sensitive=("person",)):
+        class Hidden(
+            Event, namespace="people.Hidden", topic="people", key="person", sensitive=("person",)
+        ):
             person: str
 
     class Customer(Known, namespace="people.Customer"):

@@ -31,6 +31,8 @@ def test_only_the_cookie_itself_finds_a_session() -> None:
     """Nothing else does, and nothing does after its end."""
     sessions = Sessions()
     cookie = sessions.begin(Access.READ, "t")
-    assert [sessions.find(other) for other in ("", cookie[:-1], f"{cookie}=", "\udce9")] == [None] * 4
+    assert [sessions.find(other) for other in ("", cookie[:-1], f"{cookie}=", "\udce9")] == [
+        None
+    ] * 4
     sessions.end(cookie)
     assert sessions.find(cookie) is None

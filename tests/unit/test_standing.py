@@ -20,10 +20,14 @@ def looked(*looks: tuple[float, int, int]) -> Standing:
     [
         ([(0, 10, 0)], Standing(State.OK, 0.0, 0.0)),
         ([(0, 10, 4)], Standing(None, None, 0.0)),  # it is too early to say
-        ([(0, 100, 50), (15, 115, 35)], Standing(State.OK, 35.0, 0.0)),  # 2 a second settled, 1 comes
+        # 2 a second settled, 1 comes.
+        ([(0, 100, 50), (15, 115, 35)], Standing(State.OK, 35.0, 0.0)),
         ([(0, 100, 50), (15, 115, 60)], Standing(State.WARNING, None, 0.0)),
         ([(0, 100, 50), (15, 100, 50)], Standing(State.STALLED, None, 15.0)),
-        ([(0, 100, 50), (15, 100, 50), (30, 101, 50), (40, 101, 50)], Standing(State.WARNING, None, 10.0)),
+        (
+            [(0, 100, 50), (15, 100, 50), (30, 101, 50), (40, 101, 50)],
+            Standing(State.WARNING, None, 10.0),
+        ),
         ([(0, 100, 50), (15, 100, 80)], Standing(State.REWIND, None, 0.0)),
         ([(0, 100, 50), (15, 100, 50), (30, 100, 0)], Standing(State.OK, 0.0, 0.0)),
     ],

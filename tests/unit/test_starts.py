@@ -61,18 +61,24 @@ async def test_what_is_known_of_a_partition_decides_whatever_the_setting_says(
 ) -> None:
     """Retention that has overtaken the group costs what is deleted, never what is still there."""
     cluster = Cluster()
-    assert await starts({PLACE: known}, cluster, "ignore", is_earliest=is_earliest) == Found(found, gone)
+    assert await starts({PLACE: known}, cluster, "ignore", is_earliest=is_earliest) == Found(
+        found, gone
+    )
     assert set(cluster.asked) <= {"begin", "end"}
 
 
-async def test_a_commit_of_0_is_set_where_the_log_begins_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_of_0_is_set_where_the_log_begins_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Where aiokafka would not move."""
 
     async def begins(_: Cluster, *partitions: TP) -> dict[TP, int]:
         return dict.fromkeys(partitions, 0)
 
     monkeypatch.setattr(Cluster, "earliest_offsets", begins)
-    assert await starts({PLACE: Known(None, None, 0)}, Cluster(), "ignore", is_earliest=False) == Found({PLACE: 0})
+    assert await starts(
+        {PLACE: Known(None, None, 0)}, Cluster(), "ignore", is_earliest=False
+    ) == Found({PLACE: 0})
 
 
 UNKNOWN = Known(None, None, None)
@@ -80,9 +86,13 @@ UNKNOWN = Known(None, None, None)
 
 async def test_a_topic_that_the_group_knows_nothing_of_begins_as_the_setting_says() -> None:
     """At its end all of it is to be committed at once, what others have included."""
-    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=True) == Found({PLACE: 100})
+    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=True) == Found(
+        {PLACE: 100}
+    )
     fresh = dict.fromkeys((PLACE, OTHER, NEW), 200)
-    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False) == Found({PLACE: 200}, fresh=fresh)
+    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False) == Found(
+        {PLACE: 200}, fresh=fresh
+    )
 
 
 @pytest.mark.parametrize("is_earliest", [True, False])
@@ -99,27 +109,37 @@ async def test_a_new_partition_of_a_known_topic_begins_with_its_log(*, is_earlie
 async def test_who_comes_second_begins_where_the_first_worker_says() -> None:
     """Two workers that start together must not take each other's first commit for a sign of new partitions."""
     first = await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False)
-    found = await starts({OTHER: UNKNOWN}, Cluster(first.fresh | {OTHER: 195}), "ignore", is_earliest=False)
+    found = await starts(
+        {OTHER: UNKNOWN}, Cluster(first.fresh | {OTHER: 195}), "ignore", is_earliest=False
+    )
     assert found == Found({OTHER: 195})
 
 
 async def test_a_state_of_another_topic_is_refused() -> None:
     """With the cure."""
-    with pytest.raises(ConfigError, match=r"orders-0: .*the topic ends at 200.*state replay --topic orders"):
-        await starts({PLACE: Known(Processed(201), 150, 150)}, Cluster(), "ignore", is_earliest=True)
+    with pytest.raises(
+        ConfigError, match=r"orders-0: .*the topic ends at 200.*state replay --topic orders"
+    ):
+        await starts(
+            {PLACE: Known(Processed(201), 150, 150)}, Cluster(), "ignore", is_earliest=True
+        )
 
 
 async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -> None:
     """However long it is; the cure keeps the tables or makes them anew."""
     known = Known(Processed(150, source_id="one"), 150, 150, "two")
-    with pytest.raises(ConfigError, match=r"orders was deleted and made anew.*reset-offsets orders --to-beginning"):
+    with pytest.raises(
+        ConfigError, match=r"orders was deleted and made anew.*reset-offsets orders --to-beginning"
+    ):
         await starts({PLACE: known}, Cluster(), "ignore", is_earliest=True)
     for same in "", "one":  # a broker that tells no ids, and an older state
-        assert await starts({PLACE: known._replace(source_id=same)}, Cluster(), "ignore", is_earliest=True) == Found(
-            {PLACE: 150}
-        )
+        assert await starts(
+            {PLACE: known._replace(source_id=same)}, Cluster(), "ignore", is_earliest=True
+        ) == Found({PLACE: 150})
     older = known._replace(processed=Processed(150))
-    assert await starts({PLACE: older}, Cluster(), "ignore", is_earliest=True) == Found({PLACE: 150})
+    assert await starts({PLACE: older}, Cluster(), "ignore", is_earliest=True) == Found(
+        {PLACE: 150}
+    )
 
 
 @pytest.mark.parametrize("is_earliest", [True, False])
@@ -129,12 +149,15 @@ async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -
         (Known(None, 150, 150, "two", Note("one"), has_state=False), True),
         (Known(None, None, None, "two", has_state=False, is_anew=True), True),
         (Known(None, 150, 150, "one", Note("one"), has_state=False), False),
-        (Known(None, 150, 150, "two", Note(), has_state=False), False),  # committed by an older version
+        # Committed by an older version.
+        (Known(None, 150, 150, "two", Note(), has_state=False), False),
     ],
 )
 async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_there_is_no_state(
-    known: Known, begins_anew: bool, is_earliest: bool  # of the table
-) -> None:  # fmt: skip
+    known: Known,
+    begins_anew: bool,
+    is_earliest: bool,  # of the table
+) -> None:
     """Whatever the settings say of groups that know nothing."""
     found = await starts({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)
     assert found == Found({PLACE: 100} if begins_anew else {})
@@ -143,10 +166,16 @@ async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_ther
 async def test_a_state_that_is_lost_is_not_taken_for_one_that_begins() -> None:
     """The commit says that there was one: an empty changelog is no empty state then."""
     lost = Known(None, 150, 150, "one", Note("one", has_state=True))
-    with pytest.raises(ConfigError, match=r"committed offset 150 with a state, and there is none.*restore-changelog"):
+    with pytest.raises(
+        ConfigError,
+        match=r"committed offset 150 with a state, and there is none.*restore-changelog",
+    ):
         await starts({PLACE: lost}, Cluster(), "ignore", is_earliest=True)
     for note in Note(), Note("one"):  # of a version before, or before the subscription had a state
-        assert await starts({PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True) == Found()
+        assert (
+            await starts({PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True)
+            == Found()
+        )
 
 
 def test_a_note_of_somebody_else_says_nothing() -> None:

@@ -23,7 +23,7 @@ from famulus.state.changelog import (
     pack_key,
     row_key,
     store_mark,
-)  # fmt: skip
+)
 from famulus.state.rocksdb_store import EPOCH
 
 A, B, ROW = MARK + b"a" * 16, MARK + b"b" * 16, row_key("sums", b"key")
@@ -58,14 +58,18 @@ def test_rows_may_be_left_out() -> None:
 
 def test_a_mark_that_was_renewed_outlives_its_pack() -> None:
     """The other marks of the pack go with it."""
-    fold = folded((1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(5, 5)})), (1, FIRST, None))
+    fold = folded(
+        (1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(5, 5)})), (1, FIRST, None)
+    )
     assert (fold.marks, list(fold.packs)) == ({A: store_mark(5, 5)}, [SECOND])
 
 
 def test_who_has_lost_the_partition_changes_nothing() -> None:
     """The first record of a newer epoch ends the older one."""
     claim = encode(Claim(2, "owner", "host:1"))
-    fold = folded((1, ROW, b"1"), (2, CLAIM, claim), (1, ROW, b"2"), (1, RESET, b""), (1, FIRST, pack(MARKS)))
+    fold = folded(
+        (1, ROW, b"1"), (2, CLAIM, claim), (1, ROW, b"2"), (1, RESET, b""), (1, FIRST, pack(MARKS))
+    )
     assert (fold.rows, fold.marks, fold.epoch, fold.worker) == ({ROW: b"1"}, {}, 2, "host:1")
 
 
@@ -108,7 +112,9 @@ def test_each_difference_is_named_without_its_value(change: dict[bytes, bytes], 
     assert differences(subscription(), fold, STORED | change, 1) == [says]
     missing = {key: value for key, value in STORED.items() if key != ROW}
     assert differences(subscription(), fold, missing, 1) == ["row sums/key is only in the log"]
-    assert differences(subscription(), fold, dict(STORED), 7) == ["the store is at 7, the log ends at 2"]
+    assert differences(subscription(), fold, dict(STORED), 7) == [
+        "the store is at 7, the log ends at 2"
+    ]
 
 
 def test_where_a_replay_begins() -> None:

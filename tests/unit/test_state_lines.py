@@ -32,10 +32,14 @@ class Stay(faust.Record):
 def visits() -> Subscription:
     """A subscription with a table of each kind."""
     topic: Any = SimpleNamespace(topics=["visits"])
-    made = Subscription("visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state")
+    made = Subscription(
+        "visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state"
+    )
     made.Table("stays", key=UUID, value=Stay)
     made.Table("numbers", key=int, value=Decimal)
-    made.Table("per_hour", key=str, value=int).tumbling(timedelta(hours=1), expires=timedelta(days=1))
+    made.Table("per_hour", key=str, value=int).tumbling(
+        timedelta(hours=1), expires=timedelta(days=1)
+    )
     return made
 
 
@@ -77,18 +81,29 @@ def test_rows_may_stay_in_their_partitions(visits: Subscription, tmp_path: Path)
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"table": "nothing", "key": 1, "value": 1}, "no table 'nothing'; there are: stays, numbers, per_hour"),
+        (
+            {"table": "nothing", "key": 1, "value": 1},
+            "no table 'nothing'; there are: stays, numbers, per_hour",
+        ),
         ({"table": "numbers", "key": 1}, "value"),
         ({"table": "numbers", "key": "one", "value": "1"}, "int"),
         ({"table": "numbers", "key": 1, "value": "secret"}, "decimal"),
         ({"table": "stays", "key": str(KEY), "value": {"count": 1}}, "paid"),
         ({"table": "per_hour", "key": "today/a", "value": 1}, "isoformat"),
-        ({"table": "per_hour", "key": "2026-01-01T00:10:00/a", "value": 1}, "no window of the table begins"),
-        ({"table": "per_hour", "key": "2026-01-01T00:00:00/" + "a" * 999, "value": 1}, "at most 1000"),
+        (
+            {"table": "per_hour", "key": "2026-01-01T00:10:00/a", "value": 1},
+            "no window of the table begins",
+        ),
+        (
+            {"table": "per_hour", "key": "2026-01-01T00:00:00/" + "a" * 999, "value": 1},
+            "at most 1000",
+        ),
         ({"table": "numbers", "key": 1, "value": "1", "when": 1}, "when"),
     ],
 )
-def test_the_first_wrong_line_is_named(visits: Subscription, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+def test_the_first_wrong_line_is_named(
+    visits: Subscription, tmp_path: Path, wrong: dict[str, Any], says: str
+) -> None:
     """In one line, with what there is instead, and without the value."""
     fine = {"table": "numbers", "key": 3, "value": "1"}
     with pytest.raises(ConfigError, match=r"line 2: ") as error:

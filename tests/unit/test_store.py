@@ -49,7 +49,9 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
 
 
 @given(limit_mib=st.integers(4, 4096), stores=st.integers(1, 2000))
-def test_each_store_has_its_part_of_what_is_not_yet_written_out(limit_mib: int, stores: int) -> None:
+def test_each_store_has_its_part_of_what_is_not_yet_written_out(
+    limit_mib: int, stores: int
+) -> None:
     """In buffers that RocksDB takes as they are, as long as the part has room for two of the smallest."""
     together, at_most, size = Memory(None, None, limit_mib * 2**20).shared_by(stores).store_buffers
     assert 1 <= together < at_most
@@ -58,7 +60,10 @@ def test_each_store_has_its_part_of_what_is_not_yet_written_out(limit_mib: int, 
 
 
 def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Path) -> None:
-    """Also in stores that nobody writes to any more. A buffer is full when it has more than it may, by a batch."""
+    """Also in stores that nobody writes to any more.
+
+    A buffer is full when it has more than it may, by a batch.
+    """
     limit_mib, stores = 8, 6
     memory = Memory.of(8, limit_mib).shared_by(stores)
     unwritten = 0
@@ -110,7 +115,9 @@ def delete_table(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate_manifest, delete_table])
-def test_a_store_that_does_not_open_is_put_aside(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_store_that_does_not_open_is_put_aside(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     """Kept for whoever wants to know, and begun anew: the changelog has all of it."""
     store = store_with(tmp_path / "s")
     store._db.flush()
@@ -212,7 +219,9 @@ def test_tidying_removes_what_nobody_wrote_for_long(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "topic").iterdir()) == ["used", "young"]
 
 
-def test_what_putting_aside_does_not_cure_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_putting_aside_does_not_cure_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is done once: a new folder cannot be damaged."""
 
     def odd(*of: object) -> None:

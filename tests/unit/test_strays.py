@@ -32,7 +32,12 @@ MARKS = b"m" + bytes(16) + bytes(16)
 def records(*rows: tuple[bytes | None, bytes | None, Any]) -> list[Any]:
     """A log: keys, values and the epoch of each, or its headers."""
     return [
-        SimpleNamespace(offset=at, key=key, value=value, headers=epoch_headers(of) if isinstance(of, int) else of)
+        SimpleNamespace(
+            offset=at,
+            key=key,
+            value=value,
+            headers=epoch_headers(of) if isinstance(of, int) else of,
+        )
         for at, (key, value, of) in enumerate(rows)
     ]
 
@@ -59,7 +64,11 @@ JUNK: dict[str, tuple[bytes | None, bytes | None, Any]] = {
     "no key of ours": (b"\0position", b"99", 3),
     "the store's own key": (b"m" + bytes(16), b"9", 4),
     "attempts nested too deeply": (b"a" + bytes(8), b"[" * 100_000, 3),
-    "attempts of a number of four hundred digits": (b"a" + bytes(8), b'{"h":[1,1,' + b"9" * 400 + b"]}", 3),
+    "attempts of a number of four hundred digits": (
+        b"a" + bytes(8),
+        b'{"h":[1,1,' + b"9" * 400 + b"]}",
+        3,
+    ),
     "a dead letter at no offset": (b"dead", b"k", 3),
     "a pack of half a mark": (PACK, MARKS[:-1], 3),
     "a pack of other keys": (PACK, b"\0processed" + bytes(23), 3),
@@ -94,9 +103,13 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
     """Compaction may have removed what was under its key. A later record, or a reset, mends it."""
     replica = replica_of(records((ROW, b"1", 3), (key, b"junk", 3)))
     assert replica.unreadable.startswith("g-t-state/0/1: ")
-    again = Replica(Home("", "g-t-state", "", 0), "t", replica.store)  # another worker, on the same disk
+    # Another worker, on the same disk.
+    again = Replica(Home("", "g-t-state", "", 0), "t", replica.store)
     assert again.unreadable == replica.unreadable
-    mended = {"again": (key, MARKS if key == PACK else encode(Processed(5)), 3), "reset": (RESET, b"", 4)}[cure]
+    mended = {
+        "again": (key, MARKS if key == PACK else encode(Processed(5)), 3),
+        "reset": (RESET, b"", 4),
+    }[cure]
     [record] = records(mended)
     record.offset = 2
     again.replay([record], 2)
@@ -106,7 +119,9 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
 
 def test_a_claim_is_one_when_its_header_says_so_too() -> None:
     """Else somebody's number would have every worker claim for ever."""
-    replica = replica_of(records((CLAIM, encode(Claim(3, "a")), 3), (CLAIM, encode(Claim(7, "b")), 3)))
+    replica = replica_of(
+        records((CLAIM, encode(Claim(3, "a")), 3), (CLAIM, encode(Claim(7, "b")), 3))
+    )
     assert (replica.owner, replica.owner_epoch) == ("a", 3)
 
 
@@ -119,14 +134,20 @@ def test_strays_are_counted_and_said_now_and_then(caplog: pytest.LogCaptureFixtu
     strays.note("state", StrayRecordError("g-t-state", 0, 5, "not JSON"))
     now = EVERY_S
     strays.note("admin", StrayRecordError("g.admin", 0, 1_000, "not JSON"))
-    assert (strays.counts["admin"], strays.counts["state"], strays.counts["redrive"]) == (1_001, 1, 0)
+    assert (strays.counts["admin"], strays.counts["state"], strays.counts["redrive"]) == (
+        1_001,
+        1,
+        0,
+    )
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 3
     assert "offset=1000" in said[2]
     assert "others_before=999" in said[2]
 
 
-@pytest.mark.parametrize("digits", [b"", b"1_0", b" 1", b"9" * 400, b"-1", b"9223372036854775808", "\u0661".encode()])
+@pytest.mark.parametrize(
+    "digits", [b"", b"1_0", b" 1", b"9" * 400, b"-1", b"9223372036854775808", "\u0661".encode()]
+)
 def test_a_number_has_bounds(digits: bytes) -> None:
     """And is written in digits alone."""
     with pytest.raises(ValueError, match="no number from 0 to 9223372036854775807"):

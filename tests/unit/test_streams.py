@@ -19,9 +19,25 @@ from famulus.formatting import ascii_json, printable_json, printable_lines
 from famulus.standard_streams import SafeStream
 from tests.unit.streaming import ROOT, run
 
-unsafe = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-CONTROLS = [chr(c) for c in (*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F),
-                             *range(0x2066, 0x206A), 0xD800, 0xDC80, 0x200B, 0xFEFF, 0xE0001)]  # fmt: skip
+unsafe = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+CONTROLS = [
+    chr(c)
+    for c in (
+        *range(32),
+        *range(0x7F, 0xA0),
+        0x2028,
+        0x2029,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        0xD800,
+        0xDC80,
+        0x200B,
+        0xFEFF,
+        0xE0001,
+    )
+]
 NASTY = "".join(CONTROLS)
 
 
@@ -32,7 +48,9 @@ def written(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda c: f"U+{ord(c):04X}")
-def test_no_way_of_writing_lets_a_control_character_pass(control: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_way_of_writing_lets_a_control_character_pass(
+    control: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Lines, notes, JSON, styled text and tables, to a pipe and to a terminal."""
     text = f"a{control}b"
     put_line(text)
@@ -46,7 +64,9 @@ def test_no_way_of_writing_lets_a_control_character_pass(control: str, capsys: p
     console().put(table)
     console().print(text)
     shown = written(capsys)
-    terminal = Out(file=io.StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False)
+    terminal = Out(
+        file=io.StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False
+    )
     terminal.put(table)
     assert isinstance(terminal.file, io.StringIO)
     styled = re.sub(r"\x1b\[[0-9;]*m", "", terminal.file.getvalue())
@@ -56,7 +76,9 @@ def test_no_way_of_writing_lets_a_control_character_pass(control: str, capsys: p
 
 
 @given(
-    content=st.recursive(st.text() | st.integers() | st.none(), lambda c: st.lists(c) | st.dictionaries(st.text(), c))
+    content=st.recursive(
+        st.text() | st.integers() | st.none(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
 )
 def test_escaped_json_is_the_same_json(content: object) -> None:
     """In one line, and also in ASCII."""
@@ -101,10 +123,17 @@ def test_commands_have_no_other_way_to_write() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func)
-            is_stderr = any(k.arg == "file" and ast.unparse(k.value) == "sys.stderr" for k in node.keywords)
-            if name in {"click.echo", "click.secho", "print", "Console", "rich.print", "os.write"} and not is_stderr:
+            is_stderr = any(
+                k.arg == "file" and ast.unparse(k.value) == "sys.stderr" for k in node.keywords
+            )
+            if (
+                name in {"click.echo", "click.secho", "print", "Console", "rich.print", "os.write"}
+                and not is_stderr
+            ):
                 found.append(f"{path.name}:{node.lineno} {name}")
-            if name.startswith(("sys.stdout.buffer", "sys.stderr.buffer", "sys.__stdout__", "sys.stdout.write")):
+            if name.startswith(
+                ("sys.stdout.buffer", "sys.stderr.buffer", "sys.__stdout__", "sys.stdout.write")
+            ):
                 found.append(f"{path.name}:{node.lineno} {name}")
     assert not found
 
@@ -119,22 +148,30 @@ STREAMS: list[tuple[dict[str, object], int, str]] = [
     ({"encoding": "ascii"}, 0, ""),
     ({"encoding": "cp1252"}, 0, ""),
     ({"out": "terminal"}, 0, ""),
-]  # fmt: skip
+]
 
 
 def test_commands_end_well_whatever_their_streams_are() -> None:
     """Faust's own, too: one line at most, no traceback, and the code of what was in the way."""
-    cases: list[dict[str, object]] = [{"command": command, **how} for how, _, _ in STREAMS for command in PLAIN]
+    cases: list[dict[str, object]] = [
+        {"command": command, **how} for how, _, _ in STREAMS for command in PLAIN
+    ]
     ended = run(cases)
-    for case, end, (_, code, err) in zip(cases, ended, [each for each in STREAMS for _ in PLAIN], strict=True):
+    for case, end, (_, code, err) in zip(
+        cases, ended, [each for each in STREAMS for _ in PLAIN], strict=True
+    ):
         assert (end["code"], end["err"]) == (code, err), case
     more: list[dict[str, object]] = [
-        {"command": ["publish", "--dry-run"], "closed": "0"}, {"command": ["model", "nope\x1b]0;x\x07"]},
+        {"command": ["publish", "--dry-run"], "closed": "0"},
+        {"command": ["model", "nope\x1b]0;x\x07"]},
         {"command": ["seek", "nowhere", "--to-end"], "closed": "0"},
         {"command": ["peek", "t", "--partition", "0", "--offset", "99999999999999999999"]},
-    ]  # fmt: skip
+    ]
     stdin, model, seek, peek = run(more)
-    assert (stdin["code"], stdin["err"]) == (74, "Error: standard input cannot be read: Bad file descriptor\n")
+    assert (stdin["code"], stdin["err"]) == (
+        74,
+        "Error: standard input cannot be read: Bad file descriptor\n",
+    )
     assert model["code"] == 2
     assert r"Error: No model 'nope\x1b]0;x\x07'" in str(model["err"])
     assert "Traceback" not in str(seek["err"])

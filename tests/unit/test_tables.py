@@ -36,7 +36,9 @@ class Color(Enum):
     RED = "red"
 
 
-def table_in(partition: Partition, key: Any, value: Any, default: Callable[[], Any] | None = None) -> Table[Any, Any]:
+def table_in(
+    partition: Partition, key: Any, value: Any, default: Callable[[], Any] | None = None
+) -> Table[Any, Any]:
     """A table whose rows *partition* has, and that belongs to topic `here`."""
     partition.topic = "here"
     return Table("t", key, value, default, {0: partition}, topic="here")
@@ -65,7 +67,12 @@ def no_event() -> Any:
         (float, True, TypeError, "$: Expected `float`, got `bool`"),
         (float | None, float("nan"), ValueError, "$: a number that is not finite"),
         (list[float], [1.0, float("inf")], ValueError, "$[1]: a number that is not finite"),
-        (dict[str, float], {SECRET: float("nan")}, ValueError, "$[...]: a number that is not finite"),
+        (
+            dict[str, float],
+            {SECRET: float("nan")},
+            ValueError,
+            "$[...]: a number that is not finite",
+        ),
         (Decimal, Decimal("NaN"), ValueError, "$: a number that is not finite"),
         (Decimal, Decimal("sNaN"), ValueError, "$: a number that is not finite"),
         (Decimal, 0.1, TypeError, "$: `float` would be read as `Decimal`"),
@@ -82,10 +89,20 @@ def no_event() -> Any:
         (list[str], (SECRET,), TypeError, "$: `tuple` would be read as `list`"),
         (list[str], [SECRET, 1], TypeError, "$[1]: Expected `str`, got `int`"),
         (dict[str, Any], {"a": UUID(int=1)}, TypeError, "$[...]: `UUID` would be read as `str`"),
-        (dict[str, Any], {"a": object()}, TypeError, "$: Encoding objects of type object is unsupported"),
+        (
+            dict[str, Any],
+            {"a": object()},
+            TypeError,
+            "$: Encoding objects of type object is unsupported",
+        ),
         (Stay, Stay(count=2.5), TypeError, "$.count: Expected `int`, got `float`"),
         (Stay, Stay(count=1, mean=float("nan")), ValueError, "$.mean: a number that is not finite"),
-        (Stay, Stay(count=1, paid=Decimal("NaN")), ValueError, "$.paid: a number that is not finite"),
+        (
+            Stay,
+            Stay(count=1, paid=Decimal("NaN")),
+            ValueError,
+            "$.paid: a number that is not finite",
+        ),
         (Stay, Stay(count=SECRET), TypeError, "$.count: Expected `int`, got `str`"),
         (Stay, {"count": 1}, TypeError, "$: "),
         (Stay, None, TypeError, "$: "),
@@ -147,7 +164,9 @@ def test_a_key_of_another_type_is_refused_also_where_it_is_read(key_type: Any, k
         lambda: key in table,
         lambda: table.pop(key),
     ):
-        with pytest.raises((TypeError, ValueError), match="table 't' takes no such key, its keys are of type"):
+        with pytest.raises(
+            (TypeError, ValueError), match="table 't' takes no such key, its keys are of type"
+        ):
             act()
     assert unit.rows == {}
 
@@ -173,7 +192,9 @@ def test_keys_that_are_equal_are_one_row() -> None:
         pytest.param(list[Any], b"[" * 100_000, "$: nested too deeply", id="deep"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_an_error_of_its_own(value_type: Any, raw: bytes, why: str) -> None:
+def test_a_row_that_cannot_be_read_is_an_error_of_its_own(
+    value_type: Any, raw: bytes, why: str
+) -> None:
     """However it is read; pages go on without it. It can be written over, or deleted."""
     partition = partition_of({row_key("t", b"secret-key"): raw})
     partition.store = MemoryStore({row_key("t", b"secret-key"): raw, row_key("t", b"z"): b"7"})  # type: ignore[assignment]
@@ -182,8 +203,11 @@ def test_a_row_that_cannot_be_read_is_an_error_of_its_own(value_type: Any, raw: 
     table = table_in(partition, str, value_type, lambda: None)
     assert table.page(None, 9)[0].unreadable.startswith(why)
     reads: list[Callable[[], object]] = [
-        lambda: table["secret-key"], lambda: table.get("secret-key"), lambda: table.at("secret-key"), table.items,
-    ]  # fmt: skip
+        lambda: table["secret-key"],
+        lambda: table.get("secret-key"),
+        lambda: table.at("secret-key"),
+        table.items,
+    ]
     for inside in (False, True):
         if inside:
             begin(partition)
@@ -203,8 +227,20 @@ def test_a_row_that_cannot_be_read_is_an_error_of_its_own(value_type: Any, raw: 
 @pytest.mark.parametrize("is_windowed", [False, True])
 def test_pages_show_each_row_once_also_where_keys_cannot_be_read(*, is_windowed: bool) -> None:
     """Whatever bytes are there: what a page says is next begins the next one."""
-    keys = [b"", b"a", b"hex:00", b"hex:zz", b"\xff\xfe", b"\x80", "\u00e4/\\".encode(), b"\0", b"12345678"]
-    unreadable = {b"\xff\xfe", b"\x80"} if not is_windowed else {key for key in keys if len(key) < 8}
+    keys = [
+        b"",
+        b"a",
+        b"hex:00",
+        b"hex:zz",
+        b"\xff\xfe",
+        b"\x80",
+        "\u00e4/\\".encode(),
+        b"\0",
+        b"12345678",
+    ]
+    unreadable = (
+        {b"\xff\xfe", b"\x80"} if not is_windowed else {key for key in keys if len(key) < 8}
+    )
     partition = partition_of()
     partition.store = MemoryStore({row_key("t", key): b"1" for key in keys})  # type: ignore[assignment]
     assert partition.store is not None
@@ -226,7 +262,10 @@ def test_pages_show_each_row_once_also_where_keys_cannot_be_read(*, is_windowed:
 
 
 def test_a_table_of_another_subscription_is_not_touched() -> None:
-    """Neither read nor written, and the error says whose it is and what to do. Outside a handler it is read."""
+    """Neither read nor written, and the error says whose it is and what to do.
+
+    Outside a handler it is read.
+    """
     here = partition_of({row_key("t", b"k"): b"5"})
     table = table_in(here, str, int, int)
     there = Partition(0, None, 1000, topic="there")
@@ -239,11 +278,19 @@ def test_a_table_of_another_subscription_is_not_touched() -> None:
         del table["k"]
 
     acts: list[Callable[[], object]] = [
-        write, delete, lambda: table["k"], lambda: table.get("k"), lambda: "k" in table, lambda: table.pop("k"),
+        write,
+        delete,
+        lambda: table["k"],
+        lambda: table.get("k"),
+        lambda: "k" in table,
+        lambda: table.pop("k"),
         lambda: table.set("k", 1),
-    ]  # fmt: skip
+    ]
     for act in acts:
-        with pytest.raises(TypeError, match="'t' belongs to the subscription of 'here', and this event is of 'there'"):
+        with pytest.raises(
+            TypeError,
+            match="'t' belongs to the subscription of 'here', and this event is of 'there'",
+        ):
             act()
     assert unit.rows == {}
     unit.end()
@@ -275,7 +322,9 @@ def append_what_is_none(table: Table[Any, Any]) -> None:
     table["k"].append(object())
 
 
-@pytest.mark.parametrize("change", [append, append_to_given, append_to_written, append_what_is_none])
+@pytest.mark.parametrize(
+    "change", [append, append_to_given, append_to_written, append_what_is_none]
+)
 @pytest.mark.parametrize("rows", [{row_key("t", b"k"): b'["a"]'}, {}])
 def test_a_value_that_was_changed_in_place_and_not_written_back_is_noticed(
     rows: dict[bytes, bytes], change: Callable[[Table[Any, Any]], None]
@@ -311,11 +360,18 @@ def pop(table: Table[Any, Any]) -> None:
 
 def look(table: Table[Any, Any]) -> None:
     """Look at rows that are there, and not."""
-    assert (table["k"], table["missing"], table.get("missing"), table.get("missing", [])) == (["a"], [], None, [])
+    assert (table["k"], table["missing"], table.get("missing"), table.get("missing", [])) == (
+        ["a"],
+        [],
+        None,
+        [],
+    )
 
 
 @pytest.mark.parametrize("act", [write_back, delete, pop, look])
-def test_what_was_written_back_or_only_looked_at_is_no_matter(act: Callable[[Table[Any, Any]], None]) -> None:
+def test_what_was_written_back_or_only_looked_at_is_no_matter(
+    act: Callable[[Table[Any, Any]], None],
+) -> None:
     """Nor is a row in another form of JSON."""
     partition = partition_of({row_key("t", b"k"): b'[ "a" ]'})
     table = table_in(partition, str, list[str], list)
@@ -374,7 +430,8 @@ def test_a_time_that_no_calendar_has_makes_no_row_that_cannot_be_shown(timestamp
 
 
 @pytest.mark.parametrize(
-    "start_ms", [0, -3_600_000, YEAR_58885_MS, TIME_MAX_MS, 2**63 - 1, -(2**63), -62_135_596_800_001]
+    "start_ms",
+    [0, -3_600_000, YEAR_58885_MS, TIME_MAX_MS, 2**63 - 1, -(2**63), -62_135_596_800_001],
 )
 def test_the_text_of_any_window_is_read_back(start_ms: int) -> None:
     """Also of times that no calendar has, which earlier versions wrote; one row of them is shown, and found."""

@@ -87,7 +87,9 @@ async def test_one_that_makes_something_else_of_it_ends_as_it_says(make: Make, e
         assert trial.letters == [Letter("endless", "timeout", "next", 1)]
         assert counts == [0, 0, 0]
     else:
-        assert [(letter.kind, letter.handler) for letter in trial.letters] == [("exhausted", "stubborn")] * 3
+        assert [(letter.kind, letter.handler) for letter in trial.letters] == [
+            ("exhausted", "stubborn")
+        ] * 3
     assert trial.clock.passed_s < 60
 
 
@@ -160,7 +162,9 @@ async def test_a_handlers_own_time_limit_is_its_own(make: Make) -> None:
 
 @pytest.mark.parametrize("after_s", [5.0, 10.5, 17.0])
 @pytest.mark.parametrize("is_stubborn", [False, True])
-async def test_a_crew_ends_whatever_was_cancelled_before(make: Make, *, after_s: float, is_stubborn: bool) -> None:
+async def test_a_crew_ends_whatever_was_cancelled_before(
+    make: Make, *, after_s: float, is_stubborn: bool
+) -> None:
     """A limit that was over is no reason to take the end for another one."""
     trial = make(concurrency=2)
     ended: list[str] = []

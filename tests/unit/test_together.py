@@ -36,7 +36,9 @@ class Slow(Producer):
         return [Published(record.topic, 0, number, 0) for number, record in enumerate(records)]
 
 
-async def crowd(together: Together, topic: str, keys: Sequence[str]) -> list[asyncio.Task[Published]]:
+async def crowd(
+    together: Together, topic: str, keys: Sequence[str]
+) -> list[asyncio.Task[Published]]:
     """Callers that have all begun."""
     tasks = [asyncio.create_task(together.send(topic, key, Question(key=key), ())) for key in keys]
     await asyncio.sleep(0.01)

@@ -31,7 +31,9 @@ def test_made_tokens_are_random_private_and_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "mode"), [("", 0o600), ("short", 0o600), (GOOD, 0o644)])
-def test_a_made_token_that_is_no_longer_good_is_made_anew(tmp_path: Path, text: str, mode: int) -> None:
+def test_a_made_token_that_is_no_longer_good_is_made_anew(
+    tmp_path: Path, text: str, mode: int
+) -> None:
     """After a kill between creating and writing, or when others could read it."""
     path = kept(tmp_path / "token", text, mode)
     token = made_token("T", path).text
@@ -56,14 +58,18 @@ def test_a_link_where_the_token_will_be_written_is_not_followed(tmp_path: Path) 
         ("a" * 513, 0o600, "22 to 512 characters"),
     ],
 )
-def test_a_bad_token_file_is_refused_without_showing_it(tmp_path: Path, text: str, mode: int, says: str) -> None:
+def test_a_bad_token_file_is_refused_without_showing_it(
+    tmp_path: Path, text: str, mode: int, says: str
+) -> None:
     """The cause and the cure, never the token."""
     with pytest.raises(ConfigError, match=says) as caught:
         TokenFile("Worker.ReadTokenFile", kept(tmp_path / "token", text, mode))
     assert text not in caught.value.message
 
 
-def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_file_is_read_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new token needs no restart; one that is none leaves the old one in force."""
     monkeypatch.setattr(tokens, "LOOK_S", 0.0)
     path = kept(tmp_path / "token", GOOD)
@@ -81,10 +87,18 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("bind", "expected"),
     [
-        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("LOCALHOST", True),
-        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.com", False), ("", False),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.com", False),
+        ("", False),
     ],
-)  # fmt: skip
+)
 def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -> None:
     """A name that somebody else may point elsewhere is none of them."""
     assert is_loopback(bind) == expected
@@ -102,7 +116,10 @@ def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -
         ({"ReadToken": GOOD, "AdminToken": GOOD}, "are the same"),
         ({"ReadToken": GOOD, "ReadTokenFile": "/nowhere"}, "both set"),
         ({"ReadToken": "guess-me"}, "Worker.ReadToken: a token has 22"),
-        ({"AdminTokenFile": "/nowhere"}, "Worker.AdminTokenFile: no token can be read from /nowhere: No such file"),
+        (
+            {"AdminTokenFile": "/nowhere"},
+            "Worker.AdminTokenFile: no token can be read from /nowhere: No such file",
+        ),
     ],
 )
 def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) -> None:
@@ -112,7 +129,9 @@ def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) 
     assert "guess-me" not in caught.value.message
 
 
-def test_tokens_of_the_settings_are_not_shown_and_nothing_is_made_beside_them(tmp_path: Path) -> None:
+def test_tokens_of_the_settings_are_not_shown_and_nothing_is_made_beside_them(
+    tmp_path: Path,
+) -> None:
     """Neither by printing the settings nor in the data folder."""
     worker = WorkerConfig.model_validate({"ReadToken": GOOD, "DataDir": str(tmp_path)})
     Door(worker).open()

@@ -46,7 +46,9 @@ def test_a_tombstone_ends_its_own_order_alone() -> None:
     assert [str(name) for name in seeks.names("t", 0)] == ["seek:t/0/b"]
 
 
-@pytest.mark.parametrize("key", ["seek:", "seek:t/0", "seek:t/x/a", "seek:t/0/", "seek:/0/a", "seek:t/0/a/b"])
+@pytest.mark.parametrize(
+    "key", ["seek:", "seek:t/0", "seek:t/x/a", "seek:t/0/", "seek:/0/a", "seek:t/0/a/b"]
+)
 def test_what_names_no_order_is_refused(key: str) -> None:
     """Nothing is moved by it."""
     with pytest.raises(ValueError, match="is not seek:"):
@@ -71,8 +73,15 @@ def test_a_concurrency_holds_until_its_tombstone() -> None:
     assert widths.get("t", 9) == 9
 
 
-@pytest.mark.parametrize(("key", "count"), [("concurrency:", 1), ("concurrency:t/0", 1), ("concurrency:t", 0),
-                                            ("concurrency:t", WIDTH_MAX + 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "count"),
+    [
+        ("concurrency:", 1),
+        ("concurrency:t/0", 1),
+        ("concurrency:t", 0),
+        ("concurrency:t", WIDTH_MAX + 1),
+    ],
+)
 def test_a_concurrency_has_bounds(key: str, count: int) -> None:
     """What is beyond them is refused, and what was said before holds."""
     widths = Widths()
@@ -107,9 +116,17 @@ def test_a_place_is_said_in_one_way() -> None:
 
 @pytest.mark.parametrize(
     ("where", "to"),
-    [(Where(edge="beginning"), 10), (Where(edge="end"), 90), (Where(offset=10), 10), (Where(offset=90), 90),
-     (Where(shift_by=-5), 45), (Where(shift_by=-500), 10), (Where(shift_by=500), 90), (Where(time_ms=1), 77)],
-)  # fmt: skip
+    [
+        (Where(edge="beginning"), 10),
+        (Where(edge="end"), 90),
+        (Where(offset=10), 10),
+        (Where(offset=90), 90),
+        (Where(shift_by=-5), 45),
+        (Where(shift_by=-500), 10),
+        (Where(shift_by=500), 90),
+        (Where(time_ms=1), 77),
+    ],
+)
 def test_every_place_is_an_offset_of_the_log(where: Where, to: int) -> None:
     """Shifts stay within it."""
     assert _to(PLACE, (10, 90), 50, 77, where) == to
@@ -123,7 +140,8 @@ def test_an_offset_outside_of_the_log_is_refused(offset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("committed", "to", "again"), [(50, 40, 10), (50, 60, -10), (None, 30, -20), (5, 10, 0), (95, 90, 0)]
+    ("committed", "to", "again"),
+    [(50, 40, 10), (50, 60, -10), (None, 30, -20), (5, 10, 0), (95, 90, 0)],
 )
 def test_a_move_says_how_many_come_again(committed: int | None, to: int, again: int) -> None:
     """Of those that are there; below 0, how many are skipped."""

@@ -11,13 +11,22 @@ from famulus.runtime.topic_watch import Needs, Topics
 from tests.stand_ins.clock import Clock
 
 ROWS = Needs("rows", "rows.dead-letter", ["rows.g.redrive"], "g-rows-state", may_grow=False)
-MARKS = Needs("marks", "marks.dead-letter", ["marks.g.redrive", "marks.g.retry-1"], "g-marks-state", may_grow=True)
+MARKS = Needs(
+    "marks",
+    "marks.dead-letter",
+    ["marks.g.redrive", "marks.g.retry-1"],
+    "g-marks-state",
+    may_grow=True,
+)
 PLAIN = Needs("plain", "plain.dead-letter", [], None, may_grow=True)
 
 
 @dataclass
 class Cluster:
-    """Stands for the cluster: *there* says how many partitions each topic has. *lost*: answers that say less."""
+    """Stands for the cluster: *there* says how many partitions each topic has.
+
+    *lost*: answers that say less.
+    """
 
     there: dict[str, int] = field(default_factory=dict)
     is_away: bool = False
@@ -36,7 +45,11 @@ class Cluster:
     async def count(self, topics: Collection[str]) -> dict[str, int] | None:
         """Answer, as a broker does."""
         lost = {self.lost.pop()} if self.lost else set()
-        return None if self.is_away else {name: self.there.get(name, 0) * (name not in lost) for name in topics}
+        return (
+            None
+            if self.is_away
+            else {name: self.there.get(name, 0) * (name not in lost) for name in topics}
+        )
 
     async def grow(self, states: Mapping[str, int], back: Mapping[str, int]) -> None:
         """Add partitions."""
@@ -84,7 +97,9 @@ async def test_partitions_whose_keys_have_rows_elsewhere_end_the_worker_at_once(
     assert (cluster.grown, cluster.refreshes) == ([], 0)
 
 
-async def test_an_assignment_of_partitions_that_are_new_waits_until_their_topics_have_them() -> None:
+async def test_an_assignment_of_partitions_that_are_new_waits_until_their_topics_have_them() -> (
+    None
+):
     """The group's leader may hear of them before any look does."""
     cluster = Cluster()
     topics = cluster.topics(MARKS)

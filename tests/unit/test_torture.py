@@ -35,7 +35,9 @@ def test_an_answer_is_of_the_kind_of_its_request() -> None:
     """Answers may come in another order, and say no more than the number of their request."""
     conversation = Conversation()
     assert conversation.request(asked(Api.PRODUCE, 7)).api == Api.PRODUCE
-    assert conversation.request(asked(Api.FETCH, 8)) == Frame("request", Api.FETCH, asked(Api.FETCH, 8))
+    assert conversation.request(asked(Api.FETCH, 8)) == Frame(
+        "request", Api.FETCH, asked(Api.FETCH, 8)
+    )
     fetched = struct.pack(">i", 8) + b"records"
     assert conversation.answer(fetched) == Frame("answer", Api.FETCH, fetched)
     assert conversation.answer(struct.pack(">i", 7)).api == Api.PRODUCE
@@ -45,7 +47,13 @@ def test_an_answer_is_of_the_kind_of_its_request() -> None:
 def batch(first: int, count: int) -> bytes:
     """A record batch as a broker keeps it."""
     builder = DefaultRecordBatchBuilder(
-        2, 0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=9_999
+        2,
+        0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=9_999,
     )
     for number in range(count):
         builder.append(number, timestamp=0, key=b"k", value=b"v", headers=[])
@@ -59,7 +67,11 @@ def test_a_rule_takes_so_many_frames_of_its_kind() -> None:
     rule = Rule("swallow", "answer", frozenset({Api.PRODUCE}), times=2)
     assert not rule.takes(Frame("request", Api.PRODUCE, b"abc"))
     assert not rule.takes(Frame("answer", Api.FETCH, b"abc"))
-    assert [rule.takes(Frame("answer", Api.PRODUCE, b"abc")) for _ in range(3)] == [True, True, False]
+    assert [rule.takes(Frame("answer", Api.PRODUCE, b"abc")) for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
     assert rule.hits == 2
     rule = Rule("flip", "answer", frozenset({Api.FETCH}), times=1)
     assert not rule.takes(Frame("answer", Api.FETCH, bytes(100)))
@@ -122,7 +134,9 @@ async def test_frames_pass_are_lost_and_arrive_in_pieces() -> None:
             proxy.clear()
             proxy.rules = [Rule("swallow", "answer", frozenset({Api.PRODUCE}), 1)]
             writer.write(struct.pack(">i", 8) + asked(Api.PRODUCE, 3))
-            assert (await ask(4))[4:8] == struct.pack(">i", 4), "the answer to 3 was to be swallowed"
+            assert (await ask(4))[4:8] == struct.pack(">i", 4), (
+                "the answer to 3 was to be swallowed"
+            )
             proxy.rules = [Rule("reset", "request", frozenset({Api.PRODUCE}), 1)]
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await ask(5)
@@ -157,35 +171,71 @@ def test_batches_of_a_segment_are_found(tmp_path: Path) -> None:
     """By the offsets of their records; a byte that was changed twice is what it was."""
     made = [batch(0, 3), batch(3, 1), batch(4, 5)]
     segment = tmp_path / "00000000000000000000.log"
-    segment.write_bytes(b"".join(made) + bytes(100))  # the broker makes files longer than what is in them
-    assert [(first, last) for first, last, _, _ in batches(segment.read_bytes())] == [(0, 2), (3, 3), (4, 8)]
+    # The broker makes files longer than what is in them.
+    segment.write_bytes(b"".join(made) + bytes(100))
+    assert [(first, last) for first, last, _, _ in batches(segment.read_bytes())] == [
+        (0, 2),
+        (3, 3),
+        (4, 8),
+    ]
     path, at = place_of(tmp_path, 3)
     assert (path, at) == (segment, len(made[0]) + 61)
     before = segment.read_bytes()
     change(path, at)
-    assert [i for i, (old, new) in enumerate(zip(before, segment.read_bytes(), strict=True)) if old != new] == [at]
+    assert [
+        i
+        for i, (old, new) in enumerate(zip(before, segment.read_bytes(), strict=True))
+        if old != new
+    ] == [at]
     change(path, at)
     assert segment.read_bytes() == before
     with pytest.raises(TortureError, match="no batch with offset 9"):
         place_of(tmp_path, 9)
 
 
-EXACT = Verdict(events=10, unique=9, unsettled=0, lost=0, duplicated=0, wrong_sums=0, unpublished=0, reordered=0)
+EXACT = Verdict(
+    events=10, unique=9, unsettled=0, lost=0, duplicated=0, wrong_sums=0, unpublished=0, reordered=0
+)
 
 
 def test_the_table_has_a_line_for_each_scenario_and_one_for_all() -> None:
     """Kinds and faults are counted, verdicts of several legs added up."""
-    wrong = Verdict(events=5, unique=5, unsettled=1, lost=2, duplicated=3, wrong_sums=4, unpublished=5, reordered=6)
+    wrong = Verdict(
+        events=5,
+        unique=5,
+        unsettled=1,
+        lost=2,
+        duplicated=3,
+        wrong_sums=4,
+        unpublished=5,
+        reordered=6,
+    )
     good = Result(Counter(a=2, b=1), [EXACT, EXACT], seconds=1.0)
-    bad = Result(Counter(c=1), [wrong], stood_still=["it was green"], unexpected=["it ended with 1"], seconds=2.0)
+    bad = Result(
+        Counter(c=1),
+        [wrong],
+        stood_still=["it was green"],
+        unexpected=["it ended with 1"],
+        seconds=2.0,
+    )
     assert good.cells() == [2, 20, 3, 0, 0, 0, 0, 0, 0, 1]
     assert bad.cells() == [1, 5, 1, 2, 3, 9, 6, 2, 1, 2]
     console = Console(width=200)
     with console.capture() as captured:
         console.print(overview({"good": good, "bad": bad}, "all"))
     assert [cell.strip() for cell in captured.get().splitlines()[-2].strip("│").split("│")] == [
-        "all", "3", "25", "4", "2", "3", "9", "6", "2", "1", "3"
-    ]  # fmt: skip
+        "all",
+        "3",
+        "25",
+        "4",
+        "2",
+        "3",
+        "9",
+        "6",
+        "2",
+        "1",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize("what", ["stood_still", "unexpected", "nothing judged"])
@@ -201,7 +251,10 @@ def test_more_than_the_sums_must_be_right(what: str) -> None:
 
 
 def test_a_worker_that_does_nothing_must_not_be_green() -> None:
-    """For half a minute it may. One that has come up just now, or was red meanwhile, has not been for so long."""
+    """For half a minute it may.
+
+    One that has come up just now, or was red meanwhile, has not been for so long.
+    """
     standstills, asked_for = Standstills(), 0
 
     def green() -> dict[int, list[int]]:
@@ -216,9 +269,13 @@ def test_a_worker_that_does_nothing_must_not_be_green() -> None:
     assert standstills.look(50.1, lagging_since, green) == []
     assert asked_for == 1
     assert standstills.look(51.0 + GREEN_S, lagging_since, green) == [(0, 0, 0.0)]
-    assert standstills.look(53.0 + GREEN_S, lagging_since, lambda: {1: [2]}) == [], "it is red by now"
+    assert standstills.look(53.0 + GREEN_S, lagging_since, lambda: {1: [2]}) == [], (
+        "it is red by now"
+    )
     assert standstills.look(55.0 + GREEN_S, lagging_since, green) == []
-    assert standstills.look(57.0 + 2 * GREEN_S, {0: 55.0 + GREEN_S}, green) == [], "something was settled"
+    assert standstills.look(57.0 + 2 * GREEN_S, {0: 55.0 + GREEN_S}, green) == [], (
+        "something was settled"
+    )
 
 
 def test_a_reason_is_as_good_as_red() -> None:
@@ -233,6 +290,8 @@ def test_there_are_kinds_enough() -> None:
     """As the README says."""
     subjects = network, corrupt, disk, others, clock, junk, limits
     kinds = [
-        fault.kind for of in (*(s.FAULTS for s in subjects), membership.STORM, membership.STAND_BY) for fault in of
+        fault.kind
+        for of in (*(s.FAULTS for s in subjects), membership.STORM, membership.STAND_BY)
+        for fault in of
     ]
     assert len(kinds) == len(set(kinds)) >= 24

@@ -52,7 +52,9 @@ def start(trial: Trial, do: Do, mode: Any = "auto", **policy: Any) -> EventBus:
     return bus
 
 
-def arrive(trial: Trial, event: str = "k:x", *headers: tuple[str, bytes], value: bytes | None = b"") -> None:
+def arrive(
+    trial: Trial, event: str = "k:x", *headers: tuple[str, bytes], value: bytes | None = b""
+) -> None:
     """Let an event arrive that carries *headers* beside its own."""
     trial.feed(event, values={"x": value} if value != b"" else None)
     trial.source[-1].headers += headers
@@ -122,7 +124,9 @@ async def test_the_sender_may_be_the_parent(make: Make, exporter: InMemorySpanEx
     assert (context_of(span).trace_id, span.parent.span_id) == (TRACE_ID, SPAN_ID)
 
 
-async def test_what_a_handler_publishes_carries_its_span(make: Make, exporter: InMemorySpanExporter) -> None:
+async def test_what_a_handler_publishes_carries_its_span(
+    make: Make, exporter: InMemorySpanExporter
+) -> None:
     """The one of sending, below the one of handling; a context that the handler gives is left alone."""
     trial = make()
     seen: list[object] = []
@@ -143,8 +147,9 @@ async def test_what_a_handler_publishes_carries_its_span(make: Make, exporter: I
         assert send.parent.span_id == context_of(process).span_id
     carried, own = (dict(record.headers) for record in trial.sent)
     assert carried["traceparent"].decode().split("-")[1:3] == [
-        f"{context_of(first).trace_id:032x}", f"{context_of(first).span_id:016x}",
-    ]  # fmt: skip
+        f"{context_of(first).trace_id:032x}",
+        f"{context_of(first).span_id:016x}",
+    ]
     assert "tracestate" not in carried  # which belongs to the sender's trace
     assert (carried["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
     assert own["traceparent"] == PARENT
@@ -170,10 +175,14 @@ async def test_a_reply_carries_its_span(make: Make, exporter: InMemorySpanExport
     headers = dict(reply.headers)
     assert headers["traceparent"].decode().split("-")[2] == f"{context_of(send).span_id:016x}"
     assert said(send)["messaging.message.id"] == headers["ce_id"].decode()
-    assert said(send)["messaging.message.conversation_id"] == said(send)["messaging.kafka.message.key"]
+    assert (
+        said(send)["messaging.message.conversation_id"] == said(send)["messaging.kafka.message.key"]
+    )
 
 
-async def test_each_attempt_has_a_span_that_says_why_it_failed(make: Make, exporter: InMemorySpanExporter) -> None:
+async def test_each_attempt_has_a_span_that_says_why_it_failed(
+    make: Make, exporter: InMemorySpanExporter
+) -> None:
     """Nothing of the event is quoted."""
     trial = make()
 
@@ -197,7 +206,12 @@ async def test_each_attempt_has_a_span_that_says_why_it_failed(make: Make, expor
     [(b"{", "famulus.errors.DecodeError", False), (None, "famulus.errors.DecodeError", True)],
 )
 async def test_poison_has_a_span(
-    make: Make, exporter: InMemorySpanExporter, value: bytes | None, error: str, *, is_tombstone: bool
+    make: Make,
+    exporter: InMemorySpanExporter,
+    value: bytes | None,
+    error: str,
+    *,
+    is_tombstone: bool,
 ) -> None:
     """Which says what it is, and from whom."""
     trial = make()
@@ -210,7 +224,9 @@ async def test_poison_has_a_span(
     assert len(span.links) == 1
 
 
-async def test_a_duplicate_and_a_rejected_event_say_so(make: Make, exporter: InMemorySpanExporter) -> None:
+async def test_a_duplicate_and_a_rejected_event_say_so(
+    make: Make, exporter: InMemorySpanExporter
+) -> None:
     """The one is no error."""
     trial = make()
 
@@ -221,8 +237,15 @@ async def test_a_duplicate_and_a_rejected_event_say_so(make: Make, exporter: InM
     start(trial, do)
     trial.feed("k:x", "k:x", "k:bad")
     await trial.settled(3)
-    outcomes = [(said(s)["famulus.outcome"], said(s).get("error.type")) for s in named(exporter, "process t")]
-    assert outcomes == [("handled", None), ("duplicate", None), ("dead_lettered", "famulus.errors.PermanentError")]
+    outcomes = [
+        (said(s)["famulus.outcome"], said(s).get("error.type"))
+        for s in named(exporter, "process t")
+    ]
+    assert outcomes == [
+        ("handled", None),
+        ("duplicate", None),
+        ("dead_lettered", "famulus.errors.PermanentError"),
+    ]
 
 
 class Cluster:
@@ -250,7 +273,9 @@ class Cluster:
         return Published(record.topic, 3, 42, 0)
 
 
-async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(exporter: InMemorySpanExporter) -> None:
+async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(
+    exporter: InMemorySpanExporter,
+) -> None:
     """It says where the event went, or what was wrong."""
     cluster: Any = Cluster()
     bus = EventBus(cluster)
@@ -262,7 +287,10 @@ async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(exporter
         await bus.publish(event)
     sent, failed = named(exporter, "send stock-events")
     assert said(sent)["messaging.destination.partition.id"] == "3"
-    assert (said(sent)["messaging.kafka.offset"], said(sent)["messaging.kafka.message.key"]) == (42, "part-1")
+    assert (said(sent)["messaging.kafka.offset"], said(sent)["messaging.kafka.message.key"]) == (
+        42,
+        "part-1",
+    )
     assert f"{context_of(sent).span_id:016x}" in cluster.sent[0]["traceparent"].decode()
     assert said(failed)["error.type"] == "famulus.producer.results.PublishError"
     assert failed.status.status_code is StatusCode.ERROR
@@ -284,7 +312,9 @@ async def test_a_provider_that_samples_nothing_breaks_no_trace(
     assert dict(trial.sent[0].headers)["traceparent"] == PARENT
 
 
-def test_there_are_no_spans_unless_somebody_set_a_provider(exporter: InMemorySpanExporter, monkeypatch: Any) -> None:
+def test_there_are_no_spans_unless_somebody_set_a_provider(
+    exporter: InMemorySpanExporter, monkeypatch: Any
+) -> None:
     """Then the pipeline is the plain one, and a worker that insists on them does not start."""
     assert tracing_of("auto", KAFKA) is not None
     assert tracing_of("off", KAFKA) is None
@@ -303,5 +333,8 @@ def test_there_are_no_spans_unless_somebody_set_a_provider(exporter: InMemorySpa
 
 def test_nothing_imports_opentelemetry_by_itself() -> None:
     """It need not be installed."""
-    script = "import sys; sys.modules['opentelemetry'] = None; import app; assert app.app.bus.tracing is None"
+    script = (
+        "import sys; sys.modules['opentelemetry'] = None; import app; assert "
+        "app.app.bus.tracing is None"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -46,7 +46,9 @@ def test_threads_share_what_is_allocated(words: list[str], most: int) -> None:
     """Else each takes megabytes of its own, and keeps them."""
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
     command = [sys.executable, "-c", CODE, *words]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
     arenas = found.stderr.count("Arena ")
     assert arenas <= most
     assert words or arenas > 2
@@ -86,7 +88,8 @@ def test_what_is_ready_is_told_by_a_short_wait(loop: asyncio.SelectorEventLoop) 
     with here, there:
         loop.add_reader(here, lambda: None)
         there.send(b"data")
-        [(key, event)] = loop._selector.select(0.04)  # type: ignore[attr-defined]  # as the loop does
+        # As the loop does.
+        [(key, event)] = loop._selector.select(0.04)  # type: ignore[attr-defined]
         assert (key.fileobj, event) == (here, selectors.EVENT_READ)
         loop.remove_reader(here)
 

@@ -39,9 +39,14 @@ def small() -> Iterator[None]:
 def batch(codec: int, *values: bytes, header: str = "h", base_offset: int = 0) -> bytes:
     """A batch as a producer writes it."""
     builder = DefaultRecordBatchBuilder(
-        magic=2, compression_type=codec, is_transactional=0, producer_id=1, producer_epoch=1, base_sequence=1,
+        magic=2,
+        compression_type=codec,
+        is_transactional=0,
+        producer_id=1,
+        producer_epoch=1,
+        base_sequence=1,
         batch_size=10**9,
-    )  # fmt: skip
+    )
     for number, value in enumerate(values):
         builder.append(number, timestamp=1, key=b"k", value=value, headers=[(header, b"1")])
     built = bytearray(builder.build())
@@ -67,7 +72,9 @@ def test_what_is_within_the_limit_comes_out(small: None, codec: int, size: int) 
 def test_a_bomb_is_refused(small: None, codec: int) -> None:
     """One that is a little too large, and one that is much too large."""
     for size in (SMALL + 1, 50 * SMALL):
-        with pytest.raises(BatchTooLargeError, match=r"1048576 bytes \(Kafka.ConsumerConfig.MaxUnpackedBytes"):
+        with pytest.raises(
+            BatchTooLargeError, match=r"1048576 bytes \(Kafka.ConsumerConfig.MaxUnpackedBytes"
+        ):
             values_in(batch(codec, bytes(size)))
 
 
@@ -101,21 +108,27 @@ def test_damage_is_an_error_of_kafkas(codec: int, seed: int, flips: int) -> None
 def packed(*batches: bytes) -> Packed:
     """A fetch with these batches."""
     fetched: Any = SimpleNamespace(
-        _tp=TopicPartition("t", 3), _records=Batches(b"".join(batches)), next_fetch_offset=0, _check_crcs=False,
+        _tp=TopicPartition("t", 3),
+        _records=Batches(b"".join(batches)),
+        next_fetch_offset=0,
+        _check_crcs=False,
         _isolation_level=0,
-    )  # fmt: skip
+    )
     return Packed(fetched)
 
 
 def test_what_stands_before_a_bomb_comes_first_and_nothing_behind_it(small: None) -> None:
     """The error is raised again and again: whoever goes on asking must not get what follows."""
     chunks = packed(
-        batch(LZ4, b"1", b"2", b"3"), batch(ZSTD, bytes(2 * SMALL), base_offset=3), batch(0, b"5", base_offset=4)
+        batch(LZ4, b"1", b"2", b"3"),
+        batch(ZSTD, bytes(2 * SMALL), base_offset=3),
+        batch(0, b"5", base_offset=4),
     ).records(2)
     assert [[record.value for record in next(chunks)] for _ in range(2)] == [[b"1", b"2"], [b"3"]]
     for _ in range(3):
         with pytest.raises(
-            UnreadableError, match=r"t-3: the records from offset 3 to 3 cannot be read: it unpacks to more than"
+            UnreadableError,
+            match=r"t-3: the records from offset 3 to 3 cannot be read: it unpacks to more than",
         ):
             next(chunks)
 
@@ -138,15 +151,21 @@ async def test_what_was_handled_is_let_go_of_at_once() -> None:
     result = FetchResult(place, assignment=assignment, partition_records=fetched, backoff=0)
     waiting = {place: result}
 
-    async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:  # noqa: ASYNC109  # aiokafka's
+    # Aiokafka's.
+    async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:  # noqa: ASYNC109
         return {place: waiting.pop(place).getall(None)}
 
     left = weakref.ref(fetched), weakref.ref(result)
     del fetched, result
     gc.disable()
     try:
-        taken = await take(SimpleNamespace(_records=waiting, fetched_records=fetched_records), [place], 0)
-        assert [record.value for chunk in taken.pop(place).records(10) for record in chunk] == [b"1", b"2"]
+        taken = await take(
+            SimpleNamespace(_records=waiting, fetched_records=fetched_records), [place], 0
+        )
+        assert [record.value for chunk in taken.pop(place).records(10) for record in chunk] == [
+            b"1",
+            b"2",
+        ]
         assert [thing() for thing in left] == [None, None]
     finally:
         gc.enable()
@@ -173,11 +192,18 @@ class Fetches:
         self.count += 1
         position = self._state.position
         raw = Batches(self._answer(position, self.count))
-        fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)  # aiokafka's
+        # Aiokafka's.
+        fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)
         assignment = SimpleNamespace(active=True, state_value=lambda _: self._state)
-        self._records[PLACE] = FetchResult(PLACE, assignment=assignment, partition_records=fetched, backoff=0)
+        self._records[PLACE] = FetchResult(
+            PLACE, assignment=assignment, partition_records=fetched, backoff=0
+        )
 
-    async def fetched_records(self, partitions: object, timeout: float) -> dict[TopicPartition, Any]:  # noqa: ASYNC109  # aiokafka's
+    async def fetched_records(
+        self,
+        partitions: object,
+        timeout: float,  # noqa: ASYNC109  # aiokafka's
+    ) -> dict[TopicPartition, Any]:
         """What was fetched."""
         taken = self._records.pop(PLACE).getall(None)
         return {PLACE: taken} if taken else {}
@@ -188,9 +214,13 @@ def flipped(raw: bytes, at: int) -> bytes:
     return raw[:at] + bytes([raw[at] ^ 0x40]) + raw[at + 1 :]
 
 
-ONE, TWO, THREE = batch(0, b"0", b"1"), batch(ZSTD, b"2", b"3", base_offset=2), batch(0, b"4", base_offset=4)
-# Where in the second batch a byte is changed: in its length, so that it is longer than all there is, or shorter than
-# any; in its checksum; in the number of its last record; in the records.
+ONE, TWO, THREE = (
+    batch(0, b"0", b"1"),
+    batch(ZSTD, b"2", b"3", base_offset=2),
+    batch(0, b"4", base_offset=4),
+)
+# Where in the second batch a byte is changed: in its length, so that it is longer than all there
+# is, or shorter than any; in its checksum; in the number of its last record; in the records.
 PLACES = {"longer": 8, "length": 11, "checksum": 18, "last": 26, "records": -3}
 
 
@@ -198,17 +228,22 @@ PLACES = {"longer": 8, "length": 11, "checksum": 18, "last": 26, "records": -3}
 async def test_a_batch_that_is_damaged_is_fetched_again_and_then_a_fault(at: int) -> None:
     """What stands before it comes, nothing is skipped, and the fault names its offsets."""
     bad = flipped(TWO, at % len(TWO))
-    fetches, damaged = Fetches(lambda position, _: {0: ONE + bad + THREE, 2: bad + THREE}[position]), Damaged()
+    fetches, damaged = (
+        Fetches(lambda position, _: {0: ONE + bad + THREE, 2: bad + THREE}[position]),
+        Damaged(),
+    )
     found: list[Packed] = []
     while not (found and found[-1].fault):
         assert fetches.count < 2 * TRIES
         fetches.fetch()
         found += (await take(fetches, [PLACE], 0, damaged)).values()
-    assert [[record.value for chunk in packed.records(9) for record in chunk] for packed in found[:-1]] == [
-        [b"0", b"1"]
-    ]
+    assert [
+        [record.value for chunk in packed.records(9) for record in chunk] for packed in found[:-1]
+    ] == [[b"0", b"1"]]
     assert fetches.count == 1 + TRIES
-    with pytest.raises(UnreadableError, match=r"t-0: the records from offset 2 .*cannot be read: its bytes are"):
+    with pytest.raises(
+        UnreadableError, match=r"t-0: the records from offset 2 .*cannot be read: its bytes are"
+    ):
         next(found[-1].records(9))
     fault = found[-1].fault
     assert fault is not None
@@ -222,7 +257,9 @@ async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int)
     """All records come, once and in their order."""
     log = {0: ONE + TWO + THREE, 2: TWO + THREE, 4: THREE}
     bad = {0: ONE + flipped(TWO, at % len(TWO)) + THREE, 2: flipped(TWO, at % len(TWO)) + THREE}
-    fetches = Fetches(lambda position, count: (bad if count % 3 and position in bad else log)[position])
+    fetches = Fetches(
+        lambda position, count: (bad if count % 3 and position in bad else log)[position]
+    )
     damaged, found = Damaged(), list[bytes]()
     while len(found) < 5:
         assert fetches.count < 20
@@ -243,7 +280,8 @@ def test_other_readers_learn_the_same(at: int) -> None:
             try:
                 found.append(next(records).value)
             except UnreadableBatchError as error:
-                assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)  # noqa: PT017  # in turn
+                # In turn.
+                assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)  # noqa: PT017
                 break
     assert found == [b"0", b"1"]
 
@@ -253,7 +291,14 @@ def test_what_nobody_of_us_wrote_is_no_damage() -> None:
     bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
     crc = DefaultRecordBatch(bad)
     assert not crc.validate_crc()
-    records = PartitionRecords(PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED)  # aiokafka's
+    # Aiokafka's.
+    records = PartitionRecords(
+        PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED
+    )
     with pytest.raises(UnreadableBatchError, match="a header's name is not UTF-8") as caught:
         next(records)
-    assert (caught.value.is_stray, caught.value.first_offset, caught.value.next_offset) == (True, 0, 1)
+    assert (caught.value.is_stray, caught.value.first_offset, caught.value.next_offset) == (
+        True,
+        0,
+        1,
+    )

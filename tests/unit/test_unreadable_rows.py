@@ -84,8 +84,13 @@ async def read_beside(table: Table[Any, Any]) -> object:
 
 
 @pytest.mark.parametrize("act", [read, read_and_say_more, read_and_fall, read_beside])
-async def test_its_partition_halts_and_no_event_is_a_dead_letter(make: Make, act: Callable[[Any], Any]) -> None:
-    """Whatever error a handler makes of it, no attempt is counted. When the row is mended, the event is handled."""
+async def test_its_partition_halts_and_no_event_is_a_dead_letter(
+    make: Make, act: Callable[[Any], Any]
+) -> None:
+    """Whatever error a handler makes of it, no attempt is counted.
+
+    When the row is mended, the event is handled.
+    """
     trial = make(concurrency=1)
     row = row_key("stats", b"k")
     trial.stored[row] = b'{"n":1}'
@@ -103,7 +108,12 @@ async def test_its_partition_halts_and_no_event_is_a_dead_letter(make: Make, act
         "t-0 offset 0 is not handled, and nothing after it: table 'stats': the row whose"
     )
     assert "$: Object missing required field `last`" in trial.flow.halted
-    assert (trial.letters, trial.counts["retried"], trial.names(), trial.faults) == ([], 0, ["bad"], [])
+    assert (trial.letters, trial.counts["retried"], trial.names(), trial.faults) == (
+        [],
+        0,
+        ["bad"],
+        [],
+    )
     assert not trial.flow.settled_offset
     await trial.kill()
     trial.stored[row] = b'{"n":1,"last":"x"}'
@@ -147,7 +157,10 @@ async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(m
     trial.start()
     trial.feed("k:a", "k:nan", "k:lost", "k:b")
     await trial.settled(4)
-    assert [(letter.name, letter.kind) for letter in trial.letters] == [("nan", "permanent"), ("lost", "permanent")]
+    assert [(letter.name, letter.kind) for letter in trial.letters] == [
+        ("nan", "permanent"),
+        ("lost", "permanent"),
+    ]
     assert trial.stored[row_key("means", b"k")] == b"2.0"
     assert row_key("names", b"k") not in trial.stored
 
@@ -174,11 +187,15 @@ async def test_an_event_that_does_nothing_else_is_looked_at_too(make: Make) -> N
 def visits() -> Subscription:
     """A subscription with tables of several kinds."""
     topic: Any = SimpleNamespace(topics=["visits"])
-    made = Subscription("visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state")
+    made = Subscription(
+        "visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state"
+    )
     made.Table("stats", key=int, value=Stats)
     made.Table("means", key=str, value=float)
     made.Table("owners", key=Place, value=str)
-    made.Table("per_hour", key=str, value=int).tumbling(timedelta(hours=1), expires=timedelta(days=1))
+    made.Table("per_hour", key=str, value=int).tumbling(
+        timedelta(hours=1), expires=timedelta(days=1)
+    )
     return made
 
 
@@ -210,10 +227,19 @@ def test_rows_that_cannot_be_read_leave_an_export_and_come_back_as_they_were(
     rows = read_lines(visits, file, 5, 1000, is_kept=True)
     assert rows == {3: {row_key(name, key): value for name, key, value, _ in ROWS}}
     [_, old, *_] = file.read_text().splitlines()
-    assert json.loads(old) == {"table": "stats", "key": 6, "value": {"n": 1}, "partition": 3,
-                               "unreadable": "$: Object missing required field `last`"}  # fmt: skip
-    file.write_text(json.dumps({"table": "stats", "key": 6, "value": {"n": 1, "last": ""}, "partition": 3}))
-    assert read_lines(visits, file, 5, 1000, is_kept=True) == {3: {row_key("stats", b"6"): b'{"n":1,"last":""}'}}
+    assert json.loads(old) == {
+        "table": "stats",
+        "key": 6,
+        "value": {"n": 1},
+        "partition": 3,
+        "unreadable": "$: Object missing required field `last`",
+    }
+    file.write_text(
+        json.dumps({"table": "stats", "key": 6, "value": {"n": 1, "last": ""}, "partition": 3})
+    )
+    assert read_lines(visits, file, 5, 1000, is_kept=True) == {
+        3: {row_key("stats", b"6"): b'{"n":1,"last":""}'}
+    }
     for wrong in ({"value": {"n": 1}}, {"value": {"n": 1, "last": ""}, "raw_value": "AA=="}):
         file.write_text(json.dumps({"table": "stats", "key": 6, "partition": 3, **wrong}))
         with pytest.raises(ConfigError, match="line 1: "):
@@ -222,6 +248,9 @@ def test_rows_that_cannot_be_read_leave_an_export_and_come_back_as_they_were(
 
 def test_they_are_counted_by_table(visits: Subscription) -> None:
     """Without those of tables that are declared nowhere."""
-    fold = Fold(rows={row_key(name, key): value for name, key, value, _ in ROWS} | {row_key("gone", b"k"): b"\xff"})
+    fold = Fold(
+        rows={row_key(name, key): value for name, key, value, _ in ROWS}
+        | {row_key("gone", b"k"): b"\xff"}
+    )
     assert all(key[:1] == ROW for key in fold.rows)
     assert unreadable_rows(visits, fold) == Counter(stats=3, means=2, per_hour=1)

@@ -199,7 +199,9 @@ async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Mak
 
 def with_header(record: Outgoing, name: str, value: bytes) -> Outgoing:
     """*record* with another value of a header."""
-    return replace(record, headers=[(of, value if of == name else old) for of, old in record.headers])
+    return replace(
+        record, headers=[(of, value if of == name else old) for of, old in record.headers]
+    )
 
 
 async def with_two_that_wait(make: Make) -> tuple[Trial, Outgoing, Outgoing]:
@@ -233,9 +235,10 @@ async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahea
 async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make: Make) -> None:
     """Each has its own time, also where a record says a later one than that behind it."""
     trial, first, second = await with_two_that_wait(make)
-    records = [read(replace(record, timestamp_ms=round(1000 * time.time())), n) for n, record in enumerate(
-        (first, with_header(second, "famulus-due", b"0"))
-    )]  # fmt: skip
+    records = [
+        read(replace(record, timestamp_ms=round(1000 * time.time())), n)
+        for n, record in enumerate((first, with_header(second, "famulus-due", b"0")))
+    ]
     trial.flow.receive_back(TP(LATER, 0), Fetch(records))
     trial.crew.wake(trial.flow)
     await trial.until(lambda: len(trial.letters) == 1)
@@ -243,7 +246,9 @@ async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make
     assert trial.clock.passed_s < 10
 
 
-async def test_an_attempt_that_another_worker_put_off_by_a_wrong_clock_is_not_late(make: Make) -> None:
+async def test_an_attempt_that_another_worker_put_off_by_a_wrong_clock_is_not_late(
+    make: Make,
+) -> None:
     """It waits for as long as any attempt may be put off."""
     trial = make()
     trial.handler("work", failing("bad"), Retry(2, 5.0, wait_max_s=20.0))

@@ -57,7 +57,9 @@ async def nothing(event: Try) -> None:
     """Succeed."""
 
 
-async def test_a_duty_that_nobody_has_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_duty_that_nobody_has_is_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The crew believes that a task looks for work, and none does."""
     trial = make()
     trial.handler("work", nothing)
@@ -67,7 +69,9 @@ async def test_a_duty_that_nobody_has_is_noticed(make: Make, monkeypatch: pytest
     await ends(trial, watch(trial), "to be handled")
 
 
-async def test_a_flow_that_nobody_wakes_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flow_that_nobody_wakes_is_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was fetched reaches no agent, or an agent that does not carry."""
     monkeypatch.setattr(Crew, "wake", lambda *_: None)
     trial = make()
@@ -77,7 +81,9 @@ async def test_a_flow_that_nobody_wakes_is_noticed(make: Make, monkeypatch: pyte
     await ends(trial, watch(trial), "to be handled")
 
 
-async def test_a_task_that_died_with_an_event_in_hand_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_died_with_an_event_in_hand_is_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its lane stays shut for ever."""
     monkeypatch.setattr(Crew, "_check_end", lambda *_: None)
     trial = make()
@@ -101,7 +107,9 @@ async def test_a_task_that_died_with_an_event_in_hand_is_noticed(make: Make, mon
     await ends(trial, watchdog, "no task carries them")
 
 
-async def test_settling_that_begins_never_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_settling_that_begins_never_is_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Events have ended, and nothing makes their effects durable."""
     trial = make()
     trial.handler("work", nothing)
@@ -111,7 +119,9 @@ async def test_settling_that_begins_never_is_noticed(make: Make, monkeypatch: py
     await ends(trial, watch(trial), "nothing settles them")
 
 
-async def test_settling_that_is_never_answered_is_red_and_ends_after_its_own_limit(make: Make) -> None:
+async def test_settling_that_is_never_answered_is_red_and_ends_after_its_own_limit(
+    make: Make,
+) -> None:
     """A broker that is silent has `DeliveryTimeoutMs` before anybody gives up."""
     trial = make()
     trial.handler("work", nothing)

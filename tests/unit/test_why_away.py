@@ -16,7 +16,9 @@ from famulus.kafka.connection_diagnosis import why_away
 
 
 @asynccontextmanager
-async def listening(*, context: ssl.SSLContext | None = None, ends: bool = False) -> AsyncIterator[int]:
+async def listening(
+    *, context: ssl.SSLContext | None = None, ends: bool = False
+) -> AsyncIterator[int]:
     """A port where something listens that is no broker: it reads, or *ends* each connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -30,7 +32,9 @@ async def listening(*, context: ssl.SSLContext | None = None, ends: bool = False
 
 def settings(port: int, protocol: str = "PLAINTEXT", host: str = "127.0.0.1") -> KafkaConfig:
     """Of such a cluster."""
-    return KafkaConfig.model_validate({"bootstrap_servers": f"{host}:{port}", "security_protocol": protocol})
+    return KafkaConfig.model_validate(
+        {"bootstrap_servers": f"{host}:{port}", "security_protocol": protocol}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -41,15 +45,22 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_nothing_listens() -> None:
     """Also at the two addresses of one name, and in the line for the person who starts us."""
     port = free_port()
-    assert await why_away(settings(port)) == f"127.0.0.1:{port} refuses connections: nothing listens there"
+    assert (
+        await why_away(settings(port))
+        == f"127.0.0.1:{port} refuses connections: nothing listens there"
+    )
     assert "refuses connections" in await why_away(settings(port, host="localhost"))
-    with pytest.raises(UnavailableError, match=f"within 0.2 s .127.0.0.1:{port} refuses connections"):
+    with pytest.raises(
+        UnavailableError, match=f"within 0.2 s .127.0.0.1:{port} refuses connections"
+    ):
         await partitions_of(settings(port), ["t"], 0.2)
 
 
 async def test_a_name_that_is_not_known() -> None:
     """By DNS."""
-    assert "is a name that is not known here" in await why_away(settings(9092, host="nowhere.invalid"))
+    assert "is a name that is not known here" in await why_away(
+        settings(9092, host="nowhere.invalid")
+    )
 
 
 async def test_something_that_never_answers() -> None:
@@ -64,9 +75,10 @@ async def test_tls_on_one_side_only() -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     async with listening(context=context) as port:
-        assert "ends the connection: a listener that wants TLS, or a login? Kafka.SecurityProtocol is PLAINTEXT" in (
-            await why_away(settings(port))
-        )
+        assert (
+            "ends the connection: a listener that wants TLS, or a login? "
+            "Kafka.SecurityProtocol is PLAINTEXT"
+        ) in (await why_away(settings(port)))
     async with listening(ends=True) as port:
         why = await why_away(settings(port, "SSL"))
         assert "a listener without" in why

@@ -33,11 +33,16 @@ def records(name: str, topic: str = "t") -> list[PlainRecord]:
     lines = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
     return [
         PlainRecord(
-            topic, 0, line["offset"], line["timestamp"], plain(line["key"]), plain(line["value"]),
+            topic,
+            0,
+            line["offset"],
+            line["timestamp"],
+            plain(line["key"]),
+            plain(line["value"]),
             [(name, plain(value)) for name, value in line["headers"]],
         )
         for line in lines
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -94,7 +99,9 @@ def test_a_changelog_is_replayed_into_a_new_store(store: Store, tmp_path: Path) 
     assert store.home is not None
     made = Store(tmp_path / "made", Memory.of(4, 4))
     made.open()
-    replica = Replica(Home(store.home.cluster_id, store.home.topic, store.home.topic_id, 0), TOPIC, made)
+    replica = Replica(
+        Home(store.home.cluster_id, store.home.topic, store.home.topic_id, 0), TOPIC, made
+    )
     read = records("changelog")
     replica.replay(read, read[-1].offset)  # type: ignore[arg-type]  # as above
     for kind in (ROW, PACK, ATTEMPTS):
@@ -107,7 +114,11 @@ def test_dead_letters_say_what_failed() -> None:
     """The event's place, its error under the name that it had then, and its bytes."""
     [record] = records("dead-letters")
     letter = letter_of(record)
-    assert (letter.id.origin.topic, letter.id.origin.offset, letter.cause.kind) == (TOPIC, 31, "permanent")
+    assert (letter.id.origin.topic, letter.id.origin.offset, letter.cause.kind) == (
+        TOPIC,
+        31,
+        "permanent",
+    )
     assert letter.cause.error == "app.errors.PermanentError"
     assert json.loads(record.value or b"") == {"key": "bad", "number": 1, "note": "bad"}
 

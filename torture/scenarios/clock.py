@@ -10,19 +10,25 @@ from torture.faults import Fault, Hit, always, next_slot
 from torture.slots import Slot
 from torture.stage import Stage
 
-NAMES = "libfaketime.so.1", "libfaketimeMT.so.1"  # the second one takes a lock for each look at the clock
+# The second one takes a lock for each look at the clock.
+NAMES = "libfaketime.so.1", "libfaketimeMT.so.1"
 SYSTEM = Path("/usr/lib")
 
 
 def _library() -> Path:
     """The library of Debian's package `faketime`, or that of Python's package `libfaketime`."""
-    folders = [*SYSTEM.glob("*/faketime"), SYSTEM / "faketime", *(Path(at) / "libfaketime" for at in sys.path)]
+    folders = [
+        *SYSTEM.glob("*/faketime"),
+        SYSTEM / "faketime",
+        *(Path(at) / "libfaketime" for at in sys.path),
+    ]
     for folder in folders:
         for name in NAMES:
             if found := sorted(folder.rglob(name)):
                 return found[0]
     raise TortureError(
-        "the scenario `clock` needs libfaketime: `apt-get install faketime`, or `pip install libfaketime`"
+        "the scenario `clock` needs libfaketime: `apt-get install faketime`, or `pip install "
+        "libfaketime`"
     )
 
 
@@ -32,10 +38,14 @@ def prepared(stage: Stage) -> Iterator[None]:
     for slot in stage.slots:
         _set(slot, 0)
     stage.settings |= {
-        "LD_PRELOAD": str(_library()), "FAKETIME_TIMESTAMP_FILE": "{home}.clock", "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
-    }  # fmt: skip
-    stage.excuse = "the clock of this machine is wrong"  # more than an hour ahead, which brokers do not take
+        "LD_PRELOAD": str(_library()),
+        "FAKETIME_TIMESTAMP_FILE": "{home}.clock",
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    # More than an hour ahead, which brokers do not take.
+    stage.excuse = "the clock of this machine is wrong"
     yield
 
 

@@ -53,7 +53,9 @@ def _in_source(stage: Stage) -> Iterator[Hit]:
     yield always
     stage.says("faust -A app seek")
     if not stage.wait_for(lambda: set(stage.feed.lagging_since) <= {damaged.partition}, OTHERS_S):
-        stage.marks.unexpected.append(f"{stage.now}: the other partitions do not get on: {stage.feed.lagging_since}")
+        stage.marks.unexpected.append(
+            f"{stage.now}: the other partitions do not get on: {stage.feed.lagging_since}"
+        )
     where = "--partition", str(damaged.partition), "--to-offset", str(after[damaged])
     stage.order("seek", "payments", *where, "--yes")
 
@@ -64,7 +66,9 @@ def _in_changelog(stage: Stage) -> Iterator[Hit]:
     stage.wait_settled()
     stage.shut()
     partition = stage.chance.randrange(stage.partitions)
-    end = topics.ends_of(stage.kafka, stage.state_topic)[TopicPartition(stage.state_topic, partition)]
+    end = topics.ends_of(stage.kafka, stage.state_topic)[
+        TopicPartition(stage.state_topic, partition)
+    ]
     with stopped(stage.cluster) as logs:
         damaged = place_of(logs / f"{stage.state_topic}-{partition}", end - 1)
         change(*damaged)
@@ -72,7 +76,9 @@ def _in_changelog(stage: Stage) -> Iterator[Hit]:
         stage.restart(slot, "deleted")
         slot.is_down = True  # a refusal is looked at here
     stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), OTHERS_S)
-    stage.refuses(next((slot for slot in stage.slots if slot.has_ended), stage.slots[0]), "cannot be restored")
+    stage.refuses(
+        next((slot for slot in stage.slots if slot.has_ended), stage.slots[0]), "cannot be restored"
+    )
     for slot in stage.slots:
         stage.kill(slot)  # the others refuse, too, or are about to
     with stopped(stage.cluster):

@@ -1,6 +1,7 @@
 """The disk of the state: full, failing under the worker's hands, and its files cut, changed, gone or too old.
 
-Each worker's data folder is a small file system in memory, and the C library in front of it fails when it is told to.
+Each worker's data folder is a small file system in memory, and the C library in front of it fails
+when it is told to.
 """
 
 import errno
@@ -21,7 +22,8 @@ from torture.standstill import GREEN_S
 SIZE_MIB = 48
 SOURCE = ROOT / "torture/systems/iofault.c"
 COMMAND_S = 60.0
-SETTINGS = {"TORTURE_WEIGHT": "16000", "STATE__WRITEBUFFERMIB": "4"}  # so that files are written all the time
+# So that files are written all the time.
+SETTINGS = {"TORTURE_WEIGHT": "16000", "STATE__WRITEBUFFERMIB": "4"}
 
 
 @contextmanager
@@ -36,19 +38,32 @@ def prepared(stage: Stage) -> Iterator[None]:
     with ExitStack() as mounted:
         for slot in stage.slots:
             slot.home.mkdir()
-            _command("mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m,mode=700", "torture", str(slot.home))
+            _command(
+                "mount",
+                "-t",
+                "tmpfs",
+                "-o",
+                f"size={SIZE_MIB}m,mode=700",
+                "torture",
+                str(slot.home),
+            )
             mounted.callback(_command, "umount", "-l", str(slot.home))
         yield
 
 
 def _command(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_S)  # ours
+        # Ours.
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_S)
     except FileNotFoundError:
-        raise TortureError(f"the scenario `disk` needs the command {command[0]}, which is not there") from None
+        raise TortureError(
+            f"the scenario `disk` needs the command {command[0]}, which is not there"
+        ) from None
     except subprocess.CalledProcessError as error:
         why = error.stderr.strip().splitlines()
-        raise TortureError(f"the scenario `disk` cannot {command[0]}: {(why or ['no word'])[-1]}") from None
+        raise TortureError(
+            f"the scenario `disk` cannot {command[0]}: {(why or ['no word'])[-1]}"
+        ) from None
 
 
 def _order(stage: Stage) -> Path:
@@ -82,7 +97,9 @@ def _calls(kind: str, call: str, number: int, percent: int = 100) -> Fault:
     @contextmanager
     def hurting(stage: Stage) -> Iterator[Hit]:
         order = _order(stage)
-        order.with_suffix(".new").write_text(f"{call} {number} {percent} {next_slot(stage).home}/\n", "utf-8")
+        order.with_suffix(".new").write_text(
+            f"{call} {number} {percent} {next_slot(stage).home}/\n", "utf-8"
+        )
         order.with_suffix(".new").rename(order)
         try:
             yield always
@@ -106,7 +123,9 @@ def _while_down(kind: str, damage: Callable[[Slot, random.Random], None]) -> Fau
 
 def _files(slot: Slot, chance: random.Random) -> list[Path]:
     """Some files of the stores, of one kind, or of several."""
-    found = sorted(path for path in (slot.home / "state").rglob("*") if path.is_file() and path.stat().st_size)
+    found = sorted(
+        path for path in (slot.home / "state").rglob("*") if path.is_file() and path.stat().st_size
+    )
     return chance.sample(found, min(len(found), chance.randint(1, 4)))
 
 

@@ -84,7 +84,9 @@ def _stand_by(stage: Stage) -> Iterator[Hit]:
     for slot in gone:
         stage.kill(slot)
     if not stage.wait_for(lambda: len(stage.owned(idle)) == stage.partitions, TAKES_OVER_S):
-        stage.marks.unexpected.append(f"{stage.now}: the stand-by did not take over within {TAKES_OVER_S:g} s")
+        stage.marks.unexpected.append(
+            f"{stage.now}: the stand-by did not take over within {TAKES_OVER_S:g} s"
+        )
     yield always
     for slot in gone:
         stage.restart(slot)
@@ -97,4 +99,11 @@ STORM = (
     Fault("client of another kind joins", _stranger_comes, 1.0),
     Fault("client of another kind was the group", _stranger_was_there, 0.0, at_most=2),
 )
-STAND_BY = (Fault("owner killed after the stand-by was idle beyond MaxPollIntervalMs", _stand_by, 1.0, at_most=4),)
+STAND_BY = (
+    Fault(
+        "owner killed after the stand-by was idle beyond MaxPollIntervalMs",
+        _stand_by,
+        1.0,
+        at_most=4,
+    ),
+)

@@ -38,7 +38,8 @@ def ruled(stage: Stage, rule: Rule) -> Iterator[Hit]:
     finally:
         stage.cluster.proxy.clear()
         if rule.deed == "swallow" and rule.times > 1:
-            stage.cluster.proxy.close(is_reset=True)  # else clients wait for answers for their whole limit
+            # Else clients wait for answers for their whole limit.
+            stage.cluster.proxy.close(is_reset=True)
 
 
 def _weather(kind: str, weather: Weather, lasts_s: float, at_most: int = 1_000_000) -> Fault:
@@ -46,7 +47,13 @@ def _weather(kind: str, weather: Weather, lasts_s: float, at_most: int = 1_000_0
 
 
 def _frames(  # noqa: PLR0917  # a fault and its rule
-    kind: str, deed: Deed, side: Side, apis: frozenset[int], times: int, lasts_s: float, hold_s: float = 0.0
+    kind: str,
+    deed: Deed,
+    side: Side,
+    apis: frozenset[int],
+    times: int,
+    lasts_s: float,
+    hold_s: float = 0.0,
 ) -> Fault:
     def hurting(stage: Stage) -> AbstractContextManager[Hit]:
         return ruled(stage, Rule(deed, side, apis, times, hold_s))
@@ -54,13 +61,22 @@ def _frames(  # noqa: PLR0917  # a fault and its rule
     return Fault(kind, hurting, lasts_s)
 
 
-PRODUCE, FETCH, COMMIT = frozenset({Api.PRODUCE}), frozenset({Api.FETCH}), frozenset({Api.OFFSET_COMMIT})
+PRODUCE, FETCH, COMMIT = (
+    frozenset({Api.PRODUCE}),
+    frozenset({Api.FETCH}),
+    frozenset({Api.OFFSET_COMMIT}),
+)
 FAULTS = (
     Fault("connections reset", lambda stage: _closed(stage, is_reset=True), 0.5),
     Fault("connections closed", lambda stage: _closed(stage, is_reset=False), 0.5),
     _weather("connections refused", Weather(is_refusing=True), 2.0),
     _weather("black hole", Weather(is_still=True), 2.0),
-    _weather("black hole for longer than a session", Weather(is_still=True), SESSION_MS / 1000 + 3, at_most=1),
+    _weather(
+        "black hole for longer than a session",
+        Weather(is_still=True),
+        SESSION_MS / 1000 + 3,
+        at_most=1,
+    ),
     _weather("latency of half a second", Weather(latency_s=0.25), 3.0),
     _weather("frames in pieces", Weather(is_splitting=True), 2.0),
     _weather("throttled connections", Weather(bytes_per_s=60_000), 3.0),

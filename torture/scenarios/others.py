@@ -1,6 +1,7 @@
 """Topics, folders and offsets that are not what they were: deleted, made anew, emptied, exchanged, of another cluster.
 
-Where a worker is right to refuse, it must say so with 78; then what it says helps is done, and everything is exact.
+Where a worker is right to refuse, it must say so with 78; then what it says helps is done, and
+everything is exact.
 """
 
 import shutil
@@ -20,11 +21,15 @@ AGAIN = 40  # payments that are there already, written again for retention to ta
 RESET = "KAFKA__CONSUMERCONFIG__AUTOOFFSETRESET"
 ENDED_S = 180.0
 SAID_S = 90.0  # what was done to a running worker is said within a minute, or so
-ON_EACH = "restore-changelog"  # is done on each machine, since each has other stores; the rest is done once
+# Is done on each machine, since each has other stores; the rest is done once.
+ON_EACH = "restore-changelog"
 
 
 def _come_back(stage: Stage, *says: str) -> None:
-    """Start the workers. One that refuses must say why, and what it says helps is done; then they start again."""
+    """Start the workers.
+
+    One that refuses must say why, and what it says helps is done; then they start again.
+    """
     for slot in stage.slots:
         if not slot.has_ended:
             slot.running.stop()
@@ -52,7 +57,11 @@ def _has_decided(stage: Stage, slot: Slot) -> bool:
 
 
 def _between(
-    kind: str, change: Callable[[Stage], None], *says: str, stores: bool = True, at_most: int = 1_000_000
+    kind: str,
+    change: Callable[[Stage], None],
+    *says: str,
+    stores: bool = True,
+    at_most: int = 1_000_000,
 ) -> Fault:
     """The fault that *change* is done while no worker runs; without *stores* theirs are lost, too."""
 
@@ -80,7 +89,9 @@ def _running(kind: str, change: Callable[[Stage], None], *says: str) -> Fault:
             slot.is_down = True
         change(stage)
         yield always
-        stage.wait_for(lambda: stage.feed.is_settled or any(slot.has_ended for slot in stage.slots), ENDED_S)
+        stage.wait_for(
+            lambda: stage.feed.is_settled or any(slot.has_ended for slot in stage.slots), ENDED_S
+        )
         if not stage.feed.is_settled:
             _come_back(stage, *says)
         for slot in stage.slots:
@@ -110,7 +121,10 @@ def _changelog_exchanged(stage: Stage) -> None:
     """Make it anew, and longer, of the records of its partitions, each one's in the place of another."""
     records = topics.read(stage.kafka, topics.ends_of(stage.kafka, stage.state_topic))
     topics.renew(stage.kafka, stage.state_topic)
-    topics.write(stage.kafka, [topics.moved(record, (record.partition + 1) % stage.partitions) for record in records])
+    topics.write(
+        stage.kafka,
+        [topics.moved(record, (record.partition + 1) % stage.partitions) for record in records],
+    )
 
 
 @contextmanager
@@ -137,7 +151,9 @@ def _wrong_place(stage: Stage) -> Iterator[Hit]:
     slot = next_slot(stage)
     owned = stage.owned(slot)
     stage.shut()
-    one, two = (slot.home / "state" / stage.state_topic / str(partition) for partition in [*owned, 0, 1][:2])
+    one, two = (
+        slot.home / "state" / stage.state_topic / str(partition) for partition in [*owned, 0, 1][:2]
+    )
     if len(owned) < 2 or not (one.exists() and two.exists()):
         stage.open()
         yield lambda: False
@@ -168,12 +184,16 @@ def _other_cluster(stage: Stage) -> Iterator[Hit]:
         kafka = stage.kafka.model_copy(update={"bootstrap_servers": other.bootstrap_servers})
         names = (stage.topic, f"{stage.topic}.dead-letter", stage.kafka.topic("news"))
         topics.make(kafka, dict.fromkeys(names, stage.partitions))
-        topics.write(kafka, [record_of(payment, stage.topic) for payment in stage.feed.made[:AGAIN]])
+        topics.write(
+            kafka, [record_of(payment, stage.topic) for payment in stage.feed.made[:AGAIN]]
+        )
         stage.settings["KAFKA__BOOTSTRAPSERVERS"] = other.bootstrap_servers
         ledger = stage.ledger.with_name("ledger-elsewhere")
         stage.settings["TORTURE_LEDGER"] = str(ledger)
         stage.start(slot)
-        stage.wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= AGAIN // 2, ENDED_S)
+        stage.wait_for(
+            lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= AGAIN // 2, ENDED_S
+        )
         slot.is_down = True
         slot.running.stop()
         del stage.settings["KAFKA__BOOTSTRAPSERVERS"], stage.settings["TORTURE_LEDGER"]
@@ -219,7 +239,9 @@ def _overtaken(reset: str) -> Fault:
         for slot in running:
             slot.running.signal(signal.SIGSTOP)
         try:
-            chosen = stage.chance.sample(stage.feed.made[: stage.feed.sent], min(AGAIN, stage.feed.sent))
+            chosen = stage.chance.sample(
+                stage.feed.made[: stage.feed.sent], min(AGAIN, stage.feed.sent)
+            )
             topics.write(stage.kafka, [record_of(payment, stage.topic) for payment in chosen])
             stage.feed.beside += len(chosen)
             topics.empty(stage.kafka, stage.topic)
@@ -234,7 +256,9 @@ def _overtaken(reset: str) -> Fault:
 def _overtaken_down(reset: str) -> Fault:
     def change(stage: Stage) -> None:
         stage.settings[RESET] = reset
-        chosen = stage.chance.sample(stage.feed.made[: stage.feed.sent], min(AGAIN, stage.feed.sent))
+        chosen = stage.chance.sample(
+            stage.feed.made[: stage.feed.sent], min(AGAIN, stage.feed.sent)
+        )
         topics.write(stage.kafka, [record_of(payment, stage.topic) for payment in chosen])
         stage.feed.beside += len(chosen)
         topics.empty(stage.kafka, stage.topic)

@@ -1,14 +1,13 @@
 """The tortured handlers of this worker, and the blow that it deals at a step of its group commits.
 
-TORTURE_LEDGER  the file in which every attempt at a payment is noted
-TORTURE_STEP    the step at which the blow falls, none when empty
-TORTURE_AFTER   the how manieth time that the step is reached
-TORTURE_SIGNAL  the signal that is sent then
-TORTURE_PID     the process that it is sent to, 0 is this one
-TORTURE_MISDEEDS  lets handlers do what nobody should, see `misdeeds`
-TORTURE_DETOURS  has what fails go through retry topics, and what is announced wait a second in the topic for that
-TORTURE_WEIGHT  so many bytes are written into a further table with each payment, so that the disk has work
-TORTURE_FENCE   `off` lets a worker that was replaced go on writing, which must show as drift
+TORTURE_LEDGER  the file in which every attempt at a payment is noted TORTURE_STEP    the step at
+which the blow falls, none when empty TORTURE_AFTER   the how manieth time that the step is reached
+TORTURE_SIGNAL  the signal that is sent then TORTURE_PID     the process that it is sent to, 0 is
+this one TORTURE_MISDEEDS  lets handlers do what nobody should, see `misdeeds` TORTURE_DETOURS  has
+what fails go through retry topics, and what is announced wait a second in the topic for that
+TORTURE_WEIGHT  so many bytes are written into a further table with each payment, so that the disk
+has work TORTURE_FENCE   `off` lets a worker that was replaced go on writing, which must show as
+drift
 """
 
 import asyncio
@@ -23,7 +22,8 @@ from torture.systems.famulus_models import NEWS_EVERY, PaymentAnnounced, Payment
 
 FAILURES = 0.01  # of the first attempts
 SLEEPS = 0.1  # of the attempts
-OUT_OF_ORDER = 1_000_000  # added to a number in the ledger it makes the verdict say that something is wrong
+# Added to a number in the ledger it makes the verdict say that something is wrong.
+OUT_OF_ORDER = 1_000_000
 WEIGHT = int(os.environ.get("TORTURE_WEIGHT", "0"))
 DETOURS = bool(os.environ.get("TORTURE_DETOURS"))
 ATTEMPTS = 1 if DETOURS else 20 if misdeeds.IS_ON else 5
@@ -54,13 +54,19 @@ async def count(payment: PaymentMade) -> None:
 
 @handles(PaymentMade, retry=RETRY, retry_topics=["1s"] if DETOURS else [])
 async def add(payment: PaymentMade, delivery: Delivery, bus: EventBus) -> None:
-    """Add the cents. It waits at times, with its writes done or not, and fails at times with all of them done."""
+    """Add the cents.
+
+    It waits at times, with its writes done or not, and fails at times with all of them done.
+    """
     if random.random() < SLEEPS:  # chance, not secrets
         await asyncio.sleep(random.random() * 0.003)
     sums[payment.customer] += payment.amount
     if payment.number % NEWS_EVERY == 0:
         later = datetime.now(UTC) + timedelta(seconds=1) if DETOURS else None
-        await bus.publish(PaymentAnnounced(payment_id=payment.payment_id, customer=payment.customer), not_before=later)
+        await bus.publish(
+            PaymentAnnounced(payment_id=payment.payment_id, customer=payment.customer),
+            not_before=later,
+        )
     if misdeeds.IS_ON:
         await misdeeds.maybe(payment, delivery, bus)
     if random.random() < SLEEPS:

@@ -1,7 +1,7 @@
 """The same work for stock Faust, as its documentation has it: a table of the ids seen, and two of results.
 
-Its handler neither fails nor waits, so what drifts here drifts by the kills alone. The two pages are what the run asks
-its workers for.
+Its handler neither fails nor waits, so what drifts here drifts by the kills alone. The two pages
+are what the run asks its workers for.
 """
 
 import os
@@ -26,11 +26,19 @@ class Payment(faust.Record):
 
 
 app = faust.App(
-    os.environ["TORTURE_GROUP"], broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}", store="rocksdb://",
-    datadir=os.environ["TORTURE_STATE"], topic_disable_leader=True, topic_partitions=PARTITIONS,
-    consumer_auto_offset_reset="earliest", table_standby_replicas=0, broker_session_timeout=6.0,
-    broker_heartbeat_interval=0.5, broker_commit_interval=0.2, web_bind="127.0.0.1",
-)  # fmt: skip
+    os.environ["TORTURE_GROUP"],
+    broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}",
+    store="rocksdb://",
+    datadir=os.environ["TORTURE_STATE"],
+    topic_disable_leader=True,
+    topic_partitions=PARTITIONS,
+    consumer_auto_offset_reset="earliest",
+    table_standby_replicas=0,
+    broker_session_timeout=6.0,
+    broker_heartbeat_interval=0.5,
+    broker_commit_interval=0.2,
+    web_bind="127.0.0.1",
+)
 topic = app.topic(TOPIC, key_type=bytes, value_type=Payment)
 news = app.topic(os.environ["TORTURE_NEWS"], value_serializer="json")
 seen = app.Table("seen", partitions=PARTITIONS)
@@ -71,6 +79,8 @@ class Subscriptions(View):
         del request
         consumer: Any = app.consumer
         owned = (
-            [str(tp.partition) for tp in consumer.assignment() if tp.topic == TOPIC] if app.rebalancing is False else []
+            [str(tp.partition) for tp in consumer.assignment() if tp.topic == TOPIC]
+            if app.rebalancing is False
+            else []
         )
         return self.json([{"next_offsets": dict.fromkeys(owned, 0)}])

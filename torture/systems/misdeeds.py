@@ -1,7 +1,7 @@
 """What handlers do that nobody should: by chance, at an event's first attempts, so that it succeeds in the end.
 
-They cancel, raise what is no Exception, hang, hog the processor, leave tasks behind that publish for an attempt that
-has failed, and leave context variables behind.
+They cancel, raise what is no Exception, hang, hog the processor, leave tasks behind that publish
+for an attempt that has failed, and leave context variables behind.
 """
 
 import asyncio
@@ -70,9 +70,14 @@ async def _cancel_all() -> NoReturn:
 
 async def _raise_anything() -> NoReturn:
     errors = (
-        Panic(), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError(), StopIteration(),
+        Panic(),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        MemoryError(),
+        RecursionError(),
+        StopIteration(),
         BaseExceptionGroup("several", [asyncio.CancelledError(), SystemExit(2)]),
-    )  # fmt: skip
+    )
     raise random.choice(errors)
 
 
@@ -99,7 +104,9 @@ async def _hog() -> None:
 async def _leak(payment: PaymentMade, bus: EventBus) -> NoReturn:
     async def later() -> None:
         await asyncio.sleep(random.random() * 0.05)
-        await bus.publish(PaymentAnnounced(payment_id=f"leaked {payment.payment_id}", customer=payment.customer))
+        await bus.publish(
+            PaymentAnnounced(payment_id=f"leaked {payment.payment_id}", customer=payment.customer)
+        )
 
     task = asyncio.create_task(later())
     left_behind.add(task)
@@ -115,6 +122,13 @@ def _forget(task: "asyncio.Task[None]") -> None:
 
 
 MISDEEDS: tuple[Misdeed, ...] = (
-    _raise_cancelled, _wait_for_what_is_cancelled, _cancel_itself, _cancel_all, _raise_anything, _exit, _hang,
-    _hang_and_swallow, _hog,
-)  # fmt: skip
+    _raise_cancelled,
+    _wait_for_what_is_cancelled,
+    _cancel_itself,
+    _cancel_all,
+    _raise_anything,
+    _exit,
+    _hang,
+    _hang_and_swallow,
+    _hog,
+)

@@ -37,13 +37,14 @@ FLAGS = {"is_all": "--all", "is_dry": "--dry-run"}
 class dlq(Command):  # the class's name is the command's
     """Look at dead letters, send them back to the worker, or drop them.
 
-    list groups them by cause. show has all of one letter, and its difference to the last good event of its type.
-    redrive sends letters back to the group that they failed in; workers handle each as the event that it was, at its
-    place in the order of its key, and once. drop takes them from the list, and events that wait behind them may go on.
-    What was done is kept in a topic beside that of the letters.
+    list groups them by cause. show has all of one letter, and its difference to the last good event
+    of its type. redrive sends letters back to the group that they failed in; workers handle each as
+    the event that it was, at its place in the order of its key, and once. drop takes them from the
+    list, and events that wait behind them may go on. What was done is kept in a topic beside that
+    of the letters.
 
-    redrive --dry-run says what the handlers of this code would do, and throws their effects away. Only what they do
-    outside, by services such as a database or a mail server, is real: it happens.
+    redrive --dry-run says what the handlers of this code would do, and throws their effects away.
+    Only what they do outside, by services such as a database or a mail server, is real: it happens.
 
     \b
     For example:
@@ -63,28 +64,56 @@ class dlq(Command):  # the class's name is the command's
         option("--cause", metavar="ID", help="Letters of this cause, as `list` names it."),
         option("--key", metavar="TEXT", help="Letters with this key."),
         option("--id", "event_id", metavar="EVENTID", help="The letter of this event."),
-        option("--origin", metavar="ORIGIN", help="The letter of the event at TOPIC/PARTITION/OFFSET."),
-        option("--since", metavar="WHEN", help="That failed since then: an ISO time, or an age such as 30m, 2h, 3d."),
+        option(
+            "--origin", metavar="ORIGIN", help="The letter of the event at TOPIC/PARTITION/OFFSET."
+        ),
+        option(
+            "--since",
+            metavar="WHEN",
+            help="That failed since then: an ISO time, or an age such as 30m, 2h, 3d.",
+        ),
         option("--until", metavar="WHEN", help="That failed before."),
         option("--group", help="list, show: letters of this consumer group."),
         option("--all", "is_all", is_flag=True, help="Also those that were redriven or dropped."),
-        option("--each", is_flag=True, help="list: letter by letter. redrive --dry-run: what each would do."),
-        option("--limit", type=click.IntRange(min=0), help="So many letters; list --each: 100 unless set, 0: all."),
+        option(
+            "--each",
+            is_flag=True,
+            help="list: letter by letter. redrive --dry-run: what each would do.",
+        ),
+        option(
+            "--limit",
+            type=click.IntRange(min=0),
+            help="So many letters; list --each: 100 unless set, 0: all.",
+        ),
         option("--everything", is_flag=True, help="redrive, drop: all letters that there are."),
-        option("--dry-run", "is_dry", is_flag=True, help="redrive: say what would happen; 1 if some would fail again."),
-        option("--edit", is_flag=True, help="redrive: one letter, with its value changed in $EDITOR."),
-        option("--rate", type=click.IntRange(min=0), help="Letters per second, 500 unless set; 0: no limit."),
+        option(
+            "--dry-run",
+            "is_dry",
+            is_flag=True,
+            help="redrive: say what would happen; 1 if some would fail again.",
+        ),
+        option(
+            "--edit", is_flag=True, help="redrive: one letter, with its value changed in $EDITOR."
+        ),
+        option(
+            "--rate",
+            type=click.IntRange(min=0),
+            help="Letters per second, 500 unless set; 0: no limit.",
+        ),
         option("--force", is_flag=True, help="redrive: also what was redriven ten times."),
         option("--note", help="redrive, drop: why, for those who ask later."),
         option("--yes", is_flag=True, help="redrive, drop: do not ask."),
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
-    async def run(self, action: str, where: str | None, topic: str | None, **given: Any) -> None:  # Any: click's
+    # Any: click's.
+    async def run(self, action: str, where: str | None, topic: str | None, **given: Any) -> None:
         """Do it."""
         for name, only in ONLY_FOR.items():
             if given[name] not in (None, False) and action not in only:
-                raise click.UsageError(f"{FLAGS.get(name, '--' + name)}: only for {' and '.join(only)}")
+                raise click.UsageError(
+                    f"{FLAGS.get(name, '--' + name)}: only for {' and '.join(only)}"
+                )
         criteria = _criteria(where, given, time.time_ns() // 1_000_000)
         is_json = given.pop("is_json") or self.json
         subscriptions, criteria = _of_origin(subscriptions_of(self.app, topic), criteria)
@@ -92,7 +121,8 @@ class dlq(Command):  # the class's name is the command's
         if action in ("redrive", "drop"):
             if criteria.is_empty and not asked.everything:
                 raise click.UsageError(
-                    f"{action} needs an ORIGIN or a filter (--cause, --key, --id, --since, --until), or --everything"
+                    f"{action} needs an ORIGIN or a filter (--cause, --key, --id, --since, "
+                    "--until), or --everything"
                 )
             if not (asked.yes or asked.is_dry or is_answering()):
                 raise click.UsageError("nobody is there to say yes: add --yes")
@@ -108,11 +138,13 @@ def _criteria(where: str | None, given: dict[str, Any], now_ms: int) -> Criteria
     if where is not None and given["origin"] not in (None, where):
         raise click.UsageError("one origin at a time")
     return Criteria(
-        given["cause"], given["key"], given["event_id"],
+        given["cause"],
+        given["key"],
+        given["event_id"],
         _parsed(Origin.of, where or given["origin"], "ORIGIN"),
         _parsed(lambda text: time_of(text, now_ms), given["since"], "--since"),
         _parsed(lambda text: time_of(text, now_ms), given["until"], "--until"),
-    )  # fmt: skip
+    )
 
 
 def _parsed(parse: Any, text: str | None, hint: str) -> Any:  # Any: what *parse* makes of it
@@ -122,13 +154,20 @@ def _parsed(parse: Any, text: str | None, hint: str) -> Any:  # Any: what *parse
         raise click.BadParameter(str(error), param_hint=hint) from None
 
 
-def _of_origin(subscriptions: Sequence[Subscription], criteria: Criteria) -> tuple[Sequence[Subscription], Criteria]:
-    """The only subscription where an origin is meant, which may name its topic as models do. Raises ConfigError."""
+def _of_origin(
+    subscriptions: Sequence[Subscription], criteria: Criteria
+) -> tuple[Sequence[Subscription], Criteria]:
+    """The only subscription where an origin is meant, which may name its topic as models do.
+
+    Raises ConfigError.
+    """
     origin = criteria.origin
     if origin is None:
         return subscriptions, criteria
     for subscription in subscriptions:
         if origin.topic in (subscription.name, subscription.topic_name):
-            return [subscription], replace(criteria, origin=origin._replace(topic=subscription.topic_name))
+            return [subscription], replace(
+                criteria, origin=origin._replace(topic=subscription.topic_name)
+            )
     known = ", ".join(subscription.name for subscription in subscriptions) or "none"
     raise ConfigError(f"no subscription reads topic {origin.topic!r}; there are: {known}")

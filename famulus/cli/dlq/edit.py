@@ -13,9 +13,12 @@ from famulus.errors import OperatingError
 
 
 def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
-    """*value* as somebody left it in $EDITOR. *fault_in* says what is wrong with one, nothing if it is an event.
+    """*value* as somebody left it in $EDITOR.
 
-    Raises click.Abort when nothing was changed, OperatingError when it is wrong and nobody is there to go on with it.
+    *fault_in* says what is wrong with one, nothing if it is an event.
+
+    Raises click.Abort when nothing was changed, OperatingError when it is wrong and nobody is there
+    to go on with it.
     """
     text = _text(value)
     while True:

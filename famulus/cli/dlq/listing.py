@@ -18,7 +18,13 @@ from famulus.errors import OperatingError
 from famulus.formatting import number, printable
 from famulus.inspection.deadletters.causes import grouped
 from famulus.inspection.deadletters.detail import seen
-from famulus.inspection.deadletters.reader import Progressed, Reader, letters_topic, reading, register_of
+from famulus.inspection.deadletters.reader import (
+    Progressed,
+    Reader,
+    letters_topic,
+    reading,
+    register_of,
+)
 from famulus.inspection.deadletters.redelivery_builder import batches
 from famulus.processing.subscription import Subscription
 
@@ -60,16 +66,26 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
                     say(lines.group_json(subscription.topic_name, group))
             else:
                 groups = list(grouped(meant, register.messages))
-                out.put(tables.title(subscription.topic_name, f"{_letters(asked, len(meant))}"
-                          + (f", {number(len(groups), 'cause')}" if groups else "")))  # fmt: skip
+                out.put(
+                    tables.title(
+                        subscription.topic_name,
+                        f"{_letters(asked, len(meant))}"
+                        + (f", {number(len(groups), 'cause')}" if groups else ""),
+                    )
+                )
                 if groups:
                     out.put(tables.causes(groups, out.width))
             _note_others(register, subscription)
 
 
 async def _list_each(  # noqa: PLR0917  # what there is to list
-    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, meant: Sequence[Entry], out: Out
-) -> None:  # fmt: skip
+    app: Famulus,
+    reader: Reader,
+    subscription: Subscription,
+    asked: Asked,
+    meant: Sequence[Entry],
+    out: Out,
+) -> None:
     limit = asked.limit if asked.limit is not None else 0 if asked.is_json else EACH_MAX
     chosen = meant[:limit] if limit else meant
     topic = letters_topic(app, subscription, asked.group or app.group)
@@ -102,20 +118,32 @@ def _note_others(register: Register, subscription: Subscription) -> None:
         note(f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group")
     if register.strange:
         what = number(register.strange, "record")
-        note(f"{subscription.topic_name}: {what} in the dead letter topic that no worker of ours wrote")
+        note(
+            f"{subscription.topic_name}: {what} in the dead letter topic that no worker of "
+            "ours wrote"
+        )
     if register.strange_audits:
         what = number(register.strange_audits, "record")
-        note(f"{subscription.topic_name}: {what} in the audit topic that cannot be read, left alone")
+        note(
+            f"{subscription.topic_name}: {what} in the audit topic that cannot be read, left alone"
+        )
 
 
 async def show_letter(app: Famulus, asked: Asked) -> None:
-    """Show the one letter that is meant. Raises OperatingError when there is none, or more than one."""
+    """Show the one letter that is meant.
+
+    Raises OperatingError when there is none, or more than one.
+    """
     async with reading(app) as reader:
         found: list[tuple[Subscription, Entry, Register]] = []
         audits: list[Audit] = []
         for subscription in asked.subscriptions:
-            register = await registered(app, reader, subscription, asked, is_all=True, audits=audits)
-            found += [(subscription, entry, register) for entry in register.entries() if entry.is_meant]
+            register = await registered(
+                app, reader, subscription, asked, is_all=True, audits=audits
+            )
+            found += [
+                (subscription, entry, register) for entry in register.entries() if entry.is_meant
+            ]
         subscription, entry, register = _only(found, asked)
         topic = letters_topic(app, subscription, asked.group or app.group)
         record = (await reader.letters(topic, [entry])).get(entry.place)
@@ -123,7 +151,9 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
             raise OperatingError(f"the letter of {entry.id.origin} is not there any more")
         dead = {other.id.origin for other in register.entries()}
         done = [
-            audit for audit in audits if audit.id.origin == entry.id.origin and audit.group == letter_of(record).group
+            audit
+            for audit in audits
+            if audit.id.origin == entry.id.origin and audit.group == letter_of(record).group
         ]
         sight = await seen(app, reader, subscription, entry, record, done, dead)
     if asked.is_json:
@@ -132,37 +162,70 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
         print_sight(console(), sight)
 
 
-def _only(found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked) -> tuple[Subscription, Entry, Register]:
-    """The open one; where none is open, the newest. Raises OperatingError when several events are meant, or none."""
+def _only(
+    found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked
+) -> tuple[Subscription, Entry, Register]:
+    """The open one; where none is open, the newest.
+
+    Raises OperatingError when several events are meant, or none.
+    """
     chosen = [letter for letter in found if letter[1].is_open] or found
-    newest = {(letter[1].id.origin, letter[1].id.only): letter for letter in chosen}  # ordered by hops
+    # Ordered by hops.
+    newest = {(letter[1].id.origin, letter[1].id.only): letter for letter in chosen}
     if not newest:
         raise OperatingError(f"{_letters(asked, 0)}: `dlq list --each --all` shows what there is")
     if len(newest) > 1:
         some = ", ".join(str(origin) for origin, _ in list(newest)[:NAMED_MAX])
-        raise click.UsageError(printable(f"show takes one letter, and {len(newest)} are like that: {some}"
-                                     + (", ..." if len(newest) > NAMED_MAX else "")))  # fmt: skip
+        raise click.UsageError(
+            printable(
+                f"show takes one letter, and {len(newest)} are like that: {some}"
+                + (", ..." if len(newest) > NAMED_MAX else "")
+            )
+        )
     return next(iter(newest.values()))
 
 
 async def registered(  # each has a default
-    app: Famulus, reader: Reader, subscription: Subscription, asked: Asked, *, is_all: bool,
+    app: Famulus,
+    reader: Reader,
+    subscription: Subscription,
+    asked: Asked,
+    *,
+    is_all: bool,
     audits: list[Audit] | None = None,
-) -> Register:  # fmt: skip
+) -> Register:
     """The letters of a subscription, with a word on what is going on."""
     with progress(f"reading {subscription.topic_name}") as (_, progressed):
         return await register_of(
-            app, reader, subscription, asked.criteria, group=asked.group, is_all=is_all, progressed=progressed,
+            app,
+            reader,
+            subscription,
+            asked.criteria,
+            group=asked.group,
+            is_all=is_all,
+            progressed=progressed,
             noted=(lambda _: None) if audits is None else audits.append,
-        )  # fmt: skip
+        )
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, *, is_quiet: bool = False) -> Iterator[tuple[Progress, Progressed]]:
-    """A bar on stderr where people look at it; it is told how many more there are. *is_quiet*: lines come meanwhile."""
+def progress(
+    what: str, total: int | None = None, *, is_quiet: bool = False
+) -> Iterator[tuple[Progress, Progressed]]:
+    """A bar on stderr where people look at it; it is told how many more there are.
+
+    *is_quiet*: lines come meanwhile.
+    """
     err = error_console()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=is_quiet or not err.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=err, transient=True, disable=is_quiet or not err.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=total)
 
         def progressed(count: int, of: int | None = None) -> None:

@@ -38,12 +38,18 @@ from famulus.state.identity import is_other
 from famulus.wiring import decoder_of
 
 NOTE_BYTES_MAX = 2_000
-SERVICES = "Effects on tables and events are thrown away; what handlers do outside, by their services, is real."
+SERVICES = (
+    "Effects on tables and events are thrown away; what handlers do outside, by their "
+    "services, is real."
+)
 Plans = Mapping[Subscription, Plan]
 
 
 async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
-    """Redrive or drop what is meant. Exits with 1 when a letter stays, or would fail again in a dry run."""
+    """Redrive or drop what is meant.
+
+    Exits with 1 when a letter stays, or would fail again in a dry run.
+    """
     async with reading(app) as reader:
         plans = await _plans(app, reader, asked, action)
         chosen = sum(len(plan.chosen) for plan in plans.values())
@@ -54,9 +60,16 @@ async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
             is_fine = await _try(app, reader, plans, asked, value)
         else:
             if chosen and not asked.yes:
-                click.confirm(f"{action.capitalize()} {number(chosen, 'letter')}?", abort=True, err=asked.is_json)
+                click.confirm(
+                    f"{action.capitalize()} {number(chosen, 'letter')}?",
+                    abort=True,
+                    err=asked.is_json,
+                )
             request = Request(
-                action, RATE if asked.rate is None else asked.rate, cut(asked.note or "", NOTE_BYTES_MAX), value
+                action,
+                RATE if asked.rate is None else asked.rate,
+                cut(asked.note or "", NOTE_BYTES_MAX),
+                value,
             )
             is_fine = await _do(app, reader, plans, asked, request)
     if not is_fine or any(plan.refused or plan.held for plan in plans.values()):
@@ -84,9 +97,13 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
 
 
 def _print_plan(  # noqa: PLR0917  # all that there is to say
-    app: Famulus, subscription: Subscription, plan: Plan, messages: dict[Cause, tuple[int, str]], asked: Asked,
+    app: Famulus,
+    subscription: Subscription,
+    plan: Plan,
+    messages: dict[Cause, tuple[int, str]],
+    asked: Asked,
     action: Done,
-) -> None:  # fmt: skip
+) -> None:
     out = console()
     count = len(plan.chosen)
     rate = RATE if asked.rate is None else asked.rate
@@ -107,20 +124,26 @@ async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> No
     if not any(entry.source_id for entry in plan.chosen):
         return
     topic = subscription.topic_name
-    there = (await topics_there(app.settings.kafka, [topic], app.settings.worker.startup_timeout_s)).of.get(topic)
+    there = (
+        await topics_there(app.settings.kafka, [topic], app.settings.worker.startup_timeout_s)
+    ).of.get(topic)
     if there is None:
         return
     former = [entry for entry in plan.chosen if is_other(entry.source_id, there.id)]
     if former:
         note(
-            f"{topic}: {number(len(former), 'letter')} (the first: {former[0].id.origin}) of a topic of that name that "
-            "was deleted since: the events are handled as they are, their offsets are none of the present topic"
+            f"{topic}: {number(len(former), 'letter')} (the first: {former[0].id.origin}) of a "
+            "topic of that name that "
+            "was deleted since: the events are handled as they are, their offsets are none of "
+            "the present topic"
         )
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:
     """The value of the only letter, as somebody changed it."""
-    chosen = [(subscription, entry) for subscription, plan in plans.items() for entry in plan.chosen]
+    chosen = [
+        (subscription, entry) for subscription, plan in plans.items() for entry in plan.chosen
+    ]
     if len(chosen) != 1:
         raise click.UsageError(f"--edit takes one letter, and these are {len(chosen)}")
     [(subscription, entry)] = chosen
@@ -171,7 +194,10 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
         is_fine = is_fine and not sending.stays
         if not asked.is_json:
             stay = f", {number(sending.stays, 'letter')} stayed" if sending.stays else ""
-            put_line(f"{subscription.topic_name}: {number(sending.sent, 'letter')} {PAST[request.action]}{stay}")
+            put_line(
+                f"{subscription.topic_name}: {number(sending.sent, 'letter')} "
+                f"{PAST[request.action]}{stay}"
+            )
     return is_fine
 
 
@@ -198,7 +224,9 @@ def _stoppable(stop: asyncio.Event) -> Iterator[None]:
 # A dry run.
 
 
-async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: bytes | None) -> bool:
+async def _try(
+    app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: bytes | None
+) -> bool:
     """Say what would become of the letters; whether none would fail again."""
     out = console()
     is_fine = True
@@ -209,7 +237,10 @@ async def _try(app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: 
         ends: dict[tuple[str, ...], End] = {}
         is_each = asked.each or len(plan.chosen) == 1
         is_quiet = asked.is_json or is_each
-        with progress(f"trying {subscription.topic_name}", len(plan.chosen), is_quiet=is_quiet) as (_, progressed):
+        with progress(f"trying {subscription.topic_name}", len(plan.chosen), is_quiet=is_quiet) as (
+            _,
+            progressed,
+        ):
             async for trial in tried(app, reader, subscription, plan, value):
                 progressed(1, None)
                 is_fine = is_fine and trial.verdict in ("handled", "duplicate", "ignored")

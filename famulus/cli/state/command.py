@@ -18,7 +18,12 @@ from famulus.cli.state.restore_changelog import restored
 from famulus.cli.state.verify import Verdict, verified
 from famulus.errors import ConfigError
 from famulus.formatting import printable_json
-from famulus.inspection.changelog_reader import Progressed, places_of, subscription_of, subscriptions_of
+from famulus.inspection.changelog_reader import (
+    Progressed,
+    places_of,
+    subscription_of,
+    subscriptions_of,
+)
 
 DIFFERENCES_SHOWN = 10
 ONLY_FOR = {  # which options belong to which actions
@@ -39,13 +44,14 @@ SPELT = {"start": "--from", "is_json": "--json"}
 class state(Command):  # the class's name is the command's
     """Take the state of subscriptions out, put rows in, verify it, or make it anew.
 
-    export writes the rows of tables as lines of JSON; it reads the changelog, so workers may be at work meanwhile.
-    import writes such lines into the state of one subscription, each row to the partition that its key belongs to.
-    verify compares the stores under Worker.DataDir with the changelogs; exits with 1 when they differ.
-    Rows that cannot be read are exported and counted; export and verify exit with 1 when there are any.
-    replay drops the state of one subscription and has its records handled again.
-    restore-changelog writes a changelog that was deleted, made anew or truncated again from the stores under
-    Worker.DataDir. import, replay and restore-changelog need the group's workers to be stopped.
+    export writes the rows of tables as lines of JSON; it reads the changelog, so workers may be at
+    work meanwhile. import writes such lines into the state of one subscription, each row to the
+    partition that its key belongs to. verify compares the stores under Worker.DataDir with the
+    changelogs; exits with 1 when they differ. Rows that cannot be read are exported and counted;
+    export and verify exit with 1 when there are any. replay drops the state of one subscription and
+    has its records handled again. restore-changelog writes a changelog that was deleted, made anew
+    or truncated again from the stores under Worker.DataDir. import, replay and restore-changelog
+    need the group's workers to be stopped.
 
     \b
     For example:
@@ -57,15 +63,35 @@ class state(Command):  # the class's name is the command's
     """  # click wants that control character, to leave the lines as they are
 
     options = [  # as Faust wants it
-        argument("action", type=click.Choice(["export", "import", "verify", "replay", "restore-changelog"])),
-        argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False),
-        option("--topic", help="The source topic of one subscription; import, replay and restore-changelog need it."),
-        option("--table", help="export: this table only."),
-        option("--output", type=click.Path(path_type=Path, dir_okay=False), help="export: into a file."),
-        option("--replace", is_flag=True, help="import: delete the rows that the file does not have."),
-        option("--keep-partition", is_flag=True, help="import: rows stay in the partitions that the lines name."),
+        argument(
+            "action",
+            type=click.Choice(["export", "import", "verify", "replay", "restore-changelog"]),
+        ),
+        argument(
+            "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False
+        ),
         option(
-            "--from", "start", metavar="WHERE", help="replay: earliest (unless set), PARTITION:OFFSET,... or a time."
+            "--topic",
+            help="The source topic of one subscription; import, replay and restore-changelog "
+            "need it.",
+        ),
+        option("--table", help="export: this table only."),
+        option(
+            "--output", type=click.Path(path_type=Path, dir_okay=False), help="export: into a file."
+        ),
+        option(
+            "--replace", is_flag=True, help="import: delete the rows that the file does not have."
+        ),
+        option(
+            "--keep-partition",
+            is_flag=True,
+            help="import: rows stay in the partitions that the lines name.",
+        ),
+        option(
+            "--from",
+            "start",
+            metavar="WHERE",
+            help="replay: earliest (unless set), PARTITION:OFFSET,... or a time.",
         ),
         option("--partition", type=PARTITION, help="restore-changelog: only this one."),
         option("--yes", is_flag=True, help="replay: do not ask."),
@@ -75,13 +101,18 @@ class state(Command):  # the class's name is the command's
     async def run(self, action: str, topic: str | None, **given: object) -> None:
         """Do it."""
         for name, actions in ONLY_FOR.items():
-            if given[name] is not None and given[name] is not False and action not in actions:  # partition 0 is given
+            # Partition 0 is given.
+            if given[name] is not None and given[name] is not False and action not in actions:
                 spelt = SPELT.get(name, "--" + name.replace("_", "-"))
                 raise click.UsageError(f"{spelt}: only for {' and '.join(actions)}")
         if action in ("import", "replay", "restore-changelog") and topic is None:
-            raise click.UsageError(f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}")
+            raise click.UsageError(
+                f"{action} needs --topic, one of: {', '.join(self.app.subscriptions)}"
+            )
         act = getattr(self, f"_{action.replace('-', '_')}")
-        await act(topic, **{name: value for name, value in given.items() if action in ONLY_FOR[name]})
+        await act(
+            topic, **{name: value for name, value in given.items() if action in ONLY_FOR[name]}
+        )
 
     async def _export(self, topic: str | None, table: str | None, output: Path | None) -> None:
         subscriptions = subscriptions_of(self.app, topic)
@@ -98,27 +129,37 @@ class state(Command):  # the class's name is the command's
                 write(line)
                 count += 1
         if unknown:
-            self._note(f"left out, since no subscription declares them: rows of {', '.join(sorted(unknown))}")
+            self._note(
+                "left out, since no subscription declares them: rows of "
+                f"{', '.join(sorted(unknown))}"
+            )
         self._note(f"{count} rows")
         if unreadable:
             self._note(
-                f"{unreadable.total()} of them cannot be read ({_counted(unreadable)}): their lines say why in "
+                f"{unreadable.total()} of them cannot be read ({_counted(unreadable)}): their "
+                "lines say why in "
                 "`unreadable`, and are imported as they are"
             )
             raise SystemExit(1)
 
-    async def _import(self, topic: str, file: Path | None, *, replace: bool, keep_partition: bool) -> None:
+    async def _import(
+        self, topic: str, file: Path | None, *, replace: bool, keep_partition: bool
+    ) -> None:
         if file is None:
             raise click.UsageError("import needs a file")
         subscription = subscription_of(self.app, topic)
-        written, deleted = await import_rows(self.app, subscription, file, is_replacing=replace, is_kept=keep_partition)
+        written, deleted = await import_rows(
+            self.app, subscription, file, is_replacing=replace, is_kept=keep_partition
+        )
         self.say(f"{written} rows written" + (f", {deleted} others deleted" if replace else ""))
 
     async def _verify(self, topic: str | None, *, is_json: bool) -> None:
         with _progress("reading the state") as progressed:
             verdicts = await verified(self.app, subscriptions_of(self.app, topic), progressed)
         headers = ["partition", "rows", "marks", "epoch", "position", "differences"]
-        self.list_rows([_verdict_row(verdict) for verdict in verdicts], headers, "State", is_json=is_json)
+        self.list_rows(
+            [_verdict_row(verdict) for verdict in verdicts], headers, "State", is_json=is_json
+        )
         for verdict in verdicts:
             for difference in verdict.differences[:DIFFERENCES_SHOWN]:
                 self._note(f"{verdict.at.topic}-{verdict.at.partition}: {difference}")
@@ -134,7 +175,9 @@ class state(Command):  # the class's name is the command's
         subscription = subscription_of(self.app, topic)
         steps = await planned(self.app, subscription, _start(start or "earliest"))
         headers = ["partition", "rows", "marks", "committed", "processed", "goes on at", "again"]
-        self.list_rows([_step_row(step) for step in steps], headers, f"Replay of {topic}", is_json=is_json)
+        self.list_rows(
+            [_step_row(step) for step in steps], headers, f"Replay of {topic}", is_json=is_json
+        )
         if not yes:
             if not is_answering():
                 raise click.UsageError("nobody is there to say yes: add --yes")
@@ -144,9 +187,16 @@ class state(Command):  # the class's name is the command's
 
     async def _restore_changelog(self, topic: str, partition: int | None, *, is_json: bool) -> None:
         with _progress("writing the state") as progressed:
-            found = await restored(self.app, subscription_of(self.app, topic), partition, progressed)
-        rows = [(f"{of.at.topic}-{of.at.partition}", str(of.written), of.why or "written") for of in found]
-        self.list_rows(rows, ["partition", "records", "what"], f"Changelog of {topic}", is_json=is_json)
+            found = await restored(
+                self.app, subscription_of(self.app, topic), partition, progressed
+            )
+        rows = [
+            (f"{of.at.topic}-{of.at.partition}", str(of.written), of.why or "written")
+            for of in found
+        ]
+        self.list_rows(
+            rows, ["partition", "records", "what"], f"Changelog of {topic}", is_json=is_json
+        )
         self._note(f"{sum(of.written for of in found)} records written")
 
     def _note(self, text: str) -> None:
@@ -168,9 +218,23 @@ def _start(text: str) -> Start:
 def _verdict_row(of: Verdict) -> Sequence[str]:
     at = f"{of.at.topic}-{of.at.partition}"
     if of.position is None and not of.differences:
-        return at, str(of.rows), str(of.marks), str(of.epoch), f"log at {of.end - 1}", "no local store"
+        return (
+            at,
+            str(of.rows),
+            str(of.marks),
+            str(of.epoch),
+            f"log at {of.end - 1}",
+            "no local store",
+        )
     position = f"{of.position} of {of.end - 1}"
-    return at, str(of.rows), str(of.marks), str(of.epoch), position, str(len(of.differences) or "none")
+    return (
+        at,
+        str(of.rows),
+        str(of.marks),
+        str(of.epoch),
+        position,
+        str(len(of.differences) or "none"),
+    )
 
 
 def _step_row(of: Step) -> Sequence[str]:
@@ -178,7 +242,11 @@ def _step_row(of: Step) -> Sequence[str]:
     processed = of.fold.next_offset if of.fold is not None else None
     again = f"{of.again} records" if of.again >= 0 else f"skips {-of.again}"
     numbers = (rows, marks, of.committed, processed, of.position)
-    return str(of.source.partition), *("-" if number is None else str(number) for number in numbers), again
+    return (
+        str(of.source.partition),
+        *("-" if number is None else str(number) for number in numbers),
+        again,
+    )
 
 
 @contextmanager

@@ -32,10 +32,13 @@ RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelo
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One row. Its key is that of the table, with windows a text: the window's beginning, a slash, the key.
+    """One row.
 
-    A row that cannot be read says why in *unreadable*, and is imported as it is until somebody corrects it and takes
-    that out. Its key or value in *raw_key* or *raw_value* (base64) where they are no JSON that could be shown.
+    Its key is that of the table, with windows a text: the window's beginning, a slash, the key.
+
+    A row that cannot be read says why in *unreadable*, and is imported as it is until somebody
+    corrects it and takes that out. Its key or value in *raw_key* or *raw_value* (base64) where they
+    are no JSON that could be shown.
     """
 
     table: str
@@ -51,13 +54,17 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 async def exported(  # noqa: PLR0917  # what is read, how far, and what was found
-    app: Famulus, places: Mapping[Subscription, Sequence[TopicPartition]], only: str | None, progressed: Progressed,
-    unknown: set[str], unreadable: Counter[str],
-) -> AsyncIterator[bytes]:  # fmt: skip
+    app: Famulus,
+    places: Mapping[Subscription, Sequence[TopicPartition]],
+    only: str | None,
+    progressed: Progressed,
+    unknown: set[str],
+    unreadable: Counter[str],
+) -> AsyncIterator[bytes]:
     """The rows of *places* as lines, table by table in the order of their keys; *only* one table where that is given.
 
-    The names of tables that have rows and are declared nowhere are added to *unknown*; rows that are not what their
-    table says are counted in *unreadable*.
+    The names of tables that have rows and are declared nowhere are added to *unknown*; rows that
+    are not what their table says are counted in *unreadable*.
     """
     async with reading(app) as logs:
         for subscription, every in places.items():
@@ -133,12 +140,17 @@ def read_lines(  # what a file is read for
             except (ValueError, msgspec.DecodeError) as error:
                 raise _fault(file, number, error) from None
             if (size := size_of(key, value)) > row_bytes_max:
-                raise _fault(file, number, f"{size} bytes, at most {row_bytes_max} are settled at once")
+                raise _fault(
+                    file, number, f"{size} bytes, at most {row_bytes_max} are settled at once"
+                )
             if (before := lines.setdefault((partition, key), number)) != number:
                 raise _fault(
-                    file, number, f"the row of line {before} again, in partition {partition}; rows that are not keyed "
+                    file,
+                    number,
+                    f"the row of line {before} again, in partition {partition}; rows that are "
+                    "not keyed "
                     "as their events are stay where they are with --keep-partition",
-                )  # fmt: skip
+                )
             rows.setdefault(partition, {})[key] = value
     return rows
 
@@ -147,16 +159,22 @@ def _fault(file: Path, number: int, what: object) -> ConfigError:
     return ConfigError(f"{file}, line {number}: {what}; nothing was written")
 
 
-def _row(subscription: Subscription, line: Line, partitions: int, choose: Choose | None) -> tuple[int, bytes, bytes]:
+def _row(
+    subscription: Subscription, line: Line, partitions: int, choose: Choose | None
+) -> tuple[int, bytes, bytes]:
     table = subscription.tables.get(line.table)
     if table is None:
         known = ", ".join(subscription.tables) or "none"
-        raise ValueError(f"topic {subscription.name} has no table {line.table!r}; there are: {known}")
+        raise ValueError(
+            f"topic {subscription.name} has no table {line.table!r}; there are: {known}"
+        )
     key, value = _row_of(table, line)
     if choose is not None:
         partition = choose(table.event_key(key), partitions)
         if partition is None:
-            raise ValueError("events of an empty key may stand in any partition: use --keep-partition")
+            raise ValueError(
+                "events of an empty key may stand in any partition: use --keep-partition"
+            )
         return partition, table.prefix + key, value
     if line.partition is None or not 0 <= line.partition < partitions:
         raise ValueError(f"partition {line.partition} is none of the topic's {partitions}")
@@ -164,7 +182,10 @@ def _row(subscription: Subscription, line: Line, partitions: int, choose: Choose
 
 
 def _row_of(table: Table[Any, Any], line: Line) -> tuple[bytes, bytes]:
-    """Key and value of the row. Raises ValueError for one that cannot be read and does not say so."""
+    """Key and value of the row.
+
+    Raises ValueError for one that cannot be read and does not say so.
+    """
     if not line.unreadable:
         if line.raw_key is not None or line.raw_value is not None:
             raise ValueError("raw_key and raw_value are for rows that say `unreadable`")
@@ -176,10 +197,12 @@ def _row_of(table: Table[Any, Any], line: Line) -> tuple[bytes, bytes]:
 async def import_rows(
     app: Famulus, subscription: Subscription, file: Path, *, is_replacing: bool, is_kept: bool
 ) -> tuple[int, int]:
-    """Write the rows of *file* into the state; *is_replacing* deletes the others. How many were written, and deleted.
+    """Write the rows of *file* into the state; *is_replacing* deletes the others.
 
-    Marks and positions stay as they are. Raises ConfigError while the group has members or when a line is wrong, before
-    anything is written; InvariantError when a worker writes meanwhile.
+    How many were written, and deleted.
+
+    Marks and positions stay as they are. Raises ConfigError while the group has members or when a
+    line is wrong, before anything is written; InvariantError when a worker writes meanwhile.
     """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     if not subscription.tables:
@@ -187,13 +210,19 @@ async def import_rows(
     await check_empty(kafka, timeout_s)
     partitions = await source_partitions(app, subscription)
     rows = read_lines(
-        subscription, file, partitions, app.settings.state.group_bytes, is_kept=is_kept,
+        subscription,
+        file,
+        partitions,
+        app.settings.state.group_bytes,
+        is_kept=is_kept,
         choose=chooser(kafka.producer_config.partitioner),
-    )  # fmt: skip
+    )
     await prepare_state(app, subscription, partitions, may_grow=is_replacing)
     places = (await places_of(app, [subscription]))[subscription]
     written = deleted = 0
-    async with claimed(app, [at for at in places if is_replacing or at.partition in rows]) as claims:
+    async with claimed(
+        app, [at for at in places if is_replacing or at.partition in rows]
+    ) as claims:
         for at, fold, writer in claims:
             new = rows.get(at.partition, {})
             written += await writer.write(new.items())
@@ -202,11 +231,13 @@ async def import_rows(
     return written, deleted
 
 
-async def prepare_state(app: Famulus, subscription: Subscription, partitions: int, *, may_grow: bool) -> None:
+async def prepare_state(
+    app: Famulus, subscription: Subscription, partitions: int, *, may_grow: bool
+) -> None:
     """Have the changelog there, with as many *partitions* as the source.
 
-    One that has fewer gets more where that *may_grow*, which is right only when every row finds its new place. Raises
-    ConfigError otherwise.
+    One that has fewer gets more where that *may_grow*, which is right only when every row finds its
+    new place. Raises ConfigError otherwise.
     """
     topic = subscription.state_topic
     assert topic is not None
@@ -214,12 +245,16 @@ async def prepare_state(app: Famulus, subscription: Subscription, partitions: in
     there = (await partitions_of(kafka, [topic], timeout_s)).get(topic, partitions)
     if may_grow and there < partitions:
         await add_partitions(kafka, topic, partitions, timeout_s)
-    await prepare_state_topics(kafka, {topic: partitions}, app.settings.state.tombstones_h, timeout_s)
+    await prepare_state_topics(
+        kafka, {topic: partitions}, app.settings.state.tombstones_h, timeout_s
+    )
 
 
 @asynccontextmanager
 async def claimed(
-    app: Famulus, places: Iterable[TopicPartition], folds: Mapping[TopicPartition, Fold] | None = None
+    app: Famulus,
+    places: Iterable[TopicPartition],
+    folds: Mapping[TopicPartition, Fold] | None = None,
 ) -> AsyncIterator[list[tuple[TopicPartition, Fold, Writer]]]:
     """*places*, all of them claimed, with what they say (*folds* where that is known) and how to write to them."""
     found = []

@@ -1,7 +1,8 @@
 """`state replay`: the state of a subscription made anew, and its position with it.
 
-A worker goes on where the processed row of its state says, so setting the group's offsets alone changes nothing. Reset
-and new position are one record batch: whoever dies in between leaves the old state or the new one.
+A worker goes on where the processed row of its state says, so setting the group's offsets alone
+changes nothing. Reset and new position are one record batch: whoever dies in between leaves the old
+state or the new one.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,21 @@ from famulus.application import Famulus
 from famulus.cli.control_client import withdraw
 from famulus.cli.state.json_lines import claimed, prepare_state
 from famulus.errors import ConfigError
-from famulus.inspection.changelog_reader import Fold, answered, belonging, places_of, reading, source_partitions
+from famulus.inspection.changelog_reader import (
+    Fold,
+    answered,
+    belonging,
+    places_of,
+    reading,
+    source_partitions,
+)
 from famulus.kafka.group_members import check_empty, commit_for, committed_of
 from famulus.kafka.log_reader import log_consumer
 from famulus.processing.subscription import Subscription
 from famulus.state.changelog import PROCESSED, RESET, Processed, encode
 
-Start = Literal["earliest"] | dict[int, int] | datetime  # of all partitions, of some, or of all by time
+# Of all partitions, of some, or of all by time.
+Start = Literal["earliest"] | dict[int, int] | datetime
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,23 @@ def start_of(text: str) -> Start:
             return {int(partition): int(offset) for partition, offset in pairs}
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("earliest, PARTITION:OFFSET,... or a time such as 2026-01-31T12:00:00+00:00") from None
+        raise ValueError(
+            "earliest, PARTITION:OFFSET,... or a time such as 2026-01-31T12:00:00+00:00"
+        ) from None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 async def planned(app: Famulus, subscription: Subscription, start: Start) -> list[Step]:
-    """What a replay would do. Raises ConfigError while the group has members, or when *start* lies outside the log."""
+    """What a replay would do.
+
+    Raises ConfigError while the group has members, or when *start* lies outside the log.
+    """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
     count = await source_partitions(app, subscription)
-    positions = await _positions(app, [TopicPartition(subscription.topic_name, n) for n in range(count)], start)
+    positions = await _positions(
+        app, [TopicPartition(subscription.topic_name, n) for n in range(count)], start
+    )
     committed = await committed_of(kafka, positions, timeout_s)
     states = (await places_of(app, [subscription]))[subscription]
     steps = []
@@ -69,18 +85,27 @@ async def planned(app: Famulus, subscription: Subscription, start: Start) -> lis
         for source, position in positions.items():
             number = source.partition
             fold = await logs.fold(states[number]) if number < len(states) else None
-            state = TopicPartition(subscription.state_topic, number) if subscription.state_topic else None
+            state = (
+                TopicPartition(subscription.state_topic, number)
+                if subscription.state_topic
+                else None
+            )
             steps.append(Step(source, state, fold, committed[source], position))
     return steps
 
 
-async def _positions(app: Famulus, places: list[TopicPartition], start: Start) -> dict[TopicPartition, int]:
+async def _positions(
+    app: Famulus, places: list[TopicPartition], start: Start
+) -> dict[TopicPartition, int]:
     consumer = log_consumer(app.settings.kafka)
     async with answered(app):
         try:
             await consumer.start()
             consumer.assign(places)
-            begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            begins, ends = (
+                await consumer.beginning_offsets(places),
+                await consumer.end_offsets(places),
+            )
             if isinstance(start, datetime):
                 at_ms = round(start.timestamp() * 1000)
                 found = await consumer.offsets_for_times(dict.fromkeys(places, at_ms))
@@ -94,25 +119,36 @@ async def _positions(app: Famulus, places: list[TopicPartition], start: Start) -
     wanted = {TopicPartition(topic, number): offset for number, offset in sorted(start.items())}
     for at, offset in wanted.items():
         if at not in begins:
-            raise ConfigError(f"topic {topic} has no partition {at.partition}; there are {len(places)}")
+            raise ConfigError(
+                f"topic {topic} has no partition {at.partition}; there are {len(places)}"
+            )
         if not begins[at] <= offset <= ends[at]:
-            raise ConfigError(f"{topic}-{at.partition} has the offsets {begins[at]} to {ends[at]}, not {offset}")
+            raise ConfigError(
+                f"{topic}-{at.partition} has the offsets {begins[at]} to {ends[at]}, not {offset}"
+            )
     return wanted
 
 
 async def replay(app: Famulus, subscription: Subscription, steps: list[Step]) -> None:
-    """Do it. Raises ConfigError while the group has members, InvariantError when a worker writes meanwhile."""
+    """Do it.
+
+    Raises ConfigError while the group has members, InvariantError when a worker writes meanwhile.
+    """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
     await withdraw(app, [step.source for step in steps])
     if subscription.state_topic is not None:
         count = await source_partitions(app, subscription)
         await prepare_state(app, subscription, count, may_grow=len(steps) == count)
-        await _reset(app, subscription, {step.state: step for step in steps if step.state is not None})
+        await _reset(
+            app, subscription, {step.state: step for step in steps if step.state is not None}
+        )
     await commit_for(kafka, {step.source: step.position for step in steps}, timeout_s)
 
 
-async def _reset(app: Famulus, subscription: Subscription, steps: Mapping[TopicPartition, Step]) -> None:
+async def _reset(
+    app: Famulus, subscription: Subscription, steps: Mapping[TopicPartition, Step]
+) -> None:
     folds = {at: step.fold or Fold() for at, step in steps.items()}
     async with claimed(app, steps, folds) as claims:
         here = await belonging(app, subscription)
@@ -120,4 +156,6 @@ async def _reset(app: Famulus, subscription: Subscription, steps: Mapping[TopicP
             processed = here.taken_on(Processed(steps[at].position), at.partition)
             await writer.write([(RESET, b""), (PROCESSED, encode(processed))])
         for _, fold, writer in claims:  # what counts no more, so that compaction lets it go
-            await writer.write((key, None) for key in (*fold.rows, *fold.packs, *fold.troubles, *fold.unreadable))
+            await writer.write(
+                (key, None) for key in (*fold.rows, *fold.packs, *fold.troubles, *fold.unreadable)
+            )

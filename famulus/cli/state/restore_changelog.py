@@ -1,7 +1,7 @@
 """`state restore-changelog`: a changelog that was deleted, made anew or truncated is written again from a whole store.
 
-What the log says and the store does not is deleted there, by tombstones: the log is made to say what the store does. A
-start is refused until that has ended, see `storage.back`.
+What the log says and the store does not is deleted there, by tombstones: the log is made to say
+what the store does. A start is refused until that has ended, see `storage.back`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -49,9 +49,9 @@ async def restored(
 ) -> list[Restored]:
     """Write the changelog of *subscription*, or one *partition* of it, from the stores of this machine.
 
-    Raises ConfigError while a worker uses the state folder, while the group has members, when there is no such
-    partition, no store, or one of another place; UnavailableError without a broker; InvariantError when a worker writes
-    meanwhile.
+    Raises ConfigError while a worker uses the state folder, while the group has members, when there
+    is no such partition, no store, or one of another place; UnavailableError without a broker;
+    InvariantError when a worker writes meanwhile.
     """
     topic = subscription.state_topic
     if topic is None:
@@ -65,7 +65,8 @@ async def restored(
     stores = [n for n in numbers if app.folder.store_path(topic, n).exists()]
     if not stores:
         raise ConfigError(
-            f"there is no state of {topic} in {app.folder.path}: run this where the worker was that had it (its "
+            f"there is no state of {topic} in {app.folder.path}: run this where the worker was "
+            "that had it (its "
             f"Worker.DataDir); where none is left, {replay(subscription.topic_name)}"
         )
     await prepare_state(app, subscription, count, may_grow=False)
@@ -74,7 +75,9 @@ async def restored(
         return [await _restored(app, here, n, logs, progressed) for n in stores]
 
 
-async def _restored(app: Famulus, here: Belonging, partition: int, logs: Logs, progressed: Progressed) -> Restored:
+async def _restored(
+    app: Famulus, here: Belonging, partition: int, logs: Logs, progressed: Progressed
+) -> Restored:
     home = here.home(partition)
     at = TopicPartition(home.topic, partition)
     path = app.folder.store_path(home.topic, partition)
@@ -106,7 +109,11 @@ def _needless(store: Store, home: Home, fold: Fold, source: str) -> str:
     if is_former:
         written = decode_processed(fold.processed).home if fold.processed is not None else None
         is_taken = written is not None and written.topic_id == home.topic_id
-        return f"the changelog was made anew, and others go on by it; {replay(source)}" if is_taken else ""
+        return (
+            f"the changelog was made anew, and others go on by it; {replay(source)}"
+            if is_taken
+            else ""
+        )
     return "" if fold.end <= store.position else "the changelog is whole"
 
 

@@ -46,8 +46,12 @@ class Verdict:
     unreadable: Counter[str] = field(default_factory=Counter)
 
 
-async def verified(app: Famulus, subscriptions: Iterable[Subscription], progressed: Progressed) -> list[Verdict]:
-    """Compare each partition. Raises ConfigError while a worker uses the folder, UnavailableError without a broker.
+async def verified(
+    app: Famulus, subscriptions: Iterable[Subscription], progressed: Progressed
+) -> list[Verdict]:
+    """Compare each partition.
+
+    Raises ConfigError while a worker uses the folder, UnavailableError without a broker.
 
     A store that is behind the log is compared with what the log said then.
     """
@@ -78,7 +82,14 @@ async def _verdict(
     if store is not None and position is not None:
         found = differences(subscription, fold, store, position)
     return Verdict(
-        at, len(fold.rows), len(fold.marks), fold.epoch, fold.end, position, found, unreadable_rows(subscription, fold)
+        at,
+        len(fold.rows),
+        len(fold.marks),
+        fold.epoch,
+        fold.end,
+        position,
+        found,
+        unreadable_rows(subscription, fold),
     )
 
 
@@ -94,7 +105,10 @@ def unreadable_rows(subscription: Subscription, fold: Fold) -> Counter[str]:
 
 
 def lock_folder(app: Famulus, why: str) -> None:
-    """Keep workers away from the stores. Raises ConfigError while one uses them, with *why* that matters."""
+    """Keep workers away from the stores.
+
+    Raises ConfigError while one uses them, with *why* that matters.
+    """
     if app.folder.path.exists():
         try:
             app.folder.lock()
@@ -103,17 +117,24 @@ def lock_folder(app: Famulus, why: str) -> None:
 
 
 def stored(path: Path) -> dict[bytes, bytes]:
-    """All that a store holds, opened for reading only: a look changes nothing. Raises what RocksDB does."""
+    """All that a store holds, opened for reading only: a look changes nothing.
+
+    Raises what RocksDB does.
+    """
     if (path / DAMAGED).exists():
         raise OSError("it is marked as damaged, and rebuilt at the next start")
-    db: Any = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True), access_type=rocksdict.AccessType.read_only())
+    db: Any = rocksdict.Rdict(
+        str(path), rocksdict.Options(raw_mode=True), access_type=rocksdict.AccessType.read_only()
+    )
     try:
         return dict(db.items())
     finally:
         db.close()
 
 
-def differences(subscription: Subscription, fold: Fold, store: dict[bytes, bytes], position: int) -> list[str]:
+def differences(
+    subscription: Subscription, fold: Fold, store: dict[bytes, bytes], position: int
+) -> list[str]:
     """In what the store differs from the log, a line each, with keys and without values."""
     if position >= fold.end:
         return [f"the store is at {position}, the log ends at {fold.end}"]
@@ -130,7 +151,13 @@ def differences(subscription: Subscription, fold: Fold, store: dict[bytes, bytes
         logged, there = expected.get(key), store.get(key)
         if logged == there or (logged is None and key in excused):
             continue
-        where = "differs" if None not in (logged, there) else "is only in the log" if there is None else "is only here"
+        where = (
+            "differs"
+            if None not in (logged, there)
+            else "is only in the log"
+            if there is None
+            else "is only here"
+        )
         found.append(f"{_name(subscription, key)} {where}")
     return found
 
@@ -156,7 +183,11 @@ def _excused(fold: Fold, store: dict[bytes, bytes]) -> set[bytes]:
 
 def _state_keys(store: dict[bytes, bytes]) -> Iterator[bytes]:
     """Of what the changelog speaks; the rest is the store's own."""
-    return (key for key in store if key[:1] in (ROW, PACK, MARK, ATTEMPTS, DEAD) or key in (PROCESSED, EPOCH))
+    return (
+        key
+        for key in store
+        if key[:1] in (ROW, PACK, MARK, ATTEMPTS, DEAD) or key in (PROCESSED, EPOCH)
+    )
 
 
 def _name(subscription: Subscription, key: bytes) -> str:
@@ -169,5 +200,7 @@ def _name(subscription: Subscription, key: bytes) -> str:
     if key[:1] == PACK:
         return f"pack of {period_of(key)}"
     if key[:1] in (ATTEMPTS, DEAD):
-        return f"{'attempts at' if key[:1] == ATTEMPTS else 'dead letter of'} offset {offset_of(key)}"
+        return (
+            f"{'attempts at' if key[:1] == ATTEMPTS else 'dead letter of'} offset {offset_of(key)}"
+        )
     return "the processed row" if key == PROCESSED else "the epoch"

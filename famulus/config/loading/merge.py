@@ -31,13 +31,18 @@ class Resolved:
     @property
     def layer(self) -> str:
         """Where it comes from, for people: a file's or a variable's name, and to what that refers."""
-        return f"{self.setting.origin} ({', '.join(self.names)})" if self.names else self.setting.origin
+        return (
+            f"{self.setting.origin} ({', '.join(self.names)})"
+            if self.names
+            else self.setting.origin
+        )
 
 
 def merge(layers: Iterable[Iterable[Setting]]) -> dict[Place, Setting]:
     """What holds of *layers*, the strongest last. A list counts as one value.
 
-    Raises ConfigError when one layer says something twice, in two spellings, or a section is a value elsewhere.
+    Raises ConfigError when one layer says something twice, in two spellings, or a section is a
+    value elsewhere.
     """
     merged: dict[Place, Setting] = {}
     for layer in layers:
@@ -45,33 +50,44 @@ def merge(layers: Iterable[Iterable[Setting]]) -> dict[Place, Setting]:
         for setting in layer:
             twice = said.setdefault(setting.place, setting)
             if twice is not setting:
-                raise ConfigError(f"settings: {twice} and {setting} are one setting, said twice: remove one")
+                raise ConfigError(
+                    f"settings: {twice} and {setting} are one setting, said twice: remove one"
+                )
         merged.update(said)
     for place, setting in merged.items():
         for depth in range(1, len(place)):
             above = merged.get(place[:depth])
             if above is not None and above.value != {}:
-                raise ConfigError(f"settings: {above} is a value, and {setting} makes a section of it: remove one")
+                raise ConfigError(
+                    f"settings: {above} is a value, and {setting} makes a section of it: remove one"
+                )
     return merged
 
 
 def resolve(merged: Mapping[Place, Setting], variables: Mapping[str, str]) -> dict[Place, Resolved]:
-    """The settings with what they refer to. Raises ConfigError with everything that is not there, in one line."""
+    """The settings with what they refer to.
+
+    Raises ConfigError with everything that is not there, in one line.
+    """
     resolved: dict[Place, Resolved] = {}
     problems: list[str] = []
     for place, setting in merged.items():
         parts: list[Expanded] = []
         value = _put_in(setting.value, variables, parts) if setting.may_refer else setting.value
         problems += [f"{problem} for {setting}" for part in parts for problem in part.problems]
-        resolved[place] = Resolved(setting, value, tuple(dict.fromkeys(n for part in parts for n in part.names)))
+        resolved[place] = Resolved(
+            setting, value, tuple(dict.fromkeys(n for part in parts for n in part.names))
+        )
     if problems:
         raise ConfigError(
-            f"settings refer to what is not there: {'; '.join(problems)}. Set it, or say ${{NAME:-default}}"
+            f"settings refer to what is not there: {'; '.join(problems)}. Set it, or say "
+            f"${{NAME:-default}}"
         )
     return resolved
 
 
-def _put_in(value: Any, variables: Mapping[str, str], parts: list[Expanded]) -> Any:  # Any: JSON before validation
+# Any: JSON before validation.
+def _put_in(value: Any, variables: Mapping[str, str], parts: list[Expanded]) -> Any:
     if isinstance(value, list):
         return [_put_in(each, variables, parts) for each in value]
     if not isinstance(value, str):

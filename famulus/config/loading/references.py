@@ -1,8 +1,9 @@
 """References in settings files, to what a file should not hold. Pure.
 
-`${VAR}` is a variable; `${VAR:-default}` has a default for where it is unset or empty; `${VAR:?message}` must be
-neither, else *message* says why; `${file:PATH}` is what a file holds, without the line break at its end; `$${` is a
-plain `${`. There is one pass: what was put in is never looked at again, so a password may hold anything.
+`${VAR}` is a variable; `${VAR:-default}` has a default for where it is unset or empty;
+`${VAR:?message}` must be neither, else *message* says why; `${file:PATH}` is what a file holds,
+without the line break at its end; `$${` is a plain `${`. There is one pass: what was put in is
+never looked at again, so a password may hold anything.
 """
 
 import re
@@ -16,7 +17,10 @@ _variable = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:\?)(.*))?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """A text whose references were replaced. *names*: what was referred to; *problems*: what is not there, and why."""
+    """A text whose references were replaced.
+
+    *names*: what was referred to; *problems*: what is not there, and why.
+    """
 
     text: str
     names: tuple[str, ...] = ()
@@ -26,8 +30,8 @@ class Expanded:
 def expand(text: str, variables: Mapping[str, str], read: Callable[[str], str]) -> Expanded:
     """Replace the references in *text* by *variables* and by what *read* gives for a path.
 
-    *read* may raise OSError or ValueError. A reference that is none, or to what is not there, is a problem and becomes
-    nothing, so that all problems are found at once.
+    *read* may raise OSError or ValueError. A reference that is none, or to what is not there, is a
+    problem and becomes nothing, so that all problems are found at once.
     """
     names: list[str] = []
     problems: list[str] = []
@@ -47,7 +51,9 @@ def expand(text: str, variables: Mapping[str, str], read: Callable[[str], str]) 
     return Expanded(_reference.sub(replaced, text), tuple(names), tuple(problems))
 
 
-def _looked_up(said: str, variables: Mapping[str, str], read: Callable[[str], str]) -> tuple[str, str]:
+def _looked_up(
+    said: str, variables: Mapping[str, str], read: Callable[[str], str]
+) -> tuple[str, str]:
     """Name and value of what stands between the braces. Raises ValueError with the problem."""
     if said.startswith(FILE):
         return said, _content(said.removeprefix(FILE), read)

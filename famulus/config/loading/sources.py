@@ -1,7 +1,10 @@
-"""What each layer says: a settings file, the environment, the command line. Every value knows where it stands.
+"""What each layer says: a settings file, the environment, the command line.
 
-Names are compared without case, underscores, dots and dashes. A colon in a name of a file is a level, as in
-`"Kafka:ProducerConfig:Acks"`; two underscores are one in a variable's name, a dot or colon on the command line.
+Every value knows where it stands.
+
+Names are compared without case, underscores, dots and dashes. A colon in a name of a file is a
+level, as in `"Kafka:ProducerConfig:Acks"`; two underscores are one in a variable's name, a dot or
+colon on the command line.
 """
 
 import json
@@ -19,14 +22,18 @@ COMMAND_LINE = "command line"
 ALIAS = "KAFKA_BOOTSTRAP_SERVERS"  # that everybody sets
 _noise = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _last_comma = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
-_secret = re.compile(r"password|passwd|secret|token(?!endpoint)|credential|accesskey")  # in a plain name
+# In a plain name.
+_secret = re.compile(r"password|passwd|secret|token(?!endpoint)|credential|accesskey")
 _points_at = re.compile(r"(file|location|url|hosts)$")
 _environment_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value as a layer says it. *name* is as it stands there, *origin* a file's name, a variable's, or its own."""
+    """One value as a layer says it.
+
+    *name* is as it stands there, *origin* a file's name, a variable's, or its own.
+    """
 
     place: Place
     value: object
@@ -46,7 +53,10 @@ def files_of(folder: Path, environment: str) -> list[Path]:
     files = [folder / "appsettings.json"]
     if environment:
         if not _environment_name.fullmatch(environment):
-            raise ConfigError(f"ENVIRONMENT {environment!r} is no name of a file: letters, digits, dots and dashes")
+            raise ConfigError(
+                f"ENVIRONMENT {environment!r} is no name of a file: letters, digits, dots "
+                "and dashes"
+            )
         own = folder / f"appsettings.{environment}.json"
         same = sorted(folder.glob("appsettings.*.json")) if not own.exists() else []
         files.append(next((f for f in same if f.name.lower() == own.name.lower()), own))
@@ -54,16 +64,22 @@ def files_of(folder: Path, environment: str) -> list[Path]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """What a JSON file says, nothing if it is not there. Comments and a comma after the last value are fine.
+    """What a JSON file says, nothing if it is not there.
+
+    Comments and a comma after the last value are fine.
 
     Raises ConfigError when it cannot be read, or says something twice.
     """
     try:
         text = path.read_text("utf-8-sig")
-        text = _noise.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)  # lines keep their numbers
-        said = json.loads(_last_comma.sub(lambda found: found[1] or " ", text), object_pairs_hook=_once)
+        # Lines keep their numbers.
+        text = _noise.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
+        said = json.loads(
+            _last_comma.sub(lambda found: found[1] or " ", text), object_pairs_hook=_once
+        )
         if not isinstance(said, dict):
-            raise TypeError("it must be a JSON object")  # noqa: TRY301  # one line for whatever is wrong
+            # One line for whatever is wrong.
+            raise TypeError("it must be a JSON object")  # noqa: TRY301
     except FileNotFoundError:
         return []
     except (OSError, TypeError, ValueError, RecursionError) as error:
@@ -93,7 +109,8 @@ def from_environment(variables: Mapping[str, str], sections: Collection[str]) ->
     found = []
     for name, value in variables.items():
         names = tuple(map(plain, name.split("__")))
-        if len(names) > 1 and names[0] in sections:  # a variable called STATE or WORKER is none of ours
+        # A variable called STATE or WORKER is none of ours.
+        if len(names) > 1 and names[0] in sections:
             found.append(Setting(names, value, name, name))
     place = ("kafka", "bootstrapservers")
     if variables.get(ALIAS) and all(setting.place != place for setting in found):
@@ -104,8 +121,9 @@ def from_environment(variables: Mapping[str, str], sections: Collection[str]) ->
 def from_arguments(arguments: Sequence[str]) -> list[Setting]:
     """What `--set NAME=VALUE` says on the command line of `faust`; nothing for other programs, whose own it may be.
 
-    *arguments* begin with the program. Of a name that comes again the last one wins. Raises ConfigError for one
-    without a value, and for a secret: every user of the machine sees what a process was started with.
+    *arguments* begin with the program. Of a name that comes again the last one wins. Raises
+    ConfigError for one without a value, and for a secret: every user of the machine sees what a
+    process was started with.
     """
     program = Path(arguments[0] if arguments else "")
     if program.stem != "faust" and program.parts[-2:] != ("faust", "__main__.py"):
@@ -119,7 +137,9 @@ def from_arguments(arguments: Sequence[str]) -> list[Setting]:
         if option == "--set":
             name, separator, value = (said if is_joined else next(rest, "")).partition("=")
             if not separator:
-                raise ConfigError("--set needs a name and a value: --set Kafka.ProducerConfig.LingerMs=20")
+                raise ConfigError(
+                    "--set needs a name and a value: --set Kafka.ProducerConfig.LingerMs=20"
+                )
             place = tuple(plain(part) for part in re.split(r"[.:]", name))
             _check_argument(name, place, value)
             found[place] = Setting(place, value, name, COMMAND_LINE)
@@ -130,7 +150,8 @@ def _check_argument(name: str, place: Place, value: str) -> None:
     is_secret = _secret.search(place[-1]) and not _points_at.search(place[-1])
     if value and (is_secret or starred(value) != value):
         raise ConfigError(
-            f"--set {name}: a secret does not belong on the command line, where every user of this machine sees it: "
+            f"--set {name}: a secret does not belong on the command line, where every user of "
+            "this machine sees it: "
             f"set the variable {'__'.join(part.upper() for part in place)}, "
             "or refer to a file in appsettings.json: ${file:PATH}"
         )

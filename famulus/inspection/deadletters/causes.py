@@ -29,6 +29,11 @@ def grouped(entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]) ->
         newest = max(found, key=lambda entry: entry.at_ms)
         keys = list(dict.fromkeys(entry.key for entry in found if entry.key is not None))
         yield Group(
-            cause, len(found), min(e.at_ms for e in found), newest.at_ms, keys, newest,
+            cause,
+            len(found),
+            min(e.at_ms for e in found),
+            newest.at_ms,
+            keys,
+            newest,
             messages.get(cause, (0, ""))[1],
-        )  # fmt: skip
+        )

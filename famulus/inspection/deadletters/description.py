@@ -27,7 +27,12 @@ VALUES_SHOWN = 20  # of fields that merely have other values
 LINES_MAX = 100  # of the others
 SHOWN = 60  # characters of a value
 OURS = re.compile(r"^(builtins|app|famulus)\.(\w+\.)*(?=\w+$)")
-WHAT: dict[What, str] = {"missing": "missing", "added": "added", "type": "other type", "value": "other value"}
+WHAT: dict[What, str] = {
+    "missing": "missing",
+    "added": "added",
+    "type": "other type",
+    "value": "other value",
+}
 
 
 def error_name(name: str) -> str:
@@ -53,13 +58,21 @@ def otherwise(plan: Plan) -> list[str]:
     """What is not as it was asked for, a line each."""
     said = []
     for entries, one, many in (
-        (plan.added, "goes along, since another waits behind it", "go along, since others wait behind them"),
+        (
+            plan.added,
+            "goes along, since another waits behind it",
+            "go along, since others wait behind them",
+        ),
         (plan.refused, f"stays, {TOO_OFTEN}", f"stay, {TOO_OFTEN}"),
         (plan.held, "stays behind one that stays", "stay behind one that stays"),
     ):
         if entries:
             what = f"{number(len(entries), 'letter')} {one if len(entries) == 1 else many}"
-            first = f" (the first: {entries[0].id.origin})" if len(entries) > 1 else f" ({entries[0].id.origin})"
+            first = (
+                f" (the first: {entries[0].id.origin})"
+                if len(entries) > 1
+                else f" ({entries[0].id.origin})"
+            )
             said.append(f"{what}{first}")
     return said
 
@@ -88,14 +101,22 @@ def facts_of(sight: Sight) -> dict[str, str]:
 def done_to(sight: Sight) -> list[str]:
     """What was done about the event before, a line each."""
     return [
-        printable(f"{time_text(audit.at_ms)} UTC  {audit.action}{', edited' if audit.edited else ''} by {audit.who}"
-                  + (f": {audit.note}" if audit.note else ""))
+        printable(
+            (
+                f"{time_text(audit.at_ms)} UTC  {audit.action}{', edited' if audit.edited else ''} "
+                f"by {audit.who}"
+            )
+            + (f": {audit.note}" if audit.note else "")
+        )
         for audit in sight.audits
-    ]  # fmt: skip
+    ]
 
 
 class Row(NamedTuple):
-    """One difference in words. *is_faint*: the value is merely another one, as values of good events are."""
+    """One difference in words.
+
+    *is_faint*: the value is merely another one, as values of good events are.
+    """
 
     path: str
     what: str
@@ -108,8 +129,16 @@ def difference_rows(found: Sequence[Difference], fault: str = "") -> tuple[list[
     """The differences that say most, first what stands at the path *fault*; and how many more there are."""
     fault = cut_path(fault)
     faults = [difference for difference in found if difference.path == fault]
-    says = [difference for difference in found if difference.what != "value" and difference.path != fault]
-    values = [difference for difference in found if difference.what == "value" and difference.path != fault]
+    says = [
+        difference
+        for difference in found
+        if difference.what != "value" and difference.path != fault
+    ]
+    values = [
+        difference
+        for difference in found
+        if difference.what == "value" and difference.path != fault
+    ]
     rows = []
     for difference in [*faults[:LINES_MAX], *says[:LINES_MAX], *values[:VALUES_SHOWN]]:
         what = "at fault" if difference.path == fault else WHAT[difference.what]

@@ -27,8 +27,8 @@ SCANNED = 1_000  # records before the event, for a good one of its type
 class Sight:
     """One letter, and what was done to its event (*audits*).
 
-    *value* is that of the event; *gone* says why there is none. *fault* is what is wrong with it by this code. *good*
-    is the origin of the event that it is compared with.
+    *value* is that of the event; *gone* says why there is none. *fault* is what is wrong with it by
+    this code. *good* is the origin of the event that it is compared with.
     """
 
     entry: Entry
@@ -44,10 +44,18 @@ class Sight:
 
 
 async def seen(  # noqa: PLR0917  # all that is known
-    app: Famulus, reader: Reader, subscription: Subscription, entry: Entry, record: Any, audits: Sequence[Audit],
+    app: Famulus,
+    reader: Reader,
+    subscription: Subscription,
+    entry: Entry,
+    record: Any,
+    audits: Sequence[Audit],
     dead: Container[Origin],
-) -> Sight:  # fmt: skip
-    """Look at *entry*, which is *record*. *dead* has the origins of all letters: none of these is a good event."""
+) -> Sight:
+    """Look at *entry*, which is *record*.
+
+    *dead* has the origins of all letters: none of these is a good event.
+    """
     letter = letter_of(record)
     known = types_of(subscription, app.dispatcher)
     types = {str(of._options.namespace) for of in known}
@@ -68,13 +76,21 @@ async def seen(  # noqa: PLR0917  # all that is known
     value = decoder.shown(value)
     here, there = json_of(value), json_of(decoder.shown(good.value) if good is not None else None)
     return Sight(
-        entry, letter, sender_headers(record.headers), name, value, gone, fault, audits,
+        entry,
+        letter,
+        sender_headers(record.headers),
+        name,
+        value,
+        gone,
+        fault,
+        audits,
         Origin(good.topic, good.partition, good.offset) if good is not None else None,
         differences(here, there) if here is not None and there is not None else (),
-    )  # fmt: skip
+    )
 
 
-def fault_in(decoder: EventTypes, record: Any) -> str:  # Any: a `Returned`, which passes for a record
+# Any: a `Returned`, which passes for a record.
+def fault_in(decoder: EventTypes, record: Any) -> str:
     """What is wrong with the value of *record*, nothing if it is an event that somebody here handles."""
     try:
         event = decoder.decode(record)

@@ -1,7 +1,8 @@
 """How one JSON value differs from another, field by field. Pure.
 
-What this takes is in proportion to the two values, however deep they are and however long their names: a path is kept
-as one step and what is above it, and written out for what is kept, to a limit.
+What this takes is in proportion to the two values, however deep they are and however long their
+names: a path is kept as one step and what is above it, and written out for what is kept, to a
+limit.
 """
 
 from collections.abc import Iterator
@@ -80,12 +81,16 @@ def _found(here: Any, there: Any) -> Iterator[tuple[_Place | None, What, Any, An
             yield place, "value", one, other
 
 
-def _fields(above: _Place | None, one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[_Place, Any, Any]]:
+def _fields(
+    above: _Place | None, one: dict[str, Any], other: dict[str, Any]
+) -> Iterator[tuple[_Place, Any, Any]]:
     for name in chain(other, (name for name in one if name not in other)):
         yield _Place(name, above), one.get(name, _MISSING), other.get(name, _MISSING)
 
 
-def _elements(above: _Place | None, one: list[Any], other: list[Any]) -> Iterator[tuple[_Place, Any, Any]]:
+def _elements(
+    above: _Place | None, one: list[Any], other: list[Any]
+) -> Iterator[tuple[_Place, Any, Any]]:
     for number, (mine, its) in enumerate(zip_longest(one, other, fillvalue=_MISSING)):
         yield _Place(number, above), mine, its
 

@@ -1,7 +1,7 @@
 """`dlq redrive --dry-run`: what the handlers of this code would make of the letters, with all effects thrown away.
 
-Rows are read from the state changelog; what one letter would write, the next one sees. What handlers do outside, by
-services or otherwise, is real.
+Rows are read from the state changelog; what one letter would write, the next one sees. What
+handlers do outside, by services or otherwise, is real.
 """
 
 import asyncio
@@ -38,7 +38,10 @@ Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
 
 @dataclass(frozen=True)
 class Change:
-    """A row that would be written, as JSON. *before* None: there was none; *after* None: it would be deleted."""
+    """A row that would be written, as JSON.
+
+    *before* None: there was none; *after* None: it would be deleted.
+    """
 
     table: str
     key: str
@@ -88,7 +91,13 @@ class Rows:
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The rows whose keys begin with *prefix*, from *prefix* and *start* on, in the order of their keys."""
-        return iter(sorted((k, v) for k, v in self._rows.items() if k.startswith(prefix) and k >= prefix + start))
+        return iter(
+            sorted(
+                (k, v)
+                for k, v in self._rows.items()
+                if k.startswith(prefix) and k >= prefix + start
+            )
+        )
 
     def update(self, rows: dict[bytes, bytes | None]) -> None:
         """Write."""
@@ -100,11 +109,18 @@ class Rows:
 
 
 async def tried(
-    app: Famulus, reader: Reader, subscription: Subscription, plan: Plan, edited: bytes | None = None
+    app: Famulus,
+    reader: Reader,
+    subscription: Subscription,
+    plan: Plan,
+    edited: bytes | None = None,
 ) -> AsyncIterator[Trial]:
-    """What would become of each letter that is chosen, in this order. *edited*: the value of the only letter.
+    """What would become of each letter that is chosen, in this order.
 
-    Holds the rows and marks of one partition in memory. Raises ConfigError when a service is missing.
+    *edited*: the value of the only letter.
+
+    Holds the rows and marks of one partition in memory. Raises ConfigError when a service is
+    missing.
     """
     app.dispatcher.check()
     topic = app.dead_letter_topic(subscription)
@@ -129,7 +145,9 @@ async def tried(
             stage.end()
 
 
-async def _trial(reader: Reader, stage: "_Stage", entry: Entry, record: Any, edited: bytes | None) -> Trial:
+async def _trial(
+    reader: Reader, stage: "_Stage", entry: Entry, record: Any, edited: bytes | None
+) -> Trial:
     try:
         _, returned = await sent_back(reader, record, "redrive", edited)
     except StaysError as error:
@@ -138,7 +156,10 @@ async def _trial(reader: Reader, stage: "_Stage", entry: Entry, record: Any, edi
 
 
 class _Stage:
-    """One partition, as a worker that owned it would have it. A record is a `Returned`, which passes for one."""
+    """One partition, as a worker that owned it would have it.
+
+    A record is a `Returned`, which passes for one.
+    """
 
     def __init__(self, app: Famulus, subscription: Subscription, number: int, rows: Rows) -> None:
         self._app = app
@@ -168,10 +189,18 @@ class _Stage:
         if record.handler:
             handlers = [handler for handler in handlers if handler.name == record.handler]
             if not handlers:
-                return Trial(entry, "fails", record.handler, "PermanentError", "there is no such handler any more")
+                return Trial(
+                    entry,
+                    "fails",
+                    record.handler,
+                    "PermanentError",
+                    "there is no such handler any more",
+                )
         # Any: the store of a worker is on disk, this one only looks like it.
         subscription, group_bytes = self._subscription, self._app.settings.state.group_bytes
-        partition = Partition(self._number, cast(Any, self._rows), group_bytes, subscription.topic_name)
+        partition = Partition(
+            self._number, cast(Any, self._rows), group_bytes, subscription.topic_name
+        )
         subscription.held[self._number] = partition
         unit = Unit(partition, record)
         # In a task of its own, whose context nobody else sees.
@@ -179,18 +208,27 @@ class _Stage:
         if failed is not None:
             name, fault = failed
             says = masked(str(fault), record) if self._types.hides else str(fault)
-            return Trial(entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says)
+            return Trial(
+                entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says
+            )
         filled = partition.filling
-        trial = Trial(entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()])
+        trial = Trial(
+            entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()]
+        )
         for sent in filled.outbox:
             key = (sent.key or b"").decode("utf-8", "backslashreplace")
             trial.events.append((sent.topic, event_type_of(sent.headers) or "", key))
         self._rows.update(
-            {**filled.rows, self._marks(event, record)[0]: store_mark(self._rows.stream_ms, record.offset)}
+            {
+                **filled.rows,
+                self._marks(event, record)[0]: store_mark(self._rows.stream_ms, record.offset),
+            }
         )
         return trial
 
-    async def _handle(self, event: Event, unit: Unit, handlers: list[Handler]) -> tuple[str, Exception] | None:
+    async def _handle(
+        self, event: Event, unit: Unit, handlers: list[Handler]
+    ) -> tuple[str, Exception] | None:
         """Run the handlers, each once; the first that fails, and its error."""
         enter(unit)
         name = ""
@@ -210,7 +248,9 @@ class _Stage:
         limit_s = self._app.timeouts_s.get(handler.name)
         try:
             async with asyncio.timeout(limit_s) as timeout:
-                await self._app.dispatcher.call(handler, event, delivery_of(unit.record, unit.event_id, 1))
+                await self._app.dispatcher.call(
+                    handler, event, delivery_of(unit.record, unit.event_id, 1)
+                )
         except TimeoutError:
             if timeout.expired():
                 raise HandlerTimeoutError(f"it took longer than {limit_s:g} s") from None
@@ -230,8 +270,17 @@ class _Stage:
         dedupe = self._subscription.dedupe_back
         if dedupe is None:
             return False
-        raw = next((found for key in self._marks(event, back) if (found := self._rows.get(key)) is not None), None)
-        return raw is not None and is_within(stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event)))
+        raw = next(
+            (
+                found
+                for key in self._marks(event, back)
+                if (found := self._rows.get(key)) is not None
+            ),
+            None,
+        )
+        return raw is not None and is_within(
+            stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event))
+        )
 
     def _change(self, row: bytes, value: bytes | None) -> Change:
         name, key = table_and_key(row) if row[:1] == ROW else ("?", row)

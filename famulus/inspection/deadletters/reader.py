@@ -23,7 +23,8 @@ from famulus.kafka.silence import quiet
 from famulus.processing.subscription import Subscription
 from famulus.serialization.stray_records import StrayRecordError, read
 
-Progressed = Callable[[int, int | None], None]  # is told how many more records were read, and of how many, once
+# Is told how many more records were read, and of how many, once.
+Progressed = Callable[[int, int | None], None]
 POLL_MS = 200
 GAP = 1_000  # records that are read in vain rather than asked for anew
 READ_AT_ONCE = 500
@@ -49,7 +50,11 @@ class Reader:
         return {topic: self._partitions[topic] for topic in topics}
 
     async def all(
-        self, topic: str, partitions: int, progressed: Progressed = lambda *_: None, records_max: int | None = None
+        self,
+        topic: str,
+        partitions: int,
+        progressed: Progressed = lambda *_: None,
+        records_max: int | None = None,
     ) -> AsyncIterator[Any]:
         """Every record that is there now, in the order of each partition.
 
@@ -100,12 +105,16 @@ class Reader:
         while (position := await consumer.position(at)) < stop:
             most = min(stop - position, step)
             try:
-                records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(at, [])
+                records = (await consumer.getmany(at, timeout_ms=POLL_MS, max_records=most)).get(
+                    at, []
+                )
             except UnreadableBatchError as error:
                 step, tries = 1, tries + 1  # one by one, up to those that cannot be read
                 if position >= error.first_offset and (tries > TRIES or not error.is_damaged):
                     self._at = None  # whoever goes on does so elsewhere
-                    raise UnreadableError(str(error.args[0]), at.topic, error.first_offset, error.next_offset) from None
+                    raise UnreadableError(
+                        str(error.args[0]), at.topic, error.first_offset, error.next_offset
+                    ) from None
                 continue
             tries = 0 if records else tries
             waited_ms = 0 if records else waited_ms + POLL_MS
@@ -117,7 +126,10 @@ class Reader:
     async def span(self, at: TopicPartition) -> tuple[int, int]:
         """Where a partition begins and ends now. Raises TimeoutError."""
         async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
-            begins, ends = await self._consumer.beginning_offsets([at]), await self._consumer.end_offsets([at])
+            begins, ends = (
+                await self._consumer.beginning_offsets([at]),
+                await self._consumer.end_offsets([at]),
+            )
             return begins[at], ends[at]
 
     async def letters(self, topic: str, entries: Iterable[Entry]) -> Mapping[Place, ConsumerRecord]:
@@ -163,7 +175,8 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
     consumer = _consumer(kafka)
     reader = Reader(consumer, kafka, timeout_s)
     letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
-    await reader.partitions(*letters, *map(audit_topic, letters))  # this waits for a broker that is just starting
+    # This waits for a broker that is just starting.
+    await reader.partitions(*letters, *map(audit_topic, letters))
     with quiet():
         async with answered(app):
             try:
@@ -178,21 +191,32 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
 
 def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        **connection_of(settings), group_id=None, enable_auto_commit=False,
-        auto_offset_reset="earliest", isolation_level="read_committed", fetch_max_wait_ms=100,
+        **connection_of(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        fetch_max_wait_ms=100,
         max_partition_fetch_bytes=settings.consumer_config.max_partition_fetch_bytes,
-    )  # fmt: skip
+    )
 
 
 async def register_of(  # each has a default
-    app: Famulus, reader: Reader, subscription: Subscription, criteria: Criteria, *,
-    group: str | None = None, is_all: bool = False, noted: Callable[[Audit], None] = lambda _: None,
-    progressed: Progressed = lambda *_: None, records_max: int | None = None,
-) -> Register:  # fmt: skip
+    app: Famulus,
+    reader: Reader,
+    subscription: Subscription,
+    criteria: Criteria,
+    *,
+    group: str | None = None,
+    is_all: bool = False,
+    noted: Callable[[Audit], None] = lambda _: None,
+    progressed: Progressed = lambda *_: None,
+    records_max: int | None = None,
+) -> Register:
     """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
 
-    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is missing, TooMuchError
-    when one of the two topics has more than *records_max*.
+    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is
+    missing, TooMuchError when one of the two topics has more than *records_max*.
     """
     group = group or app.group
     topic = letters_topic(app, subscription, group)
@@ -219,4 +243,6 @@ async def register_of(  # each has a default
 
 def letters_topic(app: Famulus, subscription: Subscription, group: str) -> str:
     """Where the dead letters of *group* are, as named on the cluster."""
-    return dead_letter_topic(subscription.topic_name, group if app.settings.dead_letter.per_group else "")
+    return dead_letter_topic(
+        subscription.topic_name, group if app.settings.dead_letter.per_group else ""
+    )

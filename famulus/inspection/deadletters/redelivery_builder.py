@@ -24,7 +24,8 @@ async def sent_back(
 ) -> tuple[Letter, Returned]:  # Any: aiokafka is untyped
     """What *record*, a letter or what is left of it, says, and what sends it back with the *edited* value or its own.
 
-    Raises StaysError when it has none any more, or only a part of what it was. Who drops a letter needs no value.
+    Raises StaysError when it has none any more, or only a part of what it was. Who drops a letter
+    needs no value.
     """
     if record is None:
         raise StaysError("the letter is not there any more")
@@ -38,7 +39,10 @@ async def sent_back(
 
 
 async def value_of(reader: Reader, record: Any, letter: Letter) -> bytes | None:
-    """The event's value, from where it came if it was too large for the letter. Raises StaysError when it is gone."""
+    """The event's value, from where it came if it was too large for the letter.
+
+    Raises StaysError when it is gone.
+    """
     if not letter.digest:
         value: bytes | None = record.value
         return value

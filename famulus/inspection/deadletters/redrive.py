@@ -1,7 +1,8 @@
 """`dlq redrive` and `dlq drop`: letters go back to their group, a few at a time, and then it is written down.
 
-A letter that was sent counts as done when its audit record is there. Whoever dies in between sends a few of them twice,
-which the worker recognises by their events' ids; so an interrupted redrive is made whole by saying it again.
+A letter that was sent counts as done when its audit record is there. Whoever dies in between sends
+a few of them twice, which the worker recognises by their events' ids; so an interrupted redrive is
+made whole by saying it again.
 """
 
 import asyncio
@@ -35,7 +36,8 @@ from famulus.serialization.records import Outgoing
 
 ANSWER_MS = 30_000  # for which a person waits
 Ready = tuple[Entry, Outgoing, Audit]
-Tell = Callable[[Entry, str], None]  # how it went with a letter: empty when it was sent, else why it stays
+# How it went with a letter: empty when it was sent, else why it stays.
+Tell = Callable[[Entry, str], None]
 
 
 class StoppedError(OperatingError):
@@ -46,7 +48,10 @@ class StoppedError(OperatingError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be done: *rate* letters per second at most, 0 for no limit. *edited*: the value of the only letter."""
+    """What is to be done: *rate* letters per second at most, 0 for no limit.
+
+    *edited*: the value of the only letter.
+    """
 
     action: Done
     rate: int
@@ -55,9 +60,14 @@ class Request:
 
 
 class Sending:
-    """One redrive or drop of one subscription, by *who*. *stop* is set when somebody wants it to end."""
+    """One redrive or drop of one subscription, by *who*.
 
-    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription, request: Request, who: str) -> None:
+    *stop* is set when somebody wants it to end.
+    """
+
+    def __init__(
+        self, app: Famulus, reader: Reader, subscription: Subscription, request: Request, who: str
+    ) -> None:
         self.sent = 0
         self.stays = 0
         self.stop = asyncio.Event()
@@ -74,7 +84,10 @@ class Sending:
         self._subscription = subscription
 
     async def run(self, plan: Plan, tell: Tell) -> None:
-        """Send what is chosen. Raises StoppedError when it was stopped, UnavailableError when the broker is away."""
+        """Send what is chosen.
+
+        Raises StoppedError when it was stopped, UnavailableError when the broker is away.
+        """
         self._partitions = await prepared(self._app, self._subscription)
         began_s = time.monotonic()
         total = len(plan.chosen)
@@ -82,10 +95,13 @@ class Sending:
             async with _connected(self._kafka) as producer:
                 for batch in batches(plan.chosen, self._request.rate):
                     if self.stop.is_set():
-                        raise StoppedError(self._far(total, "stopped"))  # as for the errors of others
+                        # As for the errors of others.
+                        raise StoppedError(self._far(total, "stopped"))
                     ready = [made async for made in self._ready(batch, plan, tell)]
                     ready = await self._sent(producer, ready, tell)
-                    await producer.send_all([audit_record(audit_topic(self._letters), audit) for *_, audit in ready])
+                    await producer.send_all(
+                        [audit_record(audit_topic(self._letters), audit) for *_, audit in ready]
+                    )
                     self.sent += len(ready)
                     for entry, *_ in ready:
                         tell(entry, "")
@@ -94,7 +110,10 @@ class Sending:
             raise StoppedError(self._far(total, "stopped")) from None
         except (TimeoutError, KafkaError) as error:
             raise UnavailableError(
-                self._far(total, f"the Kafka broker at {self._kafka.bootstrap_servers} does not answer any more")
+                self._far(
+                    total,
+                    f"the Kafka broker at {self._kafka.bootstrap_servers} does not answer any more",
+                )
             ) from error
 
     async def _sent(self, producer: Producer, ready: list[Ready], tell: Tell) -> list[Ready]:
@@ -106,7 +125,9 @@ class Sending:
             if len(ready) > 1:
                 return [sent for one in ready for sent in await self._sent(producer, [one], tell)]
             [(entry, _, _)] = ready
-            self._stays(entry, f"it is larger than {self._back} takes: raise its max.message.bytes", tell)
+            self._stays(
+                entry, f"it is larger than {self._back} takes: raise its max.message.bytes", tell
+            )
             return []
         return ready
 
@@ -115,11 +136,18 @@ class Sending:
         tell(entry, why)
 
     async def _ready(self, batch: Sequence[Entry], plan: Plan, tell: Tell) -> AsyncIterator[Ready]:
-        """The records that send *batch* back, and what is written down then. Those that stay are told."""
+        """The records that send *batch* back, and what is written down then.
+
+        Those that stay are told.
+        """
         found = await self._reader.letters(self._letters, batch)
         for entry in batch:
             sequence = entry.sequence(by_partition=self._subscription.options.order == "partition")
-            why = "an earlier letter that it would have to wait for stays" if sequence in self._blocked else ""
+            why = (
+                "an earlier letter that it would have to wait for stays"
+                if sequence in self._blocked
+                else ""
+            )
             if not why:
                 try:
                     yield entry, *await self._made(entry, found.get(entry.place))
@@ -130,17 +158,25 @@ class Sending:
             if why:
                 self._stays(entry, why, tell)
 
-    async def _made(self, entry: Entry, record: Any) -> tuple[Outgoing, Audit]:  # Any: aiokafka is untyped
+    # Any: aiokafka is untyped.
+    async def _made(self, entry: Entry, record: Any) -> tuple[Outgoing, Audit]:
         if entry.id.origin.partition >= self._partitions:
-            raise StaysError(f"its topic has {self._partitions} partitions by now, none with this number")
-        letter, returned = await sent_back(self._reader, record, self._request.action, self._request.edited)
+            raise StaysError(
+                f"its topic has {self._partitions} partitions by now, none with this number"
+            )
+        letter, returned = await sent_back(
+            self._reader, record, self._request.action, self._request.edited
+        )
         made = outgoing(self._back, returned)
         size = size_of(made.key, made.value, made.headers)
         if size > self._bytes_max:
             raise StaysError(
-                f"it takes {size} bytes, too many for Kafka.ProducerConfig.MaxRequestSize: set that higher"
+                f"it takes {size} bytes, too many for Kafka.ProducerConfig.MaxRequestSize: set "
+                "that higher"
             )
-        return made, audit_of(letter, returned, self._who, time.time_ns() // 1_000_000, self._request.note)
+        return made, audit_of(
+            letter, returned, self._who, time.time_ns() // 1_000_000, self._request.note
+        )
 
     async def _pace(self, began_s: float) -> None:
         if self._request.rate:
@@ -151,7 +187,10 @@ class Sending:
 
     def _far(self, total: int, what: str) -> str:
         done = PAST[self._request.action]
-        return f"{what}: {self.sent} of {total} letters were {done}; the same command goes on with the rest"
+        return (
+            f"{what}: {self.sent} of {total} letters were {done}; the same command goes on "
+            "with the rest"
+        )
 
 
 async def prepared(app: Famulus, subscription: Subscription) -> int:
@@ -159,10 +198,15 @@ async def prepared(app: Famulus, subscription: Subscription) -> int:
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     count = await source_partitions(app, subscription)
     await prepare_topics_back(
-        kafka, {app.redrive_topic(subscription): count}, app.settings.dead_letter.retention_h, timeout_s
+        kafka,
+        {app.redrive_topic(subscription): count},
+        app.settings.dead_letter.retention_h,
+        timeout_s,
     )
     audits = audit_topic(app.dead_letter_topic(subscription))
-    await create_topics(kafka, {audits: 1}, timeout_s, {"retention.ms": "-1", "cleanup.policy": "delete"})
+    await create_topics(
+        kafka, {audits: 1}, timeout_s, {"retention.ms": "-1", "cleanup.policy": "delete"}
+    )
     return count
 
 
@@ -178,10 +222,16 @@ def whoami() -> str:
 def _patient(kafka: KafkaConfig) -> KafkaConfig:
     """The same cluster, for records that have grown by our headers, and for somebody who waits for the answer."""
     config = kafka.producer_config
-    return kafka.model_copy(update={"producer_config": config.model_copy(update={
-        "max_request_size": config.max_request_size + ROOM_BYTES,
-        "delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS),
-    })})  # fmt: skip
+    return kafka.model_copy(
+        update={
+            "producer_config": config.model_copy(
+                update={
+                    "max_request_size": config.max_request_size + ROOM_BYTES,
+                    "delivery_timeout_ms": min(config.delivery_timeout_ms, ANSWER_MS),
+                }
+            )
+        }
+    )
 
 
 @asynccontextmanager

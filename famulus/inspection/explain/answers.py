@@ -1,7 +1,7 @@
 """What is said of one event, judged from what the logs say. Pure: no Kafka, no clock.
 
-The order of the questions is that of what people need to know first: is there such an event, is it a dead letter, is it
-settled, is it being tried, what is it behind?
+The order of the questions is that of what people need to know first: is there such an event, is it
+a dead letter, is it settled, is it being tried, what is it behind?
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,33 @@ from famulus.state.changelog import Mark
 from famulus.state.failure_state import Attempts, Tried
 
 State = Literal[
-    "gone", "not written", "behind a transaction", "no record", "dead letter", "parked", "redriven", "dropped",
-    "handled", "duplicate", "ignored", "settled", "paused", "in back-off", "behind", "next", "waiting", "nobody reads",
-]  # fmt: skip
+    "gone",
+    "not written",
+    "behind a transaction",
+    "no record",
+    "dead letter",
+    "parked",
+    "redriven",
+    "dropped",
+    "handled",
+    "duplicate",
+    "ignored",
+    "settled",
+    "paused",
+    "in back-off",
+    "behind",
+    "next",
+    "waiting",
+    "nobody reads",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A dead letter of the event. *was*: what was done about it and when, empty while it is open."""
+    """A dead letter of the event.
+
+    *was*: what was done about it and when, empty while it is open.
+    """
 
     cause: str
     kind: str
@@ -48,11 +67,12 @@ class Postponed:
 class Facts:
     """What the logs say of the event at *offset*, and of its partition.
 
-    *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it lies beyond. *mark* is
-    that of its id, *letters* are ordered by time, *postponed* says where it waits in retry topics, *before* has the
-    unsettled offsets of its key in front of it, and *tried* the attempts at any event of the partition. *members* are
-    at work in the group, *pause* is what somebody has paused that the partition is part of, *written* the end of the
-    log for those who read what is not committed.
+    *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it
+    lies beyond. *mark* is that of its id, *letters* are ordered by time, *postponed* says where it
+    waits in retry topics, *before* has the unsettled offsets of its key in front of it, and *tried*
+    the attempts at any event of the partition. *members* are at work in the group, *pause* is what
+    somebody has paused that the partition is part of, *written* the end of the log for those who
+    read what is not committed.
     """
 
     topic: str
@@ -119,14 +139,23 @@ def answer_of(facts: Facts, now_ms: int) -> Answer:
 def _absent(facts: Facts) -> Answer:
     if facts.end <= facts.offset < facts.written:
         whose = f"--topic {facts.topic} --partition {facts.partition}"
-        return Answer("behind a transaction", behind_transaction(f"{facts.topic}-{facts.partition}", facts.end),
-                      f"whoever began it has to end it; kafka-transactions.sh describe-producers {whose} says who "
-                      "that is")  # fmt: skip
+        return Answer(
+            "behind a transaction",
+            behind_transaction(f"{facts.topic}-{facts.partition}", facts.end),
+            f"whoever began it has to end it; kafka-transactions.sh describe-producers {whose} "
+            "says who "
+            "that is",
+        )
     if facts.offset >= facts.end:
-        return Answer("not written", f"the partition ends at offset {max(facts.end, facts.written)}")
+        return Answer(
+            "not written", f"the partition ends at offset {max(facts.end, facts.written)}"
+        )
     if facts.offset < facts.begin:
         return Answer("gone", f"the log begins at offset {facts.begin}: retention has removed it")
-    return Answer("no record", "there is no record: removed by compaction, a transaction's mark, or of an aborted one")
+    return Answer(
+        "no record",
+        "there is no record: removed by compaction, a transaction's mark, or of an aborted one",
+    )
 
 
 def _dead(facts: Facts) -> Answer:
@@ -137,10 +166,20 @@ def _dead(facts: Facts) -> Answer:
         again = f"{what} at {when}; it was {last.was} at {time_text(last.was_ms)}"
         return Answer("dropped" if last.was == "dropped" else "redriven", again)
     if last.kind == "parked":
-        behind = f"offset {facts.dead_before}" if facts.dead_before is not None else "an earlier one"
+        behind = (
+            f"offset {facts.dead_before}" if facts.dead_before is not None else "an earlier one"
+        )
         first = f"{facts.topic}/{facts.partition}/{facts.dead_before}"
-        redrive = f"faust -A app dlq redrive {first}" if facts.dead_before is not None else _redrive(facts)
-        return Answer("parked", f"since {when} behind the dead letter of {behind}, which has the same key", redrive)
+        redrive = (
+            f"faust -A app dlq redrive {first}"
+            if facts.dead_before is not None
+            else _redrive(facts)
+        )
+        return Answer(
+            "parked",
+            f"since {when} behind the dead letter of {behind}, which has the same key",
+            redrive,
+        )
     return Answer("dead letter", f"{last.kind} at {when}: {what}: {last.message}", _redrive(facts))
 
 
@@ -150,21 +189,36 @@ def _redrive(facts: Facts) -> str:
 
 def _settled(facts: Facts) -> Answer:
     if facts.mark is not None and facts.mark.offset != facts.offset:
-        return Answer("duplicate", f"the same event was handled at offset {facts.mark.offset}, "
-                      f"of the time {time_text(facts.mark.seen_ms)}")  # fmt: skip
+        return Answer(
+            "duplicate",
+            f"the same event was handled at offset {facts.mark.offset}, "
+            f"of the time {time_text(facts.mark.seen_ms)}",
+        )
     if facts.mark is not None:
-        return Answer("handled", f"its effects are settled; it is remembered, as of {time_text(facts.mark.seen_ms)}")
+        return Answer(
+            "handled",
+            f"its effects are settled; it is remembered, as of {time_text(facts.mark.seen_ms)}",
+        )
     if not facts.is_handled_type:
-        return Answer("ignored", f"nobody here handles {facts.type_name}", "add a handler, or leave it")
+        return Answer(
+            "ignored", f"nobody here handles {facts.type_name}", "add a handler, or leave it"
+        )
     return Answer(
-        "settled", f"the partition is settled up to offset {facts.next_offset}; nothing tells more of the event"
+        "settled",
+        (
+            f"the partition is settled up to offset {facts.next_offset}; nothing tells more of "
+            "the event"
+        ),
     )
 
 
 def _on_its_way(facts: Facts, now_ms: int) -> Answer:
     if not facts.members:
-        return Answer("nobody reads", f"it waits, and no worker is in the group; settled up to {facts.next_offset}",
-                      "faust -A app worker")  # fmt: skip
+        return Answer(
+            "nobody reads",
+            f"it waits, and no worker is in the group; settled up to {facts.next_offset}",
+            "faust -A app worker",
+        )
     if facts.pause is not None:  # nothing is started, and no further attempt is made
         return Answer("paused", said(*facts.pause), _resume(facts.pause[0]))
     return _in_line(facts, now_ms)
@@ -172,22 +226,39 @@ def _on_its_way(facts: Facts, now_ms: int) -> Answer:
 
 def _in_line(facts: Facts, now_ms: int) -> Answer:
     if facts.postponed:
-        return Answer("in back-off", _postponed(facts, now_ms), "nothing: it is tried again by itself")
+        return Answer(
+            "in back-off", _postponed(facts, now_ms), "nothing: it is tried again by itself"
+        )
     if facts.offset in facts.tried:
-        return Answer("in back-off", _tried(facts.tried[facts.offset], now_ms), "nothing: it is tried again by itself")
+        return Answer(
+            "in back-off",
+            _tried(facts.tried[facts.offset], now_ms),
+            "nothing: it is tried again by itself",
+        )
     if facts.before:
         first = facts.before[0]
-        attempts = f", which is {_tried(facts.tried[first], now_ms)}" if first in facts.tried else ""
-        return Answer("behind", f"{len(facts.before)} of its key come first, beginning with offset {first}{attempts}",
-                      f"faust -A app explain {facts.topic} {facts.partition} {first}")  # fmt: skip
+        attempts = (
+            f", which is {_tried(facts.tried[first], now_ms)}" if first in facts.tried else ""
+        )
+        return Answer(
+            "behind",
+            f"{len(facts.before)} of its key come first, beginning with offset {first}{attempts}",
+            f"faust -A app explain {facts.topic} {facts.partition} {first}",
+        )
     if facts.fault:
         return Answer("waiting", f"it will be a dead letter: {facts.fault}")
     if facts.offset == facts.next_offset:
-        return Answer("next", "it is the first one that is not settled, so it is in hand",
-                      "see the worker's /livez for what is in hand for too long")  # fmt: skip
+        return Answer(
+            "next",
+            "it is the first one that is not settled, so it is in hand",
+            "see the worker's /livez for what is in hand for too long",
+        )
     ahead = facts.offset - facts.next_offset
-    return Answer("waiting", f"{ahead} offsets of the partition, none of its key, come first or are in hand with it",
-                  "faust -A app lag")  # fmt: skip
+    return Answer(
+        "waiting",
+        f"{ahead} offsets of the partition, none of its key, come first or are in hand with it",
+        "faust -A app lag",
+    )
 
 
 def _resume(target: Target) -> str:
@@ -201,7 +272,10 @@ def _resume(target: Target) -> str:
 def _postponed(facts: Facts, now_ms: int) -> str:
     """In which retry topics it waits, for which handlers."""
     return "; ".join(
-        f"waits in {of.topic}, {_tried({of.handler: Tried(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
+        (
+            f"waits in {of.topic}, "
+            f"{_tried({of.handler: Tried(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
+        )
         for of in facts.postponed
     )
 
@@ -214,5 +288,7 @@ def _tried(attempts: Attempts, now_ms: int) -> str:
             continue
         wait_s = (tried.due_ms - now_ms) / 1000
         when = f"tried again in {duration(wait_s)}" if wait_s > 0 else "due now"
-        said.append(f"{handler} has failed {tried.attempts} times since {time_text(tried.first_ms)}, {when}")
+        said.append(
+            f"{handler} has failed {tried.attempts} times since {time_text(tried.first_ms)}, {when}"
+        )
     return "; ".join(said) or "waiting for a retry topic"

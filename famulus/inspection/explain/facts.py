@@ -1,4 +1,7 @@
-"""What the logs say of an event: its topic, the state's changelog, the dead letters, the group. No worker is asked."""
+"""What the logs say of an event: its topic, the state's changelog, the dead letters, the group.
+
+No worker is asked.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -30,8 +33,9 @@ from famulus.wiring import decoder_of
 class Reach:
     """How much is read at most.
 
-    *events*: the newest ones of each partition that are looked through for a key or an id, and the unsettled ones in
-    front of an event. *letters*: records of the dead letter topic; *state*: of a partition's changelog; None: all.
+    *events*: the newest ones of each partition that are looked through for a key or an id, and the
+    unsettled ones in front of an event. *letters*: records of the dead letter topic; *state*: of a
+    partition's changelog; None: all.
     """
 
     events: int = 100_000
@@ -41,7 +45,10 @@ class Reach:
 
 @dataclass(frozen=True)
 class Partition:
-    """What is the same for all events of one partition. *fold* is of its state, an empty one where there is none."""
+    """What is the same for all events of one partition.
+
+    *fold* is of its state, an empty one where there is none.
+    """
 
     begin: int
     end: int
@@ -53,7 +60,9 @@ class Partition:
 class Gathering:
     """Gathers the facts of one subscription's events, what they share only once."""
 
-    def __init__(self, app: Famulus, reader: Reader, subscription: Subscription, pauses: Pauses, reach: Reach) -> None:
+    def __init__(
+        self, app: Famulus, reader: Reader, subscription: Subscription, pauses: Pauses, reach: Reach
+    ) -> None:
         self._app = app
         self._pauses = pauses
         self._reach = reach
@@ -71,11 +80,17 @@ class Gathering:
             self._partitions[partition] = await self._partition(partition)
         there, topic = self._partitions[partition], self._subscription.topic_name
         facts = Facts(
-            topic, partition, offset, there.begin, there.end, next_offset=there.next_offset,
+            topic,
+            partition,
+            offset,
+            there.begin,
+            there.end,
+            next_offset=there.next_offset,
             is_ahead=any(start <= offset < end for start, end in offsets_in(there.fold.decoded)),
-            tried=there.troubles.attempts, members=await self._count_members(),
+            tried=there.troubles.attempts,
+            members=await self._count_members(),
             pause=self._pauses.over(topic, partition),
-        )  # fmt: skip
+        )
         if offset >= there.end:
             at, kafka = TopicPartition(topic, partition), self._app.settings.kafka
             ends = await ends_of(kafka, [at], self._app.settings.worker.startup_timeout_s)
@@ -88,12 +103,20 @@ class Gathering:
         facts = self._about_type(facts, record)
         letters = await self._letters_of(Origin(topic, partition, offset))
         return replace(
-            facts, is_there=True, letters=letters, postponed=await self._postponed_of(partition, offset),
+            facts,
+            is_there=True,
+            letters=letters,
+            postponed=await self._postponed_of(partition, offset),
             before=await self._before(facts, there, record),
             dead_before=next(
-                (d for d in there.troubles.sequences.get(self._sequence(record) or b"-", []) if d < offset), None
+                (
+                    d
+                    for d in there.troubles.sequences.get(self._sequence(record) or b"-", [])
+                    if d < offset
+                ),
+                None,
             ),
-        )  # fmt: skip
+        )
 
     def _sequence(self, record: Record) -> bytes | None:
         return b"" if self._subscription.options.order == "partition" else record.key
@@ -108,17 +131,32 @@ class Gathering:
         dedupe, mark = self._subscription.options.dedupe, None
         if dedupe is not None and (dedupe.identity is None or event is not None):
             marks = self._partitions[facts.partition].fold.marks
-            seen = next((marks[key] for key in _keys_of(dedupe, event, record) if key in marks), None)
+            seen = next(
+                (marks[key] for key in _keys_of(dedupe, event, record) if key in marks), None
+            )
             mark = stored_mark(seen) if seen is not None else None
-        return replace(facts, type_name=name, mark=mark, is_handled_type=event is not None or is_claim_check(record))
+        return replace(
+            facts,
+            type_name=name,
+            mark=mark,
+            is_handled_type=event is not None or is_claim_check(record),
+        )
 
     async def _partition(self, number: int) -> Partition:
         at = TopicPartition(self._subscription.topic_name, number)
         begin, end = await self._reader.span(at)
-        committed = await committed_of(self._app.settings.kafka, [at], self._app.settings.worker.startup_timeout_s)
+        committed = await committed_of(
+            self._app.settings.kafka, [at], self._app.settings.worker.startup_timeout_s
+        )
         fold = await self._fold(number)
         settled = fold.next_offset if fold.processed is not None else committed[at]
-        return Partition(begin, end, settled if settled is not None else begin, fold, Troubles(fold.troubles.items()))
+        return Partition(
+            begin,
+            end,
+            settled if settled is not None else begin,
+            fold,
+            Troubles(fold.troubles.items()),
+        )
 
     async def _fold(self, number: int) -> Fold:
         places = (await places_of(self._app, [self._subscription]))[self._subscription]
@@ -137,23 +175,32 @@ class Gathering:
         """The offsets of its key that are not settled and come first."""
         if facts.offset < there.next_offset or facts.is_ahead:
             return []
-        start, ahead = max(there.next_offset, facts.offset - self._reach.events), offsets_in(there.fold.decoded)
+        start, ahead = (
+            max(there.next_offset, facts.offset - self._reach.events),
+            offsets_in(there.fold.decoded),
+        )
         at, sequence = TopicPartition(facts.topic, facts.partition), self._sequence(record)
         return [
             other.offset
             async for other in self._reader.between(at, start, facts.offset)
-            if sequence is not None and self._sequence(other) == sequence
+            if sequence is not None
+            and self._sequence(other) == sequence
             and not any(first <= other.offset < last for first, last in ahead)
-        ]  # fmt: skip
+        ]
 
     async def _postponed_of(self, partition: int, offset: int) -> list[Postponed]:
-        """Where it waits for another attempt. The retry topics are read once for all events of a partition."""
+        """Where it waits for another attempt.
+
+        The retry topics are read once for all events of a partition.
+        """
         if partition not in self._postponed:
             found = self._postponed[partition] = defaultdict[int, list[Postponed]](list)
             redrive, *topics = self._app.topics_back(self._subscription)
             del redrive  # a letter says that it was redriven
             there = await self._reader.partitions(*topics)
-            places = [TopicPartition(topic, partition) for topic in topics if partition < there[topic]]
+            places = [
+                TopicPartition(topic, partition) for topic in topics if partition < there[topic]
+            ]
             kafka, timeout_s = self._app.settings.kafka, self._app.settings.worker.startup_timeout_s
             committed = await committed_of(kafka, places, timeout_s) if places else {}
             for at in places:
@@ -165,15 +212,25 @@ class Gathering:
                         back = returned(record)
                     except DecodeError:
                         continue
-                    postponed = Postponed(at.topic, back.handler, back.attempts, back.first_ms, back.due_ms)
+                    postponed = Postponed(
+                        at.topic, back.handler, back.attempts, back.first_ms, back.due_ms
+                    )
                     found[back.offset].append(postponed)
         return self._postponed[partition].get(offset, [])
 
     async def _letters_of(self, origin: Origin) -> list[Dead]:
-        """Its dead letters of this group, the oldest first. The topic is read through once for all events."""
+        """Its dead letters of this group, the oldest first.
+
+        The topic is read through once for all events.
+        """
         if self._letters is None:
             register = await register_of(
-                self._app, self._reader, self._subscription, Criteria(), is_all=True, records_max=self._reach.letters
+                self._app,
+                self._reader,
+                self._subscription,
+                Criteria(),
+                is_all=True,
+                records_max=self._reach.letters,
             )
             self._letters = defaultdict(list)
             for entry in register.entries():
@@ -183,12 +240,16 @@ class Gathering:
         found = await self._reader.letters(topic, entries)
         return [
             Dead(
-                entry.cause.id, entry.cause.kind, entry.cause.handler, entry.cause.error,
-                letter_of(found[entry.place]).message if entry.place in found else "", entry.at_ms,
+                entry.cause.id,
+                entry.cause.kind,
+                entry.cause.handler,
+                entry.cause.error,
+                letter_of(found[entry.place]).message if entry.place in found else "",
+                entry.at_ms,
                 *((entry.settled.what, entry.settled.at_ms) if entry.settled is not None else ()),
             )
             for entry in entries
-        ]  # fmt: skip
+        ]
 
 
 def _keys_of(dedupe: Dedupe, event: Event | None, record: Record) -> list[bytes]:

@@ -34,14 +34,16 @@ async def explained(
 ) -> AsyncIterator[tuple[Facts, Answer]]:
     """What is known of each event that is meant, the oldest first, and the answer.
 
-    Raises OperatingError when no event is like that, ConfigError for a partition that is not there, UnavailableError,
-    TooMuchError when more would have to be read than *reach* says.
+    Raises OperatingError when no event is like that, ConfigError for a partition that is not there,
+    UnavailableError, TooMuchError when more would have to be read than *reach* says.
     """
     topic = question.subscription.topic_name
     count = (await reader.partitions(topic))[topic]
     if question.place is not None and question.place[0] >= count:
         raise ConfigError(f"topic {topic} has {count} partitions, the first is 0")
-    places = [question.place] if question.place else await _found(reader, topic, count, question, reach)
+    places = (
+        [question.place] if question.place else await _found(reader, topic, count, question, reach)
+    )
     gathering = Gathering(app, reader, question.subscription, pauses, reach)
     for place in places:
         facts = await gathering.of(*place)
@@ -65,5 +67,7 @@ async def _found(
             if is_meant:
                 found.append((record.timestamp, partition, record.offset))
     if not found:
-        raise OperatingError(f"none of the newest {reach.events:,} events of each partition of {topic} is like that")
+        raise OperatingError(
+            f"none of the newest {reach.events:,} events of each partition of {topic} is like that"
+        )
     return [(partition, offset) for _, partition, offset in sorted(found)[-SHOWN:]]

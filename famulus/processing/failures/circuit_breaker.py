@@ -1,7 +1,8 @@
 """The circuit breaker: when most of what is tried fails, trying on would only use up attempts.
 
-Closed: attempts run, failures are counted. Open: nothing runs but one probe at a time, after a wait that doubles each
-time. A probe that succeeds closes it. Pure: time is an argument, in seconds by any clock that never goes back.
+Closed: attempts run, failures are counted. Open: nothing runs but one probe at a time, after a wait
+that doubles each time. A probe that succeeds closes it. Pure: time is an argument, in seconds by
+any clock that never goes back.
 """
 
 from collections import deque
@@ -17,8 +18,8 @@ KEPT_MIN = 100  # failures that are remembered
 class Breaker:
     """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are *ratio* of all.
 
-    Or at a *run* of failures without a success between them, however long that takes. 0 is never. It is probed after
-    *wait_initial_s*, then after twice that, up to *wait_max_s*.
+    Or at a *run* of failures without a success between them, however long that takes. 0 is never.
+    It is probed after *wait_initial_s*, then after twice that, up to *wait_max_s*.
     """
 
     failures: int = 10
@@ -47,8 +48,11 @@ class Circuit:
         self.passed = 0
         self.is_open = False
         self.wait_s = 0.0  # before the next probe
-        # When, which event, what had passed by then: of the last ones, since thousands may fail in a second.
-        self._failed: deque[tuple[float, Hashable, int]] = deque(maxlen=max(breaker.failures * 2, KEPT_MIN))
+        # When, which event, what had passed by then: of the last ones, since thousands may fail in
+        # a second.
+        self._failed: deque[tuple[float, Hashable, int]] = deque(
+            maxlen=max(breaker.failures * 2, KEPT_MIN)
+        )
         self._run = 0
         self._passed_at_run = 0
 

@@ -1,6 +1,7 @@
 """A gate before a handler: open to all, unless its circuit has opened; then events wait at it and one at a time tries.
 
-An event that waits uses up none of its attempts and nobody's hands, and its partition is read on meanwhile.
+An event that waits uses up none of its attempts and nobody's hands, and its partition is read on
+meanwhile.
 """
 
 import asyncio
@@ -16,12 +17,17 @@ Resume = Callable[[], None]
 
 
 class Gate(Circuit):
-    """The gate of what *name* says. `is_open` is the circuit's: while it is, `may_probe` says who goes through.
+    """The gate of what *name* says.
 
-    *what* and *cure* are words for the person who reads the log. An attempt takes *limit_s* at most, 0: nobody knows.
+    `is_open` is the circuit's: while it is, `may_probe` says who goes through.
+
+    *what* and *cure* are words for the person who reads the log. An attempt takes *limit_s* at
+    most, 0: nobody knows.
     """
 
-    def __init__(self, breaker: Breaker, name: str, what: str, cure: str, limit_s: float = 0.0) -> None:
+    def __init__(
+        self, breaker: Breaker, name: str, what: str, cure: str, limit_s: float = 0.0
+    ) -> None:
         super().__init__(breaker)
         self.name = name
         self.why = ""  # it is shut, in words; empty while it is not
@@ -68,11 +74,15 @@ class Gate(Circuit):
         return lambda resume: self.wait(event, resume)
 
     def note_failure(self, event: Hashable, error: BaseException) -> bool:
-        """Note that an attempt of *event* failed. True when the circuit is open: the attempt does not count."""
+        """Note that an attempt of *event* failed.
+
+        True when the circuit is open: the attempt does not count.
+        """
         if self.failed(event, time.monotonic()):
             failures, attempts = self.seen
             self.why = (
-                f"{self._what} {self.name}: {failures} of the last {attempts} failed, the last one with "
+                f"{self._what} {self.name}: {failures} of the last {attempts} failed, the last "
+                "one with "
                 f"{type(error).__name__}; {self._cure}"
             )
             log.error(self.why, next_try_in_s=self.wait_s)
@@ -80,8 +90,13 @@ class Gate(Circuit):
         elif self.is_open and self._probe == event:
             self.probe_failed()
             self._probe = None
-            log.warning("still failing", gate=self.name, error=type(error).__name__, waiting=self.waiting,
-                        next_try_in_s=self.wait_s)  # fmt: skip
+            log.warning(
+                "still failing",
+                gate=self.name,
+                error=type(error).__name__,
+                waiting=self.waiting,
+                next_try_in_s=self.wait_s,
+            )
             self._set_timer()
         return self.is_open
 

@@ -1,4 +1,7 @@
-"""What to do after a failed attempt: again after a wait, or give up. Pure; the engine does what is decided here."""
+"""What to do after a failed attempt: again after a wait, or give up.
+
+Pure; the engine does what is decided here.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,7 +10,13 @@ from typing import Literal
 
 from famulus.declarations import Declaration, shown
 from famulus.durations import seconds_in
-from famulus.errors import HandlerCancelledError, HandlerTimeoutError, PermanentError, Reject, TransientError
+from famulus.errors import (
+    HandlerCancelledError,
+    HandlerTimeoutError,
+    PermanentError,
+    Reject,
+    TransientError,
+)
 
 Unclassified = Literal["transient", "permanent"]
 FinalKind = Literal["permanent", "rejected", "exhausted", "timeout"]
@@ -16,10 +25,12 @@ OUTAGES = (TransientError, ConnectionError, TimeoutError)  # what says that some
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, and how long to wait: 2, 4, 8 ... seconds unless set. *attempts* counts the first one.
+    """How often, and how long to wait: 2, 4, 8 ... seconds unless set.
 
-    *jitter* is the share of a wait by which it may be shorter or longer, so that what failed together does not come
-    again together.
+    *attempts* counts the first one.
+
+    *jitter* is the share of a wait by which it may be shorter or longer, so that what failed
+    together does not come again together.
     """
 
     attempts: int = 3
@@ -58,7 +69,8 @@ class Retry:
 class Policy:
     """How one handler fails: what is *transient* or *permanent* beside our own errors, how often it is tried again.
 
-    *delays_s* are the waits in retry topics, once the attempts in the lane are used up. *timeout_s* 0 is for ever.
+    *delays_s* are the waits in retry topics, once the attempts in the lane are used up. *timeout_s*
+    0 is for ever.
     """
 
     retry: Retry = Retry()
@@ -69,7 +81,10 @@ class Policy:
     timeout_s: float = 0.0
 
     def is_transient(self, error: BaseException) -> bool:
-        """Whether another attempt may succeed. A group, as `asyncio.TaskGroup` raises, is what all in it are."""
+        """Whether another attempt may succeed.
+
+        A group, as `asyncio.TaskGroup` raises, is what all in it are.
+        """
         if self._is_group(error):
             return all(self.is_transient(each) for each in _leaves(error))
         if isinstance(error, (PermanentError, *self.permanent)):
@@ -86,7 +101,9 @@ class Policy:
 
     def kind(self, error: BaseException) -> FinalKind:
         """How to call it when the event is given up."""
-        if isinstance(error, Reject) or (self._is_group(error) and all(isinstance(e, Reject) for e in _leaves(error))):
+        if isinstance(error, Reject) or (
+            self._is_group(error) and all(isinstance(e, Reject) for e in _leaves(error))
+        ):
             return "rejected"
         if not self.is_transient(error):
             return "permanent"
@@ -94,7 +111,9 @@ class Policy:
 
     def _is_group(self, error: BaseException) -> bool:
         """Whether it is a group that nobody has classified as such."""
-        return isinstance(error, BaseExceptionGroup) and not isinstance(error, (*self.transient, *self.permanent))
+        return isinstance(error, BaseExceptionGroup) and not isinstance(
+            error, (*self.transient, *self.permanent)
+        )
 
     def attempts_at(self, stage: int) -> int:
         """How many attempts there are in all when the event is at *stage*: 0 is its lane, then the retry topics."""
@@ -113,9 +132,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def delays_of(waits: Iterable[str | float]) -> tuple[float, ...]:
-    """Waits such as `30s`, `1m`, `10m`, `1h` or numbers of seconds, in seconds. Raises ValueError."""
+    """Waits such as `30s`, `1m`, `10m`, `1h` or numbers of seconds, in seconds.
+
+    Raises ValueError.
+    """
     if isinstance(waits, (str, bytes)) or not isinstance(waits, Iterable):
-        raise ValueError(f'{shown(waits)} is no list of waits: ["10m"]')  # noqa: TRY004  # one kind for whatever it is
+        # One kind for whatever it is.
+        raise ValueError(f'{shown(waits)} is no list of waits: ["10m"]')  # noqa: TRY004
     return tuple(_delay_s(wait) for wait in waits)
 
 

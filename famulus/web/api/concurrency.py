@@ -1,9 +1,11 @@
 """Concurrency over the web: how many events may be in hand at once, and how to change that while the group runs.
 
-GET  /concurrency/  the worker's (topic null) and that of a partition of each topic: now, by the settings, who set it
-POST /concurrency/  `{"topic": "order-events", "concurrency": 5, "note": "why"}`; the topic `*` is each worker
+GET  /concurrency/  the worker's (topic null) and that of a partition of each topic: now, by the
+settings, who set it POST /concurrency/  `{"topic": "order-events", "concurrency": 5, "note":
+"why"}`; the topic `*` is each worker
 
-The concurrency null is that of the settings; the note may be left out. The answer to either is what counts then.
+The concurrency null is that of the settings; the note may be left out. The answer to either is what
+counts then.
 """
 
 import msgspec
@@ -42,7 +44,12 @@ class Concurrency(Page):
             timeout_s = host.settings.worker.startup_timeout_s
             target = await target_of(host.settings.kafka, topics, asked.topic, None, timeout_s)
             next_offset = await set_width(
-                host.sender, host.group, target.topic or WORKER, asked.concurrency, asker(request), asked.note
+                host.sender,
+                host.group,
+                target.topic or WORKER,
+                asked.concurrency,
+                asker(request),
+                asked.note,
             )
         except (BadRequestError, OperatingError) as error:
             return self.failed(error)
@@ -56,7 +63,12 @@ class Concurrency(Page):
         set_by = {row["topic"] or WORKER: row for row in intake.told.widths.rows()}
         none = {"by": None, "at": None, "note": ""}
         return [
-            {**none, **set_by.get(topic, {}), "topic": None if topic == WORKER else topic,
-             "concurrency": intake.told.widths.get(topic, count), "settings": count}
+            {
+                **none,
+                **set_by.get(topic, {}),
+                "topic": None if topic == WORKER else topic,
+                "concurrency": intake.told.widths.get(topic, count),
+                "settings": count,
+            }
             for topic, count in usual.items()
-        ]  # fmt: skip
+        ]

@@ -1,6 +1,7 @@
 """Draining over the web: have this worker leave its group and end.
 
-POST /drain/  `{"note": "why"}`: as SIGTERM does, it ends and commits what is in hand, and exits with 0; 202 at once
+POST /drain/  `{"note": "why"}`: as SIGTERM does, it ends and commits what is in hand, and exits
+with 0; 202 at once
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from faust.web import Request, Response
 
 from famulus.control.admin_topic import note_drain
 from famulus.errors import BadRequestError, OperatingError
-from famulus.state.changelog_topic import WORKER
+from famulus.state.changelog_topic import worker_name
 from famulus.web.json_view import Page, asker
 
 log = structlog.get_logger()
@@ -38,14 +39,15 @@ class Drain(Page):
         if not host.is_draining:
             by = asker(request)
             try:
-                await note_drain(host.sender, host.group, WORKER, by, asked.note)
+                await note_drain(host.sender, host.group, worker_name(), by, asked.note)
             except OperatingError as error:
                 return self.refuse(503, str(error))
             self._begin(by)
-        return self.answer({"worker": WORKER, "status": "draining"}, 202)
+        return self.answer({"worker": worker_name(), "status": "draining"}, 202)
 
     def _begin(self, by: str) -> None:
-        if self.host.is_draining:  # by somebody else, meanwhile: a second signal would end it at once
+        # By somebody else, meanwhile: a second signal would end it at once.
+        if self.host.is_draining:
             return
         self.host.is_draining = True
         log.warning("the worker drains and ends", asked_by=by)

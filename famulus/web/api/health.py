@@ -23,7 +23,9 @@ class Health(Page):
 
     about = About((JSON,), HEALTH)
 
-    def verdict(self, status: str, more: dict[str, object], request: Request, *, is_good: bool) -> Response:
+    def verdict(
+        self, status: str, more: dict[str, object], request: Request, *, is_good: bool
+    ) -> Response:
         """The answer, which is open to all: *more* is for those who may read."""
         answer = {"status": status, **(more if may_read(request) else {})}
         return self.answer(answer, 200 if is_good else 503)
@@ -32,30 +34,37 @@ class Health(Page):
 class Ready(Health):
     """Whether the worker takes part: Kafka hears it, its partitions are assigned and restored, none of them is stuck.
 
-    One without partitions, because others have them all, takes part, too. `why` says what is wrong, `waiting` for what
-    handlers wait: that turns nothing red, since a new worker would too. Nor does what somebody has `paused`, nor the
-    `warnings` of `worker.conditions`.
+    One without partitions, because others have them all, takes part, too. `why` says what is wrong,
+    `waiting` for what handlers wait: that turns nothing red, since a new worker would too. Nor does
+    what somebody has `paused`, nor the `warnings` of `worker.conditions`.
     """
 
     async def get(self, request: Request) -> Response:
         """Look at the restoring, and at what is stuck."""
         is_good = is_ready(self.host)
         more = {
-            "why": why_not_ready(self.host), "waiting": waiting(self.host), "paused": paused(self.host),
+            "why": why_not_ready(self.host),
+            "waiting": waiting(self.host),
+            "paused": paused(self.host),
             "warnings": warnings(self.host),
             **_restoring(self.host),
-        }  # fmt: skip
+        }
         return self.verdict("ready" if is_good else "not ready", more, request, is_good=is_good)
 
 
 class Started(Health):
-    """Whether the worker has come up: its first partitions are assigned, and their state is there. It stays so."""
+    """Whether the worker has come up: its first partitions are assigned, and their state is there.
+
+    It stays so.
+    """
 
     async def get(self, request: Request) -> Response:
         """Look whether that has happened."""
         has_started = self.host.has_started
         more = {"why": "" if has_started else why_not_ready(self.host), **_restoring(self.host)}
-        return self.verdict("started" if has_started else "starting", more, request, is_good=has_started)
+        return self.verdict(
+            "started" if has_started else "starting", more, request, is_good=has_started
+        )
 
 
 class Live(Health):
@@ -64,11 +73,15 @@ class Live(Health):
     async def get(self, request: Request) -> Response:
         """Look at what is in hand."""
         overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
-        return self.verdict("stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue)
+        return self.verdict(
+            "stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue
+        )
 
 
 def _restoring(app: Famulus) -> dict[str, object]:
     progress = app.holdings.restorer.progress
     return {
-        "restored_records": progress.records, "of_records": progress.total, "seconds": round(progress.seconds, 1)
-    }  # fmt: skip
+        "restored_records": progress.records,
+        "of_records": progress.total,
+        "seconds": round(progress.seconds, 1),
+    }

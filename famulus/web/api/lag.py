@@ -1,7 +1,7 @@
 """`GET /lag/`: how far the whole group is behind, from any worker of it; what scales the workers asks here.
 
-The same as `faust -A app lag --json` says, by the cluster's own figures. The cluster is asked at most once a second, by
-one at a time, however many ask.
+The same as `faust -A app lag --json` says, by the cluster's own figures. The cluster is asked at
+most once a second, by one at a time, however many ask.
 """
 
 import asyncio

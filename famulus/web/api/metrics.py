@@ -47,7 +47,11 @@ class WorkerCollector(Collector):
         for subscription in self._app.subscriptions.values():
             self._put_counts(scrape, subscription.topic_name, subscription.counts)
         owned = list(partitions_of(self._app))
-        looks = {now.place: (now.end, now.lag) for now in owned if now.end is not None and now.lag is not None}
+        looks = {
+            now.place: (now.end, now.lag)
+            for now in owned
+            if now.end is not None and now.lag is not None
+        }
         held_up = {now.place for now in owned if now.is_held_up}
         standings = self._app.standings.look(time.monotonic(), looks, held_up)
         for now in owned:
@@ -107,7 +111,9 @@ class WorkerCollector(Collector):
             scrape.put(c.OWNED, len(of_topic), topic)
             scrape.put(c.BLOCKED, sum(bool(now.halted) for now in of_topic), topic, "halted")
             unwritten = sum(now.is_unwritten for now in of_topic)
-            scrape.put(c.BLOCKED, sum(bool(now.blocked) for now in of_topic) - unwritten, topic, "unsent")
+            scrape.put(
+                c.BLOCKED, sum(bool(now.blocked) for now in of_topic) - unwritten, topic, "unsent"
+            )
             scrape.put(c.BLOCKED, unwritten, topic, "disk")
             scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
@@ -139,7 +145,10 @@ class WorkerCollector(Collector):
 
 
 class Scrape:
-    """The metrics of one moment. Those without a series are there, too: their names are known from the start."""
+    """The metrics of one moment.
+
+    Those without a series are there, too: their names are known from the start.
+    """
 
     def __init__(self) -> None:
         self.families: dict[str, Family] = {

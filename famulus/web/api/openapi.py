@@ -1,7 +1,8 @@
 """`GET /openapi.json`: every route of this worker as OpenAPI 3.1, for programs, and for the tests that try them all.
 
-It is made of the routes as they are registered, so none is missing and none is there that is not: a view's docstrings
-are its texts, the door says what each needs, `About` what it gives and takes. A team's own pages are in it, too.
+It is made of the routes as they are registered, so none is missing and none is there that is not: a
+view's docstrings are its texts, the door says what each needs, `About` what it gives and takes. A
+team's own pages are in it, too.
 """
 
 import re
@@ -21,7 +22,11 @@ from famulus.webserver.tokens import Access
 
 Part = dict[str, Any]  # Any: JSON
 REFERENCE = "#/components/schemas/{name}"
-ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+ERROR: Schema = {
+    "type": "object",
+    "properties": {"error": {"type": "string"}},
+    "required": ["error"],
+}
 _parameter = re.compile(r"\{(\w+)\}")
 
 
@@ -36,10 +41,15 @@ def described(app: Famulus) -> Part:
         "info": {
             "title": f"Famulus worker of {app.group}",
             "version": app.settings.worker.version,
-            "description": f"A GET is answered to HEAD as well. Bodies have {BODY_BYTES} bytes at most.",
+            "description": (
+                f"A GET is answered to HEAD as well. Bodies have {BODY_BYTES} bytes at most."
+            ),
         },
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
         "security": [{"token": []}],
     }
 
@@ -59,8 +69,19 @@ def _operation(path: str, method: str, view: View, schemas: Part) -> Part:
         "summary": _text(type(view)).partition("\n\n")[0].replace("\n", " "),
         "description": _text(getattr(type(view), method)) + ACCESS[need],
         "parameters": [
-            *({"name": n, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for n in names),
-            *({"name": name, "in": "query", "schema": dict(of)} for name, of in about.query.items()),
+            *(
+                {
+                    "name": n,
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                }
+                for n in names
+            ),
+            *(
+                {"name": name, "in": "query", "schema": dict(of)}
+                for name, of in about.query.items()
+            ),
         ],
         "responses": _responses(about),
     }
@@ -103,14 +124,19 @@ def _body(view: View, about: About, schemas: Part) -> Part:
 
 
 def _responses(about: About) -> Part:
-    own: Mapping[str, Part] = {kind: ({"schema": dict(about.shape)} if kind == JSON else {}) for kind in about.gives}
+    own: Mapping[str, Part] = {
+        kind: ({"schema": dict(about.shape)} if kind == JSON else {}) for kind in about.gives
+    }
     pages: Part = {kind: {} for kind in about.gives if kind != JSON}
     error = {"schema": {"$ref": REFERENCE.format(name="Error")}}
     return {
         "2XX": {"description": "What was asked for.", "content": dict(own)},
         "3XX": {"description": "It is elsewhere: where to log in, or what is shown after it."},
         "4XX": {"description": "Not like that, and why.", "content": {JSON: error, **pages}},
-        "5XX": {"description": "Not now, and why.", "content": {JSON: {"schema": dict(OBJECT)}, **pages}},
+        "5XX": {
+            "description": "Not now, and why.",
+            "content": {JSON: {"schema": dict(OBJECT)}, **pages},
+        },
     }
 
 

@@ -1,9 +1,11 @@
 """Pausing over the web: what the group's operators have paused, and how to pause and resume.
 
-GET  /paused/  what is paused in the whole group: topic, partition (null for all of them), by whom, when, why
-POST /paused/  `{"action": "pause", "topic": "order-events", "partition": 3, "note": "why"}`, or `resume`
+GET  /paused/  what is paused in the whole group: topic, partition (null for all of them), by whom,
+when, why POST /paused/  `{"action": "pause", "topic": "order-events", "partition": 3, "note":
+"why"}`, or `resume`
 
-The topic `*` is everything; partition and note may be left out. The answer to either is what is paused then.
+The topic `*` is everything; partition and note may be left out. The answer to either is what is
+paused then.
 """
 
 import msgspec
@@ -45,12 +47,22 @@ class Paused(Page):
 
 
 async def meant(app: Famulus, topic: str, partition: int | None) -> Target:
-    """What is to be paused or resumed. Raises ConfigError when it is not there, UnavailableError."""
+    """What is to be paused or resumed.
+
+    Raises ConfigError when it is not there, UnavailableError.
+    """
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
-    return await target_of(app.settings.kafka, topics, topic, partition, app.settings.worker.startup_timeout_s)
+    return await target_of(
+        app.settings.kafka, topics, topic, partition, app.settings.worker.startup_timeout_s
+    )
 
 
 async def set_pause(app: Famulus, action: Action, target: Target, by: str, note: str) -> None:
-    """Pause or resume, and wait until this worker knows it, for some seconds. Raises as `operate.admin.change` does."""
-    _, next_offset = await change(app.sender, app.group, app.intake.pauses, action, target, by, note)
+    """Pause or resume, and wait until this worker knows it, for some seconds.
+
+    Raises as `operate.admin.change` does.
+    """
+    _, next_offset = await change(
+        app.sender, app.group, app.intake.pauses, action, target, by, note
+    )
     await app.admin_log.seen(next_offset)

@@ -3,10 +3,10 @@
 GET  /seek/  the orders that wait to be carried out: topic, partition, offset, by whom, when, why
 POST /seek/  `{"topic": "order-events", "partition": 3, "offset": 1042, "note": "why"}`
 
-Instead of an offset, which is of one partition: `"time": "2026-01-31T12:00:00+00:00"`, or `"edge": "beginning"` or
-`"end"`. The topic `*` is everything; partition and note may be left out. With `"dry_run": true` nothing is done. The
-answer: for each partition its log, the commit, where it goes on, how many records are read again or skipped; `notes`
-says what that comes to.
+Instead of an offset, which is of one partition: `"time": "2026-01-31T12:00:00+00:00"`, or `"edge":
+"beginning"` or `"end"`. The topic `*` is everything; partition and note may be left out. With
+`"dry_run": true` nothing is done. The answer: for each partition its log, the commit, where it goes
+on, how many records are read again or skipped; `notes` says what that comes to.
 """
 
 from typing import Literal
@@ -48,7 +48,9 @@ class Seek(Page):
             asked = await self.asked(request, Asked)
             moves = await self._moves(asked)
             if not asked.dry_run:
-                await host.admin_log.seen(await order(host.sender, host.group, moves, asker(request), asked.note))
+                await host.admin_log.seen(
+                    await order(host.sender, host.group, moves, asker(request), asked.note)
+                )
         except (BadRequestError, ValueError, OperatingError) as error:
             return self.failed(error)
         notes = consequences(moves, remembers_s(host.subscriptions.values()))

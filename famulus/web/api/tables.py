@@ -13,8 +13,8 @@
     GET /metrics                        all of it for Prometheus, see docs/metrics.md
     GET /startupz, /readyz, /livez      whether it is well: see `console.health`
 
-A worker answers for the partitions that it owns, and says which. It shows settled state only. `famulus.webserver.auth` says
-who may look.
+A worker answers for the partitions that it owns, and says which. It shows settled state only.
+`famulus.webserver.auth` says who may look.
 """
 
 from collections import Counter
@@ -51,7 +51,10 @@ class TableRows(Page):
     about = About(
         (JSON,),
         OBJECT,
-        {"after": {"type": "string"}, "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX}},
+        {
+            "after": {"type": "string"},
+            "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX},
+        },
     )
 
     async def get(self, request: Request, name: str) -> Response:
@@ -68,7 +71,9 @@ class TableRows(Page):
         shown, following = rows_of(table, position, limit)
         rows = [(row.key, row.value) for row in shown if not row.unreadable]
         unreadable = [{"key": row.text, "why": row.unreadable} for row in shown if row.unreadable]
-        return self.answer({**_about(table), "rows": rows, "unreadable": unreadable, "next": following})
+        return self.answer(
+            {**_about(table), "rows": rows, "unreadable": unreadable, "next": following}
+        )
 
 
 class TableRow(Page):
@@ -89,7 +94,9 @@ class TableRow(Page):
         except UnreadableRowError as error:
             return self.answer({"error": str(error), "key": key}, 409)
         if value is None:
-            return self.refuse(404, f"no row {key!r} in partitions {table.partitions} of this worker")
+            return self.refuse(
+                404, f"no row {key!r} in partitions {table.partitions} of this worker"
+            )
         return self.answer({"key": key, "value": value})
 
 
@@ -103,7 +110,8 @@ class SubscriptionList(Page):
         del request
         next_offsets: dict[str, dict[str, int | None]] = {}
         paused: dict[str, dict[str, str]] = {}
-        resting: Counter[str] = Counter()  # events that wait for another attempt, or for something else to end
+        # Events that wait for another attempt, or for something else to end.
+        resting: Counter[str] = Counter()
         for now in partitions_of(self.host):
             topic, partition = now.place.topic, str(now.place.partition)
             next_offsets.setdefault(topic, {})[partition] = now.settled
@@ -113,14 +121,21 @@ class SubscriptionList(Page):
         return self.answer(
             [
                 {
-                    "topic": s.topic_name, **s.counts, "failures": failures_of(s.counts),
-                    "resting": resting[s.topic_name], "paused": paused.get(s.topic_name, {}),
+                    "topic": s.topic_name,
+                    **s.counts,
+                    "failures": failures_of(s.counts),
+                    "resting": resting[s.topic_name],
+                    "paused": paused.get(s.topic_name, {}),
                     "next_offsets": next_offsets.get(s.topic_name, {}),
-                    "processed": {str(n): p.processed for n, p in sorted(s.held.items()) if p.processed is not None},
+                    "processed": {
+                        str(n): p.processed
+                        for n, p in sorted(s.held.items())
+                        if p.processed is not None
+                    },
                 }
                 for s in self.host.subscriptions.values()
             ]
-        )  # fmt: skip
+        )
 
 
 class DuplicateList(Page):
@@ -134,7 +149,9 @@ class DuplicateList(Page):
         subscription = self.host.subscriptions.get(topic)
         if subscription is None:
             return self.refuse(404, f"no subscription of {topic!r}; GET /subscriptions/ lists them")
-        return self.answer([duplicate._asdict() for duplicate in reversed(subscription.counts.duplicates)])
+        return self.answer(
+            [duplicate._asdict() for duplicate in reversed(subscription.counts.duplicates)]
+        )
 
 
 class Metrics(Page):
@@ -145,7 +162,9 @@ class Metrics(Page):
     async def get(self, request: Request) -> Response:
         """Look at everything."""
         encode, content_type = choose_encoder(cast(Any, request).headers.get("Accept", ""))
-        return self.bytes(encode(WorkerCollector(self.host)), headers={"Content-Type": content_type})
+        return self.bytes(
+            encode(WorkerCollector(self.host)), headers={"Content-Type": content_type}
+        )
 
 
 def _about(table: Table[Any, Any]) -> dict[str, object]:

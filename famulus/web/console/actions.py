@@ -3,8 +3,9 @@
     GET, POST /console/redrive, /console/drop   dead letters: ?topic= with &cause= or &origin=, and &until= (ms)
     GET, POST /console/pause, /console/resume   ?topic= (`*` is everything), and &partition=
 
-GET asks, POST does it, with the same fields in the form, a `note`, and the session's `csrf`. Both are for those who may
-act alone: `famulus.webserver.auth` sees to POST. What is done is written down as that of `web@ADDRESS`.
+GET asks, POST does it, with the same fields in the form, a `note`, and the session's `csrf`. Both
+are for those who may act alone: `famulus.webserver.auth` sees to POST. What is done is written down
+as that of `web@ADDRESS`.
 """
 
 import time
@@ -40,14 +41,19 @@ Fields = dict[str, str]
 
 
 class Act(ConsolePage):
-    """A page that asks, and does. *fields* are those of its form besides the note; *title* is what it is about."""
+    """A page that asks, and does.
+
+    *fields* are those of its form besides the note; *title* is what it is about.
+    """
 
     fields: ClassVar[tuple[str, ...]]
 
     async def get(self, request: Request) -> Response:
         """Ask whether it is meant."""
         if not may_act(request):
-            return self.refuse(request, 403, "This session may look. Log in with the token for acting.")
+            return self.refuse(
+                request, 403, "This session may look. Log in with the token for acting."
+            )
         asked = {name: request.query.get(name, "") for name in self.fields}
         try:
             return self.show(request, "confirm.html", **await self.question(asked))
@@ -68,7 +74,10 @@ class Act(ConsolePage):
             return self.refuse(request, status_of(error), str(error))
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: what the template shows
-        """What the page that asks shows. Raises ValueError when *asked* is no such request, OperatingError."""
+        """What the page that asks shows.
+
+        Raises ValueError when *asked* is no such request, OperatingError.
+        """
         raise NotImplementedError
 
     async def done(self, request: Request, asked: Fields) -> Response:
@@ -94,12 +103,20 @@ class LettersAct(Act):
         where = f"to group {self.host.group}" if self.action == "redrive" else "from the list"
         groups = grouped(plan.chosen, register.messages)
         return {
-            "title": f"{self.action.capitalize()} {count} {where}?" if plan.chosen else f"No letter to {self.action}",
-            "lines": [*(f"{group.count:,} of cause {group.cause.id}: {why(group.cause)}" for group in groups),
-                      *otherwise(plan), *_rest(plan)],
+            "title": f"{self.action.capitalize()} {count} {where}?"
+            if plan.chosen
+            else f"No letter to {self.action}",
+            "lines": [
+                *(
+                    f"{group.count:,} of cause {group.cause.id}: {why(group.cause)}"
+                    for group in groups
+                ),
+                *otherwise(plan),
+                *_rest(plan),
+            ],
             "asked": {name: value for name, value in asked.items() if value},
             "does": self.action.capitalize() if plan.chosen else "",
-        }  # fmt: skip
+        }
 
     async def done(self, request: Request, asked: Fields) -> Response:
         """Send them, and say what became of them."""
@@ -121,8 +138,12 @@ class LettersAct(Act):
         title = f"{number(sending.sent, 'letter')} {PAST[self.action]}"
         return self.show(request, "said.html", title=title, lines=lines, is_bad=bool(stays))
 
-    async def _plan(self, reader: Reader, subscription: Subscription, criteria: Criteria) -> tuple[Register, Plan]:
-        register = await register_of(self.host, reader, subscription, criteria, records_max=READ_RECORDS_MAX)
+    async def _plan(
+        self, reader: Reader, subscription: Subscription, criteria: Criteria
+    ) -> tuple[Register, Plan]:
+        register = await register_of(
+            self.host, reader, subscription, criteria, records_max=READ_RECORDS_MAX
+        )
         return register, plan_of(subscription, register, self.action, limit=LETTERS_MAX)
 
 
@@ -150,15 +171,22 @@ class PauseAct(Act):
         """What it would be."""
         target = await target_meant(self.host, asked)
         lines = [
-            "Nothing more of it is started, on any worker of the group, until it is resumed. What is in hand ends."
+            (
+                "Nothing more of it is started, on any worker of the group, until it is resumed. "
+                "What is in hand ends."
+            )
         ]
         if self.action == "resume":
             pauses = self.host.intake.pauses
             lines = [said(paused, pauses.of[paused]) for paused in pauses.lifted(target)]
         name = "everything" if target == Target() else str(target)
         title = f"{self.action.capitalize()} {name}?" if lines else f"Nothing of {name} is paused"
-        return {"title": title, "lines": lines, "does": self.action.capitalize() if lines else "",
-                "asked": {name: value for name, value in asked.items() if value}}  # fmt: skip
+        return {
+            "title": title,
+            "lines": lines,
+            "does": self.action.capitalize() if lines else "",
+            "asked": {name: value for name, value in asked.items() if value},
+        }
 
     async def done(self, request: Request, asked: Fields) -> Response:
         """Do it; the partitions show it."""
@@ -180,11 +208,16 @@ class ResumePage(PauseAct):
 
 
 def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
-    """Which letters are meant. Raises ValueError when that is not said, ConfigError for a topic that nobody reads."""
+    """Which letters are meant.
+
+    Raises ValueError when that is not said, ConfigError for a topic that nobody reads.
+    """
     until = asked["until"]
     until_ms = whole(until, "until", 0, INT64_MAX) if until else None
     if not asked["topic"] or bool(asked["cause"]) == bool(asked["origin"]):
-        raise ValueError("Say which letters: a topic, with a cause, or with the origin of one of them.")
+        raise ValueError(
+            "Say which letters: a topic, with a cause, or with the origin of one of them."
+        )
     subscription = subscription_of(app, asked["topic"])
     if asked["origin"]:
         origin = Origin.of(asked["origin"])._replace(topic=subscription.topic_name)
@@ -193,13 +226,24 @@ def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
 
 
 async def target_meant(app: Famulus, asked: Fields) -> Target:
-    """What is meant. Raises ValueError when that is not said, ConfigError when it is not there, UnavailableError."""
+    """What is meant.
+
+    Raises ValueError when that is not said, ConfigError when it is not there, UnavailableError.
+    """
     if not asked["topic"]:
-        raise ValueError(f"Say what: a topic, or {EVERYTHING} for everything; a partition is a number.")
-    partition = whole(asked["partition"], "a partition", 0, INT32_MAX) if asked["partition"] else None
+        raise ValueError(
+            f"Say what: a topic, or {EVERYTHING} for everything; a partition is a number."
+        )
+    partition = (
+        whole(asked["partition"], "a partition", 0, INT32_MAX) if asked["partition"] else None
+    )
     return await meant(app, asked["topic"], partition)
 
 
 def _rest(plan: Plan) -> list[str]:
     """Says so when there may be more than are done at once."""
-    return ["These are as many as are done at once: ask again for the rest."] if len(plan.chosen) >= LETTERS_MAX else []
+    return (
+        ["These are as many as are done at once: ask again for the rest."]
+        if len(plan.chosen) >= LETTERS_MAX
+        else []
+    )

@@ -4,7 +4,8 @@
     GET /console/dead-letters/list    ?topic=, and &cause=, or &by=key|id|origin&q=; &all=1: also those done with
     GET /console/dead-letters/letter  ?topic=&origin=, and beside it the last good event of its type
 
-It is what `faust -A app dlq list` and `show` say. The topics are read anew each time, one page at a time.
+It is what `faust -A app dlq list` and `show` say. The topics are read anew each time, one page at a
+time.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,13 @@ from famulus.errors import ConfigError, OperatingError
 from famulus.formatting import number, printable, short, time_text, value_text
 from famulus.inspection.changelog_reader import subscription_of
 from famulus.inspection.deadletters.causes import Group, grouped
-from famulus.inspection.deadletters.description import difference_rows, done_to, facts_of, key_text, why
+from famulus.inspection.deadletters.description import (
+    difference_rows,
+    done_to,
+    facts_of,
+    key_text,
+    why,
+)
 from famulus.inspection.deadletters.detail import Sight, seen
 from famulus.inspection.deadletters.reader import Reader, register_of
 from famulus.processing.subscription import Subscription
@@ -39,7 +46,10 @@ NOT_THERE = "There is no such letter."
 
 @dataclass(frozen=True)
 class Asked:
-    """The letters of *subscription* that are meant; page *page*, from 1 on. *fields* is how the address says it."""
+    """The letters of *subscription* that are meant; page *page*, from 1 on.
+
+    *fields* is how the address says it.
+    """
 
     subscription: Subscription
     criteria: Criteria
@@ -49,7 +59,9 @@ class Asked:
 
     def query(self, page: int) -> str:
         """The address of another page."""
-        return urlencode({**{name: value for name, value in self.fields.items() if value}, "page": page})
+        return urlencode(
+            {**{name: value for name, value in self.fields.items() if value}, "page": page}
+        )
 
 
 class LettersPage(ConsolePage):
@@ -71,13 +83,28 @@ class LettersPage(ConsolePage):
             return self.refuse(request, status_of(error), str(error))
 
     async def register(
-        self, reader: Reader, subscription: Subscription, criteria: Criteria = Criteria(), *,  # frozen
-        is_all: bool = False, audits: list[Audit] | None = None,
-    ) -> Register:  # fmt: skip
-        """The letters of a subscription, and into *audits* what was done. Raises as `register_of` does."""
+        # Frozen.
+        self,
+        reader: Reader,
+        subscription: Subscription,
+        criteria: Criteria = Criteria(),
+        *,
+        is_all: bool = False,
+        audits: list[Audit] | None = None,
+    ) -> Register:
+        """The letters of a subscription, and into *audits* what was done.
+
+        Raises as `register_of` does.
+        """
         noted = (lambda _: None) if audits is None else audits.append
         return await register_of(
-            self.host, reader, subscription, criteria, is_all=is_all, noted=noted, records_max=READ_RECORDS_MAX
+            self.host,
+            reader,
+            subscription,
+            criteria,
+            is_all=is_all,
+            noted=noted,
+            records_max=READ_RECORDS_MAX,
         )
 
 
@@ -92,7 +119,9 @@ class CausesPage(LettersPage):
                 causes, error = [], ""
                 try:
                     register = await self.register(reader, subscription)
-                    causes = [_cause(group) for group in grouped(register.entries(), register.messages)]
+                    causes = [
+                        _cause(group) for group in grouped(register.entries(), register.messages)
+                    ]
                 except OperatingError as wrong:
                     error = str(wrong)
                 found.append((subscription.topic_name, causes, error))
@@ -108,20 +137,31 @@ class ListPage(LettersPage):
         """Those that are meant, a page of them."""
         asked = asked_of(self.host, {name: request.query.get(name, "").strip() for name in FIELDS})
         async with reading_logs(self.host) as reader:
-            register = await self.register(reader, asked.subscription, asked.criteria, is_all=asked.is_all)
+            register = await self.register(
+                reader, asked.subscription, asked.criteria, is_all=asked.is_all
+            )
             meant = [entry for entry in register.entries() if entry.is_meant]
             first = (asked.page - 1) * PAGE_LETTERS
             page = meant[first : first + PAGE_LETTERS]
             topic = self.host.dead_letter_topic(asked.subscription)
             records = await reader.letters(topic, page)
-        rows = [_row(entry, letter_of(records[entry.place]) if entry.place in records else None) for entry in page]
+        rows = [
+            _row(entry, letter_of(records[entry.place]) if entry.place in records else None)
+            for entry in page
+        ]
         last = first + len(page)
         return self.show(
-            request, "letters.html", rows=rows, count=len(meant), first=first + 1, last=last,
+            request,
+            "letters.html",
+            rows=rows,
+            count=len(meant),
+            first=first + 1,
+            last=last,
             before=asked.query(asked.page - 1) if asked.page > 1 else "",
             following=asked.query(asked.page + 1) if last < len(meant) else "",
-            topic=asked.subscription.topic_name, **_search(self.host, asked.fields),
-        )  # fmt: skip
+            topic=asked.subscription.topic_name,
+            **_search(self.host, asked.fields),
+        )
 
 
 class LetterPage(LettersPage):
@@ -134,39 +174,63 @@ class LetterPage(LettersPage):
         subscription = subscription_of(self.host, request.query.get("topic", ""))
         origin = Origin.of(request.query.get("origin", ""))
         async with reading_logs(self.host) as reader:
-            sight = await self._sight(reader, subscription, origin._replace(topic=subscription.topic_name))
+            sight = await self._sight(
+                reader, subscription, origin._replace(topic=subscription.topic_name)
+            )
         settled = sight.entry.settled
         rows, left = difference_rows(sight.differences, sight.fault.partition(": ")[0])
         return self.show(
-            request, "letter.html", origin=str(origin), topic=subscription.topic_name, partition=origin.partition,
-            offset=origin.offset, is_open=sight.entry.is_open,
+            request,
+            "letter.html",
+            origin=str(origin),
+            topic=subscription.topic_name,
+            partition=origin.partition,
+            offset=origin.offset,
+            is_open=sight.entry.is_open,
             state="open" if settled is None else f"{settled.what} {time_text(settled.at_ms)} UTC",
-            facts=facts_of(sight), value=printable(sight.gone) if sight.gone else value_text(sight.value),
-            size=number(sight.letter.value_bytes, "byte"), fault=sight.fault, is_gone=bool(sight.gone),
-            headers=[(name, text_of(of)) for name, of in sight.headers], done=done_to(sight),
-            good=str(sight.good) if sight.good is not None else "", rows=rows, left=left,
+            facts=facts_of(sight),
+            value=printable(sight.gone) if sight.gone else value_text(sight.value),
+            size=number(sight.letter.value_bytes, "byte"),
+            fault=sight.fault,
+            is_gone=bool(sight.gone),
+            headers=[(name, text_of(of)) for name, of in sight.headers],
+            done=done_to(sight),
+            good=str(sight.good) if sight.good is not None else "",
+            rows=rows,
+            left=left,
             is_json=json_of(sight.value) is not None,
-        )  # fmt: skip
+        )
 
     async def _sight(self, reader: Reader, subscription: Subscription, origin: Origin) -> Sight:
         """The open letter of the event, else the newest. Raises ConfigError when there is none."""
         audits: list[Audit] = []
-        register = await self.register(reader, subscription, Criteria(origin=origin), is_all=True, audits=audits)
+        register = await self.register(
+            reader, subscription, Criteria(origin=origin), is_all=True, audits=audits
+        )
         every = register.entries()
         meant = [entry for entry in every if entry.is_meant]
         chosen = [entry for entry in meant if entry.is_open] or meant
         if not chosen:
             raise ConfigError(NOT_THERE)
-        record = (await reader.letters(self.host.dead_letter_topic(subscription), chosen[-1:])).get(chosen[-1].place)
+        record = (await reader.letters(self.host.dead_letter_topic(subscription), chosen[-1:])).get(
+            chosen[-1].place
+        )
         if record is None:
             raise ConfigError(NOT_THERE)
-        done = [audit for audit in audits if audit.id.origin == origin and audit.group == self.host.group]
+        done = [
+            audit
+            for audit in audits
+            if audit.id.origin == origin and audit.group == self.host.group
+        ]
         dead = {entry.id.origin for entry in every}
         return await seen(self.host, reader, subscription, chosen[-1], record, done, dead)
 
 
 def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:
-    """What the address asks for. Raises ValueError when that cannot be, ConfigError for a topic that nobody reads."""
+    """What the address asks for.
+
+    Raises ValueError when that cannot be, ConfigError for a topic that nobody reads.
+    """
     subscription = subscription_of(app, fields["topic"])
     by, text, page = fields["by"] or "key", fields["q"], fields["page"] or "1"
     if by not in BY or not (page.isascii() and page.isdecimal() and int(page[:9]) > 0):
@@ -175,7 +239,9 @@ def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:
         cause=fields["cause"] or None,
         key=text if text and by == "key" else None,
         event_id=text if text and by == "id" else None,
-        origin=Origin.of(text)._replace(topic=subscription.topic_name) if text and by == "origin" else None,
+        origin=Origin.of(text)._replace(topic=subscription.topic_name)
+        if text and by == "origin"
+        else None,
     )
     return Asked(subscription, criteria, bool(fields["all"]), int(page[:9]), {**fields, "page": ""})
 
@@ -190,17 +256,28 @@ def _cause(group: Group) -> dict[str, Any]:  # Any: as above
     first, last = time_text(group.first_ms), time_text(group.last_ms)
     some = [short(key_text(key), KEY_SHOWN) for key in group.keys[:KEYS_SHOWN]]
     return {
-        "id": group.cause.id, "count": group.count, "why": why(group.cause), "place": group.cause.place,
-        "message": group.message, "keys": some, "more_keys": max(len(group.keys) - KEYS_SHOWN, 0),
-        "first": first, "last": last if last != first else "",
-    }  # fmt: skip
+        "id": group.cause.id,
+        "count": group.count,
+        "why": why(group.cause),
+        "place": group.cause.place,
+        "message": group.message,
+        "keys": some,
+        "more_keys": max(len(group.keys) - KEYS_SHOWN, 0),
+        "first": first,
+        "last": last if last != first else "",
+    }
 
 
 def _row(entry: Entry, letter: Letter | None) -> dict[str, Any]:  # Any: as above
     return {
-        "origin": str(entry.id.origin), "cause": entry.cause.id, "why": why(entry.cause),
-        "failed": time_text(entry.at_ms), "key": short(key_text(entry.key), 60),
+        "origin": str(entry.id.origin),
+        "cause": entry.cause.id,
+        "why": why(entry.cause),
+        "failed": time_text(entry.at_ms),
+        "key": short(key_text(entry.key), 60),
         "message": letter.message if letter is not None else "",
-        "state": "" if entry.settled is None else f"{entry.settled.what} {time_text(entry.settled.at_ms)} UTC",
+        "state": ""
+        if entry.settled is None
+        else f"{entry.settled.what} {time_text(entry.settled.at_ms)} UTC",
         "hops": entry.id.hops,
-    }  # fmt: skip
+    }

@@ -1,6 +1,7 @@
 """Where an event is, why, and what gets it on: what the command `explain` says, for people with a browser.
 
-GET /console/explain  a form; ?topic=&partition=&offset=, or ?topic=&key=, or ?topic=&id= has the answer
+GET /console/explain  a form; ?topic=&partition=&offset=, or ?topic=&key=, or ?topic=&id= has the
+answer
 """
 
 from typing import NamedTuple
@@ -20,11 +21,15 @@ from famulus.web.json_view import INT32_MAX, INT64_MAX, whole
 from famulus.web.route_docs import HTML, About, texts
 
 FIELDS = ("topic", "partition", "offset", "key", "id")
-REACH = Reach(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)  # of the latter little is kept
+# Of the latter little is kept.
+REACH = Reach(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)
 
 
 class Told(NamedTuple):
-    """What is shown of one event; *link* leads to what gets it on, and *does* says what that is. Both may be empty."""
+    """What is shown of one event; *link* leads to what gets it on, and *does* says what that is.
+
+    Both may be empty.
+    """
 
     facts: Facts
     answer: Answer
@@ -51,7 +56,9 @@ class ExplainPage(ConsolePage):
                 error, status = str(wrong), 400
             except OperatingError as wrong:
                 error, status = str(wrong), 503 if isinstance(wrong, UnavailableError) else 404
-        return self.show(request, "explain.html", status, asked=asked, topics=topics, found=found, error=error)
+        return self.show(
+            request, "explain.html", status, asked=asked, topics=topics, found=found, error=error
+        )
 
 
 def query_of(target: Target) -> str:
@@ -61,17 +68,27 @@ def query_of(target: Target) -> str:
 
 
 def question_of(app: Famulus, asked: dict[str, str]) -> Question:
-    """What the form's fields ask for. Raises ValueError when that is not one thing, ConfigError for another topic."""
+    """What the form's fields ask for.
+
+    Raises ValueError when that is not one thing, ConfigError for another topic.
+    """
     place = asked["partition"], asked["offset"]
     if sum((any(place), bool(asked["key"]), bool(asked["id"]))) != 1 or any(place) != all(place):
-        raise ValueError("Name an event by its partition and its offset, or by its key, or by its id.")
+        raise ValueError(
+            "Name an event by its partition and its offset, or by its key, or by its id."
+        )
     numbers = None
     if any(place):
         try:
-            numbers = whole(place[0], "a partition", 0, INT32_MAX), whole(place[1], "an offset", 0, INT64_MAX)
+            numbers = (
+                whole(place[0], "a partition", 0, INT32_MAX),
+                whole(place[1], "an offset", 0, INT64_MAX),
+            )
         except ValueError:
             raise ValueError("A partition and an offset are whole numbers.") from None
-    return Question(subscription_of(app, asked["topic"]), numbers, asked["key"] or None, asked["id"] or None)
+    return Question(
+        subscription_of(app, asked["topic"]), numbers, asked["key"] or None, asked["id"] or None
+    )
 
 
 async def answers(app: Famulus, question: Question) -> list[Told]:
@@ -86,7 +103,11 @@ async def answers(app: Famulus, question: Question) -> list[Told]:
 def next_step(facts: Facts, answer: Answer) -> tuple[str, str]:
     """Where a page leads that gets the event on, and what it does; both empty where no page of ours does."""
     if answer.state in {"dead letter", "parked"}:
-        offset = facts.offset if answer.state == "dead letter" or facts.dead_before is None else facts.dead_before
+        offset = (
+            facts.offset
+            if answer.state == "dead letter" or facts.dead_before is None
+            else facts.dead_before
+        )
         letter = {"topic": facts.topic, "origin": f"{facts.topic}/{facts.partition}/{offset}"}
         return f"/console/redrive?{urlencode(letter)}", "Redrive it"
     if answer.state == "paused" and facts.pause is not None:

@@ -15,4 +15,9 @@ class HotKeysPage(ConsolePage):
         """Show them."""
         found = [of.as_json() for of in hot_keys_of(self.host)]
         is_shown = self.host.settings.worker.show_keys
-        return self.show(request, "hotkeys.html", partitions=[of for of in found if of["events"]], is_shown=is_shown)
+        return self.show(
+            request,
+            "hotkeys.html",
+            partitions=[of for of in found if of["events"]],
+            is_shown=is_shown,
+        )

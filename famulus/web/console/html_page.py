@@ -14,7 +14,8 @@ from famulus.web.console.rendering import POLICY, render
 from famulus.web.route_docs import HTML, About
 from famulus.webserver.auth import may_act
 
-READ_RECORDS_MAX = 50_000  # of the logs for one page, in the process of a worker that has other things to do
+# Of the logs for one page, in the process of a worker that has other things to do.
+READ_RECORDS_MAX = 50_000
 _turn = asyncio.Lock()
 
 
@@ -33,9 +34,14 @@ class ConsolePage(View):
     def show(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """The page that *template* makes of *values*."""
         page = render(
-            template, path=self.path, is_live=self.is_live, group=self.host.group,
-            csrf=cast(Any, request).get("csrf", ""), may_act=may_act(request), **values,
-        )  # fmt: skip
+            template,
+            path=self.path,
+            is_live=self.is_live,
+            group=self.host.group,
+            csrf=cast(Any, request).get("csrf", ""),
+            may_act=may_act(request),
+            **values,
+        )
         return self.html(page, status=status, headers={"Content-Security-Policy": POLICY})
 
     def refuse(self, request: Request, status: int, why: str) -> Response:

@@ -51,9 +51,14 @@ class Login(View):
             return self.form("This is not a token of this worker.", 401)
         answer = cast(Any, see_other(HOME))  # Any: as above
         answer.set_cookie(
-            cookie_name(asked), cookie, max_age=int(LIFE_S), path="/", httponly=True, samesite="Strict",
+            cookie_name(asked),
+            cookie,
+            max_age=int(LIFE_S),
+            path="/",
+            httponly=True,
+            samesite="Strict",
             secure=asked.secure or asked.headers.get("X-Forwarded-Proto") == "https",
-        )  # fmt: skip
+        )
         return cast(Response, answer)
 
     def form(self, says: str, status: int = 200) -> Response:

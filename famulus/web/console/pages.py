@@ -8,8 +8,8 @@
     GET /console/settings       every setting as the worker started with it, secrets as stars
     GET /console/workers        who is in the group, and who has which partition
 
-Nothing in this module acts, `console.acting` does. `famulus.webserver.auth` asks for the token to look, or for a session that
-began at `/login`.
+Nothing in this module acts, `console.acting` does. `famulus.webserver.auth` asks for the token to
+look, or for a session that began at `/login`.
 """
 
 import asyncio
@@ -91,11 +91,18 @@ class RowsPage(ConsolePage):
         table = tables_of(self.host).get(name)
         after, key = request.query.get("after"), request.query.get("key", "")
         values: Values = {
-            "name": name, "key": key, "is_later": after is not None, "rows": [], "following": None, "partitions": [],
+            "name": name,
+            "key": key,
+            "is_later": after is not None,
+            "rows": [],
+            "following": None,
+            "partitions": [],
             "error": "",
-        }  # fmt: skip
+        }
         if table is None:
-            return self.show(request, "rows.html", 404, **values | {"error": "There is no such table."})
+            return self.show(
+                request, "rows.html", 404, **values | {"error": "There is no such table."}
+            )
         values["partitions"] = table.partitions
         try:
             values["rows"], values["following"] = chosen_rows(table, after, key)
@@ -103,7 +110,10 @@ class RowsPage(ConsolePage):
             return self.show(request, "rows.html", 400, **values | {"error": error})
         if key and after is None and not values["rows"]:
             return self.show(
-                request, "rows.html", 404, **values | {"error": "No partition of this worker has that row."}
+                request,
+                "rows.html",
+                404,
+                **values | {"error": "No partition of this worker has that row."},
             )
         return self.show(request, "rows.html", **values)
 
@@ -161,11 +171,13 @@ class Script(View):
         return self.bytes(static("console.js"), content_type="text/javascript")
 
 
-def chosen_rows(table: Table[Any, Any], after: str | None, key: str) -> tuple[list[tuple[str, str]], str | None]:
+def chosen_rows(
+    table: Table[Any, Any], after: str | None, key: str
+) -> tuple[list[tuple[str, str]], str | None]:
     """A page of rows as texts, and what follows, see `rows_of`.
 
-    The row of *key*; where there is none, those whose keys begin with it; without one, those above *after*. Raises
-    ValueError when one of them is no key of a table with windows.
+    The row of *key*; where there is none, those whose keys begin with it; without one, those above
+    *after*. Raises ValueError when one of them is no key of a table with windows.
     """
     try:
         if key and after is None and (value := _row(table, key)) is not None:
@@ -174,13 +186,19 @@ def chosen_rows(table: Table[Any, Any], after: str | None, key: str) -> tuple[li
         return [(key, str(error))], None
     begin = after or key
     rows, following = rows_of(table, table.position(begin) if begin else None, PAGE_ROWS)
-    shown = [(row.text, f"cannot be read: {row.unreadable}" if row.unreadable else text_of(row.value)) for row in rows]
+    shown = [
+        (row.text, f"cannot be read: {row.unreadable}" if row.unreadable else text_of(row.value))
+        for row in rows
+    ]
     found = [row for row in shown if row[0].startswith(key)]
     return found, following if len(found) == len(shown) else None
 
 
 def _row(table: Table[Any, Any], key: str) -> Any:  # Any: a row's value
-    """The row of *key*, None when there is none, or when it is the beginning of a key at most. Raises as above."""
+    """The row of *key*, None when there is none, or when it is the beginning of a key at most.
+
+    Raises as above.
+    """
     try:
         return table.at(key)
     except ValueError:

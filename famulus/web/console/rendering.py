@@ -1,6 +1,7 @@
 """The console's pages as HTML: templates of this package, in which everything that comes from events is escaped.
 
-Pure: what is shown is an argument. A page asks for nothing outside of the worker, and no script or style stands in it.
+Pure: what is shown is an argument. A page asks for nothing outside of the worker, and no script or
+style stands in it.
 """
 
 from functools import cache
@@ -15,7 +16,8 @@ from famulus.webserver.auth import HEADERS
 
 # Of the door's policy, more for what a page of ours brings along itself.
 POLICY = HEADERS["Content-Security-Policy"].replace(
-    "form-action 'none'", "form-action 'self'; style-src 'self'; script-src 'self'; connect-src 'self'"
+    "form-action 'none'",
+    "form-action 'self'; style-src 'self'; script-src 'self'; connect-src 'self'",
 )
 PAGES: Final = {
     "/console": "Overview",
@@ -31,7 +33,10 @@ TEXT_MAX = 2_000  # characters of a value that a page shows
 
 
 def render(template: str, **values: Any) -> str:  # Any: what the template names
-    """The page that *template* makes of *values*. Raises jinja2.UndefinedError when it names another one."""
+    """The page that *template* makes of *values*.
+
+    Raises jinja2.UndefinedError when it names another one.
+    """
     return _environment().get_template(template).render(pages=PAGES, **values)
 
 
@@ -49,7 +54,9 @@ def static(name: str) -> bytes:
 
 def shortened(text: str) -> str:
     """*text* as `printable`, and its end left out when it is long."""
-    return printable(text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text):,} characters)")
+    return printable(
+        text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text):,} characters)"
+    )
 
 
 def number(value: float | None) -> str:
@@ -65,11 +72,18 @@ def brief(value: float) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("famulus.web"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("famulus.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
-        "plain": lambda text: printable(str(text)), "shortened": shortened, "number": number, "brief": brief,
-        "seconds": duration, "query": urlencode,
-    }  # fmt: skip
+        "plain": lambda text: printable(str(text)),
+        "shortened": shortened,
+        "number": number,
+        "brief": brief,
+        "seconds": duration,
+        "query": urlencode,
+    }
     return environment

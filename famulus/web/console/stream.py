@@ -2,8 +2,9 @@
 
     GET /console/events?page=/console  an event `{"main": HTML}` whenever the main part of that page is another
 
-A stream ends after some seconds, before the door's time limit does, and browsers come again; it ends at once when its
-session does, and when the worker stops. There are a few at most: whoever finds no room asks for the page instead.
+A stream ends after some seconds, before the door's time limit does, and browsers come again; it
+ends at once when its session does, and when the worker stops. There are a few at most: whoever
+finds no room asks for the page instead.
 """
 
 import asyncio
@@ -32,7 +33,9 @@ LIVE: Final[dict[str, type[LivePage]]] = {page.path: page for page in (Overview,
 class Events(Page):
     """The streams of one worker."""
 
-    about = About(("text/event-stream", JSON), query={"page": {"type": "string", "enum": list(LIVE)}})
+    about = About(
+        ("text/event-stream", JSON), query={"page": {"type": "string", "enum": list(LIVE)}}
+    )
 
     def __post_init__(self) -> None:
         """None is open yet."""
@@ -47,7 +50,9 @@ class Events(Page):
         if page is None:
             return self.refuse(404, f"no such page renews itself; there are {', '.join(LIVE)}")
         if self._open >= STREAMS_MAX:
-            return self.refuse(503, f"{STREAMS_MAX} pages are kept up to date already: ask for the page")
+            return self.refuse(
+                503, f"{STREAMS_MAX} pages are kept up to date already: ask for the page"
+            )
         self._open += 1
         try:
             return cast(Response, await self._stream(asked, page))
@@ -58,17 +63,26 @@ class Events(Page):
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
-        with suppress(ConnectionError, TimeoutError):  # whoever has left, or reads nothing, gets no more
+        # Whoever has left, or reads nothing, gets no more.
+        with suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(STREAM_S):
                 await response.prepare(request)
                 await self._tell(request, response, page)
         return response
 
-    async def _tell(self, request: web.Request, response: web.StreamResponse, page: type[LivePage]) -> None:
+    async def _tell(
+        self, request: web.Request, response: web.StreamResponse, page: type[LivePage]
+    ) -> None:
         said = ""
         door = self.host.door
-        while request.transport is not None and not self.host.should_stop and door.may_still_read(request):
-            main = fragment(page.template, path=page.path, may_act=may_act(request), **page.values(self.host))
+        while (
+            request.transport is not None
+            and not self.host.should_stop
+            and door.may_still_read(request)
+        ):
+            main = fragment(
+                page.template, path=page.path, may_act=may_act(request), **page.values(self.host)
+            )
             if main != said:
                 await response.write(b"data: " + as_json({"main": main}) + b"\n\n")
                 said = main

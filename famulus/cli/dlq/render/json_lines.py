@@ -20,24 +20,45 @@ def group_json(topic: str, group: Group) -> dict[str, object]:
     """One cause."""
     cause = group.cause
     return {
-        "topic": topic, "cause": cause.id, "failure": cause.kind, "handler": cause.handler or None,
-        "error": cause.error, "place": cause.place, "message": group.message, "letters": group.count,
-        "keys": len(group.keys), "some_keys": [text_of(key) for key in group.keys[:KEYS]],
-        "first": iso(group.first_ms), "last": iso(group.last_ms), "newest": str(group.newest.id.origin),
-    }  # fmt: skip
+        "topic": topic,
+        "cause": cause.id,
+        "failure": cause.kind,
+        "handler": cause.handler or None,
+        "error": cause.error,
+        "place": cause.place,
+        "message": group.message,
+        "letters": group.count,
+        "keys": len(group.keys),
+        "some_keys": [text_of(key) for key in group.keys[:KEYS]],
+        "first": iso(group.first_ms),
+        "last": iso(group.last_ms),
+        "newest": str(group.newest.id.origin),
+    }
 
 
 def trial_json(trial: Trial) -> dict[str, object]:
     """What would become of one letter."""
     return {
-        "origin": str(trial.entry.id.origin), "cause": trial.entry.cause.id, "verdict": trial.verdict,
-        "handler": trial.handler or None, "error": trial.error or None, "message": trial.message or None,
+        "origin": str(trial.entry.id.origin),
+        "cause": trial.entry.cause.id,
+        "verdict": trial.verdict,
+        "handler": trial.handler or None,
+        "error": trial.error or None,
+        "message": trial.message or None,
         "rows": [
-            {"table": row.table, "key": row.key, "before": _raw(row.before), "after": _raw(row.after)}
+            {
+                "table": row.table,
+                "key": row.key,
+                "before": _raw(row.before),
+                "after": _raw(row.after),
+            }
             for row in trial.rows
         ],
-        "events": [{"topic": topic, "type": event_type, "key": key} for topic, event_type, key in trial.events],
-    }  # fmt: skip
+        "events": [
+            {"topic": topic, "type": event_type, "key": key}
+            for topic, event_type, key in trial.events
+        ],
+    }
 
 
 def sight_json(sight: Sight) -> dict[str, object]:
@@ -80,20 +101,38 @@ def _raw(value: str | None) -> msgspec.Raw | None:
 def sent_json(entry: Entry, action: Done, stays: str) -> dict[str, object]:
     """What became of one letter."""
     return {
-        "origin": str(entry.id.origin), "hops": entry.id.hops, "only": entry.id.only or None,
-        "cause": entry.cause.id, "action": action, "done": not stays, "stays": stays or None,
-    }  # fmt: skip
+        "origin": str(entry.id.origin),
+        "hops": entry.id.hops,
+        "only": entry.id.only or None,
+        "cause": entry.cause.id,
+        "action": action,
+        "done": not stays,
+        "stays": stays or None,
+    }
 
 
 def letter_json(entry: Entry, letter: Letter | None) -> dict[str, object]:
     """One letter as JSON; without a Letter, what is remembered of it."""
     cause = entry.cause
     found: dict[str, object] = {
-        "origin": str(entry.id.origin), "cause": cause.id, "failure": cause.kind, "handler": cause.handler or None,
-        "error": cause.error, "place": cause.place, "key": None if entry.key is None else text_of(entry.key),
-        "failed_at": iso(entry.at_ms), "hops": entry.id.hops, "only": entry.id.only or None,
-        "settled": None if entry.settled is None else {"what": entry.settled.what, "at": iso(entry.settled.at_ms)},
-    }  # fmt: skip
+        "origin": str(entry.id.origin),
+        "cause": cause.id,
+        "failure": cause.kind,
+        "handler": cause.handler or None,
+        "error": cause.error,
+        "place": cause.place,
+        "key": None if entry.key is None else text_of(entry.key),
+        "failed_at": iso(entry.at_ms),
+        "hops": entry.id.hops,
+        "only": entry.id.only or None,
+        "settled": None
+        if entry.settled is None
+        else {"what": entry.settled.what, "at": iso(entry.settled.at_ms)},
+    }
     if letter is not None:
-        found |= {"message": letter.message, "event_id": letter.event_id, "attempts": letter.attempts}
+        found |= {
+            "message": letter.message,
+            "event_id": letter.event_id,
+            "attempts": letter.attempts,
+        }
     return found

@@ -23,9 +23,15 @@ def print_sight(out: Out, sight: Sight) -> None:
     state = "open" if settled is None else f"{settled.what} {time_text(settled.at_ms)} UTC"
     out.put(Text.assemble((printable(str(letter.id.origin)), "bold"), f"  {state}"))
     _facts(out, facts_of(sight))
-    size = "no value" if sight.value is None and not sight.gone else number(letter.value_bytes, "byte")
+    size = (
+        "no value" if sight.value is None and not sight.gone else number(letter.value_bytes, "byte")
+    )
     _title(out, f"Value, {size}")
-    out.put(Padding(Text(printable(sight.gone) if sight.gone else value_text(sight.value)), (0, 0, 0, 2)))
+    out.put(
+        Padding(
+            Text(printable(sight.gone) if sight.gone else value_text(sight.value)), (0, 0, 0, 2)
+        )
+    )
     if sight.fault or not sight.gone:
         is_fine = not sight.fault
         says = (
@@ -35,7 +41,11 @@ def print_sight(out: Out, sight: Sight) -> None:
         )
         out.put(Padding(Text(says, style="green" if is_fine else "red"), (1, 0, 0, 2)))
     _title(out, "Headers of its sender")
-    _facts(out, {printable(name): printable(text_of(of or b"")) for name, of in sight.headers} or {"none": " "})
+    _facts(
+        out,
+        {printable(name): printable(text_of(of or b"")) for name, of in sight.headers}
+        or {"none": " "},
+    )
     if sight.audits:
         _title(out, "What was done")
         for line in done_to(sight):
@@ -49,23 +59,39 @@ def _print_differences(out: Out, sight: Sight) -> None:
         return
     _title(out, f"Beside {printable(str(sight.good))}, the last good event of its type before it")
     if not sight.differences:
-        same = "it is the same" if json_of(sight.value) is not None else "it cannot be compared: it is not JSON"
+        same = (
+            "it is the same"
+            if json_of(sight.value) is not None
+            else "it cannot be compared: it is not JSON"
+        )
         out.put(Padding(Text(same), (0, 0, 0, 2)))
         return
-    out.put(Padding(difference_table(sight.differences, "here", "there", sight.fault.partition(": ")[0]), (0, 0, 0, 2)))
+    out.put(
+        Padding(
+            difference_table(sight.differences, "here", "there", sight.fault.partition(": ")[0]),
+            (0, 0, 0, 2),
+        )
+    )
 
 
 def difference_table(found: Sequence[Difference], here: str, there: str, fault: str = "") -> Table:
     """A row for each difference, between what is called *here* and *there*; first what stands at the path *fault*."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("field", overflow="fold", min_width=min(30, max((len(d.path) for d in found), default=0)))
+    table.add_column(
+        "field", overflow="fold", min_width=min(30, max((len(d.path) for d in found), default=0))
+    )
     table.add_column("", no_wrap=True)
     table.add_column(here, overflow="fold")
     table.add_column(there, overflow="fold")
     rows, left = difference_rows(found, fault)
     for row in rows:
         style = "dim" if row.is_faint else "red"
-        table.add_row(Text(row.path, style=style), Text(row.what, style=style), Text(row.here), Text(row.there))
+        table.add_row(
+            Text(row.path, style=style),
+            Text(row.what, style=style),
+            Text(row.here),
+            Text(row.there),
+        )
     if left:
         table.add_row(f"… {left:,} more", "", "", "")
     return table

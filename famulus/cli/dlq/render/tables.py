@@ -28,8 +28,13 @@ def _table(*columns: str) -> Table:
     for name in columns:
         last = name == columns[-1]
         is_number = name in ("letters", "keys", "hops", "fail", "handled")
-        table.add_column(name, no_wrap=not last, overflow="fold", ratio=1 if last else None,
-                         justify="right" if is_number else "left")  # fmt: skip
+        table.add_column(
+            name,
+            no_wrap=not last,
+            overflow="fold",
+            ratio=1 if last else None,
+            justify="right" if is_number else "left",
+        )
     table.expand = True
     return table
 
@@ -37,7 +42,9 @@ def _table(*columns: str) -> Table:
 def causes(groups: Iterable[Group], width: int) -> Table:
     """A row for each cause."""
     is_wide = width >= WIDE
-    table = _table("cause", "letters", "keys", *(["first and last (UTC)"] if is_wide else []), "why")
+    table = _table(
+        "cause", "letters", "keys", *(["first and last (UTC)"] if is_wide else []), "why"
+    )
     for group in groups:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
@@ -47,10 +54,14 @@ def causes(groups: Iterable[Group], width: int) -> Table:
             lines.append(f"\n{printable(group.message)}", style="dim")
         if group.keys:
             some = ", ".join(short(key_text(key), 40) for key in group.keys[:KEYS_SHOWN])
-            lines.append(f"\nkeys {some}{', …' if len(group.keys) > KEYS_SHOWN else ''}", style="dim")
+            lines.append(
+                f"\nkeys {some}{', …' if len(group.keys) > KEYS_SHOWN else ''}", style="dim"
+            )
         times = [f"{first}\n{last}" if first != last else first]
         if not is_wide:
-            lines.append(f"\n{first}" + (f" to {last}" if first != last else "") + " UTC", style="dim")
+            lines.append(
+                f"\n{first}" + (f" to {last}" if first != last else "") + " UTC", style="dim"
+            )
             times = []
         lines.append("\n")
         table.add_row(group.cause.id, f"{group.count:,}", f"{len(group.keys):,}", *times, lines)
@@ -96,9 +107,13 @@ def trial(of: Trial) -> Text:
     for row in of.rows:
         after = "deleted" if row.after is None else row.after
         before = "" if row.before is None else f"{short(row.before, SHOWN)} -> "
-        text.append("\n  " + printable(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}"))
+        text.append(
+            "\n  " + printable(f"row {row.table}/{row.key}: {before}{short(after, 2 * SHOWN)}")
+        )
     for topic, event_type, key in of.events:
-        text.append("\n  " + printable(f"event {event_type or 'without a type'} to {topic}, key {key}"))
+        text.append(
+            "\n  " + printable(f"event {event_type or 'without a type'} to {topic}, key {key}")
+        )
     return text
 
 
