@@ -13,37 +13,37 @@ from famulus.config import KafkaConfig
 from famulus.kafka.admin import create_topics
 from famulus.kafka.lag_monitor import LagMonitor
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 KEYS = [str(UUID(int=number)) for number in range(1_000)]
 RATE = 1_000  # events per second that drip
 CHUNK = 5_000  # records that are sent together
 REPEATED = 50  # one record of so many repeats an earlier one: 2 %
-Kind = Callable[[str, int], Outgoing]  # the record of a number, for a topic
+Kind = Callable[[str, int], ProducerRecord]  # the record of a number, for a topic
 
 
-def plain(topic: str, number: int) -> Outgoing:
+def plain(topic: str, number: int) -> ProducerRecord:
     """An order of two lines, 321 bytes as JSON, created now, of one of a thousand customers."""
     return _order(topic, number, KEYS[number % len(KEYS)])
 
 
-def identified(topic: str, number: int) -> Outgoing:
+def identified(topic: str, number: int) -> ProducerRecord:
     """Such an order with its id in CloudEvents headers too; one in fifty repeats the order of 40 numbers before."""
     number -= 40 if number % REPEATED == REPEATED - 1 else 0
     identity = [("ce_id", str(UUID(int=number)).encode()), ("ce_source", b"bench")]
     return _order(topic, number, KEYS[number % len(KEYS)], identity)
 
 
-def distinct(topic: str, number: int) -> Outgoing:
+def distinct(topic: str, number: int) -> ProducerRecord:
     """Such an order of a customer of its own."""
     return _order(topic, number, str(UUID(int=number)))
 
 
-def small(topic: str, number: int) -> Outgoing:
+def small(topic: str, number: int) -> ProducerRecord:
     """An event that is little more than its id."""
     key = KEYS[number % len(KEYS)]
     value = b'{"customer_id":"%b"}' % key.encode()
-    return Outgoing(
+    return ProducerRecord(
         topic, key.encode(), value, [("ce_id", b"%d" % number), ("ce_source", b"bench")]
     )
 
@@ -55,7 +55,7 @@ def unique(count: int) -> int:
 
 def _order(
     topic: str, number: int, customer_id: str, headers: list[tuple[str, bytes]] | None = None
-) -> Outgoing:
+) -> ProducerRecord:
     line = {"product_id": f"product-{number % 500:05}", "quantity": 3, "price": 19.99}
     event = {
         "order_id": str(UUID(int=number)),
@@ -64,7 +64,7 @@ def _order(
         "created_at": datetime.now(UTC).isoformat(),
         "items": [line, line],
     }
-    return Outgoing(topic, customer_id.encode(), orjson.dumps(event), headers or ())
+    return ProducerRecord(topic, customer_id.encode(), orjson.dumps(event), headers or ())
 
 
 async def fill(kafka: KafkaConfig, topic: str, kind: Kind, count: int) -> None:

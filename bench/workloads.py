@@ -144,13 +144,13 @@ def latency(bench: Bench, name: str) -> Result:
     return _latency(bench, name, 12 * load.RATE, "")
 
 
-def _latency(bench: Bench, name: str, handled: int, failing: str) -> Result:
+def _latency(bench: Bench, name: str, handled: int, failure_policy: str) -> Result:
     """The same, with a customer whose orders fail; so many of all are *handled*."""
     events, topic = 12 * load.RATE, f"latency-{uuid4().hex[:8]}"
     asyncio.run(load.fill(bench.kafka, topic, load.plain, 0))
     with bench.system(name, "noop", topic) as system:
         system.start(
-            handled, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1", BENCH_FAILING=failing
+            handled, BENCH_WARM=str(2 * load.RATE), BENCH_LATENCY="1", BENCH_FAILING=failure_policy
         )
         time.sleep(JOIN_S)
         asyncio.run(load.drip(bench.kafka, topic, events))
@@ -161,8 +161,8 @@ def backoff(bench: Bench, name: str) -> Result:
     """The latency of all others while one key waits for a minute for its next attempt, and without that."""
     others = 12 * load.RATE - 12 * load.RATE // len(load.KEYS)
     without, waits = (
-        _latency(bench, name, events, failing)
-        for events, failing in ((12 * load.RATE, ""), (others, load.KEYS[0]))
+        _latency(bench, name, events, failure_policy)
+        for events, failure_policy in ((12 * load.RATE, ""), (others, load.KEYS[0]))
     )
     return {
         "latency_p99_ms": without["latency_p99_ms"],

@@ -35,7 +35,7 @@ from famulus.dev.worker import WorkerProcess
 from famulus.dev.workers import RunningWorkers
 from famulus.errors import OperatingError
 from famulus.kafka.admin import check_port, create_topics, delete_topics
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.lag_monitor import LagMonitor
 from famulus.producer.producer import Producer
 from famulus.webserver.auth import READ_FILE
@@ -211,13 +211,13 @@ async def _carry(
     ) as bars:
         streamed = asyncio.Event()
         began = time.monotonic()
-        settling = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
+        checkpoint_loop = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
         try:
             sent, spoilt = await _stream(plan, folder, bars)
             streamed.set()
-            events = await settling
+            events = await checkpoint_loop
         finally:
-            settling.cancel()
+            checkpoint_loop.cancel()
         elapsed_s = time.monotonic() - began
     with console.status("comparing the tables with the sample's files"):
         counts = {s["topic"]: s for s in await asyncio.to_thread(worker.get, "/subscriptions/")}
@@ -303,7 +303,7 @@ async def _dead_letters(plan: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     for topic in map(dead_letter_topic, plan.topics):
         consumer = AIOKafkaConsumer(
-            **connection_of(plan.kafka), enable_auto_commit=False, auto_offset_reset="earliest"
+            **client_options(plan.kafka), enable_auto_commit=False, auto_offset_reset="earliest"
         )
         async with consumer:
             partitions = [TopicPartition(topic, number) for number in range(plan.kafka.partitions)]

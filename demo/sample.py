@@ -22,7 +22,7 @@ from faust import Record
 
 from famulus.errors import ConfigError
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing, headers_of
+from famulus.serialization.records import ProducerRecord, headers_of
 
 POISON = (
     b'{"order_id": "1"',
@@ -101,14 +101,14 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:  # Any: values as an event
 
 def records(
     folder: Path, event_type: type[Record], topic: str, *, duplicates: int, poison: int
-) -> Iterator[Outgoing]:
+) -> Iterator[ProducerRecord]:
     """The orders as records for *topic*, in the sample's order; the first *duplicates* of them come once more later.
 
     *poison* records without headers come in between, which no handler can read. Raises ConfigError
     as `orders` does.
     """
     codec = codec_of(event_type)
-    again: list[Outgoing] = []
+    again: list[ProducerRecord] = []
     spoilt = itertools.islice(itertools.cycle(POISON), poison)
     for number, fields in enumerate(orders(folder)):
         envelope = headers_of(
@@ -117,7 +117,7 @@ def records(
             source="sample",
             time=datetime.now(UTC).isoformat(),
         )
-        record = Outgoing(
+        record = ProducerRecord(
             topic, str(fields["customer_id"]).encode(), codec.encode(event_type(**fields)), envelope
         )
         yield record
@@ -126,9 +126,11 @@ def records(
         if number % 2 and again:  # while the first may still be in flight, as well as long after
             yield again.pop()
         if number % 100 == 0:
-            yield from (Outgoing(topic, record.key, value) for value in itertools.islice(spoilt, 1))
+            yield from (
+                ProducerRecord(topic, record.key, value) for value in itertools.islice(spoilt, 1)
+            )
     yield from again
-    yield from (Outgoing(topic, b"poison", value) for value in spoilt)
+    yield from (ProducerRecord(topic, b"poison", value) for value in spoilt)
 
 
 def expected_sums(folder: Path) -> tuple[dict[str, int], dict[str, int]]:

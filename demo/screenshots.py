@@ -32,7 +32,7 @@ from famulus.errors import OperatingError, UnavailableError
 from famulus.kafka.admin import create_topics, delete_topics
 from famulus.producer.producer import Producer
 from famulus.producer.results import Published
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.webserver.auth import ADMIN_FILE
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -142,7 +142,7 @@ class Stream:
                 await asyncio.sleep(0.1)
 
 
-def _records(folder: Path, topic: str) -> Iterator[Outgoing]:
+def _records(folder: Path, topic: str) -> Iterator[ProducerRecord]:
     """The sample's orders, some of them spoilt in one way or the other."""
     event_type = app.event_type("orders.OrderCreated")
     refused = 0
@@ -152,7 +152,7 @@ def _records(folder: Path, topic: str) -> Iterator[Outgoing]:
         if record.headers and number % 90 == 50 and refused < NO_PIECE:
             refused += 1
             value = (record.value or b"").replace(b'"quantity":', b'"quantity":-', 1)
-            yield Outgoing(topic, record.key, value, record.headers)
+            yield ProducerRecord(topic, record.key, value, record.headers)
         else:
             yield record
 

@@ -19,11 +19,11 @@ from faust.types import TP, AgentT
 from famulus.condition_watches import may_grow, needs_of, stamp_of, watch_of
 from famulus.config import Settings, load_settings
 from famulus.consumer.agent_stream import Deliveries
-from famulus.consumer.assignment import Intake
+from famulus.consumer.assignment import AssignedPartitions
 from famulus.consumer.faust_recovery import Tables
 from famulus.consumer.hold_ups import HoldUpNotes
 from famulus.consumer.membership import Membership
-from famulus.consumer.seek_executor import Seeking
+from famulus.consumer.seek_executor import SeekExecutor
 from famulus.consumer.transport import Transport
 from famulus.consumer.watchdog import Watchdog
 from famulus.control.admin_topic import AdminLog
@@ -35,7 +35,7 @@ from famulus.formatting import text_of
 from famulus.kafka.admin import look_for
 from famulus.kafka.client_errors import fault_of
 from famulus.kafka.decompression import set_limit
-from famulus.kafka.partition_health import Standings
+from famulus.kafka.partition_health import PartitionHealths
 from famulus.observability.history import History
 from famulus.observability.log_rate import calm_libraries
 from famulus.observability.logs import described, plain_logs
@@ -50,13 +50,13 @@ from famulus.processing.handlers import (
     check_event_type,
     handler_for,
 )
-from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.processing.pipeline import Pipeline
 from famulus.processing.subscription import Options, Subscription, Windows, dedupe_of
 from famulus.processing.traced_pipeline import traced
 from famulus.producer.event_bus import EventBus
 from famulus.producer.fallback_delivery import deliver
-from famulus.producer.payload_store import ClaimStore
+from famulus.producer.payload_store import PayloadStore
 from famulus.producer.producer import Producer
 from famulus.producer.scheduler import Scheduler
 from famulus.runtime.broker_clock import Clock
@@ -74,11 +74,11 @@ from famulus.state.checkpointer import Probe
 from famulus.state.dedupe import Identity
 from famulus.state.rocksdb_store import StateFolder
 from famulus.state.unit_of_work import current_attempt
-from famulus.validation import check_house
-from famulus.webserver.auth import Door
+from famulus.validation import validate_handlers
+from famulus.webserver.auth import WebAuth
 from famulus.webserver.connections import limits_of as connection_limits
 from famulus.webserver.server import GuardedWeb
-from famulus.wiring import handlers_of, holdings_of, limits_of, pipeline_of, policy_of
+from famulus.wiring import build_pipeline, build_state_manager, handlers_of, limits_of, policy_of
 
 T = TypeVar("T", bound=Callable[..., Any])
 # They stand above the app, which knows their names alone.
@@ -99,7 +99,7 @@ class Famulus(faust.App):
         self.on_commit_ahead = settings.state.on_commit_ahead
         self.subscriptions: dict[str, Subscription] = {}
         self.pipelines: dict[str, Pipeline] = {}
-        self.carried: set[str] = set()  # topics that flows read, as on the cluster
+        self.managed_topics: set[str] = set()  # topics that flows read, as on the cluster
         self.probe: Probe = lambda _: None  # told each step of settling, for tests that die there
         self.fencing = True  # off only to show in a test what it is good for
         # Called once agents may have set providers of OpenTelemetry.
@@ -109,12 +109,12 @@ class Famulus(faust.App):
         self.is_draining = False  # whether somebody has asked for the end over the web
         self.fault: OperatingError | None = None
         # Of this worker's partitions, looked at whenever its metrics are read.
-        self.standings = Standings[TP]()
+        self.standings = PartitionHealths[TP]()
         self.services = svcs.Registry()
-        self.door = Door(worker)
+        self.door = WebAuth(worker)
         self.history = History()  # what the console's charts show
-        self.claims = ClaimStore(settings.claim_check)
-        self.redeeming = Redeeming(self.claims)
+        self.claims = PayloadStore(settings.claim_check)
+        self.payload_redeemer = PayloadRedeemer(self.claims)
         self.sender = Producer(kafka, self.claims)
         self.bus = EventBus(self.sender, current_attempt)
         self.scheduler = Scheduler(kafka, self.sender, self.fail) if kafka.schedule_max_h else None
@@ -127,7 +127,7 @@ class Famulus(faust.App):
         self._table_names: dict[str, Subscription] = {}
         # Retry topics that no handler sends to any more, by source.
         self._retired: dict[str, list[str]] = {}
-        self.intake = Intake(
+        self.assigned = AssignedPartitions(
             limits_of(settings),
             worker.concurrency,
             self.timeouts_s,
@@ -138,7 +138,7 @@ class Famulus(faust.App):
             now_ms=self.clock.now_ms,
         )
         self.watchdog = Watchdog(
-            self.intake,
+            self.assigned,
             lambda tp: cast(Any, self._consumer).unfetched(tp),
             self._is_at_work,
             self.fail,
@@ -155,17 +155,20 @@ class Famulus(faust.App):
             worker.stall_exit_s,
             rebalance_timeout_s(settings),
         )
-        self.admin_log = AdminLog(kafka, self.intake.told, self._heed, self.fail)
-        self.seeking = Seeking(
-            self.intake.told.seeks, self.admin_log, self.sender, kafka.consumer_config.group_id
+        self.admin_log = AdminLog(kafka, self.assigned.control_state, self._heed, self.fail)
+        self.seek_executor = SeekExecutor(
+            self.assigned.control_state.seeks,
+            self.admin_log,
+            self.sender,
+            kafka.consumer_config.group_id,
         )
         self.holdups = HoldUpNotes(
-            self.intake.told.holdups,
+            self.assigned.control_state.holdups,
             self.sender,
             kafka.consumer_config.group_id,
             lambda: cast(Any, self._consumer).has_place(),
         )
-        self.intake.crew.on_held = self.holdups.note
+        self.assigned.task_pool.on_held = self.holdups.note
         super().__init__(
             kafka.consumer_config.group_id,
             Stream=Deliveries,
@@ -336,7 +339,7 @@ class Famulus(faust.App):
         """Through which dead letters come back to this group, as named on the cluster."""
         return redrive_topic(subscription.topic_name, self.group)
 
-    def topics_back(self, subscription: Subscription) -> list[str]:
+    def redelivery_topics(self, subscription: Subscription) -> list[str]:
         """The topics through which records come back to this group, as named on the cluster."""
         topic = subscription.topic_name
         stages = range(self._stages_of(subscription))
@@ -376,9 +379,9 @@ class Famulus(faust.App):
         """The state changelogs of all subscriptions."""
         return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
 
-    def is_carried(self, topic: str) -> bool:
+    def is_managed(self, topic: str) -> bool:
         """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
-        return topic in self.carried
+        return topic in self.managed_topics
 
     async def prepare(self) -> None:
         """Check that everything is there and build the pipelines.
@@ -387,7 +390,7 @@ class Famulus(faust.App):
         """
         kafka, timeout_s = self.settings.kafka, self.settings.worker.startup_timeout_s
         self.dispatcher.check()
-        check_house(self.subscriptions, self.dispatcher, kafka)
+        validate_handlers(self.subscriptions, self.dispatcher, kafka)
         # Agents may have set a provider.
         self.bus.tracing = tracing_of(self.settings.worker.tracing, kafka)
         for export in self.exports:
@@ -408,13 +411,15 @@ class Famulus(faust.App):
             states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
             may_grow={s.state_topic for s in subscriptions if s.state_topic and may_grow(s)},
             back={
-                topic: there[s.topic_name] for s in subscriptions for topic in self.topics_back(s)
+                topic: there[s.topic_name]
+                for s in subscriptions
+                for topic in self.redelivery_topics(s)
             },
             scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
         await importing
         self.topics_watched = Topics(
-            needs_of(subscriptions, self.dead_letter_topic, self.topics_back, self._retired),
+            needs_of(subscriptions, self.dead_letter_topic, self.redelivery_topics, self._retired),
             there,
             self.sender.counts,
             partial(grow_own_topics, self.settings),
@@ -428,11 +433,11 @@ class Famulus(faust.App):
             self.fail,
             is_same=self._is_same,
             uncarried=self.uncarried,
-            partitions=lambda: len(self.holdings.held),
+            partitions=lambda: len(self.state_manager.held),
         )
         many_files(sum(there[s.topic_name] for s in subscriptions))
         self.folder.lock()
-        self.holdings = holdings_of(
+        self.state_manager = build_state_manager(
             self.settings,
             subscriptions,
             self.folder,
@@ -441,10 +446,13 @@ class Famulus(faust.App):
             is_fenced=self.fencing,
         )
         for subscription in subscriptions:
-            subscription.topic.topics = [subscription.topic_name, *self.topics_back(subscription)]
-            self.carried.update(subscription.topic.topics)
+            subscription.topic.topics = [
+                subscription.topic_name,
+                *self.redelivery_topics(subscription),
+            ]
+            self.managed_topics.update(subscription.topic.topics)
             letters = self.dead_letter_topic(subscription)
-            pipeline = pipeline_of(
+            pipeline = build_pipeline(
                 self.settings,
                 subscription,
                 self.dispatcher,
@@ -453,10 +461,10 @@ class Famulus(faust.App):
                     there[letters],
                     self.group,
                     self.settings.worker.version,
-                    partial(self.holdings.source_ids, subscription.topic_name),
+                    partial(self.state_manager.source_ids, subscription.topic_name),
                 ),
-                redeeming=self.redeeming,
-                topics_back=self.topics_back(subscription),
+                payload_redeemer=self.payload_redeemer,
+                redelivery_topics=self.redelivery_topics(subscription),
                 now_ms=self.clock.now_ms,
             )
             self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
@@ -470,7 +478,7 @@ class Famulus(faust.App):
             "not carry: "
             "all that it does has to be `await deliveries.carry()`"
             for s in self.subscriptions.values()
-            if not self.intake.carrying[s.topic_name]
+            if not self.assigned.carrying[s.topic_name]
         ]
 
     def _agent_of(self, subscription: Subscription) -> str:
@@ -491,7 +499,7 @@ class Famulus(faust.App):
 
     def _heed(self) -> None:
         """Operators have told the group something."""
-        self.intake.heed()
+        self.assigned.heed()
         if self._consumer is not None and not self.should_stop:
             cast(Any, self._consumer).heed_seeks()
 
@@ -542,9 +550,9 @@ class Famulus(faust.App):
             self.is_drained = await cast(Any, self._consumer).drain()
         await super().on_stop()
         self.membership.stop()
-        await self.intake.crew.stop()
+        await self.assigned.task_pool.stop()
         if self.pipelines:
-            await self.holdings.release()
+            await self.state_manager.release()
         if self.scheduler is not None:
             await self.scheduler.stop()
         await self.admin_log.stop()

@@ -14,7 +14,7 @@ from famulus.runtime.broker_clock import Clock
 from famulus.runtime.conditions import Condition, Watch
 from famulus.runtime.topic_watch import Needs, Topics
 from famulus.runtime.tuning import about_files
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
 UNSTAMPED_MS = 1  # the time of a record that a broker is to date: one that it leaves alone keeps it
@@ -99,7 +99,7 @@ def stamp_of(sender: Producer, group: str) -> Callable[[], Awaitable[int | None]
 
     async def stamp() -> int | None:
         sent = await sender.send(
-            Outgoing(topic, CLOCK.encode(), None, partition=0, timestamp_ms=UNSTAMPED_MS)
+            ProducerRecord(topic, CLOCK.encode(), None, partition=0, timestamp_ms=UNSTAMPED_MS)
         )
         return None if sent.timestamp_ms == UNSTAMPED_MS else sent.timestamp_ms
 

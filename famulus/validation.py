@@ -15,7 +15,7 @@ from famulus.wiring import handlers_of, topic_of
 log = structlog.get_logger()
 
 
-def check_house(
+def validate_handlers(
     subscriptions: Mapping[str, Subscription], dispatcher: Dispatcher, kafka: KafkaConfig
 ) -> None:
     """Raise ConfigError when handlers, subscriptions and settings do not fit each other."""

@@ -10,18 +10,18 @@ from famulus.config import Settings
 from famulus.deadletter.record import DeadLetters
 from famulus.errors import ConfigError
 from famulus.kafka.log_reader import log_consumer
-from famulus.processing.failure_policy import Failing
+from famulus.processing.failure_policy import FailurePolicy
 from famulus.processing.failures.circuit_breaker import Breaker
-from famulus.processing.failures.handler_breaker import Gate
+from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.processing.failures.retry_policy import Policy, delays_of
 from famulus.processing.handlers import Dispatcher, EventTypes, Handler, Sizes
 from famulus.processing.partition_processor import Limits
-from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.processing.pipeline import Pipeline
 from famulus.processing.subscription import Subscription
 from famulus.state.changelog_topic import LogReader, Sender
 from famulus.state.checkpointer import Probe
-from famulus.state.manager import Holdings, Remembered
+from famulus.state.manager import PartitionStateManager, StateSpec
 from famulus.state.restore import Restorer
 from famulus.state.rocksdb_store import Memory, StateFolder
 
@@ -99,7 +99,7 @@ def policy_of(
     )
 
 
-def holdings_of(  # all that it joins
+def build_state_manager(  # all that it joins
     settings: Settings,
     subscriptions: Iterable[Subscription],
     folder: StateFolder,
@@ -107,13 +107,13 @@ def holdings_of(  # all that it joins
     probe: Probe,
     *,
     is_fenced: bool,
-) -> Holdings:
+) -> PartitionStateManager:
     """What opens and closes what the partitions of a worker remember."""
     state = settings.state
     reader = LogReader(lambda: log_consumer(settings.kafka))
-    return Holdings(
+    return PartitionStateManager(
         remembered={
-            s.topic_name: Remembered(s.state_topic, s.dedupe_back, s.tables, s.held)
+            s.topic_name: StateSpec(s.state_topic, s.dedupe_redelivered, s.tables, s.held)
             for s in subscriptions
         },
         folder=folder,
@@ -128,14 +128,14 @@ def holdings_of(  # all that it joins
     )
 
 
-def pipeline_of(  # all that it joins
+def build_pipeline(  # all that it joins
     settings: Settings,
     subscription: Subscription,
     dispatcher: Dispatcher,
     *,
     letters: DeadLetters,
-    redeeming: Redeeming,
-    topics_back: Sequence[str],
+    payload_redeemer: PayloadRedeemer,
+    redelivery_topics: Sequence[str],
     now_ms: Callable[[], int],
 ) -> Pipeline:
     """What carries the events of one subscription."""
@@ -146,14 +146,14 @@ def pipeline_of(  # all that it joins
         types=decoder_of(settings, subscription, dispatcher),
         dispatcher=dispatcher,
         dedupe=options.dedupe,
-        dedupe_back=subscription.dedupe_back,
+        dedupe_redelivered=subscription.dedupe_redelivered,
         counts=subscription.counts,
         on_unknown_type=options.on_unknown_type,
-        failing=Failing(
+        failure_policy=FailurePolicy(
             topic=topic,
             letters=letters,
             counts=subscription.counts,
-            flood=Gate(
+            flood=HandlerBreaker(
                 flood,
                 topic,
                 "too many events fail for good:",
@@ -162,7 +162,7 @@ def pipeline_of(  # all that it joins
                     "(DeadLetter.FloodRun sets the limit)"
                 ),
             ),
-            poison=Gate(
+            poison=HandlerBreaker(
                 poison,
                 topic,
                 (
@@ -183,6 +183,6 @@ def pipeline_of(  # all that it joins
             on_sequence_full=dead.on_sequence_full,
             now_ms=now_ms,
         ),
-        redeeming=redeeming,
-        topics_back=tuple(topics_back),
+        payload_redeemer=payload_redeemer,
+        redelivery_topics=tuple(redelivery_topics),
     )

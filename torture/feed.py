@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from famulus.config import KafkaConfig
 from famulus.errors import OperatingError
 from famulus.kafka.admin import admin_of
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.group_admin import GroupAdmin
 from famulus.producer.producer import Producer
 from torture.load import Payment, record_of
 
@@ -113,14 +113,14 @@ class Feed:
             # The broker is away, at times on purpose.
             with suppress(KafkaError, OperatingError, OSError, TimeoutError):
                 async with admin_of(self._kafka, WATCH_S) as admin:
-                    asker = Asker(admin, self._kafka.consumer_config.group_id)
+                    asker = GroupAdmin(admin, self._kafka.consumer_config.group_id)
                     while True:
                         async with asyncio.timeout(ANSWER_S):
                             await self._look(asker)
                         await asyncio.sleep(0.1)
             await asyncio.sleep(0.5)
 
-    async def _look(self, asker: Asker) -> None:
+    async def _look(self, asker: GroupAdmin) -> None:
         places = [
             at for at in await asker.leaders() if at.topic == self._topic or at.topic in self.others
         ]

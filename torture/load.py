@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from torture.systems.famulus_models import NEWS_EVERY
 
 CUSTOMERS = 1_000
@@ -73,7 +73,7 @@ def fold(made: Iterable[Payment]) -> Fold:
     return Fold(dict(Counter(payment.customer for payment in unique)), dict(sums), announced)
 
 
-def record_of(payment: Payment, topic: str) -> Outgoing:
+def record_of(payment: Payment, topic: str) -> ProducerRecord:
     """The payment as a record; a duplicate is the same record again."""
     headers = (("ce_id", payment.payment_id.encode()), ("ce_source", SOURCE))
-    return Outgoing(topic, payment.customer.encode(), orjson.dumps(payment), headers)
+    return ProducerRecord(topic, payment.customer.encode(), orjson.dumps(payment), headers)

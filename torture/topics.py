@@ -13,7 +13,7 @@ from aiokafka.structs import ConsumerRecord
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import admin_of, create_topics, partitions_of
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 T = TypeVar("T")
 LIMIT_S = 30.0
@@ -120,7 +120,7 @@ def ends_of(kafka: KafkaConfig, topic: str) -> dict[TopicPartition, int]:
     return asyncio.run(run())
 
 
-def write(kafka: KafkaConfig, records: Sequence[Outgoing]) -> list[int]:
+def write(kafka: KafkaConfig, records: Sequence[ProducerRecord]) -> list[int]:
     """Write *records*, and say at which offsets they stand."""
 
     async def run() -> list[int]:
@@ -157,8 +157,8 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
-def moved(record: ConsumerRecord, partition: int) -> Outgoing:
+def moved(record: ConsumerRecord, partition: int) -> ProducerRecord:
     """The same record for another partition."""
-    return Outgoing(
+    return ProducerRecord(
         record.topic, record.key, record.value, record.headers, partition, record.timestamp
     )

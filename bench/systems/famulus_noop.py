@@ -8,7 +8,7 @@ from bench.meter import Meter
 from models.orders import BenchOrder
 
 meter = Meter()
-failing = os.environ.get("BENCH_FAILING")
+failure_policy = os.environ.get("BENCH_FAILING")
 wait_s = float(os.environ.get("BENCH_WAIT_S", "0"))
 orders = app.subscription("order-events", dedupe=False)
 
@@ -22,7 +22,7 @@ async def order_agent(deliveries: Deliveries) -> None:
 @handles(BenchOrder, retry=Retry(wait_initial_s=60))
 async def handle(order: BenchOrder) -> None:
     """Count it, after a wait where one is asked for; or fail, if it is of the customer who is to fail."""
-    if order.customer_id == failing:
+    if order.customer_id == failure_policy:
         raise TransientError("away")
     if wait_s:
         await asyncio.sleep(wait_s)

@@ -64,7 +64,7 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
             yield Right(
                 principal, "topic", subscription.state_topic, ("Create", "Read", "Write", *LOOK)
             )
-        redrive, *retries = app.topics_back(subscription)
+        redrive, *retries = app.redelivery_topics(subscription)
         yield Right(principal, "topic", redrive, ("Create", "Alter", "Read", *LOOK))
         for topic in retries:
             yield Right(principal, "topic", topic, ("Create", "Alter", "Read", "Write", *LOOK))

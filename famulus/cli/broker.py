@@ -6,7 +6,7 @@ import click
 from faust.cli import argument, option
 
 from famulus.cli.command import Command
-from famulus.cli.output import say
+from famulus.cli.output import print_text
 
 
 class broker(Command):  # the class's name is the command's
@@ -57,7 +57,7 @@ class broker(Command):  # the class's name is the command's
             )
         elif is_json:
             now = background.running()
-            say(
+            print_text(
                 None
                 if now is None
                 else {

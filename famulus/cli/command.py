@@ -14,7 +14,7 @@ from faust.cli.model import model
 from faust.cli.models import models
 
 from famulus.application import Famulus
-from famulus.cli.output import say
+from famulus.cli.output import print_text
 from famulus.errors import StreamError
 from famulus.observability.unhandled_errors import watch_leaks
 from famulus.standard_streams import ReaderGoneError, make_safe
@@ -65,7 +65,7 @@ class Command(AppCommand):
         """Show *rows* as a table, or as a JSON object each, which `faust --json` says for every command."""
         if is_json or self.json:
             for row in rows:
-                say(dict(zip(headers, row, strict=True)))
+                print_text(dict(zip(headers, row, strict=True)))
         else:
             cells = [
                 [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]

@@ -4,10 +4,10 @@ import click
 from faust.cli import argument, option
 
 from famulus.cli.command import Command
-from famulus.cli.control_client import meant, read_told, teller
-from famulus.cli.output import note, put_line, say
+from famulus.cli.control_client import control_producer, read_told, resolve_scope
+from famulus.cli.output import print_note, print_text, put_line
 from famulus.control.admin_topic import set_width
-from famulus.control.concurrency import WIDTH_MAX, WORKER, Widths, name_of, said
+from famulus.control.concurrency import WIDTH_MAX, WORKER, ConcurrencyOverrides, name_of, said
 from famulus.inspection.deadletters.redrive import whoami
 
 
@@ -44,27 +44,27 @@ class concurrency(Command):  # the class's name is the command's
         Raises ConfigError when nobody here reads the topic, UnavailableError without a broker.
         """
         if not (words or is_all or is_reset):
-            show((await read_told(self.app)).widths, is_json=is_json)
+            show((await read_told(self.app)).concurrency_overrides, is_json=is_json)
             return
         wanted = (0 if is_all else 1) + (0 if is_reset else 1)
         if len(words) != wanted:
             raise click.UsageError("say TOPIC N, --all N, TOPIC --reset or --all --reset")
-        topic = WORKER if is_all else (await meant(self.app, words[0], None)).topic
+        topic = WORKER if is_all else (await resolve_scope(self.app, words[0], None)).topic
         count = None if is_reset else click.IntRange(1, WIDTH_MAX).convert(words[-1], None, None)
-        async with teller(self.app) as producer:
+        async with control_producer(self.app) as producer:
             await set_width(producer, self.app.group, topic or WORKER, count, whoami(), why)
         if is_json:
-            show((await read_told(self.app)).widths, is_json=True)
+            show((await read_told(self.app)).concurrency_overrides, is_json=True)
         else:
             put_line(f"{name_of(topic)}: {'as the settings say' if count is None else count}")
 
 
-def show(widths: Widths, *, is_json: bool) -> None:
+def show(concurrency_overrides: ConcurrencyOverrides, *, is_json: bool) -> None:
     """What is set."""
     if is_json:
-        say(widths.rows())
+        print_text(concurrency_overrides.rows())
         return
-    for topic, width in sorted(widths.of.items()):
+    for topic, width in sorted(concurrency_overrides.of.items()):
         put_line(said(topic, width))
-    if not widths.of:
-        note("nothing is set; the settings count")
+    if not concurrency_overrides.of:
+        print_note("nothing is set; the settings count")

@@ -7,7 +7,7 @@ import click
 from faust.cli import argument, option
 
 from famulus.cli.command import Command
-from famulus.cli.output import put_line, say_json
+from famulus.cli.output import print_json, put_line
 from famulus.config import settings_files
 from famulus.web.settings_list import Shown, schema, shown
 
@@ -36,7 +36,7 @@ class config(Command):  # the class's name is the command's
         rows = shown(self.app.settings)
         if is_json or self.json:
             for row in rows:
-                say_json(json.dumps(row._asdict()).encode())
+                print_json(json.dumps(row._asdict()).encode())
             return
         _print(rows)
         environment = os.environ.get("ENVIRONMENT") or "not set"
@@ -51,10 +51,12 @@ class config(Command):  # the class's name is the command's
 
 def _print(rows: list[Shown]) -> None:
     cells = [(row.name, _text(row.value), row.unit, row.layer) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    concurrency_overrides = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         put_line(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, concurrency_overrides, strict=True)
+            ).rstrip()
         )
 
 

@@ -7,15 +7,15 @@ from aiokafka import TopicPartition
 
 from famulus.application import Famulus
 from famulus.control.admin_topic import prepare_admin_topics, read_admin_topic, target_of
-from famulus.control.control_state import Told
-from famulus.control.pauses import EVERYTHING, Target
+from famulus.control.control_state import ControlState
+from famulus.control.pauses import EVERYTHING, PauseScope
 from famulus.control.seek_planner import done
 from famulus.producer.producer import Producer
 
 ANSWER_MS = 30_000  # for which a person waits
 
 
-async def read_told(app: Famulus) -> Told:
+async def read_told(app: Famulus) -> ControlState:
     """What the admin topic says by now; nothing while there is none.
 
     Raises UnavailableError without a broker.
@@ -24,7 +24,7 @@ async def read_told(app: Famulus) -> Told:
 
 
 @asynccontextmanager
-async def teller(app: Famulus) -> AsyncIterator[Producer]:
+async def control_producer(app: Famulus) -> AsyncIterator[Producer]:
     """What sends to the admin topic, which is there then.
 
     Raises as `prepare_admin_topics` and the producer do.
@@ -39,7 +39,7 @@ async def teller(app: Famulus) -> AsyncIterator[Producer]:
         yield producer
 
 
-async def meant(app: Famulus, topic: str | None, partition: int | None) -> Target:
+async def resolve_scope(app: Famulus, topic: str | None, partition: int | None) -> PauseScope:
     """What somebody means, everything for None. Raises as `target_of`."""
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
     return await target_of(
@@ -51,12 +51,12 @@ async def meant(app: Famulus, topic: str | None, partition: int | None) -> Targe
     )
 
 
-async def withdraw(app: Famulus, places: Iterable[TopicPartition]) -> None:
+async def cancel_seeks(app: Famulus, places: Iterable[TopicPartition]) -> None:
     """Take back the seeks of *places* that nobody has carried out, so that no worker does.
 
     Raises as `teller`.
     """
     seeks = (await read_told(app)).seeks
     if names := [name for at in places for name in seeks.names(at.topic, at.partition)]:
-        async with teller(app) as producer:
+        async with control_producer(app) as producer:
             await done(producer, app.group, names)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from famulus.cli.command import Command
 from famulus.cli.keys import last_records
-from famulus.cli.output import console, say
+from famulus.cli.output import console, print_text
 from famulus.condition_watches import may_grow
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import admin_of
@@ -35,7 +35,7 @@ from famulus.kafka.partitioner import chooser
 from famulus.kafka.topic_configs import configs_of
 from famulus.processing.subscription import Subscription
 from famulus.runtime.tuning import files_max, files_of
-from famulus.validation import check_house
+from famulus.validation import validate_handlers
 
 CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes", "min.insync.replicas")
 COLOURS = {"error": "red", "warning": "yellow"}
@@ -74,14 +74,14 @@ class doctor(Command):  # the class's name is the command's
     async def run(self, sample: int, *, is_strict: bool, is_json: bool) -> None:
         """Do it."""
         self.app.dispatcher.check()
-        check_house(self.app.subscriptions, self.app.dispatcher, self.app.settings.kafka)
+        validate_handlers(self.app.subscriptions, self.app.dispatcher, self.app.settings.kafka)
         found = [
             *about_place(place_of(Path(self.app.settings.worker.data_dir))),
             *await self._on_cluster(sample),
         ]
         if is_json:
             for finding in found:
-                say(asdict(finding))
+                print_text(asdict(finding))
         else:
             show(found)
         if any(finding.severity == "error" or is_strict for finding in found):
@@ -128,7 +128,7 @@ class doctor(Command):  # the class's name is the command's
         return Family(
             subscription.topic_name,
             self.app.dead_letter_topic(subscription),
-            self.app.topics_back(subscription),
+            self.app.redelivery_topics(subscription),
             subscription.state_topic,
             dedupe.longest_ms if dedupe is not None else None,
             may_grow(subscription),

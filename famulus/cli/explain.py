@@ -7,13 +7,13 @@ from faust.cli import argument, option
 from rich.text import Text
 
 from famulus.cli.command import OFFSET, PARTITION, Command
-from famulus.cli.output import console, say
+from famulus.cli.output import console, print_text
 from famulus.control.admin_topic import read_admin_topic
 from famulus.formatting import printable
 from famulus.inspection.changelog_reader import subscription_of
 from famulus.inspection.deadletters.reader import reading
 from famulus.inspection.explain.answers import Answer, Facts
-from famulus.inspection.explain.facts import Reach
+from famulus.inspection.explain.facts import ReadLimits
 from famulus.inspection.explain.search import Question, explained
 
 
@@ -63,11 +63,13 @@ class explain(Command):  # the class's name is the command's
         place = None if partition is None or offset is None else (partition, offset)
         question = Question(subscription_of(self.app, topic), place, key, event_id)
         await self.app.find_retired()
-        told = await read_admin_topic(
+        control_state = await read_admin_topic(
             self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
         )
         async with reading(self.app) as reader:
-            async for facts, answer in explained(self.app, reader, question, told.pauses, Reach()):
+            async for facts, answer in explained(
+                self.app, reader, question, control_state.pauses, ReadLimits()
+            ):
                 show(facts, answer, is_json=is_json)
 
 
@@ -75,7 +77,7 @@ def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
     """For programs, or for people: an error's text is somebody else's."""
     if is_json:
         place = {"topic": facts.topic, "partition": facts.partition, "offset": facts.offset}
-        say({**place, "type": facts.type_name, **asdict(answer)})
+        print_text({**place, "type": facts.type_name, **asdict(answer)})
         return
     colour = "green" if answer.is_good else "red" if answer.is_bad else "yellow"
     out = console()

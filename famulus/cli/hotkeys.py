@@ -10,7 +10,7 @@ from faust.cli import argument, option
 from rich.table import Table
 
 from famulus.cli.command import Command
-from famulus.cli.output import console, say
+from famulus.cli.output import console, print_text
 from famulus.config import WorkerConfig
 from famulus.errors import AccessError, ConfigError, UnavailableError
 from famulus.formatting import printable
@@ -52,7 +52,7 @@ class hotkeys(Command):  # the class's name is the command's
             if not found:
                 raise ConfigError(f"the worker has no partition of {name}")
         if is_json:
-            say({"topics": found})
+            print_text({"topics": found})
         else:
             console().put(table_of(found))
 

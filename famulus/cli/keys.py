@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from famulus.cli.command import Command
-from famulus.cli.output import console, say
+from famulus.cli.output import console, print_text
 from famulus.config import KafkaConfig
 from famulus.errors import ConfigError
 from famulus.kafka.admin import partitions_of
@@ -18,7 +18,7 @@ from famulus.kafka.key_analysis import KeyStudy, Report
 from famulus.kafka.log_reader import log_consumer
 from famulus.kafka.partitioner import chooser
 from famulus.serialization.json_codec import json_of
-from famulus.serialization.records import Record
+from famulus.serialization.records import ConsumerRecord
 
 POLL_MS = 500
 SHOWN = 8  # partitions: more are shown as the least and the most
@@ -68,7 +68,7 @@ class keys(Command):  # the class's name is the command's
             study.note(record.key, record.partition, json_of(record.value))
         if is_json:
             for report in study.reports():
-                say({"topic": name, **report.as_json()})
+                print_text({"topic": name, **report.as_json()})
         else:
             out = console()
             out.put(table_of(name, study.reports()))
@@ -78,13 +78,13 @@ class keys(Command):  # the class's name is the command's
 
 async def last_records(
     kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float
-) -> list[Record]:
+) -> list[ConsumerRecord]:
     """The newest records of a topic, in all about *sample*, of each partition the part that it has of all.
 
     What does not come within *timeout_s* after the last one is left out.
     """
     places = [TopicPartition(topic, number) for number in range(partitions)]
-    found: list[Record] = []
+    found: list[ConsumerRecord] = []
     consumer: AIOKafkaConsumer = log_consumer(kafka)
     await consumer.start()
     try:

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from famulus.cli.command import Command
-from famulus.cli.output import Out, console, say
+from famulus.cli.output import Out, console, print_text
 from famulus.formatting import duration, number, printable
 from famulus.kafka.burrow import State
-from famulus.kafka.lag import GroupLag, GroupWatch, PartitionLag
+from famulus.kafka.lag import GroupLag, GroupLagMonitor, PartitionLag
 
 SHOWN = 30  # partitions up to which those without lag are listed, too
 COLOURS = {State.OK: "green", State.WARNING: "yellow", None: "dim"}
@@ -90,24 +90,24 @@ class lag(Command):  # the class's name is the command's
             await asyncio.sleep(interval_s)
             found = await watch.look()
         if is_json:
-            say(found.as_json())
+            print_text(found.as_json())
         else:
             out = console()
             out.put(shown(found))
         if is_check and found.state is not None and found.state.is_error:
             raise SystemExit(1)
 
-    def _watch(self, group: str, topic: str | None) -> GroupWatch:
+    def _watch(self, group: str, topic: str | None) -> GroupLagMonitor:
         settings, app = self.app.settings, self.app
         ours = app.subscriptions.values() if group == app.group else ()
-        expected = {name for s in ours for name in (s.topic_name, *app.topics_back(s))}
+        expected = {name for s in ours for name in (s.topic_name, *app.redelivery_topics(s))}
         only = settings.kafka.topic(topic) if topic else ""
-        return GroupWatch(
+        return GroupLagMonitor(
             settings.kafka, group, settings.worker.startup_timeout_s, expected=expected, only=only
         )
 
 
-async def follow(watch: GroupWatch, interval_s: float, *, is_json: bool) -> None:
+async def follow(watch: GroupLagMonitor, interval_s: float, *, is_json: bool) -> None:
     """Show each look, for ever: a terminal has the last one, a pipe all of them."""
     out = console()
     with (
@@ -120,7 +120,7 @@ async def follow(watch: GroupWatch, interval_s: float, *, is_json: bool) -> None
                 await asyncio.sleep(interval_s)
             found = await watch.look()
             if is_json:
-                say(found.as_json())
+                print_text(found.as_json())
             elif live is not None:
                 live.update(shown(found), refresh=True)
             else:

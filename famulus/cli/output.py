@@ -51,7 +51,7 @@ def error_console() -> Out:
     return Out(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """A line on stderr, beside what was asked for. A terminal gets it in whole words."""
     err = error_console()
     if err.is_terminal:
@@ -65,12 +65,12 @@ def put_line(text: str) -> None:
     print(printable_lines(text))  # noqa: T201  # here alone
 
 
-def say(what: object) -> None:
+def print_text(what: object) -> None:
     """One line of JSON."""
-    say_json(msgspec.json.encode(what))
+    print_json(msgspec.json.encode(what))
 
 
-def say_json(encoded: bytes) -> None:
+def print_json(encoded: bytes) -> None:
     """The same for what is JSON already. Where stdout is no UTF-8, it has ASCII alone."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     # Here alone.

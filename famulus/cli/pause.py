@@ -8,10 +8,10 @@ from faust.cli import argument, option
 
 from famulus.application import Famulus
 from famulus.cli.command import PARTITION, Command
-from famulus.cli.control_client import meant, read_told, teller
-from famulus.cli.output import note, put_line, say
+from famulus.cli.control_client import control_producer, read_told, resolve_scope
+from famulus.cli.output import print_note, print_text, put_line
 from famulus.control.admin_topic import change
-from famulus.control.pauses import Action, Target, said
+from famulus.control.pauses import Action, PauseScope, said
 from famulus.inspection.deadletters.redrive import whoami
 
 MEANT = (
@@ -93,16 +93,16 @@ class paused(Command):  # as above
 
     async def run(self, *, is_json: bool) -> None:
         """Do it. Raises UnavailableError without a broker."""
-        told = await read_told(self.app)
+        control_state = await read_told(self.app)
         if is_json:
-            say(told.pauses.rows())
+            print_text(control_state.pauses.rows())
             return
-        for target, why in sorted(told.pauses.of.items(), key=lambda row: str(row[0])):
+        for target, why in sorted(control_state.pauses.of.items(), key=lambda row: str(row[0])):
             put_line(said(target, why))
-        if not told.pauses.of:
-            note("nothing is paused")
-        for words in told.words():
-            note(words)
+        if not control_state.pauses.of:
+            print_note("nothing is paused")
+        for words in control_state.words():
+            print_note(words)
 
 
 async def do(  # all that is asked for
@@ -115,12 +115,12 @@ async def do(  # all that is asked for
     is_json: bool,
 ) -> None:
     """Pause or resume, and say what was done."""
-    target = await meant(app, topic, partition)
-    async with teller(app) as producer:
+    target = await resolve_scope(app, topic, partition)
+    async with control_producer(app) as producer:
         pauses = (await read_told(app)).pauses
         targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
     if is_json:
-        say(
+        print_text(
             {
                 "action": action,
                 "changed": [str(changed) for changed in targets],
@@ -131,7 +131,7 @@ async def do(  # all that is asked for
         put_line(_done(action, target, targets))
 
 
-def _done(action: Action, target: Target, targets: Sequence[Target]) -> str:
+def _done(action: Action, target: PauseScope, targets: Sequence[PauseScope]) -> str:
     if not targets:
         return f"nothing of {target} was paused"
     names = ", ".join(map(str, targets))

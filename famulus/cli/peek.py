@@ -9,7 +9,7 @@ from faust.cli import argument, option
 from rich.text import Text
 
 from famulus.cli.command import OFFSET, PARTITION, Command
-from famulus.cli.output import Out, console, note, raw_json, say
+from famulus.cli.output import Out, console, print_note, print_text, raw_json
 from famulus.deadletter.index import text_of
 from famulus.deadletter.topics import is_way_of
 from famulus.errors import ConfigError, UnreadableError
@@ -87,11 +87,11 @@ class peek(Command):  # the class's name is the command's
             fault = fault_in(types, record) if types is not None else ""
             value = shown_by.shown(record.value) if shown_by is not None else record.value
             if is_json:
-                say(as_json(record, value, fault))
+                print_text(as_json(record, value, fault))
             else:
                 show(out, record, value, fault)
         if not found:
-            note(f"{name}: no records like that")
+            print_note(f"{name}: no records like that")
 
     def _types(self, topic: str, name: str) -> EventTypes | None:
         """What decodes the topic's events, None when nobody here reads it."""
@@ -158,7 +158,7 @@ async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -
             async for record in reader.between(at, behind, stop):
                 found.append(record)  # noqa: PERF401  # what came before an error stays
         except UnreadableError as error:
-            note(str(error))
+            print_note(str(error))
             behind = error.next_offset
         else:
             break

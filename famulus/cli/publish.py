@@ -18,7 +18,7 @@ from faust.models.base import registry
 
 from famulus.cli.command import Command
 from famulus.cli.dlq.listing import progress
-from famulus.cli.output import is_answering, note, say
+from famulus.cli.output import is_answering, print_note, print_text
 from famulus.errors import (
     AccessError,
     ConfigError,
@@ -100,7 +100,7 @@ class publish(Command):  # the class's name is the command's
                 f"{number(count, 'event')} of {topic}" for topic, count in sorted(topics.items())
             )
             if is_dry:
-                note(f"{what or 'no events'}: nothing was sent")
+                print_note(f"{what or 'no events'}: nothing was sent")
                 return
             await self._check_topics(topics)
             lines.seek(0)
@@ -109,7 +109,7 @@ class publish(Command):  # the class's name is the command's
                     for chunk in chunks(ready_of(lines, types)):
                         await send(producer, chunk, is_json=is_json)
                         progressed(len(chunk), None)
-        note(f"published: {what or 'no events'}")
+        print_note(f"published: {what or 'no events'}")
 
     async def _check_topics(self, topics: Counter[str]) -> None:
         settings = self.app.settings
@@ -157,7 +157,7 @@ def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
         except (DecodeError, ValueError) as error:  # msgspec's are ValueErrors
             faults += 1
             if faults <= SHOWN:
-                note(f"line {line}: {error}")
+                print_note(f"line {line}: {error}")
     if faults:
         raise ConfigError(
             f"{faults} of {number(total, 'line')} {'is' if faults == 1 else 'are'} wrong; "
@@ -210,16 +210,16 @@ async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> 
             )
         except PublishError as error:
             first, last = chunk[0].line, chunk[-1].line
-            told = (
+            control_state = (
                 f"{error}; lines before {first} were sent, some from {first} to {last} may "
                 "have been, none behind"
             )
             kinds: dict[int, type[OperatingError]] = {
                 kind.exit_code: kind for kind in (ConfigError, AccessError, DataError)
             }
-            raise kinds.get(error.exit_code, UnavailableError)(told) from error
+            raise kinds.get(error.exit_code, UnavailableError)(control_state) from error
         for of, place in zip(events, published, strict=True) if is_json else ():
-            say(
+            print_text(
                 {
                     "line": of.line,
                     "topic": place.topic,

@@ -7,8 +7,8 @@ from faust.cli import argument, option
 
 from famulus.application import Famulus
 from famulus.cli.command import PARTITION, Command
-from famulus.cli.control_client import meant, withdraw
-from famulus.cli.output import note
+from famulus.cli.control_client import cancel_seeks, resolve_scope
+from famulus.cli.output import print_note
 from famulus.cli.seek import PLACES, agreed, asked_where, show
 from famulus.cli.state.json_lines import claimed, prepare_state
 from famulus.control.seek_planner import consequences, planned
@@ -76,7 +76,7 @@ class reset_offsets(Command):  # the class's name is the command's
             self.app.settings.worker.startup_timeout_s,
         )
         await check_empty(kafka, timeout_s)
-        target = await meant(app, topic, partition)
+        target = await resolve_scope(app, topic, partition)
         of = {s.topic_name: s for s in app.subscriptions.values()}
         moves = await planned(kafka, of, target, where, timeout_s)
         show(moves, consequences(moves, remembers_s(of.values())), is_json=is_json)
@@ -84,7 +84,7 @@ class reset_offsets(Command):  # the class's name is the command's
             return
         await check_empty(kafka, timeout_s)
         positions = {move.place: move.to for move in moves}
-        await withdraw(app, positions)
+        await cancel_seeks(app, positions)
         for name, subscription in of.items():
             await _move_state(
                 app,
@@ -92,7 +92,7 @@ class reset_offsets(Command):  # the class's name is the command's
                 {at.partition: to for at, to in positions.items() if at.topic == name},
             )
         await commit_for(kafka, positions, timeout_s)
-        note(f"{len(moves)} partitions go on there")
+        print_note(f"{len(moves)} partitions go on there")
 
 
 async def _move_state(app: Famulus, subscription: Subscription, positions: dict[int, int]) -> None:

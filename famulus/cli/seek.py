@@ -7,9 +7,16 @@ from faust.cli import argument, option
 from rich.table import Table
 
 from famulus.cli.command import OFFSET, PARTITION, Command
-from famulus.cli.control_client import meant, teller
-from famulus.cli.output import console, is_answering, note, say
-from famulus.control.seek_planner import Move, Where, consequences, order, planned, where_of
+from famulus.cli.control_client import control_producer, resolve_scope
+from famulus.cli.output import console, is_answering, print_note, print_text
+from famulus.control.seek_planner import (
+    PlannedSeek,
+    SeekTarget,
+    consequences,
+    order,
+    planned,
+    seek_target,
+)
 from famulus.inspection.deadletters.redrive import whoami
 from famulus.wiring import remembers_s
 
@@ -79,15 +86,15 @@ class seek(Command):  # the class's name is the command's
             raise click.UsageError("name a TOPIC, or say --all")
         where = asked_where(offset, time, None, is_beginning=is_beginning, is_end=is_end)
         app, kafka = self.app, self.app.settings.kafka
-        target = await meant(app, topic, partition)
+        target = await resolve_scope(app, topic, partition)
         topics = [s.topic_name for s in app.subscriptions.values()]
         moves = await planned(kafka, topics, target, where, app.settings.worker.startup_timeout_s)
         show(moves, consequences(moves, remembers_s(app.subscriptions.values())), is_json=is_json)
         if is_dry or not agreed("Go on there?", is_sure=is_sure):
             return
-        async with teller(app) as producer:
+        async with control_producer(app) as producer:
             await order(producer, app.group, moves, whoami(), why)
-        note(
+        print_note(
             f"ordered for {len(moves)} partitions; whoever has them, or gets them next, goes "
             "on there"
         )
@@ -95,13 +102,15 @@ class seek(Command):  # the class's name is the command's
 
 def asked_where(
     offset: int | None, time: str | None, shift_by: int | None, *, is_beginning: bool, is_end: bool
-) -> Where:
+) -> SeekTarget:
     """Where the options of `PLACES` say. Raises UsageError unless exactly one of them does."""
     edges = [edge for edge, is_meant in (("beginning", is_beginning), ("end", is_end)) if is_meant]
     if len(edges) > 1:
         raise click.UsageError("--to-beginning or --to-end, not both")
     try:
-        return where_of(edge=next(iter(edges), None), offset=offset, time=time, shift_by=shift_by)
+        return seek_target(
+            edge=next(iter(edges), None), offset=offset, time=time, shift_by=shift_by
+        )
     except ValueError as error:
         if time is not None and not (edges or offset is not None or shift_by is not None):
             raise click.BadParameter(str(error), param_hint="--to-time") from None
@@ -119,11 +128,11 @@ def agreed(question: str, *, is_sure: bool) -> bool:
     return True
 
 
-def show(moves: Sequence[Move], notes: Sequence[str], *, is_json: bool) -> None:
+def show(moves: Sequence[PlannedSeek], notes: Sequence[str], *, is_json: bool) -> None:
     """What would be done, partition by partition, and beside it what that comes to."""
     if is_json:
         for move in moves:
-            say(move.as_json())
+            print_text(move.as_json())
     else:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in ("partition", "log", "committed", "goes on at", ""):
@@ -140,10 +149,10 @@ def show(moves: Sequence[Move], notes: Sequence[str], *, is_json: bool) -> None:
             )
         console().put(table)
     for line in notes:
-        note(line)
+        print_note(line)
 
 
-def _again(move: Move) -> str:
+def _again(move: PlannedSeek) -> str:
     if not move.again:
         return "where it is"
     return f"{move.again} again" if move.again > 0 else f"skips {-move.again}"

@@ -4,7 +4,7 @@ import click
 from faust.cli import argument, option
 
 from famulus.cli.command import Command
-from famulus.cli.output import say
+from famulus.cli.output import print_text
 from famulus.kafka.admin import dead_letter_configs, ensure_topics, partitions_of
 
 
@@ -43,7 +43,9 @@ class topics(Command):  # the class's name is the command's
         for name, partitions in needed.items():
             if is_json:
                 done = "exists" if name in there else "created" if action == "apply" else "missing"
-                say({"topic": name, "partitions": there.get(name, partitions), "status": done})
+                print_text(
+                    {"topic": name, "partitions": there.get(name, partitions), "status": done}
+                )
             elif name in there:
                 self.say(f"{name}: exists, with {there[name]} partitions")
             else:

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import faust
 
-from famulus.consumer.assignment import Intake
+from famulus.consumer.assignment import AssignedPartitions
 from famulus.errors import ConfigError
-from famulus.processing.partition_processor import Flow
+from famulus.processing.partition_processor import PartitionProcessor
 
 
 class Deliveries(faust.Stream[Any]):
@@ -17,23 +17,25 @@ class Deliveries(faust.Stream[Any]):
 
     async def carry(self) -> None:
         """Have this subscription's events carried until the worker stops."""
-        intake: Intake = cast(Any, self.app).intake  # our app is both Faust's App and a Host
+        assigned: AssignedPartitions = cast(
+            Any, self.app
+        ).assigned  # our app is both Faust's App and a Host
         queue, topic = cast(Any, self.channel).queue, cast(Any, self.channel).topics[0]
-        intake.carrying[topic] += 1
+        assigned.carrying[topic] += 1
         try:
             while True:
                 try:
-                    flow: Flow = await queue.get()
+                    processor: PartitionProcessor = await queue.get()
                 except StopAsyncIteration:  # Faust's way to say that the worker stops
                     return
-                intake.crew.wake(flow)
+                assigned.task_pool.wake(processor)
         finally:
-            intake.carrying[topic] -= 1
+            assigned.carrying[topic] -= 1
 
     def __aiter__(self) -> Any:
         channel: Any = self.channel  # Any: Faust's own type is its iterator side only
         if isinstance(channel, faust.Topic) and any(
-            map(cast(Any, self.app).is_carried, channel.topics)
+            map(cast(Any, self.app).is_managed, channel.topics)
         ):
             raise ConfigError(
                 "events of a subscription go to handlers: `await deliveries.carry()`, no "

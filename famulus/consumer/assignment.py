@@ -9,24 +9,24 @@ from typing import Any
 import structlog
 from faust.types import TP
 
-from famulus.consumer.fetcher import Packed
+from famulus.consumer.fetcher import FetchedBatch
 from famulus.control.concurrency import WORKER
-from famulus.control.control_state import Told
+from famulus.control.control_state import ControlState
 from famulus.errors import ConfigError
-from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.checkpoint_loop import WorkerCallbacks
 from famulus.processing.offset_tracker import gone
-from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.partition_processor import Limits, PartitionProcessor
 from famulus.processing.pipeline import Pipeline
-from famulus.processing.task_pool import Crew
-from famulus.serialization.records import Outgoing
+from famulus.processing.task_pool import TaskPool
+from famulus.serialization.records import ProducerRecord
 from famulus.state.checkpointer import Probe
-from famulus.state.manager import Held
+from famulus.state.manager import OwnedPartition
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
 
 
-class Intake:
+class AssignedPartitions:
     """Opens a flow for each assigned partition and feeds the crew. *on_fault* ends the worker."""
 
     def __init__(  # noqa: PLR0917  # what all flows are tied to
@@ -35,27 +35,27 @@ class Intake:
         concurrency: int,
         timeouts_s: Mapping[str, float],
         may_write: Callable[[], bool],
-        publish: Callable[[Sequence[Outgoing]], Awaitable[object]],
+        publish: Callable[[Sequence[ProducerRecord]], Awaitable[object]],
         on_fault: Callable[[Exception], Awaitable[Any]],
         probe: Probe,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
-        self.flows: dict[TP, Flow] = {}
+        self.processors: dict[TP, PartitionProcessor] = {}
         self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
-        self.crew = Crew(concurrency, on_fault, timeouts_s)
+        self.task_pool = TaskPool(concurrency, on_fault, timeouts_s)
         # Topics through which records come back, and to which flow.
-        self.returning: dict[TP, Flow] = {}
+        self.returning: dict[TP, PartitionProcessor] = {}
         # Where the next fetch of a partition begins unless its log has lost records.
         self._next: dict[TP, int] = {}
-        self.told = Told()
-        self.pauses = self.told.pauses
+        self.control_state = ControlState()
+        self.pauses = self.control_state.pauses
         self._concurrency = concurrency  # unless an operator says otherwise
         self._limits = limits
-        self._ties = Ties(may_write, publish, on_fault, probe, now_ms)
+        self._ties = WorkerCallbacks(may_write, publish, on_fault, probe, now_ms)
 
     def open(
         self,
-        assigned: Mapping[TP, tuple[Pipeline, Held, int]],
+        assigned: Mapping[TP, tuple[Pipeline, OwnedPartition, int]],
         back: Mapping[TP, int] = MappingProxyType({}),
     ) -> None:
         """Start new flows, each with the offset where it begins; *back* says so of what comes back to them.
@@ -63,74 +63,87 @@ class Intake:
         Whatever is still in hand of an earlier assignment ends in the old ones, unseen.
         """
         self.abandon()
-        self.flows = {
-            tp: Flow(
+        self.processors = {
+            tp: PartitionProcessor(
                 tp,
                 pipeline,
                 held.partition,
-                held.settler,
+                held.checkpointer,
                 self._limits,
                 self._ties,
-                self.crew.wake,
+                self.task_pool.wake,
                 begin,
             )
             for tp, (pipeline, held, begin) in assigned.items()
         }
-        self.returning = {back: flow for flow in self.flows.values() for back in flow.backs.of}
+        self.returning = {
+            back: processor for processor in self.processors.values() for back in processor.backs.of
+        }
         self._next = {tp: begin for tp, (_, _, begin) in assigned.items()} | dict(back)
         for tp, (_, held, _) in assigned.items():
             if held.unreadable:
-                self.flows[tp].bar(held.unreadable)
+                self.processors[tp].bar(held.unreadable)
         self.heed()
 
     def heed(self) -> None:
         """Have each flow stand still or go on, with as many events in hand, as operators have `told` by now."""
-        self.crew.resize(self.told.widths.get(WORKER, self._concurrency))
-        for tp, flow in self.flows.items():
-            flow.widen(self.told.widths.get(tp.topic, self._limits.lanes))
-            flow.pause(self.pauses.why(tp.topic, tp.partition))
-            flow.state.troubles.note_held(self.told.holdups.times(tp.topic, tp.partition))
+        self.task_pool.resize(
+            self.control_state.concurrency_overrides.get(WORKER, self._concurrency)
+        )
+        for tp, processor in self.processors.items():
+            processor.widen(
+                self.control_state.concurrency_overrides.get(tp.topic, self._limits.lanes)
+            )
+            processor.pause(self.pauses.why(tp.topic, tp.partition))
+            processor.state.failure_state.note_held(
+                self.control_state.holdups.times(tp.topic, tp.partition)
+            )
 
     @property
-    def usual_lanes(self) -> int:
+    def default_concurrency(self) -> int:
         """How many events of one partition may be in hand at once, unless an operator says otherwise."""
         return self._limits.lanes
 
     def paused(self) -> set[TP]:
         """The partitions that need no fetch while they are paused, those through which records come back included."""
-        return {tp for of in (self.flows, self.returning) for tp, flow in of.items() if flow.paused}
+        return {
+            tp
+            for of in (self.processors, self.returning)
+            for tp, processor in of.items()
+            if processor.paused
+        }
 
-    def settled_offset(self, tp: TP) -> int | None:
+    def checkpointed_offset(self, tp: TP) -> int | None:
         """What may be committed of a partition. Raises KeyError when it is none of ours."""
-        flow = self.flows.get(tp)
+        processor = self.processors.get(tp)
         return (
-            flow.settled_offset
-            if flow is not None
+            processor.checkpointed_offset
+            if processor is not None
             else self.returning[tp].backs.of[tp].offsets.next_offset
         )
 
     @property
     def ours(self) -> list[TP]:
         """The partitions that flows read."""
-        return [*self.flows, *self.returning]
+        return [*self.processors, *self.returning]
 
-    def receive(self, tp: TP, packed: Packed) -> Flow | None:
+    def receive(self, tp: TP, packed: FetchedBatch) -> PartitionProcessor | None:
         """Give a fetch to its flow, None when nobody has the partition any more."""
         back = self.returning.get(tp)
-        flow = self.flows.get(tp) if back is None else back
-        if flow is None or flow.is_closing:
+        processor = self.processors.get(tp) if back is None else back
+        if processor is None or processor.is_closing:
             return None
         self.moved(tp, packed.first_offset)
         self._next[tp] = packed.next_offset
         if back is not None:
-            back.receive_back(tp, packed)
+            back.receive_redelivery(tp, packed)
             return back
-        if packed.first_offset < flow.position:
-            if flow.has_state:
+        if packed.first_offset < processor.position:
+            if processor.has_state:
                 raise ConfigError(
                     f"{tp.topic}-{tp.partition} goes on at offset {packed.first_offset}, but "
                     "was read up to "
-                    f"{flow.position}: the topic was made anew or lost records, and its state "
+                    f"{processor.position}: the topic was made anew or lost records, and its state "
                     "knows others; "
                     f"`faust -A app state replay --topic {tp.topic}` makes the state anew"
                 )
@@ -139,24 +152,24 @@ class Intake:
                 topic=tp.topic,
                 partition=tp.partition,
                 offset=packed.first_offset,
-                was_at=flow.position,
+                was_at=processor.position,
             )
-            flow.abandon()
-            flow = self.flows[tp] = flow.renewed(packed.first_offset)
-            self.returning |= dict.fromkeys(flow.backs.of, flow)
+            processor.abandon()
+            processor = self.processors[tp] = processor.renewed(packed.first_offset)
+            self.returning |= dict.fromkeys(processor.backs.of, processor)
             self.heed()
-        flow.receive(packed)
-        return flow
+        processor.receive(packed)
+        return processor
 
     def moved(self, tp: TP, position: int) -> None:
         """Note that reading goes on at *position*: behind what was expected when the log has lost records."""
-        before, flow = self._next.get(tp), self.flows.get(tp) or self.returning.get(tp)
-        if before is None or flow is None or position <= before:
+        before, processor = self._next.get(tp), self.processors.get(tp) or self.returning.get(tp)
+        if before is None or processor is None or position <= before:
             return
         self._next[tp] = position
-        if tp in self.flows:
-            flow.position = position
-        flow.pipeline.counts.gone += position - before
+        if tp in self.processors:
+            processor.position = position
+        processor.pipeline.counts.gone += position - before
         log.warning(
             gone(before, position), topic=tp.topic, partition=tp.partition, goes_on_at=position
         )
@@ -164,21 +177,27 @@ class Intake:
     def forget(self, tp: TP) -> None:
         """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""
         self._next.pop(tp, None)
-        if tp in self.flows:
-            self.flows[tp].forget()
+        if tp in self.processors:
+            self.processors[tp].forget()
         elif tp in self.returning:
             self.returning[tp].backs.of[tp].forget()
 
     def busy(self) -> set[TP]:
         """The partitions that need no further fetch now."""
-        busy = {tp for tp, flow in self.flows.items() if flow.is_busy}
-        return busy | {tp for tp, flow in self.returning.items() if flow.backs.of[tp].is_busy}
+        busy = {tp for tp, processor in self.processors.items() if processor.is_busy}
+        return busy | {
+            tp for tp, processor in self.returning.items() if processor.backs.of[tp].is_busy
+        }
 
     async def close(self, timeout_s: float) -> bool:
         """Take no more, and wait for the work in hand. False when it did not end in time."""
-        return all(await asyncio.gather(*(flow.close(timeout_s) for flow in self.flows.values())))
+        return all(
+            await asyncio.gather(
+                *(processor.close(timeout_s) for processor in self.processors.values())
+            )
+        )
 
     def abandon(self) -> None:
         """Take no more, wait for nothing, and write nothing more."""
-        for flow in self.flows.values():
-            flow.abandon()
+        for processor in self.processors.values():
+            processor.abandon()

@@ -10,14 +10,14 @@ import faust.tables
 from faust.tables.recovery import Recovery as FaustRecovery
 
 from famulus.runtime.topic_watch import Topics
-from famulus.state.manager import Holdings
+from famulus.state.manager import PartitionStateManager
 
 
 class Host(Protocol):
     """What recovery needs of our app beside Faust's own."""
 
     has_started: bool  # whether the first assignment is restored
-    holdings: Holdings
+    state_manager: PartitionStateManager
     topics_watched: Topics
 
     @property
@@ -59,13 +59,13 @@ class Recovery(FaustRecovery):
         try:
             assigned, standbys = app.consumer.assignment(), app.assignor.assigned_standbys()
             await self._host.topics_watched.fit(assigned)
-            if not await self._host.holdings.acquire(assigned, standbys, is_wanted):
+            if not await self._host.state_manager.acquire(assigned, standbys, is_wanted):
                 return False
         except Exception as error:  # Faust's own loop would log it and go on without the partitions
             await self._host.fail(error)
             return False
         # Also where there is nothing to seek, because others have all partitions.
-        app.consumer.renew_lease()
+        app.consumer.renew_session()
         self._host.has_started = True
         return True
 

@@ -29,7 +29,7 @@ from famulus.kafka.leader_epochs import UNKNOWN
 from famulus.kafka.record_batches import DAMAGED, TRIES, UnreadableBatchError, damage, unreadable
 from famulus.observability.logs import described
 from famulus.serialization.records import Headers
-from famulus.state.identity import Note, note_of
+from famulus.state.identity import CommitNote, note_of
 
 log = structlog.get_logger()
 QUIET_S = 0.2  # without a record: nothing flows any more
@@ -49,7 +49,7 @@ class FetchedRecord(NamedTuple):
     headers: Headers
 
 
-class Packed:
+class FetchedBatch:
     """One partition's fetch, its records still packed in batches: those of the log from *first_offset* on.
 
     *next_offset* is where to go on reading; the two are equal when there is nothing in it.
@@ -91,9 +91,9 @@ class Packed:
         """Whether somebody has to know of it."""
         return len(self) > 0 or self.fault is not None
 
-    def records(self, limit: int) -> "Chunks":
+    def records(self, limit: int) -> "RecordChunks":
         """The records of a subscription, *limit* at a time, see `Chunks`."""
-        return Chunks(self, limit)
+        return RecordChunks(self, limit)
 
     def consumer_records(self) -> list[Any]:
         """The records as aiokafka's own ConsumerRecord. Raises as `Chunks` does."""
@@ -137,14 +137,14 @@ class Packed:
         return batch.is_transactional and batch.producer_id in fetched._aborted_producers
 
 
-class Chunks:
+class RecordChunks:
     """The records of one fetch, so many at a time.
 
     Raises UnreadableError, again and again, when a batch is not what its checksum says, cannot be
     unpacked, or to more than it may. What stands before it comes first.
     """
 
-    def __init__(self, packed: Packed, limit: int) -> None:
+    def __init__(self, packed: FetchedBatch, limit: int) -> None:
         self._packed = packed
         self._topic, self._partition = packed.place
         self._unpacking = packed.unpacked()
@@ -203,12 +203,12 @@ class Damaged:
 _new = tuple.__new__  # half the time of the class's own, which is Python
 
 
-def _take(result: FetchResult, damaged: Damaged) -> Packed | None:
+def _take(result: FetchResult, damaged: Damaged) -> FetchedBatch | None:
     """What `FetchResult.getall` does without unpacking anything: the position moves behind the last whole batch."""
     del result.getall  # which holds it, too
     if not result.check_assignment(result._topic_partition) or not result.has_more():
         return None
-    packed = Packed(result._partition_records)
+    packed = FetchedBatch(result._partition_records)
     if packed.damage is not None and not len(packed) and not damaged.may_be_whole(packed.damage):
         packed.fault = fault_of(packed.damage)
     result._assignment.state_value(result._topic_partition).consumed_to(packed.next_offset)
@@ -221,7 +221,7 @@ async def take(
     partitions: Collection[TopicPartition],
     timeout_s: float,
     damaged: Damaged | None = None,
-) -> dict[TopicPartition, Packed]:
+) -> dict[TopicPartition, FetchedBatch]:
     """What has been fetched of *partitions*, waiting for it for *timeout_s* at most.
 
     A batch that came *damaged* is fetched again some times, then it is the fault of what is
@@ -233,7 +233,9 @@ async def take(
         for result in fetcher._records.values():
             if type(result) is FetchResult:
                 result.getall = lambda _max_records, result=result: _take(result, damaged)
-        taken: dict[TopicPartition, Packed] = await fetcher.fetched_records(partitions, timeout=0)
+        taken: dict[TopicPartition, FetchedBatch] = await fetcher.fetched_records(
+            partitions, timeout=0
+        )
         left_s = deadline - time.monotonic()
         if taken or left_s <= 0:
             return taken
@@ -246,7 +248,7 @@ async def take(
             return {}
 
 
-class Pace:
+class AdaptiveFetch:
     """How long the broker gathers records before it answers a fetch.
 
     While nothing comes, a fetch waits long and is answered by the first record. While records flow,
@@ -292,7 +294,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # What an assignment asks waits behind the first fetch.
         consumer._fetch_max_wait_ms = config.fetch_max_wait_ms
         self._damaged = Damaged()
-        self._pace = Pace(config.fetch_max_wait_ms, config.fetch_linger_ms)
+        self._pace = AdaptiveFetch(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
     # Faust's.
@@ -351,7 +353,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if at.offset >= 0
         }
 
-    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, Note]:
+    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, CommitNote]:
         """What stands beside the commits of *partitions*; those without a commit are left out."""
         return {tp: note_of(at.metadata) for tp, at in (await self._committed(partitions)).items()}
 
@@ -393,7 +395,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
         Faust's own crashes the worker.
         """
-        note = self.app.holdings.note  # type: ignore[attr-defined]
+        note = self.app.state_manager.note  # type: ignore[attr-defined]
         held = {
             TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in self.assignment()
         }

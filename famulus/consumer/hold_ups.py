@@ -22,14 +22,14 @@ import structlog
 from faust.types import TP
 
 from famulus.control.admin_topic import now_text
-from famulus.control.hold_ups import HoldUp, HoldUps, Name
+from famulus.control.hold_ups import HoldUp, HoldUpId, HoldUps
 from famulus.control.pauses import admin_topic
 from famulus.errors import OperatingError
 from famulus.processing.deferral import stage_of
-from famulus.processing.partition_processor import Flow
-from famulus.processing.pipeline import Work
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.pipeline import WorkItem
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
 # Of events in retry topics and redriven ones, whose place says nothing of how far the group is.
@@ -63,13 +63,15 @@ class HoldUpNotes:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGCONT, note)
 
-    def note(self, flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
+    def note(
+        self, processor: PartitionProcessor, work: WorkItem, seconds: float, *, is_sure: bool
+    ) -> None:
         """Note an event that has held the event loop for so long, if that cost the worker its place.
 
         Where it is not sure which one of some it was, the next owner of the partition looks more
         closely.
         """
-        tp, offset = flow.tp, work[1].offset
+        tp, offset = processor.tp, work[1].offset
         if self._has_place() or self._thawed_s > time.monotonic() - seconds:
             return
         log.error(
@@ -82,7 +84,7 @@ class HoldUpNotes:
             held_s=round(seconds, 1),
             is_sure=is_sure,
         )
-        name = Name(tp.topic, tp.partition, offset, uuid4().hex[:12])
+        name = HoldUpId(tp.topic, tp.partition, offset, uuid4().hex[:12])
         holdup = HoldUp(
             round(seconds, 1), socket.gethostname(), now_text(), stage_of(work[2]), is_sure
         )
@@ -99,9 +101,9 @@ class HoldUpNotes:
         if names:
             self._tell(dict.fromkeys(names))
 
-    def _tell(self, what: Mapping[Name, HoldUp | None]) -> None:
+    def _tell(self, what: Mapping[HoldUpId, HoldUp | None]) -> None:
         records = [
-            Outgoing(
+            ProducerRecord(
                 self._topic,
                 str(name).encode(),
                 None if of is None else msgspec.json.encode(of),
@@ -115,7 +117,7 @@ class HoldUpNotes:
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
 
-    async def _send(self, records: Iterable[Outgoing]) -> None:
+    async def _send(self, records: Iterable[ProducerRecord]) -> None:
         try:
             await self._sender.send_together(list(records))
         except OperatingError as error:

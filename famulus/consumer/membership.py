@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from famulus.config import KafkaConfig
-from famulus.consumer.session import Lease
+from famulus.consumer.session import GroupSession
 from famulus.errors import InvariantError, OperatingError, UnavailableError
 from famulus.kafka.group_members import members_of
 from famulus.kafka.group_refusal import why_refused
@@ -32,7 +32,7 @@ ASK_S = 10.0  # to learn more of a refusal, or whether the brokers answer
 class Client(Protocol):
     """What speaks with the group."""
 
-    lease: Lease
+    group_session: GroupSession
 
     @property
     def coordinator(self) -> Any:  # Any: aiokafka is untyped
@@ -100,7 +100,7 @@ class Membership:
     def _look_at(self, client: Client, passed_s: float) -> None:
         coordinator = client.coordinator
         coordinator._subscription._last_fetch_ended = time.monotonic()
-        client.lease.watch(coordinator)
+        client.group_session.watch(coordinator)
         if self._is_stopping():
             return
         if coordinator._coordination_task.done():
@@ -119,7 +119,7 @@ class Membership:
             client.join_again()
         elif coordinator.generation > 0:
             self._error, self._refusal, self._refused_s = None, None, 0.0
-        self._listen(coordinator, client.lease, passed_s)
+        self._listen(coordinator, client.group_session, passed_s)
 
     def _refuse(self, error: Exception, passed_s: float) -> None:
         """Note that the group has refused us, and end the worker when it did so for too long."""
@@ -136,9 +136,9 @@ class Membership:
             self._refusal = refusal
             log.warning(self.refused, tries_again_for_s=self._patience_s)
 
-    def _listen(self, coordinator: Any, lease: Lease, passed_s: float) -> None:
+    def _listen(self, coordinator: Any, group_session: GroupSession, passed_s: float) -> None:
         """End the worker when the group has not been heard of for too long although the brokers answer."""
-        signs = coordinator.generation, lease.answered_at
+        signs = coordinator.generation, group_session.answered_at
         self._silent_s = self._silent_s + passed_s if signs == self._signs else 0.0
         self._signs = signs
         rebalance_s = self._rebalance_s if coordinator._performed_join_prepare else 0.0

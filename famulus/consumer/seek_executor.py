@@ -16,12 +16,12 @@ from faust.types import TP
 
 from famulus.control.admin_topic import AdminLog
 from famulus.control.seek_planner import done
-from famulus.control.seeks import Name, Seeks
+from famulus.control.seeks import SeekId, Seeks
 from famulus.producer.producer import Producer
-from famulus.state.changelog import Processed
+from famulus.state.changelog import SourcePosition
 from famulus.state.failure_state import attempts_row
-from famulus.state.manager import Held
-from famulus.state.partition_state import Group
+from famulus.state.manager import OwnedPartition
+from famulus.state.partition_state import Checkpoint
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
@@ -29,15 +29,15 @@ COMMIT_TRIES, COMMIT_AGAIN_S = 20, 0.25
 Commit = Callable[[Mapping[TP, int]], Awaitable[bool]]
 
 
-class Due(NamedTuple):
+class PendingSeek(NamedTuple):
     """An order for a partition, and the *names* of those that are done with it: its own and those of older ones."""
 
     id: str
     offset: int
-    names: list[Name]
+    names: list[SeekId]
 
 
-class Seeking:
+class SeekExecutor:
     """Carries out the orders of *seeks*, which *admin_log* keeps; *sender* tells *group* what is done."""
 
     def __init__(self, seeks: Seeks, admin_log: AdminLog, sender: Producer, group: str) -> None:
@@ -50,22 +50,22 @@ class Seeking:
         """Whether there is an order for a partition."""
         return self._seeks.newest(tp.topic, tp.partition) is not None
 
-    async def due(self, held: Mapping[TP, Held]) -> dict[TP, Due]:
+    async def due(self, held: Mapping[TP, OwnedPartition]) -> dict[TP, PendingSeek]:
         """The orders for partitions that this worker has. Raises UnavailableError."""
         if not any(map(self.is_due, held)):
             return {}
         await self._admin_log.catch_up()  # the last owner may have carried it out a moment ago
         found = {tp: self._seeks.newest(tp.topic, tp.partition) for tp in held}
         return {
-            tp: Due(order[0].id, order[1].offset, self._seeks.names(tp.topic, tp.partition))
+            tp: PendingSeek(order[0].id, order[1].offset, self._seeks.names(tp.topic, tp.partition))
             for tp, order in found.items()
             if order is not None
         }
 
     async def carry_out(
         self,
-        orders: Mapping[TP, Due],
-        held: Mapping[TP, Held],
+        orders: Mapping[TP, PendingSeek],
+        held: Mapping[TP, OwnedPartition],
         spans: Mapping[TP, tuple[int, int]],
         commit: Commit,
     ) -> None:
@@ -104,19 +104,19 @@ class Seeking:
         self._seeks.forget(names)
 
     @staticmethod
-    async def _moved(tp: TP, held: Held, identity: str, to: int) -> int | None:
+    async def _moved(tp: TP, held: OwnedPartition, identity: str, to: int) -> int | None:
         """Where the partition goes on: there, or further where that was carried out before.
 
         None: it is not ours.
         """
-        partition, settler = held.partition, held.settler
+        partition, checkpointer = held.partition, held.checkpointer
         if partition.is_abandoned:
             return None
-        if settler is None:
+        if checkpointer is None:
             return to
-        before = partition.processed or Processed(0)
+        before = partition.processed or SourcePosition(0)
         if before.seek != identity:
-            after = Processed(
+            after = SourcePosition(
                 to,
                 (),
                 before.stream_ms,
@@ -126,11 +126,11 @@ class Seeking:
                 partition.home,
                 partition.source_id,
             )
-            group = Group()
-            for offset in [offset for offset in partition.troubles.attempts if offset < to]:
-                partition.troubles.tried(offset)  # nobody will try it again
+            group = Checkpoint()
+            for offset in [offset for offset in partition.failure_state.attempts if offset < to]:
+                partition.failure_state.tried(offset)  # nobody will try it again
                 group.rows.update([attempts_row(offset, None)])
-            if not await settler.settle(group, after, lambda: not partition.is_abandoned):
+            if not await checkpointer.settle(group, after, lambda: not partition.is_abandoned):
                 return None
             partition.processed = after
             log.warning(

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 
-class Lease:
+class GroupSession:
     """The worker's place in its group, kept by the heartbeats of aiokafka's coordinator."""
 
     def __init__(self) -> None:

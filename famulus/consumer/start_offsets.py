@@ -9,9 +9,9 @@ import structlog
 from faust.types import TP
 
 from famulus.errors import ConfigError
-from famulus.processing.offset_tracker import OnCommitAhead, StartError, gone, start_position
-from famulus.state.changelog import Processed
-from famulus.state.identity import Note, check_leader_epoch, is_other, made_anew, replay
+from famulus.processing.offset_tracker import OnCommitAhead, StartError, gone, start_offset
+from famulus.state.changelog import SourcePosition
+from famulus.state.identity import CommitNote, check_leader_epoch, is_other, made_anew, replay
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class Cluster(Protocol):
         """What the group has committed of *partitions*; nothing is left out."""
 
 
-class Known(NamedTuple):
+class KnownPositions(NamedTuple):
     """What is known of a partition: how far its state is, what the group has committed, where Faust would read on.
 
     *source_id* is the topic's, *note* what stands beside the commit. *is_anew*: the topic is not
@@ -40,11 +40,11 @@ class Known(NamedTuple):
     epoch that the state knows, if that is known.
     """
 
-    processed: Processed | None
+    processed: SourcePosition | None
     committed: int | None
     read: int | None
     source_id: str = ""
-    note: Note = Note()
+    note: CommitNote = CommitNote()
     has_state: bool = True
     is_anew: bool = False
     epoch_end: int | None = None
@@ -61,7 +61,7 @@ class Known(NamedTuple):
 
 
 @dataclass
-class Found:
+class StartOffsets:
     """Where reading *begins*, where that is not the committed offset, and how many records were *gone* before.
 
     *fresh* are the ends of all partitions of topics that begin there with `latest`: they are to be
@@ -73,13 +73,13 @@ class Found:
     fresh: dict[TP, int] = field(default_factory=dict)
 
 
-async def starts(
-    known: Mapping[TP, Known],
+async def find_start_offsets(
+    known: Mapping[TP, KnownPositions],
     cluster: Cluster,
     on_commit_ahead: OnCommitAhead,
     *,
     is_earliest: bool,
-) -> Found:
+) -> StartOffsets:
     """Find where reading begins: the state is the truth.
 
     A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end;
@@ -92,7 +92,7 @@ async def starts(
     anew = {tp for tp, of in known.items() if of.begins_anew}
     states = {tp: of.processed for tp, of in known.items() if of.processed is not None}
     unknown = {tp for tp, of in known.items() if of.read is None} - states.keys() - anew
-    found = Found()
+    found = StartOffsets()
     if unknown and not is_earliest:
         await _begin_at_end(unknown, {tp.topic for tp in known.keys() - unknown}, cluster, found)
     begins = await cluster.earliest_offsets(*known.keys() - found.begins.keys())
@@ -101,7 +101,7 @@ async def starts(
         _begin(tp, known[tp], begins[tp], found)
     for tp, processed in states.items():
         try:
-            start = start_position(
+            start = start_offset(
                 processed.next_offset, known[tp].committed, begins[tp], ends[tp], on_commit_ahead
             )
         except StartError as error:
@@ -119,7 +119,7 @@ async def starts(
     return found
 
 
-def _begin(tp: TP, of: Known, begin: int, found: Found) -> None:
+def _begin(tp: TP, of: KnownPositions, begin: int, found: StartOffsets) -> None:
     """Have a partition without state begin with its log, if it does not go on where the group has committed."""
     if of.begins_anew:
         log.warning(
@@ -139,7 +139,7 @@ def _begin(tp: TP, of: Known, begin: int, found: Found) -> None:
 
 
 async def _begin_at_end(
-    unknown: AbstractSet[TP], topics_known: AbstractSet[str], cluster: Cluster, found: Found
+    unknown: AbstractSet[TP], topics_known: AbstractSet[str], cluster: Cluster, found: StartOffsets
 ) -> None:
     """Have those of *unknown* begin at the end of their log whose topics the group knows nothing of.
 
@@ -164,7 +164,7 @@ async def _begin_at_end(
         )
 
 
-def _check(known: Mapping[TP, Known]) -> None:
+def _check(known: Mapping[TP, KnownPositions]) -> None:
     """Raise ConfigError when the state of a partition is another topic's, or is lost."""
     for tp, of in known.items():
         processed = of.processed

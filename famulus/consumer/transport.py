@@ -16,18 +16,18 @@ from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from famulus.consumer.assignment import Intake
-from famulus.consumer.fetcher import POLL_S, ConsumerThread, Packed
+from famulus.consumer.assignment import AssignedPartitions
+from famulus.consumer.fetcher import POLL_S, ConsumerThread, FetchedBatch
 from famulus.consumer.hold_ups import HoldUpNotes
-from famulus.consumer.seek_executor import COMMIT_AGAIN_S, COMMIT_TRIES, Seeking
-from famulus.consumer.session import Lease
-from famulus.consumer.start_offsets import Known, starts
+from famulus.consumer.seek_executor import COMMIT_AGAIN_S, COMMIT_TRIES, SeekExecutor
+from famulus.consumer.session import GroupSession
+from famulus.consumer.start_offsets import KnownPositions, find_start_offsets
 from famulus.errors import OperatingError
 from famulus.processing.offset_tracker import OnCommitAhead
-from famulus.processing.partition_processor import Flow
+from famulus.processing.partition_processor import PartitionProcessor
 from famulus.processing.pipeline import Pipeline
-from famulus.state.identity import Note
-from famulus.state.manager import Held, Holdings
+from famulus.state.identity import CommitNote
+from famulus.state.manager import OwnedPartition, PartitionStateManager
 
 log = structlog.get_logger()
 # A poll without data while a partition has enough to do, which may want more any moment.
@@ -38,9 +38,9 @@ class Host(Protocol):
     """What the transport needs of our app beside Faust's own."""
 
     pipelines: Mapping[str, Pipeline]  # by source topic
-    intake: Intake
-    holdings: Holdings
-    seeking: Seeking
+    assigned: AssignedPartitions
+    state_manager: PartitionStateManager
+    seek_executor: SeekExecutor
     holdups: HoldUpNotes
     on_commit_ahead: OnCommitAhead
     drain_timeout_s: float
@@ -51,7 +51,7 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.lease = Lease()
+        self.group_session = GroupSession()
 
     @property
     def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
@@ -84,9 +84,9 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # waits on any event
             return
-        intake: Intake = self._host.intake
-        paused = intake.paused()
-        busy = intake.busy() - paused
+        assigned: AssignedPartitions = self._host.assigned
+        paused = assigned.paused()
+        busy = assigned.busy() - paused
         free = self._get_active_partitions() - busy - paused
         if free:
             await self._poll(free, BUSY_POLL_S if busy else POLL_S)
@@ -106,39 +106,39 @@ class Consumer(driver.Consumer):
             return
         if not fetched:
             self._note_moved(partitions)
-        taken: dict[TP, Packed] = {
+        taken: dict[TP, FetchedBatch] = {
             TP(partition.topic, partition.partition): packed
             for partition, packed in fetched.items()
         }
-        ours = {tp for tp in taken if self._host.is_carried(tp.topic)}
+        ours = {tp for tp in taken if self._host.is_managed(tp.topic)}
         # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received
         # after it outdated.
-        flows = {tp: self._receive(tp, taken[tp]) for tp in ours}
+        processors = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
             if tp not in self.assignment():  # revoked while something was delivered
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if tp not in ours:
                 await self._deliver_singly(tp, packed.consumer_records())
-            elif (flow := flows[tp]) is not None:
+            elif (processor := processors[tp]) is not None:
                 for channel in cast(Any, self.app.topics)._tp_index.get(tp, ()):
-                    await channel.queue.put(flow)
+                    await channel.queue.put(processor)
 
     def _note_moved(self, partitions: set[TP]) -> None:
         """Tell the intake where reading goes on: a log that is empty now brings no fetch that would tell it."""
         for tp in partitions:
             if (state := self._state_of(tp)) is not None and state.has_valid_position:
-                self._host.intake.moved(tp, state.position)
+                self._host.assigned.moved(tp, state.position)
 
-    def _receive(self, tp: TP, packed: Packed) -> Flow | None:
-        flow: Flow | None = self._host.intake.receive(tp, packed)
-        if flow is not None:
+    def _receive(self, tp: TP, packed: FetchedBatch) -> PartitionProcessor | None:
+        processor: PartitionProcessor | None = self._host.assigned.receive(tp, packed)
+        if processor is not None:
             self._read_offset[tp] = packed.next_offset - 1
-        return flow
+        return processor
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Read on from *offset*: what was fetched before and not unpacked is of no use."""
-        self._host.intake.forget(partition)
+        self._host.assigned.forget(partition)
         await super().seek(partition, offset)
 
     async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
@@ -177,7 +177,7 @@ class Consumer(driver.Consumer):
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         ours = (
             tp
-            for tp in self._host.intake.ours
+            for tp in self._host.assigned.ours
             if topics is None or tp in topics or tp.topic in topics
         )
         yield from ours
@@ -186,7 +186,7 @@ class Consumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         try:
             # The host is Any.
-            return self._host.intake.settled_offset(tp)  # type: ignore[no-any-return]
+            return self._host.assigned.checkpointed_offset(tp)  # type: ignore[no-any-return]
         except KeyError:
             return super()._new_offset(tp)
 
@@ -202,18 +202,18 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()
         await self._carry_out_seeks()
         await super().perform_seek()
-        self.renew_lease()
+        self.renew_session()
         held = self._held()
         begins = await self._starts(held)
         back = {tp: begins.get(tp, self._read_offset[tp] or 0) for tp in self._back()}
-        self._host.holdings.anew.clear()
-        await self._host.holdings.adopt()
+        self._host.state_manager.anew.clear()
+        await self._host.state_manager.adopt()
         for tp, offset in begins.items():
             await self.seek(tp, offset)
         self._host.holdups.tidy(
             {tp: begins.get(tp, self._committed_offset[tp]) or 0 for tp in held}
         )
-        self._host.intake.open(
+        self._host.assigned.open(
             {
                 tp: (
                     self._host.pipelines[tp.topic],
@@ -227,17 +227,19 @@ class Consumer(driver.Consumer):
         )
         self.heed_seeks()
 
-    def _held(self) -> dict[TP, Held]:
-        return {tp: of for tp, of in self._host.holdings.held.items() if tp in self.assignment()}
+    def _held(self) -> dict[TP, OwnedPartition]:
+        return {
+            tp: of for tp, of in self._host.state_manager.held.items() if tp in self.assignment()
+        }
 
     async def _carry_out_seeks(self) -> None:
         """Move what an operator wants moved, before anybody asks where reading begins."""
-        seeking: Seeking = self._host.seeking
+        seek_executor: SeekExecutor = self._host.seek_executor
         held = self._held()
-        if orders := await seeking.due(held):
+        if orders := await seek_executor.due(held):
             begins, ends = await self.earliest_offsets(*orders), await self.highwaters(*orders)
             spans = {tp: (begins[tp], ends[tp]) for tp in orders}
-            await seeking.carry_out(orders, held, spans, cast(Any, self._thread).commit)
+            await seek_executor.carry_out(orders, held, spans, cast(Any, self._thread).commit)
 
     async def look_at_topics(self) -> None:
         """Look whether our topics are still the same.
@@ -246,21 +248,21 @@ class Consumer(driver.Consumer):
 
         Raises as `Holdings.look` does.
         """
-        if anew := await self._host.holdings.look():
+        if anew := await self._host.state_manager.look():
             log.warning("topics were deleted and made anew", topics=sorted(anew))
             cast(Any, self._thread).rejoin()
 
     def heed_seeks(self) -> None:
         """Where a partition of ours is to go on elsewhere, join the group anew: that is when it does."""
-        if any(self._host.seeking.is_due(tp) for tp in self._host.intake.flows):
+        if any(self._host.seek_executor.is_due(tp) for tp in self._host.assigned.processors):
             cast(Any, self._thread).rejoin()
 
     def _back(self) -> list[TP]:
         """Those of our partitions through which records come back."""
         back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
-        return [tp for tp in back if self._host.is_carried(tp.topic)]
+        return [tp for tp in back if self._host.is_managed(tp.topic)]
 
-    async def _starts(self, held: Mapping[TP, Held]) -> dict[TP, int]:
+    async def _starts(self, held: Mapping[TP, OwnedPartition]) -> dict[TP, int]:
         """Where reading begins, where that is not the committed offset, see `worker.starts`.
 
         Raises as that does.
@@ -268,30 +270,34 @@ class Consumer(driver.Consumer):
         plain = (
             tp
             for tp in self.assignment()
-            if not (self._host.is_carried(tp.topic) or self._is_changelog_tp(tp))
+            if not (self._host.is_managed(tp.topic) or self._is_changelog_tp(tp))
         )
         known = {
-            tp: Known(None, self._committed_offset[tp], self._read_offset[tp], has_state=False)
+            tp: KnownPositions(
+                None, self._committed_offset[tp], self._read_offset[tp], has_state=False
+            )
             for tp in plain
         }
-        holdings: Holdings = self._host.holdings
+        state_manager: PartitionStateManager = self._host.state_manager
         notes = await cast(Any, self._thread).commit_notes(held)
-        ends = await holdings.epoch_ends()
+        ends = await state_manager.epoch_ends()
         known |= {
-            tp: Known(
+            tp: KnownPositions(
                 of.partition.processed,
                 self._committed_offset[tp],
                 self._read_offset[tp],
                 of.partition.source_id,
-                notes.get(tp, Note()),
-                of.settler is not None,
-                tp.topic in holdings.anew,
+                notes.get(tp, CommitNote()),
+                of.checkpointer is not None,
+                tp.topic in state_manager.anew,
                 ends.get(tp),
             )
             for tp, of in held.items()
         }
         is_earliest = self.app.conf.consumer_auto_offset_reset == "earliest"
-        found = await starts(known, self, self._host.on_commit_ahead, is_earliest=is_earliest)
+        found = await find_start_offsets(
+            known, self, self._host.on_commit_ahead, is_earliest=is_earliest
+        )
         if found.fresh:
             await self._commit_first(found.fresh)
         for tp, count in found.gone.items():
@@ -324,22 +330,22 @@ class Consumer(driver.Consumer):
         await self.wait_for_stopped_flow()
         await self.drain()
         await super().on_partitions_revoked(revoked)
-        self._host.intake.open({})
-        await self._host.holdings.release()
+        self._host.assigned.open({})
+        await self._host.state_manager.release()
 
     async def drain(self) -> bool:
         """Let the work in hand end and commit it.
 
         False when it did not end within the drain timeout.
         """
-        intake: Intake = self._host.intake
-        if not intake.flows:
+        assigned: AssignedPartitions = self._host.assigned
+        if not assigned.processors:
             return True
         if not self.is_member():
             log.warning("the group gave our partitions to others; what is in hand is left to them")
-            intake.abandon()
+            assigned.abandon()
             return False
-        drained = await intake.close(self._host.drain_timeout_s)
+        drained = await assigned.close(self._host.drain_timeout_s)
         if not drained:
             log.warning(
                 "work in hand did not end in time; it will be read again",
@@ -389,9 +395,9 @@ class Consumer(driver.Consumer):
         """Have the coordinator go on behind an error of the group that it keeps until somebody asks."""
         cast(Any, self._thread).join_again()
 
-    def renew_lease(self) -> None:
+    def renew_session(self) -> None:
         """Count joining the group as a heartbeat."""
-        self.lease.renew(cast(Any, self._thread)._consumer._coordinator)
+        self.group_session.renew(cast(Any, self._thread)._consumer._coordinator)
 
     def has_place(self) -> bool:
         """Whether the group counts on us now: a heartbeat was answered in time, and we have not left."""
@@ -399,7 +405,7 @@ class Consumer(driver.Consumer):
 
     def is_member(self) -> bool:
         """Whether the group still counts on us, see `worker.lease`."""
-        return self.lease.is_held(self.app.conf.broker_session_timeout)
+        return self.group_session.is_held(self.app.conf.broker_session_timeout)
 
 
 class Transport(driver.Transport):

@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 from faust.types import TP
 
-from famulus.consumer.assignment import Intake
+from famulus.consumer.assignment import AssignedPartitions
 from famulus.errors import InvariantError
 from famulus.formatting import number
-from famulus.processing.partition_processor import Flow
-from famulus.processing.task_pool import Crew
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.task_pool import TaskPool
 from famulus.runtime.periodic import Beat
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class Watchdog:
 
     def __init__(  # noqa: PLR0917  # all that it is tied to
         self,
-        intake: Intake,
+        assigned: AssignedPartitions,
         unfetched: Callable[[TP], int],
         is_at_work: Callable[[], bool],
         on_fault: Callable[[Exception], Awaitable[Any]],
@@ -95,8 +95,8 @@ class Watchdog:
         ends_s: float,
         send_s: float,
     ) -> None:
-        self._intake, self._unfetched, self._is_at_work, self._on_fault = (
-            intake,
+        self._assigned, self._unfetched, self._is_at_work, self._on_fault = (
+            assigned,
             unfetched,
             is_at_work,
             on_fault,
@@ -131,40 +131,46 @@ class Watchdog:
             self._ending = asyncio.ensure_future(self._on_fault(InvariantError("; ".join(stalled))))
 
     def _waiting(self) -> Iterator[tuple[TP, Waiting]]:
-        for tp, flow in self._intake.flows.items():
-            if not (flow.is_closing or flow.halted or flow.paused or flow.blocked):
-                waiting = waiting_of(flow, self._intake.crew, self._unfetched(tp), self._send_s)
+        for tp, processor in self._assigned.processors.items():
+            if not (
+                processor.is_closing or processor.halted or processor.paused or processor.blocked
+            ):
+                waiting = waiting_of(
+                    processor, self._assigned.task_pool, self._unfetched(tp), self._send_s
+                )
                 if waiting is not None:
                     yield tp, waiting
 
 
-def waiting_of(flow: Flow, crew: Crew, unfetched: int, send_s: float) -> Waiting | None:
+def waiting_of(
+    processor: PartitionProcessor, task_pool: TaskPool, unfetched: int, send_s: float
+) -> Waiting | None:
     """Say what of *flow* waits although nothing speaks against its going on now.
 
     None when nothing does.
     """
-    lanes, settling = flow.lanes, flow.settling
-    if settling.group_mark is not None:
+    lanes, checkpoint_loop = processor.lanes, processor.checkpoint_loop
+    if checkpoint_loop.group_mark is not None:
         why = "Kafka or the disk has not taken what its events did"
-        return Waiting(why, (settling.group_mark, flow.settled_offset), send_s)
+        return Waiting(why, (checkpoint_loop.group_mark, processor.checkpointed_offset), send_s)
     why = ""
-    if crew.holds(flow):
+    if task_pool.holds(processor):
         pass  # a handler is at it, which has a time limit of its own
     elif lanes.held:
         why = f"{number(lanes.held, 'event')} began, and no task carries them"
-    elif flow.has_more and (flow.is_listed or not lanes.resting):
+    elif processor.has_more and (processor.is_listed or not lanes.resting):
         what = number(lanes.waiting, "event") if lanes.waiting else "what was fetched"
-        why = "" if crew.is_full else f"{what} and all behind it wait to be handled"
+        why = "" if task_pool.is_full else f"{what} and all behind it wait to be handled"
     elif lanes.resting:
         pass  # until another attempt, or until what a handler needs is there again
-    elif flow.offsets.in_flight:
-        why = f"{number(flow.offsets.in_flight, 'event')} ended, and nothing settles them"
+    elif processor.offsets.in_flight:
+        why = f"{number(processor.offsets.in_flight, 'event')} ended, and nothing settles them"
     elif unfetched:
         why = f"{number(unfetched, 'record')} stand in the log, and none is fetched"
     mark = (
-        flow.settled_offset,
-        flow.position,
-        flow.offsets.next_offset,
+        processor.checkpointed_offset,
+        processor.position,
+        processor.offsets.next_offset,
         lanes.waiting,
         lanes.held,
         lanes.resting,

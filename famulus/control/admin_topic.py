@@ -19,16 +19,16 @@ from aiokafka.structs import ConsumerRecord
 
 from famulus.config import KafkaConfig
 from famulus.control.concurrency import PREFIX as WIDTH_PREFIX
-from famulus.control.concurrency import Width
-from famulus.control.control_state import Told
+from famulus.control.concurrency import ConcurrencyOverride
+from famulus.control.control_state import ControlState
 from famulus.control.pauses import (
     EVERYTHING,
     NOTE_MAX,
     Action,
-    Change,
+    AuditInfo,
+    PauseChange,
     Pauses,
-    Target,
-    Why,
+    PauseScope,
     admin_audit_topic,
     admin_topic,
     audit_record,
@@ -41,7 +41,7 @@ from famulus.kafka.record_batches import UnreadableBatchError
 from famulus.kafka.stray_counts import strays
 from famulus.observability.logs import described
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
 POLL_MS = 500
@@ -58,13 +58,13 @@ class AdminLog:
     def __init__(
         self,
         settings: KafkaConfig,
-        told: Told,
+        control_state: ControlState,
         on_change: Callable[[], None],
         on_fault: Callable[[Exception], Awaitable[Any]],
     ) -> None:
         self._settings = settings
         self._on_fault = on_fault
-        self._told = told
+        self._control_state = control_state
         self._on_change = on_change
         self._at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
         self._next_offset = 0
@@ -145,18 +145,21 @@ class AdminLog:
         polled = await poll(consumer, self._at, timeout_ms=POLL_MS, skipped=strays.skipped("admin"))
         for records in polled.values():
             for record in records:
-                if says := note(self._told, record):
+                if says := note(self._control_state, record):
                     log.warning(says, topic=self._at.topic)
                 self._next_offset = record.offset + 1
             self._on_change()
 
 
-def note(told: Told, record: ConsumerRecord) -> str:
+def note(control_state: ControlState, record: ConsumerRecord) -> str:
     """Have *told* take *record*: what that says.
 
     Empty when it is none of ours, which is counted and left alone.
     """
-    return strays.read("admin", record, lambda record: told.take(record.key, record.value)) or ""
+    return (
+        strays.read("admin", record, lambda record: control_state.take(record.key, record.value))
+        or ""
+    )
 
 
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
@@ -174,15 +177,15 @@ async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     )
 
 
-async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
+async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> ControlState:
     """What the group is told by now; nothing while there is no such topic.
 
     Raises UnavailableError without a broker.
     """
-    told = Told()
+    control_state = ControlState()
     at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
     if not await partitions_of(settings, [at.topic], timeout_s):
-        return told
+        return control_state
     try:
         consumer = await opened(settings, at)
         try:
@@ -190,14 +193,14 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> Told:
             while await consumer.position(at) < end:
                 polled = await poll(consumer, at, timeout_ms=200, skipped=strays.skipped("admin"))
                 for record in polled.get(at, ()):
-                    note(told, record)
+                    note(control_state, record)
         finally:
             await consumer.stop()
     except UnreadableBatchError as error:
         raise unreadable_admin_topic(error) from None
     except (KafkaError, OSError) as error:
         raise UnavailableError(f"topic {at.topic} cannot be read: {described(error)}") from error
-    return told
+    return control_state
 
 
 def unreadable_admin_topic(error: UnreadableBatchError) -> ConfigError:
@@ -215,7 +218,7 @@ async def target_of(
     topic: str,
     partition: int | None,
     timeout_s: float,
-) -> Target:
+) -> PauseScope:
     """What somebody means, who knows *topics* (a subscription's name -> as on the cluster) by either name.
 
     Raises ConfigError when there is no such topic or partition, UnavailableError when no broker
@@ -224,7 +227,7 @@ async def target_of(
     if topic == EVERYTHING:
         if partition is not None:
             raise ConfigError("a partition is one of a topic: name the topic")
-        return Target()
+        return PauseScope()
     name = topics.get(topic, topic)
     if name not in topics.values():
         raise ConfigError(
@@ -234,7 +237,7 @@ async def target_of(
         count = (await partitions_of(settings, [name], timeout_s)).get(name, 0)
         if not 0 <= partition < count:
             raise ConfigError(f"topic {name} has {count} partitions, the first is 0")
-    return Target(name, partition)
+    return PauseScope(name, partition)
 
 
 async def change(  # noqa: PLR0917  # who does what
@@ -242,17 +245,17 @@ async def change(  # noqa: PLR0917  # who does what
     group: str,
     pauses: Pauses,
     action: Action,
-    target: Target,
+    target: PauseScope,
     by: str,
     why: str,
-) -> tuple[Sequence[Target], int]:
+) -> tuple[Sequence[PauseScope], int]:
     """Pause or resume *target*: what was changed, and the offset of the admin topic up to which to read to know it.
 
     Nothing is changed when nothing of it was paused. Raises OperatingError when it would stay
     paused, and as the producer does.
     """
     targets = [target] if action == "pause" else pauses.lifted(target)
-    records = change_records(group, action, targets, Why(by, now_text(), why[:NOTE_MAX]))
+    records = change_records(group, action, targets, AuditInfo(by, now_text(), why[:NOTE_MAX]))
     # One after the other: nothing is done before it is written down who does it.
     places = [await producer.send(record) for record in records]
     return targets, places[-1].offset + 1 if places else 0
@@ -264,7 +267,7 @@ async def note_drain(producer: Producer, group: str, worker: str, by: str, why: 
     Raises as the producer does.
     """
     await producer.send(
-        audit_record(group, Change("drain", worker, by, now_text(), why[:NOTE_MAX]))
+        audit_record(group, PauseChange("drain", worker, by, now_text(), why[:NOTE_MAX]))
     )
 
 
@@ -277,11 +280,15 @@ async def set_width(  # noqa: PLR0917  # who does what
     """
     at, note = now_text(), why[:NOTE_MAX]
     await producer.send(
-        audit_record(group, Change("concurrency", topic, by, at, note, concurrency))
+        audit_record(group, PauseChange("concurrency", topic, by, at, note, concurrency))
     )
-    value = None if concurrency is None else msgspec.json.encode(Width(concurrency, by, at, note))
+    value = (
+        None
+        if concurrency is None
+        else msgspec.json.encode(ConcurrencyOverride(concurrency, by, at, note))
+    )
     sent = await producer.send(
-        Outgoing(admin_topic(group), f"{WIDTH_PREFIX}{topic}".encode(), value, partition=0)
+        ProducerRecord(admin_topic(group), f"{WIDTH_PREFIX}{topic}".encode(), value, partition=0)
     )
     return sent.offset + 1
 

@@ -12,7 +12,7 @@ WORKER = "*"
 WIDTH_MAX = 10_000
 
 
-class Width(msgspec.Struct, frozen=True):
+class ConcurrencyOverride(msgspec.Struct, frozen=True):
     """How many, who set it, when (ISO 8601, UTC), and why."""
 
     concurrency: int
@@ -21,11 +21,11 @@ class Width(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Widths:
+class ConcurrencyOverrides:
     """What is set at run time, after every record of the admin topic that was taken."""
 
     def __init__(self) -> None:
-        self.of: dict[str, Width] = {}  # by topic, as named on the cluster
+        self.of: dict[str, ConcurrencyOverride] = {}  # by topic, as named on the cluster
 
     def take(self, key: str, value: bytes | None) -> str:
         """Note a record of the admin topic; what it says, in words.
@@ -38,7 +38,7 @@ class Widths:
         if value is None:
             self.of.pop(topic, None)
             return f"the concurrency of {name_of(topic)} is that of the settings"
-        width = msgspec.json.decode(value, type=Width)
+        width = msgspec.json.decode(value, type=ConcurrencyOverride)
         if not 1 <= width.concurrency <= WIDTH_MAX:
             raise ValueError(f"a concurrency of {width.concurrency}: it is from 1 to {WIDTH_MAX}")
         self.of[topic] = width
@@ -62,7 +62,7 @@ def name_of(topic: str) -> str:
     return "each worker" if topic == WORKER else f"each partition of {topic}"
 
 
-def said(topic: str, width: Width) -> str:
+def said(topic: str, width: ConcurrencyOverride) -> str:
     """A concurrency in words."""
     why = f": {width.note}" if width.note else ""
     return (

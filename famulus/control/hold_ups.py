@@ -29,7 +29,7 @@ class HoldUp(msgspec.Struct, frozen=True):
     is_sure: bool = True
 
 
-class Name(NamedTuple):
+class HoldUpId(NamedTuple):
     """Which time: where the event's record lies, the topic as named on the cluster, and what tells it from others."""
 
     topic: str
@@ -42,7 +42,7 @@ class Name(NamedTuple):
         return f"{PREFIX}{self.topic}/{self.partition}/{self.offset}/{self.id}"
 
 
-def name_of(key: str) -> Name:
+def hold_up_id(key: str) -> HoldUpId:
     """The time that a record's *key* names. Raises ValueError when it names none."""
     parts = key.removeprefix(PREFIX).split("/")
     numbers = parts[1:3]
@@ -55,28 +55,28 @@ def name_of(key: str) -> Name:
         )
     ):
         raise ValueError(f"{key[:80]!r} is not {PREFIX}TOPIC/PARTITION/OFFSET/ID")
-    return Name(parts[0], int(parts[1]), int(parts[2]), parts[3])
+    return HoldUpId(parts[0], int(parts[1]), int(parts[2]), parts[3])
 
 
 class HoldUps:
     """Those that count, after every record of the admin topic that was taken."""
 
     def __init__(self) -> None:
-        self._of: dict[Name, HoldUp] = {}
+        self._of: dict[HoldUpId, HoldUp] = {}
 
     def take(self, key: str, value: bytes | None) -> str:
         """Note a record of the admin topic; what it says, in words.
 
         Raises ValueError when it is none of ours.
         """
-        name = name_of(key)
+        name = hold_up_id(key)
         if value is None:
             self._of.pop(name, None)
             return ""
         holdup = self._of[name] = msgspec.json.decode(value, type=HoldUp)
         return said(name, holdup)
 
-    def note(self, name: Name, holdup: HoldUp) -> None:
+    def note(self, name: HoldUpId, holdup: HoldUp) -> None:
         """Count what this worker has seen; the topic will say so, too."""
         self._of[name] = holdup
 
@@ -87,7 +87,7 @@ class HoldUps:
             times[name.offset, of.stage] += of.is_sure
         return times
 
-    def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[Name]:
+    def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[HoldUpId]:
         """Those that count no more where reading begins at *begin*, and those from before *oldest*."""
         return [
             name
@@ -95,20 +95,20 @@ class HoldUps:
             if of.at < oldest or (of.stage == 0 and name.offset < begin)
         ]
 
-    def _at(self, topic: str, partition: int) -> list[tuple[Name, HoldUp]]:
+    def _at(self, topic: str, partition: int) -> list[tuple[HoldUpId, HoldUp]]:
         return [
             (name, of)
             for name, of in self._of.items()
             if (name.topic, name.partition) == (topic, partition)
         ]
 
-    def forget(self, names: Iterable[Name]) -> None:
+    def forget(self, names: Iterable[HoldUpId]) -> None:
         """They count no more; the topic will say so, too."""
         for name in names:
             self._of.pop(name, None)
 
 
-def said(name: Name, holdup: HoldUp) -> str:
+def said(name: HoldUpId, holdup: HoldUp) -> str:
     """One in words."""
     return (
         f"{name.topic}-{name.partition} offset {name.offset} held {holdup.by} up for "

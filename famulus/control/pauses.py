@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 import msgspec
 
 from famulus.errors import OperatingError
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 EVERYTHING = "*"
 NOTE_MAX = 500  # characters of a note
@@ -34,7 +34,7 @@ def admin_audit_topic(group: str) -> str:
     return f"{group}.admin.audit"
 
 
-class Target(NamedTuple):
+class PauseScope(NamedTuple):
     """What is paused: every topic, one, or one partition of it."""
 
     topic: str = ""
@@ -58,14 +58,14 @@ class Target(NamedTuple):
             return cls()
         return cls(topic, int(partition) if partition else None)
 
-    def covers(self, other: "Target") -> bool:
+    def covers(self, other: "PauseScope") -> bool:
         """Whether *other* is paused when this is."""
         if not self.topic:
             return True
         return self.topic == other.topic and self.partition in {None, other.partition}
 
 
-class Why(msgspec.Struct, frozen=True):
+class AuditInfo(msgspec.Struct, frozen=True):
     """Who did it, when (ISO 8601, UTC), and why."""
 
     by: str
@@ -73,7 +73,7 @@ class Why(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Change(msgspec.Struct, frozen=True):
+class PauseChange(msgspec.Struct, frozen=True):
     """What somebody did: a record of the audit topic.
 
     *to*: the offset of a seek, the number of a concurrency.
@@ -91,26 +91,26 @@ class Pauses:
     """What is paused by now, after every record of the admin topic that was taken."""
 
     def __init__(self) -> None:
-        self.of: dict[Target, Why] = {}
+        self.of: dict[PauseScope, AuditInfo] = {}
 
-    def take(self, key: bytes | None, value: bytes | None) -> Target:
+    def take(self, key: bytes | None, value: bytes | None) -> PauseScope:
         """Note a record of the admin topic; what it is about.
 
         Raises ValueError when it is none of ours.
         """
-        target = Target.parsed((key or b"").decode())
+        target = PauseScope.parsed((key or b"").decode())
         if value is None:
             self.of.pop(target, None)
         else:
-            self.of[target] = msgspec.json.decode(value, type=Why)
+            self.of[target] = msgspec.json.decode(value, type=AuditInfo)
         return target
 
-    def over(self, topic: str, partition: int) -> "tuple[Target, Why] | None":
+    def over(self, topic: str, partition: int) -> "tuple[PauseScope, AuditInfo] | None":
         """The widest pause that covers a partition: resuming that lets it go on.
 
         None when nothing is in the way.
         """
-        at = Target(topic, partition)
+        at = PauseScope(topic, partition)
         return min(
             ((target, why) for target, why in self.of.items() if target.covers(at)),
             key=_width,
@@ -133,7 +133,7 @@ class Pauses:
             for target, why in sorted(self.of.items(), key=lambda row: str(row[0]))
         ]
 
-    def lifted(self, target: Target) -> list[Target]:
+    def lifted(self, target: PauseScope) -> list[PauseScope]:
         """What goes on when *target* is resumed: it, and what of it was paused by itself.
 
         Raises OperatingError when *target* would stay paused, since it is part of something that
@@ -141,39 +141,39 @@ class Pauses:
         """
         for wider in self.of:
             if wider != target and wider.covers(target):
-                name = "everything" if wider == Target() else str(wider)
+                name = "everything" if wider == PauseScope() else str(wider)
                 raise OperatingError(f"{target} stays paused, since {name} is: resume that")
         return sorted((paused for paused in self.of if target.covers(paused)), key=str)
 
 
-def _width(pause: tuple[Target, Why]) -> int:
+def _width(pause: tuple[PauseScope, AuditInfo]) -> int:
     """Less for what covers more: everything, a topic, a partition."""
     return bool(pause[0].topic) + (pause[0].partition is not None)
 
 
-def said(target: Target, why: Why) -> str:
+def said(target: PauseScope, why: AuditInfo) -> str:
     """A pause in words."""
-    name = "everything" if target == Target() else str(target)
+    name = "everything" if target == PauseScope() else str(target)
     return f"{name} is paused since {why.at} by {why.by}" + (f": {why.note}" if why.note else "")
 
 
-def audit_record(group: str, change: Change) -> Outgoing:
+def audit_record(group: str, change: PauseChange) -> ProducerRecord:
     """What is kept of *change* for ever."""
-    return Outgoing(
+    return ProducerRecord(
         admin_audit_topic(group), change.what.encode(), msgspec.json.encode(change), partition=0
     )
 
 
 def change_records(
-    group: str, action: Action, targets: Sequence[Target], why: Why
-) -> list[Outgoing]:
+    group: str, action: Action, targets: Sequence[PauseScope], why: AuditInfo
+) -> list[ProducerRecord]:
     """What *action* sends, in this order: first what is kept of it for ever, so that nothing is done unseen."""
     value = msgspec.json.encode(why) if action == "pause" else None
-    audits = [Change(action, str(target), why.by, why.at, why.note) for target in targets]
+    audits = [PauseChange(action, str(target), why.by, why.at, why.note) for target in targets]
     return [
         *(audit_record(group, change) for change in audits),
         *(
-            Outgoing(admin_topic(group), str(target).encode(), value, partition=0)
+            ProducerRecord(admin_topic(group), str(target).encode(), value, partition=0)
             for target in targets
         ),
     ]

@@ -17,18 +17,18 @@ from aiokafka.errors import KafkaError
 
 from famulus.config import KafkaConfig
 from famulus.control.admin_topic import now_text
-from famulus.control.pauses import NOTE_MAX, Change, Target, admin_topic, audit_record
-from famulus.control.seeks import Name, Order
+from famulus.control.pauses import NOTE_MAX, PauseChange, PauseScope, admin_topic, audit_record
+from famulus.control.seeks import SeekId, SeekRequest
 from famulus.errors import ConfigError, UnavailableError
 from famulus.kafka.admin import partitions_of
 from famulus.kafka.group_members import committed_of
 from famulus.kafka.log_reader import log_consumer
 from famulus.observability.logs import described
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 
-class Where(NamedTuple):
+class SeekTarget(NamedTuple):
     """Where to go on: one of these.
 
     *time_ms* is the first record of that time or later, *shift_by* from the commit.
@@ -41,7 +41,7 @@ class Where(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Move:
+class PlannedSeek:
     """What is to become of a partition whose log has the offsets from *begin* to before *end*."""
 
     place: TopicPartition
@@ -71,7 +71,7 @@ class Move:
         }
 
 
-def where_of(**asked: str | int | None) -> Where:
+def seek_target(**asked: str | int | None) -> SeekTarget:
     """What somebody asks for by exactly one of the fields of `Where`, a `time` as text.
 
     Raises ValueError else.
@@ -80,7 +80,9 @@ def where_of(**asked: str | int | None) -> Where:
     if len(given) != 1:
         raise ValueError(f"say one of {', '.join(asked)}")
     [(name, value)] = given.items()
-    return Where(time_ms=time_ms_of(str(value))) if name == "time" else Where(**{name: value})  # type: ignore[arg-type]
+    if name == "time":
+        return SeekTarget(time_ms=time_ms_of(str(value)))
+    return SeekTarget(**{name: value})  # type: ignore[arg-type]
 
 
 def time_ms_of(text: str) -> int:
@@ -96,8 +98,12 @@ def time_ms_of(text: str) -> int:
 
 
 async def planned(
-    settings: KafkaConfig, topics: Iterable[str], target: Target, where: Where, timeout_s: float
-) -> list[Move]:
+    settings: KafkaConfig,
+    topics: Iterable[str],
+    target: PauseScope,
+    where: SeekTarget,
+    timeout_s: float,
+) -> list[PlannedSeek]:
     """What *where* means for each partition that *target* covers, of *topics* as on the cluster.
 
     Raises ConfigError when an offset lies outside the log, UnavailableError when no broker answers.
@@ -107,7 +113,7 @@ async def planned(
         TopicPartition(topic, number)
         for topic, count in sorted(counts.items())
         for number in range(count)
-        if target.covers(Target(topic, number))
+        if target.covers(PauseScope(topic, number))
     ]
     if not places:
         raise ConfigError(
@@ -121,7 +127,7 @@ async def planned(
     committed = await committed_of(settings, places, timeout_s)
     spans, at_time = await _looked(settings, places, where.time_ms, timeout_s)
     return [
-        Move(
+        PlannedSeek(
             at,
             begin,
             end,
@@ -163,7 +169,11 @@ async def _looked(
 
 
 def _to(
-    at: TopicPartition, span: tuple[int, int], committed: int | None, at_time: int, where: Where
+    at: TopicPartition,
+    span: tuple[int, int],
+    committed: int | None,
+    at_time: int,
+    where: SeekTarget,
 ) -> int:
     begin, end = span
     if where.offset is not None:
@@ -179,18 +189,21 @@ def _to(
     return begin if where.edge == "beginning" else end
 
 
-async def order(producer: Producer, group: str, moves: Sequence[Move], by: str, why: str) -> int:
+async def order(
+    producer: Producer, group: str, moves: Sequence[PlannedSeek], by: str, why: str
+) -> int:
     """Have the group go on there; the offset of the admin topic up to which to read to know it.
 
     Raises as the producer does.
     """
     identity, at, note = uuid4().hex[:12], now_text(), why[:NOTE_MAX]
     orders = {
-        Name(m.place.topic, m.place.partition, identity): Order(m.to, by, at, note) for m in moves
+        SeekId(m.place.topic, m.place.partition, identity): SeekRequest(m.to, by, at, note)
+        for m in moves
     }
     audits = [
         audit_record(
-            group, Change("seek", f"{name.topic}/{name.partition}", by, at, note, of.offset)
+            group, PauseChange("seek", f"{name.topic}/{name.partition}", by, at, note, of.offset)
         )
         for name, of in orders.items()
     ]
@@ -199,7 +212,7 @@ async def order(producer: Producer, group: str, moves: Sequence[Move], by: str, 
     return (await producer.send_together(records))[-1].offset + 1
 
 
-async def done(producer: Producer, group: str, names: Iterable[Name]) -> None:
+async def done(producer: Producer, group: str, names: Iterable[SeekId]) -> None:
     """Have the topic say that these orders are carried out, or superseded.
 
     Raises as the producer does.
@@ -208,11 +221,11 @@ async def done(producer: Producer, group: str, names: Iterable[Name]) -> None:
         await producer.send_together(records)
 
 
-def _record(group: str, name: Name, value: bytes | None) -> Outgoing:
-    return Outgoing(admin_topic(group), str(name).encode(), value, partition=0)
+def _record(group: str, name: SeekId, value: bytes | None) -> ProducerRecord:
+    return ProducerRecord(admin_topic(group), str(name).encode(), value, partition=0)
 
 
-def consequences(moves: Sequence[Move], remembers: Mapping[str, float | None]) -> list[str]:
+def consequences(moves: Sequence[PlannedSeek], remembers: Mapping[str, float | None]) -> list[str]:
     """What the state has to do with it, in words.
 
     *remembers* has for each topic for how long its events are recognised, seconds; None: its state

@@ -17,7 +17,7 @@ from famulus.serialization.stray_records import INT64_MAX
 PREFIX = "seek:"  # no topic has a colon in its name
 
 
-class Order(msgspec.Struct, frozen=True):
+class SeekRequest(msgspec.Struct, frozen=True):
     """Where to go on, who ordered it, when (ISO 8601, UTC), and why."""
 
     offset: int
@@ -26,7 +26,7 @@ class Order(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Name(NamedTuple):
+class SeekId(NamedTuple):
     """Which order: the partition that it moves, the topic as named on the cluster, and what tells it from others."""
 
     topic: str
@@ -38,27 +38,27 @@ class Name(NamedTuple):
         return f"{PREFIX}{self.topic}/{self.partition}/{self.id}"
 
 
-def name_of(key: str) -> Name:
+def seek_id(key: str) -> SeekId:
     """The order that a record's *key* names. Raises ValueError when it names none."""
     parts = key.removeprefix(PREFIX).split("/")
     if len(parts) != 3 or not all(parts) or not is_partition(parts[1]):
         raise ValueError(f"{key!r} is not {PREFIX}TOPIC/PARTITION/ID")
-    return Name(parts[0], int(parts[1]), parts[2])
+    return SeekId(parts[0], int(parts[1]), parts[2])
 
 
 class Seeks:
     """The orders that are not carried out yet, after every record of the admin topic that was taken."""
 
     def __init__(self) -> None:
-        self._of: dict[Name, Order] = {}  # in the order of the topic
+        self._of: dict[SeekId, SeekRequest] = {}  # in the order of the topic
 
     def take(self, key: str, value: bytes | None) -> str:
         """Note a record of the admin topic; what it says, in words.
 
         Raises ValueError when it is none of ours.
         """
-        name = name_of(key)
-        order = None if value is None else msgspec.json.decode(value, type=Order)
+        name = seek_id(key)
+        order = None if value is None else msgspec.json.decode(value, type=SeekRequest)
         if order is not None and not 0 <= order.offset <= INT64_MAX:
             raise ValueError("an offset that no log has")
         self._of.pop(name, None)
@@ -67,16 +67,16 @@ class Seeks:
         self._of[name] = order
         return said(name.topic, name.partition, order)
 
-    def names(self, topic: str, partition: int) -> list[Name]:
+    def names(self, topic: str, partition: int) -> list[SeekId]:
         """The orders for a partition, the newest last."""
         return [name for name in self._of if (name.topic, name.partition) == (topic, partition)]
 
-    def newest(self, topic: str, partition: int) -> tuple[Name, Order] | None:
+    def newest(self, topic: str, partition: int) -> tuple[SeekId, SeekRequest] | None:
         """The order that counts for a partition, None without one."""
         names = self.names(topic, partition)
         return (names[-1], self._of[names[-1]]) if names else None
 
-    def forget(self, names: Iterable[Name]) -> None:
+    def forget(self, names: Iterable[SeekId]) -> None:
         """They are carried out, or superseded; the topic will say so, too."""
         for name in names:
             self._of.pop(name, None)
@@ -97,7 +97,7 @@ class Seeks:
         ]
 
 
-def said(topic: str, partition: int, order: Order) -> str:
+def said(topic: str, partition: int, order: SeekRequest) -> str:
     """An order in words."""
     why = f": {order.note}" if order.note else ""
     return (

@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from famulus.deadletter.record import MARK, event_ms_of, origin_of, our_headers
-from famulus.deadletter.redelivery import COUNT_MAX, Returned
+from famulus.deadletter.redelivery import COUNT_MAX, Redelivery
 from famulus.errors import DecodeError
-from famulus.serialization.records import Outgoing, Record
+from famulus.serialization.records import ConsumerRecord, ProducerRecord
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
 CAUSE_BYTES = 4  # of the digest that names a cause
@@ -80,7 +80,7 @@ class LetterId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """What a dead letter says.
 
     *digest* is that of the value, if it was too large to be in the letter.
@@ -105,7 +105,7 @@ class Letter:
     source_id: str = ""  # of the topic that its event stood in, "" when a letter does not say
 
 
-def letter_of(record: Record) -> Letter:
+def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
     """What *record* says. Raises DecodeError when it is no dead letter of ours."""
     ours = our_headers(record.headers)
 
@@ -119,7 +119,7 @@ def letter_of(record: Record) -> Letter:
         attempts = number_in(ours.get(MARK + "attempts") or b"0", 0, COUNT_MAX)
         size = ours.get(MARK + "value-bytes") or b"%d" % len(record.value or b"")
         handler = text(MARK + "handler")
-        return Letter(
+        return DeadLetter(
             LetterId(origin, handler if MARK + "scope" in ours else "", hops),
             text(MARK + "group"),
             Cause(kind, handler, text("__streams.errors.exception"), place),
@@ -146,7 +146,7 @@ def _ms(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
-def first_digest(record: Record, letter: Letter) -> str:
+def first_digest(record: ConsumerRecord, letter: DeadLetter) -> str:
     """The SHA-256 of the value that the event of *letter*, which *record* is, had before anybody changed it."""
     return letter.edited or letter.digest or sha256(record.value or b"").hexdigest()
 
@@ -187,7 +187,7 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
 _audit = msgspec.json.Decoder(Audit)
 
 
-def audit_of(letter: Letter, sent: Returned, who: str, at_ms: int, note: str) -> Audit:
+def audit_of(letter: DeadLetter, sent: Redelivery, who: str, at_ms: int, note: str) -> Audit:
     """That *letter* was sent back as *sent*."""
     action: Done = "drop" if sent.action == "drop" else "redrive"
     return Audit(
@@ -205,12 +205,12 @@ def audit_of(letter: Letter, sent: Returned, who: str, at_ms: int, note: str) ->
     )
 
 
-def audit_record(topic: str, audit: Audit) -> Outgoing:
+def audit_record(topic: str, audit: Audit) -> ProducerRecord:
     """The record that keeps it, by its event's origin."""
-    return Outgoing(topic, str(audit.id.origin).encode(), msgspec.json.encode(audit))
+    return ProducerRecord(topic, str(audit.id.origin).encode(), msgspec.json.encode(audit))
 
 
-def audit_in(record: Record) -> Audit:
+def audit_in(record: ConsumerRecord) -> Audit:
     """What such a record says.
 
     Raises ValueError, or what msgspec raises, for one that says nothing.

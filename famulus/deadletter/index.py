@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from famulus.deadletter.dead_letter import Audit, Cause, Done, Letter, LetterId, Origin
+from famulus.deadletter.dead_letter import Audit, Cause, DeadLetter, Done, LetterId, Origin
 from famulus.durations import seconds_in
 
 FAILED_AGAIN = "failed again"
@@ -41,7 +41,7 @@ class Criteria:
         """Whether all are meant."""
         return self == Criteria()
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         """Whether *letter* is meant. An event's id may leave out its source."""
         return (
             (self.origin is None or letter.id.origin == self.origin)
@@ -112,7 +112,7 @@ class Entry:
         )
 
 
-class Register:
+class DeadLetterIndex:
     """The letters of one *group* in one topic: told first what was done (`note`), then every letter (`add`).
 
     Letters that are done with are left out unless *is_all*. *others* counts those of other groups,
@@ -140,7 +140,7 @@ class Register:
         if audit.group == self._group:
             self._done[audit.id] = Settled(PAST[audit.action], audit.at_ms)
 
-    def add(self, letter: Letter, place: Place) -> None:
+    def add(self, letter: DeadLetter, place: Place) -> None:
         """The next letter of its partition."""
         if letter.group != self._group:
             self.others[letter.group] += 1

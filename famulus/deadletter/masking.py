@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.json_codec import json_of
-from famulus.serialization.records import Record
+from famulus.serialization.records import ConsumerRecord
 
 # Of an error text; headers stay small so that a dead letter fits where its original did.
 TEXT_BYTES_MAX = 256
@@ -15,7 +15,7 @@ SHORT = 3  # characters; shorter values say nothing about anybody, and would mas
 MASK = "***"
 
 
-def masked(text: str, record: Record) -> str:
+def masked(text: str, record: ConsumerRecord) -> str:
     """*text* without what *record* carries, in 256 bytes at most and in one line.
 
     Every text and number of its value and its key is masked, whatever their case, except those of
@@ -32,15 +32,15 @@ def masked(text: str, record: Record) -> str:
         if value in lower:
             text = re.sub(re.escape(value), MASK, text, flags=re.IGNORECASE)
             lower = text.lower()
-    return cut(" ".join(text.split()))
+    return truncate(" ".join(text.split()))
 
 
-def cut(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+def truncate(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     """*text* in at most so many bytes of UTF-8."""
     return text.encode("utf-8", "backslashreplace")[:bytes_max].decode("utf-8", "ignore")
 
 
-def _values(record: Record) -> Iterator[str]:
+def _values(record: ConsumerRecord) -> Iterator[str]:
     if record.key:
         yield record.key.decode("utf-8", "backslashreplace")
     found = 0

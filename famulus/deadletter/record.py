@@ -15,11 +15,11 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Literal
 
-from famulus.deadletter.masking import cut, masked
+from famulus.deadletter.masking import masked, truncate
 from famulus.errors import DecodeError
 from famulus.formatting import text_of
 from famulus.serialization.claim_check import MARK as CLAIM_MARK
-from famulus.serialization.records import Headers, Outgoing, Record, event_id_of
+from famulus.serialization.records import ConsumerRecord, Headers, ProducerRecord, event_id_of
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
 FIRST = "original-topic"  # of our headers: everything before it is the sender's
@@ -78,7 +78,7 @@ class DeadLetters:
     # Of cluster and source, "" where none is known.
     source_ids: Callable[[], tuple[str, str]] = lambda: ("", "")
 
-    def letter(self, record: Record, failure: Failure) -> Outgoing:
+    def letter(self, record: ConsumerRecord, failure: Failure) -> ProducerRecord:
         """The dead letter for *record*, which failed for good.
 
         Its time is when it is written, not that of the event.
@@ -98,16 +98,16 @@ class DeadLetters:
             ]
         key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
         bare = [*why, *noted, (DROPPED, b"%d" % len(sent))]
-        last = Outgoing(self.topic, key, None, bare, partition)
-        slim = Outgoing(
+        last = ProducerRecord(self.topic, key, None, bare, partition)
+        slim = ProducerRecord(
             self.topic, record.key, None, [*sent, *why, *noted], partition, fallback=last
         )
         fallback = last if record.value is None else slim
-        return Outgoing(
+        return ProducerRecord(
             self.topic, record.key, record.value, [*sent, *why], partition, fallback=fallback
         )
 
-    def _why(self, record: Record, failure: Failure) -> Headers:
+    def _why(self, record: ConsumerRecord, failure: Failure) -> Headers:
         error = type(failure.error)
         message = message_of(record, failure)
         return [
@@ -115,10 +115,10 @@ class DeadLetters:
             ("error-timestamp", iso7(failure.at_ms)),
             (
                 "__streams.errors.exception",
-                cut(f"{error.__module__}.{error.__qualname__}").encode(),
+                truncate(f"{error.__module__}.{error.__qualname__}").encode(),
             ),
             ("__streams.errors.message", message.encode()),
-            ("__streams.errors.stacktrace", cut(failure.place).encode()),
+            ("__streams.errors.stacktrace", truncate(failure.place).encode()),
             ("__streams.errors.topic", record.topic.encode()),
             ("__streams.errors.partition", b"%d" % record.partition),
             ("__streams.errors.offset", b"%d" % record.offset),
@@ -128,25 +128,25 @@ class DeadLetters:
                 if of
             ),
             (MARK + "failure", failure.kind.encode()),
-            (MARK + "group", cut(self.group).encode()),
-            (MARK + "handler", cut(failure.handler).encode()),
+            (MARK + "group", truncate(self.group).encode()),
+            (MARK + "handler", truncate(failure.handler).encode()),
             (MARK + "attempts", b"%d" % failure.attempts),
             (MARK + "first-failure", iso7(failure.first_ms or failure.at_ms)),
-            (MARK + "event-id", cut(event_id_of(record)).encode()),
+            (MARK + "event-id", truncate(event_id_of(record)).encode()),
             (MARK + "hops", b"%d" % failure.hops),
             (TIME, b"%d" % record.timestamp),
-            (MARK + "version", cut(self.version).encode()),
+            (MARK + "version", truncate(self.version).encode()),
             *([(MARK + "edited", failure.edited.encode())] if failure.edited else []),
             *([(MARK + "scope", b"handler")] if failure.is_partial else []),
         ]
 
 
-def message_of(record: Record, failure: Failure) -> str:
+def message_of(record: ConsumerRecord, failure: Failure) -> str:
     """What is wrong, without a word of the payload."""
     # Our own errors quote nothing, and what poison carries cannot be told from what is said about
     # it.
     if failure.kind in {"poison", "parked"}:
-        return cut(text_of(failure.error))
+        return truncate(text_of(failure.error))
     return masked(text_of(failure.error), record)
 
 
@@ -173,7 +173,7 @@ def origin_of(headers: Headers) -> tuple[str, int, int]:
     return named[FIRST].decode(), partition, offset
 
 
-def event_ms_of(letter: Record) -> int:
+def event_ms_of(letter: ConsumerRecord) -> int:
     """Return the time of the event in *letter*, milliseconds since 1970.
 
     Letters of earlier commits do not say it: they were written with the event's time as their own.

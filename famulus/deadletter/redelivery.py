@@ -21,7 +21,7 @@ from famulus.deadletter.record import (
     sender_headers,
 )
 from famulus.errors import DecodeError
-from famulus.serialization.records import Outgoing, PlainRecord, Record
+from famulus.serialization.records import ConsumerRecord, ProducerRecord, RecordCopy
 from famulus.serialization.stray_records import INT32_MAX, INT64_MAX, number_in
 
 Action = Literal["redrive", "drop", "retry"]
@@ -31,7 +31,7 @@ ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry"
 
 
 @dataclass(slots=True)
-class Returned(PlainRecord):
+class Redelivery(RecordCopy):
     """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
 
     *handler* is the only one that is to handle it, if it says one. When it waits for another
@@ -49,7 +49,7 @@ class Returned(PlainRecord):
     edited: str = ""  # the SHA-256 of its value before somebody changed it
 
 
-def outgoing(topic: str, returned: Returned) -> Outgoing:
+def outgoing(topic: str, returned: Redelivery) -> ProducerRecord:
     """The record by which *returned* goes to *topic*."""
     headers = [
         *returned.headers,
@@ -69,10 +69,12 @@ def outgoing(topic: str, returned: Returned) -> Outgoing:
             (MARK + "attempts", b"%d" % returned.attempts),
             (MARK + "first", b"%d" % returned.first_ms),
         ]
-    return Outgoing(topic, returned.key, returned.value, headers, partition=returned.partition)
+    return ProducerRecord(
+        topic, returned.key, returned.value, headers, partition=returned.partition
+    )
 
 
-def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
+def parse_redelivery(record: ConsumerRecord, latest_ms: int = INT64_MAX) -> Redelivery:
     """What comes back by *record*, due at *latest_ms* at the latest.
 
     Raises DecodeError when that is none of ours.
@@ -91,7 +93,7 @@ def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
             raise ValueError  # noqa: TRY301  # like what is no number
         hops = number_in(ours[MARK + "hops"], 0, COUNT_MAX)
         due_ms = number_in(ours.get(MARK + "due", b"0"), -INT64_MAX)
-        return Returned(
+        return Redelivery(
             topic,
             partition,
             offset,
@@ -114,12 +116,12 @@ def returned(record: Record, latest_ms: int = INT64_MAX) -> Returned:
         ) from None
 
 
-def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Returned:
+def retry_of(record: ConsumerRecord, failure: Failure, stage: int, delay_s: float) -> Redelivery:
     """*record* on its way to its *stage*-th wait, of *delay_s*, for the handler that failed.
 
     Times are whole milliseconds, cut, so one is added: never too early.
     """
-    return Returned(
+    return Redelivery(
         record.topic,
         record.partition,
         record.offset,
@@ -138,14 +140,16 @@ def retry_of(record: Record, failure: Failure, stage: int, delay_s: float) -> Re
     )
 
 
-def returning(letter: Record, action: Action, value: bytes | None, edited: str = "") -> Returned:
+def returning(
+    letter: ConsumerRecord, action: Action, value: bytes | None, edited: str = ""
+) -> Redelivery:
     """What sends the dead letter *letter* back with *value*.
 
     Raises KeyError when it is no dead letter of ours.
     """
     ours = our_headers(letter.headers)
     topic, partition, offset = origin_of(letter.headers)
-    return Returned(
+    return Redelivery(
         topic,
         partition,
         offset,

@@ -38,7 +38,7 @@ from famulus.state.changelog import (
     ROW,
     WHOLE,
     Logged,
-    Processed,
+    SourcePosition,
     batches,
     decode_claim,
     decode_processed,
@@ -49,7 +49,7 @@ from famulus.state.changelog import (
     whole_since,
 )
 from famulus.state.changelog_topic import Sender, append_claim
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 
 POLL_S = 0.2
 Progressed = Callable[[int], None]  # is told how many more records were read
@@ -70,7 +70,7 @@ class Fold:
     rows: dict[bytes, bytes] = field(default_factory=dict)
     packs: dict[bytes, bytes] = field(default_factory=dict)
     # Attempts at events, and dead letters that block keys.
-    troubles: dict[bytes, bytes] = field(default_factory=dict)
+    failure_state: dict[bytes, bytes] = field(default_factory=dict)
     marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
     processed: bytes | None = None
     # Keys whose newest record is not one, and its offset.
@@ -114,7 +114,7 @@ class Fold:
         elif key[:1] == PACK:
             self._pack(key, value)
         elif key[:1] in (ATTEMPTS, DEAD):
-            _set(self.troubles, key, value)
+            _set(self.failure_state, key, value)
         else:
             self._control(key, value, offset)
 
@@ -124,7 +124,13 @@ class Fold:
         elif key == CLAIM and value is not None:
             self.worker = decode_claim(value).worker
         elif key == RESET:
-            self.rows, self.packs, self.marks, self.troubles, self.processed = {}, {}, {}, {}, None
+            self.rows, self.packs, self.marks, self.failure_state, self.processed = (
+                {},
+                {},
+                {},
+                {},
+                None,
+            )
             self.unreadable = {}
             self.whole_since = offset
         elif key == WHOLE and value is not None:
@@ -150,9 +156,9 @@ class Fold:
         return None if self.processed is None else self.decoded.next_offset
 
     @property
-    def decoded(self) -> Processed:
+    def decoded(self) -> SourcePosition:
         """The processed row."""
-        return Processed(0) if self.processed is None else decode_processed(self.processed)
+        return SourcePosition(0) if self.processed is None else decode_processed(self.processed)
 
 
 def _set(of: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
@@ -299,12 +305,14 @@ class Belonging:
     topics: Topics
     subscription: Subscription
 
-    def home(self, partition: int) -> Home:
+    def home(self, partition: int) -> ChangelogPartition:
         """The changelog partition."""
         topic = self.subscription.state_topic
         assert topic is not None
         there = self.topics.of.get(topic)
-        return Home(self.topics.cluster_id, topic, there.id if there is not None else "", partition)
+        return ChangelogPartition(
+            self.topics.cluster_id, topic, there.id if there is not None else "", partition
+        )
 
     @property
     def source_id(self) -> str:
@@ -312,7 +320,7 @@ class Belonging:
         there = self.topics.of.get(self.subscription.topic_name)
         return there.id if there is not None else ""
 
-    def taken_on(self, processed: Processed, partition: int) -> Processed:
+    def taken_on(self, processed: SourcePosition, partition: int) -> SourcePosition:
         """The same *processed* as one of these topics, whatever it was written for: an operator says so."""
         return replace(
             processed, home=self.home(partition), source_id=self.source_id, leader_epoch=-1

@@ -20,9 +20,9 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from famulus.config import KafkaConfig
 from famulus.errors import AccessError, ConfigError, OperatingError, UnavailableError
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.connection_diagnosis import why_away, why_refused
-from famulus.kafka.silence import quiet
+from famulus.kafka.silence import silenced
 from famulus.kafka.topic_ids import Topics, topics_of
 
 log = structlog.get_logger()
@@ -250,7 +250,7 @@ def changed_number(changelog: str, wanted: int, there: int) -> ConfigError:
     )
 
 
-async def prepare_topics_back(
+async def prepare_redelivery_topics(
     settings: KafkaConfig, topics: Mapping[str, int], retention_h: float, timeout_s: float
 ) -> None:
     """Create the topics through which records come back to the group (name -> partitions of the source), if missing.
@@ -312,7 +312,7 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
     what we ask for.
     """
     try:
-        with quiet():
+        with silenced():
             async with asyncio.timeout(timeout_s):
                 admin = await _connect(settings)
                 try:
@@ -335,7 +335,7 @@ async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIO
 
 async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:
     while True:
-        admin = AIOKafkaAdminClient(**connection_of(settings))
+        admin = AIOKafkaAdminClient(**client_options(settings))
         try:
             await admin.start()
         except (KafkaConnectionError, OSError) as error:

@@ -47,7 +47,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LagSample:
     """A partition as it was *at_s* (seconds, of any clock): its log from *begin* up to *end*.
 
     *committed* is the offset that the group reads next, None without a commit: then it reads from
@@ -98,7 +98,7 @@ class Rates:
     consumed: float
 
 
-def kept(window: Sequence[Look], look: Look) -> list[Look]:
+def kept(window: Sequence[LagSample], look: LagSample) -> list[LagSample]:
     """The window with one look more, without those at its beginning that nobody needs any more."""
     looks = [*window, look]
     while len(looks) > LOOKS and look.at_s - looks[1].at_s >= JUDGED_S:
@@ -106,7 +106,7 @@ def kept(window: Sequence[Look], look: Look) -> list[Look]:
     return looks
 
 
-def state_of(window: Sequence[Look]) -> State | None:
+def state_of(window: Sequence[LagSample]) -> State | None:
     """The state by the window, which has a look; None: the window is too short to say."""
     now, commits = window[-1], _commits(window)
     if now.lag == 0:
@@ -120,7 +120,7 @@ def state_of(window: Sequence[Look]) -> State | None:
     return _of_progress(commits, now.at_s - window[0].at_s)
 
 
-def rates_of(window: Sequence[Look]) -> Rates | None:
+def rates_of(window: Sequence[LagSample]) -> Rates | None:
     """The rates over the window; None when it has but one look.
 
     A log or a group that went back counts as still.
@@ -149,7 +149,7 @@ def worst(states: Iterable[State | None]) -> State | None:
     return max(states, key=order.index, default=State.OK)
 
 
-def _commits(window: Sequence[Look]) -> list[Look]:
+def _commits(window: Sequence[LagSample]) -> list[LagSample]:
     """The looks that count as commits.
 
     The first does: something was committed there at some time.
@@ -160,7 +160,7 @@ def _commits(window: Sequence[Look]) -> list[Look]:
     return [window[0], *moved]
 
 
-def _of_progress(commits: Sequence[Look], seen_s: float) -> State | None:
+def _of_progress(commits: Sequence[LagSample], seen_s: float) -> State | None:
     """The state where there was always lag, and no commit that is still taken back."""
     if any(after.lag < before.lag for before, after in pairwise(commits)):
         return State.OK
@@ -170,7 +170,7 @@ def _of_progress(commits: Sequence[Look], seen_s: float) -> State | None:
     return State.STALLED if is_stalled else State.WARNING
 
 
-def _is_stopped(window: Sequence[Look], commits: Sequence[Look]) -> bool:
+def _is_stopped(window: Sequence[LagSample], commits: Sequence[LagSample]) -> bool:
     first, last = commits[0], commits[-1]
     reached = last.begin if last.committed is None else last.committed
     has_caught_up = any(look.end <= reached for look in window)

@@ -14,7 +14,7 @@ from famulus.kafka.oauth import source_of
 from famulus.kafka.tls import context_of
 
 
-def connection_of(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
+def client_options(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
     """The keyword arguments that producers, consumers and admin clients have in common: where, how, as whom.
 
     Certificates are read anew for each client, so a new one is used from the next start on. Raises

@@ -22,7 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from famulus.config import KafkaConfig
 from famulus.errors import AccessError, ConfigError, OperatingError, UnavailableError
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.oauth import TokenError, TokenServerError
 
 KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
@@ -38,7 +38,7 @@ async def why_refused(settings: KafkaConfig) -> OperatingError | None:
     """
     if settings.security_protocol == "PLAINTEXT":
         return None
-    arguments = connection_of(settings)
+    arguments = client_options(settings)
     waiting = list(_addresses(settings.bootstrap_servers))
     knocked: set[tuple[str, int]] = set()
     while waiting:
@@ -56,7 +56,7 @@ async def why_refused(settings: KafkaConfig) -> OperatingError | None:
 
 async def why_away(settings: KafkaConfig) -> str:
     """In words, why no broker of `BootstrapServers` can be talked to; empty when one can, by now."""
-    arguments = connection_of(settings)
+    arguments = client_options(settings)
     addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
     found = await asyncio.gather(
         *(_why(host, port, arguments, settings) for host, port in addresses)

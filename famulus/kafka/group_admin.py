@@ -56,7 +56,7 @@ class Members:
     each: list[tuple[str, list[TopicPartition]]]
 
 
-class Asker:
+class GroupAdmin:
     """Asks through *admin* about *group*.
 
     Every method raises AccessError when the cluster does not let us.

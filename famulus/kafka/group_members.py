@@ -9,8 +9,8 @@ from aiokafka.errors import KafkaError
 from famulus.config import KafkaConfig
 from famulus.errors import ConfigError, UnavailableError
 from famulus.kafka.admin import admin_of
-from famulus.kafka.client import connection_of
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.client import client_options
+from famulus.kafka.group_admin import GroupAdmin
 from famulus.observability.logs import described
 
 
@@ -29,7 +29,7 @@ async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
 async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
     """The members of the group, as client@host. Raises as `check_empty`, and AccessError."""
     async with admin_of(settings, timeout_s) as admin:
-        members = await Asker(admin, settings.consumer_config.group_id).members()
+        members = await GroupAdmin(admin, settings.consumer_config.group_id).members()
     return [name for name, _ in members.each]
 
 
@@ -41,7 +41,7 @@ async def committed_of(
     Raises as `members_of`.
     """
     async with admin_of(settings, timeout_s) as admin:
-        found = await Asker(admin, settings.consumer_config.group_id).committed()
+        found = await GroupAdmin(admin, settings.consumer_config.group_id).committed()
     return {at: found.get(at) for at in places}
 
 
@@ -50,7 +50,7 @@ async def ends_of(
 ) -> dict[TopicPartition, int]:
     """One past the newest record of each of *places*, committed or not. Raises as `members_of`."""
     async with admin_of(settings, timeout_s) as admin:
-        asker = Asker(admin, settings.consumer_config.group_id)
+        asker = GroupAdmin(admin, settings.consumer_config.group_id)
         await asker.leaders()
         return await asker.offsets(places, "latest")
 
@@ -63,7 +63,7 @@ async def commit_for(
     Raises UnavailableError when that fails.
     """
     consumer = AIOKafkaConsumer(
-        **connection_of(settings),
+        **client_options(settings),
         group_id=settings.consumer_config.group_id,
         enable_auto_commit=False,
     )

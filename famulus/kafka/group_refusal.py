@@ -10,7 +10,7 @@ from aiokafka.errors import BrokerResponseError, kafka_errors
 from famulus.config import KafkaConfig
 from famulus.errors import ConfigError, OperatingError, UnavailableError
 from famulus.kafka.admin import admin_of, not_allowed
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.group_admin import GroupAdmin
 from famulus.observability.logs import described
 
 SESSION_LIMITS = "group.min.session.timeout.ms", "group.max.session.timeout.ms"
@@ -35,59 +35,59 @@ async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float)
     config = settings.consumer_config
     group = config.group_id
     # An error that aiokafka does not expect stands in the text of another one.
-    told = described(error)
+    control_state = described(error)
     for right, what in RIGHTS.items():
-        if right in told:
+        if right in control_state:
             return not_allowed(f"{what} consumer group {group}")
-    if "InconsistentGroupProtocol" in told:
+    if "InconsistentGroupProtocol" in control_state:
         others = await _asked(settings, _others, timeout_s, "others")
         why = (
             f"consumer group {group} is used by {others}, with another way of sharing out "
             "partitions: stop them, or "
             "set another Kafka.ConsumerConfig.GroupId"
         )
-    elif "InvalidSessionTimeout" in told:
+    elif "InvalidSessionTimeout" in control_state:
         allowed = await _asked(settings, _session_limits, timeout_s, "others")
         why = (
             f"Kafka.ConsumerConfig.SessionTimeoutMs is {config.session_timeout_ms} ms, the "
             f"brokers allow {allowed} "
             f"({', '.join(SESSION_LIMITS)}): set what they allow"
         )
-    elif "InvalidGroupId" in told:
+    elif "InvalidGroupId" in control_state:
         why = (
             f"the brokers take {group!r} for no name of a consumer group: set another "
             "Kafka.ConsumerConfig.GroupId"
         )
-    elif "GroupMaxSizeReached" in told:
+    elif "GroupMaxSizeReached" in control_state:
         why = (
             f"consumer group {group} has as many members as the brokers allow "
             "(group.max.size): start fewer workers"
         )
     else:
         return UnavailableError(
-            f"the brokers do not let this worker into consumer group {group}: {told}"
+            f"the brokers do not let this worker into consumer group {group}: {control_state}"
         )
     return ConfigError(why)
 
 
 async def _asked(
     settings: KafkaConfig,
-    ask: Callable[[Asker, AIOKafkaAdminClient], Awaitable[str]],
+    ask: Callable[[GroupAdmin, AIOKafkaAdminClient], Awaitable[str]],
     timeout_s: float,
     unless: str,
 ) -> str:
     """Return what *ask* learns, or *unless* when the brokers do not tell."""
     with suppress(OperatingError):
         async with admin_of(settings, timeout_s) as admin:
-            return await ask(Asker(admin, settings.consumer_config.group_id), admin) or unless
+            return await ask(GroupAdmin(admin, settings.consumer_config.group_id), admin) or unless
     return unless
 
 
-async def _others(asker: Asker, _: AIOKafkaAdminClient) -> str:
+async def _others(asker: GroupAdmin, _: AIOKafkaAdminClient) -> str:
     return ", ".join(sorted({name for name, _ in (await asker.members()).each}))
 
 
-async def _session_limits(_: Asker, admin: AIOKafkaAdminClient) -> str:
+async def _session_limits(_: GroupAdmin, admin: AIOKafkaAdminClient) -> str:
     broker = min(broker.nodeId for broker in admin._client.cluster.brokers())
     asked = ConfigResource(ConfigResourceType.BROKER, str(broker), dict.fromkeys(SESSION_LIMITS))
     [answer] = await admin.describe_configs([asked])

@@ -11,8 +11,8 @@ from aiokafka import TopicPartition
 from famulus.config import KafkaConfig
 from famulus.errors import ConfigError
 from famulus.kafka.admin import admin_of
-from famulus.kafka.burrow import Look, Rates, State, eta_s_of, kept, rates_of, state_of, worst
-from famulus.kafka.group_admin import Asker, Members
+from famulus.kafka.burrow import LagSample, Rates, State, eta_s_of, kept, rates_of, state_of, worst
+from famulus.kafka.group_admin import GroupAdmin, Members
 
 NAMED_MAX = 20  # groups in an error
 
@@ -28,7 +28,7 @@ class PartitionLag:
     """
 
     place: TopicPartition
-    look: Look
+    look: LagSample
     age_s: float | None
     state: State | None
     rates: Rates | None
@@ -115,7 +115,7 @@ class GroupLag:
         }
 
 
-class GroupWatch:
+class GroupLagMonitor:
     """Looks at *group* again and again, and keeps a window of looks for each partition.
 
     It needs no worker.
@@ -139,7 +139,7 @@ class GroupWatch:
         self._timeout_s = timeout_s
         self._expected = {only} if only else set(expected)
         self._only = only
-        self._windows: dict[TopicPartition, list[Look]] = {}
+        self._windows: dict[TopicPartition, list[LagSample]] = {}
 
     async def look(self) -> GroupLag:
         """Look once more.
@@ -148,7 +148,7 @@ class GroupWatch:
         is no such group or topic, AccessError when the cluster does not let us ask.
         """
         async with admin_of(self._settings, self._timeout_s) as admin:
-            asker = Asker(admin, self._group)
+            asker = GroupAdmin(admin, self._group)
             members, committed = await asyncio.gather(asker.members(), asker.committed())
             leaders = await asker.leaders()
             places = self._places(leaders, members, committed)
@@ -160,7 +160,7 @@ class GroupWatch:
             )
             now_s = time.time()
             looks = {
-                at: Look(
+                at: LagSample(
                     now_s,
                     begins[at],
                     max(ends[at], begins[at]),
@@ -195,7 +195,7 @@ class GroupWatch:
         topics = {at.topic for at in committed} | members.topics | self._expected
         return sorted(at for at in leaders if at.topic in topics and self._only in ("", at.topic))
 
-    async def _explain(self, asker: Asker) -> None:
+    async def _explain(self, asker: GroupAdmin) -> None:
         if self._only:
             raise ConfigError(f"there is no topic {self._only}")
         groups = await asker.groups()

@@ -9,8 +9,8 @@ from aiokafka.errors import LeaderNotAvailableError
 
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import admin_of
-from famulus.kafka.client import connection_of
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.client import client_options
+from famulus.kafka.group_admin import GroupAdmin
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class LagMonitor:
     """
 
     def __init__(self, settings: KafkaConfig, group: str) -> None:
-        self._admin = AIOKafkaAdminClient(**connection_of(settings))
-        self._asker = Asker(self._admin, group)
+        self._admin = AIOKafkaAdminClient(**client_options(settings))
+        self._asker = GroupAdmin(self._admin, group)
 
     async def __aenter__(self) -> Self:
         try:
@@ -64,11 +64,11 @@ async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float)
     may not ask.
     """
     async with admin_of(settings, timeout_s) as admin:
-        found = await _progress(Asker(admin, settings.consumer_config.group_id), topics)
+        found = await _progress(GroupAdmin(admin, settings.consumer_config.group_id), topics)
     return {topic: progress.lag for topic, progress in found.items()}
 
 
-async def _progress(asker: Asker, topics: Iterable[str]) -> dict[str, Progress]:
+async def _progress(asker: GroupAdmin, topics: Iterable[str]) -> dict[str, Progress]:
     wanted, leaders = list(topics), await asker.leaders()
     places = [at for at in leaders if at.topic in wanted]
     begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")

@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from famulus.config import KafkaConfig
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.record_batches import TRIES, UnreadableBatchError
 
 Skipped = Callable[[UnreadableBatchError], None]
@@ -20,7 +20,7 @@ def log_consumer(settings: KafkaConfig, fetch_max_wait_ms: int = 100) -> AIOKafk
     A fetch without data waits so long.
     """
     return AIOKafkaConsumer(
-        **connection_of(settings),
+        **client_options(settings),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -6,12 +6,12 @@ Pure: nobody else is asked.
 from collections.abc import Collection, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from famulus.kafka.burrow import Look, State, eta_s_of, kept, rates_of, state_of
+from famulus.kafka.burrow import LagSample, State, eta_s_of, kept, rates_of, state_of
 
 P = TypeVar("P")
 
 
-class Standing(NamedTuple):
+class PartitionHealth(NamedTuple):
     """A partition at the last look: its *state*, None where the window is too short to say.
 
     *eta_s* is in how many seconds nothing is left, None for never, or when nobody knows; *waits_s*
@@ -23,27 +23,27 @@ class Standing(NamedTuple):
     waits_s: float
 
 
-class Standings(Generic[P]):
+class PartitionHealths(Generic[P]):
     """Keeps a window of looks for each partition, by whatever names it.
 
     As many as there are partitions.
     """
 
     def __init__(self) -> None:
-        self._windows: dict[P, list[Look]] = {}
+        self._windows: dict[P, list[LagSample]] = {}
         # Which position it has had lag at, and from when on.
         self._since_s: dict[P, tuple[int, float]] = {}
 
     def look(
         self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()
-    ) -> dict[P, Standing]:
+    ) -> dict[P, PartitionHealth]:
         """Look once more, *at_s* seconds of any clock: each of *places* has its log's end and its lag.
 
         Those of *held_up* are behind a transaction that is open. What is not among *places* belongs
         to somebody else by now and is forgotten.
         """
         looks = {
-            at: Look(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)
+            at: LagSample(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)
             for at, (end, lag) in places.items()
         }
         self._windows = {at: kept(self._windows.get(at, ()), look) for at, look in looks.items()}
@@ -55,5 +55,7 @@ class Standings(Generic[P]):
                 position, since_s = before.get(at, (now.position, at_s))
                 self._since_s[at] = now.position, since_s if position == now.position else at_s
             waits_s = at_s - self._since_s[at][1] if now.lag else 0.0
-            found[at] = Standing(state_of(window), eta_s_of(now.lag, rates_of(window)), waits_s)
+            found[at] = PartitionHealth(
+                state_of(window), eta_s_of(now.lag, rates_of(window)), waits_s
+            )
         return found

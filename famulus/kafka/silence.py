@@ -9,7 +9,7 @@ _before: list[int] = []  # its level before each that is muting it now
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Mute it.
 
     Those that do so at the same time do not disturb each other: the last one to end unmutes it.

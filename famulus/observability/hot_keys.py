@@ -17,7 +17,7 @@ from weakref import WeakSet
 from faust.types import TP
 
 from famulus.formatting import printable
-from famulus.serialization.records import Record
+from famulus.serialization.records import ConsumerRecord
 
 WINDOW_MS = 300_000  # what is told of is this window and the one before
 EXACT = 1_000  # first events of a window, all of which are looked at
@@ -77,7 +77,7 @@ class Window:
         self.events = 0
         self.counts, self.bytes, self.micros = (frequent_strings_sketch(LG_KEYS) for _ in range(3))
 
-    def take(self, records: Sequence[Record], weight: int) -> None:
+    def take(self, records: Sequence[ConsumerRecord], weight: int) -> None:
         """Count *records*, each for *weight*."""
         counts: Counter[bytes] = Counter()
         sizes: defaultdict[bytes, int] = defaultdict(int)
@@ -118,7 +118,7 @@ class KeyWatch:
         self._seen = 0
         self._timed = 0  # records that had begun when one was timed last
 
-    def note(self, records: Sequence[Record], now_ms: int) -> None:
+    def note(self, records: Sequence[ConsumerRecord], now_ms: int) -> None:
         """Note a chunk of records that are about to be handled."""
         now = self._now
         if now is None or now_ms - now.began_ms >= WINDOW_MS:

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
-from famulus.serialization.records import Outcome, Record
+from famulus.serialization.records import ConsumerRecord, Outcome
 
 DUPLICATES_KEPT = 100
 # What OpenTelemetry advises, and less: most events are handled in microseconds.
@@ -87,7 +87,7 @@ class Counts(dict[str, int]):
         self.failures[kind, handler, error] += 1
 
     def note_duplicate(
-        self, event_id: str, record: Record, first_seen_ms: int, first_offset: int
+        self, event_id: str, record: ConsumerRecord, first_seen_ms: int, first_offset: int
     ) -> None:
         """Remember why a record was not handled."""
         self.duplicates.append(

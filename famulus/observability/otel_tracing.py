@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, Stat
 
 from famulus.config import KafkaConfig
 from famulus.observability.tracing import Place
-from famulus.serialization.records import Headers, Record, attributes_of
+from famulus.serialization.records import ConsumerRecord, Headers, attributes_of
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 Attributes = dict[str, str | int | bool]
@@ -70,7 +70,7 @@ class Spans:
         self._group = kafka.consumer_config.group_id
 
     @contextmanager
-    def process(self, record: Record) -> Iterator[SpanProcessing]:
+    def process(self, record: ConsumerRecord) -> Iterator[SpanProcessing]:
         """Around one time that an event is in hand."""
         sender = _extracted(record.headers)
         context = sender if self._is_parent else trace.set_span_in_context(INVALID_SPAN, sender)

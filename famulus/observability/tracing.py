@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, cast
 
 from famulus.config import KafkaConfig
 from famulus.observability.otel import otel
-from famulus.serialization.records import Headers, Record
+from famulus.serialization.records import ConsumerRecord, Headers
 
 Mode = Literal["auto", "link", "parent", "off"]
 
@@ -49,7 +49,7 @@ class Sending(Protocol):
 class Tracing(Protocol):
     """Makes spans."""
 
-    def process(self, record: Record) -> AbstractContextManager[Processing]:
+    def process(self, record: ConsumerRecord) -> AbstractContextManager[Processing]:
         """Around one time that an event is in hand, from decoding to its end, or to its next rest."""
 
     def failed(self, error: BaseException, message: str) -> None:

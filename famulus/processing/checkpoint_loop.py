@@ -15,10 +15,10 @@ from famulus.kafka.client_errors import fault_of
 from famulus.observability.logs import described
 from famulus.processing.in_flight import InFlight
 from famulus.processing.pipeline import Pipeline
-from famulus.serialization.records import Outgoing
-from famulus.state.changelog import Processed
-from famulus.state.checkpointer import Probe, Settler
-from famulus.state.partition_state import Group, Partition
+from famulus.serialization.records import ProducerRecord
+from famulus.state.changelog import SourcePosition
+from famulus.state.checkpointer import Checkpointer, Probe
+from famulus.state.partition_state import Checkpoint, PartitionState
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ SEND_RETRY_S = (1.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class WorkerCallbacks:
     """What settling is tied to: whether the group counts on us, how events leave, who is told what.
 
     *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which
@@ -37,14 +37,14 @@ class Ties:
     """
 
     may_write: Callable[[], bool]
-    publish: Callable[[Sequence[Outgoing]], Awaitable[object]]
+    publish: Callable[[Sequence[ProducerRecord]], Awaitable[object]]
     on_fault: Callable[[Exception], Awaitable[Any]]
     probe: Probe
     now_ms: Callable[[], int] = wall_ms
 
 
 @dataclass(frozen=True, slots=True)
-class Linger:
+class LingerPolicy:
     """How long a group waits for more, at most; how many records are enough; whether there will be more at all."""
 
     most_s: float
@@ -52,7 +52,7 @@ class Linger:
     has_more: Callable[[], bool]
 
 
-class Settling:
+class CheckpointLoop:
     """Settles what *state* owes until it owes nothing.
 
     *settler* makes it durable, None for a subscription that remembers nothing. *on_settled* is
@@ -63,19 +63,24 @@ class Settling:
         self,
         tp: TP,
         pipeline: Pipeline,
-        state: Partition,
-        settler: Settler | None,
+        state: PartitionState,
+        checkpointer: Checkpointer | None,
         in_flight: InFlight,
-        linger: Linger,
-        ties: Ties,
+        linger: LingerPolicy,
+        ties: WorkerCallbacks,
         on_settled: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self.unsent = ""  # why Kafka takes nothing of what the events publish
-        self._tp, self._pipeline, self._state, self._settler = tp, pipeline, state, settler
+        self._tp, self._pipeline, self._state, self._checkpointer = (
+            tp,
+            pipeline,
+            state,
+            checkpointer,
+        )
         self._in_flight, self._for_more, self._ties = in_flight, linger, ties
         self._on_settled, self._on_end = on_settled, on_end
-        processed = state.processed or Processed(0)
+        processed = state.processed or SourcePosition(0)
         # Everything below it is durable, None before any is. What an earlier owner settled counts:
         # its commit may be lost, and if nothing came any more, the group would seem to lag for
         # ever.
@@ -89,7 +94,7 @@ class Settling:
     @property
     def unwritten(self) -> str:
         """Why the disk does not take what the events did, in words."""
-        return self._settler.unwritten if self._settler is not None else ""
+        return self._checkpointer.unwritten if self._checkpointer is not None else ""
 
     def start(self) -> None:
         """Settle what is owed, if anything is, unless that is being done."""
@@ -106,7 +111,7 @@ class Settling:
         place = f"{self._tp.topic}-{self._tp.partition}"
         try:
             while True:
-                if self._settler is not None:
+                if self._checkpointer is not None:
                     await self._linger()
                 if (group := self._state.next_to_settle()) is None:
                     break
@@ -141,7 +146,7 @@ class Settling:
         ):
             await asyncio.sleep(LINGER_STEP_S)
 
-    async def _settle_group(self, group: Group) -> bool:
+    async def _settle_group(self, group: Checkpoint) -> bool:
         """Settle one group.
 
         False when the partition was taken away meanwhile: then it is left to its next owner.
@@ -154,10 +159,10 @@ class Settling:
         self._in_flight.offsets.finished_all(group.offsets())
         ended = group.outcomes()
         self._counts.update(ended)
-        processed: Processed | None = None
-        if self._settler is not None:
+        processed: SourcePosition | None = None
+        if self._checkpointer is not None:
             processed = self._in_flight.processed(wall_ms(), self._counts)
-            if not await self._settler.settle(group, processed, self._may_apply):
+            if not await self._checkpointer.settle(group, processed, self._may_apply):
                 return False
             self.offset = processed.next_offset
         self._state.settled(processed)
@@ -172,7 +177,7 @@ class Settling:
         self.group_mark = None
         return True
 
-    async def _publish(self, records: Sequence[Outgoing]) -> bool:
+    async def _publish(self, records: Sequence[ProducerRecord]) -> bool:
         """Have *records* leave, however long Kafka refuses them.
 
         False when the partition was taken away meanwhile.

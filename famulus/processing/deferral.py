@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from famulus.deadletter.redelivery import Returned
+from famulus.deadletter.redelivery import Redelivery
 from famulus.processing.handlers import Handler
 from famulus.state.failure_state import Attempts
 from famulus.state.partition_state import Finished
-from famulus.state.unit_of_work import Unit, Waiters
+from famulus.state.unit_of_work import UnitOfWork, Waiters
 
 REDRIVEN = -1  # no retry topic
 Cancel = Callable[[], object]
@@ -21,7 +21,7 @@ Until = Callable[[Callable[[], None]], Cancel]
 
 
 @dataclass(slots=True)
-class Past:
+class RetryContext:
     """What is known of an event that is not handled for the first time, or not at one go.
 
     *unit* is what handlers have done so far, None: nothing, begin anew. *tried* says how often each
@@ -29,11 +29,11 @@ class Past:
     back, with whom to tell its end.
     """
 
-    unit: Unit | None = None
+    unit: UnitOfWork | None = None
     tried: Attempts = field(default_factory=dict)
     done: frozenset[str] = frozenset()  # handlers that need not run again
     turn: "asyncio.Future[Waiters] | None" = None
-    back: Returned | None = None
+    back: Redelivery | None = None
     finished: Finished | None = None
     place: int = -1  # the offset that is to be told
     held: int = 0  # how often it has held a worker up
@@ -49,29 +49,29 @@ class Past:
         return turn.result() if turn is not None and turn.done() and not turn.cancelled() else None
 
 
-def stage_of(past: Past | None) -> int:
+def stage_of(past: RetryContext | None) -> int:
     """Return where an event is that holds a worker up, as `operate.holdups` numbers it."""
     if past is None or past.back is None:
         return 0
     return past.back.stage if past.back.action == "retry" else REDRIVEN
 
 
-class Rest(Exception):  # noqa: N818  # no error
+class Defer(Exception):  # noqa: N818  # no error
     """The event rests *until* something; *halts* says in words why nothing more of its partition is to start."""
 
-    def __init__(self, past: Past, until: Until, halts: str = "") -> None:
+    def __init__(self, past: RetryContext, until: Until, halts: str = "") -> None:
         super().__init__()
         self.past = past
         self.until = until
         self.halts = halts
 
 
-def after(delay_s: float) -> Until:
+def after_delay(delay_s: float) -> Until:
     """Until so many seconds are over."""
     return lambda resume: asyncio.get_running_loop().call_later(delay_s, resume).cancel
 
 
-def after_turn(turn: "asyncio.Future[Waiters]") -> Until:
+def after_unit(turn: "asyncio.Future[Waiters]") -> Until:
     """Until another event has ended."""
 
     def wait(resume: Callable[[], None]) -> Cancel:

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Hashable
 
-from famulus.processing.deferral import Cancel, Past, Rest
+from famulus.processing.deferral import Cancel, Defer, RetryContext
 from famulus.processing.key_lanes import Lanes
-from famulus.processing.pipeline import Work
+from famulus.processing.pipeline import WorkItem
 
 
-class Resting:
+class DeferredEvents:
     """What rests of *lanes*. *on_resumed* is called when one may start again."""
 
-    def __init__(self, lanes: Lanes[Work], on_resumed: Callable[[], None]) -> None:
+    def __init__(self, lanes: Lanes[WorkItem], on_resumed: Callable[[], None]) -> None:
         self._lanes, self._on_resumed = lanes, on_resumed
-        self._of: dict[Hashable, tuple[Work, Cancel]] = {}  # by lane
+        self._of: dict[Hashable, tuple[WorkItem, Cancel]] = {}  # by lane
 
-    def add(self, work: Work, rest: Rest) -> None:
+    def add(self, work: WorkItem, rest: Defer) -> None:
         """*work* rests; its lane is shut by now."""
         lane = work[0]
         self._of[lane] = (*work[:2], rest.past, *work[3:]), rest.until(lambda: self._resume(lane))
@@ -33,7 +33,7 @@ class Resting:
         self._of.clear()
 
 
-def leave(past: Past | None) -> None:
+def leave(past: RetryContext | None) -> None:
     """Leave an event to whoever has the partition next."""
     if past is not None and past.unit is not None:
         past.unit.end()

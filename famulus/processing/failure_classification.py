@@ -14,23 +14,28 @@ from famulus.errors import (
     OperatingError,
     UnreadableRowError,
 )
-from famulus.processing.deferral import Past, Rest, after, after_turn, never
-from famulus.processing.failure_policy import Failing, GivenUp, UnknownTypeError, words
+from famulus.processing.deferral import Defer, RetryContext, after_delay, after_unit, never
+from famulus.processing.failure_policy import (
+    EventFailedError,
+    FailurePolicy,
+    UnknownTypeError,
+    words,
+)
 from famulus.processing.handlers import Handler
 from famulus.state.changelog import MARK_BYTES
-from famulus.state.unit_of_work import Unit, Unwound
+from famulus.state.unit_of_work import RowConflictError, UnitOfWork
 
 STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
 
 
 def failed(  # noqa: PLR0917  # what is known of the attempt
-    failing: Failing,
+    failure_policy: FailurePolicy,
     handler: Handler,
     handlers: Sequence[Handler],
     error: BaseException,
-    unit: Unit,
-    past: Past | None,
-) -> Past:
+    unit: UnitOfWork,
+    past: RetryContext | None,
+) -> RetryContext:
     """Say what becomes of an event of which an attempt has failed, see `Failing.failed`.
 
     Anything that a handler raises is a failure of that attempt, but for two: the cancellation by
@@ -42,19 +47,21 @@ def failed(  # noqa: PLR0917  # what is known of the attempt
     if is_timed_out:
         take_back(unit)
     if unit.is_undone:
-        raise Unwound
+        raise RowConflictError
     if isinstance(error, asyncio.CancelledError):
         error = _said(error, handler, is_timed_out=is_timed_out)
     if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
         raise error
     if (row := _unreadable_row(error)) is not None:
         raise _halted(row, unit, past)
-    return failing.failed(handler, handlers, error, unit, past)
+    return failure_policy.failed(handler, handlers, error, unit, past)
 
 
-def not_handled(failing: Failing, error: BaseException, unit: Unit, past: Past | None) -> None:
+def not_handled(
+    failure_policy: FailurePolicy, error: BaseException, unit: UnitOfWork, past: RetryContext | None
+) -> None:
     """Make a dead letter of the event, or raise what is to happen instead: Rest, or what is no failure of it."""
-    if isinstance(error, Rest):
+    if isinstance(error, Defer):
         if error.past.unit is unit:
             unit.is_resting = True
             unit.suspend()  # what it has touched is its own
@@ -65,16 +72,16 @@ def not_handled(failing: Failing, error: BaseException, unit: Unit, past: Past |
         raise _again(unit, past) from None
     if isinstance(error, OperatingError):
         raise error
-    _bury(failing, error, unit, past)
+    _bury(failure_policy, error, unit, past)
     unit.is_discarded = True
 
 
-def _is_stop(error: BaseException, unit: Unit) -> bool:
+def _is_stop(error: BaseException, unit: UnitOfWork) -> bool:
     """Whether *error* is the cancellation by which the worker stops."""
     return unit.is_stopped and isinstance(error, asyncio.CancelledError)
 
 
-def take_back(unit: Unit) -> None:
+def take_back(unit: UnitOfWork) -> None:
     """The attempt that was cancelled because of its limit has ended, whatever its handler made of that."""
     unit.is_timed_out = False
     task = asyncio.current_task()
@@ -105,18 +112,18 @@ def _said(error: asyncio.CancelledError, handler: Handler, *, is_timed_out: bool
     return HandlerCancelledError(what).with_traceback(error.__traceback__)
 
 
-def _again(unit: Unit, past: Past | None) -> Rest:
+def _again(unit: UnitOfWork, past: RetryContext | None) -> Defer:
     """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
     if unit.is_timed_out:
         take_back(unit)
     unit.discard()
     unit.is_live = False
-    past = past or Past()
+    past = past or RetryContext()
     past.unit, past.done = None, frozenset()
     if unit.in_the_way is None:
-        return Rest(past, after(STORE_RETRY_S))
+        return Defer(past, after_delay(STORE_RETRY_S))
     past.turn = unit.turn()
-    return Rest(past, after(0) if past.turn is None else after_turn(past.turn))
+    return Defer(past, after_delay(0) if past.turn is None else after_unit(past.turn))
 
 
 def _unreadable_row(error: BaseException) -> UnreadableRowError | None:
@@ -134,26 +141,28 @@ def _unreadable_row(error: BaseException) -> UnreadableRowError | None:
     return None
 
 
-def _halted(row: UnreadableRowError, unit: Unit, past: Past | None) -> Rest:
+def _halted(row: UnreadableRowError, unit: UnitOfWork, past: RetryContext | None) -> Defer:
     """The partition halts before *unit*'s event: the next ones may need the row, too, and no event is to blame."""
-    past = past or Past()
+    past = past or RetryContext()
     past.unit, past.done = None, frozenset()  # all handlers run anew when the row is mended
-    return Rest(
+    return Defer(
         past, never, halts=f"{words(unit.record)} is not handled, and nothing after it: {row}"
     )
 
 
-def _bury(failing: Failing, error: BaseException, unit: Unit, past: Past | None) -> None:
+def _bury(
+    failure_policy: FailurePolicy, error: BaseException, unit: UnitOfWork, past: RetryContext | None
+) -> None:
     """Put the dead letter into the group. Raises Rest when it must not leave."""
-    if isinstance(error, GivenUp):
+    if isinstance(error, EventFailedError):
         failure = error.failure
     elif not unit.handler and isinstance(error, (DecodeError, UnknownTypeError)):
-        failure = failing.undecodable(error, past)
+        failure = failure_policy.undecodable(error, past)
     else:
-        failure = failing.broken(error, unit.handler, past)
-    failing.bury(failure, unit, past)
+        failure = failure_policy.broken(error, unit.handler, past)
+    failure_policy.bury(failure, unit, past)
     if past is not None:
-        failing.ended(unit.record, past, unit.partition, is_dead=True)
+        failure_policy.ended(unit.record, past, unit.partition, is_dead=True)
         if past.back is not None and past.back.handler and unit.mark is not None:
             # Of this coming back, not of the event: a redrive leaves another one.
             key, mark = unit.mark

@@ -17,13 +17,13 @@ from famulus.deadletter.redelivery import outgoing, retry_of
 from famulus.deadletter.topics import retry_topic
 from famulus.errors import HandlerHeldError
 from famulus.observability.metrics import Counts
-from famulus.processing.deferral import Past, Rest, after, never, stage_of
-from famulus.processing.failures.handler_breaker import Gate
+from famulus.processing.deferral import Defer, RetryContext, after_delay, never, stage_of
+from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.processing.handlers import Handler
-from famulus.serialization.records import Record, event_id_of, place_of
-from famulus.state.failure_state import Tried, attempts_row
-from famulus.state.partition_state import Partition
-from famulus.state.unit_of_work import Unit
+from famulus.serialization.records import ConsumerRecord, event_id_of, place_of
+from famulus.state.failure_state import AttemptCount, attempts_row
+from famulus.state.partition_state import PartitionState
+from famulus.state.unit_of_work import UnitOfWork
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ class ParkedError(Exception):
     """An earlier event of the same key is a dead letter."""
 
 
-class GivenUp(Exception):  # noqa: N818  # the error is inside
+class EventFailedError(Exception):  # the error is inside
     """An event failed for good."""
 
     def __init__(self, failure: Failure) -> None:
@@ -49,7 +49,7 @@ class GivenUp(Exception):  # noqa: N818  # the error is inside
 
 
 @dataclass(frozen=True)
-class Failing:
+class FailurePolicy:
     """How the events of one subscription fail.
 
     Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for
@@ -61,8 +61,8 @@ class Failing:
     topic: str  # of the source, as on the cluster
     letters: DeadLetters
     counts: Counts
-    flood: Gate
-    poison: Gate
+    flood: HandlerBreaker
+    poison: HandlerBreaker
     succeeded: Callable[[], int]
     order: Order = "key"
     on_dead_letter: OnDeadLetter = "skip"
@@ -76,8 +76,12 @@ class Failing:
         return [gate.why for gate in (self.flood, self.poison) if gate.is_open]
 
     def begin(
-        self, record: Record, past: Past | None, state: Partition, longest_wait_s: float
-    ) -> Past | None:
+        self,
+        record: ConsumerRecord,
+        past: RetryContext | None,
+        state: PartitionState,
+        longest_wait_s: float,
+    ) -> RetryContext | None:
         """What an earlier owner of the partition knew of the event.
 
         Raises Rest, or GivenUp for one that is parked.
@@ -85,25 +89,25 @@ class Failing:
         Whatever the clock of that owner said, it rests for *longest_wait_s* at most.
         """
         offset, sequence = record.offset, self._sequence(record)
-        if sequence is not None and state.troubles.is_behind(sequence, offset):
-            dead = state.troubles.sequences[sequence][0]
-            raise GivenUp(
+        if sequence is not None and state.failure_state.is_behind(sequence, offset):
+            dead = state.failure_state.sequences[sequence][0]
+            raise EventFailedError(
                 self._failure(
                     "parked", ParkedError(f"behind the dead letter of offset {dead}"), past
                 )
             )
         # Which says it itself.
         is_retry = past is not None and (past.back is None or past.back.action == "retry")
-        if (times := state.troubles.held.get((offset, stage_of(past)))) is not None:
-            past = past or Past()
+        if (times := state.failure_state.held.get((offset, stage_of(past)))) is not None:
+            past = past or RetryContext()
             past.held = times
-        if is_retry or offset not in state.troubles.attempts:
+        if is_retry or offset not in state.failure_state.attempts:
             return past
-        past = past or Past()
-        past.tried = state.troubles.tried(offset)
+        past = past or RetryContext()
+        past.tried = state.failure_state.tried(offset)
         due_s = (max(tried.due_ms for tried in past.tried.values()) - self.now_ms()) / 1000
         if due_s > 0:
-            raise Rest(past, after(min(due_s, longest_wait_s)))
+            raise Defer(past, after_delay(min(due_s, longest_wait_s)))
         return past
 
     def failed(
@@ -111,9 +115,9 @@ class Failing:
         handler: Handler,
         handlers: Sequence[Handler],
         error: BaseException,
-        unit: Unit,
-        past: Past | None,
-    ) -> Past:
+        unit: UnitOfWork,
+        past: RetryContext | None,
+    ) -> RetryContext:
         """An attempt of *handler*, one of *handlers*, has failed.
 
         Returns when the others may go on without it.
@@ -121,20 +125,20 @@ class Failing:
         Raises Rest when it is to be tried again, GivenUp when the event has failed for good.
         """
         record, policy = unit.record, handler.policy
-        past = past or Past()
+        past = past or RetryContext()
         if not policy.is_outage(error):
-            handler.gate.let_another_try(place_of(record))
+            handler.gate.release_probe(place_of(record))
         elif handler.gate.note_failure(place_of(record), error):
             raise self.at_gate(handler, handlers, unit, past)
         past.done |= _before(handler, handlers)
         now_ms = self.now_ms()
-        before = past.tried.get(handler.name, Tried())
+        before = past.tried.get(handler.name, AttemptCount())
         ran = not isinstance(error, HandlerHeldError)
         attempts, first_ms = before.attempts + past.held + ran, before.first_ms or now_ms
         stage = past.back.stage if past.back is not None else 0  # of retry topics
         if policy.is_transient(error) and attempts < policy.attempts_at(stage):
             delay_s = policy.retry.wait_s(attempts, random.random())  # noqa: S311  # no secret
-            past.tried[handler.name] = Tried(
+            past.tried[handler.name] = AttemptCount(
                 before.attempts + 1, first_ms, now_ms + round(delay_s * 1000)
             )
             unit.partition.note(*attempts_row(record.offset, past.tried))
@@ -148,18 +152,18 @@ class Failing:
                 error=type(error).__name__,
             )
             past.unit = unit
-            raise Rest(past, after(delay_s))
+            raise Defer(past, after_delay(delay_s))
         failure = self._failure(policy.kind(error), error, past, handler.name, attempts, first_ms)
         if policy.is_transient(error) and stage < len(policy.delays_s):
             self._postpone(failure, stage, unit, policy.delays_s[stage])
-            past.tried.setdefault(handler.name, Tried())
+            past.tried.setdefault(handler.name, AttemptCount())
             past.done |= {handler.name}
             return past
-        raise GivenUp(failure)
+        raise EventFailedError(failure)
 
-    def check_held(self, handler: Handler, past: Past) -> None:
+    def check_held(self, handler: Handler, past: RetryContext) -> None:
         """Raise HandlerHeldError when an event has held workers up for as often as *handler* may try it."""
-        tried = past.tried.get(handler.name, Tried())
+        tried = past.tried.get(handler.name, AttemptCount())
         stage = past.back.stage if past.back is not None else 0
         if past.held and tried.attempts + past.held >= handler.policy.attempts_at(stage):
             raise HandlerHeldError(
@@ -168,42 +172,50 @@ class Failing:
                 "takes long, or run it in a thread or process"
             )
 
-    def knock(
-        self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None
+    def acquire_probe(
+        self,
+        handler: Handler,
+        handlers: Sequence[Handler],
+        unit: UnitOfWork,
+        past: RetryContext | None,
     ) -> None:
         """Go through a gate that is shut, as its probe.
 
         Raises Rest when it is another one's turn.
         """
-        if not handler.gate.may_probe(place_of(unit.record)):
+        if not handler.gate.try_acquire_probe(place_of(unit.record)):
             raise self.at_gate(handler, handlers, unit, past)
 
     def at_gate(
-        self, handler: Handler, handlers: Sequence[Handler], unit: Unit, past: Past | None
-    ) -> Rest:
+        self,
+        handler: Handler,
+        handlers: Sequence[Handler],
+        unit: UnitOfWork,
+        past: RetryContext | None,
+    ) -> Defer:
         """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
-        past = past or Past()
+        past = past or RetryContext()
         past.done |= _before(handler, handlers)
         past.unit = unit
-        return Rest(past, handler.gate.until(place_of(unit.record)))
+        return Defer(past, handler.gate.until(place_of(unit.record)))
 
-    def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:
+    def bury(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
         """Put the dead letter into the group: it leaves before the event's offset is finished.
 
         Raises Rest when it must not: the event stays where it is.
         """
         record, state = unit.record, unit.partition
-        past = past or Past()
+        past = past or RetryContext()
         past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
         gate = self._gate(record, failure, past)
         if gate is not None and gate.note_failure(place_of(record), failure.error):
-            raise Rest(past, gate.until(place_of(record)))
+            raise Defer(past, gate.until(place_of(record)))
         blocked = self._sequence(record) if self.on_dead_letter == "sequence" else None
-        is_full = blocked is not None and state.troubles.is_full(
+        is_full = blocked is not None and state.failure_state.is_full(
             blocked, record.offset, self.sequence_max
         )
         if self.on_dead_letter == "halt" or (is_full and self.on_sequence_full == "halt"):
-            raise Rest(past, never, halts=self._halts(record, failure, is_full=is_full))
+            raise Defer(past, never, halts=self._halts(record, failure, is_full=is_full))
         event_id = event_id_of(record)
         log.warning(
             "dead letter",
@@ -217,33 +229,39 @@ class Failing:
         self.counts.note_failure(failure.kind, failure.handler, type(failure.error).__qualname__)
         state.filling.outbox.append(self.letters.letter(record, failure))
         if blocked is not None and not is_full:
-            state.note(*state.troubles.died(blocked, record.offset))
+            state.note(*state.failure_state.died(blocked, record.offset))
 
-    def ended(self, record: Record, past: Past, state: Partition, *, is_dead: bool) -> None:
+    def ended(
+        self, record: ConsumerRecord, past: RetryContext, state: PartitionState, *, is_dead: bool
+    ) -> None:
         """An event with a past has ended: forget what was noted of it."""
         for gate in (self.flood, self.poison):
             if not is_dead and gate.is_trying(place_of(record)):
-                gate.let_all_pass()
+                gate.close_breaker()
         if any(tried.due_ms for tried in past.tried.values()):
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and not is_dead:
             self.let_pass(record, state)
 
-    def let_pass(self, record: Record, state: Partition) -> None:
+    def let_pass(self, record: ConsumerRecord, state: PartitionState) -> None:
         """A dead letter was handled, or dropped: what waited behind it may come back."""
         sequence = self._sequence(record)
-        row = state.troubles.came_back(sequence, record.offset) if sequence is not None else None
+        row = (
+            state.failure_state.came_back(sequence, record.offset) if sequence is not None else None
+        )
         if row is not None:
             state.note(*row)
 
-    def _gate(self, record: Record, failure: Failure, past: Past) -> Gate | None:
+    def _gate(
+        self, record: ConsumerRecord, failure: Failure, past: RetryContext
+    ) -> HandlerBreaker | None:
         """The gate that *failure* has to pass.
 
         None: one that says nothing about the events that come now.
         """
         if failure.handler:
             if self.poison.is_trying(place_of(record)):  # it was read, whatever its handler says
-                self.poison.let_all_pass()
+                self.poison.close_breaker()
             return self.flood
         # Another one stopped it; what comes back was asked for.
         if failure.kind == "parked" or past.back is not None:
@@ -251,7 +269,7 @@ class Failing:
         self.poison.passed = self.succeeded()
         return self.poison
 
-    def _sequence(self, record: Record) -> bytes | None:
+    def _sequence(self, record: ConsumerRecord) -> bytes | None:
         """What a dead letter would have to wait behind it: the events of its key, or all.
 
         None: nothing.
@@ -262,7 +280,7 @@ class Failing:
         self,
         kind: FailureKind,
         error: BaseException,
-        past: Past | None,
+        past: RetryContext | None,
         handler: str = "",
         attempts: int = 0,
         first_ms: int = 0,
@@ -283,17 +301,17 @@ class Failing:
             bool(only),
         )
 
-    def undecodable(self, error: Exception, past: Past | None) -> Failure:
+    def undecodable(self, error: Exception, past: RetryContext | None) -> Failure:
         """The failure of a record that is not an event that anybody handles."""
         return self._failure(
             "unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past
         )
 
-    def broken(self, error: BaseException, handler: str, past: Past | None) -> Failure:
+    def broken(self, error: BaseException, handler: str, past: RetryContext | None) -> Failure:
         """The failure of an event whose handlers succeeded, but what they did cannot be settled."""
         return self._failure("permanent", error, past, handler, 1)
 
-    def _postpone(self, failure: Failure, stage: int, unit: Unit, delay_s: float) -> None:
+    def _postpone(self, failure: Failure, stage: int, unit: UnitOfWork, delay_s: float) -> None:
         record = unit.record
         log.info(
             "to a retry topic",
@@ -311,7 +329,7 @@ class Failing:
         letter = self.letters.letter(record, replace(failure, is_partial=True))
         unit.publish(replace(again, fallback=letter))
 
-    def _halts(self, record: Record, failure: Failure, *, is_full: bool) -> str:
+    def _halts(self, record: ConsumerRecord, failure: Failure, *, is_full: bool) -> str:
         what = (
             f"{words(record)} failed for good ({failure.kind}, {type(failure.error).__qualname__})"
         )
@@ -330,6 +348,6 @@ def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
     return {done.name for done in handlers[: handlers.index(handler)]}
 
 
-def words(record: Record) -> str:
+def words(record: ConsumerRecord) -> str:
     """Where a record stands, for people."""
     return f"{record.topic}-{record.partition} offset {record.offset}"

@@ -21,13 +21,13 @@ from faust import Record as Event
 from famulus.declarations import Declaration, Place, calling, place_of, shown
 from famulus.errors import ConfigError, DecodeError
 from famulus.processing.failures.circuit_breaker import Breaker
-from famulus.processing.failures.handler_breaker import Gate
+from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.processing.failures.retry_policy import Policy
 from famulus.producer.event_bus import EventBus
 from famulus.serialization.cloudevents import envelope_in, is_structured
 from famulus.serialization.json_codec import Codec, codec_of
-from famulus.serialization.records import Delivery, Record, event_type_of
-from famulus.serialization.redaction import hidden, places_of
+from famulus.serialization.records import ConsumerRecord, Delivery, event_type_of
+from famulus.serialization.redaction import hidden, sensitive_paths
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
@@ -55,7 +55,7 @@ class Handler:
     wants_delivery: bool
     is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
     policy: Policy
-    gate: Gate
+    gate: HandlerBreaker
     place: Place  # in the code
 
 
@@ -107,7 +107,7 @@ def handler_for(  # each has a default
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
     what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
-    gate = Gate(breaker, name, what, cure, policy.timeout_s)
+    gate = HandlerBreaker(breaker, name, what, cure, policy.timeout_s)
     return Handler(
         name,
         event_type,
@@ -376,10 +376,10 @@ class EventTypes:
         self._codecs: dict[str, Codec[Event]] = {
             str(t._options.namespace): codec_of(t) for t in known
         }
-        self._hidden = places_of(codec.record_type for codec in self._codecs.values())
+        self._hidden = sensitive_paths(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
 
-    def decode(self, record: Record, *, is_redeemed: bool = False) -> Event | None:
+    def decode(self, record: ConsumerRecord, *, is_redeemed: bool = False) -> Event | None:
         """The event in *record*, or None when its type has no handler here.
 
         Raises DecodeError for poison.
@@ -403,7 +403,7 @@ class EventTypes:
             return codec.decode(value)
 
     # Of `decode`.
-    def _decode(self, record: Record, is_redeemed: bool) -> Event | None:  # noqa: FBT001
+    def _decode(self, record: ConsumerRecord, is_redeemed: bool) -> Event | None:  # noqa: FBT001
         value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
             raise DecodeError(
@@ -439,7 +439,7 @@ class EventTypes:
         """A record's *value* for people: with stars for what one of the types here calls sensitive."""
         return hidden(value, self._hidden)
 
-    def _in_envelope(self, record: Record) -> Event | None:
+    def _in_envelope(self, record: ConsumerRecord) -> Event | None:
         envelope = envelope_in(record)
         codec = self._codecs.get(envelope.type)
         if codec is None:

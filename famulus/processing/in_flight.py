@@ -13,8 +13,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from famulus.processing.offset_tracker import PartitionOffsets
-from famulus.serialization.records import Record
-from famulus.state.changelog import Processed, offsets_in, turns
+from famulus.serialization.records import ConsumerRecord
+from famulus.state.changelog import SourcePosition, offsets_in, turns
 
 # They cost half of what a loop does.
 _offset, _timestamp, _key, _value = map(attrgetter, ("offset", "timestamp", "key", "value"))
@@ -45,7 +45,7 @@ class InFlight:
     all of it is finished.
     """
 
-    def __init__(self, processed: Processed, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
+    def __init__(self, processed: SourcePosition, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
         self._begin = begin
         self.offsets = PartitionOffsets()
         self._records_max, self._bytes_max = records, bytes
@@ -64,8 +64,8 @@ class InFlight:
         self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
 
     def received(
-        self, records: Sequence[Record], now_ms: int
-    ) -> tuple[Sequence[Record], list[int]]:
+        self, records: Sequence[ConsumerRecord], now_ms: int
+    ) -> tuple[Sequence[ConsumerRecord], list[int]]:
         """Note *records*, which follow those before.
 
         Returns those to be carried, with the stream's time at each.
@@ -107,10 +107,10 @@ class InFlight:
         )[1:]
 
     def _without_settled(
-        self, records: Sequence[Record], offsets: list[int], stream_ms: list[int]
-    ) -> tuple[list[Record], list[int]]:
+        self, records: Sequence[ConsumerRecord], offsets: list[int], stream_ms: list[int]
+    ) -> tuple[list[ConsumerRecord], list[int]]:
         """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
-        left: list[Record] = []
+        left: list[ConsumerRecord] = []
         times: list[int] = []
         at, behind = 0, offsets[-1] + 1
         while self._ahead and self._ahead[0][0] < behind:
@@ -197,14 +197,14 @@ class InFlight:
         chunks[at - 1 : at + len(looks)] = seen
         self._look_at = at - 1 + len(seen) if len(looks) == LOOKS else 1
 
-    def processed(self, now_ms: int, counts: Mapping[str, int]) -> Processed:
+    def processed(self, now_ms: int, counts: Mapping[str, int]) -> SourcePosition:
         """How far the partition is by now; *counts* says how its records ended."""
         next_offset = self.offsets.next_offset
         if next_offset is None:  # the first record is still in hand, or has yet to come
             next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
         ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
         before, stream_ms = self._before, self._stream_at(next_offset)
-        return Processed(
+        return SourcePosition(
             next_offset,
             ahead,
             stream_ms,

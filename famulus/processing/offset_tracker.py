@@ -188,7 +188,7 @@ def gone(first: int, begin: int) -> str:
     return f"records {first} to {begin - 1} are gone from the topic and were never handled"
 
 
-def start_position(  # four offsets and what to do
+def start_offset(  # four offsets and what to do
     processed: int, committed: int | None, begin: int, end: int, on_commit_ahead: OnCommitAhead
 ) -> Start:
     """Where to go on when the state says that everything below *processed* is settled: there, because it is the truth.

@@ -17,17 +17,17 @@ from msgspec.structs import replace
 
 from famulus.errors import UnreadableError
 from famulus.observability.hot_keys import KeyWatch
-from famulus.processing.checkpoint_loop import Linger, Settling, Ties
-from famulus.processing.deferral import Rest
-from famulus.processing.deferred_events import Resting, leave
+from famulus.processing.checkpoint_loop import CheckpointLoop, LingerPolicy, WorkerCallbacks
+from famulus.processing.deferral import Defer
+from famulus.processing.deferred_events import DeferredEvents, leave
 from famulus.processing.in_flight import InFlight
 from famulus.processing.key_lanes import Lanes
-from famulus.processing.pipeline import Pipeline, Work
-from famulus.processing.redelivery import Backs
-from famulus.serialization.records import Outcome, Record
-from famulus.state.changelog import Processed
-from famulus.state.checkpointer import Settler
-from famulus.state.partition_state import Partition
+from famulus.processing.pipeline import Pipeline, WorkItem
+from famulus.processing.redelivery import RedeliveryTopics
+from famulus.serialization.records import ConsumerRecord, Outcome
+from famulus.state.changelog import SourcePosition
+from famulus.state.checkpointer import Checkpointer
+from famulus.state.partition_state import PartitionState
 
 log = structlog.get_logger()
 # One that is unpacked and one behind it, so that no partition runs dry between two polls.
@@ -52,11 +52,11 @@ class Packed(Protocol):
     next_offset: int
     leader_epoch: int
 
-    def records(self, limit: int) -> Iterator[Sequence[Record]]:
+    def records(self, limit: int) -> Iterator[Sequence[ConsumerRecord]]:
         """The records, *limit* at a time."""
 
 
-class Flow:
+class PartitionProcessor:
     """The records of one partition, from the fetch to the finished offset.
 
     *state* is what the partition remembers, *settler* makes it durable, None for a subscription
@@ -68,18 +68,18 @@ class Flow:
         self,
         tp: TP,
         pipeline: Pipeline,
-        state: Partition,
-        settler: Settler | None,
+        state: PartitionState,
+        checkpointer: Checkpointer | None,
         limits: Limits,
-        ties: Ties,
-        on_room: Callable[["Flow"], None],
+        ties: WorkerCallbacks,
+        on_room: Callable[["PartitionProcessor"], None],
         begin: int = 0,
     ) -> None:
         self.tp = tp
         self.begin = begin
         self.pipeline = pipeline
         self.state = state
-        self.lanes: Lanes[Work] = Lanes(limits.lanes)
+        self.lanes: Lanes[WorkItem] = Lanes(limits.lanes)
         self.is_listed = False  # the crew's own note
         # Offsets of what was handled, finished before anybody but the crew has a turn.
         self.done: list[int] = []
@@ -88,55 +88,56 @@ class Flow:
         self._ties, self._on_room = ties, on_room
         self.position = 0  # where the next fetch is expected to begin, or later
         # Each with where the next one begins.
-        self._fetches: deque[tuple[Iterator[Sequence[Record]], int]] = deque()
+        self._fetches: deque[tuple[Iterator[Sequence[ConsumerRecord]], int]] = deque()
         self._quiet = asyncio.Event()
         processed = replace(
-            state.processed or Processed(0), home=state.home, source_id=state.source_id
+            state.processed or SourcePosition(0), home=state.home, source_id=state.source_id
         )
         self.in_flight = InFlight(processed, limits.records, limits.bytes, begin)
         self.offsets = self.in_flight.offsets
-        self._resting = Resting(self.lanes, lambda: on_room(self))
+        self._resting = DeferredEvents(self.lanes, lambda: on_room(self))
         waits_ms = {
-            TP(topic, tp.partition): pipeline.wait_back_ms(topic) for topic in pipeline.topics_back
+            TP(topic, tp.partition): pipeline.redelivery_wait_ms(topic)
+            for topic in pipeline.redelivery_topics
         }
-        self.backs = Backs(waits_ms, limits.records, lambda: on_room(self))
+        self.backs = RedeliveryTopics(waits_ms, limits.records, lambda: on_room(self))
         self.keys = KeyWatch()
-        linger = Linger(
+        linger = LingerPolicy(
             limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing
         )
-        self.settling = Settling(
+        self.checkpoint_loop = CheckpointLoop(
             tp,
             pipeline,
             state,
-            settler,
+            checkpointer,
             self.in_flight,
             linger,
             ties,
             self._check_room,
             self._check_quiet,
         )
-        self.has_state = settler is not None  # whether the subscription remembers anything
+        self.has_state = checkpointer is not None  # whether the subscription remembers anything
         self.halted = ""  # why nothing more is started, in words
         self._is_barred = False  # nothing at all is started, not even what an operator sends back
         self.paused = ""  # by whom, and why
 
     @property
-    def settled_offset(self) -> int | None:
+    def checkpointed_offset(self) -> int | None:
         """What may be committed of the source: everything below it is settled.
 
         None before any is.
         """
-        return self.settling.offset if self.has_state else self.offsets.next_offset
+        return self.checkpoint_loop.offset if self.has_state else self.offsets.next_offset
 
     @property
     def blocked(self) -> str:
         """Why nothing can be settled, in words."""
-        return self.settling.unsent or self.unwritten
+        return self.checkpoint_loop.unsent or self.unwritten
 
     @property
     def unwritten(self) -> str:
         """The same where it is the disk that takes nothing."""
-        return self.settling.unwritten
+        return self.checkpoint_loop.unwritten
 
     def behind(self, log_end: int) -> int:
         """How many offsets up to *log_end*, one past the newest record, are not settled.
@@ -144,14 +145,14 @@ class Flow:
         Holes among them count. Where all that was received is settled, what follows it (markers of
         transactions) does not: it has been read.
         """
-        settled = max(self.begin, self.settled_offset or 0)
-        is_idle = not (self.offsets.in_flight or self._fetches or self.settling.task)
+        settled = max(self.begin, self.checkpointed_offset or 0)
+        is_idle = not (self.offsets.in_flight or self._fetches or self.checkpoint_loop.task)
         return max(log_end - (max(settled, self.position) if is_idle else settled), 0)
 
-    def renewed(self, begin: int) -> "Flow":
+    def renewed(self, begin: int) -> "PartitionProcessor":
         """A new flow for the same partition of a subscription that remembers nothing."""
-        state = Partition(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
-        return Flow(
+        state = PartitionState(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
+        return PartitionProcessor(
             self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin
         )
 
@@ -169,7 +170,7 @@ class Flow:
         self._fetches.clear()
         self.position = self.offsets.newest + 1
 
-    def receive_back(self, tp: TP, packed: Packed) -> None:
+    def receive_redelivery(self, tp: TP, packed: Packed) -> None:
         """The same for a topic through which records come back."""
         if not self.is_closing:
             self.backs.receive(tp, packed.records(self._limits.chunk))
@@ -203,7 +204,11 @@ class Flow:
 
     def _refill(self) -> bool:
         # What halted because it has too many dead letters is told here that some are dropped.
-        if self.backs.is_due and (self.halted or not self.lanes.is_full) and self._refill_back():
+        if (
+            self.backs.is_due
+            and (self.halted or not self.lanes.is_full)
+            and self._refill_redeliveries()
+        ):
             return True
         while self._fetches and not (self.lanes.is_full or self.in_flight.is_full):
             fetched, next_offset = self._fetches[0]
@@ -222,18 +227,18 @@ class Flow:
         """
         if self.in_flight.passed(position) and self.has_state:
             self.state.filling.has_passed = True
-            self.settling.start()
+            self.checkpoint_loop.start()
 
-    def _receive(self, records: Sequence[Record]) -> None:
+    def _receive(self, records: Sequence[ConsumerRecord]) -> None:
         now_ms = self._ties.now_ms()
         left, stream_ms = self.in_flight.received(records, now_ms)
         self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
         self.lanes.add(self.pipeline.works_of(left, self.state, stream_ms), len(left))
 
-    def _refill_back(self) -> bool:
+    def _refill_redeliveries(self) -> bool:
         """What has come back and is due."""
-        works: list[Work] = []
+        works: list[WorkItem] = []
         now_ms = self._ties.now_ms()
         for returned, finished, place in self.backs.take(now_ms, self._limits.chunk):
             if returned.action == "drop":
@@ -242,9 +247,9 @@ class Flow:
             else:
                 # The stream had come to it, also if nothing of it was read in this assignment.
                 stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
-                works.append(self.pipeline.work_back(returned, finished, place, stream_ms))
+                works.append(self.pipeline.redelivery_work(returned, finished, place, stream_ms))
         self.pipeline.counts.received += len(works)
-        self.settling.start()
+        self.checkpoint_loop.start()
         self.lanes.add(works, len(works))
         return bool(works)
 
@@ -260,7 +265,7 @@ class Flow:
 
     # At work.
 
-    def ended(self, work: Work, outcome: Outcome) -> None:
+    def ended(self, work: WorkItem, outcome: Outcome) -> None:
         """A record was carried: it is finished with the group that has its effects, at once when it left none."""
         group, past = self.state.filling, work[2]
         if past is not None and past.finished is not None:
@@ -277,9 +282,9 @@ class Flow:
             self.pipeline.note("handled", len(self.done))
             self.offsets.finished_all(self.done)
             self.done.clear()
-        self.settling.start()
+        self.checkpoint_loop.start()
 
-    async def carry_timed(self, work: Work, state: Partition) -> Outcome:
+    async def process_timed(self, work: WorkItem, state: PartitionState) -> Outcome:
         """What the pipeline's `carry` does, and note how long it took, whatever came of it."""
         weight, since_s = self.keys.begin(self.lanes.waiting), time.perf_counter()
         try:
@@ -289,7 +294,7 @@ class Flow:
             self.pipeline.counts.processing_s.note(seconds)
             self.keys.timed(work[1].key, seconds, weight)
 
-    def rest(self, work: Work, rest: Rest, *, is_held: bool) -> None:
+    def rest(self, work: WorkItem, rest: Defer, *, is_held: bool) -> None:
         """The record of *work*, started or held, is not done, and nobody is at work on it."""
         self.lanes.rest(work[0], is_held=is_held)
         self.turn_ended()
@@ -369,5 +374,5 @@ class Flow:
         self.backs.stop()
 
     def _check_quiet(self) -> None:
-        if self.is_closing and not self.lanes.held and self.settling.task is None:
+        if self.is_closing and not self.lanes.held and self.checkpoint_loop.task is None:
             self._quiet.set()

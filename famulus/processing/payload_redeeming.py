@@ -9,28 +9,30 @@ from collections import deque
 
 from famulus.errors import ClaimStoreError
 from famulus.formatting import starred
-from famulus.processing.deferral import Past, Rest
+from famulus.processing.deferral import Defer, RetryContext
 from famulus.processing.failures.circuit_breaker import Breaker
-from famulus.processing.failures.handler_breaker import Gate
-from famulus.producer.payload_store import ClaimStore
+from famulus.processing.failures.handler_breaker import HandlerBreaker
+from famulus.producer.payload_store import PayloadStore
 from famulus.serialization.claim_check import redeemed
-from famulus.serialization.records import PlainRecord, place_of
-from famulus.state.unit_of_work import Unit, enter
+from famulus.serialization.records import RecordCopy, place_of
+from famulus.state.unit_of_work import UnitOfWork, enter
 
 # Each failure is one of the store, after tries of its own.
 BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)
 
 
-class Redeeming:
+class PayloadRedeemer:
     """Redeems the claim checks of one worker."""
 
-    def __init__(self, store: ClaimStore) -> None:
+    def __init__(self, store: PayloadStore) -> None:
         self.store = store
-        self.room = Room(store.config.in_hand_bytes)
+        self.room = MemoryLimit(store.config.in_hand_bytes)
         what, cure = "events wait for the store of large payloads", "they use up no attempts"
-        self.gate = Gate(BREAKER, starred(store.config.store), what, cure, store.config.timeout_s)
+        self.gate = HandlerBreaker(
+            BREAKER, starred(store.config.store), what, cure, store.config.timeout_s
+        )
 
-    async def redeem(self, unit: Unit, past: Past | None) -> PlainRecord:
+    async def redeem(self, unit: UnitOfWork, past: RetryContext | None) -> RecordCopy:
         """*unit*'s record with its payload, which takes up room until `let_go`.
 
         Raises Rest when the store is away, ClaimError when the payload cannot be had.
@@ -39,30 +41,30 @@ class Redeeming:
         enter(unit)  # while it is waited for, the time limits of the event before do not count
         claim = self.store.claim_of(record)
         place = place_of(record)
-        if gate.is_open and not gate.may_probe(place):
-            raise Rest(past or Past(), gate.until(place))
+        if gate.is_open and not gate.try_acquire_probe(place):
+            raise Defer(past or RetryContext(), gate.until(place))
         await self.room.take(claim.size)
         unit.bytes_redeemed = claim.size
         try:
             payload = await self.store.payload(claim)
         except ClaimStoreError as error:
             gate.note_failure(place, error)
-            raise Rest(past or Past(), gate.until(place)) from error
+            raise Defer(past or RetryContext(), gate.until(place)) from error
         except BaseException:
-            gate.let_another_try(place)
+            gate.release_probe(place)
             raise
         gate.passed += 1
         if gate.is_open:
-            gate.let_all_pass()
+            gate.close_breaker()
         return redeemed(record, payload)
 
-    def let_go(self, unit: Unit) -> None:
+    def let_go(self, unit: UnitOfWork) -> None:
         """Nobody needs the payload any more."""
         self.room.give(unit.bytes_redeemed)
         unit.bytes_redeemed = 0
 
 
-class Room:
+class MemoryLimit:
     """So many bytes, taken and given back.
 
     Whoever finds too few left waits, in the order of coming.

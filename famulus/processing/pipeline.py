@@ -21,13 +21,13 @@ from itertools import repeat
 
 from faust import Record as Event
 
-from famulus.deadletter.redelivery import Returned
+from famulus.deadletter.redelivery import Redelivery
 from famulus.deadletter.topics import stage_of
 from famulus.errors import DecodeError, InvariantError, PermanentError
 from famulus.observability.metrics import Counts
-from famulus.processing.deferral import Past
+from famulus.processing.deferral import RetryContext
 from famulus.processing.failure_classification import failed, not_handled, take_back
-from famulus.processing.failure_policy import Failing, UnknownTypeError, words
+from famulus.processing.failure_policy import FailurePolicy, UnknownTypeError, words
 from famulus.processing.handlers import (
     Dispatcher,
     EventTypes,
@@ -36,21 +36,21 @@ from famulus.processing.handlers import (
     refuse_result,
     refuse_unawaited,
 )
-from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.serialization.claim_check import is_claim_check
-from famulus.serialization.records import Outcome, Record, delivery_of, event_id_of
+from famulus.serialization.records import ConsumerRecord, Outcome, delivery_of, event_id_of
 from famulus.state.changelog import store_mark
-from famulus.state.dedupe import Dedupe, key_back
-from famulus.state.failure_state import Tried
-from famulus.state.partition_state import Finished, Partition
+from famulus.state.dedupe import Dedupe, redelivery_key
+from famulus.state.failure_state import AttemptCount
+from famulus.state.partition_state import Finished, PartitionState
 from famulus.state.rocksdb_store import StoreError
-from famulus.state.unit_of_work import Unit, Unwound, enter
+from famulus.state.unit_of_work import RowConflictError, UnitOfWork, enter
 
 # A record's lane; the record that is to be carried; what is known of it from before, None for
 # nearly all; the stream's time; the key of its mark, if that is known before decoding; what the
 # store had under it when so many groups had reached it. A plain tuple, since one is made for every
 # record.
-Work = tuple[Hashable, Record, Past | None, int, bytes, bytes | None, int]
+WorkItem = tuple[Hashable, ConsumerRecord, RetryContext | None, int, bytes, bytes | None, int]
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Pipeline:
     types: EventTypes
     dispatcher: Dispatcher
     dedupe: Dedupe | None
-    dedupe_back: Dedupe | None
+    dedupe_redelivered: Dedupe | None
     counts: Counts
     on_unknown_type: OnUnknownType
-    failing: Failing
-    redeeming: Redeeming
-    topics_back: tuple[str, ...] = ()  # through which records come back, as on the cluster
+    failure_policy: FailurePolicy
+    payload_redeemer: PayloadRedeemer
+    redelivery_topics: tuple[str, ...] = ()  # through which records come back, as on the cluster
 
-    def wait_back_ms(self, topic: str) -> int:
+    def redelivery_wait_ms(self, topic: str) -> int:
         """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""
         stage = stage_of(topic)
         every = (handler.policy.delays_s for handler in self.dispatcher.handlers)
@@ -83,17 +83,17 @@ class Pipeline:
         """So many records have ended like that."""
         self.counts[outcome] += count
         if outcome == "handled":
-            self.failing.flood.passed += count
+            self.failure_policy.flood.passed += count
 
-    def _lanes_of(self, records: Sequence[Record]) -> list[Hashable]:
+    def _lanes_of(self, records: Sequence[ConsumerRecord]) -> list[Hashable]:
         """What each record must not overtake: its key; without one its event id; or the whole partition."""
-        if self.failing.order == "partition":
+        if self.failure_policy.order == "partition":
             return [None] * len(records)
         return [event_id_of(record) if record.key is None else record.key for record in records]
 
     def works_of(
-        self, records: Sequence[Record], state: Partition, stream_ms: Iterable[int]
-    ) -> Iterator[Work]:
+        self, records: Sequence[ConsumerRecord], state: PartitionState, stream_ms: Iterable[int]
+    ) -> Iterator[WorkItem]:
         """What `carry` needs to know of each record.
 
         The store is looked into once for all, if the disk lets us.
@@ -110,29 +110,33 @@ class Pipeline:
             stored, applied = [None] * len(keys), -1
         return zip(*known, keys, stored, repeat(applied, len(records)), strict=True)
 
-    def work_back(self, back: Returned, finished: Finished, place: int, stream_ms: int) -> Work:
+    def redelivery_work(
+        self, back: Redelivery, finished: Finished, place: int, stream_ms: int
+    ) -> WorkItem:
         """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
-        past = Past(back=back, finished=finished, place=place)
+        past = RetryContext(back=back, finished=finished, place=place)
         if back.action == "retry":
-            past.tried[back.handler] = Tried(back.attempts, back.first_ms)
+            past.tried[back.handler] = AttemptCount(back.attempts, back.first_ms)
         [lane] = self._lanes_of([back])
-        return lane, back, past, stream_ms, key_back(back, self.dedupe), None, -1
+        return lane, back, past, stream_ms, redelivery_key(back, self.dedupe), None, -1
 
-    def drop(self, back: Returned, state: Partition) -> None:
+    def drop(self, back: Redelivery, state: PartitionState) -> None:
         """A dead letter is given up: what waits behind it may come back."""
-        self.failing.let_pass(back, state)
+        self.failure_policy.let_pass(back, state)
 
     # All of it.
-    async def carry(self, work: Work, state: Partition) -> Outcome:  # noqa: C901, PLR0912, PLR0915
+    async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:  # noqa: C901, PLR0912, PLR0915
         """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
 
         Raises Rest when that has to wait for something.
         """
         record, past = work[1], work[2]
-        unit = Unit(state, record) if past is None else self._resumed(past, record, state)
+        unit = UnitOfWork(state, record) if past is None else self._resumed(past, record, state)
         try:
-            if past is not None or state.troubles.any:
-                past = self.failing.begin(record, past, state, self.dispatcher.longest_wait_s)
+            if past is not None or state.failure_state.any:
+                past = self.failure_policy.begin(
+                    record, past, state, self.dispatcher.longest_wait_s
+                )
             try:
                 event = self.types.decode(record)
             except (
@@ -155,11 +159,11 @@ class Pipeline:
                     enter(unit := unit.passed())
                 gate = handler.gate
                 if gate.is_open:
-                    self.failing.knock(handler, handlers, unit, past)
+                    self.failure_policy.acquire_probe(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
                 try:
                     if past is not None and past.held:
-                        self.failing.check_held(handler, past)
+                        self.failure_policy.check_held(handler, past)
                     result = await (
                         handler.target(event)
                         if handler.is_plain
@@ -171,47 +175,49 @@ class Pipeline:
                         refuse_unawaited(handler, unit.unawaited)
                 except BaseException as error:  # whatever a handler raises
                     unit = unit.rollback(before)
-                    past = failed(self.failing, handler, handlers, error, unit, past)
+                    past = failed(self.failure_policy, handler, handlers, error, unit, past)
                 else:
                     if unit.is_timed_out:
                         take_back(unit)
                     gate.passed += 1
                     if gate.is_open:
-                        gate.let_all_pass()
+                        gate.close_breaker()
             if unit.is_undone:
-                raise Unwound  # noqa: TRY301  # its handler did not let it pass
+                raise RowConflictError  # noqa: TRY301  # its handler did not let it pass
             if unit.mark or unit.rows or unit.outbox or unit.reads:
                 unit.join()
             if past is not None:
                 self._end(unit, past)
         except BaseException as error:  # what is none of ours is raised again
-            not_handled(self.failing, error, unit, past)
+            not_handled(self.failure_policy, error, unit, past)
             return "dead_lettered"
         finally:
             if unit.bytes_redeemed:
-                self.redeeming.let_go(unit)
+                self.payload_redeemer.let_go(unit)
             if not unit.is_resting:
                 unit.is_ended = True
                 if unit.is_live or unit.waiters:
                     unit.end()
         return "handled"
 
-    async def _redeemed(self, error: DecodeError, unit: Unit, past: Past | None) -> Event | None:
+    async def _redeemed(
+        self, error: DecodeError, unit: UnitOfWork, past: RetryContext | None
+    ) -> Event | None:
         """The event that a claim check stands for. Raises *error* of a record that is none."""
         if not is_claim_check(unit.record):
             raise error
-        return self.types.decode(await self.redeeming.redeem(unit, past), is_redeemed=True)
+        return self.types.decode(await self.payload_redeemer.redeem(unit, past), is_redeemed=True)
 
     @staticmethod
-    def _resumed(past: Past, record: Record, state: Partition) -> Unit:
-        unit = past.unit or Unit(state, record, past.waiters())
+    def _resumed(past: RetryContext, record: ConsumerRecord, state: PartitionState) -> UnitOfWork:
+        unit = past.unit or UnitOfWork(state, record, past.waiters())
         unit.is_resting = False
         return unit
 
-    def _is_duplicate(self, work: Work, event: Event, unit: Unit) -> bool:
+    def _is_duplicate(self, work: WorkItem, event: Event, unit: UnitOfWork) -> bool:
         """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
         _, record, past, stream_ms, key, stored, applied = work
-        dedupe = self.dedupe if past is None or past.back is None else self.dedupe_back
+        dedupe = self.dedupe if past is None or past.back is None else self.dedupe_redelivered
         # The latter: it has rested since it was looked up.
         if dedupe is None or unit.mark is not None:
             return False
@@ -230,7 +236,9 @@ class Pipeline:
         unit.leave(key, store_mark(stream_ms, record.offset))
         return False
 
-    def _unknown(self, record: Record, past: Past | None, unit: Unit) -> Outcome:
+    def _unknown(
+        self, record: ConsumerRecord, past: RetryContext | None, unit: UnitOfWork
+    ) -> Outcome:
         """What becomes of a record whose type has no handler here."""
         if self.on_unknown_type == "fail":
             raise InvariantError(f"{words(record)} is of a type that nobody here handles")
@@ -239,13 +247,13 @@ class Pipeline:
         self._end(unit, past)
         return "ignored"
 
-    def _end(self, unit: Unit, past: Past | None) -> None:
+    def _end(self, unit: UnitOfWork, past: RetryContext | None) -> None:
         """The event has ended, and not as a dead letter."""
         if past is not None:
-            self.failing.ended(unit.record, past, unit.partition, is_dead=False)
+            self.failure_policy.ended(unit.record, past, unit.partition, is_dead=False)
 
     @staticmethod
-    def _left(past: Past, handlers: Sequence[Handler]) -> Sequence[Handler]:
+    def _left(past: RetryContext, handlers: Sequence[Handler]) -> Sequence[Handler]:
         """Those that have yet to run.
 
         Raises PermanentError when the only one that should is not there any more.
@@ -255,7 +263,9 @@ class Pipeline:
             raise PermanentError(f"there is no handler {past.back.handler} any more")
         return left
 
-    async def _call(self, handler: Handler, event: Event, unit: Unit, past: Past | None) -> None:
+    async def _call(
+        self, handler: Handler, event: Event, unit: UnitOfWork, past: RetryContext | None
+    ) -> None:
         delivery = None
         if handler.wants_delivery:
             tried = past.tried.get(handler.name) if past is not None else None

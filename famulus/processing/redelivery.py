@@ -9,23 +9,23 @@ from typing import Protocol, cast
 
 from faust.types import TP
 
-from famulus.deadletter.redelivery import Returned, returned
+from famulus.deadletter.redelivery import Redelivery, parse_redelivery
 from famulus.deadletter.topics import REDRIVE
 from famulus.errors import UnreadableError
 from famulus.kafka.stray_counts import Kind, strays
 from famulus.processing.offset_tracker import PartitionOffsets
-from famulus.serialization.records import Record
+from famulus.serialization.records import ConsumerRecord
 from famulus.serialization.stray_records import StrayRecordError
 
 
-class Chunks(Protocol):
+class FetchedChunks(Protocol):
     """The records of one fetch, some at a time, where one of them has raised UnreadableError."""
 
     def skip(self) -> None:
         """Go on behind that."""
 
 
-class Back:
+class RedeliveryTopic:
     """The records of one retry or redrive topic partition, at most *records* of them in flight at once.
 
     All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times.
@@ -38,11 +38,11 @@ class Back:
         self._kind: Kind = "redrive" if place.topic.endswith(REDRIVE) else "retry"
         self._partition = place.partition
         self._records_max, self._wait_ms = records, wait_ms
-        self._fetches: deque[Iterator[Sequence[Record]]] = deque()
+        self._fetches: deque[Iterator[Sequence[ConsumerRecord]]] = deque()
         # A heap: when each is due, and its offset here.
-        self._waiting: list[tuple[int, int, Returned]] = []
+        self._waiting: list[tuple[int, int, Redelivery]] = []
 
-    def receive(self, chunks: Iterator[Sequence[Record]]) -> None:
+    def receive(self, chunks: Iterator[Sequence[ConsumerRecord]]) -> None:
         """Take a fetch, to be unpacked when its turn comes."""
         self._fetches.append(chunks)
 
@@ -64,7 +64,7 @@ class Back:
             return None
         return max(self._waiting[0][0] - now_ms, 0) / 1000
 
-    def take(self, now_ms: int, limit: int) -> Iterator[tuple[int, Returned]]:
+    def take(self, now_ms: int, limit: int) -> Iterator[tuple[int, Redelivery]]:
         """At most *limit* that are due, each with its offset here."""
         while limit > 0 and self.due_in_s(now_ms) == 0:
             limit -= 1
@@ -83,7 +83,7 @@ class Back:
                     self._kind,
                     StrayRecordError(error.topic, self._partition, error.first_offset, why),
                 )
-                cast(Chunks, self._fetches[0]).skip()
+                cast(FetchedChunks, self._fetches[0]).skip()
                 continue
             if records is None:
                 self._fetches.popleft()
@@ -91,14 +91,16 @@ class Back:
             self.offsets.received([record.offset for record in records])
             for record in records:
                 latest_ms = min(record.timestamp, now_ms) + self._wait_ms + 1
-                back = strays.read(self._kind, record, partial(returned, latest_ms=latest_ms))
+                back = strays.read(
+                    self._kind, record, partial(parse_redelivery, latest_ms=latest_ms)
+                )
                 if back is not None:
                     heappush(self._waiting, (back.due_ms, record.offset, back))
                 else:
                     self.offsets.finished(record.offset)
 
 
-class Backs:
+class RedeliveryTopics:
     """All such topics of one partition, with how long records wait in each.
 
     *on_due* is told when one may start.
@@ -107,19 +109,21 @@ class Backs:
     def __init__(
         self, waits_ms: Mapping[TP, int], records: int, on_due: Callable[[], None]
     ) -> None:
-        self.of = {place: Back(place, records, wait_ms) for place, wait_ms in waits_ms.items()}
+        self.of = {
+            place: RedeliveryTopic(place, records, wait_ms) for place, wait_ms in waits_ms.items()
+        }
         self.is_due = False  # whether it is worth a look
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None
 
-    def receive(self, tp: TP, chunks: Iterator[Sequence[Record]]) -> None:
+    def receive(self, tp: TP, chunks: Iterator[Sequence[ConsumerRecord]]) -> None:
         """Take a fetch of one of them."""
         self.of[tp].receive(chunks)
         self.is_due = True
 
     def take(
         self, now_ms: int, limit: int
-    ) -> Iterator[tuple[Returned, Callable[[int], None], int]]:
+    ) -> Iterator[tuple[Redelivery, Callable[[int], None], int]]:
         """At most *limit* of each that are due, with whom to tell its offset at the end.
 
         A timer sees to the rest.
@@ -141,7 +145,7 @@ class Backs:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _finisher(self, back: Back) -> Callable[[int], None]:
+    def _finisher(self, back: RedeliveryTopic) -> Callable[[int], None]:
         def finished(place: int) -> None:
             back.offsets.finished(place)
             self.is_due = True  # there is room for one more

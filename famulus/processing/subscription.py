@@ -16,7 +16,7 @@ from famulus.observability.metrics import Counts
 from famulus.processing.failure_policy import OnDeadLetter, Order
 from famulus.processing.handlers import OnUnknownType
 from famulus.state.dedupe import DEFAULT_WINDOW, Dedupe, FieldIdentity, Identity
-from famulus.state.partition_state import Partition
+from famulus.state.partition_state import PartitionState
 from famulus.state.tables import Table
 
 K = TypeVar("K")
@@ -56,7 +56,7 @@ class Subscription:
         self.options = options
         self.counts = Counts()
         self.tables: dict[str, Table[Any, Any]] = {}
-        self.held: dict[int, Partition] = {}  # this worker's partitions
+        self.held: dict[int, PartitionState] = {}  # this worker's partitions
         self.has_agent = False
         self._names_taken = names_taken
         self._state_topic = state_topic
@@ -78,7 +78,7 @@ class Subscription:
         return self._state_topic if remembers else None
 
     @property
-    def dedupe_back(self) -> Dedupe | None:
+    def dedupe_redelivered(self) -> Dedupe | None:
         """How records that come back are recognised: they are, whatever was said about those that come first."""
         return self.options.dedupe or (
             Dedupe(DEFAULT_WINDOW // MS) if self.state_topic is not None else None
@@ -167,7 +167,7 @@ def declared_table(  # noqa: PLR0917  # all that a table is
     key: type[K],
     value: type[V],
     default: Callable[[], V] | None,
-    held: Mapping[int, Partition],
+    held: Mapping[int, PartitionState],
     help: str,
     topic: str,
 ) -> Table[K, V]:

@@ -18,11 +18,17 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from famulus.errors import InvariantError
-from famulus.processing.deferral import Rest
+from famulus.processing.deferral import Defer
 from famulus.processing.failure_classification import forget_cancellations
-from famulus.processing.partition_processor import Flow
-from famulus.processing.pipeline import Work
-from famulus.processing.task_slot import RENEWAL, CleanContext, Hand, Watch, told_of_waits
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.pipeline import WorkItem
+from famulus.processing.task_slot import (
+    RENEWAL,
+    CleanContext,
+    TaskSlot,
+    TimeoutWatchdog,
+    notify_on_suspend,
+)
 from famulus.state.unit_of_work import current_unit
 
 TURN_RECORDS = 50  # of one partition before the next one has its turn
@@ -34,11 +40,13 @@ STOP_AGAIN_S = 1.0  # between two times that a task is told to end
 class OnHeld(Protocol):
     """Is told of an event that has held the event loop."""
 
-    def __call__(self, flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
+    def __call__(
+        self, processor: PartitionProcessor, work: WorkItem, seconds: float, *, is_sure: bool
+    ) -> None:
         """Note that. Where it is not sure, it may have been an event shortly before."""
 
 
-class Crew:
+class TaskPool:
     """At most *concurrency* records in hand at once. *on_bug* is told what a task did not survive.
 
     *timeouts_s* says how long an attempt may take, by the handler's name; those of handlers that
@@ -55,31 +63,31 @@ class Crew:
         # So that they are not collected before they are done.
         self._telling: list[asyncio.Future[Any]] = []
         self._on_bug = on_bug
-        self._flows: deque[Flow] = deque()  # that may have a record to start
+        self._processors: deque[PartitionProcessor] = deque()  # that may have a record to start
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._is_on_duty = False  # whether a task looks for work, or has been told to
+        self._has_leader = False  # whether a task looks for work, or has been told to
         self._is_stopping = False
         self._clean_context: CleanContext | None = None
         self._held = 0  # records in hand
-        self.hands: list[Hand] = []
-        self._watch = Watch(self.hands, timeouts_s)
+        self.slots: list[TaskSlot] = []
+        self._watch = TimeoutWatchdog(self.slots, timeouts_s)
         self.on_held: OnHeld = lambda *_, **__: None
 
-    def wake(self, flow: Flow) -> None:
+    def wake(self, processor: PartitionProcessor) -> None:
         """There may be something to start in *flow*."""
         if self._clean_context is None:  # no event has begun yet, so nothing of one is in it
             self._clean_context = CleanContext()
-        if not flow.is_listed:
-            self._list(flow)
-        if not self._is_on_duty:
-            self._hand_over_duty()
+        if not processor.is_listed:
+            self._list(processor)
+        if not self._has_leader:
+            self._promote_follower()
 
     def resize(self, concurrency: int) -> None:
         """Have at most so many records in hand at once; those that are in hand beyond that end first."""
         self._concurrency = concurrency
-        if not self._is_on_duty:
-            self._hand_over_duty()
+        if not self._has_leader:
+            self._promote_follower()
 
     async def stop(self) -> None:
         """End the tasks, whatever they do."""
@@ -87,7 +95,7 @@ class Crew:
         self._watch.stop()
         # One whose handler made something else of it goes on, until it is told again.
         while self._tasks:
-            for unit in filter(None, (hand.unit for hand in self.hands)):
+            for unit in filter(None, (hand.unit for hand in self.slots)):
                 unit.is_stopped, unit.is_timed_out = True, False  # what reaches it now is the end
             for task in self._tasks:
                 task.cancel()
@@ -98,11 +106,14 @@ class Crew:
         """Whether as many records are in hand as may be."""
         return self._held >= self._concurrency
 
-    def holds(self, flow: Flow) -> bool:
+    def holds(self, processor: PartitionProcessor) -> bool:
         """Whether a task that lives has a record of *flow* in hand."""
         return any(
-            hand.flow is flow and hand.is_held and hand.task is not None and not hand.task.done()
-            for hand in self.hands
+            hand.processor is processor
+            and hand.is_held
+            and hand.task is not None
+            and not hand.task.done()
+            for hand in self.slots
         )
 
     def overdue(self, deadline_s: float) -> list[dict[str, object]]:
@@ -113,27 +124,27 @@ class Crew:
         now = time.monotonic()
         return [
             hand.as_json(now)
-            for hand in self.hands
+            for hand in self.slots
             if hand.record is not None and now - hand.since > deadline_s
         ]
 
-    def _hand_over_duty(self) -> None:
+    def _promote_follower(self) -> None:
         """Have another task look for work, if there may be some and a task is free or can be made."""
-        self._is_on_duty = False
-        if not self._flows or self._held >= self._concurrency:
+        self._has_leader = False
+        if not self._processors or self._held >= self._concurrency:
             return
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                self._is_on_duty = True
+                self._has_leader = True
                 return
         if len(self._tasks) < self._concurrency:
             assert self._clean_context is not None
-            self._is_on_duty = True
-            hand = Hand(self._clean_context)
-            self.hands.append(hand)
-            work = told_of_waits(hand, lambda: self._work(hand), lambda: self._hold(hand))
+            self._has_leader = True
+            hand = TaskSlot(self._clean_context)
+            self.slots.append(hand)
+            work = notify_on_suspend(hand, lambda: self._work(hand), lambda: self._hold(hand))
             # Not in the hand's own context, which no two steps may be in at once.
             hand.task = asyncio.create_task(
                 work, name=f"crew-{len(self._tasks)}", context=self._clean_context.context.copy()
@@ -141,10 +152,10 @@ class Crew:
             hand.task.add_done_callback(self._check_end)
             self._tasks.add(hand.task)
 
-    async def _work(self, hand: Hand) -> None:
+    async def _work(self, hand: TaskSlot) -> None:
         """What each task does: be on duty, then wait for the next time."""
         while not self._is_stopping:
-            await self._be_on_duty(hand)
+            await self._lead(hand)
             is_told = False
             while not is_told:
                 waiter = asyncio.get_running_loop().create_future()
@@ -184,34 +195,39 @@ class Crew:
                 )
             self._telling.append(asyncio.ensure_future(self._on_bug(error)))
 
-    async def _be_on_duty(self, hand: Hand) -> None:
+    async def _lead(self, hand: TaskSlot) -> None:
         """Carry what is there until nothing is, or until another task has the duty."""
-        hand.is_relieved, hand.rested_at = False, time.monotonic()
-        while self._flows and self._held < self._concurrency:
-            hand.flow = flow = self._flows[0]
-            self._flows.rotate(-1)
+        hand.was_replaced, hand.rested_at = False, time.monotonic()
+        while self._processors and self._held < self._concurrency:
+            hand.processor = processor = self._processors[0]
+            self._processors.rotate(-1)
             try:
-                await self._turn(hand, flow)
+                await self._turn(hand, processor)
             finally:
                 hand.started = None
-                flow.turn_ended()
-            if hand.is_relieved:
+                processor.turn_ended()
+            if hand.was_replaced:
                 return
             if time.monotonic() - hand.rested_at > SLICE_S:
                 await self._undisturbed(asyncio.sleep(0))
                 hand.rested_at = time.monotonic()
-        self._is_on_duty = False
+        self._has_leader = False
 
     # A call for each event would cost.
-    async def _turn(self, hand: Hand, flow: Flow) -> None:  # noqa: C901
+    async def _turn(self, hand: TaskSlot, processor: PartitionProcessor) -> None:  # noqa: C901
         """Carry some records of *flow*."""
-        start, state, done, has_state = flow.lanes.start, flow.state, flow.done, flow.has_state
+        start, state, done, has_state = (
+            processor.lanes.start,
+            processor.state,
+            processor.done,
+            processor.has_state,
+        )
         # A turn's first event is timed: all would cost too much.
-        carry, untimed = flow.carry_timed, flow.pipeline.carry
+        carry, untimed = processor.process_timed, processor.pipeline.carry
         task, clean = hand.task, hand.clean
         assert task is not None
         cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
-        hand.step_at, hand.is_watched = time.monotonic(), bool(state.troubles.held)
+        hand.step_at, hand.is_watched = time.monotonic(), bool(state.failure_state.held)
         is_watched, begun = hand.is_watched, 0
         for number in range(TURN_RECORDS):
             if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
@@ -219,10 +235,10 @@ class Crew:
             work = start()
             if work is None:
                 self._look_back(hand, is_sure=number - begun == 1)
-                if flow.refill():
+                if processor.refill():
                     hand.step_at, begun = time.monotonic(), number + 1
                     continue
-                self._unlist(flow)
+                self._unlist(processor)
                 return
             hand.started = work
             try:
@@ -233,23 +249,23 @@ class Crew:
                         work[1].offset
                     )
                 else:
-                    flow.ended(work, outcome)
-            except Rest as rest:
-                flow.rest(work, rest, is_held=hand.is_held)
+                    processor.ended(work, outcome)
+            except Defer as rest:
+                processor.rest(work, rest, is_held=hand.is_held)
                 if hand.is_held:
-                    self._let_go(hand, flow)
+                    self._let_go(hand, processor)
             finally:
                 if hand.is_held:
-                    flow.finish(work[0])
-                    self._let_go(hand, flow)
+                    processor.finish(work[0])
+                    self._let_go(hand, processor)
             if is_watched:
                 self._look_back(hand, is_sure=True)
-            if hand.is_relieved:
+            if hand.was_replaced:
                 break
             carry = untimed
         self._look_back(hand, is_sure=number - begun == 0)
 
-    def _look_back(self, hand: Hand, *, is_sure: bool) -> None:
+    def _look_back(self, hand: TaskSlot, *, is_sure: bool) -> None:
         """Tell of an event that has held the event loop.
 
         Not each is timed, unless one of the partition did so before.
@@ -257,33 +273,33 @@ class Crew:
         *is_sure*: no other one was at work in this step.
         """
         now = time.monotonic()
-        if now - hand.step_at > HELD_S and hand.started is not None and hand.flow is not None:
-            self.on_held(hand.flow, hand.started, now - hand.step_at, is_sure=is_sure)
+        if now - hand.step_at > HELD_S and hand.started is not None and hand.processor is not None:
+            self.on_held(hand.processor, hand.started, now - hand.step_at, is_sure=is_sure)
         hand.step_at = now
 
-    async def _clean(self, hand: Hand) -> None:
+    async def _clean(self, hand: TaskSlot) -> None:
         """Leave nothing of an event to the next one: neither its context variables nor a cancellation of the task."""
         hand.started = None
         await RENEWAL
         if forget_cancellations():
             await self._undisturbed(asyncio.sleep(0))  # where one that is on its way arrives
 
-    def _hold(self, hand: Hand) -> None:
+    def _hold(self, hand: TaskSlot) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
         self._look_back(hand, is_sure=hand.is_held or hand.is_watched)
         hand.unit = unit = hand.context.run(current_unit)
         if unit is not None:
             unit.suspend()
-        if hand.flow is not None:
-            hand.flow.turn_ended()
-        if hand.flow is not None and hand.started is not None and not hand.is_held:
-            hand.flow.lanes.hold(hand.started[0])
+        if hand.processor is not None:
+            hand.processor.turn_ended()
+        if hand.processor is not None and hand.started is not None and not hand.is_held:
+            hand.processor.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()
             self._held += 1
             self._watch.begin()
-            self._hand_over_duty()
+            self._promote_follower()
 
-    def _let_go(self, hand: Hand, flow: Flow) -> None:
+    def _let_go(self, hand: TaskSlot, processor: PartitionProcessor) -> None:
         """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now.
 
         Nobody does while more is in hand than may be by now.
@@ -291,16 +307,16 @@ class Crew:
         self._look_back(hand, is_sure=True)
         hand.is_held, hand.rested_at = False, hand.step_at
         self._held -= 1
-        if flow.has_more and not flow.is_listed:
-            self._list(flow)
-        hand.is_relieved = self._is_on_duty or self._held >= self._concurrency
-        self._is_on_duty = self._is_on_duty or not hand.is_relieved
+        if processor.has_more and not processor.is_listed:
+            self._list(processor)
+        hand.was_replaced = self._has_leader or self._held >= self._concurrency
+        self._has_leader = self._has_leader or not hand.was_replaced
 
-    def _list(self, flow: Flow) -> None:
-        flow.is_listed = True
-        self._flows.append(flow)
+    def _list(self, processor: PartitionProcessor) -> None:
+        processor.is_listed = True
+        self._processors.append(processor)
 
-    def _unlist(self, flow: Flow) -> None:
-        if flow.is_listed:
-            flow.is_listed = False
-            self._flows.remove(flow)
+    def _unlist(self, processor: PartitionProcessor) -> None:
+        if processor.is_listed:
+            processor.is_listed = False
+            self._processors.remove(processor)

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from famulus.observability.hot_keys import digest_of
-from famulus.processing.partition_processor import Flow
-from famulus.processing.pipeline import Work
-from famulus.serialization.records import Record
-from famulus.state.unit_of_work import Unit, enter
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.pipeline import WorkItem
+from famulus.serialization.records import ConsumerRecord
+from famulus.state.unit_of_work import UnitOfWork, enter
 
 WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
 
 
 @dataclass(slots=True)
-class Hand:
+class TaskSlot:
     """What one task of the crew does.
 
     *started*: an event, held since *since* if it did not end at once.
@@ -34,10 +34,10 @@ class Hand:
 
     clean: "CleanContext"
     context: Context = field(init=False)  # in which its steps run
-    flow: Flow | None = None
-    started: Work | None = None
+    processor: PartitionProcessor | None = None
+    started: WorkItem | None = None
     is_held: bool = False
-    is_relieved: bool = False  # another task took the duty while this one held its record
+    was_replaced: bool = False  # another task took the duty while this one held its record
     since: float = 0.0
     rested_at: float = 0.0  # when the event loop had its last turn
     step_at: float = 0.0  # when it had its last turn, or looked how long an event took
@@ -46,7 +46,7 @@ class Hand:
     # That was seen last: since when the record is held, and the handler.
     attempt: tuple[float, str] = (0.0, "")
     attempt_since: float = 0.0
-    unit: Unit | None = None  # of the event in hand, as of the last time that it waited
+    unit: UnitOfWork | None = None  # of the event in hand, as of the last time that it waited
 
     def __post_init__(self) -> None:
         """Begin in a context of its own."""
@@ -57,7 +57,7 @@ class Hand:
         self.context = self.clean.context.copy()
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> ConsumerRecord | None:
         """The record that is held."""
         return self.started[1] if self.started is not None and self.is_held else None
 
@@ -75,15 +75,15 @@ class Hand:
         }
 
 
-class Watch:
+class TimeoutWatchdog:
     """Ends the attempts of *hands* that take too long: *timeouts_s* says how long, by the handler's name.
 
     It looks every so often while anything is held: a timer for each event would cost more than many
     events.
     """
 
-    def __init__(self, hands: Sequence[Hand], timeouts_s: Mapping[str, float]) -> None:
-        self._hands, self._timeouts_s = hands, timeouts_s
+    def __init__(self, slots: Sequence[TaskSlot], timeouts_s: Mapping[str, float]) -> None:
+        self._slots, self._timeouts_s = slots, timeouts_s
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -99,7 +99,7 @@ class Watch:
     def _look(self) -> None:
         self._timer = None
         now, is_any = time.monotonic(), False
-        for hand in self._hands:
+        for hand in self._slots:
             if hand.record is not None:
                 is_any = True
                 self._check(hand, now)
@@ -110,7 +110,7 @@ class Watch:
         step_s = min(max(min(self._timeouts_s.values()) / 20, WATCH_MIN_S), WATCH_MAX_S)
         self._timer = asyncio.get_running_loop().call_later(step_s, self._look)
 
-    def _check(self, hand: Hand, now: float) -> None:
+    def _check(self, hand: TaskSlot, now: float) -> None:
         unit = hand.unit
         if unit is None:
             return
@@ -174,16 +174,16 @@ class _Renewal:
 RENEWAL = _Renewal()
 
 
-async def told_of_waits(
-    hand: Hand, begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]
+async def notify_on_suspend(
+    hand: TaskSlot, begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]
 ) -> None:
     """Run what *begin* makes in the context of *hand*, and call *on_wait* before each time that it waits."""
-    await _driven(hand, begin(), on_wait)
+    await _drive(hand, begin(), on_wait)
 
 
 @types.coroutine
-def _driven(
-    hand: Hand, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]
+def _drive(
+    hand: TaskSlot, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]
 ) -> Generator[Any, Any, None]:
     """Do what `await` does (PEP 380), each step in the context that *hand* has by then."""
     step: Callable[[Any], Any] = coroutine.send

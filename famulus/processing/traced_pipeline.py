@@ -11,13 +11,13 @@ from famulus.deadletter.masking import masked
 from famulus.deadletter.record import Failure
 from famulus.formatting import text_of
 from famulus.observability.tracing import Tracing
-from famulus.processing.deferral import Past, Rest
-from famulus.processing.failure_policy import Failing
+from famulus.processing.deferral import Defer, RetryContext
+from famulus.processing.failure_policy import FailurePolicy
 from famulus.processing.handlers import Handler
-from famulus.processing.pipeline import Pipeline, Work
+from famulus.processing.pipeline import Pipeline, WorkItem
 from famulus.serialization.records import Outcome
-from famulus.state.partition_state import Partition
-from famulus.state.unit_of_work import Unit
+from famulus.state.partition_state import PartitionState
+from famulus.state.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,12 @@ class TracedPipeline(Pipeline):
 
     tracing: Tracing
 
-    async def carry(self, work: Work, state: Partition) -> Outcome:
+    async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
         """See `Pipeline.carry`."""
         with self.tracing.process(work[1]) as span:
             try:
                 outcome = await super().carry(work, state)
-            except Rest:
+            except Defer:
                 span.ended("rests")
                 raise
             span.ended(outcome)
@@ -39,7 +39,7 @@ class TracedPipeline(Pipeline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TracedFailing(Failing):
+class TracedFailurePolicy(FailurePolicy):
     """Notes on an event's span why it failed: each attempt, and what makes it a dead letter."""
 
     tracing: Tracing
@@ -49,14 +49,14 @@ class TracedFailing(Failing):
         handler: Handler,
         handlers: Sequence[Handler],
         error: BaseException,
-        unit: Unit,
-        past: Past | None,
-    ) -> Past:
+        unit: UnitOfWork,
+        past: RetryContext | None,
+    ) -> RetryContext:
         """See `Failing.failed`."""
         self.tracing.failed(error, masked(text_of(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)
 
-    def bury(self, failure: Failure, unit: Unit, past: Past | None) -> None:
+    def bury(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
         """See `Failing.bury`."""
         if not failure.attempts:  # else it was said when it failed
             self.tracing.failed(failure.error, masked(str(failure.error), unit.record))
@@ -67,9 +67,13 @@ def traced(pipeline: Pipeline, tracing: Tracing | None) -> Pipeline:
     """The same pipeline with spans, itself when there are none to make."""
     if tracing is None:
         return pipeline
-    failing = TracedFailing(**_values(pipeline.failing), tracing=tracing)
-    return TracedPipeline(**{**_values(pipeline), "failing": failing}, tracing=tracing)
+    failure_policy = TracedFailurePolicy(**_values(pipeline.failure_policy), tracing=tracing)
+    return TracedPipeline(
+        **{**_values(pipeline), "failure_policy": failure_policy}, tracing=tracing
+    )
 
 
-def _values(of: Pipeline | Failing) -> dict[str, Any]:  # Any: each field has a type of its own
+def _values(
+    of: Pipeline | FailurePolicy,
+) -> dict[str, Any]:  # Any: each field has a type of its own
     return {field.name: getattr(of, field.name) for field in fields(of)}

@@ -15,18 +15,18 @@ from famulus.kafka.partitioner import Choose
 from famulus.producer.batches import PartitionBatches
 from famulus.producer.connection import MISSING_S, Connection, size_of
 from famulus.producer.results import Published, TooLarge
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 LOOK_S = 0.5  # so often we look whether a topic is still there
 
 
-class Sending:
+class BatchedSend:
     """One `send_all`: *records* (their topics as on the cluster), in order per partition."""
 
     def __init__(
         self,
         connection: Connection,
-        records: Sequence[Outgoing],
+        records: Sequence[ProducerRecord],
         choose: Choose,
         batch_bytes: int,
         bytes_max: int,
@@ -105,7 +105,7 @@ class Sending:
             if limit is not None and size > limit:
                 limits[record.topic] = await check_topic(self.connection, record, limit)
 
-    def _partition(self, record: Outgoing, count: int) -> int:
+    def _partition(self, record: ProducerRecord, count: int) -> int:
         chosen = self._choose(record.key, count) if record.key is not None else None
         return self.connection.any_partition(record.topic) if chosen is None else chosen
 
@@ -130,7 +130,7 @@ class Sending:
             sent.result()
 
 
-def check_size(record: Outgoing, bytes_max: int) -> int:
+def check_size(record: ProducerRecord, bytes_max: int) -> int:
     """The size of *record*, not compressed. Raises TooLarge when it is more than *bytes_max*."""
     size = size_of(record.key, record.value, record.headers)
     if size > bytes_max:
@@ -138,7 +138,7 @@ def check_size(record: Outgoing, bytes_max: int) -> int:
     return size
 
 
-async def check_topic(connection: Connection, record: Outgoing, limit: int) -> int | None:
+async def check_topic(connection: Connection, record: ProducerRecord, limit: int) -> int | None:
     """Raise TooLarge when the topic does not take *record* even compressed; *limit* may be an old one.
 
     Returns the limit of now.

@@ -11,13 +11,13 @@ from faust import Record as Event
 
 from famulus.producer.producer import Producer
 from famulus.producer.results import Published
-from famulus.serialization.records import Headers, Outgoing
+from famulus.serialization.records import Headers, ProducerRecord
 
 MANY = 1_000  # that leave together
-Waiting = tuple[Outgoing, "asyncio.Future[Published]"]
+Waiting = tuple[ProducerRecord, "asyncio.Future[Published]"]
 
 
-class Together:
+class CoalescingSender:
     """The way to *producer* for callers that come in crowds."""
 
     def __init__(self, producer: Producer) -> None:

@@ -27,7 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from famulus.config import KafkaConfig, ProducerConfig
 from famulus.errors import UnavailableError
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.connection_diagnosis import why_refused
 from famulus.serialization.records import Headers
 
@@ -70,7 +70,7 @@ class Connection:
         config = settings.producer_config
         self._settings = settings
         self.kafka: Any = AIOKafkaProducer(  # Any: aiokafka is untyped
-            **connection_of(settings),
+            **client_options(settings),
             acks="all",
             enable_idempotence=True,
             compression_type=None if config.compression_type == "none" else config.compression_type,

@@ -12,16 +12,16 @@ from faust import Record
 
 from famulus.errors import ClaimStoreError
 from famulus.observability.tracing import Tracing, tracing_of
-from famulus.producer.coalescing import Together
+from famulus.producer.coalescing import CoalescingSender
 from famulus.producer.event_headers import Outbox, caused_headers
 from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import ReplyRefusedError, ReplyTo, check_id, reply_to
-from famulus.producer.request_reply import Asking, Requester, reply_in
+from famulus.producer.request_reply import PendingRequest, ReplyRouter, reply_in
 from famulus.producer.results import Published, UnknownTopicError
 from famulus.producer.scheduling import Scheduled, due_ms_of, scheduling_topic
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.key_text import key_bytes
-from famulus.serialization.records import Headers, Outgoing, with_own
+from famulus.serialization.records import Headers, ProducerRecord, with_own
 
 R = TypeVar("R", bound=Record)
 
@@ -48,8 +48,8 @@ class EventBus:
         self._producer = producer or Producer()
         self._outbox = outbox
         self.tracing: Tracing | None = None
-        self._requester: Requester | None = None
-        self._together = Together(self._producer)
+        self._requester: ReplyRouter | None = None
+        self._together = CoalescingSender(self._producer)
 
     async def __aenter__(self) -> Self:
         self.tracing = tracing_of("auto", self._producer.settings)
@@ -94,14 +94,14 @@ class EventBus:
             with self.tracing.send(
                 self._producer.settings.topic(topic), key_bytes(key), ours, headers
             ) as span:
-                carried = with_own(ours + (span.context or trace), headers)
-                span.sent(await self._send(topic, key, event, carried, unit, due_ms))
+                managed_topics = with_own(ours + (span.context or trace), headers)
+                span.sent(await self._send(topic, key, event, managed_topics, unit, due_ms))
             return
-        carried = with_own(ours + trace if trace else ours, headers)
+        managed_topics = with_own(ours + trace if trace else ours, headers)
         if unit is None or due_ms:
-            await self._send(topic, key, event, carried, unit, due_ms)
+            await self._send(topic, key, event, managed_topics, unit, due_ms)
         elif (
-            large := self._join(topic, key, event, carried, unit)
+            large := self._join(topic, key, event, managed_topics, unit)
         ) is not None:  # most are not: nothing is awaited
             await self._check(large, unit)
 
@@ -148,8 +148,8 @@ class EventBus:
         if request_id:
             check_id(request_id)
         if self._requester is None:
-            self._requester = Requester(self._producer.settings)
-        asking = Asking(self._requester, request_id)
+            self._requester = ReplyRouter(self._producer.settings)
+        asking = PendingRequest(self._requester, request_id)
         send = partial(self._ask, event, key, headers)
         try:
             async with asyncio.timeout(timeout_s):
@@ -199,7 +199,7 @@ class EventBus:
     async def _reply(
         self, place: ReplyTo, key: bytes, event: Record, headers: Headers, unit: Outbox
     ) -> None:
-        record = Outgoing(
+        record = ProducerRecord(
             place.topic, key, codec_of(type(event)).encode(event), headers, place.partition
         )
         async with self._checking(record, unit) as leaving:
@@ -236,7 +236,7 @@ class EventBus:
 
     def _join(
         self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox
-    ) -> Outgoing | None:
+    ) -> ProducerRecord | None:
         """Have *event* leave with the unit of work.
 
         Returns its record when it must be checked, see `_check`.
@@ -248,7 +248,9 @@ class EventBus:
         return None
 
     @asynccontextmanager
-    async def _checking(self, record: Outgoing, unit: Outbox) -> AsyncIterator[list[Outgoing]]:
+    async def _checking(
+        self, record: ProducerRecord, unit: Outbox
+    ) -> AsyncIterator[list[ProducerRecord]]:
         """Have what is put into the list leave with *unit* in the place of *record*, which is being checked meanwhile.
 
         It joins the unit before anything is waited for, because its id is made from its place.
@@ -256,7 +258,7 @@ class EventBus:
         after an attempt that failed, refused.
         """
         unit.publish_unchecked(record)
-        leaving: list[Outgoing] = []
+        leaving: list[ProducerRecord] = []
         try:
             yield leaving
         finally:
@@ -266,9 +268,9 @@ class EventBus:
             for late in leaving:
                 await self._producer.send(late)
 
-    def _outgoing(self, topic: str, key: object, event: Record, headers: Headers) -> Outgoing:
+    def _outgoing(self, topic: str, key: object, event: Record, headers: Headers) -> ProducerRecord:
         value = codec_of(type(event)).encode(event)
-        return Outgoing(self._producer.settings.topic(topic), key_bytes(key), value, headers)
+        return ProducerRecord(self._producer.settings.topic(topic), key_bytes(key), value, headers)
 
     async def _send_later(self, event: Scheduled, unit: Outbox | None) -> Published | None:
         """Have *event* wait for its time.
@@ -289,14 +291,14 @@ class EventBus:
             cure = "a worker of the group makes it when it starts with Kafka.ScheduleMaxH"
             raise UnknownTopicError(f"topic {topic} is not there, or not whole: {cure}") from error
 
-    async def _check_to_wait(self, waiting: Outgoing, event: Scheduled) -> None:
+    async def _check_to_wait(self, waiting: ProducerRecord, event: Scheduled) -> None:
         """Raise RecordTooLargeError where *event* could not wait, or not leave after that."""
         if not self._producer.is_small(waiting):
             await self._producer.check(waiting)
             if not self._producer.claims.wants(event.record):
                 await self._producer.check(event.record)
 
-    async def _check(self, record: Outgoing, unit: Outbox) -> None:
+    async def _check(self, record: ProducerRecord, unit: Outbox) -> None:
         """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
 
         When the store is away the event in hand is undone, and handled again later, whatever its

@@ -12,7 +12,13 @@ from uuid import uuid4
 from faust import Record as Event
 
 from famulus.serialization.key_text import key_bytes
-from famulus.serialization.records import Cause, Outgoing, Record, derived_id, headers_of
+from famulus.serialization.records import (
+    ConsumerRecord,
+    Lineage,
+    ProducerRecord,
+    derived_id,
+    headers_of,
+)
 
 
 class Causing(Protocol):
@@ -25,7 +31,7 @@ class Causing(Protocol):
         """Its id."""
 
     @property
-    def cause(self) -> Cause:
+    def cause(self) -> Lineage:
         """What it hands on."""
 
     @property
@@ -38,15 +44,15 @@ class Outbox(Causing, Protocol):
 
     is_ended: bool
     is_undone: bool
-    record: Record
+    record: ConsumerRecord
 
-    def publish(self, record: Outgoing) -> None:
+    def publish(self, record: ProducerRecord) -> None:
         """Let *record* leave with the event's other effects."""
 
-    def publish_unchecked(self, record: Outgoing) -> None:
+    def publish_unchecked(self, record: ProducerRecord) -> None:
         """The same for a record that leaves only once `replace` has said what leaves in its place."""
 
-    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+    def replace(self, record: ProducerRecord, by: ProducerRecord | None) -> None:
         """Let *by*, or nothing, leave in the place of *record*.
 
         Does nothing once the attempt has ended.

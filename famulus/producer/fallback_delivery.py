@@ -12,12 +12,12 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from famulus.errors import ConfigError, UnsentError
 from famulus.producer.producer import Producer
 from famulus.producer.results import RecordTooLargeError, TooLarge, cause
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
 
 
-async def deliver(producer: Producer, records: Sequence[Outgoing]) -> None:
+async def deliver(producer: Producer, records: Sequence[ProducerRecord]) -> None:
     """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
 
     A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the
@@ -49,7 +49,7 @@ async def deliver(producer: Producer, records: Sequence[Outgoing]) -> None:
         raise UnsentError(f"records for {_topics(records)} cannot leave: {error}") from error
 
 
-async def _fitting(producer: Producer, record: Outgoing) -> Outgoing:
+async def _fitting(producer: Producer, record: ProducerRecord) -> ProducerRecord:
     """*record*, or the first of its fallbacks that is not too large, as far as we know what its topic takes."""
     while record.fallback is not None:
         try:
@@ -64,7 +64,7 @@ async def _fitting(producer: Producer, record: Outgoing) -> Outgoing:
     return record
 
 
-async def _deliver_alone(producer: Producer, record: Outgoing) -> None:
+async def _deliver_alone(producer: Producer, record: ProducerRecord) -> None:
     """The same for a topic that did not say what it takes."""
     while True:
         try:
@@ -81,5 +81,5 @@ async def _deliver_alone(producer: Producer, record: Outgoing) -> None:
             return
 
 
-def _topics(records: Sequence[Outgoing]) -> str:
+def _topics(records: Sequence[ProducerRecord]) -> str:
     return ", ".join(sorted({record.topic for record in records}))

@@ -27,7 +27,7 @@ from famulus.config import ClaimCheckConfig
 from famulus.errors import ClaimError, ClaimStoreError, ClaimTooLargeError, ConfigError
 from famulus.formatting import starred
 from famulus.serialization.claim_check import (
-    Claim,
+    PayloadClaim,
     Receipt,
     checked_in,
     claim_for,
@@ -35,7 +35,7 @@ from famulus.serialization.claim_check import (
     is_reference,
     redeemed,
 )
-from famulus.serialization.records import Outgoing, PlainRecord, Record
+from famulus.serialization.records import ConsumerRecord, ProducerRecord, RecordCopy
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Blob:
     written: datetime
 
 
-class ClaimStore:
+class PayloadStore:
     """Where payloads are checked in and redeemed.
 
     Without `ClaimCheck.Store` there is none, and nothing goes there.
@@ -77,12 +77,12 @@ class ClaimStore:
 
     # The way out.
 
-    def wants(self, record: Outgoing) -> bool:
+    def wants(self, record: ProducerRecord) -> bool:
         """Whether *record* is to leave without its value."""
         threshold = self.config.threshold_bytes
         return bool(threshold) and record.value is not None and len(record.value) > threshold
 
-    async def check_in(self, record: Outgoing) -> Outgoing:
+    async def check_in(self, record: ProducerRecord) -> ProducerRecord:
         """Put the value of *record* into the store, if it is large, and return what is to leave: it is durable then.
 
         Raises ClaimTooLargeError, and ClaimStoreError when the store is away.
@@ -96,7 +96,7 @@ class ClaimStore:
             )
         return checked_in(record, await self._run(lambda: self._put(record.topic, value)))
 
-    def _put(self, topic: str, value: bytes) -> Claim:
+    def _put(self, topic: str, value: bytes) -> PayloadClaim:
         claim = claim_for(topic, value)
         if self._root is not None:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class ClaimStore:
 
     # The way in.
 
-    async def redeem(self, record: Record) -> PlainRecord:
+    async def redeem(self, record: ConsumerRecord) -> RecordCopy:
         """*record*, a claim check, with its payload.
 
         Raises ClaimError when that cannot be had, ClaimStoreError when the store is away.
@@ -120,7 +120,7 @@ class ClaimStore:
         claim = self.claim_of(record)
         return redeemed(record, await self.payload(claim))
 
-    def claim_of(self, record: Record) -> Claim:
+    def claim_of(self, record: ConsumerRecord) -> PayloadClaim:
         """What *record* stands for, by its headers. Raises ClaimError."""
         if not self.is_there:
             raise ClaimError(
@@ -128,11 +128,11 @@ class ClaimStore:
             )
         return claim_of(record, self.config.max_bytes)
 
-    async def payload(self, claim: Claim) -> bytes:
+    async def payload(self, claim: PayloadClaim) -> bytes:
         """What was claimed. Raises as `redeem` does."""
         return await self._run(lambda: self._get(claim))
 
-    def _get(self, claim: Claim) -> bytes:
+    def _get(self, claim: PayloadClaim) -> bytes:
         self._check_inside(claim)
         try:
             found = obstore.get(self._opened(), claim.reference)
@@ -148,7 +148,7 @@ class ClaimStore:
             receipt.add(memoryview(piece))
         return receipt.payload()
 
-    def _check_inside(self, claim: Claim) -> None:
+    def _check_inside(self, claim: PayloadClaim) -> None:
         """Raise ClaimError when a local blob is no plain file in a plain folder: a link could lead out of the root."""
         if self._root is None:
             return

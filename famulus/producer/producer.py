@@ -18,12 +18,12 @@ from famulus.errors import ClaimStoreError, ClaimTooLargeError
 from famulus.observability.tracing import Tracing, tracing_of
 from famulus.producer.connection import size_of
 from famulus.producer.event_headers import new_headers
-from famulus.producer.payload_store import ClaimStore
-from famulus.producer.record_sender import SMALL_BYTES, Line
+from famulus.producer.payload_store import PayloadStore
+from famulus.producer.record_sender import SMALL_BYTES, RecordSender
 from famulus.producer.results import NotAcknowledgedError, Published, RecordTooLargeError
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.key_text import key_bytes
-from famulus.serialization.records import Headers, Outgoing, with_own
+from famulus.serialization.records import Headers, ProducerRecord, with_own
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
 Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
@@ -31,7 +31,7 @@ Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
 Pair = tuple[object, Value] | tuple[object, Value, Headers]
 
 
-class Producer(Line):
+class Producer(RecordSender):
     """Sends records and waits until the cluster has them.
 
         async with Producer() as producer:
@@ -44,10 +44,10 @@ class Producer(Line):
     """
 
     def __init__(
-        self, settings: KafkaConfig | None = None, claims: ClaimStore | None = None
+        self, settings: KafkaConfig | None = None, claims: PayloadStore | None = None
     ) -> None:
         super().__init__(settings or load_settings().kafka)
-        self.claims = claims or ClaimStore(
+        self.claims = claims or PayloadStore(
             load_settings().claim_check if settings is None else ClaimCheckConfig()
         )
         self.tracing: Tracing | None = None
@@ -94,17 +94,19 @@ class Producer(Line):
             span.sent(published)
         return published
 
-    async def _produce(self, record: Outgoing, event: Value) -> Published:
+    async def _produce(self, record: ProducerRecord, event: Value) -> Published:
         return await self.send(
             await self._checked_in(record) if isinstance(event, Event) else record
         )
 
-    async def send(self, record: Outgoing) -> Published:
+    async def send(self, record: ProducerRecord) -> Published:
         """Send *record* (its topic as on the cluster) as it is. Raises as `produce` does."""
         [published] = await self._produced(record.topic, [record])
         return published
 
-    async def prepared(self, topic: str, key: object, event: Event, headers: Headers) -> Outgoing:
+    async def prepared(
+        self, topic: str, key: object, event: Event, headers: Headers
+    ) -> ProducerRecord:
         """The record that `produce` sends, a claim check if it is to be one.
 
         Raises as that when it cannot be sent.
@@ -116,7 +118,7 @@ class Producer(Line):
             await self.check(record)
         return record
 
-    async def send_together(self, records: Sequence[Outgoing]) -> list[Published]:
+    async def send_together(self, records: Sequence[ProducerRecord]) -> list[Published]:
         """Send *records* of one topic in few record batches.
 
         Raises as `produce` does, for all of them.
@@ -155,7 +157,9 @@ class Producer(Line):
                 ready[place] = await self._checked_in(ready[place], before)
         return await self._produced(topic, ready, before)
 
-    async def _checked_in(self, record: Outgoing, before: Sequence[Published] = ()) -> Outgoing:
+    async def _checked_in(
+        self, record: ProducerRecord, before: Sequence[Published] = ()
+    ) -> ProducerRecord:
         try:
             return await self.claims.check_in(record)
         except ClaimTooLargeError as error:
@@ -177,14 +181,14 @@ class Producer(Line):
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         if isinstance(event, Event):
             headers = headers if headers is not None else self.new_headers(event)
             event = codec_of(type(event)).encode(event)
-        return Outgoing(topic, key_bytes(key), event, headers or (), partition, timestamp_ms)
+        return ProducerRecord(topic, key_bytes(key), event, headers or (), partition, timestamp_ms)
 
     async def _produced(
-        self, topic: str, records: Sequence[Outgoing], before: Sequence[Published] = ()
+        self, topic: str, records: Sequence[ProducerRecord], before: Sequence[Published] = ()
     ) -> list[Published]:
         """Send, and raise what is wrong in our words.
 
@@ -194,13 +198,15 @@ class Producer(Line):
         try:
             await self._send(sending)
         except (KafkaError, TimeoutError) as error:
-            told = self.told(error, topic, [*before, *sending.published()], is_open=sending.is_open)
+            control_state = self.control_state(
+                error, topic, [*before, *sending.published()], is_open=sending.is_open
+            )
             if isinstance(error, KafkaError) and sending.is_begun:
                 await self.renew()
-            raise told from error
+            raise control_state from error
         return [place for place in sending.published() if place is not None]
 
-    def is_small(self, record: Outgoing) -> bool:
+    def is_small(self, record: ProducerRecord) -> bool:
         """Whether any topic takes *record*, so that there is nothing to check.
 
         For most it is, and this is quick.
@@ -213,7 +219,7 @@ class Producer(Line):
         return new_headers(event, self.settings.consumer_config.group_id)
 
 
-def _traced(record: Outgoing, event: Value, trace: Headers, own: Headers) -> Outgoing:
+def _traced(record: ProducerRecord, event: Value, trace: Headers, own: Headers) -> ProducerRecord:
     """*record* with a trace context if it is of an event, and *own*, its user's headers, say nothing else."""
     if not isinstance(event, Event):
         return record

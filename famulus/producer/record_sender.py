@@ -18,17 +18,17 @@ from famulus.kafka.partitioner import chooser
 from famulus.kafka.topic_ids import Topics, topics_of
 from famulus.observability.log_rate import calm_libraries
 from famulus.observability.logs import described
-from famulus.producer.batched_send import Sending, check_size, check_topic
+from famulus.producer.batched_send import BatchedSend, check_size, check_topic
 from famulus.producer.batches import one_batch
 from famulus.producer.connection import STOP_S, Connection, explained
 from famulus.producer.results import Found, Published, PublishError, TooLarge, in_words
-from famulus.serialization.records import Headers, Outgoing
+from famulus.serialization.records import Headers, ProducerRecord
 
 log = structlog.get_logger()
 SMALL_BYTES = 8 * 1024  # what any topic takes
 
 
-class Line:
+class RecordSender:
     """A connection by *settings*, made when it starts, and what was *sent* through it: records by topic.
 
     State changelogs are not counted. Raises ConfigError when the partitioner that the settings name
@@ -101,7 +101,7 @@ class Line:
             )
         return self._connection
 
-    async def send_all(self, records: Sequence[Outgoing]) -> list[Published]:
+    async def send_all(self, records: Sequence[ProducerRecord]) -> list[Published]:
         """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
 
         Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When
@@ -111,17 +111,17 @@ class Line:
         await self._send(sending)
         return [place for place in sending.published() if place is not None]
 
-    async def hand_over(self, records: Sequence[Outgoing]) -> None:
+    async def hand_over(self, records: Sequence[ProducerRecord]) -> None:
         """The same for who does not ask where they stand: to say it takes a part of the time."""
         await self._send(self._sending(records))
 
-    def _sending(self, records: Sequence[Outgoing]) -> Sending:
+    def _sending(self, records: Sequence[ProducerRecord]) -> BatchedSend:
         config = self.settings.producer_config
-        return Sending(
+        return BatchedSend(
             self._connected(), records, self._choose, config.batch_size, config.max_request_size
         )
 
-    async def _send(self, sending: Sending) -> None:
+    async def _send(self, sending: BatchedSend) -> None:
         with sending.connection.in_use():
             async with asyncio.timeout(self.settings.producer_config.delivery_timeout_ms / 1000):
                 try:
@@ -200,7 +200,7 @@ class Line:
 
     # What could not be sent.
 
-    async def check(self, record: Outgoing) -> None:
+    async def check(self, record: ProducerRecord) -> None:
         """Raise RecordTooLargeError when *record* (its topic as on the cluster) could never be sent.
 
         For what is sent later: then nobody is there who could be told.
@@ -212,7 +212,7 @@ class Line:
                 if topic_limit is not None and size > topic_limit:
                     await check_topic(self._connection, record, topic_limit)
         except TooLarge as error:
-            raise self.told(error, record.topic, [], is_open=False) from None
+            raise self.control_state(error, record.topic, [], is_open=False) from None
 
     async def check_place(self, topic: str, partition: int) -> None:
         """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError.
@@ -226,7 +226,7 @@ class Line:
         try:
             await self._connection.find(topic, partition)
         except KafkaError as error:
-            raise self.told(error, topic, [], is_open=False) from error
+            raise self.control_state(error, topic, [], is_open=False) from error
 
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
         """How many partitions each of *topics* (as on the cluster) has, 0 for one that is not there.
@@ -240,7 +240,7 @@ class Line:
             return await self._connection.counts(topics)
         return None
 
-    def told(
+    def control_state(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool
     ) -> PublishError:
         """What aiokafka raised in our words, see `results.in_words`.

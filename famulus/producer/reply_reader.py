@@ -11,7 +11,7 @@ from famulus.kafka.log_reader import opened, poll
 POLL_MS = 1_000
 
 
-class Reading:
+class ReplyReader:
     """A partition of replies that is read for one request, from the beginning."""
 
     def __init__(self, consumer: AIOKafkaConsumer, at: TopicPartition, key: bytes) -> None:

@@ -34,7 +34,7 @@ from famulus.producer.reply_headers import (
     partition_of,
     replies_topic,
 )
-from famulus.producer.reply_reader import Reading, answered, reader
+from famulus.producer.reply_reader import ReplyReader, answered, reader
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import Headers, event_type_of
 
@@ -49,7 +49,7 @@ NAME_MAX = 200  # characters of a stranger's name for its type
 LATE_MAX = 10_000  # requests that timed out, and whose replies are still recognised as late
 
 
-class Requester:
+class ReplyRouter:
     """Knows which replies are waited for. It begins with its first request, and ends with `stop`.
 
     *late* is how many replies came after their requests had timed out.
@@ -109,12 +109,12 @@ class Requester:
                     del self._timed_out[next(iter(self._timed_out))]
 
     @asynccontextmanager
-    async def reading_back(self, request_id: str) -> AsyncIterator[Reading]:
+    async def reading_back(self, request_id: str) -> AsyncIterator[ReplyReader]:
         """Look for the reply to an id that may have been used before. Raises UnavailableError."""
         at = TopicPartition(*self.place(request_id))
         consumer = await reader(self._settings, at, is_new=False)
         try:
-            yield Reading(consumer, at, request_id.encode())
+            yield ReplyReader(consumer, at, request_id.encode())
         except KafkaError as error:
             raise UnavailableError(
                 f"topic {self.topic} cannot be read: {error}; ask again"
@@ -180,13 +180,13 @@ class Requester:
             )
 
 
-class Asking:
+class PendingRequest:
     """One request and its reply.
 
     *request_id* is empty for an id of its own, which is there when it is sent.
     """
 
-    def __init__(self, requester: Requester, request_id: str) -> None:
+    def __init__(self, requester: ReplyRouter, request_id: str) -> None:
         self._requester = requester
         self._is_given = bool(request_id)
         self._id = request_id

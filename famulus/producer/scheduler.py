@@ -18,14 +18,14 @@ from aiokafka.structs import ConsumerRecord
 
 from famulus.config import KafkaConfig
 from famulus.errors import ClaimStoreError, ClaimTooLargeError, UnavailableError, UnsentError
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.log_reader import closed, poll
 from famulus.kafka.record_batches import UnreadableBatchError
 from famulus.kafka.stray_counts import strays
 from famulus.producer.fallback_delivery import deliver
 from famulus.producer.producer import Producer
 from famulus.producer.scheduling import Scheduled, scheduled, scheduling_topic
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class Scheduler:
         """Begin. Raises UnavailableError when the group cannot be joined."""
         config = self._settings.consumer_config
         consumer = AIOKafkaConsumer(
-            **connection_of(self._settings),
+            **client_options(self._settings),
             group_id=self.topic,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -191,7 +191,7 @@ class Scheduler:
             )
             await self._keep([each.to_try_again(self.topic, wall_ms()) for each in events])
 
-    async def _keep(self, records: Sequence[Outgoing]) -> None:
+    async def _keep(self, records: Sequence[ProducerRecord]) -> None:
         """Put *records* into the scheduling topic, however long Kafka refuses them."""
         while records:
             try:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from famulus.errors import DecodeError, PermanentError
 from famulus.producer.results import PublishError
-from famulus.serialization.records import Outgoing, Record
+from famulus.serialization.records import ConsumerRecord, ProducerRecord
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
 # Of the topic's partitions; only ever add longer ones.
@@ -37,11 +37,11 @@ class Scheduled:
     *until_ms* is how long it stays where it is. Times are milliseconds since 1970.
     """
 
-    record: Outgoing
+    record: ProducerRecord
     due_ms: int
     until_ms: int = 0
 
-    def to_wait(self, topic: str, now_ms: int) -> Outgoing:
+    def to_wait(self, topic: str, now_ms: int) -> ProducerRecord:
         """The record by which it goes on waiting, in *topic*."""
         left_ms = self.due_ms - now_ms
         place = max(
@@ -49,18 +49,18 @@ class Scheduled:
         )
         return self._waiting(topic, place, min(now_ms + WAITS_S[place] * 1000, self.due_ms))
 
-    def to_try_again(self, topic: str, now_ms: int) -> Outgoing:
+    def to_try_again(self, topic: str, now_ms: int) -> ProducerRecord:
         """The record by which it waits, in *topic*, for its own topic to take it."""
         return self._waiting(topic, AGAIN, now_ms + WAITS_S[AGAIN] * 1000)
 
-    def _waiting(self, topic: str, place: int, until_ms: int) -> Outgoing:
+    def _waiting(self, topic: str, place: int, until_ms: int) -> ProducerRecord:
         record = self.record
         values = (record.topic.encode(), b"%d" % self.due_ms, b"%d" % until_ms)
         headers = [*record.headers, *zip(_HEADERS, values, strict=True)]
-        return Outgoing(topic, record.key, record.value, headers, partition=place)
+        return ProducerRecord(topic, record.key, record.value, headers, partition=place)
 
 
-def scheduled(record: Record, now_ms: int = INT64_MAX) -> Scheduled:
+def scheduled(record: ConsumerRecord, now_ms: int = INT64_MAX) -> Scheduled:
     """What waits in *record*, which is read at *now_ms*.
 
     Raises DecodeError when it is none that we wrote.
@@ -77,7 +77,9 @@ def scheduled(record: Record, now_ms: int = INT64_MAX) -> Scheduled:
         if not _topic_name.fullmatch(name):
             raise ValueError("no name of a topic")  # noqa: TRY301  # like one that is no text
         return Scheduled(
-            Outgoing(name, record.key, record.value, own), number_in(due, -INT64_MAX), until_ms
+            ProducerRecord(name, record.key, record.value, own),
+            number_in(due, -INT64_MAX),
+            until_ms,
         )
     except (KeyError, ValueError):
         raise DecodeError("$", "its headers do not say where it goes, and when") from None

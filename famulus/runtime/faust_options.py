@@ -9,7 +9,7 @@ from faust.types.auth import CredentialsT
 
 from famulus.config import KafkaConfig, Settings
 from famulus.errors import ConfigError
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 
 REQUEST_S, REBALANCE_S = 90.0, 60.0  # what Faust has
 REBALANCE_ROOM_S = 10.0  # for what a rebalance takes beside the work in hand
@@ -86,7 +86,7 @@ def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
 
     Raises ConfigError as `connection_of`.
     """
-    known = connection_of(kafka)
+    known = client_options(kafka)
     context = known.get("ssl_context")
     if not kafka.is_sasl:
         return None if context is None else SSLCredentials(context)

@@ -8,7 +8,7 @@ import structlog
 from famulus.config import Settings
 from famulus.control.admin_topic import prepare_admin_topics
 from famulus.deadletter.topics import retry_number
-from famulus.kafka.admin import prepare_state_topics, prepare_topics_back, topics_like
+from famulus.kafka.admin import prepare_redelivery_topics, prepare_state_topics, topics_like
 from famulus.kafka.lag_monitor import unread
 from famulus.kafka.topic_configs import check_compacted
 from famulus.producer.scheduling import LONGEST_H, WAITS_S
@@ -33,12 +33,14 @@ async def make_own_topics(
     kept_h = settings.dead_letter.retention_h
     made: list[Awaitable[object]] = [
         prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s, may_grow),
-        prepare_topics_back(kafka, back, kept_h, timeout_s),
+        prepare_redelivery_topics(kafka, back, kept_h, timeout_s),
         prepare_admin_topics(kafka, timeout_s),
     ]
     if scheduled is not None:
         made.append(
-            prepare_topics_back(kafka, {scheduled: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s)
+            prepare_redelivery_topics(
+                kafka, {scheduled: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s
+            )
         )
     for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
         if isinstance(error, BaseException):
@@ -106,4 +108,4 @@ async def grow_own_topics(
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     await prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s, states)
-    await prepare_topics_back(kafka, back, settings.dead_letter.retention_h, timeout_s)
+    await prepare_redelivery_topics(kafka, back, settings.dead_letter.retention_h, timeout_s)

@@ -19,7 +19,7 @@ from famulus.observability.unhandled_errors import watch_leaks
 from famulus.runtime.tuning import exact_timers, few_arenas
 from famulus.runtime.unawaited import watch_unawaited
 from famulus.standard_streams import make_lenient
-from famulus.webserver.auth import Door
+from famulus.webserver.auth import WebAuth
 
 EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
 # What asyncio says when somebody calls `loop.stop`.
@@ -31,7 +31,7 @@ CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may 
 class Host(Protocol):
     """What the process needs of our app beside Faust's own."""
 
-    door: Door  # of the web views
+    door: WebAuth  # of the web views
     fault: OperatingError | None  # what ends the worker
     is_drained: bool  # whether the last stop finished the work in hand
     stop_timeout_s: float

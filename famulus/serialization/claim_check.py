@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Protocol, cast
 
 from famulus.errors import ClaimError
-from famulus.serialization.records import Headers, Outgoing, PlainRecord, Record
+from famulus.serialization.records import ConsumerRecord, Headers, ProducerRecord, RecordCopy
 
 # JSON, as the content type says, and never an event; not null, which would delete the key from a
 # compacted topic.
@@ -27,7 +27,7 @@ _size = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class PayloadClaim:
     """Which blob a record of *topic* (as on the cluster) stands for. *size* is in bytes."""
 
     topic: str
@@ -40,12 +40,12 @@ class Claim:
         return f"{self.topic}/{self.sha256}"
 
 
-def claim_for(topic: str, value: bytes) -> Claim:
+def claim_for(topic: str, value: bytes) -> PayloadClaim:
     """The claim to *value*, which takes as long as its digest."""
-    return Claim(topic, sha256(value).hexdigest(), len(value))
+    return PayloadClaim(topic, sha256(value).hexdigest(), len(value))
 
 
-def checked_in(record: Outgoing, claim: Claim) -> Outgoing:
+def checked_in(record: ProducerRecord, claim: PayloadClaim) -> ProducerRecord:
     """What leaves in the place of *record*, when the blob is where *claim* says."""
     ours = [(REFERENCE, claim.reference), (SIZE, str(claim.size)), (SHA256, claim.sha256)]
     return replace(
@@ -77,7 +77,7 @@ def is_claim_check(record: Carried) -> bool:
     return record.value == CLAIMED and any(name.startswith(MARK) for name, _ in record.headers)
 
 
-def claim_of(record: Record, bytes_max: int) -> Claim:
+def claim_of(record: ConsumerRecord, bytes_max: int) -> PayloadClaim:
     """What *record*, a claim check, stands for: at most *bytes_max*.
 
     Raises ClaimError when its headers are not what they must be. Their texts are a stranger's and
@@ -90,7 +90,7 @@ def claim_of(record: Record, bytes_max: int) -> Claim:
         raise ClaimError("the size is not a number of bytes")
     if int(size) > bytes_max:
         raise ClaimError(f"{int(size)} bytes, ClaimCheck.MaxBytes is {bytes_max}")
-    claim = Claim(record.topic, digest, int(size))
+    claim = PayloadClaim(record.topic, digest, int(size))
     if reference != claim.reference or not is_reference(reference):
         raise ClaimError("the reference is not the digest below the record's topic")
     return claim
@@ -115,7 +115,7 @@ def is_reference(path: str) -> bool:
 class Receipt:
     """What arrives of a blob, piece by piece, into memory of exactly its size; checked against *claim*."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: PayloadClaim) -> None:
         self._claim = claim
         self._bytes = bytearray(claim.size)
         self._digest = sha256()
@@ -142,9 +142,9 @@ class Receipt:
         return cast("bytes", self._bytes)
 
 
-def redeemed(record: Record, payload: bytes) -> PlainRecord:
+def redeemed(record: ConsumerRecord, payload: bytes) -> RecordCopy:
     """*record* as it would be if it carried its payload."""
-    return PlainRecord(
+    return RecordCopy(
         record.topic,
         record.partition,
         record.offset,

@@ -28,7 +28,7 @@ _variant = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 TRACE = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
 
 
-class Record(Protocol):
+class ConsumerRecord(Protocol):
     """One record as it was read from Kafka; aiokafka's ConsumerRecord has this shape."""
 
     topic: str
@@ -41,7 +41,7 @@ class Record(Protocol):
 
 
 @dataclass(slots=True)
-class PlainRecord:
+class RecordCopy:
     """A record that we made of one that was read: with what it stood for, or as it was before it came here."""
 
     topic: str
@@ -55,7 +55,7 @@ class PlainRecord:
 
 # Not frozen: there is one for every event, and that takes four times as long.
 @dataclass(slots=True)
-class Outgoing:
+class ProducerRecord:
     """A record that is ready to leave.
 
     *partition* None lets the key decide, *timestamp_ms* None means now.
@@ -70,7 +70,7 @@ class Outgoing:
     headers: Headers = ()
     partition: int | None = None
     timestamp_ms: int | None = None
-    fallback: "Outgoing | None" = None
+    fallback: "ProducerRecord | None" = None
     # Of a record batch of its own, not compressed.
     size: int = field(default=0, init=False, compare=False)
 
@@ -112,7 +112,7 @@ class Delivery:
         return _text(self.attributes, "ce_causationid")
 
 
-def delivery_of(record: Record, event_id: str, attempt: int) -> Delivery:
+def delivery_of(record: ConsumerRecord, event_id: str, attempt: int) -> Delivery:
     """The delivery of *record* for the handler that asks for one."""
     return Delivery(
         record.topic,
@@ -127,7 +127,7 @@ def delivery_of(record: Record, event_id: str, attempt: int) -> Delivery:
     )
 
 
-def event_id_of(record: Record) -> str:
+def event_id_of(record: ConsumerRecord) -> str:
     """What makes this event the same event when it comes again: `ce_source` and `ce_id`, else its place in the log.
 
     Two records with equal values and no id are two events: both may be meant.
@@ -135,7 +135,7 @@ def event_id_of(record: Record) -> str:
     return event_id_bytes_of(record).decode()
 
 
-def event_id_bytes_of(record: Record) -> bytes:
+def event_id_bytes_of(record: ConsumerRecord) -> bytes:
     """The same as bytes, without a way through text where there is no need: this is asked of every event."""
     source = identifier = b""
     for name, value in record.headers:
@@ -160,12 +160,12 @@ def _readable(raw: bytes) -> bytes:
     return raw.decode("utf-8", "backslashreplace").encode()
 
 
-def place_of(record: Record) -> str:
+def place_of(record: ConsumerRecord) -> str:
     """Where *record* stands in the log, TOPIC/PARTITION/OFFSET: which one it is, when it has no id."""
     return f"{record.topic}/{record.partition}/{record.offset}"
 
 
-def attributes_of(record: Record) -> Headers:
+def attributes_of(record: ConsumerRecord) -> Headers:
     """The attributes of the event in *record* as binary mode has them: its headers, or what its envelope says."""
     for name, _ in record.headers:
         if name == "ce_id":  # structured mode may have them as well: copies
@@ -178,7 +178,7 @@ def attributes_of(record: Record) -> Headers:
     return record.headers
 
 
-class Cause(NamedTuple):
+class Lineage(NamedTuple):
     """What an event hands on to those that are published because of it.
 
     *story* is who they come from, *trace* the trace context that its sender gave it, as it is.
@@ -188,13 +188,13 @@ class Cause(NamedTuple):
     trace: list[tuple[str, bytes]]
 
 
-def cause_of(record: Record) -> Cause:
+def cause_of(record: ConsumerRecord) -> Lineage:
     """What the event in *record* hands on. Its id, where it has none, is its place in the log."""
     named = dict(record.headers)
     if not named.get("ce_id"):
         named.update(attributes_of(record))
     identifier = named.get("ce_id") or place_of(record).encode()
-    return Cause(
+    return Lineage(
         [
             ("ce_correlationid", named.get("ce_correlationid") or identifier),
             ("ce_causationid", identifier),

@@ -120,7 +120,7 @@ def _is_plain(annotation: Any) -> bool:
     )
 
 
-def places_of(record_types: Iterable[type[faust.Record]]) -> Places:
+def sensitive_paths(record_types: Iterable[type[faust.Record]]) -> Places:
     """The same for the events of a topic: what is sensitive in one of its types is hidden in all of them."""
     found = [places_in(record_type) for record_type in record_types]
     return _joined(found) if any(found) else Places()

@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from famulus.serialization.stray_records import INT32_MAX, INT64_MAX, number_in, reason_of
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 
 ROW, PACK = b"t", b"p"
 ATTEMPTS, DEAD = b"a", b"d"
@@ -72,14 +72,14 @@ class Logged(Protocol):
         """The epoch of its writer, before any other."""
 
 
-class Mark(NamedTuple):
+class SeenMark(NamedTuple):
     """When an event was seen, as the stream's time (milliseconds since 1970), and at which offset of the source."""
 
     seen_ms: int
     offset: int
 
 
-class Claim(msgspec.Struct, frozen=True):
+class OwnershipClaim(msgspec.Struct, frozen=True):
     """*owner*, a random id, owns the partition from *epoch* on; *worker* says for people which process that is."""
 
     epoch: int
@@ -88,7 +88,7 @@ class Claim(msgspec.Struct, frozen=True):
     at_ms: int = 0
 
 
-class Processed(msgspec.Struct, frozen=True):
+class SourcePosition(msgspec.Struct, frozen=True):
     """How far a partition of the source is settled.
 
     Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns
@@ -106,18 +106,18 @@ class Processed(msgspec.Struct, frozen=True):
     at_ms: int = 0
     counts: dict[str, int] = {}
     seek: str = ""
-    home: Home | None = None
+    home: ChangelogPartition | None = None
     source_id: str = ""
     leader_epoch: int = -1
 
 
 encode = msgspec.json.encode
-decode_claim = msgspec.json.Decoder(Claim).decode
-_processed = msgspec.json.Decoder(Processed)
+decode_claim = msgspec.json.Decoder(OwnershipClaim).decode
+_processed = msgspec.json.Decoder(SourcePosition)
 _attempts = msgspec.json.Decoder(dict[str, tuple[int, int, int]])  # what `state.troubles` keeps
 
 
-def decode_processed(value: bytes) -> Processed:
+def decode_processed(value: bytes) -> SourcePosition:
     """Read a processed row. Raises ValueError, or what msgspec raises, for what is none."""
     processed = _processed.decode(value)
     numbers = (processed.next_offset, *processed.ahead, *processed.counts.values())
@@ -286,9 +286,9 @@ def newest_ms(marks: Mapping[bytes, bytes]) -> int:
 store_mark: Callable[[int, int], bytes] = _seen.pack
 
 
-def stored_mark(value: bytes) -> Mark:
+def stored_mark(value: bytes) -> SeenMark:
     """A mark as it was read from the store."""
-    return Mark(*_seen.unpack(value))
+    return SeenMark(*_seen.unpack(value))
 
 
 def turns(next_offset: int, ahead: Iterable[tuple[int, int]]) -> tuple[int, ...]:
@@ -304,7 +304,7 @@ def turns(next_offset: int, ahead: Iterable[tuple[int, int]]) -> tuple[int, ...]
     return tuple(found)
 
 
-def offsets_in(processed: Processed) -> list[tuple[int, int]]:
+def offsets_in(processed: SourcePosition) -> list[tuple[int, int]]:
     """The offsets ahead that are settled, as runs: start and end."""
     at = processed.next_offset
     found: list[tuple[int, int]] = []

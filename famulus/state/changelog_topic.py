@@ -14,7 +14,7 @@ from famulus.kafka.log_reader import poll
 from famulus.kafka.stray_counts import strays
 from famulus.kafka.topic_ids import Topics
 from famulus.serialization.records import Headers
-from famulus.state.changelog import CLAIM, Claim, Logged, encode, epoch_headers
+from famulus.state.changelog import CLAIM, Logged, OwnershipClaim, encode, epoch_headers
 from famulus.wall_clock import wall_ms
 
 POLL_MS = 200
@@ -100,7 +100,7 @@ async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -
 
     Raises what the sender raises.
     """
-    claim = Claim(epoch, uuid4().hex, worker_name(), wall_ms())
+    claim = OwnershipClaim(epoch, uuid4().hex, worker_name(), wall_ms())
     offset = await (
         await sender.send_batch(topic, partition, [(CLAIM, encode(claim))], epoch_headers(epoch))
     )

@@ -29,8 +29,8 @@ from famulus.state.changelog import (
     PROCESSED,
     RECORD_OVERHEAD,
     Logged,
-    Processed,
     Row,
+    SourcePosition,
     batches,
     decode_claim,
     encode,
@@ -46,7 +46,7 @@ from famulus.state.changelog_topic import Reader, Sender
 from famulus.state.dedupe import Dedupe
 from famulus.state.expiry import Expiry
 from famulus.state.identity import is_other, restore_or_replay
-from famulus.state.partition_state import Group, Rows
+from famulus.state.partition_state import Checkpoint, Rows
 from famulus.state.replica import Replica, forget
 from famulus.state.rocksdb_store import STALE, StoreError
 from famulus.state.windows import Window
@@ -60,7 +60,7 @@ class FencedError(InvariantError):
     """Another worker has claimed the partition: what this one had in hand counts no more (exit 70)."""
 
 
-class Settler:
+class Checkpointer:
     """Settles the groups of one partition under one claim.
 
     *probe* is told each step, for tests that die there.
@@ -93,7 +93,7 @@ class Settler:
         self.unwritten = ""  # why the disk takes nothing, empty while it does
 
     async def settle(
-        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+        self, group: Checkpoint, processed: SourcePosition, may_apply: Callable[[], bool]
     ) -> bool:
         """Make *group* durable, and that the source is *processed* so far.
 
@@ -267,7 +267,7 @@ class Settler:
             log.warning("the disk takes it again", topic=self.topic, partition=self.partition)
         self.unwritten = why
 
-    def _packed(self, group: Group) -> dict[bytes, bytes]:
+    def _packed(self, group: Checkpoint) -> dict[bytes, bytes]:
         """The marks of *group* as a pack, of the period that its newest one belongs to."""
         if not group.marks or self._dedupe is None:
             return {}

@@ -14,11 +14,11 @@ from hashlib import blake2b
 
 from faust import Record as Event
 
-from famulus.deadletter.redelivery import Returned
+from famulus.deadletter.redelivery import Redelivery
 from famulus.errors import PermanentError
-from famulus.serialization.records import Record, event_id_bytes_of, event_id_of, place_of
-from famulus.state.changelog import MARK, Mark, stored_mark
-from famulus.state.partition_state import Partition
+from famulus.serialization.records import ConsumerRecord, event_id_bytes_of, event_id_of, place_of
+from famulus.state.changelog import MARK, SeenMark, stored_mark
+from famulus.state.partition_state import PartitionState
 
 DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
 PERIODS = 8  # parts of a window; marks are forgotten a part at a time
@@ -27,7 +27,7 @@ Identity = Callable[[Event], object]
 _digest = blake2b(digest_size=DIGEST_BYTES)
 
 
-def is_within(mark: Mark, stream_ms: int, window_ms: int) -> bool:
+def is_within(mark: SeenMark, stream_ms: int, window_ms: int) -> bool:
     """Whether an event that comes again at the stream's time *stream_ms* is still recognised by its mark."""
     return stream_ms - mark.seen_ms < window_ms
 
@@ -55,18 +55,18 @@ class Dedupe:
         """What is forgotten at once."""
         return max(self.longest_ms // PERIODS, 1)
 
-    def keys(self, records: Iterable[Record]) -> list[bytes]:
+    def keys(self, records: Iterable[ConsumerRecord]) -> list[bytes]:
         """What each record's mark is kept under, as far as that is known before decoding; else nothing for all."""
         if self.identity is not None:
             return []
         return [mark_key(event_id_bytes_of(record)) for record in records]
 
-    def stored(self, partition: Partition, keys: list[bytes]) -> list[bytes | None]:
+    def stored(self, partition: PartitionState, keys: list[bytes]) -> list[bytes | None]:
         """What the store has under each of *keys*. One look for all."""
         assert partition.store is not None, "marks need a store"
         return partition.store.get_many(keys)
 
-    def keys_of(self, event: Event, record: Record) -> list[bytes]:
+    def keys_of(self, event: Event, record: ConsumerRecord) -> list[bytes]:
         """Make the keys that the mark of an event may be kept under when an *identity* was given.
 
         New marks are kept under the first one, which has the type in it: one id may stand in events
@@ -96,7 +96,7 @@ class Dedupe:
         raw = text.encode("utf-8", "backslashreplace")
         return [mark_key(f"{event._options.namespace}\0".encode() + raw), mark_key(raw)]
 
-    def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> Mark | None:
+    def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> SeenMark | None:
         """The mark of an event that was seen before, as the store keeps it; None when it is forgotten by now."""
         mark = stored_mark(raw)
         return mark if is_within(mark, stream_ms, self.window_of(event_type)) else None
@@ -124,7 +124,7 @@ def _name_of(identity: Identity) -> str:
     return str(getattr(identity, "__qualname__", type(identity).__name__))
 
 
-def key_back(back: Returned, dedupe: Dedupe | None) -> bytes:
+def redelivery_key(back: Redelivery, dedupe: Dedupe | None) -> bytes:
     """What the mark of a record that comes back is kept under, where *dedupe* is that of its subscription.
 
     Empty where only decoding tells: then it is what `Dedupe.keys_of` says of the event.

@@ -13,7 +13,7 @@ import msgspec
 from famulus.state.changelog import ATTEMPTS, DEAD, offset_key, offset_of
 
 
-class Tried(NamedTuple):
+class AttemptCount(NamedTuple):
     """How often a handler has failed at an event, when first, and when it may try again (milliseconds since 1970)."""
 
     attempts: int = 0
@@ -21,11 +21,11 @@ class Tried(NamedTuple):
     due_ms: int = 0
 
 
-Attempts = dict[str, Tried]  # by handler
+Attempts = dict[str, AttemptCount]  # by handler
 _attempts = msgspec.json.Decoder(Attempts)
 
 
-class Troubles:
+class FailureState:
     """The troubles of one partition, as of the newest event, settled or about to be.
 
     Whoever changes them writes the row that the method returns.
@@ -94,6 +94,8 @@ class Troubles:
         self.any = True
 
 
-def attempts_row(offset: int, attempts: Mapping[str, Tried] | None) -> tuple[bytes, bytes | None]:
+def attempts_row(
+    offset: int, attempts: Mapping[str, AttemptCount] | None
+) -> tuple[bytes, bytes | None]:
     """The row that says how often the event at *offset* was tried; None: it is done with."""
     return offset_key(ATTEMPTS, offset), None if attempts is None else msgspec.json.encode(attempts)

@@ -11,7 +11,7 @@ import msgspec
 from famulus.errors import ConfigError
 
 
-class Home(msgspec.Struct, frozen=True):
+class ChangelogPartition(msgspec.Struct, frozen=True):
     """A changelog partition: *topic* by its name, *topic_id* tells it from one of that name before or after it."""
 
     cluster_id: str
@@ -24,7 +24,7 @@ class Home(msgspec.Struct, frozen=True):
 
 
 encode_home = msgspec.json.encode
-decode_home = msgspec.json.Decoder(Home).decode
+decode_home = msgspec.json.Decoder(ChangelogPartition).decode
 
 
 class Extent(NamedTuple):
@@ -45,13 +45,13 @@ class Extent(NamedTuple):
         return self.begin <= max(self.whole_since, 0)
 
 
-class Copy(NamedTuple):
+class StoreCopy(NamedTuple):
     """A store at *path* that holds the changelog of *home* up to *position*, -1: it is empty.
 
     *home* None: by a version that did not note it.
     """
 
-    home: Home | None
+    home: ChangelogPartition | None
     position: int
     path: object
 
@@ -71,7 +71,7 @@ def is_other(known: str, now: str) -> bool:
     return bool(known and now and known != now)
 
 
-def judged(store: Copy, here: Home, log: Extent, source: str) -> Judgement:
+def judged(store: StoreCopy, here: ChangelogPartition, log: Extent, source: str) -> Judgement:
     """What becomes of a *store* for the changelog partition *here*, and of that.
 
     *source* is the topic that the commands for a cure are about. Raises ConfigError where a person
@@ -108,7 +108,7 @@ def judged(store: Copy, here: Home, log: Extent, source: str) -> Judgement:
     return Judgement()
 
 
-def check_place(store: Home, here: Home, path: object) -> None:
+def check_place(store: ChangelogPartition, here: ChangelogPartition, path: object) -> None:
     """Raise ConfigError when the *store* at *path* is of another cluster, topic or partition than *here*."""
     if is_other(store.cluster_id, here.cluster_id):
         raise ConfigError(
@@ -125,7 +125,7 @@ def check_place(store: Home, here: Home, path: object) -> None:
         )
 
 
-def _check_whole(here: Home, log: Extent, source: str) -> None:
+def _check_whole(here: ChangelogPartition, log: Extent, source: str) -> None:
     if not log.is_whole:
         raise ConfigError(
             f"{here}: the changelog begins at offset {log.begin}, and what was before it is in "
@@ -135,7 +135,9 @@ def _check_whole(here: Home, log: Extent, source: str) -> None:
         )
 
 
-def check_written_here(written: Home | None, here: Home, source: str) -> None:
+def check_written_here(
+    written: ChangelogPartition | None, here: ChangelogPartition, source: str
+) -> None:
     """Raise ConfigError when the records of *here* say that they were *written* for another changelog partition."""
     if written is None:
         return
@@ -159,24 +161,24 @@ def check_written_here(written: Home | None, here: Home, source: str) -> None:
         )
 
 
-class Note(msgspec.Struct, frozen=True):
+class CommitNote(msgspec.Struct, frozen=True):
     """What stands beside an offset that the group commits: of which topic it is, and whether there is a state."""
 
     source_id: str = ""
     has_state: bool = False
 
 
-def note_text(note: Note) -> str:
+def note_text(note: CommitNote) -> str:
     """As the metadata of a commit."""
     return msgspec.json.encode(note).decode()
 
 
-def note_of(metadata: str) -> Note:
+def note_of(metadata: str) -> CommitNote:
     """What the *metadata* of a commit says, nothing when it was made by somebody else or an older version."""
     try:
-        return msgspec.json.decode(metadata, type=Note)
+        return msgspec.json.decode(metadata, type=CommitNote)
     except (msgspec.DecodeError, RecursionError):
-        return Note()
+        return CommitNote()
 
 
 def made_anew(source: str, before: str, now: str) -> ConfigError:

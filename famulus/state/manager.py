@@ -7,6 +7,7 @@ without a claim, so that a partition that moves here needs only the rest.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from aiokafka import TopicPartition
@@ -21,19 +22,19 @@ from famulus.kafka.topic_ids import Topics
 from famulus.observability.logs import described
 from famulus.state.changelog import ATTEMPTS, DEAD, PROCESSED, decode_processed
 from famulus.state.changelog_topic import LogReader, Sender
-from famulus.state.checkpointer import Probe, Settler
+from famulus.state.checkpointer import Checkpointer, Probe
 from famulus.state.dedupe import Dedupe
-from famulus.state.failure_state import Troubles
+from famulus.state.failure_state import FailureState
 from famulus.state.identity import (
-    Home,
-    Note,
+    ChangelogPartition,
+    CommitNote,
     check_leader_epoch,
     is_other,
     made_anew,
     note_text,
     restore_or_replay,
 )
-from famulus.state.partition_state import Group, Partition
+from famulus.state.partition_state import Checkpoint, PartitionState
 from famulus.state.replica import Replica
 from famulus.state.restore import Restorer
 from famulus.state.rocksdb_store import Memory, StateFolder, Store, StoreError
@@ -47,7 +48,7 @@ NOBODY = UNKNOWN, UNKNOWN
 
 
 @dataclass(frozen=True)
-class Remembered:
+class StateSpec:
     """What one subscription remembers.
 
     *topic* is its state changelog, None when it remembers nothing.
@@ -58,30 +59,30 @@ class Remembered:
     topic: str | None
     dedupe: Dedupe | None
     tables: Mapping[str, Table[object, object]]
-    held: dict[int, Partition]
+    held: dict[int, PartitionState]
 
 
 @dataclass(frozen=True)
-class Held:
+class OwnedPartition:
     """One partition of this worker. *settler* None: nothing is remembered.
 
     *unreadable* says why nothing of it may be started: a record of its state cannot be read.
     """
 
-    partition: Partition
-    settler: Settler | None
+    partition: PartitionState
+    checkpointer: Checkpointer | None
     unreadable: str = ""
 
 
 @dataclass
-class Holdings:
+class PartitionStateManager:
     """Opens and closes what the partitions of this worker remember.
 
     *group_bytes* is what one group commit may have, *retention_h* how long the files of partitions
     that went elsewhere are kept, in hours.
     """
 
-    remembered: Mapping[str, Remembered]  # by source topic
+    remembered: Mapping[str, StateSpec]  # by source topic
     folder: StateFolder
     memory: Memory
     reader: LogReader
@@ -91,7 +92,7 @@ class Holdings:
     retention_h: float
     probe: Probe
     is_fenced: bool = True
-    held: dict[TP, Held] = field(default_factory=dict)
+    held: dict[TP, OwnedPartition] = field(default_factory=dict)
     # Sources and changelogs, as they were when partitions were assigned last.
     topics: Topics = NOTHING
     anew: set[str] = field(default_factory=set)  # sources without state that were made anew since
@@ -136,8 +137,8 @@ class Holdings:
         try:
             if not await self.restorer.acquire(list(replicas.values()), is_wanted):
                 return self._close(replicas.values())
-            settlers = {tp: self._settler(tp, replica) for tp, replica in replicas.items()}
-            await asyncio.gather(*(settler.start() for settler in settlers.values()))
+            settlers = {tp: self._checkpointer(tp, replica) for tp, replica in replicas.items()}
+            await asyncio.gather(*(checkpointer.start() for checkpointer in settlers.values()))
         except StoreError as error:
             log.error("waiting for the disk", error=str(error), again_in_s=RETRY_S)  # no bug
             self.restorer.progress.waiting_for = str(error)
@@ -177,16 +178,16 @@ class Holdings:
         for remembered in self.remembered.values():
             remembered.held.clear()
 
-    def _hold(self, tp: TP, replica: Replica | None, settler: Settler | None) -> None:
+    def _hold(self, tp: TP, replica: Replica | None, checkpointer: Checkpointer | None) -> None:
         """Hold a partition. What its troubles say was looked at when it was replayed."""
         store = replica.store if replica is not None else None
-        partition = Partition(tp.partition, store, self.group_bytes, tp.topic)
+        partition = PartitionState(tp.partition, store, self.group_bytes, tp.topic)
         partition.home = replica.home if replica is not None else None
         partition.source_id = self.source_id(tp.topic)
         raw = store.get(PROCESSED) if store is not None else None
         partition.processed = decode_processed(raw) if raw is not None else None
         if store is not None:
-            partition.troubles = Troubles([*store.items(ATTEMPTS), *store.items(DEAD)])
+            partition.failure_state = FailureState([*store.items(ATTEMPTS), *store.items(DEAD)])
         why = replica.unreadable if replica is not None else ""
         if why:
             why = (
@@ -195,7 +196,7 @@ class Holdings:
                 f"`faust -A app state replay --topic {tp.topic}` makes its state anew, while "
                 "no worker runs"
             )
-        self.held[tp] = Held(partition, settler, why)
+        self.held[tp] = OwnedPartition(partition, checkpointer, why)
         self.remembered[tp.topic].held[tp.partition] = partition
 
     def _replica(self, tp: TP) -> Replica | None:
@@ -217,7 +218,7 @@ class Holdings:
     def _store(self, topic: str, partition: int) -> Store:
         return Store(self.folder.store_path(topic, partition), self.memory)
 
-    def _home(self, tp: TP, topic: str) -> Home:
+    def _home(self, tp: TP, topic: str) -> ChangelogPartition:
         """What the changelog partition of *tp* is now. Raises ConfigError when there is none."""
         there = self.topics.of.get(topic)
         if there is None:
@@ -229,7 +230,7 @@ class Holdings:
             raise changed_number(
                 topic, source.partitions if source else tp.partition + 1, there.partitions
             )
-        return Home(self.topics.cluster_id, topic, there.id, tp.partition)
+        return ChangelogPartition(self.topics.cluster_id, topic, there.id, tp.partition)
 
     @property
     def _names(self) -> list[str]:
@@ -253,23 +254,24 @@ class Holdings:
         if held is None:
             return ""
         return note_text(
-            Note(self.source_id(tp.topic), has_state=held.partition.processed is not None)
+            CommitNote(self.source_id(tp.topic), has_state=held.partition.processed is not None)
         )
 
     async def adopt(self) -> None:
         """Have the state of an older version know what it belongs to. Raises what settling does."""
         for tp, held in self.held.items():
-            partition, settler = held.partition, held.settler
+            partition, checkpointer = held.partition, held.checkpointer
             before = partition.processed
             if (
-                settler is None
+                checkpointer is None
                 or before is None
                 or before.home is not None
                 or partition.is_abandoned
             ):
                 continue
             after = replace(before, home=partition.home, source_id=partition.source_id)
-            if await settler.settle(Group(), after, lambda of=partition: not of.is_abandoned):  # type: ignore[misc]
+            is_ours = partial(_is_kept, partition)
+            if await checkpointer.settle(Checkpoint(), after, is_ours):
                 partition.processed = after
                 log.info(
                     "the state knows from now on which topic its offsets are of",
@@ -343,10 +345,10 @@ class Holdings:
         found = await self.sender.epoch_ends(epochs, self.topics) if epochs else {}
         return {TP(*place): end for place, end in found.items()}
 
-    def _settler(self, tp: TP, replica: Replica) -> Settler:
+    def _checkpointer(self, tp: TP, replica: Replica) -> Checkpointer:
         remembered = self.remembered[tp.topic]
         windows = {t.prefix: t.window for t in remembered.tables.values() if t.window is not None}
-        return Settler(
+        return Checkpointer(
             replica,
             remembered.dedupe,
             windows,
@@ -411,3 +413,7 @@ class Holdings:
                     del of[copy.place]
             while of:
                 await self.restorer.replay_some(consumer, of, of)
+
+
+def _is_kept(partition: PartitionState) -> bool:
+    return not partition.is_abandoned

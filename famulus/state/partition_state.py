@@ -9,10 +9,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from famulus.serialization.records import Outcome, Outgoing
-from famulus.state.changelog import Processed, size_of
-from famulus.state.failure_state import Troubles
-from famulus.state.identity import Home
+from famulus.serialization.records import Outcome, ProducerRecord
+from famulus.state.changelog import SourcePosition, size_of
+from famulus.state.failure_state import FailureState
+from famulus.state.identity import ChangelogPartition
 from famulus.state.rocksdb_store import Store
 
 RECENT = 8  # groups; more than are settled between looking a record up and handling it
@@ -20,7 +20,7 @@ Finished = Callable[[int], None]
 Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the row is deleted
 
 
-class Group:
+class Checkpoint:
     """The last value of every row that its events changed, their marks, what they publish, and how each ended."""
 
     __slots__ = ("handled", "has_passed", "marks", "others", "outbox", "returned", "rows", "size")
@@ -28,7 +28,7 @@ class Group:
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.marks: dict[bytes, bytes] = {}  # as the store keeps them
-        self.outbox: list[Outgoing] = []
+        self.outbox: list[ProducerRecord] = []
         # The offsets of those that ended like that, which nearly all do.
         self.handled: list[int] = []
         self.others: list[tuple[int, Outcome]] = []  # those that ended otherwise, by offset
@@ -73,7 +73,7 @@ class Group:
         return found
 
 
-class Partition:
+class PartitionState:
     """One partition of a subscription at work. *store* None: the subscription remembers nothing.
 
     *group_bytes* is what one group may have, since all of it is one record batch. *topic* is the
@@ -86,17 +86,17 @@ class Partition:
         self.number = number
         self.topic = topic
         self.store = store
-        self.home: Home | None = None  # of the state
+        self.home: ChangelogPartition | None = None  # of the state
         self.source_id = ""  # of the topic that is read, "" when it is not known
         self.group_bytes = group_bytes
         self.owners: dict[bytes, Any] = {}  # Any: of `unit.Unit`, which knows this module
         self.applied = 0
         self.is_abandoned = False  # nothing of it may be written any more
         # As of the last group that reached the store, or of the start.
-        self.processed: Processed | None = None
-        self.troubles = Troubles()
-        self.filling = Group()
-        self._sealed: deque[Group] = deque()
+        self.processed: SourcePosition | None = None
+        self.failure_state = FailureState()
+        self.filling = Checkpoint()
+        self._sealed: deque[Checkpoint] = deque()
         self._warm: Rows = {}  # what the store holds of rows that were settled lately
         self._warm_bytes = 0
         # Marks of the last groups that were settled.
@@ -137,7 +137,7 @@ class Partition:
                 return marks[key]
         return stored
 
-    def group_for(self, size: int) -> Group:
+    def group_for(self, size: int) -> Checkpoint:
         """The group that takes *size* more bytes: the one that fills, or a new one when it would get too large."""
         if self.filling.size + size > self.group_bytes and not self.filling.is_empty:
             self._seal()
@@ -159,7 +159,7 @@ class Partition:
         """Whether the next group to be settled is the one that fills, so that it may wait for more."""
         return not self._sealed
 
-    def next_to_settle(self) -> Group | None:
+    def next_to_settle(self) -> Checkpoint | None:
         """The oldest group, None when there is nothing to settle. Nothing joins it any more."""
         if not self._sealed:
             if self.filling.is_empty:
@@ -167,7 +167,7 @@ class Partition:
             self._seal()
         return self._sealed[0]
 
-    def settled(self, processed: Processed | None) -> None:
+    def settled(self, processed: SourcePosition | None) -> None:
         """The oldest group is in the store, or had nothing for it."""
         group = self._sealed.popleft()
         self.processed = processed
@@ -181,4 +181,4 @@ class Partition:
 
     def _seal(self) -> None:
         self._sealed.append(self.filling)
-        self.filling = Group()
+        self.filling = Checkpoint()

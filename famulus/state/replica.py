@@ -19,15 +19,15 @@ from famulus.state.changelog import (
     RESET,
     ROW,
     WHOLE,
-    Claim,
     Logged,
+    OwnershipClaim,
     decode_claim,
     epoch_bytes,
     epoch_of,
     fault_in,
     unpack,
 )
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 from famulus.state.rocksdb_store import STALE, UNREADABLE, Store
 
 PLAIN = frozenset({ATTEMPTS, DEAD})  # whose records say all of a key, as rows do
@@ -41,7 +41,7 @@ class Replica:
     *source* is what it is of.
     """
 
-    home: Home
+    home: ChangelogPartition
     source: str
     store: Store
     owner: str = ""  # of the first claim with the newest epoch
@@ -168,7 +168,7 @@ class Replica:
     def _say(self, record: Logged, why: str) -> None:
         strays.note("state", StrayRecordError(self.topic, self.partition, record.offset, why))
 
-    def _claimed(self, claim: Claim) -> None:
+    def _claimed(self, claim: OwnershipClaim) -> None:
         if claim.epoch > self.owner_epoch:
             self.owner, self.owner_epoch = claim.owner, claim.epoch
 

@@ -31,9 +31,9 @@ from famulus.state.changelog import (
 from famulus.state.changelog_repair import write_back
 from famulus.state.changelog_topic import POLL_MS, LogReader, Sender, append_claim
 from famulus.state.identity import (
-    Copy,
+    ChangelogPartition,
     Extent,
-    Home,
+    StoreCopy,
     check_written_here,
     is_other,
     judged,
@@ -169,7 +169,7 @@ class Restorer:
         store, here = replica.store, replica.home
         if log_.begin or (store.home is not None and is_other(store.home.topic_id, here.topic_id)):
             log_ = await self._looked(consumer, replica, log_)
-        of = judged(Copy(store.home, store.position, store.path), here, log_, replica.source)
+        of = judged(StoreCopy(store.home, store.position, store.path), here, log_, replica.source)
         replica.lacks, why = of.lacks, of.rebuilt
         place = {"topic": replica.topic, "partition": replica.partition}
         if why:
@@ -272,7 +272,7 @@ class Restorer:
         )
 
 
-def said(log_: Extent, record: Logged, here: Home) -> Extent:
+def said(log_: Extent, record: Logged, here: ChangelogPartition) -> Extent:
     """What is known of a log when one more of its records says something of it."""
     if record.key == RESET:
         return log_._replace(whole_since=record.offset, is_own=False)

@@ -20,7 +20,7 @@ import structlog
 
 from famulus.errors import ConfigError, InvariantError
 from famulus.owned_files import make_folder, open_owned
-from famulus.state.identity import Home, decode_home, encode_home
+from famulus.state.identity import ChangelogPartition, decode_home, encode_home
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
@@ -115,8 +115,8 @@ class Store:
         self.path = path
         self.position = -1
         self.epoch = 0
-        self.home: Home | None = None
-        self._written_home: Home | None = None
+        self.home: ChangelogPartition | None = None
+        self._written_home: ChangelogPartition | None = None
         self._memory = memory
         self._db: Any = None  # Any: rocksdict is untyped
 

@@ -24,7 +24,7 @@ from famulus.serialization.key_text import key_bytes
 from famulus.serialization.redaction import hidden, places_at
 from famulus.state import windows
 from famulus.state.changelog import row_key
-from famulus.state.partition_state import Partition, Rows
+from famulus.state.partition_state import PartitionState, Rows
 from famulus.state.row_codec import (
     RefusedError,
     difference,
@@ -35,7 +35,7 @@ from famulus.state.row_codec import (
     refused,
     value_coder,
 )
-from famulus.state.unit_of_work import Unit, current_unit
+from famulus.state.unit_of_work import UnitOfWork, current_unit
 from famulus.state.windows import Window, Windowed
 from famulus.wall_clock import wall_ms
 
@@ -71,7 +71,7 @@ class Table(Generic[K, V]):
         key: type[K],
         value: type[V],
         default: Callable[[], V] | None,
-        held: Mapping[int, Partition],
+        held: Mapping[int, PartitionState],
         help: str = "",
         topic: str = "",
     ) -> None:
@@ -401,7 +401,7 @@ class Table(Generic[K, V]):
         stores = (p.store for p in self._held.values() if p.store is not None and p.store.is_open)
         return next((raw for store in stores if (raw := store.get(row)) is not None), None)
 
-    def _unit(self) -> Unit:
+    def _unit(self) -> UnitOfWork:
         unit = current_unit()
         if unit is None:
             raise TypeError(f"table {self.name!r} can only be changed inside a handler")
@@ -462,7 +462,7 @@ class Table(Generic[K, V]):
             f"`state import --topic {self._topic} --replace FILE`"
         )
 
-    def _check_home(self, unit: Unit) -> None:
+    def _check_home(self, unit: UnitOfWork) -> None:
         """Raise TypeError when the event is of another subscription than the table, where both are known."""
         here, there = self._topic, unit.partition.topic
         if here != there and here and there:

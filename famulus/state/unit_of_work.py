@@ -21,9 +21,15 @@ from contextvars import ContextVar
 from itertools import islice
 
 from famulus.errors import AttemptEndedError, PermanentError
-from famulus.serialization.records import Cause, Outgoing, Record, cause_of, event_id_of
+from famulus.serialization.records import (
+    ConsumerRecord,
+    Lineage,
+    ProducerRecord,
+    cause_of,
+    event_id_of,
+)
 from famulus.state.changelog import MARK_BYTES, RECORD_OVERHEAD
-from famulus.state.partition_state import Partition, Rows
+from famulus.state.partition_state import PartitionState, Rows
 from famulus.state.rocksdb_store import StoreError
 
 # The rows; how many events were to be published, how many rows touched.
@@ -31,13 +37,13 @@ Savepoint = tuple[Rows, int, int]
 NOTHING: Savepoint = ({}, 0, 0)
 NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
 NO_TOUCHED: dict[bytes, None] = {}
-NO_OUTBOX: list[Outgoing] = []
+NO_OUTBOX: list[ProducerRecord] = []
 NO_READS: list["Callable[[Rows], None]"] = []
 # Events that wait for one to end, in the order of their coming.
 Waiters = deque["asyncio.Future[Waiters]"]
 
 
-class Unwound(BaseException):  # no error, and no Exception: handlers must let it pass
+class RowConflictError(BaseException):  # no error, and no Exception: handlers must let it pass
     """A row belongs to another event in hand: this event is undone, and handled again after that one."""
 
 
@@ -45,7 +51,7 @@ class EffectsTooLargeError(PermanentError):
     """What one event changes does not fit into one record batch."""
 
 
-class Unit:
+class UnitOfWork:
     """The effects of one event as of one attempt of one handler.
 
     Tables write into it, the event bus publishes through it.
@@ -80,7 +86,7 @@ class Unit:
     )
 
     def __init__(
-        self, partition: Partition, record: Record, waiters: Waiters | None = None
+        self, partition: PartitionState, record: ConsumerRecord, waiters: Waiters | None = None
     ) -> None:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
@@ -90,7 +96,9 @@ class Unit:
         # What checks the values that were read, and can be changed in place, at the end.
         self.reads = NO_READS
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
-        self.in_the_way: Unit | None = None  # owns a row that this one touched, or has its mark
+        self.in_the_way: UnitOfWork | None = (
+            None  # owns a row that this one touched, or has its mark
+        )
         # To be handled again: another one is in the way, or the store could not be read.
         self.is_undone = False
         self.is_live = False  # it has suspended, and owns what it touched, and its mark
@@ -102,9 +110,9 @@ class Unit:
         self.bytes_redeemed = 0  # of its payload, which its record does not carry
         self._touched = NO_TOUCHED  # a set in the order of touching
         # Of `outbox`: may have to be replaced before they leave.
-        self._unchecked: list[Outgoing] | None = None
+        self._unchecked: list[ProducerRecord] | None = None
         self._event_id = ""
-        self._cause: Cause | None = None
+        self._cause: Lineage | None = None
         self._first = 0  # place in the outbox of the first event that the current handler publishes
 
     @property
@@ -117,7 +125,7 @@ class Unit:
         return self._event_id
 
     @property
-    def cause(self) -> Cause:
+    def cause(self) -> Lineage:
         """What the event hands on to those that are published because of it.
 
         Made when somebody asks for it.
@@ -193,7 +201,7 @@ class Unit:
         owner = self.partition.owners.get(key)
         if owner is not None and owner is not self:
             self.in_the_way, self.is_undone = owner, True
-            raise Unwound
+            raise RowConflictError
 
     def check_later(self, check: Callable[[Rows], None]) -> None:
         """Have *check* look at what was written when the event joins. It may raise."""
@@ -203,20 +211,20 @@ class Unit:
 
     # Events to publish.
 
-    def publish(self, record: Outgoing) -> None:
+    def publish(self, record: ProducerRecord) -> None:
         """Let *record* leave with the event's other effects."""
         if self.outbox is NO_OUTBOX:
             self.outbox = []
         self.outbox.append(record)
 
-    def publish_unchecked(self, record: Outgoing) -> None:
+    def publish_unchecked(self, record: ProducerRecord) -> None:
         """The same for a record that leaves only once `replace` has said what leaves in its place."""
         self.publish(record)
         if self._unchecked is None:
             self._unchecked = []
         self._unchecked.append(record)
 
-    def replace(self, record: Outgoing, by: Outgoing | None) -> None:
+    def replace(self, record: ProducerRecord, by: ProducerRecord | None) -> None:
         """Let *by*, or nothing, leave in the place of *record*, which was published unchecked.
 
         Does nothing once the attempt has ended: *record* did not leave with it.
@@ -244,7 +252,7 @@ class Unit:
         self._first = len(self.outbox)
         return dict(self.rows) if self.rows else NO_ROWS, self._first, len(self._touched)
 
-    def rollback(self, to: Savepoint) -> "Unit":
+    def rollback(self, to: Savepoint) -> "UnitOfWork":
         """End the attempt, and undo everything since `savepoint`.
 
         Returns the unit that is left of the event.
@@ -259,7 +267,7 @@ class Unit:
             dict(rows) if rows else NO_ROWS, self.outbox[:kept], islice(self._touched, touched)
         )
 
-    def passed(self) -> "Unit":
+    def passed(self) -> "UnitOfWork":
         """End the attempt, which has succeeded.
 
         Returns the unit of the event's next handler, with its effects.
@@ -268,9 +276,11 @@ class Unit:
         unit.reads = self.reads
         return unit
 
-    def _left(self, rows: Rows, outbox: list[Outgoing], touched: Iterable[bytes]) -> "Unit":
+    def _left(
+        self, rows: Rows, outbox: list[ProducerRecord], touched: Iterable[bytes]
+    ) -> "UnitOfWork":
         """What is left of the event for its next attempt. This unit has ended, and owns nothing."""
-        unit = Unit(self.partition, self.record, self.waiters)
+        unit = UnitOfWork(self.partition, self.record, self.waiters)
         unit.handler, unit.mark = self.handler, self.mark
         unit.rows, unit.outbox, unit._touched = (
             rows,
@@ -290,7 +300,7 @@ class Unit:
         self.waiters, self.is_live, self.is_ended = None, False, True
         return unit
 
-    def _checked(self) -> list[Outgoing]:
+    def _checked(self) -> list[ProducerRecord]:
         """What may leave: a task that outlives its handler has to send what it has not checked by itself."""
         if self._unchecked is None:
             return self.outbox
@@ -376,14 +386,14 @@ class Unit:
                 self.waiters = None
 
 
-_current: ContextVar[Unit | None] = ContextVar("unit", default=None)
+_current: ContextVar[UnitOfWork | None] = ContextVar("unit", default=None)
 # Make a unit the one of the event in hand in this task, until the next one is entered.
 enter = _current.set
 # The unit of the event in hand, None outside a handler. It may have ended: see `current_attempt`.
-current_unit: Callable[[], Unit | None] = _current.get
+current_unit: Callable[[], UnitOfWork | None] = _current.get
 
 
-def current_attempt() -> Unit | None:
+def current_attempt() -> UnitOfWork | None:
     """Return the unit of the attempt in hand, None outside a handler.
 
     A task that outlives its handler is outside of it. Raises AttemptEndedError when that attempt

@@ -7,23 +7,23 @@ from faust.web import Request, Response, View
 
 from famulus.application import Famulus
 from famulus.errors import BadRequestError, ConfigError, OperatingError, UnavailableError
-from famulus.web.route_docs import JSON, About
+from famulus.web.route_docs import JSON, RouteDocs
 from famulus.web.worker_status import as_json
 
 T = TypeVar("T")
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # of partitions; of offsets and times
 
 
-def asker(request: Request) -> str:
+def actor_of(request: Request) -> str:
     """Who asks, for what is written down of it."""
     # Any: aiohttp's request, which Faust's type knows little of.
     return f"web@{cast(Any, request).remote}"
 
 
-class Page(View):
+class JsonView(View):
     """A view of ours: answers JSON, and says in one line what is wrong."""
 
-    about: ClassVar[About] = About((JSON,))
+    about: ClassVar[RouteDocs] = RouteDocs((JSON,))
 
     @property
     def host(self) -> Famulus:

@@ -21,10 +21,10 @@ def is_ready(app: Famulus) -> bool:
 
 def stuck(app: Famulus) -> list[str]:
     """Why this worker, or partitions of it, do not get on: somebody has to do something."""
-    flows = app.intake.flows.values()
-    floods = [why for p in app.pipelines.values() for why in p.failing.shut]
+    processors = app.assigned.processors.values()
+    floods = [why for p in app.pipelines.values() for why in p.failure_policy.shut]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
-    partitions = *(f.halted for f in flows), *(f.blocked for f in flows)
+    partitions = *(f.halted for f in processors), *(f.blocked for f in processors)
     group = app.membership.refused, _unheard(app)
     stalled = *app.uncarried(), *app.watchdog.stalled
     every = *group, *stalled, *floods, *partitions, scheduled, *app.watch.red
@@ -54,7 +54,7 @@ def open_since(app: Famulus, tp: TP) -> int | None:
 
 def _transactions(app: Famulus) -> list[str]:
     """Which partitions can be read on only when somebody else's transaction has ended."""
-    opened = ((tp, open_since(app, tp)) for tp in app.intake.flows)
+    opened = ((tp, open_since(app, tp)) for tp in app.assigned.processors)
     return [
         behind_transaction(f"{tp.topic}-{tp.partition}", since)
         for tp, since in opened
@@ -64,14 +64,16 @@ def _transactions(app: Famulus) -> list[str]:
 
 def paused(app: Famulus) -> list[str]:
     """What of this worker's partitions somebody has paused."""
-    return sorted({flow.paused for flow in app.intake.flows.values() if flow.paused})
+    return sorted(
+        {processor.paused for processor in app.assigned.processors.values() if processor.paused}
+    )
 
 
 def why_not_ready(app: Famulus) -> str:
     """What is wrong with a worker that does not take part; empty when nothing is."""
     if app.should_stop:
         return "the worker stops"
-    progress = app.holdings.restorer.progress
+    progress = app.state_manager.restorer.progress
     why = progress.waiting_for or "; ".join(stuck(app))
     if why or is_restored(app):
         return why

@@ -18,7 +18,7 @@ def texts(*names: str) -> dict[str, Schema]:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class RouteDocs:
     """What a view *gives* (media types) and of what shape that is where it is JSON; what it takes in the *query*.
 
     *form* has the fields of a form that is sent to it. JSON that is sent to a view is the class

@@ -16,11 +16,11 @@ from faust.types import TP
 
 from famulus.application import Famulus
 from famulus.kafka.admin import admin_of
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.group_admin import GroupAdmin
 from famulus.observability import metric_definitions as c
 from famulus.observability.history import Sample
 from famulus.observability.metrics import Counts
-from famulus.processing.partition_processor import Flow
+from famulus.processing.partition_processor import PartitionProcessor
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import Outcome
 from famulus.serialization.redaction import hidden, places_in
@@ -64,38 +64,46 @@ class PartitionNow:
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
     """The partitions of the subscriptions that this worker owns."""
-    for tp, flow in app.intake.flows.items():
-        oldest_ms, committed, end = flow.in_flight.oldest_ms, _committed(app, tp), _log_end(app, tp)
-        settled = flow.begin if flow.settled_offset is None else flow.settled_offset
+    for tp, processor in app.assigned.processors.items():
+        oldest_ms, committed, end = (
+            processor.in_flight.oldest_ms,
+            _committed(app, tp),
+            _log_end(app, tp),
+        )
+        settled = (
+            processor.begin
+            if processor.checkpointed_offset is None
+            else processor.checkpointed_offset
+        )
         yield PartitionNow(
             place=tp,
-            in_flight=flow.offsets.in_flight,
-            in_hand=flow.lanes.held,
-            waiting=flow.lanes.waiting,
-            resting=flow.lanes.resting,
+            in_flight=processor.offsets.in_flight,
+            in_hand=processor.lanes.held,
+            waiting=processor.lanes.waiting,
+            resting=processor.lanes.resting,
             oldest_s=0.0 if oldest_ms is None else max(time.time() - oldest_ms / 1000, 0.0),
-            is_window_full=flow.in_flight.is_held,
-            settled=flow.settled_offset,
+            is_window_full=processor.in_flight.is_held,
+            settled=processor.checkpointed_offset,
             committed=committed,
-            commit_gap=max(settled - (flow.begin if committed is None else committed), 0),
-            lag=None if end is None else flow.behind(end),
-            halted=flow.halted,
-            blocked=flow.blocked,
-            paused=flow.paused,
-            is_unwritten=bool(flow.unwritten),
+            commit_gap=max(settled - (processor.begin if committed is None else committed), 0),
+            lag=None if end is None else processor.behind(end),
+            halted=processor.halted,
+            blocked=processor.blocked,
+            paused=processor.paused,
+            is_unwritten=bool(processor.unwritten),
             end=end,
             is_held_up=open_since(app, tp) is not None,
             age_s=None
-            if flow.in_flight.head_ms is None
-            else max(time.time() - flow.in_flight.head_ms / 1000, 0.0),
+            if processor.in_flight.head_ms is None
+            else max(time.time() - processor.in_flight.head_ms / 1000, 0.0),
         )
 
 
 def returning_lag(app: Famulus) -> Iterator[tuple[TP, int]]:
     """How many records are still to come back through each partition of the retry and redrive topics."""
-    for tp, flow in app.intake.returning.items():
+    for tp, processor in app.assigned.returning.items():
         if (end := _log_end(app, tp)) is not None:
-            yield tp, max(end - _settled_back(app, tp, flow), 0)
+            yield tp, max(end - _settled_back(app, tp, processor), 0)
 
 
 def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
@@ -107,15 +115,15 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
             outcomes[name] += subscription.counts[name]
     returning = sorted((tp, lag) for tp, lag in returning_lag(app) if lag)
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
-    shut = [why for pipeline in app.pipelines.values() for why in pipeline.failing.shut]
+    shut = [why for pipeline in app.pipelines.values() for why in pipeline.failure_policy.shut]
     return {
         "is_ready": is_ready(app),
         "why": why_not_ready(app) if not stuck(app) else "",
         "flooded": [*shut, scheduled] if scheduled else shut,
-        "overdue": app.intake.crew.overdue(app.settings.worker.deadline_s),
+        "overdue": app.assigned.task_pool.overdue(app.settings.worker.deadline_s),
         "waiting": waiting(app),
         "paused": paused(app),
-        "told": app.intake.told.words(),
+        "told": app.assigned.control_state.words(),
         "partitions": partitions,
         "returning": returning,
         "outcomes": outcomes,
@@ -146,7 +154,7 @@ async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]
     Raises UnavailableError, AccessError.
     """
     async with admin_of(app.settings.kafka, ASK_S) as admin:
-        members = await Asker(admin, app.group).members()
+        members = await GroupAdmin(admin, app.group).members()
     return [
         (name, by_topic(TP(at.topic, at.partition) for at in places))
         for name, places in sorted(members.each)
@@ -222,8 +230,8 @@ def _raw(record: Any) -> msgspec.Raw:
     )
 
 
-def _settled_back(app: Famulus, tp: TP, flow: Flow) -> int:
-    return flow.backs.of[tp].offsets.next_offset or _committed(app, tp) or 0
+def _settled_back(app: Famulus, tp: TP, processor: PartitionProcessor) -> int:
+    return processor.backs.of[tp].offsets.next_offset or _committed(app, tp) or 0
 
 
 def _committed(app: Famulus, tp: TP) -> int | None:

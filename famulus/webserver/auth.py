@@ -33,7 +33,7 @@ from aiohttp import web
 from famulus.config import WorkerConfig
 from famulus.errors import BadRequestError, ConfigError
 from famulus.webserver.connections import Connection, address_of
-from famulus.webserver.rate_limit import HEADERS_MAX, REQUESTS_MAX, Guesses
+from famulus.webserver.rate_limit import HEADERS_MAX, REQUESTS_MAX, LoginRateLimiter
 from famulus.webserver.sessions import Session, Sessions
 from famulus.webserver.tokens import Access, Token, TokenFile, made_token
 
@@ -61,7 +61,7 @@ HEADERS = {
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Door:
+class WebAuth:
     """Guards the web server of one worker."""
 
     def __init__(self, worker: WorkerConfig) -> None:
@@ -71,9 +71,9 @@ class Door:
         # By address, and by token. What comes in headers keeps nobody from logging in at the same
         # address.
         self._logins, self._tokens_tried, self._headers = (
-            Guesses(),
-            Guesses(),
-            Guesses(most=HEADERS_MAX),
+            LoginRateLimiter(),
+            LoginRateLimiter(),
+            LoginRateLimiter(most=HEADERS_MAX),
         )
         self._at_work = 0  # requests
 

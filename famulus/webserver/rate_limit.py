@@ -14,7 +14,7 @@ ADDRESSES_MAX = 1_000  # that are remembered, the one seen last the longest
 REQUESTS_MAX = 50  # at work at once, health checks aside
 
 
-class Guesses:
+class LoginRateLimiter:
     """Wrong tokens of the last minute, by address or by the digest of the token.
 
     *clock* counts seconds.

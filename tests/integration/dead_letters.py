@@ -13,9 +13,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from famulus.deadletter.record import DeadLetters, Failure, FailureKind
-from famulus.deadletter.redelivery import Returned, returned
+from famulus.deadletter.redelivery import Redelivery, parse_redelivery
 from famulus.errors import DecodeError, PermanentError
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
@@ -40,7 +40,7 @@ class Failed:
         self.audit_topic = f"{house.topic}.dead-letter.audit"
         self.settings = settings_of(self.kafka, house.folder / "data")
 
-    def read(self, *events: Outgoing) -> list[ConsumerRecord]:
+    def read(self, *events: ProducerRecord) -> list[ConsumerRecord]:
         """Send *events* to the source topic, and read them back as a worker would, in the order of their partitions."""
         self.house.send(*events)
         return [
@@ -58,7 +58,7 @@ class Failed:
         hops: int = 0,
         is_large: bool = False,
         at_ms: int | None = None,
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         """The letter of an event that failed."""
         letters = DeadLetters(self.letters_topic, self.house.partitions, group or self.group, "v1")
         name, error = KINDS[kind]
@@ -67,7 +67,7 @@ class Failed:
         letter = letters.letter(record, Failure(name, error, now_ms, handler, 3, now_ms, hops))
         return letter.fallback or letter if is_large else letter
 
-    def fail(self, *letters: Outgoing) -> None:
+    def fail(self, *letters: ProducerRecord) -> None:
         """Send letters."""
         self.house.send(*letters)
 
@@ -96,10 +96,10 @@ class Failed:
         """The origins of the letters that are open, without the topic."""
         return [place_of(line) for line in self.lines("list", "--each")]
 
-    def back(self) -> list[Returned]:
+    def back(self) -> list[Redelivery]:
         """What was sent back, in the order of each partition."""
         return [
-            returned(record)
+            parse_redelivery(record)
             for n in range(self.house.partitions)
             for record in self.logged(self.back_topic, n)
         ]
@@ -129,7 +129,7 @@ def json_lines(output: str) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in output.splitlines() if line.startswith("{"))
 
 
-def in_transaction(kafka: Any, records: Iterable[Outgoing], *, is_kept: bool) -> None:
+def in_transaction(kafka: Any, records: Iterable[ProducerRecord], *, is_kept: bool) -> None:
     """Send *records* in a transaction, which is aborted unless it *is_kept*."""
 
     async def run() -> None:

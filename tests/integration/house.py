@@ -23,7 +23,7 @@ from famulus.kafka.admin import create_topics
 from famulus.kafka.log_reader import log_consumer
 from famulus.producer.producer import Producer
 from famulus.producer.results import Published
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import Logged
 from famulus.state.changelog_topic import LogReader
 from famulus.state.rocksdb_store import Memory, Store
@@ -174,14 +174,14 @@ class House:
         partition: int | None = None,
         at_ms: int | None = None,
         kind: str = "things.Thing",
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         """An event, with an id of its own unless told."""
         value = b'{"key":"%s","number":%d,"note":"%s"}' % (key.encode(), number, note.encode())
         identity = event_id or f"{key}-{number}"
         headers = [("ce_id", identity.encode()), ("ce_source", b"test"), ("ce_type", kind.encode())]
-        return Outgoing(self.topic, key.encode(), value, headers, partition, at_ms)
+        return ProducerRecord(self.topic, key.encode(), value, headers, partition, at_ms)
 
-    def send(self, *events: Outgoing) -> list[Published]:
+    def send(self, *events: ProducerRecord) -> list[Published]:
         """Send *events* in their order, and wait until the broker has them: where each stands."""
 
         async def run() -> list[Published]:

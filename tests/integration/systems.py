@@ -21,7 +21,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from famulus.config import KafkaConfig
 from famulus.dev.worker import WorkerProcess
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.system_sources import AGENT, MODEL, STOCK, WORK
 from tests.integration.test_worker import read_all, send
 
@@ -99,7 +99,7 @@ class System:
         send(
             self._kafka,
             [
-                Outgoing(self._kafka.topic("things"), value, value, (), partition)
+                ProducerRecord(self._kafka.topic("things"), value, value, (), partition)
                 for value in values
             ],
         )

@@ -23,7 +23,7 @@ from famulus.kafka.admin import create_topics
 from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import RequestTimeoutError
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from models.orders import OrderCreated, OrderItem
 from tests.integration.commands import faust, one_line
 
@@ -150,7 +150,7 @@ async def ask_and_reply(kafka: KafkaConfig) -> None:
         with pytest.raises(RequestTimeoutError):
             await bus.request(an_order(), timeout_s=5, reply_type=OrderItem)
     async with Producer(kafka) as producer:
-        await producer.send(Outgoing("famulus.replies", b"k", b"{}"))
+        await producer.send(ProducerRecord("famulus.replies", b"k", b"{}"))
 
 
 async def wait_for_effects(worker: WorkerProcess) -> None:

@@ -15,11 +15,11 @@ from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from famulus.model import Event
 from famulus.producer.event_bus import EventBus
-from famulus.producer.payload_store import ClaimStore
+from famulus.producer.payload_store import PayloadStore
 from famulus.producer.producer import Producer
 from famulus.producer.results import PublishError
 from famulus.serialization.claim_check import CLAIMED, is_claim_check
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
@@ -69,9 +69,9 @@ def started(house: House, root: Path, **options: int) -> WorkerProcess:
     return house.start(**settings)
 
 
-def store_of(root: Path) -> ClaimStore:
+def store_of(root: Path) -> PayloadStore:
     """The same for this process."""
-    return ClaimStore(ClaimCheckConfig(store=str(root), threshold_bytes=100_000))
+    return PayloadStore(ClaimCheckConfig(store=str(root), threshold_bytes=100_000))
 
 
 def publish(kafka: KafkaConfig, root: Path, *events: Event) -> None:
@@ -133,10 +133,12 @@ def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(
 
     def forged(
         reference: str, size: int = len(value), digest: str = sha256(value).hexdigest()
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         ours = {"reference": reference, "size": str(size), "sha256": digest}
         headers = [(f"famulus-claim-{name}", text.encode()) for name, text in ours.items()]
-        return Outgoing(house.topic, b"k", CLAIMED, [("ce_type", b"things.Thing"), *headers], 0)
+        return ProducerRecord(
+            house.topic, b"k", CLAIMED, [("ce_type", b"things.Thing"), *headers], 0
+        )
 
     good = f"{house.topic}/{sha256(value).hexdigest()}"
     bad = [
@@ -147,7 +149,7 @@ def test_what_cannot_be_redeemed_is_a_dead_letter_and_stops_nobody(
         forged(good, size=10),
         forged(good, size=10**12),
         forged(good, digest="0" * 64),
-        Outgoing(house.topic, b"k", CLAIMED, (), 0),
+        ProducerRecord(house.topic, b"k", CLAIMED, (), 0),
     ]
     house.send(*bad, forged(good), house.thing("fails", note="fail"))
     worker = started(house, root)
@@ -236,7 +238,7 @@ def test_the_sweep_removes_what_no_record_can_need(
         for topic in ("a", "b", "c", "log", "gone"):
             for age_h in (0, 1.9, 2.1, 6.9, 7.1, 1000):
                 slim = await store.check_in(
-                    Outgoing(kafka.topic(topic), None, b"%f" % age_h * 100_000)
+                    ProducerRecord(kafka.topic(topic), None, b"%f" % age_h * 100_000)
                 )
                 blob = root / dict(slim.headers)["famulus-claim-reference"].decode()
                 at = blob.stat().st_mtime - age_h * hour

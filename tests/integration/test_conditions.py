@@ -5,7 +5,7 @@ import time
 from aiokafka.admin import NewPartitions
 
 from famulus.dev.worker import WorkerProcess
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.house import LIMIT_S, House, wait_for
 
 OFTEN = "1"  # seconds between two looks
@@ -62,14 +62,14 @@ def start(house: House, ready: int | None = None) -> WorkerProcess:
     return worker
 
 
-def mark(topic: str, key: str, partition: int) -> Outgoing:
+def mark(topic: str, key: str, partition: int) -> ProducerRecord:
     """An event of the second topic."""
     headers = [
         ("ce_id", f"{key}-{partition}".encode()),
         ("ce_source", b"test"),
         ("ce_type", b"marks.Mark"),
     ]
-    return Outgoing(topic, key.encode(), b'{"key":"%s"}' % key.encode(), headers, partition)
+    return ProducerRecord(topic, key.encode(), b'{"key":"%s"}' % key.encode(), headers, partition)
 
 
 def settled(worker: WorkerProcess, topic: str) -> dict[str, int]:

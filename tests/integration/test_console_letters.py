@@ -2,7 +2,7 @@
 
 import pytest
 
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.web.console.dead_letters import PAGE_LETTERS
 from tests.integration.dead_letters import Failed
 from tests.integration.house import COUNTING, House
@@ -17,7 +17,7 @@ def failed(house: House) -> Failed:
     """Many events that failed, one whose value is no event, and one of another group's."""
     house.build(COUNTING)
     failed = Failed(house)
-    wrong = Outgoing(
+    wrong = ProducerRecord(
         house.topic,
         b"k",
         b'{"key":"k","number":"three","extra":1}',

@@ -10,7 +10,7 @@ import pytest
 
 from famulus.dev.broker import Broker
 from famulus.dev.node import free_port
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import epoch_headers, row_key
 from tests.integration.commands import one_line
 from tests.integration.dead_letters import Failed, in_transaction, json_lines, place_of
@@ -50,7 +50,7 @@ def test_letters_are_listed_by_cause_and_each(failed: Failed) -> None:
         failed.letter(events[3], "poison"),
         failed.letter(events[4], group="billing"),
         failed.letter(events[5], hops=2),
-        Outgoing(failed.letters_topic, b"x", b"no letter"),
+        ProducerRecord(failed.letters_topic, b"x", b"no letter"),
     )
     exhausted, *others = failed.lines("list")
     assert (exhausted["failure"], exhausted["letters"], exhausted["keys"]) == ("exhausted", 3, 3)
@@ -99,7 +99,7 @@ def test_a_letter_is_shown_beside_a_good_event(failed: Failed) -> None:
         house.thing("k", 1, "good", partition=0),
         house.thing("k", 2, "failed too", partition=0),
         house.thing("k", 3, kind="things.Other", partition=0),
-        Outgoing(house.topic, b"k", wrong, headers, 0),
+        ProducerRecord(house.topic, b"k", wrong, headers, 0),
     )
     failed.fail(failed.letter(events[1]), failed.letter(events[3], "poison"))
     [shown] = failed.lines("show", "things/0/3")
@@ -306,7 +306,7 @@ def test_a_value_that_was_too_large_comes_from_the_event(failed: Failed) -> None
     ]
     failed.fail(
         letters[0],
-        Outgoing(failed.letters_topic, b"b", None, gone, 1),
+        ProducerRecord(failed.letters_topic, b"b", None, gone, 1),
         failed.letter(events[2], "parked"),
         letters[3],
     )
@@ -350,7 +350,7 @@ def test_an_edited_value_must_be_an_event(failed: Failed, tmp_path: Path) -> Non
     """What it was before is kept as its digest."""
     wrong = b'{"key":"k","number":"three","note":""}'
     [event] = failed.read(
-        Outgoing(failed.house.topic, b"k", wrong, [("ce_type", b"things.Thing")], 0)
+        ProducerRecord(failed.house.topic, b"k", wrong, [("ce_type", b"things.Thing")], 0)
     )
     failed.fail(failed.letter(event, "poison"))
     editor = tmp_path / "editor"
@@ -397,7 +397,7 @@ def test_a_dry_run_changes_nothing(failed: Failed) -> None:
     house = failed.house
     house.change(TRYING)
     house.make_topics(house.state_topic)
-    state = Outgoing(house.state_topic, row_key("count", b"k"), b"7", epoch_headers(1), 0)
+    state = ProducerRecord(house.state_topic, row_key("count", b"k"), b"7", epoch_headers(1), 0)
     events = failed.read(
         house.thing("k", 1, partition=0),
         house.thing("k", 2, partition=0),
@@ -405,7 +405,7 @@ def test_a_dry_run_changes_nothing(failed: Failed) -> None:
         house.thing("l", 4, partition=0),
         house.thing("m", 5, kind="things.Other", partition=0),
         house.thing("k", 1, partition=0),
-        Outgoing(house.topic, b"n", b"{", (), 1),
+        ProducerRecord(house.topic, b"n", b"{", (), 1),
     )
     house.send(state)
     failed.fail(

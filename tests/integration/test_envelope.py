@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from famulus.serialization.records import Outgoing, derived_id
+from famulus.serialization.records import ProducerRecord, derived_id
 from tests.integration.house import House
 
 MODELS = """
@@ -60,7 +60,7 @@ def read(house: House, topic: str, count: int) -> list[ConsumerRecord]:
     return asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def structured(house: House, identifier: str, key: str) -> Outgoing:
+def structured(house: House, identifier: str, key: str) -> ProducerRecord:
     """What another team's SDK sends."""
     event = CloudEvent(
         {"id": identifier, "source": "/shop", "type": "things.Thing", "specversion": "1.0"},
@@ -68,7 +68,7 @@ def structured(house: House, identifier: str, key: str) -> Outgoing:
     )
     message = to_structured_event(event)
     headers = [*message.headers.items(), ("traceparent", PARENT)]
-    return Outgoing(house.topic, key.encode(), message.value, headers)
+    return ProducerRecord(house.topic, key.encode(), message.value, headers)
 
 
 def test_structured_events_are_handled_once_and_what_they_cause_is_read_by_the_sdk(
@@ -81,7 +81,7 @@ def test_structured_events_are_handled_once_and_what_they_cause_is_read_by_the_s
     worker = house.start()
     one, batch = (
         structured(house, "7", "a"),
-        Outgoing(
+        ProducerRecord(
             house.topic,
             b"b",
             b'[{"specversion":"1.0"}]',

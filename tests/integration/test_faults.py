@@ -27,7 +27,7 @@ from famulus.dev.node import free_port
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.conftest import settings_of, settle_all
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "2"))
@@ -113,11 +113,11 @@ class Load:
                 await asyncio.sleep(0.1)
 
 
-def step(kafka: KafkaConfig, number: int) -> Outgoing:
+def step(kafka: KafkaConfig, number: int) -> ProducerRecord:
     """The *number*-th step of all."""
     key = f"key-{number % KEYS}"
     value = b'{"key":"%s","number":%d}' % (key.encode(), number // KEYS)
-    return Outgoing(kafka.topic("steps"), key.encode(), value)
+    return ProducerRecord(kafka.topic("steps"), key.encode(), value)
 
 
 class Stage:

@@ -25,9 +25,9 @@ from famulus.kafka import burrow
 from famulus.kafka.admin import admin_of, create_topics
 from famulus.kafka.burrow import State
 from famulus.kafka.group_members import commit_for
-from famulus.kafka.lag import GroupLag, GroupWatch
+from famulus.kafka.lag import GroupLag, GroupLagMonitor
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 
@@ -43,7 +43,7 @@ class Scene:
         self.kafka = kafka
         self.group = kafka.consumer_config.group_id
         self.topic = kafka.topic(name)
-        self.watch = GroupWatch(kafka, self.group, LIMIT_S, expected=[self.topic])
+        self.watch = GroupLagMonitor(kafka, self.group, LIMIT_S, expected=[self.topic])
 
     def place(self, partition: int) -> TopicPartition:
         """One of its partitions."""
@@ -60,7 +60,7 @@ class Scene:
         at_ms = round((time.time() - age_s) * 1000)
         async with Producer(self.kafka) as producer:
             await producer.send_all(
-                [Outgoing(self.topic, b"k", b"v" * size, [], partition, at_ms)] * count
+                [ProducerRecord(self.topic, b"k", b"v" * size, [], partition, at_ms)] * count
             )
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
@@ -278,9 +278,9 @@ async def test_a_group_without_commits(scene: Scene) -> None:
     found = await looks(scene, 2)
     assert ([p.look.lag for p in found.partitions], found.state) == ([4, 0], State.STOPPED)
     with pytest.raises(ConfigError, match="there is no group"):
-        await GroupWatch(scene.kafka, "nobody", LIMIT_S).look()
+        await GroupLagMonitor(scene.kafka, "nobody", LIMIT_S).look()
     with pytest.raises(ConfigError, match="there is no topic nothing"):
-        await GroupWatch(scene.kafka, scene.group, LIMIT_S, only="nothing").look()
+        await GroupLagMonitor(scene.kafka, scene.group, LIMIT_S, only="nothing").look()
 
 
 async def test_two_hundred_topics_are_no_burden(kafka: KafkaConfig, scene: Scene) -> None:
@@ -289,11 +289,11 @@ async def test_two_hundred_topics_are_no_burden(kafka: KafkaConfig, scene: Scene
     await create_topics(kafka, dict.fromkeys(names, 2), 4 * LIMIT_S)
     async with Producer(kafka) as producer:
         await producer.send_all(
-            [Outgoing(name, b"k", b"v", [], number) for name in names for number in range(2)]
+            [ProducerRecord(name, b"k", b"v", [], number) for name in names for number in range(2)]
         )
     await commit_for(kafka, {TopicPartition(name, 0): 0 for name in names}, LIMIT_S)
     began = time.monotonic()
-    watch = GroupWatch(kafka, scene.group, LIMIT_S)
+    watch = GroupLagMonitor(kafka, scene.group, LIMIT_S)
     await watch.look()
     await asyncio.sleep(1)
     found = await watch.look()

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
 from tests.integration.dead_letters import in_transaction
@@ -21,9 +21,9 @@ def test_records_are_shown_as_they_are(house: House) -> None:
             for number in range(20)
         ),
         house.thing("other", 1, "\x1b[2J", partition=1, at_ms=began + 500_000),
-        Outgoing(house.topic, b"k", b'{"key":\n1}', [("note", b"\xff")], 1, began + 600_000),
-        Outgoing(house.topic, None, b"\xff\xfe", (), 1, began + 700_000),
-        Outgoing(house.topic, b"gone", None, (), 1, began + 800_000),
+        ProducerRecord(house.topic, b"k", b'{"key":\n1}', [("note", b"\xff")], 1, began + 600_000),
+        ProducerRecord(house.topic, None, b"\xff\xfe", (), 1, began + 700_000),
+        ProducerRecord(house.topic, b"gone", None, (), 1, began + 800_000),
     )
     settings = settings_of(house.kafka, house.folder / "asked")
 
@@ -58,7 +58,7 @@ def test_records_are_shown_as_they_are(house: House) -> None:
     ] == [3, 4]
     assert [of["offset"] for of in peek("things", "--key", "k", "--last", "2")] == [19, 1]
     # What was aborted, and the mark of that, have offsets and are no records.
-    aborted = [Outgoing(house.topic, b"k", b"{}", (), 0, began + 900_000)] * 3
+    aborted = [ProducerRecord(house.topic, b"k", b"{}", (), 0, began + 900_000)] * 3
     in_transaction(house.kafka, aborted, is_kept=False)
     assert [of["offset"] for of in peek("things", "--partition", "0", "--last", "2")] == [18, 19]
     code, output = faust("peek", "things", cwd=house.checkout, **settings)

@@ -8,7 +8,7 @@ from random import Random
 
 from famulus.deadletter.record import origin_of, our_headers, sender_headers
 from famulus.producer.results import Published
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.house import COUNTING, MODEL, House
 
 CORPUS = [
@@ -68,7 +68,7 @@ def poison(random: Random) -> Iterator[bytes | None]:
         )
 
 
-def sent(house: House, random: Random) -> tuple[list[Outgoing], list[Outgoing]]:
+def sent(house: House, random: Random) -> tuple[list[ProducerRecord], list[ProducerRecord]]:
     """What is sent, and what of it is poison: mixed, with the keys of good events, without keys, with odd headers."""
     making = poison(random)
     values = [*CORPUS, *LARGE, *(next(making) for _ in range(GENERATED))]
@@ -82,7 +82,7 @@ def sent(house: House, random: Random) -> tuple[list[Outgoing], list[Outgoing]]:
     ]
     keys = [None, b"", b"\xff\0", b"k0", b"k1", b"k" * 1000]
     bad = [
-        Outgoing(
+        ProducerRecord(
             house.topic,
             random.choice(keys),
             value,
@@ -137,7 +137,9 @@ def found(house: House) -> Letters:
     return letters
 
 
-def wanted(everything: list[Outgoing], places: list[Published], bad: list[Outgoing]) -> Letters:
+def wanted(
+    everything: list[ProducerRecord], places: list[Published], bad: list[ProducerRecord]
+) -> Letters:
     """The poison, and where it stands."""
     is_bad = {id(record) for record in bad}
     return Counter(
@@ -152,7 +154,7 @@ def test_a_producer_that_changed_stops_its_partition_until_a_version_reads_it(ho
     house.build(LISTING)
     first = house.start(DEADLETTER__POISONRUN="5")
     changed = [
-        Outgoing(
+        ProducerRecord(
             house.topic,
             b"k",
             b'{"key":"k","number":"%d"}' % n,

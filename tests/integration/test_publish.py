@@ -15,7 +15,7 @@ from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.results import PublishError
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing, event_type_of
+from famulus.serialization.records import ProducerRecord, event_type_of
 from models.stock import StockReserved
 
 EVENT = StockReserved(order_id=UUID(int=1), product_id="part-1", quantity=2)
@@ -78,7 +78,7 @@ async def test_many_records_keep_their_order_and_know_their_places(
 ) -> None:
     """More than one record batch a partition, in the order given, each place right."""
     records = [
-        Outgoing(topic, b"%d" % (number % 9), b"%d" % number + b"x" * 900)
+        ProducerRecord(topic, b"%d" % (number % 9), b"%d" % number + b"x" * 900)
         for number in range(2_000)
     ]
     async with Producer(kafka) as producer:

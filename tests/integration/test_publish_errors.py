@@ -25,7 +25,7 @@ from famulus.producer.results import (
     RecordTooLargeError,
     UnknownTopicError,
 )
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.house import MODEL, House
 from tests.integration.systems import set_record_bytes_max
 
@@ -110,7 +110,7 @@ async def test_a_missing_topic_is_told_in_seconds(
         assert time.monotonic() - began_s < 6
         monkeypatch.setattr(connection, "MISSING_S", 0.3)
         with pytest.raises(UnsentError, match=r"there is no topic test-.*\.nothing; create it"):
-            await deliver(producer, [Outgoing(kafka.topic("nothing"), b"k", b"x")])
+            await deliver(producer, [ProducerRecord(kafka.topic("nothing"), b"k", b"x")])
 
 
 @pytest.mark.usefixtures("_quick")
@@ -154,7 +154,7 @@ async def test_a_partitioner_that_is_wrong_loses_nothing(
         with pytest.raises(ConfigError, match=r"house\.Unlucky gave 2 for a key and 2 partitions"):
             await producer.produce("tiny", "k", b"x")
         with pytest.raises(UnsentError, match=r"house\.Unlucky gave 2"):
-            await deliver(producer, [Outgoing(tiny, b"k", b"x")])
+            await deliver(producer, [ProducerRecord(tiny, b"k", b"x")])
 
 
 @pytest.fixture(scope="module")
@@ -222,16 +222,16 @@ async def test_what_could_not_leave_while_the_broker_was_gone_leaves_when_it_is_
     )
     await create_topics(kafka, {"gone": 1}, 30.0)
     async with Producer(kafka) as producer:
-        await deliver(producer, [Outgoing("gone", b"k", b"0")])
+        await deliver(producer, [ProducerRecord("gone", b"k", b"0")])
         own_broker.nodes[0].kill()
         for _ in range(2):
             with pytest.raises(UnsentError, match="does not take records for gone"):
-                await deliver(producer, [Outgoing("gone", b"k", b"1")])
+                await deliver(producer, [ProducerRecord("gone", b"k", b"1")])
         own_broker.restart(own_broker.nodes[0])
         async with asyncio.timeout(30):
             while True:
                 with suppress(UnsentError):
-                    await deliver(producer, [Outgoing("gone", b"k", b"2")])
+                    await deliver(producer, [ProducerRecord("gone", b"k", b"2")])
                     break
         assert (await producer.produce("gone", "k", b"3")).offset >= 2
 

@@ -8,7 +8,7 @@ from famulus.config import KafkaConfig
 from famulus.errors import UnsentError
 from famulus.producer.fallback_delivery import deliver
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.test_worker import read_all
 
 ROUNDS, SENDERS = 30, 8
@@ -41,7 +41,7 @@ def test_a_new_connection_takes_nothing_from_those_who_send(
                 number = 0
                 while not is_over:
                     value = b"event %d %d" % (partition, number)
-                    await deliver(producer, [Outgoing(topic, b"k", value, (), partition % 4)])
+                    await deliver(producer, [ProducerRecord(topic, b"k", value, (), partition % 4)])
                     sent.append(value)
                     number += 1
 
@@ -73,15 +73,15 @@ def test_what_is_too_large_needs_no_new_connection(
     async def run() -> None:
         async with Producer(kafka) as producer:
             connection = producer._connection
-            small = Outgoing(topic, b"k", b"small", (), 0)
-            large = Outgoing(topic, b"k", bytes(3_000_000), (), 0)
-            larger = Outgoing(
+            small = ProducerRecord(topic, b"k", b"small", (), 0)
+            large = ProducerRecord(topic, b"k", bytes(3_000_000), (), 0)
+            larger = ProducerRecord(
                 topic,
                 b"k",
                 bytes(4_000_000),
                 (),
                 0,
-                fallback=Outgoing(topic, b"k", large.value, (), 0, fallback=small),
+                fallback=ProducerRecord(topic, b"k", large.value, (), 0, fallback=small),
             )
             await deliver(producer, [small, larger, small])
             with suppress(UnsentError):

@@ -18,7 +18,7 @@ from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import RequestTimeoutError, TooManyRequestsError
 from famulus.producer.results import UnknownTopicError
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import Logged
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.things import Thing
@@ -125,16 +125,16 @@ def test_a_request_that_timed_out_may_be_asked_again(house: House) -> None:
         async with requesting(house.kafka) as bus:
             with pytest.raises(
                 RequestTimeoutError, match=r"no reply to Thing .* in 3 s: it may still be handled"
-            ) as told:
+            ) as control_state:
                 await ask(bus, slow, timeout_s=3)
             assert bus.late_replies == 0
             (house.checkout / "go").touch()
             async with asyncio.timeout(LIMIT_S):
                 while not bus.late_replies:  # it is a count
                     await asyncio.sleep(0.05)
-            assert await ask(bus, slow, told.value.request_id) == Answer(key="a", number=8)
+            assert await ask(bus, slow, control_state.value.request_id) == Answer(key="a", number=8)
         async with requesting(house.kafka) as bus:  # as after a restart
-            assert await ask(bus, slow, told.value.request_id) == Answer(key="a", number=8)
+            assert await ask(bus, slow, control_state.value.request_id) == Answer(key="a", number=8)
             assert bus.late_replies == 0
 
     asyncio.run(run())
@@ -206,10 +206,10 @@ def test_a_sender_does_not_choose_any_topic(house: House) -> None:
     ]
     asked = [*bad, (house.group + ".web.replies", "0")]
 
-    def request(number: int, topic: str, partition: str) -> Outgoing:
+    def request(number: int, topic: str, partition: str) -> ProducerRecord:
         thing = house.thing(f"k{number}", 1)
         own = [("ce_replytopic", topic.encode()), ("ce_replypartition", partition.encode())]
-        return Outgoing(thing.topic, thing.key, thing.value, [*thing.headers, *own])
+        return ProducerRecord(thing.topic, thing.key, thing.value, [*thing.headers, *own])
 
     house.send(*(request(number, *place) for number, place in enumerate(asked)))
     house.wait_settled(len(asked), worker)

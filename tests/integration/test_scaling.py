@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from famulus.dev.worker import ROOT
-from famulus.kafka.lag import GroupWatch
+from famulus.kafka.lag import GroupLagMonitor
 from tests.integration.house import SLEEPING, House, wait_for
 
 WAITING = 7
@@ -41,7 +41,7 @@ def test_a_worker_tells_keda_how_far_the_whole_group_is_behind(house: House) -> 
         return found
 
     wait_for(lambda: value(one) == value(two) == WAITING)
-    watch = GroupWatch(house.kafka, house.group, 30.0, expected=[house.topic])
+    watch = GroupLagMonitor(house.kafka, house.group, 30.0, expected=[house.topic])
     theirs, ours = asyncio.run(watch.look()), one.get(path)
     assert {(p["topic"], p["partition"]): p["lag"] for p in ours["partitions"]} == {
         (p.place.topic, p.place.partition): p.look.lag for p in theirs.partitions

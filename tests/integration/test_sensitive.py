@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from tests.integration.canary import CANARY, secret
 from tests.integration.commands import faust
 from tests.integration.house import House, wait_for
@@ -41,7 +41,7 @@ def test_nobody_sees_it(house: House, tmp_path: Path) -> None:
     private = f'"note":"{secret("note")}","home":{{"street":"{secret("street")}"}}'
     for number in ("0", "1", '"one"'):
         house.send(
-            Outgoing(house.topic, b"a", f'{{"key":"a","number":{number},{private}}}'.encode())
+            ProducerRecord(house.topic, b"a", f'{{"key":"a","number":{number},{private}}}'.encode())
         )
     house.wait_settled(3, worker)
     wait_for(lambda: house.outcomes(worker)["dead_lettered"] == 2)

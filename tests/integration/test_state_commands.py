@@ -17,7 +17,7 @@ from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import add_partitions, create_topics
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import row_key
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
@@ -93,11 +93,13 @@ class House:
 
         asyncio.run(run())
 
-    def _record(self, name: str, hour: int) -> Outgoing:
+    def _record(self, name: str, hour: int) -> ProducerRecord:
         self.sent += 1
         headers = [("ce_id", b"%d" % self.sent), ("ce_source", b"test")]
         value = json.dumps({"name": name}).encode()
-        return Outgoing(self.kafka.topic(TOPIC), name.encode(), value, headers, None, _ms(hour))
+        return ProducerRecord(
+            self.kafka.topic(TOPIC), name.encode(), value, headers, None, _ms(hour)
+        )
 
     def state(self, *arguments: str) -> tuple[int, str]:
         """Run `faust -A app state ...`."""

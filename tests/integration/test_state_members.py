@@ -15,8 +15,8 @@ from famulus.producer.producer import Producer
 from famulus.state.changelog import (
     CLAIM,
     PROCESSED,
-    Claim,
-    Processed,
+    OwnershipClaim,
+    SourcePosition,
     encode,
     epoch_headers,
     row_key,
@@ -199,7 +199,7 @@ async def fill(house: House) -> None:
     async with Producer(house.kafka) as producer:
         await (
             await producer.send_batch(
-                house.state_topic, 0, [(CLAIM, encode(Claim(1, "test")))], headers
+                house.state_topic, 0, [(CLAIM, encode(OwnershipClaim(1, "test")))], headers
             )
         )
         for first in range(0, ROWS, 10_000):
@@ -207,5 +207,5 @@ async def fill(house: House) -> None:
                 (row_key("count", b"key-%07d" % number), b"1")
                 for number in range(first, first + 10_000)
             ]
-            rows.append((PROCESSED, encode(Processed(0))))
+            rows.append((PROCESSED, encode(SourcePosition(0))))
             await (await producer.send_batch(house.state_topic, 0, rows, headers))

@@ -19,7 +19,7 @@ from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
 from famulus.producer.producer import Producer
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from models.orders import OrderCreated, OrderItem
 from tests.integration.conftest import PARTITIONS
 from tests.integration.house import SLEEPING, House
@@ -39,7 +39,7 @@ def order(number: int) -> OrderCreated:
     )
 
 
-def send(kafka: KafkaConfig, records: list[Outgoing]) -> None:
+def send(kafka: KafkaConfig, records: list[ProducerRecord]) -> None:
     """Send records and wait until the broker has them."""
 
     async def run() -> None:
@@ -49,12 +49,12 @@ def send(kafka: KafkaConfig, records: list[Outgoing]) -> None:
     asyncio.run(run())
 
 
-def records_of(kafka: KafkaConfig, count: int) -> list[Outgoing]:
+def records_of(kafka: KafkaConfig, count: int) -> list[ProducerRecord]:
     """*count* orders as records, each with an id of its own."""
     producer = Producer(kafka)
     orders = [order(number) for number in range(count)]
     return [
-        Outgoing(
+        ProducerRecord(
             kafka.topic("order-events"),
             str(event.customer_id).encode(),
             codec_of(OrderCreated).encode(event),
@@ -145,12 +145,12 @@ def test_poison_goes_to_the_dead_letter_topic_unchanged(
     # Decodes well, but the handler refuses it for good.
     nothing = value.replace(b'"quantity":2', b'"quantity":0')
     poison = [
-        Outgoing(topic, b"a", b"\xff\xfe", [("trace", b"1")], 0),
-        Outgoing(topic, None, b'{"order_id": "x"}', (), 1),
-        Outgoing(topic, b"\x00\xff", None, (), 2),
-        Outgoing(topic, b"c", b"", (), 3),
-        Outgoing(topic, b"d", nothing, (), 0),
-        Outgoing(topic, None, None, (), 1),
+        ProducerRecord(topic, b"a", b"\xff\xfe", [("trace", b"1")], 0),
+        ProducerRecord(topic, None, b'{"order_id": "x"}', (), 1),
+        ProducerRecord(topic, b"\x00\xff", None, (), 2),
+        ProducerRecord(topic, b"c", b"", (), 3),
+        ProducerRecord(topic, b"d", nothing, (), 0),
+        ProducerRecord(topic, None, None, (), 1),
     ]
     good = records_of(kafka, 50)
     send(kafka, good[:25] + poison + good[25:])
@@ -300,7 +300,9 @@ def slow_events(kafka: KafkaConfig, *names: str) -> None:
     send(
         kafka,
         [
-            Outgoing(kafka.topic("slow-events"), b"k", b'{"name":"%s"}' % name.encode(), (), 0)
+            ProducerRecord(
+                kafka.topic("slow-events"), b"k", b'{"name":"%s"}' % name.encode(), (), 0
+            )
             for name in names
         ],
     )

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.kafka.burrow import Look, State, eta_s_of, kept, rates_of, state_of
+from famulus.kafka.burrow import LagSample, State, eta_s_of, kept, rates_of, state_of
 
 offsets = st.integers(0, 50)
 looks = st.builds(
-    lambda at_s, begin, length, committed, is_held: Look(
+    lambda at_s, begin, length, committed, is_held: LagSample(
         at_s, begin, begin + length, committed, is_held
     ),
     st.integers(0, 10_000).map(float),
@@ -22,7 +22,7 @@ windows = st.lists(looks, min_size=1, max_size=12).map(
 
 
 @given(looks)
-def test_lag_is_within_the_log(look: Look) -> None:
+def test_lag_is_within_the_log(look: LagSample) -> None:
     """Never negative, never more than there is; a commit is below, in or above the log."""
     assert 0 <= look.lag <= look.end - look.begin
     assert look.begin <= look.position <= look.end
@@ -32,7 +32,7 @@ def test_lag_is_within_the_log(look: Look) -> None:
 
 
 @given(windows)
-def test_states_say_what_they_say(window: list[Look]) -> None:
+def test_states_say_what_they_say(window: list[LagSample]) -> None:
     """No lag is ok; members are never called stopped; an error has lag; what stalls commits one offset."""
     state = state_of(window)
     if window[-1].lag == 0:
@@ -48,16 +48,17 @@ def test_states_say_what_they_say(window: list[Look]) -> None:
 
 
 @given(windows, st.integers(1, 10_000))
-def test_time_has_no_origin(window: list[Look], by: int) -> None:
+def test_time_has_no_origin(window: list[LagSample], by: int) -> None:
     """Any clock serves."""
     moved = [
-        Look(look.at_s + by, look.begin, look.end, look.committed, look.is_held) for look in window
+        LagSample(look.at_s + by, look.begin, look.end, look.committed, look.is_held)
+        for look in window
     ]
     assert state_of(moved) is state_of(window)
 
 
 @given(windows)
-def test_what_is_left_is_a_time_or_unknown(window: list[Look]) -> None:
+def test_what_is_left_is_a_time_or_unknown(window: list[LagSample]) -> None:
     """Rates and times are never negative; with no lag nothing is left."""
     rates, lag = rates_of(window), window[-1].lag
     eta_s = eta_s_of(lag, rates)
@@ -67,9 +68,9 @@ def test_what_is_left_is_a_time_or_unknown(window: list[Look]) -> None:
 
 
 @given(windows)
-def test_a_window_ends_with_its_last_look(window: list[Look]) -> None:
+def test_a_window_ends_with_its_last_look(window: list[LagSample]) -> None:
     """And is as it was before, from some look on."""
-    found: list[Look] = []
+    found: list[LagSample] = []
     for look in window:
         found = kept(found, look)
     assert found == window[-len(found) :]

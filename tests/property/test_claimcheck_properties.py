@@ -14,7 +14,7 @@ from famulus.serialization.claim_check import (
     REFERENCE,
     SHA256,
     SIZE,
-    Claim,
+    PayloadClaim,
     Receipt,
     checked_in,
     claim_for,
@@ -22,7 +22,7 @@ from famulus.serialization.claim_check import (
     is_claim_check,
     is_reference,
 )
-from famulus.serialization.records import Outgoing, PlainRecord
+from famulus.serialization.records import ProducerRecord, RecordCopy
 
 TOPIC = "order-events"
 LIMIT = 10_000
@@ -42,18 +42,18 @@ def read(topic: str = TOPIC, value: bytes | None = CLAIMED, **ours: bytes | str)
             if v
         ),
     ]
-    return PlainRecord(topic, 0, 0, 0, b"k", value, headers)
+    return RecordCopy(topic, 0, 0, 0, b"k", value, headers)
 
 
 @given(payloads, st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,50}", fullmatch=True))
 def test_what_was_checked_in_is_claimed(payload: bytes, topic: str) -> None:
     """By the same reference each time, its own headers first; what arrives in pieces is the payload."""
-    record = Outgoing(topic, b"k", payload, HEADERS)
+    record = ProducerRecord(topic, b"k", payload, HEADERS)
     claim = claim_for(topic, payload)
     slim = checked_in(record, claim)
     assert slim == checked_in(replace(record, headers=slim.headers), claim)
     assert (slim.value, list(slim.headers)[:2], slim.key) == (CLAIMED, HEADERS, b"k")
-    arrived = PlainRecord(topic, 0, 0, 0, slim.key, slim.value, slim.headers)
+    arrived = RecordCopy(topic, 0, 0, 0, slim.key, slim.value, slim.headers)
     assert is_claim_check(arrived)
     assert claim_of(arrived, LIMIT) == claim
     assert is_reference(claim.reference)
@@ -167,8 +167,10 @@ def test_only_the_value_and_the_headers_together_make_a_claim_check(record: Any)
 
 def test_a_claim_says_which_blob() -> None:
     """Topic and digest, nothing else."""
-    assert Claim("t", DIGEST, 1).reference == f"t/{DIGEST}"
-    assert dict(checked_in(Outgoing("t", None, b"x"), Claim("t", DIGEST, 1)).headers) == {
+    assert PayloadClaim("t", DIGEST, 1).reference == f"t/{DIGEST}"
+    assert dict(
+        checked_in(ProducerRecord("t", None, b"x"), PayloadClaim("t", DIGEST, 1)).headers
+    ) == {
         REFERENCE: f"t/{DIGEST}".encode(),
         SIZE: b"1",
         SHA256: DIGEST.encode(),

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.deadletter.dead_letter import letter_of
+from famulus.deadletter.dead_letter import parse_dead_letter
 from famulus.deadletter.masking import masked
 from famulus.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
-from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import ClaimError, DecodeError, PermanentError
 from famulus.model import Event
 from famulus.observability.logs import as_line
@@ -29,7 +29,7 @@ from famulus.serialization.records import (
     event_id_of,
     event_type_of,
 )
-from famulus.state.dedupe import key_back
+from famulus.state.dedupe import redelivery_key
 
 OUR_HEADERS_BYTES = 4096
 AT_MS = 1_795_464_959_123
@@ -205,10 +205,12 @@ def test_its_letter_is_whole_and_ours_is_small(
     assert list(letter.headers[: len(before)]) == list(before)
     ours = letter.headers[len(before) :]
     assert sum(len(name.encode()) + len(said) for name, said in ours) <= OUR_HEADERS_BYTES
-    assert letter_of(read(letter)).id.origin == ("things", 0, 1)
-    back = returned(read(outgoing("things.g.redrive", returning(read(letter), "redrive", value))))
+    assert parse_dead_letter(read(letter)).id.origin == ("things", 0, 1)
+    back = parse_redelivery(
+        read(outgoing("things.g.redrive", returning(read(letter), "redrive", value)))
+    )
     assert (back.key, back.value, list(back.headers)) == (key, value, list(before))
-    key_back(back, None)
+    redelivery_key(back, None)
     assert our_headers(letter.headers)["famulus-hops"] == b"0"
 
 
@@ -217,7 +219,7 @@ def test_what_only_looks_like_a_letter_is_refused_in_words(
     key: bytes | None, value: bytes | None, headers: Any
 ) -> None:
     """Anybody may write to a dead letter topic, or to one through which events come back."""
-    for look in (letter_of, returned):
+    for look in (parse_dead_letter, parse_redelivery):
         assert refusal(DecodeError, look, record(key, value, headers)).isprintable()
 
 

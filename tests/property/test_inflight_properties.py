@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from famulus.processing import in_flight as module
 from famulus.processing.in_flight import Chunk, InFlight
 from famulus.processing.offset_tracker import PartitionOffsets
-from famulus.state.changelog import Processed, offsets_in, turns
+from famulus.state.changelog import SourcePosition, offsets_in, turns
 
 NOW_MS = 1_000
 RECORDS, BYTES = 8, 200
@@ -57,7 +57,7 @@ def log_of(source: list[tuple[int, int, int]], first: int) -> list[Any]:
 class Model:
     """What was received and finished, record by record."""
 
-    earlier: Processed
+    earlier: SourcePosition
     settled: set[int]
     chunks: list[list[Any]] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
@@ -157,7 +157,7 @@ def made(
 ) -> tuple[InFlight, Model, list[Any]]:
     """What to work with. *settled*: from the first offset on."""
     offsets = {first + offset for offset in settled}
-    earlier = Processed(
+    earlier = SourcePosition(
         first, turns(first, [(offset, offset + 1) for offset in sorted(offsets)]), stream_ms=300
     )
     return make(earlier, RECORDS, BYTES), Model(earlier, offsets), log_of(source, first)

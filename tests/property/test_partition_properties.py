@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from famulus.state.changelog import MARK, RECORD_OVERHEAD
-from famulus.state.partition_state import RECENT, Group, Partition
-from famulus.state.unit_of_work import Unit
+from famulus.state.partition_state import RECENT, Checkpoint, PartitionState
+from famulus.state.unit_of_work import UnitOfWork
 from tests.stand_ins.stored import Memory, record
 
 GROUP_BYTES = 400
@@ -30,10 +30,10 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.store = Memory({b"a": b"old", MARK + b"1" * 16: b"old"})
         store: Any = self.store
-        self.partition = Partition(0, store, GROUP_BYTES)
+        self.partition = PartitionState(0, store, GROUP_BYTES)
         self.newest: dict[bytes, bytes | None] = dict(self.store.rows)
         self.looks: list[tuple[bytes, int, bytes | None]] = [(MARK + b"2" * 16, -1, None)]
-        self.sealed: Group | None = None
+        self.sealed: Checkpoint | None = None
         self.events = 0
         self.largest = GROUP_BYTES
 
@@ -41,7 +41,7 @@ class Interleavings(RuleBasedStateMachine):
     def join(self, changes: dict[bytes, bytes | None], mark: bytes | None) -> None:
         """An event ends."""
         self.events += 1
-        unit = Unit(self.partition, record(self.events))
+        unit = UnitOfWork(self.partition, record(self.events))
         for key, value in changes.items():
             unit.write(key, value)
         if mark is not None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from famulus.processing.checkpoint_loop import Settling
+from famulus.processing.checkpoint_loop import CheckpointLoop
 from famulus.processing.in_flight import InFlight
 from famulus.processing.offset_tracker import PartitionOffsets
-from famulus.processing.partition_processor import Flow
-from famulus.state.changelog import PACK, PROCESSED, Processed, encode, epoch_headers, epoch_of
-from famulus.state.checkpointer import Settler, fill
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.state.changelog import PACK, PROCESSED, SourcePosition, encode, epoch_headers, epoch_of
+from famulus.state.checkpointer import Checkpointer, fill
 from famulus.state.expiry import Expiry
-from famulus.state.manager import Holdings
-from famulus.state.partition_state import Group, Rows
+from famulus.state.manager import PartitionStateManager
+from famulus.state.partition_state import Checkpoint, Rows
 from famulus.state.replica import Replica
-from famulus.state.unit_of_work import Unit
+from famulus.state.unit_of_work import UnitOfWork
 from tests.stand_ins.scenario import scenario
 from tests.stand_ins.verdict import judge
 
@@ -28,9 +28,9 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 async def settle_in_two(
-    self: Settler,
-    group: Group,
-    processed: Processed,
+    self: Checkpointer,
+    group: Checkpoint,
+    processed: SourcePosition,
     may_apply: Callable[[], bool],
     *,
     marks_first: bool,
@@ -62,42 +62,42 @@ async def settle_in_two(
 def marks_before_effects(patch: pytest.MonkeyPatch) -> None:
     """An event is marked as handled, then its effects are settled: a kill in between loses them."""
 
-    async def settle(self: Settler, *of: Any) -> bool:
+    async def settle(self: Checkpointer, *of: Any) -> bool:
         return await settle_in_two(self, *of, marks_first=True)
 
-    patch.setattr(Settler, "settle", settle)
+    patch.setattr(Checkpointer, "settle", settle)
 
 
 def marks_after_effects(patch: pytest.MonkeyPatch) -> None:
     """Two batches the other way round: a duplicate takes effect after a kill in between."""
 
-    async def settle(self: Settler, *of: Any) -> bool:
+    async def settle(self: Checkpointer, *of: Any) -> bool:
         return await settle_in_two(self, *of, marks_first=False)
 
-    patch.setattr(Settler, "settle", settle)
+    patch.setattr(Checkpointer, "settle", settle)
 
 
 def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
     """What is about to be settled may be committed."""
-    settle_group = Settling._settle_group
+    settle_group = CheckpointLoop._settle_group
 
-    async def too_early(self: Settling, group: Group) -> bool:
+    async def too_early(self: CheckpointLoop, group: Checkpoint) -> bool:
         self.offset = self._in_flight.offsets.newest + 1
         return await settle_group(self, group)
 
-    patch.setattr(Settling, "_settle_group", too_early)
+    patch.setattr(CheckpointLoop, "_settle_group", too_early)
 
 
 def no_fencing(patch: pytest.MonkeyPatch) -> None:
     """A worker that lost the partition goes on."""
-    make = Holdings._settler
+    make = PartitionStateManager._checkpointer
 
-    def unfenced(self: Holdings, *of: Any) -> Settler:
-        settler = make(self, *of)
-        settler._is_fenced = False
-        return settler
+    def unfenced(self: PartitionStateManager, *of: Any) -> Checkpointer:
+        checkpointer = make(self, *of)
+        checkpointer._is_fenced = False
+        return checkpointer
 
-    patch.setattr(Holdings, "_settler", unfenced)
+    patch.setattr(PartitionStateManager, "_checkpointer", unfenced)
 
 
 def no_epochs(patch: pytest.MonkeyPatch) -> None:
@@ -117,43 +117,43 @@ def no_epochs(patch: pytest.MonkeyPatch) -> None:
 
 def repair_with_old_values(patch: pytest.MonkeyPatch) -> None:
     """Stale records are overruled with what the store had before the batch in hand."""
-    repair = Settler.repair
+    repair = Checkpointer.repair
 
-    async def old(self: Settler, keys: Any, sent: Any = None) -> None:
+    async def old(self: Checkpointer, keys: Any, sent: Any = None) -> None:
         await repair(self, keys)
 
-    patch.setattr(Settler, "repair", old)
+    patch.setattr(Checkpointer, "repair", old)
 
 
 def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
     """A failed send is taken for an unwritten one."""
-    settle = Settler.settle
+    settle = Checkpointer.settle
 
-    async def again(self: Settler, *of: Any) -> bool:
+    async def again(self: Checkpointer, *of: Any) -> bool:
         try:
             return await settle(self, *of)
         except OSError:
             return await settle(self, *of)
 
-    patch.setattr(Settler, "settle", again)
+    patch.setattr(Checkpointer, "settle", again)
 
 
 def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
     """Handlers that suspend read and write the same row as they like."""
 
-    def touch(self: Unit, key: bytes) -> None:
+    def touch(self: UnitOfWork, key: bytes) -> None:
         self._touched = {**self._touched, key: None}
 
-    patch.setattr(Unit, "touch", touch)
+    patch.setattr(UnitOfWork, "touch", touch)
 
 
 def one_too_far(patch: pytest.MonkeyPatch) -> None:
     """The processed row, and so the commit, is one record too far."""
     processed = InFlight.processed
 
-    def wrong(self: InFlight, now_ms: int, counts: Mapping[str, int]) -> Processed:
+    def wrong(self: InFlight, now_ms: int, counts: Mapping[str, int]) -> SourcePosition:
         found = processed(self, now_ms, counts)
-        return Processed(found.next_offset + 1, (), found.stream_ms, found.at_ms, found.counts)
+        return SourcePosition(found.next_offset + 1, (), found.stream_ms, found.at_ms, found.counts)
 
     patch.setattr(InFlight, "processed", wrong)
 
@@ -182,11 +182,11 @@ def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
 def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:
     """A subscription that remembers nothing commits a record that is still in hand."""
 
-    def wrong(self: Flow) -> int | None:
+    def wrong(self: PartitionProcessor) -> int | None:
         right = self.offsets.next_offset
         return right if right is None or right > self.offsets.newest else right + 1
 
-    patch.setattr(Flow, "settled_offset", property(wrong))
+    patch.setattr(PartitionProcessor, "checkpointed_offset", property(wrong))
 
 
 def is_caught(seed: int, *, remembers: bool = True) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from famulus.config import KafkaConfig, ProducerConfig
 from famulus.producer.connection import size_of
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 LIMIT = 1024
 PRODUCER = Producer(KafkaConfig(producer_config=ProducerConfig(max_request_size=LIMIT)))
@@ -24,13 +24,13 @@ def test_what_is_called_small_is_small(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
 ) -> None:
     """Beside aiokafka's own estimate, which is what is compared with the limit."""
-    record = Outgoing("t", key, value, headers)
+    record = ProducerRecord("t", key, value, headers)
     assert not PRODUCER.is_small(record) or size_of(key, value, headers) <= LIMIT
 
 
 def test_a_record_that_is_made_of_another_is_measured_anew() -> None:
     """What is remembered of the size is of one record only."""
-    small = Outgoing("t", b"k", b"v")
+    small = ProducerRecord("t", b"k", b"v")
     assert PRODUCER.is_small(small)
     large = replace(small, value=bytes(2 * LIMIT))
     assert (small.size > 0, large.size) == (True, 0)

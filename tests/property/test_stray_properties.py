@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from famulus.control.control_state import Told
-from famulus.deadletter.dead_letter import audit_in, audit_of, audit_record, letter_of
+from famulus.control.control_state import ControlState
+from famulus.deadletter.dead_letter import audit_in, audit_of, audit_record, parse_dead_letter
 from famulus.deadletter.record import DeadLetters, Failure
-from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import ClaimError, DecodeError, PermanentError
 from famulus.inspection.changelog_reader import Fold
 from famulus.model import Event
@@ -29,15 +29,15 @@ from famulus.producer.request_reply import reply_in
 from famulus.producer.scheduling import Scheduled, scheduled
 from famulus.serialization.claim_check import REFERENCE, SHA256, SIZE, claim_of, is_claim_check
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing, PlainRecord
+from famulus.serialization.records import ProducerRecord, RecordCopy
 from famulus.serialization.stray_records import StrayRecordError, read
 from famulus.state.changelog import (
     CLAIM,
     PROCESSED,
     RESET,
     WHOLE,
-    Claim,
-    Processed,
+    OwnershipClaim,
+    SourcePosition,
     encode,
     epoch_bytes,
     epoch_of,
@@ -50,15 +50,15 @@ from famulus.state.changelog import (
     table_and_key,
     unpack,
 )
-from famulus.state.failure_state import Troubles, attempts_row
-from famulus.state.identity import Home, note_of
+from famulus.state.failure_state import FailureState, attempts_row
+from famulus.state.identity import ChangelogPartition, note_of
 from famulus.state.replica import Replica
 from tests.stand_ins.stored import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "4929-1234"  # is in what is quoted, if anything is
 AT_MS = 1_700_000_000_000
-HOME = Home("cluster", "s", "id", 0)
+HOME = ChangelogPartition("cluster", "s", "id", 0)
 
 
 class Answer(Event, namespace="test.Answer", topic="t", key="name"):
@@ -71,20 +71,20 @@ class Answer(Event, namespace="test.Answer", topic="t", key="name"):
 # the console do.
 
 
-def _replayed(record: PlainRecord) -> None:
+def _replayed(record: RecordCopy) -> None:
     store = MemoryStore({})
     store.open()
     replica = Replica(HOME, "t", store)  # type: ignore[arg-type]
     replica.replay([record, record], record.offset)  # type: ignore[list-item]
     json.dumps(replica.unreadable)
     if (processed := replica.store.get(PROCESSED)) is not None:
-        offsets_in(msgspec.json.decode(processed, type=Processed))
+        offsets_in(msgspec.json.decode(processed, type=SourcePosition))
     for key, _ in [*replica.store.items(b"p")]:
         period_of(key)
-    Troubles([*replica.store.items(b"a"), *replica.store.items(b"d")])
+    FailureState([*replica.store.items(b"a"), *replica.store.items(b"d")])
 
 
-def _folded(record: PlainRecord) -> None:
+def _folded(record: RecordCopy) -> None:
     fold = Fold()
     fold.add(record)  # type: ignore[arg-type]
     fold.add(record)  # type: ignore[arg-type]
@@ -93,10 +93,10 @@ def _folded(record: PlainRecord) -> None:
         table_and_key(key)
     for key in fold.packs:
         period_of(key)
-    Troubles(fold.troubles.items())
+    FailureState(fold.failure_state.items())
 
 
-def _checked(record: PlainRecord) -> None:
+def _checked(record: RecordCopy) -> None:
     if (
         not fault_in(record.key, record.value, epoch_of(record.headers))
         and (record.key or b"")[:1] == b"p"
@@ -104,14 +104,21 @@ def _checked(record: PlainRecord) -> None:
         list(unpack(record.value or b""))
 
 
-def _told(record: PlainRecord) -> None:
-    told = Told()
-    told.take(record.key, record.value)
-    msgspec.json.encode([told.words(), told.pauses.rows(), told.seeks.rows(), told.widths.rows()])
+def _control_state(record: RecordCopy) -> None:
+    control_state = ControlState()
+    control_state.take(record.key, record.value)
+    msgspec.json.encode(
+        [
+            control_state.words(),
+            control_state.pauses.rows(),
+            control_state.seeks.rows(),
+            control_state.concurrency_overrides.rows(),
+        ]
+    )
 
 
-def _came_back(record: PlainRecord) -> None:
-    back = returned(record, record.timestamp + 60_000)
+def _came_back(record: RecordCopy) -> None:
+    back = parse_redelivery(record, record.timestamp + 60_000)
     assert back.due_ms <= record.timestamp + 60_000
     outgoing("t", back)
     LETTERS.letter(
@@ -120,44 +127,44 @@ def _came_back(record: PlainRecord) -> None:
     )
 
 
-def _letter(record: PlainRecord) -> None:
-    letter = letter_of(record)
+def _letter(record: RecordCopy) -> None:
+    letter = parse_dead_letter(record)
     back = returning(record, "redrive", b"")
     audit_record("t", audit_of(letter, back, "me", AT_MS, ""))
     outgoing("t", back)
 
 
-def _audit(record: PlainRecord) -> None:
+def _audit(record: RecordCopy) -> None:
     audit = audit_in(record)
     json.dumps([str(audit.id), audit.at_ms])
 
 
-def _scheduled(record: PlainRecord) -> None:
+def _scheduled(record: RecordCopy) -> None:
     waits = scheduled(record, AT_MS)
     assert waits.until_ms <= AT_MS + 86_400_000
     waits.to_wait("t", AT_MS)
 
 
-def _request(record: PlainRecord) -> None:
+def _request(record: RecordCopy) -> None:
     try:
         reply_to(record.headers, "*")
     except ReplyRefusedError as error:
         raise DecodeError("$", str(error)) from None
 
 
-def _claim_check(record: PlainRecord) -> None:
+def _claim_check(record: RecordCopy) -> None:
     if is_claim_check(record):
         claim_of(record, 1_000)
 
 
-DECODERS: dict[str, Callable[[PlainRecord], object]] = {
+DECODERS: dict[str, Callable[[RecordCopy], object]] = {
     "famulus.state.changelog": _checked,
     "famulus.state.replica": _replayed,
     "famulus.state.identity": lambda record: note_of(
         (record.value or b"").decode("utf-8", "replace")
     ),
     "famulus.inspection.changelog_reader": _folded,
-    "famulus.control.control_state": _told,
+    "famulus.control.control_state": _control_state,
     "famulus.deadletter.redelivery": _came_back,
     "famulus.deadletter.dead_letter": _letter,
     "famulus.deadletter.dead_letter (audit)": _audit,
@@ -208,14 +215,14 @@ def test_every_module_that_decodes_is_known() -> None:
 # Records: of ours with something in them changed, and anything at all.
 
 LETTERS = DeadLetters("t.dead-letter", 4, "g", "v1")
-EVENT = PlainRecord("t", 0, 5, AT_MS, b"k", b'{"name": "a"}', [("ce_id", b"1")])
+EVENT = RecordCopy("t", 0, 5, AT_MS, b"k", b'{"name": "a"}', [("ce_id", b"1")])
 FAILURE = Failure("permanent", PermanentError("no"), AT_MS, "h.work", 3, AT_MS)
 LETTER = LETTERS.letter(EVENT, FAILURE)
 
 
-def as_read(record: Outgoing) -> PlainRecord:
+def as_read(record: ProducerRecord) -> RecordCopy:
     """*record* as it is read."""
-    return PlainRecord(
+    return RecordCopy(
         record.topic,
         record.partition or 0,
         7,
@@ -227,8 +234,8 @@ def as_read(record: Outgoing) -> PlainRecord:
 
 
 BACK = returning(as_read(LETTER), "redrive", b"{}")
-AUDIT = audit_record("t", audit_of(letter_of(as_read(LETTER)), BACK, "me", AT_MS, "note"))
-WAITS = Scheduled(Outgoing("orders", b"k", b"{}", [("ce_id", b"1")]), AT_MS + 5_000).to_wait(
+AUDIT = audit_record("t", audit_of(parse_dead_letter(as_read(LETTER)), BACK, "me", AT_MS, "note"))
+WAITS = Scheduled(ProducerRecord("orders", b"k", b"{}", [("ce_id", b"1")]), AT_MS + 5_000).to_wait(
     "g.scheduled", AT_MS
 )
 EPOCH = [("epoch", epoch_bytes(3))]
@@ -244,35 +251,37 @@ OURS = [
     as_read(outgoing("t.g.redrive", BACK)),
     as_read(AUDIT),
     as_read(WAITS),
-    PlainRecord("s", 0, 7, AT_MS, row_key("count", b"k"), b"1", EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, pack_key(0, 3, 1), MARKS, EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, (1, 2))), EPOCH),
-    PlainRecord(
+    RecordCopy("s", 0, 7, AT_MS, row_key("count", b"k"), b"1", EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, pack_key(0, 3, 1), MARKS, EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, PROCESSED, encode(SourcePosition(5, (1, 2))), EPOCH),
+    RecordCopy(
         "s",
         0,
         7,
         AT_MS,
         PROCESSED,
-        encode(Processed(5, home=HOME, source_id="id", leader_epoch=3)),
+        encode(SourcePosition(5, home=HOME, source_id="id", leader_epoch=3)),
         EPOCH,
     ),
-    PlainRecord("s", 0, 7, AT_MS, WHOLE, b"5", EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, CLAIM, encode(Claim(3, "me", "host:1")), EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, RESET, b"", EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, *attempts_row(5, {}), EPOCH),
-    PlainRecord("s", 0, 7, AT_MS, offset_key(b"d", 5), b"k", EPOCH),
-    PlainRecord("g.admin", 0, 7, AT_MS, b"things/0", b'{"by": "me", "at": "now"}', []),
-    PlainRecord(
+    RecordCopy("s", 0, 7, AT_MS, WHOLE, b"5", EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, CLAIM, encode(OwnershipClaim(3, "me", "host:1")), EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, RESET, b"", EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, *attempts_row(5, {}), EPOCH),
+    RecordCopy("s", 0, 7, AT_MS, offset_key(b"d", 5), b"k", EPOCH),
+    RecordCopy("g.admin", 0, 7, AT_MS, b"things/0", b'{"by": "me", "at": "now"}', []),
+    RecordCopy(
         "g.admin", 0, 7, AT_MS, b"seek:things/0/1", b'{"offset": 5, "by": "me", "at": "now"}', []
     ),
-    PlainRecord(
+    RecordCopy(
         "g.admin", 0, 7, AT_MS, b"concurrency:*", b'{"concurrency": 5, "by": "me", "at": "now"}', []
     ),
-    PlainRecord("g.replies", 0, 7, AT_MS, b"k", codec_of(Answer).encode(Answer(name="a")), REPLY),
-    PlainRecord("t", 0, 7, AT_MS, b"k", b'"famulus-claim"', CLAIM_CHECK),
+    RecordCopy("g.replies", 0, 7, AT_MS, b"k", codec_of(Answer).encode(Answer(name="a")), REPLY),
+    RecordCopy("t", 0, 7, AT_MS, b"k", b'"famulus-claim"', CLAIM_CHECK),
 ]
 # No such epoch.
-NEARLY = [PlainRecord("s", 0, 7, AT_MS, PROCESSED, encode(Processed(5, leader_epoch=2**40)), EPOCH)]
+NEARLY = [
+    RecordCopy("s", 0, 7, AT_MS, PROCESSED, encode(SourcePosition(5, leader_epoch=2**40)), EPOCH)
+]
 DEEP = b"[" * 100_000
 UNKNOWN_DEEP = b'{"by":"me","at":"now","x":' + DEEP
 NUMBERS = [
@@ -324,7 +333,7 @@ times = st.sampled_from([AT_MS, 0, -1, 2**63 - 1, -(2**63)])
 
 
 @st.composite
-def records(draw: st.DrawFn) -> PlainRecord:
+def records(draw: st.DrawFn) -> RecordCopy:
     """A record of ours with one thing changed or more, or nothing but junk."""
     ours = draw(st.sampled_from(OURS + NEARLY))
     key, value, headers = ours.key, ours.value, cast(Any, list(ours.headers))
@@ -347,7 +356,7 @@ def records(draw: st.DrawFn) -> PlainRecord:
                     st.tuples(st.sampled_from([name for name, _ in headers] or ["x"]), anything)
                 )
             )
-    return PlainRecord(
+    return RecordCopy(
         draw(st.sampled_from([ours.topic, "t"])),
         draw(st.sampled_from([0, 77])),
         draw(st.sampled_from([7, 2**62])),
@@ -358,9 +367,7 @@ def records(draw: st.DrawFn) -> PlainRecord:
     )
 
 
-def refused(
-    record: PlainRecord, decode: Callable[[PlainRecord], object]
-) -> StrayRecordError | None:
+def refused(record: RecordCopy, decode: Callable[[RecordCopy], object]) -> StrayRecordError | None:
     """Why *decode* refuses *record*, None when it takes it.
 
     Whatever else is raised fails the test.
@@ -372,7 +379,7 @@ def refused(
     return None
 
 
-def tried(record: PlainRecord) -> None:
+def tried(record: RecordCopy) -> None:
     """Have every decoder look at *record*."""
     for name, decode in DECODERS.items():
         if (error := refused(record, decode)) is not None:
@@ -387,7 +394,7 @@ def tried(record: PlainRecord) -> None:
 
 
 # Any: a header may have no value.
-def changed(ours: PlainRecord, junk: Any) -> Iterator[PlainRecord]:
+def changed(ours: RecordCopy, junk: Any) -> Iterator[RecordCopy]:
     """*ours* with *junk* in each of its parts in turn."""
     yield replace(ours, key=junk)
     yield replace(ours, value=junk)
@@ -397,7 +404,7 @@ def changed(ours: PlainRecord, junk: Any) -> Iterator[PlainRecord]:
 
 @given(records())
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_in_a_record_it_ends_there(record: PlainRecord) -> None:
+def test_whatever_is_in_a_record_it_ends_there(record: RecordCopy) -> None:
     """No decoder raises anything else, or says a word of what it was given."""
     tried(record)
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from famulus.state.partition_state import Partition
+from famulus.state.partition_state import PartitionState
 from famulus.state.row_codec import key_coder
 from famulus.state.tables import Table
-from famulus.state.unit_of_work import Unit, enter
+from famulus.state.unit_of_work import UnitOfWork, enter
 from tests.stand_ins.stored import Memory, partition_of, record
 
 
@@ -141,9 +141,9 @@ ANYTHING = st.one_of(
 
 
 @contextmanager
-def in_event(partition: Partition) -> Iterator[Unit]:
+def in_event(partition: PartitionState) -> Iterator[UnitOfWork]:
     """An event in hand."""
-    unit = Unit(partition, record())
+    unit = UnitOfWork(partition, record())
     enter(unit)
     try:
         yield unit
@@ -152,13 +152,13 @@ def in_event(partition: Partition) -> Iterator[Unit]:
         enter(None)
 
 
-def table_of(key: Any, value: Any) -> tuple[Table[Any, Any], Partition]:
+def table_of(key: Any, value: Any) -> tuple[Table[Any, Any], PartitionState]:
     """A table and the partition that has its rows."""
     partition = partition_of(group_bytes=10_000_000)
     return Table("t", key, value, None, {0: partition}), partition
 
 
-def check(table: Table[Any, Any], partition: Partition, key: Any, value: Any) -> bool:
+def check(table: Table[Any, Any], partition: PartitionState, key: Any, value: Any) -> bool:
     """Write a row. Whether it was taken; then it must be read everywhere as the same."""
     with in_event(partition) as unit:
         refusal = ""

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from famulus.errors import TransientError
-from famulus.serialization.records import Delivery, Outgoing
-from famulus.state.partition_state import Partition
+from famulus.serialization.records import Delivery, ProducerRecord
+from famulus.state.partition_state import PartitionState
 from famulus.state.tables import Table
 from famulus.state.unit_of_work import current_unit
 from tests.stand_ins.scenario import Deed
@@ -19,7 +19,7 @@ class Deeds:
 
     def __init__(
         self,
-        held: Mapping[int, Partition],
+        held: Mapping[int, PartitionState],
         step: Callable[[str], None],
         wrong: list[str],
         *,
@@ -78,4 +78,4 @@ class Deeds:
         """Publish the event's name."""
         unit = current_unit()
         assert unit is not None
-        unit.publish(Outgoing("out", None, event.name.encode()))
+        unit.publish(ProducerRecord("out", None, event.name.encode()))

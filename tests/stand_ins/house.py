@@ -10,12 +10,12 @@ from typing import Any
 from faust.types import TP
 
 from famulus.observability.metrics import Counts
-from famulus.processing.checkpoint_loop import Ties
-from famulus.processing.partition_processor import Flow, Limits
-from famulus.processing.task_pool import Crew
-from famulus.serialization.records import Outcome, Outgoing
-from famulus.state.changelog import Processed
-from famulus.state.partition_state import Group, Partition
+from famulus.processing.checkpoint_loop import WorkerCallbacks
+from famulus.processing.partition_processor import Limits, PartitionProcessor
+from famulus.processing.task_pool import TaskPool
+from famulus.serialization.records import Outcome, ProducerRecord
+from famulus.state.changelog import SourcePosition
+from famulus.state.partition_state import Checkpoint, PartitionState
 
 Handler = Callable[[Any], Awaitable[None]]
 
@@ -55,18 +55,18 @@ class Fetch:
 class Carrier:
     """Stands for the pipeline: runs *handler*; a record whose key begins with `!` publishes an event."""
 
-    topics_back: tuple[str, ...] = ()
+    redelivery_topics: tuple[str, ...] = ()
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.counts = Counts()
 
-    def wait_back_ms(self, topic: str) -> int:
+    def redelivery_wait_ms(self, topic: str) -> int:
         """Any time: nothing here comes back."""
         return 0
 
     def works_of(
-        self, records: Iterable[Any], state: Partition, stream_ms: Iterable[int]
+        self, records: Iterable[Any], state: PartitionState, stream_ms: Iterable[int]
     ) -> Iterator[Any]:
         """Just the records, each in the lane of its key."""
         return ((record.key, record, None, 0, b"", None, -1) for record in records)
@@ -75,12 +75,12 @@ class Carrier:
         """Count them."""
         self.counts[outcome] += count
 
-    async def carry(self, work: Any, state: Partition) -> str:
+    async def carry(self, work: Any, state: PartitionState) -> str:
         """Run the handler."""
         of = work[1]
         await self.handler(SimpleNamespace(record=of, past=work[2]))
         if of.key.startswith(b"!"):
-            state.filling.outbox.append(Outgoing("t", None, b"%d" % of.offset))
+            state.filling.outbox.append(ProducerRecord("t", None, b"%d" % of.offset))
         return "handled"
 
 
@@ -98,46 +98,52 @@ class House:
     ) -> None:
         self.faults: list[Exception] = []
         self.is_member = True
-        self.crew = Crew(concurrency, self.fault)
+        self.task_pool = TaskPool(concurrency, self.fault)
         self.carrier = Carrier(handler)
         self.may_settle = asyncio.Event()
         self.may_settle.set()
         self.settle_error: Exception | None = None
         self.steps: list[str] = []
-        self.settled: list[Processed] = []
+        self.settled: list[SourcePosition] = []
         self.limits = Limits(lanes=concurrency, records=100, bytes=10_000, chunk=7)
         self.remembers = remembers
-        self.flows = [self.flow(Partition(n, None, 1000)) for n in range(partitions)]
+        self.processors = [self.processor(PartitionState(n, None, 1000)) for n in range(partitions)]
 
-    def flow(self, state: Partition) -> Flow:
+    def processor(self, state: PartitionState) -> PartitionProcessor:
         """A flow for *state*."""
-        ties = Ties(lambda: self.is_member, self.publish, self.fault, self.steps.append)
-        settler: Any = self if self.remembers else None
+        ties = WorkerCallbacks(lambda: self.is_member, self.publish, self.fault, self.steps.append)
+        checkpointer: Any = self if self.remembers else None
         carrier: Any = self.carrier
-        return Flow(
-            TP("t", state.number), carrier, state, settler, self.limits, ties, self.crew.wake
+        return PartitionProcessor(
+            TP("t", state.number),
+            carrier,
+            state,
+            checkpointer,
+            self.limits,
+            ties,
+            self.task_pool.wake,
         )
 
-    async def publish(self, records: Sequence[Outgoing]) -> None:
+    async def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Note which records published."""
         if not self.remembers:
-            await self._settling()
+            await self._checkpoint_loop()
         self.steps.append(
             "publish " + " ".join((record.value or b"").decode() for record in records)
         )
 
     async def settle(
-        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+        self, group: Checkpoint, processed: SourcePosition, may_apply: Callable[[], bool]
     ) -> bool:
         """Note how far the partition is, and which offsets were settled together."""
-        await self._settling()
+        await self._checkpoint_loop()
         if not may_apply():
             return False
         self.steps.append("settle " + " ".join(str(offset) for offset in sorted(group.offsets())))
         self.settled.append(processed)
         return True
 
-    async def _settling(self) -> None:
+    async def _checkpoint_loop(self) -> None:
         await self.may_settle.wait()
         if self.settle_error is not None:
             raise self.settle_error
@@ -146,16 +152,19 @@ class House:
         """What would end the worker."""
         self.faults.append(error)
 
-    def feed(self, flow: Flow, keys: str) -> None:
+    def feed(self, processor: PartitionProcessor, keys: str) -> None:
         """Let one record for each word of *keys* arrive."""
         self.fetch(
-            flow, [record(flow.position + number, key) for number, key in enumerate(keys.split())]
+            processor,
+            [record(processor.position + number, key) for number, key in enumerate(keys.split())],
         )
 
-    def fetch(self, flow: Flow, records: Sequence[Any], next_offset: int = 0) -> None:
+    def fetch(
+        self, processor: PartitionProcessor, records: Sequence[Any], next_offset: int = 0
+    ) -> None:
         """Let *records* arrive, and what is no record up to *next_offset*."""
-        flow.receive(Fetch(records, next_offset))
-        self.crew.wake(flow)
+        processor.receive(Fetch(records, next_offset))
+        self.task_pool.wake(processor)
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Let the loop run until *done*."""
@@ -177,7 +186,7 @@ async def houses() -> AsyncIterator[Callable[..., House]]:
 
     yield build
     for house in made:
-        await house.crew.stop()
+        await house.task_pool.stop()
 
 
 class Gate:

@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 from aiokafka import TopicPartition
 
 from famulus.kafka.topic_ids import Topic, Topics
-from famulus.serialization.records import Headers, Outgoing
+from famulus.serialization.records import Headers, ProducerRecord
 from famulus.state.changelog import (
     MARK,
     PACK,
     PROCESSED,
     ROW,
     Logged,
-    Processed,
+    SourcePosition,
     decode_processed,
     epoch_of,
     unpack,
 )
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 
 TOPIC = "state"
 PLACE = TopicPartition(TOPIC, 0)
@@ -56,9 +56,9 @@ class Log:
         self.topic_id = "id-1"
 
     @property
-    def home(self) -> Home:
+    def home(self) -> ChangelogPartition:
         """What a state in it belongs to."""
-        return Home(CLUSTER, TOPIC, self.topic_id, 0)
+        return ChangelogPartition(CLUSTER, TOPIC, self.topic_id, 0)
 
     def append(self, rows: Iterable[tuple[bytes, bytes | None]], headers: Headers) -> int:
         """Append a batch whole; returns the offset of its first record."""
@@ -143,7 +143,7 @@ class Wire:
     def __init__(
         self,
         log: Log,
-        published: list[Outgoing],
+        published: list[ProducerRecord],
         sendings: Iterable[Sending] = (),
         is_dead: Callable[[], bool] = lambda: False,
         *,
@@ -157,7 +157,7 @@ class Wire:
         self.under_way: set[asyncio.Task[int]] = set()
         self.batches: list[list[tuple[bytes, bytes | None]]] = []
 
-    async def send_all(self, records: Sequence[Outgoing]) -> None:
+    async def send_all(self, records: Sequence[ProducerRecord]) -> None:
         """Publish *records*."""
         await asyncio.sleep(0)
         if self._is_dead():
@@ -190,11 +190,11 @@ class Wire:
             raise asyncio.CancelledError
         sending = next(self._sendings, Sending())
         self.batches.append(list(rows))
-        carried = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
-        self.under_way.add(carried)
-        carried.add_done_callback(self.under_way.discard)
-        answer = asyncio.shield(carried)
-        for future in (carried, answer):
+        managed_topics = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
+        self.under_way.add(managed_topics)
+        managed_topics.add_done_callback(self.under_way.discard)
+        answer = asyncio.shield(managed_topics)
+        for future in (managed_topics, answer):
             # Nobody may be there to ask.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return _failed() if sending.fails == "late" else answer
@@ -228,7 +228,7 @@ class Fold(NamedTuple):
 
     rows: dict[bytes, bytes]
     marks: dict[bytes, tuple[int, int]]
-    processed: Processed
+    processed: SourcePosition
 
 
 def fold(log: Log) -> Fold:
@@ -248,14 +248,14 @@ def fold(log: Log) -> Fold:
         newest[entry.key] = entry.value
     rows = {key: value for key, value in newest.items() if key[:1] == ROW and value is not None}
     raw = newest.get(PROCESSED)
-    return Fold(rows, marks, decode_processed(raw) if raw else Processed(0))
+    return Fold(rows, marks, decode_processed(raw) if raw else SourcePosition(0))
 
 
 def kept(store: Any) -> Fold:
     """The same as a store has it."""
     marks = {key: _seen(mark) for key, mark in store.items(MARK)}
     raw = store.get(PROCESSED)
-    return Fold(dict(store.items(ROW)), marks, decode_processed(raw) if raw else Processed(0))
+    return Fold(dict(store.items(ROW)), marks, decode_processed(raw) if raw else SourcePosition(0))
 
 
 def _seen(raw: bytes) -> tuple[int, int]:

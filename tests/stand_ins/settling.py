@@ -7,16 +7,16 @@ from typing import Any
 from famulus.state.changelog import (
     CLAIM,
     RECORD_OVERHEAD,
-    Claim,
-    Mark,
-    Processed,
+    OwnershipClaim,
+    SeenMark,
+    SourcePosition,
     encode,
     epoch_headers,
     store_mark,
 )
-from famulus.state.checkpointer import Settler
+from famulus.state.checkpointer import Checkpointer
 from famulus.state.dedupe import Dedupe
-from famulus.state.partition_state import Group
+from famulus.state.partition_state import Checkpoint
 from famulus.state.replica import Replica
 from famulus.state.restore import Restorer
 from famulus.state.rocksdb_store import Memory, Store
@@ -48,32 +48,32 @@ class Desk:
         self.replica = Replica(self.log.home, "t", self.store)
         self._dedupe = dedupe
         self._windows = windows or {}
-        self.settler: Settler
+        self.checkpointer: Checkpointer
 
     async def claim(self) -> "Desk":
         """Restore and claim, as a worker does."""
         reader: Any = self.log
         assert await Restorer(reader, Wire(self.log, []), 24).acquire([self.replica], lambda: True)
-        self.settler = Settler(
+        self.checkpointer = Checkpointer(
             self.replica, self._dedupe, self._windows, self.wire, reader, self.steps.append
         )
-        await self.settler.start()
+        await self.checkpointer.start()
         return self
 
     async def settle(
         self,
         rows: Mapping[bytes, bytes | None] | None = None,
-        marks: Mapping[bytes, Mark] | None = None,
+        marks: Mapping[bytes, SeenMark] | None = None,
         stream_ms: int = 0,
         *,
         may_apply: bool = True,
     ) -> bool:
         """Settle a group."""
-        group = Group()
+        group = Checkpoint()
         group.rows.update(rows or {})
         group.marks.update({key: store_mark(*mark) for key, mark in (marks or {}).items()})
-        return await self.settler.settle(
-            group, Processed(1, stream_ms=stream_ms), lambda: may_apply
+        return await self.checkpointer.settle(
+            group, SourcePosition(1, stream_ms=stream_ms), lambda: may_apply
         )
 
     @property
@@ -91,4 +91,6 @@ class Desk:
 
     def claimed_by_other(self, epoch: int) -> None:
         """Somebody else claims."""
-        self.log.append([(CLAIM, encode(Claim(epoch, "other", "other:1")))], epoch_headers(epoch))
+        self.log.append(
+            [(CLAIM, encode(OwnershipClaim(epoch, "other", "other:1")))], epoch_headers(epoch)
+        )

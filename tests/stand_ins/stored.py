@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from famulus.serialization.records import Headers
-from famulus.state.identity import Home, decode_home, encode_home
-from famulus.state.partition_state import Partition
+from famulus.state.identity import ChangelogPartition, decode_home, encode_home
+from famulus.state.partition_state import PartitionState
 from famulus.state.rocksdb_store import EPOCH, HOME, POSITION, StoreError
 
 
@@ -28,10 +28,12 @@ class Memory:
         return [self.get(key) for key in keys]
 
 
-def partition_of(rows: dict[bytes, bytes] | None = None, group_bytes: int = 10_000) -> Partition:
+def partition_of(
+    rows: dict[bytes, bytes] | None = None, group_bytes: int = 10_000
+) -> PartitionState:
     """A partition whose store holds *rows*."""
     store: Any = Memory(rows)
-    return Partition(0, store, group_bytes)
+    return PartitionState(0, store, group_bytes)
 
 
 def record(offset: int = 0, timestamp: int = 0, headers: Headers = ()) -> Any:
@@ -70,7 +72,7 @@ class MemoryStore(Memory):
         self.rows = disk
         self.is_open = False
         self.position, self.epoch = -1, 0
-        self.home: Home | None = None
+        self.home: ChangelogPartition | None = None
         self.path = None
 
     def open(self) -> None:

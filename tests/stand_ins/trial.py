@@ -16,20 +16,20 @@ from famulus.deadletter.redelivery import Action, outgoing, returning
 from famulus.deadletter.topics import dead_letter_topic, redrive_topic, retry_topic
 from famulus.model import Event
 from famulus.observability.metrics import Counts
-from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.checkpoint_loop import WorkerCallbacks
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, Handler, handler_for
-from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.partition_processor import Limits, PartitionProcessor
 from famulus.processing.pipeline import Pipeline
-from famulus.processing.task_pool import Crew
+from famulus.processing.task_pool import TaskPool
 from famulus.producer.event_bus import EventBus
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Delivery, Outgoing
-from famulus.state.changelog import ATTEMPTS, DEAD, MARK, Processed, row_key
+from famulus.serialization.records import Delivery, ProducerRecord
+from famulus.state.changelog import ATTEMPTS, DEAD, MARK, SourcePosition, row_key
 from famulus.state.dedupe import Dedupe
-from famulus.state.failure_state import Troubles
-from famulus.state.partition_state import Group, Partition
+from famulus.state.failure_state import FailureState
+from famulus.state.partition_state import Checkpoint, PartitionState
 from famulus.state.unit_of_work import current_attempt, current_unit
 from tests.stand_ins.clock import EPOCH_S, Clock
 from tests.stand_ins.failing import NEVER, NO_CLAIMS, failing_of
@@ -97,13 +97,13 @@ class Trial:
         self.concurrency = concurrency
         self.calls: list[Call] = []
         self.faults: list[Exception] = []
-        self.sent: list[Outgoing] = []
+        self.sent: list[ProducerRecord] = []
         self.source: list[Any] = []
         self.back: dict[str, list[Any]] = {}
         self.finished_back: dict[str, int] = {}  # what the group has committed of those topics
         self.stored: dict[bytes, bytes] = {}
         self.written: list[tuple[bytes, bytes | None]] = []
-        self.processed: Processed | None = None
+        self.processed: SourcePosition | None = None
         self.timeouts_s: dict[str, float] = {}
         self.may_settle = asyncio.Event()
         self.may_settle.set()
@@ -159,18 +159,18 @@ class Trial:
         """Start a worker where the last one was."""
         store: Any = Memory(self.stored)
         store.rows = self.stored
-        state = Partition(0, store, 10_000)
+        state = PartitionState(0, store, 10_000)
         state.processed = self.processed
-        state.troubles = Troubles(
+        state.failure_state = FailureState(
             [(k, v) for k, v in self.stored.items() if k[:1] in {ATTEMPTS, DEAD}]
         )
-        self.crew = Crew(self.concurrency, self.fault, self.timeouts_s)
-        ties = Ties(lambda: True, self.publish, self.fault, lambda _: None)
-        settler: Any = self
+        self.task_pool = TaskPool(self.concurrency, self.fault, self.timeouts_s)
+        ties = WorkerCallbacks(lambda: True, self.publish, self.fault, lambda _: None)
+        checkpointer: Any = self
         begin = self.processed.next_offset if self.processed else 0
         limits = Limits(self.concurrency, 1_000, 1_000_000, chunk)
-        self.flow = Flow(
-            TP("t", 0), self.pipeline, state, settler, limits, ties, self.crew.wake, begin
+        self.processor = PartitionProcessor(
+            TP("t", 0), self.pipeline, state, checkpointer, limits, ties, self.task_pool.wake, begin
         )
         self._receive(self.source[begin:])
         for topic, records in self.back.items():
@@ -178,28 +178,28 @@ class Trial:
 
     async def kill(self) -> None:
         """End the worker at once; nothing is written any more."""
-        self.flow.abandon()
+        self.processor.abandon()
         self.finished_back = {
-            tp.topic: back.offsets.next_offset or 0 for tp, back in self.flow.backs.of.items()
+            tp.topic: back.offsets.next_offset or 0 for tp, back in self.processor.backs.of.items()
         }
-        settling = self.flow.settling.task
-        if settling is not None:
-            settling.cancel()
-        await self.crew.stop()
+        checkpoint_loop = self.processor.checkpoint_loop.task
+        if checkpoint_loop is not None:
+            checkpoint_loop.cancel()
+        await self.task_pool.stop()
 
     async def fault(self, error: Exception) -> None:
         """What would end the worker."""
         self.faults.append(error)
 
-    async def publish(self, records: Sequence[Outgoing]) -> None:
+    async def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Send *records*; what goes to a topic through which it comes back does so at once."""
         self.sent += records
         for record in records:
-            if record.topic in self.pipeline.topics_back:
+            if record.topic in self.pipeline.redelivery_topics:
                 self.send_back(record)
 
     async def settle(
-        self, group: Group, processed: Processed, may_apply: Callable[[], bool]
+        self, group: Checkpoint, processed: SourcePosition, may_apply: Callable[[], bool]
     ) -> bool:
         """Write a group to the store."""
         await asyncio.sleep(0)
@@ -241,7 +241,7 @@ class Trial:
             )
         self._receive(self.source[first:])
 
-    def send_back(self, record: Outgoing) -> None:
+    def send_back(self, record: ProducerRecord) -> None:
         """Let a record arrive through the topic that it is for, which notes when it was written."""
         log = self.back.setdefault(record.topic, [])
         log.append(read(replace(record, timestamp_ms=round(time.time() * 1000)), len(log)))
@@ -254,13 +254,13 @@ class Trial:
 
     def _receive(self, records: Sequence[Any]) -> None:
         if records:
-            self.flow.receive(Fetch(records))
-            self.crew.wake(self.flow)
+            self.processor.receive(Fetch(records))
+            self.task_pool.wake(self.processor)
 
     def _receive_back(self, topic: str, records: Sequence[Any]) -> None:
         if records:
-            self.flow.receive_back(TP(topic, 0), Fetch(records))
-            self.crew.wake(self.flow)
+            self.processor.receive_redelivery(TP(topic, 0), Fetch(records))
+            self.task_pool.wake(self.processor)
 
     # What became of them.
 
@@ -274,7 +274,7 @@ class Trial:
 
     async def settled(self, offset: int) -> None:
         """Wait until everything below *offset* is settled."""
-        await self.until(lambda: self.flow.settled_offset == offset or bool(self.faults))
+        await self.until(lambda: self.processor.checkpointed_offset == offset or bool(self.faults))
 
     @property
     def letters(self) -> list[Letter]:
@@ -310,7 +310,7 @@ class Trial:
         return self.rows(MARK)
 
 
-def read(record: Outgoing, offset: int) -> Any:
+def read(record: ProducerRecord, offset: int) -> Any:
     """*record* as it is read again."""
     at = record.timestamp_ms if record.timestamp_ms is not None else 0
     return SimpleNamespace(
@@ -324,7 +324,7 @@ def read(record: Outgoing, offset: int) -> Any:
     )
 
 
-def name_of(record: Outgoing) -> str:
+def name_of(record: ProducerRecord) -> str:
     """The name of the event in a record."""
     key, _, name = dict(record.headers)["ce_id"].decode().partition(":")
     return name or key

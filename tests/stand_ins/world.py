@@ -9,19 +9,19 @@ import svcs
 from faust.types import TP
 
 from famulus.observability.metrics import Counts
-from famulus.processing.checkpoint_loop import Ties
+from famulus.processing.checkpoint_loop import WorkerCallbacks
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
-from famulus.processing.offset_tracker import start_position
-from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.offset_tracker import start_offset
+from famulus.processing.partition_processor import Limits, PartitionProcessor
 from famulus.processing.pipeline import Pipeline
-from famulus.processing.task_pool import Crew
+from famulus.processing.task_pool import TaskPool
 from famulus.producer.event_bus import EventBus
-from famulus.serialization.records import Delivery, Outgoing
+from famulus.serialization.records import Delivery, ProducerRecord
 from famulus.state.changelog import CLAIM, epoch_of
 from famulus.state.dedupe import Dedupe
-from famulus.state.manager import Holdings, Remembered
-from famulus.state.partition_state import Partition
+from famulus.state.manager import PartitionStateManager, StateSpec
+from famulus.state.partition_state import PartitionState
 from famulus.state.replica import Replica
 from famulus.state.restore import Restorer
 from famulus.state.unit_of_work import current_attempt
@@ -51,7 +51,7 @@ class World:
         self.scenario = scenario
         self.log = Log()
         self.disks: list[dict[bytes, bytes]] = [{}, {}, {}]
-        self.published: list[Outgoing] = []
+        self.published: list[ProducerRecord] = []
         self.committed: int | None = None
         self.wrong: list[str] = []
         self.owner: Worker | None = None
@@ -98,7 +98,7 @@ class World:
         return found
 
 
-class InMemory(Holdings):
+class InMemory(PartitionStateManager):
     """Holdings whose stores are the world's."""
 
     world: World
@@ -130,9 +130,9 @@ class Worker:
             lambda: self.is_dead,
             is_lost_at_death=plan.is_lost_at_death,
         )
-        self.partitions: dict[int, Partition] = {}
-        self.flow: Flow | None = None
-        self.crew = Crew(4, self.fault)
+        self.partitions: dict[int, PartitionState] = {}
+        self.processor: PartitionProcessor | None = None
+        self.task_pool = TaskPool(4, self.fault)
         scenario = world.scenario
         self.dedupe = Dedupe(scenario.window_ms) if scenario.remembers else None
         self.deeds = Deeds(self.partitions, self.step, world.wrong, remembers=scenario.remembers)
@@ -140,8 +140,8 @@ class Worker:
         topic = TOPIC if scenario.remembers else None
         folder: Any = SimpleNamespace(tidy=lambda *_: None)
         reader: Any = world.log
-        self.holdings = InMemory(
-            {"t": Remembered(topic, self.dedupe, tables, self.partitions)},
+        self.state_manager = InMemory(
+            {"t": StateSpec(topic, self.dedupe, tables, self.partitions)},
             folder,
             MEMORY,
             reader,
@@ -151,7 +151,7 @@ class Worker:
             24,
             self.step,
         )
-        self.holdings.world, self.holdings.disk = world, plan.disk
+        self.state_manager.world, self.state_manager.disk = world, plan.disk
 
     @property
     def is_over(self) -> bool:
@@ -160,7 +160,7 @@ class Worker:
 
     async def acquire(self) -> None:
         """Restore and claim."""
-        assert await self.holdings.acquire([SOURCE], [], lambda: True)
+        assert await self.state_manager.acquire([SOURCE], [], lambda: True)
         self.store = self.partitions[0].store
         self.epoch = self.store.epoch if self.store is not None else 0
 
@@ -171,48 +171,54 @@ class Worker:
         except OSError:
             self.is_dead = True
             return
-        held = self.holdings.held[SOURCE]
+        held = self.state_manager.held[SOURCE]
         scenario = self.world.scenario
         end = len(scenario.records)
         processed = held.partition.processed
         start = self.world.committed or 0
         if processed is not None:
-            start = start_position(
+            start = start_offset(
                 processed.next_offset, self.world.committed, 0, end, "ignore"
             ).offset
-        ties = Ties(lambda: True, self.publish, self.fault, self.step)
+        ties = WorkerCallbacks(lambda: True, self.publish, self.fault, self.step)
         limits = Limits(4, 12, 100_000, scenario.chunk)
-        self.flow = flow = Flow(
-            SOURCE, self.pipeline(), held.partition, held.settler, limits, ties, self.crew.wake
+        self.processor = processor = PartitionProcessor(
+            SOURCE,
+            self.pipeline(),
+            held.partition,
+            held.checkpointer,
+            limits,
+            ties,
+            self.task_pool.wake,
         )
         for at in range(start, end, 10):
-            flow.receive(Fetch(scenario.records[at : min(at + 10, end)]))
-        self.crew.wake(flow)
+            processor.receive(Fetch(scenario.records[at : min(at + 10, end)]))
+        self.task_pool.wake(processor)
         for _ in range(TURNS_MAX):
-            if self.is_over or self.is_replaced or self.is_done(flow, start, end):
+            if self.is_over or self.is_replaced or self.is_done(processor, start, end):
                 break
             await asyncio.sleep(0)
-            self.commit(flow)
+            self.commit(processor)
         else:
             self.world.wrong.append("stuck")
 
     @staticmethod
-    def is_done(flow: Flow, start: int, end: int) -> bool:
+    def is_done(processor: PartitionProcessor, start: int, end: int) -> bool:
         """Whether all of the source is settled."""
         return start >= end or (
-            flow.offsets.next_offset == end
-            and not flow.lanes.held
-            and flow.state.next_to_settle() is None
+            processor.offsets.next_offset == end
+            and not processor.lanes.held
+            and processor.state.next_to_settle() is None
         )
 
-    def commit(self, flow: Flow) -> None:
+    def commit(self, processor: PartitionProcessor) -> None:
         """Commit what is settled; the group takes no commit of a worker that was replaced."""
-        if self.world.owner is not self or flow.settled_offset is None or self.is_dead:
+        if self.world.owner is not self or processor.checkpointed_offset is None or self.is_dead:
             return
-        self.world.committed = flow.settled_offset
+        self.world.committed = processor.checkpointed_offset
         if (
             self.world.scenario.remembers
-            and flow.settled_offset > fold(self.world.log).processed.next_offset
+            and processor.checkpointed_offset > fold(self.world.log).processed.next_offset
         ):
             self.world.wrong.append("committed what is not settled")
 
@@ -273,11 +279,11 @@ class Worker:
     async def die(self) -> None:
         """End all of it at once."""
         self.is_dead = True
-        await self.crew.stop()
-        if self.flow is not None:
-            self.flow.abandon()
-            settling = self.flow.settling.task
-            if settling is not None:
-                settling.cancel()
-                await asyncio.gather(settling, return_exceptions=True)
-        await self.holdings.release()
+        await self.task_pool.stop()
+        if self.processor is not None:
+            self.processor.abandon()
+            checkpoint_loop = self.processor.checkpoint_loop.task
+            if checkpoint_loop is not None:
+                checkpoint_loop.cancel()
+                await asyncio.gather(checkpoint_loop, return_exceptions=True)
+        await self.state_manager.release()

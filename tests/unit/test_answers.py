@@ -5,12 +5,12 @@ from typing import Any, get_args
 
 import pytest
 
-from famulus.control.pauses import Target, Why
+from famulus.control.pauses import AuditInfo, PauseScope
 from famulus.inspection.explain.answers import Dead, Facts, Postponed, State, answer_of
-from famulus.state.changelog import Mark
-from famulus.state.failure_state import Tried
+from famulus.state.changelog import SeenMark
+from famulus.state.failure_state import AttemptCount
 
-WHY = Why("ann@desk", "2026-01-31T12:00:00Z", "moving")
+WHY = AuditInfo("ann@desk", "2026-01-31T12:00:00Z", "moving")
 LETTER = Dead("3f2a91bc", "permanent", "agents.things.note", "PermanentError", "no", 1_000)
 AT = Facts(
     "things",
@@ -25,7 +25,7 @@ AT = Facts(
 )
 LATER = Postponed("things.g.retry-2", "agents.things.note", 4, 1_000, 92_000)
 PRODUCERS = "kafka-transactions.sh describe-producers --topic things --partition 0"
-TRIED = {"agents.things.note": Tried(2, 1_000, 90_000)}
+TRIED = {"agents.things.note": AttemptCount(2, 1_000, 90_000)}
 ROWS: list[tuple[State, dict[str, Any], str]] = [
     ("not written", {"is_there": False, "end": 7}, ""),
     (
@@ -48,27 +48,27 @@ ROWS: list[tuple[State, dict[str, Any], str]] = [
     ),
     ("redriven", {"letters": [replace(LETTER, was="redriven")]}, ""),
     ("dropped", {"letters": [replace(LETTER, was="dropped")]}, ""),
-    ("handled", {"next_offset": 8, "mark": Mark(1_000, 7)}, ""),
-    ("handled", {"is_ahead": True, "mark": Mark(1_000, 7)}, ""),
-    ("duplicate", {"next_offset": 8, "mark": Mark(1_000, 2)}, ""),
+    ("handled", {"next_offset": 8, "mark": SeenMark(1_000, 7)}, ""),
+    ("handled", {"is_ahead": True, "mark": SeenMark(1_000, 7)}, ""),
+    ("duplicate", {"next_offset": 8, "mark": SeenMark(1_000, 2)}, ""),
     ("ignored", {"next_offset": 8, "is_handled_type": False}, "add a handler, or leave it"),
     ("settled", {"next_offset": 8}, ""),
-    ("nobody reads", {"members": 0, "pause": (Target(), WHY)}, "faust -A app worker"),
-    ("paused", {"pause": (Target(), WHY)}, "faust -A app resume --all"),
+    ("nobody reads", {"members": 0, "pause": (PauseScope(), WHY)}, "faust -A app worker"),
+    ("paused", {"pause": (PauseScope(), WHY)}, "faust -A app resume --all"),
     (
         "paused",
-        {"pause": (Target("things"), WHY), "tried": {7: TRIED}},
+        {"pause": (PauseScope("things"), WHY), "tried": {7: TRIED}},
         "faust -A app resume things",
     ),
     (
         "paused",
-        {"pause": (Target("things", 0), WHY), "before": [5]},
+        {"pause": (PauseScope("things", 0), WHY), "before": [5]},
         "faust -A app resume things --partition 0",
     ),
     ("in back-off", {"tried": {7: TRIED}}, "nothing: it is tried again by itself"),
     (
         "in back-off",
-        {"next_offset": 8, "mark": Mark(1_000, 7), "postponed": [LATER]},
+        {"next_offset": 8, "mark": SeenMark(1_000, 7), "postponed": [LATER]},
         "nothing: it is tried again by itself",
     ),
     (
@@ -107,14 +107,14 @@ def test_every_answer_has_a_row() -> None:
 
 def test_a_pause_says_who_since_when_and_why() -> None:
     """Whoever asks need not look further."""
-    answer = answer_of(replace(AT, pause=(Target("things"), WHY)), now_ms=2_000)
+    answer = answer_of(replace(AT, pause=(PauseScope("things"), WHY)), now_ms=2_000)
     assert answer.why == "things is paused since 2026-01-31T12:00:00Z by ann@desk: moving"
 
 
 def test_an_event_in_a_retry_topic_says_where_for_whom_and_until_when() -> None:
     """Its effects may be settled already: those of its other handlers."""
     answer = answer_of(
-        replace(AT, next_offset=8, mark=Mark(1_000, 7), postponed=[LATER]), now_ms=2_000
+        replace(AT, next_offset=8, mark=SeenMark(1_000, 7), postponed=[LATER]), now_ms=2_000
     )
     assert answer.why == (
         "waits in things.g.retry-2, agents.things.note has failed 4 times since 1970-01-01 "

@@ -7,7 +7,7 @@ import pytest
 from famulus.kafka.burrow import (
     JUDGED_S,
     LOOKS,
-    Look,
+    LagSample,
     Rates,
     State,
     eta_s_of,
@@ -26,10 +26,10 @@ def window(
     *,
     is_held: bool = True,
     every_s: float = MIN,
-) -> list[Look]:
+) -> list[LagSample]:
     """Looks at a log that begins at 0."""
     return [
-        Look(number * every_s, 0, end, at, is_held=is_held)
+        LagSample(number * every_s, 0, end, at, is_held=is_held)
         for number, (at, end) in enumerate(zip(committed, ends, strict=True))
     ]
 
@@ -62,7 +62,7 @@ def window(
         (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),  # worse than the rewind
     ],
 )
-def test_each_state_is_told(looks: list[Look], state: State) -> None:
+def test_each_state_is_told(looks: list[LagSample], state: State) -> None:
     """By the rules that the module names."""
     assert state_of(looks) is state
 
@@ -96,7 +96,7 @@ def test_lag_is_what_can_still_be_read(  # noqa: PLR0917  # the parameters
     begin: int, end: int, committed: int | None, lag: int, deleted: int, ahead: int
 ) -> None:
     """And what cannot is said beside it."""
-    look = Look(0.0, begin, end, committed)
+    look = LagSample(0.0, begin, end, committed)
     assert (look.lag, look.deleted, look.ahead) == (lag, deleted, ahead)
 
 
@@ -114,11 +114,11 @@ def test_rates_and_what_is_left() -> None:
 
 def test_a_window_keeps_ten_looks_and_ten_seconds() -> None:
     """Quick looks are kept until they say enough, slow ones as many as Burrow has commits."""
-    quick: list[Look] = []
-    slow: list[Look] = []
+    quick: list[LagSample] = []
+    slow: list[LagSample] = []
     for number in range(200):
-        quick = kept(quick, Look(number * 0.25, 0, 9, 1))
-        slow = kept(slow, Look(number * MIN, 0, 9, 1))
+        quick = kept(quick, LagSample(number * 0.25, 0, 9, 1))
+        slow = kept(slow, LagSample(number * MIN, 0, 9, 1))
     assert len(quick) == JUDGED_S / 0.25 + 1
     assert len(slow) == LOOKS
 

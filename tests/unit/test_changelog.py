@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from famulus.errors import ConfigError
 from famulus.state.changelog import (
     MARK,
-    Mark,
-    Processed,
+    SeenMark,
+    SourcePosition,
     decode_processed,
     encode,
     epoch_headers,
@@ -30,7 +30,7 @@ from famulus.state.changelog import (
 from famulus.state.windows import Window, from_text, in_window, start_of, text_of
 
 times = st.integers(0, 2**50)
-marks = st.builds(Mark, times, st.integers(0, 2**62))
+marks = st.builds(SeenMark, times, st.integers(0, 2**62))
 
 
 @given(next_offset=st.integers(0, 2**50), gaps=st.lists(st.integers(0, 4), max_size=40))
@@ -40,7 +40,7 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
     for number, gap in enumerate(gaps):
         runs.append((at + gap, at + gap + 1 + number % 3))
         at = runs[-1][1]
-    row = decode_processed(encode(Processed(next_offset, turns(next_offset, runs))))
+    row = decode_processed(encode(SourcePosition(next_offset, turns(next_offset, runs))))
     assert [o for run in offsets_in(row) for o in range(*run)] == [
         o for run in runs for o in range(*run)
     ]
@@ -48,7 +48,7 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
 
 
 @given(st.dictionaries(st.binary(min_size=16, max_size=16), marks, max_size=20))
-def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -> None:
+def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, SeenMark]) -> None:
     """In their order."""
     kept = {MARK + digest: store_mark(*mark) for digest, mark in of.items()}
     assert list(unpack(pack(kept))) == list(kept.items())
@@ -56,7 +56,7 @@ def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, Mark]) -
 
 
 @given(st.lists(marks, min_size=1))
-def test_the_newest_mark_is_known_by_its_bytes(of: list[Mark]) -> None:
+def test_the_newest_mark_is_known_by_its_bytes(of: list[SeenMark]) -> None:
     """They sort by time."""
     assert (
         newest_ms({MARK + b"%16d" % number: store_mark(*mark) for number, mark in enumerate(of)})

@@ -21,12 +21,12 @@ from famulus.cli.claims import kept_of
 from famulus.config import ClaimCheckConfig
 from famulus.deadletter.topics import is_way_of
 from famulus.errors import ClaimError, ClaimStoreError, ClaimTooLargeError
-from famulus.processing.payload_redeeming import Room
-from famulus.producer.payload_store import ClaimStore
-from famulus.serialization.records import Outgoing, PlainRecord
+from famulus.processing.payload_redeeming import MemoryLimit
+from famulus.producer.payload_store import PayloadStore
+from famulus.serialization.records import ProducerRecord, RecordCopy
 
 LARGE = b'{"note":"%s"}' % (b"x" * 3_000_000)
-RECORD = Outgoing("t", b"k", LARGE, [("ce_id", b"1")])
+RECORD = ProducerRecord("t", b"k", LARGE, [("ce_id", b"1")])
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "claims"
 
 
-def store_of(store: object, **options: Any) -> ClaimStore:
+def store_of(store: object, **options: Any) -> PayloadStore:
     """A store that takes what is larger than 100 bytes."""
-    return ClaimStore(ClaimCheckConfig(store=str(store), threshold_bytes=100, **options))
+    return PayloadStore(ClaimCheckConfig(store=str(store), threshold_bytes=100, **options))
 
 
-def arrived(record: Outgoing) -> Any:
+def arrived(record: ProducerRecord) -> Any:
     """The record as it is read."""
-    return PlainRecord(record.topic, 0, 0, 0, record.key, record.value, record.headers)
+    return RecordCopy(record.topic, 0, 0, 0, record.key, record.value, record.headers)
 
 
 async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:
@@ -70,7 +70,7 @@ async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:
 
 async def test_nothing_is_checked_in_or_redeemed_without_a_store() -> None:
     """The default."""
-    store = ClaimStore(ClaimCheckConfig())
+    store = PayloadStore(ClaimCheckConfig())
     assert await store.check_in(RECORD) is RECORD
     with pytest.raises(ClaimError, match="there is no store"):
         await store.redeem(arrived(RECORD))
@@ -263,7 +263,7 @@ async def test_a_bucket_does_what_a_folder_does(bucket: ThreadingHTTPServer) -> 
 
 async def test_room_is_given_in_the_order_of_coming() -> None:
     """A large one is not overtaken for ever by small ones; one that goes away leaves its place to the others."""
-    room = Room(10)
+    room = MemoryLimit(10)
     got: list[str] = []
 
     async def come(name: str, size: int) -> None:

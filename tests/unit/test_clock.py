@@ -117,8 +117,8 @@ async def test_events_are_judged_by_the_brokers_time(monkeypatch: pytest.MonkeyP
         """Handle an event."""
 
     now_ms = round(EPOCH_S * 1000)
-    [flow] = House(nothing, 1, 1, remembers=False).flows
-    flow._ties = replace(flow._ties, now_ms=lambda: now_ms)
-    flow.receive(Fetch([record(0, "a", now_ms - 1_000), record(1, "b", now_ms + 86_400_000)]))
-    assert flow.refill()
-    assert flow.in_flight.stream_ms == now_ms
+    [processor] = House(nothing, 1, 1, remembers=False).processors
+    processor._ties = replace(processor._ties, now_ms=lambda: now_ms)
+    processor.receive(Fetch([record(0, "a", now_ms - 1_000), record(1, "b", now_ms + 86_400_000)]))
+    assert processor.refill()
+    assert processor.in_flight.stream_ms == now_ms

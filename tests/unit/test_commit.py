@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from famulus.state.changelog import BATCH_BYTES, MARK, PACK, Mark, epoch_headers, row_key
+from famulus.state.changelog import BATCH_BYTES, MARK, PACK, SeenMark, epoch_headers, row_key
 from famulus.state.checkpointer import FencedError
 from famulus.state.dedupe import Dedupe
 from famulus.state.rocksdb_store import STALE
@@ -21,13 +21,13 @@ async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
     """The store is untouched until the batch is acknowledged; then both say the same."""
     desk = await Desk(tmp_path / "s", sendings=[Sending(after=3)], dedupe=Dedupe(80)).claim()
     before = desk.log.end
-    settling = asyncio.create_task(desk.settle({A: b"1", B: None}, {ONE: Mark(5, 6)}))
+    checkpoint_loop = asyncio.create_task(desk.settle({A: b"1", B: None}, {ONE: SeenMark(5, 6)}))
     for _ in range(3):  # it is in the log, and nobody has said so
         await asyncio.sleep(0)
     assert desk.log.end > before
     assert desk.kept.rows == {}
     assert desk.steps == ["sending", "sent"]
-    assert await settling
+    assert await checkpoint_loop
     assert desk.steps == ["sending", "sent", "acknowledged", "written"]
     assert desk.kept == fold(desk.log)
     assert (desk.kept.rows, desk.kept.marks) == ({A: b"1"}, {ONE: (5, 6)})
@@ -97,7 +97,7 @@ async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(
     assert again.replica.stale == 1
     assert (again.log.entries[-1].key, again.log.entries[-1].value) == (A, b"1")
     end = again.log.end
-    await again.settler.start()
+    await again.checkpointer.start()
     assert again.log.end == end
 
 
@@ -130,7 +130,7 @@ async def test_what_is_overruled_goes_in_slices_that_fit_one_batch(tmp_path: Pat
 async def test_marks_have_their_own_place_in_the_store(tmp_path: Path) -> None:
     """Without dedupe the log has none of them."""
     desk = await Desk(tmp_path / "s", Log()).claim()
-    await desk.settle({A: b"1"}, {ONE: Mark(1, 2)})
+    await desk.settle({A: b"1"}, {ONE: SeenMark(1, 2)})
     assert not [entry for entry in desk.log.entries if entry.key[:1] == PACK]
     assert not list(desk.store.items(PACK))
     assert desk.store.get(TWO) is None

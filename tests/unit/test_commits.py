@@ -117,7 +117,7 @@ async def test_a_consumer_knows_what_it_did_not_commit(
     client, thread = Client(*there), object.__new__(ConsumerThread)
     monkeypatch.setattr(ConsumerThread, "_ensure_consumer", lambda _: client)
     monkeypatch.setattr(ConsumerThread, "assignment", lambda _: {TP("a", 0), TP("b", 0)})
-    app = SimpleNamespace(holdings=SimpleNamespace(note=lambda tp: f"of {tp.topic}"))
+    app = SimpleNamespace(state_manager=SimpleNamespace(note=lambda tp: f"of {tp.topic}"))
     monkeypatch.setattr(thread, "app", app, raising=False)
     assert await thread._commit({TP("a", 0): 1, TP("b", 0): 2})
     assert thread.uncommitted == gone

@@ -10,7 +10,7 @@ import pytest
 from faust.types import TP
 from jinja2 import UndefinedError
 
-from famulus.control.pauses import Target, Why
+from famulus.control.pauses import AuditInfo, PauseScope
 from famulus.formatting import duration, printable
 from famulus.inspection.deadletters.description import Row
 from famulus.inspection.explain.answers import Answer, Facts
@@ -32,7 +32,7 @@ from famulus.web.settings_list import Shown
 from famulus.web.worker_status import PartitionNow, by_topic
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202ekey\x00/..?after=#"
-WHY = Why("ann", "noon")
+WHY = AuditInfo("ann", "noon")
 FRAME: dict[str, Any] = {"is_live": False, "group": "a-group", "csrf": "", "may_act": True}
 QUIET = PartitionNow(
     place=TP("things", 3),
@@ -353,7 +353,7 @@ def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
 
 def test_who_may_look_sees_nothing_that_acts() -> None:
     """The buttons are for others; where somebody else has to do something, the command is named still."""
-    told = Told(
+    control_state = Told(
         Facts("things", 0, 1, 0, 9),
         Answer("dead letter", "no", "faust -A app dlq redrive"),
         "/console/redrive",
@@ -361,7 +361,7 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
     )
     for may_act in (True, False):
         pages = [
-            explain(found=[told], may_act=may_act),
+            explain(found=[control_state], may_act=may_act),
             render(
                 "subscriptions.html",
                 **FRAME | {"may_act": may_act},
@@ -384,8 +384,8 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
         ({}, "parked", "/console/redrive?topic=t&origin=t%2F0%2F7"),
         ({"dead_before": 3}, "parked", "/console/redrive?topic=t&origin=t%2F0%2F3"),
         ({"before": [5, 6]}, "behind", "/console/explain?topic=t&partition=0&offset=5"),
-        ({"pause": (Target("t", 0), WHY)}, "paused", "/console/resume?topic=t&partition=0"),
-        ({"pause": (Target(), WHY)}, "paused", "/console/resume?topic=%2A"),
+        ({"pause": (PauseScope("t", 0), WHY)}, "paused", "/console/resume?topic=t&partition=0"),
+        ({"pause": (PauseScope(), WHY)}, "paused", "/console/resume?topic=%2A"),
         ({}, "next", ""),
     ],
 )

@@ -21,21 +21,21 @@ async def test_a_slow_key_holds_back_only_itself(make: Callable[..., House]) -> 
     gate = Gate()
     gate.close("slow")
     house = make(gate)
-    [flow] = house.flows
-    house.feed(flow, "a slow b slow c")
+    [processor] = house.processors
+    house.feed(processor, "a slow b slow c")
     await house.until(lambda: len(gate.began) == 4)
-    assert (gate.began, flow.settled_offset) == (["a0", "slow1", "b2", "c4"], 1)
+    assert (gate.began, processor.checkpointed_offset) == (["a0", "slow1", "b2", "c4"], 1)
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 5)
+    await house.until(lambda: processor.checkpointed_offset == 5)
     assert gate.began[-1] == "slow3"
 
 
 async def test_a_handler_that_never_suspends_needs_one_task(make: Callable[..., House]) -> None:
     """However many records there are."""
     house = make(Gate())
-    house.feed(house.flows[0], " ".join(f"k{n}" for n in range(90)))
-    await house.until(lambda: house.flows[0].settled_offset == 90)
-    assert len(house.crew.hands) == 1
+    house.feed(house.processors[0], " ".join(f"k{n}" for n in range(90)))
+    await house.until(lambda: house.processors[0].checkpointed_offset == 90)
+    assert len(house.task_pool.slots) == 1
 
 
 async def test_no_more_than_the_concurrency_is_in_hand(make: Callable[..., House]) -> None:
@@ -43,14 +43,16 @@ async def test_no_more_than_the_concurrency_is_in_hand(make: Callable[..., House
     gate = Gate()
     gate.close(*(f"k{n}" for n in range(50)))
     house = make(gate, concurrency=10, partitions=2)
-    for flow in house.flows:
-        house.feed(flow, " ".join(f"k{n}" for n in range(50)))
+    for processor in house.processors:
+        house.feed(processor, " ".join(f"k{n}" for n in range(50)))
     await house.until(lambda: len(gate.began) == 10)
     await turns()
     assert len(gate.began) == 10
     for door in gate.doors.values():
         door.set()
-    await house.until(lambda: all(flow.settled_offset == 50 for flow in house.flows))
+    await house.until(
+        lambda: all(processor.checkpointed_offset == 50 for processor in house.processors)
+    )
 
 
 async def test_timeouts_in_handlers_hit_the_handler_alone(make: Callable[..., House]) -> None:
@@ -65,8 +67,8 @@ async def test_timeouts_in_handlers_hit_the_handler_alone(make: Callable[..., Ho
             timed_out.append(work.record.key.decode())
 
     house = make(handle)
-    house.feed(house.flows[0], "a b c")
-    await house.until(lambda: house.flows[0].settled_offset == 3)
+    house.feed(house.processors[0], "a b c")
+    await house.until(lambda: house.processors[0].checkpointed_offset == 3)
     assert (sorted(timed_out), house.faults) == (["a", "b", "c"], [])
 
 
@@ -75,15 +77,15 @@ async def test_what_is_in_hand_for_too_long_is_told(make: Callable[..., House]) 
     gate = Gate()
     gate.close("stuck")
     house = make(gate)
-    house.feed(house.flows[0], "a stuck b")
+    house.feed(house.processors[0], "a stuck b")
     await house.until(lambda: len(gate.began) == 3)
     await asyncio.sleep(0.02)
-    [overdue] = house.crew.overdue(0.01)
+    [overdue] = house.task_pool.overdue(0.01)
     assert (overdue["topic"], overdue["partition"], overdue["offset"]) == ("t", 0, 1)
     assert overdue["key_digest"] not in {"", "stuck"}
-    assert house.crew.overdue(60) == []
+    assert house.task_pool.overdue(60) == []
     gate.doors["stuck"].set()
-    await house.until(lambda: not house.crew.overdue(0))
+    await house.until(lambda: not house.task_pool.overdue(0))
 
 
 async def test_a_bug_of_ours_ends_the_worker(make: Callable[..., House]) -> None:
@@ -93,9 +95,9 @@ async def test_a_bug_of_ours_ends_the_worker(make: Callable[..., House]) -> None
         raise AssertionError("impossible")
 
     house = make(fail)
-    house.feed(house.flows[0], "a")
+    house.feed(house.processors[0], "a")
     await house.until(lambda: bool(house.faults))
-    assert house.flows[0].settled_offset is None
+    assert house.processors[0].checkpointed_offset is None
 
 
 async def test_the_concurrency_changes_while_records_are_in_hand(
@@ -106,21 +108,21 @@ async def test_the_concurrency_changes_while_records_are_in_hand(
     gate = Gate()
     gate.close(*keys)
     house = make(gate, concurrency=4)
-    [flow] = house.flows
-    flow.widen(100)
-    house.feed(flow, " ".join(keys))
+    [processor] = house.processors
+    processor.widen(100)
+    house.feed(processor, " ".join(keys))
     await house.until(lambda: len(gate.began) == 4)
-    house.crew.resize(10)
+    house.task_pool.resize(10)
     await house.until(lambda: len(gate.began) == 10)
-    house.crew.resize(3)
+    house.task_pool.resize(3)
     for number, key in enumerate(keys[:8], 1):  # seven end for none, then one for each
         gate.doors[key].set()
-        await house.until(lambda number=number: flow.lanes.held == max(10 - number, 3))  # type: ignore[misc]
+        await house.until(lambda number=number: processor.lanes.held == max(10 - number, 3))  # type: ignore[misc]
         await turns()
         assert len(gate.began) == 10 + max(number - 7, 0)
     for door in gate.doors.values():
         door.set()
-    await house.until(lambda: flow.settled_offset == 30)
+    await house.until(lambda: processor.checkpointed_offset == 30)
 
 
 async def test_the_concurrency_of_a_partition_changes(make: Callable[..., House]) -> None:
@@ -129,23 +131,23 @@ async def test_the_concurrency_of_a_partition_changes(make: Callable[..., House]
     gate = Gate()
     gate.close(*keys)
     house = make(gate)
-    [flow] = house.flows
-    flow.widen(2)
-    house.feed(flow, " ".join(keys))
+    [processor] = house.processors
+    processor.widen(2)
+    house.feed(processor, " ".join(keys))
     await house.until(lambda: len(gate.began) == 2)
     await turns()
     assert len(gate.began) == 2
-    flow.pause("why")
-    flow.widen(5)
+    processor.pause("why")
+    processor.widen(5)
     await turns()
     assert len(gate.began) == 2
-    flow.pause("")
+    processor.pause("")
     await house.until(lambda: len(gate.began) == 5)
-    flow.widen(1)
+    processor.widen(1)
     for number, key in enumerate(keys[:5], 1):
         gate.doors[key].set()
-        await house.until(lambda number=number: flow.lanes.held == max(5 - number, 1))  # type: ignore[misc]
+        await house.until(lambda number=number: processor.lanes.held == max(5 - number, 1))  # type: ignore[misc]
     await house.until(lambda: len(gate.began) == 6)
     for door in gate.doors.values():
         door.set()
-    await house.until(lambda: flow.settled_offset == 9)
+    await house.until(lambda: processor.checkpointed_offset == 9)

@@ -11,18 +11,18 @@ import pytest
 from famulus.deadletter.dead_letter import (
     Audit,
     Cause,
-    Letter,
+    DeadLetter,
     LetterId,
     Origin,
     audit_in,
     audit_of,
     audit_record,
     first_digest,
-    letter_of,
+    parse_dead_letter,
 )
-from famulus.deadletter.index import Criteria, Entry, Plan, Register, planned, time_of
+from famulus.deadletter.index import Criteria, DeadLetterIndex, Entry, Plan, planned, time_of
 from famulus.deadletter.record import DeadLetters, Failure, FailureKind
-from famulus.deadletter.redelivery import outgoing, returned, returning
+from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import DecodeError, PermanentError
 from famulus.inspection.deadletters.causes import grouped
 
@@ -73,12 +73,16 @@ def failure(
     return Failure(kind, PermanentError("no"), at_ms, handler, 2, at_ms - 1000, hops)
 
 
-def letter(offset: int = 5, key: bytes | None = b"k", partition: int = 1, **about: Any) -> Letter:
+def letter(
+    offset: int = 5, key: bytes | None = b"k", partition: int = 1, **about: Any
+) -> DeadLetter:
     """A letter."""
-    return letter_of(letter_record(record(offset, key, partition=partition), failure(**about)))
+    return parse_dead_letter(
+        letter_record(record(offset, key, partition=partition), failure(**about))
+    )
 
 
-def audit(of: Letter, at_ms: int, action: Any = "redrive", group: str = GROUP) -> Audit:
+def audit(of: DeadLetter, at_ms: int, action: Any = "redrive", group: str = GROUP) -> Audit:
     """That something was done about it."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return Audit(
@@ -87,14 +91,14 @@ def audit(of: Letter, at_ms: int, action: Any = "redrive", group: str = GROUP) -
 
 
 def register(
-    letters: Iterable[Letter],
+    letters: Iterable[DeadLetter],
     audits: Iterable[Audit] = (),
     criteria: Criteria | None = None,
     *,
     is_all: bool = False,
-) -> Register:
+) -> DeadLetterIndex:
     """What is known after reading all of it."""
-    made = Register(GROUP, criteria or Criteria(), is_all=is_all)
+    made = DeadLetterIndex(GROUP, criteria or Criteria(), is_all=is_all)
     for done in audits:
         made.note(done)
     for offset, one in enumerate(letters):
@@ -112,7 +116,7 @@ def offsets(entries: Iterable[Entry]) -> list[int]:
 
 def test_a_letter_says_what_failed_where() -> None:
     """Whatever headers of the same names the sender had."""
-    found = letter_of(letter_record(record(), failure(hops=3)))
+    found = parse_dead_letter(letter_record(record(), failure(hops=3)))
     assert found.id == LetterId(Origin("t", 1, 5), "", 3)
     assert found.cause == Cause("permanent", "agents.t.note", "famulus.errors.PermanentError", "")
     assert (found.message, found.event_id, found.at_ms, found.first_ms) == (
@@ -132,7 +136,7 @@ def test_what_is_no_letter_of_ours_is_refused() -> None:
     nowhere = letter_record(record(partition=-1), failure())
     for strange in (record(), SimpleNamespace(headers=[]), broken, nowhere):
         with pytest.raises(DecodeError, match="not a dead letter of ours"):
-            letter_of(strange)
+            parse_dead_letter(strange)
 
 
 def test_a_letter_goes_back_as_what_the_event_was() -> None:
@@ -140,7 +144,7 @@ def test_a_letter_goes_back_as_what_the_event_was() -> None:
     event = record()
     read = letter_record(event, failure(hops=3))
     sent = outgoing("back", returning(read, "redrive", read.value))
-    came = returned(SimpleNamespace(**{**vars(read), "headers": list(sent.headers)}))
+    came = parse_redelivery(SimpleNamespace(**{**vars(read), "headers": list(sent.headers)}))
     assert (came.topic, came.partition, came.offset, came.timestamp) == ("t", 1, 5, AT - 5000)
     assert (came.key, came.value, list(came.headers)) == (event.key, event.value, event.headers)
     assert (came.action, came.hops, came.edited, sent.partition) == ("redrive", 4, "", 1)
@@ -150,15 +154,15 @@ def test_an_edit_is_known_by_the_first_value_ever() -> None:
     """Also when it was not in the letter, and when it is edited a second time."""
     large = letter_record(record(value=b"x" * 2000), failure(), is_large=True)
     for read in (letter_record(record(), failure()), large):
-        first = returning(read, "redrive", b"1", first_digest(read, letter_of(read)))
+        first = returning(read, "redrive", b"1", first_digest(read, parse_dead_letter(read)))
         again = letter_record(
             record(value=b"1"), Failure("permanent", PermanentError("no"), AT, edited=first.edited)
         )
-        second = returning(again, "redrive", b"2", first_digest(again, letter_of(again)))
+        second = returning(again, "redrive", b"2", first_digest(again, parse_dead_letter(again)))
         assert len(first.edited) == 64
         assert first.edited == second.edited == returning(again, "drop", b"1").edited
-    assert first.edited == letter_of(large).digest
-    assert letter_of(large).value_bytes == 2000
+    assert first.edited == parse_dead_letter(large).digest
+    assert parse_dead_letter(large).value_bytes == 2000
 
 
 def test_what_was_done_is_read_again() -> None:
@@ -166,12 +170,12 @@ def test_what_was_done_is_read_again() -> None:
     read = letter_record(record(), failure(hops=1))
     sent = returning(read, "drop", read.value)
     kept = audit_record(
-        "t.dead-letter.audit", audit_of(letter_of(read), sent, "me@here", AT, "test data")
+        "t.dead-letter.audit", audit_of(parse_dead_letter(read), sent, "me@here", AT, "test data")
     )
     assert kept.key == b"t/1/5"
     found = audit_in(SimpleNamespace(**{**vars(read), "value": kept.value}))
     assert (found.id, found.at_ms, found.action, found.note) == (
-        letter_of(read).id,
+        parse_dead_letter(read).id,
         AT,
         "drop",
         "test data",
@@ -191,7 +195,7 @@ def test_a_cause_has_a_name_that_stays() -> None:
 
     def cause(path: str) -> Cause:
         poison = Failure("poison", DecodeError(path, "Expected `int`"), AT)
-        return letter_of(letter_record(record(), poison)).cause
+        return parse_dead_letter(letter_record(record(), poison)).cause
 
     assert Cause("permanent", "a.b", "E", "m:1").id == "6c5e34d2"
     assert len({Cause("permanent", "a.b", "E", place).id for place in ("m:1", "m:2")}) == 2
@@ -224,7 +228,7 @@ def test_what_was_done_is_open_no_more() -> None:
 def test_what_another_group_did_is_not_ours() -> None:
     """Nor are its letters, which are only counted."""
     other = DeadLetters("t.dead-letter", 4, "billing", "v1")
-    theirs = letter_of(letter_record(record(6), failure(), other))
+    theirs = parse_dead_letter(letter_record(record(6), failure(), other))
     made = register([letter(5), theirs], [audit(letter(5), AT + 1, group="billing")])
     assert (offsets(made.entries()), made.others) == ([5], {"billing": 1})
 
@@ -257,7 +261,7 @@ def test_letters_of_two_handlers_of_one_event_are_two() -> None:
     ]
     for read in reads:
         read.headers.append(scope)
-    letters = [letter_of(read) for read in reads]
+    letters = [parse_dead_letter(read) for read in reads]
     assert [e.id.only for e in register(letters).entries()] == ["agents.t.mail", "agents.t.note"]
     assert returning(reads[1], "redrive", b"").handler == "agents.t.mail"
 
@@ -335,7 +339,7 @@ def test_causes_are_counted() -> None:
 # What is sent, and in which order.
 
 
-def plan(letters: Iterable[Letter], criteria: Criteria, **how: Any) -> Plan:
+def plan(letters: Iterable[DeadLetter], criteria: Criteria, **how: Any) -> Plan:
     """What would be done."""
     how = {"by_partition": False, "hops_max": 10, "limit": None, **how}
     return planned(

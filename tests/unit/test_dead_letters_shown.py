@@ -25,7 +25,7 @@ from famulus.cli.output import Out
 from famulus.deadletter.dead_letter import Cause
 from famulus.errors import OperatingError
 from famulus.formatting import LINES_MAX, printable, short, time_text, value_text
-from famulus.inspection.deadletters.causes import Group
+from famulus.inspection.deadletters.causes import CauseGroup
 from famulus.inspection.deadletters.description import difference_rows
 from famulus.inspection.deadletters.diff import differences
 from famulus.inspection.deadletters.reader import runs
@@ -142,7 +142,7 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     """Wherever it comes from: keys, messages, names."""
     cause = Cause("permanent", f"h{EVIL}", f"E{EVIL}", f"p{EVIL}")
     entry: Any = SimpleNamespace(id=SimpleNamespace(origin="o"))
-    group = Group(cause, 1, 0, 0, [EVIL.encode()], entry, EVIL)
+    group = CauseGroup(cause, 1, 0, 0, [EVIL.encode()], entry, EVIL)
     for width in (40, 80, 140):
         text = printed(tables.causes([group], width), width)
         assert all(c.isprintable() or c == "\n" for c in text)
@@ -152,8 +152,8 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
 
 def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
     """Nor is it cut as if somebody's terminal were narrow."""
-    # Not looked at.
-    group = Group(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], SimpleNamespace(), "why")  # type: ignore[arg-type]
+    entry: Any = SimpleNamespace()  # not looked at
+    group = CauseGroup(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], entry, "why")
     assert all(
         line == line.rstrip() for line in printed(tables.causes([group], 120), 120).splitlines()
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.deadletter.dead_letter import letter_of
+from famulus.deadletter.dead_letter import parse_dead_letter
 from famulus.deadletter.masking import masked
 from famulus.deadletter.record import (
     KEY_BYTES_MAX,
@@ -18,7 +18,7 @@ from famulus.deadletter.record import (
     our_headers,
     sender_headers,
 )
-from famulus.deadletter.redelivery import Returned, outgoing, returned, returning
+from famulus.deadletter.redelivery import Redelivery, outgoing, parse_redelivery, returning
 from famulus.deadletter.topics import (
     audit_topic,
     dead_letter_topic,
@@ -118,10 +118,10 @@ def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(
         assert letter.fallback is not None
         letter = letter.fallback
     assert letter.timestamp_ms is None  # when it is written
-    assert letter_of(read(letter)).timestamp_ms == at_ms
-    back = returned(read(outgoing("r", returning(read(letter), "redrive", b"much"))))
+    assert parse_dead_letter(read(letter)).timestamp_ms == at_ms
+    back = parse_redelivery(read(outgoing("r", returning(read(letter), "redrive", b"much"))))
     assert back.timestamp == at_ms
-    assert letter_of(read(LETTERS.letter(back, FAILURE))).timestamp_ms == at_ms
+    assert parse_dead_letter(read(LETTERS.letter(back, FAILURE))).timestamp_ms == at_ms
 
 
 OLD = [
@@ -157,8 +157,8 @@ def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(
     letter = record(
         topic="orders.dead-letter", timestamp=1_700_000_000_123, value=b"{}", headers=[*OLD, *said]
     )
-    assert letter_of(letter).timestamp_ms == 1_700_000_000_123
-    assert returning(letter, "redrive", b"{}") == Returned(
+    assert parse_dead_letter(letter).timestamp_ms == 1_700_000_000_123
+    assert returning(letter, "redrive", b"{}") == Redelivery(
         "orders", 1, 7, 1_700_000_000_123, b"\xff", b"{}", [("ce_id", b"1")], "redrive", hops=1
     )
 
@@ -262,7 +262,7 @@ def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> 
     headers = our_headers(last.headers)
     assert headers["famulus-headers-dropped"] == b"2"
     assert headers["famulus-value-sha256"] == our_headers(slim.headers)["famulus-value-sha256"]
-    assert letter_of(read(last)).id == letter_of(read(letter)).id
+    assert parse_dead_letter(read(last)).id == parse_dead_letter(read(letter)).id
     without_value = LETTERS.letter(record(headers=[("h", b"x")]), FAILURE).fallback
     assert without_value is not None
     assert (without_value.key, sender_headers(without_value.headers)) == (b"\xff", [])
@@ -292,10 +292,10 @@ def test_what_comes_back_is_what_it_was() -> None:
     """Bytes, headers, place and time, and what is to be done about it."""
     original = record(key=b"k", value=b"\xff\0", headers=[("ce_id", b"1"), ("mine", b"\0")])
     letter = read(LETTERS.letter(original, FAILURE))
-    back = returned(
+    back = parse_redelivery(
         read(outgoing("order-events.billing.redrive", returning(letter, "redrive", letter.value)))
     )
-    assert back == Returned(
+    assert back == Redelivery(
         "order-events",
         7,
         2**40,
@@ -322,7 +322,7 @@ def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
     )
     back = returning(read(LETTERS.letter(record(), failure)), "redrive", b"")
     assert (back.handler, back.edited) == ("agents.a", "ab")
-    assert returned(read(outgoing("t", back))).handler == "agents.a"
+    assert parse_redelivery(read(outgoing("t", back))).handler == "agents.a"
 
 
 @pytest.mark.parametrize(
@@ -332,4 +332,4 @@ def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
 def test_a_record_that_is_none_of_ours_does_not_come_back(headers: list[tuple[str, bytes]]) -> None:
     """Somebody else may write to the topic."""
     with pytest.raises(DecodeError, match="sent back"):
-        returned(record(headers=headers))
+        parse_redelivery(record(headers=headers))

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from famulus.deadletter.redelivery import Returned
-from famulus.state.dedupe import Dedupe, key_back, mark_key
+from famulus.deadletter.redelivery import Redelivery
+from famulus.state.dedupe import Dedupe, mark_key, redelivery_key
 
 HEADERS = [("ce_source", b"s"), ("ce_id", b"1")]
 
 
-def back(**changes: Any) -> Returned:
+def back(**changes: Any) -> Redelivery:
     """An event that was redriven."""
-    return Returned("t", 2, 7, 0, b"k", b"v", HEADERS, "redrive", hops=1, **changes)
+    return Redelivery("t", 2, 7, 0, b"k", b"v", HEADERS, "redrive", hops=1, **changes)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ def back(**changes: Any) -> Returned:
         (back(handler="h", stage=2), None, mark_key(b"s#1\0h\0002\0001")),
     ],
 )
-def test_what_a_mark_is_kept_under(of: Returned, dedupe: Dedupe | None, key: bytes) -> None:
+def test_what_a_mark_is_kept_under(of: Redelivery, dedupe: Dedupe | None, key: bytes) -> None:
     """Its id, unless two events may have one; of one handler each time that it came back; or what decoding tells."""
-    assert key_back(of, dedupe) == key
+    assert redelivery_key(of, dedupe) == key

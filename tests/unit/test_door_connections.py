@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from famulus.config import WorkerConfig
-from famulus.webserver.auth import Door
+from famulus.webserver.auth import WebAuth
 from famulus.webserver.connections import (
     Complaints,
     Limits,
@@ -56,7 +56,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
     worker = WorkerConfig.model_validate(
         {"DataDir": folder, "ReadToken": READ, "AdminToken": ADMIN, **settings}
     )
-    door = Door(worker)
+    door = WebAuth(worker)
     door.open()
     app = web.Application(**door.options)
     app.router.add_route("*", "/{path:.*}", hello)

@@ -1,12 +1,12 @@
 """What one address may guess, and for how long that counts."""
 
-from famulus.webserver.rate_limit import ADDRESSES_MAX, GUESSES_MAX, WINDOW_S, Guesses
+from famulus.webserver.rate_limit import ADDRESSES_MAX, GUESSES_MAX, WINDOW_S, LoginRateLimiter
 
 
 def test_an_address_has_so_many_guesses_a_minute() -> None:
     """Each counts for a minute; others are not concerned."""
     now = 0.0
-    guesses = Guesses(lambda: now)
+    guesses = LoginRateLimiter(lambda: now)
     for second in range(GUESSES_MAX):
         now = float(second)
         assert guesses.wait_s("a") == 0
@@ -21,7 +21,7 @@ def test_an_address_has_so_many_guesses_a_minute() -> None:
 
 def test_many_addresses_take_no_more_room() -> None:
     """The one that was seen last is remembered longest."""
-    guesses = Guesses(lambda: 0.0)
+    guesses = LoginRateLimiter(lambda: 0.0)
     for _ in range(GUESSES_MAX):
         guesses.note("a")
     for number in range(ADDRESSES_MAX - 1):

@@ -10,7 +10,7 @@ from famulus.errors import ConfigError
 from famulus.kafka.leader_epochs import UNKNOWN, last_epoch
 from famulus.kafka.record_batches import Batches
 from famulus.processing.in_flight import InFlight
-from famulus.state.changelog import Processed
+from famulus.state.changelog import SourcePosition
 from famulus.state.identity import check_leader_epoch
 
 
@@ -48,7 +48,7 @@ def test_the_fetcher_reads_as_before_and_knows_the_epoch() -> None:
 
 def test_the_position_goes_with_the_newest_epoch_that_was_read() -> None:
     """Also over an assignment in which nothing came."""
-    in_flight = InFlight(Processed(7, leader_epoch=4), 10, 1_000)
+    in_flight = InFlight(SourcePosition(7, leader_epoch=4), 10, 1_000)
     assert in_flight.processed(0, {}).leader_epoch == 4
     in_flight.leader_epoch = 5
     assert in_flight.processed(0, {}).leader_epoch == 5

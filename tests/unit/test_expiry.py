@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from famulus.state.changelog import BATCH_BYTES, MARK, PACK, Mark, Processed, row_key
+from famulus.state.changelog import BATCH_BYTES, MARK, PACK, SeenMark, SourcePosition, row_key
 from famulus.state.dedupe import Dedupe
-from famulus.state.partition_state import Partition
-from famulus.state.unit_of_work import Unit
+from famulus.state.partition_state import PartitionState
+from famulus.state.unit_of_work import UnitOfWork
 from famulus.state.windows import Window, in_window
 from tests.stand_ins.log import fold
 from tests.stand_ins.settling import Desk
@@ -23,18 +23,18 @@ async def test_rows_of_closed_windows_are_removed_as_far_as_they_fit(tmp_path: P
     closed: Any = {prefix + in_window(0, b"%d" % n + b"k" * 2000): b"1" for n in range(300)}
     for at in range(0, 300, 100):
         await desk.settle(dict(list(closed.items())[at : at + 100]))
-    partition = Partition(0, desk.store, 800_000)
+    partition = PartitionState(0, desk.store, 800_000)
     rounds = 0
     while set(desk.kept.rows) != {A} and rounds < 9:
         rounds += 1
-        unit = Unit(partition, record())
+        unit = UnitOfWork(partition, record())
         unit.write(A, b"x" * 700_000)
         unit.join()
         partition.filling.ended(0, "handled")
         group = partition.next_to_settle()
         assert group is not None
         before = group.size
-        assert await desk.settler.settle(group, Processed(1, stream_ms=100), lambda: True)
+        assert await desk.checkpointer.settle(group, SourcePosition(1, stream_ms=100), lambda: True)
         assert group.size > before or set(desk.kept.rows) == {A}
         partition.settled(None)
     assert 1 < rounds < 9
@@ -45,8 +45,8 @@ async def test_rows_of_closed_windows_are_removed_as_far_as_they_fit(tmp_path: P
 async def test_the_first_packs_are_forgotten_as_soon_as_any(tmp_path: Path) -> None:
     """Also those of a partition that had none when it was claimed, and one of marks that come late."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
-    await desk.settle({}, {ONE: Mark(150, 0)}, 190)
-    await desk.settle({}, {TWO: Mark(60, 1)}, 200)
+    await desk.settle({}, {ONE: SeenMark(150, 0)}, 190)
+    await desk.settle({}, {TWO: SeenMark(60, 1)}, 200)
     await desk.settle({}, {}, 901)
     assert set(desk.kept.marks) == {ONE}
     await desk.settle({}, {}, 1000)
@@ -59,12 +59,12 @@ async def test_the_first_packs_are_forgotten_as_soon_as_any(tmp_path: Path) -> N
 async def test_packs_are_forgotten_with_their_marks(tmp_path: Path) -> None:
     """By the stream's time; an id that was seen again meanwhile, or just now, keeps its mark."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
-    await desk.settle({}, {ONE: Mark(5, 0), TWO: Mark(6, 1), THREE: Mark(7, 2)}, 7)
-    await desk.settle({}, {TWO: Mark(850, 3)}, 900)
+    await desk.settle({}, {ONE: SeenMark(5, 0), TWO: SeenMark(6, 1), THREE: SeenMark(7, 2)}, 7)
+    await desk.settle({}, {TWO: SeenMark(850, 3)}, 900)
     assert set(desk.kept.marks) == {ONE, TWO, THREE}
     await desk.settle({}, {}, 900)
     assert len(list(desk.store.items(PACK))) == 2
-    await desk.settle({}, {THREE: Mark(908, 4)}, 908)
+    await desk.settle({}, {THREE: SeenMark(908, 4)}, 908)
     assert desk.kept.marks == {TWO: (850, 3), THREE: (908, 4)}
     assert desk.kept == fold(desk.log)
     assert [e.value for e in desk.log.entries if e.key[:1] == PACK][-1] is None
@@ -104,13 +104,15 @@ async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> N
     prefix = row_key("w")
     row = prefix + in_window(0, b"k")
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
-    partition = Partition(0, desk.store, 10_000)
+    partition = PartitionState(0, desk.store, 10_000)
     for stream_ms, key in ((0, row), (14, A), (15, A)):
         partition.filling.rows[key] = b"1"
         partition.filling.ended(0, "handled")
         group = partition.next_to_settle()
         assert group is not None
-        assert await desk.settler.settle(group, Processed(1, stream_ms=stream_ms), lambda: True)
+        assert await desk.checkpointer.settle(
+            group, SourcePosition(1, stream_ms=stream_ms), lambda: True
+        )
         assert partition.row(row) == desk.store.get(row) == (b"1" if stream_ms < 15 else None)
         partition.settled(None)
         assert partition.row(row) == (b"1" if stream_ms < 15 else None)

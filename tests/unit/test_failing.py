@@ -25,7 +25,7 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
         yield build
 
 
-def failing(*errors: Exception | None) -> Callable[[Try], Awaitable[None]]:
+def failure_policy(*errors: Exception | None) -> Callable[[Try], Awaitable[None]]:
     """What raises one of *errors* after the other for the event `bad`, then the last one for ever."""
     left = list(errors)
 
@@ -63,25 +63,35 @@ class Kind(NamedTuple):
 THRICE, ONCE, NEVER = (0, 2, 6), (0,), ()
 UNKNOWN = {"on_unknown_type": "dead_letter"}
 KINDS = {
-    "transient": Kind(failing(TransientError()), THRICE, Letter("bad", "exhausted", "work", 3)),
-    "connection": Kind(
-        failing(ConnectionResetError()), THRICE, Letter("bad", "exhausted", "work", 3)
+    "transient": Kind(
+        failure_policy(TransientError()), THRICE, Letter("bad", "exhausted", "work", 3)
     ),
-    "unclassified": Kind(failing(KeyError("x")), THRICE, Letter("bad", "exhausted", "work", 3)),
+    "connection": Kind(
+        failure_policy(ConnectionResetError()), THRICE, Letter("bad", "exhausted", "work", 3)
+    ),
+    "unclassified": Kind(
+        failure_policy(KeyError("x")), THRICE, Letter("bad", "exhausted", "work", 3)
+    ),
     "timeout": Kind(hang, (0, 2 + LIMIT_S, 6 + 2 * LIMIT_S), Letter("bad", "timeout", "work", 3)),
-    "permanent": Kind(failing(PermanentError()), ONCE, Letter("bad", "permanent", "work", 1)),
-    "rejected": Kind(failing(Reject("no")), ONCE, Letter("bad", "rejected", "work", 1)),
+    "permanent": Kind(
+        failure_policy(PermanentError()), ONCE, Letter("bad", "permanent", "work", 1)
+    ),
+    "rejected": Kind(failure_policy(Reject("no")), ONCE, Letter("bad", "rejected", "work", 1)),
     "unclassified, permanent": Kind(
-        failing(KeyError("x")),
+        failure_policy(KeyError("x")),
         ONCE,
         Letter("bad", "permanent", "work", 1),
         {"unclassified": "permanent"},
     ),
     "too large": Kind(swell, ONCE, Letter("bad", "permanent", "work", 1)),
-    "poison": Kind(failing(None), NEVER, Letter("bad", "poison", "", 0), value=b"\xff"),
-    "null": Kind(failing(None), NEVER, Letter("bad", "poison", "", 0), value=None),
+    "poison": Kind(failure_policy(None), NEVER, Letter("bad", "poison", "", 0), value=b"\xff"),
+    "null": Kind(failure_policy(None), NEVER, Letter("bad", "poison", "", 0), value=None),
     "unknown type": Kind(
-        failing(None), NEVER, Letter("bad", "unknown_type", "", 0), UNKNOWN, kind=b"test.Other"
+        failure_policy(None),
+        NEVER,
+        Letter("bad", "unknown_type", "", 0),
+        UNKNOWN,
+        kind=b"test.Other",
     ),
 }
 AGAIN = [name for name, kind in KINDS.items() if len(kind.at_s) > 1]
@@ -158,17 +168,17 @@ async def test_a_partition_halts(make: Make, name: str) -> None:
     """No letter, nothing more is started, nothing of it is finished; a restart tries once more."""
     kind = KINDS[name]
     trial = trial_of(make, kind, on_dead_letter="halt", concurrency=1)
-    await trial.until(lambda: bool(trial.flow.halted))
+    await trial.until(lambda: bool(trial.processor.halted))
     trial.feed("later")
     await asyncio.sleep(100)
-    assert "t-0 offset 0 failed for good" in trial.flow.halted
+    assert "t-0 offset 0 failed for good" in trial.processor.halted
     assert (times(trial), trial.letters) == (list(kind.at_s), [])
     assert {"later", "behind"}.isdisjoint(trial.names())
-    assert not trial.flow.settled_offset
+    assert not trial.processor.checkpointed_offset
     assert trial.counts["dead_lettered"] == 0
     await trial.kill()
     trial.start()
-    await trial.until(lambda: bool(trial.flow.halted))
+    await trial.until(lambda: bool(trial.processor.halted))
     assert len(times(trial)) == len(kind.at_s) + bool(kind.at_s)
 
 
@@ -192,14 +202,14 @@ async def test_retry_topics_are_for_what_may_work_later(make: Make, name: str) -
     assert trial.counts["postponed"] == (2 if is_postponed else 0)
     assert trial.count("work", "bad") == 0
     assert (trial.rows(ATTEMPTS), trial.rows(DEAD)) == (0, 0)
-    for back in trial.flow.backs.of.values():
+    for back in trial.processor.backs.of.values():
         assert back.offsets.in_flight == 0
 
 
 async def test_what_succeeds_in_a_retry_topic_is_handled_once(make: Make) -> None:
     """Also when its record is read again after a kill."""
     trial = make(stages=2)
-    trial.handler("work", failing(*[TransientError()] * 4, None), delays_s=(60.0, 300.0))
+    trial.handler("work", failure_policy(*[TransientError()] * 4, None), delays_s=(60.0, 300.0))
     trial.start()
     trial.feed("k:bad")
     await trial.until(lambda: len(trial.calls) == 5)
@@ -219,7 +229,7 @@ async def test_an_unknown_type_is_ignored_or_ends_the_worker(
 ) -> None:
     """As the subscription says."""
     trial = make(on_unknown_type=says)
-    trial.handler("work", failing(None))
+    trial.handler("work", failure_policy(None))
     trial.start()
     trial.feed("k:bad", kind=b"test.Other")
     await trial.settled(1)
@@ -234,7 +244,7 @@ async def test_an_unknown_type_is_ignored_or_ends_the_worker(
 async def test_attempts_are_as_many_as_the_handler_says(make: Make) -> None:
     """With its waits."""
     trial = make()
-    trial.handler("work", failing(TransientError()), Retry(5, 1.0, 3.0, 10.0))
+    trial.handler("work", failure_policy(TransientError()), Retry(5, 1.0, 3.0, 10.0))
     trial.start()
     trial.feed("k:bad")
     await trial.settled(1)

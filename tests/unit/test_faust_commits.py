@@ -16,20 +16,20 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 
 from famulus.config import KafkaConfig
-from famulus.consumer.assignment import Intake
+from famulus.consumer.assignment import AssignedPartitions
 from famulus.consumer.hold_ups import HoldUpNotes
-from famulus.consumer.seek_executor import Seeking
+from famulus.consumer.seek_executor import SeekExecutor
 from famulus.consumer.transport import Transport
 from famulus.control.admin_topic import AdminLog
-from famulus.control.control_state import Told
+from famulus.control.control_state import ControlState
 from famulus.control.seeks import Seeks
-from famulus.processing.partition_processor import Flow, Limits
+from famulus.processing.partition_processor import Limits, PartitionProcessor
 from famulus.producer.producer import Producer
 from famulus.runtime.worker_process import Worker
-from famulus.serialization.records import Outgoing
-from famulus.state.identity import Note
-from famulus.state.manager import Held
-from famulus.state.partition_state import Partition
+from famulus.serialization.records import ProducerRecord
+from famulus.state.identity import CommitNote
+from famulus.state.manager import OwnedPartition
+from famulus.state.partition_state import PartitionState
 from tests.stand_ins.house import Carrier
 
 PLACE = TP("events", 0)
@@ -69,7 +69,7 @@ class Thread:
         """As aiokafka's, which moves nothing when nothing is committed."""
         return {PLACE: None}
 
-    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, Note]:
+    async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, CommitNote]:
         """Nothing stands beside what was never committed."""
         return {}
 
@@ -141,7 +141,7 @@ class Ours(Stock):
     def __init__(self) -> None:
         super().__init__()
         self.may_settle = asyncio.Event()
-        self.app.intake = Intake(
+        self.app.assigned = AssignedPartitions(
             Limits(1, 100, 10_000, 100),
             1,
             {},
@@ -153,7 +153,7 @@ class Ours(Stock):
         self.app.pipelines = {PLACE.topic: Carrier(self.handle)}
         self.app.on_commit_ahead = "ignore"
         self.consumer = self._consumer(Transport)
-        held = Held(Partition(PLACE.partition, None, 1000), None)
+        held = OwnedPartition(PartitionState(PLACE.partition, None, 1000), None)
 
         async def adopt() -> None:
             """Nothing has a state."""
@@ -162,17 +162,19 @@ class Ours(Stock):
             """Nobody knows."""
             return {}
 
-        self.app.holdings = SimpleNamespace(
+        self.app.state_manager = SimpleNamespace(
             held={PLACE: held}, anew=set(), adopt=adopt, epoch_ends=epoch_ends
         )
         admin_log, sender = (
-            AdminLog(KafkaConfig(), Told(), lambda: None, self.fault),
+            AdminLog(KafkaConfig(), ControlState(), lambda: None, self.fault),
             Producer(KafkaConfig()),
         )
-        self.app.seeking = Seeking(Seeks(), admin_log, sender, "stock")
-        self.app.holdups = HoldUpNotes(self.app.intake.told.holdups, sender, "stock", lambda: True)
-        self.app.intake.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
-        self.app.is_carried = lambda topic: topic in self.app.pipelines
+        self.app.seek_executor = SeekExecutor(Seeks(), admin_log, sender, "stock")
+        self.app.holdups = HoldUpNotes(
+            self.app.assigned.control_state.holdups, sender, "stock", lambda: True
+        )
+        self.app.assigned.open({PLACE: (self.app.pipelines[PLACE.topic], held, 0)})
+        self.app.is_managed = lambda topic: topic in self.app.pipelines
 
     async def handle(self, work: Any) -> None:
         """Nothing: these tests finish records by themselves."""
@@ -186,23 +188,23 @@ class Ours(Stock):
         await self.may_settle.wait()
 
     @property
-    def flow(self) -> Flow:
+    def processor(self) -> PartitionProcessor:
         """The partition's flow."""
-        flow: Flow = self.app.intake.flows[PLACE]
-        return flow
+        processor: PartitionProcessor = self.app.assigned.processors[PLACE]
+        return processor
 
     async def publish_without_an_answer(self) -> None:
         """Handle the record at offset 0, whose handler publishes what Kafka does not take."""
-        self.flow.state.filling.outbox.append(Outgoing("elsewhere", None, b""))
+        self.processor.state.filling.outbox.append(ProducerRecord("elsewhere", None, b""))
         self.finish()
         await asyncio.sleep(0.2)
 
     def finish(self, offset: int = 0) -> None:
         """Let the handler of the record at *offset* end."""
-        self.flow.offsets.received([offset])
+        self.processor.offsets.received([offset])
         record: Any = SimpleNamespace(offset=offset)
-        self.flow.ended((None, record, None, 0, b"", None, -1), "handled")
-        self.flow.turn_ended()
+        self.processor.ended((None, record, None, 0, b"", None, -1), "handled")
+        self.processor.turn_ended()
 
     async def fetch(self) -> None:
         """Fetch once, as the fetcher does."""

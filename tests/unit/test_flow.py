@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from famulus.errors import UnreadableError
-from famulus.processing.deferral import Past, Rest, after
+from famulus.processing.deferral import Defer, RetryContext, after_delay
 from famulus.processing.in_flight import InFlight
-from famulus.state.changelog import Processed
-from famulus.state.partition_state import Partition
+from famulus.state.changelog import SourcePosition
+from famulus.state.partition_state import PartitionState
 from tests.stand_ins.house import Fetch, Gate, House, houses, record, turns
 
 
@@ -27,17 +27,17 @@ async def test_effects_are_settled_before_the_offset_and_in_groups(
 ) -> None:
     """One group fills while the one before it is settled; what is published leaves first."""
     house = make(Gate(), remembers=remembers)
-    [flow] = house.flows
+    [processor] = house.processors
     house.may_settle.clear()
-    house.feed(flow, "!a !b")
-    await house.until(lambda: flow.lanes.held == 0 and flow.lanes.waiting == 0)
+    house.feed(processor, "!a !b")
+    await house.until(lambda: processor.lanes.held == 0 and processor.lanes.waiting == 0)
     await turns()
-    house.feed(flow, "!c d !e")
+    house.feed(processor, "!c d !e")
     await turns()
-    assert flow.settled_offset is None
+    assert processor.checkpointed_offset is None
     assert house.carrier.counts["handled"] == 0
     house.may_settle.set()
-    await house.until(lambda: flow.settled_offset == 5)
+    await house.until(lambda: processor.checkpointed_offset == 5)
     assert house.carrier.counts["handled"] == 5
     settled = ["publish 0 1", "published", "settle 0 1", "publish 2 4", "published", "settle 2 3 4"]
     steps = [step for step in house.steps if step != "publishing"]
@@ -51,10 +51,10 @@ async def test_what_cannot_be_settled_is_not_finished_and_ends_the_worker(
     """Nobody knows what Kafka has of it."""
     house = make(Gate(), remembers=remembers)
     house.settle_error = OSError("away")
-    house.feed(house.flows[0], "!a")
+    house.feed(house.processors[0], "!a")
     await house.until(lambda: bool(house.faults))
     assert "t-0 could not be settled: OSError at tests" in str(house.faults[0])
-    assert house.flows[0].settled_offset is None
+    assert house.processors[0].checkpointed_offset is None
     assert house.carrier.counts["handled"] == 0
 
 
@@ -63,21 +63,21 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
-    [flow] = house.flows
+    [processor] = house.processors
     house.fetch(
-        flow, [record(n, "slow" if n == 3 else f"k{n}", 1000 + n) for n in (1, 2, 3, 5, 6, 8)]
+        processor, [record(n, "slow" if n == 3 else f"k{n}", 1000 + n) for n in (1, 2, 3, 5, 6, 8)]
     )
     await house.until(lambda: bool(house.settled) and house.settled[-1].counts == {"handled": 5})
     processed = house.settled[-1]
     # With the holes.
     assert (processed.next_offset, processed.ahead, processed.stream_ms) == (3, (1, 5), 1002)
-    assert flow.settled_offset == 3
-    state = Partition(0, None, 1000)
+    assert processor.checkpointed_offset == 3
+    state = PartitionState(0, None, 1000)
     state.processed = processed
-    following = house.flow(state)
+    following = house.processor(state)
     gate.began.clear()
     house.fetch(following, [record(n, f"k{n}", 1000 + n) for n in (3, 5, 6, 8, 9)])
-    await house.until(lambda: following.settled_offset == 10)
+    await house.until(lambda: following.checkpointed_offset == 10)
     assert gate.began == ["k33", "k99"]
     assert (house.settled[-1].ahead, house.settled[-1].stream_ms) == ((), 1009)
     assert house.settled[-1].counts == {"handled": 7}
@@ -87,10 +87,10 @@ async def test_what_an_earlier_owner_settled_may_be_committed_at_once(
     make: Callable[..., House],
 ) -> None:
     """Its own last commit may be lost, and nothing need ever come that would be settled here."""
-    state = Partition(0, None, 1000)
-    state.processed = Processed(3)
-    flow = make(Gate(), remembers=True).flow(state)
-    assert flow.settled_offset == 3
+    state = PartitionState(0, None, 1000)
+    state.processed = SourcePosition(3)
+    processor = make(Gate(), remembers=True).processor(state)
+    assert processor.checkpointed_offset == 3
 
 
 async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(
@@ -98,11 +98,11 @@ async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(
 ) -> None:
     """What an earlier owner settled far ahead is still in the row when nothing of it was read yet."""
     house = make(Gate(), remembers=True)
-    state = Partition(0, None, 1000)
-    state.processed = Processed(3, (1, 1, 90, 1))
-    flow = house.flow(state)
-    house.fetch(flow, [record(3, "a"), record(4, "b")])
-    await house.until(lambda: flow.settled_offset == 5)
+    state = PartitionState(0, None, 1000)
+    state.processed = SourcePosition(3, (1, 1, 90, 1))
+    processor = house.processor(state)
+    house.fetch(processor, [record(3, "a"), record(4, "b")])
+    await house.until(lambda: processor.checkpointed_offset == 5)
     assert (house.settled[-1].next_offset, house.settled[-1].ahead) == (5, (90, 1))
 
 
@@ -113,15 +113,15 @@ async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(
     gate = Gate()
     gate.close("slow")
     house = make(gate)
-    [flow] = house.flows
-    house.feed(flow, "slow slow a")
+    [processor] = house.processors
+    house.feed(processor, "slow slow a")
     await house.until(lambda: len(gate.began) == 2)
-    closing = asyncio.create_task(flow.close(5))
+    closing = asyncio.create_task(processor.close(5))
     await asyncio.sleep(0)
-    house.feed(flow, "b")
+    house.feed(processor, "b")
     gate.doors["slow"].set()
     assert await closing
-    assert (gate.began, flow.settled_offset) == (["slow0", "a2"], 1)
+    assert (gate.began, processor.checkpointed_offset) == (["slow0", "a2"], 1)
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -133,17 +133,17 @@ async def test_a_closed_flow_has_settled_what_was_in_hand(
     gate = Gate()
     gate.close(event)
     house = make(gate, remembers=remembers)
-    [flow] = house.flows
-    house.feed(flow, event)
+    [processor] = house.processors
+    house.feed(processor, event)
     await house.until(lambda: len(gate.began) == 1)
-    closing = asyncio.create_task(flow.close(5))
+    closing = asyncio.create_task(processor.close(5))
     house.may_settle.clear()
     gate.doors[event].set()
     await turns()
     assert closing.done() == (not remembers and not event.startswith("!"))
     house.may_settle.set()
     assert await closing
-    assert flow.settled_offset == 1
+    assert processor.checkpointed_offset == 1
 
 
 async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_closed(
@@ -158,21 +158,21 @@ async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_
 
     async def fail(work: Any) -> None:
         await failed.wait()
-        flow.state.group_for(6).rows[b"tried"] = b"1"
-        raise Rest(Past(), lambda _: armed.append("armed"))  # type: ignore[arg-type,return-value]
+        processor.state.group_for(6).rows[b"tried"] = b"1"
+        raise Defer(RetryContext(), lambda _: armed.append("armed"))  # type: ignore[arg-type,return-value]
 
     house = make(fail, remembers=True)
-    [flow] = house.flows
-    house.feed(flow, "a")
-    await house.until(lambda: flow.lanes.held == 1)
-    closing = asyncio.create_task(flow.close(5))
+    [processor] = house.processors
+    house.feed(processor, "a")
+    await house.until(lambda: processor.lanes.held == 1)
+    closing = asyncio.create_task(processor.close(5))
     house.may_settle.clear()
     failed.set()
     await turns()
     assert not closing.done()
     house.may_settle.set()
     assert await closing
-    assert (flow.settled_offset, len(house.settled), armed) == (0, 1, [])
+    assert (processor.checkpointed_offset, len(house.settled), armed) == (0, 1, [])
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -183,14 +183,14 @@ async def test_an_abandoned_flow_settles_nothing(
     gate = Gate()
     gate.close("!slow")
     house = make(gate, remembers=remembers)
-    [flow] = house.flows
-    house.feed(flow, "!slow")
+    [processor] = house.processors
+    house.feed(processor, "!slow")
     await house.until(lambda: len(gate.began) == 1)
-    assert not await flow.close(0.01)
+    assert not await processor.close(0.01)
     gate.doors["!slow"].set()
-    await house.until(lambda: flow.lanes.held == 0)
+    await house.until(lambda: processor.lanes.held == 0)
     await turns()
-    assert (house.steps, flow.settled_offset, house.faults) == ([], None, [])
+    assert (house.steps, processor.checkpointed_offset, house.faults) == ([], None, [])
 
 
 async def test_a_worker_that_lost_its_membership_settles_nothing(
@@ -198,28 +198,28 @@ async def test_a_worker_that_lost_its_membership_settles_nothing(
 ) -> None:
     """A frozen worker wakes up with effects in hand: somebody else has the partition by now."""
     house = make(Gate(), remembers=True)
-    [flow] = house.flows
+    [processor] = house.processors
     house.is_member = False
-    house.feed(flow, "!a")
-    await house.until(lambda: flow.lanes.held == 0 and not flow.lanes.waiting)
+    house.feed(processor, "!a")
+    await house.until(lambda: processor.lanes.held == 0 and not processor.lanes.waiting)
     await asyncio.sleep(0.12)
-    flow.abandon()
+    processor.abandon()
     await asyncio.sleep(0.12)
-    assert (house.steps, flow.settled_offset) == ([], None)
+    assert (house.steps, processor.checkpointed_offset) == ([], None)
 
 
 async def test_a_wait_for_another_attempt_ends_with_the_flow(make: Callable[..., House]) -> None:
     """A stop does not sit out a back-off: the event is left unfinished."""
 
     async def rest(work: Any) -> None:
-        raise Rest(Past(), after(60))
+        raise Defer(RetryContext(), after_delay(60))
 
     house = make(rest)
-    [flow] = house.flows
-    house.feed(flow, "a")
-    await house.until(lambda: flow.lanes.resting == 1)
-    assert await flow.close(1)
-    assert flow.settled_offset is None
+    [processor] = house.processors
+    house.feed(processor, "a")
+    await house.until(lambda: processor.lanes.resting == 1)
+    assert await processor.close(1)
+    assert processor.checkpointed_offset is None
 
 
 async def test_a_full_partition_is_held_until_half_of_it_is_done(
@@ -229,20 +229,20 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(
     gate = Gate()
     gate.close("early", "slow", "late")
     house = make(gate)
-    [flow] = house.flows
-    house.feed(flow, " ".join(["early"] * 20 + ["slow"] * 31 + ["late"] * 49))
-    await house.until(lambda: flow.in_flight.is_full)
-    assert flow.offsets.in_flight == 100
+    [processor] = house.processors
+    house.feed(processor, " ".join(["early"] * 20 + ["slow"] * 31 + ["late"] * 49))
+    await house.until(lambda: processor.in_flight.is_full)
+    assert processor.offsets.in_flight == 100
     gate.doors["slow"].set()
-    await house.until(lambda: flow.offsets.in_flight == 69)
-    await house.until(lambda: flow.in_flight.is_full)
+    await house.until(lambda: processor.offsets.in_flight == 69)
+    await house.until(lambda: processor.in_flight.is_full)
     gate.doors["early"].set()
-    await house.until(lambda: flow.offsets.in_flight == 49)
-    assert not flow.in_flight.is_full
-    big = record(flow.position, "late")
+    await house.until(lambda: processor.offsets.in_flight == 49)
+    assert not processor.in_flight.is_full
+    big = record(processor.position, "late")
     big.value = b"x" * 20_000
-    house.fetch(flow, [big])
-    await house.until(lambda: flow.in_flight.is_full)
+    house.fetch(processor, [big])
+    await house.until(lambda: processor.in_flight.is_full)
 
 
 async def test_what_is_finished_behind_a_slow_record_fills_nothing(
@@ -252,22 +252,25 @@ async def test_what_is_finished_behind_a_slow_record_fills_nothing(
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
-    [flow] = house.flows
+    [processor] = house.processors
     for _ in range(20):
         records = [
-            record(flow.position + n, "slow" if flow.position + n == 0 else f"k{n}")
+            record(processor.position + n, "slow" if processor.position + n == 0 else f"k{n}")
             for n in range(50)
         ]
         for of in records:
             of.value = b"x" * 100
-        house.fetch(flow, records)
+        house.fetch(processor, records)
         await house.until(
-            lambda: flow.offsets.newest + 1 == flow.position and flow.offsets.in_flight == 1
+            lambda: (
+                processor.offsets.newest + 1 == processor.position
+                and processor.offsets.in_flight == 1
+            )
         )
-    assert not flow.in_flight.is_full
+    assert not processor.in_flight.is_full
     await house.until(lambda: bool(house.settled) and house.settled[-1].ahead == (1, 999))
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 1_000)
+    await house.until(lambda: processor.checkpointed_offset == 1_000)
 
 
 async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(
@@ -275,15 +278,15 @@ async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(
 ) -> None:
     """Room comes when a held record ends, and when a group that holds everything back is settled."""
     house = make(Gate(), remembers=True)
-    [flow] = house.flows
+    [processor] = house.processors
     house.may_settle.clear()
-    house.feed(flow, " ".join(f"!k{n}" for n in range(300)))
-    await house.until(lambda: flow.in_flight.is_full)
-    assert flow.is_busy
-    assert flow.offsets.newest < 210
+    house.feed(processor, " ".join(f"!k{n}" for n in range(300)))
+    await house.until(lambda: processor.in_flight.is_full)
+    assert processor.is_busy
+    assert processor.offsets.newest < 210
     house.may_settle.set()
-    await house.until(lambda: flow.settled_offset == 300)
-    assert not flow.is_busy
+    await house.until(lambda: processor.checkpointed_offset == 300)
+    assert not processor.is_busy
 
 
 async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House]) -> None:
@@ -291,14 +294,14 @@ async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House])
     gate = Gate()
     gate.close("slow")
     house = make(gate, concurrency=1)
-    [flow] = house.flows
-    house.feed(flow, "slow " + " ".join(f"k{n}" for n in range(50)))
-    await house.until(lambda: flow.lanes.held == 1)
-    flow.forget()
-    assert (flow.offsets.newest, flow.position) == (6, 7)
+    [processor] = house.processors
+    house.feed(processor, "slow " + " ".join(f"k{n}" for n in range(50)))
+    await house.until(lambda: processor.lanes.held == 1)
+    processor.forget()
+    assert (processor.offsets.newest, processor.position) == (6, 7)
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 7)
-    assert not flow.has_more
+    await house.until(lambda: processor.checkpointed_offset == 7)
+    assert not processor.has_more
 
 
 async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(
@@ -306,16 +309,16 @@ async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(
 ) -> None:
     """Whoever goes on from the row has to know the newest time before it, or takes an old event for a recent one."""
     house = make(Gate(), remembers=True)
-    state = Partition(0, None, 1000)
-    state.processed = Processed(3, (0, 7), 1000)
-    flow = house.flow(state)
+    state = PartitionState(0, None, 1000)
+    state.processed = SourcePosition(3, (0, 7), 1000)
+    processor = house.processor(state)
     # A chunk of its own, all of it settled.
-    house.fetch(flow, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])
-    await house.until(lambda: flow.offsets.next_offset == 10)
+    house.fetch(processor, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])
+    await house.until(lambda: processor.offsets.next_offset == 10)
     gate = Gate()
     gate.close("slow")
     house.carrier.handler = gate
-    house.fetch(flow, [record(10, "slow", 500), record(11, "a", 3000)])
+    house.fetch(processor, [record(10, "slow", 500), record(11, "a", 3000)])
     await house.until(lambda: bool(house.settled))
     processed = house.settled[-1]
     assert (processed.next_offset, processed.ahead, processed.stream_ms) == (10, (1, 1), 2009)
@@ -331,33 +334,33 @@ async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
-    [flow] = house.flows
-    house.feed(flow, "slow a slow")
-    await house.until(lambda: flow.lanes.held == 1 and gate.began == ["slow0", "a1"])
-    flow.pause("why")
-    house.feed(flow, "b c")
+    [processor] = house.processors
+    house.feed(processor, "slow a slow")
+    await house.until(lambda: processor.lanes.held == 1 and gate.began == ["slow0", "a1"])
+    processor.pause("why")
+    house.feed(processor, "b c")
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 2)
+    await house.until(lambda: processor.checkpointed_offset == 2)
     await turns()
     assert gate.began == ["slow0", "a1"]
-    flow.pause("another reason")
+    processor.pause("another reason")
     await turns()
     assert gate.began == ["slow0", "a1"]
-    flow.pause("")
-    await house.until(lambda: flow.settled_offset == 5)
+    processor.pause("")
+    await house.until(lambda: processor.checkpointed_offset == 5)
     assert sorted(gate.began[2:]) == ["b3", "c4", "slow2"]
-    flow.halted = "a dead letter"
-    flow.pause("why")
-    flow.pause("")
-    house.feed(flow, "d")
+    processor.halted = "a dead letter"
+    processor.pause("why")
+    processor.pause("")
+    house.feed(processor, "d")
     await turns()
-    assert flow.settled_offset == 5
+    assert processor.checkpointed_offset == 5
 
 
 async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[..., House]) -> None:
     """What stands before it ends and is settled, nothing behind it starts, and others go on."""
     house = make(Gate(), partitions=2)
-    first, second = house.flows
+    first, second = house.processors
 
     class Broken(Fetch):
         def records(self, limit: int) -> Iterator[list[Any]]:
@@ -366,15 +369,15 @@ async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[...,
 
     first.receive(Broken([record(0, "a"), record(1, "b")]))
     house.feed(second, "c d")
-    house.crew.wake(first)
-    await house.until(lambda: first.settled_offset == 2 and second.settled_offset == 2)
+    house.task_pool.wake(first)
+    await house.until(lambda: first.checkpointed_offset == 2 and second.checkpointed_offset == 2)
     await house.until(lambda: bool(first.halted))
     assert first.halted == "t-0: the records from offset 2 on cannot be read: it is a bomb"
     assert (second.halted, house.faults) == ("", [])
     house.fetch(first, [record(9, "e")])
     house.fetch(second, [record(2, "f")])
-    await house.until(lambda: second.settled_offset == 3)
-    assert first.settled_offset == 2
+    await house.until(lambda: second.checkpointed_offset == 3)
+    assert first.checkpointed_offset == 2
 
 
 async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..., House]) -> None:
@@ -382,40 +385,46 @@ async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..
     gate = Gate()
     gate.close("slow")
     house = make(gate)
-    [flow] = house.flows
+    [processor] = house.processors
     seen: list[tuple[int | None, int, int]] = []
 
     async def look() -> None:
         while not gate.began or gate.began[-1] != "slow2":  # the very next turn of the loop
             await asyncio.sleep(0)
-        seen.append((flow.settled_offset, flow.offsets.in_flight, house.carrier.counts["handled"]))
+        seen.append(
+            (
+                processor.checkpointed_offset,
+                processor.offsets.in_flight,
+                house.carrier.counts["handled"],
+            )
+        )
 
     looking = asyncio.create_task(look())
-    house.feed(flow, "a b slow c")
+    house.feed(processor, "a b slow c")
     await looking
     assert seen == [(2, 2, 2)]
     await house.until(lambda: house.carrier.counts["handled"] == 3)
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 4)
+    await house.until(lambda: processor.checkpointed_offset == 4)
 
     async def broken(work: Any) -> None:
         if work.record.key == b"bug":
             raise AssertionError("ours")
 
     house.carrier.handler = broken
-    house.feed(flow, "a b bug c")
+    house.feed(processor, "a b bug c")
     await house.until(lambda: bool(house.faults))
-    assert flow.settled_offset == 6
+    assert processor.checkpointed_offset == 6
 
 
 async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., House]) -> None:
     """What was done in a turn makes room in the same turn."""
     house = make(Gate())
-    [flow] = house.flows
-    flow.in_flight = InFlight(Processed(0), records=5, bytes=10_000)
-    flow.offsets = flow.in_flight.offsets
-    house.feed(flow, " ".join(f"k{n}" for n in range(40)))
-    await house.until(lambda: flow.settled_offset == 40)
+    [processor] = house.processors
+    processor.in_flight = InFlight(SourcePosition(0), records=5, bytes=10_000)
+    processor.offsets = processor.in_flight.offsets
+    house.feed(processor, " ".join(f"k{n}" for n in range(40)))
+    await house.until(lambda: processor.checkpointed_offset == 40)
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -426,18 +435,18 @@ async def test_idle_partition_settles_what_is_no_record(
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=remembers)
-    [flow] = house.flows
-    house.fetch(flow, [record(0, "a"), record(1, "b")], 4)
-    await house.until(lambda: flow.settled_offset == 4)
-    house.fetch(flow, [], 9)  # nothing but marks, or records of transactions that were aborted
-    await house.until(lambda: flow.settled_offset == 9)
-    assert flow.behind(9) == 0
-    house.fetch(flow, [record(9, "slow"), record(11, "c")], 13)
-    house.fetch(flow, [], 14)
+    [processor] = house.processors
+    house.fetch(processor, [record(0, "a"), record(1, "b")], 4)
+    await house.until(lambda: processor.checkpointed_offset == 4)
+    house.fetch(processor, [], 9)  # nothing but marks, or records of transactions that were aborted
+    await house.until(lambda: processor.checkpointed_offset == 9)
+    assert processor.behind(9) == 0
+    house.fetch(processor, [record(9, "slow"), record(11, "c")], 13)
+    house.fetch(processor, [], 14)
     await turns()
-    assert flow.settled_offset == 9
+    assert processor.checkpointed_offset == 9
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 14)
+    await house.until(lambda: processor.checkpointed_offset == 14)
     assert house.carrier.counts["handled"] == 4
     if remembers:
         last = house.settled[-1]
@@ -449,12 +458,12 @@ async def test_runs_of_removed_records_are_forgotten_where_the_log_was_read_furt
 ) -> None:
     """They were settled ahead, and compaction has removed them since."""
     house = make(Gate(), remembers=True)
-    state = Partition(0, None, 1000)
-    state.processed = Processed(3, (1, 2, 2, 4))  # 4 and 5, 8 to 11
-    flow = house.flow(state)
-    house.fetch(flow, [record(3, "a"), record(7, "b")], 10)
-    await house.until(lambda: flow.settled_offset == 10)
+    state = PartitionState(0, None, 1000)
+    state.processed = SourcePosition(3, (1, 2, 2, 4))  # 4 and 5, 8 to 11
+    processor = house.processor(state)
+    house.fetch(processor, [record(3, "a"), record(7, "b")], 10)
+    await house.until(lambda: processor.checkpointed_offset == 10)
     assert house.settled[-1].ahead == (0, 2)
-    house.fetch(flow, [record(11, "c"), record(12, "d")], 13)
-    await house.until(lambda: flow.settled_offset == 13)
+    house.fetch(processor, [record(11, "c"), record(12, "d")], 13)
+    await house.until(lambda: processor.checkpointed_offset == 13)
     assert (list(house.settled[-1].ahead), house.carrier.counts["handled"]) == ([], 3)

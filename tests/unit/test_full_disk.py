@@ -78,11 +78,11 @@ async def test_a_full_disk_can_still_be_read(
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
-    settling = asyncio.create_task(desk.settle({A: b"2"}))
+    checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
     await disk.tried(2)
     assert desk.store.get(A) == b"1"
     disk.is_full = False
-    assert await asyncio.wait_for(settling, 10)
+    assert await asyncio.wait_for(checkpoint_loop, 10)
     assert desk.store.get(A) == b"2"
 
 
@@ -92,18 +92,18 @@ async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
     """As `/readyz`, the metrics and the watchdog ask; and the log tells of each change, not of each try."""
     desk = await Desk(tmp_path / "s").claim()
     disk = Full(monkeypatch)
-    [flow] = House(nothing, 1, 1, remembers=True).flows
-    flow.settling._settler = desk.settler
+    [processor] = House(nothing, 1, 1, remembers=True).processors
+    processor.checkpoint_loop._checkpointer = desk.checkpointer
     with capture_logs() as said:
-        settling = asyncio.create_task(desk.settle({A: b"2"}))
+        checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
         await disk.tried(3)
-        assert (flow.blocked, flow.unwritten) == (
+        assert (processor.blocked, processor.unwritten) == (
             "No space left on device",
             "No space left on device",
         )
         disk.is_full = False
-        assert await asyncio.wait_for(settling, 10)
-    assert (flow.blocked, flow.unwritten) == ("", "")
+        assert await asyncio.wait_for(checkpoint_loop, 10)
+    assert (processor.blocked, processor.unwritten) == ("", "")
     assert [line["event"] for line in said] == [
         "nothing is settled until the disk takes it",
         "the disk takes it again",
@@ -118,13 +118,13 @@ async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
     disk.is_shut = True
-    settling = asyncio.create_task(desk.settle({A: b"2"}))
+    checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
     await disk.tried()
     assert disk.writes == 1
     with pytest.raises(StoreError, match="closed"):
         desk.store.get(A)
     disk.is_full = disk.is_shut = False
-    assert await asyncio.wait_for(settling, 10)
+    assert await asyncio.wait_for(checkpoint_loop, 10)
     assert desk.store.get(A) == b"2"
 
 

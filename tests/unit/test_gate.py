@@ -52,7 +52,7 @@ async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exc
     gate = trial.handler("work", outage, SHORT, BREAKER).gate
     trial.start()
     trial.feed(*(f"k{number % 20}:e{number}" for number in range(200)))
-    await trial.until(lambda: gate.is_open and trial.flow.lanes.resting == 20)
+    await trial.until(lambda: gate.is_open and trial.processor.lanes.resting == 20)
     opened, at = len(trial.calls), trial.calls[-1].at_s
     assert opened <= 20
     assert "what a handler needs seems to be away: h.work: 4 of the last 4 failed" in gate.why
@@ -147,7 +147,7 @@ async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
     await trial.until(lambda: gate.is_open and gate.waiting == 20)
-    first = next(iter(trial.flow._resting._of.values()))[0][1].key
+    first = next(iter(trial.processor._resting._of.values()))[0][1].key
     outage.is_on = False
     await trial.settled(20)
     assert trial.clock.passed_s < 60
@@ -162,7 +162,7 @@ async def test_an_event_that_comes_when_nobody_waits_is_the_probe(make: Make) ->
     trial.start()
     trial.feed(*(f"k{number}" for number in range(10)))
     await trial.until(lambda: gate.waiting == 10)
-    assert await trial.flow.close(5)
+    assert await trial.processor.close(5)
     assert gate.waiting == 0
     await trial.kill()
     await asyncio.sleep(60)
@@ -197,7 +197,7 @@ async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
     trial.handler("work", counting(outage), SHORT)
     trial.start()
     trial.feed(*(f"k{number % 20}:e{number}" for number in range(60)))
-    flood = trial.pipeline.failing.flood
+    flood = trial.pipeline.failure_policy.flood
     await trial.until(lambda: flood.is_open)
     await asyncio.sleep(100)
     assert len(trial.letters) == 4
@@ -223,7 +223,7 @@ async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> 
     trial.handler("work", counting(outage), SHORT)
     trial.start()
     trial.feed(*(f"k{number}:bad{number}" for number in range(20)))
-    await trial.until(lambda: trial.pipeline.failing.flood.is_open)
+    await trial.until(lambda: trial.pipeline.failure_policy.flood.is_open)
     trial.feed(*(f"l{number}" for number in range(20)))
     await asyncio.sleep(100)
     assert trial.counts["handled"] == 20
@@ -249,13 +249,13 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     trial.start()
     trial.feed(*(f"k{number % 3}:good{number}" for number in range(6)))
     trial.feed(*(f"k{number % 3}:bad{number}" for number in range(20)), **spoil)
-    gate = trial.pipeline.failing.poison
+    gate = trial.pipeline.failure_policy.poison
     await trial.until(lambda: gate.is_open)
     await asyncio.sleep(100)
     stopped = [letter.kind for letter in trial.letters]
     assert stopped == [name] * 4
     assert "poison: t: 5 of the last 5 failed" in gate.why
-    assert trial.pipeline.failing.shut == [gate.why]
+    assert trial.pipeline.failure_policy.shut == [gate.why]
     assert trial.counts["handled"] == 6
     for record in trial.source[6:]:  # a version that reads them
         number = record.offset - 6
@@ -264,7 +264,7 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     await trial.settled(26)
     assert trial.letters[4:] == []
     assert (trial.counts["handled"], trial.counts["dead_lettered"]) == (22, 4)
-    assert (gate.is_open, gate.waiting, trial.pipeline.failing.shut) == (False, 0, [])
+    assert (gate.is_open, gate.waiting, trial.pipeline.failure_policy.shut) == (False, 0, [])
     handled = [
         int(call.name.removeprefix("bad")) for call in trial.calls if call.name.startswith("bad")
     ]
@@ -280,7 +280,7 @@ async def test_a_handler_that_fails_for_what_was_read_lets_the_others_be_read(ma
     trial.handler("work", counting(Outage()), Retry(1))
     trial.start()
     trial.feed(*(f"k:bad{number}" for number in range(20)), values=SPOILT)
-    await trial.until(lambda: trial.pipeline.failing.poison.is_open)
+    await trial.until(lambda: trial.pipeline.failure_policy.poison.is_open)
     for record in trial.source:
         record.value = b'{"key":"k","name":"bad%d"}' % record.offset
     await trial.settled(20)
@@ -296,7 +296,7 @@ async def test_single_poison_among_good_events_stops_nothing(make: Make) -> None
     trial.feed(*names, values={f"bad{n}": b"\xff" for n in range(200)})
     await trial.settled(200)
     assert (trial.counts["handled"], len(trial.letters)) == (40, 160)
-    assert not trial.pipeline.failing.poison.is_open
+    assert not trial.pipeline.failure_policy.poison.is_open
 
 
 async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(make: Make) -> None:
@@ -311,7 +311,7 @@ async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(ma
         trial.redrive("bad0")
         await trial.until(lambda: len(trial.letters) == 22 + count)  # noqa: B023  # within its turn
     assert {letter.kind for letter in trial.letters[21:]} == {"poison"}
-    assert not trial.pipeline.failing.poison.is_open
+    assert not trial.pipeline.failure_policy.poison.is_open
 
 
 async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:

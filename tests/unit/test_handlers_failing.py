@@ -8,7 +8,7 @@ import pytest
 from famulus.errors import PermanentError, TransientError
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Retry
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import ATTEMPTS, DEAD, row_key
 from famulus.state.unit_of_work import current_unit
 from tests.stand_ins.clock import Clock
@@ -26,7 +26,7 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
         yield build
 
 
-def failing(times: int, error: Callable[[], Exception] = TransientError) -> Do:
+def failure_policy(times: int, error: Callable[[], Exception] = TransientError) -> Do:
     """What fails so many times."""
     left = times
 
@@ -44,7 +44,7 @@ async def say(event: Try) -> None:
     unit = current_unit()
     assert unit is not None
     unit.publish(
-        Outgoing("out", None, event.name.encode(), [("ce_id", f"k:{unit.handler}".encode())])
+        ProducerRecord("out", None, event.name.encode(), [("ce_id", f"k:{unit.handler}".encode())])
     )
     await asyncio.sleep(0.1)
 
@@ -57,7 +57,7 @@ def published(trial: Trial) -> int:
 async def test_only_the_one_that_failed_runs_again(make: Make) -> None:
     """What the others did stays, and leaves together with it."""
     trial = make()
-    fail = failing(2)
+    fail = failure_policy(2)
 
     async def say_and_fail(event: Try) -> None:
         await say(event)
@@ -87,8 +87,8 @@ async def test_only_the_one_that_failed_runs_again(make: Make) -> None:
 async def test_each_has_attempts_of_its_own(make: Make) -> None:
     """As many as it may, whatever another one used up."""
     trial = make()
-    trial.handler("first", failing(2))
-    trial.handler("second", failing(2))
+    trial.handler("first", failure_policy(2))
+    trial.handler("second", failure_policy(2))
     trial.start()
     trial.feed("k:e")
     await trial.settled(1)
@@ -107,7 +107,7 @@ async def test_a_dead_letter_takes_back_what_the_others_did(make: Make) -> None:
     """It is the whole event, so that all of them run when it comes back."""
     trial = make()
     trial.handler("first", say)
-    trial.handler("second", failing(1, PermanentError))
+    trial.handler("second", failure_policy(1, PermanentError))
     trial.start()
     trial.feed("k:e")
     await trial.settled(1)
@@ -122,7 +122,7 @@ async def test_one_goes_to_a_retry_topic_alone(make: Make) -> None:
     """The others are done with the event by then; so its dead letter is its own, and comes back to it alone."""
     trial = make(stages=1)
     trial.handler("first", say)
-    trial.handler("second", failing(4), delays_s=(60.0,))
+    trial.handler("second", failure_policy(4), delays_s=(60.0,))
     trial.handler("third", say)
     trial.start()
     trial.feed("k:e")
@@ -143,8 +143,8 @@ async def test_one_goes_to_a_retry_topic_alone(make: Make) -> None:
 async def test_two_go_to_retry_topics_each_alone(make: Make) -> None:
     """Each with attempts of its own."""
     trial = make(stages=2)
-    trial.handler("first", failing(4), delays_s=(60.0, 300.0))
-    trial.handler("second", failing(9), delays_s=(60.0,))
+    trial.handler("first", failure_policy(4), delays_s=(60.0, 300.0))
+    trial.handler("second", failure_policy(9), delays_s=(60.0,))
     trial.start()
     trial.feed("k:e")
     await trial.settled(1)
@@ -157,8 +157,8 @@ async def test_two_go_to_retry_topics_each_alone(make: Make) -> None:
 async def test_one_in_a_retry_topic_and_another_one_fails(make: Make) -> None:
     """The letter is the whole event then, and nobody waits for anything else."""
     trial = make(stages=1)
-    trial.handler("first", failing(3), delays_s=(60.0,))
-    trial.handler("second", failing(1, PermanentError))
+    trial.handler("first", failure_policy(3), delays_s=(60.0,))
+    trial.handler("second", failure_policy(1, PermanentError))
     trial.start()
     trial.feed("k:e")
     await trial.settled(1)
@@ -208,7 +208,7 @@ async def test_an_event_that_is_undone_begins_anew(make: Make) -> None:
             await asyncio.sleep(10)
         unit.write(shared, b"%d" % (seen + 1))
 
-    late = failing(1)
+    late = failure_policy(1)
 
     async def fail_first(event: Try) -> None:
         if event.name == "e":

@@ -13,7 +13,7 @@ from famulus.errors import InvariantError
 from famulus.processing.failures.retry_policy import Retry
 from famulus.producer.event_bus import EventBus
 from famulus.runtime.unawaited import HOOK, watch_unawaited
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.unit_of_work import current_attempt, current_unit
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import LETTERS, Letter, Trial, Try, trials
@@ -234,8 +234,8 @@ async def test_a_task_of_the_crew_that_ends_ends_the_worker(make: Make) -> None:
     async def ends(waits_for: object) -> bool:
         raise asyncio.CancelledError
 
-    trial.crew._undisturbed = ends  # type: ignore[method-assign]  # a bug of ours
-    for hand in trial.crew.hands:
+    trial.task_pool._undisturbed = ends  # type: ignore[method-assign]  # a bug of ours
+    for hand in trial.task_pool.slots:
         assert hand.task is not None
         hand.task.cancel()
     await trial.until(lambda: bool(trial.faults))
@@ -264,7 +264,7 @@ async def test_no_event_sees_the_context_variables_of_another(make: Make, *, wai
     trial.feed(*(f"k:{number}" for number in range(1, 8)))
     await trial.settled(7)
     assert seen == dict.fromkeys("1234567", "")
-    assert len(trial.crew.hands) == 1
+    assert len(trial.task_pool.slots) == 1
 
 
 async def test_a_variable_that_was_set_before_the_crew_began_is_seen_by_all(make: Make) -> None:
@@ -299,7 +299,7 @@ async def test_a_task_that_is_made_while_another_event_waits_begins_clean(make: 
     trial.start()
     trial.feed("a:1", "b:2")
     await trial.settled(2)
-    assert (seen, len(trial.crew.hands)) == (["", ""], 2)
+    assert (seen, len(trial.task_pool.slots)) == (["", ""], 2)
 
 
 # Effects belong to an attempt.
@@ -309,7 +309,7 @@ def leave(name: str) -> None:
     """Publish, as the bus does."""
     unit = current_attempt()
     assert unit is not None
-    unit.publish(Outgoing("out", None, name.encode(), [("ce_id", b"k:out")]))
+    unit.publish(ProducerRecord("out", None, name.encode(), [("ce_id", b"k:out")]))
 
 
 async def test_what_a_failed_attempt_left_running_does_nothing(make: Make) -> None:
@@ -428,9 +428,9 @@ class Sent:
     settings = KafkaConfig()
 
     def __init__(self) -> None:
-        self.records: list[Outgoing] = []
+        self.records: list[ProducerRecord] = []
 
-    def is_small(self, record: Outgoing) -> bool:
+    def is_small(self, record: ProducerRecord) -> bool:
         """Say that each has to be checked."""
         return False
 
@@ -439,15 +439,15 @@ class Sent:
         """The store of large payloads."""
         return self
 
-    async def check_in(self, record: Outgoing) -> Outgoing:
+    async def check_in(self, record: ProducerRecord) -> ProducerRecord:
         """Take a while."""
         await asyncio.sleep(0.5)
         return record
 
-    async def check(self, record: Outgoing) -> None:
+    async def check(self, record: ProducerRecord) -> None:
         """Find nothing."""
 
-    async def send(self, record: Outgoing) -> None:
+    async def send(self, record: ProducerRecord) -> None:
         """Send at once."""
         self.records.append(record)
 

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from famulus.errors import ConfigError
 from famulus.kafka.topic_ids import Topic, Topics
-from famulus.state.changelog import PROCESSED, Processed, decode_processed
-from famulus.state.identity import Home, Note, note_of
-from famulus.state.manager import Holdings, Remembered
+from famulus.state.changelog import PROCESSED, SourcePosition, decode_processed
+from famulus.state.identity import ChangelogPartition, CommitNote, note_of
+from famulus.state.manager import PartitionStateManager, StateSpec
 from famulus.state.restore import Restorer
 from famulus.state.rocksdb_store import StateFolder
 from tests.stand_ins.log import TOPIC, Log, Wire
@@ -24,10 +24,10 @@ async def test_only_what_has_a_store_shares_the_memory_of_stores(tmp_path: Path)
     log: Any = Log()
     wire = Wire(log, [])
     remembered = {
-        "kept": Remembered(TOPIC, None, {}, {}),
-        "not-kept": Remembered(None, None, {}, {}),
+        "kept": StateSpec(TOPIC, None, {}, {}),
+        "not-kept": StateSpec(None, None, {}, {}),
     }
-    holdings = Holdings(
+    state_manager = PartitionStateManager(
         remembered,
         StateFolder(tmp_path),
         MEMORY,
@@ -44,12 +44,12 @@ async def test_only_what_has_a_store_shares_the_memory_of_stores(tmp_path: Path)
             *(TP("not-kept", n) for n in range(9)),
             TP("plain", 0),
         ]
-        assert await holdings.acquire(assigned, [], lambda: True)
-        assert holdings.memory.stores == 1
-        assert {tp.topic for tp in holdings.held} == (
+        assert await state_manager.acquire(assigned, [], lambda: True)
+        assert state_manager.memory.stores == 1
+        assert {tp.topic for tp in state_manager.held} == (
             {"kept", "not-kept"} if kept else {"not-kept"}
         )
-    await holdings.release()
+    await state_manager.release()
 
 
 KEPT, PLAIN = TP("kept", 0), TP("not-kept", 0)
@@ -76,15 +76,15 @@ class Cluster(Wire):
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Holdings]]:
+async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, PartitionStateManager]]:
     """Two partitions that are held, one of them with a state."""
     log: Any = Log()
     wire = Cluster(log, [])
     remembered = {
-        "kept": Remembered(TOPIC, None, {}, {}),
-        "not-kept": Remembered(None, None, {}, {}),
+        "kept": StateSpec(TOPIC, None, {}, {}),
+        "not-kept": StateSpec(None, None, {}, {}),
     }
-    holdings = Holdings(
+    state_manager = PartitionStateManager(
         remembered,
         StateFolder(tmp_path),
         MEMORY,
@@ -95,62 +95,64 @@ async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Holdings]]:
         24,
         lambda _: None,
     )
-    assert await holdings.acquire([KEPT, PLAIN], [], lambda: True)
-    yield wire, holdings
-    await holdings.release()
+    assert await state_manager.acquire([KEPT, PLAIN], [], lambda: True)
+    yield wire, state_manager
+    await state_manager.release()
 
 
 async def test_topics_that_become_others_under_a_worker_are_noticed(
-    cluster: tuple[Cluster, Holdings],
+    cluster: tuple[Cluster, PartitionStateManager],
 ) -> None:
     """One without a state is read from its beginning; what a state belongs to is left to a person."""
-    wire, holdings = cluster
-    assert await holdings.look() == set()
+    wire, state_manager = cluster
+    assert await state_manager.look() == set()
     wire.set(**{"not-kept": Topic("another", 1)})
-    assert await holdings.look() == holdings.anew == {"not-kept"}
+    assert await state_manager.look() == state_manager.anew == {"not-kept"}
     wire.now = AT
     wire.set(kept=Topic("another", 1))
     with pytest.raises(
         ConfigError, match=r"kept was deleted and made anew \(its id was k, now it is another\)"
     ):
-        await holdings.look()
+        await state_manager.look()
     wire.now = AT
     wire.set(**{TOPIC: Topic("another", 1)})
     with pytest.raises(
         ConfigError, match=r"the changelog state was deleted and made anew; .*restore-changelog"
     ):
-        await holdings.look()
+        await state_manager.look()
     wire.now = AT
     wire.set(**{TOPIC: None, "kept": None})
-    assert await holdings.look() == set()  # a broker that has just started may not know it yet
+    assert await state_manager.look() == set()  # a broker that has just started may not know it yet
     with pytest.raises(ConfigError, match=r"the changelog state was deleted; .*restore-changelog"):
-        await holdings.look()
+        await state_manager.look()
 
 
 async def test_what_is_settled_and_committed_says_what_it_belongs_to(
-    cluster: tuple[Cluster, Holdings],
+    cluster: tuple[Cluster, PartitionStateManager],
 ) -> None:
     """An older processed row is taken on, once, and keeps all else that it says."""
-    _, holdings = cluster
-    assert note_of(holdings.note(KEPT)) == Note("k", has_state=False)  # nothing is settled yet
-    assert note_of(holdings.note(PLAIN)) == Note("n", has_state=False)
-    assert holdings.note(TP("a plain agent's", 0)) == ""
-    assert holdings.source_ids("kept") == ("cluster-1", "k")
-    held = holdings.held[KEPT]
-    await holdings.adopt()  # nothing is processed yet
+    _, state_manager = cluster
+    assert note_of(state_manager.note(KEPT)) == CommitNote(
+        "k", has_state=False
+    )  # nothing is settled yet
+    assert note_of(state_manager.note(PLAIN)) == CommitNote("n", has_state=False)
+    assert state_manager.note(TP("a plain agent's", 0)) == ""
+    assert state_manager.source_ids("kept") == ("cluster-1", "k")
+    held = state_manager.held[KEPT]
+    await state_manager.adopt()  # nothing is processed yet
     assert held.partition.processed is None
-    held.partition.processed = before = Processed(7, (1, 2), 3, 4, {"handled": 5}, "seek")
-    await holdings.adopt()
+    held.partition.processed = before = SourcePosition(7, (1, 2), 3, 4, {"handled": 5}, "seek")
+    await state_manager.adopt()
     store = held.partition.store
     assert store is not None
     raw = store.get(PROCESSED)
     assert raw is not None
     assert decode_processed(raw) == held.partition.processed
-    home = Home("cluster-1", TOPIC, "id-1", 0)
+    home = ChangelogPartition("cluster-1", TOPIC, "id-1", 0)
     assert held.partition.processed == replace(before, home=home, source_id="k")
-    assert note_of(holdings.note(KEPT)) == Note("k", has_state=True)
+    assert note_of(state_manager.note(KEPT)) == CommitNote("k", has_state=True)
     position = store.position
-    await holdings.adopt()
+    await state_manager.adopt()
     assert store.position == position
 
 
@@ -159,8 +161,8 @@ async def test_a_changelog_without_the_partition_is_refused_at_once(tmp_path: Pa
     log: Any = Log()
     wire = Cluster(log, [])
     wire.set(kept=Topic("k", 3))
-    holdings = Holdings(
-        {"kept": Remembered(TOPIC, None, {}, {})},
+    state_manager = PartitionStateManager(
+        {"kept": StateSpec(TOPIC, None, {}, {})},
         StateFolder(tmp_path),
         MEMORY,
         log,
@@ -174,7 +176,7 @@ async def test_a_changelog_without_the_partition_is_refused_at_once(tmp_path: Pa
         ConfigError,
         match="the source of state has 3 partitions, the state 1: the number was changed",
     ):
-        await holdings.acquire([TP("kept", 2)], [], lambda: True)
+        await state_manager.acquire([TP("kept", 2)], [], lambda: True)
     wire.set(**{TOPIC: None})
     with pytest.raises(ConfigError, match="the changelog state is gone"):
-        await holdings.acquire([KEPT], [], lambda: True)
+        await state_manager.acquire([KEPT], [], lambda: True)

@@ -10,14 +10,14 @@ import pytest
 from faust.types import TP
 
 from famulus.consumer.hold_ups import HoldUpNotes
-from famulus.control.control_state import Told
-from famulus.control.hold_ups import HoldUp, HoldUps, Name, name_of
+from famulus.control.control_state import ControlState
+from famulus.control.hold_ups import HoldUp, HoldUpId, HoldUps, hold_up_id
 from famulus.control.pauses import Pauses
 from famulus.errors import TransientError, UnsentError
 from famulus.processing.failures.retry_policy import Retry
-from famulus.processing.partition_processor import Flow
-from famulus.processing.pipeline import Work
-from famulus.serialization.records import Outgoing
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.pipeline import WorkItem
+from famulus.serialization.records import ProducerRecord
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 
@@ -38,11 +38,13 @@ def watch(trial: Trial) -> list[tuple[int, float, bool]]:
     """Note what holds the loop of a trial up: offset, seconds, whether it is sure."""
     found: list[tuple[int, float, bool]] = []
 
-    def note(flow: Flow, work: Work, seconds: float, *, is_sure: bool) -> None:
-        assert flow is trial.flow
+    def note(
+        processor: PartitionProcessor, work: WorkItem, seconds: float, *, is_sure: bool
+    ) -> None:
+        assert processor is trial.processor
         found.append((work[1].offset, round(seconds, 1), is_sure))
 
-    trial.crew.on_held = note
+    trial.task_pool.on_held = note
     return found
 
 
@@ -82,7 +84,7 @@ async def test_the_event_that_held_the_loop_is_known_among_many(
     trial = make(concurrency=20)
     trial.handler("work", lambda event: do_as_named(trial, event))
     trial.start()
-    trial.flow.state.troubles.note_held({(100, 0): 0} if is_watched else {})
+    trial.processor.state.failure_state.note_held({(100, 0): 0} if is_watched else {})
     found = watch(trial)
     trial.feed(*EVENTS)
     await trial.settled(10)
@@ -133,7 +135,7 @@ async def test_each_time_counts_as_an_attempt(make: Make, times: int, runs: int)
 
     trial.handler("work", fails, Retry(3, 1, wait_max_s=1))
     trial.start()
-    trial.flow.state.troubles.note_held({(1, 0): times} if times else {})
+    trial.processor.state.failure_state.note_held({(1, 0): times} if times else {})
     trial.feed("a:1", "a:held", "a:2")
     await trial.settled(3)
     assert [call.name for call in trial.calls] == ["1", *["held"] * runs, "2"]
@@ -153,7 +155,7 @@ async def test_what_was_noted_of_one_stage_says_nothing_of_another(make: Make) -
 
     trial.handler("work", fails, Retry(1), delays_s=(1.0,))
     trial.start()
-    trial.flow.state.troubles.note_held({(0, 0): 1})
+    trial.processor.state.failure_state.note_held({(0, 0): 1})
     trial.feed("a:held")
     await trial.until(lambda: len(trial.letters) == 1)
     assert [call.attempt for call in trial.calls] == [2]  # in the retry topic alone
@@ -176,29 +178,29 @@ async def test_attempts_of_before_count_too(make: Make) -> None:
     await trial.until(lambda: bool(trial.calls) and bool(trial.stored))
     await trial.kill()
     trial.start()
-    trial.flow.state.troubles.note_held({(0, 0): 2})
+    trial.processor.state.failure_state.note_held({(0, 0): 2})
     await trial.settled(1)
     assert [call.attempt for call in trial.calls] == [1, 4]
 
 
 def test_the_topic_says_it_in_bytes_that_stay() -> None:
     """Times are counted by place and stage; a tombstone takes one back."""
-    told = Told()
+    control_state = ControlState()
     key = b"held:t/0/5/aa"
     said = (
         "t-0 offset 5 held host up for 8 s, which lost its place in the group, at "
         "2026-01-01T00:00:00Z"
     )
-    assert told.take(key, HELD) == said
-    told.take(b"held:t/0/5/bb", HELD)
-    told.take(b"held:t/0/5/cc", HELD.replace(b'"stage":0', b'"stage":2'))
-    told.take(b"held:t/1/5/aa", HELD)
-    told.take(b"held:t/0/6/dd", HELD.replace(b"}", b',"is_sure":false}'))
-    assert told.holdups.times("t", 0) == {(5, 0): 2, (5, 2): 1, (6, 0): 0}
-    told.take(key, None)
-    assert told.holdups.times("t", 0) == {(5, 0): 1, (5, 2): 1, (6, 0): 0}
-    assert str(name_of(key.decode())) == key.decode()
-    assert told.pauses.of == {}
+    assert control_state.take(key, HELD) == said
+    control_state.take(b"held:t/0/5/bb", HELD)
+    control_state.take(b"held:t/0/5/cc", HELD.replace(b'"stage":0', b'"stage":2'))
+    control_state.take(b"held:t/1/5/aa", HELD)
+    control_state.take(b"held:t/0/6/dd", HELD.replace(b"}", b',"is_sure":false}'))
+    assert control_state.holdups.times("t", 0) == {(5, 0): 2, (5, 2): 1, (6, 0): 0}
+    control_state.take(key, None)
+    assert control_state.holdups.times("t", 0) == {(5, 0): 1, (5, 2): 1, (6, 0): 0}
+    assert str(hold_up_id(key.decode())) == key.decode()
+    assert control_state.pauses.of == {}
 
 
 def test_workers_of_before_leave_it_alone() -> None:
@@ -214,7 +216,7 @@ def test_workers_of_before_leave_it_alone() -> None:
 def test_what_is_none_of_ours_is_refused(rest: str) -> None:
     """In the way that is left alone."""
     with pytest.raises(ValueError, match="held:TOPIC/PARTITION/OFFSET/ID"):
-        Told().take(f"held:{rest}".encode(), HELD)
+        ControlState().take(f"held:{rest}".encode(), HELD)
 
 
 class Sender:
@@ -224,7 +226,7 @@ class Sender:
         self.sent: list[tuple[str, bool]] = []
         self.works = True
 
-    async def send_together(self, records: Sequence[Outgoing]) -> None:
+    async def send_together(self, records: Sequence[ProducerRecord]) -> None:
         """Note the keys, and whether they have a value."""
         if not self.works:
             raise UnsentError("no")
@@ -245,16 +247,16 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
     notes.start()
     try:
         trial.feed("a:1")
-        work = trial.pipeline.works_of(trial.source, trial.flow.state, [0])
+        work = trial.pipeline.works_of(trial.source, trial.processor.state, [0])
         event = next(iter(work))
-        notes.note(trial.flow, event, 7, is_sure=True)
+        notes.note(trial.processor, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {}
         has_place = False
         os.kill(os.getpid(), signal.SIGCONT)
-        notes.note(trial.flow, event, 7, is_sure=True)
+        notes.note(trial.processor, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {}
         trial.clock.now += 10
-        notes.note(trial.flow, event, 7, is_sure=True)
+        notes.note(trial.processor, event, 7, is_sure=True)
         assert holdups.times(*PLACE) == {(0, 0): 1}
         await asyncio.sleep(1)
         [(key, has_value)] = sender.sent
@@ -267,7 +269,7 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
         assert holdups.times(*PLACE) == {}
         assert sender.sent[1:] == [(key, False)]
         sender.works = False
-        notes.note(trial.flow, event, 7, is_sure=True)
+        notes.note(trial.processor, event, 7, is_sure=True)
         await asyncio.sleep(1)
         assert holdups.times(*PLACE) == {(0, 0): 1}
     finally:
@@ -282,7 +284,7 @@ def test_old_notes_are_forgotten() -> None:
         ("2026-01-09T00:00:00Z", 1),
         ("2026-01-09T00:00:00Z", -1),
     ):
-        holdups.note(Name("t", 0, 5, f"{at}{stage}"), HoldUp(7, "host", at, stage))
+        holdups.note(HoldUpId("t", 0, 5, f"{at}{stage}"), HoldUp(7, "host", at, stage))
     assert [name.id for name in holdups.done("t", 0, 100, "2026-01-02")] == [
         "2026-01-01T00:00:00Z1"
     ]

@@ -4,7 +4,7 @@ import pytest
 
 from famulus.processing.in_flight import LOOKS, InFlight
 from famulus.processing.offset_tracker import STALE_RUNS
-from famulus.state.changelog import Processed
+from famulus.state.changelog import SourcePosition
 from tests.stand_ins.house import record
 
 NOW_MS = 10**9
@@ -13,7 +13,7 @@ SPAN = 200_000
 
 def pass_by(waits: set[int], span: int, chunk: int, step: int = 1) -> InFlight:
     """A window of 10,000 records and 1 MiB in which all of a span is finished but what *waits*; it is never full."""
-    in_flight = InFlight(Processed(0), 10_000, 2**20)
+    in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     for start in range(0, span, chunk * step):
         offsets = range(start, min(start + chunk * step, span), step)
         assert not in_flight.is_full
@@ -36,7 +36,7 @@ def kept(in_flight: InFlight) -> int:
 
 def test_the_head_has_the_streams_time_at_it() -> None:
     """Of the oldest that is not finished, whatever is behind it; over holes of the log."""
-    in_flight = InFlight(Processed(0), 10_000, 2**20)
+    in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     assert in_flight.head_ms is None
     for offsets in ([2, 3, 7], [8, 9]):
         in_flight.received([record(offset, "key", 100 * offset) for offset in offsets], NOW_MS)
@@ -95,14 +95,14 @@ def test_holes_between_all_records_cost_nothing_once_they_are_behind() -> None:
 
 def test_a_row_before_any_record_says_what_is_settled_from_where_reading_begins() -> None:
     """Reading may begin past what the state has: after a commit that was followed, or when records are gone."""
-    earlier = Processed(3, (1, 1, 5, 10, 30, 1), stream_ms=5)  # 4, 10 to 19, 50
+    earlier = SourcePosition(3, (1, 1, 5, 10, 30, 1), stream_ms=5)  # 4, 10 to 19, 50
     row = InFlight(earlier, 10_000, 2**20, begin=15).processed(NOW_MS, {})
     assert (row.next_offset, row.ahead, row.stream_ms) == (15, (0, 5, 30, 1), 5)
 
 
 def test_a_row_with_nothing_ahead_says_nothing_of_holes() -> None:
     """A log full of holes makes no long rows."""
-    in_flight = InFlight(Processed(0), 10_000, 2**20)
+    in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     in_flight.received([record(offset, "key") for offset in range(0, 1000, 2)], NOW_MS)
     in_flight.offsets.finished_all(range(0, 100, 2))
     row = in_flight.processed(NOW_MS, {})

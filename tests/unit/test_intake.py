@@ -8,10 +8,10 @@ import pytest
 from faust.types import TP
 from structlog.testing import capture_logs
 
-from famulus.consumer.assignment import Intake
+from famulus.consumer.assignment import AssignedPartitions
 from famulus.processing.partition_processor import Limits
-from famulus.state.manager import Held
-from famulus.state.partition_state import Partition
+from famulus.state.manager import OwnedPartition
+from famulus.state.partition_state import PartitionState
 from tests.stand_ins.house import Carrier
 
 PLACE, BACK = TP("t", 0), TP("t.g.retry-1", 0)
@@ -32,55 +32,59 @@ class Packed:
 
 
 @pytest.fixture
-async def intake() -> Intake:
+async def assigned() -> AssignedPartitions:
     """One with a partition that is read from 10 on, and one through which records come back, from 5 on."""
 
     async def nothing(_: object) -> None:
         """Stand for whatever is waited for."""
 
-    made = Intake(
+    made = AssignedPartitions(
         Limits(1, 100, 10_000, 100), 1, {}, lambda: True, nothing, nothing, lambda _: None
     )
     pipeline: Any = Carrier(nothing)
-    pipeline.topics_back = (BACK.topic,)
-    made.open({PLACE: (pipeline, Held(Partition(0, None, 1000), None), 10)}, {BACK: 5})
+    pipeline.redelivery_topics = (BACK.topic,)
+    made.open(
+        {PLACE: (pipeline, OwnedPartition(PartitionState(0, None, 1000), None), 10)}, {BACK: 5}
+    )
     await asyncio.sleep(0)
     return made
 
 
-def gone(intake: Intake) -> int:
+def gone(assigned: AssignedPartitions) -> int:
     """How many offsets are counted as deleted."""
-    return intake.flows[PLACE].pipeline.counts.gone
+    return assigned.processors[PLACE].pipeline.counts.gone
 
 
-async def test_records_that_were_deleted_unread_are_told_and_counted(intake: Intake) -> None:
+async def test_records_that_were_deleted_unread_are_told_and_counted(
+    assigned: AssignedPartitions,
+) -> None:
     """When the next fetch begins behind them, or when nothing is left to fetch; each once."""
     fetches: list[Any] = [Packed(10, 20), Packed(20, 30), Packed(45, 50)]
     with capture_logs() as said:
         for fetch in fetches:
-            intake.receive(PLACE, fetch)
-        assert gone(intake) == 15
-        intake.moved(PLACE, 50)
-        intake.moved(PLACE, 60)
-        intake.moved(PLACE, 60)
+            assigned.receive(PLACE, fetch)
+        assert gone(assigned) == 15
+        assigned.moved(PLACE, 50)
+        assigned.moved(PLACE, 60)
+        assigned.moved(PLACE, 60)
         back: Any = Packed(7, 8)
-        intake.receive(BACK, back)
-    assert gone(intake) == 15 + 10 + 2
+        assigned.receive(BACK, back)
+    assert gone(assigned) == 15 + 10 + 2
     assert [(line["topic"], line["event"]) for line in said] == [
         ("t", "records 30 to 44 are gone from the topic and were never handled"),
         ("t", "records 50 to 59 are gone from the topic and were never handled"),
         ("t.g.retry-1", "records 5 to 6 are gone from the topic and were never handled"),
     ]
-    assert not intake.flows[PLACE].refill()
-    assert intake.flows[PLACE].behind(60) == 0
+    assert not assigned.processors[PLACE].refill()
+    assert assigned.processors[PLACE].behind(60) == 0
 
 
-async def test_reading_on_elsewhere_loses_nothing(intake: Intake) -> None:
+async def test_reading_on_elsewhere_loses_nothing(assigned: AssignedPartitions) -> None:
     """As when an operator says so; nor does a partition of somebody else."""
-    intake.forget(PLACE)
+    assigned.forget(PLACE)
     fetch: Any = Packed(70, 80)
-    intake.receive(PLACE, fetch)
-    intake.moved(TP("other", 0), 10)
-    assert gone(intake) == 0
-    intake.open({})
-    intake.moved(PLACE, 100)
+    assigned.receive(PLACE, fetch)
+    assigned.moved(TP("other", 0), 10)
+    assert gone(assigned) == 0
+    assigned.open({})
+    assigned.moved(PLACE, 100)

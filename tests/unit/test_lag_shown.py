@@ -17,13 +17,13 @@ from rich.console import Console
 from famulus.cli.lag import shown
 from famulus.errors import AccessError
 from famulus.formatting import duration
-from famulus.kafka.burrow import Look, Rates, State
-from famulus.kafka.group_admin import Asker
+from famulus.kafka.burrow import LagSample, Rates, State
+from famulus.kafka.group_admin import GroupAdmin
 from famulus.kafka.lag import GroupLag, PartitionLag
 
 
 def partition(
-    number: int, look: Look, state: State | None, age_s: float | None = None
+    number: int, look: LagSample, state: State | None, age_s: float | None = None
 ) -> PartitionLag:
     """One of a topic with a name that a terminal must not obey."""
     return PartitionLag(
@@ -41,8 +41,8 @@ def text_of(found: GroupLag) -> str:
 
 def test_many_partitions_without_lag_are_counted() -> None:
     """Those with lag are rows; what is strange, or unknown, is said."""
-    good = [partition(number, Look(1.0, 0, 5, 5), State.OK) for number in range(40)]
-    lagging = partition(40, Look(1.0, 4, 9, 2), State.STALLED, 7200.0)
+    good = [partition(number, LagSample(1.0, 0, 5, 5), State.OK) for number in range(40)]
+    lagging = partition(40, LagSample(1.0, 4, 9, 2), State.STALLED, 7200.0)
     found = GroupLag("g", 1.0, 1.0, 1, (*good, lagging), (TopicPartition("t", 41),))
     text = text_of(found)
     assert "g: stalled, 5 records behind (2.0 h), 1 member" in text
@@ -56,8 +56,10 @@ def test_many_partitions_without_lag_are_counted() -> None:
 
 def test_open_transaction_that_keeps_the_group_from_reading_on_is_named() -> None:
     """By where it begins; for programs, too."""
-    held = partition(0, Look(1.0, 0, 9, 3, is_held_up=True), State.WARNING)
-    found = GroupLag("g", 1.0, 1.0, 1, (held, partition(1, Look(1.0, 0, 9, 3), State.WARNING)), ())
+    held = partition(0, LagSample(1.0, 0, 9, 3, is_held_up=True), State.WARNING)
+    found = GroupLag(
+        "g", 1.0, 1.0, 1, (held, partition(1, LagSample(1.0, 0, 9, 3), State.WARNING)), ()
+    )
     assert "behind an open transaction since offset 3" in text_of(found)
     assert [of["open_since"] for of in found.as_json()["partitions"]] == [3, None]
 
@@ -100,13 +102,13 @@ class Cluster:
         return self._answers.pop(0)
 
 
-def asker(*answers: Any) -> Asker:
+def asker(*answers: Any) -> GroupAdmin:
     """Asks such a cluster."""
     admin: Any = Cluster(*answers)
     assert {name for name in dir(admin) if not name.startswith("_")} - {"send"} <= set(
         dir(AIOKafkaAdminClient)
     )
-    return Asker(admin, "g")
+    return GroupAdmin(admin, "g")
 
 
 def test_a_coordinator_that_is_coming_up_is_asked_again() -> None:

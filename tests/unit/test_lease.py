@@ -2,8 +2,8 @@
 
 import pytest
 
-from famulus.consumer import session as lease
-from famulus.consumer.session import Lease
+from famulus.consumer import session as group_session
+from famulus.consumer.session import GroupSession
 
 SESSION_S = 45.0
 
@@ -36,13 +36,13 @@ class Coordinator:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In the place of the module `time`."""
     made = Clock()
-    monkeypatch.setattr(lease, "time", made)
+    monkeypatch.setattr(group_session, "time", made)
     return made
 
 
 async def test_it_is_held_as_long_as_heartbeats_are_answered(clock: Clock) -> None:
     """From when each was sent: an answer that was long on its way says nothing of now."""
-    held, coordinator = Lease(), Coordinator(clock)
+    held, coordinator = GroupSession(), Coordinator(clock)
     assert not held.is_held(SESSION_S)
     held.renew(coordinator)
     clock.now += SESSION_S - 1
@@ -58,7 +58,7 @@ async def test_it_is_held_as_long_as_heartbeats_are_answered(clock: Clock) -> No
 
 async def test_joining_again_counts_and_wraps_nothing_twice(clock: Clock) -> None:
     """Every rebalance renews it."""
-    held, coordinator = Lease(), Coordinator(clock)
+    held, coordinator = GroupSession(), Coordinator(clock)
     held.renew(coordinator)
     noted = coordinator._do_heartbeat
     clock.now += SESSION_S

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.consumer import membership
 from famulus.consumer.membership import Membership
-from famulus.consumer.session import Lease
+from famulus.consumer.session import GroupSession
 from famulus.errors import (
     AccessError,
     ConfigError,
@@ -102,7 +102,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.broker = Broker()
-        self.lease = Lease()
+        self.group_session = GroupSession()
         self.is_stopping = False
         self.faults: list[Exception] = []
         self.subscription = SubscriptionState()
@@ -260,9 +260,9 @@ async def test_heartbeats_that_ended_with_an_error_are_begun_anew(worker: Worker
     worker.broker.beat_code = 0
     await asyncio.sleep(5)
     assert worker.membership.refused == ""
-    assert worker.lease.is_held(SESSION_S)
+    assert worker.group_session.is_held(SESSION_S)
     await asyncio.sleep(30)
-    assert worker.lease.is_held(SESSION_S)
+    assert worker.group_session.is_held(SESSION_S)
     assert worker.faults == []
 
 
@@ -360,8 +360,8 @@ async def test_a_refusal_is_told_with_the_cure(
         return known[ask.__name__] if answers else unless
 
     monkeypatch.setattr(refused, "_asked", asked)
-    told = await refused.why_refused(SETTINGS, error, 1.0)
-    assert type(told) is kind
+    control_state = await refused.why_refused(SETTINGS, error, 1.0)
+    assert type(control_state) is kind
     if answers:
         with pytest.raises(kind, match=says):
-            raise told
+            raise control_state

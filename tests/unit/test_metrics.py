@@ -98,28 +98,34 @@ async def test_what_is_in_flight_has_an_age_and_holds_the_lag(
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=remembers)
-    [flow] = house.flows
-    assert (flow.behind(5), flow.in_flight.oldest_ms) == (5, None)
+    [processor] = house.processors
+    assert (processor.behind(5), processor.in_flight.oldest_ms) == (5, None)
     before_ms = time.time_ns() // 1_000_000
-    house.feed(flow, "a slow b c")
-    await house.until(lambda: flow.settled_offset == 1 and flow.offsets.in_flight == 1)
-    assert flow.behind(10) == 9
-    assert before_ms <= (flow.in_flight.oldest_ms or 0) <= time.time_ns() // 1_000_000
+    house.feed(processor, "a slow b c")
+    await house.until(
+        lambda: processor.checkpointed_offset == 1 and processor.offsets.in_flight == 1
+    )
+    assert processor.behind(10) == 9
+    assert before_ms <= (processor.in_flight.oldest_ms or 0) <= time.time_ns() // 1_000_000
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 4)
+    await house.until(lambda: processor.checkpointed_offset == 4)
     await turns()
-    assert (flow.behind(4), flow.behind(10), flow.in_flight.oldest_ms) == (0, 6, None)
-    flow.position = 5  # a fetch that brought a marker alone
-    assert flow.behind(5) == 0
+    assert (processor.behind(4), processor.behind(10), processor.in_flight.oldest_ms) == (
+        0,
+        6,
+        None,
+    )
+    processor.position = 5  # a fetch that brought a marker alone
+    assert processor.behind(5) == 0
 
 
 async def test_a_sample_is_timed_and_all_groups_are(make: Callable[..., House]) -> None:
     """The first event of a turn, slow ones with all of their time; every record in exactly one group."""
     gate = Gate()
     house = make(gate, remembers=True)
-    [flow] = house.flows
-    house.feed(flow, " ".join(f"k{number}" for number in range(90)))
-    await house.until(lambda: flow.settled_offset == 90)
+    [processor] = house.processors
+    house.feed(processor, " ".join(f"k{number}" for number in range(90)))
+    await house.until(lambda: processor.checkpointed_offset == 90)
     counts = house.carrier.counts
     assert counts.received == 90
     assert 2 <= sum(counts.processing_s.counts) <= 2 + 90 // 7
@@ -128,9 +134,9 @@ async def test_a_sample_is_timed_and_all_groups_are(make: Callable[..., House]) 
     assert sum(counts.group_records.counts) == sum(counts.settling_s.counts) == len(house.settled)
     gate.close("slow")
     seen_s = counts.processing_s.sum
-    house.feed(flow, "slow")
-    await house.until(lambda: flow.lanes.held == 1)
+    house.feed(processor, "slow")
+    await house.until(lambda: processor.lanes.held == 1)
     time.sleep(0.05)  # noqa: ASYNC251  # the clock goes on, whoever waits
     gate.doors["slow"].set()
-    await house.until(lambda: flow.settled_offset == 91)
+    await house.until(lambda: processor.checkpointed_offset == 91)
     assert counts.processing_s.sum - seen_s > 0.04

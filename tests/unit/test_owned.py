@@ -11,7 +11,7 @@ from famulus import owned_files as owned
 from famulus.config import WorkerConfig
 from famulus.errors import ConfigError
 from famulus.state.rocksdb_store import StateFolder
-from famulus.webserver.auth import ADMIN_FILE, Door
+from famulus.webserver.auth import ADMIN_FILE, WebAuth
 from famulus.webserver.tokens import TokenFile, made_token
 
 TOKEN = "t" * 32
@@ -36,7 +36,7 @@ LINKS: list[Callable[[Path, Path], None]] = [
     ("name", "use"),
     [
         ("state/LOCK", lambda data: StateFolder(data / "state").lock()),
-        (ADMIN_FILE, lambda data: Door(WorkerConfig(data_dir=data)).open()),
+        (ADMIN_FILE, lambda data: WebAuth(WorkerConfig(data_dir=data)).open()),
     ],
 )
 def test_a_link_in_the_data_folder_is_refused_and_its_target_left_alone(

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from famulus.processing.offset_tracker import OnCommitAhead, StartError, start_position
-from famulus.state.changelog import MARK, Mark, Processed, store_mark
+from famulus.processing.offset_tracker import OnCommitAhead, StartError, start_offset
+from famulus.state.changelog import MARK, SeenMark, SourcePosition, store_mark
 from famulus.state.dedupe import Dedupe, mark_key
-from famulus.state.partition_state import Group, Partition
-from famulus.state.unit_of_work import Unit, Unwound
+from famulus.state.partition_state import Checkpoint, PartitionState
+from famulus.state.unit_of_work import RowConflictError, UnitOfWork
 from models.orders import OrderCreated
 from models.stock import StockReserved
 from tests.stand_ins.stored import Memory, partition_of, record
@@ -18,7 +18,9 @@ OLD, NEW, NEWER = (store_mark(n, n) for n in (1, 2, 3))
 NOBODY_LOOKED = -1
 
 
-def ended(partition: Partition, size: int, key: bytes = b"a", value: bytes | None = b"1") -> None:
+def ended(
+    partition: PartitionState, size: int, key: bytes = b"a", value: bytes | None = b"1"
+) -> None:
     """An event that wrote a row."""
     group = partition.group_for(size)
     group.rows[key] = value
@@ -34,8 +36,8 @@ def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
     assert (partition.row(b"a"), partition.row(b"b")) == (b"1", b"0")
     ended(partition, 1, b"a", None)
     assert partition.row(b"a") is None
-    partition.settled(Processed(1))
-    assert (partition.applied, partition.processed) == (1, Processed(1))
+    partition.settled(SourcePosition(1))
+    assert (partition.applied, partition.processed) == (1, SourcePosition(1))
     assert partition.row(b"a") is None
     assert partition.next_to_settle() is not group
     partition.settled(None)
@@ -97,22 +99,22 @@ def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognise
     """A window's length later an event is forgotten, a millisecond before that it is recognised; by type."""
     dedupe = Dedupe(100, {StockReserved: 300})
     partition = partition_of({KEY: store_mark(1000, 7)})
-    unit = Unit(partition, record())
+    unit = UnitOfWork(partition, record())
     raw = unit.earlier(KEY, NOBODY_LOOKED, None)
     assert raw is not None
     mark = dedupe.remembered(raw, event_type, stream_ms)
-    assert mark == (Mark(1000, 7) if is_recognised else None)
+    assert mark == (SeenMark(1000, 7) if is_recognised else None)
     assert (dedupe.longest_ms, dedupe.period_ms) == (300, 37)
 
 
 def test_an_event_that_is_in_hand_is_waited_for() -> None:
     """Its mark belongs to it, so two copies on different keys do not both count."""
     partition = partition_of()
-    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    first, second = UnitOfWork(partition, record(0)), UnitOfWork(partition, record(1))
     assert first.earlier(KEY, 0, None) is None
     first.leave(KEY, OLD)
     first.suspend()
-    with pytest.raises(Unwound):
+    with pytest.raises(RowConflictError):
         second.earlier(KEY, 0, None)
     assert second.in_the_way is first
 
@@ -120,11 +122,11 @@ def test_an_event_that_is_in_hand_is_waited_for() -> None:
 def test_an_event_that_waited_before_it_was_looked_up_owns_its_mark_at_once() -> None:
     """It rested, for a claim check perhaps, and goes on where nothing suspends it again."""
     partition = partition_of()
-    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    first, second = UnitOfWork(partition, record(0)), UnitOfWork(partition, record(1))
     first.suspend()
     first.earlier(KEY, 0, None)
     first.leave(KEY, OLD)
-    with pytest.raises(Unwound):
+    with pytest.raises(RowConflictError):
         second.earlier(KEY, 0, None)
     first.end()
     assert partition.owners == {}
@@ -133,7 +135,7 @@ def test_an_event_that_waited_before_it_was_looked_up_owns_its_mark_at_once() ->
 def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
     """The rows that it touched are free again."""
     partition = partition_of()
-    first, second = Unit(partition, record(0)), Unit(partition, record(1))
+    first, second = UnitOfWork(partition, record(0)), UnitOfWork(partition, record(1))
     first.earlier(KEY, 0, None)
     first.leave(KEY, OLD)
     before = first.savepoint("h")
@@ -141,7 +143,7 @@ def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
     first.suspend()
     first = first.rollback(before)
     second.touch(b"row")
-    with pytest.raises(Unwound):
+    with pytest.raises(RowConflictError):
         second.earlier(KEY, 0, None)
     first.end()
     assert partition.owners == {}
@@ -149,7 +151,7 @@ def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
 
 def test_a_group_knows_how_its_events_ended() -> None:
     """By number, and which offsets they had."""
-    group = Group()
+    group = Checkpoint()
     group.ended(3, "handled")
     group.ended(4, "duplicate")
     group.ended(1, "handled")
@@ -204,7 +206,7 @@ def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes 
     says: str,
 ) -> None:
     """The state is the truth; a commit that somebody else made is not followed unless that is wanted."""
-    found = start_position(processed, committed, begin, end, policy)
+    found = start_offset(processed, committed, begin, end, policy)
     assert found.offset == start
     assert says in found.disagreement
     assert bool(found.disagreement) == bool(says)
@@ -213,6 +215,6 @@ def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes 
 def test_a_state_that_does_not_belong_to_the_topic_is_refused() -> None:
     """And so is a commit of somebody else, when that is wanted."""
     with pytest.raises(StartError, match="made anew"):
-        start_position(10, None, 0, 9, "follow")
+        start_offset(10, None, 0, 9, "follow")
     with pytest.raises(StartError, match="somebody else"):
-        start_position(5, 7, 0, 9, "fail")
+        start_offset(5, 7, 0, 9, "fail")

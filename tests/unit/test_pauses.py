@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from famulus.control.pauses import Action, Pauses, Target, Why, change_records
+from famulus.control.pauses import Action, AuditInfo, Pauses, PauseScope, change_records
 from famulus.errors import OperatingError
 
-WHY = Why("ann@desk", "2026-01-01T10:02:00Z", "moving")
+WHY = AuditInfo("ann@desk", "2026-01-01T10:02:00Z", "moving")
 
 
 def paused(*keys: str) -> Pauses:
@@ -17,10 +17,12 @@ def paused(*keys: str) -> Pauses:
     return pauses
 
 
-@pytest.mark.parametrize("target", [Target(), Target("t"), Target("t", 0), Target("a.b-c_d", 12)])
-def test_a_key_names_its_target(target: Target) -> None:
+@pytest.mark.parametrize(
+    "target", [PauseScope(), PauseScope("t"), PauseScope("t", 0), PauseScope("a.b-c_d", 12)]
+)
+def test_a_key_names_its_target(target: PauseScope) -> None:
     """And is read back as it."""
-    assert Target.parsed(str(target)) == target
+    assert PauseScope.parsed(str(target)) == target
 
 
 @pytest.mark.parametrize(
@@ -85,18 +87,18 @@ def test_a_tombstone_ends_a_pause_and_no_other() -> None:
 def test_a_resume_lifts_what_it_covers() -> None:
     """A topic's takes its partitions' with it; nothing paused is nothing to do."""
     pauses = paused("t", "t/1", "u/0")
-    assert pauses.lifted(Target("t")) == [Target("t"), Target("t", 1)]
-    assert pauses.lifted(Target()) == [Target("t"), Target("t", 1), Target("u", 0)]
-    assert pauses.lifted(Target("u")) == [Target("u", 0)]
-    assert pauses.lifted(Target("u", 1)) == []
+    assert pauses.lifted(PauseScope("t")) == [PauseScope("t"), PauseScope("t", 1)]
+    assert pauses.lifted(PauseScope()) == [PauseScope("t"), PauseScope("t", 1), PauseScope("u", 0)]
+    assert pauses.lifted(PauseScope("u")) == [PauseScope("u", 0)]
+    assert pauses.lifted(PauseScope("u", 1)) == []
 
 
 @pytest.mark.parametrize(
     ("key", "target", "says"),
-    [("t", Target("t", 1), "since t is"), ("*", Target("t"), "since everything is")],
+    [("t", PauseScope("t", 1), "since t is"), ("*", PauseScope("t"), "since everything is")],
 )
 def test_a_part_does_not_go_on_while_the_whole_is_paused(
-    key: str, target: Target, says: str
+    key: str, target: PauseScope, says: str
 ) -> None:
     """It would be said and not be true."""
     with pytest.raises(OperatingError, match=says):
@@ -106,7 +108,7 @@ def test_a_part_does_not_go_on_while_the_whole_is_paused(
 @pytest.mark.parametrize("action", ["pause", "resume"])
 def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
     """The audit says who did what; the admin topic's record is read back as it."""
-    audit, record = change_records("g", action, [Target("t", 1)], WHY)
+    audit, record = change_records("g", action, [PauseScope("t", 1)], WHY)
     assert (audit.topic, record.topic, record.key) == ("g.admin.audit", "g.admin", b"t/1")
     assert msgspec.json.decode(audit.value or b"") == {
         "action": action,
@@ -123,7 +125,7 @@ def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
 def test_the_widest_pause_is_the_one_that_lets_a_partition_go_on() -> None:
     """Whatever came first."""
     pauses = paused("t/0", "t", "*", "u")
-    assert pauses.over("t", 0) == (Target(), WHY)
+    assert pauses.over("t", 0) == (PauseScope(), WHY)
     pauses.take(b"*", None)
-    assert pauses.over("t", 0) == (Target("t"), WHY)
+    assert pauses.over("t", 0) == (PauseScope("t"), WHY)
     assert pauses.over("v", 0) is None

@@ -13,7 +13,7 @@ from famulus.observability.metrics import Counts
 from famulus.processing import failure_classification as ending
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
-from famulus.processing.partition_processor import Flow
+from famulus.processing.partition_processor import PartitionProcessor
 from famulus.processing.pipeline import Pipeline
 from famulus.producer.event_bus import EventBus
 from famulus.serialization.json_codec import codec_of
@@ -41,7 +41,7 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 
 def flow_of(
     house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE
-) -> Flow:
+) -> PartitionProcessor:
     """A flow that carries Deeds with the real pipeline."""
     dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
     dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
@@ -57,7 +57,7 @@ def flow_of(
         NO_CLAIMS,
     )
     house.carrier = carrier
-    return house.flow(partition_of())
+    return house.processor(partition_of())
 
 
 def deeds(*names: str) -> list[Any]:
@@ -90,12 +90,12 @@ async def test_events_that_want_the_same_row_come_one_after_the_other(
         touch()
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle)
-    house.fetch(flow, deeds(*"abcdef"))
-    await house.until(lambda: flow.settled_offset == 6)
-    assert flow.pipeline.counts["handled"] == 6
+    processor = flow_of(house, handle)
+    house.fetch(processor, deeds(*"abcdef"))
+    await house.until(lambda: processor.checkpointed_offset == 6)
+    assert processor.pipeline.counts["handled"] == 6
     assert house.steps.count("published") == 0
-    assert not flow.state.owners
+    assert not processor.state.owners
 
 
 async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., House]) -> None:
@@ -107,15 +107,15 @@ async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., Hou
         await gate.wait()
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle)
-    house.fetch(flow, deeds(*"abcd"))
-    await house.until(lambda: flow.lanes.held + flow.lanes.resting == 4)
-    closing = asyncio.create_task(flow.close(5))
+    processor = flow_of(house, handle)
+    house.fetch(processor, deeds(*"abcd"))
+    await house.until(lambda: processor.lanes.held + processor.lanes.resting == 4)
+    closing = asyncio.create_task(processor.close(5))
     await turns()
     gate.set()
-    await house.until(lambda: flow.lanes.held == 0)
+    await house.until(lambda: processor.lanes.held == 0)
     assert await closing
-    assert flow.settled_offset == 1
+    assert processor.checkpointed_offset == 1
 
 
 async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(
@@ -131,18 +131,18 @@ async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(
         raise TransientError("away")
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle)
-    house.fetch(flow, deeds("a", "b"))
-    await house.until(lambda: flow.settled_offset == 2)
-    assert flow.pipeline.counts["dead_lettered"] == 2
+    processor = flow_of(house, handle)
+    house.fetch(processor, deeds("a", "b"))
+    await house.until(lambda: processor.checkpointed_offset == 2)
+    assert processor.pipeline.counts["dead_lettered"] == 2
     assert (attempts.count("a"), attempts.count("b")) == (3, 3)
 
 
 class Shut:
     """A disk that is full: while it is, nothing of the store can be read."""
 
-    def __init__(self, flow: Flow) -> None:
-        store: Any = flow.state.store
+    def __init__(self, processor: PartitionProcessor) -> None:
+        store: Any = processor.state.store
         self._store, self._get = store, store.get
         store.get = self.get
         self.asked = 0
@@ -168,17 +168,20 @@ async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(
         touch()
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle, dedupe)
-    shut = Shut(flow)
-    house.fetch(flow, deeds(*"aab"))
+    processor = flow_of(house, handle, dedupe)
+    shut = Shut(processor)
+    house.fetch(processor, deeds(*"aab"))
     await house.until(lambda: shut.asked > 30)
     assert not house.faults
-    assert flow.settled_offset is None
+    assert processor.checkpointed_offset is None
     shut.end()
-    await house.until(lambda: flow.settled_offset == 3)
-    assert (flow.pipeline.counts["dead_lettered"], flow.pipeline.counts["retried"]) == (0, 0)
-    assert flow.pipeline.counts["handled"] == (2 if dedupe is BY_NAME else 3)
-    assert not flow.state.owners
+    await house.until(lambda: processor.checkpointed_offset == 3)
+    assert (processor.pipeline.counts["dead_lettered"], processor.pipeline.counts["retried"]) == (
+        0,
+        0,
+    )
+    assert processor.pipeline.counts["handled"] == (2 if dedupe is BY_NAME else 3)
+    assert not processor.state.owners
 
 
 async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
@@ -200,15 +203,15 @@ async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
             raise ValueError(event.name) from error
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle, None)
-    shut = Shut(flow)
-    house.fetch(flow, deeds("swallows", "wraps", "later"))
+    processor = flow_of(house, handle, None)
+    shut = Shut(processor)
+    house.fetch(processor, deeds("swallows", "wraps", "later"))
     await house.until(lambda: shut.asked > 30)
     shut.end()
-    await house.until(lambda: flow.settled_offset == 3)
-    counts = flow.pipeline.counts
+    await house.until(lambda: processor.checkpointed_offset == 3)
+    counts = processor.pipeline.counts
     assert (counts["handled"], counts["dead_lettered"], counts["retried"]) == (3, 0, 1)
-    assert flow.state.row(ROW) == b"111"
+    assert processor.state.row(ROW) == b"111"
 
 
 async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(
@@ -220,14 +223,18 @@ async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(
         touch()
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle)
-    shut = Shut(flow)
-    house.fetch(flow, deeds("a", "b"))
-    await house.until(lambda: flow.lanes.resting == 2)
-    assert await flow.close(5)
+    processor = flow_of(house, handle)
+    shut = Shut(processor)
+    house.fetch(processor, deeds("a", "b"))
+    await house.until(lambda: processor.lanes.resting == 2)
+    assert await processor.close(5)
     assert shut.asked
-    assert flow.settled_offset is None
-    assert (house.faults, flow.state.filling.events, flow.state.filling.outbox) == ([], 0, [])
+    assert processor.checkpointed_offset is None
+    assert (house.faults, processor.state.filling.events, processor.state.filling.outbox) == (
+        [],
+        0,
+        [],
+    )
 
 
 async def test_marks_without_a_type_are_recognised_and_two_types_of_one_id_are_two_events(
@@ -240,13 +247,13 @@ async def test_marks_without_a_type_are_recognised_and_two_types_of_one_id_are_t
         seen.append(event.name)
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle, BY_NAME)
-    flow.state.filling.marks[mark_key(b"old")] = store_mark(0, 0)
-    flow.state.filling.marks[mark_key(b"other.Deed\0new")] = store_mark(0, 0)
-    house.fetch(flow, deeds("old", "new", "new"))
-    await house.until(lambda: flow.settled_offset == 3)
+    processor = flow_of(house, handle, BY_NAME)
+    processor.state.filling.marks[mark_key(b"old")] = store_mark(0, 0)
+    processor.state.filling.marks[mark_key(b"other.Deed\0new")] = store_mark(0, 0)
+    house.fetch(processor, deeds("old", "new", "new"))
+    await house.until(lambda: processor.checkpointed_offset == 3)
     assert seen == ["new"]
-    assert flow.pipeline.counts["duplicate"] == 2
+    assert processor.pipeline.counts["duplicate"] == 2
 
 
 async def test_a_coroutine_that_a_handler_returns_is_no_success(make: Callable[..., House]) -> None:
@@ -258,7 +265,10 @@ async def test_a_coroutine_that_a_handler_returns_is_no_success(make: Callable[.
         return work()
 
     house = make(None, remembers=True)
-    flow = flow_of(house, handle)
-    house.fetch(flow, deeds("a"))
-    await house.until(lambda: flow.settled_offset == 1)
-    assert (flow.pipeline.counts["handled"], flow.pipeline.counts["dead_lettered"]) == (0, 1)
+    processor = flow_of(house, handle)
+    house.fetch(processor, deeds("a"))
+    await house.until(lambda: processor.checkpointed_offset == 1)
+    assert (processor.pipeline.counts["handled"], processor.pipeline.counts["dead_lettered"]) == (
+        0,
+        1,
+    )

@@ -2,7 +2,7 @@
 
 import logging
 
-from famulus.kafka.silence import quiet
+from famulus.kafka.silence import silenced
 
 LOG = logging.getLogger("aiokafka")
 
@@ -10,7 +10,7 @@ LOG = logging.getLogger("aiokafka")
 def test_those_that_mute_it_at_the_same_time_do_not_disturb_each_other() -> None:
     """The first one that ends would unmute it for the other, and the other would mute it for ever."""
     before = LOG.level
-    first, second = quiet(), quiet()
+    first, second = silenced(), silenced()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -10,7 +10,7 @@ from aiokafka.structs import TopicPartition
 
 from famulus.config import KafkaConfig
 from famulus.control.admin_topic import AdminLog
-from famulus.control.control_state import Told
+from famulus.control.control_state import ControlState
 from famulus.errors import ConfigError
 from famulus.kafka.log_reader import poll
 from famulus.kafka.record_batches import DAMAGED, NOT_UTF8, TRIES, UnreadableBatchError
@@ -116,8 +116,8 @@ async def test_who_cannot_follow_the_admin_topic_any_more_says_so(
     async def on_fault(error: Exception) -> None:
         faults.append(error)
 
-    told = Told()
-    admin = AdminLog(KafkaConfig(), told, lambda: None, on_fault)
+    control_state = ControlState()
+    admin = AdminLog(KafkaConfig(), control_state, lambda: None, on_fault)
     pause = {
         "topic": AT.topic,
         "partition": 0,
@@ -129,7 +129,7 @@ async def test_who_cannot_follow_the_admin_topic_any_more_says_so(
     consumer: Any = Consumer(log)
     await admin._follow(consumer)
     assert [type(each) for each in faults] == [fault]
-    assert told.pauses.why("things", 0).startswith("things is paused since now by me")
+    assert control_state.pauses.why("things", 0).startswith("things is paused since now by me")
     assert "delete topic g.admin" in str(faults[0]) or fault is RuntimeError
 
 
@@ -151,5 +151,5 @@ async def test_a_broker_that_is_away_is_no_fault(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError
 
     away: Any = Away({})
-    await AdminLog(KafkaConfig(), Told(), lambda: None, on_fault)._follow(away)
+    await AdminLog(KafkaConfig(), ControlState(), lambda: None, on_fault)._follow(away)
     assert (away.asked, [type(error) for error in faults]) == (3, [RuntimeError])

@@ -14,19 +14,19 @@ from famulus.errors import ClaimStoreError, PermanentError, TransientError
 from famulus.model import Event
 from famulus.observability.metrics import Counts
 from famulus.processing import failure_classification as ending
-from famulus.processing import payload_redeeming as redeeming
+from famulus.processing import payload_redeeming as payload_redeemer
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
-from famulus.processing.partition_processor import Flow
-from famulus.processing.payload_redeeming import Redeeming
+from famulus.processing.partition_processor import PartitionProcessor
+from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.processing.pipeline import Pipeline
 from famulus.producer.event_bus import EventBus
-from famulus.producer.payload_store import ClaimStore
+from famulus.producer.payload_store import PayloadStore
 from famulus.producer.producer import Producer
 from famulus.serialization.claim_check import CLAIMED
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing, derived_id
+from famulus.serialization.records import ProducerRecord, derived_id
 from famulus.state.unit_of_work import current_attempt
 from tests.stand_ins.failing import NEVER, failing_of
 from tests.stand_ins.house import House, houses
@@ -59,13 +59,13 @@ class Depot:
     ) -> None:
         self.house = house
         self.root = root
-        self.published: list[Outgoing] = []
-        self.store = ClaimStore(
+        self.published: list[ProducerRecord] = []
+        self.store = PayloadStore(
             ClaimCheckConfig(
                 store=str(root), threshold_bytes=1_000, max_bytes=SIZE, in_hand_bytes=2 * SIZE
             )
         )
-        self.redeeming = Redeeming(self.store)
+        self.payload_redeemer = PayloadRedeemer(self.store)
         self.bus = EventBus(Producer(KafkaConfig(), self.store), current_attempt)
         dispatcher = Dispatcher(svcs.Registry(), self.bus)
         dispatcher.add(handler_for(Parcel, handler, Policy(Retry(2, 0.01)), NEVER))
@@ -78,7 +78,7 @@ class Depot:
             self.counts,
             "ignore",
             failing_of(self.counts),
-            self.redeeming,
+            self.payload_redeemer,
         )
         house.carrier = carrier
         publish = house.publish
@@ -88,26 +88,26 @@ class Depot:
             await publish([])
 
         house.publish = keep  # type: ignore[method-assign]
-        self.flow: Flow = house.flow(partition_of())
+        self.processor: PartitionProcessor = house.processor(partition_of())
 
     async def feed(self, *names: str) -> None:
         """Let large Parcels arrive."""
         records = []
         for offset, name in enumerate(names):
             value = codec_of(Parcel).encode(Parcel(name=name, note=LARGE))
-            slim = await self.store.check_in(Outgoing("t", name.encode(), value))
+            slim = await self.store.check_in(ProducerRecord("t", name.encode(), value))
             record = plain(offset, name)
             record.value, record.headers = slim.value, slim.headers
             records.append(record)
-        self.house.fetch(self.flow, records)
+        self.house.fetch(self.processor, records)
 
     async def settled(self, offset: int) -> None:
         """Wait until everything below *offset* is settled."""
         await self.house.until(
-            lambda: self.flow.settled_offset == offset or bool(self.house.faults)
+            lambda: self.processor.checkpointed_offset == offset or bool(self.house.faults)
         )
         assert not self.house.faults
-        assert self.redeeming.room.left == 2 * SIZE
+        assert self.payload_redeemer.room.left == 2 * SIZE
 
 
 async def test_no_more_is_in_hand_than_there_is_room_for(
@@ -153,14 +153,16 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
 
     None of it counts as an attempt.
     """
-    monkeypatch.setattr(redeeming, "BREAKER", Breaker(1, 1, wait_initial_s=0.02, wait_max_s=0.05))
+    monkeypatch.setattr(
+        payload_redeemer, "BREAKER", Breaker(1, 1, wait_initial_s=0.02, wait_max_s=0.05)
+    )
     root = tmp_path / "claims"
 
     async def handle(parcel: Parcel) -> None:
         """Done."""
 
     depot = Depot(make(None, remembers=True), root, handle)
-    await depot.store.check_in(Outgoing("t", None, b"x" * 2_000))
+    await depot.store.check_in(ProducerRecord("t", None, b"x" * 2_000))
     payload, asked = depot.store.payload, 0
 
     async def count(claim: Any) -> bytes:
@@ -171,10 +173,10 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
     monkeypatch.setattr(depot.store, "payload", count)
     await depot.feed(*"abcdef")
     root.rename(tmp_path / "gone")
-    await depot.house.until(lambda: asked >= 6 and depot.redeeming.gate.waiting >= 5)
+    await depot.house.until(lambda: asked >= 6 and depot.payload_redeemer.gate.waiting >= 5)
     await asyncio.sleep(0.3)
     assert asked < 20
-    assert depot.flow.settled_offset is None
+    assert depot.processor.checkpointed_offset is None
     (tmp_path / "gone").rename(root)
     await depot.settled(6)
     assert (depot.counts["handled"], depot.counts["retried"], depot.counts["dead_lettered"]) == (
@@ -182,7 +184,7 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
         0,
         0,
     )
-    assert not depot.redeeming.gate.is_open
+    assert not depot.payload_redeemer.gate.is_open
     assert not depot.store.away
 
 
@@ -200,7 +202,7 @@ async def test_what_is_published_side_by_side_keeps_its_ids(
     depot = Depot(make(None, remembers=True), tmp_path, handle)
     check_in, finished = depot.store.check_in, asyncio.Event()
 
-    async def slow(record: Outgoing) -> Outgoing:
+    async def slow(record: ProducerRecord) -> ProducerRecord:
         if record.key == b"large":
             await finished.wait()
         slim = await check_in(record)
@@ -240,7 +242,7 @@ async def test_a_store_that_is_away_undoes_who_publishes(
     await depot.feed("a")
     check_in = depot.store.check_in
 
-    async def away(record: Outgoing) -> Outgoing:
+    async def away(record: ProducerRecord) -> ProducerRecord:
         await asyncio.sleep(0)
         raise ClaimStoreError("away")
 

@@ -23,7 +23,7 @@ from famulus.producer.reply_headers import (
     replies_topic,
     reply_to,
 )
-from famulus.producer.request_reply import Requester, reply_in
+from famulus.producer.request_reply import ReplyRouter, reply_in
 from famulus.serialization.records import Headers
 
 ANY = "*.replies"
@@ -121,11 +121,11 @@ async def test_each_has_its_place() -> None:
 async def test_open_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes too many is told at once; a slot is free again when its request has ended."""
 
-    async def started(_: Requester) -> None:
+    async def started(_: ReplyRouter) -> None:
         return
 
-    monkeypatch.setattr(Requester, "_start", started)
-    requester = Requester(KafkaConfig(replies=RepliesConfig(open_max=1)))
+    monkeypatch.setattr(ReplyRouter, "_start", started)
+    requester = ReplyRouter(KafkaConfig(replies=RepliesConfig(open_max=1)))
     async with requester.slot():
         with pytest.raises(
             TooManyRequestsError, match=r"1 requests wait for replies \(Kafka\.Replies\.OpenMax\)"

@@ -15,8 +15,8 @@ from famulus.state.changelog import (
     RESET,
     UNFINISHED,
     WHOLE,
-    Mark,
-    Processed,
+    SeenMark,
+    SourcePosition,
     encode,
     epoch_headers,
     pack,
@@ -25,7 +25,7 @@ from famulus.state.changelog import (
     store_mark,
 )
 from famulus.state.dedupe import Dedupe
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 from famulus.state.restore import Restorer
 from tests.stand_ins.log import CLUSTER, TOPIC, Entry, Log, Sending, Wire, fold
 from tests.stand_ins.settling import Desk
@@ -97,9 +97,9 @@ def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
 def test_a_processed_row_can_be_deleted(desk: Desk) -> None:
     """As when what a stranger wrote is overruled by an owner that has none yet."""
     desk.replica.replay(
-        entries((1, PROCESSED, encode(Processed(50))), (1, PROCESSED, None), (1, A, b"1")), 2
+        entries((1, PROCESSED, encode(SourcePosition(50))), (1, PROCESSED, None), (1, A, b"1")), 2
     )
-    assert (desk.kept.processed, desk.kept.rows) == (Processed(0), {A: b"1"})
+    assert (desk.kept.processed, desk.kept.rows) == (SourcePosition(0), {A: b"1"})
 
 
 def test_the_first_claim_of_the_newest_epoch_wins(desk: Desk) -> None:
@@ -187,14 +187,22 @@ async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
     ("home", "why"),
     [
         (
-            Home("cluster-2", TOPIC, "id-1", 0),
+            ChangelogPartition("cluster-2", TOPIC, "id-1", 0),
             "is of the cluster cluster-2, and this one is cluster-1",
         ),
-        (Home(CLUSTER, TOPIC, "id-1", 3), "is that of state-3: it was put into the wrong place"),
-        (Home(CLUSTER, "other", "id-9", 0), "is that of other-0: it was put into the wrong place"),
+        (
+            ChangelogPartition(CLUSTER, TOPIC, "id-1", 3),
+            "is that of state-3: it was put into the wrong place",
+        ),
+        (
+            ChangelogPartition(CLUSTER, "other", "id-9", 0),
+            "is that of other-0: it was put into the wrong place",
+        ),
     ],
 )
-async def test_a_store_of_another_place_is_refused(desk: Desk, home: Home, why: str) -> None:
+async def test_a_store_of_another_place_is_refused(
+    desk: Desk, home: ChangelogPartition, why: str
+) -> None:
     """However well it would fit into the log."""
     desk.log.append([(A, b"1")] * 9, epoch_headers(1))
     desk.store.home = home
@@ -230,7 +238,9 @@ async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use
     desk.store.close()
     made_anew(desk.log)
     home = desk.log.home
-    desk.log.append([(RESET, b""), (PROCESSED, encode(Processed(5, home=home)))], epoch_headers(2))
+    desk.log.append(
+        [(RESET, b""), (PROCESSED, encode(SourcePosition(5, home=home)))], epoch_headers(2)
+    )
     desk.log.append([(B, b"2")], epoch_headers(2))
     again = await Desk(tmp_path / "s", desk.log).claim()
     assert again.kept.rows == {B: b"2"}
@@ -245,7 +255,13 @@ async def test_records_that_were_written_for_another_place_are_refused(tmp_path:
     """Of another cluster, say, whose topics somebody has mirrored: offsets are others here."""
     log = Log()
     log.append(
-        [(A, b"1"), (PROCESSED, encode(Processed(5, home=Home("cluster-2", TOPIC, "id-2", 0))))],
+        [
+            (A, b"1"),
+            (
+                PROCESSED,
+                encode(SourcePosition(5, home=ChangelogPartition("cluster-2", TOPIC, "id-2", 0))),
+            ),
+        ],
         epoch_headers(1),
     )
     with pytest.raises(ConfigError, match=r"written for the cluster cluster-2.*reset-offsets t"):
@@ -257,8 +273,8 @@ async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused
 ) -> None:
     """Then it is whole again: another worker can make all of the state from it."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(3_600_000)).claim()
-    await desk.settle({A: b"1"}, {ONE: Mark(5, 1)})
-    await desk.settle({B: b"2"}, {TWO: Mark(6, 2), ONE: Mark(7, 3)})
+    await desk.settle({A: b"1"}, {ONE: SeenMark(5, 1)})
+    await desk.settle({B: b"2"}, {TWO: SeenMark(6, 2), ONE: SeenMark(7, 3)})
     desk.store.close()
     log = desk.log
     log.begin = log.end
@@ -318,7 +334,7 @@ async def test_the_state_of_an_older_version_is_taken_on(tmp_path: Path) -> None
     assert desk.store.home is None
     desk.store.close()
     await desk.claim()
-    assert desk.kept.processed == Processed(7, (1, 2), 1000, 2000, {"handled": 9}, "abc")
+    assert desk.kept.processed == SourcePosition(7, (1, 2), 1000, 2000, {"handled": 9}, "abc")
     desk.store.close()
     desk.store.open()
     assert desk.store.home == log.home

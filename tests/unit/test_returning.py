@@ -13,7 +13,7 @@ from famulus.deadletter.redelivery import outgoing, retry_of
 from famulus.deadletter.topics import retry_topic
 from famulus.errors import PermanentError, TransientError
 from famulus.serialization.json_codec import codec_of
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import ATTEMPTS, DEAD
 from famulus.state.dedupe import Dedupe
 from tests.stand_ins.clock import Clock
@@ -65,7 +65,9 @@ async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe
     trial.redrive("a")
     trial.redrive("a")
     await trial.until(
-        lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 2
+        lambda: (
+            trial.processor.backs.of[next(iter(trial.processor.backs.of))].offsets.next_offset == 2
+        )
     )
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     await trial.kill()
@@ -73,7 +75,9 @@ async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe
     trial.start()
     trial.redrive("a")
     await trial.until(
-        lambda: trial.flow.backs.of[next(iter(trial.flow.backs.of))].offsets.next_offset == 3
+        lambda: (
+            trial.processor.backs.of[next(iter(trial.processor.backs.of))].offsets.next_offset == 3
+        )
     )
     assert (trial.count("work", "a"), trial.names().count("a")) == (1, 2)
     assert trial.counts["duplicate"] == 4
@@ -122,7 +126,7 @@ async def test_a_redrive_counts_on_after_a_restart(make: Make) -> None:
     await trial.until(lambda: trial.count("work", "a") == 1)
     assert [call.attempt for call in trial.calls[3:]] == [1, 2, 3]
     assert round(trial.calls[-1].at_s - trial.calls[-2].at_s) == 4
-    assert (trial.rows(ATTEMPTS), trial.flow.state.troubles.any) == (0, False)
+    assert (trial.rows(ATTEMPTS), trial.processor.state.failure_state.any) == (0, False)
 
 
 async def test_a_key_goes_on_in_its_order_when_its_dead_letters_come_back(make: Make) -> None:
@@ -151,7 +155,7 @@ async def test_a_key_goes_on_in_its_order_when_its_dead_letters_come_back(make: 
     if trial.rows(DEAD):
         trial.redrive("f")
     await trial.until(lambda: trial.count("work", "f") == 1)
-    assert (trial.rows(DEAD), trial.flow.state.troubles.any) == (0, False)
+    assert (trial.rows(DEAD), trial.processor.state.failure_state.any) == (0, False)
 
 
 async def test_one_that_fails_again_keeps_its_key_waiting(make: Make) -> None:
@@ -189,12 +193,12 @@ async def test_a_partition_has_only_so_many_dead_letters(make: Make, says: str) 
     trial.redrive("a")
     trial.redrive("b")
     await trial.until(lambda: len(trial.letters) == 4)
-    assert not trial.flow.halted
+    assert not trial.processor.halted
     trial.feed("k:d", "k:e")
     if says == "halt":
-        await trial.until(lambda: bool(trial.flow.halted))
-        assert "and 2 events are dead or parked already" in trial.flow.halted
-        assert trial.flow.settled_offset == 3
+        await trial.until(lambda: bool(trial.processor.halted))
+        assert "and 2 events are dead or parked already" in trial.processor.halted
+        assert trial.processor.checkpointed_offset == 3
         assert trial.rows(DEAD) == 2
         trial.redrive("a", "drop")
         trial.redrive("b", "drop")
@@ -240,7 +244,7 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
     good = outgoing(LATER, retry_of(trial.source[0], failure, 1, 1.0))
     for topic in (REDRIVE, LATER):
         for headers in ([], [("original-topic", b"t")], [(n, b"\xff") for n, _ in good.headers]):
-            trial.send_back(Outgoing(topic, b"k", b"\xff", headers, 0))
+            trial.send_back(ProducerRecord(topic, b"k", b"\xff", headers, 0))
         for name in (
             "famulus-due",
             "famulus-attempts",
@@ -257,7 +261,10 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
             )
     trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 1)
-    assert (trial.faults, [back.offsets.in_flight for back in trial.flow.backs.of.values()]) == (
+    assert (
+        trial.faults,
+        [back.offsets.in_flight for back in trial.processor.backs.of.values()],
+    ) == (
         [],
         [0, 0],
     )

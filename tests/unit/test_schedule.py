@@ -15,20 +15,20 @@ from famulus.producer.scheduling import (
     scheduled,
     scheduling_topic,
 )
-from famulus.serialization.records import Outgoing, PlainRecord
+from famulus.serialization.records import ProducerRecord, RecordCopy
 
 NOW_MS = 1_800_000_000_000
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
 TOPIC = "famulus.scheduled"
-EVENT = Outgoing(
+EVENT = ProducerRecord(
     "orders", b"k", b"{}", [("ce_id", b"1"), ("famulus-schedule-due", b"the sender's own")]
 )
 
 
-def written(outgoing: Outgoing, at_ms: int = NOW_MS) -> PlainRecord:
+def written(outgoing: ProducerRecord, at_ms: int = NOW_MS) -> RecordCopy:
     """What a reader finds of it."""
     assert outgoing.partition is not None
-    return PlainRecord(
+    return RecordCopy(
         outgoing.topic,
         outgoing.partition,
         0,
@@ -94,7 +94,7 @@ def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -
     due_ms = NOW_MS + 3_000
     waiting = Scheduled(EVENT, due_ms).to_wait(TOPIC, NOW_MS).headers
     headers = [*waiting[:-1], ("famulus-schedule-until", b"%d" % (NOW_MS + ahead_ms))]
-    event = scheduled(PlainRecord(TOPIC, 0, 0, NOW_MS, b"k", b"{}", headers))
+    event = scheduled(RecordCopy(TOPIC, 0, 0, NOW_MS, b"k", b"{}", headers))
     assert event.until_ms <= NOW_MS + 1_000
     assert event.due_ms == due_ms
 
@@ -119,7 +119,7 @@ def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -
 def test_a_record_of_somebody_else_is_none(headers: tuple[tuple[str, bytes], ...]) -> None:
     """It says nothing, or nothing that can be read."""
     with pytest.raises(DecodeError, match="do not say where it goes"):
-        scheduled(PlainRecord(TOPIC, 0, 0, NOW_MS, None, b"{}", headers))
+        scheduled(RecordCopy(TOPIC, 0, 0, NOW_MS, None, b"{}", headers))
 
 
 def test_a_part_of_a_millisecond_is_a_whole_one() -> None:

@@ -151,7 +151,7 @@ def test_every_client_is_made_with_the_one_connection() -> None:
                 unpacked = [
                     ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None
                 ]
-                found.append(any(name.startswith("connection_of(") for name in unpacked))
+                found.append(any(name.startswith("client_options(") for name in unpacked))
                 assert found[-1], f"{file}:{node.lineno}"
     assert len(found) >= 7
 

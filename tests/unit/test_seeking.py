@@ -7,14 +7,14 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from famulus.consumer import seek_executor as seeking
-from famulus.consumer.seek_executor import Seeking
-from famulus.control.seeks import Order, Seeks
-from famulus.serialization.records import Outgoing
-from famulus.state.changelog import Processed
-from famulus.state.failure_state import Tried, Troubles, attempts_row
-from famulus.state.manager import Held
-from famulus.state.partition_state import Group, Partition
+from famulus.consumer import seek_executor
+from famulus.consumer.seek_executor import SeekExecutor
+from famulus.control.seeks import SeekRequest, Seeks
+from famulus.serialization.records import ProducerRecord
+from famulus.state.changelog import SourcePosition
+from famulus.state.failure_state import AttemptCount, FailureState, attempts_row
+from famulus.state.manager import OwnedPartition
+from famulus.state.partition_state import Checkpoint, PartitionState
 
 AT = TP("t", 0)
 
@@ -27,24 +27,26 @@ class Cluster:
         self.steps: list[str] = []
         self.commits = True
         self.tombstones: list[str] = []  # that somebody else wrote, and this worker has not read
-        self.settled: list[tuple[Group, Processed]] = []
+        self.settled: list[tuple[Checkpoint, SourcePosition]] = []
 
     def order(self, identity: str, offset: int) -> None:
         """An operator's order."""
-        self.seeks.take(f"seek:t/0/{identity}", msgspec.json.encode(Order(offset, "ann", "now")))
+        self.seeks.take(
+            f"seek:t/0/{identity}", msgspec.json.encode(SeekRequest(offset, "ann", "now"))
+        )
 
     async def catch_up(self) -> None:
         """Read them."""
         for key in self.tombstones:
             self.seeks.take(key, None)
 
-    async def settle(self, group: Group, processed: Processed, may_apply: Any) -> bool:
+    async def settle(self, group: Checkpoint, processed: SourcePosition, may_apply: Any) -> bool:
         """The state's write."""
         self.steps.append(f"settle {processed.next_offset} {processed.seek}")
         self.settled.append((group, processed))
         return bool(may_apply())
 
-    async def send_together(self, records: Sequence[Outgoing]) -> None:
+    async def send_together(self, records: Sequence[ProducerRecord]) -> None:
         """What is done."""
         assert all((record.topic, record.value) == ("g.admin", None) for record in records)
         self.steps.append("done " + " ".join((record.key or b"").decode() for record in records))
@@ -55,13 +57,13 @@ class Cluster:
         return self.commits
 
     async def carry_out(
-        self, partition: Partition, *, remembers: bool = True, span: tuple[int, int] = (0, 100)
+        self, partition: PartitionState, *, remembers: bool = True, span: tuple[int, int] = (0, 100)
     ) -> int:
         """An assignment of the partition; how many orders there were."""
-        settler: Any = self if remembers else None
+        checkpointer: Any = self if remembers else None
         stand_in: Any = self
-        held = {AT: Held(partition, settler)}
-        worker = Seeking(self.seeks, stand_in, stand_in, "g")
+        held = {AT: OwnedPartition(partition, checkpointer)}
+        worker = SeekExecutor(self.seeks, stand_in, stand_in, "g")
         orders = await worker.due(held)
         if orders:
             await worker.carry_out(orders, held, {AT: span}, self.commit)
@@ -69,9 +71,9 @@ class Cluster:
         return len(orders)
 
 
-def partition(processed: Processed | None = None) -> Partition:
+def partition(processed: SourcePosition | None = None) -> PartitionState:
     """One whose state says *processed*."""
-    made = Partition(0, None, 1000)
+    made = PartitionState(0, None, 1000)
     made.processed = processed
     return made
 
@@ -81,7 +83,7 @@ async def test_the_state_moves_before_the_commit_and_then_it_is_done() -> None:
     cluster = Cluster()
     cluster.order("a", 5)
     cluster.order("b", 7)
-    of = partition(Processed(50, (1, 2), 1234, 5, {"handled": 50}, "old"))
+    of = partition(SourcePosition(50, (1, 2), 1234, 5, {"handled": 50}, "old"))
     assert await cluster.carry_out(of) == 1
     assert cluster.steps == ["settle 7 b", "commit 7", "done seek:t/0/a seek:t/0/b"]
     assert of.processed is not None
@@ -97,19 +99,19 @@ async def test_what_the_state_knows_is_not_carried_out_again() -> None:
     """Its worker died before it could say so: the commit follows how far the partition got since."""
     cluster = Cluster()
     cluster.order("a", 5)
-    await cluster.carry_out(partition(Processed(9, seek="a")))
+    await cluster.carry_out(partition(SourcePosition(9, seek="a")))
     assert cluster.steps == ["commit 9", "done seek:t/0/a"]
 
 
 async def test_an_order_whose_commit_fails_stays_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next assignment goes on with it."""
-    monkeypatch.setattr(seeking, "COMMIT_AGAIN_S", 0.0)
+    monkeypatch.setattr(seek_executor, "COMMIT_AGAIN_S", 0.0)
     cluster = Cluster()
     cluster.order("a", 5)
     cluster.commits = False
-    of = partition(Processed(50))
+    of = partition(SourcePosition(50))
     await cluster.carry_out(of)
-    assert cluster.steps == ["settle 5 a", *["commit 5"] * seeking.COMMIT_TRIES]
+    assert cluster.steps == ["settle 5 a", *["commit 5"] * seek_executor.COMMIT_TRIES]
     cluster.commits = True
     cluster.steps.clear()
     await cluster.carry_out(of)
@@ -138,9 +140,9 @@ async def test_attempts_at_what_is_skipped_are_forgotten() -> None:
     """Those at what is still to come count."""
     cluster = Cluster()
     cluster.order("a", 5)
-    of = partition(Processed(3))
-    rows = [attempts_row(offset, {"h": Tried(1)}) for offset in (3, 5)]
-    of.troubles = Troubles([(key, value) for key, value in rows if value is not None])
+    of = partition(SourcePosition(3))
+    rows = [attempts_row(offset, {"h": AttemptCount(1)}) for offset in (3, 5)]
+    of.failure_state = FailureState([(key, value) for key, value in rows if value is not None])
     await cluster.carry_out(of)
     assert cluster.settled[0][0].rows == dict([attempts_row(3, None)])
-    assert list(of.troubles.attempts) == [5]
+    assert list(of.failure_state.attempts) == [5]

@@ -3,13 +3,13 @@
 import pytest
 
 from famulus.kafka.burrow import LOOKS, State
-from famulus.kafka.partition_health import Standing, Standings
+from famulus.kafka.partition_health import PartitionHealth, PartitionHealths
 
 
-def looked(*looks: tuple[float, int, int]) -> Standing:
+def looked(*looks: tuple[float, int, int]) -> PartitionHealth:
     """The standing of one partition after looks at (seconds, end of the log, lag)."""
-    standings: Standings[str] = Standings()
-    found = {"p": Standing(None, None, 0.0)}
+    standings: PartitionHealths[str] = PartitionHealths()
+    found = {"p": PartitionHealth(None, None, 0.0)}
     for at_s, end, lag in looks:
         found = standings.look(at_s, {"p": (end, lag)})
     return found["p"]
@@ -18,40 +18,44 @@ def looked(*looks: tuple[float, int, int]) -> Standing:
 @pytest.mark.parametrize(
     ("looks", "expected"),
     [
-        ([(0, 10, 0)], Standing(State.OK, 0.0, 0.0)),
-        ([(0, 10, 4)], Standing(None, None, 0.0)),  # it is too early to say
+        ([(0, 10, 0)], PartitionHealth(State.OK, 0.0, 0.0)),
+        ([(0, 10, 4)], PartitionHealth(None, None, 0.0)),  # it is too early to say
         # 2 a second settled, 1 comes.
-        ([(0, 100, 50), (15, 115, 35)], Standing(State.OK, 35.0, 0.0)),
-        ([(0, 100, 50), (15, 115, 60)], Standing(State.WARNING, None, 0.0)),
-        ([(0, 100, 50), (15, 100, 50)], Standing(State.STALLED, None, 15.0)),
+        ([(0, 100, 50), (15, 115, 35)], PartitionHealth(State.OK, 35.0, 0.0)),
+        ([(0, 100, 50), (15, 115, 60)], PartitionHealth(State.WARNING, None, 0.0)),
+        ([(0, 100, 50), (15, 100, 50)], PartitionHealth(State.STALLED, None, 15.0)),
         (
             [(0, 100, 50), (15, 100, 50), (30, 101, 50), (40, 101, 50)],
-            Standing(State.WARNING, None, 10.0),
+            PartitionHealth(State.WARNING, None, 10.0),
         ),
-        ([(0, 100, 50), (15, 100, 80)], Standing(State.REWIND, None, 0.0)),
-        ([(0, 100, 50), (15, 100, 50), (30, 100, 0)], Standing(State.OK, 0.0, 0.0)),
+        ([(0, 100, 50), (15, 100, 80)], PartitionHealth(State.REWIND, None, 0.0)),
+        ([(0, 100, 50), (15, 100, 50), (30, 100, 0)], PartitionHealth(State.OK, 0.0, 0.0)),
     ],
     ids=["ok", "early", "catching-up", "warning", "stalled", "moved-once", "rewind", "caught-up"],
 )
-def test_a_standing(looks: list[tuple[float, int, int]], expected: Standing) -> None:
+def test_a_standing(looks: list[tuple[float, int, int]], expected: PartitionHealth) -> None:
     """By its last looks."""
     assert looked(*looks) == expected
 
 
 def test_partition_behind_an_open_transaction_is_not_stalled() -> None:
     """Nobody in the group can make it get on; its lag and its waiting are told as ever."""
-    standings: Standings[str] = Standings()
+    standings: PartitionHealths[str] = PartitionHealths()
     standings.look(0, {"p": (10, 5)}, {"p"})
-    assert standings.look(15, {"p": (10, 5)}, {"p"})["p"] == Standing(State.WARNING, None, 15.0)
+    assert standings.look(15, {"p": (10, 5)}, {"p"})["p"] == PartitionHealth(
+        State.WARNING, None, 15.0
+    )
     assert standings.look(30, {"p": (10, 5)})["p"].state is State.STALLED
 
 
 def test_windows_stay_small_and_those_of_others_go() -> None:
     """However often somebody looks; a partition that comes back begins anew."""
-    standings: Standings[str] = Standings()
+    standings: PartitionHealths[str] = PartitionHealths()
     for second in range(0, 3_000, 15):
         standings.look(second, {"a": (10, 5), "b": (10, 5)})
     assert {len(window) for window in standings._windows.values()} == {LOOKS}
-    assert standings.look(3_000, {"a": (10, 5)})["a"] == Standing(State.STALLED, None, 3_000.0)
+    assert standings.look(3_000, {"a": (10, 5)})["a"] == PartitionHealth(
+        State.STALLED, None, 3_000.0
+    )
     assert standings._windows.keys() == standings._since_s.keys() == {"a"}
-    assert standings.look(3_015, {"b": (10, 5)})["b"] == Standing(None, None, 0.0)
+    assert standings.look(3_015, {"b": (10, 5)})["b"] == PartitionHealth(None, None, 0.0)

@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 import pytest
 from faust.types import TP
 
-from famulus.consumer.start_offsets import Found, Known, starts
+from famulus.consumer.start_offsets import KnownPositions, StartOffsets, find_start_offsets
 from famulus.errors import ConfigError
-from famulus.state.changelog import Processed
-from famulus.state.identity import Note, note_of, note_text
+from famulus.state.changelog import SourcePosition
+from famulus.state.identity import CommitNote, note_of, note_text
 
 PLACE, OTHER, NEW = TP("orders", 0), TP("orders", 1), TP("orders", 2)
 
@@ -47,23 +47,27 @@ class Cluster:
 @pytest.mark.parametrize(
     ("known", "found", "gone"),
     [
-        (Known(Processed(150), 150, 150), {PLACE: 150}, {}),  # the state is the truth
-        (Known(Processed(150), 120, 120), {PLACE: 150}, {}),  # and a commit was lost
-        (Known(Processed(150), None, None), {PLACE: 150}, {}),
-        (Known(Processed(20), 20, 20), {PLACE: 100}, {PLACE: 80}),  # what was between is gone
-        (Known(None, 120, 120), {}, {}),  # Faust reads on where the group has committed
-        (Known(None, 20, 20), {PLACE: 100}, {PLACE: 80}),
-        (Known(None, 0, 0), {PLACE: 100}, {PLACE: 100}),
+        (KnownPositions(SourcePosition(150), 150, 150), {PLACE: 150}, {}),  # the state is the truth
+        (KnownPositions(SourcePosition(150), 120, 120), {PLACE: 150}, {}),  # and a commit was lost
+        (KnownPositions(SourcePosition(150), None, None), {PLACE: 150}, {}),
+        (
+            KnownPositions(SourcePosition(20), 20, 20),
+            {PLACE: 100},
+            {PLACE: 80},
+        ),  # what was between is gone
+        (KnownPositions(None, 120, 120), {}, {}),  # Faust reads on where the group has committed
+        (KnownPositions(None, 20, 20), {PLACE: 100}, {PLACE: 80}),
+        (KnownPositions(None, 0, 0), {PLACE: 100}, {PLACE: 100}),
     ],
 )
 async def test_what_is_known_of_a_partition_decides_whatever_the_setting_says(
-    known: Known, found: dict[TP, int], gone: dict[TP, int], *, is_earliest: bool
+    known: KnownPositions, found: dict[TP, int], gone: dict[TP, int], *, is_earliest: bool
 ) -> None:
     """Retention that has overtaken the group costs what is deleted, never what is still there."""
     cluster = Cluster()
-    assert await starts({PLACE: known}, cluster, "ignore", is_earliest=is_earliest) == Found(
-        found, gone
-    )
+    assert await find_start_offsets(
+        {PLACE: known}, cluster, "ignore", is_earliest=is_earliest
+    ) == StartOffsets(found, gone)
     assert set(cluster.asked) <= {"begin", "end"}
 
 
@@ -76,43 +80,43 @@ async def test_a_commit_of_0_is_set_where_the_log_begins_there(
         return dict.fromkeys(partitions, 0)
 
     monkeypatch.setattr(Cluster, "earliest_offsets", begins)
-    assert await starts(
-        {PLACE: Known(None, None, 0)}, Cluster(), "ignore", is_earliest=False
-    ) == Found({PLACE: 0})
+    assert await find_start_offsets(
+        {PLACE: KnownPositions(None, None, 0)}, Cluster(), "ignore", is_earliest=False
+    ) == StartOffsets({PLACE: 0})
 
 
-UNKNOWN = Known(None, None, None)
+UNKNOWN = KnownPositions(None, None, None)
 
 
 async def test_a_topic_that_the_group_knows_nothing_of_begins_as_the_setting_says() -> None:
     """At its end all of it is to be committed at once, what others have included."""
-    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=True) == Found(
-        {PLACE: 100}
-    )
+    assert await find_start_offsets(
+        {PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=True
+    ) == StartOffsets({PLACE: 100})
     fresh = dict.fromkeys((PLACE, OTHER, NEW), 200)
-    assert await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False) == Found(
-        {PLACE: 200}, fresh=fresh
-    )
+    assert await find_start_offsets(
+        {PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False
+    ) == StartOffsets({PLACE: 200}, fresh=fresh)
 
 
 @pytest.mark.parametrize("is_earliest", [True, False])
 async def test_a_new_partition_of_a_known_topic_begins_with_its_log(*, is_earliest: bool) -> None:
     """The group has committed other ones of it, or this worker has the state of one."""
     committed = Cluster({PLACE: 150, OTHER: 150})
-    found = await starts({NEW: UNKNOWN}, committed, "ignore", is_earliest=is_earliest)
-    assert found == Found({NEW: 100})
-    known = {PLACE: Known(Processed(150), None, None), NEW: UNKNOWN}
-    found = await starts(known, Cluster(), "ignore", is_earliest=is_earliest)
-    assert found == Found({PLACE: 150, NEW: 100})
+    found = await find_start_offsets({NEW: UNKNOWN}, committed, "ignore", is_earliest=is_earliest)
+    assert found == StartOffsets({NEW: 100})
+    known = {PLACE: KnownPositions(SourcePosition(150), None, None), NEW: UNKNOWN}
+    found = await find_start_offsets(known, Cluster(), "ignore", is_earliest=is_earliest)
+    assert found == StartOffsets({PLACE: 150, NEW: 100})
 
 
 async def test_who_comes_second_begins_where_the_first_worker_says() -> None:
     """Two workers that start together must not take each other's first commit for a sign of new partitions."""
-    first = await starts({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False)
-    found = await starts(
+    first = await find_start_offsets({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False)
+    found = await find_start_offsets(
         {OTHER: UNKNOWN}, Cluster(first.fresh | {OTHER: 195}), "ignore", is_earliest=False
     )
-    assert found == Found({OTHER: 195})
+    assert found == StartOffsets({OTHER: 195})
 
 
 async def test_a_state_of_another_topic_is_refused() -> None:
@@ -120,66 +124,76 @@ async def test_a_state_of_another_topic_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"orders-0: .*the topic ends at 200.*state replay --topic orders"
     ):
-        await starts(
-            {PLACE: Known(Processed(201), 150, 150)}, Cluster(), "ignore", is_earliest=True
+        await find_start_offsets(
+            {PLACE: KnownPositions(SourcePosition(201), 150, 150)},
+            Cluster(),
+            "ignore",
+            is_earliest=True,
         )
 
 
 async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -> None:
     """However long it is; the cure keeps the tables or makes them anew."""
-    known = Known(Processed(150, source_id="one"), 150, 150, "two")
+    known = KnownPositions(SourcePosition(150, source_id="one"), 150, 150, "two")
     with pytest.raises(
         ConfigError, match=r"orders was deleted and made anew.*reset-offsets orders --to-beginning"
     ):
-        await starts({PLACE: known}, Cluster(), "ignore", is_earliest=True)
+        await find_start_offsets({PLACE: known}, Cluster(), "ignore", is_earliest=True)
     for same in "", "one":  # a broker that tells no ids, and an older state
-        assert await starts(
+        assert await find_start_offsets(
             {PLACE: known._replace(source_id=same)}, Cluster(), "ignore", is_earliest=True
-        ) == Found({PLACE: 150})
-    older = known._replace(processed=Processed(150))
-    assert await starts({PLACE: older}, Cluster(), "ignore", is_earliest=True) == Found(
-        {PLACE: 150}
-    )
+        ) == StartOffsets({PLACE: 150})
+    older = known._replace(processed=SourcePosition(150))
+    assert await find_start_offsets(
+        {PLACE: older}, Cluster(), "ignore", is_earliest=True
+    ) == StartOffsets({PLACE: 150})
 
 
 @pytest.mark.parametrize("is_earliest", [True, False])
 @pytest.mark.parametrize(
     ("known", "begins_anew"),
     [
-        (Known(None, 150, 150, "two", Note("one"), has_state=False), True),
-        (Known(None, None, None, "two", has_state=False, is_anew=True), True),
-        (Known(None, 150, 150, "one", Note("one"), has_state=False), False),
+        (KnownPositions(None, 150, 150, "two", CommitNote("one"), has_state=False), True),
+        (KnownPositions(None, None, None, "two", has_state=False, is_anew=True), True),
+        (KnownPositions(None, 150, 150, "one", CommitNote("one"), has_state=False), False),
         # Committed by an older version.
-        (Known(None, 150, 150, "two", Note(), has_state=False), False),
+        (KnownPositions(None, 150, 150, "two", CommitNote(), has_state=False), False),
     ],
 )
 async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_there_is_no_state(
-    known: Known,
+    known: KnownPositions,
     begins_anew: bool,
     is_earliest: bool,  # of the table
 ) -> None:
     """Whatever the settings say of groups that know nothing."""
-    found = await starts({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)
-    assert found == Found({PLACE: 100} if begins_anew else {})
+    found = await find_start_offsets({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)
+    assert found == StartOffsets({PLACE: 100} if begins_anew else {})
 
 
 async def test_a_state_that_is_lost_is_not_taken_for_one_that_begins() -> None:
     """The commit says that there was one: an empty changelog is no empty state then."""
-    lost = Known(None, 150, 150, "one", Note("one", has_state=True))
+    lost = KnownPositions(None, 150, 150, "one", CommitNote("one", has_state=True))
     with pytest.raises(
         ConfigError,
         match=r"committed offset 150 with a state, and there is none.*restore-changelog",
     ):
-        await starts({PLACE: lost}, Cluster(), "ignore", is_earliest=True)
-    for note in Note(), Note("one"):  # of a version before, or before the subscription had a state
+        await find_start_offsets({PLACE: lost}, Cluster(), "ignore", is_earliest=True)
+    for note in (
+        CommitNote(),
+        CommitNote("one"),
+    ):  # of a version before, or before the subscription had a state
         assert (
-            await starts({PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True)
-            == Found()
+            await find_start_offsets(
+                {PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True
+            )
+            == StartOffsets()
         )
 
 
 def test_a_note_of_somebody_else_says_nothing() -> None:
     """The metadata of a commit is free text."""
-    assert note_of(note_text(Note("one", has_state=True))) == Note("one", has_state=True)
+    assert note_of(note_text(CommitNote("one", has_state=True))) == CommitNote(
+        "one", has_state=True
+    )
     for other in "", "x", "[1]", '{"source_id": 5}', "[" * 10_000:
-        assert note_of(other) == Note()
+        assert note_of(other) == CommitNote()

@@ -15,8 +15,8 @@ from famulus.state.changelog import (
     MARK,
     PROCESSED,
     RESET,
-    Claim,
-    Processed,
+    OwnershipClaim,
+    SourcePosition,
     encode,
     epoch_headers,
     pack,
@@ -66,7 +66,7 @@ def test_a_mark_that_was_renewed_outlives_its_pack() -> None:
 
 def test_who_has_lost_the_partition_changes_nothing() -> None:
     """The first record of a newer epoch ends the older one."""
-    claim = encode(Claim(2, "owner", "host:1"))
+    claim = encode(OwnershipClaim(2, "owner", "host:1"))
     fold = folded(
         (1, ROW, b"1"), (2, CLAIM, claim), (1, ROW, b"2"), (1, RESET, b""), (1, FIRST, pack(MARKS))
     )
@@ -75,8 +75,8 @@ def test_who_has_lost_the_partition_changes_nothing() -> None:
 
 def test_a_reset_leaves_what_comes_after_it() -> None:
     """Rows, marks and the position before it count no more."""
-    before = ((1, ROW, b"1"), (1, FIRST, pack(MARKS)), (1, PROCESSED, encode(Processed(9))))
-    fold = folded(*before, (2, RESET, b""), (2, PROCESSED, encode(Processed(4))))
+    before = ((1, ROW, b"1"), (1, FIRST, pack(MARKS)), (1, PROCESSED, encode(SourcePosition(9))))
+    fold = folded(*before, (2, RESET, b""), (2, PROCESSED, encode(SourcePosition(4))))
     assert (fold.rows, fold.marks, fold.packs, fold.next_offset) == ({}, {}, {}, 4)
     assert folded(*before, (2, RESET, b"")).next_offset is None
 
@@ -101,7 +101,7 @@ def test_a_store_is_compared_as_of_its_position() -> None:
         ({row_key("sums", b"other"): b"7"}, "row sums/other is only here"),
         ({A: store_mark(7, 7)}, f"mark {A[1:].hex()} differs"),
         ({FIRST: b""}, "pack of 0 differs"),
-        ({PROCESSED: encode(Processed(1))}, "the processed row is only here"),
+        ({PROCESSED: encode(SourcePosition(1))}, "the processed row is only here"),
         ({EPOCH: b"3"}, "the epoch differs"),
     ],
 )
@@ -130,7 +130,7 @@ def test_where_a_replay_begins() -> None:
 def test_what_is_handled_again_counts_from_what_is_processed() -> None:
     """From what was committed where nothing is remembered; below zero when records are skipped."""
     place: Any = ("t", 0)
-    fold = folded((1, PROCESSED, encode(Processed(9))))
+    fold = folded((1, PROCESSED, encode(SourcePosition(9))))
     assert Step(place, place, fold, 5, 4).again == 5
     assert Step(place, None, None, 5, 4).again == 1
     assert Step(place, place, folded(), None, 4).again == 0

@@ -12,15 +12,15 @@ from famulus.state.changelog import (
     CLAIM,
     PROCESSED,
     RESET,
-    Claim,
-    Processed,
+    OwnershipClaim,
+    SourcePosition,
     encode,
     epoch_bytes,
     epoch_headers,
     pack_key,
     row_key,
 )
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import STALE, UNREADABLE
 from tests.stand_ins.stored import MemoryStore
@@ -46,7 +46,7 @@ def replica_of(log: list[Any]) -> Replica:
     """A store that copies *log*."""
     store: Any = MemoryStore({})
     store.open()
-    replica = Replica(Home("", "g-t-state", "", 0), "t", store)
+    replica = Replica(ChangelogPartition("", "g-t-state", "", 0), "t", store)
     replica.replay(log, len(log) - 1)
     return replica
 
@@ -76,7 +76,7 @@ JUNK: dict[str, tuple[bytes | None, bytes | None, Any]] = {
     "a processed row with an offset below nothing": (PROCESSED, b'{"next_offset":-5}', 3),
     "a processed row with half a turn": (PROCESSED, b'{"next_offset":5,"ahead":[1]}', 3),
 }
-OURS = [(ROW, b"1", 3), (PACK, MARKS, 3), (PROCESSED, encode(Processed(5)), 3)]
+OURS = [(ROW, b"1", 3), (PACK, MARKS, 3), (PROCESSED, encode(SourcePosition(5)), 3)]
 
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=list(JUNK))
@@ -86,7 +86,7 @@ def test_what_no_owner_wrote_changes_nothing(junk: tuple[bytes | None, bytes | N
     replica = replica_of(log)
     rows: dict[bytes, bytes] = replica.store.rows  # type: ignore[attr-defined]
     assert (rows[ROW], rows[row_key("count", b"l")], rows[PACK]) == (b"1", b"2", MARKS)
-    assert rows[PROCESSED] == encode(Processed(5))
+    assert rows[PROCESSED] == encode(SourcePosition(5))
     assert (replica.store.epoch, replica.unreadable, replica.owner) == (3, "", "")
     key = junk[0]
     assert (STALE + (key or b"") in rows) == (key not in {None, CLAIM})
@@ -104,10 +104,10 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
     replica = replica_of(records((ROW, b"1", 3), (key, b"junk", 3)))
     assert replica.unreadable.startswith("g-t-state/0/1: ")
     # Another worker, on the same disk.
-    again = Replica(Home("", "g-t-state", "", 0), "t", replica.store)
+    again = Replica(ChangelogPartition("", "g-t-state", "", 0), "t", replica.store)
     assert again.unreadable == replica.unreadable
     mended = {
-        "again": (key, MARKS if key == PACK else encode(Processed(5)), 3),
+        "again": (key, MARKS if key == PACK else encode(SourcePosition(5)), 3),
         "reset": (RESET, b"", 4),
     }[cure]
     [record] = records(mended)
@@ -120,7 +120,9 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
 def test_a_claim_is_one_when_its_header_says_so_too() -> None:
     """Else somebody's number would have every worker claim for ever."""
     replica = replica_of(
-        records((CLAIM, encode(Claim(3, "a")), 3), (CLAIM, encode(Claim(7, "b")), 3))
+        records(
+            (CLAIM, encode(OwnershipClaim(3, "a")), 3), (CLAIM, encode(OwnershipClaim(7, "b")), 3)
+        )
     )
     assert (replica.owner, replica.owner_epoch) == ("a", 3)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from famulus.cli.output import Out, console, note, put_line, say, say_json
+from famulus.cli.output import Out, console, print_json, print_note, print_text, put_line
 from famulus.errors import ConfigError
 from famulus.formatting import ascii_json, printable_json, printable_lines
 from famulus.standard_streams import SafeStream
@@ -54,10 +54,10 @@ def test_no_way_of_writing_lets_a_control_character_pass(
     """Lines, notes, JSON, styled text and tables, to a pipe and to a terminal."""
     text = f"a{control}b"
     put_line(text)
-    note(text)
+    print_note(text)
     if not "\ud800" <= control <= "\udfff":  # which JSON cannot have
-        say({text: [text]})
-        say_json(msgspec.json.encode({"n": text}))
+        print_text({text: [text]})
+        print_json(msgspec.json.encode({"n": text}))
     table = Table(title=text)
     table.add_column(text)
     table.add_row(Text(text, "red"))

@@ -12,9 +12,9 @@ import pytest
 
 from famulus.errors import UnreadableRowError
 from famulus.state.changelog import row_key
-from famulus.state.partition_state import Partition
+from famulus.state.partition_state import PartitionState
 from famulus.state.tables import Table
-from famulus.state.unit_of_work import Unit, current_unit, enter
+from famulus.state.unit_of_work import UnitOfWork, current_unit, enter
 from famulus.state.windows import TIME_MAX_MS, Window, start_of, text_of
 from tests.stand_ins.stored import MemoryStore, partition_of, record
 
@@ -37,16 +37,16 @@ class Color(Enum):
 
 
 def table_in(
-    partition: Partition, key: Any, value: Any, default: Callable[[], Any] | None = None
+    partition: PartitionState, key: Any, value: Any, default: Callable[[], Any] | None = None
 ) -> Table[Any, Any]:
     """A table whose rows *partition* has, and that belongs to topic `here`."""
     partition.topic = "here"
     return Table("t", key, value, default, {0: partition}, topic="here")
 
 
-def begin(partition: Partition, timestamp: int = 0) -> Unit:
+def begin(partition: PartitionState, timestamp: int = 0) -> UnitOfWork:
     """An event in hand."""
-    unit = Unit(partition, record(timestamp=timestamp))
+    unit = UnitOfWork(partition, record(timestamp=timestamp))
     enter(unit)
     return unit
 
@@ -268,7 +268,7 @@ def test_a_table_of_another_subscription_is_not_touched() -> None:
     """
     here = partition_of({row_key("t", b"k"): b"5"})
     table = table_in(here, str, int, int)
-    there = Partition(0, None, 1000, topic="there")
+    there = PartitionState(0, None, 1000, topic="there")
     unit = begin(there)
 
     def write() -> None:

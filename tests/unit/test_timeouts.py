@@ -183,8 +183,8 @@ async def test_a_crew_ends_whatever_was_cancelled_before(
     trial.feed("a:one", "b:two")
     await asyncio.sleep(after_s)
     async with asyncio.timeout(5):
-        await trial.crew.stop()
-    assert all(hand.task is not None and hand.task.done() for hand in trial.crew.hands)
+        await trial.task_pool.stop()
+    assert all(hand.task is not None and hand.task.done() for hand in trial.task_pool.slots)
     assert (bool(ended), trial.faults) == (True, [])
 
 
@@ -195,10 +195,10 @@ async def test_a_limit_and_the_end_in_one_moment_are_the_end(make: Make) -> None
     trial.start()
     trial.feed("a:100")
     await trial.until(lambda: bool(trial.calls))
-    [hand] = trial.crew.hands
+    [hand] = trial.task_pool.slots
     hand.unit.is_timed_out = True  # type: ignore[union-attr]
     assert hand.task is not None
     hand.task.cancel()
     async with asyncio.timeout(5):
-        await trial.crew.stop()
+        await trial.task_pool.stop()
     assert hand.task.cancelled()

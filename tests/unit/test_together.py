@@ -7,10 +7,10 @@ import pytest
 
 from famulus.config import KafkaConfig
 from famulus.model import Event
-from famulus.producer.coalescing import MANY, Together
+from famulus.producer.coalescing import MANY, CoalescingSender
 from famulus.producer.producer import Producer
 from famulus.producer.results import Published, UnknownTopicError
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 
 class Question(Event, namespace="test.Asked", topic="questions", key="key"):
@@ -27,7 +27,7 @@ class Slow(Producer):
         self.batches: list[list[str]] = []
         self.go = asyncio.Event()
 
-    async def send_together(self, records: Sequence[Outgoing]) -> list[Published]:
+    async def send_together(self, records: Sequence[ProducerRecord]) -> list[Published]:
         """Note them, wait, and answer with places in their order."""
         self.batches.append([(record.key or b"").decode() for record in records])
         await self.go.wait()
@@ -37,7 +37,7 @@ class Slow(Producer):
 
 
 async def crowd(
-    together: Together, topic: str, keys: Sequence[str]
+    together: CoalescingSender, topic: str, keys: Sequence[str]
 ) -> list[asyncio.Task[Published]]:
     """Callers that have all begun."""
     tasks = [asyncio.create_task(together.send(topic, key, Question(key=key), ())) for key in keys]
@@ -48,7 +48,7 @@ async def crowd(
 async def test_those_that_come_meanwhile_leave_together() -> None:
     """In their order, as many as may, and without those that have given up."""
     producer = Slow()
-    together = Together(producer)
+    together = CoalescingSender(producer)
     first = await crowd(together, "t", ["first"])
     keys = [f"k{number}" for number in range(MANY + 2)]
     others = await crowd(together, "t", keys)
@@ -64,7 +64,7 @@ async def test_those_that_come_meanwhile_leave_together() -> None:
 async def test_what_is_wrong_with_a_topic_is_told_to_its_callers_alone() -> None:
     """And the next ones are sent again."""
     producer = Slow()
-    together = Together(producer)
+    together = CoalescingSender(producer)
     await crowd(together, "t", ["first"])
     gone, there = await crowd(together, "gone", ["a", "b"]), await crowd(together, "t", ["c"])
     producer.go.set()

@@ -7,7 +7,7 @@ import pytest
 from famulus.config import WorkerConfig
 from famulus.errors import ConfigError
 from famulus.webserver import tokens
-from famulus.webserver.auth import ADMIN_FILE, READ_FILE, Door, is_loopback
+from famulus.webserver.auth import ADMIN_FILE, READ_FILE, WebAuth, is_loopback
 from famulus.webserver.tokens import TokenFile, made_token
 
 GOOD, OTHER = "a" * 32, "b" * 32
@@ -103,11 +103,11 @@ def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -
     """A name that somebody else may point elsewhere is none of them."""
     assert is_loopback(bind) == expected
     if expected:
-        Door(WorkerConfig()).check(bind)
+        WebAuth(WorkerConfig()).check(bind)
     else:
         with pytest.raises(ConfigError, match=r"Worker\.ReadTokenFile and Worker\.AdminTokenFile"):
-            Door(WorkerConfig()).check(bind)
-    Door(WorkerConfig.model_validate({"AdminToken": GOOD})).check(bind)
+            WebAuth(WorkerConfig()).check(bind)
+    WebAuth(WorkerConfig.model_validate({"AdminToken": GOOD})).check(bind)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -
 def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) -> None:
     """Before the server starts, and without showing a token."""
     with pytest.raises(ConfigError, match=says) as caught:
-        Door(WorkerConfig.model_validate(settings)).open()
+        WebAuth(WorkerConfig.model_validate(settings)).open()
     assert "guess-me" not in caught.value.message
 
 
@@ -134,6 +134,6 @@ def test_tokens_of_the_settings_are_not_shown_and_nothing_is_made_beside_them(
 ) -> None:
     """Neither by printing the settings nor in the data folder."""
     worker = WorkerConfig.model_validate({"ReadToken": GOOD, "DataDir": str(tmp_path)})
-    Door(worker).open()
+    WebAuth(worker).open()
     assert GOOD not in f"{worker} {worker!r} {worker.model_dump()} {worker.model_dump_json()}"
     assert not any((tmp_path / name).exists() for name in (READ_FILE, ADMIN_FILE))

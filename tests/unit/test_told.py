@@ -4,10 +4,17 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from famulus.control.concurrency import WIDTH_MAX, Width, Widths
-from famulus.control.control_state import Told
-from famulus.control.seek_planner import Move, Where, _to, consequences, time_ms_of, where_of
-from famulus.control.seeks import Name, Order, Seeks
+from famulus.control.concurrency import WIDTH_MAX, ConcurrencyOverride, ConcurrencyOverrides
+from famulus.control.control_state import ControlState
+from famulus.control.seek_planner import (
+    PlannedSeek,
+    SeekTarget,
+    _to,
+    consequences,
+    seek_target,
+    time_ms_of,
+)
+from famulus.control.seeks import SeekId, SeekRequest, Seeks
 from famulus.errors import ConfigError
 
 AT = "2026-01-01T10:02:00Z"
@@ -16,12 +23,12 @@ PLACE = TopicPartition("t", 0)
 
 def order(offset: int) -> bytes:
     """An order's value."""
-    return msgspec.json.encode(Order(offset, "ann@desk", AT, "why"))
+    return msgspec.json.encode(SeekRequest(offset, "ann@desk", AT, "why"))
 
 
-def told(*records: tuple[str, bytes | None]) -> Told:
+def control_state(*records: tuple[str, bytes | None]) -> ControlState:
     """All that *records* say."""
-    found = Told()
+    found = ControlState()
     for key, value in records:
         found.take(key.encode(), value)
     return found
@@ -29,7 +36,9 @@ def told(*records: tuple[str, bytes | None]) -> Told:
 
 def test_the_newest_order_of_a_partition_counts() -> None:
     """Those before it are known as well, since they are done with it; other partitions have their own."""
-    seeks = told(("seek:t/0/a", order(5)), ("seek:t/1/a", order(6)), ("seek:t/0/b", order(7))).seeks
+    seeks = control_state(
+        ("seek:t/0/a", order(5)), ("seek:t/1/a", order(6)), ("seek:t/0/b", order(7))
+    ).seeks
     newest = seeks.newest("t", 0)
     assert newest is not None
     assert (newest[0].id, newest[1].offset) == ("b", 7)
@@ -42,7 +51,9 @@ def test_the_newest_order_of_a_partition_counts() -> None:
 
 def test_a_tombstone_ends_its_own_order_alone() -> None:
     """One that was given meanwhile still counts."""
-    seeks = told(("seek:t/0/a", order(5)), ("seek:t/0/b", order(7)), ("seek:t/0/a", None)).seeks
+    seeks = control_state(
+        ("seek:t/0/a", order(5)), ("seek:t/0/b", order(7)), ("seek:t/0/a", None)
+    ).seeks
     assert [str(name) for name in seeks.names("t", 0)] == ["seek:t/0/b"]
 
 
@@ -58,19 +69,25 @@ def test_what_names_no_order_is_refused(key: str) -> None:
 def test_a_name_is_read_back() -> None:
     """From the key that it makes."""
     seeks = Seeks()
-    name = Name("a.b-c_d", 12, "x")
+    name = SeekId("a.b-c_d", 12, "x")
     assert "is to go on at offset 3" in seeks.take(str(name), order(3))
     assert seeks.names("a.b-c_d", 12) == [name]
 
 
 def test_a_concurrency_holds_until_its_tombstone() -> None:
     """For its topic alone; the star is each worker's own."""
-    five = msgspec.json.encode(Width(5, "ann@desk", AT))
-    widths = told(("concurrency:t", five), ("concurrency:*", five)).widths
-    assert (widths.get("t", 9), widths.get("u", 9), widths.get("*", 9)) == (5, 9, 5)
-    assert [row["topic"] for row in widths.rows()] == [None, "t"]
-    assert "that of the settings" in widths.take("concurrency:t", None)
-    assert widths.get("t", 9) == 9
+    five = msgspec.json.encode(ConcurrencyOverride(5, "ann@desk", AT))
+    concurrency_overrides = control_state(
+        ("concurrency:t", five), ("concurrency:*", five)
+    ).concurrency_overrides
+    assert (
+        concurrency_overrides.get("t", 9),
+        concurrency_overrides.get("u", 9),
+        concurrency_overrides.get("*", 9),
+    ) == (5, 9, 5)
+    assert [row["topic"] for row in concurrency_overrides.rows()] == [None, "t"]
+    assert "that of the settings" in concurrency_overrides.take("concurrency:t", None)
+    assert concurrency_overrides.get("t", 9) == 9
 
 
 @pytest.mark.parametrize(
@@ -84,50 +101,52 @@ def test_a_concurrency_holds_until_its_tombstone() -> None:
 )
 def test_a_concurrency_has_bounds(key: str, count: int) -> None:
     """What is beyond them is refused, and what was said before holds."""
-    widths = Widths()
+    concurrency_overrides = ConcurrencyOverrides()
     with pytest.raises(ValueError, match=r".+"):
-        widths.take(key, msgspec.json.encode(Width(count, "ann@desk", AT)))
-    assert not widths.of
+        concurrency_overrides.take(
+            key, msgspec.json.encode(ConcurrencyOverride(count, "ann@desk", AT))
+        )
+    assert not concurrency_overrides.of
 
 
 def test_all_kinds_stand_in_one_topic() -> None:
     """A topic may have the name of a kind."""
     pause = msgspec.json.encode({"by": "ann", "at": AT})
-    found = told(("seek/3", pause), ("concurrency/3", pause), ("seek:t/0/a", order(5)))
+    found = control_state(("seek/3", pause), ("concurrency/3", pause), ("seek:t/0/a", order(5)))
     assert {str(target) for target in found.pauses.of} == {"seek/3", "concurrency/3"}
     assert "was resumed" in found.take(b"seek/3", None)
 
 
 def test_a_place_is_said_in_one_way() -> None:
     """Exactly one; times without a zone are UTC."""
-    assert where_of(edge=None, offset=0, time=None) == Where(offset=0)
-    assert where_of(edge="end", offset=None, time=None) == Where(edge="end")
+    assert seek_target(edge=None, offset=0, time=None) == SeekTarget(offset=0)
+    assert seek_target(edge="end", offset=None, time=None) == SeekTarget(edge="end")
     assert (
-        where_of(time="1970-01-01T00:00:01")
-        == Where(time_ms=1000)
-        == Where(time_ms=time_ms_of("1970-01-01T01:00:01+01:00"))
+        seek_target(time="1970-01-01T00:00:01")
+        == SeekTarget(time_ms=1000)
+        == SeekTarget(time_ms=time_ms_of("1970-01-01T01:00:01+01:00"))
     )
     for asked in ({"edge": None, "offset": None}, {"edge": "end", "offset": 3}):
         with pytest.raises(ValueError, match="say one of edge, offset"):
-            where_of(**asked)
+            seek_target(**asked)
     with pytest.raises(ValueError, match="is no time such as"):
-        where_of(time="yesterday")
+        seek_target(time="yesterday")
 
 
 @pytest.mark.parametrize(
     ("where", "to"),
     [
-        (Where(edge="beginning"), 10),
-        (Where(edge="end"), 90),
-        (Where(offset=10), 10),
-        (Where(offset=90), 90),
-        (Where(shift_by=-5), 45),
-        (Where(shift_by=-500), 10),
-        (Where(shift_by=500), 90),
-        (Where(time_ms=1), 77),
+        (SeekTarget(edge="beginning"), 10),
+        (SeekTarget(edge="end"), 90),
+        (SeekTarget(offset=10), 10),
+        (SeekTarget(offset=90), 90),
+        (SeekTarget(shift_by=-5), 45),
+        (SeekTarget(shift_by=-500), 10),
+        (SeekTarget(shift_by=500), 90),
+        (SeekTarget(time_ms=1), 77),
     ],
 )
-def test_every_place_is_an_offset_of_the_log(where: Where, to: int) -> None:
+def test_every_place_is_an_offset_of_the_log(where: SeekTarget, to: int) -> None:
     """Shifts stay within it."""
     assert _to(PLACE, (10, 90), 50, 77, where) == to
 
@@ -136,7 +155,7 @@ def test_every_place_is_an_offset_of_the_log(where: Where, to: int) -> None:
 def test_an_offset_outside_of_the_log_is_refused(offset: int) -> None:
     """With what there is."""
     with pytest.raises(ConfigError, match=f"t/0 has the offsets 10 to 90, not {offset}"):
-        _to(PLACE, (10, 90), 50, 90, Where(offset=offset))
+        _to(PLACE, (10, 90), 50, 90, SeekTarget(offset=offset))
 
 
 @pytest.mark.parametrize(
@@ -145,14 +164,14 @@ def test_an_offset_outside_of_the_log_is_refused(offset: int) -> None:
 )
 def test_a_move_says_how_many_come_again(committed: int | None, to: int, again: int) -> None:
     """Of those that are there; below 0, how many are skipped."""
-    move = Move(PLACE, 10, 90, committed, to)
+    move = PlannedSeek(PLACE, 10, 90, committed, to)
     assert move.again == again
     assert (move.as_json()["again"], move.as_json()["skipped"]) == (max(again, 0), max(-again, 0))
 
 
 def test_it_is_said_what_the_state_has_to_do_with_it() -> None:
     """Whether events are recognised decides whether a seek back has effects."""
-    back = [Move(PLACE, 0, 90, 50, 40)]
+    back = [PlannedSeek(PLACE, 0, 90, 50, 40)]
     [known] = consequences(back, {"t": 3600.0})
     assert "duplicates and not handled" in known
     assert "(for 1 h)" in known
@@ -160,7 +179,7 @@ def test_it_is_said_what_the_state_has_to_do_with_it() -> None:
     [unknown] = consequences(back, {"t": None})
     assert "tables count them twice" in unknown
     assert consequences(back, {}) == ["t: 10 records are handled again"]
-    assert consequences([Move(PLACE, 0, 90, 50, 60)], {"t": 3600.0}) == [
+    assert consequences([PlannedSeek(PLACE, 0, 90, 50, 60)], {"t": 3600.0}) == [
         "t: 10 records are skipped, no handler gets them"
     ]
-    assert consequences([Move(PLACE, 0, 90, 50, 50)], {"t": 3600.0}) == []
+    assert consequences([PlannedSeek(PLACE, 0, 90, 50, 50)], {"t": 3600.0}) == []

@@ -20,7 +20,7 @@ from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.results import Published, PublishError
 from famulus.serialization.key_text import key_bytes
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.unit_of_work import current_attempt
 from models.stock import StockReserved
 from tests.stand_ins.clock import Clock
@@ -145,15 +145,15 @@ async def test_what_a_handler_publishes_carries_its_span(
     for send in (first, second):
         assert send.parent is not None
         assert send.parent.span_id == context_of(process).span_id
-    carried, own = (dict(record.headers) for record in trial.sent)
-    assert carried["traceparent"].decode().split("-")[1:3] == [
+    managed_topics, own = (dict(record.headers) for record in trial.sent)
+    assert managed_topics["traceparent"].decode().split("-")[1:3] == [
         f"{context_of(first).trace_id:032x}",
         f"{context_of(first).span_id:016x}",
     ]
-    assert "tracestate" not in carried  # which belongs to the sender's trace
-    assert (carried["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
+    assert "tracestate" not in managed_topics  # which belongs to the sender's trace
+    assert (managed_topics["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
     assert own["traceparent"] == PARENT
-    assert said(first)["messaging.message.id"] == carried["ce_id"].decode()
+    assert said(first)["messaging.message.id"] == managed_topics["ce_id"].decode()
     assert [link.context.span_id for link in second.links] == [SPAN_ID]
 
 
@@ -261,11 +261,11 @@ class Cluster:
         """What every event gets."""
         return [("ce_id", b"1")]
 
-    async def prepared(self, topic: str, key: object, event: Any, headers: Any) -> Outgoing:
+    async def prepared(self, topic: str, key: object, event: Any, headers: Any) -> ProducerRecord:
         """The record."""
-        return Outgoing(topic, key_bytes(key), b"", headers)
+        return ProducerRecord(topic, key_bytes(key), b"", headers)
 
-    async def send(self, record: Outgoing) -> Published:
+    async def send(self, record: ProducerRecord) -> Published:
         """Take it, or not."""
         if self.fault is not None:
             raise self.fault

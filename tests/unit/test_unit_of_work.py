@@ -4,20 +4,26 @@ import asyncio
 
 import pytest
 
-from famulus.serialization.records import Outgoing
-from famulus.state.partition_state import Partition
-from famulus.state.unit_of_work import EffectsTooLargeError, Unit, Unwound, current_unit, enter
+from famulus.serialization.records import ProducerRecord
+from famulus.state.partition_state import PartitionState
+from famulus.state.unit_of_work import (
+    EffectsTooLargeError,
+    RowConflictError,
+    UnitOfWork,
+    current_unit,
+    enter,
+)
 from tests.stand_ins.stored import partition_of, record
 
-EVENT = Outgoing("t", b"k", b"v")
+EVENT = ProducerRecord("t", b"k", b"v")
 
 
-def unit_in(partition: Partition, offset: int = 0) -> Unit:
+def unit_in(partition: PartitionState, offset: int = 0) -> UnitOfWork:
     """A unit for a record."""
-    return Unit(partition, record(offset))
+    return UnitOfWork(partition, record(offset))
 
 
-def live(partition: Partition, *touched: bytes) -> Unit:
+def live(partition: PartitionState, *touched: bytes) -> UnitOfWork:
     """A unit that has touched some rows and has suspended."""
     unit = unit_in(partition)
     for key in touched:
@@ -119,10 +125,10 @@ def test_a_unit_that_suspended_owns_what_it_touched_and_what_it_touches() -> Non
     assert set(partition.owners) == {b"before", b"read", b"written"}
     for key in partition.owners:
         for other in (unit_in(partition), live(partition)):
-            with pytest.raises(Unwound):
+            with pytest.raises(RowConflictError):
                 other.row(key)
             assert other.in_the_way is owner
-            with pytest.raises(Unwound):
+            with pytest.raises(RowConflictError):
                 other.write(key, b"blind")
             assert other.rows == {}
     owner.write(b"before", b"2")
@@ -148,7 +154,7 @@ def test_a_row_that_was_read_stays_as_it_is_until_the_owner_ends() -> None:
     partition = partition_of({b"n": b"1"})
     slow = live(partition, b"n")
     fast = unit_in(partition)
-    with pytest.raises(Unwound):
+    with pytest.raises(RowConflictError):
         fast.write(b"n", b"3")
     slow.write(b"n", b"2" + (slow.row(b"n") or b""))
     slow.join()
@@ -186,11 +192,11 @@ async def test_those_that_wait_are_woken_one_at_a_time_in_their_order() -> None:
         nonlocal inside
         waiters = None
         while True:
-            unit = Unit(partition, record(number), waiters)
+            unit = UnitOfWork(partition, record(number), waiters)
             order.append(number)
             try:
                 unit.row(b"a")
-            except Unwound:
+            except RowConflictError:
                 unit.end()
                 turn = unit.turn()
                 waiters = await turn if turn is not None else None
@@ -219,7 +225,7 @@ async def test_waiting_for_an_owner_that_has_ended_is_over_at_once() -> None:
     owner = live(partition, b"a")
     late, cancelled, last = (unit_in(partition) for _ in range(3))
     for unit in (late, cancelled, last):
-        with pytest.raises(Unwound):
+        with pytest.raises(RowConflictError):
             unit.row(b"a")
     gone, waits = cancelled.turn(), last.turn()
     assert gone is not None

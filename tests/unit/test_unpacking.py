@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.consumer.fetcher import Damaged, Packed, take
+from famulus.consumer.fetcher import Damaged, FetchedBatch, take
 from famulus.errors import UnreadableError
 from famulus.kafka.decompression import BYTES_MAX, BatchTooLargeError, set_limit
 from famulus.kafka.record_batches import TRIES, Batches, PartitionRecords, UnreadableBatchError
@@ -105,7 +105,7 @@ def test_damage_is_an_error_of_kafkas(codec: int, seed: int, flips: int) -> None
         list(DefaultRecordBatch(bytes(damaged)))
 
 
-def packed(*batches: bytes) -> Packed:
+def packed(*batches: bytes) -> FetchedBatch:
     """A fetch with these batches."""
     fetched: Any = SimpleNamespace(
         _tp=TopicPartition("t", 3),
@@ -114,7 +114,7 @@ def packed(*batches: bytes) -> Packed:
         _check_crcs=False,
         _isolation_level=0,
     )
-    return Packed(fetched)
+    return FetchedBatch(fetched)
 
 
 def test_what_stands_before_a_bomb_comes_first_and_nothing_behind_it(small: None) -> None:
@@ -232,7 +232,7 @@ async def test_a_batch_that_is_damaged_is_fetched_again_and_then_a_fault(at: int
         Fetches(lambda position, _: {0: ONE + bad + THREE, 2: bad + THREE}[position]),
         Damaged(),
     )
-    found: list[Packed] = []
+    found: list[FetchedBatch] = []
     while not (found and found[-1].fault):
         assert fetches.count < 2 * TRIES
         fetches.fetch()

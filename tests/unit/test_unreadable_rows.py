@@ -103,23 +103,27 @@ async def test_its_partition_halts_and_no_event_is_a_dead_letter(
     trial.handler("work", do)
     trial.start()
     trial.feed("k:bad", "k:behind")
-    await trial.until(lambda: bool(trial.flow.halted))
-    assert trial.flow.halted.startswith(
+    await trial.until(lambda: bool(trial.processor.halted))
+    assert trial.processor.halted.startswith(
         "t-0 offset 0 is not handled, and nothing after it: table 'stats': the row whose"
     )
-    assert "$: Object missing required field `last`" in trial.flow.halted
+    assert "$: Object missing required field `last`" in trial.processor.halted
     assert (trial.letters, trial.counts["retried"], trial.names(), trial.faults) == (
         [],
         0,
         ["bad"],
         [],
     )
-    assert not trial.flow.settled_offset
+    assert not trial.processor.checkpointed_offset
     await trial.kill()
     trial.stored[row] = b'{"n":1,"last":"x"}'
     trial.start()
     await trial.settled(2)
-    assert (trial.names(), trial.letters, trial.flow.halted) == (["bad", "bad", "behind"], [], "")
+    assert (trial.names(), trial.letters, trial.processor.halted) == (
+        ["bad", "bad", "behind"],
+        [],
+        "",
+    )
 
 
 async def test_a_handler_may_write_over_it(make: Make) -> None:

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from famulus.deadletter.redelivery import outgoing, returned
+from famulus.deadletter.redelivery import outgoing, parse_redelivery
 from famulus.deadletter.topics import retry_topic
 from famulus.errors import TransientError
 from famulus.processing.failures.retry_policy import Retry
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import ATTEMPTS
 from famulus.state.failure_state import Attempts
 from tests.stand_ins.clock import Clock
@@ -32,7 +32,7 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
         yield build
 
 
-def failing(*names: str) -> Callable[[Try], Awaitable[None]]:
+def failure_policy(*names: str) -> Callable[[Try], Awaitable[None]]:
     """What fails for events of these names."""
 
     async def do(event: Try) -> None:
@@ -45,14 +45,14 @@ def failing(*names: str) -> Callable[[Try], Awaitable[None]]:
 async def test_closing_drops_what_rests_at_once(make: Make) -> None:
     """Whoever has the partition next waits for the rest of the back-off, and counts on."""
     trial = make()
-    trial.handler("work", failing("bad"), Retry(3, 60.0))
+    trial.handler("work", failure_policy("bad"), Retry(3, 60.0))
     trial.start()
     trial.feed(*(f"k{number}:bad" for number in range(20)), "other")
-    await trial.until(lambda: trial.flow.lanes.resting == 20 and trial.rows(ATTEMPTS) == 20)
+    await trial.until(lambda: trial.processor.lanes.resting == 20 and trial.rows(ATTEMPTS) == 20)
     began = trial.clock.passed_s
-    assert await trial.flow.close(5)
+    assert await trial.processor.close(5)
     assert trial.clock.passed_s - began < 0.1
-    assert not trial.flow.settled_offset
+    assert not trial.processor.checkpointed_offset
     await trial.kill()
     assert trial.names().count("bad") == 20
     trial.start()
@@ -67,21 +67,21 @@ async def test_closing_drops_what_rests_at_once(make: Make) -> None:
 async def test_back_off_uses_up_no_hands(make: Make) -> None:
     """With two of them and fifty keys in back-off, another key goes on at once."""
     trial = make(concurrency=2)
-    trial.handler("work", failing("bad"), Retry(3, 60.0))
+    trial.handler("work", failure_policy("bad"), Retry(3, 60.0))
     trial.start()
     trial.feed(*(f"k{number}:bad" for number in range(50)))
-    await trial.until(lambda: trial.flow.lanes.resting == 50)
+    await trial.until(lambda: trial.processor.lanes.resting == 50)
     trial.feed("other")
     await trial.until(lambda: "other" in trial.names())
     assert trial.calls[-1].at_s < 1
-    assert trial.flow.lanes.held == 0
+    assert trial.processor.lanes.held == 0
 
 
 @pytest.mark.parametrize("seen", [1, 2])
 async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, seen: int) -> None:
     """Attempts and the time of the next one are rows."""
     trial = make()
-    trial.handler("work", failing("bad"))
+    trial.handler("work", failure_policy("bad"))
     trial.start()
     trial.feed("k:bad")
     await trial.until(lambda: len(trial.calls) == seen and trial.rows(ATTEMPTS) == 1)
@@ -96,7 +96,7 @@ async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, 
 async def test_nothing_comes_back_before_its_time(make: Make) -> None:
     """Nor much later, nor twice, whatever happens meanwhile."""
     trial = make(stages=1, concurrency=10)
-    trial.handler("work", failing(*"abcdefghij"), Retry(1), delays_s=(60.0,))
+    trial.handler("work", failure_policy(*"abcdefghij"), Retry(1), delays_s=(60.0,))
     trial.start()
     for number, name in enumerate("abcdefghij"):
         trial.feed(f"{name}:{name}")
@@ -118,7 +118,7 @@ async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> 
     async def work(event: Try) -> None:
         if event.name == "slow":
             await slow.wait()
-        await failing("a")(event)
+        await failure_policy("a")(event)
 
     trial = make(stages=1)
     trial.handler("work", work, Retry(1), delays_s=(60.0,))
@@ -126,17 +126,17 @@ async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> 
     trial.feed("a:a", "s:slow")
     await trial.until(lambda: len(trial.sent) == 1)
     waits = trial.back[LATER]
-    due = read(outgoing(LATER, replace(returned(waits[0]), due_ms=0)), 1)
-    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
-    closing = asyncio.create_task(trial.flow.close(200))
+    due = read(outgoing(LATER, replace(parse_redelivery(waits[0]), due_ms=0)), 1)
+    trial.processor.receive_redelivery(TP(LATER, 0), Fetch([due]))
+    closing = asyncio.create_task(trial.processor.close(200))
     await asyncio.sleep(0)
-    trial.flow.receive_back(TP(LATER, 0), Fetch([due]))
-    trial.crew.wake(trial.flow)
+    trial.processor.receive_redelivery(TP(LATER, 0), Fetch([due]))
+    trial.task_pool.wake(trial.processor)
     await asyncio.sleep(100)
     assert len(trial.calls) == 2
     slow.set()
     assert await closing
-    trial.crew.wake(trial.flow)
+    trial.task_pool.wake(trial.processor)
     await asyncio.sleep(100)
     assert len(trial.calls) == 2
 
@@ -144,12 +144,12 @@ async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> 
 async def test_many_that_wait_need_one_timer(make: Make) -> None:
     """However often something else happens meanwhile."""
     trial = make(stages=1)
-    trial.handler("work", failing("a"), Retry(1), delays_s=(300.0,))
+    trial.handler("work", failure_policy("a"), Retry(1), delays_s=(300.0,))
     trial.start()
     trial.feed("a:a")
     loop: Any = asyncio.get_running_loop()
     for _ in range(50):
-        trial.send_back(Outgoing(REDRIVE, b"k", b"none of ours", [], 0))
+        trial.send_back(ProducerRecord(REDRIVE, b"k", b"none of ours", [], 0))
         await asyncio.sleep(1)
     assert len([timer for timer in loop._scheduled if not timer.cancelled()]) < 10
 
@@ -157,7 +157,7 @@ async def test_many_that_wait_need_one_timer(make: Make) -> None:
 async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
     """It may have been sent again, or be read again after a kill: one attempt, one dead letter."""
     trial = make(stages=1)
-    trial.handler("work", failing("a"), Retry(1), delays_s=(60.0,))
+    trial.handler("work", failure_policy("a"), Retry(1), delays_s=(60.0,))
     trial.start()
     trial.feed("a:a")
     await trial.until(lambda: len(trial.letters) == 1)
@@ -165,7 +165,7 @@ async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
     await trial.kill()
     trial.finished_back.clear()
     trial.start()
-    await trial.until(lambda: trial.flow.backs.of[TP(LATER, 0)].offsets.next_offset == 2)
+    await trial.until(lambda: trial.processor.backs.of[TP(LATER, 0)].offsets.next_offset == 2)
     assert (len(trial.calls), len(trial.letters), trial.counts["duplicate"]) == (2, 1, 2)
     trial.redrive("a")
     await trial.until(lambda: len(trial.letters) == 2)
@@ -175,7 +175,7 @@ async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
 async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Make) -> None:
     """The event is handled again, and its record, which has left, may come back first: each knows its attempts."""
     trial = make(stages=1)
-    trial.handler("work", failing("a"), Retry(2, 5.0), delays_s=(1.0,))
+    trial.handler("work", failure_policy("a"), Retry(2, 5.0), delays_s=(1.0,))
     trial.start()
     trial.feed("a:a")
     await trial.until(lambda: trial.rows(ATTEMPTS) == 1)
@@ -186,7 +186,7 @@ async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Mak
     await asyncio.sleep(1)
     back, trial.back = trial.back, {}
     trial.start()
-    trial.flow.forget()
+    trial.processor.forget()
     trial.back = back
     trial._receive_back(LATER, back[LATER])
     await trial.until(lambda: len(trial.letters) == 1)
@@ -197,17 +197,17 @@ async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Mak
     assert (len(trial.letters), trial.rows(ATTEMPTS), trial.counts["duplicate"]) == (1, 0, 1)
 
 
-def with_header(record: Outgoing, name: str, value: bytes) -> Outgoing:
+def with_header(record: ProducerRecord, name: str, value: bytes) -> ProducerRecord:
     """*record* with another value of a header."""
     return replace(
         record, headers=[(of, value if of == name else old) for of, old in record.headers]
     )
 
 
-async def with_two_that_wait(make: Make) -> tuple[Trial, Outgoing, Outgoing]:
+async def with_two_that_wait(make: Make) -> tuple[Trial, ProducerRecord, ProducerRecord]:
     """A partition that was taken on just now, and the records of two events that wait in its retry topic."""
     trial = make(stages=1)
-    trial.handler("work", failing("a", "b"), Retry(1), delays_s=(60.0,))
+    trial.handler("work", failure_policy("a", "b"), Retry(1), delays_s=(60.0,))
     trial.start()
     trial.feed("a:a", "b:b")
     await trial.until(lambda: len(trial.sent) == 2)
@@ -229,7 +229,7 @@ async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahea
     trial.send_back(second)
     await trial.until(lambda: len(trial.letters) == 2)
     assert trial.clock.passed_s == pytest.approx(60, abs=1)
-    assert trial.flow.backs.of[TP(LATER, 0)].offsets.next_offset == 4
+    assert trial.processor.backs.of[TP(LATER, 0)].offsets.next_offset == 4
 
 
 async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make: Make) -> None:
@@ -239,8 +239,8 @@ async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make
         read(replace(record, timestamp_ms=round(1000 * time.time())), n)
         for n, record in enumerate((first, with_header(second, "famulus-due", b"0")))
     ]
-    trial.flow.receive_back(TP(LATER, 0), Fetch(records))
-    trial.crew.wake(trial.flow)
+    trial.processor.receive_redelivery(TP(LATER, 0), Fetch(records))
+    trial.task_pool.wake(trial.processor)
     await trial.until(lambda: len(trial.letters) == 1)
     assert trial.letters[0].name == "b"
     assert trial.clock.passed_s < 10
@@ -251,7 +251,7 @@ async def test_an_attempt_that_another_worker_put_off_by_a_wrong_clock_is_not_la
 ) -> None:
     """It waits for as long as any attempt may be put off."""
     trial = make()
-    trial.handler("work", failing("bad"), Retry(2, 5.0, wait_max_s=20.0))
+    trial.handler("work", failure_policy("bad"), Retry(2, 5.0, wait_max_s=20.0))
     trial.start()
     trial.feed("k:bad")
     await trial.until(lambda: trial.rows(ATTEMPTS) == 1)

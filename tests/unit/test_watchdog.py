@@ -14,7 +14,7 @@ from famulus.consumer.watchdog import Stalls, Waiting, Watchdog
 from famulus.errors import InvariantError, TransientError
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Retry
-from famulus.processing.task_pool import Crew
+from famulus.processing.task_pool import TaskPool
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 
@@ -32,8 +32,8 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
 
 def watch(trial: Trial, unfetched: Callable[[TP], int] = lambda _: 0) -> Watchdog:
     """Have a watchdog look at a trial from now on."""
-    intake: Any = SimpleNamespace(flows={PLACE: trial.flow}, crew=trial.crew)
-    watchdog = Watchdog(intake, unfetched, lambda: True, trial.fault, 30, 90, 120)
+    assigned: Any = SimpleNamespace(processors={PLACE: trial.processor}, task_pool=trial.task_pool)
+    watchdog = Watchdog(assigned, unfetched, lambda: True, trial.fault, 30, 90, 120)
     watchdog.start()
     return watchdog
 
@@ -64,7 +64,7 @@ async def test_a_duty_that_nobody_has_is_noticed(
     trial = make()
     trial.handler("work", nothing)
     trial.start()
-    trial.crew._is_on_duty = True
+    trial.task_pool._has_leader = True
     trial.feed("a:1", "b:2")
     await ends(trial, watch(trial), "to be handled")
 
@@ -73,7 +73,7 @@ async def test_a_flow_that_nobody_wakes_is_noticed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was fetched reaches no agent, or an agent that does not carry."""
-    monkeypatch.setattr(Crew, "wake", lambda *_: None)
+    monkeypatch.setattr(TaskPool, "wake", lambda *_: None)
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -85,7 +85,7 @@ async def test_a_task_that_died_with_an_event_in_hand_is_noticed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lane stays shut for ever."""
-    monkeypatch.setattr(Crew, "_check_end", lambda *_: None)
+    monkeypatch.setattr(TaskPool, "_check_end", lambda *_: None)
     trial = make()
 
     async def waits(event: Try) -> None:
@@ -96,14 +96,14 @@ async def test_a_task_that_died_with_an_event_in_hand_is_noticed(
     trial.feed("a:1")
     await trial.until(lambda: bool(trial.calls))
     watchdog = watch(trial)
-    trial.crew._is_stopping = True
-    for hand in trial.crew.hands:
+    trial.task_pool._is_stopping = True
+    for hand in trial.task_pool.slots:
         assert hand.task is not None
         if hand.is_held:
             assert hand.unit is not None
             hand.unit.is_stopped = True
         hand.task.cancel()
-    monkeypatch.setattr(trial.flow.lanes, "finish", lambda _: None)
+    monkeypatch.setattr(trial.processor.lanes, "finish", lambda _: None)
     await ends(trial, watchdog, "no task carries them")
 
 
@@ -114,7 +114,7 @@ async def test_settling_that_begins_never_is_noticed(
     trial = make()
     trial.handler("work", nothing)
     trial.start()
-    monkeypatch.setattr(trial.flow.settling, "start", lambda: None)
+    monkeypatch.setattr(trial.processor.checkpoint_loop, "start", lambda: None)
     trial.feed("a:1")
     await ends(trial, watch(trial), "nothing settles them")
 
@@ -145,9 +145,9 @@ async def test_settling_that_somebody_cancels_ends_the_worker(make: Make) -> Non
     trial.start()
     trial.may_settle.clear()
     trial.feed("a:1")
-    await trial.until(lambda: trial.flow.settling.group_mark is not None)
-    assert trial.flow.settling.task is not None
-    trial.flow.settling.task.cancel()
+    await trial.until(lambda: trial.processor.checkpoint_loop.group_mark is not None)
+    assert trial.processor.checkpoint_loop.task is not None
+    trial.processor.checkpoint_loop.task.cancel()
     await trial.until(lambda: bool(trial.faults))
     assert "could not be settled" in str(trial.faults[0])
 
@@ -187,21 +187,21 @@ async def test_what_has_a_reason_is_no_stall(make: Make) -> None:
     trial.feed("k:again", "k:behind")
     await stays_green(195)
     await trial.settled(6)
-    trial.flow.pause("somebody wants it")
+    trial.processor.pause("somebody wants it")
     trial.feed("k:3")
     await stays_green(120)
-    trial.flow.pause("")
+    trial.processor.pause("")
     await trial.settled(7)
-    trial.flow.settling.unsent = "Kafka refuses it"
+    trial.processor.checkpoint_loop.unsent = "Kafka refuses it"
     trial.may_settle.clear()
     trial.feed("k:4")
     await stays_green(120)
-    trial.flow.settling.unsent = ""
+    trial.processor.checkpoint_loop.unsent = ""
     trial.may_settle.set()
     await trial.settled(8)
     trial.feed("k:dead", "k:behind")
     await stays_green(300)
-    assert trial.flow.halted
+    assert trial.processor.halted
     watchdog.stop()
 
 
@@ -243,15 +243,15 @@ async def test_a_process_that_was_frozen_is_not_ended_for_that(make: Make) -> No
     trial = make()
     trial.handler("work", nothing)
     trial.start()
-    trial.crew._is_on_duty = True
+    trial.task_pool._has_leader = True
     watchdog = watch(trial)
     trial.feed("a:1")
     await asyncio.sleep(6)
     trial.clock.now += 3600
     await asyncio.sleep(6)
     assert (watchdog.stalled, trial.faults) == ([], [])
-    trial.crew._is_on_duty = False
-    trial.crew.wake(trial.flow)
+    trial.task_pool._has_leader = False
+    trial.task_pool.wake(trial.processor)
     await trial.settled(1)
     watchdog.stop()
 

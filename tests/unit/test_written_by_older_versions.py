@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from famulus.control.control_state import Told
-from famulus.deadletter.dead_letter import letter_of
-from famulus.deadletter.redelivery import returned
+from famulus.control.control_state import ControlState
+from famulus.deadletter.dead_letter import parse_dead_letter
+from famulus.deadletter.redelivery import parse_redelivery
 from famulus.inspection.changelog_reader import Fold
-from famulus.serialization.records import PlainRecord
+from famulus.serialization.records import RecordCopy
 from famulus.state.changelog import ATTEMPTS, PACK, PROCESSED, ROW, decode_processed, table_and_key
-from famulus.state.identity import Home
+from famulus.state.identity import ChangelogPartition
 from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import Memory, Store
 
@@ -24,7 +24,7 @@ EXPECTED = json.loads((DATA / "expected.json").read_text())
 TOPIC = EXPECTED["names"]["topic"]
 
 
-def records(name: str, topic: str = "t") -> list[PlainRecord]:
+def records(name: str, topic: str = "t") -> list[RecordCopy]:
     """Read the records of a file, in their order."""
 
     def plain(text: str | None) -> Any:
@@ -32,7 +32,7 @@ def records(name: str, topic: str = "t") -> list[PlainRecord]:
 
     lines = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
     return [
-        PlainRecord(
+        RecordCopy(
             topic,
             0,
             line["offset"],
@@ -100,7 +100,9 @@ def test_a_changelog_is_replayed_into_a_new_store(store: Store, tmp_path: Path) 
     made = Store(tmp_path / "made", Memory.of(4, 4))
     made.open()
     replica = Replica(
-        Home(store.home.cluster_id, store.home.topic, store.home.topic_id, 0), TOPIC, made
+        ChangelogPartition(store.home.cluster_id, store.home.topic, store.home.topic_id, 0),
+        TOPIC,
+        made,
     )
     read = records("changelog")
     replica.replay(read, read[-1].offset)  # type: ignore[arg-type]  # as above
@@ -113,7 +115,7 @@ def test_a_changelog_is_replayed_into_a_new_store(store: Store, tmp_path: Path) 
 def test_dead_letters_say_what_failed() -> None:
     """The event's place, its error under the name that it had then, and its bytes."""
     [record] = records("dead-letters")
-    letter = letter_of(record)
+    letter = parse_dead_letter(record)
     assert (letter.id.origin.topic, letter.id.origin.offset, letter.cause.kind) == (
         TOPIC,
         31,
@@ -126,7 +128,7 @@ def test_dead_letters_say_what_failed() -> None:
 def test_a_record_of_a_retry_topic_waits_on() -> None:
     """Its origin, its attempts and when it is due are known."""
     [record] = records("retry")
-    waiting = returned(record)
+    waiting = parse_redelivery(record)
     assert (waiting.topic, waiting.offset, waiting.action, waiting.stage) == (TOPIC, 32, "retry", 1)
     assert (waiting.attempts, waiting.handler) == (3, "agents.things.note")
     assert waiting.due_ms - waiting.first_ms > 3_600_000
@@ -134,7 +136,7 @@ def test_a_record_of_a_retry_topic_waits_on() -> None:
 
 def test_what_operators_said_still_counts() -> None:
     """The pause is there, and who asked for it."""
-    state = Told()
+    state = ControlState()
     record = records("admin")[-1]
     said = state.take(record.key, record.value)
     assert said.endswith("is paused since 2026-12-01T11:04:42Z by root@vm: for the data")

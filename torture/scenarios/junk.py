@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 from torture import topics
 from torture.faults import Fault, Hit, always, next_slot
 from torture.stage import Stage
@@ -154,7 +154,8 @@ def _write(stage: Stage, where: str) -> None:
     value = stage.chance.choice((None, _any(stage.chance)))
     time_ms = stage.chance.choice((None, 0, 1, topics.now_ms() - 30 * DAY_MS))
     topics.write(
-        stage.kafka, [Outgoing(_named(stage, name), key, value, headers, timestamp_ms=time_ms)]
+        stage.kafka,
+        [ProducerRecord(_named(stage, name), key, value, headers, timestamp_ms=time_ms)],
     )
 
 

@@ -11,9 +11,9 @@ from famulus.application import Famulus
 from famulus.cli.dlq.render import json_lines as lines
 from famulus.cli.dlq.render import tables
 from famulus.cli.dlq.render.page import print_sight
-from famulus.cli.output import Out, console, error_console, note, say
-from famulus.deadletter.dead_letter import Audit, Letter, letter_of
-from famulus.deadletter.index import Criteria, Entry, Register
+from famulus.cli.output import Out, console, error_console, print_note, print_text
+from famulus.deadletter.dead_letter import Audit, DeadLetter, parse_dead_letter
+from famulus.deadletter.index import Criteria, DeadLetterIndex, Entry
 from famulus.errors import OperatingError
 from famulus.formatting import number, printable
 from famulus.inspection.deadletters.causes import grouped
@@ -63,7 +63,7 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
                 await _list_each(app, reader, subscription, asked, meant, out)
             elif asked.is_json:
                 for group in grouped(meant, register.messages):
-                    say(lines.group_json(subscription.topic_name, group))
+                    print_text(lines.group_json(subscription.topic_name, group))
             else:
                 groups = list(grouped(meant, register.messages))
                 out.put(
@@ -89,14 +89,14 @@ async def _list_each(  # noqa: PLR0917  # what there is to list
     limit = asked.limit if asked.limit is not None else 0 if asked.is_json else EACH_MAX
     chosen = meant[:limit] if limit else meant
     topic = letters_topic(app, subscription, asked.group or app.group)
-    rows: list[tuple[Entry, Letter | None]] = []
+    rows: list[tuple[Entry, DeadLetter | None]] = []
     for batch in batches(chosen, 0):
         found = await reader.letters(topic, batch)
         for entry in batch:
             record = found.get(entry.place)
-            letter = letter_of(record) if record is not None else None
+            letter = parse_dead_letter(record) if record is not None else None
             if asked.is_json:
-                say(lines.letter_json(entry, letter))
+                print_text(lines.letter_json(entry, letter))
             else:
                 rows.append((entry, letter))
     if not asked.is_json:
@@ -104,7 +104,7 @@ async def _list_each(  # noqa: PLR0917  # what there is to list
         if rows:
             out.put(tables.letters(rows, out.width))
         if len(rows) < len(meant):
-            note(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all")
+            print_note(f"{number(len(meant) - len(rows), 'more letter')}: --limit 0 shows all")
 
 
 def _letters(asked: Asked, count: int) -> str:
@@ -113,18 +113,20 @@ def _letters(asked: Asked, count: int) -> str:
     return f"{number(count, 'dead letter') if count else 'no dead letters'}{of}{like}"
 
 
-def _note_others(register: Register, subscription: Subscription) -> None:
+def _note_others(register: DeadLetterIndex, subscription: Subscription) -> None:
     for group, count in sorted(register.others.items()):
-        note(f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group")
+        print_note(
+            f"{subscription.topic_name}: {number(count, 'letter')} of group {group}, see --group"
+        )
     if register.strange:
         what = number(register.strange, "record")
-        note(
+        print_note(
             f"{subscription.topic_name}: {what} in the dead letter topic that no worker of "
             "ours wrote"
         )
     if register.strange_audits:
         what = number(register.strange_audits, "record")
-        note(
+        print_note(
             f"{subscription.topic_name}: {what} in the audit topic that cannot be read, left alone"
         )
 
@@ -135,7 +137,7 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
     Raises OperatingError when there is none, or more than one.
     """
     async with reading(app) as reader:
-        found: list[tuple[Subscription, Entry, Register]] = []
+        found: list[tuple[Subscription, Entry, DeadLetterIndex]] = []
         audits: list[Audit] = []
         for subscription in asked.subscriptions:
             register = await registered(
@@ -153,18 +155,18 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
         done = [
             audit
             for audit in audits
-            if audit.id.origin == entry.id.origin and audit.group == letter_of(record).group
+            if audit.id.origin == entry.id.origin and audit.group == parse_dead_letter(record).group
         ]
         sight = await seen(app, reader, subscription, entry, record, done, dead)
     if asked.is_json:
-        say(lines.sight_json(sight))
+        print_text(lines.sight_json(sight))
     else:
         print_sight(console(), sight)
 
 
 def _only(
-    found: Sequence[tuple[Subscription, Entry, Register]], asked: Asked
-) -> tuple[Subscription, Entry, Register]:
+    found: Sequence[tuple[Subscription, Entry, DeadLetterIndex]], asked: Asked
+) -> tuple[Subscription, Entry, DeadLetterIndex]:
     """The open one; where none is open, the newest.
 
     Raises OperatingError when several events are meant, or none.
@@ -193,7 +195,7 @@ async def registered(  # each has a default
     *,
     is_all: bool,
     audits: list[Audit] | None = None,
-) -> Register:
+) -> DeadLetterIndex:
     """The letters of a subscription, with a word on what is going on."""
     with progress(f"reading {subscription.topic_name}") as (_, progressed):
         return await register_of(

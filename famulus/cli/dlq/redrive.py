@@ -15,21 +15,21 @@ from famulus.cli.dlq.listing import Asked, progress, registered
 from famulus.cli.dlq.render import json_lines as lines
 from famulus.cli.dlq.render import tables
 from famulus.cli.dlq.render.page import difference_table
-from famulus.cli.output import console, note, put_line, say
-from famulus.deadletter.dead_letter import Cause, Done, Letter
+from famulus.cli.output import console, print_note, print_text, put_line
+from famulus.deadletter.dead_letter import Cause, DeadLetter, Done
 from famulus.deadletter.index import PAST, Entry, Plan
-from famulus.deadletter.masking import cut
+from famulus.deadletter.masking import truncate
 from famulus.errors import OperatingError
 from famulus.formatting import number, printable
 from famulus.inspection.deadletters.causes import grouped
 from famulus.inspection.deadletters.description import key_text, otherwise
 from famulus.inspection.deadletters.detail import fault_in
 from famulus.inspection.deadletters.diff import differences
-from famulus.inspection.deadletters.dry_run import End, tried
+from famulus.inspection.deadletters.dry_run import End, dry_run
 from famulus.inspection.deadletters.plan import RATE, plan_of
 from famulus.inspection.deadletters.reader import Reader, reading
 from famulus.inspection.deadletters.redelivery_builder import StaysError, sent_back
-from famulus.inspection.deadletters.redrive import Request, Sending, whoami
+from famulus.inspection.deadletters.redrive import RedriveJob, Request, whoami
 from famulus.kafka.admin import topics_there
 from famulus.processing.subscription import Subscription
 from famulus.serialization.json_codec import json_of
@@ -68,7 +68,7 @@ async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
             request = Request(
                 action,
                 RATE if asked.rate is None else asked.rate,
-                cut(asked.note or "", NOTE_BYTES_MAX),
+                truncate(asked.note or "", NOTE_BYTES_MAX),
                 value,
             )
             is_fine = await _do(app, reader, plans, asked, request)
@@ -92,7 +92,7 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
         if action == "redrive":
             await _note_anew(app, subscription, plan)
     if not any(plan.chosen for plan in plans.values()):
-        note(f"no letters to {action}: `dlq list` shows what there is")
+        print_note(f"no letters to {action}: `dlq list` shows what there is")
     return plans
 
 
@@ -116,7 +116,7 @@ def _print_plan(  # noqa: PLR0917  # all that there is to say
 def _note(subscription: Subscription, plan: Plan) -> None:
     """Say what is not as it was asked for."""
     for line in otherwise(plan):
-        note(f"{subscription.topic_name}: {line}")
+        print_note(f"{subscription.topic_name}: {line}")
 
 
 async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> None:
@@ -131,7 +131,7 @@ async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> No
         return
     former = [entry for entry in plan.chosen if is_other(entry.source_id, there.id)]
     if former:
-        note(
+        print_note(
             f"{topic}: {number(len(former), 'letter')} (the first: {former[0].id.origin}) of a "
             "topic of that name that "
             "was deleted since: the events are handled as they are, their offsets are none of "
@@ -163,13 +163,13 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
     return value
 
 
-def _note_key(event: Any, letter: Letter) -> None:  # Any: models are known by shape
+def _note_key(event: Any, letter: DeadLetter) -> None:  # Any: models are known by shape
     """Say so when an event has another key now than its record, which stays where it is."""
     key = key_bytes(getattr(event, event.__key__))
     if key != letter.key:
         before, now = key_text(letter.key), key_text(key)
         what = f"its {event.__key__} is {now} now, and its record's key stays {before}"
-        note(f"{what}: it is handled in the order, and sees the rows, of the latter")
+        print_note(f"{what}: it is handled in the order, and sees the rows, of the latter")
 
 
 async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request: Request) -> bool:
@@ -178,14 +178,14 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
     for subscription, plan in plans.items():
         if not plan.chosen:
             continue
-        sending = Sending(app, reader, subscription, request, whoami())
+        sending = RedriveJob(app, reader, subscription, request, whoami())
         what = f"{request.action} {subscription.topic_name}"
         with progress(what, len(plan.chosen), is_quiet=asked.is_json) as (bar, progressed):
 
             def tell(entry: Entry, stays: str) -> None:
                 progressed(1, None)  # called within this turn
                 if asked.is_json:
-                    say(lines.sent_json(entry, request.action, stays))
+                    print_text(lines.sent_json(entry, request.action, stays))
                 elif stays:
                     bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # the same
 
@@ -230,7 +230,7 @@ async def _try(
     """Say what would become of the letters; whether none would fail again."""
     out = console()
     is_fine = True
-    note(SERVICES)
+    print_note(SERVICES)
     for subscription, plan in plans.items():
         if not plan.chosen:
             continue
@@ -241,7 +241,7 @@ async def _try(
             _,
             progressed,
         ):
-            async for trial in tried(app, reader, subscription, plan, value):
+            async for trial in dry_run(app, reader, subscription, plan, value):
                 progressed(1, None)
                 is_fine = is_fine and trial.verdict in ("handled", "duplicate", "ignored")
                 key = (trial.entry.cause.id, trial.verdict, trial.handler, trial.error)
@@ -250,7 +250,7 @@ async def _try(
                 end.rows += len(trial.rows)
                 end.events += len(trial.events)
                 if asked.is_json:
-                    say(lines.trial_json(trial))
+                    print_text(lines.trial_json(trial))
                 elif is_each:
                     out.put(tables.trial(trial))
         if not asked.is_json:

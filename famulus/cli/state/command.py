@@ -11,7 +11,7 @@ from faust.cli import argument, option
 from rich.progress import Progress
 
 from famulus.cli.command import PARTITION, Command
-from famulus.cli.output import error_console, is_answering, note, say_json
+from famulus.cli.output import error_console, is_answering, print_json, print_note
 from famulus.cli.state.json_lines import exported, import_rows
 from famulus.cli.state.replay import Start, Step, planned, replay, start_of
 from famulus.cli.state.restore_changelog import restored
@@ -200,7 +200,7 @@ class state(Command):  # the class's name is the command's
         self._note(f"{sum(of.written for of in found)} records written")
 
     def _note(self, text: str) -> None:
-        note(text)
+        print_note(text)
 
 
 def _counted(rows: Counter[str]) -> str:
@@ -262,7 +262,7 @@ def _progress(what: str) -> Iterator[Progressed]:
 def _written(output: Path | None) -> Iterator[Callable[[bytes], object]]:
     """Standard output, or a file that is there whole or not at all, and for its owner alone: state is private."""
     if output is None:
-        yield say_json
+        yield print_json
         return
     part = output.with_name(f"{output.name}.part")
     try:

@@ -13,7 +13,7 @@ from typing import Literal
 from aiokafka import TopicPartition
 
 from famulus.application import Famulus
-from famulus.cli.control_client import withdraw
+from famulus.cli.control_client import cancel_seeks
 from famulus.cli.state.json_lines import claimed, prepare_state
 from famulus.errors import ConfigError
 from famulus.inspection.changelog_reader import (
@@ -27,7 +27,7 @@ from famulus.inspection.changelog_reader import (
 from famulus.kafka.group_members import check_empty, commit_for, committed_of
 from famulus.kafka.log_reader import log_consumer
 from famulus.processing.subscription import Subscription
-from famulus.state.changelog import PROCESSED, RESET, Processed, encode
+from famulus.state.changelog import PROCESSED, RESET, SourcePosition, encode
 
 # Of all partitions, of some, or of all by time.
 Start = Literal["earliest"] | dict[int, int] | datetime
@@ -136,7 +136,7 @@ async def replay(app: Famulus, subscription: Subscription, steps: list[Step]) ->
     """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
-    await withdraw(app, [step.source for step in steps])
+    await cancel_seeks(app, [step.source for step in steps])
     if subscription.state_topic is not None:
         count = await source_partitions(app, subscription)
         await prepare_state(app, subscription, count, may_grow=len(steps) == count)
@@ -153,9 +153,10 @@ async def _reset(
     async with claimed(app, steps, folds) as claims:
         here = await belonging(app, subscription)
         for at, _, writer in claims:
-            processed = here.taken_on(Processed(steps[at].position), at.partition)
+            processed = here.taken_on(SourcePosition(steps[at].position), at.partition)
             await writer.write([(RESET, b""), (PROCESSED, encode(processed))])
         for _, fold, writer in claims:  # what counts no more, so that compaction lets it go
             await writer.write(
-                (key, None) for key in (*fold.rows, *fold.packs, *fold.troubles, *fold.unreadable)
+                (key, None)
+                for key in (*fold.rows, *fold.packs, *fold.failure_state, *fold.unreadable)
             )

@@ -28,7 +28,7 @@ from famulus.processing.subscription import Subscription
 from famulus.state.changelog import decode_processed
 from famulus.state.changelog_repair import write_back
 from famulus.state.changelog_topic import append_claim
-from famulus.state.identity import Home, check_place, is_other, replay
+from famulus.state.identity import ChangelogPartition, check_place, is_other, replay
 from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import Memory, Store, StoreError
 
@@ -99,7 +99,7 @@ async def _restored(
         store.close()
 
 
-def _needless(store: Store, home: Home, fold: Fold, source: str) -> str:
+def _needless(store: Store, home: ChangelogPartition, fold: Fold, source: str) -> str:
     """Why the log is not to be written from the store, "" when it is."""
     if store.position < 0:
         return "its state here is empty"
@@ -120,5 +120,5 @@ def _needless(store: Store, home: Home, fold: Fold, source: str) -> str:
 def _stale(fold: Fold, store: Store) -> Iterator[bytes]:
     """What the log has and the store has not."""
     of: Iterable[bytes]
-    for of in (fold.rows, fold.packs, fold.troubles, fold.unreadable):
+    for of in (fold.rows, fold.packs, fold.failure_state, fold.unreadable):
         yield from (key for key in of if store.get(key) is None)

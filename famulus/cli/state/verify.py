@@ -168,7 +168,7 @@ def _expected(fold: Fold) -> dict[bytes, bytes | None]:
         **fold.rows,
         **fold.packs,
         **fold.marks,
-        **fold.troubles,
+        **fold.failure_state,
         PROCESSED: fold.processed,
         EPOCH: b"%d" % fold.epoch,
     }

@@ -8,7 +8,7 @@ from famulus.deadletter.index import Entry
 
 
 @dataclass(slots=True)
-class Group:
+class CauseGroup:
     """The letters of one cause. *message* is that of the newest."""
 
     cause: Cause
@@ -20,7 +20,9 @@ class Group:
     message: str
 
 
-def grouped(entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]) -> Iterator[Group]:
+def grouped(
+    entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]
+) -> Iterator[CauseGroup]:
     """*entries* by their causes, the most frequent first. *messages* are a `Register`'s."""
     of: dict[Cause, list[Entry]] = {}
     for entry in entries:
@@ -28,7 +30,7 @@ def grouped(entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]) ->
     for cause, found in sorted(of.items(), key=lambda pair: (-len(pair[1]), pair[0].id)):
         newest = max(found, key=lambda entry: entry.at_ms)
         keys = list(dict.fromkeys(entry.key for entry in found if entry.key is not None))
-        yield Group(
+        yield CauseGroup(
             cause,
             len(found),
             min(e.at_ms for e in found),

@@ -9,7 +9,7 @@ import msgspec
 from famulus.deadletter.dead_letter import Cause
 from famulus.deadletter.index import HOPS_MAX, Plan, text_of
 from famulus.formatting import number, printable, short, time_text
-from famulus.inspection.deadletters.detail import Sight
+from famulus.inspection.deadletters.detail import LetterDetail
 from famulus.inspection.deadletters.diff import Difference, Differences, What, cut_path, type_of
 
 TOO_DEEP = "(nested too deeply to be shown)"
@@ -77,7 +77,7 @@ def otherwise(plan: Plan) -> list[str]:
     return said
 
 
-def facts_of(sight: Sight) -> dict[str, str]:
+def facts_of(sight: LetterDetail) -> dict[str, str]:
     """What there is to know of a letter besides its value, by names; what is empty is left out."""
     letter, cause = sight.letter, sight.letter.cause
     attempts = f"after {number(letter.attempts, 'attempt')}" if letter.attempts else ""
@@ -98,7 +98,7 @@ def facts_of(sight: Sight) -> dict[str, str]:
     return {name: value.strip("\n") for name, value in facts.items() if value}
 
 
-def done_to(sight: Sight) -> list[str]:
+def done_to(sight: LetterDetail) -> list[str]:
     """What was done about the event before, a line each."""
     return [
         printable(

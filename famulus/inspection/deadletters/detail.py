@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from famulus.application import Famulus
-from famulus.deadletter.dead_letter import Audit, Letter, Origin, letter_of
+from famulus.deadletter.dead_letter import Audit, DeadLetter, Origin, parse_dead_letter
 from famulus.deadletter.index import Entry
 from famulus.deadletter.record import sender_headers
 from famulus.errors import DecodeError
@@ -17,14 +17,14 @@ from famulus.inspection.deadletters.redelivery_builder import StaysError, sent_b
 from famulus.processing.handlers import EventTypes
 from famulus.processing.subscription import Subscription
 from famulus.serialization.json_codec import json_of
-from famulus.serialization.records import Headers, Record, attributes_of, event_type_of
+from famulus.serialization.records import ConsumerRecord, Headers, attributes_of, event_type_of
 from famulus.wiring import decoder_of, types_of
 
 SCANNED = 1_000  # records before the event, for a good one of its type
 
 
 @dataclass(frozen=True)
-class Sight:
+class LetterDetail:
     """One letter, and what was done to its event (*audits*).
 
     *value* is that of the event; *gone* says why there is none. *fault* is what is wrong with it by
@@ -32,7 +32,7 @@ class Sight:
     """
 
     entry: Entry
-    letter: Letter
+    letter: DeadLetter
     headers: Headers
     event_type: str
     value: bytes | None
@@ -51,12 +51,12 @@ async def seen(  # noqa: PLR0917  # all that is known
     record: Any,
     audits: Sequence[Audit],
     dead: Container[Origin],
-) -> Sight:
+) -> LetterDetail:
     """Look at *entry*, which is *record*.
 
     *dead* has the origins of all letters: none of these is a good event.
     """
-    letter = letter_of(record)
+    letter = parse_dead_letter(record)
     known = types_of(subscription, app.dispatcher)
     types = {str(of._options.namespace) for of in known}
     decoder = decoder_of(app.settings, subscription, app.dispatcher)
@@ -75,7 +75,7 @@ async def seen(  # noqa: PLR0917  # all that is known
         good = await _good_before(reader, decoder, letter.id.origin, name, dead)
     value = decoder.shown(value)
     here, there = json_of(value), json_of(decoder.shown(good.value) if good is not None else None)
-    return Sight(
+    return LetterDetail(
         entry,
         letter,
         sender_headers(record.headers),
@@ -110,7 +110,7 @@ def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
 
 async def _good_before(
     reader: Reader, decoder: EventTypes, origin: Origin, name: str, dead: Container[Origin]
-) -> Record | None:
+) -> ConsumerRecord | None:
     """The last record before *origin* that is an event of the type, and did not fail."""
     good = None
     if origin.partition >= (await reader.partitions(origin.topic))[origin.topic]:

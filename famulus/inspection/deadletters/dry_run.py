@@ -17,7 +17,7 @@ from famulus.application import Famulus
 from famulus.deadletter.dead_letter import Origin
 from famulus.deadletter.index import Entry, Plan
 from famulus.deadletter.masking import masked
-from famulus.deadletter.redelivery import Returned
+from famulus.deadletter.redelivery import Redelivery
 from famulus.errors import ClaimStoreError, DecodeError, HandlerTimeoutError, UnavailableError
 from famulus.inspection.changelog_reader import Fold, places_of
 from famulus.inspection.changelog_reader import reading as reading_state
@@ -28,9 +28,9 @@ from famulus.processing.subscription import Subscription
 from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.records import delivery_of, event_type_of
 from famulus.state.changelog import ROW, store_mark, stored_mark, table_and_key
-from famulus.state.dedupe import is_within, key_back
-from famulus.state.partition_state import Partition
-from famulus.state.unit_of_work import Unit, enter
+from famulus.state.dedupe import is_within, redelivery_key
+from famulus.state.partition_state import PartitionState
+from famulus.state.unit_of_work import UnitOfWork, enter
 from famulus.wiring import decoder_of
 
 Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
@@ -50,7 +50,7 @@ class Change:
 
 
 @dataclass
-class Trial:
+class DryRunResult:
     """What would become of one letter. *handler* would fail by *error* (its type) and *message*."""
 
     entry: Entry
@@ -66,7 +66,7 @@ class Trial:
 class End:
     """How letters of one cause would end alike. *first* stands for them."""
 
-    first: Trial
+    first: DryRunResult
     count: int = 0
     rows: int = 0
     events: int = 0
@@ -108,13 +108,13 @@ class Rows:
                 self._rows[key] = value
 
 
-async def tried(
+async def dry_run(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
     plan: Plan,
     edited: bytes | None = None,
-) -> AsyncIterator[Trial]:
+) -> AsyncIterator[DryRunResult]:
     """What would become of each letter that is chosen, in this order.
 
     *edited*: the value of the only letter.
@@ -136,7 +136,7 @@ async def tried(
                 for entry in batch:
                     sequence = entry.sequence(by_partition=by_partition)
                     if sequence in failed:
-                        yield Trial(entry, "parked", message=f"behind {failed[sequence]}")
+                        yield DryRunResult(entry, "parked", message=f"behind {failed[sequence]}")
                         continue
                     trial = await _trial(reader, stage, entry, found.get(entry.place), edited)
                     if trial.verdict in ("fails", "stays") and sequence in plan.ordered:
@@ -147,11 +147,11 @@ async def tried(
 
 async def _trial(
     reader: Reader, stage: "_Stage", entry: Entry, record: Any, edited: bytes | None
-) -> Trial:
+) -> DryRunResult:
     try:
         _, returned = await sent_back(reader, record, "redrive", edited)
     except StaysError as error:
-        return Trial(entry, "stays", message=str(error))
+        return DryRunResult(entry, "stays", message=str(error))
     return await stage.trial(entry, returned)
 
 
@@ -172,7 +172,7 @@ class _Stage:
         """The next partition comes."""
         self._subscription.held.pop(self._number, None)
 
-    async def trial(self, entry: Entry, record: Returned) -> Trial:
+    async def trial(self, entry: Entry, record: Redelivery) -> DryRunResult:
         try:
             sealed = is_claim_check(record)
             redeemed = await self._app.claims.redeem(record) if sealed else record
@@ -180,16 +180,18 @@ class _Stage:
         except ClaimStoreError as error:
             raise UnavailableError(f"the store of large payloads is away: {error}") from error
         except DecodeError as error:
-            return Trial(entry, "fails", error="DecodeError", message=str(error))
+            return DryRunResult(entry, "fails", error="DecodeError", message=str(error))
         if event is None:
             return self._unknown(entry, record)
         if self._is_duplicate(event, record):
-            return Trial(entry, "duplicate", message="an event with its id was handled already")
+            return DryRunResult(
+                entry, "duplicate", message="an event with its id was handled already"
+            )
         handlers = self._app.dispatcher.by_type.get(type(event), [])
         if record.handler:
             handlers = [handler for handler in handlers if handler.name == record.handler]
             if not handlers:
-                return Trial(
+                return DryRunResult(
                     entry,
                     "fails",
                     record.handler,
@@ -198,21 +200,21 @@ class _Stage:
                 )
         # Any: the store of a worker is on disk, this one only looks like it.
         subscription, group_bytes = self._subscription, self._app.settings.state.group_bytes
-        partition = Partition(
+        partition = PartitionState(
             self._number, cast(Any, self._rows), group_bytes, subscription.topic_name
         )
         subscription.held[self._number] = partition
-        unit = Unit(partition, record)
+        unit = UnitOfWork(partition, record)
         # In a task of its own, whose context nobody else sees.
         failed = await asyncio.create_task(self._handle(event, unit, handlers))
         if failed is not None:
             name, fault = failed
             says = masked(str(fault), record) if self._types.hides else str(fault)
-            return Trial(
+            return DryRunResult(
                 entry, "fails", name, f"{type(fault).__module__}.{type(fault).__qualname__}", says
             )
         filled = partition.filling
-        trial = Trial(
+        trial = DryRunResult(
             entry, "handled", rows=[self._change(key, value) for key, value in filled.rows.items()]
         )
         for sent in filled.outbox:
@@ -227,7 +229,7 @@ class _Stage:
         return trial
 
     async def _handle(
-        self, event: Event, unit: Unit, handlers: list[Handler]
+        self, event: Event, unit: UnitOfWork, handlers: list[Handler]
     ) -> tuple[str, Exception] | None:
         """Run the handlers, each once; the first that fails, and its error."""
         enter(unit)
@@ -244,7 +246,7 @@ class _Stage:
             unit.end()
         return None
 
-    async def _call(self, handler: Handler, event: Event, unit: Unit) -> None:
+    async def _call(self, handler: Handler, event: Event, unit: UnitOfWork) -> None:
         limit_s = self._app.timeouts_s.get(handler.name)
         try:
             async with asyncio.timeout(limit_s) as timeout:
@@ -256,18 +258,18 @@ class _Stage:
                 raise HandlerTimeoutError(f"it took longer than {limit_s:g} s") from None
             raise
 
-    def _unknown(self, entry: Entry, record: Any) -> Trial:
+    def _unknown(self, entry: Entry, record: Any) -> DryRunResult:
         what = f"nobody here handles {event_type_of(record.headers) or 'its type'}"
         is_left = self._subscription.options.on_unknown_type == "ignore"
-        return Trial(entry, "ignored" if is_left else "fails", message=what)
+        return DryRunResult(entry, "ignored" if is_left else "fails", message=what)
 
-    def _marks(self, event: Event, back: Returned) -> list[bytes]:
+    def _marks(self, event: Event, back: Redelivery) -> list[bytes]:
         dedupe = self._subscription.options.dedupe
-        key = key_back(back, dedupe)
+        key = redelivery_key(back, dedupe)
         return dedupe.keys_of(event, back) if dedupe is not None and not key else [key]
 
-    def _is_duplicate(self, event: Event, back: Returned) -> bool:
-        dedupe = self._subscription.dedupe_back
+    def _is_duplicate(self, event: Event, back: Redelivery) -> bool:
+        dedupe = self._subscription.dedupe_redelivered
         if dedupe is None:
             return False
         raw = next(

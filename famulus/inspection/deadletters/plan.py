@@ -1,7 +1,7 @@
 """What is to be done about the letters that are meant."""
 
 from famulus.deadletter.dead_letter import Done
-from famulus.deadletter.index import HOPS_MAX, Plan, Register, planned
+from famulus.deadletter.index import HOPS_MAX, DeadLetterIndex, Plan, planned
 from famulus.processing.subscription import Subscription
 
 RATE = 500  # letters per second, unless somebody says otherwise
@@ -9,7 +9,7 @@ RATE = 500  # letters per second, unless somebody says otherwise
 
 def plan_of(
     subscription: Subscription,
-    register: Register,
+    register: DeadLetterIndex,
     action: Done,
     *,
     limit: int | None = None,

@@ -10,16 +10,16 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from famulus.application import Famulus
 from famulus.config import KafkaConfig
-from famulus.deadletter.dead_letter import Audit, audit_in, letter_of
-from famulus.deadletter.index import Criteria, Entry, Place, Register
+from famulus.deadletter.dead_letter import Audit, audit_in, parse_dead_letter
+from famulus.deadletter.index import Criteria, DeadLetterIndex, Entry, Place
 from famulus.deadletter.topics import audit_topic, dead_letter_topic
 from famulus.errors import ConfigError, UnreadableError
 from famulus.inspection.changelog_reader import answered, check_size
 from famulus.kafka.admin import partitions_of
-from famulus.kafka.client import connection_of
+from famulus.kafka.client import client_options
 from famulus.kafka.log_reader import poll
 from famulus.kafka.record_batches import TRIES, UnreadableBatchError
-from famulus.kafka.silence import quiet
+from famulus.kafka.silence import silenced
 from famulus.processing.subscription import Subscription
 from famulus.serialization.stray_records import StrayRecordError, read
 
@@ -177,7 +177,7 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
     letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
     # This waits for a broker that is just starting.
     await reader.partitions(*letters, *map(audit_topic, letters))
-    with quiet():
+    with silenced():
         async with answered(app):
             try:
                 await consumer.start()
@@ -191,7 +191,7 @@ async def reading(app: Famulus) -> AsyncIterator[Reader]:
 
 def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        **connection_of(settings),
+        **client_options(settings),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -212,7 +212,7 @@ async def register_of(  # each has a default
     noted: Callable[[Audit], None] = lambda _: None,
     progressed: Progressed = lambda *_: None,
     records_max: int | None = None,
-) -> Register:
+) -> DeadLetterIndex:
     """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
 
     *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is
@@ -224,7 +224,7 @@ async def register_of(  # each has a default
     there = await reader.partitions(topic, audits)
     if not there[topic]:
         raise ConfigError(f"missing topics: {topic}; create them with `faust -A app topics apply`")
-    register = Register(group, criteria, is_all=is_all)
+    register = DeadLetterIndex(group, criteria, is_all=is_all)
     async for record in reader.all(audits, there[audits], records_max=records_max):
         try:
             audit = read(record, audit_in)
@@ -235,7 +235,7 @@ async def register_of(  # each has a default
             noted(audit)
     async for record in reader.all(topic, there[topic], progressed, records_max):
         try:
-            register.add(read(record, letter_of), (record.partition, record.offset))
+            register.add(read(record, parse_dead_letter), (record.partition, record.offset))
         except StrayRecordError:
             register.strange += 1
     return register

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from famulus.deadletter.dead_letter import Letter, first_digest, letter_of
+from famulus.deadletter.dead_letter import DeadLetter, first_digest, parse_dead_letter
 from famulus.deadletter.index import Entry
 from famulus.deadletter.record import DROPPED, our_headers
-from famulus.deadletter.redelivery import Action, Returned, returning
+from famulus.deadletter.redelivery import Action, Redelivery, returning
 from famulus.inspection.deadletters.reader import Reader
 
 BATCH = 500  # letters in memory at once
@@ -21,7 +21,7 @@ class StaysError(Exception):
 
 async def sent_back(
     reader: Reader, record: Any, action: Action, edited: bytes | None
-) -> tuple[Letter, Returned]:  # Any: aiokafka is untyped
+) -> tuple[DeadLetter, Redelivery]:  # Any: aiokafka is untyped
     """What *record*, a letter or what is left of it, says, and what sends it back with the *edited* value or its own.
 
     Raises StaysError when it has none any more, or only a part of what it was. Who drops a letter
@@ -29,7 +29,7 @@ async def sent_back(
     """
     if record is None:
         raise StaysError("the letter is not there any more")
-    letter = letter_of(record)
+    letter = parse_dead_letter(record)
     if action != "drop" and DROPPED in our_headers(record.headers):
         raise StaysError("its headers, or its key, were too large for the letter: drop it")
     if edited is not None:
@@ -38,7 +38,7 @@ async def sent_back(
     return letter, returning(record, action, value)
 
 
-async def value_of(reader: Reader, record: Any, letter: Letter) -> bytes | None:
+async def value_of(reader: Reader, record: Any, letter: DeadLetter) -> bytes | None:
     """The event's value, from where it came if it was too large for the letter.
 
     Raises StaysError when it is gone.

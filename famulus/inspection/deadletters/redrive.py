@@ -21,21 +21,21 @@ from famulus.application import Famulus
 from famulus.config import KafkaConfig
 from famulus.deadletter.dead_letter import Audit, Done, audit_of, audit_record
 from famulus.deadletter.index import PAST, Entry, Plan
-from famulus.deadletter.masking import cut
+from famulus.deadletter.masking import truncate
 from famulus.deadletter.redelivery import outgoing
 from famulus.deadletter.topics import audit_topic
 from famulus.errors import OperatingError, UnavailableError
 from famulus.inspection.changelog_reader import source_partitions
 from famulus.inspection.deadletters.reader import Reader
 from famulus.inspection.deadletters.redelivery_builder import StaysError, batches, sent_back
-from famulus.kafka.admin import ROOM_BYTES, create_topics, prepare_topics_back
+from famulus.kafka.admin import ROOM_BYTES, create_topics, prepare_redelivery_topics
 from famulus.processing.subscription import Subscription
 from famulus.producer.connection import size_of
 from famulus.producer.producer import Producer
-from famulus.serialization.records import Outgoing
+from famulus.serialization.records import ProducerRecord
 
 ANSWER_MS = 30_000  # for which a person waits
-Ready = tuple[Entry, Outgoing, Audit]
+Ready = tuple[Entry, ProducerRecord, Audit]
 # How it went with a letter: empty when it was sent, else why it stays.
 Tell = Callable[[Entry, str], None]
 
@@ -59,7 +59,7 @@ class Request:
     edited: bytes | None = None
 
 
-class Sending:
+class RedriveJob:
     """One redrive or drop of one subscription, by *who*.
 
     *stop* is set when somebody wants it to end.
@@ -75,7 +75,7 @@ class Sending:
         self._letters = app.dead_letter_topic(subscription)
         self._back = app.redrive_topic(subscription)
         self._request = request
-        self._who = cut(who)
+        self._who = truncate(who)
         self._kafka = _patient(app.settings.kafka)
         self._bytes_max = self._kafka.producer_config.max_request_size
         self._partitions = 0
@@ -159,7 +159,7 @@ class Sending:
                 self._stays(entry, why, tell)
 
     # Any: aiokafka is untyped.
-    async def _made(self, entry: Entry, record: Any) -> tuple[Outgoing, Audit]:
+    async def _made(self, entry: Entry, record: Any) -> tuple[ProducerRecord, Audit]:
         if entry.id.origin.partition >= self._partitions:
             raise StaysError(
                 f"its topic has {self._partitions} partitions by now, none with this number"
@@ -197,7 +197,7 @@ async def prepared(app: Famulus, subscription: Subscription) -> int:
     """Have the topics there through which letters go back and are accounted for; how many partitions the former has."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     count = await source_partitions(app, subscription)
-    await prepare_topics_back(
+    await prepare_redelivery_topics(
         kafka,
         {app.redrive_topic(subscription): count},
         app.settings.dead_letter.retention_h,
@@ -216,7 +216,7 @@ def whoami() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = str(os.getuid())
-    return cut(f"{user}@{socket.gethostname()}")
+    return truncate(f"{user}@{socket.gethostname()}")
 
 
 def _patient(kafka: KafkaConfig) -> KafkaConfig:

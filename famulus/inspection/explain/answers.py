@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from famulus.control.pauses import Target, Why, said
+from famulus.control.pauses import AuditInfo, PauseScope, said
 from famulus.formatting import behind_transaction, duration, time_text
-from famulus.state.changelog import Mark
-from famulus.state.failure_state import Attempts, Tried
+from famulus.state.changelog import SeenMark
+from famulus.state.failure_state import AttemptCount, Attempts
 
 State = Literal[
     "gone",
@@ -86,14 +86,14 @@ class Facts:
     fault: str = ""  # why it does not decode
     next_offset: int = 0
     is_ahead: bool = False
-    mark: Mark | None = None
+    mark: SeenMark | None = None
     letters: Sequence[Dead] = ()
     postponed: Sequence[Postponed] = ()
     dead_before: int | None = None  # a dead letter that later events of its key wait behind
     before: Sequence[int] = ()
     tried: dict[int, Attempts] = field(default_factory=dict)
     members: int = 0
-    pause: tuple[Target, Why] | None = None
+    pause: tuple[PauseScope, AuditInfo] | None = None
     written: int = 0
 
     @property
@@ -261,7 +261,7 @@ def _in_line(facts: Facts, now_ms: int) -> Answer:
     )
 
 
-def _resume(target: Target) -> str:
+def _resume(target: PauseScope) -> str:
     if not target.topic:
         return "faust -A app resume --all"
     return f"faust -A app resume {target.topic}" + (
@@ -274,7 +274,7 @@ def _postponed(facts: Facts, now_ms: int) -> str:
     return "; ".join(
         (
             f"waits in {of.topic}, "
-            f"{_tried({of.handler: Tried(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
+            f"{_tried({of.handler: AttemptCount(of.attempts, of.first_ms, of.due_ms)}, now_ms)}"
         )
         for of in facts.postponed
     )

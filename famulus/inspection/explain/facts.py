@@ -11,9 +11,9 @@ from faust import Record as Event
 
 from famulus.application import Famulus
 from famulus.control.pauses import Pauses
-from famulus.deadletter.dead_letter import Origin, letter_of
+from famulus.deadletter.dead_letter import Origin, parse_dead_letter
 from famulus.deadletter.index import Criteria, Entry
-from famulus.deadletter.redelivery import returned
+from famulus.deadletter.redelivery import parse_redelivery
 from famulus.errors import DecodeError, PermanentError
 from famulus.inspection.changelog_reader import Fold, check_size, places_of
 from famulus.inspection.changelog_reader import reading as reading_state
@@ -22,15 +22,15 @@ from famulus.inspection.explain.answers import Dead, Facts, Postponed
 from famulus.kafka.group_members import committed_of, ends_of, members_of
 from famulus.processing.subscription import Subscription
 from famulus.serialization.claim_check import is_claim_check
-from famulus.serialization.records import Record, event_id_bytes_of, event_type_of
+from famulus.serialization.records import ConsumerRecord, event_id_bytes_of, event_type_of
 from famulus.state.changelog import offsets_in, stored_mark
 from famulus.state.dedupe import Dedupe, mark_key
-from famulus.state.failure_state import Troubles
+from famulus.state.failure_state import FailureState
 from famulus.wiring import decoder_of
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReadLimits:
     """How much is read at most.
 
     *events*: the newest ones of each partition that are looked through for a key or an id, and the
@@ -44,7 +44,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Partition:
+class PartitionFacts:
     """What is the same for all events of one partition.
 
     *fold* is of its state, an empty one where there is none.
@@ -54,14 +54,19 @@ class Partition:
     end: int
     next_offset: int
     fold: Fold
-    troubles: Troubles
+    failure_state: FailureState
 
 
-class Gathering:
+class FactCollector:
     """Gathers the facts of one subscription's events, what they share only once."""
 
     def __init__(
-        self, app: Famulus, reader: Reader, subscription: Subscription, pauses: Pauses, reach: Reach
+        self,
+        app: Famulus,
+        reader: Reader,
+        subscription: Subscription,
+        pauses: Pauses,
+        reach: ReadLimits,
     ) -> None:
         self._app = app
         self._pauses = pauses
@@ -69,7 +74,7 @@ class Gathering:
         self._reader = reader
         self._subscription = subscription
         self._types = decoder_of(app.settings, subscription, app.dispatcher)
-        self._partitions: dict[int, Partition] = {}
+        self._partitions: dict[int, PartitionFacts] = {}
         self._members: int | None = None
         self._postponed: dict[int, dict[int, list[Postponed]]] = {}
         self._letters: dict[Origin, list[Entry]] | None = None
@@ -87,7 +92,7 @@ class Gathering:
             there.end,
             next_offset=there.next_offset,
             is_ahead=any(start <= offset < end for start, end in offsets_in(there.fold.decoded)),
-            tried=there.troubles.attempts,
+            tried=there.failure_state.attempts,
             members=await self._count_members(),
             pause=self._pauses.over(topic, partition),
         )
@@ -111,17 +116,17 @@ class Gathering:
             dead_before=next(
                 (
                     d
-                    for d in there.troubles.sequences.get(self._sequence(record) or b"-", [])
+                    for d in there.failure_state.sequences.get(self._sequence(record) or b"-", [])
                     if d < offset
                 ),
                 None,
             ),
         )
 
-    def _sequence(self, record: Record) -> bytes | None:
+    def _sequence(self, record: ConsumerRecord) -> bytes | None:
         return b"" if self._subscription.options.order == "partition" else record.key
 
-    def _about_type(self, facts: Facts, record: Record) -> Facts:
+    def _about_type(self, facts: Facts, record: ConsumerRecord) -> Facts:
         """What it is, and how it is remembered."""
         name = event_type_of(record.headers) or ""
         try:
@@ -142,7 +147,7 @@ class Gathering:
             is_handled_type=event is not None or is_claim_check(record),
         )
 
-    async def _partition(self, number: int) -> Partition:
+    async def _partition(self, number: int) -> PartitionFacts:
         at = TopicPartition(self._subscription.topic_name, number)
         begin, end = await self._reader.span(at)
         committed = await committed_of(
@@ -150,12 +155,12 @@ class Gathering:
         )
         fold = await self._fold(number)
         settled = fold.next_offset if fold.processed is not None else committed[at]
-        return Partition(
+        return PartitionFacts(
             begin,
             end,
             settled if settled is not None else begin,
             fold,
-            Troubles(fold.troubles.items()),
+            FailureState(fold.failure_state.items()),
         )
 
     async def _fold(self, number: int) -> Fold:
@@ -171,7 +176,9 @@ class Gathering:
             self._members = len(await members_of(self._app.settings.kafka, timeout_s))
         return self._members
 
-    async def _before(self, facts: Facts, there: Partition, record: Record) -> list[int]:
+    async def _before(
+        self, facts: Facts, there: PartitionFacts, record: ConsumerRecord
+    ) -> list[int]:
         """The offsets of its key that are not settled and come first."""
         if facts.offset < there.next_offset or facts.is_ahead:
             return []
@@ -195,7 +202,7 @@ class Gathering:
         """
         if partition not in self._postponed:
             found = self._postponed[partition] = defaultdict[int, list[Postponed]](list)
-            redrive, *topics = self._app.topics_back(self._subscription)
+            redrive, *topics = self._app.redelivery_topics(self._subscription)
             del redrive  # a letter says that it was redriven
             there = await self._reader.partitions(*topics)
             places = [
@@ -209,7 +216,7 @@ class Gathering:
                 check_size(at.topic, end - start, self._reach.letters)
                 async for record in self._reader.between(at, start, end):
                     try:
-                        back = returned(record)
+                        back = parse_redelivery(record)
                     except DecodeError:
                         continue
                     postponed = Postponed(
@@ -244,7 +251,7 @@ class Gathering:
                 entry.cause.kind,
                 entry.cause.handler,
                 entry.cause.error,
-                letter_of(found[entry.place]).message if entry.place in found else "",
+                parse_dead_letter(found[entry.place]).message if entry.place in found else "",
                 entry.at_ms,
                 *((entry.settled.what, entry.settled.at_ms) if entry.settled is not None else ()),
             )
@@ -252,7 +259,7 @@ class Gathering:
         ]
 
 
-def _keys_of(dedupe: Dedupe, event: Event | None, record: Record) -> list[bytes]:
+def _keys_of(dedupe: Dedupe, event: Event | None, record: ConsumerRecord) -> list[bytes]:
     """Make the keys that a record's mark may be kept under; none where the identity cannot be told."""
     if dedupe.identity is None or event is None:
         return [mark_key(event_id_bytes_of(record))]

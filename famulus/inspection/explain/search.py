@@ -12,7 +12,7 @@ from famulus.deadletter.index import text_of
 from famulus.errors import ConfigError, OperatingError
 from famulus.inspection.deadletters.reader import Reader
 from famulus.inspection.explain.answers import Answer, Facts, answer_of
-from famulus.inspection.explain.facts import Gathering, Reach
+from famulus.inspection.explain.facts import FactCollector, ReadLimits
 from famulus.processing.subscription import Subscription
 from famulus.serialization.records import event_id_of
 
@@ -30,7 +30,7 @@ class Question:
 
 
 async def explained(
-    app: Famulus, reader: Reader, question: Question, pauses: Pauses, reach: Reach
+    app: Famulus, reader: Reader, question: Question, pauses: Pauses, reach: ReadLimits
 ) -> AsyncIterator[tuple[Facts, Answer]]:
     """What is known of each event that is meant, the oldest first, and the answer.
 
@@ -44,14 +44,14 @@ async def explained(
     places = (
         [question.place] if question.place else await _found(reader, topic, count, question, reach)
     )
-    gathering = Gathering(app, reader, question.subscription, pauses, reach)
+    gathering = FactCollector(app, reader, question.subscription, pauses, reach)
     for place in places:
         facts = await gathering.of(*place)
         yield facts, answer_of(facts, time.time_ns() // 1_000_000)
 
 
 async def _found(
-    reader: Reader, topic: str, partitions: int, question: Question, reach: Reach
+    reader: Reader, topic: str, partitions: int, question: Question, reach: ReadLimits
 ) -> list[tuple[int, int]]:
     """The places of the newest events that have the key or the id."""
     found: list[tuple[int, int, int]] = []

@@ -40,7 +40,7 @@ class Breaker:
         call.number("ratio", self.ratio, 0, 1)
 
 
-class Circuit:
+class CircuitBreaker:
     """One circuit. *passed* counts what succeeded: whoever tries adds to it."""
 
     def __init__(self, breaker: Breaker) -> None:

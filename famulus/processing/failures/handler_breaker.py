@@ -10,13 +10,13 @@ from collections.abc import Callable, Hashable
 
 import structlog
 
-from famulus.processing.failures.circuit_breaker import Breaker, Circuit
+from famulus.processing.failures.circuit_breaker import Breaker, CircuitBreaker
 
 log = structlog.get_logger()
 Resume = Callable[[], None]
 
 
-class Gate(Circuit):
+class HandlerBreaker(CircuitBreaker):
     """The gate of what *name* says.
 
     `is_open` is the circuit's: while it is, `may_probe` says who goes through.
@@ -43,7 +43,7 @@ class Gate(Circuit):
         """Events that wait here."""
         return len(self._waiting)
 
-    def may_probe(self, event: Hashable) -> bool:
+    def try_acquire_probe(self, event: Hashable) -> bool:
         """Whether *event* is the one that tries now."""
         if self._is_probe_due:
             self._is_probe_due, self._probe = False, event
@@ -56,7 +56,7 @@ class Gate(Circuit):
         """Whether *event* is the one that tries now."""
         return self.is_open and self._probe == event
 
-    def let_another_try(self, event: Hashable) -> None:
+    def release_probe(self, event: Hashable) -> None:
         """If *event* is the one that tries, it has ended without a word about what is away."""
         if self.is_trying(event):
             self._probe = None
@@ -100,7 +100,7 @@ class Gate(Circuit):
             self._set_timer()
         return self.is_open
 
-    def let_all_pass(self) -> None:
+    def close_breaker(self) -> None:
         """Something succeeded: the circuit closes, and who waits here may go on."""
         log.warning("works again", gate=self.name, waiting=self.waiting)
         self.close()

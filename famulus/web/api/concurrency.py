@@ -14,7 +14,7 @@ from faust.web import Request, Response
 from famulus.control.admin_topic import set_width, target_of
 from famulus.control.concurrency import WIDTH_MAX, WORKER
 from famulus.errors import BadRequestError, OperatingError
-from famulus.web.json_view import Page, asker
+from famulus.web.json_view import JsonView, actor_of
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,7 +25,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Concurrency(Page):
+class Concurrency(JsonView):
     """How many events may be in hand at once."""
 
     async def get(self, request: Request) -> Response:
@@ -48,7 +48,7 @@ class Concurrency(Page):
                 host.group,
                 target.topic or WORKER,
                 asked.concurrency,
-                asker(request),
+                actor_of(request),
                 asked.note,
             )
         except (BadRequestError, OperatingError) as error:
@@ -57,17 +57,22 @@ class Concurrency(Page):
         return self.answer(self._rows())
 
     def _rows(self) -> list[dict[str, object]]:
-        intake, worker = self.host.intake, self.host.settings.worker
+        assigned, worker = self.host.assigned, self.host.settings.worker
         usual = {WORKER: worker.concurrency}
-        usual |= {s.topic_name: intake.usual_lanes for s in self.host.subscriptions.values()}
-        set_by = {row["topic"] or WORKER: row for row in intake.told.widths.rows()}
+        usual |= {
+            s.topic_name: assigned.default_concurrency for s in self.host.subscriptions.values()
+        }
+        set_by = {
+            row["topic"] or WORKER: row
+            for row in assigned.control_state.concurrency_overrides.rows()
+        }
         none = {"by": None, "at": None, "note": ""}
         return [
             {
                 **none,
                 **set_by.get(topic, {}),
                 "topic": None if topic == WORKER else topic,
-                "concurrency": intake.told.widths.get(topic, count),
+                "concurrency": assigned.control_state.concurrency_overrides.get(topic, count),
                 "settings": count,
             }
             for topic, count in usual.items()

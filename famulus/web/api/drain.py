@@ -14,7 +14,7 @@ from faust.web import Request, Response
 from famulus.control.admin_topic import note_drain
 from famulus.errors import BadRequestError, OperatingError
 from famulus.state.changelog_topic import worker_name
-from famulus.web.json_view import Page, asker
+from famulus.web.json_view import JsonView, actor_of
 
 log = structlog.get_logger()
 ANSWER_S = 0.2  # so that whoever asked has the answer before the web server goes
@@ -26,7 +26,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     note: str
 
 
-class Drain(Page):
+class Drain(JsonView):
     """The end of this worker."""
 
     async def post(self, request: Request) -> Response:
@@ -37,7 +37,7 @@ class Drain(Page):
             return self.refuse(400, str(error))
         host = self.host
         if not host.is_draining:
-            by = asker(request)
+            by = actor_of(request)
             try:
                 await note_drain(host.sender, host.group, worker_name(), by, asked.note)
             except OperatingError as error:

@@ -10,18 +10,18 @@ They are open to all, and to those without a token they say no more than their s
 from faust.web import Request, Response
 
 from famulus.application import Famulus
-from famulus.web.json_view import Page
+from famulus.web.json_view import JsonView
 from famulus.web.readiness import is_ready, paused, waiting, warnings, why_not_ready
-from famulus.web.route_docs import JSON, About
+from famulus.web.route_docs import JSON, RouteDocs
 from famulus.webserver.auth import may_read
 
 HEALTH = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
 
 
-class Health(Page):
+class Health(JsonView):
     """A health check."""
 
-    about = About((JSON,), HEALTH)
+    about = RouteDocs((JSON,), HEALTH)
 
     def verdict(
         self, status: str, more: dict[str, object], request: Request, *, is_good: bool
@@ -72,14 +72,14 @@ class Live(Health):
 
     async def get(self, request: Request) -> Response:
         """Look at what is in hand."""
-        overdue = self.host.intake.crew.overdue(self.host.settings.worker.deadline_s)
+        overdue = self.host.assigned.task_pool.overdue(self.host.settings.worker.deadline_s)
         return self.verdict(
             "stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue
         )
 
 
 def _restoring(app: Famulus) -> dict[str, object]:
-    progress = app.holdings.restorer.progress
+    progress = app.state_manager.restorer.progress
     return {
         "restored_records": progress.records,
         "of_records": progress.total,

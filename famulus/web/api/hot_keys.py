@@ -9,16 +9,16 @@ from faust.web import Request, Response
 
 from famulus.application import Famulus
 from famulus.observability.hot_keys import HotPartition, hot_keys
-from famulus.web.json_view import Page
+from famulus.web.json_view import JsonView
 
 
 def hot_keys_of(app: Famulus) -> list[HotPartition]:
     """The hot keys of every partition that this worker has."""
-    watches = {tp: flow.keys for tp, flow in app.intake.flows.items()}
+    watches = {tp: processor.keys for tp, processor in app.assigned.processors.items()}
     return hot_keys(watches, time.time_ns() // 1_000_000, is_shown=app.settings.worker.show_keys)
 
 
-class HotKeyList(Page):
+class HotKeyList(JsonView):
     """The hot keys by partition."""
 
     async def get(self, request: Request) -> Response:

@@ -11,14 +11,14 @@ from functools import cached_property
 from faust.web import Request, Response
 
 from famulus.errors import OperatingError
-from famulus.kafka.lag import GroupLag, GroupWatch
-from famulus.web.json_view import Page
+from famulus.kafka.lag import GroupLag, GroupLagMonitor
+from famulus.web.json_view import JsonView
 
 ASK_S = 5.0  # for the cluster to answer
 FRESH_S = 1.0
 
 
-class GroupLagView(Page):
+class GroupLagView(JsonView):
     """How far the group is behind, in all and by partition."""
 
     _asking = asyncio.Lock()
@@ -26,9 +26,9 @@ class GroupLagView(Page):
     _at_s = 0.0  # by the monotonic clock
 
     @cached_property
-    def _watch(self) -> GroupWatch:
+    def _watch(self) -> GroupLagMonitor:
         app = self.host
-        return GroupWatch(app.settings.kafka, app.group, ASK_S, expected=app.carried)
+        return GroupLagMonitor(app.settings.kafka, app.group, ASK_S, expected=app.managed_topics)
 
     async def get(self, request: Request) -> Response:
         """Show it, or say why the cluster does not tell."""

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from famulus.application import Famulus
 from famulus.kafka.burrow import State
-from famulus.kafka.partition_health import Standing
+from famulus.kafka.partition_health import PartitionHealth
 from famulus.kafka.stray_counts import strays
 from famulus.observability import metric_definitions as c
 from famulus.observability.metrics import Counts, Distribution
@@ -91,7 +91,7 @@ class WorkerCollector(Collector):
         if now.lag is not None:
             self._put_lag(scrape, now.place, now.lag)
 
-    def _put_standing(self, scrape: "Scrape", now: PartitionNow, standing: Standing) -> None:
+    def _put_standing(self, scrape: "Scrape", now: PartitionNow, standing: PartitionHealth) -> None:
         at = now.place.topic, str(now.place.partition)
         age_s = standing.waits_s if now.age_s is None or not now.lag else now.age_s
         scrape.put(c.LAG_S, age_s, self._app.group, *at)
@@ -117,7 +117,7 @@ class WorkerCollector(Collector):
             scrape.put(c.BLOCKED, unwritten, topic, "disk")
             scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
-            scrape.put(c.FLOOD, bool(pipeline.failing.shut), topic)
+            scrape.put(c.FLOOD, bool(pipeline.failure_policy.shut), topic)
 
     def _put_worker(self, scrape: "Scrape") -> None:
         sent: Counter[str] = Counter()

@@ -15,8 +15,8 @@ import msgspec
 from faust.web import Request, Response, View
 
 from famulus.application import Famulus
-from famulus.web.json_view import Page
-from famulus.web.route_docs import JSON, OBJECT, About, Schema
+from famulus.web.json_view import JsonView
+from famulus.web.route_docs import JSON, OBJECT, RouteDocs, Schema
 from famulus.webserver.auth import BODY_BYTES, need_of
 from famulus.webserver.tokens import Access
 
@@ -99,16 +99,16 @@ ACCESS = {
 }
 
 
-def about_of(view: View) -> About:
+def about_of(view: View) -> RouteDocs:
     """What *view* says of itself, nothing if it is none of ours."""
-    return cast(About, getattr(view, "about", About()))
+    return cast(RouteDocs, getattr(view, "about", RouteDocs()))
 
 
 def _text(documented: object) -> str:
     return cleandoc(getdoc(documented) or "")
 
 
-def _body(view: View, about: About, schemas: Part) -> Part:
+def _body(view: View, about: RouteDocs, schemas: Part) -> Part:
     """What is sent to what acts: a form, or JSON of the class `Asked` beside the view, or anything."""
     if about.form:
         form = {"type": "object", "properties": {name: dict(of) for name, of in about.form.items()}}
@@ -123,7 +123,7 @@ def _body(view: View, about: About, schemas: Part) -> Part:
     return {"required": True, "content": {JSON: {"schema": {"$ref": REFERENCE.format(name=name)}}}}
 
 
-def _responses(about: About) -> Part:
+def _responses(about: RouteDocs) -> Part:
     own: Mapping[str, Part] = {
         kind: ({"schema": dict(about.shape)} if kind == JSON else {}) for kind in about.gives
     }
@@ -140,10 +140,10 @@ def _responses(about: About) -> Part:
     }
 
 
-class Description(Page):
+class Description(JsonView):
     """What the web server offers, as OpenAPI."""
 
-    about = About((JSON,), OBJECT)
+    about = RouteDocs((JSON,), OBJECT)
 
     async def get(self, request: Request) -> Response:
         """Describe every route."""

@@ -13,9 +13,9 @@ from faust.web import Request, Response
 
 from famulus.application import Famulus
 from famulus.control.admin_topic import change, target_of
-from famulus.control.pauses import Action, Target
+from famulus.control.pauses import Action, PauseScope
 from famulus.errors import BadRequestError, OperatingError
-from famulus.web.json_view import Page, asker
+from famulus.web.json_view import JsonView, actor_of
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,26 +27,26 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Paused(Page):
+class Paused(JsonView):
     """What is paused in the group."""
 
     async def get(self, request: Request) -> Response:
         """List it."""
         del request
-        return self.answer(self.host.intake.pauses.rows())
+        return self.answer(self.host.assigned.pauses.rows())
 
     async def post(self, request: Request) -> Response:
         """Pause or resume."""
         try:
             asked = await self.asked(request, Asked)
             target = await meant(self.host, asked.topic, asked.partition)
-            await set_pause(self.host, asked.action, target, asker(request), asked.note)
+            await set_pause(self.host, asked.action, target, actor_of(request), asked.note)
         except (BadRequestError, OperatingError) as error:
             return self.failed(error)
-        return self.answer(self.host.intake.pauses.rows())
+        return self.answer(self.host.assigned.pauses.rows())
 
 
-async def meant(app: Famulus, topic: str, partition: int | None) -> Target:
+async def meant(app: Famulus, topic: str, partition: int | None) -> PauseScope:
     """What is to be paused or resumed.
 
     Raises ConfigError when it is not there, UnavailableError.
@@ -57,12 +57,12 @@ async def meant(app: Famulus, topic: str, partition: int | None) -> Target:
     )
 
 
-async def set_pause(app: Famulus, action: Action, target: Target, by: str, note: str) -> None:
+async def set_pause(app: Famulus, action: Action, target: PauseScope, by: str, note: str) -> None:
     """Pause or resume, and wait until this worker knows it, for some seconds.
 
     Raises as `operate.admin.change` does.
     """
     _, next_offset = await change(
-        app.sender, app.group, app.intake.pauses, action, target, by, note
+        app.sender, app.group, app.assigned.pauses, action, target, by, note
     )
     await app.admin_log.seen(next_offset)

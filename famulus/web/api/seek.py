@@ -15,9 +15,9 @@ import msgspec
 from faust.web import Request, Response
 
 from famulus.control.admin_topic import target_of
-from famulus.control.seek_planner import Move, consequences, order, planned, where_of
+from famulus.control.seek_planner import PlannedSeek, consequences, order, planned, seek_target
 from famulus.errors import BadRequestError, OperatingError
-from famulus.web.json_view import Page, asker
+from famulus.web.json_view import JsonView, actor_of
 from famulus.wiring import remembers_s
 
 
@@ -33,13 +33,13 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-class Seek(Page):
+class Seek(JsonView):
     """Where the group is to go on."""
 
     async def get(self, request: Request) -> Response:
         """List what waits."""
         del request
-        return self.answer(self.host.intake.told.seeks.rows())
+        return self.answer(self.host.assigned.control_state.seeks.rows())
 
     async def post(self, request: Request) -> Response:
         """Order it."""
@@ -49,16 +49,16 @@ class Seek(Page):
             moves = await self._moves(asked)
             if not asked.dry_run:
                 await host.admin_log.seen(
-                    await order(host.sender, host.group, moves, asker(request), asked.note)
+                    await order(host.sender, host.group, moves, actor_of(request), asked.note)
                 )
         except (BadRequestError, ValueError, OperatingError) as error:
             return self.failed(error)
         notes = consequences(moves, remembers_s(host.subscriptions.values()))
         return self.answer({"partitions": [move.as_json() for move in moves], "notes": notes})
 
-    async def _moves(self, asked: Asked) -> list[Move]:
+    async def _moves(self, asked: Asked) -> list[PlannedSeek]:
         host = self.host
-        where = where_of(edge=asked.edge, offset=asked.offset, time=asked.time)
+        where = seek_target(edge=asked.edge, offset=asked.offset, time=asked.time)
         topics = {name: s.topic_name for name, s in host.subscriptions.items()}
         kafka, timeout_s = host.settings.kafka, host.settings.worker.startup_timeout_s
         target = await target_of(kafka, topics, asked.topic, asked.partition, timeout_s)

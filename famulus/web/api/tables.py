@@ -26,18 +26,18 @@ from prometheus_client.exposition import choose_encoder
 from famulus.errors import UnreadableRowError
 from famulus.state.tables import Table
 from famulus.web.api.metrics import WorkerCollector
-from famulus.web.json_view import Page, whole
-from famulus.web.route_docs import JSON, OBJECT, ROWS, About
+from famulus.web.json_view import JsonView, whole
+from famulus.web.route_docs import JSON, OBJECT, ROWS, RouteDocs
 from famulus.web.worker_status import failures_of, partitions_of, rows_of, tables_of
 
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
 
 
-class TableList(Page):
+class TableList(JsonView):
     """The tables of this worker."""
 
-    about = About((JSON,), ROWS)
+    about = RouteDocs((JSON,), ROWS)
 
     async def get(self, request: Request) -> Response:
         """List them."""
@@ -45,10 +45,10 @@ class TableList(Page):
         return self.answer([_about(table) for table in tables_of(self.host).values()])
 
 
-class TableRows(Page):
+class TableRows(JsonView):
     """A page of rows; `next` is what to pass as `after` for the following one, null after the last."""
 
-    about = About(
+    about = RouteDocs(
         (JSON,),
         OBJECT,
         {
@@ -76,10 +76,10 @@ class TableRows(Page):
         )
 
 
-class TableRow(Page):
+class TableRow(JsonView):
     """One row of a partition that this worker owns."""
 
-    about = About((JSON,), OBJECT)
+    about = RouteDocs((JSON,), OBJECT)
 
     async def get(self, request: Request, name: str, key: str) -> Response:
         """Show it."""
@@ -100,10 +100,10 @@ class TableRow(Page):
         return self.answer({"key": key, "value": value})
 
 
-class SubscriptionList(Page):
+class SubscriptionList(JsonView):
     """What became of the records of each subscription since this worker started."""
 
-    about = About((JSON,), ROWS)
+    about = RouteDocs((JSON,), ROWS)
 
     async def get(self, request: Request) -> Response:
         """Count them."""
@@ -138,10 +138,10 @@ class SubscriptionList(Page):
         )
 
 
-class DuplicateList(Page):
+class DuplicateList(JsonView):
     """The last records of a subscription that were not handled because their event had been, the newest first."""
 
-    about = About((JSON,), ROWS)
+    about = RouteDocs((JSON,), ROWS)
 
     async def get(self, request: Request, topic: str) -> Response:
         """Explain them."""
@@ -154,10 +154,10 @@ class DuplicateList(Page):
         )
 
 
-class Metrics(Page):
+class Metrics(JsonView):
     """What there is to measure, in the format that whoever asks accepts: Prometheus' text, or OpenMetrics."""
 
-    about = About(("text/plain", "application/openmetrics-text"))
+    about = RouteDocs(("text/plain", "application/openmetrics-text"))
 
     async def get(self, request: Request) -> Response:
         """Look at everything."""

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, cast
 from faust.web import Request, Response
 
 from famulus.application import Famulus
-from famulus.control.pauses import EVERYTHING, Action, Target, said
+from famulus.control.pauses import EVERYTHING, Action, PauseScope, said
 from famulus.deadletter.dead_letter import Done, Origin
-from famulus.deadletter.index import PAST, Criteria, Entry, Plan, Register
-from famulus.deadletter.masking import cut
+from famulus.deadletter.index import PAST, Criteria, DeadLetterIndex, Entry, Plan
+from famulus.deadletter.masking import truncate
 from famulus.errors import OperatingError
 from famulus.formatting import number
 from famulus.inspection.changelog_reader import subscription_of
@@ -25,13 +25,13 @@ from famulus.inspection.deadletters.causes import grouped
 from famulus.inspection.deadletters.description import otherwise, why
 from famulus.inspection.deadletters.plan import RATE, plan_of
 from famulus.inspection.deadletters.reader import Reader, register_of
+from famulus.inspection.deadletters.redrive import RedriveJob
 from famulus.inspection.deadletters.redrive import Request as Deed
-from famulus.inspection.deadletters.redrive import Sending
 from famulus.processing.subscription import Subscription
 from famulus.web.api.pause import meant, set_pause
-from famulus.web.console.html_page import READ_RECORDS_MAX, ConsolePage, reading_logs, see_other
-from famulus.web.json_view import INT32_MAX, INT64_MAX, asker, status_of, whole
-from famulus.web.route_docs import HTML, About, texts
+from famulus.web.console.html_page import READ_RECORDS_MAX, HtmlPage, reading_logs, see_other
+from famulus.web.json_view import INT32_MAX, INT64_MAX, actor_of, status_of, whole
+from famulus.web.route_docs import HTML, RouteDocs, texts
 from famulus.webserver.auth import form_field, may_act
 
 LETTERS_MAX = 2_000  # of one POST: at the usual rate they are sent well within a request's time
@@ -40,7 +40,7 @@ NOTE_BYTES_MAX = 2_000
 Fields = dict[str, str]
 
 
-class Act(ConsolePage):
+class ConfirmedAction(HtmlPage):
     """A page that asks, and does.
 
     *fields* are those of its form besides the note; *title* is what it is about.
@@ -85,12 +85,12 @@ class Act(ConsolePage):
         raise NotImplementedError
 
 
-class LettersAct(Act):
+class LettersAct(ConfirmedAction):
     """Dead letters of one cause, or one of them, redriven or dropped as *action* says."""
 
     path = "/console/dead-letters"
     fields = ("topic", "cause", "origin", "until")
-    about = About((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
+    about = RouteDocs((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
     action: ClassVar[Done]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above
@@ -129,8 +129,8 @@ class LettersAct(Act):
 
         async with reading_logs(self.host) as reader:
             _, plan = await self._plan(reader, subscription, criteria)
-            deed = Deed(self.action, RATE, cut(asked["note"], NOTE_BYTES_MAX))
-            sending = Sending(self.host, reader, subscription, deed, asker(request))
+            deed = Deed(self.action, RATE, truncate(asked["note"], NOTE_BYTES_MAX))
+            sending = RedriveJob(self.host, reader, subscription, deed, actor_of(request))
             if plan.chosen:
                 await sending.run(plan, tell)
         more = [f"{len(stays) - STAYS_SHOWN:,} more stay"] if len(stays) > STAYS_SHOWN else []
@@ -140,7 +140,7 @@ class LettersAct(Act):
 
     async def _plan(
         self, reader: Reader, subscription: Subscription, criteria: Criteria
-    ) -> tuple[Register, Plan]:
+    ) -> tuple[DeadLetterIndex, Plan]:
         register = await register_of(
             self.host, reader, subscription, criteria, records_max=READ_RECORDS_MAX
         )
@@ -159,12 +159,12 @@ class DropPage(LettersAct):
     action = "drop"
 
 
-class PauseAct(Act):
+class PauseAct(ConfirmedAction):
     """A topic, one partition of it or everything, paused or resumed as *action* says."""
 
     path = "/console/subscriptions"
     fields = ("topic", "partition")
-    about = About((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
+    about = RouteDocs((HTML,), query=texts(*fields), form=texts(*fields, "note", "csrf"))
     action: ClassVar[Action]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above
@@ -177,9 +177,9 @@ class PauseAct(Act):
             )
         ]
         if self.action == "resume":
-            pauses = self.host.intake.pauses
+            pauses = self.host.assigned.pauses
             lines = [said(paused, pauses.of[paused]) for paused in pauses.lifted(target)]
-        name = "everything" if target == Target() else str(target)
+        name = "everything" if target == PauseScope() else str(target)
         title = f"{self.action.capitalize()} {name}?" if lines else f"Nothing of {name} is paused"
         return {
             "title": title,
@@ -191,7 +191,7 @@ class PauseAct(Act):
     async def done(self, request: Request, asked: Fields) -> Response:
         """Do it; the partitions show it."""
         target = await target_meant(self.host, asked)
-        await set_pause(self.host, self.action, target, asker(request), asked["note"])
+        await set_pause(self.host, self.action, target, actor_of(request), asked["note"])
         return see_other(self.path)
 
 
@@ -225,7 +225,7 @@ def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
     return subscription, Criteria(cause=asked["cause"], until_ms=until_ms)
 
 
-async def target_meant(app: Famulus, asked: Fields) -> Target:
+async def target_meant(app: Famulus, asked: Fields) -> PauseScope:
     """What is meant.
 
     Raises ValueError when that is not said, ConfigError when it is not there, UnavailableError.

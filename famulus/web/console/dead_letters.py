@@ -15,12 +15,12 @@ from urllib.parse import urlencode
 from faust.web import Request, Response
 
 from famulus.application import Famulus
-from famulus.deadletter.dead_letter import Audit, Letter, Origin, letter_of
-from famulus.deadletter.index import Criteria, Entry, Register, text_of
+from famulus.deadletter.dead_letter import Audit, DeadLetter, Origin, parse_dead_letter
+from famulus.deadletter.index import Criteria, DeadLetterIndex, Entry, text_of
 from famulus.errors import ConfigError, OperatingError
 from famulus.formatting import number, printable, short, time_text, value_text
 from famulus.inspection.changelog_reader import subscription_of
-from famulus.inspection.deadletters.causes import Group, grouped
+from famulus.inspection.deadletters.causes import CauseGroup, grouped
 from famulus.inspection.deadletters.description import (
     difference_rows,
     done_to,
@@ -28,13 +28,13 @@ from famulus.inspection.deadletters.description import (
     key_text,
     why,
 )
-from famulus.inspection.deadletters.detail import Sight, seen
+from famulus.inspection.deadletters.detail import LetterDetail, seen
 from famulus.inspection.deadletters.reader import Reader, register_of
 from famulus.processing.subscription import Subscription
 from famulus.serialization.json_codec import json_of
-from famulus.web.console.html_page import READ_RECORDS_MAX, ConsolePage, reading_logs
+from famulus.web.console.html_page import READ_RECORDS_MAX, HtmlPage, reading_logs
 from famulus.web.json_view import status_of
-from famulus.web.route_docs import HTML, About, texts
+from famulus.web.route_docs import HTML, RouteDocs, texts
 
 PAGE_LETTERS = 50
 KEYS_SHOWN = 3
@@ -64,7 +64,7 @@ class Asked:
         )
 
 
-class LettersPage(ConsolePage):
+class LettersPage(HtmlPage):
     """A page about dead letters."""
 
     path = "/console/dead-letters"
@@ -91,7 +91,7 @@ class LettersPage(ConsolePage):
         *,
         is_all: bool = False,
         audits: list[Audit] | None = None,
-    ) -> Register:
+    ) -> DeadLetterIndex:
         """The letters of a subscription, and into *audits* what was done.
 
         Raises as `register_of` does.
@@ -131,7 +131,7 @@ class CausesPage(LettersPage):
 class ListPage(LettersPage):
     """Letters one by one."""
 
-    about = About((HTML,), query=texts(*FIELDS))
+    about = RouteDocs((HTML,), query=texts(*FIELDS))
 
     async def answer(self, request: Request) -> Response:
         """Those that are meant, a page of them."""
@@ -146,7 +146,7 @@ class ListPage(LettersPage):
             topic = self.host.dead_letter_topic(asked.subscription)
             records = await reader.letters(topic, page)
         rows = [
-            _row(entry, letter_of(records[entry.place]) if entry.place in records else None)
+            _row(entry, parse_dead_letter(records[entry.place]) if entry.place in records else None)
             for entry in page
         ]
         last = first + len(page)
@@ -167,7 +167,7 @@ class ListPage(LettersPage):
 class LetterPage(LettersPage):
     """One letter."""
 
-    about = About((HTML,), query=texts("topic", "origin"))
+    about = RouteDocs((HTML,), query=texts("topic", "origin"))
 
     async def answer(self, request: Request) -> Response:
         """All that is known of it."""
@@ -201,7 +201,9 @@ class LetterPage(LettersPage):
             is_json=json_of(sight.value) is not None,
         )
 
-    async def _sight(self, reader: Reader, subscription: Subscription, origin: Origin) -> Sight:
+    async def _sight(
+        self, reader: Reader, subscription: Subscription, origin: Origin
+    ) -> LetterDetail:
         """The open letter of the event, else the newest. Raises ConfigError when there is none."""
         audits: list[Audit] = []
         register = await self.register(
@@ -252,7 +254,7 @@ def _search(app: Famulus, fields: dict[str, str]) -> dict[str, Any]:  # Any: wha
     return {"topics": topics, "by": BY, "asked": {**dict.fromkeys(FIELDS, ""), **fields}}
 
 
-def _cause(group: Group) -> dict[str, Any]:  # Any: as above
+def _cause(group: CauseGroup) -> dict[str, Any]:  # Any: as above
     first, last = time_text(group.first_ms), time_text(group.last_ms)
     some = [short(key_text(key), KEY_SHOWN) for key in group.keys[:KEYS_SHOWN]]
     return {
@@ -268,7 +270,7 @@ def _cause(group: Group) -> dict[str, Any]:  # Any: as above
     }
 
 
-def _row(entry: Entry, letter: Letter | None) -> dict[str, Any]:  # Any: as above
+def _row(entry: Entry, letter: DeadLetter | None) -> dict[str, Any]:  # Any: as above
     return {
         "origin": str(entry.id.origin),
         "cause": entry.cause.id,

@@ -10,19 +10,19 @@ from urllib.parse import urlencode
 from faust.web import Request, Response
 
 from famulus.application import Famulus
-from famulus.control.pauses import EVERYTHING, Target
+from famulus.control.pauses import EVERYTHING, PauseScope
 from famulus.errors import ConfigError, OperatingError, UnavailableError
 from famulus.inspection.changelog_reader import subscription_of
 from famulus.inspection.explain.answers import Answer, Facts
-from famulus.inspection.explain.facts import Reach
+from famulus.inspection.explain.facts import ReadLimits
 from famulus.inspection.explain.search import Question, explained
-from famulus.web.console.html_page import READ_RECORDS_MAX, ConsolePage, reading_logs
+from famulus.web.console.html_page import READ_RECORDS_MAX, HtmlPage, reading_logs
 from famulus.web.json_view import INT32_MAX, INT64_MAX, whole
-from famulus.web.route_docs import HTML, About, texts
+from famulus.web.route_docs import HTML, RouteDocs, texts
 
 FIELDS = ("topic", "partition", "offset", "key", "id")
 # Of the latter little is kept.
-REACH = Reach(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)
+REACH = ReadLimits(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECORDS_MAX)
 
 
 class Told(NamedTuple):
@@ -37,10 +37,10 @@ class Told(NamedTuple):
     does: str
 
 
-class ExplainPage(ConsolePage):
+class ExplainPage(HtmlPage):
     """The form, and the answer."""
 
-    about = About((HTML,), query=texts(*FIELDS))
+    about = RouteDocs((HTML,), query=texts(*FIELDS))
     path = "/console/explain"
 
     async def get(self, request: Request) -> Response:
@@ -61,7 +61,7 @@ class ExplainPage(ConsolePage):
         )
 
 
-def query_of(target: Target) -> str:
+def query_of(target: PauseScope) -> str:
     """What names *target* in the address of a page that pauses or resumes it."""
     fields = {"topic": target.topic or EVERYTHING, "partition": target.partition}
     return urlencode({name: value for name, value in fields.items() if value is not None})
@@ -96,7 +96,7 @@ async def answers(app: Famulus, question: Question) -> list[Told]:
     async with reading_logs(app) as reader:
         return [
             Told(facts, answer, *next_step(facts, answer))
-            async for facts, answer in explained(app, reader, question, app.intake.pauses, REACH)
+            async for facts, answer in explained(app, reader, question, app.assigned.pauses, REACH)
         ]
 
 

@@ -3,10 +3,10 @@
 from faust.web import Request, Response
 
 from famulus.web.api.hot_keys import hot_keys_of
-from famulus.web.console.html_page import ConsolePage
+from famulus.web.console.html_page import HtmlPage
 
 
-class HotKeysPage(ConsolePage):
+class HotKeysPage(HtmlPage):
     """The hot keys by partition."""
 
     path = "/console/hot-keys"

@@ -11,7 +11,7 @@ from faust.web import Request, Response, View
 from famulus.application import Famulus
 from famulus.inspection.deadletters.reader import Reader, reading
 from famulus.web.console.rendering import POLICY, render
-from famulus.web.route_docs import HTML, About
+from famulus.web.route_docs import HTML, RouteDocs
 from famulus.webserver.auth import may_act
 
 # Of the logs for one page, in the process of a worker that has other things to do.
@@ -19,10 +19,10 @@ READ_RECORDS_MAX = 50_000
 _turn = asyncio.Lock()
 
 
-class ConsolePage(View):
+class HtmlPage(View):
     """A page of the console: *path* is its place in the menu, *is_live* has it renew itself: see `console.stream`."""
 
-    about: ClassVar[About] = About((HTML,))
+    about: ClassVar[RouteDocs] = RouteDocs((HTML,))
     path: ClassVar[str]
     is_live: ClassVar[bool] = False
 
@@ -54,7 +54,7 @@ def see_other(path: str) -> Response:
     return cast(Response, web.Response(status=303, headers={"Location": path}))
 
 
-class LivePage(ConsolePage):
+class LivePage(HtmlPage):
     """A page that renews itself: *template* shows what `values` looks up."""
 
     is_live = True

@@ -12,8 +12,8 @@ from faust.web import Request, Response, View
 
 from famulus.application import Famulus
 from famulus.web.console.html_page import see_other
-from famulus.web.route_docs import HTML, JSON, About
-from famulus.webserver.auth import HEADERS, Door, cookie_name, form_field
+from famulus.web.route_docs import HTML, JSON, RouteDocs
+from famulus.webserver.auth import HEADERS, WebAuth, cookie_name, form_field
 from famulus.webserver.sessions import LIFE_S
 
 HOME = "/console"
@@ -34,7 +34,7 @@ FORM = """<!doctype html>
 class Login(View):
     """The form, and what takes it."""
 
-    about = About((HTML,), form={"token": {"type": "string"}})
+    about = RouteDocs((HTML,), form={"token": {"type": "string"}})
 
     async def get(self, request: Request) -> Response:
         """Show the form."""
@@ -70,7 +70,7 @@ class Login(View):
 class Logout(View):
     """The end of a session."""
 
-    about = About((JSON,), form={"csrf": {"type": "string"}})
+    about = RouteDocs((JSON,), form={"csrf": {"type": "string"}})
 
     async def post(self, request: Request) -> Response:
         """End it."""
@@ -81,5 +81,5 @@ class Logout(View):
         return cast(Response, answer)
 
 
-def _door(view: View) -> Door:
+def _door(view: View) -> WebAuth:
     return cast(Famulus, view.app).door

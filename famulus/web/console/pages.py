@@ -23,9 +23,9 @@ from famulus.control.pauses import Pauses, said
 from famulus.errors import OperatingError, UnreadableRowError
 from famulus.state.tables import Table
 from famulus.web.console.explain import query_of
-from famulus.web.console.html_page import ConsolePage, LivePage
+from famulus.web.console.html_page import HtmlPage, LivePage
 from famulus.web.console.rendering import static
-from famulus.web.route_docs import HTML, About
+from famulus.web.route_docs import HTML, RouteDocs
 from famulus.web.settings_list import shown
 from famulus.web.worker_status import (
     PartitionNow,
@@ -67,10 +67,10 @@ class Subscriptions(LivePage):
             of_topic[now.place.topic].append(now)
         every = app.subscriptions.values()
         found = [(s.topic_name, s.counts, of_topic[s.topic_name]) for s in every]
-        return {"subscriptions": found, "pauses": pauses_of(app.intake.pauses)}
+        return {"subscriptions": found, "pauses": pauses_of(app.assigned.pauses)}
 
 
-class TablesPage(ConsolePage):
+class TablesPage(HtmlPage):
     """Which tables there are."""
 
     path = "/console/tables"
@@ -80,10 +80,10 @@ class TablesPage(ConsolePage):
         return self.show(request, "tables.html", tables=list(tables_of(self.host).values()))
 
 
-class RowsPage(ConsolePage):
+class RowsPage(HtmlPage):
     """The rows of a table, a page at a time, or the one of a key."""
 
-    about = About((HTML,), query={"after": {"type": "string"}, "key": {"type": "string"}})
+    about = RouteDocs((HTML,), query={"after": {"type": "string"}, "key": {"type": "string"}})
     path = "/console/tables"
 
     async def get(self, request: Request, name: str) -> Response:
@@ -118,7 +118,7 @@ class RowsPage(ConsolePage):
         return self.show(request, "rows.html", **values)
 
 
-class SettingsPage(ConsolePage):
+class SettingsPage(HtmlPage):
     """Every setting, as the worker started with it."""
 
     path = "/console/settings"
@@ -132,7 +132,7 @@ class SettingsPage(ConsolePage):
         return self.show(request, "settings.html", settings=rows)
 
 
-class WorkersPage(ConsolePage):
+class WorkersPage(HtmlPage):
     """Who is in the group: the one page that asks the cluster, once at a time."""
 
     path = "/console/workers"
@@ -152,7 +152,7 @@ class WorkersPage(ConsolePage):
 class Style(View):
     """The style sheet."""
 
-    about = About(("text/css",))
+    about = RouteDocs(("text/css",))
 
     async def get(self, request: Request) -> Response:
         """Send it."""
@@ -163,7 +163,7 @@ class Style(View):
 class Script(View):
     """The script that renews the pages."""
 
-    about = About(("text/javascript",))
+    about = RouteDocs(("text/javascript",))
 
     async def get(self, request: Request) -> Response:
         """Send it."""

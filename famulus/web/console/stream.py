@@ -19,8 +19,8 @@ from famulus.observability.history import EVERY_S
 from famulus.web.console.html_page import LivePage
 from famulus.web.console.pages import Overview, Subscriptions
 from famulus.web.console.rendering import fragment
-from famulus.web.json_view import Page
-from famulus.web.route_docs import JSON, About
+from famulus.web.json_view import JsonView
+from famulus.web.route_docs import JSON, RouteDocs
 from famulus.web.worker_status import as_json, sample_of
 from famulus.webserver.auth import HEADERS, REQUEST_S, may_act
 
@@ -30,10 +30,10 @@ LOOK_S = 1.0  # between two looks
 LIVE: Final[dict[str, type[LivePage]]] = {page.path: page for page in (Overview, Subscriptions)}
 
 
-class Events(Page):
+class Events(JsonView):
     """The streams of one worker."""
 
-    about = About(
+    about = RouteDocs(
         ("text/event-stream", JSON), query={"page": {"type": "string", "enum": list(LIVE)}}
     )
 

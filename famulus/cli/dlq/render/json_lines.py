@@ -5,18 +5,18 @@ from typing import Any
 import msgspec
 
 from famulus.cli.output import raw_json
-from famulus.deadletter.dead_letter import Done, Letter
+from famulus.deadletter.dead_letter import DeadLetter, Done
 from famulus.deadletter.index import Entry, text_of
 from famulus.formatting import iso
-from famulus.inspection.deadletters.causes import Group
+from famulus.inspection.deadletters.causes import CauseGroup
 from famulus.inspection.deadletters.description import TOO_DEEP
-from famulus.inspection.deadletters.detail import Sight
-from famulus.inspection.deadletters.dry_run import Trial
+from famulus.inspection.deadletters.detail import LetterDetail
+from famulus.inspection.deadletters.dry_run import DryRunResult
 
 KEYS = 10  # of a cause
 
 
-def group_json(topic: str, group: Group) -> dict[str, object]:
+def group_json(topic: str, group: CauseGroup) -> dict[str, object]:
     """One cause."""
     cause = group.cause
     return {
@@ -36,7 +36,7 @@ def group_json(topic: str, group: Group) -> dict[str, object]:
     }
 
 
-def trial_json(trial: Trial) -> dict[str, object]:
+def trial_json(trial: DryRunResult) -> dict[str, object]:
     """What would become of one letter."""
     return {
         "origin": str(trial.entry.id.origin),
@@ -61,7 +61,7 @@ def trial_json(trial: Trial) -> dict[str, object]:
     }
 
 
-def sight_json(sight: Sight) -> dict[str, object]:
+def sight_json(sight: LetterDetail) -> dict[str, object]:
     """The same as JSON. A value that is none is given in hexadecimal."""
     content = raw_json(sight.value)
     letter = sight.letter
@@ -111,7 +111,7 @@ def sent_json(entry: Entry, action: Done, stays: str) -> dict[str, object]:
     }
 
 
-def letter_json(entry: Entry, letter: Letter | None) -> dict[str, object]:
+def letter_json(entry: Entry, letter: DeadLetter | None) -> dict[str, object]:
     """One letter as JSON; without a Letter, what is remembered of it."""
     cause = entry.cause
     found: dict[str, object] = {

@@ -10,14 +10,14 @@ from famulus.cli.output import Out
 from famulus.deadletter.index import text_of
 from famulus.formatting import number, printable, short, time_text, value_text
 from famulus.inspection.deadletters.description import difference_rows, done_to, facts_of
-from famulus.inspection.deadletters.detail import SCANNED, Sight
+from famulus.inspection.deadletters.detail import SCANNED, LetterDetail
 from famulus.inspection.deadletters.diff import Difference
 from famulus.serialization.json_codec import json_of
 
 FAULT_SHOWN = 2_000  # characters
 
 
-def print_sight(out: Out, sight: Sight) -> None:
+def print_sight(out: Out, sight: LetterDetail) -> None:
     """Show it."""
     letter, settled = sight.letter, sight.entry.settled
     state = "open" if settled is None else f"{settled.what} {time_text(settled.at_ms)} UTC"
@@ -53,7 +53,7 @@ def print_sight(out: Out, sight: Sight) -> None:
     _print_differences(out, sight)
 
 
-def _print_differences(out: Out, sight: Sight) -> None:
+def _print_differences(out: Out, sight: LetterDetail) -> None:
     if sight.good is None:
         _title(out, f"No good event of its type among the {SCANNED:,} records before it")
         return

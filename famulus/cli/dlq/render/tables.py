@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from famulus.deadletter.dead_letter import Letter
+from famulus.deadletter.dead_letter import DeadLetter
 from famulus.deadletter.index import Entry
 from famulus.formatting import number, printable, short, time_text
-from famulus.inspection.deadletters.causes import Group
+from famulus.inspection.deadletters.causes import CauseGroup
 from famulus.inspection.deadletters.description import error_name, key_text, why
-from famulus.inspection.deadletters.dry_run import End, Trial
+from famulus.inspection.deadletters.dry_run import DryRunResult, End
 
 WIDE = 110  # columns from which on times have a column of their own
 KEYS_SHOWN = 3
@@ -39,7 +39,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def causes(groups: Iterable[Group], width: int) -> Table:
+def causes(groups: Iterable[CauseGroup], width: int) -> Table:
     """A row for each cause."""
     is_wide = width >= WIDE
     table = _table(
@@ -68,7 +68,7 @@ def causes(groups: Iterable[Group], width: int) -> Table:
     return table
 
 
-def letters(rows: Iterable[tuple[Entry, Letter | None]], width: int) -> Table:
+def letters(rows: Iterable[tuple[Entry, DeadLetter | None]], width: int) -> Table:
     """A row for each letter; what is not there any more has no Letter."""
     is_wide = width >= WIDE
     table = _table("origin", "cause", *(["failed (UTC)", "key"] if is_wide else []), "why")
@@ -101,7 +101,7 @@ def ends(found: Iterable[End]) -> Table:
     return table
 
 
-def trial(of: Trial) -> Text:
+def trial(of: DryRunResult) -> Text:
     """What would become of one letter: its end, the rows that it would write, the events that it would publish."""
     text = Text.assemble((printable(str(of.entry.id.origin)), "bold"), "  ", verdict(of))
     for row in of.rows:
@@ -117,7 +117,7 @@ def trial(of: Trial) -> Text:
     return text
 
 
-def verdict(of: Trial) -> Text:
+def verdict(of: DryRunResult) -> Text:
     """How a letter would end."""
     where = f" in {of.handler}" if of.handler else ""
     what = ": ".join(filter(None, (error_name(of.error), short(of.message, MESSAGE))))
