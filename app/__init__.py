@@ -4,10 +4,12 @@ from pathlib import Path
 
 from famulus import (
     Breaker,
+    Consumed,
     Deliveries,
     Delivery,
     EventBus,
     Famulus,
+    LagMonitor,
     PermanentError,
     Producer,
     Published,
@@ -21,9 +23,11 @@ from famulus import (
 
 __all__ = [
     "Breaker",
+    "Consumed",
     "Deliveries",
     "Delivery",
     "EventBus",
+    "LagMonitor",
     "PermanentError",
     "Producer",
     "Published",

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import create_topics
-from famulus.kafka.lag_monitor import LagMonitor
+from famulus.kafka.group_progress import GroupProgress
 from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
 
@@ -96,6 +96,6 @@ async def drip(kafka: KafkaConfig, topic: str, count: int) -> None:
 
 async def settle(kafka: KafkaConfig, group: str, topic: str, timeout_s: float) -> None:
     """Wait until *group* has committed everything in *topic*. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s), LagMonitor(kafka, group) as monitor:
+    async with asyncio.timeout(timeout_s), GroupProgress(kafka, group) as monitor:
         while (await monitor.progress([topic]))[topic].lag:  # only asking tells
             await asyncio.sleep(0.2)

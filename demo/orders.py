@@ -36,7 +36,7 @@ from famulus.dev.workers import RunningWorkers
 from famulus.errors import OperatingError
 from famulus.kafka.admin import check_port, create_topics, delete_topics
 from famulus.kafka.client import client_options
-from famulus.kafka.lag_monitor import LagMonitor
+from famulus.kafka.group_progress import GroupProgress
 from famulus.producer.producer import Producer
 from famulus.webserver.auth import READ_FILE
 
@@ -278,7 +278,7 @@ async def _wait_settled(
     bar = bars.add_task("settled", total=None)
     moved = time.monotonic()
     seen = (-1, -1)
-    async with LagMonitor(plan.kafka, plan.kafka.consumer_config.group_id) as monitor:
+    async with GroupProgress(plan.kafka, plan.kafka.consumer_config.group_id) as monitor:
         while True:
             complete = streamed.is_set()
             topics = (await monitor.progress(plan.topics)).values()

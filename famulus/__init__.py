@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from famulus.errors import PermanentError, Reject, TransientError
     from famulus.kafka.lag_monitor import LagMonitor
     from famulus.model import Event, Part
+    from famulus.observability.consumed import Consumed
     from famulus.processing.failures.circuit_breaker import Breaker
     from famulus.processing.failures.retry_policy import Retry
     from famulus.producer.event_bus import EventBus
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Breaker",
+    "Consumed",
     "Deliveries",
     "Delivery",
     "Event",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Breaker": "processing.failures.circuit_breaker",
+    "Consumed": "observability.consumed",
     "Deliveries": "consumer.agent_stream",
     "Delivery": "serialization.records",
     "Event": "model",

@@ -36,6 +36,7 @@ from famulus.kafka.admin import look_for
 from famulus.kafka.client_errors import fault_of
 from famulus.kafka.decompression import set_limit
 from famulus.kafka.partition_health import PartitionHealths
+from famulus.observability.consumed import Callback, Consumers, note_consumed
 from famulus.observability.history import History
 from famulus.observability.log_rate import calm_libraries
 from famulus.observability.logs import described, plain_logs
@@ -53,6 +54,7 @@ from famulus.processing.handlers import (
 from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.processing.pipeline import Pipeline
 from famulus.processing.subscription import Options, Subscription, Windows, dedupe_of
+from famulus.processing.telemetry_pipeline import Tell, control_state
 from famulus.processing.traced_pipeline import traced
 from famulus.producer.event_bus import EventBus
 from famulus.producer.fallback_delivery import deliver
@@ -81,6 +83,7 @@ from famulus.webserver.server import GuardedWeb
 from famulus.wiring import build_pipeline, build_state_manager, handlers_of, limits_of, policy_of
 
 T = TypeVar("T", bound=Callable[..., Any])
+C = TypeVar("C", bound=Callback)
 # They stand above the app, which knows their names alone.
 FACES = "famulus.web.routes", "famulus.cli.discovery"
 
@@ -111,6 +114,7 @@ class Famulus(faust.App):
         # Of this worker's partitions, looked at whenever its metrics are read.
         self.standings = PartitionHealths[TP]()
         self.services = svcs.Registry()
+        self.consumers = Consumers()
         self.door = WebAuth(worker)
         self.history = History()  # what the console's charts show
         self.claims = PayloadStore(settings.claim_check)
@@ -312,6 +316,18 @@ class Famulus(faust.App):
 
         return register
 
+    def on_consumed(self, callback: C) -> C:
+        """Have a plain function told of each message that this worker has consumed, as an `app.Consumed`.
+
+        It is called when the message's handlers have ended, before its effects are settled: after a
+        crash there may be a second call for the same message. It runs between two events, so it
+        must be quick. Whatever it raises is counted and logged, and changes nothing for the event.
+        Usable as a decorator in `agents/`. Raises ConfigError for what is no plain function of one
+        argument.
+        """
+        self.consumers.add(callback)
+        return callback
+
     def event_type(self, namespace: str) -> type[Event]:
         """The handled event type that is called *namespace* on the wire.
 
@@ -445,6 +461,9 @@ class Famulus(faust.App):
             self._note_step,
             is_fenced=self.fencing,
         )
+        tells: list[Tell] = [self.consumers.tell] if self.consumers.is_any else []
+        if self.settings.worker.log_consumed:
+            tells.append(note_consumed)
         for subscription in subscriptions:
             subscription.topic.topics = [
                 subscription.topic_name,
@@ -467,7 +486,9 @@ class Famulus(faust.App):
                 redelivery_topics=self.redelivery_topics(subscription),
                 now_ms=self.clock.now_ms,
             )
-            self.pipelines[subscription.topic_name] = traced(pipeline, self.bus.tracing)
+            self.pipelines[subscription.topic_name] = control_state(
+                traced(pipeline, self.bus.tracing), tells
+            )
 
     def uncarried(self) -> list[str]:
         """Say of each topic whose agent does not carry its events why nothing of it is handled."""

@@ -30,7 +30,7 @@ from famulus.kafka.diagnostics import (
     about_times,
     about_topics,
 )
-from famulus.kafka.lag_monitor import unread
+from famulus.kafka.group_progress import unread
 from famulus.kafka.partitioner import chooser
 from famulus.kafka.topic_configs import configs_of
 from famulus.processing.subscription import Subscription

@@ -63,6 +63,11 @@ class WorkerConfig(Section):
         "auto",
         description="Metrics by OpenTelemetry, too, if a meter provider is set; on insists on one.",
     )
+    log_consumed: bool = Field(
+        default=False,
+        description="A line KafkaMessageConsumed of the log for each message: where, type, "
+        "how long.",
+    )
     show_keys: bool = Field(default=False, description="/hotkeys/ shows keys; else their digests.")
     version: str = Field("dev", max_length=64, description="Of this code; dead letters name it.")
     deadline_s: float = Field(

@@ -1,85 +1,42 @@
-"""How far a consumer group has got through topics of which it is to read everything."""
+"""How far a group is behind on a topic, for code: a health check of yours, a script that scales workers, a test."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
-
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import LeaderNotAvailableError
-
-from famulus.config import KafkaConfig
-from famulus.kafka.admin import admin_of
-from famulus.kafka.client import client_options
-from famulus.kafka.group_admin import GroupAdmin
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Records from the beginning of the logs: *settled* to the committed offsets, *total* to the ends."""
-
-    settled: int
-    total: int
-
-    @property
-    def lag(self) -> int:
-        """Records that are not settled yet."""
-        return self.total - self.settled
+from famulus.config import KafkaConfig, load_settings
+from famulus.errors import UnavailableError
+from famulus.kafka.lag import GroupLagMonitor
 
 
 class LagMonitor:
-    """Asks the cluster for a group's progress; works from outside of any worker.
+    """Asks the cluster for the lag of consumer groups, whoever their members are.
 
-    Use it as an async context manager.
+    It needs no worker.
+
+        lag = await LagMonitor().lag("billing", "order-events")
+
+    *settings* say where the cluster is, `Kafka` of this app unless given; *timeout_s* is for each
+    question, in seconds.
     """
 
-    def __init__(self, settings: KafkaConfig, group: str) -> None:
-        self._admin = AIOKafkaAdminClient(**client_options(settings))
-        self._asker = GroupAdmin(self._admin, group)
+    def __init__(self, settings: KafkaConfig | None = None, *, timeout_s: float = 10.0) -> None:
+        self._settings = settings or load_settings().kafka
+        self._timeout_s = timeout_s
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self._admin.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+    async def lag(self, group: str, topic: str) -> int:
+        """How many records of *topic* the *group* has not committed, over all partitions.
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._admin.close()
-
-    async def progress(self, topics: Iterable[str]) -> dict[str, Progress]:
-        """The group's progress by topic.
-
-        A partition without a commit counts from the beginning of its log.
-
-        Raises what aiokafka raises, LeaderNotAvailableError when not every partition answers.
+        A partition where it has never committed counts with all that it has, as does a topic that
+        it has never read. Raises UnavailableError when no broker answers in time or a partition has
+        no leader, ConfigError when there is no such topic, AccessError when the cluster does not
+        let us ask.
         """
-        return await _progress(self._asker, topics)
+        return sum((await self.partitions(group, topic)).values())
 
-
-async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
-    """How many records of each of *topics* (as on the cluster) the group has yet to read.
-
-    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we
-    may not ask.
-    """
-    async with admin_of(settings, timeout_s) as admin:
-        found = await _progress(GroupAdmin(admin, settings.consumer_config.group_id), topics)
-    return {topic: progress.lag for topic, progress in found.items()}
-
-
-async def _progress(asker: GroupAdmin, topics: Iterable[str]) -> dict[str, Progress]:
-    wanted, leaders = list(topics), await asker.leaders()
-    places = [at for at in leaders if at.topic in wanted]
-    begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
-    if not len(places) == len(begins) == len(ends):
-        raise LeaderNotAvailableError
-    committed = await asker.committed()
-    settled = {at: max(committed.get(at, begins[at]), begins[at]) for at in places}
-    return {
-        topic: Progress(
-            settled=sum(settled[at] - begins[at] for at in places if at.topic == topic),
-            total=sum(ends[at] - begins[at] for at in places if at.topic == topic),
-        )
-        for topic in wanted
-    }
+    async def partitions(self, group: str, topic: str) -> dict[int, int]:
+        """The same for each partition of *topic*."""
+        only = self._settings.topic(topic)
+        found = await GroupLagMonitor(self._settings, group, self._timeout_s, only=only).look()
+        if found.unanswered:
+            some = ", ".join(str(place.partition) for place in found.unanswered)
+            raise UnavailableError(
+                f"no leader of {only} answers for partition {some}: its lag is not known"
+            )
+        return {partition.place.partition: partition.look.lag for partition in found.partitions}

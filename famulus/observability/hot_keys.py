@@ -115,15 +115,12 @@ class KeyWatch:
         self._now: Window | None = None
         self._before: Window | None = None
         self._left = 0  # chunks before the next one that is looked at
-        self._seen = 0
-        self._timed = 0  # records that had begun when one was timed last
 
     def note(self, records: Sequence[ConsumerRecord], now_ms: int) -> None:
         """Note a chunk of records that are about to be handled."""
         now = self._now
         if now is None or now_ms - now.began_ms >= WINDOW_MS:
             now = self._turn(now_ms)
-        self._seen += len(records)
         now.events += len(records)
         if now.events <= EXACT:
             now.take(records, 1)
@@ -133,17 +130,8 @@ class KeyWatch:
             self._left = EVERY - 1
             now.take(records, EVERY)
 
-    def begin(self, waiting: int) -> int:
-        """For how many records one that begins now and is timed stands: those that began since the last such one.
-
-        *waiting* are those noted that have not begun.
-        """
-        begun, before = self._seen - waiting, self._timed
-        self._timed = max(begun, before)  # what came back waits, too, and was not noted
-        return max(begun - before, 1)
-
     def timed(self, key: bytes | None, seconds: float, weight: int) -> None:
-        """A record with *key* was in hand for *seconds*, and stands for *weight* records, see `begin`."""
+        """A record with *key* was in hand for *seconds*, and stands for *weight* records, itself among them."""
         if key is not None and self._now is not None:
             self._now.micros.update(_text(key), round(seconds * 1_000_000) * weight)
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 OTHER = "other"  # the value of a label once it has had as many as it may
 ERROR_TYPES_MAX = 50  # of one topic's dead letters
 TOPICS_SENT_MAX = 200
+TYPES_MAX = 50  # of one topic
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 
@@ -52,7 +53,34 @@ PROCESSING = Metric(
     "histogram",
     "seconds",
     CONSUMED,
-    "How long is an event in hand? A sample: the first one of every turn of at most 50.",
+    "How long is an event in hand, each time that it is? Each that waits is timed; sum and "
+    "count are "
+    "those of all, the buckets of the others are those of a fair sample.",
+)
+TYPE_PROCESSING = Metric(
+    "famulus_event_duration_seconds",
+    "histogram",
+    "seconds",
+    (*TOPIC, "type"),
+    f"How long is an event of a type in hand? A topic's first {TYPES_MAX} types that have a "
+    f"handler here; `{OTHER}` is every other one. Sum and count of those that do not wait are "
+    "estimates where a topic has several types.",
+)
+IN_RECORDS = Metric(
+    "famulus_partition_records_total",
+    "counter",
+    "records",
+    PARTITION,
+    "How many records did the partition bring? Of the topic itself, as read: what comes "
+    "again counts "
+    "again.",
+)
+IN_BYTES = Metric(
+    "famulus_partition_bytes_total",
+    "counter",
+    "bytes",
+    PARTITION,
+    "How many bytes did they have, keys and values without compression?",
 )
 OUTCOMES = Metric(
     "famulus_records_total",
@@ -199,6 +227,13 @@ BREAKER_WAITING = Metric(
 CLAIMS_AWAY = Metric(
     "famulus_claim_store_away", "gauge", "0 or 1", (), "Is the store of large payloads away?"
 )
+ON_CONSUMED = Metric(
+    "famulus_on_consumed_failures_total",
+    "counter",
+    "calls",
+    ("callback",),
+    "How often has a callback of `app.on_consumed` raised something?",
+)
 LATE_REPLIES = Metric(
     "famulus_late_replies_total",
     "counter",
@@ -297,6 +332,9 @@ CATALOGUE = (
     RECEIVED,
     SENT,
     PROCESSING,
+    TYPE_PROCESSING,
+    IN_RECORDS,
+    IN_BYTES,
     OUTCOMES,
     RETRIES,
     POSTPONED,
@@ -318,6 +356,7 @@ CATALOGUE = (
     BREAKER_OPEN,
     BREAKER_WAITING,
     CLAIMS_AWAY,
+    ON_CONSUMED,
     LATE_REPLIES,
     STRAYS,
     READY,

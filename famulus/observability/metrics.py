@@ -4,7 +4,7 @@ One observer: the pipeline counts an outcome once, when it is settled.
 """
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
@@ -62,14 +62,20 @@ class Distribution:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def put(self, value: float, count: int) -> None:
+        """Count *value* as often as *count* says. Their sum is noted by whoever knows it."""
+        self.counts[bisect_left(self.bounds, value)] += count
+
 
 class Counts(dict[str, int]):
     """Records since this worker started: by how they ended; attempts that failed and were `retried` or `postponed`.
 
     *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of
-    the error. *received* is how many were unpacked to be carried, *gone* how many offsets were
-    deleted unread. *processing_s* is a sample of how long events were in hand, *group_records* and
-    *settling_s* are of all groups: how many records ended in one, and how long settling it took.
+    the error. *received* is how many were unpacked to be carried, *by_partition* how many came from
+    the topic itself, and their bytes, *gone* how many offsets were deleted unread. *processing_s*
+    is how long events were in hand, see `engine.timing`, *types_s* the same by type.
+    *group_records* and *settling_s* are of all groups: how many records ended in one, and how long
+    settling it took.
     """
 
     def __init__(self) -> None:
@@ -78,13 +84,32 @@ class Counts(dict[str, int]):
         self.duplicates: deque[Duplicate] = deque(maxlen=DUPLICATES_KEPT)
         self.received = 0
         self.gone = 0
+        self.by_partition: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
         self.processing_s = Distribution(PROCESSING_S)
+        self.types_s: defaultdict[str, Distribution] = defaultdict(
+            lambda: Distribution(PROCESSING_S)
+        )
         self.group_records = Distribution(GROUP_RECORDS)
         self.settling_s = Distribution(SETTLING_S)
 
     def note_failure(self, kind: str, handler: str, error: str) -> None:
         """Count a dead letter by why it is one."""
         self.failures[kind, handler, error] += 1
+
+    def note_in(self, partition: int, records: int, size: int) -> None:
+        """Note that so many records of a partition were unpacked, with keys and values of *size* bytes together."""
+        of = self.by_partition[partition]
+        of[0] += records
+        of[1] += size
+
+    def note_type(self, name: str, seconds: float, count: int, all_s: float) -> None:
+        """Note that *count* events of a type were in hand for *seconds* each, for *all_s* together.
+
+        *name* is one of few, see `Pipeline.label_of`.
+        """
+        of = self.types_s[name]
+        of.put(seconds, count)
+        of.sum += all_s
 
     def note_duplicate(
         self, event_id: str, record: ConsumerRecord, first_seen_ms: int, first_offset: int

@@ -29,6 +29,8 @@ NAMES = {
 }
 UNITS = {
     "records": "{message}",
+    "bytes": "By",
+    "calls": "{call}",
     "attempts": "{attempt}",
     "partitions": "{partition}",
     "offsets": "{offset}",
@@ -45,6 +47,7 @@ GENERAL = {
     "partition": "messaging.destination.partition.id",
     "group": "messaging.consumer.group.name",
     "error_type": "error.type",
+    "type": "cloudevents.event_type",
 }
 ATTRIBUTES: dict[c.Metric, Mapping[str, str]] = {
     c.LAG: {"consumergroup": "group", "topic": "topic", "partition": "partition"}

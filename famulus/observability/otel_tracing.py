@@ -70,8 +70,8 @@ class Spans:
         self._group = kafka.consumer_config.group_id
 
     @contextmanager
-    def process(self, record: ConsumerRecord) -> Iterator[SpanProcessing]:
-        """Around one time that an event is in hand."""
+    def process(self, record: ConsumerRecord, event_type: str) -> Iterator[SpanProcessing]:
+        """Around one time that an event of *event_type*, if it says one, is in hand."""
         sender = _extracted(record.headers)
         context = sender if self._is_parent else trace.set_span_in_context(INVALID_SPAN, sender)
         attributes = self._attributes("process", record.topic, record.key, attributes_of(record))
@@ -80,6 +80,8 @@ class Spans:
             "messaging.destination.partition.id": str(record.partition),
             "messaging.kafka.offset": record.offset,
         }
+        if event_type:
+            attributes["cloudevents.event_type"] = event_type
         if record.value is None:
             attributes["messaging.kafka.message.tombstone"] = True
         span = self._tracer.start_span(
@@ -145,6 +147,8 @@ class Spans:
         for name, value in headers:
             if name == "ce_id":
                 attributes["messaging.message.id"] = (value or b"").decode("utf-8", "replace")
+            elif name == "ce_type":
+                attributes["cloudevents.event_type"] = (value or b"").decode("utf-8", "replace")
             elif name == "ce_correlationid":
                 attributes["messaging.message.conversation_id"] = (value or b"").decode(
                     "utf-8", "replace"

@@ -49,8 +49,13 @@ class Sending(Protocol):
 class Tracing(Protocol):
     """Makes spans."""
 
-    def process(self, record: ConsumerRecord) -> AbstractContextManager[Processing]:
-        """Around one time that an event is in hand, from decoding to its end, or to its next rest."""
+    def process(
+        self, record: ConsumerRecord, event_type: str
+    ) -> AbstractContextManager[Processing]:
+        """Around one time that an event is in hand, from decoding to its end, or to its next rest.
+
+        *event_type* is its name on the wire, empty if it says none.
+        """
 
     def failed(self, error: BaseException, message: str) -> None:
         """What is in hand failed. *message* says why and quotes nothing private."""

@@ -37,6 +37,7 @@ class RetryContext:
     finished: Finished | None = None
     place: int = -1  # the offset that is to be told
     held: int = 0  # how often it has held a worker up
+    in_hand_s: float = 0.0  # for how long it was in hand before it rested, where somebody is told
 
     def left(self, handlers: Sequence[Handler]) -> list[Handler]:
         """Those of *handlers* that have yet to run."""

@@ -69,6 +69,8 @@ class FailurePolicy:
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
     now_ms: Callable[[], int] = wall_ms
+    # Where records stand that have left for a retry topic, where somebody is told.
+    postponed: set[str] | None = None
 
     @property
     def shut(self) -> list[str]:
@@ -328,6 +330,8 @@ class FailurePolicy:
         # One that is too large for the topic cannot wait there; the others are done with the event.
         letter = self.letters.letter(record, replace(failure, is_partial=True))
         unit.publish(replace(again, fallback=letter))
+        if self.postponed is not None:
+            self.postponed.add(place_of(record))
 
     def _halts(self, record: ConsumerRecord, failure: Failure, *, is_full: bool) -> str:
         what = (

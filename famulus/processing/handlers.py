@@ -378,6 +378,23 @@ class EventTypes:
         }
         self._hidden = sensitive_paths(codec.record_type for codec in self._codecs.values())
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
+        self.names = tuple(self._codecs)
+
+    def name_of(self, record: ConsumerRecord) -> str:
+        """The type of *record* by its name on the wire, whether anybody handles it or not; empty if it says none."""
+        value, headers, name = record.value, record.headers, None
+        if len(headers) > self._headers or (value is not None and len(value) > self._value_bytes):
+            return ""
+        if headers:
+            name = event_type_of(headers)
+            if (name is None or (value is not None and _SPEC in value)) and is_structured(record):
+                try:
+                    return envelope_in(record).type
+                except DecodeError:
+                    return ""
+        if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
+            name = _faust_namespace(value)
+        return name or (self.names[0] if self._only is not None else "")
 
     def decode(self, record: ConsumerRecord, *, is_redeemed: bool = False) -> Event | None:
         """The event in *record*, or None when its type has no handler here.

@@ -83,6 +83,11 @@ class InFlight:
             else (records, stream_ms)
         )
 
+    @property
+    def newest_bytes(self) -> int:
+        """How many bytes of keys and values `received` has noted last."""
+        return self._chunks[-1].bytes
+
     def passed(self, position: int) -> bool:
         """Note that all of the log below *position* was received.
 

@@ -5,7 +5,6 @@ nobody looks at.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from famulus.processing.in_flight import InFlight
 from famulus.processing.key_lanes import Lanes
 from famulus.processing.pipeline import Pipeline, WorkItem
 from famulus.processing.redelivery import RedeliveryTopics
+from famulus.processing.timing import Timing
 from famulus.serialization.records import ConsumerRecord, Outcome
 from famulus.state.changelog import SourcePosition
 from famulus.state.checkpointer import Checkpointer
@@ -102,6 +102,7 @@ class PartitionProcessor:
         }
         self.backs = RedeliveryTopics(waits_ms, limits.records, lambda: on_room(self))
         self.keys = KeyWatch()
+        self.timing = Timing(pipeline, self.keys)
         linger = LingerPolicy(
             limits.linger_s, limits.linger_records, lambda: self.has_more and not self.is_closing
         )
@@ -234,6 +235,7 @@ class PartitionProcessor:
         left, stream_ms = self.in_flight.received(records, now_ms)
         self.keys.note(left, now_ms)
         self.pipeline.counts.received += len(left)
+        self.pipeline.counts.note_in(self.tp.partition, len(records), self.in_flight.newest_bytes)
         self.lanes.add(self.pipeline.works_of(left, self.state, stream_ms), len(left))
 
     def _refill_redeliveries(self) -> bool:
@@ -284,15 +286,10 @@ class PartitionProcessor:
             self.done.clear()
         self.checkpoint_loop.start()
 
-    async def process_timed(self, work: WorkItem, state: PartitionState) -> Outcome:
-        """What the pipeline's `carry` does, and note how long it took, whatever came of it."""
-        weight, since_s = self.keys.begin(self.lanes.waiting), time.perf_counter()
-        try:
-            return await self.pipeline.carry(work, state)
-        finally:
-            seconds = time.perf_counter() - since_s
-            self.pipeline.counts.processing_s.note(seconds)
-            self.keys.timed(work[1].key, seconds, weight)
+    def choose_timed(self, begun: int) -> tuple[int, int, int]:
+        """Begin a stretch with the event of the number *begun*: which one is timed first, and how far apart others."""
+        first, apart = self.timing.choose(self.lanes.waiting, has_more=bool(self._fetches))
+        return begun, begun + first, apart
 
     def rest(self, work: WorkItem, rest: Defer, *, is_held: bool) -> None:
         """The record of *work*, started or held, is not done, and nobody is at work on it."""

@@ -24,6 +24,7 @@ from faust import Record as Event
 from famulus.deadletter.redelivery import Redelivery
 from famulus.deadletter.topics import stage_of
 from famulus.errors import DecodeError, InvariantError, PermanentError
+from famulus.observability.metric_definitions import OTHER, TYPES_MAX
 from famulus.observability.metrics import Counts
 from famulus.processing.deferral import RetryContext
 from famulus.processing.failure_classification import failed, not_handled, take_back
@@ -70,6 +71,16 @@ class Pipeline:
     failure_policy: FailurePolicy
     payload_redeemer: PayloadRedeemer
     redelivery_topics: tuple[str, ...] = ()  # through which records come back, as on the cluster
+
+    @property
+    def has_types(self) -> bool:
+        """Whether there is more than one type."""
+        return len(self.types.names) > 1
+
+    def label_of(self, record: ConsumerRecord) -> str:
+        """The type of *record* as metrics name it: one of a bounded number, however many a sender makes up."""
+        name = self.types.name_of(record)
+        return name if name in self.types.names[:TYPES_MAX] else OTHER
 
     def redelivery_wait_ms(self, topic: str) -> int:
         """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""

@@ -214,7 +214,7 @@ class TaskPool:
         self._has_leader = False
 
     # A call for each event would cost.
-    async def _turn(self, hand: TaskSlot, processor: PartitionProcessor) -> None:  # noqa: C901
+    async def _turn(self, hand: TaskSlot, processor: PartitionProcessor) -> None:  # noqa: C901, PLR0912
         """Carry some records of *flow*."""
         start, state, done, has_state = (
             processor.lanes.start,
@@ -222,27 +222,37 @@ class TaskPool:
             processor.done,
             processor.has_state,
         )
-        # A turn's first event is timed: all would cost too much.
-        carry, untimed = processor.process_timed, processor.pipeline.carry
+        carry = processor.pipeline.carry
         task, clean = hand.task, hand.clean
         assert task is not None
         cancels, size, has_variables = task.cancelling, clean.size, clean.has_variables
-        hand.step_at, hand.is_watched = time.monotonic(), bool(state.failure_state.held)
-        is_watched, begun = hand.is_watched, 0
+        stretch, timing = hand.stretch, processor.timing
+        hand.step_at = stretch.began_at = time.monotonic()
+        hand.is_watched = is_watched = bool(state.failure_state.held)
+        # The numbers of the first event of the stretch, and of the next one that is timed.
+        begun, timed, apart = processor.choose_timed(0)
         for number in range(TURN_RECORDS):
             if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
                 await self._clean(hand)
             work = start()
             if work is None:
                 self._look_back(hand, is_sure=number - begun == 1)
+                timing.passed(stretch, number - begun, hand.step_at, hand.started)
                 if processor.refill():
-                    hand.step_at, begun = time.monotonic(), number + 1
+                    hand.step_at = stretch.began_at = time.monotonic()
+                    begun, timed, apart = processor.choose_timed(number + 1)
                     continue
+                if not processor.has_more:
+                    timing.rests(stretch)
                 self._unlist(processor)
                 return
             hand.started = work
             try:
-                outcome = await carry(work, state)
+                if number == timed:
+                    timed += apart
+                    outcome = await timing.carry(stretch, work, state)
+                else:
+                    outcome = await carry(work, state)
                 # What `Flow.ended` does, without a call for nearly every event.
                 if work[2] is None and outcome == "handled":
                     (state.filling.handled if has_state or state.filling.outbox else done).append(
@@ -253,17 +263,17 @@ class TaskPool:
             except Defer as rest:
                 processor.rest(work, rest, is_held=hand.is_held)
                 if hand.is_held:
-                    self._let_go(hand, processor)
+                    begun, timed, apart = self._let_go(hand, processor, number, begun)
             finally:
                 if hand.is_held:
                     processor.finish(work[0])
-                    self._let_go(hand, processor)
+                    begun, timed, apart = self._let_go(hand, processor, number, begun)
             if is_watched:
                 self._look_back(hand, is_sure=True)
             if hand.was_replaced:
                 break
-            carry = untimed
         self._look_back(hand, is_sure=number - begun == 0)
+        timing.passed(stretch, number - begun + 1, hand.step_at, hand.started)
 
     def _look_back(self, hand: TaskSlot, *, is_sure: bool) -> None:
         """Tell of an event that has held the event loop.
@@ -282,7 +292,9 @@ class TaskPool:
         hand.started = None
         await RENEWAL
         if forget_cancellations():
+            since = time.monotonic()
             await self._undisturbed(asyncio.sleep(0))  # where one that is on its way arrives
+            hand.stretch.began_at += time.monotonic() - since
 
     def _hold(self, hand: TaskSlot) -> None:
         """The task waits for something: when it is in the middle of a record, another one takes the duty."""
@@ -295,22 +307,29 @@ class TaskPool:
         if hand.processor is not None and hand.started is not None and not hand.is_held:
             hand.processor.lanes.hold(hand.started[0])
             hand.is_held, hand.since = True, time.monotonic()
+            hand.stretch.waits_since = hand.since
             self._held += 1
             self._watch.begin()
             self._promote_follower()
 
-    def _let_go(self, hand: TaskSlot, processor: PartitionProcessor) -> None:
+    def _let_go(
+        self, hand: TaskSlot, processor: PartitionProcessor, number: int, begun: int
+    ) -> tuple[int, int, int]:
         """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now.
 
-        Nobody does while more is in hand than may be by now.
+        Nobody does while more is in hand than may be by now. It had this *number*, and its stretch
+        begins with *begun*. Returns what `Flow.choose_timed` says of the next one.
         """
         self._look_back(hand, is_sure=True)
+        assert hand.started is not None
+        processor.timing.waited(hand.stretch, hand.started[1], number - begun, hand.step_at)
         hand.is_held, hand.rested_at = False, hand.step_at
         self._held -= 1
         if processor.has_more and not processor.is_listed:
             self._list(processor)
         hand.was_replaced = self._has_leader or self._held >= self._concurrency
         self._has_leader = self._has_leader or not hand.was_replaced
+        return processor.choose_timed(number + 1)
 
     def _list(self, processor: PartitionProcessor) -> None:
         processor.is_listed = True

@@ -17,6 +17,7 @@ from typing import Any
 from famulus.observability.hot_keys import digest_of
 from famulus.processing.partition_processor import PartitionProcessor
 from famulus.processing.pipeline import WorkItem
+from famulus.processing.timing import Stretch
 from famulus.serialization.records import ConsumerRecord
 from famulus.state.unit_of_work import UnitOfWork, enter
 
@@ -46,6 +47,7 @@ class TaskSlot:
     # That was seen last: since when the record is held, and the handler.
     attempt: tuple[float, str] = (0.0, "")
     attempt_since: float = 0.0
+    stretch: Stretch = field(default_factory=Stretch)
     unit: UnitOfWork | None = None  # of the event in hand, as of the last time that it waited
 
     def __post_init__(self) -> None:

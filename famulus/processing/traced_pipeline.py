@@ -28,7 +28,7 @@ class TracedPipeline(Pipeline):
 
     async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
         """See `Pipeline.carry`."""
-        with self.tracing.process(work[1]) as span:
+        with self.tracing.process(work[1], self.types.name_of(work[1])) as span:
             try:
                 outcome = await super().carry(work, state)
             except Defer:

@@ -9,7 +9,7 @@ from famulus.config import Settings
 from famulus.control.admin_topic import prepare_admin_topics
 from famulus.deadletter.topics import retry_number
 from famulus.kafka.admin import prepare_redelivery_topics, prepare_state_topics, topics_like
-from famulus.kafka.lag_monitor import unread
+from famulus.kafka.group_progress import unread
 from famulus.kafka.topic_configs import check_compacted
 from famulus.producer.scheduling import LONGEST_H, WAITS_S
 

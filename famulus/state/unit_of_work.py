@@ -96,9 +96,8 @@ class UnitOfWork:
         # What checks the values that were read, and can be changed in place, at the end.
         self.reads = NO_READS
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
-        self.in_the_way: UnitOfWork | None = (
-            None  # owns a row that this one touched, or has its mark
-        )
+        # Owns a row that this one touched, or has its mark.
+        self.in_the_way: UnitOfWork | None = None
         # To be handled again: another one is in the way, or the store could not be read.
         self.is_undone = False
         self.is_live = False  # it has suspended, and owns what it touched, and its mark

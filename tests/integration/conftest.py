@@ -21,7 +21,7 @@ from famulus.dev.broker import Broker
 from famulus.dev.node import free_port
 from famulus.dev.worker import ROOT, WorkerProcess
 from famulus.kafka.admin import create_topics, delete_topics
-from famulus.kafka.lag_monitor import LagMonitor
+from famulus.kafka.group_progress import GroupProgress
 from tests import fork_server
 from tests.integration.commands import faust
 from tests.integration.house import House
@@ -132,7 +132,7 @@ def settle_all(
     async def wait() -> None:
         async with (
             asyncio.timeout(timeout_s),
-            LagMonitor(kafka, kafka.consumer_config.group_id) as monitor,
+            GroupProgress(kafka, kafka.consumer_config.group_id) as monitor,
         ):
             before = (-1, -1)
             while True:

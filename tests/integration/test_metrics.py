@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import (
 
 from famulus.dev.worker import WorkerProcess
 from famulus.observability import metric_definitions as c
+from famulus.observability.metrics import PROCESSING_S
 from tests.integration.house import House, wait_for
 
 HANDLER = """
@@ -114,7 +115,12 @@ def test_the_numbers_are_what_happened(house: House) -> None:
     assert value(found, c.GROUP_RECORDS, "_sum") == KEYS + 4
     assert value(found, c.GROUP_RECORDS, "_count") == value(found, c.SETTLING, "_count") > 0
     timed = value(found, c.PROCESSING, "_count")
-    assert (KEYS + 4) / 50 <= timed < KEYS / 5
+    assert timed == KEYS + 5  # one of them twice
+    assert value(found, c.TYPE_PROCESSING, "_count") == timed
+    assert {
+        dict(of)["type"] for name, of in found if name == c.TYPE_PROCESSING.name + "_count"
+    } <= {"things.Thing", c.OTHER}
+    assert value(found, c.IN_RECORDS) == KEYS + 4
     assert value(found, c.PROCESSING_ALIAS, "_count") == timed
     seconds = value(found, c.PROCESSING, "_sum")
     assert abs(value(found, c.PROCESSING_ALIAS, "_sum") - 1000 * seconds) < 1e-6 * seconds * 1000
@@ -134,8 +140,9 @@ def test_the_numbers_are_what_happened(house: House) -> None:
         assert value(found, quiet) == 0, quiet.name
     assert value(found, c.READY) == 1
     assert value(found, c.STATE, state="ok") == value(found, c.STATE) == 2
+    types = 2 * (len(PROCESSING_S) + 3)  # one that is handled, and all others
     # A dead letter, where it was sent, lag and states that were not known at first.
-    assert len(found) <= before + 29
+    assert len(found) <= before + 29 + types
     for metric in c.CATALOGUE:
         for _, labels in (of for of in found if of[0].startswith(metric.name)):
             assert {name for name, _ in labels} - {"le"} <= {*metric.labels}

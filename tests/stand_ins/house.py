@@ -71,6 +71,12 @@ class Carrier:
         """Just the records, each in the lane of its key."""
         return ((record.key, record, None, 0, b"", None, -1) for record in records)
 
+    has_types = False
+
+    def label_of(self, record: Any) -> str:
+        """The only type that there is."""
+        return "Thing"
+
     def note(self, outcome: Outcome, count: int = 1) -> None:
         """Count them."""
         self.counts[outcome] += count

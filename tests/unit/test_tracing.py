@@ -106,6 +106,7 @@ async def test_a_span_for_an_event_in_hand(make: Make, exporter: InMemorySpanExp
         "server.address": "kafka1",
         "server.port": 9092,
         "famulus.outcome": "handled",
+        "cloudevents.event_type": "test.Try",
     }
     [link] = span.links
     assert (link.context.trace_id, link.context.span_id) == (TRACE_ID, SPAN_ID)

@@ -22,6 +22,7 @@ from famulus.kafka.partition_health import PartitionHealth
 from famulus.kafka.stray_counts import strays
 from famulus.observability import metric_definitions as c
 from famulus.observability.metrics import Counts, Distribution
+from famulus.processing.subscription import Subscription
 from famulus.serialization.records import Outcome
 from famulus.web.readiness import is_ready
 from famulus.web.worker_status import PartitionNow, bounded, partitions_of, returning_lag
@@ -61,6 +62,8 @@ class WorkerCollector(Collector):
         for tp, lag in returning_lag(self._app):
             self._put_lag(scrape, tp, lag)
         self._put_topics(scrape, owned)
+        for subscription in self._app.subscriptions.values():
+            self._put_distribution(scrape, subscription, owned)
         self._put_worker(scrape)
         yield from scrape.families.values()
 
@@ -68,6 +71,8 @@ class WorkerCollector(Collector):
         consumed = self._app.group, topic
         scrape.put(c.RECEIVED, counts.received, "kafka", "poll", *consumed)
         scrape.put_distribution(c.PROCESSING, counts.processing_s, "kafka", "process", *consumed)
+        for name, seconds in list(counts.types_s.items()):
+            scrape.put_distribution(c.TYPE_PROCESSING, seconds, topic, name)
         scrape.put_total(c.PROCESSING_ALIAS, counts.processing_s, 1000, topic)
         for outcome in get_args(Outcome):
             scrape.put(c.OUTCOMES, counts[outcome], topic, outcome)
@@ -119,6 +124,18 @@ class WorkerCollector(Collector):
         for topic, pipeline in self._app.pipelines.items():
             scrape.put(c.FLOOD, bool(pipeline.failure_policy.shut), topic)
 
+    @staticmethod
+    def _put_distribution(
+        scrape: "Scrape", subscription: Subscription, owned: Sequence[PartitionNow]
+    ) -> None:
+        """What each partition brought, those that the worker has had before among them."""
+        topic, by_partition = subscription.topic_name, subscription.counts.by_partition
+        mine = {now.place.partition for now in owned if now.place.topic == topic}
+        for partition in sorted(mine | by_partition.keys()):
+            records, size = by_partition.get(partition, (0, 0))
+            scrape.put(c.IN_RECORDS, records, topic, str(partition))
+            scrape.put(c.IN_BYTES, size, topic, str(partition))
+
     def _put_worker(self, scrape: "Scrape") -> None:
         sent: Counter[str] = Counter()
         for number, (topic, count) in enumerate(self._app.sender.sent.items()):
@@ -134,6 +151,8 @@ class WorkerCollector(Collector):
             scrape.put(c.BREAKER_OPEN, gates > 0, name)
             scrape.put(c.BREAKER_WAITING, waiting[name], name)
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
+        for name, count in self._app.consumers.failures.items():
+            scrape.put(c.ON_CONSUMED, count, name)
         scrape.put(c.LATE_REPLIES, self._app.bus.late_replies)
         for kind, strange in strays.counts.items():
             scrape.put(c.STRAYS, strange, kind)

@@ -1,0 +1,85 @@
+"""How far a consumer group has got through topics of which it is to read everything."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import LeaderNotAvailableError
+
+from famulus.config import KafkaConfig
+from famulus.kafka.admin import admin_of
+from famulus.kafka.client import client_options
+from famulus.kafka.group_admin import GroupAdmin
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Records from the beginning of the logs: *settled* to the committed offsets, *total* to the ends."""
+
+    settled: int
+    total: int
+
+    @property
+    def lag(self) -> int:
+        """Records that are not settled yet."""
+        return self.total - self.settled
+
+
+class GroupProgress:
+    """Asks the cluster for a group's progress; works from outside of any worker.
+
+    Use it as an async context manager.
+    """
+
+    def __init__(self, settings: KafkaConfig, group: str) -> None:
+        self._admin = AIOKafkaAdminClient(**client_options(settings))
+        self._asker = GroupAdmin(self._admin, group)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._admin.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._admin.close()
+
+    async def progress(self, topics: Iterable[str]) -> dict[str, Progress]:
+        """The group's progress by topic.
+
+        A partition without a commit counts from the beginning of its log.
+
+        Raises what aiokafka raises, LeaderNotAvailableError when not every partition answers.
+        """
+        return await _progress(self._asker, topics)
+
+
+async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
+    """How many records of each of *topics* (as on the cluster) the group has yet to read.
+
+    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we
+    may not ask.
+    """
+    async with admin_of(settings, timeout_s) as admin:
+        found = await _progress(GroupAdmin(admin, settings.consumer_config.group_id), topics)
+    return {topic: progress.lag for topic, progress in found.items()}
+
+
+async def _progress(asker: GroupAdmin, topics: Iterable[str]) -> dict[str, Progress]:
+    wanted, leaders = list(topics), await asker.leaders()
+    places = [at for at in leaders if at.topic in wanted]
+    begins, ends = await asker.offsets(places, "earliest"), await asker.offsets(places, "latest")
+    if not len(places) == len(begins) == len(ends):
+        raise LeaderNotAvailableError
+    committed = await asker.committed()
+    settled = {at: max(committed.get(at, begins[at]), begins[at]) for at in places}
+    return {
+        topic: Progress(
+            settled=sum(settled[at] - begins[at] for at in places if at.topic == topic),
+            total=sum(ends[at] - begins[at] for at in places if at.topic == topic),
+        )
+        for topic in wanted
+    }
