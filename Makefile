@@ -70,9 +70,9 @@ screenshots: .venv/installed  ## docs/console-*.png, the pictures of the console
 
 secrets: deploy/secrets/tokens.env  ## random tokens for docker-compose.yml, unless they are there
 
-deploy/secrets/web-%-token: .venv/installed
+deploy/secrets/web-%-token:  # whoever has nothing but Docker and make can do it
 	@mkdir -p -m 0700 deploy/secrets  # which guards the files: Prometheus and Grafana have other users and must read them
-	@$(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(32))' >$@
+	@head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >$@ && echo >>$@
 
 deploy/secrets/tokens.env: deploy/secrets/web-read-token deploy/secrets/web-admin-token
 	@umask 077 && printf 'WORKER__READTOKEN=%s\nWORKER__ADMINTOKEN=%s\n' $$(cat $^) >$@

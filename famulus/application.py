@@ -275,6 +275,7 @@ class Famulus(faust.App):
         timeout_s: float | None = None,
         breaker: Breaker = Breaker(),  # frozen
         name: str = "",
+        own_services: bool = False,
     ) -> Callable[[T], T]:
         """Make a function, or a class with a method `handle`, a handler of *event_type*.
 
@@ -288,7 +289,9 @@ class Famulus(faust.App):
         handler needs counts as away: then its events wait. What `Kafka.MessageTypes` says of the
         type wins over all this. *name* is by what the handler is known: in headers, metrics and the
         ids of what it publishes. It is its module and its own name unless set; two handlers of one
-        name are refused. What it returns is not looked at, but for work: an awaitable is awaited,
+        name are refused. The handlers of an event share its services, which are made for each
+        attempt and closed after it; with *own_services* each call of this handler has services that
+        no other one has. What it returns is not looked at, but for work: an awaitable is awaited,
         and anything of that kind which an async function returns, or a generator, is a failure.
         Raises ConfigError for an option that is none, and for what can be no handler.
         """
@@ -308,7 +311,9 @@ class Famulus(faust.App):
         limit_s = policy.timeout_s
 
         def register(target: T) -> T:
-            handler = handler_for(event_type, target, policy, breaker, name)
+            handler = handler_for(
+                event_type, target, policy, breaker, name, own_services=own_services
+            )
             self.dispatcher.add(handler)
             if limit_s:
                 self.timeouts_s[handler.name] = limit_s

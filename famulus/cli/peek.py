@@ -12,12 +12,14 @@ from famulus.cli.command import OFFSET, PARTITION, Command
 from famulus.cli.output import Out, console, print_note, print_text, raw_json
 from famulus.deadletter.index import text_of
 from famulus.deadletter.topics import is_way_of
-from famulus.errors import ConfigError, UnreadableError
+from famulus.errors import ClaimError, ClaimStoreError, ConfigError, UnreadableError
 from famulus.formatting import iso, number, printable, time_text, value_text
 from famulus.inspection.deadletters.description import key_text
 from famulus.inspection.deadletters.detail import fault_in
 from famulus.inspection.deadletters.reader import Reader, reading
 from famulus.processing.handlers import EventTypes
+from famulus.producer.payload_store import PayloadStore
+from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.records import event_type_of
 from famulus.wiring import decoder_of
 
@@ -29,7 +31,7 @@ class peek(Command):  # the class's name is the command's
     """Show records of any topic: place, time, key, headers, value; and what is wrong with one that does not decode.
 
     The newest ones, in the order of their times, unless a place is given. No group is involved,
-    nothing is committed.
+    nothing is committed. Claim checks are shown with their payload, or with why it cannot be had.
 
     \b
     For example:
@@ -83,8 +85,11 @@ class peek(Command):  # the class's name is the command's
             numbers = range(count) if partition is None else [partition]
             found = await _from(reader, name, numbers, offset, limit, key)
         out = console()
-        for record in found:
-            fault = fault_in(types, record) if types is not None else ""
+        for each in found:  # one payload at a time is in memory
+            record, away = await _with_payload(self.app.claims, each)
+            fault = away or (
+                fault_in(types, record, is_redeemed=record is not each) if types is not None else ""
+            )
             value = shown_by.shown(record.value) if shown_by is not None else record.value
             if is_json:
                 print_text(as_json(record, value, fault))
@@ -106,6 +111,16 @@ class peek(Command):  # the class's name is the command's
             if name == subscription.topic_name or is_way_of(subscription.topic_name, name):
                 return decoder_of(self.app.settings, subscription, self.app.dispatcher)
         return None
+
+
+async def _with_payload(claims: PayloadStore, record: Any) -> tuple[Any, str]:  # Any: as below
+    """*record* with what it stands for if it is a claim check; itself, and why, where that cannot be had."""
+    if not is_claim_check(record):
+        return record, ""
+    try:
+        return await claims.redeem(record), ""
+    except (ClaimError, ClaimStoreError) as error:
+        return record, f"a claim check, its payload cannot be had: {error}"
 
 
 async def _from(  # noqa: PLR0917  # all that is asked for

@@ -6,6 +6,8 @@ The questions that come before the policy of `failing`: whether it is an error o
 import asyncio
 from collections.abc import Sequence
 
+import svcs
+
 from famulus.errors import (
     DecodeError,
     HandlerCancelledError,
@@ -87,6 +89,24 @@ def take_back(unit: UnitOfWork) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
+
+
+async def closed(
+    scope: svcs.Container, unit: UnitOfWork, error: BaseException | None = None
+) -> None:
+    """Close the services of an event's attempt, and tell those that want to know by what *error* it has failed.
+
+    What they raise is logged and changes nothing. When the attempt's time is over meanwhile, the
+    rest stays open.
+    """
+    try:
+        await scope.aclose(
+            *((type(error), error, error.__traceback__) if error is not None else ())
+        )
+    except asyncio.CancelledError:
+        if not unit.is_timed_out or unit.is_stopped:
+            raise
+        take_back(unit)
 
 
 def forget_cancellations() -> bool:

@@ -2,7 +2,7 @@
 
 A handler is a function or a class with a method `handle`. Its parameters are filled by their types:
 the event, the `Delivery`, the `EventBus`, anything else from the services, in a scope that is
-closed after the event.
+closed after the attempt.
 """
 
 import functools
@@ -57,6 +57,8 @@ class Handler:
     policy: Policy
     gate: HandlerBreaker
     place: Place  # in the code
+    # Made anew for each of its calls, shared with no other handler of the event.
+    own_services: bool = False
 
 
 def check_event_type(given: Any, declared: Declaration) -> None:  # Any: whatever users say
@@ -84,8 +86,12 @@ def handler_for(  # each has a default
     policy: Policy,
     breaker: Breaker = BREAKER,
     name: str = "",
+    *,
+    own_services: bool = False,
 ) -> Handler:
     """Make the handler that *target* is, called *name*, else by its module and its own name.
+
+    With *own_services* each of its calls has services that no other handler of the event has.
 
     Raises ConfigError for what can be no handler, takes no such event or hides a parameter's type.
     """
@@ -120,6 +126,7 @@ def handler_for(  # each has a default
         policy,
         gate,
         place,
+        own_services,
     )
 
 
@@ -283,10 +290,26 @@ class Dispatcher:
                         f"app.services.register_factory({wanted.__qualname__}, ...)"
                     )
 
-    async def call(self, handler: Handler, event: Event, delivery: Delivery | None) -> None:
+    def scope(self) -> svcs.Container:
+        """Services for the handlers of one event, each made when the first of them asks.
+
+        See `closed`.
+        """
+        return svcs.Container(self._services)
+
+    async def call(
+        self,
+        handler: Handler,
+        event: Event,
+        delivery: Delivery | None,
+        scope: svcs.Container | None = None,
+    ) -> None:
         """Run one handler for one event; *delivery* for one that wants it.
 
         Raises what the handler raises.
+
+        Its services are those of *scope*, which whoever gave it closes. Without one, or for a
+        handler with services of its own, they are made for this call and closed after it.
         """
         values: dict[type, object] = {
             handler.event_type: event,
@@ -296,10 +319,19 @@ class Dispatcher:
         if not handler.services:
             await _run(handler, values)
             return
-        async with svcs.Container(self._services) as scope:
-            for wanted in handler.services:
-                values[wanted] = await scope.aget(wanted)
-            await _run(handler, values)
+        if scope is not None and not handler.own_services:
+            await self._run_with(handler, values, scope)
+            return
+        async with self.scope() as own:
+            await self._run_with(handler, values, own)
+
+    @staticmethod
+    async def _run_with(
+        handler: Handler, values: dict[type, object], scope: svcs.Container
+    ) -> None:
+        for wanted in handler.services:
+            values[wanted] = await scope.aget(wanted)
+        await _run(handler, values)
 
 
 async def _run(handler: Handler, values: dict[type, object]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+import svcs
 from faust import Record as Event
 
 from famulus.deadletter.redelivery import Redelivery
@@ -27,7 +28,7 @@ from famulus.errors import DecodeError, InvariantError, PermanentError
 from famulus.observability.metric_definitions import OTHER, TYPES_MAX
 from famulus.observability.metrics import Counts
 from famulus.processing.deferral import RetryContext
-from famulus.processing.failure_classification import failed, not_handled, take_back
+from famulus.processing.failure_classification import closed, failed, not_handled, take_back
 from famulus.processing.failure_policy import FailurePolicy, UnknownTypeError, words
 from famulus.processing.handlers import (
     Dispatcher,
@@ -143,6 +144,8 @@ class Pipeline:
         """
         record, past = work[1], work[2]
         unit = UnitOfWork(state, record) if past is None else self._resumed(past, record, state)
+        # The services of this attempt, once a handler asks for some.
+        scope: svcs.Container | None = None
         try:
             if past is not None or state.failure_state.any:
                 past = self.failure_policy.begin(
@@ -170,21 +173,28 @@ class Pipeline:
                     enter(unit := unit.passed())
                 gate = handler.gate
                 if gate.is_open:
+                    if scope is not None:  # before the event may rest
+                        await closed(scope, unit)
                     self.failure_policy.acquire_probe(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
+                if handler.services and scope is None:
+                    scope = self.dispatcher.scope()
                 try:
                     if past is not None and past.held:
                         self.failure_policy.check_held(handler, past)
                     result = await (
                         handler.target(event)
                         if handler.is_plain
-                        else self._call(handler, event, unit, past)
+                        else self._call(handler, event, unit, past, scope)
                     )
                     if result is not None:
                         refuse_result(handler, result)
                     if unit.unawaited:
                         refuse_unawaited(handler, unit.unawaited)
                 except BaseException as error:  # whatever a handler raises
+                    # Another attempt, and handlers after this one, have services anew.
+                    if scope is not None:
+                        await closed(scope, unit, error)
                     unit = unit.rollback(before)
                     past = failed(self.failure_policy, handler, handlers, error, unit, past)
                 else:
@@ -193,6 +203,8 @@ class Pipeline:
                     gate.passed += 1
                     if gate.is_open:
                         gate.close_breaker()
+            if scope is not None:
+                await closed(scope, unit)
             if unit.is_undone:
                 raise RowConflictError  # noqa: TRY301  # its handler did not let it pass
             if unit.mark or unit.rows or unit.outbox or unit.reads:
@@ -200,6 +212,8 @@ class Pipeline:
             if past is not None:
                 self._end(unit, past)
         except BaseException as error:  # what is none of ours is raised again
+            if scope is not None:
+                await closed(scope, unit, error)
             not_handled(self.failure_policy, error, unit, past)
             return "dead_lettered"
         finally:
@@ -275,7 +289,12 @@ class Pipeline:
         return left
 
     async def _call(
-        self, handler: Handler, event: Event, unit: UnitOfWork, past: RetryContext | None
+        self,
+        handler: Handler,
+        event: Event,
+        unit: UnitOfWork,
+        past: RetryContext | None,
+        scope: svcs.Container | None,
     ) -> None:
         delivery = None
         if handler.wants_delivery:
@@ -283,4 +302,4 @@ class Pipeline:
             held = past.held if past is not None else 0
             attempts = held + (tried.attempts if tried is not None else 0)
             delivery = delivery_of(unit.record, unit.event_id, attempts + 1)
-        await self.dispatcher.call(handler, event, delivery)
+        await self.dispatcher.call(handler, event, delivery, scope)

@@ -100,12 +100,16 @@ class PayloadStore:
         claim = claim_for(topic, value)
         if self._root is not None:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if (self._root / topic).is_symlink():
-                raise ClaimStoreError(f"{self._root / topic} is a symbolic link")
+            folder = self._root / topic
+            if folder.is_symlink():
+                raise ClaimStoreError(f"{folder} is a symbolic link")
+            folder.mkdir(mode=0o770, exist_ok=True)
+            _close_to_others(folder)
         # Over an earlier one as well, which would be swept before this record is.
         obstore.put(self._opened(), claim.reference, value)
         if self._root is not None:
             blob = self._root / claim.reference
+            _close_to_others(blob)  # as others cannot enter its folder, it was so before
             for path in (blob, blob.parent, self._root):
                 _sync(path)
         return claim
@@ -247,6 +251,13 @@ def _translated() -> Iterator[None]:
         lines = str(error).splitlines() or [""]
         text = re.sub(r"\?\S*", "?...", lines[0])  # what a URL ends with may be a signature
         raise ClaimStoreError(f"{type(error).__name__}: {text}") from error
+
+
+def _close_to_others(path: Path) -> None:
+    """Take from *path*, if it is ours, the rights of users who are neither its owner nor in its group."""
+    found = path.stat()
+    if found.st_mode & stat.S_IRWXO and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO)
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Large payloads on a real broker: 50 MB through a worker, what is wrong with them, a store that is away, the sweep."""
 
 import asyncio
+import json
 import os
 import re
 from hashlib import sha256
@@ -210,6 +211,28 @@ def test_a_store_that_is_away_is_waited_for(house: House, root: Path) -> None:
     assert not worker.answer("/readyz")[1]["waiting"]
     assert worker.stop() == 0
     assert "Traceback" not in worker.log.read_text("utf-8", "replace")
+
+
+def test_peek_shows_payloads(house: House, root: Path) -> None:
+    """And why there is none: without the store, and when the blob is gone."""
+    house.build()
+    note = "x" * 2_000_000
+    publish(house.kafka, root, Thing(key="k", note=note))
+    settings = settings_of(house.kafka, house.folder / "asked")
+
+    def peek(**more: str) -> dict[str, Any]:
+        code, output = faust("peek", "things", "--json", cwd=house.checkout, **settings, **more)
+        assert code == 0, output[-2_000:]
+        return dict(json.loads(output))
+
+    shown = peek(**claims(root))
+    assert (shown["value"]["note"] == note, shown["fault"], shown["key"]) == (True, None, "k")
+    assert "set ClaimCheck.Store" in peek()["fault"]
+    [blob] = (root / house.topic).iterdir()
+    blob.unlink()
+    gone = peek(**claims(root))
+    assert gone["value"] == "famulus-claim"
+    assert "a claim check, its payload cannot be had: claim: there is no such blob" in gone["fault"]
 
 
 def test_the_sweep_removes_what_no_record_can_need(

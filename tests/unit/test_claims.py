@@ -155,6 +155,20 @@ async def test_nothing_is_written_through_a_link(root: Path) -> None:
     assert not list((root.parent / "elsewhere").iterdir())
 
 
+async def test_others_may_not_read_what_is_checked_in(root: Path) -> None:
+    """A blob is as private as its record: also in a root, and in a folder of a topic, that are open."""
+    (root / "t").mkdir(parents=True)
+    for folder in (root, root / "t"):
+        folder.chmod(0o755)
+    await store_of(root).check_in(ProducerRecord("t", b"k", b"x" * 2_000_000))
+    [blob] = (root / "t").iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (root / "t", blob)] == [
+        0o750,
+        blob.stat().st_mode & 0o770,
+    ]
+    assert root.stat().st_mode & 0o777 == 0o755  # which is its owner's
+
+
 async def test_only_what_nobody_wrote_again_is_removed(root: Path) -> None:
     """A blob that was listed as old may be needed by now; what is none of ours is not even listed."""
     store = store_of(root)

@@ -292,3 +292,44 @@ def test_the_procfile_is_valid() -> None:
         timeout=30,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_every_service_of_compose_says_whether_it_is_well() -> None:
+    """`docker compose up --wait` is done when all of it answers; the worker's check is the image's."""
+    unsaid = {name for name, of in COMPOSE["services"].items() if "healthcheck" not in of}
+    assert unsaid == {"worker"}
+    assert "HEALTHCHECK" in DOCKERFILE
+
+
+def test_tokens_are_made_with_nothing_but_make(tmp_path: Path) -> None:
+    """Whoever runs the containers needs no development environment: no Python is there, and none is set up."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    done = subprocess.run(
+        ["make", "secrets", "PYTHON=none"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    secrets = tmp_path / "deploy" / "secrets"
+    tokens = [(secrets / f"web-{name}-token").read_text() for name in ("read", "admin")]
+    assert tokens[0] != tokens[1]
+    assert all(re.fullmatch(r"[\w-]{43}\n", token) for token in tokens)
+    assert (
+        secrets / "tokens.env"
+    ).read_text() == "WORKER__READTOKEN={}WORKER__ADMINTOKEN={}".format(*tokens)
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_state_folders_are_ignored_by_git() -> None:
+    """Each of the workers of one machine has its own beside `data`."""
+    done = subprocess.run(
+        ["git", "check-ignore", "data/x", "data-6067/x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["data/x", "data-6067/x"]

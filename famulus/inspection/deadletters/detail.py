@@ -89,11 +89,14 @@ async def seen(  # noqa: PLR0917  # all that is known
     )
 
 
-# Any: a `Returned`, which passes for a record.
-def fault_in(decoder: EventTypes, record: Any) -> str:
-    """What is wrong with the value of *record*, nothing if it is an event that somebody here handles."""
+# Any: what passes for a record.
+def fault_in(decoder: EventTypes, record: Any, *, is_redeemed: bool = False) -> str:
+    """What is wrong with the value of *record*, nothing if it is an event that somebody here handles.
+
+    What *is_redeemed* has the store's limit of size.
+    """
     try:
-        event = decoder.decode(record)
+        event = decoder.decode(record, is_redeemed=is_redeemed)
     except DecodeError as error:
         return str(error)
     return "a type that nobody here handles" if event is None else ""
