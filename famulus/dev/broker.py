@@ -3,8 +3,8 @@
     with Broker() as broker:
         connect(broker.bootstrap_servers)
 
-It ends with the process that started it, however that ends (see guard.py). Three nodes make a
-cluster for fault tests.
+It ends with the process that started it, however that ends (see process_guard.py). Three nodes make
+a cluster for fault tests.
 """
 
 import base64
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from famulus.dev import guard
+from famulus import process_guard
 from famulus.dev.jars import jars, java
 from famulus.dev.node import HOST, Node, free_port
 from famulus.errors import ConfigError, UnavailableError
@@ -212,7 +212,7 @@ class Broker:
         if self._guard is None:
             folders = [str(self._temporary)] if self._temporary is not None else []
             self._guard = subprocess.Popen(  # our own script
-                [sys.executable, "-S", guard.__file__, *folders],
+                [sys.executable, "-IS", process_guard.__file__, *folders],
                 stdin=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
