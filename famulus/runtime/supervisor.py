@@ -1,0 +1,146 @@
+"""Several workers of this machine under one parent: one log, one stop, and whoever dies is started again.
+
+A worker that cannot go on by itself is started again: one that was killed, has crashed, broke a promise (70) or found
+no broker (69). What a new start does not mend ends all of them: a wrong setting (78), a right that is missing (77), a
+wrong use (2, 64). A worker that somebody asked to stop (0, 75) stays down.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+
+from famulus.runtime.children import KILLED, Child, Children, StopSignals, how_ended, is_set_within
+from famulus.runtime.one_log import OneLog
+
+FOR_GOOD = {2, 64, 77, 78}  # as sysexits(3) has them, and click
+ASKED = {0, KILLED}
+FIRST_WAIT_S, WAIT_MAX_S = (
+    1.0,
+    30.0,
+)  # before a worker is started again: twice as long each time, up to the second
+STEADY_S = 60.0  # a worker that ran for so long has not failed at its start: the waits begin anew
+STOP_ROOM_S = 5.0  # beyond Worker.StopTimeoutS, which a worker keeps by itself
+OUTPUT_S = 2.0  # for the last lines of a worker that has ended
+MISSING = 71  # a process cannot be started (EX_OSERR)
+
+
+class Fate(Enum):
+    """What becomes of a worker that has ended by itself."""
+
+    DONE = "it stays down: it was asked to stop"
+    AGAIN = "it starts again in {wait_s:g} s"
+    ALL_END = "all workers end: starting it again would not help"
+
+
+def fate_of(code: int) -> Fate:
+    """Say what becomes of a worker that has ended by itself with *code*, below 0 when a signal killed it."""
+    if code in FOR_GOOD:
+        return Fate.ALL_END
+    return Fate.DONE if code in ASKED else Fate.AGAIN
+
+
+def wait_before(failures: int) -> float:
+    """Return the seconds to wait before a worker starts again that has failed so often in a row."""
+    return min(FIRST_WAIT_S * 2.0 ** (min(failures, 30) - 1), WAIT_MAX_S)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Choose the exit code that says most of those with which workers ended: for good, failed, unfinished, well."""
+
+    def weight(code: int) -> tuple[bool, bool, bool, int]:
+        return code in FOR_GOOD, code not in ASKED, code == KILLED, code
+
+    return max((code if code >= 0 else KILLED for code in codes), key=weight, default=0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One worker: its *name* in the log, the *command* that starts it, and what is said *about* it at its start."""
+
+    name: str
+    command: Sequence[str]
+    about: str
+
+
+class Supervisor:
+    """Keeps a worker running at each of *places* until somebody asks it to stop. It does so once.
+
+    A worker has *stop_timeout_s* to end, and some seconds more before it is killed.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], stop: StopSignals, log: OneLog, stop_timeout_s: float
+    ) -> None:
+        self._places = places
+        self._stop = stop
+        self._log = log
+        self._limit_s = stop_timeout_s + STOP_ROOM_S
+        self._ending = asyncio.Event()
+
+    async def run(self) -> int:
+        """Run the workers until they are asked to stop, or one cannot run for good: the exit code for all."""
+        async with Children(self._limit_s) as children:
+            told = asyncio.create_task(self._heed())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    kept = [
+                        group.create_task(self._keep(children, place)) for place in self._places
+                    ]
+            finally:
+                told.cancel()
+        return worst(task.result() for task in kept)
+
+    async def _heed(self) -> None:
+        await self._stop.asked.wait()
+        self._ending.set()
+        await self._say(
+            "all",
+            f"workers stop, each within {self._limit_s:g} s; a second signal ends them at once",
+        )
+
+    async def _keep(self, children: Children, place: Place) -> int:
+        """Keep one worker running; the code with which it ended last."""
+        failures = 0
+        while True:
+            code, age_s = await self._live(children, place)
+            if self._ending.is_set():
+                await self._say(place.name, how_ended(code))
+                return code
+            failures = 1 if age_s >= STEADY_S else failures + 1
+            fate, wait_s = fate_of(code), wait_before(failures)
+            await self._say(place.name, f"{how_ended(code)}; {fate.value.format(wait_s=wait_s)}")
+            if fate is Fate.ALL_END:
+                self._ending.set()
+            if fate is not Fate.AGAIN or await is_set_within(self._ending, wait_s):
+                return code
+
+    async def _live(self, children: Children, place: Place) -> tuple[int, float]:
+        """Run one worker until it ends, or is to end: its exit code, and how long it ran, seconds."""
+        try:
+            child = await children.start(
+                place.command, {**os.environ, "PYTHONUNBUFFERED": "1"}, is_piped=True
+            )
+        except OSError as error:
+            await self._say(place.name, f"no process can be started: {error.strerror or error}")
+            return MISSING, 0.0
+        await self._say(place.name, f"process {child.pid}, {place.about}")
+        carried = asyncio.create_task(self._log.carry(place.name, child.output.reader))
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait({child.ended, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        code = await self._end_of(child)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(carried, OUTPUT_S)
+        child.output.close()
+        return code, child.age_s
+
+    async def _end_of(self, child: Child) -> int:
+        if child.ended.done():
+            return child.ended.result()
+        return await child.stop(self._limit_s, self._stop.insisted)
+
+    async def _say(self, name: str, line: str) -> None:
+        await self._log.say(name, line)
