@@ -4,8 +4,9 @@ import click
 from faust.cli import argument, option
 
 from famulus.cli.command import Command
+from famulus.cli.needed_topics import make_needed
 from famulus.cli.output import print_text
-from famulus.kafka.admin import dead_letter_configs, ensure_topics, partitions_of
+from famulus.kafka.admin import partitions_of
 
 
 class topics(Command):  # the class's name is the command's
@@ -30,16 +31,11 @@ class topics(Command):  # the class's name is the command's
     async def run(self, action: str, *, is_json: bool) -> None:
         """Do it, and say what was done, or would be."""
         settings = self.app.settings
-        timeout_s = settings.worker.startup_timeout_s
         needed = self.app.topics_needed()
         if action == "apply":
-            letters = {self.app.dead_letter_topic(s) for s in self.app.subscriptions.values()}
-            configs = dead_letter_configs(settings.kafka, settings.dead_letter.retention_h)
-            there = await ensure_topics(
-                settings.kafka, needed, timeout_s, dict.fromkeys(letters, configs)
-            )
+            there = await make_needed(self.app)
         else:
-            there = await partitions_of(settings.kafka, needed, timeout_s)
+            there = await partitions_of(settings.kafka, needed, settings.worker.startup_timeout_s)
         for name, partitions in needed.items():
             if is_json:
                 done = "exists" if name in there else "created" if action == "apply" else "missing"

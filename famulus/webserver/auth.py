@@ -84,7 +84,7 @@ class WebAuth:
 
     def check(self, bind: str) -> None:
         """Raise ConfigError when others than this machine reach *bind*, and the settings give no token."""
-        if not (self._is_given or is_loopback(bind)):
+        if not (self.is_given or is_loopback(bind)):
             raise ConfigError(
                 f"the web views on {bind} would be open to others: set Worker.ReadTokenFile "
                 "and Worker.AdminTokenFile "
@@ -105,7 +105,7 @@ class WebAuth:
                 "AdminToken", worker.admin_token.get_secret_value(), worker.admin_token_file
             ),
         }
-        if not self._is_given:
+        if not self.is_given:
             found = {
                 Access.READ: made_token("Worker.ReadToken", folder / READ_FILE),
                 Access.ADMIN: made_token("Worker.AdminToken", folder / ADMIN_FILE),
@@ -281,7 +281,8 @@ class WebAuth:
         return session.access, session
 
     @property
-    def _is_given(self) -> bool:
+    def is_given(self) -> bool:
+        """Whether the settings give a token, so that none is made."""
         worker = self._worker
         return bool(
             worker.read_token

@@ -1,0 +1,20 @@
+"""The topics that the subscriptions need, and how they are made."""
+
+from famulus.application import Famulus
+from famulus.kafka.admin import dead_letter_configs, ensure_topics
+
+
+async def make_needed(app: Famulus) -> dict[str, int]:
+    """Create the topics that are missing, with their dead letter topics: the partitions of those that were there.
+
+    Raises UnavailableError, AccessError and ConfigError as `ensure_topics`.
+    """
+    settings = app.settings
+    letters = {app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()}
+    configs = dead_letter_configs(settings.kafka, settings.dead_letter.retention_h)
+    return await ensure_topics(
+        settings.kafka,
+        app.topics_needed(),
+        settings.worker.startup_timeout_s,
+        dict.fromkeys(letters, configs),
+    )
