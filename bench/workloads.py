@@ -16,6 +16,7 @@ from typing import Self
 from uuid import uuid4
 
 from bench import load
+from bench.crowd import crowded
 from bench.produce import produced
 from bench.system import Result, System
 from famulus.config import KafkaConfig
@@ -224,6 +225,11 @@ def produce(bench: Bench, name: str) -> Result:
     return asyncio.run(produced(bench.kafka, name, bench.events // 3))
 
 
+def crowd(bench: Bench, name: str) -> Result:
+    """Many calls at once that each publish an event of one of fifty keys, and wait until the cluster has it."""
+    return crowded(bench.kafka, name)
+
+
 def publish(bench: Bench, name: str) -> Result:
     """Handlers that make events and publish them, or do not: the difference is what publishing costs."""
     events = bench.events // 3
@@ -296,6 +302,19 @@ WORKLOADS = {
         produce,
         ("famulus", "aiokafka"),
         {"events_per_second": "events/s", "cpu_seconds_per_million": "CPU s per million"},
+    ),
+    "crowd": Workload(
+        crowd,
+        ("famulus", "aiokafka", "faststream"),
+        {
+            "events_per_second_at_1000": "events/s, 1,000 at once",
+            "events_per_second_at_10000": "events/s, 10,000 at once",
+            "events_per_second_at_100000": "events/s, 100,000 at once",
+            "cpu_seconds_per_million_at_10000": "CPU s per million",
+            "growth": "time a call with 100,000 at once : with 10,000",
+            "failed_at_100000": "calls that failed, of 100,000",
+            "out_of_order": "records out of order",
+        },
     ),
     "publish": Workload(
         publish,

@@ -343,13 +343,28 @@ class Famulus(faust.App):
     # What the worker needs before it starts.
 
     def topics_needed(self) -> dict[str, int]:
-        """The topics that must exist, as named on the cluster, each with the partitions it would be created with."""
+        """The topics that must exist, as named on the cluster, each with the partitions it would be created with.
+
+        Those of subscriptions, and those that Faust's own agents read, but for the ones that Faust
+        makes itself.
+        """
         names = [
             name
             for s in self.subscriptions.values()
             for name in (s.topic_name, self.dead_letter_topic(s))
         ]
-        return dict.fromkeys(names, self.settings.kafka.partitions)
+        return self._plain_topics() | dict.fromkeys(names, self.settings.kafka.partitions)
+
+    def _plain_topics(self) -> dict[str, int]:
+        """The topics that plain agents read, with their partitions."""
+        ours = {id(subscription.topic) for subscription in self.subscriptions.values()}
+        channels = [cast(Any, agent.channel) for agent in self.agents.values()]
+        return {
+            name: channel.partitions or self.settings.kafka.partitions
+            for channel in channels
+            if isinstance(channel, faust.Topic) and not channel.internal and id(channel) not in ours
+            for name in channel.topics
+        }
 
     def dead_letter_topic(self, subscription: Subscription) -> str:
         """The dead letter topic of *subscription*, as named on the cluster."""
@@ -583,7 +598,11 @@ class Famulus(faust.App):
             await self.scheduler.stop()
         await self.admin_log.stop()
         await self.bus.stop_requests()
+
+    async def on_shutdown(self) -> None:
+        """Disconnect our producer behind Faust's, which sends through it until it ends."""
         await self.sender.stop()
+        await super().on_shutdown()
 
     async def fail(self, error: Exception) -> None:
         """End the worker with the exit code of *error*; with 70 for a bug of ours."""

@@ -17,18 +17,40 @@ HEARTBEATS = 3  # in a session at least
 class ProducerConfig(Section):
     """How events leave. The idempotent producer is always on, so `acks` can only be `all`."""
 
-    acks: Literal["all", "-1"] = "all"
-    enable_idempotence: bool = True
-    retries: int | None = Field(
-        None, ge=0, description="Has no effect, see `publish.connection.explained`."
+    acks: Literal["all", "-1"] = Field(
+        "all", description="Can only be all: 0 and 1, which lose events, are refused."
     )
-    max_in_flight: int | None = Field(None, ge=1, description="Has no effect, see there.")
+    enable_idempotence: bool = Field(
+        default=True,
+        description="false has no effect: always on, else a record that is sent again is "
+        "there twice.",
+    )
+    retries: int | None = Field(
+        None,
+        ge=0,
+        description="Has no effect: a batch is sent again until DeliveryTimeoutMs, uncounted.",
+    )
+    max_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Has no effect: there is always one batch of a partition on its way, which "
+        "keeps order.",
+    )
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     linger_ms: int = Field(
-        5, ge=0, le=10_000, description="How long a batch waits for company, milliseconds."
+        5,
+        ge=0,
+        le=10_000,
+        description="The first record of a batch waits for company, milliseconds.",
     )
     batch_size: int = Field(
-        256 * 1024, ge=1024, le=16 * 2**20, description="Size of a record batch, bytes."
+        256 * 1024, ge=1024, le=16 * 2**20, description="Largest batch, before compression, bytes."
+    )
+    buffer_memory: int = Field(
+        32 * 2**20,
+        ge=64 * 1024,
+        le=2**40,
+        description="Records that wait to be sent; then calls wait for room, bytes.",
     )
     max_request_size: int = Field(2**20, ge=1024, le=2**30, description="Largest record, bytes.")
     delivery_timeout_ms: int = Field(

@@ -17,6 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from famulus.consumer.assignment import AssignedPartitions
+from famulus.consumer.faust_producer import Producer
 from famulus.consumer.fetcher import POLL_S, ConsumerThread, FetchedBatch
 from famulus.consumer.hold_ups import HoldUpNotes
 from famulus.consumer.seek_executor import COMMIT_AGAIN_S, COMMIT_TRIES, SeekExecutor
@@ -409,6 +410,7 @@ class Consumer(driver.Consumer):
 
 
 class Transport(driver.Transport):
-    """Faust's Kafka transport with our consumer."""
+    """Faust's Kafka transport with our consumer and our producer."""
 
     Consumer = Consumer
+    Producer = Producer

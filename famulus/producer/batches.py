@@ -74,7 +74,7 @@ class PartitionBatches:
 
     async def close(self) -> None:
         """Hand over what is left."""
-        sent = await _handed_over(self._producer, self._open, self.topic, self.partition)
+        sent = await handed_over(self._producer, self._open, self.topic, self.partition)
         sent.add_done_callback(_seen)
         self.sent.append(sent)
         self._counts.append(self._open.record_count())
@@ -109,12 +109,16 @@ async def one_batch(
         assert there is not None, (
             f"the rows for {topic}-{partition} do not fit into one record batch"
         )
-    return await _handed_over(producer, batch, topic, partition)
+    return await handed_over(producer, batch, topic, partition)
 
 
-async def _handed_over(
+async def handed_over(
     producer: AIOKafkaProducer, batch: Any, topic: str, partition: int
 ) -> "asyncio.Future[RecordMetadata]":
+    """Hand *batch* over, however often it has to be offered.
+
+    Returns what is done when the cluster has it.
+    """
     batch.close()  # else a plain send to this partition may add its record
     # aiokafka counts the waiting times of a busy partition many times over and gives up long before
     # its timeout, always before it takes the batch: offered again until the time limit of whoever

@@ -1,62 +1,292 @@
-"""Sends what many callers send at once in few record batches: a batch for each would be waited for one after the other.
+"""Sends what is sent by many calls at once: those that are under way together share batches, in the order of the calls.
 
-The first one leaves at once; those that come while it is on its way leave together after it.
+What waits is bounded by `BufferMemory`: whoever comes when it is full waits, in the order of
+coming.
 """
 
 import asyncio
-from collections.abc import Sequence
-from itertools import groupby
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Any
 
-from faust import Record as Event
+import structlog
+from aiokafka.errors import KafkaError
 
-from famulus.producer.producer import Producer
-from famulus.producer.results import Published
-from famulus.serialization.records import Headers, ProducerRecord
+from famulus.errors import ConfigError, OperatingError
+from famulus.observability.logs import described
+from famulus.producer.accumulator import LOOK_S, BatchRoute, PartitionQueue, PendingRecord, Stopped
+from famulus.producer.buffer_memory import BufferMemory
+from famulus.producer.connection import STOP_S, Connection
+from famulus.producer.record_sender import RecordSender
+from famulus.producer.results import NotAcknowledgedError, Published, PublishError
+from famulus.serialization.records import ProducerRecord
 
-MANY = 1_000  # that leave together
-Waiting = tuple[ProducerRecord, "asyncio.Future[Published]"]
+log = structlog.get_logger()
+SPARE = 1_000  # calls that have ended and are kept, at least, before they are thrown out
+Prepare = Callable[[ProducerRecord, bool], Awaitable[ProducerRecord]]
+
+
+class _Topic:
+    """What waits for one topic: by partition, and what came before anybody knew how many there are."""
+
+    def __init__(self) -> None:
+        self.queues: dict[int, PartitionQueue] = {}
+        self.unplaced: OrderedDict[PendingRecord, None] = OrderedDict()
+        self.task: asyncio.Task[None] | None = None
 
 
 class CoalescingSender:
-    """The way to *producer* for callers that come in crowds."""
+    """The way through *line* for records that come one by one.
 
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._next: list[Waiting] = []
-        self._task: asyncio.Task[None] | None = None
+    *prepare* is awaited for what *is_plain* does not take as it is: told whether the record is of
+    an event, it returns the one that is to leave.
+    """
 
-    async def send(self, topic: str, key: object, event: Event, headers: Headers) -> Published:
-        """Send *event* and wait until the cluster has it.
+    def __init__(
+        self, line: RecordSender, is_plain: Callable[[ProducerRecord], bool], prepare: Prepare
+    ) -> None:
+        config = line.settings.producer_config
+        self._line, self._is_plain, self._prepare = line, is_plain, prepare
+        self._limit_s = config.delivery_timeout_ms / 1000
+        self._route = BatchRoute(
+            line.connected,
+            self._renew,
+            self._sent,
+            BufferMemory(config.buffer_memory),
+            config.batch_size,
+            config.linger_ms / 1000,
+        )
+        self._topics: dict[str, _Topic] = {}
+        self._renewing = asyncio.Lock()
+        self._look_s = min(LOOK_S, self._limit_s / 20)
+        self._open: deque[PendingRecord] = deque()  # in the order of the calls
+        self._timer: asyncio.TimerHandle | None = None
+        self._calls = 0  # under way
+        self._idle = asyncio.Event()  # set by the last one
+        self._is_stopping = False
 
-        Arguments and errors are those of `Producer.produce`.
+    async def send(
+        self,
+        topic: str,
+        is_event: bool,  # noqa: FBT001  # by position, to save time
+        make: Callable[..., ProducerRecord],
+        *args: Any,
+    ) -> Published:
+        """Send what *make* makes of *args*, a record for *topic* (as on the cluster), and wait until it is there.
+
+        It has its place when this begins, and is made when there is room for it. A call that is
+        cancelled before its batch leaves has sent nothing. Raises what *make* and *prepare* raise,
+        and as `Producer.produce` does.
         """
-        record = await self._producer.prepared(topic, key, event, headers)
-        sent: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        self._next.append((record, sent))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="together")
-        return await sent
-
-    async def _run(self) -> None:
-        while self._next:
-            chosen, self._next = self._next[:MANY], self._next[MANY:]
-            left = [each for each in chosen if not each[1].done()]  # whoever gave up sends nothing
-            by_topic = sorted(left, key=lambda each: each[0].topic)
-            for _, group in groupby(by_topic, lambda each: each[0].topic):
-                await self._send(list(group))
-
-    async def _send(self, waiting: Sequence[Waiting]) -> None:
-        """Send records of one topic.
-
-        None of them is too large, so what is wrong with one is wrong with all.
-        """
+        self._line.connected()
+        if self._is_stopping:
+            raise PublishError("the producer is being stopped: nothing more is sent through it")
+        waiting: PendingRecord | None = None
+        self._calls += 1
         try:
-            published = await self._producer.send_together([record for record, _ in waiting])
-        except Exception as error:  # noqa: BLE001  # each caller is told
-            for _, sent in waiting:
-                if not sent.done():
-                    sent.set_exception(error)
-            return
-        for (_, sent), place in zip(waiting, published, strict=True):
-            if not sent.done():
-                sent.set_result(place)
+            if not self._route.memory.enter_now():
+                await self._find_room()
+            waiting = self._entered(make, args)
+            if not waiting.is_ready:
+                async with asyncio.timeout(self._limit_s):
+                    waiting.ready(await self._prepare(waiting.record, is_event))
+            outcome = await waiting.outcome
+        except Stopped:  # while it waited for room
+            raise _stopped(topic, may_be_sent=False) from None
+        except TimeoutError as error:
+            raise self._line.control_state(error, topic, [], is_open=False) from error
+        finally:
+            self._done(waiting)
+        if isinstance(outcome, Published):
+            return outcome
+        raise self._control_state(waiting, outcome) from outcome
+
+    def _control_state(self, waiting: PendingRecord, outcome: Exception) -> Exception:
+        """What a call is told instead of a place."""
+        topic = waiting.record.topic
+        if isinstance(outcome, Stopped):
+            return _stopped(topic, may_be_sent=waiting.is_handed)
+        if isinstance(outcome, (KafkaError, TimeoutError)):
+            is_open = isinstance(outcome, TimeoutError) and waiting.is_handed
+            return self._line.control_state(outcome, topic, [], is_open=is_open)
+        return outcome
+
+    async def _find_room(self) -> None:
+        async with asyncio.timeout(self._limit_s):
+            await self._route.memory.enter()
+
+    def _look_for_late(self) -> None:
+        """End the calls that have waited as long as they may.
+
+        One timer for all: one for each would cost too much.
+        """
+        loop, open_since = asyncio.get_running_loop(), self._open
+        late_s = loop.time() - self._limit_s
+        while open_since and (open_since[0].is_left() or open_since[0].since_s <= late_s):
+            open_since.popleft().end(TimeoutError())
+        self._timer = loop.call_later(self._look_s, self._look_for_late) if open_since else None
+
+    def _done(self, waiting: PendingRecord | None) -> None:
+        """Leave nothing of a call behind. What has been handed over is not to be had back."""
+        if waiting is not None:
+            waiting.outcome.cancel()
+            if not waiting.is_handed:
+                self._withdraw(waiting)
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
+
+    async def stop(self, limit_s: float = STOP_S) -> None:
+        """Have what is under way leave at once.
+
+        Calls that have no answer in *limit_s* are told so.
+        """
+        self._is_stopping = True
+        self._idle.clear()
+        for topic in self._topics.values():
+            for queue in topic.queues.values():
+                queue.is_closing = True
+                queue.wake()
+        try:
+            async with asyncio.timeout(limit_s):
+                if self._calls:
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        error = Stopped()
+        self._route.memory.shut(error)
+        tasks: list[asyncio.Task[None]] = []
+        for topic in self._topics.values():
+            self._fail_unplaced(topic, error)
+            for queue in topic.queues.values():
+                queue.fail(error)
+            tasks += [] if topic.task is None else [topic.task]
+            tasks += [queue.task for queue in topic.queues.values() if queue.task is not None]
+        self._topics.clear()
+        self._open.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_stopping = False
+
+    def _entered(self, make: Callable[..., ProducerRecord], args: tuple[Any, ...]) -> PendingRecord:
+        """Have a record wait for company, behind `BufferMemory.enter`."""
+        loop, room, size = asyncio.get_running_loop(), self._route.memory, 0
+        try:
+            record = make(*args)
+            is_plain = self._is_plain(record)
+            at_ms = (
+                time.time_ns() // 1_000_000 if record.timestamp_ms is None else record.timestamp_ms
+            )
+            waiting = PendingRecord(record, at_ms, loop.time(), is_ready=is_plain)
+            size = waiting.size
+        finally:
+            room.take(size)
+        try:
+            self._place(waiting)
+        except BaseException:
+            room.leave(size)
+            raise
+        self._open.append(waiting)
+        # Behind one that takes long, others have ended.
+        if len(self._open) > 2 * self._calls + SPARE:
+            self._open = deque(each for each in self._open if not each.is_left())
+        if self._timer is None:
+            self._timer = loop.call_later(self._look_s, self._look_for_late)
+        return waiting
+
+    def _withdraw(self, waiting: PendingRecord) -> None:
+        """Forget a record that nobody waits for and that has not left."""
+        topic = self._topics.get(waiting.record.topic)
+        if waiting.queue is not None:
+            waiting.queue.withdraw(waiting)
+        elif topic is not None and waiting in topic.unplaced:
+            del topic.unplaced[waiting]
+            self._route.memory.leave(waiting.size)
+
+    def _place(self, waiting: PendingRecord) -> None:
+        name = waiting.record.topic
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = _Topic()
+        if topic.unplaced or not self._placed(topic, waiting):
+            topic.unplaced[waiting] = None
+            if topic.task is None:
+                topic.task = asyncio.get_running_loop().create_task(
+                    self._find(name, topic), name="find a topic", context=Context()
+                )
+
+    def _placed(self, topic: _Topic, waiting: PendingRecord) -> bool:
+        """Put a record into the queue of its partition, if it is known which one that is."""
+        connection, record = self._line.connected(), waiting.record
+        count = connection.partitions_known(record.topic)
+        if not count:
+            return False
+        partition = (
+            record.partition if record.partition is not None else self._line.choose(record, count)
+        )
+        queue = topic.queues.get(partition)
+        if queue is None:
+            queue = topic.queues[partition] = PartitionQueue(self._route, record.topic, partition)
+            queue.is_closing = self._is_stopping
+        queue.add(waiting)
+        return True
+
+    async def _find(self, name: str, topic: _Topic) -> None:
+        """Learn how many partitions a topic has, and place what waits for that, in its order."""
+        try:
+            while topic.unplaced:
+                connection = self._line.connected()
+                with connection.in_use():
+                    try:
+                        async with asyncio.timeout(self._limit_s):
+                            await connection.partitions(name)
+                    except TimeoutError:
+                        pass  # those that waited so long have told it
+                for waiting in [*topic.unplaced]:
+                    try:
+                        if not self._placed(topic, waiting):
+                            break
+                    except ConfigError as error:  # of the partitioner
+                        waiting.end(error)
+                        self._route.memory.leave(waiting.size)
+                    del topic.unplaced[waiting]
+        except Exception as error:  # noqa: BLE001  # whoever waits is told
+            if not topic.queues:
+                self._topics.pop(name, None)
+            self._fail_unplaced(topic, error)
+        finally:
+            topic.task = None
+
+    def _fail_unplaced(self, topic: _Topic, error: Exception) -> None:
+        while topic.unplaced:
+            waiting, _ = topic.unplaced.popitem(last=False)
+            waiting.end(error)
+            self._route.memory.leave(waiting.size)
+
+    def _sent(self, topic: str, count: int) -> None:
+        self._line.sent[topic] += count
+
+    async def _renew(self, old: Connection) -> None:
+        """Replace a connection, once for all batches that were refused by it."""
+        async with self._renewing:
+            if not self._is_stopping and self._line.connected() is old:
+                try:
+                    await self._line.renew()
+                except OperatingError as error:  # whoever sends next is told
+                    log.warning("no new connection for the producer", why=described(error))
+
+
+def _stopped(topic: str, *, may_be_sent: bool) -> NotAcknowledgedError:
+    so = "it may have been sent" if may_be_sent else "nothing of it was sent"
+    words = f"the producer was stopped before a record for {topic} had its answer; {so}"
+    return NotAcknowledgedError(words, may_be_sent=may_be_sent)

@@ -78,6 +78,7 @@ class Connection:
             max_batch_size=config.batch_size,
             max_request_size=config.max_request_size,
         )
+        self._asking = asyncio.Lock()
         # By topic: when it was asked for, bytes.
         self._limits: dict[str, tuple[float, int | None]] = {}
         # Topics that requests name: when they were not there, the oldest first.
@@ -253,11 +254,17 @@ class Connection:
 
         None when the cluster does not say: then the topic itself refuses what is too large.
         """
+        if not is_new and not self._is_to_be_asked(topic):
+            return self._limits[topic][1]
+        async with self._asking:  # those that come together ask once
+            if is_new or self._is_to_be_asked(topic):
+                limit = await self._ask(topic)
+                self._limits[topic] = (time.monotonic(), limit)
+            return self._limits[topic][1]
+
+    def _is_to_be_asked(self, topic: str) -> bool:
         asked_s, limit = self._limits.get(topic, (0.0, None))
-        if is_new or not asked_s or (limit is None and time.monotonic() - asked_s > ASK_AGAIN_S):
-            limit = await self._ask(topic)
-            self._limits[topic] = (time.monotonic(), limit)
-        return limit
+        return not asked_s or (limit is None and time.monotonic() - asked_s > ASK_AGAIN_S)
 
     def forget_limits(self) -> None:
         """Ask again: a topic refused what it should have taken."""

@@ -12,7 +12,6 @@ from faust import Record
 
 from famulus.errors import ClaimStoreError
 from famulus.observability.tracing import Tracing, tracing_of
-from famulus.producer.coalescing import CoalescingSender
 from famulus.producer.event_headers import Outbox, caused_headers
 from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import ReplyRefusedError, ReplyTo, check_id, reply_to
@@ -49,7 +48,6 @@ class EventBus:
         self._outbox = outbox
         self.tracing: Tracing | None = None
         self._requester: ReplyRouter | None = None
-        self._together = CoalescingSender(self._producer)
 
     async def __aenter__(self) -> Self:
         self.tracing = tracing_of("auto", self._producer.settings)
@@ -98,7 +96,9 @@ class EventBus:
                 span.sent(await self._send(topic, key, event, managed_topics, unit, due_ms))
             return
         managed_topics = with_own(ours + trace if trace else ours, headers)
-        if unit is None or due_ms:
+        if unit is None and not due_ms:
+            await self._producer.send_event(topic, key, event, managed_topics)
+        elif unit is None or due_ms:
             await self._send(topic, key, event, managed_topics, unit, due_ms)
         elif (
             large := self._join(topic, key, event, managed_topics, unit)
@@ -161,13 +161,15 @@ class EventBus:
         topic, key = _address(event, key)
         ours = with_own(with_own(self._producer.new_headers(event), headers), own)
         if self.tracing is None:
-            await self._together.send(topic, key, event, ours)
+            await self._producer.send_event(topic, key, event, ours)
             return
         with self.tracing.send(
             self._producer.settings.topic(topic), key_bytes(key), ours, ()
         ) as span:
             span.sent(
-                await self._together.send(topic, key, event, with_own(ours, span.context or ()))
+                await self._producer.send_event(
+                    topic, key, event, with_own(ours, span.context or ())
+                )
             )
 
     async def reply(self, event: Record) -> bool:
@@ -222,9 +224,7 @@ class EventBus:
         due_ms: int,
     ) -> Published | None:
         if unit is None and not due_ms:
-            return await self._producer.send(
-                await self._producer.prepared(topic, key, event, headers)
-            )
+            return await self._producer.send_event(topic, key, event, headers)
         if due_ms:
             return await self._send_later(
                 Scheduled(self._outgoing(topic, key, event, headers), due_ms), unit

@@ -5,7 +5,7 @@ Works inside a worker and in a plain script. What is wrong is one line with its 
 
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Self
@@ -16,6 +16,7 @@ from faust import Record as Event
 from famulus.config import ClaimCheckConfig, KafkaConfig, load_settings
 from famulus.errors import ClaimStoreError, ClaimTooLargeError
 from famulus.observability.tracing import Tracing, tracing_of
+from famulus.producer.coalescing import CoalescingSender
 from famulus.producer.connection import size_of
 from famulus.producer.event_headers import new_headers
 from famulus.producer.payload_store import PayloadStore
@@ -51,11 +52,17 @@ class Producer(RecordSender):
             load_settings().claim_check if settings is None else ClaimCheckConfig()
         )
         self.tracing: Tracing | None = None
+        self._together = CoalescingSender(self, self.is_small, self._prepared)
         self._small = min(SMALL_BYTES, self.settings.producer_config.max_request_size)
 
     async def __aenter__(self) -> Self:
         self.tracing = tracing_of("auto", self.settings)
         return await super().__aenter__()
+
+    async def stop(self) -> None:
+        """Have what is under way leave, for some seconds at most, and disconnect."""
+        await self._together.stop()
+        await super().stop()
 
     async def produce(  # what a Kafka record has
         self,
@@ -81,41 +88,46 @@ class Producer(RecordSender):
         if isinstance(headers, Mapping):
             headers = list(headers.items())
         _check(self.settings.topic(topic), headers or (), partition, timestamp_ms)
+        if self.tracing is None:
+            name = self.settings.topic(topic)
+            is_event = isinstance(event, Event)
+            return await self._together.send(
+                name, is_event, self._outgoing, name, key, event, headers, partition, timestamp_ms
+            )
         record = self._outgoing(
             self.settings.topic(topic), key, event, headers, partition, timestamp_ms
         )
-        if self.tracing is None:
-            return await self._produce(record, event)
         own = headers or ()
         with self.tracing.send(
             record.topic, record.key, record.headers, own, is_tombstone=event is None
         ) as span:
-            published = await self._produce(_traced(record, event, span.context, own), event)
+            traced = _traced(record, event, span.context, own)
+            published = await self._together.send(
+                record.topic, isinstance(event, Event), lambda: traced
+            )
             span.sent(published)
         return published
 
-    async def _produce(self, record: ProducerRecord, event: Value) -> Published:
-        return await self.send(
-            await self._checked_in(record) if isinstance(event, Event) else record
-        )
+    async def send(self, record: ProducerRecord, *, is_event: bool = False) -> Published:
+        """Send *record* (its topic as on the cluster) as it is; one of an event as a claim check when it is large.
 
-    async def send(self, record: ProducerRecord) -> Published:
-        """Send *record* (its topic as on the cluster) as it is. Raises as `produce` does."""
-        [published] = await self._produced(record.topic, [record])
-        return published
-
-    async def prepared(
-        self, topic: str, key: object, event: Event, headers: Headers
-    ) -> ProducerRecord:
-        """The record that `produce` sends, a claim check if it is to be one.
-
-        Raises as that when it cannot be sent.
+        Raises as `produce` does.
         """
-        record = await self._checked_in(
-            self._outgoing(self.settings.topic(topic), key, event, headers)
-        )
-        if not self.is_small(record):
-            await self.check(record)
+        return await self._together.send(record.topic, is_event, lambda: record)
+
+    def send_event(
+        self, topic: str, key: object, event: Event, headers: Headers
+    ) -> Awaitable[Published]:
+        """Send *event* with *headers* as they are, else as `produce` does. Raises as that."""
+        name = self.settings.topic(topic)
+        return self._together.send(name, True, self._outgoing, name, key, event, headers)  # noqa: FBT003
+
+    # Of one caller.
+    async def _prepared(self, record: ProducerRecord, is_event: bool) -> ProducerRecord:  # noqa: FBT001
+        """Return what is to leave of *record*, which may be too large. Raises as `produce` does."""
+        if is_event:
+            record = await self._checked_in(record)
+        await self.check(record)
         return record
 
     async def send_together(self, records: Sequence[ProducerRecord]) -> list[Published]:

@@ -94,12 +94,26 @@ class RecordSender:
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
-    def _connected(self) -> Connection:
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return self._connection is not None
+
+    def connected(self) -> Connection:
+        """The connection of now. Raises PublishError when there is none."""
         if self._connection is None:
             raise PublishError(
                 "the producer is not connected: use `async with Producer() as producer`"
             )
         return self._connection
+
+    def choose(self, record: ProducerRecord, count: int) -> int:
+        """The partition, of *count*, of a record that names none.
+
+        Raises ConfigError for a wrong partitioner.
+        """
+        chosen = self._choose(record.key, count) if record.key is not None else None
+        return self.connected().any_partition(record.topic) if chosen is None else chosen
 
     async def send_all(self, records: Sequence[ProducerRecord]) -> list[Published]:
         """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
@@ -118,7 +132,7 @@ class RecordSender:
     def _sending(self, records: Sequence[ProducerRecord]) -> BatchedSend:
         config = self.settings.producer_config
         return BatchedSend(
-            self._connected(), records, self._choose, config.batch_size, config.max_request_size
+            self.connected(), records, self._choose, config.batch_size, config.max_request_size
         )
 
     async def _send(self, sending: BatchedSend) -> None:
@@ -128,7 +142,7 @@ class RecordSender:
                     await sending.run()
                 except MessageSizeTooLargeError as error:
                     if not isinstance(error, TooLarge):
-                        self._connected().forget_limits()
+                        self.connected().forget_limits()
                     raise
         self.sent.update(record.topic for record in sending.records)
 
@@ -147,7 +161,7 @@ class RecordSender:
         after `ProducerConfig.DeliveryTimeoutMs`: the batch may have been written all the same.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
-        connection = self._connected()
+        connection = self.connected()
         with connection.in_use():
             async with asyncio.timeout(limit_s):
                 sent = await one_batch(connection.kafka, topic, partition, rows, headers)
@@ -160,7 +174,7 @@ class RecordSender:
         AccessError.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
-        connection = self._connected()
+        connection = self.connected()
         try:
             with connection.in_use():
                 return await topics_of(connection.kafka.client, names, limit_s)
@@ -185,7 +199,7 @@ class RecordSender:
             if leader != UNKNOWN:
                 asked[leader][at] = epoch
         found: dict[TopicPartition, int] = {}
-        connection = self._connected()
+        connection = self.connected()
         with connection.in_use():
             for leader, of in asked.items():
                 try:

@@ -25,6 +25,7 @@ UNITS = {
     "bytes": "bytes",
     "batch_size": "bytes",
     "max_request_size": "bytes",
+    "buffer_memory": "bytes",
     "_records": "records",
     "partitions": "partitions",
     "concurrency": "events",

@@ -294,7 +294,7 @@ async def test_a_reply_topic_that_is_not_there_is_never_made() -> None:
         names = {f"evil{number}.replies" for number in range(20)}
         await create_topics(settings, {"good.replies": 2}, LIMIT_S)
         async with Producer(settings) as producer:
-            connection = producer._connected()
+            connection = producer.connected()
             for name in [*names, *names]:
                 with pytest.raises(UnknownTopicError):
                     await producer.check_place(name, 0)
@@ -311,7 +311,7 @@ async def test_a_reply_topic_that_is_not_there_is_never_made() -> None:
 async def test_missing_reply_topics_are_remembered_and_only_so_many(kafka: KafkaConfig) -> None:
     """The second request to one is refused at the first answer; one that is made meanwhile is found."""
     async with Producer(kafka) as producer:
-        connection = producer._connected()
+        connection = producer.connected()
         asked: list[str] = []
         count = connection._count
 

@@ -1,74 +1,397 @@
-"""What many send at once leaves in few batches, and each caller learns what became of its own."""
+"""Calls that are under way together share batches, in their order, and each learns what became of its own."""
 
 import asyncio
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from aiokafka.errors import InvalidTimestampError, KafkaError, NotLeaderForPartitionError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import RecordMetadata, TopicPartition
 
-from famulus.config import KafkaConfig
-from famulus.model import Event
-from famulus.producer.coalescing import MANY, CoalescingSender
-from famulus.producer.producer import Producer
-from famulus.producer.results import Published, UnknownTopicError
+from famulus.config import KafkaConfig, ProducerConfig
+from famulus.producer.accumulator import PartitionQueue, PendingRecord
+from famulus.producer.buffer_memory import BufferMemory
+from famulus.producer.coalescing import CoalescingSender
+from famulus.producer.connection import size_of
+from famulus.producer.record_sender import RecordSender
+from famulus.producer.results import NotAcknowledgedError, Published, PublishError
 from famulus.serialization.records import ProducerRecord
 
-
-class Question(Event, namespace="test.Asked", topic="questions", key="key"):
-    """A request."""
-
-    key: str
-
-
-class Slow(Producer):
-    """A producer that sends when it is told to, and refuses the topic `gone`."""
-
-    def __init__(self) -> None:
-        super().__init__(KafkaConfig())
-        self.batches: list[list[str]] = []
-        self.go = asyncio.Event()
-
-    async def send_together(self, records: Sequence[ProducerRecord]) -> list[Published]:
-        """Note them, wait, and answer with places in their order."""
-        self.batches.append([(record.key or b"").decode() for record in records])
-        await self.go.wait()
-        if records[0].topic == "gone":
-            raise UnknownTopicError("no such topic")
-        return [Published(record.topic, 0, number, 0) for number, record in enumerate(records)]
+PARTITIONS = 2
+BATCH = 1_024
+ROOM = 64 * 1024
+BAD = b"bad"  # no broker takes it, and so none of its batch
 
 
-async def crowd(
-    together: CoalescingSender, topic: str, keys: Sequence[str]
-) -> list[asyncio.Task[Published]]:
-    """Callers that have all begun."""
-    tasks = [asyncio.create_task(together.send(topic, key, Question(key=key), ())) for key in keys]
-    await asyncio.sleep(0.01)
-    return tasks
+class Wire:
+    """A connection to a log that is kept here.
+
+    It answers when `answer` is called; a batch with BAD is refused.
+    """
+
+    def __init__(self, log: dict[int, list[bytes]]) -> None:
+        self.log = log
+        self.codec = 0
+        self.kafka = self
+        self.client = self
+        self._message_accumulator = self
+        self._batches: dict[TopicPartition, Any] = {}
+        self.batches: list[list[bytes]] = []
+        self.open: list[tuple[int, list[bytes], asyncio.Future[RecordMetadata]]] = []
+        self.is_known = True
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nothing to count."""
+        yield
+
+    def partitions_known(self, _topic: str) -> int:
+        """How many there are, once somebody has asked."""
+        return PARTITIONS if self.is_known else 0
+
+    async def partitions(self, _topic: str, _wanted: int = 0) -> int:
+        """Ask."""
+        await asyncio.sleep(0)
+        self.is_known = True
+        return PARTITIONS
+
+    async def partitions_for(self, _topic: str) -> set[int]:
+        """All of them."""
+        return set(range(PARTITIONS))
+
+    async def limit(self, _topic: str) -> None:
+        """Nobody says."""
+
+    def forget_limits(self) -> None:
+        """There are none."""
+
+    def is_gone(self, _topic: str) -> bool:
+        """It never is."""
+        return False
+
+    async def send_batch(
+        self, batch: BatchBuilder, _topic: str, *, partition: int
+    ) -> "asyncio.Future[RecordMetadata]":
+        """Take a batch."""
+        batch._set_producer_state(1, 1, 0)
+        records = MemoryRecords(bytes(batch._build())).next_batch()
+        values = [record.value for record in records]
+        self.batches.append(values)
+        sent: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        self.open.append((partition, values, sent))
+        return sent
+
+    def answer(self, error: KafkaError | None = None) -> None:
+        """Answer all that is on its way."""
+        for partition, values, sent in self.open:
+            if error is None and BAD in values:
+                sent.set_exception(InvalidTimestampError())
+            elif error is not None:
+                sent.set_exception(error)
+            else:
+                begin = len(self.log[partition])
+                self.log[partition] += values
+                at = TopicPartition("t", partition)
+                sent.set_result(RecordMetadata("t", partition, at, begin, -1, 0, 0))
+        self.open = []
 
 
-async def test_those_that_come_meanwhile_leave_together() -> None:
-    """In their order, as many as may, and without those that have given up."""
-    producer = Slow()
-    together = CoalescingSender(producer)
-    first = await crowd(together, "t", ["first"])
-    keys = [f"k{number}" for number in range(MANY + 2)]
-    others = await crowd(together, "t", keys)
-    others[0].cancel()
-    await asyncio.sleep(0)
-    producer.go.set()
-    places = await asyncio.gather(*first, *others[1:])
-    assert producer.batches == [["first"], keys[1:MANY], keys[MANY:]]
-    assert [place.offset for place in places] == [0, *range(MANY - 1), 0, 1]
-    assert (await together.send("t", "later", Question(key="later"), ())).offset == 0
+class Wired(RecordSender):
+    """A line whose connection is a Wire."""
+
+    def __init__(self, **config: int) -> None:
+        settings = {"batch_size": BATCH, "buffer_memory": ROOM, "linger_ms": 0, **config}
+        super().__init__(KafkaConfig(producer_config=ProducerConfig.model_validate(settings)))
+        self.log: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
+        self.wire = Wire(self.log)
+        self.wires = [self.wire]
+        self.together = CoalescingSender(self, is_plain, as_it_is)
+
+    def connected(self) -> Any:  # Any: it is none, but it does
+        """The wire of now."""
+        return self.wire
+
+    async def renew(self) -> None:
+        """Another wire to the same log."""
+        await asyncio.sleep(0)
+        self.wire = Wire(self.log)
+        self.wires.append(self.wire)
+
+    def answer(self) -> None:
+        """Answer on every wire: an old one still has what it was given."""
+        for wire in self.wires:
+            wire.answer()
+
+    def call(self, value: bytes, partition: int = 0) -> "asyncio.Task[Published]":
+        """A call that has begun when the loop has turned."""
+        record = ProducerRecord("t", b"k", value, partition=partition)
+        return asyncio.create_task(self.together.send("t", partition < 0, lambda: record))
 
 
-async def test_what_is_wrong_with_a_topic_is_told_to_its_callers_alone() -> None:
-    """And the next ones are sent again."""
-    producer = Slow()
-    together = CoalescingSender(producer)
-    await crowd(together, "t", ["first"])
-    gone, there = await crowd(together, "gone", ["a", "b"]), await crowd(together, "t", ["c"])
-    producer.go.set()
-    for task in gone:
-        with pytest.raises(UnknownTopicError, match="no such topic"):
-            await task
-    assert (await there[0]).topic == "t"
+def is_plain(record: ProducerRecord) -> bool:
+    """Weigh it: it leaves as it is."""
+    record.size = size_of(record.key, record.value, record.headers)
+    return not (record.value or b"").startswith(b"large")
+
+
+# As Together says it.
+async def as_it_is(record: ProducerRecord, is_event: bool) -> ProducerRecord:
+    """Take a while to find out."""
+    del is_event
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return record
+
+
+async def turn(times: int = 5) -> None:
+    """Let everybody go on."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+def value(number: int) -> bytes:
+    """One of many."""
+    return b"%d" % number
+
+
+async def test_those_that_come_together_leave_together() -> None:
+    """And those that come while a batch is on its way, after it, without those that have given up."""
+    line = Wired()
+    first = [line.call(value(number)) for number in range(3)]
+    await turn()
+    assert line.wire.batches == [[b"0", b"1", b"2"]]
+    others = [line.call(value(number)) for number in range(3, 7)]
+    await turn()
+    others[1].cancel()
+    await turn()
+    line.wire.answer()
+    await turn()
+    line.wire.answer()
+    places = await asyncio.gather(*first, *others, return_exceptions=True)
+    assert line.wire.batches[1:] == [[b"3", b"5", b"6"]]
+    assert [getattr(place, "offset", None) for place in places] == [0, 1, 2, 3, None, 4, 5]
+    assert line.together._route.memory.used == 0
+
+
+async def test_a_batch_waits_for_company_until_it_is_full() -> None:
+    """`LingerMs` is long here, so only `BatchSize` has it leave."""
+    line = Wired(linger_ms=10_000)
+    alone = line.call(b"first")
+    await turn()
+    assert not line.wire.batches
+    more = [line.call(b"x" * 100) for _ in range(12)]
+    await turn()
+    [batch] = line.wire.batches
+    assert batch[0] == b"first"
+    assert 800 < sum(map(len, batch)) < BATCH
+    for call in (alone, *more):
+        call.cancel()
+
+
+async def test_the_order_of_the_calls_is_that_of_the_log_whatever_has_to_be_checked() -> None:
+    """What is large is looked at first, and what comes after it waits for that."""
+    line = Wired()
+    line.wire.is_known = False
+    calls = [
+        line.call((b"large" if number % 3 == 0 else b"") + value(number)) for number in range(30)
+    ]
+    while not all(call.done() for call in calls):
+        await turn()
+        line.wire.answer()
+    assert [int(each.removeprefix(b"large")) for each in line.log[0]] == list(range(30))
+
+
+async def test_one_that_is_refused_spoils_nothing_for_the_others() -> None:
+    """It is told so alone; the others are there, in their order."""
+    line = Wired()
+    blocking = line.call(b"-")
+    await turn()
+    calls = [line.call(BAD if number == 11 else value(number)) for number in range(20)]
+    while not all(call.done() for call in (blocking, *calls)):
+        await turn()
+        line.wire.answer()
+    with pytest.raises(PublishError, match="does not take its time"):
+        calls[11].result()
+    assert line.log[0] == [b"-", *(value(number) for number in range(20) if number != 11)]
+    assert len(line.wires) > 2
+
+
+async def test_what_is_wrong_with_all_is_told_to_all() -> None:
+    """A refusal that no record has brought about is nobody's alone."""
+    line = Wired()
+    calls = [line.call(value(number)) for number in range(3)]
+    await turn()
+    line.wire.answer(NotLeaderForPartitionError())
+    assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {
+        PublishError
+    }
+    assert len(line.wires) == 2
+
+
+async def test_who_is_under_way_at_the_end_leaves_at_once() -> None:
+    """Whatever `LingerMs` says; nobody may come any more."""
+    line = Wired(linger_ms=10_000)
+    call = line.call(b"x")
+    await turn()
+    stopping = asyncio.create_task(line.together.stop())
+    await turn()
+    with pytest.raises(PublishError, match="being stopped"):
+        await line.call(b"y")
+    line.wire.answer()
+    assert (await call).offset == 0
+    await stopping
+
+
+async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
+    """The one on its way may be sent, the ones behind it and those without room are not."""
+    line = Wired()
+    call = line.call(b"x" * ROOM)
+    await turn()
+    behind = line.call(b"y")
+    no_room = line.call(b"z")
+    await turn()
+    await line.together.stop(0.01)
+    control_state = await asyncio.gather(call, behind, no_room, return_exceptions=True)
+    assert [
+        each.may_be_sent for each in control_state if isinstance(each, NotAcknowledgedError)
+    ] == [
+        True,
+        False,
+        False,
+    ]
+
+
+async def adventure(seed: int) -> None:  # noqa: C901  # a life of its own
+    """Calls, cancellations, answers and refusals in any order; then everything that was promised is looked for."""
+    chance = random.Random(seed)
+    line = Wired(buffer_memory=64 * 1024, batch_size=chance.choice([1_024, 4_096, 64 * 1024]))
+    line.together._route.memory._limit = chance.choice([300, 2_000, 64 * 1024])
+    line.wire.is_known = chance.random() < 0.5
+    calls: list[tuple[int, bytes, asyncio.Task[Published]]] = []
+    not_sent: set[bytes] = set()
+    for number in range(chance.randrange(5, 120)):
+        kind = chance.choice([b"", b"", b"", b"", b"large"])
+        text = (
+            BAD
+            if chance.random() < 0.03
+            else kind + value(number) + b"." * chance.choice([0, 0, 50, 400])
+        )
+        calls.append((partition := chance.randrange(PARTITIONS), text, line.call(text, partition)))
+        if chance.random() < 0.3:
+            await turn(chance.randrange(1, 4))
+        if chance.random() < 0.2:
+            _, text, call = chance.choice(calls)
+            if not call.done():
+                call.cancel()
+                await turn(2)  # so that it knows
+                taken = [batch for wire in line.wires for _, batch, _ in wire.open] + list(
+                    line.log.values()
+                )
+                if not any(text in batch for batch in taken):
+                    not_sent.add(text)
+        if chance.random() < 0.2:
+            line.answer()
+    for _ in range(300):
+        await turn()
+        line.answer()
+    assert all(call.done() for *_, call in calls), "a call has no answer"
+    assert line.together._route.memory.used == 0, "room was not given back"
+    for partition in range(PARTITIONS):
+        order = {text: place for place, (_, text, _) in enumerate(calls)}
+        logged = line.log[partition]
+        assert len(set(logged)) == len(logged), "there twice"
+        assert [order[text] for text in logged] == sorted(order[text] for text in logged), (
+            "out of order"
+        )
+        for of, text, call in calls:
+            if of != partition or text == BAD:
+                continue
+            if call.cancelled():
+                assert text not in logged or text not in not_sent, (
+                    "sent although it was cancelled before"
+                )
+            else:
+                assert logged[call.result().offset] == text, "elsewhere than it was told"
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_nothing_is_lost_doubled_or_overtaken(seed: int) -> None:
+    """Whatever happens between."""
+    await adventure(seed)
+
+
+def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    """What is sent again comes behind what came later."""
+
+    def refused(
+        self: PartitionQueue, _connection: object, taken: Sequence[PendingRecord], error: KafkaError
+    ) -> None:
+        if len(taken) == 1:
+            self._end(taken, [error])
+            return
+        for waiting in taken:
+            waiting.is_handed, waiting.most = False, len(taken) // 2
+            self.add(waiting)
+
+    patch.setattr(PartitionQueue, "_refused", refused)
+
+
+def not_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    """A cancelled call is sent all the same."""
+    patch.setattr(PartitionQueue, "withdraw", lambda self, waiting: None)
+
+
+def not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """What has to be checked lets those behind it pass."""
+    plain = CoalescingSender._place
+
+    def place(self: CoalescingSender, waiting: PendingRecord) -> None:
+        if waiting.is_ready:
+            plain(self, waiting)
+        else:
+            asyncio.get_running_loop().call_later(0, plain, self, waiting)
+
+    patch.setattr(CoalescingSender, "_place", place)
+
+
+def let_in_by_the_side(patch: pytest.MonkeyPatch) -> None:
+    """Who comes takes the room of who waits for it."""
+
+    async def enter(self: BufferMemory) -> None:
+        while self.used >= self._limit:  # a fault
+            await asyncio.sleep(0)
+        self._invited += 1
+
+    def enter_now(self: BufferMemory) -> bool:
+        self._invited += self.used < self._limit
+        return self.used < self._limit
+
+    patch.setattr(BufferMemory, "enter", enter)
+    patch.setattr(BufferMemory, "enter_now", enter_now)
+
+
+def room_is_kept(patch: pytest.MonkeyPatch) -> None:
+    """What has left still takes room."""
+    patch.setattr(BufferMemory, "leave", lambda self, size: None)
+
+
+FAULTS = [requeued_at_the_end, not_withdrawn, not_waited_for, let_in_by_the_side, room_is_kept]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_is_caught(
+    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the adventures look at what matters."""
+    fault(monkeypatch)
+    for seed in range(60):
+        try:
+            async with asyncio.timeout(20):
+                await adventure(seed)
+        except AssertionError:
+            return
+    pytest.fail("nothing was noticed")
