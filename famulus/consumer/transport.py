@@ -334,6 +334,25 @@ class Consumer(driver.Consumer):
         self._host.assigned.open({})
         await self._host.state_manager.release()
 
+    async def wait_empty(self) -> None:
+        """Wait until plain agents have ended what they began, for `Worker.DrainTimeoutS` at most.
+
+        Faust hands the reply to an `ask` to two channels. Nobody reads one of them, so a reply is
+        never acknowledged, and waiting for it would have no end.
+        """
+        replies = self.app.conf.reply_to
+        for message in [each for each in self._unacked_messages if each.topic == replies]:
+            self.ack(message)
+        try:
+            async with asyncio.timeout(self._host.drain_timeout_s):
+                await super().wait_empty()
+        except TimeoutError:
+            log.warning(
+                "plain agents did not end in time; what they had in hand will be read again",
+                limit_s=self._host.drain_timeout_s,
+                records=len(self._unacked_messages),
+            )
+
     async def drain(self) -> bool:
         """Let the work in hand end and commit it.
 

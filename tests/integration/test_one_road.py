@@ -119,6 +119,7 @@ def test_all_that_faust_sends_goes_by_one_road(
     [(key, value)] = read(kafka, "stock-events", 1)
     assert key == b"a"
     assert json.loads(value or b"")["quantity"] == 3
+    assert worker.stop() == 0
 
 
 def test_plain_agents_topics_are_made_by_apply_and_missed_in_words(
