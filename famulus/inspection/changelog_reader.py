@@ -222,6 +222,28 @@ class Logs:
             progressed(len(records))
         return fold
 
+    async def has_records(self, at: TopicPartition, first: int, end: int) -> bool:
+        """Tell whether a partition has records from offset *first* up to *end*; markers are none.
+
+        Raises TimeoutError when none came for the time that a start may take.
+        """
+        consumer = self._consumer
+        consumer.assign([at])
+        first = max(first, (await consumer.beginning_offsets([at]))[at])
+        end = min(end, (await consumer.end_offsets([at]))[at])
+        if first >= end:
+            return False
+        consumer.seek(at, first)
+        waited_s = 0.0
+        while await consumer.position(at) < end:
+            records = (await consumer.getmany(at, timeout_ms=int(POLL_S * 1000))).get(at, [])
+            if any(record.offset < end for record in records):
+                return True
+            waited_s += POLL_S
+            if waited_s > self._timeout_s:
+                raise TimeoutError(f"no record of {at.topic}-{at.partition} came")
+        return False
+
 
 @asynccontextmanager
 async def reading(app: Famulus) -> AsyncIterator[Logs]:

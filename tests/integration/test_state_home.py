@@ -144,6 +144,31 @@ def test_a_changelog_that_was_deleted_is_written_back_from_the_store(
     ), line
 
 
+def test_an_older_copy_of_a_state_is_not_taken_for_the_newest(
+    house: House, on_store: Callable[..., str], tmp_path: Path
+) -> None:
+    """Another machine had the partitions before: what it has would undo what came later."""
+    house.build(partitions=2)
+    send_and_stop(house, house.start(), 0, 10, 10)
+    for partition in (0, 1):
+        shutil.copytree(house.store(partition), house.store(partition, "two"))
+    rows = send_and_stop(house, house.start(), 10, 20, 20)
+    house.delete_topic(house.state_topic)
+
+    settings = settings_of(house.kafka, tmp_path / "two")
+    command = "state", "restore-changelog", "--topic", "things"
+    code, output = faust(*command, cwd=house.checkout, **settings)
+    assert (code, "0 records written" in output) == (1, True), output
+    assert output.count("the group has committed") == 2
+    assert "--older takes this one" in " ".join(output.split())
+    assert "records written" in on_store(*command)
+    code, output = faust(*command, "--older", cwd=house.checkout, **settings)
+    assert (code, output.count("others go on by it")) == (0, 2), output
+    worker = house.start("two")
+    assert worker.rows("count") == rows
+    assert worker.stop() == 0
+
+
 def test_a_changelog_that_was_emptied_is_mended_from_the_store_or_refused(
     house: House, on_store: Callable[..., str]
 ) -> None:

@@ -35,6 +35,7 @@ ONLY_FOR = {  # which options belong to which actions
     "start": ("replay",),
     "yes": ("replay",),
     "partition": ("restore-changelog",),
+    "older": ("restore-changelog",),
     "is_json": ("verify", "replay", "restore-changelog"),
 }
 
@@ -94,6 +95,9 @@ class state(Command):  # the class's name is the command's
             help="replay: earliest (unless set), PARTITION:OFFSET,... or a time.",
         ),
         option("--partition", type=PARTITION, help="restore-changelog: only this one."),
+        option(
+            "--older", is_flag=True, help="restore-changelog: take a store that is not the newest."
+        ),
         option("--yes", is_flag=True, help="replay: do not ask."),
         option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
@@ -185,11 +189,12 @@ class state(Command):  # the class's name is the command's
         await replay(self.app, subscription, steps)
         self._note(f"{len(steps)} partitions of {subscription.topic_name} go on there")
 
-    async def _restore_changelog(self, topic: str, partition: int | None, *, is_json: bool) -> None:
+    async def _restore_changelog(
+        self, topic: str, partition: int | None, *, older: bool, is_json: bool
+    ) -> None:
+        subscription = subscription_of(self.app, topic)
         with _progress("writing the state") as progressed:
-            found = await restored(
-                self.app, subscription_of(self.app, topic), partition, progressed
-            )
+            found = await restored(self.app, subscription, partition, progressed, takes_older=older)
         rows = [
             (f"{of.at.topic}-{of.at.partition}", str(of.written), of.why or "written")
             for of in found
@@ -198,6 +203,8 @@ class state(Command):  # the class's name is the command's
             rows, ["partition", "records", "what"], f"Changelog of {topic}", is_json=is_json
         )
         self._note(f"{sum(of.written for of in found)} records written")
+        if any(of.is_older for of in found):
+            raise SystemExit(1)
 
     def _note(self, text: str) -> None:
         print_note(text)

@@ -4,7 +4,7 @@ What the log says and the store does not is deleted there, by tombstones: the lo
 what the store does. A start is refused until that has ended, see `storage.back`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
@@ -23,9 +23,9 @@ from famulus.inspection.changelog_reader import (
     reading,
     source_partitions,
 )
-from famulus.kafka.group_members import check_empty
+from famulus.kafka.group_members import check_empty, committed_of
 from famulus.processing.subscription import Subscription
-from famulus.state.changelog import decode_processed
+from famulus.state.changelog import PROCESSED, decode_processed
 from famulus.state.changelog_repair import write_back
 from famulus.state.changelog_topic import append_claim
 from famulus.state.identity import ChangelogPartition, check_place, is_other, replay
@@ -33,21 +33,37 @@ from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import Memory, Store, StoreError
 
 CACHE_MIB, BUFFER_MIB = 8, 8  # a store is read once
+ELSEWHERE = (
+    "run this on the machine that has a newer one; where none is left, --older takes this one, and "
+    "what came after it is handled again as far as the source has it"
+)
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of one partition: how many records were *written*, or *why* none were."""
+    """What became of one partition: how many records were *written*, or *why* none were.
+
+    *is_older*: its changelog is still to be written, from a newer store.
+    """
 
     at: TopicPartition
     written: int = 0
     why: str = ""
+    is_older: bool = False
 
 
 async def restored(
-    app: Famulus, subscription: Subscription, partition: int | None, progressed: Progressed
+    app: Famulus,
+    subscription: Subscription,
+    partition: int | None,
+    progressed: Progressed,
+    *,
+    takes_older: bool = False,
 ) -> list[Restored]:
     """Write the changelog of *subscription*, or one *partition* of it, from the stores of this machine.
+
+    A store that is behind what the group has committed, or of a source topic of that name before
+    this one, is left alone unless *takes_older*: another machine has a newer one.
 
     Raises ConfigError while a worker uses the state folder, while the group has members, when there
     is no such partition, no store, or one of another place; UnavailableError without a broker;
@@ -72,31 +88,77 @@ async def restored(
     await prepare_state(app, subscription, count, may_grow=False)
     async with answered(app), app.sender, reading(app) as logs:
         here = await belonging(app, subscription)
-        return [await _restored(app, here, n, logs, progressed) for n in stores]
+        sources = [TopicPartition(subscription.topic_name, n) for n in stores]
+        committed = await committed_of(
+            app.settings.kafka, sources, app.settings.worker.startup_timeout_s
+        )
+        restoring = Restoring(app, here, logs, committed, takes_older, progressed)
+        return [await restoring.restored(n) for n in stores]
 
 
-async def _restored(
-    app: Famulus, here: Belonging, partition: int, logs: Logs, progressed: Progressed
-) -> Restored:
-    home = here.home(partition)
-    at = TopicPartition(home.topic, partition)
-    path = app.folder.store_path(home.topic, partition)
-    store = Store(path, Memory.of(CACHE_MIB, BUFFER_MIB))
-    try:
-        store.open()
-        if store.home is not None:
-            check_place(store.home, home, path)
-        fold = await logs.fold(at)
-        if why := _needless(store, home, fold, here.subscription.topic_name):
-            return Restored(at, why=why)
-        store.epoch = max(fold.epoch, store.epoch) + 1
-        await append_claim(app.sender, at.topic, partition, store.epoch)
-        replica = Replica(home, here.subscription.topic_name, store)
-        return Restored(at, await write_back(app.sender, replica, _stale(fold, store), progressed))
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
-    finally:
-        store.close()
+@dataclass(frozen=True)
+class Restoring:
+    """Writes the changelog partitions of one subscription from the stores of this machine.
+
+    *committed* is what the group has committed of the source.
+    """
+
+    app: Famulus
+    here: Belonging
+    logs: Logs
+    committed: Mapping[TopicPartition, int | None]
+    takes_older: bool
+    progressed: Progressed
+
+    async def restored(self, partition: int) -> Restored:
+        """Write one *partition*, unless that is needless or its store is an older copy."""
+        home = self.here.home(partition)
+        source = self.here.subscription.topic_name
+        at = TopicPartition(home.topic, partition)
+        path = self.app.folder.store_path(home.topic, partition)
+        store = Store(path, Memory.of(CACHE_MIB, BUFFER_MIB))
+        try:
+            store.open()
+            if store.home is not None:
+                check_place(store.home, home, path)
+            fold = await self.logs.fold(at)
+            if why := _needless(store, home, fold, source):
+                return Restored(at, why=why)
+            if why := await self._why_older(store, partition):
+                return Restored(at, why=why, is_older=True)
+            store.epoch = max(fold.epoch, store.epoch) + 1
+            await append_claim(self.app.sender, at.topic, partition, store.epoch)
+            replica = Replica(home, source, store)
+            written = await write_back(
+                self.app.sender, replica, _stale(fold, store), self.progressed
+            )
+            return Restored(at, written)
+        except StoreError as error:
+            raise ConfigError(str(error)) from None
+        finally:
+            store.close()
+
+    async def _why_older(self, store: Store, partition: int) -> str:
+        """Say why the *store* is not the newest one of its partition, "" when it may be."""
+        value = store.get(PROCESSED)
+        if self.takes_older or value is None:
+            return ""
+        source = TopicPartition(self.here.subscription.topic_name, partition)
+        position, committed = decode_processed(value), self.committed[source]
+        if is_other(position.source_id, self.here.source_id):
+            return (
+                f"its state here is of {source.topic} before that was deleted and made anew; "
+                f"{ELSEWHERE}"
+            )
+        is_behind = committed is not None and await self.logs.has_records(
+            source, position.next_offset, committed
+        )
+        return (
+            f"its state here ends at offset {position.next_offset} of the source, and the group "
+            f"has committed {committed}; {ELSEWHERE}"
+            if is_behind
+            else ""
+        )
 
 
 def _needless(store: Store, home: ChangelogPartition, fold: Fold, source: str) -> str:
