@@ -18,7 +18,7 @@ DUPLICATES ?= 25
 POISON ?= 5
 PROCESSES ?= 4
 
-.PHONY: help install run test lint screenshots chaos kills torture bench chart lock lock-jars clean secrets test-docker check-deploy audit sbom
+.PHONY: help install run dev worker shell test lint screenshots chaos kills torture bench chart lock lock-jars clean secrets test-docker check-deploy audit sbom
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -28,6 +28,15 @@ install: .venv/installed  ## set up .venv from the lock file
 run: .venv/installed  ## carry real orders on a real Kafka (SCALE= DUPLICATES= POISON= SAMPLE= SUMMARY= KEEP=1)
 	@$(BIN)/python -m demo.orders --scale $(SCALE) --duplicates $(DUPLICATES) --poison $(POISON) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(KEEP),--keep)
+
+dev: .venv/installed  ## your app at work: a Kafka, its topics and a worker, which starts again whenever you save a file
+	@$(BIN)/faust -A app dev
+
+worker: .venv/installed  ## a worker of your app, on the broker of the settings
+	@$(BIN)/faust -A app worker -l info
+
+shell: .venv/installed  ## a shell in which `faust`, `python` and `honcho` are those of .venv
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-bash}"
 
 test: .venv/installed lint  ## run every check and every test, PROCESSES=4 at a time (ARGS= goes to pytest)
 	@$(BIN)/python -m famulus.dev.class_archive  # makes the start of some forty brokers shorter

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from uuid import UUID
 
-from app import Deliveries, EventBus, PermanentError, app, handles
+from app import EventBus, PermanentError, app, handles
 from models.orders import OrderCreated, OrderItem
 from models.stock import StockReserved
 
@@ -11,12 +11,6 @@ orders = app.subscription("order-events")
 spend = orders.Table(
     "spend", key=UUID, value=Decimal, default=Decimal, help="What each customer has ordered for."
 )
-
-
-@app.agent(orders)
-async def order_agent(deliveries: Deliveries) -> None:
-    """Carry the orders, in order per customer."""
-    await deliveries.carry()
 
 
 class Warehouse:

@@ -1,18 +1,12 @@
 """What to do about stock: count the pieces reserved of each product."""
 
-from app import Deliveries, app, handles
+from app import app, handles
 from models.stock import StockReserved
 
 stock = app.subscription("stock-events")
 stock_reserved = stock.Table(
     "stock_reserved", key=str, value=int, default=int, help="Pieces reserved of each product."
 )
-
-
-@app.agent(stock)
-async def stock_agent(deliveries: Deliveries) -> None:
-    """Carry the reservations, in order per product."""
-    await deliveries.carry()
 
 
 @handles(StockReserved)

@@ -167,7 +167,7 @@ def demo(  # one for each option
             )
             running.enter_context(worker)
         with console.status("the worker starts"):
-            worker.wait_ready(partitions=2 * plan.kafka.partitions)
+            worker.wait_ready(partitions=len(app.subscriptions) * plan.kafka.partitions)
         result, faults = asyncio.run(_carry(plan, sample_folder, worker))
         _tell(result, faults, summary)
         if keep and isinstance(worker, WorkerProcess):  # others stay anyway
@@ -190,7 +190,9 @@ def _kafka(bootstrap_servers: str, *, is_ours: bool) -> KafkaConfig:
 
 
 def _make_topics(plan: Plan, running: ExitStack) -> None:
-    names = [name for topic in plan.topics for name in (topic, dead_letter_topic(topic))]
+    app.discover()  # a worker needs the topics of all agents, also of those that are not the demo's
+    topics = [plan.kafka.topic(name) for name in app.subscriptions]
+    names = [name for topic in topics for name in (topic, dead_letter_topic(topic))]
     asyncio.run(create_topics(plan.kafka, dict.fromkeys(names, plan.kafka.partitions), TIMEOUT_S))
     if not plan.is_ours:
         running.callback(

@@ -27,7 +27,7 @@ from famulus.deadletter.topics import dead_letter_topic
 from famulus.dev.background import broker_for_use
 from famulus.dev.browser import MISSING, chromium, is_installed, log_in
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from famulus.errors import OperatingError, UnavailableError
 from famulus.kafka.admin import create_topics, delete_topics
 from famulus.producer.producer import Producer
@@ -35,6 +35,7 @@ from famulus.producer.results import Published
 from famulus.serialization.records import ProducerRecord
 from famulus.webserver.auth import ADMIN_FILE
 
+ROOT = Path(__file__).resolve().parents[1]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 SCALE = 0.02  # 30,000 orders
 POISON = 12

@@ -620,7 +620,8 @@ class Famulus(faust.App):
         A broken one stops the start.
 
         Faust would scan the whole origin package, in no fixed order, and skip what fails to import
-        with a warning. Raises ConfigError that names the place: starting again would not help.
+        with a warning. A subscription without an agent gets one. Raises ConfigError that names the
+        place: starting again would not help.
         """
         try:
             for name in (*agent_modules(self.project_folder), *extra_modules):
@@ -632,6 +633,14 @@ class Famulus(faust.App):
                 f"{place_in_project(error, self.project_folder)}: {type(error).__name__}: "
                 f"{text_of(error)}"
             ) from error
+        for subscription in self.subscriptions.values():
+            if not subscription.has_agent:
+                self.agent(subscription, name=subscription.name)(_carry)
+
+
+async def _carry(deliveries: Deliveries) -> None:
+    """Have the events of a subscription handled: what every agent of one does."""
+    await deliveries.carry()
 
 
 def place_in_project(error: Exception, root: Path) -> str:

@@ -34,10 +34,6 @@ def validate_handlers(
             every_ms=consumer.auto_commit_interval_ms,
         )
     for subscription in subscriptions.values():
-        if not subscription.has_agent:
-            raise ConfigError(
-                f"nobody reads topic {subscription.name}: give its subscription an agent in agents/"
-            )
         handlers = handlers_of(subscription, dispatcher)
         _check_identity(subscription, handlers)
         _check_waits(handlers, kafka.consumer_config.max_poll_interval_ms / 1000)

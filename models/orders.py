@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from famulus.model import Event, Part
+from famulus import Event, Part
 
 
 class OrderItem(Part, namespace="orders.OrderItem"):

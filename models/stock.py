@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from famulus.model import Event
+from famulus import Event
 
 
 class StockReserved(Event, namespace="stock.StockReserved", topic="stock-events", key="product_id"):

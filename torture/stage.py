@@ -20,7 +20,7 @@ from typing import Self
 
 from famulus.config import ConsumerConfig, KafkaConfig, ProducerConfig
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from torture.cluster import Cluster
 from torture.errors import TortureError
@@ -29,6 +29,7 @@ from torture.load import Payment
 from torture.slots import Blow, Marks, Slot, State
 from torture.standstill import Standstills, is_green
 
+ROOT = Path(__file__).resolve().parents[1]
 PARTITIONS = 4
 SESSION_MS = 6_000
 SYSTEMS = ("famulus", "faust")

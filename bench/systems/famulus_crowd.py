@@ -7,7 +7,7 @@ from app import EventBus
 from famulus.config import KafkaConfig
 from famulus.producer.producer import Producer
 from bench.crowded import crowd
-from famulus.model import Event
+from famulus import Event
 
 
 class Noted(Event, namespace="bench.Noted", topic=os.environ["BENCH_TOPIC"], key="customer_id"):

@@ -2,7 +2,7 @@
 
 import faust
 
-from famulus.model import Event
+from famulus import Event
 
 
 class Line(faust.Record):

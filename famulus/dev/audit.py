@@ -17,7 +17,6 @@ from typing import Any
 
 import click
 
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError, UnavailableError
 
 LOCKS = "deploy/requirements.lock", "requirements.lock", "bench/requirements.lock"
@@ -60,7 +59,7 @@ def knows_faults(report: str) -> bool:
 
 def _look(file: str, *options: str, **run: Any) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pip_audit", "--disable-pip", *options, "-r", file]
-    return subprocess.run(command, cwd=ROOT, check=False, text=True, **run)  # our own arguments
+    return subprocess.run(command, check=False, text=True, **run)  # our own arguments
 
 
 def check_database() -> None:
@@ -84,7 +83,7 @@ def audit(locks: Sequence[str]) -> None:
 
     Exits 1 for a fault, 69 when no database of faults answers, 78 for an exception gone by.
     """
-    ids = ignored(ROOT / "deploy" / "audit.toml", datetime.now(UTC).date())
+    ids = ignored(Path("deploy") / "audit.toml", datetime.now(UTC).date())
     options = [option for name in ids for option in ("--ignore-vuln", name)]
     check_database()
     codes = []

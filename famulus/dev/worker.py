@@ -19,7 +19,6 @@ from urllib.parse import quote
 from famulus.errors import UnavailableError
 from famulus.webserver.auth import READ_FILE
 
-ROOT = Path(__file__).resolve().parents[2]
 # Of the machine's own settings, those about the web views do not count: its tokens are made, in its
 # data folder.
 WEB = {
@@ -44,7 +43,7 @@ class WorkerProcess:
         *,
         web_port: int,
         app: str = "app",
-        cwd: Path = ROOT,
+        cwd: Path = Path(),
     ) -> None:
         self.log = log
         self.url = f"http://127.0.0.1:{web_port}"

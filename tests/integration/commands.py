@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from famulus.dev.worker import ROOT
 from tests.integration.canary import leaks
+from tests.places import PROJECT
 
 # A command that has nothing to wait for takes a fortieth of it on a machine that is not busy.
 LIMIT_S = 60.0
 
 
-def faust(*arguments: str, cwd: str | Path = ROOT, **settings: str) -> tuple[int, str]:
+def faust(*arguments: str, cwd: str | Path = PROJECT, **settings: str) -> tuple[int, str]:
     """Run `faust -A app ...`: its exit code and everything that it printed.
 
     Longer than the limit is a failure.

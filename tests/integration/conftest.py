@@ -19,12 +19,13 @@ from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.dev.background import broker_for_use
 from famulus.dev.broker import Broker
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics, delete_topics
 from famulus.kafka.group_progress import GroupProgress
 from tests import fork_server
 from tests.integration.commands import faust
 from tests.integration.house import House
+from tests.places import PROJECT
 
 PARTITIONS = 4
 CONTAINER = {  # one node, and no topic that nobody made
@@ -106,7 +107,7 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
         name: str = "one",
         *,
         ready: int = 2 * PARTITIONS,
-        cwd: Path = ROOT,
+        cwd: Path = PROJECT,
         app: str = "app",
         **settings: str,
     ) -> WorkerProcess:
@@ -170,8 +171,8 @@ def checkout(tmp_path: Path) -> Path:
     copy = tmp_path / "checkout"
     for name in ("app", "agents", "models"):
         # Not whole yet.
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.pyc.*"))
-    shutil.copy(ROOT / "appsettings.json", copy)
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+    shutil.copy(PROJECT / "appsettings.json", copy)
     return copy
 
 

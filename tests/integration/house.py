@@ -32,7 +32,7 @@ LIMIT_S = 30.0
 SESSION_S = 6
 TOPIC = "things"
 MODEL = """
-from famulus.model import Event
+from famulus import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

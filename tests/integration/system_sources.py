@@ -21,7 +21,7 @@ async def work(name, publish):
     os.write(ledger, f"end {os.getpid()} {name}\\n".encode())
 '''
 MODEL = '''
-from famulus.model import Event
+from famulus import Event
 
 
 class Happened(Event, namespace="things.Happened", topic="things", key="name"):

@@ -18,7 +18,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from famulus.config import KafkaConfig
 from famulus.dev.broker import Broker
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
@@ -26,6 +26,7 @@ from famulus.producer.reply_headers import RequestTimeoutError
 from famulus.serialization.records import ProducerRecord
 from models.orders import OrderCreated, OrderItem
 from tests.integration.commands import faust, one_line
+from tests.places import PROJECT
 
 # Whoever comes without a password; the broker itself is one of them here.
 EVERYBODY = "User:ANONYMOUS"
@@ -52,7 +53,7 @@ def printed() -> list[AclBinding]:
             "--operator",
             "User:somebody",
         ],
-        cwd=ROOT,
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=True,

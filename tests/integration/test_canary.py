@@ -16,12 +16,12 @@ import pytest
 
 from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT
 from tests.integration.canary import CANARY, leaks, leaks_below, secret
 from tests.integration.commands import faust
 from tests.integration.house import House, wait_for
 from tests.integration.secured import KEY_PASSWORD, PASSWORD, Secured, environment, secured
 from tests.integration.test_door import ask
+from tests.places import ROOT
 
 # One process, so that its module's fixtures are made once.
 pytestmark = pytest.mark.xdist_group("canary")

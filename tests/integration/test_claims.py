@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from famulus import Event
 from famulus.config import ClaimCheckConfig, KafkaConfig
 from famulus.deadletter.record import origin_of, our_headers, sender_headers
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
-from famulus.model import Event
 from famulus.producer.event_bus import EventBus
 from famulus.producer.payload_store import PayloadStore
 from famulus.producer.producer import Producer

@@ -22,7 +22,6 @@ from cloudevents.core.bindings.kafka import (
 from cloudevents.core.v1.event import CloudEvent
 
 from famulus.config import KafkaConfig, ProducerConfig
-from famulus.dev.worker import ROOT
 from famulus.kafka.admin import create_topics
 from famulus.processing.handlers import EventTypes
 from famulus.producer.producer import Producer
@@ -31,6 +30,7 @@ from famulus.serialization.records import event_id_of
 from models.stock import StockReserved
 from tests.integration import java_client
 from tests.integration.conftest import settings_of
+from tests.places import PROJECT
 
 PARTITIONS = 7
 # As keys; Java's tool is told texts only.
@@ -248,7 +248,7 @@ async def test_the_key_report_reads_a_topic(kafka: KafkaConfig, topic: str, tmp_
 
     async def said(*arguments: str) -> tuple[int, str, str]:
         ran = await asyncio.create_subprocess_exec(
-            *command, *arguments, env=environment, cwd=ROOT, stdout=PIPE, stderr=PIPE
+            *command, *arguments, env=environment, cwd=PROJECT, stdout=PIPE, stderr=PIPE
         )
         output, errors = await ran.communicate()
         return ran.returncode or 0, output.decode(), errors.decode()

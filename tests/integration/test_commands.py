@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from famulus.config import KafkaConfig
-from famulus.dev.worker import ROOT
 from famulus.kafka.admin import create_topics
 from tests.fork_server import FAUST, Process
 from tests.integration.conftest import settings_of
 from tests.integration.test_publish_command import line
+from tests.places import PROJECT
 
 TOPICS = 200
 # Of a command, but for the import of libraries; the time depends on others, and is printed.
@@ -28,7 +28,7 @@ def timed(words: list[str], settings: dict[str, str]) -> tuple[int, str, float, 
     command = [str(FAUST), "-A", "app", *words]
     with Process(
         command,
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

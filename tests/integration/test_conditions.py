@@ -11,7 +11,7 @@ from tests.integration.house import LIMIT_S, House, wait_for
 OFTEN = "1"  # seconds between two looks
 START_S, LOOK_S = 180.0, 90.0  # on a busy machine
 MARKED_MODEL = """
-from famulus.model import Event
+from famulus import Event
 
 
 class Mark(Event, namespace="marks.Mark", topic="marks", key="key"):

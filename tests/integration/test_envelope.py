@@ -10,7 +10,7 @@ from famulus.serialization.records import ProducerRecord, derived_id
 from tests.integration.house import House
 
 MODELS = """
-from famulus.model import Event
+from famulus import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

@@ -34,7 +34,7 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "2"))
 KEYS = 40
 SESSION_S = 6.0
 MODEL = '''
-from famulus.model import Event
+from famulus import Event
 
 
 class Step(Event, namespace="steps.Step", topic="steps", key="key"):

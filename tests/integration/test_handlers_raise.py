@@ -65,7 +65,7 @@ NOTES = [
 ]
 LATE = """
 from app import EventBus
-from famulus.model import Event
+from famulus import Event
 
 
 class Done(Event, namespace="things.Done", topic="done", key="key"):

@@ -19,7 +19,6 @@ from aiokafka.admin import RecordsToDelete
 from confluent_kafka.admin import AdminClient
 
 from famulus.config import KafkaConfig
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError
 from famulus.kafka import burrow
 from famulus.kafka.admin import admin_of, create_topics
@@ -30,6 +29,7 @@ from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
+from tests.places import PROJECT
 
 LIMIT_S = 30.0
 ANSWER_S = 3.0
@@ -310,7 +310,7 @@ def command(kafka: KafkaConfig, tmp_path: Path, *arguments: str) -> tuple[int, s
     """Run `faust -A app lag ...`: its exit code and what it printed."""
     done = subprocess.run(
         [Path(sys.executable).with_name("faust"), "-A", "app", "lag", *arguments],
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **settings_of(kafka, tmp_path / "data")},
         capture_output=True,
         text=True,
@@ -385,7 +385,7 @@ def test_watching_ends_with_ctrl_c(kafka: KafkaConfig, scene: Scene, tmp_path: P
             "--interval",
             "0.2",
         ],
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **settings_of(kafka, tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

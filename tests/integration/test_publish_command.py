@@ -13,11 +13,11 @@ from aiokafka import TopicPartition
 
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT
 from famulus.kafka.partitioner import chooser
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
 from tests.integration.house import House
+from tests.places import PROJECT
 
 
 def line(number: int, **more: Any) -> str:
@@ -36,7 +36,7 @@ def published(kafka: KafkaConfig, tmp_path: Path, *words: str, text: str) -> tup
     """Exit code and what was printed, of the command with *text* on its standard input."""
     done = subprocess.run(
         [Path(sys.executable).with_name("faust"), "-A", "app", "publish", *words],
-        cwd=ROOT,
+        cwd=PROJECT,
         input=text,
         text=True,
         env={**os.environ, **settings_of(kafka, tmp_path / "data")},

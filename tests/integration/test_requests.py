@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from famulus import Part
 from famulus.config import KafkaConfig, RepliesConfig
 from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
-from famulus.model import Part
 from famulus.producer.connection import REMEMBERED_MAX
 from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
@@ -27,7 +27,7 @@ HANDLERS = """
 import os
 import signal
 from app import EventBus
-from famulus.model import Part
+from famulus import Part
 
 
 class Answer(Part, namespace="things.Answer"):

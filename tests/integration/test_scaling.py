@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from famulus.dev.worker import ROOT
 from famulus.kafka.lag import GroupLagMonitor
 from tests.integration.house import SLEEPING, House, wait_for
+from tests.places import ROOT
 
 WAITING = 7
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from famulus import Event
 from famulus.config import KafkaConfig
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
-from famulus.model import Event
 from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.results import UnknownTopicError

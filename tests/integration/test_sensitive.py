@@ -9,7 +9,7 @@ from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
 
 MODEL = """
-from famulus.model import Event, Part
+from famulus import Event, Part
 
 
 class Address(Part, namespace="things.Address", sensitive=("street",)):

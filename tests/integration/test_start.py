@@ -12,9 +12,10 @@ import pytest
 
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
-from famulus.dev.worker import ROOT, WorkerProcess
+from famulus.dev.worker import WorkerProcess
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
+from tests.places import ROOT
 
 
 @pytest.mark.parametrize(
@@ -106,12 +107,10 @@ from models.payments import PaymentMade
 async def pay(payment: PaymentMade) -> None: ...
 """
 SUBSCRIPTION = """
-from app import Deliveries, app
+from app import app
 payments = app.subscription("payment-events")
 """
-AGENT = """
-@app.agent(payments)
-async def agent(deliveries: Deliveries) -> None: ...
+BANK = """
 class Bank: ...
 """
 
@@ -120,14 +119,13 @@ class Bank: ...
     ("agent", "says"),
     [
         (HANDLER, "which no subscription reads"),
-        (SUBSCRIPTION, "nobody reads topic payment-events"),
         (
             HANDLER.replace("payment: PaymentMade", "payment"),
             "parameter 'payment' needs a class as its type",
         ),
         (
             SUBSCRIPTION
-            + AGENT
+            + BANK
             + HANDLER.replace("payment: PaymentMade", "payment: PaymentMade, bank: Bank"),
             "asks for Bank, which is not registered",
         ),
@@ -149,7 +147,7 @@ def test_what_does_not_fit_together_is_78(checkout: Path, agent: str, says: str)
 
 PAYMENT_MODEL = """
 from uuid import UUID
-from famulus.model import Event
+from famulus import Event
 class PaymentMade(Event, namespace="payments.PaymentMade", topic="payment-events", key="customer_id"):
     customer_id: UUID
 """

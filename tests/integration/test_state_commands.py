@@ -59,7 +59,7 @@ async def note(visit: VisitMade) -> None:
     per_hour[visit.name] += 1
 """
 MODEL = """
-from famulus.model import Event
+from famulus import Event
 class VisitMade(Event, namespace="visits.VisitMade", topic="visit-events", key="name"):
     name: str
 """

@@ -16,7 +16,7 @@ from tests.integration.house import SLEEPING, House, wait_for
 TYPES_MODEL = """
 from datetime import datetime
 from decimal import Decimal
-from famulus.model import Event, Part
+from famulus import Event, Part
 
 
 class Place(Part):

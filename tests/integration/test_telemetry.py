@@ -11,12 +11,12 @@ import pytest
 
 from app import LagMonitor
 from famulus.config import KafkaConfig
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError, UnavailableError
 from famulus.observability import metric_definitions as c
 from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.kafka_tools import described
 from tests.integration.test_metrics import families, series, value
+from tests.places import ROOT
 
 PARTITIONS = 4
 SPREAD = (40, 10, 5, 0)  # records by partition
@@ -56,7 +56,7 @@ def fail(of: Consumed) -> None:
 MODELS = """
 import json
 
-from famulus.model import Event
+from famulus import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

@@ -281,7 +281,7 @@ async def work(event: SlowHappened, delivery: Delivery) -> None:
         raise (TransientError if event.name == "never" else PermanentError)("no")
 """
 SLOW_MODEL = """
-from famulus.model import Event
+from famulus import Event
 class SlowHappened(Event, namespace="slow.SlowHappened", topic="slow-events", key="name"):
     name: str
 """

@@ -1,6 +1,6 @@
 """The event of the house's model, for tests that publish and read it themselves: one class, since its name is one."""
 
-from famulus.model import Event
+from famulus import Event
 
 
 class Thing(Event, namespace="things.Thing", topic="things", key="key"):

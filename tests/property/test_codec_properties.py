@@ -15,8 +15,8 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from famulus import Part
 from famulus.errors import DecodeError
-from famulus.model import Part
 from famulus.serialization.json_codec import Codec, codec_of
 from models.orders import OrderCreated
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from famulus import Event
 from famulus.deadletter.dead_letter import parse_dead_letter
 from famulus.deadletter.masking import masked
 from famulus.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
 from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import ClaimError, DecodeError, PermanentError
-from famulus.model import Event
 from famulus.observability.logs import as_line
 from famulus.processing.failure_policy import words
 from famulus.processing.handlers import EventTypes

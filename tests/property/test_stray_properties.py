@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from famulus import Event
 from famulus.control.control_state import ControlState
 from famulus.deadletter.dead_letter import audit_in, audit_of, audit_record, parse_dead_letter
 from famulus.deadletter.record import DeadLetters, Failure
 from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import ClaimError, DecodeError, PermanentError
 from famulus.inspection.changelog_reader import Fold
-from famulus.model import Event
 from famulus.producer.reply_headers import ReplyRefusedError, ReplyTo, reply_to
 from famulus.producer.reply_reader import answered
 from famulus.producer.request_reply import reply_in

@@ -13,7 +13,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from famulus.model import Event
+from famulus import Event
 from famulus.serialization.json_codec import codec_of
 from tests.stand_ins.log import Sending
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import svcs
 from faust.types import TP
 
+from famulus import Event
 from famulus.deadletter.record import our_headers
 from famulus.deadletter.redelivery import Action, outgoing, returning
 from famulus.deadletter.topics import dead_letter_topic, redrive_topic, retry_topic
-from famulus.model import Event
 from famulus.observability.metrics import Counts
 from famulus.processing.checkpoint_loop import WorkerCallbacks
 from famulus.processing.failures.circuit_breaker import Breaker

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import PROJECT
 
 
 def run(cases: list[dict[str, object]], **environment: str) -> list[dict[str, object]]:
@@ -24,7 +23,7 @@ def run(cases: list[dict[str, object]], **environment: str) -> list[dict[str, ob
         capture_output=True,
         text=True,
         check=True,
-        cwd=ROOT,
+        cwd=PROJECT,
         timeout=120,
         env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", **environment},
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from famulus.dev.audit import ignored, knows_faults
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError
+from tests.places import ROOT
 
 TODAY = date(2026, 11, 25)
 GOOD = 'id = "PYSEC-2026-1"\nreason = "not used"\nexpires = 2026-11-26\n'

@@ -11,8 +11,8 @@ from uuid import UUID
 import faust
 import pytest
 
+from famulus import Part
 from famulus.errors import DecodeError
-from famulus.model import Part
 from famulus.serialization.json_codec import Codec, codec_of
 
 

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from faust.models.fields import IntegerField, StringField
 
+from famulus import Event, Part
 from famulus.errors import DecodeError
-from famulus.model import Event, Part
 from famulus.serialization.json_codec import codec_of
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import faust
 import pytest
 
 from app import app
+from famulus import Event, Part
 from famulus.errors import ConfigError, PermanentError
-from famulus.model import Event, Part
 from famulus.processing.failures.circuit_breaker import Breaker
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, handler_for

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from famulus.model import Event, Part
+from famulus import Event, Part
 from models.orders import OrderCreated
 
 

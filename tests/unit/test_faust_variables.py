@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from faust.types.settings import Settings as FaustSettings
@@ -11,8 +10,8 @@ from faust.types.settings import Settings as FaustSettings
 from famulus.config import ConsumerConfig, KafkaConfig, Settings, WorkerConfig, load_settings
 from famulus.errors import ConfigError
 from famulus.runtime.faust_options import faust_options
+from tests.places import PROJECT
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted({param.env_name for param in FaustSettings.SETTINGS.values() if param.env_name})
 SHOWN = """
 import app, json
@@ -33,7 +32,7 @@ def shown(variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """The settings of Faust in a process with these variables."""
     return subprocess.run(
         [sys.executable, "-c", SHOWN],
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **variables},
         capture_output=True,
         text=True,

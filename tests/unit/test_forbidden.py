@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from famulus.dev.worker import ROOT
+from tests.places import ROOT
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "yaml"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fork_server import FAUST, MODULE, ROOT, Process, differing
+from tests.fork_server import FAUST, MODULE, Process, differing
+from tests.places import PROJECT
 
 NOWHERE = {"KAFKA__BOOTSTRAPSERVERS": "127.0.0.1:1", "WORKER__STARTUPTIMEOUTS": "30"}
 AS_EVER = "import subprocess, sys; done = subprocess.run(sys.argv[1:]); sys.exit(done.returncode)"
@@ -19,7 +20,7 @@ def forked(*command: str | Path, **variables: str) -> "subprocess.Popen[str]":
     """A process of the server's, by the way that every test has."""
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **NOWHERE, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,7 +39,7 @@ def test_a_fork_says_and_ends_as_a_process_does() -> None:
         output, errors = process.communicate(timeout=120)
         started = subprocess.run(
             [sys.executable, "-c", AS_EVER, *command],
-            cwd=ROOT,
+            cwd=PROJECT,
             env={**os.environ, **NOWHERE},
             capture_output=True,
             text=True,

@@ -10,8 +10,8 @@ import pytest
 
 from famulus.dev import jars
 from famulus.dev.jars import Jar, check, lines_of, locked, names_and_sizes
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError, UnavailableError
+from tests.places import ROOT
 
 CONTENT = b"a jar"
 WANTED = [Jar("one.jar", len(CONTENT), sha256(CONTENT).hexdigest())]

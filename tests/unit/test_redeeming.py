@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import svcs
 
+from famulus import Event
 from famulus.config import ClaimCheckConfig, KafkaConfig
 from famulus.deadletter.record import our_headers
 from famulus.errors import ClaimStoreError, PermanentError, TransientError
-from famulus.model import Event
 from famulus.observability.metrics import Counts
 from famulus.processing import failure_classification as ending
 from famulus.processing import payload_redeeming as payload_redeemer

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from famulus import Event, Part
 from famulus.config import KafkaConfig, RepliesConfig
 from famulus.errors import DecodeError
-from famulus.model import Event, Part
 from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import (

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from famulus.config import KafkaConfig, load_settings
-from famulus.dev.worker import ROOT
 from famulus.errors import ConfigError
+from tests.places import ROOT
 
 USER = {"SaslUsername": "alice", "SaslPassword": "canary"}
 OAUTH = {

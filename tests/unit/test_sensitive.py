@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famulus.model import Event, Part
+from famulus import Event, Part
 from famulus.processing.handlers import EventTypes
 from famulus.serialization.redaction import Places, hidden, places_at, places_in
 from famulus.web.worker_status import as_json

@@ -17,7 +17,8 @@ from famulus.cli.output import Out, console, print_json, print_note, print_text,
 from famulus.errors import ConfigError
 from famulus.formatting import ascii_json, printable_json, printable_lines
 from famulus.standard_streams import SafeStream
-from tests.unit.streaming import ROOT, run
+from tests.places import ROOT
+from tests.unit.streaming import run
 
 unsafe = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from famulus.dev.worker import ROOT
 from torture.errors import TortureError
 from torture.faults import Fault, Hit, always, next_slot
 from torture.slots import Slot
 from torture.stage import Stage
 from torture.standstill import GREEN_S
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE_MIB = 48
 SOURCE = ROOT / "torture/systems/iofault.c"
 COMMAND_S = 60.0

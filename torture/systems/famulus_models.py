@@ -1,6 +1,6 @@
 """The events of a torture run."""
 
-from famulus.model import Event
+from famulus import Event
 
 NEWS_EVERY = 20  # every so many payments of a customer, beginning with the first, one is announced
 
