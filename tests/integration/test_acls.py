@@ -121,7 +121,9 @@ def test_a_worker_runs_on_the_printed_rights_and_no_others(tmp_path: Path) -> No
             "KAFKA__BOOTSTRAPSERVERS": broker.bootstrap_servers,
             "WORKER__DATADIR": str(tmp_path / "data"),
         }
-        with WorkerProcess(settings, tmp_path / "worker.log", web_port=free_port()) as worker:
+        with WorkerProcess(
+            settings, tmp_path / "worker.log", web_port=free_port(), cwd=PROJECT
+        ) as worker:
             worker.wait_ready(partitions=2 * PARTITIONS)
             asyncio.run(send(kafka))
             asyncio.run(wait_for_effects(worker))

@@ -21,7 +21,7 @@ from tests.places import ROOT
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["agents"], "agents.orders.order_agent"),
+        (["agents"], "order-events"),
         (["tables"], "stock_reserved"),
         (["model", "orders.OrderCreated"], "total_amount"),
         (["worker", "--help"], "--web-port"),

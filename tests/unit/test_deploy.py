@@ -16,7 +16,7 @@ import yaml
 
 from app import app
 from famulus.config import Settings, load_settings
-from tests.places import ROOT
+from tests.places import PROJECT, ROOT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml")])
@@ -254,7 +254,7 @@ def test_the_rights_in_the_script_are_those_of_the_app() -> None:
     """`faust -A app acls >deploy/acls/famulus.sh` makes it anew."""
     command = [sys.executable, "-m", "faust", "-A", "app", "acls"]
     printed = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60
     ).stdout
     assert (DEPLOY / "acls" / "famulus.sh").read_text() == printed
 
