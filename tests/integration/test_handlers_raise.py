@@ -108,13 +108,13 @@ STALLED = """
 @handles(Thing)
 async def note(thing: Thing) -> None:
     if thing.note == "stall":
-        app.intake.crew._list = lambda flow: None  # a bug of ours, as it were
-        app.intake.crew._is_on_duty = True
-        app.intake.crew._be_on_duty = stuck
+        app.assigned.task_pool._list = lambda processor: None  # a bug of ours, as it were
+        app.assigned.task_pool._has_leader = True
+        app.assigned.task_pool._lead = stuck
         await asyncio.sleep(0)
 
 
-async def stuck(hand):
+async def stuck(slot):
     await asyncio.sleep(3600)
 """
 

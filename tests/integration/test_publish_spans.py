@@ -96,6 +96,7 @@ async def test_each_record_has_a_span_and_events_carry_it(
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
         "messaging.destination.name": topic,
+        "cloudevents.event_type": "stock.StockReserved",
         "messaging.destination.partition.id": str(places[0].partition),
         "messaging.kafka.offset": places[0].offset,
         "messaging.kafka.message.key": "part-1",
