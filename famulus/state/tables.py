@@ -81,7 +81,7 @@ class Table(Generic[K, V]):
         self.window: Window | None = None
         self._default = default
         self._held = held
-        self._topic = topic
+        self.topic = topic  # the source of its events, as on the cluster
         self._key = key
         self._keys, self._values = key_coder(key), value_coder(value)
         self._encode_key, self._plain_key = self._keys.encode, self._keys.plain
@@ -121,7 +121,7 @@ class Table(Generic[K, V]):
         except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
             raise self._refused("value", self._values.name, error) from None
         unit = current_unit()  # as `_unit`, which is a call more
-        if unit is None or unit.partition.topic != self._topic:
+        if unit is None or unit.partition.topic != self.topic:
             unit = self._unit()
         unit.write(row, raw)
 
@@ -395,7 +395,7 @@ class Table(Generic[K, V]):
     def _read(self, row: bytes) -> bytes | None:
         unit = current_unit()
         if unit is not None and not unit.is_ended:
-            if unit.partition.topic != self._topic:
+            if unit.partition.topic != self.topic:
                 self._check_home(unit)
             return unit.row(row)
         stores = (p.store for p in self._held.values() if p.store is not None and p.store.is_open)
@@ -457,14 +457,14 @@ class Table(Generic[K, V]):
             f"({_words(error)}). Older "
             "code wrote it, or it is damaged: give fields that are new a default; or stop the "
             "workers, `faust -A app "
-            f"state export --topic {self._topic} --output FILE`, correct or remove the lines "
+            f"state export --topic {self.topic} --output FILE`, correct or remove the lines "
             "that say `unreadable`, "
-            f"`state import --topic {self._topic} --replace FILE`"
+            f"`state import --topic {self.topic} --replace FILE`"
         )
 
     def _check_home(self, unit: UnitOfWork) -> None:
         """Raise TypeError when the event is of another subscription than the table, where both are known."""
-        here, there = self._topic, unit.partition.topic
+        here, there = self.topic, unit.partition.topic
         if here != there and here and there:
             raise TypeError(
                 f"table {self.name!r} belongs to the subscription of {here!r}, and this event "

@@ -2,7 +2,7 @@
 
 import shutil
 
-from tests.integration.house import COUNTING, House
+from tests.integration.house import COUNTING, House, wait_for
 
 KEYS = 7
 EVENTS = 60
@@ -53,3 +53,23 @@ def test_a_restart_finds_tables_and_marks(house: House) -> None:
             entry["first_offset"] < entry["offset"] and entry["first_seen_ms"] > 0
             for entry in explained
         )
+
+
+def test_a_row_of_another_worker_says_where_it_is(house: House) -> None:
+    """The worker that is asked names the one that has the other partitions; the owner shows the row."""
+    house.build(partitions=2)
+    workers = [house.start(name, ready=0) for name in ("one", "two")]
+    wait_for(
+        lambda: [len(of.get("/subscriptions/")[0]["next_offsets"]) for of in workers] == [1, 1]
+    )
+    house.send(house.thing("a", partition=1))
+    house.wait_settled(1, *workers)
+    answers = sorted((of.answer("/tables/count/a/") for of in workers), key=lambda of: of[0])
+    assert answers[0] == (200, {"key": "a", "value": 1})
+    status, answer = answers[1]
+    assert status == 404
+    [(name, partitions)] = answer["elsewhere"].items()
+    assert partitions == [1]
+    assert "@" in name
+    assert answer["error"] == f"no row 'a' in partitions [0] of this worker; [1] are at {name}"
+    assert [of.stop() for of in workers] == [0, 0]

@@ -18,17 +18,24 @@ A worker answers for the partitions that it owns, and says which. It shows settl
 """
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any, cast
 
 from faust.web import Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from famulus.errors import UnreadableRowError
+from famulus.errors import AccessError, UnavailableError, UnreadableRowError
 from famulus.state.tables import Table
 from famulus.web.api.metrics import WorkerCollector
 from famulus.web.json_view import JsonView, whole
 from famulus.web.route_docs import JSON, OBJECT, ROWS, RouteDocs
-from famulus.web.worker_status import failures_of, partitions_of, rows_of, tables_of
+from famulus.web.worker_status import (
+    failures_of,
+    partitions_of,
+    rows_of,
+    tables_of,
+    workers_of,
+)
 
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 10_000
@@ -77,7 +84,11 @@ class TableRows(JsonView):
 
 
 class TableRow(JsonView):
-    """One row of a partition that this worker owns."""
+    """One row of a partition that this worker owns.
+
+    A row that is not here may be at another worker of the group: `elsewhere` says which worker has
+    which of the other partitions, as client@host, where the group answers.
+    """
 
     about = RouteDocs((JSON,), OBJECT)
 
@@ -94,10 +105,23 @@ class TableRow(JsonView):
         except UnreadableRowError as error:
             return self.answer({"error": str(error), "key": key}, 409)
         if value is None:
-            return self.refuse(
-                404, f"no row {key!r} in partitions {table.partitions} of this worker"
-            )
+            return await self._missing(table, key)
         return self.answer({"key": key, "value": value})
+
+    async def _missing(self, table: Table[Any, Any], key: str) -> Response:
+        """Answer that a row is not here, and who may have it."""
+        own, elsewhere = set(table.partitions), dict[str, list[int]]()
+        with suppress(UnavailableError, AccessError):
+            for name, topics in await workers_of(self.host):
+                numbers = dict(topics).get(table.topic, [])
+                others = [number for number in numbers if number not in own]
+                if others:
+                    elsewhere[name] = sorted({*elsewhere.get(name, ()), *others})
+        why = f"no row {key!r} in partitions {sorted(own)} of this worker"
+        if elsewhere:
+            each = "; ".join(f"{numbers} are at {name}" for name, numbers in elsewhere.items())
+            why = f"{why}; {each}"
+        return self.answer({"error": why, "elsewhere": elsewhere}, 404)
 
 
 class SubscriptionList(JsonView):
