@@ -10,12 +10,15 @@ import click
 from faust.cli import AppCommand
 from faust.cli.agents import agents
 from faust.cli.base import cli
+from faust.cli.completion import completion
 from faust.cli.model import model
 from faust.cli.models import models
+from faust.cli.send import send
 
 from famulus.application import Famulus
 from famulus.cli.output import print_text
 from famulus.errors import StreamError
+from famulus.formatting import text_of
 from famulus.observability.unhandled_errors import watch_leaks
 from famulus.standard_streams import ReaderGoneError, make_safe
 
@@ -75,10 +78,18 @@ class Command(AppCommand):
 
 
 def adopt() -> None:
-    """Run those of Faust's own commands that only show something as ours are run: with their streams and their ends."""
-    for command in (agents, model, models):
+    """Run those of Faust's own commands that start no worker as ours are run: with their streams and their ends."""
+    for command in (agents, completion, model, models, send):
         cast(Any, command).__call__ = Command.__call__
-        cast(Any, command)._watched = Command._watched
+        cast(Any, command)._watched = _in_words
+
+
+async def _in_words(self: Command, *args: Any, **kwargs: Any) -> None:
+    """Run a command of Faust's. What it cannot find or read is wrong use, not a bug."""
+    try:
+        await Command._watched(self, *args, **kwargs)
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        raise click.UsageError(f"{type(error).__name__}: {text_of(error)}") from None
 
 
 def take_settings() -> None:

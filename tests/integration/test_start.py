@@ -36,6 +36,23 @@ def test_commands_need_no_broker(arguments: list[str], says: str) -> None:
     assert says in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["send", "order-events", "x"], 69, "no Kafka broker answers at 127.0.0.1:1"),
+        (["send", "@nonsense", "x"], 2, "nonsense"),
+        (["model", "nonsense"], 2, "No model 'nonsense'"),
+        (["completion"], 2, "click_completion"),
+    ],
+)
+def test_commands_of_fausts_own_end_in_words(arguments: list[str], code: int, says: str) -> None:
+    """One line and an exit code, no traceback."""
+    settings = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "WORKER__STARTUPTIMEOUTS": "2"}
+    ended, output = faust(*arguments, **settings)
+    assert (ended, "Traceback" in output) == (code, False), output
+    assert says in output
+
+
 @pytest.mark.parametrize("command", [["worker"], ["topics", "apply"]])
 def test_a_missing_broker_is_69(command: list[str]) -> None:
     """The address that was tried, and what to do."""
