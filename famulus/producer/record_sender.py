@@ -1,9 +1,11 @@
 """The line to the cluster: records leave as they are, through a connection that is replaced after a refusal."""
 
 import asyncio
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Self
 
 import structlog
@@ -58,6 +60,7 @@ class RecordSender:
         if without_effect := explained(self.settings.producer_config):
             log.info("settings that have no effect as they are", why="; ".join(without_effect))
         await self._connect()
+        spare_collector()
 
     async def _connect(self) -> None:
         connection = Connection(self.settings)
@@ -275,3 +278,13 @@ async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: flo
     async with asyncio.timeout(limit_s):
         metadata = await sent
     return -1 if metadata is None else int(metadata.offset)
+
+
+@cache
+def spare_collector() -> None:
+    """Take what is there out of the garbage collector's view, once in a process.
+
+    Every call that publishes makes objects, and the collector goes through all imported modules for
+    every few thousand of them. A worker does the same when it has started.
+    """
+    gc.freeze()
