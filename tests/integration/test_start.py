@@ -1,21 +1,14 @@
 """Starting the worker and its commands: what is wrong is one clear line and an exit code, never a hang."""
 
-import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
-from famulus.dev.worker import WorkerProcess
 from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.places import ROOT
 
 
 @pytest.mark.parametrize(
@@ -168,33 +161,3 @@ from famulus import Event
 class PaymentMade(Event, namespace="payments.PaymentMade", topic="payment-events", key="customer_id"):
     customer_id: UUID
 """
-
-
-def test_the_readme_way_to_an_event_type_of_ones_own(
-    checkout: Path,
-    kafka: KafkaConfig,
-    make_topics: Callable[..., None],
-    start_worker: Callable[..., WorkerProcess],
-    wait_settled: Callable[..., None],
-) -> None:
-    """The README's two code blocks, copied into two files, make a worker that handles the new event."""
-    blocks = {}
-    for part in (ROOT / "README.md").read_text().split("```python\n")[1:]:
-        code = part.split("```")[0]
-        blocks[code.split("\n")[0]] = code
-    for name in ("models/payments.py", "agents/payments.py"):
-        (checkout / name).write_text(blocks[f"# {name}"])
-    make_topics("order-events", "stock-events", "payment-events")
-    worker = start_worker(cwd=checkout, ready=12)
-    script = blocks["# a script of yours"]
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=checkout,
-        env={**os.environ, **settings_of(kafka, checkout)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    wait_settled("payment-events", expected=1)
-    assert json.dumps(worker.rows("paid")) == '{"00000000-0000-0000-0000-000000000007": "12.50"}'
