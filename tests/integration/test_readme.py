@@ -29,13 +29,21 @@ class ParcelSent(Event, namespace="parcels.ParcelSent", topic="parcel-events", k
 PARCEL_AGENT = """from app import app, handles
 from models.parcels import ParcelSent
 
+# TODO: ask whoever sends them
 parcels = app.subscription("parcel-events")
 grams = parcels.Table("grams", key=int, value=int, default=int)
 
 
+def heavy(parcel, limit=30_000):
+    if parcel.grams > limit:
+        raise ValueError(f"parcel {parcel.parcel_number} is too heavy")
+    return parcel.grams
+
+
 @handles(ParcelSent)
-def weigh(parcel: ParcelSent) -> None:
-    grams[parcel.parcel_number] += parcel.grams
+def weigh(parcel: ParcelSent):
+    print("weighing", parcel)
+    grams[parcel.parcel_number] += heavy(parcel)
 """
 
 
@@ -123,6 +131,7 @@ def newcomer(kafka: KafkaConfig, tmp_path: Path) -> Newcomer:
 
     copy = tmp_path / "fork"
     shutil.copytree(ROOT, copy, ignore=left_out)
+    subprocess.run(["git", "init", "--quiet", copy], check=True)  # as a clone is
     (copy / ".venv").symlink_to(Path(sys.executable).parent.parent)
     settings = {**settings_of(kafka, tmp_path / "data"), "WORKER__WEBPORT": str(free_port())}
     return Newcomer(copy, settings)
