@@ -50,7 +50,7 @@ class LongRunning:
         """Wait for its end: the exit code."""
         return self.process.wait(timeout_s)
 
-    def wait_all_gone(self, timeout_s: float = LIMIT_S) -> None:
+    def wait_all_gone(self, timeout_s: float = 2 * LIMIT_S) -> None:
         """Wait until none of the processes runs that were there when it was signalled."""
 
         def left() -> list[str]:
