@@ -128,7 +128,7 @@ lock-jars: .venv/installed  ## renew famulus/dev/jars.lock from the jars in the 
 
 lock: $(UV)  ## renew requirements.lock and bench/requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-		--group dev --upgrade pyproject.toml --output-file requirements.lock
+		--extra dev --group dev --upgrade pyproject.toml --output-file requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--constraint requirements.lock pyproject.toml --output-file deploy/requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

@@ -33,7 +33,8 @@ WEB = {
 class WorkerProcess:
     """One `faust -A app worker`.
 
-    *settings* are environment variables for it, its output goes to *log*.
+    *settings* are environment variables for it, its output goes to *log*. *faust* is the beginning
+    of every command of its app, *environment* what those commands need to find its cluster.
     """
 
     def __init__(
@@ -47,19 +48,9 @@ class WorkerProcess:
     ) -> None:
         self.log = log
         self.url = f"http://127.0.0.1:{web_port}"
-        self._command = [
-            sys.executable,
-            "-m",
-            "faust",
-            "-A",
-            app,
-            "worker",
-            "-l",
-            "info",
-            "--web-port",
-            str(web_port),
-        ]
-        self._environment = {**os.environ, **WEB, **settings, "PYTHONUNBUFFERED": "1"}
+        self.faust = [sys.executable, "-m", "faust", "-A", app]
+        self.environment = {**os.environ, **WEB, **settings, "PYTHONUNBUFFERED": "1"}
+        self._web_port = web_port
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -74,9 +65,9 @@ class WorkerProcess:
         """Start the process; it is ready when `wait_ready` returns."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # our own worker
-                self._command,
+                [*self.faust, "worker", "-l", "info", "--web-port", str(self._web_port)],
                 cwd=self._cwd,
-                env=self._environment,
+                env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -162,7 +153,7 @@ class WorkerProcess:
     @property
     def data(self) -> Path:
         """The data folder of the worker."""
-        return self._cwd / self._environment.get("WORKER__DATADIR", "data")
+        return self._cwd / self.environment.get("WORKER__DATADIR", "data")
 
     def answer(self, path: str) -> tuple[int, Any]:
         """Status and JSON of the web view at *path*, whatever the status."""
