@@ -175,7 +175,7 @@ def build_pipeline(  # all that it joins
                 "letters of them all",
             ),
             succeeded=lambda: sum(
-                handler.gate.passed for handler in handlers_of(subscription, dispatcher)
+                handler.breaker.passed for handler in handlers_of(subscription, dispatcher)
             ),
             order=options.order,
             on_dead_letter=options.on_dead_letter,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from famulus.deadletter.dead_letter import Audit, Cause, DeadLetter, Done, LetterId, Origin
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.durations import seconds_in
 
 FAILED_AGAIN = "failed again"
@@ -248,7 +249,7 @@ def _last_meant(entries: Iterable[Entry], *, by_partition: bool) -> dict[Sequenc
     for entry in entries:
         sequence = entry.sequence(by_partition=by_partition)
         if sequence is not None and entry.is_open:
-            if entry.cause.kind == "parked":
+            if entry.cause.kind == FailureKind.PARKED:
                 parked.add(sequence)
             if entry.is_meant and sequence in parked:
                 last[sequence] = entry.id.origin.offset

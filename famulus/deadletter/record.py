@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import TracebackType
-from typing import Literal
 
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.masking import masked, truncate
 from famulus.errors import DecodeError
 from famulus.formatting import text_of
@@ -30,12 +30,6 @@ SOURCE_IDS = "cluster-id", "topic-id"
 DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
 # Of the event: the letter's own time is when it was written, by which it is kept.
 TIME = MARK + "timestamp"
-# Why an event is here: its bytes are not an event; nobody handles its type; a handler said that it
-# will never work, or that it does not want it; it failed as often as it may, the last time by an
-# error or by its time limit; or an earlier event of its key is here.
-FailureKind = Literal[
-    "poison", "unknown_type", "permanent", "rejected", "exhausted", "timeout", "parked"
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +137,8 @@ class DeadLetters:
 
 def message_of(record: ConsumerRecord, failure: Failure) -> str:
     """What is wrong, without a word of the payload."""
-    # Our own errors quote nothing, and what poison carries cannot be told from what is said about
-    # it.
-    if failure.kind in {"poison", "parked"}:
+    # The text of poison cannot be masked: its values cannot be told from the words around them.
+    if not failure.kind.may_quote:
         return truncate(text_of(failure.error))
     return masked(text_of(failure.error), record)
 

@@ -6,8 +6,6 @@ The questions that come before the policy of `failing`: whether it is an error o
 import asyncio
 from collections.abc import Sequence
 
-import svcs
-
 from famulus.errors import (
     DecodeError,
     HandlerCancelledError,
@@ -91,16 +89,17 @@ def take_back(unit: UnitOfWork) -> None:
     task.uncancel()
 
 
-async def closed(
-    scope: svcs.Container, unit: UnitOfWork, error: BaseException | None = None
-) -> None:
-    """Close the services of an event's attempt, and tell those that want to know by what *error* it has failed.
+async def close_services(unit: UnitOfWork, error: BaseException | None = None) -> None:
+    """Close the services of an event's attempt; those that ask for it get its *error*.
 
-    What they raise is logged and changes nothing. When the attempt's time is over meanwhile, the
-    rest stays open.
+    Errors that they raise are logged and change nothing. When the attempt's time limit passes
+    meanwhile, the rest stays open.
     """
+    services, unit.services = unit.services, None
+    if services is None:
+        return
     try:
-        await scope.aclose(
+        await services.aclose(
             *((type(error), error, error.__traceback__) if error is not None else ())
         )
     except asyncio.CancelledError:
@@ -180,7 +179,7 @@ def _bury(
         failure = failure_policy.undecodable(error, past)
     else:
         failure = failure_policy.broken(error, unit.handler, past)
-    failure_policy.bury(failure, unit, past)
+    failure_policy.dead_letter(failure, unit, past)
     if past is not None:
         failure_policy.ended(unit.record, past, unit.partition, is_dead=True)
         if past.back is not None and past.back.handler and unit.mark is not None:

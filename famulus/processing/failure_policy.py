@@ -1,8 +1,8 @@
-"""What becomes of an event that fails: another attempt after a rest, a retry topic, or its dead letter.
+"""The policy for an event that fails: another attempt, a retry topic, or a dead letter.
 
-The order of the questions is the policy: is what the handler needs away (then nothing of it
-counts)? may it be tried again in its lane? in a retry topic? may there be one more dead letter?
-must later events of its key wait behind it?
+The order of the questions is the policy. Is something that the handler needs unavailable? Then the
+attempt does not count. May it be tried again in its lane? In a retry topic? May there be one more
+dead letter? Must later events of its key wait behind it?
 """
 
 import random
@@ -12,12 +12,14 @@ from typing import Literal
 
 import structlog
 
-from famulus.deadletter.record import DeadLetters, Failure, FailureKind, message_of
+from famulus.deadletter.failure_kind import FailureKind
+from famulus.deadletter.record import DeadLetters, Failure, message_of
 from famulus.deadletter.redelivery import outgoing, retry_of
 from famulus.deadletter.topics import retry_topic
 from famulus.errors import HandlerHeldError
 from famulus.observability.metrics import Counts
 from famulus.processing.deferral import Defer, RetryContext, after_delay, never, stage_of
+from famulus.processing.failures.circuit_breaker import CLOSED
 from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.processing.handlers import Handler
 from famulus.serialization.records import ConsumerRecord, event_id_of, place_of
@@ -33,7 +35,7 @@ Order = Literal["key", "partition"]
 
 
 class UnknownTypeError(Exception):
-    """A record is of a type that nobody here handles."""
+    """The type of a record has no handler here."""
 
 
 class ParkedError(Exception):
@@ -50,12 +52,12 @@ class EventFailedError(Exception):  # the error is inside
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """How the events of one subscription fail.
+    """The failure policy of one subscription.
 
-    Two gates stand before the dead letter topic: *flood* for what handlers give up, *poison* for
-    what none can get. *succeeded* counts the attempts of handlers that did, those whose effects are
-    not settled yet too. *now_ms* is the time by which events wait, the same for what goes into a
-    retry topic and what comes out of it.
+    Two circuit breakers guard the dead letter topic: *flood* for events that handlers fail on,
+    *poison* for records that no handler gets. *succeeded* returns the number of successful
+    attempts, those included whose effects are not settled yet. *now_ms* is the clock of retries, in
+    milliseconds since 1970: the same for records that enter a retry topic and those that leave it.
     """
 
     topic: str  # of the source, as on the cluster
@@ -69,13 +71,13 @@ class FailurePolicy:
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
     now_ms: Callable[[], int] = wall_ms
-    # Where records stand that have left for a retry topic, where somebody is told.
+    # Places of records that left for a retry topic, kept where telemetry asks for them.
     postponed: set[str] | None = None
 
     @property
-    def shut(self) -> list[str]:
-        """Why no further dead letter is written, in words; empty while they are."""
-        return [gate.why for gate in (self.flood, self.poison) if gate.is_open]
+    def open_breakers(self) -> list[str]:
+        """The reasons, for people, why no further dead letter is written; empty while they are."""
+        return [each.why for each in (self.flood, self.poison) if each.state is not CLOSED]
 
     def begin(
         self,
@@ -84,21 +86,23 @@ class FailurePolicy:
         state: PartitionState,
         longest_wait_s: float,
     ) -> RetryContext | None:
-        """What an earlier owner of the partition knew of the event.
+        """Add to *past* what an earlier owner of the partition noted of the event.
 
-        Raises Rest, or GivenUp for one that is parked.
-
-        Whatever the clock of that owner said, it rests for *longest_wait_s* at most.
+        Raises EventFailedError for an event behind a dead letter of its sequence, and Defer for one
+        whose next attempt is not due, by *longest_wait_s* seconds at most: the clock of that owner
+        may have been wrong.
         """
         offset, sequence = record.offset, self._sequence(record)
         if sequence is not None and state.failure_state.is_behind(sequence, offset):
             dead = state.failure_state.sequences[sequence][0]
             raise EventFailedError(
                 self._failure(
-                    "parked", ParkedError(f"behind the dead letter of offset {dead}"), past
+                    FailureKind.PARKED,
+                    ParkedError(f"behind the dead letter of offset {dead}"),
+                    past,
                 )
             )
-        # Which says it itself.
+        # A retry says itself how often it was tried.
         is_retry = past is not None and (past.back is None or past.back.action == "retry")
         if (times := state.failure_state.held.get((offset, stage_of(past)))) is not None:
             past = past or RetryContext()
@@ -120,18 +124,17 @@ class FailurePolicy:
         unit: UnitOfWork,
         past: RetryContext | None,
     ) -> RetryContext:
-        """An attempt of *handler*, one of *handlers*, has failed.
+        """Decide about a failed attempt of *handler*, one of *handlers*.
 
-        Returns when the others may go on without it.
-
-        Raises Rest when it is to be tried again, GivenUp when the event has failed for good.
+        Returns when the other handlers may go on: this one continues in a retry topic. Raises Defer
+        for another attempt, EventFailedError when the event has failed for good.
         """
         record, policy = unit.record, handler.policy
         past = past or RetryContext()
         if not policy.is_outage(error):
-            handler.gate.release_probe(place_of(record))
-        elif handler.gate.note_failure(place_of(record), error):
-            raise self.at_gate(handler, handlers, unit, past)
+            handler.breaker.release_probe(place_of(record))
+        elif handler.breaker.note_failure(place_of(record), error):
+            raise self.defer_until_probe(handler, handlers, unit, past)
         past.done |= _before(handler, handlers)
         now_ms = self.now_ms()
         before = past.tried.get(handler.name, AttemptCount())
@@ -146,7 +149,7 @@ class FailurePolicy:
             unit.partition.note(*attempts_row(record.offset, past.tried))
             self.counts["retried"] += 1
             log.info(
-                "again",
+                "retry scheduled",
                 record=words(record),
                 handler=handler.name,
                 attempt=attempts,
@@ -164,7 +167,7 @@ class FailurePolicy:
         raise EventFailedError(failure)
 
     def check_held(self, handler: Handler, past: RetryContext) -> None:
-        """Raise HandlerHeldError when an event has held workers up for as often as *handler* may try it."""
+        """Raise HandlerHeldError for an event that blocked workers as often as *handler* may try."""
         tried = past.tried.get(handler.name, AttemptCount())
         stage = past.back.stage if past.back is not None else 0
         if past.held and tried.attempts + past.held >= handler.policy.attempts_at(stage):
@@ -181,37 +184,37 @@ class FailurePolicy:
         unit: UnitOfWork,
         past: RetryContext | None,
     ) -> None:
-        """Go through a gate that is shut, as its probe.
+        """Make the event the probe of the handler's open circuit breaker.
 
-        Raises Rest when it is another one's turn.
+        Raises Defer when another event is the probe.
         """
-        if not handler.gate.try_acquire_probe(place_of(unit.record)):
-            raise self.at_gate(handler, handlers, unit, past)
+        if not handler.breaker.try_acquire_probe(place_of(unit.record)):
+            raise self.defer_until_probe(handler, handlers, unit, past)
 
-    def at_gate(
+    def defer_until_probe(
         self,
         handler: Handler,
         handlers: Sequence[Handler],
         unit: UnitOfWork,
         past: RetryContext | None,
     ) -> Defer:
-        """*unit*'s event rests at the gate of *handler*; those of *handlers* before it are done."""
+        """Return the deferral of an event until the circuit breaker of *handler* lets it try."""
         past = past or RetryContext()
         past.done |= _before(handler, handlers)
         past.unit = unit
-        return Defer(past, handler.gate.until(place_of(unit.record)))
+        return Defer(past, handler.breaker.until(place_of(unit.record)))
 
-    def bury(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
-        """Put the dead letter into the group: it leaves before the event's offset is finished.
+    def dead_letter(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
+        """Add the dead letter to the group: it is sent before the event's offset is finished.
 
-        Raises Rest when it must not: the event stays where it is.
+        Raises Defer when none may be written: the event stays in its lane.
         """
         record, state = unit.record, unit.partition
         past = past or RetryContext()
-        past.unit, past.done = None, frozenset()  # when it must not, all handlers run anew
-        gate = self._gate(record, failure, past)
-        if gate is not None and gate.note_failure(place_of(record), failure.error):
-            raise Defer(past, gate.until(place_of(record)))
+        past.unit, past.done = None, frozenset()  # a deferred event starts from scratch
+        breaker = self._breaker_for(record, failure, past)
+        if breaker is not None and breaker.note_failure(place_of(record), failure.error):
+            raise Defer(past, breaker.until(place_of(record)))
         blocked = self._sequence(record) if self.on_dead_letter == "sequence" else None
         is_full = blocked is not None and state.failure_state.is_full(
             blocked, record.offset, self.sequence_max
@@ -236,17 +239,17 @@ class FailurePolicy:
     def ended(
         self, record: ConsumerRecord, past: RetryContext, state: PartitionState, *, is_dead: bool
     ) -> None:
-        """An event with a past has ended: forget what was noted of it."""
-        for gate in (self.flood, self.poison):
-            if not is_dead and gate.is_trying(place_of(record)):
-                gate.close_breaker()
+        """Clean up the retry state of an event that has ended, *is_dead* as a dead letter."""
+        for breaker in (self.flood, self.poison):
+            if not is_dead and breaker.is_trying(place_of(record)):
+                breaker.close_breaker()
         if any(tried.due_ms for tried in past.tried.values()):
             state.note(*attempts_row(record.offset, None))
         if past.back is not None and not is_dead:
-            self.let_pass(record, state)
+            self.unblock_sequence(record, state)
 
-    def let_pass(self, record: ConsumerRecord, state: PartitionState) -> None:
-        """A dead letter was handled, or dropped: what waited behind it may come back."""
+    def unblock_sequence(self, record: ConsumerRecord, state: PartitionState) -> None:
+        """Release the events that are parked behind a dead letter that was handled or dropped."""
         sequence = self._sequence(record)
         row = (
             state.failure_state.came_back(sequence, record.offset) if sequence is not None else None
@@ -254,28 +257,25 @@ class FailurePolicy:
         if row is not None:
             state.note(*row)
 
-    def _gate(
+    def _breaker_for(
         self, record: ConsumerRecord, failure: Failure, past: RetryContext
     ) -> HandlerBreaker | None:
-        """The gate that *failure* has to pass.
+        """Return the circuit breaker that counts *failure*.
 
-        None: one that says nothing about the events that come now.
+        None for a failure that says nothing about the events that arrive now.
         """
         if failure.handler:
-            if self.poison.is_trying(place_of(record)):  # it was read, whatever its handler says
+            if self.poison.is_trying(place_of(record)):  # the record could be decoded
                 self.poison.close_breaker()
             return self.flood
-        # Another one stopped it; what comes back was asked for.
-        if failure.kind == "parked" or past.back is not None:
+        # A parked event did not fail itself; a redriven one was asked for.
+        if failure.kind is FailureKind.PARKED or past.back is not None:
             return None
         self.poison.passed = self.succeeded()
         return self.poison
 
     def _sequence(self, record: ConsumerRecord) -> bytes | None:
-        """What a dead letter would have to wait behind it: the events of its key, or all.
-
-        None: nothing.
-        """
+        """Return the sequence of a record: its key, or all of its partition; None for no key."""
         return b"" if self.order == "partition" else record.key
 
     def _failure(  # noqa: PLR0917  # what is known of it
@@ -304,19 +304,21 @@ class FailurePolicy:
         )
 
     def undecodable(self, error: Exception, past: RetryContext | None) -> Failure:
-        """The failure of a record that is not an event that anybody handles."""
+        """Return the failure of a record that cannot be decoded, or has no handler."""
         return self._failure(
-            "unknown_type" if isinstance(error, UnknownTypeError) else "poison", error, past
+            FailureKind.UNKNOWN_TYPE if isinstance(error, UnknownTypeError) else FailureKind.POISON,
+            error,
+            past,
         )
 
     def broken(self, error: BaseException, handler: str, past: RetryContext | None) -> Failure:
-        """The failure of an event whose handlers succeeded, but what they did cannot be settled."""
-        return self._failure("permanent", error, past, handler, 1)
+        """Return the failure of an event whose effects cannot be settled, such as too many rows."""
+        return self._failure(FailureKind.PERMANENT, error, past, handler, 1)
 
     def _postpone(self, failure: Failure, stage: int, unit: UnitOfWork, delay_s: float) -> None:
         record = unit.record
         log.info(
-            "to a retry topic",
+            "retry topic chosen",
             record=words(record),
             handler=failure.handler,
             attempt=failure.attempts,
@@ -327,7 +329,7 @@ class FailurePolicy:
             retry_topic(self.topic, self.letters.group, stage + 1),
             retry_of(record, failure, stage + 1, delay_s),
         )
-        # One that is too large for the topic cannot wait there; the others are done with the event.
+        # Sent instead if the record is too large for the retry topic. Other handlers are done.
         letter = self.letters.letter(record, replace(failure, is_partial=True))
         unit.publish(replace(again, fallback=letter))
         if self.postponed is not None:

@@ -55,7 +55,7 @@ class Handler:
     wants_delivery: bool
     is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
     policy: Policy
-    gate: HandlerBreaker
+    breaker: HandlerBreaker
     place: Place  # in the code
     # Made anew for each of its calls, shared with no other handler of the event.
     own_services: bool = False
@@ -113,7 +113,6 @@ def handler_for(  # each has a default
     wanted = {*(made_with or {}).values(), *called_with.values()}
     services = frozenset(wanted - {event_type, Delivery, EventBus})
     what, cure = "what a handler needs seems to be away:", "its events wait, and use up no attempts"
-    gate = HandlerBreaker(breaker, name, what, cure, policy.timeout_s)
     return Handler(
         name,
         event_type,
@@ -124,7 +123,7 @@ def handler_for(  # each has a default
         Delivery in wanted,
         is_plain,
         policy,
-        gate,
+        HandlerBreaker(breaker, name, what, cure, policy.timeout_s),
         place,
         own_services,
     )
@@ -344,29 +343,26 @@ async def _run(handler: Handler, values: dict[type, object]) -> None:
     if inspect.isawaitable(result):
         result = await result
     if result is not None:
-        refuse_result(handler, result)
+        refuse(handler, result)
 
 
-def refuse_result(handler: Handler, result: object) -> None:
-    """Raise TypeError when what *handler* returned is work that nobody has done; plain values are not looked at."""
+def refuse(handler: Handler, result: object, unawaited: str = "") -> None:
+    """Raise TypeError when *handler* left work undone: what it returned, or called without await.
+
+    Plain values that it returned are ignored.
+    """
     if inspect.iscoroutine(result):
         result.close()  # else Python warns of it some time later
-    elif not (
-        inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)
-    ):
-        return
-    raise TypeError(
-        f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it "
-        "in the handler"
-    )
-
-
-def refuse_unawaited(handler: Handler, called: str) -> None:
-    """Raise TypeError: *handler* has called something and not awaited it, so nothing of it was done."""
-    raise TypeError(
-        f"handler {handler.name} calls {called}(...) and does not await it, so nothing of "
-        "it happens"
-    )
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(
+            f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it "
+            "in the handler"
+        )
+    if unawaited:
+        raise TypeError(
+            f"handler {handler.name} calls {unawaited}(...) and does not await it, so nothing of "
+            "it happens"
+        )
 
 
 def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:

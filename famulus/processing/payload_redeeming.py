@@ -1,6 +1,6 @@
 """Claim checks on their way in: the payload is fetched before the event is decoded, and within a limit of memory.
 
-A store that is away is no failure of an event: events that need it wait at one gate, and use up no
+A store that is away is no failure of an event: events that need it wait at one circuit breaker, and use up no
 attempts.
 """
 
@@ -10,7 +10,7 @@ from collections import deque
 from famulus.errors import ClaimStoreError
 from famulus.formatting import starred
 from famulus.processing.deferral import Defer, RetryContext
-from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.circuit_breaker import CLOSED, Breaker
 from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.producer.payload_store import PayloadStore
 from famulus.serialization.claim_check import redeemed
@@ -28,7 +28,7 @@ class PayloadRedeemer:
         self.store = store
         self.room = MemoryLimit(store.config.in_hand_bytes)
         what, cure = "events wait for the store of large payloads", "they use up no attempts"
-        self.gate = HandlerBreaker(
+        self.breaker = HandlerBreaker(
             BREAKER, starred(store.config.store), what, cure, store.config.timeout_s
         )
 
@@ -37,25 +37,25 @@ class PayloadRedeemer:
 
         Raises Rest when the store is away, ClaimError when the payload cannot be had.
         """
-        record, gate = unit.record, self.gate
+        record, breaker = unit.record, self.breaker
         enter(unit)  # while it is waited for, the time limits of the event before do not count
         claim = self.store.claim_of(record)
         place = place_of(record)
-        if gate.is_open and not gate.try_acquire_probe(place):
-            raise Defer(past or RetryContext(), gate.until(place))
+        if breaker.state is not CLOSED and not breaker.try_acquire_probe(place):
+            raise Defer(past or RetryContext(), breaker.until(place))
         await self.room.take(claim.size)
         unit.bytes_redeemed = claim.size
         try:
             payload = await self.store.payload(claim)
         except ClaimStoreError as error:
-            gate.note_failure(place, error)
-            raise Defer(past or RetryContext(), gate.until(place)) from error
+            breaker.note_failure(place, error)
+            raise Defer(past or RetryContext(), breaker.until(place)) from error
         except BaseException:
-            gate.release_probe(place)
+            breaker.release_probe(place)
             raise
-        gate.passed += 1
-        if gate.is_open:
-            gate.close_breaker()
+        breaker.passed += 1
+        if breaker.state is not CLOSED:
+            breaker.close_breaker()
         return redeemed(record, payload)
 
     def let_go(self, unit: UnitOfWork) -> None:

@@ -19,7 +19,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
-import svcs
 from faust import Record as Event
 
 from famulus.deadletter.redelivery import Redelivery
@@ -28,15 +27,15 @@ from famulus.errors import DecodeError, InvariantError, PermanentError
 from famulus.observability.metric_definitions import OTHER, TYPES_MAX
 from famulus.observability.metrics import Counts
 from famulus.processing.deferral import RetryContext
-from famulus.processing.failure_classification import closed, failed, not_handled, take_back
+from famulus.processing.failure_classification import close_services, failed, not_handled, take_back
 from famulus.processing.failure_policy import FailurePolicy, UnknownTypeError, words
+from famulus.processing.failures.circuit_breaker import CLOSED
 from famulus.processing.handlers import (
     Dispatcher,
     EventTypes,
     Handler,
     OnUnknownType,
-    refuse_result,
-    refuse_unawaited,
+    refuse,
 )
 from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.serialization.claim_check import is_claim_check
@@ -134,18 +133,15 @@ class Pipeline:
 
     def drop(self, back: Redelivery, state: PartitionState) -> None:
         """A dead letter is given up: what waits behind it may come back."""
-        self.failure_policy.let_pass(back, state)
+        self.failure_policy.unblock_sequence(back, state)
 
-    # All of it.
-    async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:  # noqa: C901, PLR0912, PLR0915
-        """Carry one event until nothing of it is left but settling the group: its effects, or its dead letter.
+    async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
+        """Carry one event until only the checkpoint of its group is left to do.
 
-        Raises Rest when that has to wait for something.
+        Raises Defer when the event has to wait for something.
         """
         record, past = work[1], work[2]
         unit = UnitOfWork(state, record) if past is None else self._resumed(past, record, state)
-        # The services of this attempt, once a handler asks for some.
-        scope: svcs.Container | None = None
         try:
             if past is not None or state.failure_state.any:
                 past = self.failure_policy.begin(
@@ -153,77 +149,72 @@ class Pipeline:
                 )
             try:
                 event = self.types.decode(record)
-            except (
-                DecodeError
-            ) as error:  # only then is it asked for a claim check: no other event pays for that
+            except DecodeError as error:  # claim checks are looked for only here: it costs others
                 event = await self._redeemed(error, unit, past)
             if event is None:
                 return self._unknown(record, past, unit)
-            handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
-            if past is not None:
-                handlers = self._left(past, handlers)
             enter(unit)
-            if (self.dedupe is not None or past is not None) and self._is_duplicate(
-                work, event, unit
-            ):
+            if self._is_duplicate(work, event, unit, past):
                 self._end(unit, past)
                 return "duplicate"
+            handlers = self._handlers_of(event, past)
             for handler in handlers:
                 if unit.handler:  # an attempt, of this handler or another one, has ended
                     enter(unit := unit.passed())
-                gate = handler.gate
-                if gate.is_open:
-                    if scope is not None:  # before the event may rest
-                        await closed(scope, unit)
+                if handler.breaker.state is not CLOSED:
+                    await close_services(unit)  # the event may be deferred here
                     self.failure_policy.acquire_probe(handler, handlers, unit, past)
                 before = unit.savepoint(handler.name)
-                if handler.services and scope is None:
-                    scope = self.dispatcher.scope()
                 try:
-                    if past is not None and past.held:
-                        self.failure_policy.check_held(handler, past)
                     result = await (
                         handler.target(event)
-                        if handler.is_plain
-                        else self._call(handler, event, unit, past, scope)
+                        if handler.is_plain and past is None
+                        else self._call(handler, event, unit, past)
                     )
-                    if result is not None:
-                        refuse_result(handler, result)
-                    if unit.unawaited:
-                        refuse_unawaited(handler, unit.unawaited)
-                except BaseException as error:  # whatever a handler raises
-                    # Another attempt, and handlers after this one, have services anew.
-                    if scope is not None:
-                        await closed(scope, unit, error)
+                    if result is not None or unit.unawaited:
+                        refuse(handler, result, unit.unawaited)
+                    self._succeeded(handler, unit)
+                except BaseException as error:  # a handler may raise anything
+                    await close_services(unit, error)  # the next attempt has services of its own
                     unit = unit.rollback(before)
                     past = failed(self.failure_policy, handler, handlers, error, unit, past)
-                else:
-                    if unit.is_timed_out:
-                        take_back(unit)
-                    gate.passed += 1
-                    if gate.is_open:
-                        gate.close_breaker()
-            if scope is not None:
-                await closed(scope, unit)
-            if unit.is_undone:
-                raise RowConflictError  # noqa: TRY301  # its handler did not let it pass
-            if unit.mark or unit.rows or unit.outbox or unit.reads:
-                unit.join()
-            if past is not None:
-                self._end(unit, past)
-        except BaseException as error:  # what is none of ours is raised again
-            if scope is not None:
-                await closed(scope, unit, error)
+            if unit.services is not None:
+                await close_services(unit)
+            self._join(unit, past)
+        except BaseException as error:  # those that are no failure of the event are raised again
+            await close_services(unit, error)
             not_handled(self.failure_policy, error, unit, past)
             return "dead_lettered"
         finally:
-            if unit.bytes_redeemed:
-                self.payload_redeemer.let_go(unit)
-            if not unit.is_resting:
-                unit.is_ended = True
-                if unit.is_live or unit.waiters:
-                    unit.end()
+            self._leave(unit)
         return "handled"
+
+    @staticmethod
+    def _succeeded(handler: Handler, unit: UnitOfWork) -> None:
+        """Note the success of an attempt, and end the time limit that passed during it."""
+        if unit.is_timed_out:
+            take_back(unit)
+        breaker = handler.breaker
+        breaker.passed += 1
+        if breaker.state is not CLOSED:
+            breaker.close_breaker()
+
+    def _join(self, unit: UnitOfWork, past: RetryContext | None) -> None:
+        """Add the effects of a handled event to the group that fills."""
+        if unit.is_undone:  # and its handler caught what said so
+            raise RowConflictError
+        if unit.mark or unit.rows or unit.outbox or unit.reads:
+            unit.join()
+        self._end(unit, past)
+
+    def _leave(self, unit: UnitOfWork) -> None:
+        """Free what the event has taken up, unless it is deferred with it."""
+        if unit.bytes_redeemed:
+            self.payload_redeemer.let_go(unit)
+        if not unit.is_resting:
+            unit.is_ended = True
+            if unit.is_live or unit.waiters:
+                unit.end()
 
     async def _redeemed(
         self, error: DecodeError, unit: UnitOfWork, past: RetryContext | None
@@ -239,13 +230,14 @@ class Pipeline:
         unit.is_resting = False
         return unit
 
-    def _is_duplicate(self, work: WorkItem, event: Event, unit: UnitOfWork) -> bool:
-        """Whether this event was seen before. If not, *unit* gets the mark that it will leave."""
-        _, record, past, stream_ms, key, stored, applied = work
+    def _is_duplicate(
+        self, work: WorkItem, event: Event, unit: UnitOfWork, past: RetryContext | None
+    ) -> bool:
+        """Return True if the event was seen before. If not, *unit* gets the mark that it leaves."""
         dedupe = self.dedupe if past is None or past.back is None else self.dedupe_redelivered
-        # The latter: it has rested since it was looked up.
-        if dedupe is None or unit.mark is not None:
+        if dedupe is None or unit.mark is not None:  # the latter was deferred since the look-up
             return False
+        _, record, _, stream_ms, key, stored, applied = work
         before: list[bytes] = []
         if not key:
             key, *before = dedupe.keys_of(event, record)
@@ -277,29 +269,34 @@ class Pipeline:
         if past is not None:
             self.failure_policy.ended(unit.record, past, unit.partition, is_dead=False)
 
-    @staticmethod
-    def _left(past: RetryContext, handlers: Sequence[Handler]) -> Sequence[Handler]:
-        """Those that have yet to run.
+    def _handlers_of(self, event: Event, past: RetryContext | None) -> Sequence[Handler]:
+        """Return the handlers that have yet to run.
 
-        Raises PermanentError when the only one that should is not there any more.
+        Raises PermanentError when the only one of a redelivered event does not exist any more.
         """
+        handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
+        if past is None:
+            return handlers
         left = past.left(handlers)
         if past.back is not None and past.back.handler and not left and not past.done:
             raise PermanentError(f"there is no handler {past.back.handler} any more")
         return left
 
     async def _call(
-        self,
-        handler: Handler,
-        event: Event,
-        unit: UnitOfWork,
-        past: RetryContext | None,
-        scope: svcs.Container | None,
-    ) -> None:
+        self, handler: Handler, event: Event, unit: UnitOfWork, past: RetryContext | None
+    ) -> object:
+        """Call a handler that takes more than its event, or one of an event with a past."""
+        if past is not None and past.held:
+            self.failure_policy.check_held(handler, past)
+        if handler.is_plain:
+            return await handler.target(event)
+        if handler.services and unit.services is None:
+            unit.services = self.dispatcher.scope()
         delivery = None
         if handler.wants_delivery:
             tried = past.tried.get(handler.name) if past is not None else None
             held = past.held if past is not None else 0
             attempts = held + (tried.attempts if tried is not None else 0)
             delivery = delivery_of(unit.record, unit.event_id, attempts + 1)
-        await self.dispatcher.call(handler, event, delivery, scope)
+        await self.dispatcher.call(handler, event, delivery, unit.services)
+        return None

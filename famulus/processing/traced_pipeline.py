@@ -56,11 +56,11 @@ class TracedFailurePolicy(FailurePolicy):
         self.tracing.failed(error, masked(text_of(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)
 
-    def bury(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
+    def dead_letter(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
         """See `Failing.bury`."""
         if not failure.attempts:  # else it was said when it failed
             self.tracing.failed(failure.error, masked(str(failure.error), unit.record))
-        super().bury(failure, unit, past)
+        super().dead_letter(failure, unit, past)
 
 
 def traced(pipeline: Pipeline, tracing: Tracing | None) -> Pipeline:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from itertools import islice
 
+import svcs
+
 from famulus.errors import AttemptEndedError, PermanentError
 from famulus.serialization.records import (
     ConsumerRecord,
@@ -81,6 +83,7 @@ class UnitOfWork:
         "reads",
         "record",
         "rows",
+        "services",
         "unawaited",
         "waiters",
     )
@@ -93,6 +96,8 @@ class UnitOfWork:
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
         # What its handler has called and not awaited, so that nothing of it was done.
         self.unawaited = ""
+        # Of the event's handlers, once one has asked for any; closed before an attempt ends badly.
+        self.services: svcs.Container | None = None
         # What checks the values that were read, and can be changed in place, at the end.
         self.reads = NO_READS
         self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
@@ -294,6 +299,7 @@ class UnitOfWork:
         )
         unit._event_id, unit._cause, unit._first = self._event_id, self._cause, len(outbox)
         unit.bytes_redeemed, self.bytes_redeemed = self.bytes_redeemed, 0
+        unit.services, self.services = self.services, None
         if self.is_live:
             self.partition.owners.update(dict.fromkeys(unit._owned(), unit))
         self.waiters, self.is_live, self.is_ended = None, False, True

@@ -22,7 +22,7 @@ def is_ready(app: Famulus) -> bool:
 def stuck(app: Famulus) -> list[str]:
     """Why this worker, or partitions of it, do not get on: somebody has to do something."""
     processors = app.assigned.processors.values()
-    floods = [why for p in app.pipelines.values() for why in p.failure_policy.shut]
+    floods = [why for p in app.pipelines.values() for why in p.failure_policy.open_breakers]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
     partitions = *(f.halted for f in processors), *(f.blocked for f in processors)
     group = app.membership.refused, _unheard(app)
@@ -38,7 +38,7 @@ def warnings(app: Famulus) -> list[str]:
 
 def waiting(app: Famulus) -> list[str]:
     """For what handlers, or partitions, wait; they go on by themselves when it is there again, or over."""
-    gates = (handler.gate.why for handler in app.dispatcher.handlers)
+    gates = (handler.breaker.why for handler in app.dispatcher.handlers)
     return [why for why in (app.claims.away, *gates, *_transactions(app)) if why]
 
 

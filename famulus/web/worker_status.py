@@ -115,7 +115,9 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
             outcomes[name] += subscription.counts[name]
     returning = sorted((tp, lag) for tp, lag in returning_lag(app) if lag)
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
-    shut = [why for pipeline in app.pipelines.values() for why in pipeline.failure_policy.shut]
+    shut = [
+        why for pipeline in app.pipelines.values() for why in pipeline.failure_policy.open_breakers
+    ]
     return {
         "is_ready": is_ready(app),
         "why": why_not_ready(app) if not stuck(app) else "",

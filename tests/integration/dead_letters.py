@@ -12,7 +12,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from famulus.deadletter.record import DeadLetters, Failure, FailureKind
+from famulus.deadletter.failure_kind import FailureKind
+from famulus.deadletter.record import DeadLetters, Failure
 from famulus.deadletter.redelivery import Redelivery, parse_redelivery
 from famulus.errors import DecodeError, PermanentError
 from famulus.serialization.records import ProducerRecord
@@ -21,10 +22,10 @@ from tests.integration.conftest import settings_of
 from tests.integration.house import House, wait_for
 
 KINDS: dict[str, tuple[FailureKind, Exception]] = {
-    "permanent": ("permanent", PermanentError("no")),
-    "exhausted": ("exhausted", TimeoutError("no answer")),
-    "poison": ("poison", DecodeError("$.number", "Expected `int`, got `str`")),
-    "parked": ("parked", PermanentError("parked")),
+    "permanent": (FailureKind.PERMANENT, PermanentError("no")),
+    "exhausted": (FailureKind.EXHAUSTED, TimeoutError("no answer")),
+    "poison": (FailureKind.POISON, DecodeError("$.number", "Expected `int`, got `str`")),
+    "parked": (FailureKind.PARKED, PermanentError("parked")),
 }
 
 

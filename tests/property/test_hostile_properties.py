@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from famulus import Event
 from famulus.deadletter.dead_letter import parse_dead_letter
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.masking import masked
 from famulus.deadletter.record import DeadLetters, Failure, our_headers, sender_headers
 from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
@@ -198,7 +199,7 @@ def test_its_letter_is_whole_and_ours_is_small(
 ) -> None:
     """What the sender wrote is unchanged; our headers have 4 KB at most and say the same when they are read again."""
     of = record(key, value, headers)
-    failure = Failure("permanent", PermanentError(text), AT_MS, "h" * 500, 3, AT_MS)
+    failure = Failure(FailureKind.PERMANENT, PermanentError(text), AT_MS, "h" * 500, 3, AT_MS)
     letter = LETTERS.letter(of, failure)
     assert (letter.key, letter.value) == (key, value)
     before = sender_headers(of.headers)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from famulus import Event
 from famulus.control.control_state import ControlState
 from famulus.deadletter.dead_letter import audit_in, audit_of, audit_record, parse_dead_letter
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.record import DeadLetters, Failure
 from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import ClaimError, DecodeError, PermanentError
@@ -123,7 +124,14 @@ def _came_back(record: RecordCopy) -> None:
     outgoing("t", back)
     LETTERS.letter(
         back,
-        Failure("permanent", PermanentError("no"), AT_MS, "h.work", back.attempts, back.first_ms),
+        Failure(
+            FailureKind.PERMANENT,
+            PermanentError("no"),
+            AT_MS,
+            "h.work",
+            back.attempts,
+            back.first_ms,
+        ),
     )
 
 
@@ -216,7 +224,7 @@ def test_every_module_that_decodes_is_known() -> None:
 
 LETTERS = DeadLetters("t.dead-letter", 4, "g", "v1")
 EVENT = RecordCopy("t", 0, 5, AT_MS, b"k", b'{"name": "a"}', [("ce_id", b"1")])
-FAILURE = Failure("permanent", PermanentError("no"), AT_MS, "h.work", 3, AT_MS)
+FAILURE = Failure(FailureKind.PERMANENT, PermanentError("no"), AT_MS, "h.work", 3, AT_MS)
 LETTER = LETTERS.letter(EVENT, FAILURE)
 
 

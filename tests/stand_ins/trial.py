@@ -123,7 +123,7 @@ class Trial:
         )
 
     def _succeeded(self) -> int:
-        return sum(handler.gate.passed for handler in self.dispatcher.handlers)
+        return sum(handler.breaker.passed for handler in self.dispatcher.handlers)
 
     def handler(
         # Frozen.

@@ -1,6 +1,11 @@
 """The circuit breaker: when it opens, how it is probed, when it closes."""
 
-from famulus.processing.failures.circuit_breaker import Breaker, CircuitBreaker
+from famulus.processing.failures.circuit_breaker import (
+    CLOSED,
+    Breaker,
+    CircuitBreaker,
+    CircuitState,
+)
 
 THREE = Breaker(failures=3, events=2, ratio=0.5, window_s=10, wait_initial_s=5, wait_max_s=15)
 
@@ -9,7 +14,7 @@ def test_it_opens_when_most_of_many_fail() -> None:
     """Not before there are enough of enough events."""
     circuit = CircuitBreaker(THREE)
     assert [circuit.failed(event, now) for now, event in enumerate("aab")] == [False, False, True]
-    assert circuit.is_open
+    assert circuit.state is not CLOSED
     assert circuit.seen == (3, 3)
 
 
@@ -67,7 +72,42 @@ def test_each_probe_waits_for_twice_as_long() -> None:
         waits.append(circuit.wait_s)
     assert waits == [5, 10, 15, 15]
     circuit.close()
-    assert not circuit.is_open
+    assert circuit.state is CLOSED
     for now, event in enumerate("abc"):
         circuit.failed(event, 50 + now)
-    assert (circuit.is_open, circuit.wait_s) == (True, 5)
+    assert (circuit.state, circuit.wait_s) == (CircuitState.OPEN, 5)
+
+
+def test_it_is_half_open_while_its_probe_runs_and_open_again_when_that_fails() -> None:
+    circuit = CircuitBreaker(THREE)
+    for now, event in enumerate("abc"):
+        circuit.failed(event, now)
+    states = [circuit.state]
+    for step in (
+        circuit.probe_started,
+        circuit.probe_released,
+        circuit.probe_started,
+        circuit.probe_failed,
+        circuit.probe_started,
+        circuit.close,
+    ):
+        step()
+        states.append(circuit.state)
+    assert [state.value for state in states] == [
+        "open",
+        "half-open",
+        "open",
+        "half-open",
+        "open",
+        "half-open",
+        "closed",
+    ]
+    assert circuit.wait_s == 10  # doubled by the one probe that failed
+
+
+def test_failures_while_it_is_not_closed_do_not_open_it_again() -> None:
+    circuit = CircuitBreaker(THREE)
+    assert [circuit.failed(event, 1) for event in "abcd"] == [False, False, True, False]
+    circuit.probe_started()
+    assert not circuit.failed("e", 2)
+    assert circuit.state is CircuitState.HALF_OPEN

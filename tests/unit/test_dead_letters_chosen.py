@@ -20,8 +20,9 @@ from famulus.deadletter.dead_letter import (
     first_digest,
     parse_dead_letter,
 )
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.index import Criteria, DeadLetterIndex, Entry, Plan, planned, time_of
-from famulus.deadletter.record import DeadLetters, Failure, FailureKind
+from famulus.deadletter.record import DeadLetters, Failure
 from famulus.deadletter.redelivery import outgoing, parse_redelivery, returning
 from famulus.errors import DecodeError, PermanentError
 from famulus.inspection.deadletters.causes import grouped
@@ -67,7 +68,10 @@ def letter_record(
 
 
 def failure(
-    kind: FailureKind = "permanent", at_ms: int = AT, hops: int = 0, handler: str = "agents.t.note"
+    kind: FailureKind = FailureKind.PERMANENT,
+    at_ms: int = AT,
+    hops: int = 0,
+    handler: str = "agents.t.note",
 ) -> Failure:
     """Why it failed."""
     return Failure(kind, PermanentError("no"), at_ms, handler, 2, at_ms - 1000, hops)
@@ -156,7 +160,8 @@ def test_an_edit_is_known_by_the_first_value_ever() -> None:
     for read in (letter_record(record(), failure()), large):
         first = returning(read, "redrive", b"1", first_digest(read, parse_dead_letter(read)))
         again = letter_record(
-            record(value=b"1"), Failure("permanent", PermanentError("no"), AT, edited=first.edited)
+            record(value=b"1"),
+            Failure(FailureKind.PERMANENT, PermanentError("no"), AT, edited=first.edited),
         )
         second = returning(again, "redrive", b"2", first_digest(again, parse_dead_letter(again)))
         assert len(first.edited) == 64
@@ -194,7 +199,7 @@ def test_a_cause_has_a_name_that_stays() -> None:
     """Whoever asks; another place, handler or error is another cause, another element of a list is not."""
 
     def cause(path: str) -> Cause:
-        poison = Failure("poison", DecodeError(path, "Expected `int`"), AT)
+        poison = Failure(FailureKind.POISON, DecodeError(path, "Expected `int`"), AT)
         return parse_dead_letter(letter_record(record(), poison)).cause
 
     assert Cause("permanent", "a.b", "E", "m:1").id == "6c5e34d2"
@@ -327,7 +332,7 @@ def test_causes_are_counted() -> None:
         letter(1, b"a"),
         letter(2, b"b", at_ms=AT + 5),
         letter(3, b"a"),
-        letter(4, None, kind="timeout"),
+        letter(4, None, kind=FailureKind.TIMEOUT),
     ]
     made = register(letters)
     first, second = grouped(made.entries(), made.messages)
@@ -347,7 +352,7 @@ def plan(letters: Iterable[DeadLetter], criteria: Criteria, **how: Any) -> Plan:
     )
 
 
-PARKED: Any = {"kind": "parked", "handler": ""}
+PARKED: Any = {"kind": FailureKind.PARKED, "handler": ""}
 
 
 def test_they_go_in_the_order_of_the_log() -> None:

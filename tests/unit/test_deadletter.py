@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from famulus.deadletter.dead_letter import parse_dead_letter
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.masking import masked
 from famulus.deadletter.record import (
     KEY_BYTES_MAX,
@@ -31,7 +32,7 @@ from famulus.errors import DecodeError, PermanentError, TransientError
 AT_MS = 1_795_464_959_123
 LETTERS = DeadLetters("order-events.dead-letter", 8, "billing", "1.4.2")
 FAILURE = Failure(
-    "exhausted", TransientError("no"), AT_MS, "agents.orders.reserve", 3, AT_MS - 6_000
+    FailureKind.EXHAUSTED, TransientError("no"), AT_MS, "agents.orders.reserve", 3, AT_MS - 6_000
 )
 HEADERS_MAX = 4096
 
@@ -206,8 +207,8 @@ def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None
     try:
         raise PermanentError("no")  # noqa: TRY301  # for its traceback
     except PermanentError as error:
-        failure = Failure("permanent", error, AT_MS, f"{__name__}.handler")
-        poison = Failure("poison", DecodeError("$.items[0].price", "a number"), AT_MS)
+        failure = Failure(FailureKind.PERMANENT, error, AT_MS, f"{__name__}.handler")
+        poison = Failure(FailureKind.POISON, DecodeError("$.items[0].price", "a number"), AT_MS)
     assert failure.place.startswith(f"{__name__}:")
     assert poison.place == "$.items[0].price"
 
@@ -217,7 +218,7 @@ def test_however_often_it_fails_the_headers_stay_as_few(
     times: int, text: str, handler: str
 ) -> None:
     """They are replaced, and take four kilobytes at most."""
-    failure = Failure("exhausted", TransientError(text), AT_MS, handler, 3, AT_MS)
+    failure = Failure(FailureKind.EXHAUSTED, TransientError(text), AT_MS, handler, 3, AT_MS)
     again = record(headers=[("ce_id", b"x" * 300), ("mine", b"\0")])
     for _ in range(times):
         letter = LETTERS.letter(again, failure)
@@ -276,7 +277,7 @@ def test_error_texts_quote_nothing_of_the_event() -> None:
     )
     text = "no ADA LOVELACE born 1815 with secret of customer-7 in 2 rows\nof 'Ada Lovelace'"
     assert masked(text, event) == "no *** born *** with *** of *** in 2 rows of '***'"
-    letter = LETTERS.letter(event, Failure("permanent", PermanentError(text), AT_MS, "h"))
+    letter = LETTERS.letter(event, Failure(FailureKind.PERMANENT, PermanentError(text), AT_MS, "h"))
     assert not any(b"Lovelace" in value or b"LOVELACE" in value for _, value in letter.headers)
 
 
@@ -308,7 +309,10 @@ def test_what_comes_back_is_what_it_was() -> None:
     )
     twice = read(
         LETTERS.letter(
-            back, Failure("permanent", PermanentError("no"), AT_MS, "h", 1, AT_MS, hops=back.hops)
+            back,
+            Failure(
+                FailureKind.PERMANENT, PermanentError("no"), AT_MS, "h", 1, AT_MS, hops=back.hops
+            ),
         )
     )
     assert returning(twice, "drop", None).hops == 2
@@ -318,7 +322,14 @@ def test_what_comes_back_is_what_it_was() -> None:
 def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
     """The others are done with the event."""
     failure = Failure(
-        "exhausted", TransientError("no"), AT_MS, "agents.a", 4, AT_MS, is_partial=True, edited="ab"
+        FailureKind.EXHAUSTED,
+        TransientError("no"),
+        AT_MS,
+        "agents.a",
+        4,
+        AT_MS,
+        is_partial=True,
+        edited="ab",
     )
     back = returning(read(LETTERS.letter(record(), failure)), "redrive", b"")
     assert (back.handler, back.edited) == ("agents.a", "ab")

@@ -10,7 +10,7 @@ import pytest
 
 from famulus.config import DeadLetterConfig
 from famulus.errors import HandlerTimeoutError, TransientError
-from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.circuit_breaker import CLOSED, Breaker
 from famulus.processing.failures.retry_policy import Retry
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Letter, Trial, Try, trials
@@ -49,10 +49,10 @@ class Outage:
 async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exception]) -> None:
     """After a few failures one event at a time tries, each time another one, less and less often; then all go on."""
     trial, outage = make(concurrency=10), Outage(error)
-    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    gate = trial.handler("work", outage, SHORT, BREAKER).breaker
     trial.start()
     trial.feed(*(f"k{number % 20}:e{number}" for number in range(200)))
-    await trial.until(lambda: gate.is_open and trial.processor.lanes.resting == 20)
+    await trial.until(lambda: gate.state is not CLOSED and trial.processor.lanes.resting == 20)
     opened, at = len(trial.calls), trial.calls[-1].at_s
     assert opened <= 20
     assert "what a handler needs seems to be away: h.work: 4 of the last 4 failed" in gate.why
@@ -62,7 +62,7 @@ async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exc
     assert len({call.name for call in probes}) == 6
     outage.is_on = False
     await trial.settled(200)
-    assert (gate.is_open, gate.waiting, gate.why) == (False, 0, "")
+    assert (gate.state, gate.waiting, gate.why) == (CLOSED, 0, "")
     assert outage.order == {
         f"k{key}": [f"e{number}" for number in range(key, 200, 20)] for key in range(20)
     }
@@ -76,11 +76,11 @@ async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exc
 async def test_other_errors_are_no_outage(make: Make) -> None:
     """What nobody classified says nothing about anything else."""
     trial = make(concurrency=10)
-    gate = trial.handler("work", Outage(KeyError), SHORT, BREAKER).gate
+    gate = trial.handler("work", Outage(KeyError), SHORT, BREAKER).breaker
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
     await trial.settled(20)
-    assert not gate.is_open
+    assert gate.state is CLOSED
     assert len(trial.letters) == 20
 
 
@@ -88,11 +88,11 @@ async def test_one_bad_event_does_not_shut_the_gate(make: Make) -> None:
     """However often it is tried."""
     trial, outage = make(), Outage()
     outage.is_on = False
-    gate = trial.handler("work", outage, Retry(30, 0.1, 1.0), BREAKER).gate
+    gate = trial.handler("work", outage, Retry(30, 0.1, 1.0), BREAKER).breaker
     trial.start()
     trial.feed("k:bad")
     await trial.settled(1)
-    assert not gate.is_open
+    assert gate.state is CLOSED
     assert trial.letters == [Letter("bad", "exhausted", "work", 30)]
 
 
@@ -100,14 +100,14 @@ async def test_an_outage_after_a_single_failure_is_one(make: Make) -> None:
     """What went well since one event failed, long before, does not hide it; few keys are enough."""
     trial, outage = make(), Outage()
     outage.is_on = False
-    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    gate = trial.handler("work", outage, SHORT, BREAKER).breaker
     trial.start()
     trial.feed("k:bad", *(f"k{number}" for number in range(900)))
     await trial.settled(901)
     letters = len(trial.letters)
     outage.is_on = True
     trial.feed(*(f"l{number % 4}:e{number}" for number in range(50)))
-    await trial.until(lambda: gate.is_open)
+    await trial.until(lambda: gate.state is not CLOSED)
     await asyncio.sleep(30)
     assert len(trial.letters) == letters
 
@@ -118,15 +118,15 @@ async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
     slow: list[float] = []
 
     async def work(event: Try) -> None:
-        if gate.is_open:
+        if gate.state is not CLOSED:
             slow.append(trial.clock.passed_s)
             await asyncio.sleep(30)
         await outage(event)
 
-    gate = trial.handler("work", work, SHORT, BREAKER, timeout_s=60.0).gate
+    gate = trial.handler("work", work, SHORT, BREAKER, timeout_s=60.0).breaker
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
-    await trial.until(lambda: gate.is_open and bool(slow))
+    await trial.until(lambda: gate.state is not CLOSED and bool(slow))
     await asyncio.sleep(200)
     assert [round(at - slow[0]) for at in slow] == [0, 40, 90, 140, 190]
 
@@ -143,10 +143,10 @@ async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
             raise error
         await outage(event)
 
-    gate = trial.handler("work", work, Retry(2, 0.2), BREAKER, timeout_s=120.0).gate
+    gate = trial.handler("work", work, Retry(2, 0.2), BREAKER, timeout_s=120.0).breaker
     trial.start()
     trial.feed(*(f"k{number}" for number in range(20)))
-    await trial.until(lambda: gate.is_open and gate.waiting == 20)
+    await trial.until(lambda: gate.state is not CLOSED and gate.waiting == 20)
     first = next(iter(trial.processor._resting._of.values()))[0][1].key
     outage.is_on = False
     await trial.settled(20)
@@ -158,7 +158,7 @@ async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
 async def test_an_event_that_comes_when_nobody_waits_is_the_probe(make: Make) -> None:
     """All that failed were given up, or went away with their partition."""
     trial, outage = make(concurrency=10), Outage()
-    gate = trial.handler("work", outage, SHORT, BREAKER).gate
+    gate = trial.handler("work", outage, SHORT, BREAKER).breaker
     trial.start()
     trial.feed(*(f"k{number}" for number in range(10)))
     await trial.until(lambda: gate.waiting == 10)
@@ -169,7 +169,7 @@ async def test_an_event_that_comes_when_nobody_waits_is_the_probe(make: Make) ->
     outage.is_on = False
     trial.start()
     await trial.settled(10)
-    assert not gate.is_open
+    assert gate.state is CLOSED
     assert trial.counts["handled"] == 10
 
 
@@ -198,14 +198,14 @@ async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
     trial.start()
     trial.feed(*(f"k{number % 20}:e{number}" for number in range(60)))
     flood = trial.pipeline.failure_policy.flood
-    await trial.until(lambda: flood.is_open)
+    await trial.until(lambda: flood.state is not CLOSED)
     await asyncio.sleep(100)
     assert len(trial.letters) == 4
     assert "too many" in flood.why or "flood" in flood.why
     outage.is_on = False
     await trial.settled(60)
     assert trial.clock.passed_s < 160
-    assert (flood.is_open, flood.waiting) == (False, 0)
+    assert (flood.state, flood.waiting) == (CLOSED, 0)
     dead = {letter.name for letter in trial.letters}
     assert len(dead) == 4
     for number in range(60):
@@ -223,7 +223,7 @@ async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> 
     trial.handler("work", counting(outage), SHORT)
     trial.start()
     trial.feed(*(f"k{number}:bad{number}" for number in range(20)))
-    await trial.until(lambda: trial.pipeline.failure_policy.flood.is_open)
+    await trial.until(lambda: trial.pipeline.failure_policy.flood.state is not CLOSED)
     trial.feed(*(f"l{number}" for number in range(20)))
     await asyncio.sleep(100)
     assert trial.counts["handled"] == 20
@@ -250,12 +250,12 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     trial.feed(*(f"k{number % 3}:good{number}" for number in range(6)))
     trial.feed(*(f"k{number % 3}:bad{number}" for number in range(20)), **spoil)
     gate = trial.pipeline.failure_policy.poison
-    await trial.until(lambda: gate.is_open)
+    await trial.until(lambda: gate.state is not CLOSED)
     await asyncio.sleep(100)
     stopped = [letter.kind for letter in trial.letters]
     assert stopped == [name] * 4
     assert "poison: t: 5 of the last 5 failed" in gate.why
-    assert trial.pipeline.failure_policy.shut == [gate.why]
+    assert trial.pipeline.failure_policy.open_breakers == [gate.why]
     assert trial.counts["handled"] == 6
     for record in trial.source[6:]:  # a version that reads them
         number = record.offset - 6
@@ -264,7 +264,11 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     await trial.settled(26)
     assert trial.letters[4:] == []
     assert (trial.counts["handled"], trial.counts["dead_lettered"]) == (22, 4)
-    assert (gate.is_open, gate.waiting, trial.pipeline.failure_policy.shut) == (False, 0, [])
+    assert (gate.state, gate.waiting, trial.pipeline.failure_policy.open_breakers) == (
+        CLOSED,
+        0,
+        [],
+    )
     handled = [
         int(call.name.removeprefix("bad")) for call in trial.calls if call.name.startswith("bad")
     ]
@@ -280,7 +284,7 @@ async def test_a_handler_that_fails_for_what_was_read_lets_the_others_be_read(ma
     trial.handler("work", counting(Outage()), Retry(1))
     trial.start()
     trial.feed(*(f"k:bad{number}" for number in range(20)), values=SPOILT)
-    await trial.until(lambda: trial.pipeline.failure_policy.poison.is_open)
+    await trial.until(lambda: trial.pipeline.failure_policy.poison.state is not CLOSED)
     for record in trial.source:
         record.value = b'{"key":"k","name":"bad%d"}' % record.offset
     await trial.settled(20)
@@ -296,7 +300,7 @@ async def test_single_poison_among_good_events_stops_nothing(make: Make) -> None
     trial.feed(*names, values={f"bad{n}": b"\xff" for n in range(200)})
     await trial.settled(200)
     assert (trial.counts["handled"], len(trial.letters)) == (40, 160)
-    assert not trial.pipeline.failure_policy.poison.is_open
+    assert trial.pipeline.failure_policy.poison.state is CLOSED
 
 
 async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(make: Make) -> None:
@@ -311,7 +315,7 @@ async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(ma
         trial.redrive("bad0")
         await trial.until(lambda: len(trial.letters) == 22 + count)  # noqa: B023  # within its turn
     assert {letter.kind for letter in trial.letters[21:]} == {"poison"}
-    assert not trial.pipeline.failure_policy.poison.is_open
+    assert trial.pipeline.failure_policy.poison.state is CLOSED
 
 
 async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:

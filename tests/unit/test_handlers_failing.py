@@ -180,7 +180,7 @@ async def test_an_event_that_waits_at_a_gate_keeps_what_was_done(make: Make) -> 
             raise ConnectionError
 
     trial.handler("first", say)
-    gate = trial.handler("second", work, Retry(3, 0.2), BREAKER).gate
+    gate = trial.handler("second", work, Retry(3, 0.2), BREAKER).breaker
     trial.start()
     trial.feed(*(f"k{number}:e{number}" for number in range(4)))
     await trial.until(lambda: gate.waiting == 4)

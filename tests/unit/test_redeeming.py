@@ -15,7 +15,7 @@ from famulus.errors import ClaimStoreError, PermanentError, TransientError
 from famulus.observability.metrics import Counts
 from famulus.processing import failure_classification as ending
 from famulus.processing import payload_redeeming as payload_redeemer
-from famulus.processing.failures.circuit_breaker import Breaker
+from famulus.processing.failures.circuit_breaker import CLOSED, Breaker
 from famulus.processing.failures.retry_policy import Policy, Retry
 from famulus.processing.handlers import Dispatcher, EventTypes, handler_for
 from famulus.processing.partition_processor import PartitionProcessor
@@ -173,7 +173,7 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
     monkeypatch.setattr(depot.store, "payload", count)
     await depot.feed(*"abcdef")
     root.rename(tmp_path / "gone")
-    await depot.house.until(lambda: asked >= 6 and depot.payload_redeemer.gate.waiting >= 5)
+    await depot.house.until(lambda: asked >= 6 and depot.payload_redeemer.breaker.waiting >= 5)
     await asyncio.sleep(0.3)
     assert asked < 20
     assert depot.processor.checkpointed_offset is None
@@ -184,7 +184,7 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
         0,
         0,
     )
-    assert not depot.payload_redeemer.gate.is_open
+    assert depot.payload_redeemer.breaker.state is CLOSED
     assert not depot.store.away
 
 

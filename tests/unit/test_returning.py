@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.record import Failure
 from famulus.deadletter.redelivery import outgoing, retry_of
 from famulus.deadletter.topics import retry_topic
@@ -240,7 +241,7 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
     trial = trial_of(make, broken, "k:a", stages=1)
     await trial.settled(1)
     broken.bad.clear()
-    failure = Failure("exhausted", TransientError(), 0, "h.work", 3)
+    failure = Failure(FailureKind.EXHAUSTED, TransientError(), 0, "h.work", 3)
     good = outgoing(LATER, retry_of(trial.source[0], failure, 1, 1.0))
     for topic in (REDRIVE, LATER):
         for headers in ([], [("original-topic", b"t")], [(n, b"\xff") for n, _ in good.headers]):
@@ -280,7 +281,7 @@ async def test_what_waits_at_a_stage_of_earlier_code_has_one_attempt_more(
     trial.start()
     trial.feed("l:b")
     await trial.settled(1)
-    failure = Failure("exhausted", TransientError(), 0, handler.name, 2 + stage)
+    failure = Failure(FailureKind.EXHAUSTED, TransientError(), 0, handler.name, 2 + stage)
     value = codec_of(Try).encode(Try(key="k", name="a"))
     record: Any = SimpleNamespace(
         **{**vars(trial.source[0]), "headers": [("ce_id", b"k:a")], "value": value}

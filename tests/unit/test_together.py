@@ -265,7 +265,7 @@ async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
     ]
 
 
-async def adventure(seed: int) -> None:  # noqa: C901  # a life of its own
+async def adventure(seed: int) -> None:  # a life of its own
     """Calls, cancellations, answers and refusals in any order; then everything that was promised is looked for."""
     chance = random.Random(seed)
     line = Wired(buffer_memory=64 * 1024, batch_size=chance.choice([1_024, 4_096, 64 * 1024]))

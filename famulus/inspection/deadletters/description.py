@@ -7,21 +7,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from famulus.deadletter.dead_letter import Cause
+from famulus.deadletter.failure_kind import explanation_of
 from famulus.deadletter.index import HOPS_MAX, Plan, text_of
 from famulus.formatting import number, printable, short, time_text
 from famulus.inspection.deadletters.detail import LetterDetail
 from famulus.inspection.deadletters.diff import Difference, Differences, What, cut_path, type_of
 
 TOO_DEEP = "(nested too deeply to be shown)"
-KINDS = {
-    "poison": "its bytes are not the event that they should be",
-    "unknown_type": "nobody here handles its type",
-    "permanent": "its handler said that it will never work",
-    "rejected": "its handler does not want it",
-    "exhausted": "its handler failed as often as it may",
-    "timeout": "its handler took too long as often as it may",
-    "parked": "an earlier event of its key is here",
-}
 TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
 VALUES_SHOWN = 20  # of fields that merely have other values
 LINES_MAX = 100  # of the others
@@ -83,7 +75,7 @@ def facts_of(sight: LetterDetail) -> dict[str, str]:
     attempts = f"after {number(letter.attempts, 'attempt')}" if letter.attempts else ""
     since = f"the first {time_text(letter.first_ms)} UTC" if letter.attempts > 1 else ""
     facts = {
-        "cause": f"{cause.id}  {why(cause)}\n{KINDS.get(cause.kind, '')}",
+        "cause": f"{cause.id}  {why(cause)}\n{explanation_of(cause.kind)}",
         "place": printable(cause.place),
         "message": printable(letter.message),
         "failed": ", ".join(filter(None, (f"{time_text(letter.at_ms)} UTC", attempts, since))),

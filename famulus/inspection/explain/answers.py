@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from famulus.control.pauses import AuditInfo, PauseScope, said
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.formatting import behind_transaction, duration, time_text
 from famulus.state.changelog import SeenMark
 from famulus.state.failure_state import AttemptCount, Attempts
@@ -165,7 +166,7 @@ def _dead(facts: Facts) -> Answer:
     if last.was:
         again = f"{what} at {when}; it was {last.was} at {time_text(last.was_ms)}"
         return Answer("dropped" if last.was == "dropped" else "redriven", again)
-    if last.kind == "parked":
+    if last.kind == FailureKind.PARKED:
         behind = (
             f"offset {facts.dead_before}" if facts.dead_before is not None else "an earlier one"
         )

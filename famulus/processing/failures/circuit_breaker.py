@@ -1,25 +1,39 @@
-"""The circuit breaker: when most of what is tried fails, trying on would only use up attempts.
+"""The circuit breaker: stop trying while most of what is tried fails.
 
-Closed: attempts run, failures are counted. Open: nothing runs but one probe at a time, after a wait
-that doubles each time. A probe that succeeds closes it. Pure: time is an argument, in seconds by
-any clock that never goes back.
+Closed: attempts run, and failures are counted. Open: nothing runs. Half-open: one attempt runs, the
+probe, after a wait that doubles with each probe that fails. A probe that succeeds closes the
+circuit. Pure: time is an argument, in seconds of a monotonic clock.
 """
 
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 
 from famulus.declarations import Declaration
 
 KEPT_MIN = 100  # failures that are remembered
 
 
+class CircuitState(Enum):
+    """The states of a circuit breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+CLOSED = CircuitState.CLOSED  # what is asked before each attempt is a name of the module
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """When a circuit opens: at so many *failures* of so many *events* within *window_s*, if they are *ratio* of all.
+    """Limits at which a circuit opens, and the waits before its probes.
 
-    Or at a *run* of failures without a success between them, however long that takes. 0 is never.
-    It is probed after *wait_initial_s*, then after twice that, up to *wait_max_s*.
+    It opens at *failures* attempts of at least *events* different events that failed within
+    *window_s* seconds, if they are at least *ratio* of all attempts; or at *run* failures without a
+    success between them. 0 failures, or a run of 0, is never. The first probe comes after
+    *wait_initial_s* seconds, each further one after twice the wait, at most *wait_max_s*.
     """
 
     failures: int = 10
@@ -31,7 +45,7 @@ class Breaker:
     wait_max_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for one that makes no sense."""
+        """Raise ConfigError for limits that make no sense."""
         call = Declaration("Breaker")
         for option in ("failures", "events", "run"):
             call.number(option, getattr(self, option), is_whole=True)
@@ -41,15 +55,14 @@ class Breaker:
 
 
 class CircuitBreaker:
-    """One circuit. *passed* counts what succeeded: whoever tries adds to it."""
+    """One circuit. *passed* counts attempts that succeeded; the caller adds to it."""
 
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.passed = 0
-        self.is_open = False
+        self.state = CLOSED
         self.wait_s = 0.0  # before the next probe
-        # When, which event, what had passed by then: of the last ones, since thousands may fail in
-        # a second.
+        # Time, event and value of `passed` of the last failures: thousands may fail in a second.
         self._failed: deque[tuple[float, Hashable, int]] = deque(
             maxlen=max(breaker.failures * 2, KEPT_MIN)
         )
@@ -57,16 +70,16 @@ class CircuitBreaker:
         self._passed_at_run = 0
 
     def failed(self, event: Hashable, now_s: float) -> bool:
-        """Note a failure of *event*. True when it has opened the circuit."""
+        """Note a failed attempt of *event*; return True when it opens the circuit."""
         if self.passed != self._passed_at_run:
             self._run, self._passed_at_run = 0, self.passed
         self._run += 1
         self._failed.append((now_s, event, self.passed))
         while self._failed[0][0] < now_s - self.breaker.window_s:
             self._failed.popleft()
-        if self.is_open or not self._is_too_much():
+        if self.state is not CLOSED or not self._is_too_much():
             return False
-        self.is_open, self.wait_s = True, self.breaker.wait_initial_s
+        self.state, self.wait_s = CircuitState.OPEN, self.breaker.wait_initial_s
         return True
 
     def _is_too_much(self) -> bool:
@@ -75,24 +88,33 @@ class CircuitBreaker:
             return True
         if not breaker.failures or len(failed) < breaker.failures:
             return False
-        # Among the newest ones: what succeeded since one failed long before says nothing about now.
+        # Only of the newest failures: older successes say nothing about the present.
         passed = self.passed - failed[-breaker.failures][2]
         if breaker.failures < breaker.ratio * (breaker.failures + passed):
             return False
         return len({event for _, event, _ in failed}) >= breaker.events
 
+    def probe_started(self) -> None:
+        """Let one attempt run."""
+        self.state = CircuitState.HALF_OPEN
+
+    def probe_released(self) -> None:
+        """Open again after a probe that ended without a result; the wait stays."""
+        self.state = CircuitState.OPEN
+
     def probe_failed(self) -> None:
-        """It is not over: the next probe waits for longer."""
+        """Open again; the next probe waits for twice as long."""
+        self.state = CircuitState.OPEN
         self.wait_s = min(self.wait_s * 2, self.breaker.wait_max_s)
 
     def close(self) -> None:
-        """Something succeeded."""
-        self.is_open = False
+        """Close the circuit after a success."""
+        self.state = CLOSED
         self._failed.clear()
         self._run = 0
 
     @property
     def seen(self) -> tuple[int, int]:
-        """The newest failures, and attempts in the same time."""
+        """The number of the newest failures, and of all attempts in the same time."""
         count = min(len(self._failed), self.breaker.failures or len(self._failed))
         return count, count + (self.passed - self._failed[-count][2] if count else 0)

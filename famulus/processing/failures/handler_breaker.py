@@ -1,7 +1,6 @@
-"""A gate before a handler: open to all, unless its circuit has opened; then events wait at it and one at a time tries.
+"""A circuit breaker at which events wait while it is open; one at a time is the probe.
 
-An event that waits uses up none of its attempts and nobody's hands, and its partition is read on
-meanwhile.
+An event that waits uses up none of its attempts and no task, and its partition is read on.
 """
 
 import asyncio
@@ -10,19 +9,17 @@ from collections.abc import Callable, Hashable
 
 import structlog
 
-from famulus.processing.failures.circuit_breaker import Breaker, CircuitBreaker
+from famulus.processing.failures.circuit_breaker import CLOSED, Breaker, CircuitBreaker
 
 log = structlog.get_logger()
 Resume = Callable[[], None]
 
 
 class HandlerBreaker(CircuitBreaker):
-    """The gate of what *name* says.
+    """The circuit breaker of *name*: a handler, a store, or the dead letters of a topic.
 
-    `is_open` is the circuit's: while it is, `may_probe` says who goes through.
-
-    *what* and *cure* are words for the person who reads the log. An attempt takes *limit_s* at
-    most, 0: nobody knows.
+    *what* and *cure* are the words of the log around the name and the failures. A probe that has
+    not ended after *limit_s* seconds (0: the longest wait) is replaced by another.
     """
 
     def __init__(
@@ -30,53 +27,55 @@ class HandlerBreaker(CircuitBreaker):
     ) -> None:
         super().__init__(breaker)
         self.name = name
-        self.why = ""  # it is shut, in words; empty while it is not
+        self.why = ""  # the reason, for people; empty while closed
         self._what, self._cure = what, cure
         self._limit_s = limit_s or breaker.wait_max_s
-        self._waiting: dict[Hashable, Resume] = {}  # in the order of their coming
+        self._waiting: dict[Hashable, Resume] = {}  # in the order of arrival
         self._is_probe_due = False
         self._probe: Hashable = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        """Events that wait here."""
+        """The number of events that wait."""
         return len(self._waiting)
 
     def try_acquire_probe(self, event: Hashable) -> bool:
-        """Whether *event* is the one that tries now."""
+        """Make *event* the probe if none is under way; return True if it is the probe."""
         if self._is_probe_due:
             self._is_probe_due, self._probe = False, event
         if self._probe != event:
             return False
-        self._set_timer(self._limit_s)  # if nobody hears of it any more, another one tries
+        self.probe_started()
+        self._set_timer(self._limit_s)  # a probe of which no end is noted is replaced
         return True
 
     def is_trying(self, event: Hashable) -> bool:
-        """Whether *event* is the one that tries now."""
-        return self.is_open and self._probe == event
+        """Return True if *event* is the probe."""
+        return self.state is not CLOSED and self._probe == event
 
     def release_probe(self, event: Hashable) -> None:
-        """If *event* is the one that tries, it has ended without a word about what is away."""
+        """Note that the probe, if *event* is it, ended without a result: another one may try."""
         if self.is_trying(event):
             self._probe = None
+            self.probe_released()
             self._set_timer()
 
     def wait(self, event: Hashable, resume: Resume) -> Callable[[], object]:
-        """Have *resume* called when *event* may try. Returns how to wait no more."""
+        """Call *resume* once *event* may try; return the function that cancels the wait."""
         self._waiting[event] = resume
         if self._is_probe_due:
             asyncio.get_running_loop().call_soon(self._let_one_try)
         return lambda: self._waiting.pop(event, None)
 
     def until(self, event: Hashable) -> Callable[[Resume], Callable[[], object]]:
-        """The same for later: what is given *resume*."""
+        """Return the condition of a deferral: `wait` for *event*."""
         return lambda resume: self.wait(event, resume)
 
     def note_failure(self, event: Hashable, error: BaseException) -> bool:
         """Note that an attempt of *event* failed.
 
-        True when the circuit is open: the attempt does not count.
+        Returns True when the circuit is open now: the attempt does not count.
         """
         if self.failed(event, time.monotonic()):
             failures, attempts = self.seen
@@ -87,7 +86,7 @@ class HandlerBreaker(CircuitBreaker):
             )
             log.error(self.why, next_try_in_s=self.wait_s)
             self._set_timer()
-        elif self.is_open and self._probe == event:
+        elif self.is_trying(event):
             self.probe_failed()
             self._probe = None
             log.warning(
@@ -98,10 +97,10 @@ class HandlerBreaker(CircuitBreaker):
                 next_try_in_s=self.wait_s,
             )
             self._set_timer()
-        return self.is_open
+        return self.state is not CLOSED
 
     def close_breaker(self) -> None:
-        """Something succeeded: the circuit closes, and who waits here may go on."""
+        """Close the circuit after a success and resume every event that waits."""
         log.warning("works again", gate=self.name, waiting=self.waiting)
         self.close()
         self.why = ""
@@ -119,10 +118,11 @@ class HandlerBreaker(CircuitBreaker):
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_one_try)
 
     def _let_one_try(self) -> None:
-        if not self.is_open:
+        if self.state is CLOSED:
             return
+        self.probe_released()  # of the one before, if its end was never noted
         self._is_probe_due, self._probe = not self._waiting, None
         if self._waiting:
             self._probe = next(iter(self._waiting))
-            self._set_timer()  # it may be given up before it tries
+            self._set_timer()  # the event may be lost before it tries
             self._waiting.pop(self._probe)()

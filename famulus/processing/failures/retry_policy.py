@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.declarations import Declaration, shown
 from famulus.durations import seconds_in
 from famulus.errors import (
@@ -19,7 +20,6 @@ from famulus.errors import (
 )
 
 Unclassified = Literal["transient", "permanent"]
-FinalKind = Literal["permanent", "rejected", "exhausted", "timeout"]
 OUTAGES = (TransientError, ConnectionError, TimeoutError)  # what says that something else is away
 
 
@@ -99,15 +99,17 @@ class Policy:
             return all(self.is_outage(each) for each in _leaves(error))
         return self.is_transient(error) and isinstance(error, (*OUTAGES, *self.transient))
 
-    def kind(self, error: BaseException) -> FinalKind:
+    def kind(self, error: BaseException) -> FailureKind:
         """How to call it when the event is given up."""
         if isinstance(error, Reject) or (
             self._is_group(error) and all(isinstance(e, Reject) for e in _leaves(error))
         ):
-            return "rejected"
+            return FailureKind.REJECTED
         if not self.is_transient(error):
-            return "permanent"
-        return "timeout" if isinstance(error, HandlerTimeoutError) else "exhausted"
+            return FailureKind.PERMANENT
+        if isinstance(error, HandlerTimeoutError):
+            return FailureKind.TIMEOUT
+        return FailureKind.EXHAUSTED
 
     def _is_group(self, error: BaseException) -> bool:
         """Whether it is a group that nobody has classified as such."""

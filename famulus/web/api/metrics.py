@@ -22,6 +22,7 @@ from famulus.kafka.partition_health import PartitionHealth
 from famulus.kafka.stray_counts import strays
 from famulus.observability import metric_definitions as c
 from famulus.observability.metrics import Counts, Distribution
+from famulus.processing.failures.circuit_breaker import CLOSED
 from famulus.processing.subscription import Subscription
 from famulus.serialization.records import Outcome
 from famulus.web.readiness import is_ready
@@ -122,7 +123,7 @@ class WorkerCollector(Collector):
             scrape.put(c.BLOCKED, unwritten, topic, "disk")
             scrape.put(c.PAUSED, sum(bool(now.paused) for now in of_topic), topic)
         for topic, pipeline in self._app.pipelines.items():
-            scrape.put(c.FLOOD, bool(pipeline.failure_policy.shut), topic)
+            scrape.put(c.FLOOD, bool(pipeline.failure_policy.open_breakers), topic)
 
     @staticmethod
     def _put_distribution(
@@ -142,13 +143,13 @@ class WorkerCollector(Collector):
             sent[topic if number < c.TOPICS_SENT_MAX else c.OTHER] += count
         for topic, count in sent.items():
             scrape.put(c.SENT, count, "kafka", "send", topic)
-        is_open: Counter[str] = Counter()  # a handler of several types has a gate for each
+        is_open: Counter[str] = Counter()  # a handler of several types has one for each
         waiting: Counter[str] = Counter()
         for handler in self._app.dispatcher.handlers:
-            is_open[handler.name] += handler.gate.is_open
-            waiting[handler.name] += handler.gate.waiting
-        for name, gates in is_open.items():
-            scrape.put(c.BREAKER_OPEN, gates > 0, name)
+            is_open[handler.name] += handler.breaker.state is not CLOSED
+            waiting[handler.name] += handler.breaker.waiting
+        for name, count in is_open.items():
+            scrape.put(c.BREAKER_OPEN, count > 0, name)
             scrape.put(c.BREAKER_WAITING, waiting[name], name)
         scrape.put(c.CLAIMS_AWAY, bool(self._app.claims.away))
         for name, count in self._app.consumers.failures.items():

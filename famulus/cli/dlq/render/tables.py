@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from famulus.deadletter.dead_letter import DeadLetter
+from famulus.deadletter.failure_kind import FailureKind
 from famulus.deadletter.index import Entry
 from famulus.formatting import number, printable, short, time_text
 from famulus.inspection.deadletters.causes import CauseGroup
@@ -48,7 +49,7 @@ def causes(groups: Iterable[CauseGroup], width: int) -> Table:
     for group in groups:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
-        if group.cause.place and group.cause.kind != "poison":  # whose message says it
+        if group.cause.place and group.cause.kind != FailureKind.POISON:  # whose message says it
             lines.append(f"\nat {printable(group.cause.place)}")
         if group.message:
             lines.append(f"\n{printable(group.message)}", style="dim")
