@@ -39,7 +39,7 @@ class Command(AppCommand):
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run the command, then exit with 0 or with the exit code of its error.
 
-        A reader that closes the pipe is no error.
+        An output pipe that its reader has closed is no error.
         """
         make_safe()
         self.stdout, self.stderr = sys.stdout, sys.stderr

@@ -17,7 +17,7 @@ from famulus.formatting import duration, number, printable
 from famulus.kafka.burrow import State
 from famulus.kafka.lag import GroupLag, GroupLagMonitor, PartitionLag
 
-SHOWN = 30  # up to so many partitions, those without lag are listed too
+SHOWN = 30  # with at most this many partitions, those without lag are listed too
 COLOURS = {State.OK: "green", State.WARNING: "yellow", None: "dim"}
 
 

@@ -35,7 +35,7 @@ class Acting(Command):
 
     abstract = True
     action: ClassVar[Action]
-    options = list(MEANT)  # as Faust wants it
+    options = list(MEANT)  # Faust reads a list here
 
     async def run(  # one parameter for each option
         self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
@@ -51,7 +51,7 @@ class Acting(Command):
         await do(self.app, self.action, topic, partition, why, is_json=is_json)
 
 
-class pause(Acting):  # the class's name is the command's
+class pause(Acting):  # Faust names the command after the class
     """Pause a topic, one partition or everything, on all workers of the group, until `resume`.
 
     Events in flight are finished and committed. Workers keep their partitions. A worker that starts

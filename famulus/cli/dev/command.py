@@ -34,10 +34,10 @@ QUICK = {
 class dev(Command):  # Faust names the command after the class
     """Run a Kafka broker and a worker, and restart the worker whenever a file is saved.
 
-    Ctrl-C ends both. The command watches agents/, models/, app/ and appsettings*.json. Missing
-    topics are created. The broker is the one that KAFKA_BOOTSTRAP_SERVERS names, else the one of
-    `faust -A app broker start`, else one of the command's own, which ends with it. State and topics
-    are kept in Worker.DataDir.
+    Ctrl-C ends the command and its worker. The command watches agents/, models/, app/ and
+    appsettings*.json. Missing topics are created. The broker is the one that
+    KAFKA_BOOTSTRAP_SERVERS names, else the one of `faust -A app broker start`, else one of the
+    command's own, which ends with it. State and topics are kept in Worker.DataDir.
 
     \b
     For example:

@@ -191,7 +191,7 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
                 if asked.is_json:
                     print_text(lines.sent_json(entry, request.action, stays))
                 elif stays:
-                    bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # likewise
+                    bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # as above
 
             with _stoppable(sending.stop):
                 await sending.run(plan, tell)
