@@ -1,1 +1,1 @@
-"""The commands of `faust -A app`: one module, or one package with a module `command`, for each."""
+"""Commands of `faust -A app`. Each is a module, or a package with a module `command`."""

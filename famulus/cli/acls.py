@@ -1,4 +1,4 @@
-"""`faust -A app acls`: the rights that Kafka has to give, no more than are used."""
+"""`faust -A app acls`: a script that grants the ACLs that Famulus needs, and no more."""
 
 import shlex
 from collections.abc import Iterator
@@ -27,7 +27,10 @@ allow() { kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN
 
 
 class Right(NamedTuple):
-    """What a principal may do with a *resource*, `topic` or `group`, of that *name*."""
+    """Operations that a principal may perform on one resource.
+
+    *resource* is `topic` or `group`, *name* the name of that topic or group.
+    """
 
     principal: str
     resource: str
@@ -35,7 +38,7 @@ class Right(NamedTuple):
     operations: tuple[str, ...]
 
     def __str__(self) -> str:
-        """A line of the script."""
+        """Return the line of the script that grants the right."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
         return (
             f"allow {shlex.quote(self.principal)} --{self.resource} "
@@ -44,7 +47,10 @@ class Right(NamedTuple):
 
 
 def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
-    """What the workers do. Topics of their own they make themselves, each by its name."""
+    """Yield the rights of the workers.
+
+    Workers create their own topics, so they get the right to create each of these by its name.
+    """
     kafka = app.settings.kafka
     yield Right(principal, "group", app.group, ("Read", "Describe"))
     yield from rights_of_admin(app, principal)
@@ -53,8 +59,8 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
         later = app.scheduler.topic  # its consumer group has the same name
         yield Right(principal, "group", later, ("Read", "Describe"))
         yield Right(principal, "topic", later, ("Create", "Alter", "Read", "Write", *LOOK))
-    # A handler may publish an event of any type that is handled here: which ones it does, only its
-    # code knows.
+    # A handler may publish events of any type that is handled here. The types that it does publish
+    # are known to its code only, so all of these topics get Write.
     published = {kafka.topic(topic_of(event_type)) for event_type in app.dispatcher.event_types}
     for subscription in _subscriptions(app):
         write = ("Write",) if subscription.topic_name in published else ()
@@ -71,13 +77,19 @@ def rights_of_worker(app: Famulus, principal: str) -> Iterator[Right]:
 
 
 def rights_of_admin(app: Famulus, principal: str) -> Iterator[Right]:
-    """What telling the group takes (pauses, seeks, concurrency), by a command or by a worker's web views."""
+    """Yield the rights that control commands need, for pauses, seeks and concurrency.
+
+    A command or the web views of a worker write these to the admin topic.
+    """
     yield Right(principal, "topic", admin_topic(app.group), ("Create", "Read", "Write", *LOOK))
     yield Right(principal, "topic", admin_audit_topic(app.group), ("Create", "Write", *LOOK))
 
 
 def rights_of_replies(app: Famulus, principal: str) -> Iterator[Right]:
-    """What requests of handlers take, and replies: to this group, and to the topics that the settings name in full."""
+    """Yield the rights for requests of handlers and for replies to requests.
+
+    Replies go to this group's own topic, and to the topics that the settings name in full.
+    """
     own = replies_topic(app.group)
     yield Right(principal, "topic", own, ("Create", "Read", "Write", *LOOK))
     for name in app.settings.kafka.replies.allowed_topics.split(","):
@@ -87,7 +99,11 @@ def rights_of_replies(app: Famulus, principal: str) -> Iterator[Right]:
 
 
 def rights_of_operator(app: Famulus, principal: str) -> Iterator[Right]:
-    """What `dlq` does: it reads letters, state and sources, sends letters back, and writes down what was done."""
+    """Yield the rights of an operator who uses `dlq`.
+
+    `dlq` reads dead letters, state and source topics, redrives dead letters, and writes an audit
+    record of each action.
+    """
     yield Right(principal, "group", app.group, ("Describe",))
     yield from rights_of_admin(app, principal)
     for subscription in _subscriptions(app):
@@ -108,14 +124,16 @@ def _subscriptions(app: Famulus) -> list[Subscription]:
     return [subscription for _, subscription in sorted(app.subscriptions.items())]
 
 
-class acls(Command):  # the class's name is the command's
-    """Print a script of kafka-acls commands: what the cluster must allow workers, and whoever handles dead letters.
+class acls(Command):  # Faust names the command after the class
+    """Print a script of kafka-acls commands for the workers and for operators of dead letters.
+
+    The script grants what they need and nothing else.
 
     Example: faust -A app acls --worker User:famulus --operator User:famulus-operator
     >deploy/acls/famulus.sh
     """
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         option(
             "--worker", default="User:famulus", show_default=True, help="Principal of the workers."
         ),
@@ -128,7 +146,7 @@ class acls(Command):  # the class's name is the command's
     ]
 
     async def run(self, worker: str, operator: str) -> None:
-        """Print it."""
+        """Print the script."""
         self.say(HEAD)
         for right in (*rights_of_worker(self.app, worker), *rights_of_operator(self.app, operator)):
             self.say(str(right))

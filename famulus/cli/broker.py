@@ -1,4 +1,4 @@
-"""`faust -A app broker`: a Kafka in the background, for development."""
+"""`faust -A app broker`: a Kafka broker in the background, for development."""
 
 from pathlib import Path
 
@@ -9,17 +9,19 @@ from famulus.cli.command import Command
 from famulus.cli.output import print_text
 
 
-class broker(Command):  # the class's name is the command's
-    """Start, stop or show a local Kafka in the background. It needs no Docker and no Java.
+class broker(Command):  # Faust names the command after the class
+    """Start, stop or show a local Kafka broker in the background.
+
+    Neither Docker nor Java needs to be installed.
 
     \b
     For example:
     faust -A app broker start
     faust -A app broker start --port 0
     faust -A app broker status --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("action", type=click.Choice(["start", "stop", "status"])),
         option(
             "--port",
@@ -37,7 +39,10 @@ class broker(Command):  # the class's name is the command's
     ]
 
     async def run(self, action: str, port: int, data_dir: Path | None, *, is_json: bool) -> None:
-        """Do it, and say what runs now. `status` exits with 1 when nothing does."""
+        """Run the action and print the state of the broker.
+
+        `status` exits with 1 when no broker runs.
+        """
         # Development's packages are not installed in production.
         from famulus.dev import background  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The command line of a child: that of this process, with another command in the place of its own."""
+"""Command line of a child process, made from the command line of this process."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,10 @@ import click
 
 
 def faust_command(context: click.Context, *words: str) -> list[str]:
-    """Make the command that runs `faust` with *words*, and with the global options and the `--set` of this process.
+    """Build the command line that runs `faust` with *words* in a child process.
 
-    The folder that `--workdir` names is left out: this process is there already.
+    The child gets the global options and the `--set` options of this process. `--workdir` is left
+    out, because this process has already changed to that folder.
     """
     given = sys.argv[1:]
     root = context.find_root().command
@@ -21,7 +22,7 @@ def faust_command(context: click.Context, *words: str) -> list[str]:
 
 
 def settings_of(words: Sequence[str]) -> Iterator[str]:
-    """Pick the `--set NAME=VALUE` out of a command's *words*."""
+    """Yield the `--set NAME=VALUE` options among a command's *words*."""
     rest = iter(words)
     for word in rest:
         if word == "--":
@@ -42,7 +43,10 @@ def _without_workdir(words: Sequence[str]) -> Iterator[str]:
 
 
 def web_host(bind: str) -> str:
-    """Say by which name this machine reaches what listens on *bind*, as addresses of pages have it."""
+    """Return the host for URLs of a server that listens on *bind*.
+
+    The unspecified address becomes the loopback address. IPv6 addresses are put in brackets.
+    """
     with suppress(ValueError):
         address = ip_address(bind)
         if address.is_unspecified:

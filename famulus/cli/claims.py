@@ -1,4 +1,4 @@
-"""`faust -A app claims`: the large payloads in the store, listed, and swept when no record can need them any more."""
+"""`faust -A app claims`: list the payloads in the payload store, and sweep expired ones."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,32 +21,34 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How long blobs of a topic are kept.
+    """Retention of the payloads of one topic.
 
-    *why* says what that is made of, or why they are kept for ever.
+    *seconds* is infinite for payloads that are kept forever. *why* lists the parts of the sum, or
+    says why the payloads are kept forever.
     """
 
     seconds: float
     why: str
 
 
-class claims(Command):  # the class's name is the command's
-    """Look at the payloads that were too large for Kafka (ClaimCheck.Store), and remove those that nobody needs.
+class claims(Command):  # Faust names the command after the class
+    """List the payloads that were too large for Kafka, and remove those no longer needed.
 
-    list says what there is of each topic. sweep removes what is older than the records that may
-    need it: the topic's retention, that of its dead letters and of the topics by which they come
-    back, and ClaimCheck.SweepMarginH. Topics that keep their records for ever keep their payloads.
-    --older-than makes it longer, never shorter. Of a topic that was deleted nobody knows, so its
-    payloads stay unless both --topic and --older-than are said.
+    The payloads are in the store that ClaimCheck.Store names. `list` shows their number, size and
+    age for each topic. `sweep` removes payloads that are older than any record that may need them.
+    Their retention is the sum of the topic's retention, that of its dead letter topics, that of its
+    redrive and retry topics, and ClaimCheck.SweepMarginH. A topic that keeps its records forever
+    keeps its payloads. --older-than makes the retention longer, never shorter. The retention of a
+    deleted topic is unknown, so its payloads stay unless both --topic and --older-than are given.
 
     \b
     For example:
     faust -A app claims list
     faust -A app claims sweep --dry-run
     faust -A app claims sweep --topic order-events --older-than 90d
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("action", type=click.Choice(["list", "sweep"])),
         option("--topic", help="Payloads of this topic; all unless set."),
         option("--older-than", metavar="AGE", help="sweep: only what is older than 90d, 12h, 30m."),
@@ -57,7 +59,11 @@ class claims(Command):  # the class's name is the command's
     async def run(
         self, action: str, topic: str | None, older_than: str | None, *, is_dry: bool, is_json: bool
     ) -> None:
-        """Do it."""
+        """List or sweep the payloads.
+
+        Raises ConfigError without a payload store, UnavailableError when the store cannot be
+        reached.
+        """
         if action == "list" and (older_than is not None or is_dry):
             raise click.UsageError("--older-than, --dry-run: only for sweep")
         if not self.app.claims.is_there:
@@ -126,10 +132,11 @@ class claims(Command):  # the class's name is the command's
 
 
 def kept_of(topic: str, retention_s: Mapping[str, float], margin_s: float) -> Kept:
-    """How long blobs of *topic* are kept, when the topics of the cluster keep their records for *retention_s*.
+    """Return the retention of the payloads of *topic*.
 
-    An event may become a dead letter at the end of its topic's retention, and be sent back at the
-    end of that one's.
+    *retention_s* is the retention of each topic of the cluster, in seconds. An event may become a
+    dead letter at the end of its topic's retention, and may be redriven at the end of the retention
+    of the dead letter topic. The three retentions and *margin_s* are therefore added up.
     """
     if topic not in retention_s:
         return Kept(math.inf, "the topic is not there; say --topic and --older-than")

@@ -1,4 +1,4 @@
-"""What our commands share: they run without Faust's worker around them and end with the exit codes of `errors`."""
+"""Base of the commands: no Faust worker around them, and the exit codes of `errors`."""
 
 import asyncio
 import sys
@@ -22,39 +22,41 @@ from famulus.formatting import text_of
 from famulus.observability.unhandled_errors import watch_leaks
 from famulus.standard_streams import ReaderGoneError, make_safe
 
-PARTITION = click.IntRange(0, 2**31 - 1)  # as Kafka counts them
+PARTITION = click.IntRange(0, 2**31 - 1)  # the range of Kafka's int32
 OFFSET = click.IntRange(0, 2**63 - 1)
 
 
 class Command(AppCommand):
-    """A command of ours.
+    """Base class of the commands of Famulus.
 
-    Define `run`; an OperatingError that it raises becomes one line and its exit code.
-
-    So do click's own errors: Faust would show a traceback for them.
+    Define `run`. An OperatingError that it raises is printed as one line and sets the exit code.
+    Errors of click are handled alike, because Faust would print a traceback for them.
     """
 
     abstract = True
     app: Famulus
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run and exit: 0, or the code of what went wrong."""
+        """Run the command, then exit with 0 or with the exit code of its error.
+
+        An output pipe that its reader has closed is no error.
+        """
         make_safe()
         self.stdout, self.stderr = sys.stdout, sys.stderr
         try:
             try:
                 asyncio.run(self._watched(*self.args, *args, **{**self.kwargs, **kwargs}))
             finally:
-                sys.stdout.flush()  # what cannot leave is noticed here, not when the process ends
-        except ReaderGoneError:  # whoever reads what we write has enough, as `| head` does
+                sys.stdout.flush()  # a failed write is raised here, not at the end of the process
+        except ReaderGoneError:  # the reader has closed the pipe, as `| head` does
             raise SystemExit(0) from None
-        except click.ClickException as error:  # OperatingError is one
-            with suppress(ReaderGoneError, StreamError):  # there is no other place to say it
+        except click.ClickException as error:  # OperatingError is a subclass
+            with suppress(ReaderGoneError, StreamError):  # the error cannot be reported elsewhere
                 error.show(sys.stderr)
             raise SystemExit(error.exit_code) from None
         except click.Abort:
             with suppress(ReaderGoneError, StreamError):
-                print("nothing was done", file=sys.stderr)  # noqa: T201  # as `commands.out` does
+                print("nothing was done", file=sys.stderr)  # noqa: T201  # as in `cli.output`
             raise SystemExit(1) from None
         raise SystemExit(0)
 
@@ -65,7 +67,10 @@ class Command(AppCommand):
     def list_rows(
         self, rows: Sequence[Sequence[object]], headers: Sequence[str], title: str, *, is_json: bool
     ) -> None:
-        """Show *rows* as a table, or as a JSON object each, which `faust --json` says for every command."""
+        """Print *rows* as a table, or as one JSON object each.
+
+        JSON is printed if *is_json* is set, or for `faust --json`, which applies to every command.
+        """
         if is_json or self.json:
             for row in rows:
                 print_text(dict(zip(headers, row, strict=True)))
@@ -78,14 +83,14 @@ class Command(AppCommand):
 
 
 def adopt() -> None:
-    """Run those of Faust's own commands that start no worker as ours are run: with their streams and their ends."""
+    """Run Faust's own commands that start no worker with our streams and exit codes."""
     for command in (agents, completion, model, models, send):
         cast(Any, command).__call__ = Command.__call__
         cast(Any, command)._watched = _in_words
 
 
 async def _in_words(self: Command, *args: Any, **kwargs: Any) -> None:
-    """Run a command of Faust's. What it cannot find or read is wrong use, not a bug."""
+    """Run a command of Faust, and report failed lookups and unreadable values as wrong usage."""
     try:
         await Command._watched(self, *args, **kwargs)
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
@@ -93,10 +98,10 @@ async def _in_words(self: Command, *args: Any, **kwargs: Any) -> None:
 
 
 def take_settings() -> None:
-    """Let every command take `--set NAME=VALUE`, the strongest layer of the settings.
+    """Add the option `--set NAME=VALUE`, the strongest settings layer, to every command.
 
-    The settings have read it by then: the app is built from them before click looks at a command's
-    options.
+    The value is not passed to the command. The app is built from the settings before click looks at
+    the options of a command, so the settings have read the option by then.
     """
     for command in cli.commands.values():
         command.params.append(

@@ -1,4 +1,4 @@
-"""`faust -A app concurrency`: how many events may be in hand at once, changed while the group runs."""
+"""`faust -A app concurrency`: change the number of events in flight while the group runs."""
 
 import click
 from faust.cli import argument, option
@@ -11,12 +11,13 @@ from famulus.control.concurrency import WIDTH_MAX, WORKER, ConcurrencyOverrides,
 from famulus.inspection.deadletters.redrive import whoami
 
 
-class concurrency(Command):  # the class's name is the command's
-    """Let each partition of a topic have N events in hand at once, or each worker with --all, on the whole group.
+class concurrency(Command):  # Faust names the command after the class
+    """Set how many events each partition of a topic may have in flight.
 
-    It holds until --reset, also for workers that start later; then the settings count again
-    (Worker.PartitionConcurrency and Worker.Concurrency). Without arguments it lists what is set. It
-    needs no worker.
+    With --all, set the number for each worker, over all of its partitions. The number applies to
+    the whole group until --reset, also to workers that start later. After --reset the settings
+    apply again (Worker.PartitionConcurrency and Worker.Concurrency). Without arguments the command
+    lists the numbers that are set. No worker needs to run.
 
     \b
     For example:
@@ -24,9 +25,9 @@ class concurrency(Command):  # the class's name is the command's
     faust -A app concurrency --all 200
     faust -A app concurrency order-events --reset
     faust -A app concurrency --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("words", nargs=-1, metavar="[TOPIC] [N]"),
         option("--all", "is_all", is_flag=True, help="Of each worker, over all of its partitions."),
         option("--reset", "is_reset", is_flag=True, help="As the settings say."),
@@ -36,12 +37,12 @@ class concurrency(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="One JSON array: what is set, then."),
     ]
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self, words: tuple[str, ...], why: str, *, is_all: bool, is_reset: bool, is_json: bool
     ) -> None:
-        """Do it.
+        """Set or reset the concurrency, or list what is set.
 
-        Raises ConfigError when nobody here reads the topic, UnavailableError without a broker.
+        Raises ConfigError when no subscription reads the topic, UnavailableError without a broker.
         """
         if not (words or is_all or is_reset):
             show((await read_told(self.app)).concurrency_overrides, is_json=is_json)
@@ -60,7 +61,7 @@ class concurrency(Command):  # the class's name is the command's
 
 
 def show(concurrency_overrides: ConcurrencyOverrides, *, is_json: bool) -> None:
-    """What is set."""
+    """Print the concurrency that is set, by topic."""
     if is_json:
         print_text(concurrency_overrides.rows())
         return

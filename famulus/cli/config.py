@@ -1,4 +1,4 @@
-"""`faust -A app config show|schema`: what every setting is, who said it, and what there is to set."""
+"""`faust -A app config show|schema`: each setting with its origin, and the JSON Schema."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from famulus.config import settings_files
 from famulus.web.settings_list import Shown, schema, shown
 
 
-class config(Command):  # the class's name is the command's
+class config(Command):  # Faust names the command after the class
     """Show every setting with its unit and origin, or print the JSON Schema of appsettings.json.
 
     Secrets are shown as ***. The schema is for editors.
@@ -23,13 +23,13 @@ class config(Command):  # the class's name is the command's
     "$schema": "./appsettings.schema.json"
     """  # click shows the first paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("action", type=click.Choice(["show", "schema"])),
         option("--json", "is_json", is_flag=True, help="Show a JSON object a line."),
     ]
 
     async def run(self, action: str, *, is_json: bool) -> None:
-        """Do it."""
+        """Print the settings or the schema."""
         if action == "schema":
             put_line(json.dumps(schema(), indent=2))
             return

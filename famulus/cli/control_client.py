@@ -1,4 +1,4 @@
-"""What the commands that tell a group something share: what it is told by now, and a way to say more."""
+"""Helpers for commands that read or write the admin topic of the group."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -12,22 +12,24 @@ from famulus.control.pauses import EVERYTHING, PauseScope
 from famulus.control.seek_planner import done
 from famulus.producer.producer import Producer
 
-ANSWER_MS = 30_000  # for which a person waits
+ANSWER_MS = 30_000  # as long as an operator waits for an answer
 
 
 async def read_told(app: Famulus) -> ControlState:
-    """What the admin topic says by now; nothing while there is none.
+    """Read the group's current control state from its admin topic.
 
-    Raises UnavailableError without a broker.
+    The state is empty while there is no admin topic. Raises UnavailableError without a broker,
+    ConfigError when the topic is damaged.
     """
     return await read_admin_topic(app.settings.kafka, app.settings.worker.startup_timeout_s)
 
 
 @asynccontextmanager
 async def control_producer(app: Famulus) -> AsyncIterator[Producer]:
-    """What sends to the admin topic, which is there then.
+    """Open a producer for the admin topic, which is created if missing.
 
-    Raises as `prepare_admin_topics` and the producer do.
+    The delivery timeout of the producer is 30 seconds at most. Raises as `prepare_admin_topics` and
+    the producer do.
     """
     kafka = app.settings.kafka
     await prepare_admin_topics(kafka, app.settings.worker.startup_timeout_s)
@@ -40,7 +42,10 @@ async def control_producer(app: Famulus) -> AsyncIterator[Producer]:
 
 
 async def resolve_scope(app: Famulus, topic: str | None, partition: int | None) -> PauseScope:
-    """What somebody means, everything for None. Raises as `target_of`."""
+    """Resolve *topic* and *partition* to a pause scope; None as *topic* means all topics.
+
+    Raises as `target_of` does.
+    """
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
     return await target_of(
         app.settings.kafka,
@@ -52,9 +57,9 @@ async def resolve_scope(app: Famulus, topic: str | None, partition: int | None) 
 
 
 async def cancel_seeks(app: Famulus, places: Iterable[TopicPartition]) -> None:
-    """Take back the seeks of *places* that nobody has carried out, so that no worker does.
+    """Cancel the pending seeks of *places*, so that no worker executes them.
 
-    Raises as `teller`.
+    Raises as `read_told` and `control_producer` do.
     """
     seeks = (await read_told(app)).seeks
     if names := [name for at in places for name in seeks.names(at.topic, at.partition)]:

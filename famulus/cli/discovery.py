@@ -1,4 +1,7 @@
-"""Find the commands of this package: a new one is a module here, and nothing else names it."""
+"""Discovery of the commands of this package.
+
+A new command is a new module or package here. No other file has to list it.
+"""
 
 import importlib
 import pkgutil
@@ -10,8 +13,11 @@ from famulus.cli.command import adopt, take_settings
 
 
 def register(app: Famulus) -> None:
-    """Add every command to Faust's command line. A second *app* of the process finds them there."""
-    del app  # commands belong to the command line, which gives them the app
+    """Add every command to Faust's command line.
+
+    A second *app* of the process finds the commands registered already.
+    """
+    del app  # Faust's command line has the commands, and passes the app to them
     _register()
 
 

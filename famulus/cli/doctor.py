@@ -1,4 +1,4 @@
-"""`faust -A app doctor`: what is wrong with the settings, the topics and the machine, and what cures it."""
+"""`faust -A app doctor`: faults of settings, topics and machine, each with a cure."""
 
 import asyncio
 import os
@@ -45,21 +45,19 @@ CHECKS = (
 )
 
 
-class doctor(Command):  # the class's name is the command's
-    """Look for what is wrong: with settings, handlers, topics, keys, the clock and the disk.
+class doctor(Command):  # Faust names the command after the class
+    """Look for faults of settings, handlers, topics, keys, the clock and the disk.
 
-    Changes nothing.
-
-    Exits with 0 when nothing is, or only what people regret later; with 1 when there is an error;
-    with 78 when the settings or the handlers are wrong, 69 when no broker answers.
+    Changes nothing. Exits with 0 when nothing is found, or warnings only; with 1 when there is an
+    error; with 78 when the settings or the handlers are wrong; with 69 when no broker answers.
 
     \b
     For example:
     faust -A app doctor
     faust -A app doctor --strict --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         option(
             "--sample",
             type=click.IntRange(0),
@@ -72,7 +70,10 @@ class doctor(Command):  # the class's name is the command's
     ]
 
     async def run(self, sample: int, *, is_strict: bool, is_json: bool) -> None:
-        """Do it."""
+        """Run all checks and print the findings.
+
+        Exits with 1 when there is an error, or a warning and *is_strict*.
+        """
         self.app.dispatcher.check()
         validate_handlers(self.app.subscriptions, self.app.dispatcher, self.app.settings.kafka)
         found = [
@@ -138,10 +139,10 @@ class doctor(Command):  # the class's name is the command's
 async def facts_of(
     kafka: KafkaConfig, names: Iterable[str], timeout_s: float
 ) -> tuple[dict[str, TopicFacts], int]:
-    """What the cluster says of those topics that exist, and the number of its brokers.
+    """Describe those of the topics *names* that exist, and count the brokers.
 
     Raises UnavailableError when no broker answers within *timeout_s*, ConfigError when the cluster
-    does not tell.
+    refuses to describe them.
     """
     async with admin_of(kafka, timeout_s) as admin:
         cluster = await admin.describe_cluster()
@@ -160,7 +161,10 @@ async def facts_of(
 
 
 def place_of(folder: Path) -> Place:
-    """What the machine says of the state's *folder*, or of the one in which it would be made."""
+    """Return whether the state's *folder* is writable, and the size of its disk.
+
+    A folder that does not exist yet is judged by the nearest parent that does.
+    """
     there = folder.absolute()
     while not there.exists():
         there = there.parent
@@ -169,7 +173,7 @@ def place_of(folder: Path) -> Place:
 
 
 def show(found: Sequence[Finding]) -> None:
-    """For people."""
+    """Print the findings as text, each with its cure."""
     out = console()
     for finding in found:
         line = Text.assemble(

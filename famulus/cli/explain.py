@@ -1,4 +1,4 @@
-"""`faust -A app explain`: where an event is, why, and what gets it on."""
+"""`faust -A app explain`: the state of an event, the reason, and the action to take."""
 
 from dataclasses import asdict
 
@@ -17,21 +17,22 @@ from famulus.inspection.explain.facts import ReadLimits
 from famulus.inspection.explain.search import Question, explained
 
 
-class explain(Command):  # the class's name is the command's
-    """Say where an event is and why: waiting, paused, in back-off, a dead letter, handled; and what gets it on.
+class explain(Command):  # Faust names the command after the class
+    """Show the state of an event, the reason, and the action that resolves it.
 
-    It reads the logs alone, so no worker needs to answer; what a worker has in hand this second,
-    its /livez knows. An event is named by its place, or looked for among the newest ones by its key
-    or its id.
+    States are, for example, waiting, paused, in back-off, dead letter and handled. The command
+    reads the logs only, so no worker needs to answer. The events that a worker has in flight at
+    this second are at its /livez. Name an event by its offset, or search the newest events for its
+    key or its id.
 
     \b
     For example:
     faust -A app explain order-events 3 1042
     faust -A app explain order-events --key 4711
     faust -A app explain order-events --id famulus#8f6e0c9a-5b1c-4b8b-9d8e-0a3c7f9d1b2e --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic"),
         argument("partition", type=PARTITION, required=False),
         argument("offset", type=OFFSET, required=False),
@@ -45,7 +46,7 @@ class explain(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self,
         topic: str,
         partition: int | None,
@@ -55,7 +56,10 @@ class explain(Command):  # the class's name is the command's
         *,
         is_json: bool,
     ) -> None:
-        """Do it. Raises OperatingError when no event is like that."""
+        """Print the state of each event that matches.
+
+        Raises OperatingError when no event matches.
+        """
         if sum((offset is not None, key is not None, event_id is not None)) != 1:
             raise click.UsageError(
                 "name an event: TOPIC PARTITION OFFSET, or TOPIC with --key or --id"
@@ -74,7 +78,10 @@ class explain(Command):  # the class's name is the command's
 
 
 def show(facts: Facts, answer: Answer, *, is_json: bool) -> None:
-    """For programs, or for people: an error's text is somebody else's."""
+    """Print *answer* as JSON or as text.
+
+    The text is escaped, because error messages in it come from others.
+    """
     if is_json:
         place = {"topic": facts.topic, "partition": facts.partition, "offset": facts.offset}
         print_text({**place, "type": facts.type_name, **asdict(answer)})

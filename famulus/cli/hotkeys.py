@@ -1,4 +1,4 @@
-"""`faust -A app hotkeys`: which keys the partitions of a running worker have most."""
+"""`faust -A app hotkeys`: the most frequent keys in the partitions of a running worker."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,23 +18,24 @@ from famulus.webserver.auth import READ_FILE
 from famulus.webserver.tokens import checked, read_token
 
 ASK_S = 10.0
-Partition = dict[str, Any]  # Any: as `GET /hotkeys/` has it
+Partition = dict[str, Any]  # Any: JSON of `GET /hotkeys/`
 
 
-class hotkeys(Command):  # the class's name is the command's
-    """Show the keys that the events of a running worker have most, by number, bytes and handlers' time.
+class hotkeys(Command):  # Faust names the command after the class
+    """Show the hottest keys of a running worker, by count, bytes and time in handlers.
 
-    They are estimates for the last five to ten minutes. skew is the topic's fullest partition
-    beside the mean of those that the worker has. It asks the worker of these settings, or the one
-    at --url, with the token for reading. Keys are digests unless the worker has Worker.ShowKeys.
+    The numbers are estimates for the last five to ten minutes. skew is the number of events of the
+    topic's fullest partition, divided by the mean of the partitions that the worker has. The
+    command asks the worker of these settings, or the one at --url, with the token for reading. Keys
+    are shown as digests unless the worker has Worker.ShowKeys.
 
     \b
     For example:
     faust -A app hotkeys
     faust -A app hotkeys order-events --url http://127.0.0.1:6067 --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic", required=False),
         option("--url", help="The web server of another worker."),
         option(
@@ -43,7 +44,11 @@ class hotkeys(Command):  # the class's name is the command's
     ]
 
     async def run(self, topic: str | None, url: str | None, *, is_json: bool) -> None:
-        """Do it."""
+        """Print the hot keys of the worker, or of one *topic*.
+
+        Raises ConfigError when the worker has no partition of *topic*, else as `asked` and
+        `token_of` do.
+        """
         worker = self.app.settings.worker
         found = await asked(url or f"http://{worker.web_bind}:{worker.web_port}", token_of(worker))
         if topic is not None:
@@ -58,9 +63,9 @@ class hotkeys(Command):  # the class's name is the command's
 
 
 async def asked(url: str, token: str) -> list[Partition]:
-    """The answer of the worker at *url*.
+    """Return the hot keys by partition, as the worker at *url* answers.
 
-    Raises UnavailableError without one, AccessError when it does not let us.
+    Raises UnavailableError when no worker answers, AccessError when it refuses *token*.
     """
     headers = {"Authorization": f"Bearer {token}"}
     try:
@@ -88,9 +93,9 @@ async def asked(url: str, token: str) -> list[Partition]:
 
 
 def token_of(worker: WorkerConfig) -> str:
-    """The token for reading: of the settings, or the one that a worker made.
+    """Return the token for reading: from the settings, else the one that a worker made.
 
-    Raises ConfigError without one.
+    Raises ConfigError when there is none.
     """
     if given := worker.read_token.get_secret_value():
         return checked("Worker.ReadToken", given)
@@ -103,7 +108,10 @@ def token_of(worker: WorkerConfig) -> str:
 
 
 def table_of(found: Sequence[Partition]) -> Table:
-    """For people: a row for each key, and one for a partition without any that stands out."""
+    """Build a table with one row for each key.
+
+    A partition without hot keys has one row.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("partition", "events", "skew", "key", "share", "count", "bytes", "handlers"):
         table.add_column(

@@ -1,4 +1,4 @@
-"""`faust -A app keys TOPIC`: whether the key of a topic is a good one, and what another field would give."""
+"""`faust -A app keys TOPIC`: judge the key of a topic and other fields."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -21,23 +21,23 @@ from famulus.serialization.json_codec import json_of
 from famulus.serialization.records import ConsumerRecord
 
 POLL_MS = 500
-SHOWN = 8  # partitions: more are shown as the least and the most
+SHOWN = 8  # of more partitions only the minimum and the maximum are shown
 
 
-class keys(Command):  # the class's name is the command's
-    """Judge the key of a topic by its last events, and what other fields of them would give as a key.
+class keys(Command):  # Faust names the command after the class
+    """Judge the key of a topic by its newest events, and other fields as a key.
 
-    good: many keys that come again, evenly spread. bad: few keys, or a hot one, so that one
-    partition has the most. pointless: nearly every key comes once, so it keeps no order. No key is
-    shown.
+    The verdict is good for many keys that recur and are evenly spread; bad for few keys or a hot
+    one, so that one partition has most of the events; pointless when nearly every key occurs once,
+    so that it keeps no order. No key is shown.
 
     \b
     For example:
     faust -A app keys order-events
     faust -A app keys order-events --field customer_id --sample 100000 --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic"),
         option(
             "--field",
@@ -56,7 +56,10 @@ class keys(Command):  # the class's name is the command's
     ]
 
     async def run(self, topic: str, fields: Sequence[str], sample: int, *, is_json: bool) -> None:
-        """Do it."""
+        """Print the verdict on the key and on each field.
+
+        Raises ConfigError when there is no such topic.
+        """
         settings = self.app.settings
         name = settings.kafka.topic(topic)
         timeout_s = settings.worker.startup_timeout_s
@@ -79,9 +82,10 @@ class keys(Command):  # the class's name is the command's
 async def last_records(
     kafka: KafkaConfig, topic: str, partitions: int, sample: int, timeout_s: float
 ) -> list[ConsumerRecord]:
-    """The newest records of a topic, in all about *sample*, of each partition the part that it has of all.
+    """Read about *sample* of the newest records of a topic.
 
-    What does not come within *timeout_s* after the last one is left out.
+    Each partition contributes in proportion to its length. Raises TimeoutError when one poll takes
+    longer than *timeout_s*.
     """
     places = [TopicPartition(topic, number) for number in range(partitions)]
     found: list[ConsumerRecord] = []
@@ -110,7 +114,10 @@ async def last_records(
 
 
 def starts_of(lengths: Sequence[int], sample: int) -> list[int]:
-    """Where to begin in logs of such *lengths*, so that each gives the same part of its records, *sample* in all."""
+    """Return the position in each log at which to begin, so that *sample* records are read.
+
+    *lengths* are those of the logs. Each log gives the same fraction of its records.
+    """
     total = sum(lengths)
     if total <= sample:
         return [0] * len(lengths)
@@ -118,7 +125,7 @@ def starts_of(lengths: Sequence[int], sample: int) -> list[int]:
 
 
 def table_of(topic: str, reports: Iterable[Report]) -> Table:
-    """For people."""
+    """Build a table with one row for each choice of a key."""
     table = Table(title=f"Keys of {topic}")
     for heading in (
         "key",

@@ -1,4 +1,4 @@
-"""`faust -A app lag [GROUP]`: how far a consumer group is behind, and whether it gets on."""
+"""`faust -A app lag [GROUP]`: the lag of a consumer group, and whether it makes progress."""
 
 import asyncio
 import itertools
@@ -17,30 +17,28 @@ from famulus.formatting import duration, number, printable
 from famulus.kafka.burrow import State
 from famulus.kafka.lag import GroupLag, GroupLagMonitor, PartitionLag
 
-SHOWN = 30  # partitions up to which those without lag are listed, too
+SHOWN = 30  # with at most this many partitions, those without lag are listed too
 COLOURS = {State.OK: "green", State.WARNING: "yellow", None: "dim"}
 
 
-class lag(Command):  # the class's name is the command's
-    """Show how far a consumer group (this app's unless GROUP is set) is behind, on every partition.
+class lag(Command):  # Faust names the command after the class
+    """Show the lag of a consumer group, this app's unless GROUP is set, on every partition.
 
-    It needs no worker.
-
-    lag is in records and as the age of the next record to be read. left is when nothing is left, if
-    what came and what was read between the looks goes on. state is judged as Burrow does: ok,
-    warning (it is read, but the lag never gets less; or all that is left stands behind an open
-    transaction), stalled (the members commit nothing new), stopped (nobody is left), rewind (a
-    commit went back), and unclear where less than 10 seconds were seen: --watch, or --looks 11, see
-    more.
+    No worker needs to run. lag is the number of records, and the age of the next record to be read.
+    left is the time until the lag is zero at the rates in and out that were measured between the
+    samples. state is judged by the rules of Burrow, and is one of: ok; warning (records are read
+    but the lag never decreases, or all records left are behind an open transaction); stalled (the
+    members commit no new offset); stopped (the group has no members); rewind (a commit went back);
+    unclear (fewer than 10 seconds were observed, for which --watch or --looks 11 helps).
 
     \b
     For example:
     faust -A app lag
     faust -A app lag billing --topic order-events --watch
     faust -A app lag --looks 11 --check --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("group", required=False),
         option("--topic", help="Only this topic, also if the group has never committed there."),
         option("--watch", "is_watch", is_flag=True, help="Look again and again, until Ctrl-C."),
@@ -64,7 +62,7 @@ class lag(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="One JSON object for each answer."),
     ]
 
-    async def run(  # one for each option
+    async def run(  # one parameter for each option
         self,
         group: str | None,
         topic: str | None,
@@ -75,14 +73,17 @@ class lag(Command):  # the class's name is the command's
         is_check: bool,
         is_json: bool,
     ) -> None:
-        """Do it. Exits with 1 for what --check finds."""
+        """Print the lag.
+
+        Exits with 1 when *is_check* is set and the state is stalled, stopped or rewind.
+        """
         if is_watch and (looks is not None or is_check):
             raise click.UsageError("--looks, --check: not with --watch")
         if group in {None, self.app.group}:
             await self.app.find_retired()
         watch = self._watch(group or self.app.group, topic)
         if is_watch:
-            with suppress(asyncio.CancelledError):  # Ctrl-C is how it ends
+            with suppress(asyncio.CancelledError):  # Ctrl-C ends the command normally
                 await follow(watch, interval_s, is_json=is_json)
             return
         found = await watch.look()
@@ -108,7 +109,10 @@ class lag(Command):  # the class's name is the command's
 
 
 async def follow(watch: GroupLagMonitor, interval_s: float, *, is_json: bool) -> None:
-    """Show each look, for ever: a terminal has the last one, a pipe all of them."""
+    """Print the lag every *interval_s* seconds, forever.
+
+    A terminal shows the latest sample only. A pipe and JSON output get all samples.
+    """
     out = console()
     with (
         Live(console=out, auto_refresh=False)
@@ -133,7 +137,7 @@ def _put(out: Out, what: RenderableType) -> None:
 
 
 def shown(found: GroupLag) -> RenderableType:
-    """For people: the group in a line, its partitions in a table, and what is strange about them."""
+    """Render the lag as text: the group, a table of its partitions, and anomalies."""
     partitions = found.partitions
     rows = [
         p for p in partitions if p.look.lag or p.state is not State.OK or len(partitions) <= SHOWN

@@ -1,13 +1,14 @@
-"""The topics that the subscriptions need, and how they are made."""
+"""Creation of the topics that the subscriptions need."""
 
 from famulus.application import Famulus
 from famulus.kafka.admin import dead_letter_configs, ensure_topics
 
 
 async def make_needed(app: Famulus) -> dict[str, int]:
-    """Create the topics that are missing, with their dead letter topics: the partitions of those that were there.
+    """Create the missing topics and their dead letter topics.
 
-    Raises UnavailableError, AccessError and ConfigError as `ensure_topics`.
+    Returns the partition counts of the topics that existed before. Raises UnavailableError,
+    AccessError and ConfigError as `ensure_topics` does.
     """
     settings = app.settings
     letters = {app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()}

@@ -1,8 +1,8 @@
-"""The only way in which commands write: text that is not marked up, JSON a line, notes beside it.
+"""Output of all commands: plain text, lines of JSON, and notes on stderr.
 
-Whatever the text, a terminal obeys nothing in it: a plain line is escaped by the stream
-(`streams`), a styled one where rich gives it away, and JSON has escapes of its own, with which it
-is the same JSON.
+No command writes in another way. Control characters in a text never reach a terminal. A plain line
+is escaped by the stream (`standard_streams`), a styled text when rich writes it. JSON is escaped by
+escapes of its own, so its meaning stays.
 """
 
 import sys
@@ -19,10 +19,10 @@ PIPE_WIDTH = 120
 
 
 class Out(Console):
-    """Standard output, or error, for text that is not marked up."""
+    """Console for text without markup, on standard output or standard error."""
 
     def put(self, what: RenderableType) -> None:
-        """Print it, without the blanks at the ends of lines when it goes to a file or a pipe."""
+        """Print *what*, without trailing blanks unless the output is a terminal."""
         if self.is_terminal:
             self.print(what)
             return
@@ -31,7 +31,11 @@ class Out(Console):
         self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
-        """What rich writes: texts are escaped here, behind everything that made them; its own controls are not."""
+        """Render *buffer* with its texts escaped, but not the control codes of rich.
+
+        The texts are escaped here because this is the last step, after everything that produced
+        them.
+        """
         return super()._render_buffer(
             segment if segment.control else segment._replace(text=printable_lines(segment.text))
             for segment in buffer
@@ -39,7 +43,11 @@ class Out(Console):
 
 
 def console() -> Out:
-    """Standard output, as wide as the terminal, or wide enough."""
+    """Return a console on standard output.
+
+    The console is as wide as the terminal. A file or a pipe gets 120 columns, unless COLUMNS is
+    set.
+    """
     out = Out(highlight=False, markup=False, emoji=False)
     if not out.is_terminal and not out.legacy_windows and "COLUMNS" not in out._environ:
         out.width = PIPE_WIDTH
@@ -47,38 +55,47 @@ def console() -> Out:
 
 
 def error_console() -> Out:
-    """Standard error, for bars that show how far it is."""
+    """Return a console on standard error, for progress bars."""
     return Out(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_note(text: str) -> None:
-    """A line on stderr, beside what was asked for. A terminal gets it in whole words."""
+    """Print *text* as a line on stderr, apart from the output of the command.
+
+    A terminal gets the line wrapped between words.
+    """
     err = error_console()
     if err.is_terminal:
         err.print(Text(printable(text)))
     else:
-        print(printable(text), file=sys.stderr)  # noqa: T201  # here alone
+        print(printable(text), file=sys.stderr)  # noqa: T201  # only this module prints
 
 
 def put_line(text: str) -> None:
-    """A line on stdout, or several."""
-    print(printable_lines(text))  # noqa: T201  # here alone
+    """Print *text*, one line or several, on stdout."""
+    print(printable_lines(text))  # noqa: T201  # only this module prints
 
 
 def print_text(what: object) -> None:
-    """One line of JSON."""
+    """Print *what* as one line of JSON."""
     print_json(msgspec.json.encode(what))
 
 
 def print_json(encoded: bytes) -> None:
-    """The same for what is JSON already. Where stdout is no UTF-8, it has ASCII alone."""
+    """Print *encoded*, which is JSON already, as one line.
+
+    The line is ASCII only, unless the encoding of stdout is a Unicode one.
+    """
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    # Here alone.
+    # Only this module prints.
     print(printable_json(encoded) if is_unicode else ascii_json(encoded))  # noqa: T201
 
 
 def raw_json(value: bytes | None) -> msgspec.Raw | None:
-    """*value* as a part of a line of JSON, None where it is none, or nested too deeply for whoever reads the line."""
+    """Return *value* as a part of a line of JSON, None when it cannot be one.
+
+    None stands for an empty value, for one that is not JSON, and for one nested too deeply.
+    """
     try:
         return (
             msgspec.Raw(msgspec.json.format(value.decode(), indent=-1).encode()) if value else None
@@ -88,5 +105,5 @@ def raw_json(value: bytes | None) -> msgspec.Raw | None:
 
 
 def is_answering() -> bool:
-    """Whether somebody is there who can be asked."""
+    """Return whether standard input is a terminal, so that a user can answer questions."""
     return sys.stdin.isatty()

@@ -1,4 +1,4 @@
-"""`faust -A app pause`, `resume` and `paused`: hold up a partition, a topic or all at run time, on every worker."""
+"""`faust -A app pause`, `resume` and `paused`: pause partitions on every worker at run time."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -31,44 +31,43 @@ MEANT = (
 
 
 class Acting(Command):
-    """Pauses or resumes, as its *action* says."""
+    """Base of the commands `pause` and `resume`, which differ in *action*."""
 
     abstract = True
     action: ClassVar[Action]
-    options = list(MEANT)  # as Faust wants it
+    options = list(MEANT)  # Faust reads a list here
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self, topic: str | None, partition: int | None, why: str, *, is_all: bool, is_json: bool
     ) -> None:
-        """Do it.
+        """Pause or resume, and print the change.
 
         Raises ConfigError when there is no such topic or partition, UnavailableError without a
-        broker.
-
-        OperatingError when more than what is to go on is paused, so that it could not.
+        broker. Raises OperatingError when a wider pause covers what is to be resumed, so that it
+        would stay paused.
         """
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
         await do(self.app, self.action, topic, partition, why, is_json=is_json)
 
 
-class pause(Acting):  # the class's name is the command's
-    """Start nothing more of a topic, one partition or all, on every worker of the group, until `resume`.
+class pause(Acting):  # Faust names the command after the class
+    """Pause a topic, one partition or everything, on all workers of the group, until `resume`.
 
-    What is in hand ends and is committed. Workers keep their partitions, and a new one knows of it.
-    It needs no worker.
+    Events in flight are finished and committed. Workers keep their partitions. A worker that starts
+    later observes the pause as well. No worker needs to run.
 
     \b
     For example:
     faust -A app pause order-events --note "the warehouse is moving"
     faust -A app pause order-events --partition 3
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
     action = "pause"
 
 
 class resume(Acting):  # as above
-    """Let go on what was paused: a topic with all its partitions, one partition, or everything.
+    """Resume a paused topic with all its partitions, one partition, or everything.
 
     \b
     For example:
@@ -80,19 +79,23 @@ class resume(Acting):  # as above
 
 
 class paused(Command):  # as above
-    """List what is paused: since when, by whom, and why; and what else operators told the group.
+    """List what is paused: since when, by which operator, and why.
 
-    It needs no worker.
+    Pending seeks and the concurrency that is set are listed as notes on stderr. No worker needs to
+    run.
 
     For example: faust -A app paused --json
     """
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         option("--json", "is_json", is_flag=True, help="One JSON array, of the pauses alone.")
     ]
 
     async def run(self, *, is_json: bool) -> None:
-        """Do it. Raises UnavailableError without a broker."""
+        """Print the pauses.
+
+        Raises UnavailableError without a broker.
+        """
         control_state = await read_told(self.app)
         if is_json:
             print_text(control_state.pauses.rows())
@@ -105,7 +108,7 @@ class paused(Command):  # as above
             print_note(words)
 
 
-async def do(  # all that is asked for
+async def do(  # one parameter for each option
     app: Famulus,
     action: Action,
     topic: str | None,
@@ -114,7 +117,7 @@ async def do(  # all that is asked for
     *,
     is_json: bool,
 ) -> None:
-    """Pause or resume, and say what was done."""
+    """Pause or resume the topic or partition, and print what was changed."""
     target = await resolve_scope(app, topic, partition)
     async with control_producer(app) as producer:
         pauses = (await read_told(app)).pauses

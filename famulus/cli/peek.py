@@ -1,4 +1,4 @@
-"""`faust -A app peek TOPIC`: the newest records of a topic, or those from a place on, decoded."""
+"""`faust -A app peek TOPIC`: the newest or chosen records of a topic, decoded."""
 
 import heapq
 from typing import Any
@@ -23,24 +23,25 @@ from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.records import event_type_of
 from famulus.wiring import decoder_of
 
-WIDER = 4  # so many times as many offsets are looked at where records are few
-LOOKED = 10_000  # newest records of each partition that are looked through for a key
+WIDER = 4  # factor by which the next range of offsets is larger, while records are few
+LOOKED = 10_000  # newest offsets of each partition that are searched for a key
 
 
-class peek(Command):  # the class's name is the command's
-    """Show records of any topic: place, time, key, headers, value; and what is wrong with one that does not decode.
+class peek(Command):  # Faust names the command after the class
+    """Show records of any topic: offset, time, key, headers and value, with decoding errors.
 
-    The newest ones, in the order of their times, unless a place is given. No group is involved,
-    nothing is committed. Claim checks are shown with their payload, or with why it cannot be had.
+    By default the newest records are shown, ordered by timestamp. No consumer group is involved,
+    and nothing is committed. A claim check is shown with its payload, or with the reason why the
+    payload is unavailable.
 
     \b
     For example:
     faust -A app peek order-events
     faust -A app peek order-events --key 4711 --last 3
     faust -A app peek order-events --partition 3 --offset 1042 --last 1 --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic"),
         option("--partition", type=PARTITION, help="Only this one."),
         option("--offset", type=OFFSET, help="From here on, of one partition."),
@@ -60,7 +61,7 @@ class peek(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self,
         topic: str,
         partition: int | None,
@@ -70,7 +71,10 @@ class peek(Command):  # the class's name is the command's
         *,
         is_json: bool,
     ) -> None:
-        """Do it. Raises ConfigError when there is no such topic, or partition."""
+        """Print the records.
+
+        Raises ConfigError when there is no such topic or partition.
+        """
         if offset is not None and (partition is None or key is not None):
             raise click.UsageError("--offset is of one --partition, and without --key")
         kafka = self.app.settings.kafka
@@ -85,7 +89,7 @@ class peek(Command):  # the class's name is the command's
             numbers = range(count) if partition is None else [partition]
             found = await _from(reader, name, numbers, offset, limit, key)
         out = console()
-        for each in found:  # one payload at a time is in memory
+        for each in found:  # so that one payload at a time is in memory
             record, away = await _with_payload(self.app.claims, each)
             fault = away or (
                 fault_in(types, record, is_redeemed=record is not each) if types is not None else ""
@@ -99,14 +103,18 @@ class peek(Command):  # the class's name is the command's
             print_note(f"{name}: no records like that")
 
     def _types(self, topic: str, name: str) -> EventTypes | None:
-        """What decodes the topic's events, None when nobody here reads it."""
+        """Return the decoder of the topic's events, None when no subscription reads the topic."""
         for subscription in self.app.subscriptions.values():
             if subscription.topic_name in {name, topic}:
                 return decoder_of(self.app.settings, subscription, self.app.dispatcher)
         return None
 
     def _shown_by(self, name: str) -> EventTypes | None:
-        """What knows what is sensitive in the topic: the events of a source are in its dead letters and retries too."""
+        """Return the decoder that knows which fields of the topic's events are sensitive.
+
+        Dead letter, redrive and retry topics have the events of their source, so they get its
+        decoder. None means that no subscription reads the source.
+        """
         for subscription in self.app.subscriptions.values():
             if name == subscription.topic_name or is_way_of(subscription.topic_name, name):
                 return decoder_of(self.app.settings, subscription, self.app.dispatcher)
@@ -114,7 +122,11 @@ class peek(Command):  # the class's name is the command's
 
 
 async def _with_payload(claims: PayloadStore, record: Any) -> tuple[Any, str]:  # Any: as below
-    """*record* with what it stands for if it is a claim check; itself, and why, where that cannot be had."""
+    """Return *record* with its payload if it is a claim check, and an error text.
+
+    When the payload is unavailable, the record is returned unchanged, and the text says why.
+    Otherwise the text is empty.
+    """
     if not is_claim_check(record):
         return record, ""
     try:
@@ -123,10 +135,10 @@ async def _with_payload(claims: PayloadStore, record: Any) -> tuple[Any, str]:  
         return record, f"a claim check, its payload cannot be had: {error}"
 
 
-async def _from(  # noqa: PLR0917  # all that is asked for
+async def _from(  # noqa: PLR0917  # the options of `peek`
     reader: Reader, topic: str, partitions: Any, offset: int | None, limit: int, key: str | None
 ) -> list[Any]:  # Any: aiokafka is untyped
-    """The records that are meant, the oldest first."""
+    """Read the records that the options select, oldest first."""
     found: list[Any] = []
     for number_ in partitions:
         at = TopicPartition(topic, number_)
@@ -150,9 +162,9 @@ async def _from(  # noqa: PLR0917  # all that is asked for
 
 # Any: as above.
 async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit: int) -> list[Any]:
-    """The newest records of a partition.
+    """Read the newest records of a partition, *limit* at least if there are as many.
 
-    Offsets may have none: transactions and compaction leave holes.
+    Offsets may have no record, because transactions and compaction leave gaps.
     """
     found: list[Any] = []
     start, step = end, limit
@@ -165,13 +177,13 @@ async def _last(reader: Reader, at: TopicPartition, begin: int, end: int, limit:
 
 # Any: as above.
 async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -> list[Any]:
-    """The records between two offsets that can be read; of the others it says so."""
+    """Read the records between two offsets, and print a note for each unreadable part."""
     found: list[Any] = []
     behind: int | None = start
     while behind is not None and behind < stop:
         try:
             async for record in reader.between(at, behind, stop):
-                found.append(record)  # noqa: PERF401  # what came before an error stays
+                found.append(record)  # noqa: PERF401  # keeps the records before an error
         except UnreadableError as error:
             print_note(str(error))
             behind = error.next_offset
@@ -181,7 +193,7 @@ async def _readable(reader: Reader, at: TopicPartition, start: int, stop: int) -
 
 
 def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any: as above
-    """For people."""
+    """Print a record as text."""
     place = f"{record.topic}/{record.partition}/{record.offset}"
     out.put(
         Text.assemble(
@@ -203,7 +215,10 @@ def show(out: Out, record: Any, value: bytes | None, fault: str) -> None:  # Any
 
 
 def as_json(record: Any, value: bytes | None, fault: str) -> dict[str, object]:  # Any: as above
-    """For programs. A value that is no JSON is given in hexadecimal."""
+    """Return a record as an object for JSON.
+
+    A value that is not JSON is given in hexadecimal.
+    """
     content = raw_json(value)
     return {
         "topic": record.topic,

@@ -1,4 +1,4 @@
-"""`faust -A app publish [FILE]`: events of a file or of standard input, a JSON object a line, to their topics."""
+"""`faust -A app publish [FILE]`: publish events from JSON lines to their topics."""
 
 import sys
 from collections import Counter
@@ -35,13 +35,16 @@ from famulus.producer.results import PublishError
 from famulus.serialization.json_codec import codec_of
 from famulus.wiring import topic_of
 
-CHUNK = 1_000  # lines that are sent, and waited for, together
-SHOWN = 10  # faults
-MEMORY_BYTES = 16 * 2**20  # of standard input; more of it is put on disk
+CHUNK = 1_000  # events that are sent and awaited together
+SHOWN = 10  # faults that are printed
+MEMORY_BYTES = 16 * 2**20  # of standard input are kept in memory; a larger input goes to disk
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of the input. Without a *key* it is the event's own, without an *id* a new one."""
+    """A line of the input.
+
+    Without a *key* the event's own key is taken, without an *id* a new one.
+    """
 
     type: str
     value: msgspec.Raw
@@ -50,7 +53,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Ready(NamedTuple):
-    """An event that may leave, and the line that it came from."""
+    """An event that is ready to be sent, and the number of its line."""
 
     line: int
     topic: str
@@ -59,21 +62,23 @@ class Ready(NamedTuple):
     id: str | None
 
 
-class publish(Command):  # the class's name is the command's
-    """Publish events, each a line {"type": ..., "value": {...}} of FILE or standard input, "key" and "id" if you like.
+class publish(Command):  # Faust names the command after the class
+    """Publish events from FILE or standard input, one JSON object a line.
 
-    The type is the event's name on the wire; it says the topic and, unless "key" does, the key.
-    Every line is checked against its model before the first one is sent: if one is wrong, nothing
-    is. With an "id" of your own an event that is published again is recognised as the same one.
+    Each line is {"type": ..., "value": {...}}, with "key" and "id" if you like. The type is the
+    event's name on the wire. The topic follows from the type, and so does the key unless "key" is
+    given. Every line is checked against its model before the first event is sent; if one line is
+    wrong, nothing is sent. With an "id" of your own, an event that is published twice is recognised
+    as the same event.
 
     \b
     For example:
     faust -A app publish orders.ndjson
     faust -A app publish --dry-run < orders.ndjson
     echo '{"type": "orders.OrderCreated", "value": {...}}' | faust -A app publish --json
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument(
             "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False
         ),
@@ -89,7 +94,10 @@ class publish(Command):  # the class's name is the command's
     ]
 
     async def run(self, file: Path | None, *, is_dry: bool, is_json: bool) -> None:
-        """Do it. Raises ConfigError for wrong lines or missing topics, and as the producer does."""
+        """Check all lines, then publish their events.
+
+        Raises ConfigError for wrong lines and missing topics, and as the producer does.
+        """
         if file is None and is_answering():
             raise click.UsageError("name a FILE, or write to standard input")
         with opened_lines(file) as lines:
@@ -125,7 +133,11 @@ class publish(Command):  # the class's name is the command's
 
 @contextmanager
 def opened_lines(file: Path | None) -> Iterator[IO[bytes]]:
-    """The input, which can be read twice. Raises ConfigError when the file cannot be read."""
+    """Open the input so that it can be read twice.
+
+    Standard input is copied to memory, and to disk when it is large. Raises ConfigError when the
+    file cannot be read, StreamError when standard input cannot.
+    """
     if file is None:
         with SpooledTemporaryFile(MEMORY_BYTES) as spooled:
             try:
@@ -144,9 +156,9 @@ def opened_lines(file: Path | None) -> Iterator[IO[bytes]]:
 
 
 def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
-    """How many events there are for each topic, by its name in models.
+    """Check every line, and count the events for each topic, by its name in models.
 
-    Raises ConfigError when a line is wrong.
+    Faults are printed as notes, the first ten only. Raises ConfigError when a line is wrong.
     """
     found: Counter[str] = Counter()
     faults = total = 0
@@ -154,7 +166,7 @@ def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
         total += 1
         try:
             found[ready(line, text, types).topic] += 1
-        except (DecodeError, ValueError) as error:  # msgspec's are ValueErrors
+        except (DecodeError, ValueError) as error:  # errors of msgspec are ValueErrors
             faults += 1
             if faults <= SHOWN:
                 print_note(f"line {line}: {error}")
@@ -167,12 +179,15 @@ def checked(lines: IO[bytes], types: dict[str, Any]) -> Counter[str]:
 
 
 def numbered(lines: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, each with its number."""
+    """Return the lines that are not empty, each with its number from 1 on."""
     return ((line, text) for line, text in enumerate(without_mark(lines), 1) if text.strip())
 
 
 def ready(line: int, text: bytes, types: dict[str, Any]) -> Ready:
-    """The event of a line. Raises DecodeError, or ValueError, with what is wrong in it."""
+    """Decode a line to its event.
+
+    Raises DecodeError or ValueError, which say what is wrong with the line.
+    """
     said = msgspec.json.decode(text, type=Line)
     event_type = types.get(said.type)
     if event_type is None:
@@ -187,20 +202,20 @@ def ready(line: int, text: bytes, types: dict[str, Any]) -> Ready:
 
 
 def ready_of(lines: IO[bytes], types: dict[str, Any]) -> Iterator[Ready]:
-    """The events of lines that were checked."""
+    """Decode lines that were checked before."""
     return (ready(line, text, types) for line, text in numbered(lines))
 
 
 def chunks(events: Iterator[Ready]) -> Iterator[list[Ready]]:
-    """A thousand at a time."""
+    """Split *events* into lists of a thousand at most."""
     while chunk := list(islice(events, CHUNK)):
         yield chunk
 
 
 async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> None:
-    """Publish them, those of one topic in their order.
+    """Publish the events of *chunk*, those of one topic in their order.
 
-    Raises as the producer does, and says which lines were sent.
+    Raises as the producer does. The error says which lines were sent.
     """
     for topic, group in groupby(sorted(chunk, key=lambda of: of.topic), key=lambda of: of.topic):
         events = list(group)
@@ -230,7 +245,7 @@ async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> 
 
 
 def headers(producer: Producer, of: Ready) -> list[tuple[str, bytes]]:
-    """What the event says of itself, with the id that its line gave it."""
+    """Return the headers of a new event, with the id of its line if any."""
     new = producer.new_headers(of.event)
     if of.id is None:
         return new

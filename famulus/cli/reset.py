@@ -1,4 +1,4 @@
-"""`faust -A app reset-offsets`: where a group that does not run is to go on, commit and state alike."""
+"""`faust -A app reset-offsets`: move a stopped group to other offsets, commit and state."""
 
 import click
 import msgspec
@@ -19,23 +19,22 @@ from famulus.state.changelog import PROCESSED, encode
 from famulus.wiring import remembers_s
 
 
-class reset_offsets(Command):  # the class's name is the command's
-    """Set where a group that does not run goes on: of a topic, one of its partitions, or all.
+class reset_offsets(Command):  # Faust names the command after the class
+    """Set the offsets at which a stopped group continues: of a topic, a partition, or all.
 
-    It shows that and asks.
-
-    Refused (78) while the group has members: `seek` does it then. The state stays: it goes on
-    there, too, and knows the events that it has handled; when they are read again they are
-    duplicates. `state replay` empties the tables and has them handled anew.
+    The command shows the change and asks before it makes it. While the group has members, it is
+    refused (exit code 78); use `seek` then. The state is kept, and its position moves to the new
+    offsets. The state still knows the events that were handled, so these are duplicates when they
+    are read again. `state replay` empties the tables and has the events handled again.
 
     \b
     For example:
     faust -A app reset-offsets order-events --to-beginning --dry-run
     faust -A app reset-offsets order-events --partition 3 --shift-by -100
     faust -A app reset-offsets --all --to-time 2026-01-31T12:00:00+00:00 --yes
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic", required=False),
         option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
@@ -51,7 +50,7 @@ class reset_offsets(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self,
         topic: str | None,
         partition: int | None,
@@ -66,7 +65,11 @@ class reset_offsets(Command):  # the class's name is the command's
         is_sure: bool,
         is_json: bool,
     ) -> None:
-        """Do it. Raises ConfigError while the group has members, or when there is no such place."""
+        """Show the new offsets, ask, then write them to the state and commit them.
+
+        Raises ConfigError while the group has members, or when there is no such topic, partition or
+        offset.
+        """
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
         where = asked_where(offset, time, shift_by, is_beginning=is_beginning, is_end=is_end)
@@ -96,9 +99,10 @@ class reset_offsets(Command):  # the class's name is the command's
 
 
 async def _move_state(app: Famulus, subscription: Subscription, positions: dict[int, int]) -> None:
-    """Have the state of these partitions say the new positions: a worker goes on where its state says.
+    """Write the new positions to the state of the partitions.
 
-    Raises InvariantError when a worker writes meanwhile.
+    A worker continues at the position in its state, so a commit alone would not move it. Raises
+    InvariantError when a worker writes to the changelog meanwhile.
     """
     if subscription.state_topic is None or not positions:
         return

@@ -1,4 +1,4 @@
-"""`faust -A app seek`: have a live group go on elsewhere, at an offset, a time, the beginning or the end."""
+"""`faust -A app seek`: move a running group to another position."""
 
 from collections.abc import Sequence
 
@@ -33,24 +33,23 @@ PLACES = (
 )
 
 
-class seek(Command):  # the class's name is the command's
-    """Have a live group go on elsewhere: of a topic, one of its partitions, or all.
+class seek(Command):  # Faust names the command after the class
+    """Move a running group to another position: on a topic, one partition, or all.
 
-    It needs no worker.
-
-    It shows what that means and asks. What is in hand ends, or is left after Worker.DrainTimeoutS;
-    each worker lets its partitions go for a moment and goes on there, position and commit. While no
-    worker runs, the order waits for one. Events that the state remembers are duplicates when they
-    are read again: `state replay` is the way to handle them anew, on empty tables.
+    The command shows the consequences and asks before it orders the seek. Events in flight are
+    finished, or abandoned after Worker.DrainTimeoutS. Each worker gives up its partitions for a
+    moment, then continues at the new position, which is also committed. While no worker runs, the
+    seek waits for one. Events that the state remembers are duplicates when they are read again. To
+    handle them again, on empty tables, use `state replay`.
 
     \b
     For example:
     faust -A app seek order-events --partition 3 --to-offset 1042
     faust -A app seek order-events --to-time 2026-01-31T12:00:00+00:00 --note "after the outage"
     faust -A app seek --all --to-end --yes
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("topic", required=False),
         option("--partition", type=PARTITION, help="Only this one."),
         option("--all", "is_all", is_flag=True, help="Every topic, instead of one."),
@@ -63,7 +62,7 @@ class seek(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="A JSON object for each partition."),
     ]
 
-    async def run(  # each is an option
+    async def run(  # one parameter for each option
         self,
         topic: str | None,
         partition: int | None,
@@ -78,9 +77,10 @@ class seek(Command):  # the class's name is the command's
         is_sure: bool,
         is_json: bool,
     ) -> None:
-        """Do it.
+        """Show the seek, ask, then write it to the admin topic.
 
-        Raises ConfigError when there is no such place, UnavailableError without a broker.
+        Raises ConfigError when there is no such topic, partition or offset, UnavailableError
+        without a broker.
         """
         if (topic is None) != is_all:
             raise click.UsageError("name a TOPIC, or say --all")
@@ -103,7 +103,10 @@ class seek(Command):  # the class's name is the command's
 def asked_where(
     offset: int | None, time: str | None, shift_by: int | None, *, is_beginning: bool, is_end: bool
 ) -> SeekTarget:
-    """Where the options of `PLACES` say. Raises UsageError unless exactly one of them does."""
+    """Return the target of the seek that the options of `PLACES` give.
+
+    Raises UsageError unless exactly one of them is given, BadParameter when *time* is not a time.
+    """
     edges = [edge for edge, is_meant in (("beginning", is_beginning), ("end", is_end)) if is_meant]
     if len(edges) > 1:
         raise click.UsageError("--to-beginning or --to-end, not both")
@@ -120,7 +123,10 @@ def asked_where(
 
 
 def agreed(question: str, *, is_sure: bool) -> bool:
-    """Whether somebody says yes. Raises UsageError when nobody is there, Abort for a no."""
+    """Ask *question* unless *is_sure*, and return True when the answer is yes.
+
+    Raises Abort when the answer is no, UsageError when standard input is not a terminal.
+    """
     if not is_sure:
         if not is_answering():
             raise click.UsageError("nobody is there to say yes: add --yes")
@@ -129,7 +135,7 @@ def agreed(question: str, *, is_sure: bool) -> bool:
 
 
 def show(moves: Sequence[PlannedSeek], notes: Sequence[str], *, is_json: bool) -> None:
-    """What would be done, partition by partition, and beside it what that comes to."""
+    """Print the planned seek of each partition, and *notes* on the consequences."""
     if is_json:
         for move in moves:
             print_text(move.as_json())

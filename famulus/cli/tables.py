@@ -1,4 +1,4 @@
-"""`faust -A app tables`: the tables of the subscriptions, and those of plain Faust beside them."""
+"""`faust -A app tables`: the tables of the subscriptions, and those of plain Faust."""
 
 from faust.cli import option
 
@@ -7,17 +7,19 @@ from famulus.cli.command import Command
 NO_HELP = 'say what it is for: Table(..., help="...")'
 
 
-class tables(Command):  # the class's name is the command's
-    """List the tables, and the topic in whose state each is kept. It needs no broker.
+class tables(Command):  # Faust names the command after the class
+    """List the tables, and the topic in whose state each is kept.
+
+    No broker is needed.
 
     For example: faust -A app tables --json
     """
 
-    # As Faust wants it.
+    # Faust reads a list here.
     options = [option("--json", "is_json", is_flag=True, help="A JSON object a line.")]
 
     async def run(self, *, is_json: bool) -> None:
-        """List them."""
+        """Print the tables."""
         rows = [
             (t.name, t.help, s.name)
             for s in self.app.subscriptions.values()

@@ -9,27 +9,25 @@ from famulus.cli.output import print_text
 from famulus.kafka.admin import partitions_of
 
 
-class topics(Command):  # the class's name is the command's
-    """Create the topics that are missing, with their dead letter topics.
+class topics(Command):  # Faust names the command after the class
+    """Create the missing topics, with their dead letter topics.
 
-    Topics that exist stay as they are.
-
-    `plan` says what `apply` would do. The worker itself makes what only it uses: the state's
-    changelogs, and the topics through which records come back.
+    Existing topics stay unchanged. `plan` shows what `apply` would do. The worker itself creates
+    the topics that only it uses: the state changelogs, and the redrive and retry topics.
 
     \b
     For example:
     faust -A app topics plan
     faust -A app topics apply
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("action", type=click.Choice(["plan", "apply"])),
         option("--json", "is_json", is_flag=True, help="A JSON object for each topic."),
     ]
 
     async def run(self, action: str, *, is_json: bool) -> None:
-        """Do it, and say what was done, or would be."""
+        """Run the action, and print each topic with what was done or would be done."""
         settings = self.app.settings
         needed = self.app.topics_needed()
         if action == "apply":

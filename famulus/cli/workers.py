@@ -18,19 +18,20 @@ PORT_MAX = 65_535
 LEVELS = ["crit", "error", "warn", "info", "debug"]
 
 
-class workers(Command):  # the class's name is the command's
-    """Run N workers on this machine: one log, one stop, and a worker that dies is started again.
+class workers(Command):  # Faust names the command after the class
+    """Run N workers on this machine, with one log, and restart a worker that dies.
 
-    Worker 1 keeps its state in the folder 1 of Worker.DataDir and has its web views at the port, worker 2 in the folder
-    2 and at the next port, and so on. Ctrl-C or SIGTERM ends all of them, a second one at once.
+    Worker 1 keeps its state in the folder 1 of Worker.DataDir and has its web views at the port,
+    worker 2 in the folder 2 and at the next port, and so on. Ctrl-C or SIGTERM stops all of them, a
+    second one kills them at once.
 
     \b
     For example:
     faust -A app workers 4
     faust -A app workers 4 --web-port 7000 --set Worker.Concurrency=50
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("count", metavar="N", type=click.IntRange(1, COUNT_MAX)),
         option(
             "--web-port",
@@ -49,7 +50,11 @@ class workers(Command):  # the class's name is the command's
     ]
 
     async def run(self, count: int, web_port: int | None, loglevel: str) -> None:
-        """Run them until they are asked to stop. Raises SystemExit with the exit code that says most."""
+        """Run the workers until they are asked to stop.
+
+        Raises SystemExit with the most severe exit code of the workers, ConfigError when there are
+        too few ports.
+        """
         worker = self.app.settings.worker
         first = web_port or worker.web_port
         if first + count - 1 > PORT_MAX:

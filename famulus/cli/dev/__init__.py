@@ -1,1 +1,1 @@
-"""`faust -A app dev`: a broker, a worker, and the worker again whenever a file is saved."""
+"""`faust -A app dev`: a broker, and a worker that restarts whenever a file is saved."""

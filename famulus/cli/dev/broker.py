@@ -1,4 +1,7 @@
-"""The broker of `dev`: the one that was named, else the one in the background, else one of the project's own."""
+"""Choice of the broker of `dev`.
+
+The broker is the one that was named, else the one in the background, else one of the project's own.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class DevBroker:
-    """A broker to use, in words, and what a worker's environment says to find it."""
+    """A broker to use: its description, and the variables by which a worker finds it."""
 
     about: str
     variables: dict[str, str] = field(default_factory=dict)
@@ -25,10 +28,11 @@ class DevBroker:
 
 @contextmanager
 def broker_of(settings: Settings) -> Iterator[DevBroker]:
-    """Give the broker that variables or the command line name, else a local one; one that is started here ends with it.
+    """Provide the broker that variables or the command line name, else a local one.
 
-    Its data is kept in the data folder. Raises what `Broker.start` raises, and ConfigError when the settings ask for a
-    secured one.
+    The local one is the background broker if that runs, else one that is started here and stopped
+    at the end. The data of the latter is kept in the data folder. Raises what `Broker.start`
+    raises, and ConfigError when the settings ask for a secured broker or a package is missing.
     """
     kafka = settings.kafka
     if is_named(settings):
@@ -60,15 +64,19 @@ def broker_of(settings: Settings) -> Iterator[DevBroker]:
 
 
 def is_named(settings: Settings) -> bool:
-    """Whether a variable or the command line says where the broker is. A file may speak of production's."""
+    """Return whether a variable or the command line names the broker.
+
+    A settings file does not count, because it may name the broker of production.
+    """
     said = settings.said.get(PLACE)
     return said is not None and not said.layer.startswith("appsettings")
 
 
 def port_of(bootstrap_servers: str) -> int:
-    """Choose the port of a local broker: the one that the settings have, so that other commands find it, if it is free.
+    """Return the port for a local broker, 0 for any free one.
 
-    0 stands for any other.
+    The port of the settings is taken if it is local and free, so that other commands find the
+    broker.
     """
     host, _, port = bootstrap_servers.partition(",")[0].strip().rpartition(":")
     if host not in LOOPBACK or not port.isdigit():
@@ -84,4 +92,4 @@ def _variables(bootstrap_servers: str) -> dict[str, str]:
     return {
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
         "KAFKA__REPLICATIONFACTOR": "1",
-    }  # of one node
+    }  # the cluster has one node

@@ -1,4 +1,4 @@
-"""The files of a project whose change has the worker start again."""
+"""Watcher of the project files whose change restarts the worker of `dev`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable
@@ -10,31 +10,33 @@ from typing import Any
 
 from famulus.errors import ConfigError
 
-FOLDERS = "agents", "models", "app"  # of the project, with all that is below
+FOLDERS = "agents", "models", "app"  # of the project, watched recursively
 SETTINGS = "appsettings*.json"
-STEP_MS = (
-    100  # without another save, then the worker starts again: editors save several files at once
-)
-GROUP_MS = 1_000  # and no later than this
-KEPT = {".py", ".json"}  # a file of this kind that is gone is a change as well
-SHOWN = 3  # names in one line
+STEP_MS = 100  # without a save before a restart, since editors save several files at once
+GROUP_MS = 1_000  # after which a restart no longer waits for further saves
+KEPT = {".py", ".json"}  # suffixes of files whose deletion is a change too
+SHOWN = 3  # file names in one message
 
 
 class Changes:
-    """What was saved since somebody asked last. *saved* is set while there is something."""
+    """Files that were saved since the last `take`.
+
+    *saved* is set while there are any, and when the files cannot be watched any more.
+    """
 
     def __init__(self, folder: Path, settings_folder: Path) -> None:
         self.saved = asyncio.Event()
-        self.fault: OSError | None = (
-            None  # why nothing is watched any more; then `saved` is set as well
-        )
+        self.fault: OSError | None = None  # why watching has failed; `saved` is set then
         self._folder = folder.resolve()
         self._roots = sorted({self._folder, settings_folder.resolve()})
         self._found: set[str] = set()
-        self._again = asyncio.Event()  # a folder came that was not there
+        self._again = asyncio.Event()  # one of `FOLDERS` was created
 
     def take(self) -> str:
-        """Forget what was saved, and name it. Raises ConfigError when files cannot be watched."""
+        """Clear the saved files, and return their names as text.
+
+        Raises ConfigError when files cannot be watched.
+        """
         if self.fault is not None:
             raise ConfigError(
                 f"the files of the project cannot be watched: {self.fault}; "
@@ -47,7 +49,10 @@ class Changes:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Watch while the context lasts. Raises ConfigError when the package for it is missing."""
+        """Watch the files while the context lasts.
+
+        Raises ConfigError when the package watchfiles is missing.
+        """
         watch = _watchfiles()
         tasks = [
             asyncio.create_task(self._run(self._folders(watch))),
@@ -63,15 +68,12 @@ class Changes:
     async def _run(self, watching: Coroutine[Any, Any, None]) -> None:
         try:
             await watching
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # too many watches, say: watchfiles passes on what its system says
+        except (OSError, RuntimeError) as error:  # from the system, such as too many watches
             self.fault = error if isinstance(error, OSError) else OSError(str(error))
             self.saved.set()
 
     async def _folders(self, watch: Any) -> None:  # Any: the package may be missing
-        """Watch the project's folders, those that are there."""
+        """Watch those of the project's folders that exist."""
         while True:
             self._again.clear()
             there = [folder for name in FOLDERS if (folder := self._folder / name).is_dir()]
@@ -84,7 +86,7 @@ class Changes:
                 self._note(path for _, path in found)
 
     async def _top(self, watch: Any) -> None:
-        """Watch the settings files, and whether one of the folders comes anew."""
+        """Watch the settings files, and the creation of one of the folders."""
 
         def is_of_interest(change: Any, path: str) -> bool:
             name = Path(path).name
@@ -103,9 +105,7 @@ class Changes:
 
     def _note(self, paths: Iterable[str]) -> None:
         for path in map(Path, paths):
-            if (
-                path.suffix in KEPT or path.exists()
-            ):  # else a file of an editor's own, there for a moment
+            if path.suffix in KEPT or path.exists():  # else a temporary file of an editor
                 inside = path.is_relative_to(self._folder)
                 self._found.add(str(path.relative_to(self._folder) if inside else path))
                 self.saved.set()

@@ -1,4 +1,4 @@
-"""`faust -A app dev`: everything that a developer needs, under one command, which Ctrl-C ends."""
+"""`faust -A app dev`: a broker and a reloading worker under one command."""
 
 import signal
 from collections.abc import Iterator
@@ -25,25 +25,27 @@ from famulus.webserver.auth import ADMIN_FILE
 LEVELS = ["crit", "error", "warn", "info", "debug"]
 QUICK = {
     "PYTHONUNBUFFERED": "1",
-    # Python takes a file of the same second and size for the one that it has compiled: a save would have no effect.
+    # Python identifies a compiled file by the second and size of its source, and would ignore a
+    # save that changes neither.
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 
-class dev(Command):  # the class's name is the command's
-    """Run a Kafka and a worker, and start the worker again whenever a file is saved. Ctrl-C ends all.
+class dev(Command):  # Faust names the command after the class
+    """Run a Kafka broker and a worker, and restart the worker whenever a file is saved.
 
-    It watches agents/, models/, app/ and appsettings*.json. Topics that are missing are made. The Kafka is the one that
-    KAFKA_BOOTSTRAP_SERVERS names, else the one of `faust -A app broker start`, else one of its own, which ends with it.
-    State and topics are kept in Worker.DataDir.
+    Ctrl-C ends the command and its worker. The command watches agents/, models/, app/ and
+    appsettings*.json. Missing topics are created. The broker is the one that
+    KAFKA_BOOTSTRAP_SERVERS names, else the one of `faust -A app broker start`, else one of the
+    command's own, which ends with it. State and topics are kept in Worker.DataDir.
 
     \b
     For example:
     faust -A app dev
     faust -A app dev --web-port 7000 --loglevel warn
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         option(
             "--web-port",
             "-p",
@@ -61,7 +63,11 @@ class dev(Command):  # the class's name is the command's
     ]
 
     async def run(self, web_port: int | None, loglevel: str) -> None:
-        """Run until stopped. Raises SystemExit with the worker's exit code, OperatingError for what is missing."""
+        """Run until stopped.
+
+        Raises SystemExit with the worker's exit code, OperatingError when something needed is
+        missing.
+        """
         worker = self.app.settings.worker
         self.app.door.check(worker.web_bind)
         check_port(worker.web_bind, web_port or worker.web_port)
@@ -81,7 +87,10 @@ class dev(Command):  # the class's name is the command's
         raise SystemExit(code)
 
     def _served(self, broker: DevBroker, web_port: int | None, loglevel: str) -> Served:
-        """How the worker is to be started, by the settings as they are now; wrong ones are the worker's to tell."""
+        """Describe how to start the worker by the current settings.
+
+        Wrong settings are ignored here, because the worker reports them at its start.
+        """
         worker = self.app.settings.worker
         with suppress(ConfigError):
             worker = read_settings().worker
@@ -91,7 +100,7 @@ class dev(Command):  # the class's name is the command's
         return Served(command, variables, web_host(worker.web_bind), port, worker.stop_timeout_s)
 
     def _tell_ready(self, served: Served, seconds: float) -> None:
-        """Say that the worker takes part, where the console is, and how to get in."""
+        """Print that the worker is ready, with the address of the console and the login."""
         token = Path(self.app.settings.worker.data_dir) / ADMIN_FILE
         way_in = "log in with a token of your settings"
         with suppress(OSError, ConfigError):
@@ -102,14 +111,20 @@ class dev(Command):  # the class's name is the command's
         )
 
     def _tell(self, line: str) -> None:
-        """Say it, unless the terminal is gone: then the end is near, and has to be one in order."""
+        """Print *line*, unless the terminal is gone.
+
+        Without a terminal the command ends soon, and an error here would disturb its shutdown.
+        """
         with suppress(StreamError, ReaderGoneError):
             self.say(f"dev: {line}")
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have the orders to stop raise SystemExit: while the broker starts, the event loop hears nothing."""
+    """Raise SystemExit on a stop signal while the broker starts.
+
+    The start of the broker blocks the event loop, which therefore cannot handle signals.
+    """
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""One worker that starts again whenever a file is saved, until somebody stops it."""
+"""Restart of one worker process whenever a file is saved, until it is stopped."""
 
 import asyncio
 import os
@@ -13,14 +13,14 @@ from famulus.errors import UnavailableError
 from famulus.runtime.children import REAP_S, Child, Children, StopSignals, how_ended
 from famulus.runtime.supervisor import STEADY_S, STOP_ROOM_S, Fate, fate_of, wait_before
 
-NOT_MENDED_BY_A_SAVE = {69, 77}  # no broker, no right: at the first start they end the command
-READY_S = 120.0  # for so long it is looked whether the worker is ready
+NOT_MENDED_BY_A_SAVE = {69, 77}  # no broker, no right: either ends the command at the first start
+READY_S = 120.0  # for which the worker is polled for its readiness
 LOOK_S, ANSWER_S = 0.1, 2.0
 
 
 @dataclass(frozen=True)
 class Served:
-    """The worker as a process: the *command* and the *variables* that start it, the address of its web views."""
+    """A worker process: its *command* and *variables*, and the address of its web views."""
 
     command: Sequence[str]
     variables: Mapping[str, str]
@@ -30,9 +30,11 @@ class Served:
 
 
 class Reloader:
-    """Runs the worker. *describe* says how it is now: it is asked before each start. *say* tells people.
+    """Runs the worker, and restarts it when files change or it has failed.
 
-    *on_ready* is called when the worker takes part in its group, with the seconds since its start, or since the save.
+    *describe* returns how to start the worker, and is called before each start. *say* prints a
+    message for the developer. *on_ready* is called when the worker has joined its group, with the
+    seconds since its start or since the save.
     """
 
     def __init__(
@@ -48,13 +50,14 @@ class Reloader:
         self._stop = stop
         self._say = say
         self._on_ready = on_ready
-        self._asked = time.monotonic()  # for the start that comes
+        self._asked = time.monotonic()  # when the next start was requested
         self._spare: tuple[Served, Child] | None = None
 
     async def run(self) -> int:
-        """Run until somebody asks for the end: the exit code.
+        """Run until a stop is requested, and return the exit code.
 
-        Raises ConfigError when files cannot be watched, UnavailableError when no process can be started.
+        Raises ConfigError when files cannot be watched, UnavailableError when no process can be
+        started.
         """
         served, failures, is_first = self._describe(), 0, True
         async with Children(served.stop_timeout_s + STOP_ROOM_S) as children:
@@ -81,7 +84,10 @@ class Reloader:
                 served, is_first = self._describe(), False
 
     async def _start(self, children: Children, served: Served) -> Child:
-        """Start the worker, as the spare process if there is one for it, and a spare process for the next time."""
+        """Start the worker, and a spare process for the next start.
+
+        The worker is the present spare process if that one still fits its description.
+        """
         found, self._spare = self._spare, None
         if found is not None and (found[0] != served or found[1].ended.done()):
             await found[1].stop(REAP_S, self._stop.insisted)
@@ -98,13 +104,13 @@ class Reloader:
 
     @staticmethod
     async def _waiting(children: Children, served: Served) -> Child:
-        """Start a process that becomes the worker when it is told so."""
+        """Start a spare process, which becomes the worker when it is signalled to."""
         python, _, _, *words = served.command  # `python -m faust`
         command = [python, "-m", spare.__name__, *words]
         return await children.start(command, {**os.environ, **served.variables}, is_told=True)
 
     async def _wait_for_another_start(self, code: int, failures: int) -> None:
-        """Wait until the worker that has ended by itself may start again, or somebody asks for the end."""
+        """Wait until a worker that ended by itself may start again, or a stop is requested."""
         wait_s = wait_before(failures) if fate_of(code) is Fate.AGAIN else None
         when = (
             "when a file is saved"
@@ -116,7 +122,7 @@ class Reloader:
         self._asked = time.monotonic()
 
     async def _tell_ready(self, served: Served) -> None:
-        """Look until the worker is ready, and tell it once."""
+        """Poll the worker until it is ready, then report it once."""
         gives_up_at = time.monotonic() + READY_S
         while time.monotonic() < gives_up_at:
             if await is_ready(served.host, served.port):
@@ -129,7 +135,7 @@ class Reloader:
     async def _first_of(
         *awaited: "asyncio.Event | asyncio.Task[int]", limit_s: float | None = None
     ) -> None:
-        """Wait for the first of them, up to *limit_s*."""
+        """Wait for the first of *awaited*, *limit_s* seconds at most."""
         waits = {
             of if isinstance(of, asyncio.Task) else asyncio.create_task(of.wait()) for of in awaited
         }
@@ -139,7 +145,7 @@ class Reloader:
 
 
 async def is_ready(host: str, port: int) -> bool:
-    """Ask a worker whether it takes part."""
+    """Return whether the worker's /readyz answers that it has joined its group."""
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(ANSWER_S):
             reader, writer = await asyncio.open_connection(host.strip("[]"), port)

@@ -1,7 +1,9 @@
-"""A Python that has imported the engine and waits to become the worker: what is left to import is the project.
+"""Spare process that has imported the engine, and waits to become the worker.
 
-Run as `python -m famulus.cli.dev.spare WORDS...`. A line on standard input has it run `faust WORDS...`, the end of it
-has it end. It imports after a moment of rest, since the worker before it is just starting, or when the line comes.
+Run as `python -m famulus.cli.dev.spare WORDS...`. A line on standard input has it run `faust
+WORDS...`, then only the project is left to import. The end of standard input ends it. The imports
+begin after a short delay, because the previous worker is just starting, or as soon as the line
+comes.
 """
 
 import importlib
@@ -13,7 +15,7 @@ import sys
 
 REST_S = 3.0
 FIRST = "faust.cli.faust", "famulus.application", "famulus.web.routes", "datasketches"
-LATER = (  # what Faust imports where it is used
+LATER = (  # modules that Faust imports lazily
     "faust.topics",
     "faust.app.router",
     "faust.fixups.django",
@@ -25,9 +27,9 @@ LATER = (  # what Faust imports where it is used
 
 
 def main() -> None:
-    """Wait, and become it."""
+    """Import the engine, wait for the line, then run `faust`."""
     select.select([0], [], [], REST_S)
-    # Faust reads the arguments while it is imported, and keeps this very list.
+    # Faust reads the arguments when it is imported, and keeps a reference to this list.
     sys.argv[0] = "faust"
     for name in (*FIRST, *LATER):
         importlib.import_module(name)

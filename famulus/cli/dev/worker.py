@@ -1,4 +1,4 @@
-"""The worker of `dev`: it makes the topics that its subscriptions need, and is a worker like any other then."""
+"""Worker of `dev`: a worker like any other, except that it first creates its topics."""
 
 import asyncio
 from typing import Any, NoReturn, cast
@@ -16,10 +16,13 @@ NAME = "dev-worker"
 
 
 class MakingTopics(Worker):
-    """A worker process that makes its topics first."""
+    """A worker process that creates the topics of its subscriptions first."""
 
     def execute_from_commandline(self) -> NoReturn:
-        """Make them and run. Exits as a worker does."""
+        """Create the topics, then run the worker.
+
+        Exits with the codes of a worker.
+        """
         make_lenient()
         try:
             self.loop.run_until_complete(make_needed(cast(Famulus, self.app)))
@@ -28,20 +31,23 @@ class MakingTopics(Worker):
             raise SystemExit(error.exit_code) from None
         super().execute_from_commandline()
 
-    def _gather_all(self) -> None:  # the name is mode's
-        """Cancel the tasks that are left when all is stopped: mode waits a second for them, with each save."""
+    def _gather_all(self) -> None:  # overrides a method of mode
+        """Cancel the tasks that are left after the stop.
+
+        Otherwise mode would wait a second for them, at every restart.
+        """
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
 
 
-class dev_worker(worker):  # the class's name is the command's
-    """Run the worker of `dev`, which starts it."""
+class dev_worker(worker):  # Faust names the command after the class
+    """Run the worker of `dev`. The command `dev` starts it."""
 
     def on_worker_created(self, worker: Any) -> None:
-        """Show no banner: it would come again with each save."""
+        """Print no banner, because every restart would repeat it."""
 
     @property
-    def _Worker(self) -> Any:  # noqa: N802  # Faust's
+    def _Worker(self) -> Any:  # noqa: N802  # overrides a property of Faust
         return MakingTopics
 
 

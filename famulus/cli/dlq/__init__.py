@@ -1,1 +1,1 @@
-"""`faust -A app dlq`: what failed for good, looked at, tried, sent back, dropped."""
+"""`faust -A app dlq`: list, show, dry-run, redrive and drop dead letters."""

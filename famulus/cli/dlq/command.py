@@ -1,4 +1,4 @@
-"""`faust -A app dlq`: what failed for good, looked at, tried with this code, sent back, dropped."""
+"""`faust -A app dlq`: list, show, dry-run, redrive and drop dead letters."""
 
 import time
 from collections.abc import Sequence
@@ -34,17 +34,17 @@ ONLY_FOR = {  # which options belong to which actions
 FLAGS = {"is_all": "--all", "is_dry": "--dry-run"}
 
 
-class dlq(Command):  # the class's name is the command's
-    """Look at dead letters, send them back to the worker, or drop them.
+class dlq(Command):  # Faust names the command after the class
+    """List dead letters, send them back to their group, or drop them.
 
-    list groups them by cause. show has all of one letter, and its difference to the last good event
-    of its type. redrive sends letters back to the group that they failed in; workers handle each as
-    the event that it was, at its place in the order of its key, and once. drop takes them from the
-    list, and events that wait behind them may go on. What was done is kept in a topic beside that
-    of the letters.
+    `list` groups them by cause. `show` prints all of one dead letter, and the difference between
+    its event and the last good event of its type. `redrive` sends dead letters back to the group in
+    which they failed; workers handle each as the original event, at its place in the order of its
+    key, and once. `drop` removes them from the list, and events that wait behind them may go on.
+    Each redrive and drop is recorded in an audit topic beside the dead letter topic.
 
-    redrive --dry-run says what the handlers of this code would do, and throws their effects away.
-    Only what they do outside, by services such as a database or a mail server, is real: it happens.
+    `redrive --dry-run` shows what the handlers of this code would do, and discards their effects.
+    Only their effects on outside services, such as a database or a mail server, are real.
 
     \b
     For example:
@@ -55,9 +55,9 @@ class dlq(Command):  # the class's name is the command's
     faust -A app dlq redrive --cause 3f2a91bc --rate 100
     faust -A app dlq redrive order-events/3/1042 --edit --note "price was a text"
     faust -A app dlq drop --topic order-events --everything --note "test data"
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument("action", type=click.Choice(["list", "show", "redrive", "drop"])),
         argument("where", metavar="[ORIGIN]", required=False),
         option("--topic", help="The source topic of one subscription; all unless set."),
@@ -106,9 +106,12 @@ class dlq(Command):  # the class's name is the command's
         option("--json", "is_json", is_flag=True, help="One JSON object a line."),
     ]
 
-    # Any: click's.
+    # Any: values of click.
     async def run(self, action: str, where: str | None, topic: str | None, **given: Any) -> None:
-        """Do it."""
+        """Check the options, then run the action.
+
+        Raises UsageError for options that do not fit the action.
+        """
         for name, only in ONLY_FOR.items():
             if given[name] not in (None, False) and action not in only:
                 raise click.UsageError(
@@ -147,7 +150,7 @@ def _criteria(where: str | None, given: dict[str, Any], now_ms: int) -> Criteria
     )
 
 
-def _parsed(parse: Any, text: str | None, hint: str) -> Any:  # Any: what *parse* makes of it
+def _parsed(parse: Any, text: str | None, hint: str) -> Any:  # Any: the result of *parse*
     try:
         return None if text is None else parse(text)
     except ValueError as error:
@@ -157,9 +160,11 @@ def _parsed(parse: Any, text: str | None, hint: str) -> Any:  # Any: what *parse
 def _of_origin(
     subscriptions: Sequence[Subscription], criteria: Criteria
 ) -> tuple[Sequence[Subscription], Criteria]:
-    """The only subscription where an origin is meant, which may name its topic as models do.
+    """Return the subscription of the origin in *criteria*, and the criteria for it.
 
-    Raises ConfigError.
+    Without an origin both arguments are returned unchanged. The origin may name its topic as models
+    do; the criteria returned have the topic's name on the cluster. Raises ConfigError when no
+    subscription reads the topic.
     """
     origin = criteria.origin
     if origin is None:

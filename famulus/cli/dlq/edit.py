@@ -1,4 +1,4 @@
-"""`dlq redrive --edit`: a person changes an event's value, and it leaves only when it is an event then."""
+"""`dlq redrive --edit`: change an event's value, which is sent only if it is valid then."""
 
 import signal
 import sys
@@ -13,12 +13,11 @@ from famulus.errors import OperatingError
 
 
 def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
-    """*value* as somebody left it in $EDITOR.
+    """Return *value* as the user changed it in $EDITOR.
 
-    *fault_in* says what is wrong with one, nothing if it is an event.
-
-    Raises click.Abort when nothing was changed, OperatingError when it is wrong and nobody is there
-    to go on with it.
+    *fault_in* returns what is wrong with a value, and an empty text for a valid event. A wrong
+    value may be edited again. Raises click.Abort when nothing was changed, or when the user does
+    not edit it again; OperatingError when the value is wrong and standard input is not a terminal.
     """
     text = _text(value)
     while True:
@@ -39,7 +38,10 @@ def edited(value: bytes | None, fault_in: Callable[[bytes], str]) -> bytes:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Have signals that end a process raise SystemExit here: the file with the event's value goes then, too."""
+    """Raise SystemExit on SIGTERM and SIGHUP.
+
+    click then deletes the temporary file, which holds the event's value.
+    """
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)
@@ -53,7 +55,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _text(value: bytes | None) -> str:
-    """JSON in lines, anything else as it is."""
+    """Return indented JSON, or any other value as text."""
     try:
         return msgspec.json.format(value or b"", indent=2).decode() + "\n"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -61,7 +63,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """JSON without the blanks between, which were put there for people."""
+    """Return JSON without the blanks that were added for the editor."""
     try:
         return msgspec.json.format(text, indent=-1).encode()
     except (msgspec.DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""`dlq list` and `dlq show`: what there is."""
+"""`dlq list` and `dlq show`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,13 +28,13 @@ from famulus.inspection.deadletters.reader import (
 from famulus.inspection.deadletters.redelivery_builder import batches
 from famulus.processing.subscription import Subscription
 
-EACH_MAX = 100  # letters that are listed
-NAMED_MAX = 10  # origins in an error
+EACH_MAX = 100  # dead letters that are listed one by one
+NAMED_MAX = 10  # origins that an error lists
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says. None or False: nothing."""
+    """Options of the command line. None or False stands for an option that is not set."""
 
     subscriptions: Sequence[Subscription]
     criteria: Criteria
@@ -53,7 +53,7 @@ class Asked:
 
 
 async def list_letters(app: Famulus, asked: Asked) -> None:
-    """Show the letters that are meant, by causes or one by one."""
+    """Print the dead letters that match, by cause or one by one."""
     out = console()
     async with reading(app) as reader:
         for subscription in asked.subscriptions:
@@ -78,7 +78,7 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
             _note_others(register, subscription)
 
 
-async def _list_each(  # noqa: PLR0917  # what there is to list
+async def _list_each(  # noqa: PLR0917  # it needs all of them
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
@@ -132,9 +132,9 @@ def _note_others(register: DeadLetterIndex, subscription: Subscription) -> None:
 
 
 async def show_letter(app: Famulus, asked: Asked) -> None:
-    """Show the one letter that is meant.
+    """Print the one dead letter that matches.
 
-    Raises OperatingError when there is none, or more than one.
+    Raises OperatingError when none matches or its record is gone, UsageError when several match.
     """
     async with reading(app) as reader:
         found: list[tuple[Subscription, Entry, DeadLetterIndex]] = []
@@ -167,12 +167,12 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
 def _only(
     found: Sequence[tuple[Subscription, Entry, DeadLetterIndex]], asked: Asked
 ) -> tuple[Subscription, Entry, DeadLetterIndex]:
-    """The open one; where none is open, the newest.
+    """Return the open dead letter; when none is open, the newest.
 
-    Raises OperatingError when several events are meant, or none.
+    Raises OperatingError when no event matches, UsageError when several do.
     """
     chosen = [letter for letter in found if letter[1].is_open] or found
-    # Ordered by hops.
+    # Entries are ordered by hops, so the last one of an origin is the newest.
     newest = {(letter[1].id.origin, letter[1].id.only): letter for letter in chosen}
     if not newest:
         raise OperatingError(f"{_letters(asked, 0)}: `dlq list --each --all` shows what there is")
@@ -187,7 +187,7 @@ def _only(
     return next(iter(newest.values()))
 
 
-async def registered(  # each has a default
+async def registered(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
@@ -196,7 +196,11 @@ async def registered(  # each has a default
     is_all: bool,
     audits: list[Audit] | None = None,
 ) -> DeadLetterIndex:
-    """The letters of a subscription, with a word on what is going on."""
+    """Read the index of a subscription's dead letters, and show the progress.
+
+    Dead letters that were redriven or dropped are left out unless *is_all*. The audit records are
+    appended to *audits*.
+    """
     with progress(f"reading {subscription.topic_name}") as (_, progressed):
         return await register_of(
             app,
@@ -214,9 +218,10 @@ async def registered(  # each has a default
 def progress(
     what: str, total: int | None = None, *, is_quiet: bool = False
 ) -> Iterator[tuple[Progress, Progressed]]:
-    """A bar on stderr where people look at it; it is told how many more there are.
+    """Show a progress bar on stderr if that is a terminal.
 
-    *is_quiet*: lines come meanwhile.
+    Yields the bar, and a callback that takes the number of further items, and the total or None.
+    *is_quiet* hides the bar, for a command that prints lines meanwhile.
     """
     err = error_console()
     columns = (

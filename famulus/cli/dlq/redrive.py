@@ -1,4 +1,4 @@
-"""`dlq redrive` and `dlq drop`: choose, show what will be done, ask, do; or only try it out."""
+"""`dlq redrive` and `dlq drop`: plan, confirm, and send or drop; or a dry run."""
 
 import asyncio
 import signal
@@ -46,9 +46,9 @@ Plans = Mapping[Subscription, Plan]
 
 
 async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
-    """Redrive or drop what is meant.
+    """Redrive or drop the dead letters that match.
 
-    Exits with 1 when a letter stays, or would fail again in a dry run.
+    Exits with 1 when a dead letter stays, or would fail again in a dry run.
     """
     async with reading(app) as reader:
         plans = await _plans(app, reader, asked, action)
@@ -77,7 +77,7 @@ async def return_letters(app: Famulus, asked: Asked, action: Done) -> None:
 
 
 async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Plans:
-    """What is to be done, and a word about it."""
+    """Plan the action for each subscription, and print the plans."""
     plans: dict[Subscription, Plan] = {}
     left = asked.limit or None
     for subscription in asked.subscriptions:
@@ -96,7 +96,7 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
     return plans
 
 
-def _print_plan(  # noqa: PLR0917  # all that there is to say
+def _print_plan(  # noqa: PLR0917  # it prints all of them
     app: Famulus,
     subscription: Subscription,
     plan: Plan,
@@ -114,13 +114,13 @@ def _print_plan(  # noqa: PLR0917  # all that there is to say
 
 
 def _note(subscription: Subscription, plan: Plan) -> None:
-    """Say what is not as it was asked for."""
+    """Print where the plan differs from the request."""
     for line in otherwise(plan):
         print_note(f"{subscription.topic_name}: {line}")
 
 
 async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> None:
-    """Say which letters are of a topic that is no more, although there is one of its name."""
+    """Note the dead letters of a deleted topic that was created again by the same name."""
     if not any(entry.source_id for entry in plan.chosen):
         return
     topic = subscription.topic_name
@@ -140,7 +140,11 @@ async def _note_anew(app: Famulus, subscription: Subscription, plan: Plan) -> No
 
 
 async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> bytes:
-    """The value of the only letter, as somebody changed it."""
+    """Return the value of the only dead letter, as the user changed it.
+
+    Raises UsageError unless exactly one dead letter is chosen, OperatingError when it cannot be
+    edited.
+    """
     chosen = [
         (subscription, entry) for subscription, plan in plans.items() for entry in plan.chosen
     ]
@@ -163,8 +167,8 @@ async def _edited(app: Famulus, reader: Reader, plans: Plans, asked: Asked) -> b
     return value
 
 
-def _note_key(event: Any, letter: DeadLetter) -> None:  # Any: models are known by shape
-    """Say so when an event has another key now than its record, which stays where it is."""
+def _note_key(event: Any, letter: DeadLetter) -> None:  # Any: a model has no common type
+    """Note that the edited event has another key than its record, which keeps its key."""
     key = key_bytes(getattr(event, event.__key__))
     if key != letter.key:
         before, now = key_text(letter.key), key_text(key)
@@ -173,7 +177,7 @@ def _note_key(event: Any, letter: DeadLetter) -> None:  # Any: models are known 
 
 
 async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request: Request) -> bool:
-    """Send the letters; whether none of them stays."""
+    """Redrive or drop the dead letters, and return whether none of them stays."""
     is_fine = True
     for subscription, plan in plans.items():
         if not plan.chosen:
@@ -183,11 +187,11 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
         with progress(what, len(plan.chosen), is_quiet=asked.is_json) as (bar, progressed):
 
             def tell(entry: Entry, stays: str) -> None:
-                progressed(1, None)  # called within this turn
+                progressed(1, None)  # called only within this iteration
                 if asked.is_json:
                     print_text(lines.sent_json(entry, request.action, stays))
                 elif stays:
-                    bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # the same
+                    bar.console.print(printable(f"{entry.id.origin} stays: {stays}"))  # as above
 
             with _stoppable(sending.stop):
                 await sending.run(plan, tell)
@@ -203,7 +207,7 @@ async def _do(app: Famulus, reader: Reader, plans: Plans, asked: Asked, request:
 
 @contextmanager
 def _stoppable(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C sets *stop*, and a second one ends it at once."""
+    """Set *stop* on the first Ctrl-C or SIGTERM, and cancel the task on the second."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
@@ -227,7 +231,11 @@ def _stoppable(stop: asyncio.Event) -> Iterator[None]:
 async def _try(
     app: Famulus, reader: Reader, plans: Plans, asked: Asked, value: bytes | None
 ) -> bool:
-    """Say what would become of the letters; whether none would fail again."""
+    """Dry-run the dead letters, and return whether each would be handled.
+
+    A duplicate counts as handled, and so does an event of an unknown type that its subscription
+    ignores.
+    """
     out = console()
     is_fine = True
     print_note(SERVICES)

@@ -1,1 +1,1 @@
-"""`faust -A app state`: the state of subscriptions, taken out, put in, verified, made anew."""
+"""`faust -A app state`: export, import, verify, replay and restore state."""

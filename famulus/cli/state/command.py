@@ -1,4 +1,4 @@
-"""`faust -A app state`: what the subscriptions remember, taken out, put in, verified, made anew."""
+"""`faust -A app state`: export, import, verify, replay and restore state."""
 
 import os
 from collections import Counter
@@ -42,17 +42,17 @@ ONLY_FOR = {  # which options belong to which actions
 SPELT = {"start": "--from", "is_json": "--json"}
 
 
-class state(Command):  # the class's name is the command's
-    """Take the state of subscriptions out, put rows in, verify it, or make it anew.
+class state(Command):  # Faust names the command after the class
+    """Export, import or verify the state of subscriptions, or build it again.
 
-    export writes the rows of tables as lines of JSON; it reads the changelog, so workers may be at
-    work meanwhile. import writes such lines into the state of one subscription, each row to the
-    partition that its key belongs to. verify compares the stores under Worker.DataDir with the
-    changelogs; exits with 1 when they differ. Rows that cannot be read are exported and counted;
-    export and verify exit with 1 when there are any. replay drops the state of one subscription and
-    has its records handled again. restore-changelog writes a changelog that was deleted, made anew
-    or truncated again from the stores under Worker.DataDir. import, replay and restore-changelog
-    need the group's workers to be stopped.
+    `export` writes the rows of tables as lines of JSON. The rows come from the changelog, so
+    workers may run meanwhile. `import` writes such lines into the state of one subscription, each
+    row to the partition of its key. `verify` compares the stores under Worker.DataDir with the
+    changelogs, and exits with 1 when they differ. Unreadable rows are exported and counted;
+    `export` and `verify` exit with 1 when there are any. `replay` drops the state of one
+    subscription and has its records handled again. `restore-changelog` writes a changelog that was
+    deleted, created again or truncated, from the stores under Worker.DataDir. For `import`,
+    `replay` and `restore-changelog` the group's workers must be stopped.
 
     \b
     For example:
@@ -61,9 +61,9 @@ class state(Command):  # the class's name is the command's
     faust -A app state verify
     faust -A app state replay --topic order-events --from 0:100,1:250
     faust -A app state restore-changelog --topic order-events
-    """  # click wants that control character, to leave the lines as they are
+    """  # \b keeps click from rewrapping the paragraph
 
-    options = [  # as Faust wants it
+    options = [  # Faust reads a list here
         argument(
             "action",
             type=click.Choice(["export", "import", "verify", "replay", "restore-changelog"]),
@@ -103,9 +103,12 @@ class state(Command):  # the class's name is the command's
     ]
 
     async def run(self, action: str, topic: str | None, **given: object) -> None:
-        """Do it."""
+        """Check the options, then run the action.
+
+        Raises UsageError for options that do not fit the action.
+        """
         for name, actions in ONLY_FOR.items():
-            # Partition 0 is given.
+            # 0 is a valid partition, so the truth of the value does not decide.
             if given[name] is not None and given[name] is not False and action not in actions:
                 spelt = SPELT.get(name, "--" + name.replace("_", "-"))
                 raise click.UsageError(f"{spelt}: only for {' and '.join(actions)}")
@@ -211,7 +214,7 @@ class state(Command):  # the class's name is the command's
 
 
 def _counted(rows: Counter[str]) -> str:
-    """How many rows of which tables."""
+    """Return the number of rows of each table as text."""
     return ", ".join(f"{table}: {count}" for table, count in sorted(rows.items()))
 
 
@@ -258,7 +261,7 @@ def _step_row(of: Step) -> Sequence[str]:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Progressed]:
-    """A bar on stderr where people look at it."""
+    """Show a progress bar on stderr if that is a terminal."""
     err = error_console()
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
@@ -267,7 +270,11 @@ def _progress(what: str) -> Iterator[Progressed]:
 
 @contextmanager
 def _written(output: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Standard output, or a file that is there whole or not at all, and for its owner alone: state is private."""
+    """Open the output: standard output, or a private file that is replaced as a whole.
+
+    The file appears only when it is complete, and only its owner can read it, because state is
+    private. Raises ConfigError when it cannot be written.
+    """
     if output is None:
         yield print_json
         return

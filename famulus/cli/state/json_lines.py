@@ -1,4 +1,7 @@
-"""`state export` and `state import`: rows as lines of JSON, for people, scripts, and another number of partitions."""
+"""`state export` and `state import`: table rows as lines of JSON.
+
+The lines also serve to move rows to another number of partitions.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -28,17 +31,18 @@ from famulus.processing.subscription import Subscription
 from famulus.state.changelog import size_of, table_and_key
 from famulus.state.tables import Table
 
-RowsByPartition = dict[int, dict[bytes, bytes]]  # by their keys in the changelog
+RowsByPartition = dict[int, dict[bytes, bytes]]  # partition -> changelog key -> value
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One row.
 
-    Its key is that of the table, with windows a text: the window's beginning, a slash, the key.
+    The key is that of the table. With windows it is a text: the window's beginning, a slash, the
+    key.
 
-    A row that cannot be read says why in *unreadable*, and is imported as it is until somebody
-    corrects it and takes that out. Its key or value in *raw_key* or *raw_value* (base64) where they
-    are no JSON that could be shown.
+    *unreadable* says why a row cannot be read. Such a row is imported unchanged until a user
+    corrects it and removes that field. *raw_key* and *raw_value* (base64) have its key and value
+    where these cannot be shown as JSON.
     """
 
     table: str
@@ -50,10 +54,10 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     raw_value: bytes | None = None
 
 
-# Out.
+# Export.
 
 
-async def exported(  # noqa: PLR0917  # what is read, how far, and what was found
+async def exported(  # noqa: PLR0917  # the last three report to the caller
     app: Famulus,
     places: Mapping[Subscription, Sequence[TopicPartition]],
     only: str | None,
@@ -61,10 +65,11 @@ async def exported(  # noqa: PLR0917  # what is read, how far, and what was foun
     unknown: set[str],
     unreadable: Counter[str],
 ) -> AsyncIterator[bytes]:
-    """The rows of *places* as lines, table by table in the order of their keys; *only* one table where that is given.
+    """Yield the rows of *places* as lines, sorted by table and key in each subscription.
 
-    The names of tables that have rows and are declared nowhere are added to *unknown*; rows that
-    are not what their table says are counted in *unreadable*.
+    *only* is the one table to export, None for all. Names of tables that have rows but are declared
+    nowhere are added to *unknown*. Rows that do not fit their table's types are counted in
+    *unreadable*.
     """
     async with reading(app) as logs:
         for subscription, every in places.items():
@@ -85,7 +90,7 @@ async def exported(  # noqa: PLR0917  # what is read, how far, and what was foun
 
 
 def line_of(table: Table[Any, Any], key: bytes, partition: int, value: bytes) -> Line:
-    """A row as a line."""
+    """Convert a row to a line."""
     try:
         text, content = table.as_json(key, value)
     except ValueError as error:
@@ -112,10 +117,10 @@ def _is_one_line_of_json(value: bytes) -> bool:
     return b"\n" not in value
 
 
-# In.
+# Import.
 
 
-def read_lines(  # what a file is read for
+def read_lines(
     subscription: Subscription,
     file: Path,
     partitions: int,
@@ -124,9 +129,10 @@ def read_lines(  # what a file is read for
     is_kept: bool,
     choose: Choose = murmur2,
 ) -> RowsByPartition:
-    """The rows of *file* by partition: that of their keys, or the one that they name where it *is_kept*.
+    """Read the rows of *file*, by partition.
 
-    Raises ConfigError with the number of the first line that is wrong.
+    The partition is that of the row's key, or the one that the line names when *is_kept*. Raises
+    ConfigError with the number of the first wrong line.
     """
     rows: RowsByPartition = {}
     lines: dict[tuple[int, bytes], int] = {}
@@ -182,9 +188,9 @@ def _row(
 
 
 def _row_of(table: Table[Any, Any], line: Line) -> tuple[bytes, bytes]:
-    """Key and value of the row.
+    """Return key and value of the row of a line.
 
-    Raises ValueError for one that cannot be read and does not say so.
+    Raises ValueError for an unreadable row that is not marked as `unreadable`.
     """
     if not line.unreadable:
         if line.raw_key is not None or line.raw_value is not None:
@@ -197,12 +203,11 @@ def _row_of(table: Table[Any, Any], line: Line) -> tuple[bytes, bytes]:
 async def import_rows(
     app: Famulus, subscription: Subscription, file: Path, *, is_replacing: bool, is_kept: bool
 ) -> tuple[int, int]:
-    """Write the rows of *file* into the state; *is_replacing* deletes the others.
+    """Write the rows of *file* into the state; *is_replacing* deletes all other rows.
 
-    How many were written, and deleted.
-
-    Marks and positions stay as they are. Raises ConfigError while the group has members or when a
-    line is wrong, before anything is written; InvariantError when a worker writes meanwhile.
+    Returns the number of rows written and of rows deleted. Marks and positions stay unchanged.
+    Raises ConfigError while the group has members or when a line is wrong, before anything is
+    written; InvariantError when a worker writes meanwhile.
     """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     if not subscription.tables:
@@ -226,7 +231,7 @@ async def import_rows(
         for at, fold, writer in claims:
             new = rows.get(at.partition, {})
             written += await writer.write(new.items())
-            if is_replacing:  # last: whoever is interrupted here has too many rows, never too few
+            if is_replacing:  # last, so that an interruption never loses rows
                 deleted += await writer.write((key, None) for key in fold.rows if key not in new)
     return written, deleted
 
@@ -234,10 +239,10 @@ async def import_rows(
 async def prepare_state(
     app: Famulus, subscription: Subscription, partitions: int, *, may_grow: bool
 ) -> None:
-    """Have the changelog there, with as many *partitions* as the source.
+    """Create the changelog if missing, with as many *partitions* as the source.
 
-    One that has fewer gets more where that *may_grow*, which is right only when every row finds its
-    new place. Raises ConfigError otherwise.
+    A changelog with fewer partitions is extended if *may_grow*. Extension is correct only when
+    every row is written to its new partition. Raises ConfigError if the numbers differ otherwise.
     """
     topic = subscription.state_topic
     assert topic is not None
@@ -256,7 +261,11 @@ async def claimed(
     places: Iterable[TopicPartition],
     folds: Mapping[TopicPartition, Fold] | None = None,
 ) -> AsyncIterator[list[tuple[TopicPartition, Fold, Writer]]]:
-    """*places*, all of them claimed, with what they say (*folds* where that is known) and how to write to them."""
+    """Claim all of *places*, and yield the fold of each and a writer for it.
+
+    The folds are read unless *folds* gives them. Raises InvariantError when a worker writes
+    meanwhile.
+    """
     found = []
     async with answered(app), app.sender, reading(app) as logs:
         for at in places:

@@ -1,8 +1,8 @@
-"""`state replay`: the state of a subscription made anew, and its position with it.
+"""`state replay`: drop the state of a subscription, and set its position.
 
-A worker goes on where the processed row of its state says, so setting the group's offsets alone
-changes nothing. Reset and new position are one record batch: whoever dies in between leaves the old
-state or the new one.
+A worker continues at the position in its state, so resetting only the group's offsets changes
+nothing. The reset and the new position are one record batch. An interruption therefore leaves the
+old state or the new one.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ from famulus.kafka.log_reader import log_consumer
 from famulus.processing.subscription import Subscription
 from famulus.state.changelog import PROCESSED, RESET, SourcePosition, encode
 
-# Of all partitions, of some, or of all by time.
+# The start of all partitions, offsets of some partitions, or a time for all partitions.
 Start = Literal["earliest"] | dict[int, int] | datetime
 
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one partition. *fold* None: nothing is remembered."""
+    """Plan for one partition. *fold* None means that it has no state."""
 
     source: TopicPartition
     state: TopicPartition | None
@@ -45,14 +45,17 @@ class Step:
 
     @property
     def again(self) -> int:
-        """How many records are handled again; below 0, how many are skipped."""
+        """Return how many records are handled again; below 0, how many are skipped."""
         processed = self.fold.next_offset if self.fold is not None else None
         done = processed if processed is not None else self.committed
         return 0 if done is None else done - self.position
 
 
 def start_of(text: str) -> Start:
-    """What `--from` says. Raises ValueError when it says nothing that is understood."""
+    """Parse the value of `--from`.
+
+    A time is in UTC unless it names another zone. Raises ValueError when the text cannot be parsed.
+    """
     if text == "earliest":
         return "earliest"
     try:
@@ -68,9 +71,9 @@ def start_of(text: str) -> Start:
 
 
 async def planned(app: Famulus, subscription: Subscription, start: Start) -> list[Step]:
-    """What a replay would do.
+    """Plan a replay from *start* on, partition by partition.
 
-    Raises ConfigError while the group has members, or when *start* lies outside the log.
+    Raises ConfigError while the group has members, or when *start* is outside the log.
     """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
@@ -130,9 +133,10 @@ async def _positions(
 
 
 async def replay(app: Famulus, subscription: Subscription, steps: list[Step]) -> None:
-    """Do it.
+    """Reset the state and commit the new positions.
 
-    Raises ConfigError while the group has members, InvariantError when a worker writes meanwhile.
+    Pending seeks of the partitions are cancelled. Raises ConfigError while the group has members,
+    InvariantError when a worker writes meanwhile.
     """
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     await check_empty(kafka, timeout_s)
@@ -155,7 +159,7 @@ async def _reset(
         for at, _, writer in claims:
             processed = here.taken_on(SourcePosition(steps[at].position), at.partition)
             await writer.write([(RESET, b""), (PROCESSED, encode(processed))])
-        for _, fold, writer in claims:  # what counts no more, so that compaction lets it go
+        for _, fold, writer in claims:  # tombstones of the old state, for compaction
             await writer.write(
                 (key, None)
                 for key in (*fold.rows, *fold.packs, *fold.failure_state, *fold.unreadable)

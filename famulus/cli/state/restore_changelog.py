@@ -1,7 +1,8 @@
-"""`state restore-changelog`: a changelog that was deleted, made anew or truncated is written again from a whole store.
+"""`state restore-changelog`: write a damaged changelog again from a complete store.
 
-What the log says and the store does not is deleted there, by tombstones: the log is made to say
-what the store does. A start is refused until that has ended, see `storage.back`.
+The changelog was deleted, created again or truncated. Records that the changelog has and the store
+has not are deleted by tombstones, so that both have the same content. Until the end of the restore,
+workers refuse to start, see `state.changelog_repair`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +33,7 @@ from famulus.state.identity import ChangelogPartition, check_place, is_other, re
 from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import Memory, Store, StoreError
 
-CACHE_MIB, BUFFER_MIB = 8, 8  # a store is read once
+CACHE_MIB, BUFFER_MIB = 8, 8  # small, because a store is read only once
 ELSEWHERE = (
     "run this on the machine that has a newer one; where none is left, --older takes this one, and "
     "what came after it is handled again as far as the source has it"
@@ -41,9 +42,10 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of one partition: how many records were *written*, or *why* none were.
+    """Result for one partition: the number of records *written*, or *why* there are none.
 
-    *is_older*: its changelog is still to be written, from a newer store.
+    *is_older* means that the store is an older copy, so that the changelog has yet to be restored
+    from a newer one.
     """
 
     at: TopicPartition
@@ -60,13 +62,13 @@ async def restored(
     *,
     takes_older: bool = False,
 ) -> list[Restored]:
-    """Write the changelog of *subscription*, or one *partition* of it, from the stores of this machine.
+    """Write the changelog of *subscription*, or one *partition*, from the local stores.
 
-    A store that is behind what the group has committed, or of a source topic of that name before
-    this one, is left alone unless *takes_older*: another machine has a newer one.
+    A store is skipped unless *takes_older* when it is behind the group's commit, or belongs to an
+    earlier source topic of that name, because another machine has a newer store.
 
     Raises ConfigError while a worker uses the state folder, while the group has members, when there
-    is no such partition, no store, or one of another place; UnavailableError without a broker;
+    is no such partition, no store, or a store of another place; UnavailableError without a broker;
     InvariantError when a worker writes meanwhile.
     """
     topic = subscription.state_topic
@@ -98,9 +100,9 @@ async def restored(
 
 @dataclass(frozen=True)
 class Restoring:
-    """Writes the changelog partitions of one subscription from the stores of this machine.
+    """Writes the changelog partitions of one subscription from the local stores.
 
-    *committed* is what the group has committed of the source.
+    *committed* has the offsets of the source that the group has committed.
     """
 
     app: Famulus
@@ -139,7 +141,7 @@ class Restoring:
             store.close()
 
     async def _why_older(self, store: Store, partition: int) -> str:
-        """Say why the *store* is not the newest one of its partition, "" when it may be."""
+        """Return why *store* may not be the newest of its partition, "" if it may be."""
         value = store.get(PROCESSED)
         if self.takes_older or value is None:
             return ""
@@ -162,7 +164,7 @@ class Restoring:
 
 
 def _needless(store: Store, home: ChangelogPartition, fold: Fold, source: str) -> str:
-    """Why the log is not to be written from the store, "" when it is."""
+    """Return why the changelog is not to be written, "" when it is."""
     if store.position < 0:
         return "its state here is empty"
     is_former = store.home is not None and is_other(store.home.topic_id, home.topic_id)
@@ -180,7 +182,7 @@ def _needless(store: Store, home: ChangelogPartition, fold: Fold, source: str) -
 
 
 def _stale(fold: Fold, store: Store) -> Iterator[bytes]:
-    """What the log has and the store has not."""
+    """Yield the changelog's keys that the store does not have."""
     of: Iterable[bytes]
     for of in (fold.rows, fold.packs, fold.failure_state, fold.unreadable):
         yield from (key for key in of if store.get(key) is None)

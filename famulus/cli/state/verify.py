@@ -1,4 +1,7 @@
-"""`state verify`: what the stores of this machine hold beside what the changelogs say, by a fold of another make."""
+"""`state verify`: compare the local stores with the changelogs.
+
+The comparison uses an independent implementation of the fold.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,16 +34,17 @@ from famulus.state.rocksdb_store import DAMAGED, EPOCH, POSITION
 
 @dataclass(frozen=True)
 class Verdict:
-    """One partition: what the log says, the *position* of the store, None where there is none, how they differ.
+    """Result for one partition, with the differences between changelog and store.
 
-    *unreadable* counts the rows by table that are not what their table says.
+    *position* is that of the store, None when there is no store or it cannot be read. *unreadable*
+    counts, by table, the rows that do not fit their table's types.
     """
 
     at: TopicPartition
     rows: int
     marks: int
     epoch: int
-    end: int  # of the log
+    end: int  # of the changelog
     position: int | None
     differences: list[str]
     unreadable: Counter[str] = field(default_factory=Counter)
@@ -49,11 +53,10 @@ class Verdict:
 async def verified(
     app: Famulus, subscriptions: Iterable[Subscription], progressed: Progressed
 ) -> list[Verdict]:
-    """Compare each partition.
+    """Compare the store of each partition with its changelog.
 
+    A store that is behind the changelog is compared with the changelog up to the store's position.
     Raises ConfigError while a worker uses the folder, UnavailableError without a broker.
-
-    A store that is behind the log is compared with what the log said then.
     """
     lock_folder(app, "verify its state")
     places = await places_of(app, subscriptions)
@@ -74,7 +77,7 @@ async def _verdict(
     if path.exists():
         try:
             store = stored(path)
-        except Exception as error:  # noqa: BLE001  # rocksdict raises nothing finer
+        except Exception as error:  # noqa: BLE001  # rocksdict raises a bare Exception
             found = [f"the store cannot be read: {error}"]
         else:
             position = int(store.get(POSITION, b"-1"))
@@ -94,7 +97,7 @@ async def _verdict(
 
 
 def unreadable_rows(subscription: Subscription, fold: Fold) -> Counter[str]:
-    """How many rows of which tables are not what their table says."""
+    """Count, by table, the rows that do not fit their table's types."""
     found: Counter[str] = Counter()
     for row, value in fold.rows.items():
         name, key = table_and_key(row)
@@ -105,9 +108,9 @@ def unreadable_rows(subscription: Subscription, fold: Fold) -> Counter[str]:
 
 
 def lock_folder(app: Famulus, why: str) -> None:
-    """Keep workers away from the stores.
+    """Lock the state folder, so that no worker uses the stores.
 
-    Raises ConfigError while one uses them, with *why* that matters.
+    Raises ConfigError while a worker uses them; the error names the purpose *why*.
     """
     if app.folder.path.exists():
         try:
@@ -117,9 +120,9 @@ def lock_folder(app: Famulus, why: str) -> None:
 
 
 def stored(path: Path) -> dict[bytes, bytes]:
-    """All that a store holds, opened for reading only: a look changes nothing.
+    """Return all entries of a store, opened for reading only.
 
-    Raises what RocksDB does.
+    Raises OSError when the store is marked as damaged, and the errors of RocksDB.
     """
     if (path / DAMAGED).exists():
         raise OSError("it is marked as damaged, and rebuilt at the next start")
@@ -135,7 +138,10 @@ def stored(path: Path) -> dict[bytes, bytes]:
 def differences(
     subscription: Subscription, fold: Fold, store: dict[bytes, bytes], position: int
 ) -> list[str]:
-    """In what the store differs from the log, a line each, with keys and without values."""
+    """Return the differences between store and changelog, one line each.
+
+    The lines have keys but no values.
+    """
     if position >= fold.end:
         return [f"the store is at {position}, the log ends at {fold.end}"]
     if 0 <= position < fold.begin - 1:
@@ -163,7 +169,7 @@ def differences(
 
 
 def _expected(fold: Fold) -> dict[bytes, bytes | None]:
-    """What a store has that ends where the fold does."""
+    """Return the entries of a store that is at the end of the fold."""
     return {
         **fold.rows,
         **fold.packs,
@@ -175,14 +181,17 @@ def _expected(fold: Fold) -> dict[bytes, bytes | None]:
 
 
 def _excused(fold: Fold, store: dict[bytes, bytes]) -> set[bytes]:
-    """What a store that is behind may have although the log has it no more: it was overwritten later, and compacted."""
+    """Return keys that a lagging store may hold although compaction removed them from the log.
+
+    Their records were overwritten after the store's position.
+    """
     packs = [key for key in fold.later if key[:1] == PACK and key not in fold.packs]
     marks = {mark for key in packs for mark, _ in unpack(store.get(key, b""))}
     return fold.later | marks
 
 
 def _state_keys(store: dict[bytes, bytes]) -> Iterator[bytes]:
-    """Of what the changelog speaks; the rest is the store's own."""
+    """Return the keys of a store that the changelog has too; others are the store's own."""
     return (
         key
         for key in store

@@ -1,1 +1,1 @@
-"""What people and programs get to see of letters."""
+"""Rendering of dead letters, as text and as JSON."""

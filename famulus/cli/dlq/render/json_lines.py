@@ -1,4 +1,4 @@
-"""The same for programs: one JSON object a line."""
+"""Dead letters for programs: one JSON object a line."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from famulus.inspection.deadletters.description import TOO_DEEP
 from famulus.inspection.deadletters.detail import LetterDetail
 from famulus.inspection.deadletters.dry_run import DryRunResult
 
-KEYS = 10  # of a cause
+KEYS = 10  # listed for each cause
 
 
 def group_json(topic: str, group: CauseGroup) -> dict[str, object]:
-    """One cause."""
+    """Return one cause as an object for JSON."""
     cause = group.cause
     return {
         "topic": topic,
@@ -37,7 +37,7 @@ def group_json(topic: str, group: CauseGroup) -> dict[str, object]:
 
 
 def trial_json(trial: DryRunResult) -> dict[str, object]:
-    """What would become of one letter."""
+    """Return the result of the dry run of one dead letter as an object for JSON."""
     return {
         "origin": str(trial.entry.id.origin),
         "cause": trial.entry.cause.id,
@@ -62,7 +62,10 @@ def trial_json(trial: DryRunResult) -> dict[str, object]:
 
 
 def sight_json(sight: LetterDetail) -> dict[str, object]:
-    """The same as JSON. A value that is none is given in hexadecimal."""
+    """Return the details of one dead letter as an object for JSON.
+
+    A value that is not JSON is given in hexadecimal.
+    """
     content = raw_json(sight.value)
     letter = sight.letter
     return {
@@ -87,7 +90,7 @@ def sight_json(sight: LetterDetail) -> dict[str, object]:
 
 
 def _shallow(value: Any) -> Any:  # Any: JSON
-    """*value*, or that it is nested too deeply to be written into a line."""
+    """Return *value* encoded, or a remark when it is nested too deeply for a line."""
     try:
         return msgspec.Raw(msgspec.json.encode(value))
     except RecursionError:
@@ -99,7 +102,7 @@ def _raw(value: str | None) -> msgspec.Raw | None:
 
 
 def sent_json(entry: Entry, action: Done, stays: str) -> dict[str, object]:
-    """What became of one letter."""
+    """Return the outcome of redriving or dropping one dead letter as an object for JSON."""
     return {
         "origin": str(entry.id.origin),
         "hops": entry.id.hops,
@@ -112,7 +115,10 @@ def sent_json(entry: Entry, action: Done, stays: str) -> dict[str, object]:
 
 
 def letter_json(entry: Entry, letter: DeadLetter | None) -> dict[str, object]:
-    """One letter as JSON; without a Letter, what is remembered of it."""
+    """Return one dead letter as an object for JSON.
+
+    Without a DeadLetter, the object has only what the index knows of it.
+    """
     cause = entry.cause
     found: dict[str, object] = {
         "origin": str(entry.id.origin),

@@ -1,4 +1,7 @@
-"""One letter on a page: why it is here, what it carries, what was done, and in what it differs from a good one."""
+"""`dlq show` as text: cause, value, headers, audit and difference of one dead letter.
+
+The difference is that to the last good event of its type.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +17,11 @@ from famulus.inspection.deadletters.detail import SCANNED, LetterDetail
 from famulus.inspection.deadletters.diff import Difference
 from famulus.serialization.json_codec import json_of
 
-FAULT_SHOWN = 2_000  # characters
+FAULT_SHOWN = 2_000  # characters of a fault
 
 
 def print_sight(out: Out, sight: LetterDetail) -> None:
-    """Show it."""
+    """Print the details of one dead letter."""
     letter, settled = sight.letter, sight.entry.settled
     state = "open" if settled is None else f"{settled.what} {time_text(settled.at_ms)} UTC"
     out.put(Text.assemble((printable(str(letter.id.origin)), "bold"), f"  {state}"))
@@ -75,7 +78,11 @@ def _print_differences(out: Out, sight: LetterDetail) -> None:
 
 
 def difference_table(found: Sequence[Difference], here: str, there: str, fault: str = "") -> Table:
-    """A row for each difference, between what is called *here* and *there*; first what stands at the path *fault*."""
+    """Build a table with one row for each difference between *here* and *there*.
+
+    *here* and *there* are the headings of the two values. The difference at the path *fault* comes
+    first.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(
         "field", overflow="fold", min_width=min(30, max((len(d.path) for d in found), default=0))

@@ -1,4 +1,7 @@
-"""How letters look to people: tables that fit narrow terminals and pipes, and nothing that a sender could play with."""
+"""Tables of dead letters for terminals and pipes, also narrow ones.
+
+Texts that a sender controls are escaped.
+"""
 
 from collections.abc import Iterable
 
@@ -13,14 +16,14 @@ from famulus.inspection.deadletters.causes import CauseGroup
 from famulus.inspection.deadletters.description import error_name, key_text, why
 from famulus.inspection.deadletters.dry_run import DryRunResult, End
 
-WIDE = 110  # columns from which on times have a column of their own
+WIDE = 110  # columns; at this width and above, times have a column of their own
 KEYS_SHOWN = 3
 SHOWN = 60  # characters of a row's value
-MESSAGE = 200  # of an error
+MESSAGE = 200  # characters of an error message
 
 
 def title(topic: str, says: str) -> Text:
-    """What comes before a table."""
+    """Return the heading of a table."""
     return Text.assemble((printable(topic), "bold"), f": {says}")
 
 
@@ -41,7 +44,7 @@ def _table(*columns: str) -> Table:
 
 
 def causes(groups: Iterable[CauseGroup], width: int) -> Table:
-    """A row for each cause."""
+    """Build a table with one row for each cause."""
     is_wide = width >= WIDE
     table = _table(
         "cause", "letters", "keys", *(["first and last (UTC)"] if is_wide else []), "why"
@@ -49,7 +52,7 @@ def causes(groups: Iterable[CauseGroup], width: int) -> Table:
     for group in groups:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
-        if group.cause.place and group.cause.kind != FailureKind.POISON:  # whose message says it
+        if group.cause.place and group.cause.kind != FailureKind.POISON:  # its message has the place
             lines.append(f"\nat {printable(group.cause.place)}")
         if group.message:
             lines.append(f"\n{printable(group.message)}", style="dim")
@@ -70,7 +73,10 @@ def causes(groups: Iterable[CauseGroup], width: int) -> Table:
 
 
 def letters(rows: Iterable[tuple[Entry, DeadLetter | None]], width: int) -> Table:
-    """A row for each letter; what is not there any more has no Letter."""
+    """Build a table with one row for each dead letter.
+
+    The DeadLetter of a row is None when its record is gone.
+    """
     is_wide = width >= WIDE
     table = _table("origin", "cause", *(["failed (UTC)", "key"] if is_wide else []), "why")
     for entry, letter in rows:
@@ -90,7 +96,7 @@ def letters(rows: Iterable[tuple[Entry, DeadLetter | None]], width: int) -> Tabl
 
 
 def ends(found: Iterable[End]) -> Table:
-    """What would become of the letters, a row for each cause and each way to end."""
+    """Build a table of a dry run, with one row for each cause and outcome."""
     table = _table("cause", "letters", "then and now")
     for end in sorted(found, key=lambda end: (end.first.entry.cause.id, -end.count)):
         says = Text(why(end.first.entry.cause) + "\n").append_text(verdict(end.first))
@@ -103,7 +109,11 @@ def ends(found: Iterable[End]) -> Table:
 
 
 def trial(of: DryRunResult) -> Text:
-    """What would become of one letter: its end, the rows that it would write, the events that it would publish."""
+    """Return the dry run of one dead letter as text.
+
+    The text has the outcome, the rows that would be written, and the events that would be
+    published.
+    """
     text = Text.assemble((printable(str(of.entry.id.origin)), "bold"), "  ", verdict(of))
     for row in of.rows:
         after = "deleted" if row.after is None else row.after
@@ -119,7 +129,7 @@ def trial(of: DryRunResult) -> Text:
 
 
 def verdict(of: DryRunResult) -> Text:
-    """How a letter would end."""
+    """Return the outcome of the dry run of one dead letter as text."""
     where = f" in {of.handler}" if of.handler else ""
     what = ": ".join(filter(None, (error_name(of.error), short(of.message, MESSAGE))))
     text, style = {
