@@ -25,7 +25,7 @@ def lz4(payload: bytes | memoryview) -> bytes:
     """Return *payload* compressed as an LZ4 frame with independent blocks, see KIP-57.
 
     aiokafka compresses at level 9, which takes eight times as long for a slightly smaller result.
-    Level 9 is the default in KIP-390, and stands for the fast compressor of the Java client.
+    Level 9 is the default in KIP-390, but there it selects the fast compressor of the Java client.
     """
     compressor = cramjam.lz4.Compressor(level=LZ4_LEVEL, content_checksum=False, block_linked=False)
     compressor.compress(payload)

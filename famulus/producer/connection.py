@@ -49,9 +49,9 @@ TOPIC = 2  # the resource type of topics
 async def _insist(closing: Coroutine[Any, Any, None]) -> None:
     """Await *closing*, and cancel it again while it hangs, DROP_TRIES times at most.
 
-    *closing* waits for tasks that it has cancelled. They use Python's `wait_for`, which can lose a
-    cancellation when the awaited task ends at the same moment (CPython #86296). This happens often
-    when no broker answers.
+    *closing* waits for tasks that it has cancelled. These tasks use Python's `wait_for`, which can
+    lose a cancellation when the awaited task ends at the same moment (CPython #86296). This happens
+    often when no broker answers.
     """
     task = asyncio.ensure_future(closing)
     for _ in range(DROP_TRIES):
