@@ -233,7 +233,7 @@ class PartitionQueue:
                         await connection.partitions(topic, partition)
         return False
 
-    # Aiokafka is untyped.
+    # Any: aiokafka is untyped.
     def _batch(
         self, connection: Connection, limit: int | None
     ) -> tuple[Any, Sequence[PendingRecord]]:
