@@ -232,8 +232,8 @@ def _why_not_json(value: bytes, error: msgspec.DecodeError) -> str:
     return said[0]
 
 
-# The shape is the class that msgspec instantiates. msgspec cannot make Records itself, because their
-# fields are descriptors, which it would call one by one. Instead it makes an instance of a
+# The shape is the class that msgspec instantiates. msgspec cannot make Records itself, because
+# their fields are descriptors, which it would call one by one. Instead it makes an instance of a
 # dataclass with the same fields, whose `__class__` is then set to the Record class. Python allows
 # this, because both are plain objects with a `__dict__`.
 

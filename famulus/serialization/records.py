@@ -282,7 +282,8 @@ def _kind_and_origin(event_type: str, source: str) -> Headers:
 def with_own(headers: list[tuple[str, bytes]], own: Headers) -> list[tuple[str, bytes]]:
     """Return *headers* with those in *own*, which replace others of the same name.
 
-    A trace context counts as a whole: `tracestate` is dropped when *own* has a `traceparent`.
+    A trace context counts as a whole: with a `traceparent` in *own*, the `tracestate` of *headers*
+    is dropped, too.
     """
     if not own:
         return headers
