@@ -1,1 +1,1 @@
-"""The way out: events and records that leave."""
+"""Producing: send events and records to Kafka."""

@@ -1,9 +1,9 @@
-"""Records that wait for company: those of one partition, in the order of their calls, and how they leave.
+"""Records of one partition that wait to be sent as a batch.
 
-A batch leaves when it is full, when its first record has waited for `LingerMs`, or, while an
-earlier one of its partition is on its way, when that one has ended: what comes meanwhile has
-company. Nothing is handed to aiokafka before it can go, so a call that gives up until then has sent
-nothing.
+Records leave in the order of the calls. A batch leaves when it is full, or when its first record
+has waited for `LingerMs`. While an earlier batch of the partition is in flight, the next one waits
+for its answer and collects records meanwhile. Nothing is handed to aiokafka before it can be sent
+at once, so a call that is cancelled until then has sent nothing.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ from famulus.producer.connection import MISSING_S, Connection
 from famulus.producer.results import Published
 from famulus.serialization.records import ProducerRecord
 
-LOOK_S = 0.5  # so often we look whether a topic is still there, and whether anybody still waits
-OVERHEAD = 75  # of the size of a record: what only the first one of a batch has
+LOOK_S = 0.5  # interval of the checks whether a topic still exists, and for calls to time out
+OVERHEAD = 75  # bytes of a record's estimated size that only the first record of a batch needs
 BY_ONE = (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -43,12 +43,12 @@ BY_ONE = (
 Outcome = Published | Exception
 
 
-class Stopped(Exception):  # noqa: N818  # no error of anybody's
-    """What a call is told that is under way when the producer is stopped, and has no answer."""
+class Stopped(Exception):  # noqa: N818  # a signal, not an error
+    """Outcome of a call that has no answer when the producer is stopped."""
 
 
 class PendingRecord:
-    """A record on its way, and the call that waits for it."""
+    """A record that waits or is in flight, and the call that waits for it."""
 
     __slots__ = (
         "at_ms",
@@ -67,33 +67,34 @@ class PendingRecord:
     ) -> None:
         self.record, self.size, self.at_ms, self.since_s = record, record.size, at_ms, since_s
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.is_ready = is_ready  # else its payload is being checked in, or it is being weighed
-        self.is_handed = False  # to the connection: from then on it may be in the log
-        self.most = 0  # records of its batch, 0 for as many as fit
+        self.is_ready = is_ready  # else its payload is being checked in, or its size checked
+        self.is_handed = False  # True once handed to the connection: it may be in the log then
+        self.most = 0  # maximum number of records in its batch, 0 for as many as fit
         self.queue: PartitionQueue | None = None
 
     def ready(self, record: ProducerRecord) -> None:
-        """Have *record* leave."""
+        """Mark the record as ready, with *record* as the one to send."""
         self.record, self.is_ready = record, True
         if self.queue is not None:
             self.queue.wake()
 
     def is_left(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Return whether no call waits for the record any more."""
         return self.outcome.done()
 
     def end(self, outcome: Outcome) -> None:
-        """Tell the call, if there still is one."""
+        """Pass *outcome* to the call, if it still waits."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRoute:
-    """How records leave: through which connection of now, how many bytes at once, after how long a wait, from where.
+    """Connection, buffer memory and limits that the queues of all partitions share.
 
-    *renew* replaces a connection after a refusal, *sent* is told how many of a topic the cluster
-    has.
+    *connected* returns the present connection. *renew* replaces a connection after a refusal.
+    *sent* receives a topic and how many of its records the cluster has taken. *batch_bytes* is the
+    size limit of a batch, *linger_s* how long its first record waits.
     """
 
     connected: Callable[[], Connection]
@@ -105,11 +106,11 @@ class BatchRoute:
 
 
 class PartitionQueue:
-    """The records of one partition that wait."""
+    """Waiting records of one partition, with the task that sends them."""
 
     def __init__(self, route: BatchRoute, topic: str, partition: int) -> None:
         self.task: asyncio.Task[None] | None = None
-        self.is_closing = False  # nothing waits for company any more
+        self.is_closing = False  # True: batches leave at once, without a linger time
         self._route = route
         self._at = TopicPartition(topic, partition)
         self._waiting: OrderedDict[PendingRecord, None] = OrderedDict()
@@ -117,12 +118,12 @@ class PartitionQueue:
         self._pause: asyncio.Future[None] | None = None
 
     def add(self, waiting: PendingRecord) -> None:
-        """Have it leave behind those that are here."""
+        """Add *waiting* to the end of the queue."""
         waiting.queue = self
         self._waiting[waiting] = None
         self._bytes += waiting.size - OVERHEAD
         if self.task is None:
-            # It outlives this call, so nothing of the caller's context is its own.
+            # The task outlives this call, so it must not inherit the caller's context variables.
             self.task = asyncio.get_running_loop().create_task(
                 self._run(), name="queue", context=Context()
             )
@@ -130,19 +131,19 @@ class PartitionQueue:
             self.wake()
 
     def wake(self) -> None:
-        """Look again whether there is something to do."""
+        """Wake the task, so that it checks again for something to do."""
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
     def withdraw(self, waiting: PendingRecord) -> None:
-        """Forget a record that nobody waits for, if it is still here."""
+        """Remove a record for which no call waits any more, if it is still queued."""
         if waiting in self._waiting:
             self._take(waiting)
             self._route.memory.leave(waiting.size)
             self.wake()
 
     def fail(self, error: Exception) -> None:
-        """Tell everybody who is here."""
+        """End every waiting call with *error*."""
         while (waiting := self._first()) is not None:
             waiting.end(error)
             self._take(waiting)
@@ -157,7 +158,7 @@ class PartitionQueue:
                     await self._sleep(left_s)
                 else:
                     await self._send()
-        except Exception as error:  # noqa: BLE001  # whoever waits is told
+        except Exception as error:  # noqa: BLE001  # passed to the waiting calls
             self.fail(error)
         finally:
             self.task = None
@@ -214,15 +215,15 @@ class PartitionQueue:
         await self._route.renew(connection)
 
     async def _may_hand_over(self, connection: Connection) -> bool:
-        """Wait until the connection takes a batch at once.
+        """Wait until the connection can send a batch of the partition at once.
 
-        False when nobody waits for that any more.
+        Returns False when no record is left in the queue.
         """
         topic, partition = self._at
         batches = connection.kafka._message_accumulator._batches
         while self._first() is not None:
-            if before := batches.get(self._at):  # of somebody who sends many, or a state's
-                with suppress(KafkaError):  # of its sender's
+            if before := batches.get(self._at):  # of a `send_all`, or of a state changelog
+                with suppress(KafkaError):  # reported to the sender of that batch
                     await before[-1].wait_drain(timeout=LOOK_S)
             elif connection.partitions_known(topic) > partition:
                 return True
@@ -232,11 +233,11 @@ class PartitionQueue:
                         await connection.partitions(topic, partition)
         return False
 
-    # Aiokafka is untyped.
+    # Any: aiokafka is untyped.
     def _batch(
         self, connection: Connection, limit: int | None
     ) -> tuple[Any, Sequence[PendingRecord]]:
-        """Take from the front what is ready and fits into one batch."""
+        """Take ready records from the front, as many as fit into one batch."""
         size = self._route.batch_bytes if limit is None else min(self._route.batch_bytes, limit)
         batch: Any = BatchBuilder(size, connection.codec)
         taken: list[PendingRecord] = []
@@ -262,9 +263,10 @@ class PartitionQueue:
     async def _answered(
         self, connection: Connection, sent: "asyncio.Future[RecordMetadata]"
     ) -> RecordMetadata:
-        """Wait for the answer.
+        """Return the answer to the batch.
 
-        Raises UnknownTopicOrPartitionError when the topic goes away meanwhile.
+        Raises UnknownTopicOrPartitionError when the topic disappears meanwhile,
+        KafkaConnectionError when the connection is dropped.
         """
         loop, gone_since_s = asyncio.get_running_loop(), 0.0
         while True:
@@ -280,7 +282,7 @@ class PartitionQueue:
 
     def _there(self, taken: Sequence[PendingRecord], answer: RecordMetadata) -> None:
         topic, partition = self._at
-        # The broker says a time only if it stamps the topic.
+        # The broker returns a timestamp only if it stamps the topic itself (LogAppendTime).
         is_ours, offset = answer.timestamp < 0, answer.offset
         self._route.sent(topic, len(taken))
         self._end(
@@ -299,9 +301,10 @@ class PartitionQueue:
     def _refused(
         self, connection: Connection, taken: Sequence[PendingRecord], error: KafkaError
     ) -> None:
-        """Tell whose records were refused.
+        """End the calls whose records were refused.
 
-        Where one may have spoilt it for the others, halves are sent again.
+        Where a single record may be the cause for the whole batch, the records go back to the front
+        of the queue and are sent again in batches of half the size.
         """
         if isinstance(error, MessageSizeTooLargeError):
             connection.forget_limits()

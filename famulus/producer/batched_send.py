@@ -1,7 +1,7 @@
-"""Records on their way: which were handed over, which the cluster has, and where they stand.
+"""Send many records at once, and report the offset of each.
 
-Record batches are made by hand: a future and a linger for each of many records would cost more than
-the rest.
+Record batches are built here directly. With one future and one linger timer per record, these would
+cost more than all other work of sending.
 """
 
 import asyncio
@@ -17,11 +17,14 @@ from famulus.producer.connection import MISSING_S, Connection, size_of
 from famulus.producer.results import Published, TooLarge
 from famulus.serialization.records import ProducerRecord
 
-LOOK_S = 0.5  # so often we look whether a topic is still there
+LOOK_S = 0.5  # interval of the check whether a topic still exists
 
 
 class BatchedSend:
-    """One `send_all`: *records* (their topics as on the cluster), in order per partition."""
+    """One call of `send_all`: sends *records* in order per partition.
+
+    The topics of *records* are named as on the cluster.
+    """
 
     def __init__(
         self,
@@ -38,12 +41,12 @@ class BatchedSend:
         self._bytes_max = bytes_max
         self._now_ms = time.time_ns() // 1_000_000
         self._batches: dict[tuple[str, int], PartitionBatches] = {}
-        self._placed: list[PartitionBatches] = []  # of each record, in their order
+        self._placed: list[PartitionBatches] = []  # one for each record, in their order
 
     async def run(self) -> None:
-        """Send them and wait for every one.
+        """Send the records and wait until the cluster has answered for every one.
 
-        Raises what aiokafka raises; too large: before anything was sent.
+        Raises TooLarge before anything was sent, else what aiokafka raises.
         """
         topics = {record.topic for record in self.records}
         counts = {topic: await self.connection.partitions(topic) for topic in topics}
@@ -67,7 +70,7 @@ class BatchedSend:
         await self._wait()
 
     def published(self) -> list[Published | None]:
-        """Where each record stands, None for one that nobody knows of."""
+        """Return the position of each record in the log, None where it is unknown."""
         answers = {batches: batches.answers() for batches in self._batches.values()}
         found: list[Published | None] = []
         for record, batches in zip(self.records, self._placed, strict=False):
@@ -76,20 +79,23 @@ class BatchedSend:
                 found.append(None)
                 continue
             written_ms = self._now_ms if record.timestamp_ms is None else record.timestamp_ms
-            # The broker says a time only for a topic that is stamped by it (LogAppendTime), else it
-            # is ours.
+            # The broker returns a timestamp only for a topic that it stamps itself (LogAppendTime).
+            # For other topics the record keeps the one set here.
             at_ms = written_ms if begin.timestamp < 0 else begin.timestamp
             found.append(Published(batches.topic, batches.partition, begin.offset + number, at_ms))
         return found + [None] * (len(self.records) - len(found))
 
     @property
     def is_begun(self) -> bool:
-        """Whether anything was handed over."""
+        """Return whether any batch was handed over to aiokafka."""
         return any(batches.sent for batches in self._batches.values())
 
     @property
     def is_open(self) -> bool:
-        """Whether anything was handed over whose answer did not come: it may be sent."""
+        """Return whether a batch that was handed over has no answer yet.
+
+        Such a batch may still be sent.
+        """
         return any(not sent.done() for batches in self._batches.values() for sent in batches.sent)
 
     async def _check(self, limits: dict[str, int | None]) -> None:
@@ -116,7 +122,10 @@ class BatchedSend:
         return batches
 
     async def _wait(self) -> None:
-        """Wait for every answer, then raise the first refusal among them."""
+        """Wait for every answer, then raise the first refusal among them.
+
+        Raises UnknownTopicOrPartitionError when a topic stays missing for MISSING_S meanwhile.
+        """
         every = [sent for batches in self._batches.values() for sent in batches.sent]
         pending: Collection[asyncio.Future[RecordMetadata]] = every
         gone_since = 0.0
@@ -131,7 +140,10 @@ class BatchedSend:
 
 
 def check_size(record: ProducerRecord, bytes_max: int) -> int:
-    """The size of *record*, not compressed. Raises TooLarge when it is more than *bytes_max*."""
+    """Return the size of *record* in bytes, not compressed.
+
+    Raises TooLarge when the size is more than *bytes_max*.
+    """
     size = size_of(record.key, record.value, record.headers)
     if size > bytes_max:
         raise TooLarge(record.topic, size, bytes_max, "Kafka.ProducerConfig.MaxRequestSize")
@@ -139,9 +151,10 @@ def check_size(record: ProducerRecord, bytes_max: int) -> int:
 
 
 async def check_topic(connection: Connection, record: ProducerRecord, limit: int) -> int | None:
-    """Raise TooLarge when the topic does not take *record* even compressed; *limit* may be an old one.
+    """Raise TooLarge when the topic does not take *record*, even compressed.
 
-    Returns the limit of now.
+    *limit* is the cached limit of the topic in bytes. The cluster is asked again before the record
+    is refused. Returns the present limit, None when the cluster does not report it.
     """
     size = connection.size_sent(record.key, record.value, record.headers, record.timestamp_ms or 0)
     if size <= limit:

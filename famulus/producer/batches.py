@@ -1,4 +1,7 @@
-"""Record batches made by hand: a future and a linger for each of many records would cost more than the rest."""
+"""Build record batches for aiokafka directly.
+
+One future and one linger timer per record would cost more than all other work of sending.
+"""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -14,28 +17,29 @@ from aiokafka.structs import RecordMetadata
 from famulus.serialization.records import Headers
 
 METADATA_S = 0.05
-BATCH_BYTES = 2**20  # what a broker takes unless it is told otherwise
-LZ4_LEVEL = 1  # the fastest, as in Java's client
+BATCH_BYTES = 2**20  # about the default of a broker's message.max.bytes
+LZ4_LEVEL = 1  # the fastest, as in the Java client
 
 
 def lz4(payload: bytes | memoryview) -> bytes:
-    """*payload* packed as Kafka wants it: a frame whose blocks do not know each other (KIP-57).
+    """Return *payload* compressed as an LZ4 frame with independent blocks, see KIP-57.
 
-    aiokafka packs at level 9, where the search for a little less takes eight times as long. That is
-    the number of the default in KIP-390, by which Java's client means its fast way.
+    aiokafka compresses at level 9, which takes eight times as long for a slightly smaller result.
+    Level 9 is the default in KIP-390, but there it selects the fast compressor of the Java client.
     """
     compressor = cramjam.lz4.Compressor(level=LZ4_LEVEL, content_checksum=False, block_linked=False)
     compressor.compress(payload)
     return bytes(compressor.finish())
 
 
-default_records.lz4_encode = lz4  # whose compiled builder holds it by name
+default_records.lz4_encode = lz4  # the compiled batch builder looks it up in its module
 
 
 class PartitionBatches:
-    """Records of one partition on their way, in as few record batches as they fit, in the order of `append`.
+    """Records of one partition, in as few record batches as possible.
 
-    *sent* is done, batch by batch, when the cluster has it, or refuses it. A record larger than
+    The order is that of `append`. *sent* has a future for each batch that was handed over. The
+    future is done when the cluster has taken or refused the batch. A record larger than
     *batch_bytes* has a batch of its own.
     """
 
@@ -47,25 +51,31 @@ class PartitionBatches:
         self.sent: list[asyncio.Future[RecordMetadata]] = []
         self._producer = producer
         self._batch_bytes = batch_bytes
-        self._counts: list[int] = []  # of records, of each batch that was handed over
+        self._counts: list[int] = []  # number of records of each batch that was handed over
         self._open = self._new()
 
     def append(
         self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
     ) -> bool:
-        """Add a record. False when the batch is full: `go_on`, and then it fits."""
+        """Add a record to the open batch, or return False if the batch is full.
+
+        After `go_on` the record fits.
+        """
         added = self._open.append(
             key=key, value=value, timestamp=timestamp_ms, headers=list(headers)
         )
         return added is not None
 
     async def go_on(self) -> None:
-        """Hand over the batch that is full, and begin the next one."""
+        """Hand over the full batch and begin the next one."""
         await self.close()
         self._open = self._new()
 
     def answers(self) -> Iterator[tuple[RecordMetadata | None, int]]:
-        """Of each record that was handed over: what the cluster said of its batch, None if nothing; its place there."""
+        """Yield, for each record handed over, the answer to its batch and its index there.
+
+        The answer is None when the batch has none, or was refused.
+        """
         for sent, count in zip(self.sent, self._counts, strict=True):
             is_there = sent.done() and not sent.cancelled() and sent.exception() is None
             answer = sent.result() if is_there else None
@@ -73,7 +83,7 @@ class PartitionBatches:
                 yield answer, number
 
     async def close(self) -> None:
-        """Hand over what is left."""
+        """Hand over the open batch."""
         sent = await handed_over(self._producer, self._open, self.topic, self.partition)
         sent.add_done_callback(_seen)
         self.sent.append(sent)
@@ -86,7 +96,7 @@ class PartitionBatches:
 
 
 def _seen(sent: "asyncio.Future[RecordMetadata]") -> None:
-    """Nobody may be left who looks at its error, which asyncio would then tell of."""
+    """Retrieve the exception of *sent*, or asyncio logs it when no caller does."""
     if not sent.cancelled():
         sent.exception()
 
@@ -98,9 +108,10 @@ async def one_batch(
     rows: Iterable[tuple[bytes, bytes | None]],
     headers: Headers,
 ) -> "asyncio.Future[RecordMetadata | None]":
-    """Hand *rows* over as one record batch, however many there are.
+    """Hand *rows* over as exactly one record batch.
 
-    Raises AssertionError when they do not fit.
+    Returns a future that is done when the cluster has it. Raises AssertionError when the rows do
+    not fit.
     """
     compression: int = producer._message_accumulator._compression_type
     batch: Any = BatchBuilder(BATCH_BYTES, compression)  # Any: aiokafka is untyped
@@ -115,16 +126,16 @@ async def one_batch(
 async def handed_over(
     producer: AIOKafkaProducer, batch: Any, topic: str, partition: int
 ) -> "asyncio.Future[RecordMetadata]":
-    """Hand *batch* over, however often it has to be offered.
+    """Hand *batch* over, trying again until aiokafka accepts it.
 
-    Returns what is done when the cluster has it.
+    Returns a future that is done when the cluster has taken or refused the batch.
     """
     batch.close()  # else a plain send to this partition may add its record
-    # aiokafka counts the waiting times of a busy partition many times over and gives up long before
-    # its timeout, always before it takes the batch: offered again until the time limit of whoever
-    # sends ends this.
+    # On a busy partition aiokafka counts its waiting time several times over and raises
+    # KafkaTimeoutError long before its timeout. The batch was never taken then, so it is offered
+    # again until the caller's own time limit ends the loop.
     while True:
-        # A topic that was only just made.
+        # The topic or partition was created only just now.
         if partition not in (await producer.partitions_for(topic)):
             await asyncio.sleep(METADATA_S)
             await producer.client.force_metadata_update()

@@ -1,37 +1,44 @@
-"""BufferMemory for records that wait to be sent: so many bytes.
+"""Memory limit for records that wait to be sent.
 
-Who finds none waits, and gets some in the order of coming.
+A caller that finds no room waits, and gets it in the order of arrival.
 """
 
 import asyncio
 from collections import deque
 
-FIRST_GUESS = 1_024  # bytes of a record, while none was seen
+FIRST_GUESS = 1_024  # assumed bytes of a record, until the first one was seen
 
 
 class BufferMemory:
-    """BufferMemory for *limit* bytes.
+    """Account of the bytes used, limited to *limit*.
 
-    One record more than that may be inside: it is entered first, and weighed then.
+    The limit may be exceeded by one record, because a record is admitted before its size is known.
     """
 
     def __init__(self, limit: int) -> None:
         self.used = 0
         self._limit = limit
         self._usual = FIRST_GUESS
-        # The bytes that are kept until it says how many it takes.
+        # The result of each future is the number of bytes reserved until `take` gives the size.
         self._waiting: deque[asyncio.Future[int]] = deque()
-        self._invited = 0  # of those that waited: they have room, and have not come in yet
+        self._invited = 0  # callers that were admitted and have not called `take` yet
 
     def enter_now(self) -> bool:
-        """Enter if there is room and nobody was first. Then `take` has to follow at once."""
+        """Enter if there is room and no other caller waits; return whether it did.
+
+        After True, `take` must be called at once.
+        """
         if self._waiting or self._invited or self.used >= self._limit:
             return False
         self._invited = 1
         return True
 
     async def enter(self) -> None:
-        """Wait for room. `take` has to follow at once, with 0 when there is nothing to take."""
+        """Wait for room.
+
+        `take` must be called at once afterwards, with 0 when there is nothing to take. Raises the
+        error that is given to `shut`.
+        """
         given: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(given)
         try:
@@ -44,9 +51,9 @@ class BufferMemory:
         self.used -= kept
 
     def take(self, size: int) -> None:
-        """Take *size* bytes, behind `enter`.
+        """Take *size* bytes after `enter` or `enter_now`.
 
-        Whoever waits is let in when those who were before are inside.
+        When all callers that were admitted together have called this, waiting ones are admitted.
         """
         self._invited -= 1
         self.used += size
@@ -60,14 +67,17 @@ class BufferMemory:
         self._invite()
 
     def shut(self, error: Exception) -> None:
-        """Have everybody who waits for room fail with *error*."""
+        """Raise *error* in every caller that waits for room."""
         while self._waiting:
             given = self._waiting.popleft()
             if not given.done():
                 given.set_exception(error)
 
     def _invite(self) -> None:
-        """Let in as many as are likely to fit, and nobody while others are on their way in: they were first."""
+        """Admit as many waiting callers as are likely to fit.
+
+        None is admitted while earlier ones have not called `take` yet, which keeps the order.
+        """
         if self._invited:
             return
         while self._waiting and self.used < self._limit:

@@ -1,7 +1,7 @@
-"""Sends what is sent by many calls at once: those that are under way together share batches, in the order of the calls.
+"""Combine records that many calls send at the same time into shared batches.
 
-What waits is bounded by `BufferMemory`: whoever comes when it is full waits, in the order of
-coming.
+Records keep the order of the calls. Waiting records are bounded by `BufferMemory`: when it is full,
+further calls wait in the order of arrival.
 """
 
 import asyncio
@@ -24,12 +24,16 @@ from famulus.producer.results import NotAcknowledgedError, Published, PublishErr
 from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
-SPARE = 1_000  # calls that have ended and are kept, at least, before they are thrown out
+SPARE = 1_000  # ended calls that may stay in the list before it is compacted
 Prepare = Callable[[ProducerRecord, bool], Awaitable[ProducerRecord]]
 
 
 class _Topic:
-    """What waits for one topic: by partition, and what came before anybody knew how many there are."""
+    """Waiting records of one topic.
+
+    *queues* has them by partition. *unplaced* has those that came before the number of partitions
+    was known.
+    """
 
     def __init__(self) -> None:
         self.queues: dict[int, PartitionQueue] = {}
@@ -38,10 +42,11 @@ class _Topic:
 
 
 class CoalescingSender:
-    """The way through *line* for records that come one by one.
+    """Sends single records through *line*, several of them in one batch.
 
-    *prepare* is awaited for what *is_plain* does not take as it is: told whether the record is of
-    an event, it returns the one that is to leave.
+    *is_plain* returns whether a record can leave as it is. *prepare* is awaited for every other
+    record. Its arguments are the record and whether the record is of an event, and it returns the
+    record to send.
     """
 
     def __init__(
@@ -63,8 +68,8 @@ class CoalescingSender:
         self._look_s = min(LOOK_S, self._limit_s / 20)
         self._open: deque[PendingRecord] = deque()  # in the order of the calls
         self._timer: asyncio.TimerHandle | None = None
-        self._calls = 0  # under way
-        self._idle = asyncio.Event()  # set by the last one
+        self._calls = 0  # calls that have not returned
+        self._idle = asyncio.Event()  # set when the last call returns
         self._is_stopping = False
 
     async def send(
@@ -74,11 +79,12 @@ class CoalescingSender:
         make: Callable[..., ProducerRecord],
         *args: Any,
     ) -> Published:
-        """Send what *make* makes of *args*, a record for *topic* (as on the cluster), and wait until it is there.
+        """Send the record that *make* returns for *args*, and wait for its position.
 
-        It has its place when this begins, and is made when there is room for it. A call that is
-        cancelled before its batch leaves has sent nothing. Raises what *make* and *prepare* raise,
-        and as `Producer.produce` does.
+        *topic* is the name on the cluster. The order of records is that of the calls. The record is
+        made once there is room for it in the buffer. A call that is cancelled before its batch
+        leaves has sent nothing. Raises what *make* and *prepare* raise, and what `Producer.produce`
+        raises.
         """
         self._line.connected()
         if self._is_stopping:
@@ -93,7 +99,7 @@ class CoalescingSender:
                 async with asyncio.timeout(self._limit_s):
                     waiting.ready(await self._prepare(waiting.record, is_event))
             outcome = await waiting.outcome
-        except Stopped:  # while it waited for room
+        except Stopped:  # raised while the call waited for room
             raise _stopped(topic, may_be_sent=False) from None
         except TimeoutError as error:
             raise self._line.control_state(error, topic, [], is_open=False) from error
@@ -104,7 +110,7 @@ class CoalescingSender:
         raise self._control_state(waiting, outcome) from outcome
 
     def _control_state(self, waiting: PendingRecord, outcome: Exception) -> Exception:
-        """What a call is told instead of a place."""
+        """Return the exception that the call raises for *outcome*."""
         topic = waiting.record.topic
         if isinstance(outcome, Stopped):
             return _stopped(topic, may_be_sent=waiting.is_handed)
@@ -118,9 +124,9 @@ class CoalescingSender:
             await self._route.memory.enter()
 
     def _look_for_late(self) -> None:
-        """End the calls that have waited as long as they may.
+        """End the calls that have waited longer than `DeliveryTimeoutMs`.
 
-        One timer for all: one for each would cost too much.
+        One timer serves all calls, because a timer for each would cost too much.
         """
         loop, open_since = asyncio.get_running_loop(), self._open
         late_s = loop.time() - self._limit_s
@@ -129,7 +135,10 @@ class CoalescingSender:
         self._timer = loop.call_later(self._look_s, self._look_for_late) if open_since else None
 
     def _done(self, waiting: PendingRecord | None) -> None:
-        """Leave nothing of a call behind. What has been handed over is not to be had back."""
+        """Clean up after a call.
+
+        A record that was handed over to the connection cannot be withdrawn any more.
+        """
         if waiting is not None:
             waiting.outcome.cancel()
             if not waiting.is_handed:
@@ -139,9 +148,9 @@ class CoalescingSender:
             self._idle.set()
 
     async def stop(self, limit_s: float = STOP_S) -> None:
-        """Have what is under way leave at once.
+        """Send the waiting records at once and wait for their answers.
 
-        Calls that have no answer in *limit_s* are told so.
+        Calls that have no answer after *limit_s* seconds raise NotAcknowledgedError.
         """
         self._is_stopping = True
         self._idle.clear()
@@ -179,7 +188,7 @@ class CoalescingSender:
         self._is_stopping = False
 
     def _entered(self, make: Callable[..., ProducerRecord], args: tuple[Any, ...]) -> PendingRecord:
-        """Have a record wait for company, behind `BufferMemory.enter`."""
+        """Make the record and queue it; its room was granted before."""
         loop, room, size = asyncio.get_running_loop(), self._route.memory, 0
         try:
             record = make(*args)
@@ -197,7 +206,7 @@ class CoalescingSender:
             room.leave(size)
             raise
         self._open.append(waiting)
-        # Behind one that takes long, others have ended.
+        # One slow call at the front keeps ended calls behind it in the list.
         if len(self._open) > 2 * self._calls + SPARE:
             self._open = deque(each for each in self._open if not each.is_left())
         if self._timer is None:
@@ -205,7 +214,7 @@ class CoalescingSender:
         return waiting
 
     def _withdraw(self, waiting: PendingRecord) -> None:
-        """Forget a record that nobody waits for and that has not left."""
+        """Remove a record that has not left and for which no call waits."""
         topic = self._topics.get(waiting.record.topic)
         if waiting.queue is not None:
             waiting.queue.withdraw(waiting)
@@ -226,7 +235,7 @@ class CoalescingSender:
                 )
 
     def _placed(self, topic: _Topic, waiting: PendingRecord) -> bool:
-        """Put a record into the queue of its partition, if it is known which one that is."""
+        """Queue a record for its partition; return False if partitions are unknown yet."""
         connection, record = self._line.connected(), waiting.record
         count = connection.partitions_known(record.topic)
         if not count:
@@ -242,7 +251,7 @@ class CoalescingSender:
         return True
 
     async def _find(self, name: str, topic: _Topic) -> None:
-        """Learn how many partitions a topic has, and place what waits for that, in its order."""
+        """Look up how many partitions a topic has, and queue its unplaced records in order."""
         try:
             while topic.unplaced:
                 connection = self._line.connected()
@@ -251,7 +260,7 @@ class CoalescingSender:
                         async with asyncio.timeout(self._limit_s):
                             await connection.partitions(name)
                     except TimeoutError:
-                        pass  # those that waited so long have told it
+                        pass  # `_look_for_late` ends the calls that have waited too long
                 for waiting in [*topic.unplaced]:
                     try:
                         if not self._placed(topic, waiting):
@@ -260,7 +269,7 @@ class CoalescingSender:
                         waiting.end(error)
                         self._route.memory.leave(waiting.size)
                     del topic.unplaced[waiting]
-        except Exception as error:  # noqa: BLE001  # whoever waits is told
+        except Exception as error:  # noqa: BLE001  # passed to the waiting calls
             if not topic.queues:
                 self._topics.pop(name, None)
             self._fail_unplaced(topic, error)
@@ -277,12 +286,12 @@ class CoalescingSender:
         self._line.sent[topic] += count
 
     async def _renew(self, old: Connection) -> None:
-        """Replace a connection, once for all batches that were refused by it."""
+        """Replace the connection *old*, once for all batches that it refused."""
         async with self._renewing:
             if not self._is_stopping and self._line.connected() is old:
                 try:
                     await self._line.renew()
-                except OperatingError as error:  # whoever sends next is told
+                except OperatingError as error:  # the next call that sends gets an error
                     log.warning("no new connection for the producer", why=described(error))
 
 

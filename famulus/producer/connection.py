@@ -1,8 +1,8 @@
-"""The connection that a producer stands on: made from the settings, asked about topics, ended in time.
+"""Connection of a producer: the aiokafka client, topic metadata, and a shutdown with a time limit.
 
-aiokafka is always idempotent here, with acks from all in-sync replicas: a plain producer reports
-batches as failed that are in the log all the same. It has no knob for some settings of other
-clients; `explained` says what becomes of them.
+The aiokafka producer is always idempotent here, with acks from all in-sync replicas. One that is
+not idempotent reports batches as failed that are in the log nevertheless. aiokafka has no option
+for some settings of other Kafka clients; `explained` says what happens to them.
 """
 
 import asyncio
@@ -31,40 +31,41 @@ from famulus.kafka.client import client_options
 from famulus.kafka.connection_diagnosis import why_refused
 from famulus.serialization.records import Headers
 
-# So long the cluster says that a topic is not there before we believe it: it may be new.
+# A topic counts as missing when the cluster reports this for so long: it may be new.
 MISSING_S = 3.0
 METADATA_S = 0.05
-# The same for a topic that a request names: its sender has it made already, and others have to
-# wait.
+# The same for a reply topic that a request names. Shorter, because its sender has created it
+# already, and other events wait meanwhile.
 GRACE_S = 0.3
-# Topics that were not there: they have no such time again.
+# Missing reply topics are remembered, and get no such grace period again meanwhile.
 REMEMBERED_S, REMEMBERED_MAX = 30.0, 1_000
-STOP_S = 5.0  # what was sent in vain is left then
-DROP_S, DROP_TRIES = 1.0, 5  # until a task of aiokafka's is told again to end; how often it is
+STOP_S = 5.0  # records that were not taken by then are dropped
+DROP_S, DROP_TRIES = 1.0, 5  # wait before a task of aiokafka is cancelled again; how often
 ASK_S = 2.0
 ASK_AGAIN_S = 60.0
 TOPIC = 2  # the resource type of topics
 
 
 async def _insist(closing: Coroutine[Any, Any, None]) -> None:
-    """Await *closing*, which waits for tasks that it has cancelled, and cancel them again while they go on.
+    """Await *closing*, and cancel it again while it hangs, DROP_TRIES times at most.
 
-    Python's `wait_for`, which they use, can lose a cancellation when what it waits for ends in the
-    same moment (CPython #86296); where no broker answers something of that kind ends all the time.
+    *closing* waits for tasks that it has cancelled. These tasks use Python's `wait_for`, which can
+    lose a cancellation when the awaited task ends at the same moment (CPython #86296). This happens
+    often when no broker answers.
     """
     task = asyncio.ensure_future(closing)
     for _ in range(DROP_TRIES):
         done, _ = await asyncio.wait({task}, timeout=DROP_S)
         if done:
             break
-        task.cancel()  # and with it what it waits for
+        task.cancel()  # this also cancels the task that it awaits
     if task.done() and not task.cancelled():
         with suppress(KafkaError):
             task.result()
 
 
 class Connection:
-    """An aiokafka producer by our *settings*, and what the cluster says about topics."""
+    """An aiokafka producer made from *settings*, with cached facts about topics."""
 
     def __init__(self, settings: KafkaConfig) -> None:
         config = settings.producer_config
@@ -79,9 +80,9 @@ class Connection:
             max_request_size=config.max_request_size,
         )
         self._asking = asyncio.Lock()
-        # By topic: when it was asked for, bytes.
+        # By topic: the monotonic time of the request, and the limit in bytes.
         self._limits: dict[str, tuple[float, int | None]] = {}
-        # Topics that requests name: when they were not there, the oldest first.
+        # By topic that a request names: when it was last found missing, the oldest first.
         self._missing: dict[str, float] = {}
         self._users = 0
         self._unused = asyncio.Event()
@@ -90,7 +91,8 @@ class Connection:
     async def start(self) -> None:
         """Connect.
 
-        Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+        Raises UnavailableError when no broker answers, AccessError when a broker refuses the
+        connection.
         """
         try:
             await self.kafka.start()
@@ -104,7 +106,7 @@ class Connection:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While something is handed over: `leave` waits for it."""
+        """Mark the connection as used inside the block; `leave` waits for its end."""
         self._users += 1
         self._unused.clear()
         try:
@@ -115,9 +117,9 @@ class Connection:
                 self._unused.set()
 
     async def leave(self, limit_s: float) -> None:
-        """Stop when nobody uses it any more; another one is there for whoever comes.
+        """Stop the connection once no caller uses it any more.
 
-        *limit_s* as for `stop`.
+        The caller has replaced it already. *limit_s* limits the wait and, once more, `stop`.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
@@ -125,11 +127,10 @@ class Connection:
         await self.stop(limit_s)
 
     async def stop(self, limit_s: float = STOP_S) -> None:
-        """Send what is still buffered and disconnect.
+        """Send the buffered records and disconnect.
 
-        What Kafka does not take in *limit_s* is dropped.
-
-        So it is when this is cancelled.
+        Records that Kafka has not taken after *limit_s* seconds are dropped. Records are also
+        dropped when this call is cancelled.
         """
         try:
             async with asyncio.timeout(limit_s):
@@ -141,15 +142,15 @@ class Connection:
             raise
 
     async def _drop(self) -> None:
-        await _insist(self.kafka.client.close())  # first: the sender waits for answers
+        await _insist(self.kafka.client.close())  # first, because the sender waits for answers
         await _insist(self.kafka._sender.close())
 
     async def partitions(self, topic: str, wanted: int = 0) -> int:
-        """How many partitions *topic* has.
+        """Return the number of partitions of *topic*.
 
-        Raises UnknownTopicOrPartitionError when the cluster keeps saying that it has none of the
-        number *wanted*, and TopicAuthorizationFailedError. A cluster that says nothing is asked
-        again and again.
+        Raises UnknownTopicOrPartitionError when the cluster reports for MISSING_S that there is no
+        partition number *wanted*, and TopicAuthorizationFailedError. Asks without a time limit
+        while no broker answers.
         """
         client, missing_since = self.kafka.client, 0.0
         while True:
@@ -163,17 +164,17 @@ class Connection:
             missing_since = (missing_since or time.monotonic()) if is_answered else 0.0
             if missing_since and time.monotonic() - missing_since > MISSING_S:
                 if numbers is None:
-                    client._topics.discard(topic)  # else it is asked for, and maybe made, for ever
+                    # Otherwise every metadata request would name it, and might create it.
+                    client._topics.discard(topic)
                 raise UnknownTopicOrPartitionError(topic)
             await asyncio.sleep(METADATA_S)
 
     async def find(self, topic: str, wanted: int) -> None:
-        """See that *topic*, which somebody else has named, has a partition of the number *wanted*.
+        """Check that *topic*, named by another client, has a partition number *wanted*.
 
-        It is never made.
-
-        Raises UnknownTopicOrPartitionError and TopicAuthorizationFailedError as `partitions` does,
-        but soon: a topic that was missing a while ago is asked for once.
+        The topic is never created. Raises UnknownTopicOrPartitionError and
+        TopicAuthorizationFailedError as `partitions` does, but after GRACE_S. For a topic that was
+        missing less than REMEMBERED_S ago, one answer is enough.
         """
         numbers = self.kafka.client.cluster.partitions_for_topic(topic)
         if numbers is not None and wanted < len(numbers):
@@ -195,18 +196,18 @@ class Connection:
             await asyncio.sleep(METADATA_S)
 
     async def _count(self, topic: str) -> int | None:
-        """How many partitions the cluster says that *topic* has, without making it; None when it says nothing.
+        """Return how many partitions the cluster reports for *topic*, never creating it.
 
-        Raises TopicAuthorizationFailedError.
+        None means no answer. Raises TopicAuthorizationFailedError.
         """
         found = await self.counts([topic])
         return None if found is None else found.get(topic, 0)
 
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
-        """How many partitions the cluster says that each of *topics* has, without making one: 0 for none.
+        """Return the number of partitions of each topic, 0 for a missing one.
 
-        One that it says something else of is left out. None when it says nothing. Raises
-        TopicAuthorizationFailedError.
+        No topic is created. A topic for which the cluster reports another error is left out. None
+        means no answer. Raises TopicAuthorizationFailedError.
         """
         client = self.kafka.client
         request = MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
@@ -230,11 +231,14 @@ class Connection:
             del self._missing[next(iter(self._missing))]
 
     def is_gone(self, topic: str) -> bool:
-        """Whether the cluster does not know *topic* any more, as far as it has said."""
+        """Return whether *topic* is missing in the latest metadata of the cluster."""
         return self.kafka.client.cluster.partitions_for_topic(topic) is None
 
     def any_partition(self, topic: str) -> int:
-        """Where a record without a key goes: a partition at random, of those that have a leader if any has."""
+        """Return a random partition for a record without a key.
+
+        Partitions that have a leader are preferred.
+        """
         cluster = self.kafka.client.cluster
         numbers = cluster.available_partitions_for_topic(topic) or cluster.partitions_for_topic(
             topic
@@ -242,21 +246,20 @@ class Connection:
         return int(random.choice(list(numbers)))  # noqa: S311  # no secret
 
     def partitions_known(self, topic: str) -> int:
-        """How many partitions *topic* has, 0 when nobody has asked yet."""
+        """Return the number of partitions of *topic*, 0 before its metadata was fetched."""
         return len(self.kafka.client.cluster.partitions_for_topic(topic) or ())
 
-    # What a topic takes.
+    # The size limit of a topic.
 
     async def limit(self, topic: str, *, is_new: bool = False) -> int | None:
-        """The topic's max.message.bytes: what one record batch may have, compressed.
+        """Return the topic's max.message.bytes: the largest record batch, compressed.
 
-        Asked for once, or when *is_new*.
-
-        None when the cluster does not say: then the topic itself refuses what is too large.
+        The cluster is asked once, or again when *is_new* is true. None when the cluster does not
+        report it. A batch that is too large is then refused only by the topic itself.
         """
         if not is_new and not self._is_to_be_asked(topic):
             return self._limits[topic][1]
-        async with self._asking:  # those that come together ask once
+        async with self._asking:  # concurrent callers send one request
             if is_new or self._is_to_be_asked(topic):
                 limit = await self._ask(topic)
                 self._limits[topic] = (time.monotonic(), limit)
@@ -267,7 +270,7 @@ class Connection:
         return not asked_s or (limit is None and time.monotonic() - asked_s > ASK_AGAIN_S)
 
     def forget_limits(self) -> None:
-        """Ask again: a topic refused what it should have taken."""
+        """Forget the cached limits, because a topic refused a batch within its limit."""
         self._limits.clear()
 
     async def _ask(self, topic: str) -> int | None:
@@ -285,7 +288,7 @@ class Connection:
     def size_sent(
         self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
     ) -> int:
-        """How many bytes a record is in a batch of its own, compressed as the settings say."""
+        """Return the bytes of a record in a batch of its own, compressed as configured."""
         # Any: aiokafka is untyped; the first record always fits.
         batch: Any = BatchBuilder(1, self.codec)
         batch.append(timestamp=timestamp_ms, key=key, value=value, headers=list(headers))
@@ -293,17 +296,17 @@ class Connection:
 
     @property
     def codec(self) -> int:
-        """The number of the compression."""
+        """Return Kafka's number of the compression codec."""
         return int(self.kafka._message_accumulator._compression_type)
 
 
 def size_of(key: bytes | None, value: bytes | None, headers: Headers) -> int:
-    """The bytes of a record in a batch of its own, not compressed, rather more than less."""
+    """Return an upper estimate of a record's bytes in a batch of its own, not compressed."""
     return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, list(headers)))
 
 
 def explained(config: ProducerConfig) -> Sequence[str]:
-    """What becomes of settings that were set and that aiokafka has no knob for."""
+    """Return a line for each setting in *config* that aiokafka has no option for."""
     found = []
     if config.retries is not None:
         found.append(

@@ -1,4 +1,7 @@
-"""The mission's event bus: publish what happened; topic and key come from the event's type."""
+"""Event bus: publish events; topic and key come from the event's type.
+
+Requests, replies and events for a later time leave through the bus, too.
+"""
 
 import asyncio
 import time
@@ -28,17 +31,17 @@ R = TypeVar("R", bound=Record)
 class EventBus:
     """Publishes events.
 
-    Inside a handler `publish` joins the unit of work: nothing leaves when the handler fails,
-    everything has left before the event counts as handled. Anywhere else it sends at once and
-    returns when the cluster has the event. A task that outlives its handler is anywhere else,
-    unless that attempt failed: then it is refused with AttemptEndedError.
+    Inside a handler, `publish` joins the unit of work: nothing leaves when the handler fails, and
+    everything has left before the event counts as handled. Anywhere else `publish` sends at once
+    and returns when the cluster has the event. A task that outlives its handler also sends at once.
+    If its attempt failed, it is refused with AttemptEndedError.
 
         async with EventBus() as bus:
             await bus.publish(OrderCreated(...))
 
-    *tracing* is found when it starts: see `observe.tracing`. In a handler a `send` span ends when
-    the event is in the unit of work, and the event leaves with its group. Without tracing the trace
-    context of the causing event is handed on as it came.
+    *tracing* is looked up at the start, see `observability.tracing`. In a handler, a `send` span
+    ends when the event has joined the unit of work, and the event leaves later with its checkpoint.
+    Without tracing, the trace context of the causing event is passed on unchanged.
     """
 
     def __init__(
@@ -66,19 +69,20 @@ class EventBus:
         headers: Headers = (),
         not_before: datetime | None = None,
     ) -> None:
-        """Publish *event* to the topic of its type, keyed by the field that its type names unless *key* is given.
+        """Publish *event* to the topic of its type.
 
-        *headers* are added to those of `wire.envelope`, and take the place of those that have their
-        names. In a handler the event's id is derived from the causing event, so publishing it again
-        after a restart is recognised by whoever reads it. Raises TypeError when the event's type
-        names no topic, RecordTooLargeError (a PermanentError) when it could never leave and,
-        outside a handler, what else `Producer.produce` raises.
+        The key is the value of the field that the event's type names, unless *key* is given.
+        *headers* are added to those of `serialization.records`, and replace those of the same name.
+        In a handler the event's id is derived from the causing event. Publishing it again after a
+        restart gives the same id, so that readers recognise it. Raises TypeError when the event's
+        type names no topic, RecordTooLargeError (a PermanentError) when the event could never
+        leave, and, outside a handler, what else `Producer.produce` raises.
 
         With *not_before* (with a time zone, at most `Kafka.ScheduleMaxH` hours ahead) the event
-        reaches its topic at that time or some moments later, never before: until then it waits in
-        GROUP.scheduled, and a worker of the group forwards it, at least once and with the id that
-        it has now. Meanwhile events of its key overtake it. A time that has passed means at once.
-        Raises NotScheduledError (a PermanentError) for a time that cannot be waited for.
+        reaches its topic at that time or some moments later, never before. Until then it waits in
+        the topic GROUP.scheduled. A worker of the group forwards it, at least once and with the id
+        that it has now. Meanwhile events of its key overtake it. A time that has passed means at
+        once. Raises NotScheduledError (a PermanentError) for a time that is not allowed.
         """
         topic, key = _address(event, key)
         due_ms = 0 if not_before is None else self._due_ms(not_before)
@@ -102,7 +106,7 @@ class EventBus:
             await self._send(topic, key, event, managed_topics, unit, due_ms)
         elif (
             large := self._join(topic, key, event, managed_topics, unit)
-        ) is not None:  # most are not: nothing is awaited
+        ) is not None:  # most records are small: nothing is awaited
             await self._check(large, unit)
 
     def _due_ms(self, not_before: datetime) -> int:
@@ -114,15 +118,15 @@ class EventBus:
 
     @property
     def late_replies(self) -> int:
-        """How many replies came after their requests had timed out."""
+        """Return how many replies came after their requests had timed out."""
         return 0 if self._requester is None else self._requester.late
 
     async def stop_requests(self) -> None:
-        """Wait for no reply any more."""
+        """Stop reading replies."""
         if self._requester is not None:
             await self._requester.stop()
 
-    async def request(  # what an event is, and what is wanted
+    async def request(
         self,
         event: Record,
         *,
@@ -132,13 +136,13 @@ class EventBus:
         headers: Headers = (),
         request_id: str = "",
     ) -> R:
-        """Publish *event*, outside of handlers, and wait for the event by which its handler replies.
+        """Publish *event* outside of handlers, and return the event that its handler replies.
 
-        *request_id* makes it the same request when it is sent again: it is handled once within the
-        responder's dedupe window, and gets the first reply for as long as the reply topic keeps
-        that (`Kafka.Replies.RetentionH`). *key* and *headers* as for `publish`. Raises
-        RequestTimeoutError after *timeout_s*, TooManyRequestsError, DecodeError when the reply is
-        no *reply_type*, TypeError in a handler, and what `publish` raises.
+        *request_id* identifies a request that is sent again. Within the responder's dedupe window
+        it is handled once. The first reply is returned for as long as the reply topic keeps it
+        (`Kafka.Replies.RetentionH`). *key* and *headers* are as for `publish`. Raises
+        RequestTimeoutError after *timeout_s* seconds, TooManyRequestsError, DecodeError when the
+        reply is not a *reply_type*, TypeError in a handler, and what `publish` raises.
         """
         if self._outbox() is not None:
             raise TypeError(
@@ -173,12 +177,13 @@ class EventBus:
             )
 
     async def reply(self, event: Record) -> bool:
-        """Answer the request in hand with *event*, which leaves with the request's other effects.
+        """Reply to the request being handled with *event*.
 
-        Returns False, and does nothing, when the event in hand asks for no reply. *event* may be
-        any Record; its topic and key do not matter. The first reply counts. Raises
-        ReplyRefusedError (a PermanentError) when the request names a topic that is not there, or
-        not in `Kafka.Replies.AllowedTopics`; RecordTooLargeError; TypeError outside of a handler.
+        The reply leaves with the other effects of the request. Returns False, and does nothing,
+        when the event being handled asks for no reply. *event* may be any Record; its topic and key
+        do not matter. The first reply counts. Raises ReplyRefusedError (a PermanentError) when the
+        request names a topic that does not exist, or that is not in `Kafka.Replies.AllowedTopics`;
+        RecordTooLargeError; TypeError outside of a handler.
         """
         unit = self._outbox()
         if unit is None:
@@ -214,7 +219,7 @@ class EventBus:
                 ) from error
             leaving.append(record)
 
-    async def _send(  # noqa: PLR0917  # what an event is, and how it leaves
+    async def _send(  # noqa: PLR0917  # the parts of an event, and how it leaves
         self,
         topic: str,
         key: object,
@@ -237,9 +242,9 @@ class EventBus:
     def _join(
         self, topic: str, key: object, event: Record, headers: Headers, unit: Outbox
     ) -> ProducerRecord | None:
-        """Have *event* leave with the unit of work.
+        """Add *event* to the unit of work.
 
-        Returns its record when it must be checked, see `_check`.
+        Returns its record instead when it must be checked first, see `_check`.
         """
         record = self._outgoing(topic, key, event, headers)
         if not self._producer.is_small(record):
@@ -251,11 +256,12 @@ class EventBus:
     async def _checking(
         self, record: ProducerRecord, unit: Outbox
     ) -> AsyncIterator[list[ProducerRecord]]:
-        """Have what is put into the list leave with *unit* in the place of *record*, which is being checked meanwhile.
+        """Hold the place of *record* in *unit* while the block checks what may leave.
 
-        It joins the unit before anything is waited for, because its id is made from its place.
-        Where the attempt ends meanwhile it does not leave with it: then it is sent at once, or,
-        after an attempt that failed, refused.
+        Yields a list. The record that the block appends to it replaces *record* in the unit;
+        without one, nothing leaves. The place is taken before anything is awaited, because event
+        ids depend on the order of publishing. When the attempt ends meanwhile, the record cannot
+        leave with the unit: it is sent at once, or refused if the attempt failed.
         """
         unit.publish_unchecked(record)
         leaving: list[ProducerRecord] = []
@@ -264,7 +270,7 @@ class EventBus:
         finally:
             unit.replace(record, leaving[0] if leaving else None)
         if unit.is_ended:
-            self._outbox()  # which refuses for an attempt that failed
+            self._outbox()  # raises AttemptEndedError if the attempt failed
             for late in leaving:
                 await self._producer.send(late)
 
@@ -273,9 +279,10 @@ class EventBus:
         return ProducerRecord(self._producer.settings.topic(topic), key_bytes(key), value, headers)
 
     async def _send_later(self, event: Scheduled, unit: Outbox | None) -> Published | None:
-        """Have *event* wait for its time.
+        """Write *event* to the scheduling topic.
 
-        A large payload stays in it until then: a claim check would expire.
+        A large payload stays in the record until the event is due, because a claim check might
+        expire.
         """
         topic = scheduling_topic(self._producer.settings.consumer_config.group_id)
         waiting = event.to_wait(topic, time.time_ns() // 1_000_000)
@@ -292,17 +299,17 @@ class EventBus:
             raise UnknownTopicError(f"topic {topic} is not there, or not whole: {cure}") from error
 
     async def _check_to_wait(self, waiting: ProducerRecord, event: Scheduled) -> None:
-        """Raise RecordTooLargeError where *event* could not wait, or not leave after that."""
+        """Raise RecordTooLargeError when *event* could not be scheduled, or not forwarded later."""
         if not self._producer.is_small(waiting):
             await self._producer.check(waiting)
             if not self._producer.claims.wants(event.record):
                 await self._producer.check(event.record)
 
     async def _check(self, record: ProducerRecord, unit: Outbox) -> None:
-        """Have a claim check leave instead, if it is to be one, and make sure that what leaves is not too large.
+        """Replace a large payload by a claim check, and check the size of the result.
 
-        When the store is away the event in hand is undone, and handled again later, whatever its
-        handler makes of that.
+        When the payload store is unavailable, the event being handled is undone and handled again
+        later, even if its handler catches the error.
         """
         async with self._checking(record, unit) as leaving:
             try:
@@ -315,8 +322,12 @@ class EventBus:
 
 
 def _address(event: Record, key: object) -> tuple[str, object]:
-    """Topic and key of *event* by its type, which has `__topic__` and `__key__` (see famulus/model.py)."""
-    # Any: models are known by shape, this package never imports them.
+    """Return topic and key of *event* from its type.
+
+    The type has `__topic__` and `__key__`, see famulus/model.py. Raises TypeError when it has
+    neither.
+    """
+    # Any: the attributes are looked up by name, because this package never imports the models.
     shape = cast(Any, type(event))
     try:
         return shape.__topic__, getattr(event, shape.__key__) if key is None else key

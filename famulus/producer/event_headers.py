@@ -1,6 +1,6 @@
-"""What an event says of itself when it leaves: its id, its type, and what it has from the event that caused it.
+"""Headers of an event that is published: its id, its type and its lineage.
 
-What causes it is a unit of work; here is as much of one as the bus needs.
+The cause of an event is a unit of work. The protocols here have the part of one that the bus needs.
 """
 
 import time
@@ -22,25 +22,25 @@ from famulus.serialization.records import (
 
 
 class Causing(Protocol):
-    """The event in hand, as far as those that it causes need it."""
+    """Part of the event being handled that the events it causes need."""
 
     handler: str
 
     @property
     def event_id(self) -> str:
-        """Its id."""
+        """Return the event's id."""
 
     @property
     def cause(self) -> Lineage:
-        """What it hands on."""
+        """Return the lineage that the event passes on."""
 
     @property
     def position(self) -> int:
-        """How many events the current handler has published so far."""
+        """Return how many events the current handler has published so far."""
 
 
 class Outbox(Causing, Protocol):
-    """The unit of work of the event in hand, as far as the bus needs it."""
+    """Part of the unit of work of the event being handled that the bus needs."""
 
     is_ended: bool
     is_undone: bool
@@ -50,17 +50,20 @@ class Outbox(Causing, Protocol):
         """Let *record* leave with the event's other effects."""
 
     def publish_unchecked(self, record: ProducerRecord) -> None:
-        """The same for a record that leaves only once `replace` has said what leaves in its place."""
+        """Hold a place for *record*, which leaves only once `replace` was called for it."""
 
     def replace(self, record: ProducerRecord, by: ProducerRecord | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*.
+        """Let *by*, or nothing for None, leave in the place of *record*.
 
         Does nothing once the attempt has ended.
         """
 
 
 def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
-    """Headers for an event that has no cause: a random id, which is that of the chain that it begins."""
+    """Return the headers of an event without a cause.
+
+    The event gets a random id, which is also the correlation id of the chain that it begins.
+    """
     identifier = str(uuid4())
     return headers_of(
         event_id=identifier,
@@ -73,7 +76,10 @@ def new_headers(event: Event, source: str) -> list[tuple[str, bytes]]:
 
 
 def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, bytes]]:
-    """Headers for an event that a handler publishes: an id that is the same when the handler runs again."""
+    """Return the headers of an event that a handler publishes.
+
+    Its id is derived, so that it stays the same when the handler runs again.
+    """
     return headers_of(
         event_id=derived_id(by.event_id, by.handler, by.position),
         event_type=str(type(event)._options.namespace),
@@ -85,11 +91,11 @@ def caused_headers(event: Event, source: str, by: Causing) -> list[tuple[str, by
 
 
 def subject_of(event: Event) -> str:
-    """What *event* is about: the field that its type names as its key.
+    """Return the text of *event*'s key field, for the subject header.
 
-    Nothing where that is no text to print.
+    Returns "" when there is no such field, or when its value is not printable text.
     """
-    name: Any = getattr(type(event), "__key__", None)  # Any: models are known by shape
+    name: Any = getattr(type(event), "__key__", None)  # Any: models are never imported here
     subject = getattr(event, name, None) if name is not None else None
     if subject is None or isinstance(subject, bytes):
         return ""
@@ -104,7 +110,7 @@ def _now() -> str:
     return _iso(time.time_ns() // 1_000_000)
 
 
-# Many events leave in one millisecond, and a time takes as long as all their other headers.
+# Many events leave in one millisecond, and formatting the time takes as long as all other headers.
 @lru_cache(maxsize=1)
 def _iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

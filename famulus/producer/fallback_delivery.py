@@ -1,7 +1,7 @@
-"""Delivers what events publish and dead letters: one that is too large gives way to something smaller.
+"""Deliver published events and dead letters, with a smaller fallback for large records.
 
-`Producer` sends records as they are and says what is wrong with one. Here nobody is there who could
-be told: whoever delivers tries again until Kafka has all of them.
+`Producer` sends records unchanged and reports errors to its caller. Here no caller could act on an
+error, so the delivery is repeated until Kafka has all records.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ log = structlog.get_logger()
 
 
 async def deliver(producer: Producer, records: Sequence[ProducerRecord]) -> None:
-    """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
+    """Send *records* in order per partition and wait until the cluster has them all.
 
-    A record that is too large leaves as its `fallback`, if it has one. Raises UnsentError with the
-    cause and the cure when Kafka does not take one: some may have been sent. They may be delivered
-    again, by the same ids.
+    Their topics are named as on the cluster. A record that is too large is replaced by its
+    `fallback`, if it has one. Raises UnsentError with the cause and the cure when Kafka does not
+    take a record: some may have been sent. The caller may deliver all of them again, with the same
+    ids.
     """
     try:
         try:
@@ -34,7 +35,7 @@ async def deliver(producer: Producer, records: Sequence[ProducerRecord]) -> None
             ]
             await producer.hand_over(fitting)
         except MessageSizeTooLargeError as error:
-            if isinstance(error, TooLarge):  # and nothing that is smaller is there
+            if isinstance(error, TooLarge):  # and no fallback is small enough
                 raise
             await producer.renew()
             for record in records:
@@ -50,7 +51,10 @@ async def deliver(producer: Producer, records: Sequence[ProducerRecord]) -> None
 
 
 async def _fitting(producer: Producer, record: ProducerRecord) -> ProducerRecord:
-    """*record*, or the first of its fallbacks that is not too large, as far as we know what its topic takes."""
+    """Return *record*, or its first fallback that is small enough for its topic.
+
+    Checks against the known limits. The last fallback is returned unchecked.
+    """
     while record.fallback is not None:
         try:
             await producer.check(record)
@@ -65,7 +69,10 @@ async def _fitting(producer: Producer, record: ProducerRecord) -> ProducerRecord
 
 
 async def _deliver_alone(producer: Producer, record: ProducerRecord) -> None:
-    """The same for a topic that did not say what it takes."""
+    """Send *record* alone, with a fallback when the topic refuses it as too large.
+
+    This is needed for a topic whose limit the cluster did not report.
+    """
     while True:
         try:
             await producer.hand_over([record])

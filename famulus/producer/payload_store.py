@@ -1,9 +1,9 @@
-"""The store of payloads that are too large for Kafka: a local folder, or a bucket, through one interface.
+"""Store of payloads that are too large for Kafka: a local folder or a bucket.
 
-A blob is durable before its record is sent. Requests run in threads of their own: none blocks the
-event loop, and the store's own asynchronous calls abort the process now and then when they have
-just ended and it exits (its runtime still holds on to the interpreter, see PyO3/pyo3-async-runtimes
-#40).
+A blob is durable before its record is sent. Requests run in threads, so that none blocks the event
+loop. The store's own asynchronous calls are not used: they sometimes abort the process when it
+exits just after they have ended, because their runtime still holds on to the interpreter (see
+PyO3/pyo3-async-runtimes #40).
 """
 
 import asyncio
@@ -42,12 +42,12 @@ T = TypeVar("T")
 THREADS = 4
 PIECE_BYTES = 2**20
 RETRIES = 2  # of one request, by the store's client
-LISTED = 1_000  # blobs at once
+LISTED = 1_000  # blobs listed by one request
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob in the store."""
+    """A blob in the store. *size* is in bytes."""
 
     topic: str
     reference: str
@@ -56,14 +56,14 @@ class Blob:
 
 
 class PayloadStore:
-    """Where payloads are checked in and redeemed.
+    """Checks payloads in and redeems them.
 
-    Without `ClaimCheck.Store` there is none, and nothing goes there.
+    Without the setting `ClaimCheck.Store` there is no store, and no payload is checked in.
     """
 
     def __init__(self, config: ClaimCheckConfig) -> None:
         self.config = config
-        self.away = ""  # why, in words, while it is
+        self.away = ""  # the reason as text while the store is unavailable, else ""
         scheme, separator, rest = config.store.partition("://")
         is_local = bool(config.store) and (not separator or scheme == "file")
         self._root = Path(rest if separator else config.store).absolute() if is_local else None
@@ -72,20 +72,21 @@ class PayloadStore:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a store by the settings."""
+        """Return whether a store is configured."""
         return bool(self.config.store)
 
-    # The way out.
+    # Publishing.
 
     def wants(self, record: ProducerRecord) -> bool:
-        """Whether *record* is to leave without its value."""
+        """Return whether *record* is to leave as a claim check, without its value."""
         threshold = self.config.threshold_bytes
         return bool(threshold) and record.value is not None and len(record.value) > threshold
 
     async def check_in(self, record: ProducerRecord) -> ProducerRecord:
-        """Put the value of *record* into the store, if it is large, and return what is to leave: it is durable then.
+        """Store the value of *record* if it is large; return the record to send.
 
-        Raises ClaimTooLargeError, and ClaimStoreError when the store is away.
+        The stored value is durable then. Raises ClaimTooLargeError, and ClaimStoreError when the
+        store is unavailable.
         """
         value = record.value
         if value is None or not self.wants(record):
@@ -105,27 +106,32 @@ class PayloadStore:
                 raise ClaimStoreError(f"{folder} is a symbolic link")
             folder.mkdir(mode=0o770, exist_ok=True)
             _close_to_others(folder)
-        # Over an earlier one as well, which would be swept before this record is.
+        # Overwrites an earlier blob, too: its age counts, so it would be swept before this record
+        # expires.
         obstore.put(self._opened(), claim.reference, value)
         if self._root is not None:
             blob = self._root / claim.reference
-            _close_to_others(blob)  # as others cannot enter its folder, it was so before
+            _close_to_others(blob)  # until here its folder has kept other users out
             for path in (blob, blob.parent, self._root):
                 _sync(path)
         return claim
 
-    # The way in.
+    # Consuming.
 
     async def redeem(self, record: ConsumerRecord) -> RecordCopy:
-        """*record*, a claim check, with its payload.
+        """Return *record*, a claim check, with its payload.
 
-        Raises ClaimError when that cannot be had, ClaimStoreError when the store is away.
+        Raises ClaimError when the payload is missing or wrong, ClaimStoreError when the store is
+        unavailable.
         """
         claim = self.claim_of(record)
         return redeemed(record, await self.payload(claim))
 
     def claim_of(self, record: ConsumerRecord) -> PayloadClaim:
-        """What *record* stands for, by its headers. Raises ClaimError."""
+        """Return the claim in the headers of *record*.
+
+        Raises ClaimError when the claim is not valid or no store is configured.
+        """
         if not self.is_there:
             raise ClaimError(
                 "there is no store: set ClaimCheck.Store to that of whoever published it"
@@ -133,7 +139,10 @@ class PayloadStore:
         return claim_of(record, self.config.max_bytes)
 
     async def payload(self, claim: PayloadClaim) -> bytes:
-        """What was claimed. Raises as `redeem` does."""
+        """Return the payload of *claim*.
+
+        Raises as `redeem` does.
+        """
         return await self._run(lambda: self._get(claim))
 
     def _get(self, claim: PayloadClaim) -> bytes:
@@ -153,7 +162,10 @@ class PayloadStore:
         return receipt.payload()
 
     def _check_inside(self, claim: PayloadClaim) -> None:
-        """Raise ClaimError when a local blob is no plain file in a plain folder: a link could lead out of the root."""
+        """Raise ClaimError when a local blob is not a plain file in a plain folder.
+
+        A symbolic link could lead out of the store's root.
+        """
         if self._root is None:
             return
         folder, blob = self._root / claim.topic, self._root / claim.reference
@@ -161,12 +173,15 @@ class PayloadStore:
             try:
                 mode = path.lstat().st_mode
             except FileNotFoundError:
-                return  # which is found out again
+                return  # reading the blob reports this
             if not is_plain(mode):
                 raise ClaimError("the blob, or its folder, is a symbolic link or no plain file")
 
     def _check_there(self, topic: str) -> None:
-        """A blob is missing: is all of the store? Raises what says that it is."""
+        """Check that the store itself is there, after a blob was not found.
+
+        Raises ClaimStoreError when the root folder is missing, or what the store's client raises.
+        """
         if self._root is not None and not self._root.is_dir():
             raise ClaimStoreError(f"the folder {self._root} is not there")
         for _ in obstore.list(self._opened(), topic, chunk_size=1):
@@ -175,7 +190,10 @@ class PayloadStore:
     # The sweep.
 
     async def blobs(self) -> list[Blob]:
-        """Every blob of ours. Raises ClaimStoreError."""
+        """Return every blob that Famulus has written.
+
+        Raises ClaimStoreError.
+        """
         return await self._run(lambda: list(self._blobs()))
 
     def _blobs(self) -> Iterator[Blob]:
@@ -188,13 +206,16 @@ class PayloadStore:
                     yield Blob(topic, meta["path"], meta["size"], meta["last_modified"])
 
     async def remove(self, blobs: Sequence[Blob]) -> list[Blob]:
-        """Remove those of *blobs* that nobody has written again since they were listed; return them."""
+        """Remove *blobs* and return those that were removed.
+
+        A blob that was written again since it was listed is kept.
+        """
         return await self._run(lambda: [blob for blob in blobs if self._remove(blob)])
 
     def _remove(self, blob: Blob) -> bool:
-        # A known gap: between the look and the removal, milliseconds, somebody may publish an event
-        # again, byte for byte, that was last published before the retention began. obstore cannot
-        # remove on a condition.
+        # A known race: in the milliseconds between the check and the removal, an event may be
+        # published again, byte for byte, that was last published before the retention began.
+        # obstore has no conditional delete.
         try:
             if obstore.head(self._opened(), blob.reference)["last_modified"] != blob.written:
                 return False
@@ -213,7 +234,7 @@ class PayloadStore:
                 limit = timedelta(seconds=self.config.timeout_s)
                 self._store = from_url(
                     self.config.store,
-                    # An endpoint says which by its URL.
+                    # Whether an endpoint uses HTTP or HTTPS is up to its URL.
                     client_options={"timeout": limit, "allow_http": True},
                     retry_config={"max_retries": RETRIES, "retry_timeout": limit},
                 )
@@ -232,7 +253,7 @@ class PayloadStore:
             away = starred(f"the store of large payloads, {self.config.store}, is away: {error}")
             raise
         except asyncio.CancelledError:
-            away = self.away  # nobody knows
+            away = self.away  # the outcome is unknown, so the state stays
             raise
         finally:
             if away and not self.away:
@@ -244,24 +265,27 @@ class PayloadStore:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What the store's client raises, as one error: nobody is to blame but the store."""
+    """Raise ClaimStoreError in the place of what the store's client raises."""
     try:
         yield
     except (BaseError, OSError) as error:
         lines = str(error).splitlines() or [""]
-        text = re.sub(r"\?\S*", "?...", lines[0])  # what a URL ends with may be a signature
+        text = re.sub(r"\?\S*", "?...", lines[0])  # a URL's query may hold a signature
         raise ClaimStoreError(f"{type(error).__name__}: {text}") from error
 
 
 def _close_to_others(path: Path) -> None:
-    """Take from *path*, if it is ours, the rights of users who are neither its owner nor in its group."""
+    """Remove the rights of other users from *path*, if this process's user owns it.
+
+    Owner and group keep their rights.
+    """
     found = path.stat()
     if found.st_mode & stat.S_IRWXO and found.st_uid == os.geteuid():
         path.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO)
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold *path*, a file or a folder: the store's client leaves that to the system."""
+    """Flush *path*, a file or a folder, to disk; the store's client does not do so."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

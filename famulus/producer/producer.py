@@ -1,6 +1,6 @@
-"""The mission's direct producer: send records to topics and learn where they went.
+"""Producer: send records to topics and learn their offsets.
 
-Works inside a worker and in a plain script. What is wrong is one line with its cure, see `results`.
+Works inside a worker and in a plain script. Each error is one line with its cure, see `results`.
 """
 
 import re
@@ -27,8 +27,8 @@ from famulus.serialization.key_text import key_bytes
 from famulus.serialization.records import Headers, ProducerRecord, with_own
 
 CHUNK = 10_000  # records of `produce_many` that are sent, and waited for, together
-Value = Event | bytes | None  # an event, bytes as they are, or a tombstone
-# A key and what it is of, and headers if it has some.
+Value = Event | bytes | None  # an event, bytes sent unchanged, or None for a tombstone
+# A key and its value, and optionally headers.
 Pair = tuple[object, Value] | tuple[object, Value, Headers]
 
 
@@ -38,10 +38,10 @@ class Producer(RecordSender):
         async with Producer() as producer:
             published = await producer.produce("order-events", customer_id, event)
 
-    *settings* None reads appsettings.json and the environment. *claims* is where large payloads go.
-    *tracing* is found when it is entered, see `observe.tracing`: then there is a span for each
-    `produce`, and for each portion of `produce_many`, and events carry its context. Raises
-    ConfigError when the partitioner that the settings name is not there.
+    With *settings* None, appsettings.json and the environment are read. *claims* is the store for
+    large payloads. *tracing* is looked up on entering, see `observability.tracing`. With tracing
+    there is a span for each `produce` and for each portion of `produce_many`, and events carry its
+    context. Raises ConfigError when the partitioner that the settings name does not exist.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Producer(RecordSender):
         return await super().__aenter__()
 
     async def stop(self) -> None:
-        """Have what is under way leave, for some seconds at most, and disconnect."""
+        """Send the waiting records, within STOP_S seconds, and disconnect."""
         await self._together.stop()
         await super().stop()
 
-    async def produce(  # what a Kafka record has
+    async def produce(
         self,
         topic: str,
         key: object,
@@ -76,14 +76,15 @@ class Producer(RecordSender):
     ) -> Published:
         """Send one record and wait until all in-sync replicas have it.
 
-        *topic* is the name as models say it (the prefix setting is added). *key* is as `wire.keys`
-        has it; None spreads records over the partitions. An event gets the headers of
-        `wire.envelope` with a new id unless *headers* are given, and leaves as a claim check when
-        it is larger than `ClaimCheck.ThresholdBytes`; bytes are sent as they are; None is a
-        tombstone. Raises TypeError or ValueError at once for what no record can have, such as a
-        partition below zero. Raises RecordTooLargeError, UnknownTopicError, NotAuthorizedError, and
-        NotAcknowledgedError when no answer came in `ProducerConfig.DeliveryTimeoutMs` or the store
-        is away; all are PublishErrors.
+        *topic* is the name that models use (the prefix setting is added). *key* is converted by
+        `serialization.key_text`; None spreads records over the partitions. An event gets the
+        headers of `serialization.records` with a new id unless *headers* are given, and leaves as a
+        claim check when it is larger than `ClaimCheck.ThresholdBytes`. Bytes are sent unchanged;
+        None is a tombstone. Raises TypeError or ValueError at once for values that no record can
+        have, such as a partition below zero. Raises RecordTooLargeError, UnknownTopicError,
+        NotAuthorizedError, and NotAcknowledgedError when no answer came in
+        `ProducerConfig.DeliveryTimeoutMs` or the payload store is unavailable; all are
+        PublishErrors.
         """
         if isinstance(headers, Mapping):
             headers = list(headers.items())
@@ -109,22 +110,27 @@ class Producer(RecordSender):
         return published
 
     async def send(self, record: ProducerRecord, *, is_event: bool = False) -> Published:
-        """Send *record* (its topic as on the cluster) as it is; one of an event as a claim check when it is large.
+        """Send *record* unchanged; its topic is named as on the cluster.
 
-        Raises as `produce` does.
+        With *is_event*, a large record leaves as a claim check. Raises as `produce` does.
         """
         return await self._together.send(record.topic, is_event, lambda: record)
 
     def send_event(
         self, topic: str, key: object, event: Event, headers: Headers
     ) -> Awaitable[Published]:
-        """Send *event* with *headers* as they are, else as `produce` does. Raises as that."""
+        """Send *event* with exactly these *headers*, otherwise as `produce` does.
+
+        Raises as `produce` does.
+        """
         name = self.settings.topic(topic)
         return self._together.send(name, True, self._outgoing, name, key, event, headers)  # noqa: FBT003
 
-    # Of one caller.
     async def _prepared(self, record: ProducerRecord, is_event: bool) -> ProducerRecord:  # noqa: FBT001
-        """Return what is to leave of *record*, which may be too large. Raises as `produce` does."""
+        """Return the record to send for *record*, which may be too large.
+
+        Raises as `produce` does.
+        """
         if is_event:
             record = await self._checked_in(record)
         await self.check(record)
@@ -133,17 +139,18 @@ class Producer(RecordSender):
     async def send_together(self, records: Sequence[ProducerRecord]) -> list[Published]:
         """Send *records* of one topic in few record batches.
 
-        Raises as `produce` does, for all of them.
+        Raises as `produce` does; an error is raised for all of them together.
         """
         return await self._produced(records[0].topic, records)
 
     async def produce_many(self, topic: str, records: Iterable[Pair]) -> list[Published]:
-        """Send many *records*, each a key and an event or bytes as for `produce`, and headers if it has some.
+        """Send many *records* to one topic and return their positions, in the order given.
 
-        In as few record batches as they fit; those of one partition keep their order. Returns where
-        they stand, in the order given. Thousands are sent and waited for at a time, so *records*
-        may be a generator, and the time limit is that of each such portion. Raises as `produce`
-        does; the error's `published` says which ones are there.
+        Each record is a key and an event or bytes, as for `produce`, and optionally headers. As few
+        record batches as possible are used; records of one partition keep their order. Portions of
+        CHUNK records are sent and awaited together, so *records* may be a generator. The time limit
+        applies to each such portion. Raises as `produce` does; the error's `published` has the
+        positions of the records that the cluster has.
         """
         topic = self.settings.topic(topic)
         published: list[Published] = []
@@ -185,7 +192,7 @@ class Producer(RecordSender):
             )
             raise NotAcknowledgedError(what, before, may_be_sent=False) from error
 
-    def _outgoing(  # noqa: PLR0917  # what a Kafka record has
+    def _outgoing(  # noqa: PLR0917  # the fields of a Kafka record
         self,
         topic: str,
         key: object,
@@ -202,9 +209,9 @@ class Producer(RecordSender):
     async def _produced(
         self, topic: str, records: Sequence[ProducerRecord], before: Sequence[Published] = ()
     ) -> list[Published]:
-        """Send, and raise what is wrong in our words.
+        """Send *records*, and raise a PublishError in the place of aiokafka's error.
 
-        *before* are those that were published already.
+        *before* are the positions of records that were published already.
         """
         sending = self._sending(records)
         try:
@@ -219,27 +226,30 @@ class Producer(RecordSender):
         return [place for place in sending.published() if place is not None]
 
     def is_small(self, record: ProducerRecord) -> bool:
-        """Whether any topic takes *record*, so that there is nothing to check.
+        """Return whether any topic takes *record*, so that no check is needed.
 
-        For most it is, and this is quick.
+        Sets the record's size. This is quick, and true for most records.
         """
         record.size = size_of(record.key, record.value, record.headers)
         return record.size < self._small and not self.claims.wants(record)
 
     def new_headers(self, event: Event) -> list[tuple[str, bytes]]:
-        """Headers for an event that has no cause: a random id, this consumer group as the source."""
+        """Return the headers of an event without a cause, with this group as its source."""
         return new_headers(event, self.settings.consumer_config.group_id)
 
 
 def _traced(record: ProducerRecord, event: Value, trace: Headers, own: Headers) -> ProducerRecord:
-    """*record* with a trace context if it is of an event, and *own*, its user's headers, say nothing else."""
+    """Return *record* with the trace context *trace*, if it is of an event.
+
+    A trace context in *own*, the caller's headers, takes precedence.
+    """
     if not isinstance(event, Event):
         return record
     return replace(record, headers=with_own([*(() if own else record.headers), *trace], own))
 
 
 def _check(topic: str, headers: Headers, partition: int | None, timestamp_ms: int | None) -> None:
-    """Raise TypeError or ValueError, with the cure, for what Kafka takes in no record."""
+    """Raise TypeError or ValueError, with the cure, for values that Kafka does not allow."""
     if not _topic_name.fullmatch(topic) or topic in {".", ".."}:
         raise ValueError(
             f"{topic!r} is no name of a topic: 1 to 249 letters, digits, dots, underscores "

@@ -1,4 +1,4 @@
-"""The line to the cluster: records leave as they are, through a connection that is replaced after a refusal."""
+"""Send records unchanged through a connection that is replaced after a refusal."""
 
 import asyncio
 import gc
@@ -31,10 +31,10 @@ SMALL_BYTES = 8 * 1024  # what any topic takes
 
 
 class RecordSender:
-    """A connection by *settings*, made when it starts, and what was *sent* through it: records by topic.
+    """Sends records through a connection made from *settings* at the start.
 
-    State changelogs are not counted. Raises ConfigError when the partitioner that the settings name
-    is not there.
+    *sent* counts the records sent, by topic, without those of state changelogs. Raises ConfigError
+    when the partitioner that the settings name does not exist.
     """
 
     def __init__(self, settings: KafkaConfig) -> None:
@@ -54,9 +54,10 @@ class RecordSender:
     async def start(self) -> None:
         """Connect.
 
-        Raises UnavailableError when no broker answers, AccessError when one does not let us in.
+        Raises UnavailableError when no broker answers, AccessError when a broker refuses the
+        connection.
         """
-        calm_libraries()  # aiokafka's are there by now; a script has nothing else that does it
+        calm_libraries()  # after aiokafka's loggers exist; in a script nothing else does this
         if without_effect := explained(self.settings.producer_config):
             log.info("settings that have no effect as they are", why="; ".join(without_effect))
         await self._connect()
@@ -68,7 +69,10 @@ class RecordSender:
         self._connection = connection
 
     async def stop(self) -> None:
-        """Disconnect. What was sent in vain before is dropped after some seconds."""
+        """Disconnect.
+
+        Buffered records that Kafka does not take are dropped after STOP_S seconds.
+        """
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.stop()
@@ -79,10 +83,12 @@ class RecordSender:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def renew(self) -> None:
-        """Go on with a new producer id: after a batch that was refused, the sequence numbers of the old one do not fit.
+        """Replace the connection, to get a new producer id.
 
-        What the old one has in hand is sent by it. While no broker answers it stays: whoever sends
-        next is told. Raises AccessError when a broker does not let us in any more.
+        After a batch was refused, the sequence numbers of the old id do not fit any more. Records
+        that the old connection has buffered are still sent by it. The old connection stays while no
+        broker answers, and the next call that sends gets an error. Raises AccessError when a broker
+        refuses the new connection.
         """
         old = self._connection
         if old is None:
@@ -99,11 +105,14 @@ class RecordSender:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was started, and not stopped since."""
+        """Return whether it was started, and not stopped since."""
         return self._connection is not None
 
     def connected(self) -> Connection:
-        """The connection of now. Raises PublishError when there is none."""
+        """Return the present connection.
+
+        Raises PublishError when there is none.
+        """
         if self._connection is None:
             raise PublishError(
                 "the producer is not connected: use `async with Producer() as producer`"
@@ -111,25 +120,26 @@ class RecordSender:
         return self._connection
 
     def choose(self, record: ProducerRecord, count: int) -> int:
-        """The partition, of *count*, of a record that names none.
+        """Return a partition, out of *count*, for a record that names none.
 
-        Raises ConfigError for a wrong partitioner.
+        Raises ConfigError when a custom partitioner fails or returns no such partition.
         """
         chosen = self._choose(record.key, count) if record.key is not None else None
         return self.connected().any_partition(record.topic) if chosen is None else chosen
 
     async def send_all(self, records: Sequence[ProducerRecord]) -> list[Published]:
-        """Send *records* (their topics as on the cluster), in order per partition, and wait for every one.
+        """Send *records* in order per partition, and return their positions.
 
-        Raises what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When
-        a record is too large, or a topic is not there, nothing was sent.
+        Their topics are named as on the cluster. Waits for the answer to every record. Raises what
+        aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`. When a record is
+        too large or a topic does not exist, nothing was sent.
         """
         sending = self._sending(records)
         await self._send(sending)
         return [place for place in sending.published() if place is not None]
 
     async def hand_over(self, records: Sequence[ProducerRecord]) -> None:
-        """The same for who does not ask where they stand: to say it takes a part of the time."""
+        """Send *records* as `send_all` does, but do not compute their positions (faster)."""
         await self._send(self._sending(records))
 
     def _sending(self, records: Sequence[ProducerRecord]) -> BatchedSend:
@@ -156,12 +166,13 @@ class RecordSender:
         rows: Iterable[tuple[bytes, bytes | None]],
         headers: Headers,
     ) -> Awaitable[int]:
-        """Send *rows* to one partition as one record batch, which Kafka appends whole or not at all.
+        """Send *rows* to one partition as one record batch.
 
-        Returns when the batch is on its way; the result, awaited, is the offset of its first
-        record, -1 when the cluster does not tell. This is how state changelogs are written. Raises
-        AssertionError when the rows do not fit (our bug), what aiokafka raises, and TimeoutError
-        after `ProducerConfig.DeliveryTimeoutMs`: the batch may have been written all the same.
+        Kafka appends the batch whole or not at all; state changelogs are written this way. Returns
+        when the batch is on its way. The result, awaited, is the offset of its first record, -1
+        when the cluster does not report it. Raises AssertionError when the rows do not fit (a bug),
+        what aiokafka raises, and TimeoutError after `ProducerConfig.DeliveryTimeoutMs`: the batch
+        may have been written nevertheless.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
         connection = self.connected()
@@ -171,9 +182,10 @@ class RecordSender:
         return _offset_of(sent, limit_s)
 
     async def topics(self, names: Collection[str]) -> Topics:
-        """What the topics *names* (as on the cluster) are now; missing ones are left out, and never made.
+        """Return ids, partitions and leaders of the topics *names*, as they are now.
 
-        Raises UnavailableError when no broker answers within `ProducerConfig.DeliveryTimeoutMs`,
+        Names are those on the cluster. Missing topics are left out, and never created. Raises
+        UnavailableError when no broker answers within `ProducerConfig.DeliveryTimeoutMs`, and
         AccessError.
         """
         limit_s = self.settings.producer_config.delivery_timeout_ms / 1000
@@ -192,9 +204,11 @@ class RecordSender:
     async def epoch_ends(
         self, epochs: Mapping[TopicPartition, int], topics: Topics
     ) -> dict[TopicPartition, int]:
-        """Where the records of these leader epochs, and of earlier ones, end, as the leaders in *topics* say.
+        """Return the end offsets of these leader epochs, as the leaders report them.
 
-        Left out where nobody tells.
+        The end offset of an epoch is where its records, and those of earlier epochs, end. The
+        leaders are those in *topics*. A partition whose leader is unknown or does not answer is
+        left out.
         """
         asked: defaultdict[int, dict[TopicPartition, int]] = defaultdict(dict)
         for at, epoch in epochs.items():
@@ -215,12 +229,13 @@ class RecordSender:
                     )
         return found
 
-    # What could not be sent.
+    # Checks before sending, and errors.
 
     async def check(self, record: ProducerRecord) -> None:
-        """Raise RecordTooLargeError when *record* (its topic as on the cluster) could never be sent.
+        """Raise RecordTooLargeError when *record* could never be sent.
 
-        For what is sent later: then nobody is there who could be told.
+        Its topic is named as on the cluster. For records that are sent later, when no caller is
+        left to get the error.
         """
         try:
             size = check_size(record, self.settings.producer_config.max_request_size)
@@ -232,11 +247,11 @@ class RecordSender:
             raise self.control_state(error, record.topic, [], is_open=False) from None
 
     async def check_place(self, topic: str, partition: int) -> None:
-        """Raise UnknownTopicError when *topic* (as on the cluster) has no such partition, NotAuthorizedError.
+        """Raise UnknownTopicError when *topic* has no such *partition*.
 
-        For topics that others name: such a topic is never made.
-
-        As `check`, it asks nobody while there is no connection: a dry run sends nothing.
+        *topic* is named as on the cluster. For topics that other clients name: such a topic is
+        never created. Raises NotAuthorizedError, too. Without a connection nothing is checked,
+        because a dry run sends nothing.
         """
         if self._connection is None:
             return
@@ -246,10 +261,11 @@ class RecordSender:
             raise self.control_state(error, topic, [], is_open=False) from error
 
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
-        """How many partitions each of *topics* (as on the cluster) has, 0 for one that is not there.
+        """Return the number of partitions of each of *topics*, 0 for a missing one.
 
-        One that the cluster says something else of is left out. None when it says nothing now, or
-        may not tell us.
+        *topics* are named as on the cluster. A topic for which the cluster reports another error is
+        left out. Returns None when no broker answers, or when this client may not describe the
+        topics.
         """
         if self._connection is None:
             return None
@@ -260,9 +276,9 @@ class RecordSender:
     def control_state(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool
     ) -> PublishError:
-        """What aiokafka raised in our words, see `results.in_words`.
+        """Return the PublishError for an error of aiokafka, see `results.in_words`.
 
-        *is_open*: some of it may be sent all the same.
+        *is_open* means that some of the records may be sent nevertheless.
         """
         found = Found(
             partitions=self._connection.partitions_known(topic)
@@ -282,9 +298,9 @@ async def _offset_of(sent: "asyncio.Future[RecordMetadata | None]", limit_s: flo
 
 @cache
 def spare_collector() -> None:
-    """Take what is there out of the garbage collector's view, once in a process.
+    """Exclude all present objects from garbage collection, once in a process.
 
-    Every call that publishes makes objects, and the collector goes through all imported modules for
-    every few thousand of them. A worker does the same when it has started.
+    Every call that publishes creates objects, and for every few thousand of them the collector
+    would scan all imported modules. A worker does the same when it has started.
     """
     gc.freeze()

@@ -1,8 +1,8 @@
-"""What a request says of its reply, and where a reply may go: headers, topics and partitions. Pure.
+"""Headers of requests and replies, and the topic and partition of a reply.
 
-The sender of a request names a topic, so the responder checks it: else whoever may write a request
-could have the worker write anywhere. A reply goes to the partition that the request's id falls
-into, so that whoever repeats a request knows where the first reply is.
+The sender of a request names a topic, and the responder checks it. Otherwise any client that may
+write a request could make the worker write to any topic. A reply goes to the partition to which the
+request's id hashes, so that a client that repeats a request knows where the first reply is. Pure.
 """
 
 import re
@@ -17,7 +17,7 @@ from famulus.serialization.records import Headers
 
 SUFFIX = ".replies"
 ID_BYTES_MAX = 200
-_TOPIC, _PARTITION = "ce_replytopic", "ce_replypartition"  # extensions of the CloudEvent
+_TOPIC, _PARTITION = "ce_replytopic", "ce_replypartition"  # CloudEvents extension attributes
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # of a topic
 
 
@@ -26,13 +26,16 @@ class RequestError(PublishError):
 
 
 class TooManyRequestsError(RequestError, TransientError):
-    """As many requests of this process wait for their replies as may. Nothing was sent."""
+    """Too many requests of this process wait for their replies. Nothing was sent."""
 
     exit_code = 69
 
 
 class RequestTimeoutError(OperatingError, TransientError):
-    """No reply came in time. The request may still be handled: *request_id* is for asking again."""
+    """No reply came in time. The request may still be handled.
+
+    *request_id* identifies the request when it is sent again.
+    """
 
     exit_code = 69
 
@@ -42,33 +45,34 @@ class RequestTimeoutError(OperatingError, TransientError):
 
 
 class ReplyRefusedError(PublishError, PermanentError):
-    """The request names a topic for its reply to which this worker does not reply.
+    """The request asks for its reply in a topic to which this worker does not reply.
 
     Nothing was sent.
     """
 
 
 class ReplyTo(NamedTuple):
-    """Where a reply is to go, as the request says: a topic as named on the cluster, and one of its partitions."""
+    """Destination of a reply: a topic, named as on the cluster, and a partition."""
 
     topic: str
     partition: int
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """What a request says of it."""
+        """Return the headers by which a request names this destination."""
         return [(_TOPIC, self.topic.encode()), (_PARTITION, b"%d" % self.partition)]
 
 
 def replies_topic(group: str) -> str:
-    """Where the replies to requests of *group* arrive, as named on the cluster."""
+    """Return the topic of the replies to requests of *group*, as named on the cluster."""
     return group + SUFFIX
 
 
 def reply_to(headers: Headers, allowed: str) -> ReplyTo | None:
-    """Where the reply to a request with *headers* goes, None when it asks for none.
+    """Return the destination of the reply to a request, None when it asks for none.
 
-    Raises ReplyRefusedError for a topic whose name does not end with `.replies` or does not match
-    *allowed* (patterns with `*` and `?`, comma separated), and for a partition that is no number.
+    *headers* are those of the request. Raises ReplyRefusedError for a topic whose name does not end
+    with `.replies` or does not match *allowed* (patterns with `*` and `?`, comma separated), and
+    for a partition that is not a number.
     """
     named = dict(headers)
     if _TOPIC not in named:
@@ -91,18 +95,24 @@ def reply_to(headers: Headers, allowed: str) -> ReplyTo | None:
 
 
 def partition_of(request_id: str, partitions: int) -> int:
-    """The partition of the reply to a request: the same for every sender, whatever partitioner events have."""
+    """Return the partition for the reply to a request.
+
+    Every sender gets the same one, because the partitioner of events is not used.
+    """
     return murmur2(request_id.encode(), partitions)
 
 
 def id_for(partition: int, partitions: int, new: Callable[[], str]) -> str:
-    """An id, made by *new*, whose reply goes to *partition*: then a process reads only that one."""
+    """Return an id made by *new* whose reply goes to *partition*.
+
+    With such ids, a process reads only one partition.
+    """
     while partition_of(identifier := new(), partitions) != partition:
         pass
     return identifier
 
 
 def check_id(request_id: str) -> None:
-    """Raise RequestError when *request_id* cannot be an id."""
+    """Raise RequestError when *request_id* is not a valid id."""
     if not request_id or not request_id.isprintable() or len(request_id.encode()) > ID_BYTES_MAX:
         raise RequestError(f"a request_id is a printable text of 1 to {ID_BYTES_MAX} bytes")

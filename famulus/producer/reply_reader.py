@@ -1,4 +1,4 @@
-"""Reading the topic of replies: consumers without a group, and the search for one reply."""
+"""Read the reply topic, with consumers that belong to no group."""
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -12,7 +12,7 @@ POLL_MS = 1_000
 
 
 class ReplyReader:
-    """A partition of replies that is read for one request, from the beginning."""
+    """A partition of the reply topic, read from its beginning for one request."""
 
     def __init__(self, consumer: AIOKafkaConsumer, at: TopicPartition, key: bytes) -> None:
         self._consumer = consumer
@@ -20,7 +20,7 @@ class ReplyReader:
         self._key = key
 
     async def earlier(self) -> ConsumerRecord | None:
-        """The reply, if it is there already."""
+        """Return the reply if it is in the log already, else None."""
         end = (await self._consumer.end_offsets([self._at]))[self._at]
         while await self._consumer.position(self._at) < end:
             if (found := await self._look()) is not None:
@@ -28,7 +28,7 @@ class ReplyReader:
         return None
 
     async def later(self) -> ConsumerRecord:
-        """The reply, when it comes."""
+        """Wait for the reply and return it."""
         while (found := await self._look()) is None:
             pass
         return found
@@ -47,8 +47,11 @@ class ReplyReader:
 
 
 async def reader(settings: KafkaConfig, at: TopicPartition, *, is_new: bool) -> AIOKafkaConsumer:
-    """A consumer of one partition, from its end when it *is_new*, else from its beginning."""
-    try:  # before the first request leaves, so no reply is missed
+    """Return a consumer of one partition, positioned at its end if *is_new*.
+
+    Otherwise it begins at the beginning. Raises UnavailableError when the topic cannot be read.
+    """
+    try:  # opened before the first request leaves, so that no reply is missed
         return await opened(
             settings, at, settings.consumer_config.fetch_max_wait_ms, from_end=is_new
         )
@@ -57,5 +60,5 @@ async def reader(settings: KafkaConfig, at: TopicPartition, *, is_new: bool) -> 
 
 
 def answered(record: ConsumerRecord) -> bytes:
-    """The id of the request that *record* is the reply to."""
+    """Return the id of the request to which *record* is the reply."""
     return next((value or b"" for name, value in record.headers if name == "ce_correlationid"), b"")

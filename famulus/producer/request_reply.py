@@ -1,9 +1,9 @@
-"""Requests that wait for their replies: the consumer of the reply topic, and who waits for what.
+"""Send requests, read the reply topic, and match replies to waiting requests.
 
-It belongs to no consumer group. A process makes ids that fall into one partition of the topic, and
-reads that one from its end. A request whose id was given may be a repetition: its partition is read
-from the beginning, by a reader of its own, so the first reply is found for as long as the topic
-keeps it.
+The consumer belongs to no consumer group. A process makes ids whose replies fall into one partition
+of the topic, and reads that partition from its end. A request with an id given by the caller may be
+a repetition. A separate consumer reads its partition from the beginning, so that the first reply is
+found for as long as the topic keeps it.
 """
 
 import asyncio
@@ -41,18 +41,19 @@ from famulus.serialization.records import Headers, event_type_of
 E = TypeVar("E", bound=Event)
 Send = Callable[[Headers], Awaitable[None]]
 log = structlog.get_logger()
-PARTITIONS_MAX = 16  # of a reply topic that we make
+PARTITIONS_MAX = 16  # of a reply topic that is created here
 PREPARE_S = 10.0
-AGAIN_S = 1.0  # between two tries when Kafka is away
+AGAIN_S = 1.0  # between two tries when Kafka is unavailable
 POLL_MS = 1_000
-NAME_MAX = 200  # characters of a stranger's name for its type
-LATE_MAX = 10_000  # requests that timed out, and whose replies are still recognised as late
+NAME_MAX = 200  # characters of a reply's type name that an error quotes
+LATE_MAX = 10_000  # timed-out requests whose replies are still recognised as late
 
 
 class ReplyRouter:
-    """Knows which replies are waited for. It begins with its first request, and ends with `stop`.
+    """Passes replies to the requests that wait for them.
 
-    *late* is how many replies came after their requests had timed out.
+    Starts with the first request, and ends with `stop`. *late* counts the replies that came after
+    their requests had timed out.
     """
 
     def __init__(self, settings: KafkaConfig) -> None:
@@ -63,16 +64,17 @@ class ReplyRouter:
         self._own = 0  # the partition that this process reads
         self._open = 0
         self._waiting: dict[bytes, asyncio.Future[ConsumerRecord]] = {}
-        self._timed_out: dict[bytes, None] = {}  # in the order of their ends
+        self._timed_out: dict[bytes, None] = {}  # in the order of their time-outs
         self._starting = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """While a request is open.
+        """Count a request as open inside the block.
 
-        Raises TooManyRequestsError, and at the first one UnavailableError, ConfigError.
+        Raises TooManyRequestsError. The first one also starts the consumer, and raises
+        UnavailableError or ConfigError.
         """
         limit = self._settings.replies.open_max
         if self._open >= limit:
@@ -87,16 +89,19 @@ class ReplyRouter:
             self._open -= 1
 
     def new_id(self) -> str:
-        """An id for a request of this process."""
+        """Return an id for a request of this process."""
         return id_for(self._own, self._partitions, lambda: str(uuid4()))
 
     def place(self, request_id: str) -> ReplyTo:
-        """Where the reply to *request_id* goes."""
+        """Return the destination of the reply to *request_id*."""
         return ReplyTo(self.topic, partition_of(request_id, self._partitions))
 
     @asynccontextmanager
     async def waiting(self, request_id: str) -> AsyncIterator["asyncio.Future[ConsumerRecord]"]:
-        """Wait for the reply to an id that `new_id` made, from now on."""
+        """Yield a future of the reply to an id that `new_id` made.
+
+        The reply is awaited from now until the block ends.
+        """
         key = request_id.encode()
         future = self._waiting[key] = asyncio.get_running_loop().create_future()
         try:
@@ -110,7 +115,10 @@ class ReplyRouter:
 
     @asynccontextmanager
     async def reading_back(self, request_id: str) -> AsyncIterator[ReplyReader]:
-        """Look for the reply to an id that may have been used before. Raises UnavailableError."""
+        """Yield a reader for the reply to an id that may have been used before.
+
+        Raises UnavailableError when the topic cannot be read.
+        """
         at = TopicPartition(*self.place(request_id))
         consumer = await reader(self._settings, at, is_new=False)
         try:
@@ -123,12 +131,15 @@ class ReplyRouter:
             await consumer.stop()
 
     async def stop(self) -> None:
-        """End. Whoever still waits learns it by its time limit."""
+        """Stop reading replies.
+
+        Requests that still wait end by their time limits.
+        """
         await closed(self._task, self._consumer)
         self._task = self._consumer = None
 
     async def _start(self) -> None:
-        async with self._starting:  # requests that come together make one consumer
+        async with self._starting:  # concurrent requests make one consumer
             if self._task is not None:
                 return
             settings = self._settings
@@ -153,8 +164,8 @@ class ReplyRouter:
                 fetched = await poll(
                     consumer, timeout_ms=POLL_MS, skipped=strays.skipped("replies")
                 )
-            except Exception as error:  # noqa: BLE001  # whoever waits is not left without a reader
-                # One line.
+            except Exception as error:  # noqa: BLE001  # requests still wait: reading must go on
+                # One line, without a traceback.
                 log.error(
                     "replies cannot be read",
                     topic=self.topic,
@@ -183,7 +194,7 @@ class ReplyRouter:
 class PendingRequest:
     """One request and its reply.
 
-    *request_id* is empty for an id of its own, which is there when it is sent.
+    An empty *request_id* means that the request gets a new id when it is sent.
     """
 
     def __init__(self, requester: ReplyRouter, request_id: str) -> None:
@@ -193,9 +204,10 @@ class PendingRequest:
         self._is_sent = False
 
     async def reply(self, send: Send) -> ConsumerRecord:
-        """Have *send* send the request with the headers that it is given, unless it has its reply, and wait for that.
+        """Return the reply, sending the request first unless it has a reply already.
 
-        Raises as `Requester.slot` and *send* do.
+        *send* is called with the headers that the request must have. Raises as `ReplyRouter.slot`
+        and *send* do.
         """
         async with self._requester.slot():
             if self._is_given:
@@ -211,13 +223,16 @@ class PendingRequest:
                 return await future
 
     async def _send(self, send: Send) -> None:
-        self._is_sent = True  # from here on it may be
+        self._is_sent = True  # from here on it may have been sent
         identity = self._id.encode()
         place = self._requester.place(self._id)
         await send([("ce_id", identity), ("ce_correlationid", identity), *place.headers()])
 
     def timed_out(self, what: str, timeout_s: float) -> RequestTimeoutError:
-        """The error that says that there was no reply to *what*, an event of this name, in *timeout_s*."""
+        """Return the error for a request without a reply.
+
+        *what* is the name of its event's class, *timeout_s* the time limit in seconds.
+        """
         if not self._is_sent:
             words = (
                 f"{what} was not sent within {timeout_s:g} s: the cluster may be away, or "
@@ -233,7 +248,10 @@ class PendingRequest:
 
 
 def reply_in(record: ConsumerRecord, reply_type: type[E]) -> E:
-    """The event in a reply. Raises DecodeError when it is no *reply_type*."""
+    """Return the event in a reply.
+
+    Raises DecodeError when the reply is not a *reply_type*.
+    """
     codec = codec_of(reply_type)
     name = event_type_of(record.headers)
     if name != codec.namespace:

@@ -1,4 +1,4 @@
-"""What sending comes to: where a record stands, or why it does not, and what helps."""
+"""Results and errors of sending: positions of records, causes and cures of errors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,10 @@ TIMES = (
 
 
 class Published(NamedTuple):
-    """Where a record stands now. *timestamp_ms* is the record's time, milliseconds since 1970."""
+    """Position of a record in the log.
+
+    *timestamp_ms* is the record's timestamp in milliseconds since 1970.
+    """
 
     topic: str
     partition: int
@@ -30,11 +33,11 @@ class Published(NamedTuple):
 
 
 class PublishError(OperatingError):
-    """A record could not be sent, or nobody can tell whether it was.
+    """A record could not be sent, or it is unknown whether it was.
 
-    *published* says of each record of `produce_many` up to there where it stands; None: it was not
-    sent, or nobody knows. In a handler it counts as any error of the handler's own unless it is a
-    PermanentError or TransientError too.
+    *published* has the position of each record of `produce_many` up to the error, None for one that
+    was not sent or whose outcome is unknown. In a handler it counts as any other error of the
+    handler, unless it is also a PermanentError or a TransientError.
     """
 
     def __init__(self, message: str, published: "Sequence[Published | None]" = ()) -> None:
@@ -58,15 +61,18 @@ class UnknownTopicError(PublishError):
 
 
 class NotAuthorizedError(PublishError):
-    """The cluster does not let this client write to the topic (EX_NOPERM). Nothing was sent."""
+    """The cluster does not let this client write to the topic (EX_NOPERM).
+
+    Nothing was sent.
+    """
 
     exit_code = 77
 
 
 class NotAcknowledgedError(PublishError, TransientError):
-    """No answer came in `DeliveryTimeoutMs`.
+    """No answer came within `DeliveryTimeoutMs`.
 
-    The record *may_be_sent*, or still be sent, unless that is false.
+    The record may have been sent, or may still be sent, unless *may_be_sent* is false.
     """
 
     exit_code = 69
@@ -82,20 +88,26 @@ class NotAcknowledgedError(PublishError, TransientError):
         self.may_be_sent = may_be_sent
 
 
-class TooLarge(MessageSizeTooLargeError):  # type: ignore[misc]  # noqa: N818  # aiokafka's way
-    """What `send_all` raises for a record that was not sent: larger than a limit, which *setting* has set."""
+class TooLarge(MessageSizeTooLargeError):  # type: ignore[misc]  # noqa: N818  # named as aiokafka's errors
+    """Error of `send_all` for a record that was not sent, being larger than a limit.
+
+    *size* and *limit* are in bytes, *setting* names the setting of the limit.
+    """
 
     def __init__(self, topic: str, size: int, limit: int, setting: str) -> None:
         super().__init__(f"a record for {topic} is too large: {size} bytes, {setting} is {limit}")
 
     def __str__(self) -> str:
-        return str(self.args[0])  # without Kafka's number for it
+        return str(self.args[0])  # without Kafka's error code
 
 
 class Found(NamedTuple):
-    """What there is to be said beside an error: *is_open* when an answer may still come."""
+    """Facts that the text of an error needs.
 
-    partitions: int  # that the topic has, 0 when it is not there
+    *limit_ms* is the time limit in milliseconds. *is_open* means that an answer may still come.
+    """
+
+    partitions: int  # number of partitions of the topic, 0 when it does not exist
     limit_ms: int
     is_open: bool
 
@@ -103,7 +115,10 @@ class Found(NamedTuple):
 def in_words(
     error: Exception, topic: str, published: "Sequence[Published | None]", found: Found
 ) -> PublishError:
-    """What aiokafka raised, and TimeoutError, in our words. *topic* is the name on the cluster."""
+    """Return the PublishError for an aiokafka error or TimeoutError, with its cure.
+
+    *topic* is the name on the cluster.
+    """
     if isinstance(error, MessageSizeTooLargeError):
         words = (
             str(error)
@@ -135,7 +150,7 @@ def in_words(
 
 
 def cause(error: Exception) -> str:
-    """What is wrong with records of several topics, and what helps."""
+    """Return cause and cure of an error for records of several topics, as text."""
     if isinstance(error, TooLarge):
         return f"{error}; raise that"
     if isinstance(error, MessageSizeTooLargeError):

@@ -1,8 +1,8 @@
-"""Sees to the events that were published for later: has each go to its topic when its time has come.
+"""Forward events that were published for later, each to its topic when it is due.
 
-Beside the subscriptions, in a consumer group of its own, GROUP.scheduled: the workers of a group
-share its partitions. An event's offset is committed after it has left, so a worker that dies has
-the last ones leave again, with their ids: whoever reads them recognises them.
+The scheduler runs beside the subscriptions, in a consumer group of its own, GROUP.scheduled. The
+workers of a group share the partitions. An event's offset is committed after it was sent, so when a
+worker dies, its last events are sent again. The ids stay the same, so that readers recognise them.
 """
 
 import asyncio
@@ -29,22 +29,21 @@ from famulus.serialization.records import ProducerRecord
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
-POLL_S = 0.5  # at most, between two looks
-STEP_S = 0.005  # at least
-RECORDS = 500  # of one partition in hand
-FETCH_BYTES = 2**20  # of one partition in the client's hands
-AGAIN_S = 1.0  # between two tries when Kafka is away
-DAMAGED_AGAIN_S = 10.0  # where what waits is damaged
+POLL_S = 0.5  # longest time of a step
+STEP_S = 0.005  # shortest time of a step
+RECORDS = 500  # most records of one poll
+FETCH_BYTES = 2**20  # fetch buffer of the client, for each partition
+AGAIN_S = 1.0  # between two tries when Kafka is unavailable
+DAMAGED_AGAIN_S = 10.0  # between two tries of reading a damaged batch
 REBALANCE_MS = 30_000
-NEVER_MS = 2**31 - 1  # a partition whose first event waits for a day needs no look before
+NEVER_MS = 2**31 - 1  # no poll is needed while the first event of each partition waits for a day
 
 
 class Scheduler:
-    """Forwards what waits in the scheduling topic of a group.
+    """Forwards the events in the scheduling topic of a group.
 
-    *on_fault* is told what it did not survive.
-
-    *blocked* says in words why nothing gets on, as far as it does not.
+    *on_fault* is called with an error that ended the scheduler. *blocked* has the reason as text
+    while no event can be forwarded, else it is empty.
     """
 
     def __init__(
@@ -58,13 +57,16 @@ class Scheduler:
         self._settings = settings
         self._producer = producer
         self._on_fault = on_fault
-        # Offsets and what waits there.
+        # By partition: offsets and events that were fetched, None for a record that is no event.
         self._heads: dict[TopicPartition, deque[tuple[int, Scheduled | None]]] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin. Raises UnavailableError when the group cannot be joined."""
+        """Join the group and start forwarding.
+
+        Raises UnavailableError when the group cannot be joined.
+        """
         config = self._settings.consumer_config
         consumer = AIOKafkaConsumer(
             **client_options(self._settings),
@@ -89,7 +91,10 @@ class Scheduler:
         self._task = asyncio.create_task(self._run(consumer), name="scheduler")
 
     async def stop(self) -> None:
-        """End. What is on its way may leave again."""
+        """Stop forwarding.
+
+        Events that are being sent may be sent again.
+        """
         await closed(self._task, self._consumer)
 
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
@@ -103,18 +108,18 @@ class Scheduler:
                         "them: stop the workers, and "
                         f"set the offset of group {self.topic} behind them"
                     )
-                    log.error(self.blocked, again_in_s=DAMAGED_AGAIN_S)  # one line says it
+                    log.error(self.blocked, again_in_s=DAMAGED_AGAIN_S)  # without a traceback
                     await asyncio.sleep(DAMAGED_AGAIN_S)
                 except KafkaError as error:
                     self.blocked = f"{self.topic} cannot be read: {type(error).__name__}: {error}"
-                    log.error(self.blocked, again_in_s=AGAIN_S)  # one line says it
+                    log.error(self.blocked, again_in_s=AGAIN_S)  # without a traceback
                     await asyncio.sleep(AGAIN_S)
         except Exception as error:
             log.exception("the scheduler ended")
             await self._on_fault(error)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
-        """Wait until something comes, or something is due, and forward what is due."""
+        """Wait until records arrive or an event is due, then forward the due events."""
         wait_s = self._wait_s(wall_ms())
         if wanted := [tp for tp in consumer.assignment() if not self._heads.get(tp)]:
             fetched = await poll(
@@ -135,7 +140,7 @@ class Scheduler:
         self.blocked = ""
         try:
             await consumer.commit(offsets)
-        except (KafkaError, IllegalStateError) as error:  # another worker has it now
+        except (KafkaError, IllegalStateError) as error:  # another worker owns the partition now
             log.warning(
                 "what was published for later leaves again", why=f"{type(error).__name__}: {error}"
             )
@@ -148,7 +153,7 @@ class Scheduler:
         return min(max(wait_ms / 1000, STEP_S), POLL_S)
 
     def _take(self, now_ms: int) -> tuple[list[Scheduled], dict[TopicPartition, int]]:
-        """What is due, and which offsets are to be committed when it has left."""
+        """Return the due events, and the offsets to commit once they were sent."""
         due: list[Scheduled] = []
         offsets: dict[TopicPartition, int] = {}
         for tp, head in self._heads.items():
@@ -159,7 +164,11 @@ class Scheduler:
         return due, offsets
 
     async def _forward(self, due: Sequence[Scheduled]) -> None:
-        """Have what is due go to its topic, and what has come to the end of one wait only to its next."""
+        """Send due events to their topics.
+
+        An event whose present wait has ended before its time goes to the partition of its next
+        wait.
+        """
         now_ms = wall_ms()
         await self._keep([each.to_wait(self.topic, now_ms) for each in due if each.due_ms > now_ms])
         ready = sorted(
@@ -169,7 +178,11 @@ class Scheduler:
             await self._deliver(topic, list(of_topic))
 
     async def _deliver(self, topic: str, events: Sequence[Scheduled]) -> None:
-        """Send *events* to their topic; when it does not take them they come again, and hold up nobody meanwhile."""
+        """Send *events* to their topic, or schedule them for another try.
+
+        When the topic does not take them, they wait in the scheduling topic and block no other
+        events.
+        """
         try:
             await deliver(
                 self._producer,
@@ -192,25 +205,25 @@ class Scheduler:
             await self._keep([each.to_try_again(self.topic, wall_ms()) for each in events])
 
     async def _keep(self, records: Sequence[ProducerRecord]) -> None:
-        """Put *records* into the scheduling topic, however long Kafka refuses them."""
+        """Write *records* to the scheduling topic, trying until Kafka takes them."""
         while records:
             try:
                 await deliver(self._producer, records)
             except UnsentError as error:
                 self.blocked = f"what was published for later does not get on: {error}"
-                log.error(self.blocked, again_in_s=AGAIN_S)  # one line says it
+                log.error(self.blocked, again_in_s=AGAIN_S)  # without a traceback
                 await asyncio.sleep(AGAIN_S)
             else:
                 return
 
 
 class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Reading begins again where it was committed, so nothing may be left in hand."""
+    """Discards what was fetched on a rebalance, as reading restarts at the committed offsets."""
 
     def __init__(self, heads: dict[TopicPartition, deque[tuple[int, Scheduled | None]]]) -> None:
         self._heads = heads
 
-    # Its interface.
+    # The signatures are those of the base class.
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002
         self._heads.clear()
 

@@ -1,1 +1,1 @@
-"""Bytes <-> events: what travels in a record, and what it means."""
+"""Serialization: convert between bytes and events, and read and write record headers."""

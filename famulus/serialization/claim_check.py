@@ -1,9 +1,9 @@
-"""The claim check: a payload that is too large for Kafka lies in a store, and its record says which one it is.
+"""Claim check: a record that refers to a payload too large for Kafka.
 
-Such a record has a small value, its own headers, and behind them three of ours: the reference, the
-size and the SHA-256 of what it stands for. The reference is TOPIC/SHA-256, so publishing an event
-again writes the same blob, and there is nothing in it that a sender could choose: it is compared
-with what it must be, and never followed. Pure: no store, no Kafka, no clock.
+Such a record has a small value, its own headers, and three more behind them: the reference, the
+size and the SHA-256 of its payload. The reference is TOPIC/SHA-256, so publishing an event again
+writes the same blob. A sender cannot choose any part of it: the reference is compared with the
+expected one and never followed. Pure: no store, no Kafka, no clock.
 """
 
 import re
@@ -15,8 +15,8 @@ from typing import Protocol, cast
 from famulus.errors import ClaimError
 from famulus.serialization.records import ConsumerRecord, Headers, ProducerRecord, RecordCopy
 
-# JSON, as the content type says, and never an event; not null, which would delete the key from a
-# compacted topic.
+# Valid JSON, to match the content type, but never a valid event. A null value would delete the key
+# from a compacted topic.
 CLAIMED = b'"famulus-claim"'
 MARK = "famulus-claim-"
 REFERENCE, SIZE, SHA256 = MARK + "reference", MARK + "size", MARK + "sha256"
@@ -28,7 +28,10 @@ _size = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PayloadClaim:
-    """Which blob a record of *topic* (as on the cluster) stands for. *size* is in bytes."""
+    """Claim to the blob that a record of *topic* (as on the cluster) refers to.
+
+    *size* is in bytes.
+    """
 
     topic: str
     sha256: str
@@ -36,17 +39,20 @@ class PayloadClaim:
 
     @property
     def reference(self) -> str:
-        """The blob's name in the store."""
+        """Return the blob's name in the store."""
         return f"{self.topic}/{self.sha256}"
 
 
 def claim_for(topic: str, value: bytes) -> PayloadClaim:
-    """The claim to *value*, which takes as long as its digest."""
+    """Return the claim to *value*; takes as long as its digest."""
     return PayloadClaim(topic, sha256(value).hexdigest(), len(value))
 
 
 def checked_in(record: ProducerRecord, claim: PayloadClaim) -> ProducerRecord:
-    """What leaves in the place of *record*, when the blob is where *claim* says."""
+    """Return the claim check that leaves in the place of *record*.
+
+    The blob must be in the store already, as *claim* describes it.
+    """
     ours = [(REFERENCE, claim.reference), (SIZE, str(claim.size)), (SHA256, claim.sha256)]
     return replace(
         record,
@@ -56,32 +62,35 @@ def checked_in(record: ProducerRecord, claim: PayloadClaim) -> ProducerRecord:
 
 
 def _others(headers: Headers) -> Sequence[tuple[str, bytes]]:
-    """Those that are none of ours: a handler may pass on what it got."""
+    """Return the headers that are not those of a claim check.
+
+    A handler may pass on the headers that it received.
+    """
     return [header for header in headers if not header[0].startswith(MARK)]
 
 
 class Carried(Protocol):
-    """What says whether a record is a claim check."""
+    """Part of a record that shows whether it is a claim check."""
 
     @property
     def value(self) -> bytes | None:
-        """Its value."""
+        """Return the record's value."""
 
     @property
     def headers(self) -> Headers:
-        """Its headers."""
+        """Return the record's headers."""
 
 
 def is_claim_check(record: Carried) -> bool:
-    """Whether *record* stands for a blob."""
+    """Return whether *record* is a claim check."""
     return record.value == CLAIMED and any(name.startswith(MARK) for name, _ in record.headers)
 
 
 def claim_of(record: ConsumerRecord, bytes_max: int) -> PayloadClaim:
-    """What *record*, a claim check, stands for: at most *bytes_max*.
+    """Return the claim in the headers of *record*, a claim check.
 
-    Raises ClaimError when its headers are not what they must be. Their texts are a stranger's and
-    are not quoted.
+    Raises ClaimError when a header is missing, repeated or wrong, or when the size is more than
+    *bytes_max*. The error quotes no header, because another party wrote them.
     """
     reference, size, digest = (_only(record.headers, name) for name in (REFERENCE, SIZE, SHA256))
     if not _digest.fullmatch(digest):
@@ -107,13 +116,16 @@ def _only(headers: Headers, name: str) -> str:
 
 
 def is_reference(path: str) -> bool:
-    """Whether *path* is the name of a blob of ours."""
+    """Return whether *path* is a name that Famulus gives to blobs."""
     topic = _topic.match(path)
     return topic is not None and _digest.fullmatch(path, topic.end()) is not None
 
 
 class Receipt:
-    """What arrives of a blob, piece by piece, into memory of exactly its size; checked against *claim*."""
+    """Received bytes of a blob, checked against *claim*.
+
+    The buffer has exactly the claimed size, and is filled piece by piece.
+    """
 
     def __init__(self, claim: PayloadClaim) -> None:
         self._claim = claim
@@ -122,7 +134,10 @@ class Receipt:
         self._size = 0
 
     def add(self, piece: memoryview) -> None:
-        """Take the next piece. Raises ClaimError as soon as there is too much."""
+        """Append the next piece.
+
+        Raises ClaimError as soon as there are more bytes than claimed.
+        """
         end = self._size + piece.nbytes
         if end > self._claim.size:
             raise ClaimError(
@@ -133,17 +148,20 @@ class Receipt:
         self._size = end
 
     def payload(self) -> bytes:
-        """All of it. Raises ClaimError when it is not what was claimed."""
+        """Return the whole payload.
+
+        Raises ClaimError when size or digest differ from the claim.
+        """
         if self._size != self._claim.size:
             raise ClaimError(f"the blob has {self._size} bytes, the record says {self._claim.size}")
         if self._digest.hexdigest() != self._claim.sha256:
             raise ClaimError("the blob does not have the digest that the record says")
-        # Reads the same, and a copy would take as much memory again.
+        # A bytearray is as good for reading, and a copy would double the memory.
         return cast("bytes", self._bytes)
 
 
 def redeemed(record: ConsumerRecord, payload: bytes) -> RecordCopy:
-    """*record* as it would be if it carried its payload."""
+    """Return a copy of *record* with *payload* as its value."""
     return RecordCopy(
         record.topic,
         record.partition,

@@ -1,8 +1,8 @@
-"""CloudEvents in structured mode: a record's value is a JSON envelope that has the event's attributes and its data.
+"""CloudEvents in structured mode: a JSON envelope with an event's attributes and data.
 
-What we write is binary mode (attributes in headers, see `envelope`); both are read. The
-`content-type` header says which it is. A record is one event: a batch of them, which Kafka's
-binding does not know either, is refused.
+Events are written in binary mode (attributes in headers, see `records`); both modes are read. The
+`content-type` header tells which mode a record has. A record is one event: a batch of events, which
+is not in CloudEvents' Kafka binding either, is refused.
 """
 
 import base64
@@ -15,21 +15,21 @@ import msgspec
 from famulus.errors import DecodeError
 
 PREFIX = b"application/cloudevents"
-JSON = (PREFIX, PREFIX + b"+json")  # of the first one, JSON is the default format
+JSON = (PREFIX, PREFIX + b"+json")  # without a suffix, the format is JSON by default
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Extension = str | int | bool | None
 
 
 class Carrier(Protocol):
-    """What a record has, as far as it matters here."""
+    """Part of a record that this module reads."""
 
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """What the JSON envelope of one event says, as far as we need it. The rest is left alone."""
+    """JSON envelope of one event, without the attributes that are not used."""
 
     specversion: Literal["1.0"]
     id: Text
@@ -41,7 +41,7 @@ class Envelope(msgspec.Struct, frozen=True):
     data_base64: str | None = None
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """The same attributes as binary mode has them."""
+        """Return the attributes as headers of binary mode."""
         found = {
             "ce_id": self.id,
             "ce_source": self.source,
@@ -52,7 +52,11 @@ class Envelope(msgspec.Struct, frozen=True):
         return [(name, str(value).encode()) for name, value in found.items() if value is not None]
 
     def payload(self) -> bytes:
-        """The event's data, which is JSON. Raises DecodeError when there is none, or two."""
+        """Return the event's data, which is JSON.
+
+        Raises DecodeError when there is no data, or both `data` and `data_base64`, or no valid
+        base64.
+        """
         if self.data_base64 is None:
             if isinstance(self.data, msgspec.UnsetType):
                 raise DecodeError("$", "an event in structured mode without data")
@@ -69,9 +73,9 @@ _decoder = msgspec.json.Decoder(Envelope)
 
 
 def is_structured(record: Carrier) -> bool:
-    """Whether the value is an envelope, or a batch of them, by the `content-type` header.
+    """Return whether the `content-type` header announces an envelope or a batch.
 
-    Its case does not matter.
+    Case does not matter.
     """
     for name, value in record.headers:  # noqa: SIM110  # `any` takes twice as long
         if name == "content-type" and _starts(value):
@@ -80,9 +84,9 @@ def is_structured(record: Carrier) -> bool:
 
 
 def envelope_in(record: Carrier) -> Envelope:
-    """The envelope in a record that `is_structured`.
+    """Return the envelope in a record that `is_structured`.
 
-    Raises DecodeError when it is none, and for a batch.
+    Raises DecodeError when the value is not a valid envelope, and for a batch.
     """
     media_type = next(
         value.partition(b";")[0].strip().lower()
@@ -104,7 +108,7 @@ def envelope_in(record: Carrier) -> Envelope:
         return _decoder.decode(record.value)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `")
-        # A wrong literal is quoted, and may be anything.
+        # msgspec quotes a wrong literal, which is a value of the sender.
         reason = "another specversion than 1.0" if path.startswith("$.specversion") else reason
         raise DecodeError(path.rstrip("`") or "$", f"CloudEvents envelope: {reason}") from None
     except UnicodeDecodeError:

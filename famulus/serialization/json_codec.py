@@ -1,8 +1,9 @@
-"""Bytes <-> Records: JSON decoded and validated in one pass by msgspec, by the annotations of a faust.Record.
+"""JSON codec of Records: msgspec decodes and validates by the class's annotations.
 
-Faust's own decoding does not validate (a wrong type passes silently) and takes three times as long.
-A Record decoded here equals the one that Faust decodes and behaves the same. The sender never
-chooses a class: metadata in the value, such as Faust's `__faust`, is ignored.
+Both happen in one pass. Faust's own decoding does not validate (a wrong type passes silently) and
+takes three times as long. A Record decoded here equals the one that Faust decodes and behaves the
+same. The sender never chooses a class: metadata in the value, such as Faust's `__faust`, is
+ignored.
 """
 
 import collections.abc
@@ -29,11 +30,10 @@ from famulus.errors import DecodeError
 
 R = TypeVar("R", bound=faust.Record)
 Check = Callable[[Any], Any]  # Any: the value of a field
-# 10**100: beyond any amount, and far from the exponents that make arithmetic explode.
+# 10**100: larger than any amount, and far below exponents that make arithmetic extremely slow.
 DECIMAL_EXPONENT_MAX = 100
 
-# msgspec takes an object of these as it is, and no text for it, where it checks what is to be
-# written.
+# For the check before writing: msgspec accepts only instances of these types, not their text form.
 _AS_THEY_ARE = (
     UUID,
     dt.datetime,
@@ -47,8 +47,8 @@ _AS_THEY_ARE = (
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _at = re.compile(r" - at `(?:(?P<key>key)` in `)?(?P<path>\$[^`]*)`$")
-# What msgspec says, up to where it may quote a value. Field names and types come from the class,
-# never from the sender.
+# Messages of msgspec, up to the point where they may quote a value. Field names and types in them
+# come from the class, never from the sender.
 _said = re.compile(
     r"Expected `[^`']*`, got `[^`']*`"
     r"|Expected `\w+` of length (?:>=|<=) \d+"
@@ -71,7 +71,7 @@ _said = re.compile(
 class UnwritableError(Exception):
     """An event that its own reader would refuse.
 
-    *path* is that of the first fault, *reason* quotes no value.
+    *path* is that of the first fault; *reason* quotes no value.
     """
 
     def __init__(self, namespace: str, path: str, reason: str) -> None:
@@ -85,26 +85,26 @@ class UnwritableTypeError(UnwritableError, TypeError):
 
 
 class UnwritableValueError(UnwritableError, ValueError):
-    """A value of the right type that JSON does not have, such as a number that is not finite."""
+    """A value of the right type that JSON cannot represent, such as NaN."""
 
 
 class Codec(Generic[R]):
     """Decodes and encodes one Record class.
 
-    Raises TypeError for a class with a field that JSON cannot carry, naming class and field.
+    Raises TypeError for a class with a field that JSON cannot represent, naming class and field.
     """
 
     def __init__(self, record_type: type[R]) -> None:
         self.record_type = record_type
         self.namespace = str(record_type._options.namespace)
-        # What `decode` does where nothing is wrong; else it raises whatever msgspec does.
+        # As `decode` for a valid value; for any other it raises msgspec's own errors.
         self.parse: Callable[[bytes | None], R] = msgspec.json.Decoder(_shape(record_type)).decode  # type: ignore[assignment]
         self._check = _struct(record_type)
 
     def decode(self, value: bytes | None) -> R:
-        """The Record in *value*.
+        """Return the Record in *value*.
 
-        Raises DecodeError with the path of the first fault and no word of the payload.
+        Raises DecodeError with the path of the first fault, quoting none of the payload.
         """
         if value is None:
             raise DecodeError("$", "no value (a tombstone)")
@@ -121,10 +121,11 @@ class Codec(Generic[R]):
         return record
 
     def encode(self, record: R) -> bytes:
-        """*record* as JSON. Decimals, UUIDs and dates become strings; no metadata is added.
+        """Return *record* as JSON.
 
-        Refuses what `decode` refuses, naming class and field and no value: ValueError for a number
-        that is not finite, TypeError for a value that its field's type does not have.
+        Decimals, UUIDs and dates become strings; no metadata is added. A record that `decode` would
+        refuse is refused, too. The error names class and field but no value: ValueError for a
+        number that is not finite, TypeError for a value of another type than its field's.
         """
         try:
             made = msgspec.convert(
@@ -158,7 +159,10 @@ class Codec(Generic[R]):
 
 
 def json_of(value: bytes | None) -> Any:
-    """What JSON *value* is, None if it is none. For looking at what nobody has declared."""
+    """Return the content of JSON *value*, None if it is not JSON.
+
+    For the display of values without a declared type.
+    """
     try:
         return msgspec.json.decode(value or b"null")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -169,7 +173,7 @@ _codecs: dict[type[faust.Record], Codec[Any]] = {}  # Any: each codec is of its 
 
 
 def codec_of(record_type: type[R]) -> Codec[R]:
-    """The codec of a Record class, built once."""
+    """Return the codec of a Record class; it is built once."""
     codec = _codecs.get(record_type)
     if codec is None:
         codec = _codecs[record_type] = Codec(record_type)
@@ -181,11 +185,11 @@ class _NotJsonError(Exception):
 
 
 class _DeclarationError(TypeError):
-    """Says in words of ours what is wrong with a class."""
+    """An unsupported declaration of a class, as its message describes."""
 
 
 class _RefusedError(ValueError):
-    """Carries a reason of ours through msgspec, which turns it into its own error, with the path."""
+    """Carries a reason through msgspec, which wraps it in an error with the path."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -198,7 +202,10 @@ class _NotFiniteError(_RefusedError):
 
 
 def fault_in(error: msgspec.ValidationError) -> DecodeError:
-    """Describe what msgspec says as `reason - at `path``, without the value that it may quote."""
+    """Return the DecodeError for an error of msgspec, with its reason and path.
+
+    msgspec's text is `reason - at `path``. A value that it may quote is left out.
+    """
     message = str(error)
     found = _at.search(message)
     path = found["path"] if found else "$"
@@ -216,7 +223,7 @@ def _why_not_json(value: bytes, error: msgspec.DecodeError) -> str:
     said = _said.match(str(error))
     if said is None:
         return "not JSON"
-    if said[0] == "Input data was truncated":  # which is what msgspec says of half a pair, too
+    if said[0] == "Input data was truncated":  # msgspec says this of a lone surrogate, too
         try:
             json.loads(value)
         except (ValueError, RecursionError):
@@ -225,10 +232,10 @@ def _why_not_json(value: bytes, error: msgspec.DecodeError) -> str:
     return said[0]
 
 
-# The shape: what msgspec makes. Record classes cannot be made by it, because their fields are
-# descriptors that it would call one by one. So it makes an instance of a dataclass with the same
-# fields, which then becomes a Record: both are plain objects with a `__dict__`, between which
-# Python lets `__class__` change.
+# The shape is the class that msgspec instantiates. msgspec cannot make Records itself, because
+# their fields are descriptors, which it would call one by one. Instead it makes an instance of a
+# dataclass with the same fields, whose `__class__` is then set to the Record class. Python allows
+# this, because both are plain objects with a `__dict__`.
 
 
 def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> Any:
@@ -247,8 +254,8 @@ def _shape(record_type: type[faust.Record], inside: tuple[type, ...] = ()) -> An
         else:
             default = dataclasses.field()
         fields.append((name, shape, default))
-    # Faust's descriptors convert a field on its first read unless it stands in here. An instance
-    # made by Faust has a set of its own, so this one, on the class, speaks for those made here.
+    # Faust's descriptors convert a field on its first read unless this set has it. An instance made
+    # by Faust has a set of its own, so the one on the class is used by instances made here only.
     record_type.__evaluated_fields__ = frozenset(options.fields)  # type: ignore[assignment]
     return dataclasses.make_dataclass(
         record_type.__name__,
@@ -284,7 +291,7 @@ def _check_class(record_type: type[faust.Record], inside: tuple[type, ...]) -> N
 
 
 def _fields(record_type: type[faust.Record]) -> dict[str, Any]:
-    """The annotations of *record_type*'s fields, those of typing.Annotated with what they say."""
+    """Return the annotations of *record_type*'s fields, including typing.Annotated."""
     fields = dict(record_type._options.fields)
     hints: dict[str, Any] = getattr(record_type, "__hints__", {})
     return {name: hints.get(name, annotation) for name, annotation in fields.items()}
@@ -293,19 +300,19 @@ def _fields(record_type: type[faust.Record]) -> dict[str, Any]:
 def _default(value: Any) -> Any:
     if isinstance(value, (list, dict, set, faust.Record)):
         return dataclasses.field(default_factory=partial(deepcopy, value))
-    # A plain default would be an attribute of the dataclass, and lost when the instance changes its
-    # class.
+    # A plain default would be an attribute of the dataclass, and lost when the instance's class is
+    # changed.
     return dataclasses.field(default_factory=repeat(value).__next__)
 
 
 def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
-    """What makes an instance of the shape a Record."""
+    """Return the function that turns an instance of the shape into a Record."""
     options, annotations = record_type._options, _fields(record_type)
     decimals = [
         name for name, of in annotations.items() if of is Decimal and name not in options.defaults
     ]
-    # JSON has no float that is not finite, and msgspec refuses one that is out of range: only
-    # decimals are looked at.
+    # Only decimals are checked: JSON has no float that is not finite, and msgspec refuses one that
+    # is out of range.
     held = {
         name: of
         for name, of in annotations.items()
@@ -321,7 +328,7 @@ def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
         return become_at_once
 
     def become(made: Any) -> None:
-        for name in decimals:  # what `_finite` does, without a call: most events carry amounts
+        for name in decimals:  # `_is_finite` inline, to save a call: most events have amounts
             value = getattr(made, name)
             if not (
                 value.is_finite()
@@ -343,7 +350,11 @@ def _becomes(record_type: type[faust.Record]) -> Callable[[Any], None]:
 
 
 def _after(record_type: type[faust.Record]) -> Check | None:
-    """What Faust does at the end of `__init__`: the class's own `__post_init__`, then the limits of its fields."""
+    """Return a function for the checks that Faust makes at the end of `__init__`.
+
+    These are the class's own `__post_init__`, then the limits of its fields. None when there are
+    none.
+    """
     post_init: Any = getattr(record_type, "__post_init__", None)
     descriptors: Any = record_type._options.descriptors if record_type._options.validation else {}
     if post_init is None and not descriptors:
@@ -353,7 +364,7 @@ def _after(record_type: type[faust.Record]) -> Check | None:
         if post_init is not None:
             try:
                 post_init(made)
-            except Exception as error:  # noqa: BLE001  # a user's code: whatever it raises, the event is refused
+            except Exception as error:  # noqa: BLE001  # any exception of a user's code means that the event is refused
                 reason = f"{record_type.__name__}.__post_init__ refuses it ({type(error).__name__})"
                 raise _RefusedError("", reason) from None
         for name, descriptor in descriptors.items():
@@ -404,7 +415,7 @@ def _shape_of_field(
     where = f"{record_type.__name__}.{name}"
     try:
         shape = _shape_of(annotation, of_record)
-        msgspec.json.Decoder(shape)  # raises what msgspec has against it
+        msgspec.json.Decoder(shape)  # raises if msgspec does not support it
     except _NotJsonError as error:
         raise _DeclarationError(f"{where} is a {error}, which JSON cannot carry") from None
     except _DeclarationError:
@@ -413,7 +424,7 @@ def _shape_of_field(
         TypeError,
         ValueError,
         RecursionError,
-    ) as error:  # msgspec's own words go over several lines
+    ) as error:  # a message of msgspec may have several lines
         raise _DeclarationError(f"{where}: {' '.join(str(error).split())}") from None
     return shape
 
@@ -461,7 +472,7 @@ def _union_of(annotation: Any, arguments: tuple[Any, ...], of_record: OfRecord) 
     others = [each for each in arguments if each is not types.NoneType]
     if len(others) > 1 and any(map(_is_record, others)):
         raise TypeError(f"a Record can be optional, but not in the union {_name(annotation)}")
-    # At run time.
+    # Built at run time, so `X | Y` is not possible.
     return typing.Union[tuple(_shape_of(argument, of_record) for argument in arguments)]  # noqa: UP007
 
 
@@ -481,13 +492,12 @@ def _is_record(annotation: Any) -> bool:
     )
 
 
-# What is written: a struct with the fields of the Record, which msgspec fills from its attributes,
-# checking their types, and writes. Types that msgspec would make from their text are asked for as
-# they are.
+# Writing: msgspec fills a struct from the attributes of the Record, which checks their types, and
+# encodes it. Values such as UUIDs must be instances of their type: their text form is refused.
 
 
 class _Is(type):
-    """Stands in for an enumeration: members pass, and their values do not."""
+    """Stand-in for an enumeration: accepts its members, but not their values."""
 
     of: type[Enum]
 
@@ -538,7 +548,10 @@ def _check_defaults(record_type: type[faust.Record], shapes: dict[str, Any]) -> 
 
 
 def _written(shape: Any) -> Any:  # noqa: PLR0911  # a case for each kind of type
-    """The shape to write from: a set as a list, since structs have no hash, and members of enumerations as they are."""
+    """Return the shape to write from.
+
+    A set becomes a list, since structs have no hash. Members of enumerations stay unchanged.
+    """
     if isinstance(shape, type) and issubclass(shape, Enum):
         return _Is(shape.__name__, (), {"of": shape})
     origin, arguments = typing.get_origin(shape), typing.get_args(shape)
@@ -546,7 +559,7 @@ def _written(shape: Any) -> Any:  # noqa: PLR0911  # a case for each kind of typ
         return typing.Annotated[(_written(arguments[0]), *arguments[1:])]
     if origin in (typing.Union, types.UnionType):
         if len([each for each in arguments if each is not types.NoneType]) > 1:
-            return shape  # a stand-in would have no place beside other types
+            return shape  # msgspec allows no custom type such as `_Is` beside other types
         return typing.Union[tuple(map(_written, arguments))]  # noqa: UP007  # at run time
     if origin in (set, frozenset):
         return list[_written(arguments[0])]  # type: ignore[misc]  # at run time
@@ -566,7 +579,10 @@ def _checks(annotations: dict[str, Any]) -> list[tuple[str, Check]]:
 
 
 def _check_of(annotation: Any, field: str) -> Check | None:
-    """What looks into a field's value for numbers that are not finite; None where there are none."""
+    """Return a function that refuses numbers that are not finite in a field's value.
+
+    None for a type that has no numbers.
+    """
     if not _may_hold_numbers(annotation):
         return None
 

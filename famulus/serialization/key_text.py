@@ -1,8 +1,8 @@
-"""The key of a record from a field's value: one function for publishing, subjects, and the rows that are imported.
+"""Convert the value of a key field to a record key.
 
-The text is what JSON has for the value, without quotes: that of a table's key too, so that a row
-and the events of its key stand in the same partition, and another language's client, which has only
-the JSON, finds them.
+Publishing, subjects and imported rows all use the function here. The text is the value in JSON
+without quotes, as it is for the keys of tables. A row and the events of its key therefore belong to
+the same partition, and a client in another language, which only has the JSON, finds them.
 """
 
 import math
@@ -17,10 +17,11 @@ _AS_JSON = (datetime, date, time, timedelta, UUID, Decimal)
 
 
 def key_bytes(key: object) -> bytes | None:
-    """The record key that *key* stands for: bytes as they are, None as none, anything else by its text.
+    """Return the record key for *key*.
 
-    An enumeration's is that of its value. Raises TypeError for what has no one text, such as a list
-    or NaN.
+    Bytes stay unchanged, None stays None, and any other value becomes its text as UTF-8. An
+    enumeration member is converted by its value. Raises TypeError for values without a unique text,
+    such as a list or NaN.
     """
     if key is None or type(key) is bytes:
         return key

@@ -1,11 +1,11 @@
-"""What travels beside the bytes of an event: its id, its type, where it came from.
+"""Records and their headers: an event's id, type and origin.
 
-Written as CloudEvents 1.0 Kafka headers in binary mode (`ce_id`, `ce_type`, `ce_source`, `ce_time`,
-`content-type`), with two extensions that tell a story: `ce_causationid` is the id of the event
-because of which this one was published, `ce_correlationid` that of the first event of the chain.
-Structured mode is read as well, see `cloudevents`. Records without any of it are read too: their id
-is their place in the log, their type comes from the subscription. Pure: no Kafka, no event loop, no
-clock (time is an argument).
+Headers are written as CloudEvents 1.0 in Kafka's binary mode (`ce_id`, `ce_type`, `ce_source`,
+`ce_time`, `content-type`), with two extensions for the lineage. `ce_causationid` is the id of the
+event that caused this one, `ce_correlationid` that of the first event of the chain. Structured mode
+is read as well, see `cloudevents`. Records without any of these headers are read, too: the id is
+then made from topic, partition and offset, and the type comes from the subscription. Pure: no
+Kafka, no event loop, no clock (time is an argument).
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from uuid import UUID
 from famulus.errors import DecodeError
 from famulus.serialization.cloudevents import envelope_in, is_structured
 
-# A stranger's may have no value, None: whoever reads one says `value or b""`.
+# A header of another producer may have the value None, so readers use `value or b""`.
 Headers = Sequence[tuple[str, bytes]]
 Outcome = Literal["handled", "duplicate", "dead_lettered", "ignored"]  # how a record ended
-# Of the ids that are derived: another one would change them all.
+# Namespace of derived ids; a change of it changes all of them.
 NAMESPACE = UUID("50ac5b66-615e-4227-b4eb-f4a479eb611a")
 _namespace = sha1(NAMESPACE.bytes, usedforsecurity=False)
 _variant = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
@@ -29,7 +29,7 @@ TRACE = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggag
 
 
 class ConsumerRecord(Protocol):
-    """One record as it was read from Kafka; aiokafka's ConsumerRecord has this shape."""
+    """A record as it was read from Kafka; aiokafka's ConsumerRecord has this shape."""
 
     topic: str
     partition: int
@@ -42,7 +42,10 @@ class ConsumerRecord(Protocol):
 
 @dataclass(slots=True)
 class RecordCopy:
-    """A record that we made of one that was read: with what it stood for, or as it was before it came here."""
+    """A changed copy of a record that was read.
+
+    Either a claim check with its payload, or a redelivery as it was before it came to this topic.
+    """
 
     topic: str
     partition: int
@@ -53,15 +56,14 @@ class RecordCopy:
     headers: Headers
 
 
-# Not frozen: there is one for every event, and that takes four times as long.
+# Not frozen: one is made for every event, and a frozen class takes four times as long.
 @dataclass(slots=True)
 class ProducerRecord:
-    """A record that is ready to leave.
+    """A record that is ready to be sent.
 
-    *partition* None lets the key decide, *timestamp_ms* None means now.
-
-    *fallback* leaves in its place when it is too large. *size* is remembered when somebody has
-    worked it out, 0 until then; nothing else of one is ever changed.
+    *partition* None lets the partitioner choose by key, *timestamp_ms* None means now. *fallback*
+    leaves in its place when it is too large. *size* is in bytes, 0 until it was computed. No other
+    field is ever changed.
     """
 
     topic: str
@@ -71,15 +73,16 @@ class ProducerRecord:
     partition: int | None = None
     timestamp_ms: int | None = None
     fallback: "ProducerRecord | None" = None
-    # Of a record batch of its own, not compressed.
+    # Bytes of a record batch with this record alone, not compressed.
     size: int = field(default=0, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One arrival of an event: where it stood in the log, and which attempt this is (1 is the first).
+    """One delivery of an event: its position in the log and the number of the attempt.
 
-    *attributes* has the CloudEvents attributes as headers, in whichever mode they came.
+    The first attempt is 1. *attributes* has the CloudEvents attributes as headers, whether they
+    came in binary or structured mode.
     """
 
     topic: str
@@ -94,12 +97,18 @@ class Delivery:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this event: hand it to an outside service that removes duplicates."""
+        """Return an id that stays the same for every attempt at this event.
+
+        An outside service that removes duplicates can use it.
+        """
         return self.event_id
 
     @property
     def correlation_id(self) -> str:
-        """What all events of one chain have in common: the id of its first event, this one's if it is the first."""
+        """Return the id of the first event of the chain.
+
+        For the first event itself, this is its own id.
+        """
         return (
             _text(self.attributes, "ce_correlationid")
             or _text(self.attributes, "ce_id")
@@ -108,12 +117,12 @@ class Delivery:
 
     @property
     def causation_id(self) -> str | None:
-        """The id of the event because of which this one was published, None when it does not say."""
+        """Return the id of the event that caused this one, None when it is not given."""
         return _text(self.attributes, "ce_causationid")
 
 
 def delivery_of(record: ConsumerRecord, event_id: str, attempt: int) -> Delivery:
-    """The delivery of *record* for the handler that asks for one."""
+    """Return the delivery of *record*, for handlers that ask for one."""
     return Delivery(
         record.topic,
         record.partition,
@@ -128,15 +137,20 @@ def delivery_of(record: ConsumerRecord, event_id: str, attempt: int) -> Delivery
 
 
 def event_id_of(record: ConsumerRecord) -> str:
-    """What makes this event the same event when it comes again: `ce_source` and `ce_id`, else its place in the log.
+    """Return the id that identifies an event when it is read again.
 
-    Two records with equal values and no id are two events: both may be meant.
+    The id is made from `ce_source` and `ce_id`, or from topic, partition and offset where there is
+    no `ce_id`. Two records with equal values and no id are therefore two events, as both may be
+    intended.
     """
     return event_id_bytes_of(record).decode()
 
 
 def event_id_bytes_of(record: ConsumerRecord) -> bytes:
-    """The same as bytes, without a way through text where there is no need: this is asked of every event."""
+    """Return the id of `event_id_of` as bytes.
+
+    This is called for every event, so it avoids decoding text where possible.
+    """
     source = identifier = b""
     for name, value in record.headers:
         if name == "ce_id":
@@ -151,7 +165,7 @@ def event_id_bytes_of(record: ConsumerRecord) -> bytes:
         return place_of(record).encode()
     try:
         envelope = envelope_in(record)
-    except DecodeError:  # decoding says so, too
+    except DecodeError:  # decoding the event raises the same error
         return place_of(record).encode()
     return f"{envelope.source}#{envelope.id}".encode()
 
@@ -161,14 +175,20 @@ def _readable(raw: bytes) -> bytes:
 
 
 def place_of(record: ConsumerRecord) -> str:
-    """Where *record* stands in the log, TOPIC/PARTITION/OFFSET: which one it is, when it has no id."""
+    """Return the position of *record* in the log as TOPIC/PARTITION/OFFSET.
+
+    The position identifies a record that has no id.
+    """
     return f"{record.topic}/{record.partition}/{record.offset}"
 
 
 def attributes_of(record: ConsumerRecord) -> Headers:
-    """The attributes of the event in *record* as binary mode has them: its headers, or what its envelope says."""
+    """Return the CloudEvents attributes of *record* as headers of binary mode.
+
+    These are its own headers, or those made from its envelope.
+    """
     for name, _ in record.headers:
-        if name == "ce_id":  # structured mode may have them as well: copies
+        if name == "ce_id":  # in structured mode headers may repeat the attributes
             return record.headers
     if is_structured(record):
         try:
@@ -179,9 +199,10 @@ def attributes_of(record: ConsumerRecord) -> Headers:
 
 
 class Lineage(NamedTuple):
-    """What an event hands on to those that are published because of it.
+    """Headers that an event passes on to the events that it causes.
 
-    *story* is who they come from, *trace* the trace context that its sender gave it, as it is.
+    *story* has the correlation and causation ids, *trace* the trace context of its sender,
+    unchanged.
     """
 
     story: Headers
@@ -189,7 +210,10 @@ class Lineage(NamedTuple):
 
 
 def cause_of(record: ConsumerRecord) -> Lineage:
-    """What the event in *record* hands on. Its id, where it has none, is its place in the log."""
+    """Return the lineage that the event in *record* passes on.
+
+    Topic, partition and offset stand for the id of an event that has none.
+    """
     named = dict(record.headers)
     if not named.get("ce_id"):
         named.update(attributes_of(record))
@@ -204,9 +228,9 @@ def cause_of(record: ConsumerRecord) -> Lineage:
 
 
 def event_type_of(headers: Headers) -> str | None:
-    """The type that the sender wrote into `ce_type`, or None.
+    """Return the sender's `ce_type`, or None.
 
-    It is a name to look up, never a class to load.
+    The value is a name to look up, never a class to load.
     """
     for name, value in headers:
         if name == "ce_type":
@@ -221,7 +245,7 @@ def _text(headers: Headers, wanted: str) -> str | None:
     return None
 
 
-def headers_of(  # what a CloudEvent has
+def headers_of(
     *,
     event_id: str,
     event_type: str,
@@ -230,9 +254,10 @@ def headers_of(  # what a CloudEvent has
     subject: str = "",
     story: Headers = (),
 ) -> list[tuple[str, bytes]]:
-    """The headers of an event that leaves (CloudEvents 1.0, Kafka protocol binding, binary mode).
+    """Return the headers of an event to publish.
 
-    *time* is in ISO 8601, *subject* what the event is about, *story* what its `Cause` hands on.
+    The format is CloudEvents 1.0, Kafka protocol binding, binary mode. *time* is in ISO 8601.
+    *subject* is the text of the event's key. *story* has the headers of its cause's `Lineage`.
     """
     kind, origin = _kind_and_origin(event_type, source)
     headers = [
@@ -255,9 +280,10 @@ def _kind_and_origin(event_type: str, source: str) -> Headers:
 
 
 def with_own(headers: list[tuple[str, bytes]], own: Headers) -> list[tuple[str, bytes]]:
-    """*headers* and what the user gave, which takes the place of ours of the same name.
+    """Return *headers* with those in *own*, which replace others of the same name.
 
-    A trace context is one thing: the state of ours does not go with a parent that the user gave.
+    A trace context counts as a whole: with a `traceparent` in *own*, the `tracestate` of *headers*
+    is dropped, too.
     """
     if not own:
         return headers
@@ -268,13 +294,13 @@ def with_own(headers: list[tuple[str, bytes]], own: Headers) -> list[tuple[str, 
 
 
 def derived_id(cause_id: str, handler: str, position: int) -> str:
-    """The id of the *position*-th event that *handler* publishes because of *cause_id*.
+    """Return the id of the event number *position* that *handler* publishes for *cause_id*.
 
-    The same cause gives the same id, so that an event published twice is recognised as one by
-    whoever reads it. It is a UUID of version 5 (RFC 9562), by name in our namespace.
+    The id depends on these three alone, so readers recognise an event that is published twice. The
+    id is a UUID of version 5 (RFC 9562) in NAMESPACE.
     """
     digest = _namespace.copy()
     digest.update(f"{cause_id}|{handler}|{position}".encode())
     text = digest.hexdigest()
-    # What `uuid.uuid5` makes of it, which takes five times as long.
+    # The same text as from `uuid.uuid5`, which takes five times as long.
     return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_variant[text[16]]}{text[17:20]}-{text[20:32]}"

@@ -1,13 +1,16 @@
-"""What of an event is shown to nobody: fields that its class calls `sensitive` are stars wherever values are shown.
+"""Redact fields declared `sensitive` where values of events are displayed.
 
-    class CustomerMoved(Event, namespace="...", topic="...", key="customer_id", sensitive=("address",))
+    class CustomerMoved(
+        Event, namespace="...", topic="...", key="customer_id", sensitive=("address",)
+    ): ...
 
-They are hidden by their place in the JSON, so that also what does not decode hides them. A sender
-may misspell a name, or put an object where a text belongs: so of a class that has something to
-hide, only its own fields are shown, in the shapes that they were declared in. Names that it does
-not have are stars as well, whatever their case, and so is all that stands where such a record was
-expected and none is. Of what is no JSON, or nested too deeply, nothing is shown. Handlers, tables
-and dead letters have them as they are: this is about people's eyes.
+Stars replace the value of such a field. Fields are located by their path in the JSON, so that
+events that cannot be decoded are redacted as well. A sender may misspell a name, or write an object
+where a text is expected. Of a class with sensitive fields, therefore, only its declared fields are
+shown, and only in their declared shapes. Names that differ from the declared ones, even in case
+alone, are redacted, as is any value in the place of such a record that is no record. Values that
+are not JSON, or nested too deeply, are redacted entirely. Handlers, tables and dead letters have
+the values unchanged: only the display is redacted.
 """
 
 import typing
@@ -18,7 +21,7 @@ import faust
 import msgspec
 
 STARS = "***"
-# In a CloudEvent in structured mode the event is in `data`, and these are about it.
+# Attributes of a CloudEvent in structured mode that are shown; the event itself is in `data`.
 ATTRIBUTES = frozenset(
     {
         "specversion",
@@ -38,14 +41,15 @@ ATTRIBUTES = frozenset(
     }
 )
 OPAQUE = "data", "payload", "body"  # names under which an envelope has an event
-METADATA = "__faust"  # what Faust writes into a value
+METADATA = "__faust"  # metadata that Faust writes into a value
 
 
 class Places(dict[str, Any]):
-    """Where something is hidden in a record's JSON, by field: True where it is all of it, else the Places inside.
+    """Paths of the values to redact in a record's JSON, by field.
 
-    *open* has the record's other fields, and whether there may be objects or lists in them.
-    *is_mapping*: these are the Places of each value of an object whose names are no fields.
+    The value is True where the whole field is redacted, else the Places inside it. *open* has the
+    record's other fields, and whether a field may hold objects or lists. With *is_mapping*, these
+    are the Places of each value of an object whose names are not fields.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Places(dict[str, Any]):
         self.is_mapping = is_mapping
 
     def names(self) -> set[str]:
-        """The names of what is hidden here, or further inside."""
+        """Return the names redacted here or further inside, in lower case."""
         inside = (places.names() for places in self.values() if isinstance(places, Places))
         return {name.lower() for name, place in self.items() if place is True}.union(*inside)
 
@@ -69,15 +73,15 @@ _places: dict[type[faust.Record], Places] = {}
 
 
 def places_in(record_type: type[faust.Record]) -> Places:
-    """Where in its JSON the sensitive fields of *record_type* are, nothing if it has none.
+    """Return the places of the sensitive fields of *record_type*.
 
-    Looked up once.
+    Empty if there are none. The result is cached.
     """
     known = _places.get(record_type)
     if known is not None:
         return known
     found = Places(dict.fromkeys(getattr(record_type, "__sensitive__", ()), True))
-    _places[record_type] = found  # a class may hold itself
+    _places[record_type] = found  # cached before its fields, because a class may contain itself
     for name, annotation in record_type._options.fields.items():
         if name in found:
             continue
@@ -88,8 +92,11 @@ def places_in(record_type: type[faust.Record]) -> Places:
     return found
 
 
-def places_at(annotation: Any) -> Places:  # Any: what stands behind a field's colon
-    """The same for what has that type: a record, or what it is in."""
+def places_at(annotation: Any) -> Places:  # Any: the annotation of a field
+    """Return the places for values of type *annotation*.
+
+    The type is a record, or a container or union of such.
+    """
     if isinstance(annotation, type) and issubclass(annotation, faust.Record):
         return places_in(annotation)
     if isinstance(annotation, typing.NewType):
@@ -106,7 +113,7 @@ def places_at(annotation: Any) -> Places:  # Any: what stands behind a field's c
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Whether JSON has neither objects nor lists for it."""
+    """Return whether values of this type are never objects or lists in JSON."""
     if arguments := typing.get_args(annotation):
         if typing.get_origin(annotation) is typing.Literal:
             return True
@@ -121,7 +128,10 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def sensitive_paths(record_types: Iterable[type[faust.Record]]) -> Places:
-    """The same for the events of a topic: what is sensitive in one of its types is hidden in all of them."""
+    """Return the places to redact in the events of a topic.
+
+    A field that is sensitive in one of *record_types* is redacted in all of them.
+    """
     found = [places_in(record_type) for record_type in record_types]
     return _joined(found) if any(found) else Places()
 
@@ -147,7 +157,10 @@ def _joined(every: list[Places]) -> Places:
 
 
 def hidden(value: bytes | None, places: Places) -> bytes | None:
-    """*value* with stars for what is at *places*; itself where there are none."""
+    """Return *value* with stars at *places*, or unchanged if there are none.
+
+    Values that are not JSON, or nested too deeply, become stars entirely.
+    """
     if value is None or not places:
         return value
     try:
@@ -155,12 +168,12 @@ def hidden(value: bytes | None, places: Places) -> bytes | None:
             _hidden(msgspec.json.decode(value), places, places.names(), is_top=True)
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
-        # What was meant to be an object stays JSON, since it may become a part of some.
+        # Values that look like JSON become a JSON string, since they may be embedded in JSON.
         return msgspec.json.encode(STARS) if value[:1] in (b"[", b"{") else STARS.encode()
 
 
 def _hidden(content: Any, places: Places, names: set[str], *, is_top: bool = False) -> Any:
-    """What of *content* is shown where such a record, a list of them, or a mapping to them is expected."""
+    """Return *content* redacted for the place of a record, a list or a mapping of records."""
     if content is None:
         return None
     if isinstance(content, list):
@@ -178,14 +191,14 @@ def _hidden(content: Any, places: Places, names: set[str], *, is_top: bool = Fal
 
 
 def _attribute(name: str, content: Any, places: Places, names: set[str]) -> Any:
-    """What of an attribute of an envelope is shown."""
+    """Return an attribute of a CloudEvents envelope, redacted."""
     if name in OPAQUE:
         return _hidden(content, places, names)
     return content if name in ATTRIBUTES and not isinstance(content, (dict, list)) else STARS
 
 
 def _field(name: str, content: Any, places: Places, names: set[str], *, is_top: bool) -> Any:
-    """What of a record's field is shown."""
+    """Return the field *name* of a record, redacted."""
     is_nested = isinstance(content, (dict, list))
     if (place := places.get(name)) is not None:
         return STARS if place is True else _hidden(content, place, names)
@@ -197,7 +210,10 @@ def _field(name: str, content: Any, places: Places, names: set[str], *, is_top: 
 
 
 def _without(content: Any, names: set[str]) -> Any:
-    """*content*, in which nothing is expected to be hidden, without what has one of those *names* all the same."""
+    """Redact every field in *content* with one of *names*, however deep.
+
+    *content* is a value in which no sensitive field is declared.
+    """
     if isinstance(content, list):
         return [_without(each, names) for each in content]
     if isinstance(content, dict):

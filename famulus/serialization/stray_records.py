@@ -1,10 +1,9 @@
-"""Records of the group's own topics that cannot be read: each ends at itself, whatever is in it.
+"""Errors of unreadable records in the group's own topics. Pure.
 
-Pure.
-
-Whoever may write to such a topic may put anything into it: bytes that are no text, JSON nested a
-thousand times, numbers of four hundred digits. So every decoder of one is called by `read`, and
-what it raises becomes one error that names the place and quotes nothing of the record.
+Any client with access to such a topic may write any bytes to it: no UTF-8, JSON nested a thousand
+times, numbers of four hundred digits. Every decoder for such a topic is therefore called by `read`,
+which turns any exception into one error. The error names the record's position and quotes none of
+its content.
 """
 
 import re
@@ -32,26 +31,29 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class Placed(Protocol):
-    """A record as far as it says where it stands."""
+    """Part of a record that identifies its position in the log."""
 
     @property
     def topic(self) -> str:
-        """Its topic, as named on the cluster."""
+        """Return the topic, as named on the cluster."""
 
     @property
     def partition(self) -> int:
-        """Its partition."""
+        """Return the partition."""
 
     @property
     def offset(self) -> int:
-        """Its offset."""
+        """Return the offset."""
 
 
 P = TypeVar("P", bound=Placed)
 
 
 class StrayRecordError(DecodeError):
-    """A record of a topic of the group's own cannot be read. *reason* quotes nothing of it."""
+    """A record of one of the group's own topics cannot be read.
+
+    *reason* quotes none of its content.
+    """
 
     def __init__(self, topic: str, partition: int, offset: int, reason: str) -> None:
         super().__init__(f"{topic}/{partition}/{offset}", reason)
@@ -61,19 +63,22 @@ class StrayRecordError(DecodeError):
 
 
 def read(record: P, decode: Callable[[P], T]) -> T:
-    """Return what *decode* makes of *record*. Raises StrayRecordError whatever *decode* raises."""
+    """Return the result of *decode* for *record*.
+
+    Raises StrayRecordError for any exception of *decode* but MemoryError.
+    """
     try:
         return decode(record)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever it is, it ends at this record
+    except Exception as error:  # noqa: BLE001  # no exception may end more than this record
         raise StrayRecordError(
             record.topic, record.partition, record.offset, reason_of(error)
         ) from None
 
 
 def reason_of(error: Exception) -> str:
-    """Say what is wrong with the bytes that a decoder refused with *error*, without a word of them."""
+    """Return a reason for a decoder's *error* that quotes none of the bytes."""
     if isinstance(error, DecodeError):
         return error.reason
     known = (reason for kind, reason in _REASONS if isinstance(error, kind))
@@ -81,7 +86,7 @@ def reason_of(error: Exception) -> str:
 
 
 def number_in(digits: bytes, least: int = 0, most: int = INT64_MAX) -> int:
-    """Return the whole number that *digits* say.
+    """Return the whole number in *digits*.
 
     Raises ValueError unless it is from *least* to *most*.
     """
