@@ -157,7 +157,8 @@ class Pipeline:
             if self._is_duplicate(work, event, unit, past):
                 self._end(unit, past)
                 return "duplicate"
-            handlers = self._handlers_of(event, past)
+            handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
+            handlers = handlers if past is None else self._left(past, handlers)
             for handler in handlers:
                 if unit.handler:  # an attempt, of this handler or another one, has ended
                     enter(unit := unit.passed())
@@ -205,7 +206,8 @@ class Pipeline:
             raise RowConflictError
         if unit.mark or unit.rows or unit.outbox or unit.reads:
             unit.join()
-        self._end(unit, past)
+        if past is not None:
+            self._end(unit, past)
 
     def _leave(self, unit: UnitOfWork) -> None:
         """Free what the event has taken up, unless it is deferred with it."""
@@ -269,14 +271,12 @@ class Pipeline:
         if past is not None:
             self.failure_policy.ended(unit.record, past, unit.partition, is_dead=False)
 
-    def _handlers_of(self, event: Event, past: RetryContext | None) -> Sequence[Handler]:
+    @staticmethod
+    def _left(past: RetryContext, handlers: Sequence[Handler]) -> Sequence[Handler]:
         """Return the handlers that have yet to run.
 
         Raises PermanentError when the only one of a redelivered event does not exist any more.
         """
-        handlers: Sequence[Handler] = self.dispatcher.by_type.get(type(event), ())
-        if past is None:
-            return handlers
         left = past.left(handlers)
         if past.back is not None and past.back.handler and not left and not past.done:
             raise PermanentError(f"there is no handler {past.back.handler} any more")

@@ -52,7 +52,8 @@ def causes(groups: Iterable[CauseGroup], width: int) -> Table:
     for group in groups:
         first, last = time_text(group.first_ms), time_text(group.last_ms)
         lines = Text(why(group.cause))
-        if group.cause.place and group.cause.kind != FailureKind.POISON:  # its message has the place
+        # The message of poison has the place.
+        if group.cause.place and group.cause.kind != FailureKind.POISON:
             lines.append(f"\nat {printable(group.cause.place)}")
         if group.message:
             lines.append(f"\n{printable(group.message)}", style="dim")
