@@ -213,13 +213,13 @@ async def _carry(
     ) as bars:
         streamed = asyncio.Event()
         began = time.monotonic()
-        checkpoint_loop = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
+        settling = asyncio.create_task(_wait_settled(plan, worker, bars, streamed))
         try:
             sent, spoilt = await _stream(plan, folder, bars)
             streamed.set()
-            events = await checkpoint_loop
+            events = await settling
         finally:
-            checkpoint_loop.cancel()
+            settling.cancel()
         elapsed_s = time.monotonic() - began
     with console.status("comparing the tables with the sample's files"):
         counts = {s["topic"]: s for s in await asyncio.to_thread(worker.get, "/subscriptions/")}

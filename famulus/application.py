@@ -54,7 +54,7 @@ from famulus.processing.handlers import (
 from famulus.processing.payload_redeeming import PayloadRedeemer
 from famulus.processing.pipeline import Pipeline
 from famulus.processing.subscription import Options, Subscription, Windows, dedupe_of
-from famulus.processing.telemetry_pipeline import Tell, control_state
+from famulus.processing.telemetry_pipeline import Tell, with_telemetry
 from famulus.processing.traced_pipeline import traced
 from famulus.producer.event_bus import EventBus
 from famulus.producer.fallback_delivery import deliver
@@ -506,7 +506,7 @@ class Famulus(faust.App):
                 redelivery_topics=self.redelivery_topics(subscription),
                 now_ms=self.clock.now_ms,
             )
-            self.pipelines[subscription.topic_name] = control_state(
+            self.pipelines[subscription.topic_name] = with_telemetry(
                 traced(pipeline, self.bus.tracing), tells
             )
 

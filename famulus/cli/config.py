@@ -51,12 +51,10 @@ class config(Command):  # Faust names the command after the class
 
 def _print(rows: list[Shown]) -> None:
     cells = [(row.name, _text(row.value), row.unit, row.layer) for row in rows]
-    concurrency_overrides = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         put_line(
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(row, concurrency_overrides, strict=True)
-            ).rstrip()
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
 
 

@@ -67,12 +67,12 @@ class explain(Command):  # Faust names the command after the class
         place = None if partition is None or offset is None else (partition, offset)
         question = Question(subscription_of(self.app, topic), place, key, event_id)
         await self.app.find_retired()
-        control_state = await read_admin_topic(
+        state = await read_admin_topic(
             self.app.settings.kafka, self.app.settings.worker.startup_timeout_s
         )
         async with reading(self.app) as reader:
             async for facts, answer in explained(
-                self.app, reader, question, control_state.pauses, ReadLimits()
+                self.app, reader, question, state.pauses, ReadLimits()
             ):
                 show(facts, answer, is_json=is_json)
 

@@ -96,15 +96,15 @@ class paused(Command):  # as above
 
         Raises UnavailableError without a broker.
         """
-        control_state = await read_told(self.app)
+        state = await read_told(self.app)
         if is_json:
-            print_text(control_state.pauses.rows())
+            print_text(state.pauses.rows())
             return
-        for target, why in sorted(control_state.pauses.of.items(), key=lambda row: str(row[0])):
+        for target, why in sorted(state.pauses.of.items(), key=lambda row: str(row[0])):
             put_line(said(target, why))
-        if not control_state.pauses.of:
+        if not state.pauses.of:
             print_note("nothing is paused")
-        for words in control_state.words():
+        for words in state.words():
             print_note(words)
 
 

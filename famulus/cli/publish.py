@@ -225,14 +225,14 @@ async def send(producer: Producer, chunk: Sequence[Ready], *, is_json: bool) -> 
             )
         except PublishError as error:
             first, last = chunk[0].line, chunk[-1].line
-            control_state = (
+            reason = (
                 f"{error}; lines before {first} were sent, some from {first} to {last} may "
                 "have been, none behind"
             )
             kinds: dict[int, type[OperatingError]] = {
                 kind.exit_code: kind for kind in (ConfigError, AccessError, DataError)
             }
-            raise kinds.get(error.exit_code, UnavailableError)(control_state) from error
+            raise kinds.get(error.exit_code, UnavailableError)(reason) from error
         for of, place in zip(events, published, strict=True) if is_json else ():
             print_text(
                 {

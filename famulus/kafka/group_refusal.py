@@ -35,37 +35,37 @@ async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float)
     config = settings.consumer_config
     group = config.group_id
     # An error that aiokafka does not expect stands in the text of another one.
-    control_state = described(error)
+    description = described(error)
     for right, what in RIGHTS.items():
-        if right in control_state:
+        if right in description:
             return not_allowed(f"{what} consumer group {group}")
-    if "InconsistentGroupProtocol" in control_state:
+    if "InconsistentGroupProtocol" in description:
         others = await _asked(settings, _others, timeout_s, "others")
         why = (
             f"consumer group {group} is used by {others}, with another way of sharing out "
             "partitions: stop them, or "
             "set another Kafka.ConsumerConfig.GroupId"
         )
-    elif "InvalidSessionTimeout" in control_state:
+    elif "InvalidSessionTimeout" in description:
         allowed = await _asked(settings, _session_limits, timeout_s, "others")
         why = (
             f"Kafka.ConsumerConfig.SessionTimeoutMs is {config.session_timeout_ms} ms, the "
             f"brokers allow {allowed} "
             f"({', '.join(SESSION_LIMITS)}): set what they allow"
         )
-    elif "InvalidGroupId" in control_state:
+    elif "InvalidGroupId" in description:
         why = (
             f"the brokers take {group!r} for no name of a consumer group: set another "
             "Kafka.ConsumerConfig.GroupId"
         )
-    elif "GroupMaxSizeReached" in control_state:
+    elif "GroupMaxSizeReached" in description:
         why = (
             f"consumer group {group} has as many members as the brokers allow "
             "(group.max.size): start fewer workers"
         )
     else:
         return UnavailableError(
-            f"the brokers do not let this worker into consumer group {group}: {control_state}"
+            f"the brokers do not let this worker into consumer group {group}: {description}"
         )
     return ConfigError(why)
 

@@ -102,7 +102,7 @@ class Meters:
     def __init__(self, read: Read) -> None:
         self._read = read
         self._found: dict[str, list[tuple[float, dict[str, str]]]] = {}
-        self._control_state: set[str] = set()  # whose callbacks had what was found last
+        self._scraped: set[str] = set()  # whose callbacks had what was found last
         meter = metrics.get_meter("famulus", schema_url=SCHEMA_URL)
         for of in instruments():
             create = (
@@ -113,9 +113,9 @@ class Meters:
     def _observe(self, of: Instrument, options: CallbackOptions) -> Iterator[Observation]:
         """Called once for each instrument whenever a reader collects."""
         del options
-        if of.name in self._control_state or not self._control_state:
+        if of.name in self._scraped or not self._scraped:
             self._look()
-        self._control_state.add(of.name)
+        self._scraped.add(of.name)
         names = ATTRIBUTES.get(of.metric, GENERAL)
         for value, labels in self._found.get(of.series, ()):
             attributes = {
@@ -129,4 +129,4 @@ class Meters:
             for sample in family.samples:
                 found[sample.name].append((sample.value, sample.labels))
         self._found = dict(found)
-        self._control_state = set()
+        self._scraped = set()

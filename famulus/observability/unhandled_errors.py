@@ -26,7 +26,7 @@ class Leaks:
     """Tells of errors that nobody waits for, of so many in a period."""
 
     def __init__(self) -> None:
-        self._since_s, self._control_state, self._untold = float("-inf"), 0, 0
+        self._since_s, self._logged, self._untold = float("-inf"), 0, 0
 
     def of_loop(self, _: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         """What an event loop's exception handler is called with."""
@@ -43,11 +43,11 @@ class Leaks:
         """Log it, unless so much was logged already; how many were left out is said with the next one."""
         now_s = time.monotonic()
         if now_s - self._since_s >= PERIOD_S:
-            self._since_s, self._control_state = now_s, 0
-        if self._control_state >= TOLD_MAX:
+            self._since_s, self._logged = now_s, 0
+        if self._logged >= TOLD_MAX:
             self._untold += 1
             return
-        self._control_state += 1
+        self._logged += 1
         more = {"not_told_before": self._untold} if self._untold else {}
         self._untold = 0
         log.error(what, error="none" if error is None else described(error), where=where, **more)

@@ -47,7 +47,7 @@ class ToldPipeline(Pipeline):
         return outcome
 
 
-def control_state(pipeline: Pipeline, tells: Sequence[Tell]) -> Pipeline:
+def with_telemetry(pipeline: Pipeline, tells: Sequence[Tell]) -> Pipeline:
     """The same pipeline that tells all of *tells*, itself when there is nobody to tell."""
     if not tells:
         return pipeline

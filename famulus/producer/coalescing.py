@@ -102,21 +102,21 @@ class CoalescingSender:
         except Stopped:  # raised while the call waited for room
             raise _stopped(topic, may_be_sent=False) from None
         except TimeoutError as error:
-            raise self._line.control_state(error, topic, [], is_open=False) from error
+            raise self._line.to_publish_error(error, topic, [], is_open=False) from error
         finally:
             self._done(waiting)
         if isinstance(outcome, Published):
             return outcome
-        raise self._control_state(waiting, outcome) from outcome
+        raise self._to_publish_error(waiting, outcome) from outcome
 
-    def _control_state(self, waiting: PendingRecord, outcome: Exception) -> Exception:
+    def _to_publish_error(self, waiting: PendingRecord, outcome: Exception) -> Exception:
         """Return the exception that the call raises for *outcome*."""
         topic = waiting.record.topic
         if isinstance(outcome, Stopped):
             return _stopped(topic, may_be_sent=waiting.is_handed)
         if isinstance(outcome, (KafkaError, TimeoutError)):
             is_open = isinstance(outcome, TimeoutError) and waiting.is_handed
-            return self._line.control_state(outcome, topic, [], is_open=is_open)
+            return self._line.to_publish_error(outcome, topic, [], is_open=is_open)
         return outcome
 
     async def _find_room(self) -> None:

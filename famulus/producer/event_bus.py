@@ -96,16 +96,16 @@ class EventBus:
             with self.tracing.send(
                 self._producer.settings.topic(topic), key_bytes(key), ours, headers
             ) as span:
-                managed_topics = with_own(ours + (span.context or trace), headers)
-                span.sent(await self._send(topic, key, event, managed_topics, unit, due_ms))
+                all_headers = with_own(ours + (span.context or trace), headers)
+                span.sent(await self._send(topic, key, event, all_headers, unit, due_ms))
             return
-        managed_topics = with_own(ours + trace if trace else ours, headers)
+        all_headers = with_own(ours + trace if trace else ours, headers)
         if unit is None and not due_ms:
-            await self._producer.send_event(topic, key, event, managed_topics)
+            await self._producer.send_event(topic, key, event, all_headers)
         elif unit is None or due_ms:
-            await self._send(topic, key, event, managed_topics, unit, due_ms)
+            await self._send(topic, key, event, all_headers, unit, due_ms)
         elif (
-            large := self._join(topic, key, event, managed_topics, unit)
+            large := self._join(topic, key, event, all_headers, unit)
         ) is not None:  # most records are small: nothing is awaited
             await self._check(large, unit)
 

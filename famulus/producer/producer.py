@@ -217,12 +217,12 @@ class Producer(RecordSender):
         try:
             await self._send(sending)
         except (KafkaError, TimeoutError) as error:
-            control_state = self.control_state(
+            publish_error = self.to_publish_error(
                 error, topic, [*before, *sending.published()], is_open=sending.is_open
             )
             if isinstance(error, KafkaError) and sending.is_begun:
                 await self.renew()
-            raise control_state from error
+            raise publish_error from error
         return [place for place in sending.published() if place is not None]
 
     def is_small(self, record: ProducerRecord) -> bool:

@@ -244,7 +244,7 @@ class RecordSender:
                 if topic_limit is not None and size > topic_limit:
                     await check_topic(self._connection, record, topic_limit)
         except TooLarge as error:
-            raise self.control_state(error, record.topic, [], is_open=False) from None
+            raise self.to_publish_error(error, record.topic, [], is_open=False) from None
 
     async def check_place(self, topic: str, partition: int) -> None:
         """Raise UnknownTopicError when *topic* has no such *partition*.
@@ -258,7 +258,7 @@ class RecordSender:
         try:
             await self._connection.find(topic, partition)
         except KafkaError as error:
-            raise self.control_state(error, topic, [], is_open=False) from error
+            raise self.to_publish_error(error, topic, [], is_open=False) from error
 
     async def counts(self, topics: Collection[str]) -> dict[str, int] | None:
         """Return the number of partitions of each of *topics*, 0 for a missing one.
@@ -273,7 +273,7 @@ class RecordSender:
             return await self._connection.counts(topics)
         return None
 
-    def control_state(
+    def to_publish_error(
         self, error: Exception, topic: str, published: Sequence[Published | None], *, is_open: bool
     ) -> PublishError:
         """Return the PublishError for an error of aiokafka, see `results.in_words`.

@@ -106,10 +106,10 @@ def _read(line: str) -> Read:
 
 def _bytes(text: str) -> bytes | None:
     """What the tool printed: printable ASCII as it is, else as backslash, x and two digits."""
-    control_state = re.sub(r"\\x([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), text).encode(
+    written = re.sub(r"\\x([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), text).encode(
         "latin-1"
     )
-    return None if control_state == NULL.encode() else control_state
+    return None if written == NULL.encode() else written
 
 
 @cache

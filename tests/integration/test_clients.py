@@ -163,16 +163,16 @@ async def test_cloud_events_come_through_java(kafka: KafkaConfig, topic: str) ->
         await producer.produce("shared", "part-1", EVENT)
     [ours] = await asyncio.to_thread(java_client.consume, kafka, topic, 1)
     assert ours.value is not None
-    control_state = from_binary_event(
+    parsed = from_binary_event(
         KafkaMessage({name: value or b"" for name, value in ours.headers}, ours.key, ours.value)
     )
     data = json.loads(codec_of(StockReserved).encode(EVENT))
-    assert (control_state.get_type(), control_state.get_subject(), control_state.get_data()) == (
+    assert (parsed.get_type(), parsed.get_subject(), parsed.get_data()) == (
         "stock.StockReserved",
         "part-1",
         data,
     )
-    assert (ours.key, control_state.get_source()) == (b"part-1", kafka.consumer_config.group_id)
+    assert (ours.key, parsed.get_source()) == (b"part-1", kafka.consumer_config.group_id)
     attributes = {
         "id": "größe:7",
         "source": "/shop",

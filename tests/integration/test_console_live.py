@@ -28,7 +28,7 @@ def stream(worker: WorkerProcess, browser: Browser, page: str = "/console") -> H
     return cast(HTTPResponse, OPENER.open(request, timeout=30))
 
 
-def control_state(of: HTTPResponse) -> Iterator[str]:
+def lines_of(of: HTTPResponse) -> Iterator[str]:
     """The text of each main part that comes, until the stream ends."""
     while line := of.readline():
         if line.startswith(b"data: "):
@@ -46,11 +46,9 @@ def test_an_open_page_is_told_what_changes(house: House) -> None:
     ):
         assert HEADERS.items() <= dict(events.headers).items()
         assert events.headers["Content-Type"] == "text/event-stream"
-        assert "gets on" in next(control_state(partitions))
+        assert "gets on" in next(lines_of(partitions))
         house.send(*(house.thing(f"k{n}", n) for n in range(7)))
-        assert any(
-            "records ended 7" in says and "records/s" in says for says in control_state(events)
-        )
+        assert any("records ended 7" in says and "records/s" in says for says in lines_of(events))
         csrf = re.findall(r'name="csrf" value="([^"]+)"', browser.open("/console"))[0]
         began = time.monotonic()
         ask(
@@ -61,8 +59,8 @@ def test_an_open_page_is_told_what_changes(house: House) -> None:
             urlencode({"csrf": csrf}).encode(),
             Cookie=browser.cookie,
         )
-        list(control_state(events))
-        list(control_state(partitions))
+        list(lines_of(events))
+        list(lines_of(partitions))
         assert time.monotonic() - began < QUICK_S
     assert (
         ask(
@@ -86,7 +84,7 @@ def test_there_are_a_few_streams_and_none_holds_up_the_end(house: House) -> None
     path = "/console/events?page=/console"
     with ExitStack() as opened:
         for _ in range(STREAMS_MAX):
-            assert next(control_state(opened.enter_context(stream(worker, browser))))
+            assert next(lines_of(opened.enter_context(stream(worker, browser))))
         status, _, body = ask(worker, "GET", path, None, Cookie=browser.cookie, Accept=EVENTS)
         assert (status, b"ask for the page" in body) == (503, True)
     deadline = time.monotonic() + QUICK_S
@@ -99,11 +97,11 @@ def test_there_are_a_few_streams_and_none_holds_up_the_end(house: House) -> None
             continue
         break
     with events:
-        assert next(control_state(events))
+        assert next(lines_of(events))
         began = time.monotonic()
         assert worker.stop() == 0
         assert time.monotonic() - began < QUICK_S
-        list(control_state(events))
+        list(lines_of(events))
 
 
 def test_what_is_no_stream_says_so(house: House) -> None:

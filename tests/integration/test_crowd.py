@@ -193,10 +193,8 @@ async def test_a_record_that_is_refused_is_told_alone(broker: Broker) -> None:
             producer.produce(topic, "k", b"%d" % n, timestamp_ms=10**14 if n == 7 else None)
             for n in range(20)
         ]
-        control_state = await asyncio.gather(*calls, return_exceptions=True)
-    assert [
-        number for number, each in enumerate(control_state) if isinstance(each, PublishError)
-    ] == [7]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [number for number, each in enumerate(outcomes) if isinstance(each, PublishError)] == [7]
     assert [int(value) for _, value in logged(kafka, topic, 1)[0]] == [
         n for n in range(20) if n != 7
     ]
@@ -213,12 +211,12 @@ async def test_a_broker_that_is_away_is_told_to_all_and_the_next_are_sent(broker
             calls = (
                 producer.produce(topic, f"k{n % KEYS}", b"%d" % n + b"x" * 100) for n in range(500)
             )
-            control_state = await asyncio.gather(*calls, return_exceptions=True)
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
         finally:
             broker.nodes[0].resume()
-        assert all(isinstance(each, NotAcknowledgedError) for each in control_state)
+        assert all(isinstance(each, NotAcknowledgedError) for each in outcomes)
         assert {
-            each.may_be_sent for each in control_state if isinstance(each, NotAcknowledgedError)
+            each.may_be_sent for each in outcomes if isinstance(each, NotAcknowledgedError)
         } == {
             True,
             False,
@@ -233,7 +231,7 @@ async def test_a_broker_that_is_away_is_told_to_all_and_the_next_are_sent(broker
                     break
         assert producer._together._route.memory.used == 0
     found = [value for part in logged(kafka, topic) for _, value in part]
-    sent = {b"%d" % n + b"x" * 100 for n, each in enumerate(control_state) if each.may_be_sent}  # type: ignore[union-attr]
+    sent = {b"%d" % n + b"x" * 100 for n, each in enumerate(outcomes) if each.may_be_sent}  # type: ignore[union-attr]
     assert {value for value in found if value not in {b"first", b"after"}} <= sent
 
 

@@ -170,8 +170,8 @@ def test_the_page_says_the_same_as_the_command(house: House, ask: Ask) -> None:
     ):
         says = words(browser.open(f"/console/explain?topic={house.topic}&{query}"))
         for answer in ask(*arguments):
-            control_state = f"{house.topic}/0/{answer['offset']}: {answer['state']} {answer['why']}"
-            assert control_state in says
+            expected = f"{house.topic}/0/{answer['offset']}: {answer['state']} {answer['why']}"
+            assert expected in says
             assert str(answer["action"]) in says
     for query, status, said in (
         ("", 200, "Name it by its place"),

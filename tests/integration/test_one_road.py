@@ -112,9 +112,9 @@ def test_all_that_faust_sends_goes_by_one_road(
     stranger.produce(kafka.topic("numbers"), b"7", b'"b"')
     stranger.flush(10)
     deadline = time.monotonic() + LIMIT_S
-    while not (control_state := worker.get("/ask/")) and time.monotonic() < deadline:
+    while not (answered := worker.get("/ask/")) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert control_state == {"answer": 42, "connections": 1}
+    assert answered == {"answer": 42, "connections": 1}
     assert sorted(value or b"" for _, value in read(kafka, "doubled", 3)) == [b"14", b"42", b"8"]
     [(key, value)] = read(kafka, "stock-events", 1)
     assert key == b"a"

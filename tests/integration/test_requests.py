@@ -125,16 +125,16 @@ def test_a_request_that_timed_out_may_be_asked_again(house: House) -> None:
         async with requesting(house.kafka) as bus:
             with pytest.raises(
                 RequestTimeoutError, match=r"no reply to Thing .* in 3 s: it may still be handled"
-            ) as control_state:
+            ) as received:
                 await ask(bus, slow, timeout_s=3)
             assert bus.late_replies == 0
             (house.checkout / "go").touch()
             async with asyncio.timeout(LIMIT_S):
                 while not bus.late_replies:  # it is a count
                     await asyncio.sleep(0.05)
-            assert await ask(bus, slow, control_state.value.request_id) == Answer(key="a", number=8)
+            assert await ask(bus, slow, received.value.request_id) == Answer(key="a", number=8)
         async with requesting(house.kafka) as bus:  # as after a restart
-            assert await ask(bus, slow, control_state.value.request_id) == Answer(key="a", number=8)
+            assert await ask(bus, slow, received.value.request_id) == Answer(key="a", number=8)
             assert bus.late_replies == 0
 
     asyncio.run(run())

@@ -227,9 +227,9 @@ def test_time_is_measured_where_it_hurts(house: House) -> None:
     produced(house, *mixed, *blocked)
     house.wait_settled(len(mixed) + len(blocked), worker)
     found = series(families(worker))
-    control_state = lines(house, "consumed.jsonl")
+    noted = lines(house, "consumed.jsonl")
     took = Counter[str]()
-    for _, _, _, kind, _, seconds in control_state:
+    for _, _, _, kind, _, seconds in noted:
         took[kind] += seconds
     wanted = SLOWS * SLOW_S
     assert took["things.Thing"] >= wanted

@@ -133,7 +133,7 @@ class House:
     async def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Note which records published."""
         if not self.remembers:
-            await self._checkpoint_loop()
+            await self._settle()
         self.steps.append(
             "publish " + " ".join((record.value or b"").decode() for record in records)
         )
@@ -142,14 +142,14 @@ class House:
         self, group: Checkpoint, processed: SourcePosition, may_apply: Callable[[], bool]
     ) -> bool:
         """Note how far the partition is, and which offsets were settled together."""
-        await self._checkpoint_loop()
+        await self._settle()
         if not may_apply():
             return False
         self.steps.append("settle " + " ".join(str(offset) for offset in sorted(group.offsets())))
         self.settled.append(processed)
         return True
 
-    async def _checkpoint_loop(self) -> None:
+    async def _settle(self) -> None:
         await self.may_settle.wait()
         if self.settle_error is not None:
             raise self.settle_error

@@ -190,11 +190,11 @@ class Wire:
             raise asyncio.CancelledError
         sending = next(self._sendings, Sending())
         self.batches.append(list(rows))
-        managed_topics = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
-        self.under_way.add(managed_topics)
-        managed_topics.add_done_callback(self.under_way.discard)
-        answer = asyncio.shield(managed_topics)
-        for future in (managed_topics, answer):
+        carried = asyncio.create_task(self._carry(self.batches[-1], headers, sending))
+        self.under_way.add(carried)
+        carried.add_done_callback(self.under_way.discard)
+        answer = asyncio.shield(carried)
+        for future in (carried, answer):
             # Nobody may be there to ask.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return _failed() if sending.fails == "late" else answer

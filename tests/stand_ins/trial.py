@@ -182,9 +182,9 @@ class Trial:
         self.finished_back = {
             tp.topic: back.offsets.next_offset or 0 for tp, back in self.processor.backs.of.items()
         }
-        checkpoint_loop = self.processor.checkpoint_loop.task
-        if checkpoint_loop is not None:
-            checkpoint_loop.cancel()
+        task = self.processor.checkpoint_loop.task
+        if task is not None:
+            task.cancel()
         await self.task_pool.stop()
 
     async def fault(self, error: Exception) -> None:

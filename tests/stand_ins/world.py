@@ -282,8 +282,8 @@ class Worker:
         await self.task_pool.stop()
         if self.processor is not None:
             self.processor.abandon()
-            checkpoint_loop = self.processor.checkpoint_loop.task
-            if checkpoint_loop is not None:
-                checkpoint_loop.cancel()
-                await asyncio.gather(checkpoint_loop, return_exceptions=True)
+            task = self.processor.checkpoint_loop.task
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self.state_manager.release()

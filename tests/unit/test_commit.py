@@ -21,13 +21,13 @@ async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
     """The store is untouched until the batch is acknowledged; then both say the same."""
     desk = await Desk(tmp_path / "s", sendings=[Sending(after=3)], dedupe=Dedupe(80)).claim()
     before = desk.log.end
-    checkpoint_loop = asyncio.create_task(desk.settle({A: b"1", B: None}, {ONE: SeenMark(5, 6)}))
+    settling = asyncio.create_task(desk.settle({A: b"1", B: None}, {ONE: SeenMark(5, 6)}))
     for _ in range(3):  # it is in the log, and nobody has said so
         await asyncio.sleep(0)
     assert desk.log.end > before
     assert desk.kept.rows == {}
     assert desk.steps == ["sending", "sent"]
-    assert await checkpoint_loop
+    assert await settling
     assert desk.steps == ["sending", "sent", "acknowledged", "written"]
     assert desk.kept == fold(desk.log)
     assert (desk.kept.rows, desk.kept.marks) == ({A: b"1"}, {ONE: (5, 6)})

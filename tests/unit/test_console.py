@@ -353,7 +353,7 @@ def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
 
 def test_who_may_look_sees_nothing_that_acts() -> None:
     """The buttons are for others; where somebody else has to do something, the command is named still."""
-    control_state = Told(
+    answer = Told(
         Facts("things", 0, 1, 0, 9),
         Answer("dead letter", "no", "faust -A app dlq redrive"),
         "/console/redrive",
@@ -361,7 +361,7 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
     )
     for may_act in (True, False):
         pages = [
-            explain(found=[control_state], may_act=may_act),
+            explain(found=[answer], may_act=may_act),
             render(
                 "subscriptions.html",
                 **FRAME | {"may_act": may_act},

@@ -11,7 +11,7 @@ import pytest
 from famulus.errors import ConfigError, PermanentError, TransientError
 from famulus.observability.consumed import EVERY_S, Consumed, Consumers, note_consumed
 from famulus.processing.failures.retry_policy import Retry
-from famulus.processing.telemetry_pipeline import control_state
+from famulus.processing.telemetry_pipeline import with_telemetry
 from tests.stand_ins.clock import Clock
 from tests.stand_ins.trial import Trial, Try, trials
 
@@ -48,7 +48,7 @@ async def test_each_message_is_told_once(make: Make) -> None:
     tries.clear()
     found: list[Consumed] = []
     trial = make()
-    trial.pipeline = control_state(trial.pipeline, [found.append])
+    trial.pipeline = with_telemetry(trial.pipeline, [found.append])
     trial.handler("do", do, Retry(3, 20.0, jitter=0.0))
     trial.start()
     trial.feed("a:x", "b:again", "c:bad", "a:x", "d:broken", values={"broken": b"{"})
@@ -73,7 +73,7 @@ async def test_a_message_that_leaves_for_a_retry_topic_is_postponed(make: Make) 
     tries.clear()
     found: list[Consumed] = []
     trial = make(stages=1)
-    trial.pipeline = control_state(trial.pipeline, [found.append])
+    trial.pipeline = with_telemetry(trial.pipeline, [found.append])
     trial.handler("do", do, Retry(1), delays_s=(60.0,))
     trial.start()
     trial.feed("a:later", "b:x")
@@ -87,7 +87,7 @@ async def test_nobody_asked_is_the_same_pipeline(make: Make) -> None:
     """Not even a call more."""
     trial = make()
     trial.start()
-    assert control_state(trial.pipeline, []) is trial.pipeline
+    assert with_telemetry(trial.pipeline, []) is trial.pipeline
     assert trial.pipeline.failure_policy.postponed is None
 
 
@@ -112,7 +112,7 @@ async def test_a_callback_that_raises_harms_nothing(
     consumers = Consumers(lambda: now[0])
     consumers.add(fail)
     consumers.add(note)
-    trial.pipeline = control_state(trial.pipeline, [consumers.tell])
+    trial.pipeline = with_telemetry(trial.pipeline, [consumers.tell])
     trial.handler("do", nothing)
     trial.start()
     trial.feed("a:x", "b:y", "c:z")
@@ -140,7 +140,7 @@ async def test_what_a_callback_does_to_its_task_is_gone_with_the_event(make: Mak
     trial = make()
     consumers = Consumers()
     consumers.add(cancel)
-    trial.pipeline = control_state(trial.pipeline, [consumers.tell])
+    trial.pipeline = with_telemetry(trial.pipeline, [consumers.tell])
     trial.handler("do", do)
     trial.start()
     trial.feed("a:x", "b:y", "c:z")

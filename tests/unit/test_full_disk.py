@@ -78,11 +78,11 @@ async def test_a_full_disk_can_still_be_read(
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
-    checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
+    settling = asyncio.create_task(desk.settle({A: b"2"}))
     await disk.tried(2)
     assert desk.store.get(A) == b"1"
     disk.is_full = False
-    assert await asyncio.wait_for(checkpoint_loop, 10)
+    assert await asyncio.wait_for(settling, 10)
     assert desk.store.get(A) == b"2"
 
 
@@ -95,14 +95,14 @@ async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
     [processor] = House(nothing, 1, 1, remembers=True).processors
     processor.checkpoint_loop._checkpointer = desk.checkpointer
     with capture_logs() as said:
-        checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
+        settling = asyncio.create_task(desk.settle({A: b"2"}))
         await disk.tried(3)
         assert (processor.blocked, processor.unwritten) == (
             "No space left on device",
             "No space left on device",
         )
         disk.is_full = False
-        assert await asyncio.wait_for(checkpoint_loop, 10)
+        assert await asyncio.wait_for(settling, 10)
     assert (processor.blocked, processor.unwritten) == ("", "")
     assert [line["event"] for line in said] == [
         "nothing is settled until the disk takes it",
@@ -118,13 +118,13 @@ async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
     disk.is_shut = True
-    checkpoint_loop = asyncio.create_task(desk.settle({A: b"2"}))
+    settling = asyncio.create_task(desk.settle({A: b"2"}))
     await disk.tried()
     assert disk.writes == 1
     with pytest.raises(StoreError, match="closed"):
         desk.store.get(A)
     disk.is_full = disk.is_shut = False
-    assert await asyncio.wait_for(checkpoint_loop, 10)
+    assert await asyncio.wait_for(settling, 10)
     assert desk.store.get(A) == b"2"
 
 

@@ -39,7 +39,7 @@ def chunks(of: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (of[at : at + CHUNK] for at in range(0, len(of), CHUNK))
 
 
-def control_state(watch: KeyWatch, now_ms: int = 0, *, is_shown: bool = True) -> HotPartition:
+def partition_of(watch: KeyWatch, now_ms: int = 0, *, is_shown: bool = True) -> HotPartition:
     """What is said of one partition."""
     [found] = hot_keys({PLACE: watch}, now_ms, is_shown=is_shown)
     return found
@@ -52,7 +52,7 @@ def test_few_events_are_counted_exactly() -> None:
     watch.note(records(b"large", size=1_000), 0)
     for key, seconds, weight in ((b"a", 0.25, 5), (b"slow", 2.0, 1), (None, 9.0, 1)):
         watch.timed(key, seconds, weight)
-    found = control_state(watch)
+    found = partition_of(watch)
     assert (found.topic, found.partition, found.events, found.skew) == ("t", 0, 5, 1.0)
     assert [(key.key, key.count, key.bytes, key.share) for key in found.keys] == [
         ("a", 2, 22, 0.4),
@@ -81,7 +81,7 @@ def test_a_hot_key_is_found_among_many(share: float) -> None:
         ]
         hot += keys.count(b"hot")
         watch.note(records(*keys), 0)
-    found = control_state(watch)
+    found = partition_of(watch)
     assert found.events == events
     first = found.keys[0]
     assert first.key == "hot"
@@ -97,7 +97,7 @@ def test_keys_that_come_equally_often_are_not_hot() -> None:
     every = records(*(b"%d" % number for number in range(EXACT + EVERY * 20_000)))
     for chunk in chunks(every):
         watch.note(chunk, 0)
-    assert control_state(watch).keys == ()
+    assert partition_of(watch).keys == ()
     window = watch.recent(0)
     for sketch in (window.counts, window.bytes):
         assert 0 < sketch.num_active_items <= 2**LG_KEYS
@@ -108,13 +108,13 @@ def test_only_the_last_minutes_count() -> None:
     watch = KeyWatch()
     watch.note(records(*[b"old"] * 10), 0)
     watch.note(records(*[b"new"] * 5), WINDOW_MS)
-    assert Counter({key.key: key.count for key in control_state(watch, WINDOW_MS).keys}) == {
+    assert Counter({key.key: key.count for key in partition_of(watch, WINDOW_MS).keys}) == {
         "old": 10,
         "new": 5,
     }
     watch.note(records(b"newest"), 2 * WINDOW_MS)
-    assert {key.key for key in control_state(watch, 2 * WINDOW_MS).keys} == {"new", "newest"}
-    quiet = control_state(watch, 4 * WINDOW_MS)
+    assert {key.key for key in partition_of(watch, 2 * WINDOW_MS).keys} == {"new", "newest"}
+    quiet = partition_of(watch, 4 * WINDOW_MS)
     assert (quiet.events, quiet.keys) == (0, ())
 
 
@@ -124,10 +124,10 @@ def test_keys_are_digests_unless_they_may_be_shown() -> None:
     keys = [b"customer-1", "kühl".encode(), b"\xff\x1b[2J", long]
     watch = KeyWatch()
     watch.note(records(*keys), 0)
-    assert {key.key for key in control_state(watch, is_shown=False).keys} == {
+    assert {key.key for key in partition_of(watch, is_shown=False).keys} == {
         digest_of(key) for key in keys
     }
-    assert {key.key for key in control_state(watch).keys} == {
+    assert {key.key for key in partition_of(watch).keys} == {
         "customer-1",
         "kühl",
         "\ufffd\\x1b[2J",

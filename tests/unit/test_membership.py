@@ -360,8 +360,8 @@ async def test_a_refusal_is_told_with_the_cure(
         return known[ask.__name__] if answers else unless
 
     monkeypatch.setattr(refused, "_asked", asked)
-    control_state = await refused.why_refused(SETTINGS, error, 1.0)
-    assert type(control_state) is kind
+    reason = await refused.why_refused(SETTINGS, error, 1.0)
+    assert type(reason) is kind
     if answers:
         with pytest.raises(kind, match=says):
-            raise control_state
+            raise reason

@@ -32,7 +32,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
     return reader
 
 
-def control_state(reader: InMemoryMetricReader) -> dict[str, Told]:
+def metrics_of(reader: InMemoryMetricReader) -> dict[str, Told]:
     """What a collection brings, by name; all of it is of one scope, ours."""
     data = reader.get_metrics_data()
     assert data is not None
@@ -76,7 +76,7 @@ def test_the_whole_catalogue_is_told_but_aliases(reader: InMemoryMetricReader) -
         return full().families.values()
 
     Meters(look)
-    found = control_state(reader)
+    found = metrics_of(reader)
     assert looks == 1
     every = {of.name: of for of in instruments()}
     assert found.keys() == every.keys()
@@ -112,7 +112,7 @@ def test_the_whole_catalogue_is_told_but_aliases(reader: InMemoryMetricReader) -
     assert points(found["famulus.process.duration.count"])[0][0] == 3
     assert points(found["famulus.process.duration.sum"])[0][0] == 6.0
     assert found["famulus.process.duration.sum"].unit == "s"
-    control_state(reader)
+    metrics_of(reader)
     assert looks == 2
 
 

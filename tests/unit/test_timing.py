@@ -39,7 +39,7 @@ class Slow:
         self.took_s[key] += time.monotonic() - since  # type: ignore[assignment]  # seconds
 
 
-async def managed_topics(house: House, keys: list[str]) -> dict[str, float]:
+async def carried(house: House, keys: list[str]) -> dict[str, float]:
     """Have records with these keys carried. Returns the time of handlers by key, as it is told."""
     [processor] = house.processors
     for at in range(0, len(keys), 90):
@@ -62,7 +62,7 @@ async def test_a_slow_event_behind_quick_ones_is_in_the_sum(
 ) -> None:
     """Once, with all of its time, and every event is counted."""
     house = make(slow)
-    await managed_topics(house, [*QUICK, "slow"])
+    await carried(house, [*QUICK, "slow"])
     noted = house.carrier.counts.processing_s
     assert noted.sum == pytest.approx(slow.took_s.total(), rel=0.05)
     assert sum(noted.counts) == 41
@@ -77,7 +77,7 @@ async def test_slow_events_that_wait_are_all_timed(make: Callable[..., House]) -
     keys = ["slow"] * 20 + QUICK * 20
     chance.shuffle(keys)
     house = make(slow)
-    by_key = await managed_topics(house, keys)
+    by_key = await carried(house, keys)
     noted = house.carrier.counts.processing_s
     assert (
         sum(
@@ -98,7 +98,7 @@ async def test_slow_events_that_block_are_all_timed_once_they_were_seen(
     keys = ["slow"] * 60 + QUICK * 10
     chance.shuffle(keys)
     house = make(slow)
-    by_key = await managed_topics(house, keys)
+    by_key = await carried(house, keys)
     assert house.carrier.counts.processing_s.sum == pytest.approx(slow.took_s.total(), rel=0.05)
     # The first stretch is a sample.
     assert by_key["slow"] == pytest.approx(slow.took_s["slow"], rel=0.25)

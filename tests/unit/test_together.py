@@ -255,10 +255,8 @@ async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
     no_room = line.call(b"z")
     await turn()
     await line.together.stop(0.01)
-    control_state = await asyncio.gather(call, behind, no_room, return_exceptions=True)
-    assert [
-        each.may_be_sent for each in control_state if isinstance(each, NotAcknowledgedError)
-    ] == [
+    outcomes = await asyncio.gather(call, behind, no_room, return_exceptions=True)
+    assert [each.may_be_sent for each in outcomes if isinstance(each, NotAcknowledgedError)] == [
         True,
         False,
         False,

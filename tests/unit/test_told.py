@@ -26,7 +26,7 @@ def order(offset: int) -> bytes:
     return msgspec.json.encode(SeekRequest(offset, "ann@desk", AT, "why"))
 
 
-def control_state(*records: tuple[str, bytes | None]) -> ControlState:
+def state_after(*records: tuple[str, bytes | None]) -> ControlState:
     """All that *records* say."""
     found = ControlState()
     for key, value in records:
@@ -36,7 +36,7 @@ def control_state(*records: tuple[str, bytes | None]) -> ControlState:
 
 def test_the_newest_order_of_a_partition_counts() -> None:
     """Those before it are known as well, since they are done with it; other partitions have their own."""
-    seeks = control_state(
+    seeks = state_after(
         ("seek:t/0/a", order(5)), ("seek:t/1/a", order(6)), ("seek:t/0/b", order(7))
     ).seeks
     newest = seeks.newest("t", 0)
@@ -51,7 +51,7 @@ def test_the_newest_order_of_a_partition_counts() -> None:
 
 def test_a_tombstone_ends_its_own_order_alone() -> None:
     """One that was given meanwhile still counts."""
-    seeks = control_state(
+    seeks = state_after(
         ("seek:t/0/a", order(5)), ("seek:t/0/b", order(7)), ("seek:t/0/a", None)
     ).seeks
     assert [str(name) for name in seeks.names("t", 0)] == ["seek:t/0/b"]
@@ -77,7 +77,7 @@ def test_a_name_is_read_back() -> None:
 def test_a_concurrency_holds_until_its_tombstone() -> None:
     """For its topic alone; the star is each worker's own."""
     five = msgspec.json.encode(ConcurrencyOverride(5, "ann@desk", AT))
-    concurrency_overrides = control_state(
+    concurrency_overrides = state_after(
         ("concurrency:t", five), ("concurrency:*", five)
     ).concurrency_overrides
     assert (
@@ -112,7 +112,7 @@ def test_a_concurrency_has_bounds(key: str, count: int) -> None:
 def test_all_kinds_stand_in_one_topic() -> None:
     """A topic may have the name of a kind."""
     pause = msgspec.json.encode({"by": "ann", "at": AT})
-    found = control_state(("seek/3", pause), ("concurrency/3", pause), ("seek:t/0/a", order(5)))
+    found = state_after(("seek/3", pause), ("concurrency/3", pause), ("seek:t/0/a", order(5)))
     assert {str(target) for target in found.pauses.of} == {"seek/3", "concurrency/3"}
     assert "was resumed" in found.take(b"seek/3", None)
 

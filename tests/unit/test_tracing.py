@@ -146,15 +146,15 @@ async def test_what_a_handler_publishes_carries_its_span(
     for send in (first, second):
         assert send.parent is not None
         assert send.parent.span_id == context_of(process).span_id
-    managed_topics, own = (dict(record.headers) for record in trial.sent)
-    assert managed_topics["traceparent"].decode().split("-")[1:3] == [
+    handed_on, own = (dict(record.headers) for record in trial.sent)
+    assert handed_on["traceparent"].decode().split("-")[1:3] == [
         f"{context_of(first).trace_id:032x}",
         f"{context_of(first).span_id:016x}",
     ]
-    assert "tracestate" not in managed_topics  # which belongs to the sender's trace
-    assert (managed_topics["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
+    assert "tracestate" not in handed_on  # which belongs to the sender's trace
+    assert (handed_on["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
     assert own["traceparent"] == PARENT
-    assert said(first)["messaging.message.id"] == managed_topics["ce_id"].decode()
+    assert said(first)["messaging.message.id"] == handed_on["ce_id"].decode()
     assert [link.context.span_id for link in second.links] == [SPAN_ID]
 
 
