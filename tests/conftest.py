@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from famulus.dev import node
-from tests import fork_server
-from tests.integration.canary import (  # noqa: F401  # hooks: pytest finds them here
+from tests.support import fork_server
+from tests.support.on_kafka.canary import (  # noqa: F401  # hooks: pytest finds them here
     pytest_runtest_logreport,
     pytest_sessionfinish,
     pytest_terminal_summary,

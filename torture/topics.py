@@ -63,7 +63,7 @@ def configs_of(kafka: KafkaConfig, topic: str) -> dict[str, str]:
 
 
 def set_configs(kafka: KafkaConfig, topic: str, configs: Mapping[str, str]) -> None:
-    """Set a topic so, and everything else as the broker's defaults are."""
+    """Set a topic so, and everything else as the broker's defaults are; wait until brokers say so."""
 
     async def work(admin: AIOKafkaAdminClient) -> Any:
         return await admin.alter_configs(
@@ -71,6 +71,9 @@ def set_configs(kafka: KafkaConfig, topic: str, configs: Mapping[str, str]) -> N
         )
 
     _with_admin(kafka, work)
+    deadline = time.monotonic() + LIMIT_S
+    while configs_of(kafka, topic) != dict(configs) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def renew(kafka: KafkaConfig, topic: str) -> None:

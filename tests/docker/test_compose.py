@@ -19,7 +19,7 @@ from testcontainers.compose import DockerCompose
 from testcontainers.core.docker_client import DockerClient
 
 from famulus.dev.node import free_port
-from tests.places import ROOT
+from tests.support.places import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 WORKERS = COMPOSE["services"]["worker"]["deploy"]["replicas"]

@@ -22,10 +22,10 @@ from famulus.dev.node import free_port
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics, delete_topics
 from famulus.kafka.group_progress import GroupProgress
-from tests import fork_server
-from tests.integration.commands import faust
-from tests.integration.house import House
-from tests.places import PROJECT
+from tests.support import fork_server
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import House
+from tests.support.places import PROJECT
 
 PARTITIONS = 4
 CONTAINER = {  # one node, and no topic that nobody made

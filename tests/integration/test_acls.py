@@ -25,8 +25,8 @@ from famulus.producer.producer import Producer
 from famulus.producer.reply_headers import RequestTimeoutError
 from famulus.serialization.records import ProducerRecord
 from models.orders import OrderCreated, OrderItem
-from tests.integration.commands import faust, one_line
-from tests.places import PROJECT
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.places import PROJECT
 
 # Whoever comes without a password; the broker itself is one of them here.
 EVERYBODY = "User:ANONYMOUS"

@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, expect
 from famulus.dev.browser import MISSING, chromium, is_installed, log_in
 from famulus.dev.worker import WorkerProcess
 from famulus.web.console.rendering import PAGES
-from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_door import tokens_of
+from tests.support.on_kafka.house import MENDED, House, wait_for
 
 Scheme = Literal["light", "dark"]
 WIDTHS = (1280, 390)

@@ -16,12 +16,12 @@ import pytest
 
 from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.dev.node import free_port
-from tests.integration.canary import CANARY, leaks, leaks_below, secret
-from tests.integration.commands import faust
-from tests.integration.house import House, wait_for
-from tests.integration.secured import KEY_PASSWORD, PASSWORD, Secured, environment, secured
 from tests.integration.test_door import ask
-from tests.places import ROOT
+from tests.support.on_kafka.canary import CANARY, leaks, leaks_below, secret
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import House, wait_for
+from tests.support.on_kafka.secured import KEY_PASSWORD, PASSWORD, Secured, environment, secured
+from tests.support.places import ROOT
 
 # One process, so that its module's fixtures are made once.
 pytestmark = pytest.mark.xdist_group("canary")
@@ -171,7 +171,7 @@ def test_a_leak_is_found(tmp_path: Path) -> None:
             "-m",
             "pytest",
             "-p",
-            "tests.integration.canary",
+            "tests.support.on_kafka.canary",
             "-p",
             "no:cacheprovider",
             "-c",

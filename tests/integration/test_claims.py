@@ -21,10 +21,10 @@ from famulus.producer.producer import Producer
 from famulus.producer.results import PublishError
 from famulus.serialization.claim_check import CLAIMED, is_claim_check
 from famulus.serialization.records import ProducerRecord
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
-from tests.integration.house import House, wait_for
-from tests.integration.things import Thing
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import House, wait_for
+from tests.support.on_kafka.things import Thing
 
 MB = 2**20
 LARGE = 50 * MB

@@ -28,9 +28,9 @@ from famulus.producer.producer import Producer
 from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import event_id_of
 from models.stock import StockReserved
-from tests.integration import java_client
 from tests.integration.conftest import settings_of
-from tests.places import PROJECT
+from tests.support.on_kafka import java_client
+from tests.support.places import PROJECT
 
 PARTITIONS = 7
 # As keys; Java's tool is told texts only.

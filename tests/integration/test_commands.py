@@ -12,10 +12,10 @@ import pytest
 
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import create_topics
-from tests.fork_server import FAUST, Process
 from tests.integration.conftest import settings_of
 from tests.integration.test_publish_command import line
-from tests.places import PROJECT
+from tests.support.fork_server import FAUST, Process
+from tests.support.places import PROJECT
 
 TOPICS = 200
 # Of a command, but for the import of libraries; the time depends on others, and is printed.

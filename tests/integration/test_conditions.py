@@ -6,7 +6,7 @@ from aiokafka.admin import NewPartitions
 
 from famulus.dev.worker import WorkerProcess
 from famulus.serialization.records import ProducerRecord
-from tests.integration.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 OFTEN = "1"  # seconds between two looks
 START_S, LOOK_S = 180.0, 90.0  # on a busy machine

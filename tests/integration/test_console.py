@@ -6,8 +6,8 @@ from urllib.parse import urlencode
 
 from famulus.dev.worker import WorkerProcess
 from famulus.web.console.rendering import PAGES, POLICY
-from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
+from tests.support.on_kafka.house import House, wait_for
 
 HANDLER = """
 from app import PermanentError

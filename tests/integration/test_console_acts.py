@@ -9,10 +9,10 @@ import pytest
 
 from famulus.control.pauses import admin_audit_topic
 from famulus.dev.worker import WorkerProcess
-from tests.integration.dead_letters import Failed
-from tests.integration.house import MENDED, House, wait_for
 from tests.integration.test_console import Browser, links, words
 from tests.integration.test_door import ask, tokens_of
+from tests.support.on_kafka.dead_letters import Failed
+from tests.support.on_kafka.house import MENDED, House, wait_for
 
 
 def press(

@@ -4,10 +4,10 @@ import pytest
 
 from famulus.serialization.records import ProducerRecord
 from famulus.web.console.dead_letters import PAGE_LETTERS
-from tests.integration.dead_letters import Failed
-from tests.integration.house import COUNTING, House
 from tests.integration.test_console import Browser, links, words
 from tests.integration.test_door import tokens_of
+from tests.support.on_kafka.dead_letters import Failed
+from tests.support.on_kafka.house import COUNTING, House
 
 MANY = PAGE_LETTERS + 10
 

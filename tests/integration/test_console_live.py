@@ -13,9 +13,9 @@ from urllib.parse import urlencode
 from famulus.dev.worker import WorkerProcess
 from famulus.web.console.stream import STREAMS_MAX
 from famulus.webserver.auth import HEADERS
-from tests.integration.house import COUNTING, House
 from tests.integration.test_console import Browser, words
 from tests.integration.test_door import OPENER, ask, tokens_of
+from tests.support.on_kafka.house import COUNTING, House
 
 EVENTS = "text/event-stream"
 QUICK_S = 8.0  # well below what a stream lasts by itself

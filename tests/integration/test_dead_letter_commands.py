@@ -12,9 +12,9 @@ from famulus.dev.broker import Broker
 from famulus.dev.node import free_port
 from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import epoch_headers, row_key
-from tests.integration.commands import one_line
-from tests.integration.dead_letters import Failed, in_transaction, json_lines, place_of
-from tests.integration.house import COUNTING, House
+from tests.support.on_kafka.commands import one_line
+from tests.support.on_kafka.dead_letters import Failed, in_transaction, json_lines, place_of
+from tests.support.on_kafka.house import COUNTING, House
 
 MANY = 2_000
 TRYING = """

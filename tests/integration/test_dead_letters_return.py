@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from famulus.dev.worker import WorkerProcess
-from tests.integration.dead_letters import Failed
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.dead_letters import Failed
+from tests.support.on_kafka.house import House, wait_for
 
 FAILING = """
 from app import PermanentError

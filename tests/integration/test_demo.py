@@ -14,7 +14,7 @@ import pytest
 
 from demo import sample
 from famulus.dev.node import free_port
-from tests.places import ROOT
+from tests.support.places import ROOT
 
 # One process, so that its module's fixtures are made once.
 pytestmark = pytest.mark.xdist_group("demo")

@@ -15,10 +15,10 @@ from famulus.cli.dev.broker import port_of
 from famulus.dev.node import HOST, free_port
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import partitions_of
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.house import COUNTING, LIMIT_S, MODEL, House, wait_for
-from tests.integration.long_running import LongRunning, running
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import COUNTING, LIMIT_S, MODEL, House, wait_for
+from tests.support.on_kafka.long_running import LongRunning, running
 
 START_S = 3 * LIMIT_S
 NINE = COUNTING.replace("+= 1", "+= 9")

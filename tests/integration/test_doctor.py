@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer
 from famulus.config import KafkaConfig
 from famulus.kafka.admin import create_topics
 from famulus.kafka.partitioner import consistent_random
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
+from tests.support.on_kafka.commands import faust, one_line
 
 DAY_MS = 86_400_000
 

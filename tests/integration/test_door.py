@@ -13,8 +13,8 @@ from famulus.dev.node import free_port
 from famulus.dev.worker import WorkerProcess
 from famulus.webserver.auth import ADMIN_FILE, BODY_BYTES, HEADERS, READ_FILE
 from famulus.webserver.rate_limit import GUESSES_MAX, REQUESTS_MAX, WINDOW_S
-from tests.integration.commands import faust, one_line
-from tests.integration.house import COUNTING, House, wait_for
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import COUNTING, House, wait_for
 
 # Faust's own pages are all switched on; a team's fork adds one that acts, one that breaks, and the
 # list of all routes.

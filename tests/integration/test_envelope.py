@@ -7,7 +7,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_
 from cloudevents.core.v1.event import CloudEvent
 
 from famulus.serialization.records import ProducerRecord, derived_id
-from tests.integration.house import House
+from tests.support.on_kafka.house import House
 
 MODELS = """
 from famulus import Event

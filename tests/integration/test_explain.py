@@ -10,13 +10,13 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from famulus.observability import metric_definitions as c
 from famulus.state.changelog import ATTEMPTS, DEAD
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.dead_letters import in_transaction
-from tests.integration.house import House, wait_for
 from tests.integration.test_console import Browser, words
 from tests.integration.test_door import tokens_of
 from tests.integration.test_metrics import families, series, value
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.dead_letters import in_transaction
+from tests.support.on_kafka.house import House, wait_for
 
 HANDLER = """
 from app import PermanentError, TransientError

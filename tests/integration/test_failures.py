@@ -13,7 +13,7 @@ from famulus.deadletter.record import origin_of, our_headers
 from famulus.deadletter.redelivery import outgoing, returning
 from famulus.kafka.admin import create_topics
 from famulus.state.changelog import ATTEMPTS, DEAD
-from tests.integration.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 LEDGER = """
 import os

@@ -10,7 +10,7 @@ import pytest
 
 from famulus.deadletter.record import origin_of, our_headers
 from famulus.state.changelog import ATTEMPTS
-from tests.integration.house import House, processed, wait_for
+from tests.support.on_kafka.house import House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 STEPS = [

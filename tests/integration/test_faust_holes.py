@@ -1,7 +1,7 @@
 """Holes of stock Faust in reading, acking and committing: one scenario, two systems, opposite results.
 
 What stock Faust must fail at is said at the place. When a new Faust passes there, the test fails:
-the hole is closed upstream. Its other holes are in tests/unit/test_faust_offsets.py and
+the hole is closed upstream. Its other holes are in tests/unit/consumer/test_faust_offsets.py and
 test_faust_commits.py.
 """
 
@@ -16,8 +16,8 @@ import pytest
 from famulus.config import KafkaConfig
 from famulus.dev.worker import WorkerProcess
 from tests.integration.conftest import PARTITIONS
-from tests.integration.systems import System, happened, set_record_bytes_max
 from tests.integration.test_worker import read_all
+from tests.support.on_kafka.systems import System, happened, set_record_bytes_max
 
 COMMITS_S = 1.5  # several commit intervals of 0.2 s
 Wait = Callable[..., None]

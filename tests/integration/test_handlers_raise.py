@@ -3,7 +3,7 @@
 import signal
 
 from famulus.dev.worker import WorkerProcess
-from tests.integration.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 BAD = """
 import os

@@ -5,7 +5,7 @@ import time
 
 from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
-from tests.integration.house import COUNTING, SESSION_S, House, wait_for
+from tests.support.on_kafka.house import COUNTING, SESSION_S, House, wait_for
 
 REFUSED = "this disk is for looking only"
 FAULT = f"""

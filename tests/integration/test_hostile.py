@@ -7,7 +7,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 
 from famulus.dev.worker import WorkerProcess
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.house import House, wait_for
 
 LIMIT_MIB = 64
 MEMORY_MIB = 700  # at most, of a worker that was sent bombs of ten times that

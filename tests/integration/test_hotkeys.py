@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from famulus.observability.hot_keys import digest_of
-from tests.integration.commands import faust, one_line
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import House, wait_for
 
 SLOW = """
 @handles(Thing)

@@ -27,9 +27,9 @@ from famulus.kafka.group_members import commit_for
 from famulus.kafka.lag import GroupLag, GroupLagMonitor
 from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.places import PROJECT
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.places import PROJECT
 
 LIMIT_S = 30.0
 ANSWER_S = 3.0

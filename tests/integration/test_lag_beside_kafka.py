@@ -10,8 +10,8 @@ from famulus.config import ConsumerConfig, KafkaConfig
 from famulus.kafka import burrow
 from famulus.kafka.burrow import State
 from famulus.kafka.lag import GroupLag
-from tests.integration.kafka_tools import Offsets, described
 from tests.integration.test_lag import Scene
+from tests.support.on_kafka.kafka_tools import Offsets, described
 
 SENT, SEEN_S, APART_S, STEPS = 20, 0.5, 0.3, 3
 WITH_MEMBER = "ok", "warning", "stalled", "rewind", "uncommitted"

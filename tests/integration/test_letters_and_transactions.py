@@ -7,10 +7,10 @@ import time
 from aiokafka import AIOKafkaProducer
 
 from famulus.kafka.admin import create_topics
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
-from tests.integration.dead_letters import Failed, in_transaction
-from tests.integration.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.dead_letters import Failed, in_transaction
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 DAY_MS = 86_400_000
 FAILING = """

@@ -12,8 +12,8 @@ from aiokafka import AIOKafkaConsumer
 
 from famulus.kafka.group_members import members_of
 from famulus.observability import metric_definitions as c
-from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series, value
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 POLL_MS = 10_000  # the shortest that may be set
 POLL_S = POLL_MS / 1000

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 from famulus.dev.worker import WorkerProcess
 from famulus.observability import metric_definitions as c
 from famulus.observability.metrics import PROCESSING_S
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.house import House, wait_for
 
 HANDLER = """
 from app import PermanentError, TransientError

@@ -11,8 +11,8 @@ from aiokafka.admin import RecordsToDelete
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import add_partitions
 from famulus.observability import metric_definitions as c
-from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series, value
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 NOTING = """
 @handles(Thing)

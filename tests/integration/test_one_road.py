@@ -12,8 +12,8 @@ from famulus.config import KafkaConfig
 from famulus.dev.worker import WorkerProcess
 from famulus.errors import ConfigError
 from famulus.kafka.admin import create_topics, partitions_of
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
+from tests.support.on_kafka.commands import faust
 
 LIMIT_S = 60.0
 PLAIN = '''

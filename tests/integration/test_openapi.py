@@ -17,8 +17,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from famulus.dev.worker import WorkerProcess
-from tests.integration.house import House
 from tests.integration.test_door import tokens_of
+from tests.support.on_kafka.house import House
 
 CHECKS: list[Any] = [
     not_a_server_error,

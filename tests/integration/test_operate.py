@@ -10,10 +10,10 @@ import pytest
 from famulus.control.pauses import admin_audit_topic
 from famulus.dev.worker import WorkerProcess
 from famulus.observability import metric_definitions as c
-from tests.integration.commands import one_line
-from tests.integration.house import SLEEPING, House, wait_for
 from tests.integration.test_metrics import families, series, value
 from tests.integration.test_pause import NOTING, handled, paused_at, post, send
+from tests.support.on_kafka.commands import one_line
+from tests.support.on_kafka.house import SLEEPING, House, wait_for
 
 pytestmark = pytest.mark.timeout(400)  # several workers each
 TABLE = 'count = things.Table("count", key=str, value=int, default=int)\n'

@@ -5,8 +5,8 @@ from typing import Any
 
 from famulus.observability import metric_definitions as c
 from famulus.observability.otel_metrics import instruments
-from tests.integration.house import COUNTING, House, wait_for
 from tests.integration.test_metrics import families, series, value
+from tests.support.on_kafka.house import COUNTING, House, wait_for
 
 PROVIDER = """
 from opentelemetry import metrics

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.house import House, wait_for
 
 EVENTS, KEYS, OUTAGE_S = 2_000, 200, 10.0
 NEEDING = """

@@ -14,9 +14,9 @@ from famulus.dev.worker import WorkerProcess
 from famulus.kafka.group_members import members_of
 from famulus.observability import metric_definitions as c
 from famulus.webserver.auth import ADMIN_FILE
-from tests.integration.commands import faust, one_line
-from tests.integration.house import House, wait_for
 from tests.integration.test_metrics import families, series, value
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import House, wait_for
 
 # Each handled event leaves a line; a kill between the line and the settling may leave it twice, so
 # none is killed then.

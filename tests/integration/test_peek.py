@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from famulus.serialization.records import ProducerRecord
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.dead_letters import in_transaction
-from tests.integration.house import House
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.dead_letters import in_transaction
+from tests.support.on_kafka.house import House
 
 
 def test_records_are_shown_as_they_are(house: House) -> None:

@@ -9,7 +9,7 @@ from random import Random
 from famulus.deadletter.record import origin_of, our_headers, sender_headers
 from famulus.producer.results import Published
 from famulus.serialization.records import ProducerRecord
-from tests.integration.house import COUNTING, MODEL, House
+from tests.support.on_kafka.house import COUNTING, MODEL, House
 
 CORPUS = [
     path.read_bytes()

@@ -14,10 +14,10 @@ from aiokafka import TopicPartition
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
 from famulus.kafka.partitioner import chooser
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
-from tests.integration.house import House
-from tests.places import PROJECT
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import House
+from tests.support.places import PROJECT
 
 
 def line(number: int, **more: Any) -> str:

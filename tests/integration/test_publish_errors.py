@@ -26,8 +26,8 @@ from famulus.producer.results import (
     UnknownTopicError,
 )
 from famulus.serialization.records import ProducerRecord
-from tests.integration.house import MODEL, House
-from tests.integration.systems import set_record_bytes_max
+from tests.support.on_kafka.house import MODEL, House
+from tests.support.on_kafka.systems import set_record_bytes_max
 
 # One process, so that its module's fixtures are made once.
 pytestmark = pytest.mark.xdist_group("publish-errors")

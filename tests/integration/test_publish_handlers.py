@@ -17,7 +17,7 @@ from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
 from famulus.serialization.records import Headers
 from famulus.state.changelog import Logged
-from tests.integration.house import AGENT, MODEL, House, processed, wait_for
+from tests.support.on_kafka.house import AGENT, MODEL, House, processed, wait_for
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 # From where the cluster has what a group publishes to where it has what else the group did.

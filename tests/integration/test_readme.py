@@ -15,7 +15,7 @@ import pytest
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
 from tests.integration.conftest import settings_of
-from tests.places import ROOT
+from tests.support.places import ROOT
 
 NOT_COPIED = {".git", ".venv", ".hypothesis", ".pytest_cache", ".ruff_cache", "data"}
 LIMIT_S = 300.0
@@ -179,9 +179,7 @@ def test_the_rest_takes_event_types_of_ones_own(newcomer: Newcomer) -> None:
         name: value for name, value in newcomer.environment.items() if "__" not in name
     } | {"KAFKA_BOOTSTRAP_SERVERS": servers}
     assert newcomer.make("run", "SCALE=0.001").splitlines()[-1].strip() == "reconciled"
-    tests = (
-        "tests/unit/test_deploy.py tests/unit/test_declared.py tests/integration/test_publish.py"
-    )
+    tests = "tests/unit/test_deploy.py tests/unit/test_declarations.py tests/integration/test_publish.py"
     newcomer.make("shell", typed=f"python -m pytest -q -p no:cacheprovider {tests}\n")
     worker = (newcomer.folder / "Procfile").read_text().partition(": ")[2].strip()
     assert worker.endswith("--web-port $PORT")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.house import House, wait_for
 from tests.integration.test_dead_letters_return import Returning
+from tests.support.on_kafka.house import House, wait_for
 
 LETTERS = int(os.environ.get("REDRIVE_LETTERS", "1500"))
 KEYS = 50

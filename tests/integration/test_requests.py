@@ -20,8 +20,8 @@ from famulus.producer.reply_headers import RequestTimeoutError, TooManyRequestsE
 from famulus.producer.results import UnknownTopicError
 from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import Logged
-from tests.integration.house import LIMIT_S, House, wait_for
-from tests.integration.things import Thing
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.things import Thing
 
 HANDLERS = """
 import os

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from famulus.kafka.lag import GroupLagMonitor
-from tests.integration.house import SLEEPING, House, wait_for
-from tests.places import ROOT
+from tests.support.on_kafka.house import SLEEPING, House, wait_for
+from tests.support.places import ROOT
 
 WAITING = 7
 

@@ -17,8 +17,8 @@ from famulus.producer.event_bus import EventBus
 from famulus.producer.producer import Producer
 from famulus.producer.results import UnknownTopicError
 from famulus.producer.scheduling import WAITS_S, NotScheduledError
-from tests.integration.house import LIMIT_S, House, wait_for
-from tests.integration.things import Thing
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.things import Thing
 
 HANDLERS = """
 import os

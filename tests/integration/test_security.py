@@ -17,10 +17,10 @@ from famulus.kafka.oauth import TokenSource
 from famulus.kafka.tls import authority_of
 from famulus.producer.producer import Producer
 from famulus.runtime.faust_options import credentials_of
-from tests.integration.canary import CANARY
-from tests.integration.commands import faust, one_line
-from tests.integration.house import House
-from tests.integration.secured import PASSWORD, SECRETS, Secured, environment, secured
+from tests.support.on_kafka.canary import CANARY
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import House
+from tests.support.on_kafka.secured import PASSWORD, SECRETS, Secured, environment, secured
 
 # One process, so that its module's fixtures are made once.
 pytestmark = pytest.mark.xdist_group("secured")

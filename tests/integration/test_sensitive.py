@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from famulus.serialization.records import ProducerRecord
-from tests.integration.canary import CANARY, secret
-from tests.integration.commands import faust
-from tests.integration.house import House, wait_for
 from tests.integration.test_door import ask, tokens_of
+from tests.support.on_kafka.canary import CANARY, secret
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import House, wait_for
 
 MODEL = """
 from famulus import Event, Part

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from famulus.config import KafkaConfig
 from famulus.dev.worker import WorkerProcess
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.house import SLEEPING, House, wait_for
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import SLEEPING, House, wait_for
 
 MISSION = Path(__file__).parents[1] / "mission"
 FAILING = """

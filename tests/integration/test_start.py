@@ -7,8 +7,8 @@ import pytest
 
 from famulus.config import KafkaConfig
 from famulus.dev.node import free_port
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
+from tests.support.on_kafka.commands import faust, one_line
 
 
 @pytest.mark.parametrize(

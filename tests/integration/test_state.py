@@ -2,7 +2,7 @@
 
 import shutil
 
-from tests.integration.house import COUNTING, House, wait_for
+from tests.support.on_kafka.house import COUNTING, House, wait_for
 
 KEYS = 7
 EVENTS = 60

@@ -19,8 +19,8 @@ from famulus.kafka.admin import add_partitions, create_topics
 from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
 from famulus.state.changelog import row_key
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import PARTITIONS, settings_of
+from tests.support.on_kafka.commands import faust, one_line
 
 Start = Callable[..., WorkerProcess]
 Rows = dict[tuple[str, str], Any]

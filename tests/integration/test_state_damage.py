@@ -7,8 +7,8 @@ from urllib.error import HTTPError
 import pytest
 from aiokafka.admin import NewPartitions
 
-from tests.integration.house import COUNTING, LIMIT_S, House
 from tests.integration.test_state_start import refused
+from tests.support.on_kafka.house import COUNTING, LIMIT_S, House
 
 NOTES = COUNTING + "    notes[thing.key] = (notes.get(thing.key) or thing.note) and thing.note\n"
 NOTES = NOTES.replace(

@@ -14,7 +14,7 @@ from famulus.state.changelog import (
     unpack,
 )
 from famulus.state.dedupe import PERIODS
-from tests.integration.house import COUNTING, MODEL, SLEEPING, House, wait_for
+from tests.support.on_kafka.house import COUNTING, MODEL, SLEEPING, House, wait_for
 
 MINUTE = 60_000
 TWO_TYPES = (

@@ -9,9 +9,9 @@ import pytest
 
 from famulus.state.changelog import ROW
 from famulus.state.rocksdb_store import Memory, Store
-from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_metrics import families, series
 from tests.integration.test_state_start import refused
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 NOTES = """
 notes = things.Table("notes", key=str, value=str)

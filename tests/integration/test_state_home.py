@@ -14,10 +14,10 @@ from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
 from famulus.kafka.admin import create_topics
 from famulus.state.changelog import ROW
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
-from tests.integration.house import LIMIT_S, House, wait_for
 from tests.integration.test_state_start import refused
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 PLAIN = """
 from app import Deliveries, app, handles

@@ -22,7 +22,7 @@ from famulus.state.changelog import (
     row_key,
 )
 from famulus.state.rocksdb_store import POSITION
-from tests.integration.house import COUNTING, LIMIT_S, House, wait_for
+from tests.support.on_kafka.house import COUNTING, LIMIT_S, House, wait_for
 
 PARTITIONS = 4
 EVENTS = 400

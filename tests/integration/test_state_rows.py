@@ -1,7 +1,7 @@
 """Rows on a real Kafka: too large ones, many at once, and one that events of many keys want."""
 
 from famulus.deadletter.record import origin_of
-from tests.integration.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
 
 LARGE = """
 notes = things.Table("notes", key=str, value=str)

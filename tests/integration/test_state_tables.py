@@ -9,9 +9,9 @@ from uuid import UUID
 from famulus.dev.worker import WorkerProcess
 from famulus.state.changelog import row_key
 from famulus.state.windows import start_of
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
-from tests.integration.house import SLEEPING, House, wait_for
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import SLEEPING, House, wait_for
 
 TYPES_MODEL = """
 from datetime import datetime

@@ -14,9 +14,9 @@ from famulus.dev.broker import Broker
 from famulus.dev.worker import WorkerProcess
 from famulus.producer.scheduling import scheduling_topic
 from famulus.state.changelog import CLAIM, PROCESSED, epoch_bytes
-from tests.integration.commands import faust
 from tests.integration.conftest import settings_of
-from tests.integration.house import House, wait_for
+from tests.support.on_kafka.commands import faust
+from tests.support.on_kafka.house import House, wait_for
 
 RETRYING = """
 from app import TransientError

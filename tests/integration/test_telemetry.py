@@ -13,10 +13,10 @@ from app import LagMonitor
 from famulus.config import KafkaConfig
 from famulus.errors import ConfigError, UnavailableError
 from famulus.observability import metric_definitions as c
-from tests.integration.house import LIMIT_S, House, wait_for
-from tests.integration.kafka_tools import described
 from tests.integration.test_metrics import families, series, value
-from tests.places import ROOT
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.kafka_tools import described
+from tests.support.places import ROOT
 
 PARTITIONS = 4
 SPREAD = (40, 10, 5, 0)  # records by partition

@@ -13,7 +13,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from famulus.scaffold.template import constraints_of
-from tests.places import ROOT
+from tests.support.places import ROOT
 
 LIMIT_S = 170.0
 # Variables by which a project would find the tests' own environment, or their options of make.

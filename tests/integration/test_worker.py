@@ -22,7 +22,7 @@ from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import ProducerRecord
 from models.orders import OrderCreated, OrderItem
 from tests.integration.conftest import PARTITIONS
-from tests.integration.house import SLEEPING, House
+from tests.support.on_kafka.house import SLEEPING, House
 
 Start = Callable[..., WorkerProcess]
 CUSTOMERS = [UUID(int=number) for number in range(20)]

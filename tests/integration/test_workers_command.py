@@ -11,10 +11,10 @@ import pytest
 
 from famulus.dev.node import HOST
 from famulus.dev.worker import WorkerProcess
-from tests.integration.commands import faust, one_line
 from tests.integration.conftest import settings_of
-from tests.integration.house import LIMIT_S, House, wait_for
-from tests.integration.long_running import LongRunning, free_ports, running
+from tests.support.on_kafka.commands import faust, one_line
+from tests.support.on_kafka.house import LIMIT_S, House, wait_for
+from tests.support.on_kafka.long_running import LongRunning, free_ports, running
 
 KEYS = [f"k{number}" for number in range(8)]
 FAST = {"WORKER__COMMITINTERVALS": "0.2", "KAFKA__CONSUMERCONFIG__SESSIONTIMEOUTMS": "6000"}

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from famulus.state.changelog import MARK, RECORD_OVERHEAD
 from famulus.state.partition_state import RECENT, Checkpoint, PartitionState
 from famulus.state.unit_of_work import UnitOfWork
-from tests.stand_ins.stored import Memory, record
+from tests.support.in_memory.stored import Memory, record
 
 GROUP_BYTES = 400
 rows = st.sampled_from([b"a", b"b", b"c", b"d"])

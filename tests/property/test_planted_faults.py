@@ -19,8 +19,8 @@ from famulus.state.manager import PartitionStateManager
 from famulus.state.partition_state import Checkpoint, Rows
 from famulus.state.replica import Replica
 from famulus.state.unit_of_work import UnitOfWork
-from tests.stand_ins.scenario import scenario
-from tests.stand_ins.verdict import judge
+from tests.support.in_memory.scenario import scenario
+from tests.support.in_memory.verdict import judge
 
 SEEDS = 30  # scenarios: none of them goes wrong with the engine as it is, one does with each fault
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from famulus.state.rocksdb_store import Memory, Store
-from tests.stand_ins.scenario import scenario
-from tests.stand_ins.verdict import judge
+from tests.support.in_memory.scenario import scenario
+from tests.support.in_memory.verdict import judge
 
 # Died before its start.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")

@@ -54,7 +54,7 @@ from famulus.state.changelog import (
 from famulus.state.failure_state import FailureState, attempts_row
 from famulus.state.identity import ChangelogPartition, note_of
 from famulus.state.replica import Replica
-from tests.stand_ins.stored import MemoryStore
+from tests.support.in_memory.stored import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "4929-1234"  # is in what is quoted, if anything is

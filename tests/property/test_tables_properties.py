@@ -19,7 +19,7 @@ from famulus.state.partition_state import PartitionState
 from famulus.state.row_codec import key_coder
 from famulus.state.tables import Table
 from famulus.state.unit_of_work import UnitOfWork, enter
-from tests.stand_ins.stored import Memory, partition_of, record
+from tests.support.in_memory.stored import Memory, partition_of, record
 
 
 class Color(Enum):

@@ -16,7 +16,7 @@ import yaml
 
 from app import app
 from famulus.config import Settings, load_settings
-from tests.places import PROJECT, ROOT
+from tests.support.places import PROJECT, ROOT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted([ROOT / "docker-compose.yml", *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml")])

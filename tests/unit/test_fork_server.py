@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fork_server import FAUST, MODULE, Process, differing
-from tests.places import PROJECT
+from tests.support.fork_server import FAUST, MODULE, Process, differing
+from tests.support.places import PROJECT
 
 NOWHERE = {"KAFKA__BOOTSTRAPSERVERS": "127.0.0.1:1", "WORKER__STARTUPTIMEOUTS": "30"}
 AS_EVER = "import subprocess, sys; done = subprocess.run(sys.argv[1:]); sys.exit(done.returncode)"

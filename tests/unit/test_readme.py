@@ -9,7 +9,7 @@ import pytest
 from faust.cli.base import cli
 
 from app import app  # noqa: F401  # which finds the commands
-from tests.places import ROOT
+from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 # Lines to type: indented, and in no block of code.

@@ -21,6 +21,7 @@ def _no_descriptors(stage: Stage) -> Iterator[Hit]:
 
 @contextmanager
 def _no_memory(stage: Stage) -> Iterator[Hit]:
+    stage.may_abort = True  # for the rest of the leg: an end is noticed some time later
     with _limited(stage, resource.RLIMIT_AS, lambda process: int(process.memory_info().vms) + MIB):
         yield always
 

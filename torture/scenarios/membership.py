@@ -65,8 +65,7 @@ def _stranger_was_there(stage: Stage) -> Iterator[Hit]:
         stranger.wait_joined()
         for slot in stage.slots:
             stage.start(slot)
-        for slot in stage.slots:
-            stage.refuses(slot, "group")
+        stage.all_refuse("group")
     stage.open()
     yield always
 

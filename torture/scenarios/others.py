@@ -136,8 +136,7 @@ def _wrong_policy(stage: Stage) -> Iterator[Hit]:
     topics.set_configs(stage.kafka, stage.state_topic, {**before, "cleanup.policy": "delete"})
     for slot in stage.slots:
         stage.restart(slot)
-    for slot in stage.slots:
-        stage.refuses(slot, "cleanup.policy")
+    stage.all_refuse("cleanup.policy")
     topics.set_configs(stage.kafka, stage.state_topic, before)
     stage.shut()
     stage.open()
@@ -214,8 +213,7 @@ def _partitions_added(stage: Stage) -> Iterator[Hit]:
     topics.add_partitions(stage.kafka, stage.topic, stage.partitions + 2)
     stage.wait_for(lambda: any(slot.has_ended for slot in stage.slots), SAID_S)
     if any(slot.has_ended for slot in stage.slots):  # then each is to notice it
-        for slot in stage.slots:
-            stage.refuses(slot, "partitions")
+        stage.all_refuse("partitions")
     else:
         stage.says("partitions", limit_s=1.0)
     stage.shut()
