@@ -1,6 +1,6 @@
 """State of this worker's partitions: opened, restored and claimed when they are assigned.
 
-The manager also keeps standby copies of other workers' partitions (`State.StandbyReplicas`). They
+The manager also keeps standby copies of other workers' partitions (`State.StandbyReplicas`). Copies
 follow the changelogs without a claim, so a partition that moves here only needs the newest records.
 """
 
@@ -66,7 +66,7 @@ class OwnedPartition:
     """A partition that this worker owns.
 
     *checkpointer* is None for a subscription without state. *unreadable* is the reason to start
-    nothing of the partition: a record of its state cannot be decoded. It is empty otherwise.
+    nothing of the partition, when a record of its state cannot be decoded; "" when all can.
     """
 
     partition: PartitionState

@@ -1,4 +1,4 @@
-"""State of one partition of a subscription: its store, and the checkpoints on their way to it.
+"""State of one partition: its store, and the checkpoints on their way to it.
 
 While one checkpoint is written the next one is open. Reads look into the checkpoints before they
 look into the store, so an event sees the effects of earlier events that are not yet durable.
