@@ -72,9 +72,9 @@ class Coder:
         self.plain: type = of if of in PLAIN else _Nothing
 
     def checked(self, given: Any) -> bytes:
-        """Encode *given* and check that it is decoded as the same.
+        """Encode *given* and check that it decodes to the same value.
 
-        Raises RefusedError when it is not.
+        Raises RefusedError when it does not.
         """
         return self._checked(given)[0]
 

@@ -85,7 +85,7 @@ class Window:
         return is_outside and not start_ms % self.step_ms
 
     def expired_before(self, stream_ms: int) -> int:
-        """Return the time at *stream_ms* before which a window's begin means that it expired."""
+        """Return the begin before which windows have expired, at the stream time *stream_ms*."""
         return stream_ms - self.size_ms - self.expires_ms + 1
 
 
@@ -121,9 +121,9 @@ def text_of(raw: bytes) -> str:
 
 
 def from_text(text: str) -> bytes:
-    """Return the bytes of a window key from its text; a time without a zone is UTC.
+    """Return the bytes of a window key from its text.
 
-    Raises NoWindowError when the text is not valid.
+    A time without a zone is UTC. Raises NoWindowError when the text is not valid.
     """
     written, _, key = text.partition("/")
     if number := _number.fullmatch(written):
