@@ -280,13 +280,13 @@ def offset_of(key: bytes) -> int:
 def pack_key(period_ms: int, epoch: int, number: int) -> bytes:
     """Return the key of the *number*-th pack that the owner with *epoch* writes.
 
-    *period_ms* is the begin of the pack's period (milliseconds since 1970).
+    *period_ms* is the start of the pack's period (milliseconds since 1970).
     """
     return _pack_key.pack(PACK, period_ms, epoch, number)
 
 
 def period_of(pack: bytes) -> int:
-    """Return the begin of a pack's period from its key, in milliseconds since 1970."""
+    """Return the start of a pack's period from its key, in milliseconds since 1970."""
     return int(_pack_key.unpack(pack)[1])
 
 

@@ -142,7 +142,7 @@ class Checkpointer:
         return await self._write(new_batch, last, may_apply)
 
     async def start(self) -> None:
-        """Overwrite what workers without a claim wrote before this worker took over.
+        """Supersede records that workers without a claim wrote before this worker took over.
 
         Raises what the sender raises.
         """
@@ -195,7 +195,7 @@ class Checkpointer:
     async def _find_out(self, sent: Rows) -> int:
         """Read the log after the store's position, because another process wrote to it.
 
-        Records of a worker that has lost the partition are overwritten. Returns the offset of this
+        Records of a worker that has lost the partition are superseded. Returns the offset of this
         worker's newest record, which is the last one of *sent*.
 
         Raises FencedError when the partition was claimed, and ConfigError when the changelog was

@@ -115,8 +115,8 @@ class Expiry:
 
 
 def _start(raw: bytes) -> int:
-    """Return the begin of a row's window.
+    """Return the start of a row's window.
 
-    A row that was written when its table had no windows has the newest possible begin.
+    A row that was written when its table had no windows has the newest possible start.
     """
     return start_of(raw) if len(raw) >= START_BYTES else TIME_MAX_MS

@@ -71,7 +71,7 @@ class FailureState:
         return dead is not None and dead[0] < offset
 
     def is_full(self, sequence: bytes, offset: int, most: int) -> bool:
-        """Return True if this would be one dead letter more than *most*."""
+        """Return True if the event would be one dead letter more than *most*."""
         return self.dead >= most and offset not in self.sequences.get(sequence, ())
 
     def died(self, sequence: bytes, offset: int) -> tuple[bytes, bytes]:

@@ -336,7 +336,7 @@ class PartitionStateManager:
         return processed.next_offset if processed is not None else 0
 
     async def _look_at_epochs(self, at: Mapping[TP, int], now: Topics) -> None:
-        """Check partitions with a new leader for truncation.
+        """Check partitions with a new leader epoch for truncation (KIP-320).
 
         Raises ConfigError when such a partition lost records that were read before the previous
         check. *at* has the next offset of each partition.
@@ -411,7 +411,7 @@ class PartitionStateManager:
                     pass
                 except Exception as error:  # noqa: BLE001  # a worker can do without copies, and retries
                     if said != (said := described(error)):
-                        log.error("what is kept for others cannot follow", why=said)  # one line
+                        log.error("what is kept for others cannot follow", why=said)  # no traceback
                 await asyncio.sleep(RETRY_S)
         finally:
             self._close(copies)

@@ -147,7 +147,8 @@ class Replica:
         """Note a record that does not count, and return the batch to continue with.
 
         Its writer has lost the partition or never had it, or the record cannot be decoded; *why* is
-        the reason for the latter. The known value of its key is to be written over it later.
+        the reason for the latter. `Checkpointer.start` later writes the store's value of its key to
+        the log again.
 
         Compaction may already have removed that value, if the record has an owner's epoch and is a
         pack or the source position. If the store has no value either, the partition becomes

@@ -32,9 +32,9 @@ DAMAGED = "DAMAGED"  # a file that marks a store not to be opened again
 # tenth longer.
 BLOOM_BITS = 14
 MEMTABLE_BLOOM = 0.1  # share of a write buffer's memory
-# Writes are sorted in small buffers that fit into a core's cache, and several buffers are flushed as
-# one file. Marks come in random order, and inserting one into a single buffer of the same total size
-# took nearly twice as long.
+# Writes are sorted in small buffers that fit into a core's cache, and several buffers are flushed
+# as one file. Marks come in random order, and inserting one into a single buffer of the same total
+# size took nearly twice as long.
 BUFFERS, BUFFER_BYTES, BUFFER_BYTES_MIN = 6, 2 * 2**20, 256 * 1024
 HOUR_S = 3600
 ROOM_BYTES = 2**20  # a disk with this much space is not full
@@ -124,7 +124,7 @@ class Store:
     store. A new value is written with the next batch.
 
     Reads raise InvariantError when the bytes on disk are damaged. The process then ends, and the
-    next one puts the store aside. Reads of a closed store raise StoreError.
+    next one puts the store aside. `get` and `get_many` raise StoreError when the store is closed.
     """
 
     def __init__(self, path: Path, memory: Memory) -> None:
@@ -153,7 +153,7 @@ class Store:
             self.position, self.epoch = self._number(POSITION, -1), self._number(EPOCH, 0)
             home = self._db.get(HOME)
             self.home = self._written_home = None if home is None else decode_home(home)
-        except Exception as error:  # rocksdict raises nothing finer
+        except Exception as error:  # rocksdict mostly raises plain Exception
             self.close()
             is_damaged = not (
                 is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING)
@@ -172,7 +172,7 @@ class Store:
         try:
             if db is not None:
                 db.close()
-        except Exception as error:  # noqa: BLE001  # rocksdict raises nothing finer
+        except Exception as error:  # noqa: BLE001  # rocksdict mostly raises plain Exception
             log.warning("a store was closed after a write that failed", error=str(error))
 
     @property
@@ -184,7 +184,7 @@ class Store:
         """Return the value of *key*, None if there is none."""
         try:
             value: bytes | None = self._db.get(key)
-        except Exception as error:  # rocksdict raises nothing finer
+        except Exception as error:  # rocksdict mostly raises plain Exception
             raise self._damaged(error) from error
         return value
 

@@ -179,7 +179,7 @@ class Table(Generic[K, V]):
         """Return settled rows of this worker, ordered by key.
 
         *after* is the text of the key to start behind, *limit* the maximum number of rows. Keys of
-        a table with windows are texts: the begin of the window, a slash, the key.
+        a table with windows are texts: the start of the window, a slash, the key.
 
         Raises ValueError when *after* is not the text of a key, and UnreadableRowError for a row
         that cannot be decoded.
@@ -276,7 +276,7 @@ class Table(Generic[K, V]):
         return self.hopping(size, size, expires=expires)
 
     def hopping(self, size: timedelta, step: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
-        """Keep separate rows for windows of *size* that begin at every *step*.
+        """Keep separate rows for windows of *size* that start at every *step*.
 
         An event counts in all windows that contain its time. Rows are removed when stream time is
         *expires* past the end of their window.

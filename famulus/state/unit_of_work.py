@@ -99,12 +99,12 @@ class UnitOfWork:
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
         # Name of a coroutine that the handler called and did not await, so that it had no effect.
         self.unawaited = ""
-        # Services of the event's handlers, made on first use. They are closed before a failed attempt
-        # is rolled back, and before the event ends.
+        # Services of the event's handlers, made on first use. Closed before a failed attempt is
+        # rolled back, and before the event ends.
         self.services: svcs.Container | None = None
         # Checks, run at the end, of mutable values that were read.
         self.reads = NO_READS
-        self.mark: tuple[bytes, bytes] | None = None  # to leave, as in the store
+        self.mark: tuple[bytes, bytes] | None = None  # key and value that it leaves
         # The unit that owns a row that this one touched, or the mark of the same event id.
         self.in_the_way: UnitOfWork | None = None
         # To be handled again, because of a row conflict or because the store could not be read.
@@ -125,13 +125,16 @@ class UnitOfWork:
 
     @property
     def event_id(self) -> str:
-        """Return the id of the event, the same at each redelivery; made on first use."""
+        """Return the id of the event, which is made on first use.
+
+        The id is the same at each redelivery.
+        """
         self._event_id = self._event_id or event_id_of(self.record)
         return self._event_id
 
     @property
     def cause(self) -> Lineage:
-        """Return the lineage for events published because of this one; made on first use."""
+        """Return the lineage for events that this one causes, which is made on first use."""
         if self._cause is None:
             self._cause = cause_of(self.record)
         return self._cause

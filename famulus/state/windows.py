@@ -6,11 +6,11 @@
     per_hour[event.customer_id].delta(timedelta(hours=1))       # the hour before
 
 The time of an event is its record's timestamp, so an event that is handled again counts in the same
-window. Windows begin at multiples of the step since 1970.
+window. Windows start at multiples of the step since 1970.
 
 A timestamp after the year 9999, such as one in microseconds, is replaced by the worker's clock, and
-one before 1970 by 1970. Rows of such windows would otherwise never expire, and those before 1970
-would sort before all others.
+one before 1970 by 1970. Rows of such windows would otherwise never expire: stream time never
+reaches the former, and the bytes of the latter sort after all others.
 """
 
 import re
@@ -34,14 +34,14 @@ _number = re.compile(r"(-?\d{1,19}) ms")  # text of a time that no calendar date
 
 
 class NoWindowError(ValueError):
-    """A key, or its text, does not begin with the begin of a window."""
+    """A key, or its text, does not begin with the start of a window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """Window definition, in milliseconds.
 
-    *size_ms* is the length of a window, *step_ms* the distance between the begins of two windows,
+    *size_ms* is the length of a window, *step_ms* the distance between the starts of two windows,
     and *expires_ms* the time for which rows are kept after the end of their window.
     """
 
@@ -68,16 +68,16 @@ class Window:
         return cls(*lengths)
 
     def starts(self, at_ms: int) -> range:
-        """Return the begins of the windows that contain *at_ms*, oldest first.
+        """Return the starts of the windows that contain *at_ms*, oldest first.
 
-        For a time after 1970 there is no window that begins before 1970.
+        For a time after 1970 there is no window that starts before 1970.
         """
         newest = at_ms - at_ms % self.step_ms
         oldest = newest - (self.size_ms - 1 - at_ms % self.step_ms) // self.step_ms * self.step_ms
         return range(max(oldest, 0) if at_ms >= 0 else oldest, newest + 1, self.step_ms)
 
     def is_stray(self, start_ms: int) -> bool:
-        """Return True if a window begins at *start_ms* that no event reaches.
+        """Return True if a window starts at *start_ms* that no event reaches.
 
         Earlier versions wrote rows of such windows.
         """
@@ -85,12 +85,12 @@ class Window:
         return is_outside and not start_ms % self.step_ms
 
     def expired_before(self, stream_ms: int) -> int:
-        """Return the begin before which windows have expired, at the stream time *stream_ms*."""
+        """Return the start before which windows have expired, at the stream time *stream_ms*."""
         return stream_ms - self.size_ms - self.expires_ms + 1
 
 
 def in_window(start_ms: int, key: bytes) -> bytes:
-    """Return the key of a row of the window that begins at *start_ms*.
+    """Return the key of a row of the window that starts at *start_ms*.
 
     The bytes of such keys sort by time.
     """
@@ -98,7 +98,7 @@ def in_window(start_ms: int, key: bytes) -> bytes:
 
 
 def start_of(raw: bytes) -> int:
-    """Return the begin of the window in a key made by `in_window`, in milliseconds since 1970.
+    """Return the start of the window in a key made by `in_window`, in milliseconds since 1970.
 
     Raises NoWindowError when the key is too short.
     """
@@ -108,9 +108,9 @@ def start_of(raw: bytes) -> int:
 
 
 def text_of(raw: bytes) -> str:
-    """Return the text of a window key: the window's begin, a slash, the key.
+    """Return the text of a window key: the window's start, a slash, the key.
 
-    A begin that no calendar date has is written as a number. Raises NoWindowError as `start_of`
+    A start that no calendar date has is written as a number. Raises NoWindowError as `start_of`
     does.
     """
     start_ms, key = start_of(raw), raw[START_BYTES:].decode("utf-8", "backslashreplace")
