@@ -1,1 +1,1 @@
-"""What is remembered: tables, the marks of handled ids, and how they become durable."""
+"""State of subscriptions: tables, marks of handled events, and how both become durable."""

@@ -1,22 +1,22 @@
-r"""The state changelog of a subscription: what its records look like.
+r"""Record format of the state changelog of a subscription.
 
-Pure: no Kafka, no store, no clock.
+This module is pure: no Kafka, no store, no clock.
 
-One topic holds everything that a subscription remembers, one partition for each partition of its
-source:
+One topic holds all state of a subscription, with one partition for each partition of the source.
+Its keys are:
 
     t TABLE \0 KEY           a row of a table
-    p PERIOD EPOCH NUMBER    a pack: the marks of the events that were settled together
-    a OFFSET                 how often the event at an offset of the source was tried, while it is not done with
+    p PERIOD EPOCH NUMBER    a pack: the seen marks of the events of one checkpoint
+    a OFFSET                 the attempts at the event at a source offset, until it is completed
     d OFFSET                 a dead letter that later events of its key wait behind
-    \0processed              how far the source is settled
-    \0claim                  who owns the partition from here on
-    \0reset                  everything before this counts no more
-    \0whole OFFSET           the state was written back: from that offset on the log says all of it
+    \0processed              the source position: how far the source is settled
+    \0claim                  the ownership claim: who owns the partition from here on
+    \0reset                  everything before this record is void
+    \0whole OFFSET           the state was written back: from OFFSET on the log has all of it
 
-Every record carries the epoch of the owner that wrote it in a header. Whoever reads the log in
-order ignores records of an older epoch than one seen before: a worker that was frozen and writes
-what it had in hand changes nothing.
+Every record carries the epoch of the owner that wrote it in a header. A reader goes through the log
+in order and ignores records of an epoch older than the newest one so far. A worker that was frozen
+and then writes its pending checkpoint therefore changes nothing.
 """
 
 import struct
@@ -31,56 +31,64 @@ from famulus.state.identity import ChangelogPartition
 
 ROW, PACK = b"t", b"p"
 ATTEMPTS, DEAD = b"a", b"d"
-MARK = b"m"  # of one event, by the digest of its id; in the store only, made from packs
+MARK = b"m"  # mark of one event, by the digest of its id; only in the store, unpacked from packs
 PROCESSED, CLAIM, RESET, WHOLE = b"\0processed", b"\0claim", b"\0reset", b"\0whole"
 UNFINISHED = b"-1"  # the value of WHOLE while it is being written back
-EPOCH = "epoch"  # the name of the header
-EPOCH_MAX = 2**40  # each claim adds one: what says more was written by nobody of us
-# Bytes of a record beside key and value, at most: lengths, deltas, the epoch's header.
+EPOCH = "epoch"  # name of the header
+EPOCH_MAX = 2**40  # each claim adds one, so a higher epoch cannot come from a worker
+# Upper bound of a record's bytes beside key and value: lengths, deltas, the epoch header.
 RECORD_OVERHEAD = 64
-BATCH_BYTES = 900_000  # of one record batch: brokers take 1 MiB
+BATCH_BYTES = 900_000  # limit of one record batch; brokers accept 1 MiB by default
 
 _epoch = struct.Struct(">q")
 _mark = struct.Struct(">17s16s")
-MARK_BYTES = _mark.size  # of one mark in a pack
+MARK_BYTES = _mark.size  # size of one mark in a pack
 _seen = struct.Struct(">qq")
 _pack_key = struct.Struct(">cqqq")
 _offset_key = struct.Struct(">cq")
 PACK_KEY_BYTES = _pack_key.size
 
 
-Row = tuple[bytes, bytes | None]  # a record to be: its key, and its value, None: that it is deleted
+Row = tuple[bytes, bytes | None]  # key and value of a record to write; None is a tombstone
 
 
 class Logged(Protocol):
-    """A record of the changelog as it was read; aiokafka's ConsumerRecord has this shape."""
+    """A record as it was read from the changelog, in the shape of aiokafka's ConsumerRecord."""
 
     @property
     def offset(self) -> int:
-        """Where it stands in the log."""
+        """Return the offset in the changelog partition."""
 
     @property
     def key(self) -> bytes:
-        """Which row, pack or control record it is."""
+        """Return the key, which names a row, a pack or a control record."""
 
     @property
     def value(self) -> bytes | None:
-        """What it says, None: that it is deleted."""
+        """Return the value, None for a tombstone."""
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
-        """The epoch of its writer, before any other."""
+        """Return the headers; the first one is the epoch of the writer."""
 
 
 class SeenMark(NamedTuple):
-    """When an event was seen, as the stream's time (milliseconds since 1970), and at which offset of the source."""
+    """A note that an event id has taken effect.
+
+    *seen_ms* is the stream time at which it was handled (milliseconds since 1970), *offset* its
+    offset in the source.
+    """
 
     seen_ms: int
     offset: int
 
 
 class OwnershipClaim(msgspec.Struct, frozen=True):
-    """*owner*, a random id, owns the partition from *epoch* on; *worker* says for people which process that is."""
+    """A claim by which *owner*, a random id, owns the partition from *epoch* on.
+
+    *worker* names the process for people, *at_ms* is the time of the claim (milliseconds since
+    1970).
+    """
 
     epoch: int
     owner: str
@@ -89,15 +97,20 @@ class OwnershipClaim(msgspec.Struct, frozen=True):
 
 
 class SourcePosition(msgspec.Struct, frozen=True):
-    """How far a partition of the source is settled.
+    """Progress in a partition of the source: the offsets that are settled.
 
-    Everything below *next_offset* is, and so are the offsets of *ahead*, which are written as turns
-    of how many are not and how many are. *stream_ms* is the newest time of the records below
-    *next_offset*, *at_ms* when this was written, *counts* how the records ended since the state
-    began. *seek* is the newest order of an operator to go on elsewhere that was carried out. *home*
-    is where this was written, *source_id* the id of the topic that the offsets are of; None and "":
-    by a version that did not know. *leader_epoch* (KIP-320) is that of the newest records that were
-    read by then: of those below *next_offset*, or a later one; -1: not known.
+    All offsets below *next_offset* are settled. Settled offsets above it are in *ahead*, as lengths
+    of runs: first of offsets that are not settled, then of offsets that are, and so on in turn.
+
+    *stream_ms* is the newest time of the records below *next_offset*, *at_ms* the time of this
+    record (both milliseconds since 1970). *counts* has the number of records by outcome since the
+    state began. *seek* is the id of the newest operator seek that was carried out.
+
+    *home* is the changelog partition that this was written to and *source_id* the id of the topic
+    that the offsets belong to. A version that did not know them left None and "".
+
+    *leader_epoch* (KIP-320) is the epoch of the newest records read at that time: the newest below
+    *next_offset*, or later ones. -1 means unknown.
     """
 
     next_offset: int
@@ -114,11 +127,14 @@ class SourcePosition(msgspec.Struct, frozen=True):
 encode = msgspec.json.encode
 decode_claim = msgspec.json.Decoder(OwnershipClaim).decode
 _processed = msgspec.json.Decoder(SourcePosition)
-_attempts = msgspec.json.Decoder(dict[str, tuple[int, int, int]])  # what `state.troubles` keeps
+_attempts = msgspec.json.Decoder(dict[str, tuple[int, int, int]])  # see `state.failure_state`
 
 
 def decode_processed(value: bytes) -> SourcePosition:
-    """Read a processed row. Raises ValueError, or what msgspec raises, for what is none."""
+    """Decode the value of a source position.
+
+    Raises ValueError, or what msgspec raises, when *value* is not valid.
+    """
     processed = _processed.decode(value)
     numbers = (processed.next_offset, *processed.ahead, *processed.counts.values())
     if (
@@ -133,20 +149,24 @@ def decode_processed(value: bytes) -> SourcePosition:
 
 
 def whole_since(value: bytes) -> int:
-    """From which offset on a log says all of the state, -1 while it is written back.
+    """Return the offset from which on a log has all of the state.
 
-    Raises ValueError.
+    -1 means that the state is still being written back. Raises ValueError when *value* is no
+    number.
     """
     return number_in(value, least=-1)
 
 
 def size_of(key: bytes, value: bytes | None) -> int:
-    """Return the bytes of a record in a batch, rather more than less."""
+    """Return the bytes that a record takes in a batch, as an upper bound."""
     return len(key) + len(value or b"") + RECORD_OVERHEAD
 
 
 def batches(records: Iterable[Row], bytes_max: int) -> Iterator[list[Row]]:
-    """Share *records* out to batches of at most *bytes_max* bytes, in their order; a larger record has its own."""
+    """Split *records* into batches of at most *bytes_max* bytes, in order.
+
+    A record larger than that gets a batch of its own.
+    """
     batch: list[Row] = []
     size = 0
     for record in records:
@@ -160,26 +180,29 @@ def batches(records: Iterable[Row], bytes_max: int) -> Iterator[list[Row]]:
 
 
 def row_key(table: str, key: bytes = b"") -> bytes:
-    """The key of a row, and with no *key* what every row of a table begins with."""
+    """Return the key of a row, without *key* the prefix of a table."""
     return ROW + table.encode() + b"\0" + key
 
 
 def table_and_key(row: bytes) -> tuple[str, bytes]:
-    """The table and the key of a row."""
+    """Split the changelog key of a row into table name and table key."""
     table, _, key = row[len(ROW) :].partition(b"\0")
     return table.decode("utf-8", "backslashreplace"), key
 
 
 def epoch_headers(epoch: int) -> list[tuple[str, bytes]]:
-    """The headers of every record that the owner with *epoch* writes."""
+    """Return the headers of every record that the owner with *epoch* writes."""
     return [(EPOCH, epoch_bytes(epoch))]
 
 
-epoch_bytes = _epoch.pack  # the value of that header
+epoch_bytes = _epoch.pack  # encodes the value of that header
 
 
 def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
-    """The epoch of a record's writer; 0, which nobody has, when it says none, or one that no claim ever had."""
+    """Return the epoch of a record's writer.
+
+    0, which no owner has, stands for a missing header and for a value that no claim can have.
+    """
     for name, value in headers:
         if name == EPOCH:
             epoch = (
@@ -192,7 +215,10 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int:
 
 
 def fault_in(key: bytes | None, value: bytes | None, epoch: int) -> str:
-    """Say why a record whose writer says that it has *epoch* is none of an owner's; empty when it may be one."""
+    """Return why a record with *epoch* in its header was not written by an owner.
+
+    The result is empty when an owner may have written it.
+    """
     if not key:
         return "it has no key"
     if epoch <= 0:
@@ -201,7 +227,7 @@ def fault_in(key: bytes | None, value: bytes | None, epoch: int) -> str:
         return _fault_in(key, value, epoch)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever its decoder raises
+    except Exception as error:  # noqa: BLE001  # any error of a decoder
         return reason_of(error)
 
 
@@ -242,57 +268,64 @@ def _are_attempts(value: bytes) -> bool:
 
 
 def offset_key(kind: bytes, offset: int) -> bytes:
-    """The key of a row about the event at an offset of the source."""
+    """Return the key of a row about the event at an offset of the source."""
     return _offset_key.pack(kind, offset)
 
 
 def offset_of(key: bytes) -> int:
-    """The offset that such a row is about."""
+    """Return the source offset in a key made by `offset_key`."""
     return int(_offset_key.unpack(key)[1])
 
 
 def pack_key(period_ms: int, epoch: int, number: int) -> bytes:
-    """The key of the *number*-th pack that the owner with *epoch* writes; *period_ms* is when its period begins."""
+    """Return the key of the *number*-th pack that the owner with *epoch* writes.
+
+    *period_ms* is the start of the pack's period (milliseconds since 1970).
+    """
     return _pack_key.pack(PACK, period_ms, epoch, number)
 
 
 def period_of(pack: bytes) -> int:
-    """When the period of a pack begins, by its key; milliseconds since 1970."""
+    """Return the start of a pack's period from its key, in milliseconds since 1970."""
     return int(_pack_key.unpack(pack)[1])
 
 
 def pack(marks: Mapping[bytes, bytes]) -> bytes:
-    """The value of a pack of *marks*: as the store keeps them, keys and values."""
+    """Encode *marks*, keys and values as in the store, as the value of a pack."""
     return b"".join(chain.from_iterable(marks.items()))
 
 
 def unpack(value: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The marks of a pack, as the store keeps them: their keys and values."""
+    """Iterate over the marks of a pack, as their keys and values in the store."""
     return _mark.iter_unpack(value)
 
 
 def is_pack(value: bytes) -> bool:
-    """Whether *value* is that of a pack: marks, and nothing else."""
+    """Return True if *value* is a valid pack: marks and nothing else."""
     count, rest = divmod(len(value), MARK_BYTES)
     return not rest and value[::MARK_BYTES].count(MARK) == count
 
 
 def newest_ms(marks: Mapping[bytes, bytes]) -> int:
-    """The time of the newest of *marks*, as the store keeps them."""
+    """Return the time of the newest of *marks*, which are encoded as in the store."""
     return stored_mark(max(marks.values())).seen_ms  # their bytes sort by time
 
 
-# What a `Mark` is made of, as the store keeps it under MARK and the digest.
+# Encodes time and offset of a `SeenMark`, as the store keeps it under MARK and the digest.
 store_mark: Callable[[int, int], bytes] = _seen.pack
 
 
 def stored_mark(value: bytes) -> SeenMark:
-    """A mark as it was read from the store."""
+    """Decode a mark as it was read from the store."""
     return SeenMark(*_seen.unpack(value))
 
 
 def turns(next_offset: int, ahead: Iterable[tuple[int, int]]) -> tuple[int, ...]:
-    """The runs *ahead* of *next_offset*, each its start and end, as turns of how many are missing and are there."""
+    """Encode the settled runs *ahead* of *next_offset* as alternating lengths.
+
+    Each run is a pair of its start and end. The first length counts offsets that are not settled,
+    the second one offsets that are, and so on in turn.
+    """
     found: list[int] = []
     at = next_offset
     for start, end in ahead:
@@ -305,7 +338,7 @@ def turns(next_offset: int, ahead: Iterable[tuple[int, int]]) -> tuple[int, ...]
 
 
 def offsets_in(processed: SourcePosition) -> list[tuple[int, int]]:
-    """The offsets ahead that are settled, as runs: start and end."""
+    """Return the settled runs ahead of the next offset, as pairs of start and end."""
     at = processed.next_offset
     found: list[tuple[int, int]] = []
     for missing, there in zip(processed.ahead[::2], processed.ahead[1::2], strict=True):

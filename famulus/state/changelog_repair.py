@@ -1,7 +1,8 @@
-"""Writing a changelog back from a whole store, so that all of the state can be made from the log again.
+"""Write a changelog back from a complete store.
 
-Nothing is deleted before it is written anew, and each record says all of its key: whoever is
-interrupted does it again. A log that says that this did not end is taken for the truth by nobody.
+Afterwards all of the state can be restored from the log again. Nothing is deleted before it is
+written again, and each record has the whole value of its key, so a run that was interrupted can
+simply be repeated. A log whose write-back did not finish is never accepted as complete.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -36,12 +37,14 @@ async def write_back(
     stale: Iterable[bytes] = (),
     progressed: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Write all that the store of *replica* has into its changelog, which was claimed with the store's epoch.
+    """Write everything that the store of *replica* holds into its changelog.
 
-    The keys *stale*, which the log has and the store has not, are deleted there. Returns how many
-    records were written; *progressed* is told of each batch. The store holds the changelog up to
-    the last one afterwards. Raises what the sender and the store raise, and InvariantError when
-    somebody else writes meanwhile.
+    The changelog was claimed with the store's epoch before. The keys *stale*, which the log has and
+    the store has not, are deleted in the log. *progressed* is called after each batch with its
+    number of records. Afterwards the store holds the changelog up to the last record written.
+
+    Returns the number of records written. Raises what the sender and the store raise, and
+    InvariantError when another process writes to the changelog meanwhile.
     """
     store, headers = replica.store, epoch_headers(replica.store.epoch)
 
@@ -76,6 +79,9 @@ async def write_back(
 
 
 def _rows(store: Store) -> Iterator[Row]:
-    """What a store has to say; packs in the order of their periods, so that the newest of a mark comes last."""
+    """Yield all records of a store.
+
+    Packs come in the order of their periods, so that the newest value of a mark comes last.
+    """
     for kind in (ROW, PACK, ATTEMPTS, DEAD):
         yield from store.items(kind)

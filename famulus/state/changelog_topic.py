@@ -1,4 +1,4 @@
-"""The changelog as a log in Kafka: how it is read from outside of any group, and how a partition of it is claimed."""
+"""Read a changelog without a consumer group, and claim one of its partitions."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ POLL_MS = 200
 
 
 class Sender(Protocol):
-    """The way to Kafka, injected: `publish.producer.Producer` has this shape."""
+    """The part of `producer.record_sender.RecordSender` that state needs; it is injected."""
 
     async def send_batch(
         self,
@@ -32,32 +32,34 @@ class Sender(Protocol):
     ) -> Awaitable[int]:
         """Send *rows* as one record batch.
 
-        The result gives the offset of the first one, -1 when it is not told.
+        The awaitable returned gives the offset of the first record, -1 when the broker did not
+        report it.
         """
 
     async def topics(self, names: Collection[str]) -> Topics:
-        """What these names stand for now."""
+        """Return the ids, partitions and leaders that these topic names stand for now."""
 
     async def epoch_ends(
         self, epochs: Mapping[TopicPartition, int], topics: Topics
     ) -> dict[TopicPartition, int]:
-        """Where the records of these leader epochs, and of earlier ones, end.
+        """Return the end offsets of these leader epochs.
 
-        Left out where nobody tells.
+        The end offset of an epoch is where its records, and those of earlier epochs, end. A
+        partition whose leader does not report it is left out.
         """
 
 
 class Reader(Protocol):
-    """The way back, as far as a settler needs it: `LogReader` has this shape."""
+    """The part of `LogReader` that a checkpointer needs."""
 
     async def read(self, topic: str, partition: int, start: int) -> list[Logged]:
-        """What a partition has from *start* to its end."""
+        """Return the records of a partition from *start* to its end."""
 
 
 class LogReader:
-    """Reads changelogs from outside of any group.
+    """Reads changelogs without a consumer group.
 
-    *new_consumer* makes an unassigned aiokafka consumer.
+    *new_consumer* makes an aiokafka consumer without an assignment.
     """
 
     def __init__(self, new_consumer: Callable[[], AIOKafkaConsumer]) -> None:
@@ -65,7 +67,7 @@ class LogReader:
 
     @asynccontextmanager
     async def consumer(self, places: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
-        """A consumer assigned to *places*."""
+        """Provide a started consumer that is assigned to *places*."""
         consumer = self._new_consumer()
         await consumer.start()
         try:
@@ -75,7 +77,7 @@ class LogReader:
             await consumer.stop()
 
     async def read(self, topic: str, partition: int, start: int) -> list[Logged]:
-        """What a partition has from *start* to its present end."""
+        """Return the records of a partition from *start* to its current end."""
         place = TopicPartition(topic, partition)
         async with self.consumer([place]) as consumer:
             end = (await consumer.end_offsets([place]))[place]
@@ -91,14 +93,14 @@ class LogReader:
 
 
 def worker_name() -> str:
-    """Name this process for people, as claims do: its host and its process id."""
+    """Return host and process id, which name this process for people in claims."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 async def append_claim(sender: Sender, topic: str, partition: int, epoch: int) -> tuple[str, int]:
-    """Append a claim of this process; returns its owner's id and its offset.
+    """Append a claim of this process and return its owner id and its offset.
 
-    Raises what the sender raises.
+    Raises OperatingError when the broker did not report the offset, and what the sender raises.
     """
     claim = OwnershipClaim(epoch, uuid4().hex, worker_name(), wall_ms())
     offset = await (

@@ -1,16 +1,17 @@
-"""The group commit: everything that a group of events did, durable in one piece.
+"""Group commit: make all effects of many events durable in one record batch.
 
-Kafka appends a record batch whole or not at all. So a group's rows, marks and how far the source is
-processed go out as one record batch, and when Kafka has it, into the store as one write. The order
-is the promise:
+Kafka appends a record batch as a whole or not at all. A checkpoint's rows, marks and source
+position therefore go out as one record batch, and once Kafka has it, into the store as one write.
+The order is the guarantee:
 
-1. the events that the group publishes are acknowledged,
+1. the events that the checkpoint publishes are acknowledged,
 2. the record batch is acknowledged,
 3. the store is written,
-4. and only then do the group's offsets count as finished.
+4. and only then do the offsets of the checkpoint count as completed.
 
-What Kafka did with a batch whose acknowledgement never came nobody can tell, so such a group is
-never made again: the process ends, and whoever has the partition next learns it from the log.
+When a batch is never acknowledged, this process cannot know if Kafka has it. Such a checkpoint is
+never sent again: the process ends, and the next owner of the partition learns the truth from the
+log.
 """
 
 import asyncio
@@ -52,21 +53,25 @@ from famulus.state.rocksdb_store import STALE, StoreError
 from famulus.state.windows import Window
 
 log = structlog.get_logger()
-RETRY_S = 1.0  # between two tries to write to a disk that is full
+RETRY_S = 1.0  # between two attempts to write to a full disk
 Probe = Callable[[str], None]
 
 
 class FencedError(InvariantError):
-    """Another worker has claimed the partition: what this one had in hand counts no more (exit 70)."""
+    """The partition was claimed by another worker.
+
+    Pending effects of this worker are void, and the process ends with exit code 70.
+    """
 
 
 class Checkpointer:
-    """Settles the groups of one partition under one claim.
+    """Writes the checkpoints of one partition under one claim.
 
-    *probe* is told each step, for tests that die there.
+    *probe* is called with the name of each step, for tests that kill the process there. *is_fenced*
+    is False only in tests that show what goes wrong without fencing.
     """
 
-    def __init__(  # noqa: PLR0917  # all that it joins
+    def __init__(  # noqa: PLR0917  # its collaborators
         self,
         replica: Replica,
         dedupe: Dedupe | None,
@@ -90,16 +95,20 @@ class Checkpointer:
         self._epoch = store.epoch
         self._headers = epoch_headers(store.epoch)
         self._packs = 0
-        self.unwritten = ""  # why the disk takes nothing, empty while it does
+        self.unwritten = ""  # why the disk refuses writes, empty while it accepts them
 
     async def settle(
         self, group: Checkpoint, processed: SourcePosition, may_apply: Callable[[], bool]
     ) -> bool:
-        """Make *group* durable, and that the source is *processed* so far.
+        """Make *group* and the source position *processed* durable.
 
-        *may_apply* is asked last: the partition may have been taken away meanwhile. False when it
-        was; nothing was written to the store then, and whoever has the partition now decides by the
-        log. Raises FencedError, and what the sender raises.
+        *may_apply* is called right before the store is written, since the partition may have been
+        revoked meanwhile. Returns False when it was: the store is not written, and the next owner
+        of the partition decides by the log.
+
+        Raises FencedError when another worker has claimed the partition, ConfigError when the
+        changelog was deleted and created again, InvariantError when the store was put aside while
+        its disk was full, and what the sender raises.
         """
         packs, so_far = self._packed(group), encode(processed)
         forgotten = self._expiry.packs(processed.stream_ms)
@@ -124,7 +133,7 @@ class Checkpointer:
 
         def new_batch() -> Any:
             batch = self.store.batch()
-            # First: an event that came again has a new mark in the group.
+            # Deletes come first: a redelivered event may have a new mark in this checkpoint.
             forget(self.store, batch, forgotten.values())
             fill(batch, rows)
             fill(batch, group.marks)
@@ -133,7 +142,7 @@ class Checkpointer:
         return await self._write(new_batch, last, may_apply)
 
     async def start(self) -> None:
-        """Overrule what workers without a claim wrote while nobody looked.
+        """Supersede records that workers without a claim wrote before this worker took over.
 
         Raises what the sender raises.
         """
@@ -146,11 +155,11 @@ class Checkpointer:
             self.store.write(batch, self.store.position, self._epoch)
 
     async def repair(self, keys: Iterable[bytes], sent: Rows | None = None) -> None:
-        """Write again what we know under *keys*, which a worker without a claim has written to.
+        """Write the known values of *keys* again, after a worker without a claim wrote to them.
 
-        Else compaction might keep what that one wrote. What was *sent* is newer than the store. As
-        many record batches as it takes: each record says all of its key. Raises what the sender
-        raises.
+        Otherwise compaction might keep the values of that worker. Values in *sent* are newer than
+        those in the store. Each record has the whole value of its key, so the records may take
+        several batches. Raises what the sender raises.
         """
         sent = sent or {}
         known = ((key, sent[key] if key in sent else self._present(key, sent)) for key in keys)
@@ -167,7 +176,10 @@ class Checkpointer:
         await (await self._sender.send_batch(self.topic, self.partition, rows, self._headers))
 
     def _present(self, key: bytes, sent: Rows) -> bytes | None:
-        """What we know under *key*; of a pack without the marks that were renewed since, which it would set back."""
+        """Return the known value of *key*, None if there is none.
+
+        A pack comes without the marks that were renewed since, because it would set them back.
+        """
         value = self.store.get(key)
         if value is None or key[:1] != PACK:
             return value
@@ -181,12 +193,13 @@ class Checkpointer:
         )
 
     async def _find_out(self, sent: Rows) -> int:
-        """Somebody else wrote: read what.
+        """Read the log after the store's position, because another process wrote to it.
 
-        Returns the offset of our newest record, of those just *sent*.
+        Records of a worker that has lost the partition are superseded. Returns the offset of this
+        worker's newest record, which is the last one of *sent*.
 
-        Raises FencedError when the partition was claimed, ConfigError when the changelog is another
-        one. Other records are those of a worker that has lost it.
+        Raises FencedError when the partition was claimed, and ConfigError when the changelog was
+        deleted and created again.
         """
         home = self._replica.home
         now = (await self._sender.topics([self.topic])).of.get(self.topic)
@@ -213,7 +226,7 @@ class Checkpointer:
         return last
 
     def _why_fenced(self, record: Logged, epoch: int) -> str:
-        """Say who has the partition, by a *record* of a higher *epoch*."""
+        """Return a text that names the owner, from a *record* of a higher *epoch*."""
         is_claim = record.key == CLAIM and record.value is not None
         who = (
             decode_claim(record.value).worker
@@ -228,18 +241,21 @@ class Checkpointer:
     async def _write(
         self, new_batch: Callable[[], Any], position: int, may_apply: Callable[[], bool]
     ) -> bool:
-        """Write to the store, again and again while the disk does not take it: nothing is finished before it has.
+        """Write to the store, and retry until the disk accepts the write.
 
-        A batch can be written once, also when that failed, so each try has a *new_batch*. The store
-        can be read meanwhile, unless the disk does not even let it be opened anew. Raises
-        InvariantError when it was put aside then: what was in it is only in the changelog.
+        No offset completes before. A batch can be written only once, even if that failed, so each
+        try gets a *new_batch*. The store can be read meanwhile, unless the disk does not even let
+        it be opened again.
+
+        Returns False when *may_apply* turned false. Raises InvariantError when the store was put
+        aside meanwhile, since its content is then only in the changelog.
         """
         before, is_first = self.store.position, True
         while may_apply():
             try:
                 if not is_first:
                     self.store.reopen()
-                    # The latter: it was written after all.
+                    # At *position* if the failed write reached the disk after all.
                     if self.store.position not in {before, position}:
                         raise InvariantError(
                             f"the state of {self.topic}-{self.partition} is not what it was "
@@ -258,7 +274,7 @@ class Checkpointer:
         return False
 
     def _refused(self, why: str) -> None:
-        """Note *why* the disk takes nothing, empty when it does, and say each change once."""
+        """Keep *why* the disk refuses writes, empty if it does not, and log each change once."""
         if why and why != self.unwritten:
             log.error(
                 "nothing is settled until the disk takes it", error=why, again_every_s=RETRY_S
@@ -268,7 +284,10 @@ class Checkpointer:
         self.unwritten = why
 
     def _packed(self, group: Checkpoint) -> dict[bytes, bytes]:
-        """The marks of *group* as a pack, of the period that its newest one belongs to."""
+        """Return the marks of *group* as one pack, by its key.
+
+        The pack belongs to the period of its newest mark. The result is empty without marks.
+        """
         if not group.marks or self._dedupe is None:
             return {}
         self._packs += 1
@@ -281,7 +300,7 @@ class Checkpointer:
 
 
 def fill(batch: Any, rows: Mapping[bytes, bytes | None]) -> None:
-    """Put *rows* into a WriteBatch as they are in the changelog."""
+    """Put *rows* into a WriteBatch with the keys and values that they have in the changelog."""
     put, delete = batch.put, batch.delete
     for key, value in rows.items():
         if value is None:

@@ -1,8 +1,10 @@
-"""Each event id takes effect once: a mark per event id, settled together with the event's effects.
+"""Deduplication: each event id takes effect once.
 
-Time is the stream's: the newest timestamp among the records up to an event, in the order of the
-log. So whether an event that comes again is still recognised does not depend on when it is read,
-and a rebuilt state decides the same.
+A seen mark per event id is made durable together with the event's effects.
+
+Time is stream time: the newest timestamp among the records up to an event, in the order of the log.
+Recognition of a redelivered event therefore does not depend on the time of reading, and a restored
+state gives the same answer.
 """
 
 import inspect
@@ -20,25 +22,28 @@ from famulus.serialization.records import ConsumerRecord, event_id_bytes_of, eve
 from famulus.state.changelog import MARK, SeenMark, stored_mark
 from famulus.state.partition_state import PartitionState
 
-DIGEST_BYTES = 16  # of an id: two ids in 2**64 would collide by chance
-PERIODS = 8  # parts of a window; marks are forgotten a part at a time
+DIGEST_BYTES = 16  # of an id; among 2**64 ids two would collide by chance
+PERIODS = 8  # parts of a window; marks expire one part at a time
 DEFAULT_WINDOW = timedelta(days=7)
 Identity = Callable[[Event], object]
 _digest = blake2b(digest_size=DIGEST_BYTES)
 
 
 def is_within(mark: SeenMark, stream_ms: int, window_ms: int) -> bool:
-    """Whether an event that comes again at the stream's time *stream_ms* is still recognised by its mark."""
+    """Return True if a *mark* is still valid.
+
+    *stream_ms* is the stream time of the event that is seen again.
+    """
     return stream_ms - mark.seen_ms < window_ms
 
 
 @dataclass(frozen=True)
 class Dedupe:
-    """How the events of one subscription are recognised, and for how long.
+    """Rules by which one subscription recognizes events that it has seen.
 
-    *identity* gives what makes an event the same event; None: what `wire.envelope.event_id_of`
-    says, which needs no decoding. *windows_ms* has the event types that are remembered for another
-    time than *window_ms*.
+    *identity* returns the identity of an event. None stands for
+    `serialization.records.event_id_of`, which needs no decoding. *windows_ms* has the event types
+    whose window differs from *window_ms*. All windows are in milliseconds of stream time.
     """
 
     window_ms: int
@@ -47,32 +52,36 @@ class Dedupe:
 
     @cached_property
     def longest_ms(self) -> int:
-        """The longest window: marks older than this are of no use."""
+        """Return the longest window; older marks are of no use."""
         return max(self.window_ms, *self.windows_ms.values(), 0)
 
     @property
     def period_ms(self) -> int:
-        """What is forgotten at once."""
+        """Return the span of time whose marks expire together, in milliseconds."""
         return max(self.longest_ms // PERIODS, 1)
 
     def keys(self, records: Iterable[ConsumerRecord]) -> list[bytes]:
-        """What each record's mark is kept under, as far as that is known before decoding; else nothing for all."""
+        """Return the mark key of each record.
+
+        The list is empty where an *identity* was given, since that needs the decoded event.
+        """
         if self.identity is not None:
             return []
         return [mark_key(event_id_bytes_of(record)) for record in records]
 
     def stored(self, partition: PartitionState, keys: list[bytes]) -> list[bytes | None]:
-        """What the store has under each of *keys*. One look for all."""
+        """Return the store's values of *keys*, None where there is none, in one lookup."""
         assert partition.store is not None, "marks need a store"
         return partition.store.get_many(keys)
 
     def keys_of(self, event: Event, record: ConsumerRecord) -> list[bytes]:
-        """Make the keys that the mark of an event may be kept under when an *identity* was given.
+        """Return the keys that the mark of an event may have when an *identity* was given.
 
-        New marks are kept under the first one, which has the type in it: one id may stand in events
-        of several types. Marks that were written before are under the other. An event without an
-        identity is known as any event is. Raises PermanentError, without payload, when the identity
-        cannot be told.
+        New marks use the first key. This key includes the event type, because events of several
+        types may have the same id. Older versions wrote marks under the second key. An event
+        without an identity is known by its event id.
+
+        Raises PermanentError, without payload, when *identity* raises or is async.
         """
         assert self.identity is not None
         try:
@@ -97,23 +106,29 @@ class Dedupe:
         return [mark_key(f"{event._options.namespace}\0".encode() + raw), mark_key(raw)]
 
     def remembered(self, raw: bytes, event_type: type[Event], stream_ms: int) -> SeenMark | None:
-        """The mark of an event that was seen before, as the store keeps it; None when it is forgotten by now."""
+        """Decode the stored mark of an event that was seen before.
+
+        Returns None when the mark has left the window of *event_type*.
+        """
         mark = stored_mark(raw)
         return mark if is_within(mark, stream_ms, self.window_of(event_type)) else None
 
     def window_of(self, event_type: type[Event]) -> int:
-        """For how long events of a type are recognised, milliseconds."""
+        """Return the window of an event type, in milliseconds."""
         return self.windows_ms.get(event_type, self.window_ms)
 
 
 @dataclass(frozen=True)
 class FieldIdentity:
-    """Gives a field of an event, or of a part of it (`customer.id`); None where a type has no such field."""
+    """Identity from a *field* of an event or of a part of it (`customer.id`).
+
+    The identity is None for a type without such a field.
+    """
 
     field: str
 
     def __call__(self, event: Event) -> object:
-        """Read it."""
+        """Return the value of the field."""
         value: object = event
         for name in self.field.split("."):
             value = getattr(value, name, None)
@@ -125,19 +140,20 @@ def _name_of(identity: Identity) -> str:
 
 
 def redelivery_key(back: Redelivery, dedupe: Dedupe | None) -> bytes:
-    """What the mark of a record that comes back is kept under, where *dedupe* is that of its subscription.
+    """Return the mark key of a redelivered record.
 
-    Empty where only decoding tells: then it is what `Dedupe.keys_of` says of the event.
+    *dedupe* is that of the record's subscription. The key is empty if only the decoded event gives
+    it, by `Dedupe.keys_of`.
     """
-    if back.handler:  # the event itself was handled, but for this handler
+    if back.handler:  # all other handlers have handled the event
         return mark_key(f"{event_id_of(back)}\0{back.handler}\0{back.stage}\0{back.hops}".encode())
-    if dedupe is None:  # two events may have one id, and both be meant
+    if dedupe is None:  # two events may have the same id, and both count
         return mark_key(place_of(back).encode())
     return mark_key(event_id_bytes_of(back)) if dedupe.identity is None else b""
 
 
 def mark_key(event_id: bytes) -> bytes:
-    """What the mark of an event is kept under in the store."""
-    digest = _digest.copy()  # to make a new one takes longer than all else here
+    """Return the key of an event's mark in the store."""
+    digest = _digest.copy()  # a new object would take longer than everything else here
     digest.update(event_id)
     return MARK + digest.digest()

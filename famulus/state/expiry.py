@@ -1,6 +1,7 @@
-"""What is forgotten: packs of marks that nobody can ask for any more, rows of windows that are closed.
+"""Expiry of state: packs of marks that left the window, and rows of closed windows.
 
-By the stream's time, and some with each group that is settled, so that it costs a little each time.
+Expiry follows stream time. A limited amount expires with each checkpoint, so that each one costs
+little.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,16 +12,17 @@ from famulus.state.partition_state import Rows
 from famulus.state.rocksdb_store import Store
 from famulus.state.windows import START_BYTES, TIME_MAX_MS, Window, in_window, start_of
 
-ROWS_AT_ONCE = 500  # of closed windows, removed with each group
-PACKS_AT_ONCE = 2  # forgotten with each group: more than a group adds, so that forgetting keeps up
+ROWS_AT_ONCE = 500  # of closed windows, removed with each checkpoint
+PACKS_AT_ONCE = 2  # removed with each checkpoint: more than it adds, so that expiry keeps up
 
 
 class Expiry:
-    """Finds what may be forgotten in the store of one partition.
+    """Finds the expired packs and rows in the store of one partition.
 
-    *windows* has those of tables by their rows' prefix.
+    *windows* has the windows of tables by the prefix of their rows.
 
-    It remembers how far it has looked, so whoever writes to the store says what was written.
+    The object remembers how far it has searched, so the writer of the store must report each write
+    to `written`.
     """
 
     def __init__(
@@ -29,14 +31,17 @@ class Expiry:
         self._store = store
         self._dedupe = dedupe
         self._windows = windows
-        # Of the packs there are, at least; None: nobody looked.
+        # Lower bound of the periods of all packs; None: not known yet.
         self._oldest_period: int | None = None
-        self._oldest_start = dict.fromkeys(windows, 0)  # of the windows that have rows, at least
-        # Tables that may have rows of windows that no calendar has, of earlier versions.
+        self._oldest_start = dict.fromkeys(windows, 0)  # lower bound of the windows with rows
+        # Tables that may have rows of windows outside 1970 to 9999, written by earlier versions.
         self._strays = set(windows)
 
     def packs(self, stream_ms: int) -> dict[bytes, bytes]:
-        """The oldest packs, if nobody can ask for their marks any more."""
+        """Return the oldest packs whose marks have all left the window, by key.
+
+        Returns at most PACKS_AT_ONCE of them.
+        """
         if self._dedupe is None:
             return {}
         expired_ms = stream_ms - self._dedupe.longest_ms - self._dedupe.period_ms
@@ -53,7 +58,10 @@ class Expiry:
         return found
 
     def rows(self, stream_ms: int, room: int) -> Rows:
-        """Rows of windows that are kept no more, as deleted: as many as *room* bytes of a record batch have."""
+        """Return deletions of rows whose windows have expired.
+
+        Their number is limited by ROWS_AT_ONCE and by *room*, the bytes left in the record batch.
+        """
         found: Rows = {}
         for prefix, window in self._windows.items():
             limit_ms = window.expired_before(stream_ms)
@@ -74,9 +82,10 @@ class Expiry:
         return found
 
     def _add_strays(self, prefix: bytes, found: Rows, room: int) -> int:
-        """Add rows of windows after 9999 or before 1970 to *found*, which sort last; returns the *room* that is left.
+        """Add to *found* the rows of windows after 9999 or before 1970, which sort last.
 
-        No event reaches them, and no time would remove them.
+        No event reaches them, and stream time would never remove them. Returns the bytes of *room*
+        left.
         """
         window = self._windows[prefix]
         for key, _ in self._store.items(prefix, in_window(TIME_MAX_MS + 1, b"")):
@@ -90,7 +99,10 @@ class Expiry:
         return room
 
     def written(self, rows: Rows, packs: Iterable[bytes]) -> None:
-        """*rows* and *packs* come into the store after what was looked at: some may be older than what is there."""
+        """Note that *rows* and *packs* are about to be written to the store.
+
+        Some may be older than where the search has arrived.
+        """
         for prefix in self._windows:
             starts = [
                 _start(key[len(prefix) :])
@@ -103,5 +115,8 @@ class Expiry:
 
 
 def _start(raw: bytes) -> int:
-    """When the window of a row begins; of one that was written when its table had no windows: never."""
+    """Return the start of a row's window.
+
+    A row that was written when its table had no windows has the newest possible start.
+    """
     return start_of(raw) if len(raw) >= START_BYTES else TIME_MAX_MS

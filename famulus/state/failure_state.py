@@ -1,7 +1,7 @@
-"""What a partition remembers of events that fail: how often each was tried, and which keys wait behind a dead letter.
+"""Failure state of a partition: attempts per event, and keys that wait behind a dead letter.
 
-Kept as rows of the state changelog, so that a worker that dies does not begin to count anew, and
-nothing overtakes a dead letter of its key after a restart.
+The state is kept as rows of the state changelog. A worker that takes over therefore continues the
+counts, and no event overtakes a dead letter of its key after a restart.
 """
 
 from bisect import insort
@@ -14,7 +14,11 @@ from famulus.state.changelog import ATTEMPTS, DEAD, offset_key, offset_of
 
 
 class AttemptCount(NamedTuple):
-    """How often a handler has failed at an event, when first, and when it may try again (milliseconds since 1970)."""
+    """Number of failed attempts of a handler at an event.
+
+    *first_ms* is the time of the first one and *due_ms* the time of the next attempt (milliseconds
+    since 1970).
+    """
 
     attempts: int = 0
     first_ms: int = 0
@@ -26,20 +30,20 @@ _attempts = msgspec.json.Decoder(Attempts)
 
 
 class FailureState:
-    """The troubles of one partition, as of the newest event, settled or about to be.
+    """The failure state of one partition, including changes that are not yet durable.
 
-    Whoever changes them writes the row that the method returns.
+    A caller that changes the state writes the row that the method returns.
     """
 
     def __init__(self, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        # By offset of the source, of an earlier owner of the partition.
+        # By source offset: attempts made by an earlier owner of the partition.
         self.attempts: dict[int, Attempts] = {}
         # Key -> the offsets of its dead letters, ascending.
         self.sequences: dict[bytes, list[int]] = {}
         self.dead = 0
-        # How often events held a worker up, by offset and stage; or 0.
+        # How often events blocked the event loop of a worker, by offset and retry stage.
         self.held: Mapping[tuple[int, int], int] = {}
-        self.any = False  # whether there are any, which is looked at for every event
+        self.any = False  # whether there is any state; a fast check for every event
         for key, value in stored:
             if key.startswith(ATTEMPTS):
                 self.attempts[offset_of(key)] = _attempts.decode(value)
@@ -48,33 +52,42 @@ class FailureState:
             self.any = True
 
     def tried(self, offset: int) -> Attempts:
-        """How often an earlier owner of the partition tried the event; it is only told once."""
+        """Return the attempts that an earlier owner of the partition made at the event.
+
+        The counts are removed, so a second call returns none.
+        """
         attempts = self.attempts.pop(offset, {})
         self._look()
         return attempts
 
     def note_held(self, held: Mapping[tuple[int, int], int]) -> None:
-        """Note how often events have held a worker up, by offset and stage."""
+        """Replace the counts of how often events have blocked a worker."""
         self.held = held
         self._look()
 
     def is_behind(self, sequence: bytes, offset: int) -> bool:
-        """Whether an earlier event of the same key is dead."""
+        """Return True if an earlier event of the same key is a dead letter."""
         dead = self.sequences.get(sequence)
         return dead is not None and dead[0] < offset
 
     def is_full(self, sequence: bytes, offset: int, most: int) -> bool:
-        """Whether there are *most* dead letters, and this would be one more."""
+        """Return True if the event would be one dead letter more than *most*."""
         return self.dead >= most and offset not in self.sequences.get(sequence, ())
 
     def died(self, sequence: bytes, offset: int) -> tuple[bytes, bytes]:
-        """Note a dead letter: what comes after it waits until it is back."""
+        """Note a dead letter and return its row.
+
+        Later events of its key wait until the dead letter is redelivered or dropped.
+        """
         if offset not in self.sequences.get(sequence, ()):
             self._add(offset, sequence)
         return offset_key(DEAD, offset), sequence
 
     def came_back(self, sequence: bytes, offset: int) -> tuple[bytes, None] | None:
-        """A dead letter was handled, or dropped. None when it was not known as dead."""
+        """Remove a dead letter that was handled or dropped, and return its row.
+
+        Returns None when the dead letter was not known.
+        """
         dead = self.sequences.get(sequence, [])
         if offset not in dead:
             return None
@@ -97,5 +110,8 @@ class FailureState:
 def attempts_row(
     offset: int, attempts: Mapping[str, AttemptCount] | None
 ) -> tuple[bytes, bytes | None]:
-    """The row that says how often the event at *offset* was tried; None: it is done with."""
+    """Return the row with the attempts at the event at *offset*.
+
+    None for *attempts* means that the event is completed; the row is then a deletion.
+    """
     return offset_key(ATTEMPTS, offset), None if attempts is None else msgspec.json.encode(attempts)

@@ -1,7 +1,10 @@
-"""What a partition's state belongs to: a store and a changelog partition know it, so that nothing is ever mixed.
+"""Identity of a partition's state, so that states of different origin are never mixed.
 
-Pure: no Kafka, no store. Topic ids are those of KIP-516; "" is one that nobody knows, since brokers
-before Kafka 2.8 have none.
+Store and changelog partition both note the cluster, topic, topic id and partition that they belong
+to.
+
+This module is pure: no Kafka, no store. Topic ids are those of KIP-516. "" is an unknown id, since
+brokers before Kafka 2.8 have none.
 """
 
 from typing import NamedTuple
@@ -12,7 +15,10 @@ from famulus.errors import ConfigError
 
 
 class ChangelogPartition(msgspec.Struct, frozen=True):
-    """A changelog partition: *topic* by its name, *topic_id* tells it from one of that name before or after it."""
+    """Identity of a changelog partition.
+
+    *topic_id* distinguishes the topic from earlier or later ones of the same name.
+    """
 
     cluster_id: str
     topic: str
@@ -28,10 +34,11 @@ decode_home = msgspec.json.Decoder(ChangelogPartition).decode
 
 
 class Extent(NamedTuple):
-    """A changelog partition as it is: where it begins and ends.
+    """Offsets of a changelog partition, and the records in it that tell if it is complete.
 
-    It says all of the state from *whole_since* on, -1 where nothing says so. *is_own*: its
-    processed row knows that it belongs here, so somebody has taken this log for the truth.
+    *begin* is the first offset and *end* the one after the last. The log has all of the state from
+    *whole_since* on; -1 means that no record says so. *is_own* is True when its source position
+    names this topic, so a worker has already accepted this log as the truth.
     """
 
     begin: int
@@ -41,14 +48,15 @@ class Extent(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the state can be made from it."""
+        """Return True if all of the state can be restored from the log."""
         return self.begin <= max(self.whole_since, 0)
 
 
 class StoreCopy(NamedTuple):
-    """A store at *path* that holds the changelog of *home* up to *position*, -1: it is empty.
+    """Identity of a store at *path* that holds the changelog *home* up to *position*.
 
-    *home* None: by a version that did not note it.
+    *position* is -1 for an empty store. *home* is None when an older version wrote the store
+    without noting it.
     """
 
     home: ChangelogPartition | None
@@ -57,9 +65,10 @@ class StoreCopy(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What becomes of a store: *rebuilt* says why it is made anew from its changelog, "" where it goes on as it is.
+    """Decision about a store.
 
-    *lacks*: what only this store has by now, in words.
+    *rebuilt* is the reason to rebuild it from its changelog, "" to keep it as it is. *lacks*
+    describes what only this store has and its changelog lacks.
     """
 
     rebuilt: str = ""
@@ -67,15 +76,18 @@ class Judgement(NamedTuple):
 
 
 def is_other(known: str, now: str) -> bool:
-    """Whether two ids are of different things, as far as both are known."""
+    """Return True if two ids are known and differ."""
     return bool(known and now and known != now)
 
 
 def judged(store: StoreCopy, here: ChangelogPartition, log: Extent, source: str) -> Judgement:
-    """What becomes of a *store* for the changelog partition *here*, and of that.
+    """Decide if a *store* is kept or rebuilt for the changelog partition *here*.
 
-    *source* is the topic that the commands for a cure are about. Raises ConfigError where a person
-    has to decide: what is there is never mixed, and the only copy of something is never deleted.
+    *log* is the extent of that partition. *source* is the source topic that the commands in error
+    messages name.
+
+    Raises ConfigError when an operator has to decide. States are never mixed, and the only copy of
+    a state is never deleted.
     """
     if store.home is not None:
         check_place(store.home, here, store.path)
@@ -109,7 +121,10 @@ def judged(store: StoreCopy, here: ChangelogPartition, log: Extent, source: str)
 
 
 def check_place(store: ChangelogPartition, here: ChangelogPartition, path: object) -> None:
-    """Raise ConfigError when the *store* at *path* is of another cluster, topic or partition than *here*."""
+    """Check that a *store* belongs to the cluster, topic and partition of *here*.
+
+    Raises ConfigError when it does not. *path* is its folder, for the message.
+    """
     if is_other(store.cluster_id, here.cluster_id):
         raise ConfigError(
             f"the state in {path} is of the cluster {store.cluster_id}, and this one is "
@@ -138,7 +153,10 @@ def _check_whole(here: ChangelogPartition, log: Extent, source: str) -> None:
 def check_written_here(
     written: ChangelogPartition | None, here: ChangelogPartition, source: str
 ) -> None:
-    """Raise ConfigError when the records of *here* say that they were *written* for another changelog partition."""
+    """Raise ConfigError when the records of *here* were *written* for another changelog partition.
+
+    *written* is None where a version wrote them that did not note it.
+    """
     if written is None:
         return
     why = ""
@@ -162,19 +180,26 @@ def check_written_here(
 
 
 class CommitNote(msgspec.Struct, frozen=True):
-    """What stands beside an offset that the group commits: of which topic it is, and whether there is a state."""
+    """Metadata of an offset that the group commits.
+
+    *source_id* is the id of the topic that the offset belongs to, *has_state* is True if the
+    partition has state.
+    """
 
     source_id: str = ""
     has_state: bool = False
 
 
 def note_text(note: CommitNote) -> str:
-    """As the metadata of a commit."""
+    """Encode a note as the metadata of an offset commit."""
     return msgspec.json.encode(note).decode()
 
 
 def note_of(metadata: str) -> CommitNote:
-    """What the *metadata* of a commit says, nothing when it was made by somebody else or an older version."""
+    """Decode the *metadata* of an offset commit.
+
+    The note is empty when another client or an older version made the commit.
+    """
     try:
         return msgspec.json.decode(metadata, type=CommitNote)
     except (msgspec.DecodeError, RecursionError):
@@ -182,7 +207,7 @@ def note_of(metadata: str) -> CommitNote:
 
 
 def made_anew(source: str, before: str, now: str) -> ConfigError:
-    """The error that says that a *source* is not the topic that its state knows."""
+    """Return the error for a *source* that was deleted and created again."""
     return ConfigError(
         f"{source} was deleted and made anew (its id was {before}, now it is {now}): the "
         "offsets in its state are of "
@@ -193,7 +218,11 @@ def made_anew(source: str, before: str, now: str) -> ConfigError:
 
 
 def check_leader_epoch(source: str, partition: int, next_offset: int, end: int | None) -> None:
-    """Raise ConfigError when the records of the epoch that was read up to *next_offset* *end* before that."""
+    """Check that the source was not truncated below *next_offset* (KIP-320).
+
+    *end* is the end offset of the leader epoch that was read up to *next_offset*, None if unknown.
+    Raises ConfigError when it is below *next_offset*.
+    """
     if end is not None and end < next_offset:
         raise ConfigError(
             f"{source}-{partition}: what was read as records {end} to {next_offset - 1} is not "
@@ -207,7 +236,7 @@ def check_leader_epoch(source: str, partition: int, next_offset: int, end: int |
 
 
 def restore_or_replay(source: str) -> str:
-    """Both cures of a state without its changelog."""
+    """Return the advice for a state that has lost its changelog: both ways to repair it."""
     return (
         f"`faust -A app state restore-changelog --topic {source}` writes it back from the "
         "state of this worker, "
@@ -216,5 +245,5 @@ def restore_or_replay(source: str) -> str:
 
 
 def replay(source: str) -> str:
-    """The cure that is always there."""
+    """Return the advice that always applies: replay the source."""
     return f"`faust -A app state replay --topic {source}` makes the state anew"

@@ -1,7 +1,7 @@
-"""What this worker holds: the state of its partitions, opened, restored and claimed when they are assigned.
+"""State of this worker's partitions: opened, restored and claimed when they are assigned.
 
-Also the copies that it keeps for others (`State.StandbyReplicas`), which follow the changelogs
-without a claim, so that a partition that moves here needs only the rest.
+The manager also keeps standby copies of other workers' partitions (`State.StandbyReplicas`). Copies
+follow the changelogs without a claim, so a partition that moves here only needs the newest records.
 """
 
 import asyncio
@@ -49,11 +49,10 @@ NOBODY = UNKNOWN, UNKNOWN
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What one subscription remembers.
+    """Declaration of the state of one subscription.
 
-    *topic* is its state changelog, None when it remembers nothing.
-
-    *held* has this worker's partitions by number; tables read it.
+    *topic* is its state changelog, None for a subscription without state. *held* has the partitions
+    that this worker owns by number; tables read it.
     """
 
     topic: str | None
@@ -64,9 +63,10 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class OwnedPartition:
-    """One partition of this worker. *settler* None: nothing is remembered.
+    """A partition that this worker owns.
 
-    *unreadable* says why nothing of it may be started: a record of its state cannot be read.
+    *checkpointer* is None for a subscription without state. *unreadable* is the reason to start
+    nothing of the partition, when a record of its state cannot be decoded; "" when all can.
     """
 
     partition: PartitionState
@@ -76,10 +76,10 @@ class OwnedPartition:
 
 @dataclass
 class PartitionStateManager:
-    """Opens and closes what the partitions of this worker remember.
+    """Opens and closes the state of this worker's partitions.
 
-    *group_bytes* is what one group commit may have, *retention_h* how long the files of partitions
-    that went elsewhere are kept, in hours.
+    *group_bytes* limits the bytes of one checkpoint. *retention_h* is the time, in hours, for which
+    the files of partitions that moved to other workers are kept.
     """
 
     remembered: Mapping[str, StateSpec]  # by source topic
@@ -93,23 +93,25 @@ class PartitionStateManager:
     probe: Probe
     is_fenced: bool = True
     held: dict[TP, OwnedPartition] = field(default_factory=dict)
-    # Sources and changelogs, as they were when partitions were assigned last.
+    # Sources and changelogs as of the last assignment.
     topics: Topics = NOTHING
-    anew: set[str] = field(default_factory=set)  # sources without state that were made anew since
-    _gone: set[str] = field(default_factory=set)  # changelogs that were not there at the last look
-    # Leader epoch and offset at the last look.
+    # Sources without state that were deleted and created again since.
+    anew: set[str] = field(default_factory=set)
+    _gone: set[str] = field(default_factory=set)  # topics that were missing at the last check
+    # Leader epoch and next offset at the last check.
     _seen: dict[TP, tuple[int, int]] = field(default_factory=dict)
     _standby: asyncio.Task[None] | None = None
 
     async def acquire(
         self, assigned: Iterable[TP], standbys: Iterable[TP], is_wanted: Callable[[], bool]
     ) -> bool:
-        """Make the state of *assigned* ours, and follow that of *standbys*.
+        """Restore and claim the state of *assigned*, and follow the changelogs of *standbys*.
 
-        False when it is not wanted any more.
+        Returns False when *is_wanted* turned false. Partitions of topics without a subscription are
+        ignored.
 
-        Partitions of topics without a subscription are left out. Raises what Kafka raises, and
-        ConfigError when the state belongs to something else than what is there, see `storage.home`.
+        Raises what Kafka raises, and ConfigError when the state does not belong to the topics on
+        the cluster, see `state.identity`.
         """
         await self.release()
         self.topics = await self.sender.topics(self._names)
@@ -129,9 +131,9 @@ class PartitionStateManager:
         return True
 
     async def _open(self, ours: Iterable[TP], is_wanted: Callable[[], bool]) -> bool:
-        """Open, restore and claim *ours*.
+        """Open, restore and claim the partitions *ours*.
 
-        False when that is not wanted any more, or the disk does not let us now.
+        Returns False when *is_wanted* turned false or the disk refuses for now.
         """
         replicas = {tp: replica for tp in ours if (replica := self._replica(tp)) is not None}
         try:
@@ -140,7 +142,7 @@ class PartitionStateManager:
             settlers = {tp: self._checkpointer(tp, replica) for tp, replica in replicas.items()}
             await asyncio.gather(*(checkpointer.start() for checkpointer in settlers.values()))
         except StoreError as error:
-            log.error("waiting for the disk", error=str(error), again_in_s=RETRY_S)  # no bug
+            log.error("waiting for the disk", error=str(error), again_in_s=RETRY_S)  # not a bug
             self.restorer.progress.waiting_for = str(error)
             return self._close(replicas.values())
         except UnreadableBatchError as error:
@@ -154,7 +156,7 @@ class PartitionStateManager:
         return True
 
     def _damaged(self, error: UnreadableBatchError) -> ConfigError:
-        """The error that says that a changelog is damaged where it is needed, and what helps."""
+        """Return the error for a changelog that is damaged where it is needed, with a cure."""
         state = error.place.topic
         source = next((topic for topic, of in self.remembered.items() if of.topic == state), state)
         return ConfigError(
@@ -165,7 +167,10 @@ class PartitionStateManager:
         )
 
     async def release(self) -> None:
-        """Close everything; the partitions' flows have ended before."""
+        """Close all stores.
+
+        The caller has stopped the processors of the partitions before.
+        """
         if self._standby is not None:
             self._standby.cancel()
             await asyncio.gather(self._standby, return_exceptions=True)
@@ -179,7 +184,10 @@ class PartitionStateManager:
             remembered.held.clear()
 
     def _hold(self, tp: TP, replica: Replica | None, checkpointer: Checkpointer | None) -> None:
-        """Hold a partition. What its troubles say was looked at when it was replayed."""
+        """Register a partition as owned.
+
+        Its failure state and source position were validated when the changelog was replayed.
+        """
         store = replica.store if replica is not None else None
         partition = PartitionState(tp.partition, store, self.group_bytes, tp.topic)
         partition.home = replica.home if replica is not None else None
@@ -206,7 +214,10 @@ class PartitionStateManager:
         return Replica(self._home(tp, topic), tp.topic, self._store(topic, tp.partition))
 
     def _copy(self, tp: TP) -> Replica | None:
-        """The same for somebody else's partition: what is wrong there ends no worker."""
+        """Return a standby copy of another worker's partition.
+
+        Errors are only logged and give None, since a broken copy must not end the worker.
+        """
         try:
             return self._replica(tp)
         except ConfigError as error:
@@ -219,7 +230,10 @@ class PartitionStateManager:
         return Store(self.folder.store_path(topic, partition), self.memory)
 
     def _home(self, tp: TP, topic: str) -> ChangelogPartition:
-        """What the changelog partition of *tp* is now. Raises ConfigError when there is none."""
+        """Return the current identity of the changelog partition of *tp*.
+
+        Raises ConfigError when the changelog or that partition does not exist.
+        """
         there = self.topics.of.get(topic)
         if there is None:
             raise ConfigError(
@@ -234,22 +248,22 @@ class PartitionStateManager:
 
     @property
     def _names(self) -> list[str]:
-        """The topics whose ids are of interest: sources, and their changelogs."""
+        """Return the names of all sources and their changelogs."""
         return [
             *self.remembered,
             *(of.topic for of in self.remembered.values() if of.topic is not None),
         ]
 
     def source_id(self, topic: str) -> str:
-        """The id of a source as of the last assignment, "" when it is not known."""
+        """Return a source's topic id as of the last assignment, "" if unknown."""
         return self.topics.of[topic].id if topic in self.topics.of else ""
 
     def source_ids(self, topic: str) -> tuple[str, str]:
-        """The ids of the cluster and of a source, for its dead letters."""
+        """Return the cluster id and a source's topic id, for its dead letters."""
         return self.topics.cluster_id, self.source_id(topic)
 
     def note(self, tp: TP) -> str:
-        """What stands beside an offset of *tp* that is committed."""
+        """Return the metadata for an offset commit of *tp*."""
         held = self.held.get(tp)
         if held is None:
             return ""
@@ -258,7 +272,10 @@ class PartitionStateManager:
         )
 
     async def adopt(self) -> None:
-        """Have the state of an older version know what it belongs to. Raises what settling does."""
+        """Write the identity of the topics into a state that an older version wrote.
+
+        Raises what `Checkpointer.settle` raises.
+        """
         for tp, held in self.held.items():
             partition, checkpointer = held.partition, held.checkpointer
             before = partition.processed
@@ -281,10 +298,12 @@ class PartitionStateManager:
                 )
 
     async def look(self) -> set[str]:
-        """Look whether the topics are still the same: the sources without state that were made anew since.
+        """Check that the topics are still the same as at the last assignment.
 
-        Raises ConfigError when what the state of our partitions belongs to was deleted or made
-        anew, and what the sender's `topics` raises.
+        Returns the sources without state that were deleted and created again since.
+
+        Raises ConfigError when a changelog of an owned partition, or its source, was deleted or
+        created again, and what the sender's `topics` raises.
         """
         at = {tp: self._next_offset(tp) for tp in self.held}
         before, now = self.topics, await self.sender.topics(self._names)
@@ -301,7 +320,7 @@ class PartitionStateManager:
                 found |= {source} & anew
             elif (
                 changelog in anew or changelog in gone & self._gone
-            ):  # a broker that has just started may lag
+            ):  # missing twice: a broker that has just started may not know it yet
                 what = "deleted and made anew" if changelog in now.of else "deleted"
                 raise ConfigError(
                     f"the changelog {changelog} was {what}; {restore_or_replay(source)}"
@@ -317,7 +336,11 @@ class PartitionStateManager:
         return processed.next_offset if processed is not None else 0
 
     async def _look_at_epochs(self, at: Mapping[TP, int], now: Topics) -> None:
-        """Where a partition has another leader by now, see that it still has what was read *at* the look before."""
+        """Check partitions with a new leader epoch for truncation (KIP-320).
+
+        Raises ConfigError when such a partition lost records that were read before the previous
+        check. *at* has the next offset of each partition.
+        """
         seen, self._seen = self._seen, {}
         asked: dict[TopicPartition, int] = {}
         for tp, offset in at.items():
@@ -332,7 +355,10 @@ class PartitionStateManager:
             check_leader_epoch(place.topic, place.partition, seen[TP(*place)][1], end)
 
     async def epoch_ends(self) -> dict[TP, int]:
-        """Where the records end of the leader epochs that the state of our partitions knows, where that is known."""
+        """Return the end offsets of the leader epochs in the source positions of owned partitions.
+
+        Partitions without a known epoch or end offset are left out.
+        """
         known = {tp: of.partition.processed for tp, of in self.held.items()}
         epochs = {
             TopicPartition(*tp): processed.leader_epoch
@@ -365,7 +391,7 @@ class PartitionStateManager:
         return False
 
     async def _follow(self, copies: list[Replica]) -> None:
-        """Keep *copies* up to their changelogs, and the folder tidy, until cancelled."""
+        """Keep *copies* up to date and the state folder tidy, until cancelled."""
         said = ""
         try:
             while True:
@@ -383,9 +409,9 @@ class PartitionStateManager:
                         await self._follow_logs(copies)
                 except (StoreError, TimeoutError):
                     pass
-                except Exception as error:  # noqa: BLE001  # it is a copy: a worker can do without, and tries again
+                except Exception as error:  # noqa: BLE001  # a worker can do without copies, and retries
                     if said != (said := described(error)):
-                        log.error("what is kept for others cannot follow", why=said)  # one line
+                        log.error("what is kept for others cannot follow", why=said)  # no traceback
                 await asyncio.sleep(RETRY_S)
         finally:
             self._close(copies)
@@ -401,7 +427,7 @@ class PartitionStateManager:
                     await self.restorer.seek(consumer, [copy])
                 except (
                     ConfigError
-                ) as error:  # whoever gets the partition is told, and nothing is changed here
+                ) as error:  # the next owner of the partition reports it; nothing is changed here
                     log.error(
                         "a copy is not followed",
                         topic=copy.topic,

@@ -1,7 +1,7 @@
-"""What one partition of a subscription remembers: its store, and the groups of effects that are on their way into it.
+"""State of one partition: its store, and the checkpoints on their way to it.
 
-While one group is settled the next one fills. Reads look into the groups before they look into the
-store, so an event sees what the events before it did although nothing of that is durable yet.
+While one checkpoint is written the next one is open. Reads look into the checkpoints before they
+look into the store, so an event sees the effects of earlier events that are not yet durable.
 """
 
 from collections import Counter, deque
@@ -15,32 +15,37 @@ from famulus.state.failure_state import FailureState
 from famulus.state.identity import ChangelogPartition
 from famulus.state.rocksdb_store import Store
 
-RECENT = 8  # groups; more than are settled between looking a record up and handling it
+RECENT = 8  # more checkpoints than are written between the lookup of a record and its handling
 Finished = Callable[[int], None]
-Rows = dict[bytes, bytes | None]  # by their keys in the changelog; None: the row is deleted
+Rows = dict[bytes, bytes | None]  # by changelog key; None deletes the row
 
 
 class Checkpoint:
-    """The last value of every row that its events changed, their marks, what they publish, and how each ended."""
+    """The effects of many events, made durable together.
+
+    A checkpoint has the last value of each row that changed, the events' marks, the records to
+    publish, and the outcome of each event.
+    """
 
     __slots__ = ("handled", "has_passed", "marks", "others", "outbox", "returned", "rows", "size")
 
     def __init__(self) -> None:
         self.rows: Rows = {}
-        self.marks: dict[bytes, bytes] = {}  # as the store keeps them
+        self.marks: dict[bytes, bytes] = {}  # encoded as in the store
         self.outbox: list[ProducerRecord] = []
-        # The offsets of those that ended like that, which nearly all do.
+        # Offsets of events with the outcome "handled", which nearly all have.
         self.handled: list[int] = []
-        self.others: list[tuple[int, Outcome]] = []  # those that ended otherwise, by offset
-        # Those that came back: whom to tell which offset.
+        self.others: list[tuple[int, Outcome]] = []  # events with another outcome
+        # Redeliveries: the callback, and the offset to call it with.
         self.returned: list[tuple[Finished, int, Outcome]] = []
-        # The partition was read further, without a record: that alone is to be settled.
+        # The partition was read on without a record, such as over transaction markers: the new
+        # position alone is to be written.
         self.has_passed = False
-        self.size = 0  # bytes of its record batch, rather more than less
+        self.size = 0  # upper bound of the bytes of its record batch
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it is to be settled."""
+        """Return True if the checkpoint has nothing to write."""
         return not (
             self.handled
             or self.others
@@ -51,7 +56,7 @@ class Checkpoint:
         )
 
     def ended(self, offset: int, outcome: Outcome) -> None:
-        """One of its events has ended."""
+        """Note the outcome of the event at *offset*."""
         if outcome == "handled":
             self.handled.append(offset)
         else:
@@ -59,51 +64,54 @@ class Checkpoint:
 
     @property
     def events(self) -> int:
-        """How many ended in it."""
+        """Return the number of events that ended in this checkpoint."""
         return len(self.handled) + len(self.others) + len(self.returned)
 
     def offsets(self) -> list[int]:
-        """Those of the events that ended in it, in no order; without those that came back, which have none here."""
+        """Return the source offsets of the events that ended, in no order.
+
+        Redeliveries are left out, since they have no offset in the source partition.
+        """
         return self.handled + [offset for offset, _ in self.others]
 
     def outcomes(self) -> Counter[Outcome]:
-        """How many of them ended how."""
+        """Count the events by outcome, without redeliveries."""
         found = Counter(outcome for _, outcome in self.others)
         found["handled"] += len(self.handled)
         return found
 
 
 class PartitionState:
-    """One partition of a subscription at work. *store* None: the subscription remembers nothing.
+    """State of one partition of a subscription while it is processed.
 
-    *group_bytes* is what one group may have, since all of it is one record batch. *topic* is the
-    source's name, by which tables know whether they are its own. *owners* says which suspended
-    event a row or a mark belongs to, see `unit`. *applied* counts the groups that reached the
-    store.
+    *store* is None for a subscription without state. *group_bytes* limits one checkpoint, since all
+    of it is one record batch. *topic* is the source's name, by which tables check that they belong
+    to the same subscription. *owners* maps a row or a mark to the suspended event that owns it, see
+    `unit_of_work`. *applied* counts the checkpoints that reached the store.
     """
 
     def __init__(self, number: int, store: Store | None, group_bytes: int, topic: str = "") -> None:
         self.number = number
         self.topic = topic
         self.store = store
-        self.home: ChangelogPartition | None = None  # of the state
-        self.source_id = ""  # of the topic that is read, "" when it is not known
+        self.home: ChangelogPartition | None = None  # where the state is logged
+        self.source_id = ""  # id of the source topic, "" when unknown
         self.group_bytes = group_bytes
-        self.owners: dict[bytes, Any] = {}  # Any: of `unit.Unit`, which knows this module
+        self.owners: dict[bytes, Any] = {}  # Any: `UnitOfWork`, which imports this module
         self.applied = 0
-        self.is_abandoned = False  # nothing of it may be written any more
-        # As of the last group that reached the store, or of the start.
+        self.is_abandoned = False  # nothing may be written any more
+        # As of the last checkpoint that reached the store, or of the start.
         self.processed: SourcePosition | None = None
         self.failure_state = FailureState()
         self.filling = Checkpoint()
         self._sealed: deque[Checkpoint] = deque()
-        self._warm: Rows = {}  # what the store holds of rows that were settled lately
+        self._warm: Rows = {}  # cache: rows of the store that were written lately
         self._warm_bytes = 0
-        # Marks of the last groups that were settled.
+        # Marks of the last checkpoints that reached the store.
         self._recent: deque[dict[bytes, bytes]] = deque(maxlen=RECENT)
 
     def row(self, key: bytes) -> bytes | None:
-        """The newest value of a row, settled or about to be."""
+        """Return the newest value of a row, whether or not it is durable yet."""
         rows = self.filling.rows
         if key in rows:
             return rows[key]
@@ -116,10 +124,10 @@ class PartitionState:
         return self.store.get(key)
 
     def mark(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
-        """The newest mark of an event, as the store keeps it.
+        """Return the newest mark of an event, encoded as in the store.
 
-        *stored* is what the store had under it when *applied* groups had reached it, -1: nobody
-        looked.
+        *stored* is the store's value when *applied* checkpoints had reached it. *applied* is -1
+        when the store was not read.
         """
         if key in self.filling.marks:
             return self.filling.marks[key]
@@ -138,29 +146,41 @@ class PartitionState:
         return stored
 
     def group_for(self, size: int) -> Checkpoint:
-        """The group that takes *size* more bytes: the one that fills, or a new one when it would get too large."""
+        """Return the checkpoint that takes *size* more bytes.
+
+        The open one is closed, and a new one opened, when it would get too large.
+        """
         if self.filling.size + size > self.group_bytes and not self.filling.is_empty:
             self._seal()
         self.filling.size += size
         return self.filling
 
     def note(self, key: bytes, value: bytes | None) -> None:
-        """Have a row of the engine's own settled with the group that fills, if anything is remembered at all."""
+        """Add a row of the engine's own to the open checkpoint.
+
+        Does nothing for a subscription without state.
+        """
         if self.store is not None:
             self.group_for(size_of(key, value)).rows[key] = value
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is to be settled."""
+        """Return True if there is nothing to write."""
         return not self._sealed and self.filling.is_empty
 
     @property
     def is_filling(self) -> bool:
-        """Whether the next group to be settled is the one that fills, so that it may wait for more."""
+        """Return True if the next checkpoint to write is the open one.
+
+        The caller may then wait for more events to join it.
+        """
         return not self._sealed
 
     def next_to_settle(self) -> Checkpoint | None:
-        """The oldest group, None when there is nothing to settle. Nothing joins it any more."""
+        """Return the oldest checkpoint, closed for further events.
+
+        Returns None when there is nothing to write.
+        """
         if not self._sealed:
             if self.filling.is_empty:
                 return None
@@ -168,7 +188,7 @@ class PartitionState:
         return self._sealed[0]
 
     def settled(self, processed: SourcePosition | None) -> None:
-        """The oldest group is in the store, or had nothing for it."""
+        """Note that the oldest checkpoint is in the store, or had nothing to write there."""
         group = self._sealed.popleft()
         self.processed = processed
         self.applied += 1

@@ -1,4 +1,7 @@
-"""A store that copies a partition of a changelog: what each record does to it, and which records count."""
+"""A store that copies a changelog partition.
+
+The module decides which records count, and applies them to the store.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,15 +33,15 @@ from famulus.state.changelog import (
 from famulus.state.identity import ChangelogPartition
 from famulus.state.rocksdb_store import STALE, UNREADABLE, Store
 
-PLAIN = frozenset({ATTEMPTS, DEAD})  # whose records say all of a key, as rows do
-CONTROL = frozenset({PROCESSED, WHOLE})  # which a store keeps as they are
+PLAIN = frozenset({ATTEMPTS, DEAD})  # a record has the whole value of its key, as with rows
+CONTROL = frozenset({PROCESSED, WHOLE})  # a store keeps them unchanged
 
 
 @dataclass(eq=False)
 class Replica:
-    """A store and the changelog partition that it copies, whose *home* is there now.
+    """A store together with the changelog partition that it copies.
 
-    *source* is what it is of.
+    *home* is the changelog partition as it is now, *source* the source topic of the state.
     """
 
     home: ChangelogPartition
@@ -47,36 +50,36 @@ class Replica:
     owner: str = ""  # of the first claim with the newest epoch
     owner_epoch: int = -1
     rows: int = 0  # replayed
-    stale: int = 0  # records that were ignored, because their writer had lost the partition
-    lacks: str = ""  # what the changelog has no more and the store has, in words
+    stale: int = 0  # records ignored because their writer had lost the partition
+    lacks: str = ""  # description of what the store has and the changelog has lost
 
     @property
     def topic(self) -> str:
-        """The changelog."""
+        """Return the changelog topic."""
         return self.home.topic
 
     @property
     def partition(self) -> int:
-        """Its partition, and the source's."""
+        """Return the partition number, which is also that of the source."""
         return self.home.partition
 
     @cached_property
     def _unreadable(self) -> set[bytes]:
-        """The keys of which the newest record cannot be read."""
+        """Return the keys whose newest record cannot be decoded."""
         return {key.removeprefix(UNREADABLE) for key, _ in self.store.items(UNREADABLE)}
 
     @property
     def place(self) -> TopicPartition:
-        """The changelog partition."""
+        """Return the changelog partition as a TopicPartition."""
         return TopicPartition(self.topic, self.partition)
 
     def replay(self, records: Sequence[Logged], position: int) -> None:
-        """Apply *records* in their order; the store then holds the log up to *position*.
+        """Apply *records* in order; the store then holds the log up to *position*.
+
+        A record that no owner wrote changes nothing. One that has an owner's epoch and cannot be
+        decoded makes the partition `unreadable`, until a later record of its key can be decoded.
 
         Raises StoreError.
-
-        A record that is none of an owner's changes nothing. One that has an owner's epoch and
-        cannot be read is noted as `unreadable`, until a later one of its key can.
         """
         batch = self.store.batch()
         epoch = self.store.epoch
@@ -104,7 +107,10 @@ class Replica:
         self.store.write(batch, position, epoch)
 
     def _apply(self, batch: Any, record: Logged, epoch: int) -> Any:
-        """Put into *batch* what *record* says, which is no row; returns the batch to go on with."""
+        """Apply a *record* that is not a row.
+
+        Returns the batch to continue with: *batch*, or a new one when *batch* had to be written.
+        """
         key, value = record.key, record.value
         if key in self._unreadable:
             self._unreadable.discard(key)
@@ -130,20 +136,23 @@ class Replica:
 
     @property
     def unreadable(self) -> str:
-        """Why the partition must not be worked on: what its owner wrote cannot be read.
+        """Return why the partition must not be processed, empty when it may be.
 
-        Empty when it may be.
+        The reason is a record that an owner wrote and that cannot be decoded.
         """
         found = next(self.store.items(UNREADABLE), None)
         return "" if found is None else found[1].decode("utf-8", "backslashreplace")
 
     def _left_alone(self, batch: Any, record: Logged, epoch: int, why: str) -> Any:
-        """Note a record that does not count; returns the batch to go on with.
+        """Note a record that does not count, and return the batch to continue with.
 
-        Its writer has not, or never had, the partition, or it cannot be read, and says *why*. What
-        is known under its key is to overrule it. Where nothing is, and it is an owner's by its
-        epoch, compaction may have removed what was: a pack, or how far the source is processed.
-        Then the partition is `unreadable`.
+        Its writer has lost the partition or never had it, or the record cannot be decoded; *why* is
+        the reason for the latter. `Checkpointer.start` later writes the store's value of its key to
+        the log again.
+
+        Compaction may already have removed that value, if the record has an owner's epoch and is a
+        pack or the source position. If the store has no value either, the partition becomes
+        `unreadable`.
         """
         key, is_owners = record.key, epoch_of(record.headers) >= max(epoch, 1)
         if why:
@@ -173,7 +182,10 @@ class Replica:
             self.owner, self.owner_epoch = claim.owner, claim.epoch
 
     def _remove(self, key: bytes) -> None:
-        """A pack with its marks, unless the events were seen again since; a control record; or everything."""
+        """Apply a tombstone of a pack or a control record, or a reset.
+
+        A reset empties the store. Marks of a pack stay if their events were seen again since.
+        """
         if key == RESET:
             epoch = self.store.epoch
             self._unreadable.clear()

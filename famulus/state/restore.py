@@ -1,9 +1,11 @@
-"""How a partition's store catches up with its changelog, and how a worker makes the partition its own.
+"""Restore a partition's store from its changelog, and claim the partition for a worker.
 
-Replay to the end, append a claim with the next epoch, replay up to that claim: whoever's claim
-stands first in the log with an epoch owns the partition from there on. The log decides, no clock
-does. Replaying goes in slices, so that heartbeats, the web views and everything else on the event
-loop go on meanwhile.
+A worker replays the log to its end, appends a claim with the next epoch, and replays up to that
+claim. The worker whose claim is the first one in the log with its epoch owns the partition from
+there on. The log decides, not a clock.
+
+Replay runs in slices, so that heartbeats, web views and everything else on the event loop continue
+meanwhile.
 """
 
 import asyncio
@@ -43,18 +45,18 @@ from famulus.state.replica import Replica
 from famulus.state.rocksdb_store import StoreError
 
 log = structlog.get_logger()
-SLICE = 2_000  # records replayed before the event loop has its turn
+SLICE = 2_000  # records replayed before other tasks of the event loop run
 RETRY_S = 1.0
 SAY_EVERY_S = 2.0
 
 
 @dataclass
 class Progress:
-    """How far the restoring of an assignment is; read by the web views."""
+    """Progress of restoring an assignment, for the web views."""
 
     partitions: int = 0
     records: int = 0
-    rows: int = 0  # of them that are rows of tables
+    rows: int = 0  # those of the records that are rows of tables
     total: int = 0  # records between the stores' positions and the ends of the logs
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
@@ -62,14 +64,14 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """How long it takes so far."""
+        """Return the duration so far, or the total once restoring has ended."""
         return (time.monotonic() if self.ended is None else self.ended) - self.began
 
 
 class Restorer:
-    """Makes partitions this worker's own.
+    """Restores and claims partitions for this worker.
 
-    *tombstones_h*: hours that the log keeps what says that a row was deleted.
+    *tombstones_h* is the time, in hours, for which the changelog keeps tombstones.
     """
 
     def __init__(self, reader: LogReader, sender: Sender, tombstones_h: float) -> None:
@@ -79,9 +81,11 @@ class Restorer:
         self.progress = Progress()
 
     async def acquire(self, replicas: Sequence[Replica], is_wanted: Callable[[], bool]) -> bool:
-        """Open, replay and claim *replicas*. False when *is_wanted* turned false meanwhile.
+        """Open, replay and claim *replicas*. Return False when *is_wanted* turned false meanwhile.
 
-        While a store cannot be opened this waits and says why. Raises what Kafka raises.
+        While a store cannot be opened this waits, with the reason in `progress`. Raises what Kafka
+        raises, and ConfigError when a store or a changelog does not belong here, or is not
+        complete.
         """
         self.progress = progress = Progress(len(replicas))
         if not replicas:
@@ -121,7 +125,10 @@ class Restorer:
         return True
 
     async def _mend(self, replicas: Iterable[Replica]) -> None:
-        """Write back what the changelogs lack: else it would be lost with this store."""
+        """Write back what the changelogs have lost.
+
+        Otherwise the only copy would be in this worker's store.
+        """
         for replica in replicas:
             place = {"topic": replica.topic, "partition": replica.partition}
             log.error(
@@ -139,7 +146,7 @@ class Restorer:
             replica.store.open()
         except StoreError as error:
             if self.progress.waiting_for != str(error):
-                log.error("waiting for a state folder", error=str(error))  # no bug
+                log.error("waiting for a state folder", error=str(error))  # not a bug
             self.progress.waiting_for = str(error)
             return False
         self.progress.waiting_for = ""
@@ -148,11 +155,11 @@ class Restorer:
     async def seek(
         self, consumer: AIOKafkaConsumer, replicas: Iterable[Replica]
     ) -> dict[TopicPartition, int]:
-        """Go to where each store stands and return the logs' ends.
+        """Seek to the position of each store and return the ends of the logs.
 
-        A store that no log continues is made anew where all of the log is there, and put aside.
-        Raises ConfigError where that is not so, or where the store belongs to something else: see
-        `home.judged`.
+        A store that its log does not continue is put aside and rebuilt, if the log has all of the
+        state. Raises ConfigError when the log has not, or when the store belongs to something else,
+        see `identity.judged`.
         """
         of = {replica.place: replica for replica in replicas}
         begins, ends = await asyncio.gather(
@@ -204,7 +211,10 @@ class Restorer:
         store.home = here
 
     async def _looked(self, consumer: AIOKafkaConsumer, replica: Replica, log_: Extent) -> Extent:
-        """Read all of a log for what it says of itself. Nothing is written."""
+        """Read all of a log and return its extent.
+
+        The records tell from which offset on the log is complete. Nothing is written.
+        """
         place, epoch = replica.place, 0
         consumer.seek(place, log_.begin)
         while await consumer.position(place) < log_.end:
@@ -254,7 +264,7 @@ class Restorer:
         of: Mapping[TopicPartition, Replica],
         places: Iterable[TopicPartition],
     ) -> None:
-        """Replay what there is, a slice at most."""
+        """Replay the records that one poll returns, at most SLICE of them."""
         skipped = strays.skipped("state")
         fetched = await poll(
             consumer, *places, timeout_ms=POLL_MS, max_records=SLICE, skipped=skipped
@@ -266,14 +276,14 @@ class Restorer:
             await asyncio.sleep(0)
 
     async def _claim(self, replica: Replica) -> tuple[str, int]:
-        """Append a claim; returns its owner's id and its offset."""
+        """Append a claim and return its owner id and its offset."""
         return await append_claim(
             self._sender, replica.topic, replica.partition, replica.store.epoch + 1
         )
 
 
 def said(log_: Extent, record: Logged, here: ChangelogPartition) -> Extent:
-    """What is known of a log when one more of its records says something of it."""
+    """Return the extent *log_* updated by one more record of the log."""
     if record.key == RESET:
         return log_._replace(whole_since=record.offset, is_own=False)
     if record.value is None:
@@ -287,7 +297,10 @@ def said(log_: Extent, record: Logged, here: ChangelogPartition) -> Extent:
 
 
 def _check_written(replicas: Iterable[Replica]) -> None:
-    """Raise ConfigError when what was replayed was written for another place, or not to its end."""
+    """Check that the replayed records were written for this partition and are complete.
+
+    Raises ConfigError when they were written for another one, or when a write-back did not finish.
+    """
     for replica in replicas:
         raw = replica.store.get(PROCESSED)
         check_written_here(

@@ -1,8 +1,8 @@
-"""One partition's store on disk: a RocksDB that holds what the changelog says, up to a position in it.
+"""Store of one partition on disk, in RocksDB.
 
-A store that is damaged is put aside and made again from the changelog. All stores of a process
-share one block cache and one limit for what is not yet written out, so that memory does not grow
-with the number of partitions.
+A store holds the content of its changelog partition up to a position. A store that is damaged is
+put aside and rebuilt from the changelog. All stores of a process share one block cache and one
+limit for write buffers, so that memory does not grow with the number of partitions.
 """
 
 import fcntl
@@ -24,19 +24,20 @@ from famulus.state.identity import ChangelogPartition, decode_home, encode_home
 
 log = structlog.get_logger()
 POSITION, EPOCH, WRITTEN, STALE = b"\0position", b"\0epoch", b"\0written", b"\0stale"
-# Before the key of a record that cannot be read, with its place and the reason.
+# Prefix of the key of a record that cannot be decoded; the value has its place and the reason.
 UNREADABLE = b"\0unreadable"
 HOME = b"\0home"
-DAMAGED = "DAMAGED"  # a file that says: do not open this store again
-# Per key: one false positive in 500, each reads a block; with 10 bits all takes a tenth longer.
+DAMAGED = "DAMAGED"  # a file that marks a store not to be opened again
+# Per key: one false positive in 500, each of which reads a block. With 10 bits everything takes a
+# tenth longer.
 BLOOM_BITS = 14
-MEMTABLE_BLOOM = 0.1  # of a write buffer's memory
-# What is written is put in order in a small buffer, which a core's cache holds, and several go to
-# disk as one file: marks come in no order, and each took nearly twice as long into one buffer of
-# all their size.
+MEMTABLE_BLOOM = 0.1  # share of a write buffer's memory
+# Writes are sorted in small buffers that fit into a core's cache, and several buffers are flushed
+# as one file. Marks come in random order, and inserting one into a single buffer of the same total
+# size took nearly twice as long.
 BUFFERS, BUFFER_BYTES, BUFFER_BYTES_MIN = 6, 2 * 2**20, 256 * 1024
 HOUR_S = 3600
-ROOM_BYTES = 2**20  # a disk that takes so much is not full
+ROOM_BYTES = 2**20  # a disk with this much space is not full
 WAITING = (
     "No space left",
     "Disk quota exceeded",
@@ -50,16 +51,20 @@ Compression = Literal["none", "lz4", "zstd"]
 
 
 class StoreError(Exception):
-    """The disk does not let us: it may later. The message says what is in the way."""
+    """The disk refuses an operation for now; it may work later.
+
+    The message names the obstacle.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What all stores of one process share: *stores* of them, with *write_bytes* that are not yet written out.
+    """Memory that all stores of one process share.
 
-    Each has its part of those from the start: one that nobody writes to any more takes nothing from
-    another. RocksDB makes no buffer smaller than 64 KiB, and puts a batch into one as a whole: that
-    much may come on top.
+    *cache* is the block cache. *write_bytes* limits the write buffers of all *stores* together, and
+    each store has a fixed share of it, so that an idle store takes nothing from another. RocksDB
+    makes no buffer smaller than 64 KiB, and puts a batch into one buffer as a whole, so this much
+    may come on top.
     """
 
     cache: Any
@@ -72,14 +77,15 @@ class Memory:
     def of(
         cls, cache_mib: int, write_buffer_mib: int, compression: Compression = "none"
     ) -> "Memory":
-        """A cache for what is read and a limit for what is not yet written out, both in MiB.
+        """Make a block cache and a limit for write buffers, both in MiB.
 
-        *compression* is that of the files: rows take a third to half of the room with it. Marks,
-        which are digests, take hardly less, and with millions of those it takes a quarter of all
-        CPU.
+        *compression* applies to the files. Rows need a third to half of the space with it. Marks
+        are digests: they hardly get smaller, and compressing millions of them takes a quarter of
+        all CPU time.
 
-        Not RocksDB's older cache: that one has a part of a MiB for each of 64 locks, a file's
-        filter is larger than that and was read anew by nearly each look.
+        The cache is not RocksDB's older LRU cache, which is split into 64 shards of a fraction of a
+        MiB. There the filter of a file, being larger than a shard, was read again at nearly each
+        lookup.
         """
         return cls(
             rocksdict.Cache.new_hyper_clock_cache(cache_mib * 2**20, 0),  # 0: entries of any size
@@ -89,26 +95,36 @@ class Memory:
         )
 
     def shared_by(self, stores: int) -> "Memory":
-        """The same for so many stores: RocksDB's manager limits the buffers that fill, not those behind them."""
+        """Return the same memory divided among *stores*.
+
+        The fixed shares are needed because RocksDB's manager limits the active buffers only, not
+        those that wait to be flushed.
+        """
         return replace(self, stores=max(stores, 1))
 
     @property
     def store_buffers(self) -> tuple[int, int, int]:
-        """How many buffers of a store go to disk together, how many it has at most, and the bytes of each."""
+        """Return the numbers and the size of one store's write buffers.
+
+        The values are the number of buffers flushed together, the maximum number of buffers, and
+        the bytes of each.
+        """
         share = self.write_bytes // self.stores
         together = max(1, min(BUFFERS, share // BUFFER_BYTES_MIN * 2 // 3))
-        at_most = together + (together + 1) // 2  # the others fill while those are written out
+        at_most = together + (together + 1) // 2  # the others fill while those are flushed
         return together, at_most, min(share // at_most, BUFFER_BYTES)
 
 
 class Store:
-    """Rows by key, as bytes.
+    """Rows by key, as bytes, in one RocksDB.
 
-    *position* is the offset of the last changelog record in it, -1 for none.
+    *position* is the offset of the last changelog record in the store, -1 for none.
 
-    *home* is the changelog partition that it copies, None in a store of a version that did not note
-    it. It is written with the first batch after it was set. Reading raises InvariantError when the
-    bytes on disk are not what was written: the process ends, and the next one puts the store aside.
+    *home* is the changelog partition that the store copies, None if an older version wrote the
+    store. A new value is written with the next batch.
+
+    Reads raise InvariantError when the bytes on disk are damaged. The process then ends, and the
+    next one puts the store aside. `get` and `get_many` raise StoreError when the store is closed.
     """
 
     def __init__(self, path: Path, memory: Memory) -> None:
@@ -121,9 +137,13 @@ class Store:
         self._db: Any = None  # Any: rocksdict is untyped
 
     def open(self, *, is_new: bool = False) -> None:
-        """Open or create it; *is_new*: it was put aside just now, so whatever is wrong is not its bytes.
+        """Open the store, or create it.
 
-        Raises StoreError when the disk is full, not ours to write, or somebody else has it.
+        A damaged store is put aside, and an empty one created. *is_new* means that this was done
+        just now, so an error cannot be due to damaged bytes.
+
+        Raises StoreError when the disk is full, the folder is not writable, or another process has
+        it open.
         """
         if (self.path / DAMAGED).exists():
             self._put_aside("its bytes were damaged")
@@ -133,7 +153,7 @@ class Store:
             self.position, self.epoch = self._number(POSITION, -1), self._number(EPOCH, 0)
             home = self._db.get(HOME)
             self.home = self._written_home = None if home is None else decode_home(home)
-        except Exception as error:  # rocksdict raises nothing finer
+        except Exception as error:  # rocksdict mostly raises plain Exception
             self.close()
             is_damaged = not (
                 is_new or isinstance(error, OSError) or any(sign in str(error) for sign in WAITING)
@@ -144,32 +164,32 @@ class Store:
             self.open(is_new=True)
 
     def close(self) -> None:
-        """Close it; whatever is read or written from now on raises.
+        """Close the store; reads and writes raise from now on.
 
-        After a write that failed RocksDB complains.
+        RocksDB may report an error after a failed write; the error is only logged.
         """
         db, self._db = self._db, None
         try:
             if db is not None:
                 db.close()
-        except Exception as error:  # noqa: BLE001  # rocksdict raises nothing finer
+        except Exception as error:  # noqa: BLE001  # rocksdict mostly raises plain Exception
             log.warning("a store was closed after a write that failed", error=str(error))
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be read."""
+        """Return True if the store is open."""
         return self._db is not None
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key."""
+        """Return the value of *key*, None if there is none."""
         try:
             value: bytes | None = self._db.get(key)
-        except Exception as error:  # rocksdict raises nothing finer
+        except Exception as error:  # rocksdict mostly raises plain Exception
             raise self._damaged(error) from error
         return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """The values of *keys*, in their order, in one look."""
+        """Return the values of *keys*, in their order, with one lookup."""
         try:
             values: list[bytes | None] = self._db.get(keys)
         except Exception as error:
@@ -177,7 +197,11 @@ class Store:
         return values
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """What is kept under keys that begin with *prefix*, in order, from *prefix* and *start* on."""
+        """Yield the rows whose keys begin with *prefix*, in order.
+
+        The first one is at *prefix* + *start* or after it. Raises InvariantError when the bytes on
+        disk are damaged.
+        """
         at = prefix + start
         for key, value in self._db.items(from_key=at):
             if not key.startswith(prefix):
@@ -187,7 +211,11 @@ class Store:
         self._check_end(at)
 
     def _check_end(self, at: bytes) -> None:
-        """That nothing comes behind the key *at*: an iterator ends in silence where bytes cannot be read."""
+        """Check that an iteration that ended at the key *at* has not missed anything.
+
+        RocksDB's iterators end silently where bytes cannot be read. Raises InvariantError in that
+        case.
+        """
         if self._db is None:
             return
         iterator = self._db.iter()
@@ -201,15 +229,14 @@ class Store:
             raise self._damaged(error) from error
 
     def batch(self) -> Any:
-        """An empty WriteBatch, for `write`."""
+        """Return an empty WriteBatch, for `write`."""
         return rocksdict.WriteBatch(raw_mode=True)
 
     def write(self, batch: Any, position: int, epoch: int) -> None:
-        """Write *batch* and that the store now holds the changelog up to *position*, in one piece.
+        """Write *batch* together with the *position* of the changelog that the store then holds.
 
-        Raises StoreError when the disk does not take it; then try again with `reopen` in between.
-        It can be read meanwhile. A thread would gain nothing: rocksdict keeps the interpreter while
-        RocksDB works.
+        Raises StoreError when the disk refuses; call `reopen` before the next try. The store can be
+        read meanwhile. A thread would not help, since rocksdict holds the GIL while RocksDB works.
         """
         batch.put(POSITION, b"%d" % position)
         batch.put(EPOCH, b"%d" % epoch)
@@ -224,9 +251,10 @@ class Store:
         self.position, self.epoch, self._written_home = position, epoch, home
 
     def reopen(self) -> None:
-        """Open it anew after a write that failed: RocksDB takes no further one otherwise.
+        """Open the store again after a failed write, since RocksDB then refuses all writes.
 
-        Raises StoreError. While there is no room it stays open to be read: opening needs some, too.
+        Raises StoreError. While the disk is full the store stays open for reads, because opening
+        needs some space, too.
         """
         probe = self.path.with_name(f"{self.path.name}.room")
         try:
@@ -242,7 +270,10 @@ class Store:
         self.open()
 
     def wipe(self) -> None:
-        """Begin with nothing, in the same home. Raises StoreError."""
+        """Delete everything in the store, but keep its *home*.
+
+        Raises StoreError.
+        """
         home = self.home
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
@@ -250,9 +281,9 @@ class Store:
         self.home = home
 
     def begin_anew(self) -> Path:
-        """Begin with nothing in no home, and keep what is there beside it: where that is.
+        """Start an empty store without a *home*, and keep the old one beside it.
 
-        Raises StoreError.
+        Returns the path to which the old store was moved. Raises StoreError.
         """
         aside = self.path.with_name(f"{self.path.name}.before-{time.time_ns()}")
         self.close()
@@ -266,7 +297,7 @@ class Store:
         return aside
 
     def age_s(self) -> float:
-        """Seconds since the last write."""
+        """Return the seconds since the last write."""
         return max(time.time() - self._number(WRITTEN, 0), 0.0)
 
     def _number(self, key: bytes, default: int) -> int:
@@ -304,8 +335,8 @@ class Store:
         options.set_write_buffer_size(size)
         options.set_min_write_buffer_number_to_merge(together)
         options.set_max_write_buffer_number(at_most)
-        # Nearly all that is asked for is the mark of a new event, which is nowhere: say so without
-        # a search.
+        # Nearly all lookups are for the mark of a new event, which does not exist: a Bloom filter
+        # answers without a search.
         options.set_memtable_whole_key_filtering(whole_key_filter=True)
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM)
         options.set_keep_log_file_num(1)
@@ -317,16 +348,20 @@ class Store:
 
 
 class StateFolder:
-    """The folder of one process's stores: locked while it is in use, readable by its owner alone."""
+    """Folder of one process's stores.
+
+    The folder is locked while it is in use, and readable by its owner only.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Take it for this process.
+        """Lock the folder for this process.
 
-        Raises ConfigError when another one has it, it is not ours, or the disk refuses.
+        Raises ConfigError when another process has locked it, it belongs to another user, or the
+        disk refuses.
         """
         try:
             make_folder(self.path, "the state folder")
@@ -347,11 +382,14 @@ class StateFolder:
         os.write(self._lock, b"%d" % os.getpid())
 
     def store_path(self, topic: str, partition: int) -> Path:
-        """Where the store of one partition is."""
+        """Return the path of the store of one partition."""
         return self.path / topic / str(partition)
 
     def tidy(self, in_use: set[Path], older_than_h: float) -> None:
-        """Remove the stores of partitions that went elsewhere, and damaged ones, when nobody wrote them for so long."""
+        """Remove stores that were not written for *older_than_h* hours and are not *in_use*.
+
+        These belong to partitions that moved to other workers, or were put aside.
+        """
         limit = time.time() - older_than_h * HOUR_S
         for folder in self.path.glob("*/*/"):
             newest = max(

@@ -1,7 +1,10 @@
-"""Keys and values of tables as bytes, and back: what is written can be read, or is refused where it is written.
+"""Keys and values of tables as bytes.
 
-Encoding alone takes what decoding refuses: a float that is not finite becomes null, None and texts
-pass for anything. So whatever is not of a plain type is decoded again before it is kept. Pure.
+A value that could not be decoded again is refused when it is written. Encoding alone accepts what
+decoding refuses: a float that is not finite becomes null, and None and texts pass for any type.
+Everything that is not of a plain type is therefore decoded once before it is kept.
+
+This module is pure: no Kafka, no store.
 """
 
 import dataclasses
@@ -21,10 +24,10 @@ import msgspec
 from famulus.errors import DecodeError
 from famulus.serialization.json_codec import UnwritableError, codec_of, fault_in
 
-Decode = Callable[[bytes], Any]  # Any, here and below: of the table's own types
+Decode = Callable[[bytes], Any]  # Any, here and below: a type of the table
 Encode = Callable[[Any], bytes]
-Fault = tuple[str, str]  # the JSON path, what is wrong there
-# What is of such a type, and of none below it, is read as it was written.
+Fault = tuple[str, str]  # the JSON path, and the fault there
+# Values of exactly these types, not of subclasses, are always decoded as they were encoded.
 PLAIN = int, str, bool, UUID
 IMMUTABLE = (
     int,
@@ -47,7 +50,7 @@ IMMUTABLE = (
 class RefusedError(Exception):
     """A key or a value cannot be kept.
 
-    *is_type* says whether it is its type that is wrong, or what it is.
+    *is_type* is True if its type is wrong, False if only its value is.
     """
 
     def __init__(self, path: str, reason: str, *, is_type: bool = True) -> None:
@@ -56,9 +59,10 @@ class RefusedError(Exception):
 
 
 class Coder:
-    """Makes bytes of keys or values of one type, and those of bytes.
+    """Encodes and decodes the keys or the values of one type.
 
-    *plain* is the type whose instances need no check, a class of its own when there is none.
+    Instances of the type *plain* need no check; *plain* is a class without instances when there is
+    no such type.
     """
 
     def __init__(self, of: Any, encode: Encode, decode: Decode) -> None:
@@ -68,18 +72,24 @@ class Coder:
         self.plain: type = of if of in PLAIN else _Nothing
 
     def checked(self, given: Any) -> bytes:
-        """The bytes of *given*. Raises RefusedError when they would not be read as the same."""
+        """Encode *given* and check that it decodes to the same value.
+
+        Raises RefusedError when it does not.
+        """
         return self._checked(given)[0]
 
     def canonical(self, key: Any) -> bytes:
-        """The same for a key: equal ones have the same bytes, also an int where the table has floats."""
+        """Encode a key with the check of `checked`, so that equal keys have equal bytes.
+
+        An int, for example, is encoded as a float where the table's keys are floats.
+        """
         raw, read = self._checked(key)
         return raw if type(read) is type(key) else self.encode(read)
 
     def _checked(self, given: Any) -> tuple[bytes, Any]:
         try:
             raw = self.encode(given)
-        except Exception as error:  # noqa: BLE001  # whatever the code of a user's type raises
+        except Exception as error:  # noqa: BLE001  # the code of a user's type may raise anything
             raise refused(error) from None
         try:
             read = self.decode(raw)
@@ -92,11 +102,11 @@ class Coder:
 
 
 class _Nothing:
-    """Has no instances."""
+    """A class without instances."""
 
 
 def name_of(of: Any) -> str:
-    """A type as people write it."""
+    """Return the name of a type as people write it."""
     return (
         of.__qualname__
         if isinstance(of, type) and not typing.get_args(of)
@@ -105,7 +115,7 @@ def name_of(of: Any) -> str:
 
 
 def value_coder(of: Any) -> Coder:
-    """How values of one type become bytes and come back."""
+    """Return the coder for values of one type."""
     if isinstance(of, type) and issubclass(of, faust.Record):
         codec = codec_of(of)
         return Coder(of, codec.encode, codec.decode)
@@ -113,7 +123,10 @@ def value_coder(of: Any) -> Coder:
 
 
 def key_coder(of: Any) -> Coder:
-    """The same for keys: their text without quotes, so that they read well in a URL and in any tool."""
+    """Return the coder for keys of one type.
+
+    Texts are encoded without quotes, so that keys are readable in a URL and in any tool.
+    """
     if of is str:
         return Coder(of, str.encode, bytes.decode)
     if isinstance(of, type) and issubclass(of, faust.Record):
@@ -135,7 +148,7 @@ def _without_quotes(key: Any) -> bytes:
 
 
 def is_mutable(of: Any) -> bool:
-    """Whether a value of the type can be changed in place, as far as its annotation says."""
+    """Return True if values of the annotated type may be changed in place."""
     if isinstance(of, typing.NewType):
         return is_mutable(of.__supertype__)
     origin, arguments = typing.get_origin(of), typing.get_args(of)
@@ -148,11 +161,11 @@ def is_mutable(of: Any) -> bool:
     return not (of is None or (isinstance(of, type) and issubclass(of, IMMUTABLE)))
 
 
-# What is wrong, in names and types only: values are private, and msgspec and Python quote some.
+# Faults contain names and types only: values are private, and msgspec and Python quote some.
 
 
 def fault_of(error: Exception) -> Fault:
-    """Where something cannot be read, and why."""
+    """Return the place and the reason of a decoding error."""
     if isinstance(error, msgspec.ValidationError):
         error = fault_in(error)
     if isinstance(error, DecodeError):
@@ -165,7 +178,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def refused(error: Exception) -> RefusedError:
-    """What encoding raised, as a refusal."""
+    """Convert an encoding error to a RefusedError."""
     if isinstance(error, UnwritableError):
         return RefusedError(error.path, error.reason, is_type=isinstance(error, TypeError))
     if isinstance(error, UnicodeError):
@@ -181,7 +194,7 @@ def refused(error: Exception) -> RefusedError:
 
 
 def difference(given: Any, read: Any, path: str = "$") -> Fault | None:
-    """Where *read* is not what was *given*, and how."""
+    """Return where and how *read* differs from what was *given*, None if it does not."""
     if not _is_alike(given, read):
         return path, f"`{type(given).__name__}` would be read as `{type(read).__name__}`"
     pairs = _inside(read, given, path)
@@ -198,7 +211,7 @@ def difference(given: Any, read: Any, path: str = "$") -> Fault | None:
         )
     try:
         is_same = bool(given == read) or not _has_equality(read)
-    except Exception:  # noqa: BLE001  # whatever the code of a user's type raises
+    except Exception:  # noqa: BLE001  # the code of a user's type may raise anything
         is_same = False
     return None if is_same else (path, f"another `{type(read).__name__}` would be read")
 
@@ -216,14 +229,14 @@ def _is_alike(given: Any, read: Any) -> bool:
 
 
 def _has_equality(value: Any) -> bool:
-    """Whether its class says what equals it: else only itself does."""
+    """Return True if the class defines equality, instead of identity only."""
     return any("__eq__" in kind.__dict__ for kind in type(value).__mro__[:-1])
 
 
 def _inside(one: Any, other: Any, path: str) -> list[tuple[Any, Any, str]] | None:
-    """What of *one* and *other* is to be compared one by one, with its path.
+    """Return the pairs inside *one* and *other* that are to be compared, with their paths.
 
-    None when their number differs.
+    Returns None when the two have different keys or lengths.
     """
     if isinstance(one, Mapping):
         return (
@@ -254,7 +267,7 @@ def _fields(value: Any) -> Collection[str]:
 
 
 def _not_finite(value: Any) -> RefusedError | None:
-    """The refusal of the first number in it that is none."""
+    """Return the refusal of the first number in *value* that is not finite, if any."""
     path = next(_paths_not_finite(value, "$"), None)
     return (
         None if path is None else RefusedError(path, "a number that is not finite", is_type=False)

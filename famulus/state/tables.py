@@ -1,11 +1,12 @@
-"""Tables: what handlers remember, one part per partition of the source.
+"""Tables: state that handlers read and write, partitioned like the source.
 
     stock_reserved = stock.Table("stock_reserved", key=str, value=int, default=int)
     stock_reserved[event.product_id] += event.quantity
 
-A handler sees the rows of the partition that its event came from, so a table is best keyed by the
-event's own key: then every row lives in one partition. Outside a handler a table can be read (all
-partitions that this worker owns, settled state only), not written.
+A handler sees the rows of the partition that its event came from. A table is therefore best keyed
+by the key of its events, so that all rows of a key are in one partition. Outside a handler a table
+can be read but not written. Such a read sees the settled rows of all partitions that this worker
+owns.
 """
 
 import heapq
@@ -42,11 +43,15 @@ from famulus.wall_clock import wall_ms
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
-HEX = "hex:"  # begins the text of a key that is none of the table: its bytes in hexadecimal follow
+HEX = "hex:"  # prefix of the text of a key that is not valid, before its bytes in hexadecimal
 
 
 class Row(NamedTuple):
-    """A row for pages: the *text* of its key, the key and the value, and why it cannot be read, empty where it can."""
+    """A row of a table for display.
+
+    *text* is the text of its key. *unreadable* is the reason why the row cannot be decoded, empty
+    where it can.
+    """
 
     text: str
     key: Any
@@ -55,17 +60,21 @@ class Row(NamedTuple):
 
 
 class Table(Generic[K, V]):
-    """Rows of type *value* by keys of type *key*; a missing row reads as `default()` where a default is given.
+    """A table with rows of type *value* by keys of type *key*.
 
-    Key and value types are Records and what JSON can carry by msgspec: numbers, str, bool, Decimal,
-    UUID, datetime, lists, dicts. *held* has the partitions of this worker by their numbers, *topic*
-    is the source whose handlers may change it. A row or an event's rows that are too large to be
-    settled in one piece send the event to the dead letter topic; so does what could not be read
-    again: TypeError or ValueError, where it is written. A row that cannot be read raises
-    UnreadableRowError, which stops the partition: no event is to blame for it.
+    A missing row reads as `default()` where a default is given. *held* has the partitions of this
+    worker by number. *topic* is the source whose handlers may change the table.
+
+    Keys and values are Records, or any type that msgspec encodes as JSON: numbers, str, bool,
+    Decimal, UUID, datetime, lists, dicts. Writing a key or a value that could not be decoded again
+    raises TypeError or ValueError, which sends the event to the dead letter topic. An event whose
+    rows are too large for one record batch goes there, too.
+
+    Reading a row that cannot be decoded raises UnreadableRowError, which stops the partition,
+    because the event is not the cause.
     """
 
-    def __init__(  # noqa: PLR0917  # all that a table is
+    def __init__(  # noqa: PLR0917  # the attributes of a table
         self,
         name: str,
         key: type[K],
@@ -81,7 +90,7 @@ class Table(Generic[K, V]):
         self.window: Window | None = None
         self._default = default
         self._held = held
-        self.topic = topic  # the source of its events, as on the cluster
+        self.topic = topic  # the source's name on the cluster
         self._key = key
         self._keys, self._values = key_coder(key), value_coder(value)
         self._encode_key, self._plain_key = self._keys.encode, self._keys.plain
@@ -97,7 +106,7 @@ class Table(Generic[K, V]):
         return f"<Table {self.name}>"
 
     def check(self, value: V) -> None:
-        """Raise what writing or reading raises of a value that would not come back."""
+        """Raise the error that writing *value* would raise if it could not be decoded again."""
         self._values.checked(value)
 
     def __getitem__(self, key: K) -> V:
@@ -107,7 +116,7 @@ class Table(Generic[K, V]):
             return self._missing(row, key)
         if self._is_mutable:
             return self._value(row, raw)
-        try:  # as `_value`, which is a call more
+        try:  # inlined `_value`, which saves a call
             return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
         except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
             raise self._unreadable(row, error) from None
@@ -120,7 +129,7 @@ class Table(Generic[K, V]):
             raw = self._encode(value) if type(value) is self._plain else self._values.checked(value)
         except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
             raise self._refused("value", self._values.name, error) from None
-        unit = current_unit()  # as `_unit`, which is a call more
+        unit = current_unit()  # inlined `_unit`, which saves a call
         if unit is None or unit.partition.topic != self.topic:
             unit = self._unit()
         unit.write(row, raw)
@@ -138,7 +147,7 @@ class Table(Generic[K, V]):
     @overload
     def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: K, default: D | None = None) -> V | D | None:
-        """The row's value, or *default* when there is no such row."""
+        """Return the value of the row, *default* when there is no such row."""
         row = self._row(key)
         raw = self._read(row)
         if raw is not None:
@@ -148,13 +157,13 @@ class Table(Generic[K, V]):
         return default
 
     def set(self, key: K, value: V) -> None:
-        """The same as `table[key] = value`."""
+        """Set the row, as `table[key] = value` does."""
         self[key] = value
 
     def pop(self, key: K, *default: V) -> V:
         """Delete the row and return its value.
 
-        Raises KeyError when it is missing and no *default* is given.
+        A missing row gives *default*. Raises KeyError when no default is given either.
         """
         row = self._row(key)
         raw = self._read(row)
@@ -167,10 +176,13 @@ class Table(Generic[K, V]):
         return value
 
     def items(self, after: str | None = None, limit: int | None = None) -> list[tuple[K, V]]:
-        """Settled rows of this worker by the text of their keys, from the first above *after*, *limit* at most.
+        """Return settled rows of this worker, ordered by key.
 
-        The keys of a table with windows are texts: the window's beginning, a slash, the key. Raises
-        ValueError when *after* is no such text, UnreadableRowError for a row that cannot be read.
+        *after* is the text of the key to start behind, *limit* the maximum number of rows. Keys of
+        a table with windows are texts: the start of the window, a slash, the key.
+
+        Raises ValueError when *after* is not the text of a key, and UnreadableRowError for a row
+        that cannot be decoded.
         """
         found = []
         for raw, value in self._later(None if after is None else self.position(after), limit):
@@ -182,7 +194,10 @@ class Table(Generic[K, V]):
         return found
 
     def page(self, after: bytes | None, limit: int) -> list[Row]:
-        """The same with rows that cannot be read, above the key whose bytes `position` gave."""
+        """Return settled rows in key order, including rows that cannot be decoded.
+
+        *after* is the key to start behind, as bytes from `position`.
+        """
         return [self._shown_row(raw, value) for raw, value in self._later(after, limit)]
 
     def _later(self, after: bytes | None, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
@@ -198,18 +213,21 @@ class Table(Generic[K, V]):
         )
 
     def settled(self, partition: int, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Settled rows of one partition as bytes, in the order of their keys, from *start* on."""
+        """Yield settled rows of one partition as bytes, in key order, from *start* on."""
         store = self._held[partition].store
         if store is not None and store.is_open:
             for key, value in store.items(self.prefix, start):
                 yield key[len(self.prefix) :], value
 
     def text(self, key: K | str) -> str:
-        """The text of a key that `items` gave, as it stands in a URL and is passed as *after*."""
+        """Return the text of a key from `items`, as used in URLs and as *after*."""
         return str(key) if self.window is not None else self._encode_key(key).decode()
 
     def key_text(self, raw: bytes) -> str:
-        """The text of any row's key, for people and as *after*; bytes that are no key are in hexadecimal."""
+        """Return the text of any row's key, for people and as *after*.
+
+        Bytes that are not a valid key are written in hexadecimal.
+        """
         try:
             text = windows.text_of(raw) if self.window is not None else raw.decode()
             if self.position(text) == raw:
@@ -219,16 +237,20 @@ class Table(Generic[K, V]):
         return HEX + raw.hex()
 
     def position(self, after: str) -> bytes:
-        """The bytes of a key whose text is passed as *after*. Raises ValueError when it is none."""
+        """Return the bytes of a key from its text.
+
+        Raises ValueError when the text is not valid.
+        """
         raw = _from_hex(after)
         if raw is not None:
             return raw
         return after.encode() if self.window is None else windows.from_text(after)
 
     def at(self, text: str) -> V | None:
-        """The settled row that the text of a key, as in a URL, stands for.
+        """Return the settled value of the row whose key has this *text*.
 
-        Raises ValueError when it is no such key, UnreadableRowError when the row cannot be read.
+        The result is None when there is no such row. Raises ValueError when *text* is not the text
+        of a key, and UnreadableRowError when the row cannot be decoded.
         """
         try:
             key = self._from_text(text)
@@ -241,25 +263,29 @@ class Table(Generic[K, V]):
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions whose rows this worker holds, ascending."""
+        """Return the partitions whose rows this worker holds, ascending."""
         return sorted(self._held)
 
-    # Windows, by the names that Faust has for them.
+    # Windows, with the names that Faust uses.
 
     def tumbling(self, size: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
-        """Rows of their own for each *size* of time: `table[key]` is that of the event's time.
+        """Keep separate rows for each *size* of time; `table[key]` is the row of the event's time.
 
-        They are removed when the stream's time is *expires* past their end.
+        Rows are removed when stream time is *expires* past the end of their window.
         """
         return self.hopping(size, size, expires=expires)
 
     def hopping(self, size: timedelta, step: timedelta, *, expires: timedelta) -> "Windowed[K, V]":
-        """The same with a window of *size* that begins at every *step*: an event counts in all that it lies in."""
+        """Keep separate rows for windows of *size* that start at every *step*.
+
+        An event counts in all windows that contain its time. Rows are removed when stream time is
+        *expires* past the end of their window.
+        """
         self.window = Window.of(size, step, expires)
         return Windowed(self, self.window)
 
     def in_window(self, start_ms: int, key: K) -> V:
-        """The row of one window.
+        """Return the value of the row in one window.
 
         Raises KeyError when there is none and the table has no default.
         """
@@ -268,24 +294,27 @@ class Table(Generic[K, V]):
         return self._missing(row, key) if raw is None else self._value(row, raw)
 
     def set_in_window(self, start_ms: int, key: K, value: V) -> None:
-        """Set the row of one window."""
+        """Set the row in one window."""
         self._write(self._window_row(start_ms, key), value)
 
     def now_ms(self) -> int:
-        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970.
+        """Return the time of the event being handled, in milliseconds since 1970.
 
-        The wall clock's, too, for an event after the year 9999, since the stream's time is never
-        ahead of it; 0 for one before 1970.
+        The result is the wall clock outside a handler, and for an event after the year 9999, since
+        stream time is never ahead of the wall clock. The result is 0 for an event before 1970.
         """
         unit = current_unit()
         if unit is None or unit.record.timestamp > windows.TIME_MAX_MS:
             return wall_ms()
         return max(unit.record.timestamp, 0)
 
-    # As the changelog has rows, and as people read them.
+    # Rows as bytes of the changelog, and as JSON for people.
 
     def fault(self, key: bytes, value: bytes) -> str:
-        """Why a row of the changelog cannot be read, without payload; empty when it can."""
+        """Return why a row of the changelog cannot be decoded, without payload.
+
+        The result is empty when the row can be decoded.
+        """
         try:
             self._to_key(key)
         except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
@@ -297,30 +326,33 @@ class Table(Generic[K, V]):
         return ""
 
     def as_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """A row of the changelog as JSON, key and value.
+        """Return key and value of a changelog row as JSON.
 
-        Raises ValueError, without payload, when its types differ.
+        Raises ValueError, without payload, when they do not have the table's types.
         """
         if why := self.fault(key, value):
             raise ValueError(why)
         return self.key_json(key), self._encode(self._decode(value))
 
     def key_json(self, raw: bytes) -> bytes:
-        """The key of a row as JSON. Raises what decoding it does."""
+        """Return the key of a row as JSON.
+
+        Raises the decoder's error when the key is not valid.
+        """
         key = self._to_key(raw)
         return self._encode_key(key) if isinstance(key, faust.Record) else msgspec.json.encode(key)
 
     def shown(self, key: bytes, value: bytes) -> bytes:
-        """The value that `as_json` gives, for people: without what is sensitive.
+        """Return the value of a row as JSON for people, with sensitive fields redacted.
 
-        Raises as that does.
+        Raises as `as_json` does.
         """
         return hidden(self.as_json(key, value)[1], self._hidden) or b"null"
 
     def from_json(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """The row of the changelog that such JSON stands for.
+        """Return key and value of a changelog row from JSON as `as_json` gives it.
 
-        Raises ValueError that says what is wrong in it.
+        Raises ValueError with the fault.
         """
         raw = self.key_from_json(key)
         try:
@@ -329,7 +361,7 @@ class Table(Generic[K, V]):
             raise ValueError(_words(error)) from None
 
     def key_from_json(self, raw: bytes) -> bytes:
-        """The key of the row. Raises as `from_json` does."""
+        """Return the key of a row from JSON. Raises as `from_json` does."""
         try:
             return self._key_from_json(raw)
         except Exception as error:  # noqa: BLE001  # as above
@@ -347,14 +379,17 @@ class Table(Generic[K, V]):
         return key
 
     def event_key(self, key: bytes) -> bytes:
-        """The key of the events that a row belongs to, where a table is keyed as its events are."""
+        """Return the key of the events that a row belongs to.
+
+        This holds only for a table that is keyed like its events.
+        """
         raw = key if self.window is None else key[windows.START_BYTES :]
         try:
             return key_bytes(self._keys.decode(raw)) or b""
-        except TypeError:  # no event has such a key
+        except TypeError:  # not a type that an event's key can have
             return raw
 
-    # By keys as they are in the changelog.
+    # Access to rows by their keys in the changelog.
 
     def _row(self, key: K) -> bytes:
         try:
@@ -368,7 +403,7 @@ class Table(Generic[K, V]):
         return self.prefix + windows.in_window(start_ms, self._row(key)[len(self.prefix) :])
 
     def _missing(self, row: bytes, key: K) -> V:
-        """The default. Raises KeyError when there is none."""
+        """Return the default for a missing row. Raises KeyError when there is none."""
         if self._default is None:
             raise KeyError(key)
         value = self._default()
@@ -377,9 +412,9 @@ class Table(Generic[K, V]):
         return value
 
     def _value(self, row: bytes, raw: bytes) -> V:
-        """The value in *raw*.
+        """Decode the value of a row inside a handler.
 
-        One that can be changed in place is looked at again at the event's end.
+        A mutable value is checked for changes in place when the event ends.
         """
         value = self._decoded(row, raw)
         if self._is_mutable:
@@ -408,31 +443,34 @@ class Table(Generic[K, V]):
         self._check_home(unit)
         return unit
 
-    # What was read and changed in place would be lost.
+    # A value that was read and changed in place would be lost, so it is checked.
 
-    # Any: or a default of its own.
+    # *value* is Any, since it may be a default of another type.
     def _check_later(self, row: bytes, value: Any, raw: bytes | None = None) -> None:
         unit = current_unit()
         if unit is None or unit.is_ended:
             return
         try:
             before = raw if raw is not None else self._encode(value)
-        except Exception:  # noqa: BLE001  # a default that is no value of the table
+        except Exception:  # noqa: BLE001  # a default that is not of the table's value type
             return
         unit.check_later(partial(self._check_unchanged, row, value, before, is_row=raw is not None))
 
     def _check_unchanged(
         self, row: bytes, value: Any, before: bytes, rows: Rows, *, is_row: bool
     ) -> None:
-        """Raise TypeError when *value*, *before* when it was read, differs now, and the row was not written since."""
+        """Raise TypeError when *value* was changed in place and not written back.
+
+        *before* are the bytes of the value when it was read.
+        """
         if row in rows and not (is_row and rows[row] is before):
             return
         try:
             if self._encode(value) == before:
                 return
-            # Other bytes may say the same.
+            # Different bytes may decode to equal values.
             is_same = is_row and difference(value, self._decode(before)) is None
-        except Exception:  # noqa: BLE001  # it was changed into what cannot be encoded
+        except Exception:  # noqa: BLE001  # the changed value cannot be encoded
             is_same = False
         if not is_same:
             raise TypeError(
@@ -441,7 +479,7 @@ class Table(Generic[K, V]):
                 "lost: assign it (`table[key] = value`), or change a copy"
             )
 
-    # What goes wrong, in words without payload.
+    # Errors, with messages without payload.
 
     def _refused(self, what: str, kind: str, error: Exception) -> Exception:
         fault = error if isinstance(error, RefusedError) else refused(error)
@@ -463,7 +501,10 @@ class Table(Generic[K, V]):
         )
 
     def _check_home(self, unit: UnitOfWork) -> None:
-        """Raise TypeError when the event is of another subscription than the table, where both are known."""
+        """Raise TypeError when the event and the table belong to different subscriptions.
+
+        Nothing is checked where one of them is unknown.
+        """
         here, there = self.topic, unit.partition.topic
         if here != there and here and there:
             raise TypeError(
@@ -486,7 +527,7 @@ class Table(Generic[K, V]):
 
 
 def _from_hex(text: str) -> bytes | None:
-    """The bytes that a text in hexadecimal stands for, None for any other text."""
+    """Return the bytes that a text in hexadecimal stands for, None for any other text."""
     try:
         return bytes.fromhex(text[len(HEX) :]) if text.startswith(HEX) else None
     except ValueError:
@@ -494,7 +535,7 @@ def _from_hex(text: str) -> bytes | None:
 
 
 def _words(error: Exception) -> str:
-    """Where something is wrong and what, in names and types only."""
+    """Return the place of an error and its reason, in names and types only."""
     if isinstance(error, (RefusedError, windows.NoWindowError)):
         return str(error)
     path, reason = fault_of(error)

@@ -1,17 +1,16 @@
-"""The unit of work: what one event changes.
+"""Unit of work: the changes made by one event.
 
-A handler that raises discards it, one that succeeds leaves it behind.
+The unit of a handler that raises is discarded; that of a handler that succeeds is kept.
 
-A unit belongs to one attempt of one handler. What a later attempt, or the next handler of the
-event, keeps of it is in the unit that comes after it. So a task that outlives its handler has the
-unit of that handler alone: it can neither change the next attempt nor leave anything where nobody
-looks.
+A unit belongs to one attempt of one handler. A later attempt, or the event's next handler, gets a
+new unit with the changes to keep. A task that outlives its handler has only the unit of that
+handler, so it can neither change the next attempt nor add changes that would be lost silently.
 
-Handlers of many keys are in hand at once. One that never suspends runs in one piece, so nothing
-comes between what it reads and what it writes. When one suspends, every row that it has touched, or
-touches from then on, belongs to it until it ends. Another event that touches such a row is undone
-on the spot, waits for the owner's end, and is handled again: no update is lost, nothing half done
-is read, and since nobody waits while owning anything, nobody waits for ever.
+Handlers of many keys run concurrently. A handler that never suspends runs without interruption, so
+nothing comes between its reads and its writes. When a handler suspends, its event owns every row
+that it has touched or touches from then on, until it ends. Another event that touches such a row is
+undone at once, waits for the owner to end, and is handled again. As a result no update is lost and
+no partial change is read. There are no deadlocks either, since no event waits while it owns rows.
 """
 
 import asyncio
@@ -34,33 +33,37 @@ from famulus.state.changelog import MARK_BYTES, RECORD_OVERHEAD
 from famulus.state.partition_state import PartitionState, Rows
 from famulus.state.rocksdb_store import StoreError
 
-# The rows; how many events were to be published, how many rows touched.
+# The rows, the number of records in the outbox, and the number of rows touched.
 Savepoint = tuple[Rows, int, int]
 NOTHING: Savepoint = ({}, 0, 0)
-NO_ROWS: Rows = {}  # never written to: what many units would have of their own for nothing
+# Shared empty containers, never written to, since most units need none of their own.
+NO_ROWS: Rows = {}
 NO_TOUCHED: dict[bytes, None] = {}
 NO_OUTBOX: list[ProducerRecord] = []
 NO_READS: list["Callable[[Rows], None]"] = []
-# Events that wait for one to end, in the order of their coming.
+# Events that wait for another one to end, first come first.
 Waiters = deque["asyncio.Future[Waiters]"]
 
 
-class RowConflictError(BaseException):  # no error, and no Exception: handlers must let it pass
-    """A row belongs to another event in hand: this event is undone, and handled again after that one."""
+class RowConflictError(BaseException):  # not an Exception, so that handlers do not catch it
+    """A row is owned by another event in flight.
+
+    This event is undone, and handled again after the owner has ended.
+    """
 
 
 class EffectsTooLargeError(PermanentError):
-    """What one event changes does not fit into one record batch."""
+    """The changes made by one event do not fit into one record batch."""
 
 
 class UnitOfWork:
-    """The effects of one event as of one attempt of one handler.
+    """The effects of one event during one attempt of one handler.
 
-    Tables write into it, the event bus publishes through it.
+    Tables write into the unit, and the event bus publishes through it.
     """
 
-    # There is one for every event: slots are read in half the time, and most of it is made when it
-    # is needed.
+    # There is one unit for every event. Slots are read in half the time, and most parts are only
+    # made when they are needed.
     __slots__ = (
         "_cause",
         "_event_id",
@@ -94,46 +97,44 @@ class UnitOfWork:
         self.partition, self.record, self.waiters = partition, record, waiters
         self.handler = ""
         self.rows, self.outbox = NO_ROWS, NO_OUTBOX
-        # What its handler has called and not awaited, so that nothing of it was done.
+        # Name of a coroutine that the handler called and did not await, so that it had no effect.
         self.unawaited = ""
-        # Of the event's handlers, once one has asked for any; closed before an attempt ends badly.
+        # Services of the event's handlers, made on first use. Closed before a failed attempt is
+        # rolled back, and before the event ends.
         self.services: svcs.Container | None = None
-        # What checks the values that were read, and can be changed in place, at the end.
+        # Checks, run at the end, of mutable values that were read.
         self.reads = NO_READS
-        self.mark: tuple[bytes, bytes] | None = None  # that it leaves, as the store keeps it
-        # Owns a row that this one touched, or has its mark.
+        self.mark: tuple[bytes, bytes] | None = None  # key and value that it leaves
+        # The unit that owns a row that this one touched, or the mark of the same event id.
         self.in_the_way: UnitOfWork | None = None
-        # To be handled again: another one is in the way, or the store could not be read.
+        # To be handled again, because of a row conflict or because the store could not be read.
         self.is_undone = False
-        self.is_live = False  # it has suspended, and owns what it touched, and its mark
+        self.is_live = False  # it has suspended, and owns its mark and the rows that it touched
         self.is_ended = False
-        self.is_discarded = False  # it has ended, and nothing that it did counts
-        self.is_stopped = False  # the worker stops: what cancels it now is that
-        self.is_resting = False  # it has not ended, but nobody is at work on it
+        self.is_discarded = False  # it has ended, and its effects are dropped
+        self.is_stopped = False  # the worker stops, which is why the handler gets cancelled
+        self.is_resting = False  # the event is deferred: not ended, and no task works on it
         self.is_timed_out = False  # its attempt was cancelled because it took too long
-        self.bytes_redeemed = 0  # of its payload, which its record does not carry
-        self._touched = NO_TOUCHED  # a set in the order of touching
-        # Of `outbox`: may have to be replaced before they leave.
+        self.bytes_redeemed = 0  # size of its payload, if a claim check stands for it
+        self._touched = NO_TOUCHED  # keys in the order of touching
+        # Records of `outbox` that may have to be replaced before they leave.
         self._unchecked: list[ProducerRecord] | None = None
         self._event_id = ""
         self._cause: Lineage | None = None
-        self._first = 0  # place in the outbox of the first event that the current handler publishes
+        self._first = 0  # index in the outbox of the current handler's first event
 
     @property
     def event_id(self) -> str:
-        """What makes the event the same event when it comes again.
+        """Return the id of the event, which is made on first use.
 
-        Made when somebody asks for it.
+        The id is the same at each redelivery.
         """
         self._event_id = self._event_id or event_id_of(self.record)
         return self._event_id
 
     @property
     def cause(self) -> Lineage:
-        """What the event hands on to those that are published because of it.
-
-        Made when somebody asks for it.
-        """
+        """Return the lineage for events that this one causes, which is made on first use."""
         if self._cause is None:
             self._cause = cause_of(self.record)
         return self._cause
@@ -141,10 +142,10 @@ class UnitOfWork:
     # Rows.
 
     def row(self, key: bytes) -> bytes | None:
-        """The newest value of a row as this event sees it.
+        """Return the newest value of a row as this event sees it.
 
-        Raises Unwound when the row belongs to another one, StoreError when the disk does not let us
-        look now; then the event is undone, whatever its handler makes of that.
+        Raises RowConflictError when another event owns the row, and StoreError when the disk
+        refuses for now. In both cases the event is undone, even if its handler catches the error.
         """
         if key in self.rows:
             return self.rows[key]
@@ -156,7 +157,7 @@ class UnitOfWork:
             raise
 
     def earlier(self, key: bytes, applied: int, stored: bytes | None) -> bytes | None:
-        """The mark that the event left when it was seen before, see `Partition.mark`.
+        """Return the mark that the event left when it was seen before, see `PartitionState.mark`.
 
         Raises as `row` does.
         """
@@ -169,7 +170,10 @@ class UnitOfWork:
             raise
 
     def leave(self, key: bytes, mark: bytes) -> None:
-        """Leave a mark under *key*, which no other event in hand may have: `earlier` has said so just now."""
+        """Set the mark that the event leaves under *key*.
+
+        The caller has just called `earlier`, so no other event in flight owns the key.
+        """
         self.mark = key, mark
         if self.is_live:
             self.partition.owners[key] = self
@@ -177,7 +181,8 @@ class UnitOfWork:
     def write(self, key: bytes, value: bytes | None) -> None:
         """Set a row, or delete it with None.
 
-        Raises as `row` does, and TypeError when the event is done.
+        Raises RowConflictError when another event owns the row, and TypeError when the event has
+        ended.
         """
         if self.is_ended:
             raise TypeError("a table was changed after the event that it was changed for was done")
@@ -188,9 +193,9 @@ class UnitOfWork:
         self.rows[key] = value
 
     def touch(self, key: bytes) -> None:
-        """Have a row belong to this event while it is in hand.
+        """Make the event own a row if it has suspended, or once it suspends.
 
-        Raises Unwound when it does to another.
+        Raises RowConflictError when another event owns the row.
         """
         if self.partition.owners:
             self._check_owner(key)
@@ -208,7 +213,10 @@ class UnitOfWork:
             raise RowConflictError
 
     def check_later(self, check: Callable[[Rows], None]) -> None:
-        """Have *check* look at what was written when the event joins. It may raise."""
+        """Run *check* with the written rows when the event joins its checkpoint.
+
+        An error that *check* raises makes `join` fail.
+        """
         if self.reads is NO_READS:
             self.reads = []
         self.reads.append(check)
@@ -216,22 +224,22 @@ class UnitOfWork:
     # Events to publish.
 
     def publish(self, record: ProducerRecord) -> None:
-        """Let *record* leave with the event's other effects."""
+        """Add *record* to the event's effects."""
         if self.outbox is NO_OUTBOX:
             self.outbox = []
         self.outbox.append(record)
 
     def publish_unchecked(self, record: ProducerRecord) -> None:
-        """The same for a record that leaves only once `replace` has said what leaves in its place."""
+        """Add *record* to the effects, to leave only after `replace` was called for it."""
         self.publish(record)
         if self._unchecked is None:
             self._unchecked = []
         self._unchecked.append(record)
 
     def replace(self, record: ProducerRecord, by: ProducerRecord | None) -> None:
-        """Let *by*, or nothing, leave in the place of *record*, which was published unchecked.
+        """Publish *by*, or nothing, instead of *record*, which was published unchecked.
 
-        Does nothing once the attempt has ended: *record* did not leave with it.
+        Does nothing once the attempt has ended, since *record* did not leave with it.
         """
         if self.is_ended:
             return
@@ -243,13 +251,16 @@ class UnitOfWork:
 
     @property
     def position(self) -> int:
-        """How many events the current handler has published so far."""
+        """Return how many events the current handler has published so far."""
         return len(self.outbox) - self._first
 
     # Attempts.
 
     def savepoint(self, handler: str) -> Savepoint:
-        """Begin an attempt of *handler*; `rollback` with the result undoes what the attempt did."""
+        """Begin an attempt of *handler*.
+
+        Returns a savepoint; `rollback` to it undoes the changes of the attempt.
+        """
         self.handler = handler
         if self._touched is NO_TOUCHED and self.outbox is NO_OUTBOX:
             return NOTHING
@@ -259,7 +270,7 @@ class UnitOfWork:
     def rollback(self, to: Savepoint) -> "UnitOfWork":
         """End the attempt, and undo everything since `savepoint`.
 
-        Returns the unit that is left of the event.
+        Returns the unit for the event's next attempt.
         """
         rows, kept, touched = to
         if self.is_live:
@@ -274,7 +285,7 @@ class UnitOfWork:
     def passed(self) -> "UnitOfWork":
         """End the attempt, which has succeeded.
 
-        Returns the unit of the event's next handler, with its effects.
+        Returns the unit for the event's next handler, which includes the effects so far.
         """
         unit = self._left(self.rows, self._checked(), self._touched)
         unit.reads = self.reads
@@ -283,7 +294,10 @@ class UnitOfWork:
     def _left(
         self, rows: Rows, outbox: list[ProducerRecord], touched: Iterable[bytes]
     ) -> "UnitOfWork":
-        """What is left of the event for its next attempt. This unit has ended, and owns nothing."""
+        """Return a unit with the given effects for the event's next attempt.
+
+        The current unit ends, and its ownership of rows moves to the new one.
+        """
         unit = UnitOfWork(self.partition, self.record, self.waiters)
         unit.handler, unit.mark = self.handler, self.mark
         unit.rows, unit.outbox, unit._touched = (
@@ -306,7 +320,11 @@ class UnitOfWork:
         return unit
 
     def _checked(self) -> list[ProducerRecord]:
-        """What may leave: a task that outlives its handler has to send what it has not checked by itself."""
+        """Return the records that may leave with the event.
+
+        Unchecked records are left out. A task that outlives its handler has to send those by
+        itself.
+        """
         if self._unchecked is None:
             return self.outbox
         return [
@@ -316,9 +334,10 @@ class UnitOfWork:
         ]
 
     def join(self) -> None:
-        """Make the effects, and the event's mark, part of the group that fills.
+        """Add the effects and the event's mark to the open checkpoint.
 
-        Raises EffectsTooLargeError, and what a check of `check_later` raises; then nothing is done.
+        Raises EffectsTooLargeError, and the errors of checks from `check_later`. Nothing is added
+        then.
         """
         for check in self.reads:
             check(self.rows)
@@ -345,18 +364,22 @@ class UnitOfWork:
     # Owning.
 
     def suspend(self) -> None:
-        """The handler waits for something: from now on what it touched is its own."""
+        """Note that the handler suspends: from now on the event owns the rows that it touched."""
         if not (self.is_live or self.is_ended):
             self.is_live = True
             self.partition.owners.update(dict.fromkeys(self._owned(), self))
 
     def discard(self) -> None:
-        """The event is undone: nothing that it did counts, and nothing belongs to it any more."""
+        """End the unit and drop all of its effects, since the event is undone."""
         self.is_discarded = True
         self.end()
 
     def end(self) -> None:
-        """The event is done, or left to somebody else: nothing belongs to it any more."""
+        """End the unit and release all rows that the event owns.
+
+        The event is done, or is left to another owner of the partition. The first event that waits
+        for it is woken.
+        """
         self.is_ended = True
         if self.is_live:
             for key in self._owned():
@@ -365,13 +388,14 @@ class UnitOfWork:
             self._pass_on()
 
     def _owned(self) -> Iterable[bytes]:
-        """What belongs to this event when it has suspended."""
+        """Return the keys of rows and mark that the event owns once it has suspended."""
         return self._touched if self.mark is None else (*self._touched, self.mark[0])
 
     def turn(self) -> "asyncio.Future[Waiters] | None":
-        """After `end`: done when the event that was in the way has ended; says who waits behind this one then.
+        """Return a future that is done when the owner of the conflicting row has ended.
 
-        None when there is nobody to wait for.
+        Call this after `end`. The result of the future is the queue of events that then wait behind
+        this one. Returns None when the owner has already ended.
         """
         owner = self.in_the_way
         if owner is None or owner.is_ended:
@@ -383,7 +407,10 @@ class UnitOfWork:
         return turn
 
     def _pass_on(self) -> None:
-        """Wake the first one that waits; the others wait for that one from now on, lest they all run in vain."""
+        """Wake the first waiter and let the others wait for that one.
+
+        If all were woken at once, most would run in vain and be undone again.
+        """
         while self.waiters:
             first = self.waiters.popleft()
             if not first.done():
@@ -392,17 +419,17 @@ class UnitOfWork:
 
 
 _current: ContextVar[UnitOfWork | None] = ContextVar("unit", default=None)
-# Make a unit the one of the event in hand in this task, until the next one is entered.
+# Set the current unit of this task, until the next one is entered.
 enter = _current.set
-# The unit of the event in hand, None outside a handler. It may have ended: see `current_attempt`.
+# Return the current unit, None outside a handler. It may have ended: see `current_attempt`.
 current_unit: Callable[[], UnitOfWork | None] = _current.get
 
 
 def current_attempt() -> UnitOfWork | None:
-    """Return the unit of the attempt in hand, None outside a handler.
+    """Return the unit of the current attempt, None outside a handler.
 
-    A task that outlives its handler is outside of it. Raises AttemptEndedError when that attempt
-    has failed.
+    A task that outlives its handler counts as outside. Raises AttemptEndedError when the attempt
+    that started the task has failed.
     """
     unit = current_unit()
     if unit is None or not unit.is_ended:

@@ -1,14 +1,16 @@
-"""Windows: rows of their own for each span of time, by the time of the event in hand.
+"""Windowed tables: separate rows for each span of time, by the time of the event.
 
     per_hour = orders.Table("per_hour", key=str, value=int, default=int).tumbling(
         timedelta(hours=1), expires=timedelta(days=2))
     per_hour[event.customer_id] += 1
     per_hour[event.customer_id].delta(timedelta(hours=1))       # the hour before
 
-An event's time is its record's timestamp, so an event that is handled again counts in the same
-window. Windows begin at multiples of the step since 1970. A time that no calendar has, such as one
-in microseconds, is taken for the worker's, one before 1970 for its beginning: rows of such windows
-would never be removed, and they would sort before all others.
+The time of an event is its record's timestamp, so an event that is handled again counts in the same
+window. Windows start at multiples of the step since 1970.
+
+A timestamp after the year 9999, such as one in microseconds, is replaced by the worker's clock, and
+one before 1970 by 1970. Rows of such windows would otherwise never expire: stream time never
+reaches the former, and the bytes of the latter sort after all others.
 """
 
 import re
@@ -26,18 +28,22 @@ K_contra = TypeVar("K_contra", contravariant=True)
 _start = struct.Struct(">q")
 START_BYTES = _start.size
 TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
-# Above: no time at all, but the text of a key in a table that had no windows once.
+# From here on the bytes are not a time but the text of a key, from when the table had no windows.
 STRAY_MAX_MS = 0x20 << 56
-_number = re.compile(r"(-?\d{1,19}) ms")  # stands for a time that no calendar has
+_number = re.compile(r"(-?\d{1,19}) ms")  # text of a time that no calendar date has
 
 
 class NoWindowError(ValueError):
-    """A key, or its text, has no window's beginning."""
+    """A key, or its text, does not begin with the start of a window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How long a window is, how far apart two begin, and how long after its end its rows are kept; milliseconds."""
+    """Window definition, in milliseconds.
+
+    *size_ms* is the length of a window, *step_ms* the distance between the starts of two windows,
+    and *expires_ms* the time for which rows are kept after the end of their window.
+    """
 
     size_ms: int
     step_ms: int
@@ -45,9 +51,10 @@ class Window:
 
     @classmethod
     def of(cls, size: timedelta, step: timedelta, expires: timedelta) -> "Window":
-        """Make one of lengths.
+        """Make a window from time spans.
 
-        Raises ConfigError when time would pass that no window has, or one is not positive.
+        Raises ConfigError when *step* is not above 0 or is longer than *size*, so that some times
+        would be in no window, or when *expires* is negative.
         """
         declared = Declaration("a table's window")
         for option, length in {"size": size, "step": step, "expires": expires}.items():
@@ -61,30 +68,39 @@ class Window:
         return cls(*lengths)
 
     def starts(self, at_ms: int) -> range:
-        """When the windows begin that *at_ms* lies in, the oldest first; none before 1970 for a time after it."""
+        """Return the starts of the windows that contain *at_ms*, oldest first.
+
+        For a time after 1970 there is no window that starts before 1970.
+        """
         newest = at_ms - at_ms % self.step_ms
         oldest = newest - (self.size_ms - 1 - at_ms % self.step_ms) // self.step_ms * self.step_ms
         return range(max(oldest, 0) if at_ms >= 0 else oldest, newest + 1, self.step_ms)
 
     def is_stray(self, start_ms: int) -> bool:
-        """Whether a window begins then that no event reaches: earlier versions wrote rows of such ones."""
+        """Return True if a window starts at *start_ms* that no event reaches.
+
+        Earlier versions wrote rows of such windows.
+        """
         is_outside = -(1 << 56) < start_ms < 0 or TIME_MAX_MS < start_ms < STRAY_MAX_MS
         return is_outside and not start_ms % self.step_ms
 
     def expired_before(self, stream_ms: int) -> int:
-        """Windows that begin before this are kept no more at the stream's time *stream_ms*."""
+        """Return the start before which windows have expired, at the stream time *stream_ms*."""
         return stream_ms - self.size_ms - self.expires_ms + 1
 
 
 def in_window(start_ms: int, key: bytes) -> bytes:
-    """The key of a row of the window that begins at *start_ms*, as bytes that sort by time."""
+    """Return the key of a row of the window that starts at *start_ms*.
+
+    The bytes of such keys sort by time.
+    """
     return _start.pack(start_ms) + key
 
 
 def start_of(raw: bytes) -> int:
-    """When the window of such a key begins, milliseconds since 1970.
+    """Return the start of the window in a key made by `in_window`, in milliseconds since 1970.
 
-    Raises NoWindowError when it is none.
+    Raises NoWindowError when the key is too short.
     """
     if len(raw) < START_BYTES:
         raise NoWindowError("the key has no window's beginning")
@@ -92,9 +108,10 @@ def start_of(raw: bytes) -> int:
 
 
 def text_of(raw: bytes) -> str:
-    """Such a key for people: the window's beginning, a slash, the key. Raises as `start_of` does.
+    """Return the text of a window key: the window's start, a slash, the key.
 
-    A beginning that no calendar has is a number.
+    A start that no calendar date has is written as a number. Raises NoWindowError as `start_of`
+    does.
     """
     start_ms, key = start_of(raw), raw[START_BYTES:].decode("utf-8", "backslashreplace")
     try:
@@ -104,9 +121,9 @@ def text_of(raw: bytes) -> str:
 
 
 def from_text(text: str) -> bytes:
-    """The bytes that such a text stands for; without a zone its time is UTC.
+    """Return the bytes of a window key from its text.
 
-    Raises NoWindowError when it is none.
+    A time without a zone is UTC. Raises NoWindowError when the text is not valid.
     """
     written, _, key = text.partition("/")
     if number := _number.fullmatch(written):
@@ -123,23 +140,29 @@ def from_text(text: str) -> bytes:
 
 
 class WindowRows(Protocol[K_contra, V]):
-    """What windows need of a table."""
+    """The part of a table that windows need."""
 
     def in_window(self, start_ms: int, key: K_contra) -> V:
-        """The row of one window.
+        """Return the value of the row in one window.
 
         Raises KeyError when there is none and the table has no default.
         """
 
     def set_in_window(self, start_ms: int, key: K_contra, value: V) -> None:
-        """Set the row of one window."""
+        """Set the row in one window."""
 
     def now_ms(self) -> int:
-        """The time of the event in hand, the wall clock's outside a handler; milliseconds since 1970."""
+        """Return the time of the event being handled, in milliseconds since 1970.
+
+        Outside a handler this is the wall clock.
+        """
 
 
 class Windowed(Generic[K, V]):
-    """A table by windows: `table[key]` are the rows of *key* in all windows that the event's time lies in."""
+    """A table with windows.
+
+    `table[key]` stands for the rows of *key* in all windows that contain the event's time.
+    """
 
     def __init__(self, rows: WindowRows[K, V], window: Window) -> None:
         self._rows = rows
@@ -149,12 +172,12 @@ class Windowed(Generic[K, V]):
         return WindowSet(self._rows, self.window, key)
 
     def __setitem__(self, key: K, value: "V | WindowSet[K, V]") -> None:
-        if not isinstance(value, WindowSet):  # else it is the outcome of `+=` and written by now
+        if not isinstance(value, WindowSet):  # else it is the result of `+=`, already written
             self[key].apply(lambda _: value)
 
 
 class WindowSet(Generic[K, V]):
-    """The rows of one key in all windows that the event's time lies in."""
+    """The rows of one key in all windows that contain the event's time."""
 
     def __init__(self, rows: WindowRows[K, V], window: Window, key: K) -> None:
         self._rows = rows
@@ -162,7 +185,7 @@ class WindowSet(Generic[K, V]):
         self._key = key
 
     def apply(self, change: Callable[[V], V]) -> "WindowSet[K, V]":
-        """Replace each row by what *change* makes of it."""
+        """Replace the value of each row by the result of *change*."""
         for start_ms in self._window.starts(self._rows.now_ms()):
             self._rows.set_in_window(
                 start_ms, self._key, change(self._rows.in_window(start_ms, self._key))
@@ -170,21 +193,21 @@ class WindowSet(Generic[K, V]):
         return self
 
     def current(self) -> V:
-        """The row of the window that began last."""
+        """Return the row of the newest window that contains the event's time."""
         return self._at(self._rows.now_ms())
 
     def delta(self, ago: timedelta) -> V:
-        """The row of the window that had begun last so long *ago*."""
+        """Return the row of the newest window that contains the event's time minus *ago*."""
         return self._at(self._rows.now_ms() - ago // timedelta(milliseconds=1))
 
     def at(self, time: datetime) -> V:
-        """The row of the window that had begun last at *time*."""
+        """Return the row of the newest window that contains *time*."""
         return self._at(round(time.timestamp() * 1000))
 
     def _at(self, at_ms: int) -> V:
         return self._rows.in_window(self._window.starts(at_ms)[-1], self._key)
 
-    def __iadd__(self, value: Any) -> "WindowSet[K, V]":  # Any: whatever the rows can be added to
+    def __iadd__(self, value: Any) -> "WindowSet[K, V]":  # Any: a summand of the rows
         return self.apply(lambda row: row + value)
 
     def __isub__(self, value: Any) -> "WindowSet[K, V]":
