@@ -81,7 +81,7 @@ def _choices(annotation: object) -> Iterator[str]:
             choice
             for choice in get_args(annotation)
             if isinstance(choice, str) and choice[:1].isalpha()
-        )  # no "-1"
+        )  # "-1" has no other spelling
         return
     for part in get_args(annotation):
         yield from _choices(part)

@@ -16,7 +16,7 @@ EVERY_S = 30.0  # period of the limit
 BURST = 3  # times that a message passes per period, since it may come from two or three places
 NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9]+")
 KEPT = 500  # messages whose counts are kept
-CALM = logging.WARNING  # lowest level that is limited; lower ones are rare, or turned on by choice
+CALM = logging.WARNING  # lowest level that is limited; lower ones are logged by choice
 
 
 class Rate(logging.Filter):

@@ -1,4 +1,4 @@
-"""Reader of dead letter topics outside of any consumer group: whole topics or single records."""
+"""Reader of topics outside of any consumer group, and the index of dead letters."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -175,7 +175,7 @@ def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
 
 @asynccontextmanager
 async def reading(app: Famulus) -> AsyncIterator[Reader]:
-    """Open a reader of dead letter topics; errors inside are translated as by `answered`."""
+    """Open a reader of topics; errors inside are translated as by `answered`."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     consumer = _consumer(kafka)
     reader = Reader(consumer, kafka, timeout_s)
@@ -206,7 +206,7 @@ def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     )
 
 
-async def register_of(  # each has a default
+async def register_of(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
