@@ -1,12 +1,17 @@
-"""The settings, in layers: defaults, `appsettings.json`, `appsettings.{ENVIRONMENT}.json`, environment, command line.
+"""Settings of a process, merged from layers.
 
-The later one wins, value by value. Every field says its unit. `Kafka.ProducerConfig.Acks` of a file
-is the variable `KAFKA__PRODUCERCONFIG__ACKS` and, after a command, `--set
-Kafka.ProducerConfig.Acks=all`; `KAFKA_BOOTSTRAP_SERVERS` is an alias of `KAFKA__BOOTSTRAPSERVERS`.
-Names are compared without case, underscores, dots and dashes, so `GroupId`, `group_id` and
-`group.id` are one setting. An unknown name is an error: a setting that is silently ignored is worse
-than none. The files are looked for in the working folder or `APPSETTINGS_DIR`; what they may refer
-to is in `layers.references`, and `faust -A app config show` says what holds and why.
+The layers are, from weak to strong: defaults, `appsettings.json`,
+`appsettings.{ENVIRONMENT}.json`, environment variables, command line. The strongest layer that sets
+a value wins, value by value. Every field states its unit.
+
+`Kafka.ProducerConfig.Acks` of a file is the variable `KAFKA__PRODUCERCONFIG__ACKS` and, after a
+command, `--set Kafka.ProducerConfig.Acks=all`. `KAFKA_BOOTSTRAP_SERVERS` is an alias of
+`KAFKA__BOOTSTRAPSERVERS`. Names are compared without case, underscores, dots and dashes, so
+`GroupId`, `group_id` and `group.id` are one setting. An unknown name is an error, since a setting
+that is silently ignored is worse than none.
+
+The files are read from the working folder or `APPSETTINGS_DIR`. References in them are described in
+`loading.references`. `faust -A app config show` lists the values in effect and their origins.
 """
 
 from famulus.config.kafka import ConsumerConfig, KafkaConfig, ProducerConfig, RepliesConfig

@@ -1,4 +1,4 @@
-"""The settings of the cluster: which one, how events leave, how they arrive."""
+"""Settings of the Kafka cluster, the producer and the consumer."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,15 @@ from famulus.config.section import Section
 from famulus.config.security import SecurityConfig
 from famulus.spelling import plain
 
-MS_MAX = 2**31 - 1  # of Kafka's protocol
-HEARTBEATS = 3  # in a session at least
+MS_MAX = 2**31 - 1  # maximum in Kafka's protocol
+HEARTBEATS = 3  # minimum per session timeout
 
 
 class ProducerConfig(Section):
-    """How events leave. The idempotent producer is always on, so `acks` can only be `all`."""
+    """Settings of the producer.
+
+    The idempotent producer is always on, so `acks` can only be `all`.
+    """
 
     acks: Literal["all", "-1"] = Field(
         "all", description="Can only be all: 0 and 1, which lose events, are refused."
@@ -89,7 +92,10 @@ class ProducerConfig(Section):
 
 
 class ConsumerConfig(Section):
-    """How events arrive. Offsets are committed by the worker alone, after the work is done."""
+    """Settings of the consumer.
+
+    Only the worker commits offsets, and only of records that are done.
+    """
 
     elsewhere: ClassVar[Mapping[str, str]] = {
         "groupinstanceid": "there is no static membership; a worker that ends gives its "
@@ -161,7 +167,7 @@ class ConsumerConfig(Section):
                     f"session_timeout_ms ({self.session_timeout_ms}), so that one that is lost "
                     "costs no place"
                 )
-            self.__dict__["heartbeat_interval_ms"] = most  # nobody has set it
+            self.__dict__["heartbeat_interval_ms"] = most  # the default, lowered to fit
         return self
 
     @field_validator("enable_auto_commit", mode="before")
@@ -178,7 +184,7 @@ class ConsumerConfig(Section):
 
 
 class MessageTypeConfig(Section):
-    """What is different for the events of one type: it wins over what the code of its handlers says."""
+    """Settings for the events of one type; they override those in the code of its handlers."""
 
     handler_timeout_s: float | None = Field(
         None, ge=0, description="One attempt, seconds; 0 is for ever."
@@ -204,7 +210,7 @@ class MessageTypeConfig(Section):
 
 
 class RepliesConfig(Section):
-    """Requests and their replies: `EventBus.request` and `EventBus.reply`."""
+    """Settings of requests and replies: `EventBus.request` and `EventBus.reply`."""
 
     allowed_topics: str = Field(
         "*.replies",
@@ -225,9 +231,9 @@ _address_form = re.compile(
 
 
 def _address(text: str) -> str:
-    """*text*, which must be the address of one broker.
+    """Return *text* if it is the address of one broker, host:port.
 
-    Raises ValueError with what it should look like.
+    Raises ValueError, which says what it should look like.
     """
     found = _address_form.fullmatch(text)
     if found is not None and 0 < int(found[1]) < 65536:
@@ -246,7 +252,7 @@ def _address(text: str) -> str:
 
 
 class KafkaConfig(SecurityConfig):
-    """Which cluster, and how to talk to it; `security` has the settings of encryption and login."""
+    """Settings of the cluster and its clients; see `security` for encryption and authentication."""
 
     bootstrap_servers: str = Field(
         "localhost:9092", min_length=1, description="host:port, comma separated."
@@ -289,9 +295,9 @@ class KafkaConfig(SecurityConfig):
         return ",".join(_address(each.strip()) for each in said)
 
     def topic(self, name: str) -> str:
-        """The topic's name on the cluster: the prefix setting and *name*, which is what models and agents say."""
+        """Return the name on the cluster of the topic that models and agents call *name*."""
         return self.topic_prefix + name
 
     def message_type(self, name: str) -> MessageTypeConfig:
-        """What is different for the events whose class is called *name*."""
+        """Return the settings for events whose class is called *name*, by default all unset."""
         return self.message_types.get(plain(name), MessageTypeConfig())

@@ -1,4 +1,4 @@
-"""What every group of settings is: names and choices in any spelling, and nothing that is silently ignored."""
+"""Base classes of the groups of settings: any spelling is accepted, unknown names are refused."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, get_args, get_origin
@@ -9,9 +9,10 @@ from famulus.spelling import nearest, plain
 
 
 class UnknownError(ValueError):
-    """Names that are no setting's.
+    """Unknown names of settings.
 
-    *name* is the first one as it was said, *hints* say of each what may be meant.
+    *hints* has the names as they were given, each with a hint at the right one. *name* is the first
+    of them, *is_one* says whether there is only one.
     """
 
     def __init__(self, hints: Mapping[str, str]) -> None:
@@ -23,9 +24,10 @@ class UnknownError(ValueError):
 
 
 class Spelled(BaseModel):
-    """Accepts every spelling of a name and refuses unknown ones with the nearest match.
+    """Model that accepts every spelling of a name and refuses unknown names.
 
-    *elsewhere* says of settings that others have, by their plain names, why there are none here.
+    The error names the nearest match. *elsewhere* gives, by plain name, the reason why a setting
+    that other Kafka clients have does not exist here.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {}
@@ -66,7 +68,7 @@ class Section(Spelled):
 
 
 def _spelled(value: object, annotation: object) -> object:
-    """The choice that *value* is another spelling of, such as `Lz4` or `DEAD_LETTER`; anything else as it is."""
+    """Return the choice that *value* is a spelling of, such as `Lz4`, else *value* itself."""
     choices = (
         {plain(choice): choice for choice in _choices(annotation)} if isinstance(value, str) else {}
     )
@@ -79,7 +81,7 @@ def _choices(annotation: object) -> Iterator[str]:
             choice
             for choice in get_args(annotation)
             if isinstance(choice, str) and choice[:1].isalpha()
-        )  # no "-1"
+        )  # "-1" has no other spelling
         return
     for part in get_args(annotation):
         yield from _choices(part)

@@ -1,8 +1,8 @@
-"""The settings of a secured cluster, in Kafka's names: who we are to the broker, and how we know it.
+"""Settings for encryption and authentication, with Kafka's names.
 
-A secret is a `SecretStr`, which prints as stars. What would have no effect is refused, and so is
-what would send a password or a token over a link that anybody can read. `access` makes connections
-of them.
+A secret is a `SecretStr`, which prints as stars. Settings that would have no effect are refused,
+and so are those that would send a password or a token over an unencrypted link. `kafka.client`
+turns the settings into arguments of connections.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ NOTHING = SecretStr("")
 
 
 class SecurityConfig(Section):
-    """What `Kafka` says about encryption and login.
+    """Settings of section `Kafka` for encryption and authentication.
 
-    TLS always checks the broker's certificate and its host name.
+    With TLS the broker's certificate and its host name are always verified.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -55,17 +55,20 @@ class SecurityConfig(Section):
 
     @property
     def alone(self) -> "SecurityConfig":
-        """These settings without those of whoever has inherited them: equal and hashable where only they are."""
+        """Return the security settings without those of subclasses.
+
+        The result is hashable, and equal to another one if the security settings are equal.
+        """
         return SecurityConfig(**{name: getattr(self, name) for name in SecurityConfig.model_fields})
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the link is TLS."""
+        """Return whether connections use TLS."""
         return self.security_protocol in {"SSL", "SASL_SSL"}
 
     @property
     def is_sasl(self) -> bool:
-        """Whether we log in by SASL."""
+        """Return whether connections authenticate by SASL."""
         return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
 
     @field_validator(
@@ -78,7 +81,7 @@ class SecurityConfig(Section):
     )
     @classmethod
     def _nothing(cls, value: object) -> object:
-        return None if value == "" else value  # an empty variable says that there is none
+        return None if value == "" else value  # an empty environment variable means unset
 
     @field_validator("sasl_oauthbearer_allowed_hosts", mode="before")
     @classmethod
@@ -106,7 +109,10 @@ class SecurityConfig(Section):
         return self
 
     def _refuse_idle(self, prefix: str, needed: str, *, is_used: bool) -> None:
-        """A setting that has no effect may be a link that somebody believes to be secured."""
+        """Raise ValueError for set fields with *prefix* that have no effect.
+
+        An operator who sets one may wrongly believe that the connection is secured.
+        """
         found = [
             name
             for name in type(self).model_fields
@@ -144,7 +150,11 @@ class SecurityConfig(Section):
             raise ValueError(f"{self.sasl_mechanism} needs {' and '.join(missing)}")
 
     def _check_endpoint(self) -> None:
-        """The settings may come from somebody who may not reach what this process reaches (CVE-2025-27817)."""
+        """Raise ValueError unless the token endpoint uses https and is an allowed host.
+
+        Settings may come from a party that may not reach all hosts that this process can reach
+        (CVE-2025-27817).
+        """
         url = urlsplit(self.sasl_oauthbearer_token_endpoint_url)
         if url.scheme != "https" or not url.hostname or url.username or url.password:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""All settings of a process, and how they come together from its layers."""
+"""All settings of a process, and their loading from the layers."""
 
 import os
 import sys
@@ -32,7 +32,11 @@ from famulus.spelling import plain
 
 
 class Said(NamedTuple):
-    """Who said a setting, for people, and whether it came from a file of its own, as secrets do."""
+    """Origin of a setting.
+
+    *layer* names it for display. *is_secret*: the value was read from a separate file, as secrets
+    are.
+    """
 
     layer: str
     is_secret: bool
@@ -41,7 +45,7 @@ class Said(NamedTuple):
 class Settings(Section):
     """All settings of one process.
 
-    `load_settings()` gives them; build one by hand only in a test.
+    `load_settings()` returns them. Create one directly only in a test.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)  # it may be a password
@@ -56,21 +60,22 @@ class Settings(Section):
 
     @property
     def said(self) -> Mapping[Place, Said]:
-        """Who said which setting when they were read; what is not among them is a default."""
+        """Return the origins of the settings when they were read; others are defaults."""
         return self._said
 
     @property
     def commit_interval_s(self) -> float:
-        """Between two offset commits, seconds."""
+        """Return the time between two offset commits, in seconds."""
         consumer = self.kafka.consumer_config
         forced = consumer.enable_auto_commit == "forced"
         return consumer.auto_commit_interval_ms / 1000 if forced else self.worker.commit_interval_s
 
 
 def settings_files() -> list[Path]:
-    """The settings files of this process, the weaker first; they need not be there.
+    """Return the paths of this process's settings files, the weaker first.
 
-    Raises ConfigError.
+    The files need not exist. Raises ConfigError when `APPSETTINGS_DIR` is not a folder or
+    `ENVIRONMENT` cannot be part of a file name.
     """
     folder = os.environ.get("APPSETTINGS_DIR")
     if folder and not Path(folder).is_dir():
@@ -82,7 +87,10 @@ def settings_files() -> list[Path]:
 
 
 def _read_layers() -> dict[Place, Resolved]:
-    """What files, environment and command line say now, and where. Raises ConfigError."""
+    """Read files, environment and command line, and return the merged settings.
+
+    Raises ConfigError.
+    """
     said = [from_file(file) for file in settings_files()]
     said.append(from_environment(os.environ, [plain(name) for name in Settings.model_fields]))
     said.append(from_arguments(sys.argv))
@@ -90,7 +98,7 @@ def _read_layers() -> dict[Place, Resolved]:
 
 
 def read_settings() -> Settings:
-    """The settings as the layers say them now.
+    """Return the settings as the layers define them now.
 
     Raises ConfigError with one line that names every wrong setting.
     """
@@ -108,12 +116,12 @@ def read_settings() -> Settings:
 
 @cache
 def load_settings() -> Settings:
-    """The settings of this process, read once. Raises as `read_settings`."""
+    """Return the settings of this process, read once. Raises ConfigError."""
     return read_settings()
 
 
 def _line(fault: ErrorDetails, layers: Mapping[Place, Resolved]) -> str:
-    """One fault: the setting, what is wrong, and who said it."""
+    """Describe one fault: the setting, what is wrong with it, and its origin."""
     said = [str(part) for part in fault["loc"]]
     unknown = fault.get("ctx", {}).get("error")
     place = tuple(

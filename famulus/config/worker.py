@@ -1,4 +1,4 @@
-"""The settings of a worker: what one process does, what it remembers, and what becomes of events that fail."""
+"""Settings of a worker: process, state, failures, dead letters and claim checks."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -11,7 +11,7 @@ GROUP_BYTES_MAX = 800_000
 
 
 class WorkerConfig(Section):
-    """What one worker process does."""
+    """Settings of one worker process."""
 
     data_dir: Path = Field(
         Path("data"), description="State of this worker. One folder per worker process."
@@ -103,7 +103,7 @@ class WorkerConfig(Section):
 
 
 class StateConfig(Section):
-    """What a worker remembers: tables, marks of handled events, and how far each partition is."""
+    """Settings of a worker's state: tables, seen marks and source positions."""
 
     dedupe_window_s: float = Field(
         7 * 86400.0, gt=0, description="An event that comes again is recognised, seconds."
@@ -143,7 +143,7 @@ class StateConfig(Section):
 
 
 class FailuresConfig(Section):
-    """What counts as a failure, and for how long one event may be handled."""
+    """Settings for the classification of failures and the time limit of handlers."""
 
     handler_timeout_s: float = Field(
         120.0, ge=0, description="One attempt of a handler, seconds; 0 is for ever."
@@ -154,7 +154,7 @@ class FailuresConfig(Section):
 
 
 class DeadLetterConfig(Section):
-    """What becomes of events that failed for good."""
+    """Settings for the dead letters of events that failed for good."""
 
     per_group: bool = Field(
         default=False, description="TOPIC.GROUP.dead-letter, for groups that share a topic."
@@ -179,7 +179,7 @@ class DeadLetterConfig(Section):
 
 
 class ClaimCheckConfig(Section):
-    """Where payloads go that are too large for Kafka.
+    """Settings of the payload store, for payloads that are too large for Kafka.
 
     Publishers and workers of a topic need the same store.
     """
@@ -207,7 +207,7 @@ class ClaimCheckConfig(Section):
         scheme, separator, rest = store.partition("://")
         if separator and (scheme not in {"file", "s3", "gs", "az"} or not rest):
             raise ValueError("it is a folder, or begins with file://, s3://, gs:// or az://")
-        if separator and "@" in rest.partition("/")[0]:  # which logs would show
+        if separator and "@" in rest.partition("/")[0]:  # a user or password, which logs would show
             raise ValueError(
                 "it holds a user: credentials come from the store's own variables, "
                 "AWS_SECRET_ACCESS_KEY"

@@ -1,1 +1,1 @@
-"""What people ask of events and dead letters, answered from the logs, for the commands and the console alike."""
+"""Inspection of events, dead letters and state from the logs, for commands and console."""

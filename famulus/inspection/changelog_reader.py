@@ -1,8 +1,8 @@
-"""The state's changelogs from outside of any worker: read and folded, or written to under a claim of one's own.
+"""Access to state changelogs from outside of any worker: read and fold, or claim and write.
 
-The fold is a plain one with dicts, which shares the formats with the engine (`state.changelog`) and
-nothing else: so `state verify` is a second opinion. It holds one partition's rows and marks in
-memory.
+The fold uses plain dicts and shares only the record formats (`state.changelog`) with the engine, so
+`state verify` is an independent check of the stores. The rows and marks of one partition are held
+in memory.
 """
 
 import asyncio
@@ -52,17 +52,16 @@ from famulus.state.changelog_topic import Sender, append_claim
 from famulus.state.identity import ChangelogPartition
 
 POLL_S = 0.2
-Progressed = Callable[[int], None]  # is told how many more records were read
+Progressed = Callable[[int], None]  # called with the number of records read since the last call
 Rows = Iterable[tuple[bytes, bytes | None]]
 
 
 @dataclass
 class Fold:
-    """What a changelog partition says up to *until*, None for all of it.
+    """State of one changelog partition, folded from its records up to offset *until*.
 
-    *later* has the keys written after that.
-
-    Rows, most of a log, are kept only where *keeps_rows*.
+    *until* None means the whole log. *later* holds the keys of records after *until*. Rows, most of
+    a log, are kept only if *keeps_rows*.
     """
 
     until: int | None = None
@@ -71,21 +70,21 @@ class Fold:
     packs: dict[bytes, bytes] = field(default_factory=dict)
     # Attempts at events, and dead letters that block keys.
     failure_state: dict[bytes, bytes] = field(default_factory=dict)
-    marks: dict[bytes, bytes] = field(default_factory=dict)  # as a store keeps them
+    marks: dict[bytes, bytes] = field(default_factory=dict)  # in the format of a store
     processed: bytes | None = None
-    # Keys whose newest record is not one, and its offset.
+    # Keys whose newest record cannot be read, with the offset of that record.
     unreadable: dict[bytes, int] = field(default_factory=dict)
-    strays: int = 0  # records that no owner wrote, or that cannot be read
+    strays: int = 0  # records not written by an owner of the partition, or unreadable
     epoch: int = 0
     worker: str = ""  # of the newest claim
     begin: int = 0  # of the log
     end: int = 0
-    # The offset from which on the log says all of the state, -1 while it is written back.
+    # Offset from which on the log holds the complete state; -1 while the state is being rewritten.
     whole_since: int = 0
     later: set[bytes] = field(default_factory=set)
 
     def add(self, record: Logged) -> None:
-        """The next record of the log."""
+        """Add *record*, the next one of the log."""
         key, value = record.key, record.value
         if self.until is not None and record.offset > self.until:
             self.later.add(key)
@@ -94,7 +93,7 @@ class Fold:
             self._apply(key, value, record.offset)
 
     def _counts(self, record: Logged) -> bool:
-        """Whether an owner of the partition wrote *record*, as the newest one so far."""
+        """Return whether *record* is valid and written by the newest owner so far."""
         key, epoch = record.key, epoch_of(record.headers)
         if fault_in(key, record.value, epoch):
             self.strays += 1
@@ -102,7 +101,7 @@ class Fold:
                 self.unreadable[key] = record.offset
             return False
         if epoch < self.epoch:
-            return False  # its writer had lost the partition
+            return False  # its writer had already lost the partition to a newer owner
         self.epoch = epoch
         self.unreadable.pop(key, None)
         return True
@@ -147,17 +146,17 @@ class Fold:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the log says all of the state."""
+        """Return whether the log still holds the complete state."""
         return self.begin <= self.whole_since
 
     @property
     def next_offset(self) -> int | None:
-        """Up to where the source is processed, None when nothing says so."""
+        """Return the offset up to which the source is processed, None when unknown."""
         return None if self.processed is None else self.decoded.next_offset
 
     @property
     def decoded(self) -> SourcePosition:
-        """The processed row."""
+        """Return the decoded source position, at offset 0 if the log has none."""
         return SourcePosition(0) if self.processed is None else decode_processed(self.processed)
 
 
@@ -169,11 +168,11 @@ def _set(of: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
 
 
 class TooMuchError(OperatingError):
-    """There is more to read than whoever reads may take up."""
+    """More records to read than the limit of the caller."""
 
 
 def check_size(topic: str, records: int, records_max: int | None) -> None:
-    """Raise TooMuchError when there are more than *records_max*; None is no limit."""
+    """Raise TooMuchError if *records* exceeds *records_max*; None means no limit."""
     if records_max is not None and records > records_max:
         raise TooMuchError(
             f"{topic} has {records:,} records to read, more than the {records_max:,} that a "
@@ -183,7 +182,7 @@ def check_size(topic: str, records: int, records_max: int | None) -> None:
 
 
 class Logs:
-    """Reads changelogs. Made by `reading`."""
+    """Reader of changelogs. Made by `reading`."""
 
     def __init__(self, consumer: AIOKafkaConsumer, timeout_s: float) -> None:
         self._consumer = consumer
@@ -198,11 +197,12 @@ class Logs:
         *,
         keeps_rows: bool = True,
     ) -> Fold:
-        """What the partition says.
+        """Read the changelog partition *at* and return its fold.
 
-        Raises TimeoutError when no record came for the time that a start may take.
-
-        TooMuchError when it has more than *records_max*.
+        *progressed* is called with the number of records read since its last call. *until* and
+        *keeps_rows* are those of `Fold`. Raises TimeoutError when no record arrives for
+        `Worker.StartupTimeoutS`, and TooMuchError when the partition has more than *records_max*
+        records.
         """
         consumer, fold = self._consumer, Fold(until, keeps_rows)
         consumer.assign([at])
@@ -223,9 +223,10 @@ class Logs:
         return fold
 
     async def has_records(self, at: TopicPartition, first: int, end: int) -> bool:
-        """Tell whether a partition has records from offset *first* up to *end*; markers are none.
+        """Return whether a partition has records from offset *first* to before *end*.
 
-        Raises TimeoutError when none came for the time that a start may take.
+        Transaction markers do not count. Raises TimeoutError when no record arrives for
+        `Worker.StartupTimeoutS`.
         """
         consumer = self._consumer
         consumer.assign([at])
@@ -247,12 +248,12 @@ class Logs:
 
 @asynccontextmanager
 async def reading(app: Famulus) -> AsyncIterator[Logs]:
-    """Read changelogs. What goes wrong with the cluster inside becomes an UnavailableError."""
+    """Open a reader of changelogs; errors inside are translated as by `answered`."""
     consumer = log_consumer(app.settings.kafka)
     async with answered(app):
         try:
             await consumer.start()
-            await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+            await asyncio.sleep(0)  # aiokafka's stop() fails if its tasks have never run
             yield Logs(consumer, app.settings.worker.startup_timeout_s)
         finally:
             await consumer.stop()
@@ -260,7 +261,7 @@ async def reading(app: Famulus) -> AsyncIterator[Logs]:
 
 @asynccontextmanager
 async def answered(app: Famulus) -> AsyncIterator[None]:
-    """Make an UnavailableError of what Kafka raises, an UnreadableError of records that are damaged."""
+    """Translate errors of Kafka to UnavailableError, damaged records to UnreadableError."""
     try:
         yield
     except UnreadableBatchError as error:
@@ -273,7 +274,10 @@ async def answered(app: Famulus) -> AsyncIterator[None]:
 
 
 class Writer:
-    """Writes to one partition of a changelog under a claim of its own, and raises when somebody else does so too."""
+    """Writer to one changelog partition under an ownership claim of its own.
+
+    Raises InvariantError when another process writes to the partition at the same time.
+    """
 
     def __init__(self, sender: Sender, at: TopicPartition, group_bytes: int) -> None:
         self._sender = sender
@@ -283,9 +287,9 @@ class Writer:
         self._epoch = 0
 
     async def claim(self, fold: Fold) -> None:
-        """Own the partition, which says *fold* up to its end.
+        """Claim the partition, whose state is *fold* up to its end.
 
-        Raises InvariantError when it says more by now.
+        Raises InvariantError when records were written after that end.
         """
         self._next, self._epoch = fold.end, fold.epoch + 1
         _, offset = await append_claim(
@@ -294,9 +298,9 @@ class Writer:
         self._wrote(offset, 1)
 
     async def write(self, rows: Rows) -> int:
-        """Write *rows* in record batches as large as groups may be; returns how many.
+        """Write *rows* in record batches of at most `group_bytes` bytes; return their number.
 
-        Raises as `claim` does.
+        Raises InvariantError when another process has written meanwhile.
         """
         count = 0
         for batch in batches(rows, self._group_bytes):
@@ -317,18 +321,24 @@ class Writer:
         self._next += count
 
 
-# What is spoken of.
+# Subscriptions, and the topics and partitions of their state.
 
 
 @dataclass(frozen=True)
 class Belonging:
-    """What the state of a *subscription* belongs to now. Made by `belonging`."""
+    """Identity of the topics that the state of *subscription* belongs to now.
+
+    Made by `belonging`.
+    """
 
     topics: Topics
     subscription: Subscription
 
     def home(self, partition: int) -> ChangelogPartition:
-        """The changelog partition."""
+        """Return the identity of the changelog partition for source partition *partition*.
+
+        Its topic id is empty if the changelog does not exist.
+        """
         topic = self.subscription.state_topic
         assert topic is not None
         there = self.topics.of.get(topic)
@@ -338,19 +348,25 @@ class Belonging:
 
     @property
     def source_id(self) -> str:
-        """The id of the source."""
+        """Return the topic id of the source, empty if the topic does not exist."""
         there = self.topics.of.get(self.subscription.topic_name)
         return there.id if there is not None else ""
 
     def taken_on(self, processed: SourcePosition, partition: int) -> SourcePosition:
-        """The same *processed* as one of these topics, whatever it was written for: an operator says so."""
+        """Return *processed* as a position in these topics, by decision of an operator.
+
+        The topics that it was written for do not matter. Its leader epoch becomes -1, unknown.
+        """
         return replace(
             processed, home=self.home(partition), source_id=self.source_id, leader_epoch=-1
         )
 
 
 async def belonging(app: Famulus, subscription: Subscription) -> Belonging:
-    """Ask by the app's sender, which is connected. Raises what that does."""
+    """Look up the topics of *subscription* by the sender of *app*, which must be connected.
+
+    Raises what the sender raises.
+    """
     names = [
         subscription.topic_name,
         *([subscription.state_topic] if subscription.state_topic else []),
@@ -359,9 +375,9 @@ async def belonging(app: Famulus, subscription: Subscription) -> Belonging:
 
 
 def subscription_of(app: Famulus, name: str) -> Subscription:
-    """The subscription of a topic, by its name in models or on the cluster.
+    """Return the subscription of a topic, by its name in models or on the cluster.
 
-    Raises ConfigError with the known ones.
+    Raises ConfigError, which lists the known topics, when there is none.
     """
     for subscription in app.subscriptions.values():
         if name in (subscription.name, subscription.topic_name):
@@ -372,16 +388,19 @@ def subscription_of(app: Famulus, name: str) -> Subscription:
 
 
 def subscriptions_of(app: Famulus, name: str | None) -> list[Subscription]:
-    """That subscription, or all. Raises as `subscription_of` does."""
+    """Return the subscription of topic *name*, or all if it is None.
+
+    Raises ConfigError when no subscription reads that topic.
+    """
     return list(app.subscriptions.values()) if name is None else [subscription_of(app, name)]
 
 
 async def places_of(
     app: Famulus, subscriptions: Iterable[Subscription]
 ) -> Mapping[Subscription, list[TopicPartition]]:
-    """The changelog partitions of each, none where there is no changelog (yet).
+    """Return the changelog partitions of each subscription.
 
-    Raises UnavailableError.
+    The list is empty where there is no changelog (yet). Raises UnavailableError.
     """
     topics = {s: s.state_topic for s in subscriptions}
     there = await partitions_of(
@@ -394,9 +413,9 @@ async def places_of(
 
 
 async def source_partitions(app: Famulus, subscription: Subscription) -> int:
-    """How many partitions the source has.
+    """Return the number of partitions of the source topic.
 
-    Raises ConfigError when it is missing, UnavailableError.
+    Raises ConfigError when the topic is missing, and UnavailableError.
     """
     name = subscription.topic_name
     there = await partitions_of(app.settings.kafka, [name], app.settings.worker.startup_timeout_s)

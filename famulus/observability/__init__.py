@@ -1,1 +1,1 @@
-"""What can be seen of a worker and of its cluster."""
+"""Observability of a worker: logs, metrics, traces, hot keys and consumption events."""

@@ -1,7 +1,8 @@
-"""One telemetry event for each message that was consumed: for callbacks of users, and as a line of the log.
+"""Telemetry event for each consumed message, for callbacks of users and as a log line.
 
-`KafkaMessageConsumed` says where the message stood, its type, what became of it and how long that
-took; never its key or its value. Nobody is told unless somebody asked, see `engine.told`.
+`KafkaMessageConsumed` has the position of the message, its type, its outcome and the processing
+time, never its key or value. These events are created only if a callback or the log line is
+configured, see `processing.telemetry_pipeline`.
 """
 
 import inspect
@@ -19,19 +20,20 @@ from famulus.observability.logs import as_line, described
 from famulus.serialization.records import Outcome
 
 EVENT = "KafkaMessageConsumed"
-EVERY_S = 30.0  # one line for each callback that fails in so long
+EVERY_S = 30.0  # a failing callback is logged once in this time
 log = structlog.get_logger()
 lines = logging.getLogger("app.consumed")
 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """A message that was consumed: *topic*, *partition*, *offset*, and its type's name on the wire, empty without one.
+    """A message that was consumed.
 
-    *outcome* is `handled`, `duplicate` (it had been handled before), `dead_lettered`, `ignored`
-    (nobody here handles its type), or `postponed`: it waits in a retry topic, and there is another
-    one of these when it comes back. *processing_s* is how long it was in hand, in seconds: of all
-    its attempts, without the waits between them.
+    *event_type* is the name on the wire, empty if the message has none. *outcome* is `handled`,
+    `duplicate` (handled before), `dead_lettered`, `ignored` (its type has no handler here), or
+    `postponed` (sent to a retry topic; its redelivery has a telemetry event of its own).
+    *processing_s* is the processing time in seconds, summed over all attempts, without the waits
+    between them.
     """
 
     topic: str
@@ -46,9 +48,9 @@ Callback = Callable[[Consumed], object]
 
 
 class Consumers:
-    """Who is told of each message.
+    """Callbacks that are called with each consumed message.
 
-    *failures* counts the callbacks that raised, by name. *clock* gives seconds.
+    *failures* counts the calls that raised, by the name of the callback. *clock* returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,11 +61,10 @@ class Consumers:
         self._unsaid: Counter[str] = Counter()
 
     def add(self, callback: Callback) -> None:
-        """Have *callback* told of each message.
+        """Register *callback* to be called with each message.
 
-        A module that is loaded again takes the place of its own.
-
-        Raises ConfigError for what is no plain function of one argument.
+        A callback of the same name is replaced, since its module may have been reloaded. Raises
+        ConfigError when *callback* is not a plain function of one argument.
         """
         declared = Declaration("app.on_consumed(...)")
         given: Any = callback
@@ -79,20 +80,20 @@ class Consumers:
             raise declared.error(
                 "the callback is called with one argument, an app.Consumed"
             ) from None
-        except ValueError:  # one written in C does not say
+        except ValueError:  # a function written in C may have no signature
             pass
         self._callbacks[_name_of(given)] = given
         self.failures.setdefault(_name_of(given), 0)
 
     @property
     def is_any(self) -> bool:
-        """Whether there is a callback."""
+        """Return whether there is a callback."""
         return bool(self._callbacks)
 
     def tell(self, consumed: Consumed) -> None:
-        """Call each.
+        """Call each callback with *consumed*.
 
-        Whatever one raises is counted and said now and then, and is nothing of the event's.
+        An error of a callback is counted, logged at a limited rate, and does not affect the event.
         """
         for name, callback in self._callbacks.items():
             try:
@@ -117,9 +118,9 @@ class Consumers:
 
 
 def note_consumed(consumed: Consumed) -> None:
-    """Write the line of the log.
+    """Write the log line of *consumed*.
 
-    Its fields are attributes of the record as well, for whoever exports records.
+    Its fields are also attributes of the log record, for exporters of log records.
     """
     if not lines.isEnabledFor(logging.INFO):
         return
@@ -147,7 +148,7 @@ def _is_work(call: Any) -> bool:
 
 def _refuse_work(result: object) -> None:
     if inspect.iscoroutine(result):
-        result.close()  # else Python warns of it some time later
+        result.close()  # else Python would warn that it was never awaited
     if inspect.isawaitable(result) or inspect.isgenerator(result):
         raise TypeError("it returned work that nobody does")
 

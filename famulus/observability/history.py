@@ -1,7 +1,4 @@
-"""How a worker fared in the last minutes: samples of its counts, and the lines that a chart draws of them.
-
-Pure.
-"""
+"""Samples of a worker's counts over the last five minutes, and charts of them. Pure."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,16 +7,17 @@ from typing import Literal, NamedTuple
 
 EVERY_S = 2.0
 SAMPLES_MAX = 151  # five minutes
-# Of a chart, in its own units; the edge keeps the line's width inside.
+# Size of a chart in its own units. The edge keeps the full width of the line visible.
 WIDTH, HEIGHT, EDGE = 300, 60, 3
 
 Kind = Literal["rate", "lag", "errors"]
 
 
 class Sample(NamedTuple):
-    """What was counted at one moment: *at_s* by a clock that never goes back, *ended* and *failed* since the start.
+    """Counts at one moment.
 
-    *failed* are attempts that failed, *lag* is in records.
+    *at_s* is the time by a monotonic clock, in seconds. *ended* and *failed* count the records that
+    ended and the attempts that failed since the start. *lag* is in records.
     """
 
     at_s: float
@@ -29,9 +27,9 @@ class Sample(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A line from 0 to its *top*, the newest value *now* at its right end.
+    """Line chart from 0 to *top*, with the newest value *now* at its right end.
 
-    *points* are as SVG has them.
+    *points* has the format of an SVG polyline.
     """
 
     kind: Kind
@@ -42,17 +40,17 @@ class Chart(NamedTuple):
 
 
 class History:
-    """Keeps the newest samples."""
+    """Newest samples of a worker, `SAMPLES_MAX` at most."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
 
     def note(self, sample: Sample) -> None:
-        """The next one."""
+        """Add a sample."""
         self._samples.append(sample)
 
     def charts(self) -> list[Chart]:
-        """Throughput, lag and errors; none before there are two samples."""
+        """Return the charts of throughput, lag and errors; none with fewer than two samples."""
         if len(self._samples) < 2:
             return []
         pairs = list(pairwise(self._samples))
@@ -77,9 +75,9 @@ def _chart(kind: Kind, name: str, values: Sequence[float]) -> Chart:
 
 
 def _points(values: Sequence[float], top: float) -> Iterator[str]:
-    step = WIDTH / (SAMPLES_MAX - 2)  # so many lines lie between as many samples
+    step = WIDTH / (SAMPLES_MAX - 2)  # n samples give n - 1 points, with n - 2 steps between them
     first = SAMPLES_MAX - 1 - len(values)
     if len(values) == 1:
-        values, first = [*values, *values], first - 1  # a point alone draws nothing
+        values, first = [*values, *values], first - 1  # a single point would draw nothing
     for n, value in enumerate(values, first):
         yield f"{n * step:.1f},{HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * value / top:.1f}"

@@ -1,9 +1,9 @@
-"""Which keys a partition's events have most, while they are handled: by number, by bytes, by the time of handlers.
+"""Hot keys of a partition: those with the most events, bytes and handler time.
 
-Counting every key would cost what many an event costs, and as much memory as there are keys. So one
-chunk of records in many is looked at, and counted as many times, into sketches of fixed size
-(Apache DataSketches' frequent items). A window's first events are all looked at, which makes small
-numbers exact. Pure: time is an argument.
+Counting every key would cost as much time as processing a cheap event, and memory for each key.
+Instead one chunk of records in `EVERY` is sampled, weighted accordingly, and counted in sketches of
+fixed size (the frequent items of Apache DataSketches). The first events of a window are all
+counted, so small numbers are exact. Pure: time is an argument.
 """
 
 import atexit
@@ -19,21 +19,21 @@ from faust.types import TP
 from famulus.formatting import printable
 from famulus.serialization.records import ConsumerRecord
 
-WINDOW_MS = 300_000  # what is told of is this window and the one before
-EXACT = 1_000  # first events of a window, all of which are looked at
-# Chunks, of which one is looked at then; a prime, so that no rhythm of a sender falls in with it.
+WINDOW_MS = 300_000  # results cover the present window and the previous one
+EXACT = 1_000  # events at the start of a window that are all counted
+# After those one chunk in so many is sampled; a prime, so that it matches no rhythm of a sender.
 EVERY = 31
-LG_KEYS = 9  # of the keys that a sketch can keep: what it says is wrong by 0.7 % of all at most
+LG_KEYS = 9  # log2 of the keys in a sketch: the error is at most 0.7 % of the total
 TOP = 10  # keys by each measure
-KEY_BYTES = 128  # of longer keys only the digest is kept
-LONG = "\u0100"  # begins the text of those; texts of keys have no such character
+KEY_BYTES = 128  # longer keys are kept as a digest
+LONG = "\u0100"  # prefix of such a digest; no key's text has this character
 
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """A key, or its digest, and what its events are: estimates.
+    """A key, or its digest, with estimates for its events.
 
-    *share* is that of the partition's events.
+    *share* is its share of the partition's events, from 0 to 1.
     """
 
     key: str
@@ -45,10 +45,10 @@ class HotKey:
 
 @dataclass(frozen=True, slots=True)
 class HotPartition:
-    """The hot keys of a partition, the most frequent first; *events* are those of the last five to ten minutes.
+    """Hot keys of a partition, the most frequent first.
 
-    *skew* is that of the topic: the events of its fullest partition to the mean of those that this
-    worker has.
+    *events* is the number of its events in the last five to ten minutes. *skew* is that of the
+    topic: the events of the busiest partition divided by the mean of this worker's partitions.
     """
 
     topic: str
@@ -58,18 +58,15 @@ class HotPartition:
     keys: tuple[HotKey, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Of plain values."""
+        """Return the hot keys as plain values for JSON."""
         return {**asdict(self), "keys": [asdict(key) for key in self.keys]}
 
 
 class Window:
-    """The sketches of one window: by number, bytes and microseconds.
-
-    They have their full size at most.
-    """
+    """Sketches of one window: by number, bytes and microseconds. Their size is bounded."""
 
     def __init__(self, began_ms: int) -> None:
-        # A worker has it by now, others never need it.
+        # Imported here, since processes without a worker never need the library.
         from datasketches import frequent_strings_sketch  # noqa: PLC0415
 
         _windows.add(self)
@@ -78,7 +75,7 @@ class Window:
         self.counts, self.bytes, self.micros = (frequent_strings_sketch(LG_KEYS) for _ in range(3))
 
     def take(self, records: Sequence[ConsumerRecord], weight: int) -> None:
-        """Count *records*, each for *weight*."""
+        """Count *records*, each *weight* times."""
         counts: Counter[bytes] = Counter()
         sizes: defaultdict[bytes, int] = defaultdict(int)
         for record in records:
@@ -91,7 +88,7 @@ class Window:
             self.bytes.update(text, sizes[key] * weight)
 
     def merge(self, other: "Window") -> None:
-        """Take in what another window has."""
+        """Add the counts of another window."""
         self.events += other.events
         self.counts.merge(other.counts)
         self.bytes.merge(other.bytes)
@@ -103,21 +100,21 @@ _windows: WeakSet[Window] = WeakSet()
 
 @atexit.register
 def _let_go() -> None:
-    """Drop every sketch at the end of the process, however it ends: else the library writes of leaks onto stderr."""
+    """Drop every sketch at exit, since the library would report leaks on stderr."""
     for window in list(_windows):
         vars(window).clear()
 
 
 class KeyWatch:
-    """Watches the keys of one partition."""
+    """Counts of the keys of one partition."""
 
     def __init__(self) -> None:
         self._now: Window | None = None
         self._before: Window | None = None
-        self._left = 0  # chunks before the next one that is looked at
+        self._left = 0  # chunks to skip before the next sample
 
     def note(self, records: Sequence[ConsumerRecord], now_ms: int) -> None:
-        """Note a chunk of records that are about to be handled."""
+        """Count a chunk of records that are about to be processed."""
         now = self._now
         if now is None or now_ms - now.began_ms >= WINDOW_MS:
             now = self._turn(now_ms)
@@ -131,12 +128,15 @@ class KeyWatch:
             now.take(records, EVERY)
 
     def timed(self, key: bytes | None, seconds: float, weight: int) -> None:
-        """A record with *key* was in hand for *seconds*, and stands for *weight* records, itself among them."""
+        """Add the processing time of a record with *key*, in seconds.
+
+        The record stands for *weight* records, itself included.
+        """
         if key is not None and self._now is not None:
             self._now.micros.update(_text(key), round(seconds * 1_000_000) * weight)
 
     def recent(self, now_ms: int) -> Window:
-        """What was seen in this window and the one before, as one."""
+        """Return the present and the previous window, merged."""
         found = Window(now_ms)
         for window in (self._now, self._before):
             if window is not None and now_ms - window.began_ms < 2 * WINDOW_MS:
@@ -149,9 +149,9 @@ class KeyWatch:
 
 
 def hot_keys(watches: Mapping[TP, KeyWatch], now_ms: int, *, is_shown: bool) -> list[HotPartition]:
-    """What there is to say of each partition, by topic.
+    """Return the hot keys of each partition, sorted by topic and partition.
 
-    Keys are private: *is_shown* false gives their digests.
+    Keys are private: their digests are returned unless *is_shown*.
     """
     windows = {tp: watch.recent(now_ms) for tp, watch in sorted(watches.items())}
     of_topic: defaultdict[str, list[int]] = defaultdict(list)
@@ -170,12 +170,12 @@ def hot_keys(watches: Mapping[TP, KeyWatch], now_ms: int, *, is_shown: bool) -> 
 
 
 def digest_of(key: bytes) -> str:
-    """What stands for a key where it is not shown: the same in all places."""
+    """Return the digest that replaces a key where keys are not shown."""
     return blake2b(key, digest_size=8).hexdigest()
 
 
 def _top(window: Window, *, is_shown: bool) -> Iterable[HotKey]:
-    """The first keys by each measure, those with the most events first."""
+    """Yield the top keys by each measure, those with the most events first."""
     from datasketches import frequent_items_error_type as wanted  # noqa: PLC0415  # as above
 
     texts: set[str] = set()
@@ -200,7 +200,7 @@ def _skew(events: Sequence[int]) -> float:
 
 
 def _text(key: bytes) -> str:
-    """The key as a sketch has it, byte by byte."""
+    """Return the key as kept in a sketch: one character per byte, or a digest."""
     return key.decode("latin-1") if len(key) <= KEY_BYTES else LONG + digest_of(key)
 
 

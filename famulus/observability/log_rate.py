@@ -1,8 +1,8 @@
-"""The logs of libraries at a bounded rate: what is said over and over is said once, and later how often it was.
+"""Rate limit for the logs of libraries: repeated messages are suppressed and counted.
 
-aiokafka tells of every attempt: a script whose broker is away printed 1,800 lines a second. A
-filter on the libraries' own loggers holds repetitions back; the handlers, levels and formats of
-whoever logs stay as they are.
+aiokafka logs every attempt: a script with an unavailable broker printed 1,800 lines a second. A
+filter on the libraries' own loggers suppresses repetitions. Handlers, levels and formats of the
+process stay as they are.
 """
 
 import logging
@@ -12,29 +12,29 @@ import time
 from collections.abc import Callable
 
 LIBRARIES = ("aiokafka", "kafka", "faust", "mode", "aiohttp", "asyncio")
-EVERY_S = 30.0  # one message is said once in so long
-BURST = 3  # and as often at first, since two or three different places may be meant
+EVERY_S = 30.0  # period of the limit
+BURST = 3  # times that a message passes per period, since it may come from two or three places
 NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9]+")
-KEPT = 500  # messages that are remembered
-CALM = logging.WARNING  # from here on; what is below is asked for, or of no interest
+KEPT = 500  # messages whose counts are kept
+CALM = logging.WARNING  # lowest level that is limited; lower ones are logged by choice
 
 
 class Rate(logging.Filter):
-    """Lets each message through *BURST* times in *EVERY_S* seconds, and says with the next one how many there were.
+    """Filter that passes each message *BURST* times per *EVERY_S* seconds.
 
-    A message is its logger, its level and its template: the values in it do not make it another
-    one.
+    The next line that passes states how many were suppressed. Messages are the same if logger,
+    level and template are the same, regardless of the values in them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        # Since when, how many were said, and held back.
+        # Of each message: the start of its period, and how many have passed and were suppressed.
         self._said: dict[tuple[str, int, str], list[float]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether *record* is to be logged."""
+        """Return whether *record* is to be logged."""
         if record.levelno < CALM:
             return True
         key, now = (record.name, record.levelno, _template(record)), self._clock()
@@ -46,7 +46,7 @@ class Rate(logging.Filter):
                 said = [now, 0, 0]
             is_let = said[1] < BURST
             said[1 if is_let else 2] += 1
-            self._said[key] = said  # the newest last
+            self._said[key] = said  # at the end, as the newest
             if len(self._said) > KEPT:
                 del self._said[next(iter(self._said))]
         if is_let and held:
@@ -55,9 +55,9 @@ class Rate(logging.Filter):
 
 
 def _template(record: logging.LogRecord) -> str:
-    """The text without its values.
+    """Return the text of *record* without its values.
 
-    One that was put together before has no template: its words without digits count.
+    A text that was formatted before logging has no template, so its numbers are replaced.
     """
     text = str(record.msg)[:200]
     return text if record.args else NUMBERS.sub("#", text)
@@ -67,11 +67,10 @@ _rate = Rate()
 
 
 def calm_libraries() -> None:
-    """Bound the rate of every logger of LIBRARIES that there is.
+    """Limit the rate of every existing logger of LIBRARIES.
 
-    Those that are made later are met by the next call.
-
-    A logger's filter does not hear what its children log, so each has it.
+    A filter of a logger does not see the records of its children, so each logger gets the filter.
+    Loggers that are created later get it by the next call.
     """
     names = [
         name
@@ -79,4 +78,4 @@ def calm_libraries() -> None:
         if name.partition(".")[0] in LIBRARIES
     ]
     for name in {*LIBRARIES, *names}:
-        logging.getLogger(name).addFilter(_rate)  # which adds it once
+        logging.getLogger(name).addFilter(_rate)  # has no effect the second time

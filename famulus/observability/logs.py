@@ -1,13 +1,14 @@
-"""Log lines that nobody else can write: whatever comes from outside is a part of one line, and no terminal obeys it.
+"""Logs that are safe against injection and do not quote events.
 
-An event's id, its key, the text of an error are what a sender likes them to be: line breaks that
-look like events of their own, ANSI escapes, letters that run backwards, megabytes (CWE-117). So
-each value of a log event of ours is escaped and cut. What others log, Faust and aiokafka, keeps its
-line breaks, with what follows the first one indented; so do tracebacks.
+A sender chooses the id and the key of an event, and with them parts of error texts: line breaks
+that look like further log events, ANSI escapes, characters that change the direction of text,
+megabytes of data (CWE-117). Each value of a log event of the engine is therefore escaped and cut.
+Log texts of Faust and aiokafka, and tracebacks, keep their line breaks, with all lines after the
+first one indented.
 
-The text of an error may quote the event that it is about: it is in no line of ours, of Faust or of
-the libraries below, unless its class quotes nothing. What handlers log by loggers of their own is
-their business.
+The text of an error may quote the event that it is about. Lines of the engine, of Faust and of the
+libraries below contain the text only if the class of the error never quotes an event. Lines that
+handlers log by loggers of their own are not changed in this respect.
 """
 
 import asyncio
@@ -25,8 +26,8 @@ from aiokafka.errors import KafkaError
 from famulus.errors import DecodeError, OperatingError
 from famulus.formatting import printable, short, text_of
 
-VALUE_CHARACTERS = 1_000  # of one value
-TEXT_CHARACTERS = 20_000  # of what others log, and of a traceback
+VALUE_CHARACTERS = 1_000  # maximum of one value
+TEXT_CHARACTERS = 20_000  # maximum of a text logged by others, and of a traceback
 INDENT = "\n  "
 OURS = {
     "app",
@@ -37,17 +38,17 @@ OURS = {
     "aiokafka",
     "aiohttp",
     "concurrent",
-}  # loggers that quote no error
-# Such as they are made here and by the client.
+}  # loggers whose lines have no error texts, except of the classes below
+# The texts of these errors, as the engine and aiokafka write them, never quote an event.
 QUOTING_NOTHING = OperatingError, DecodeError, KafkaError
 WITHHELD = "(its text is not shown: it may quote an event)"
 _of_the_system = re.compile(r"\[Errno -?\d+\] [A-Z][A-Za-z /-]*")
 
 
 def plain_logs() -> None:
-    """Have our log events be lines of Python's own log, and have no line be forged.
+    """Configure structlog and Python's logging so that no log line can be forged.
 
-    Tracebacks name no variables.
+    Log events of the engine become lines of Python's logging. Tracebacks contain no variables.
     """
     logging.setLogRecordFactory(SafeRecord)
     structlog.configure(
@@ -65,10 +66,14 @@ def plain_logs() -> None:
 
 
 def described(error: BaseException) -> str:
-    """An error for a line of ours: its type and the line of code that raised it, and its text if it quotes nothing."""
+    """Describe an error for a log line, without quoting an event.
+
+    The description is the type of the error and its text. If that text may quote an event, it is
+    the type and the line of code that raised the error.
+    """
     name = type(error).__name__
     if (text := _quotable(type(error), text_of(error))) is not None:
-        return text if name in text else f"{name}: {text}"  # Kafka's name themselves
+        return text if name in text else f"{name}: {text}"  # Kafka's begin with their type
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
         step = step.tb_next
@@ -80,7 +85,7 @@ def described(error: BaseException) -> str:
 
 
 def _quotable(error_type: type[BaseException] | None, text: str) -> str | None:
-    """What of the *text* of such an error may be told, None for nothing."""
+    """Return the part of an error's *text* that may be logged, None if there is none."""
     if error_type is None or issubclass(error_type, QUOTING_NOTHING):
         return text
     found = _of_the_system.match(text) if issubclass(error_type, OSError) else None
@@ -88,11 +93,11 @@ def _quotable(error_type: type[BaseException] | None, text: str) -> str | None:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of *error* and of what led to it, with steps and types, without texts that may quote something."""
+    """Return the traceback of *error* and its causes, without texts that may quote an event."""
     whole = TracebackException.from_exception(error)
     left = [whole]
     while left:
-        part: Any = left.pop()  # its text has no public name
+        part: Any = left.pop()  # Any: the text has no public attribute
         text = _quotable(part.exc_type, str(part))
         part._str, part.__notes__ = WITHHELD if text is None else text, None
         if isinstance(part.exc_type, type) and issubclass(part.exc_type, SyntaxError):
@@ -106,14 +111,14 @@ def trace_of(error: BaseException) -> str:
 
 
 def is_ours(logger: str) -> bool:
-    """Whether a logger of that name is one whose lines quote no error."""
+    """Return whether lines of the logger named *logger* must not quote errors."""
     return logger.partition(".")[0] in OURS
 
 
 def format_error(
     logger: Any, method: str, fields: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Turn `exc_info` into the text of a traceback, as structlog does."""
+    """Turn `exc_info` into the text of a traceback, as a processor of structlog."""
     if not is_ours(str(getattr(logger, "name", "app"))):
         return structlog.processors.format_exc_info(logger, method, fields)
     error = fields.pop("exc_info", None)
@@ -124,7 +129,7 @@ def format_error(
 
 
 def as_line(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str:
-    """A log event of ours: one line, and a traceback below it if there is one."""
+    """Format a log event of the engine as one line, with its traceback below."""
     trace = str(fields.pop("exception", ""))
     words = [
         said(fields.pop("event")),
@@ -134,22 +139,26 @@ def as_line(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str
 
 
 def said(value: object) -> str:
-    """*value* as a part of a line."""
+    """Return *value* as printable text for a log line, cut if it is long."""
     return printable(short(str(value), VALUE_CHARACTERS))
 
 
 def safe(text: str) -> str:
-    """*text*, which may have several lines: the first one as it is, the others indented, all of them printable."""
+    """Return *text* with printable lines, all but the first one indented, cut if it is long."""
     if text.isprintable() and len(text) <= TEXT_CHARACTERS:
         return text
     return INDENT.join(printable(line) for line in short(text, TEXT_CHARACTERS).split("\n"))
 
 
 class SafeRecord(logging.LogRecord):
-    """A record of Python's log, whoever makes it, whose text is safe."""
+    """Log record of Python's logging whose text is safe, for all loggers of the process."""
 
     def getMessage(self) -> str:  # noqa: N802  # Python's name
-        """The text; the traceback, which formatters put below it, is made here, since they would quote as they like."""
+        """Return the safe text of the record, and set the text of its traceback.
+
+        Formatters put that traceback below the line. Without it they would format one of their own,
+        which may quote an event.
+        """
         ours = is_ours(self.name)
         if self.exc_info and not self.exc_text and self.exc_info[1] is not None:
             error = self.exc_info[1]
@@ -163,7 +172,7 @@ class SafeRecord(logging.LogRecord):
 
 
 class _Described:
-    """What stands in a line in the place of an error, however it is formatted."""
+    """Placeholder of an error in a log line, with the same text in every format."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -173,7 +182,7 @@ class _Described:
 
 
 def _without_errors(args: Any) -> Any:  # Any: a tuple, or the mapping that was its only element
-    """The arguments of a line without errors, and without tasks, whose texts quote how they ended."""
+    """Replace errors in the arguments of a log line, and tasks, whose texts quote errors."""
     if isinstance(args, tuple):
         return tuple(_without_error(each) for each in args)
     return {name: _without_error(each) for name, each in args.items()}
@@ -188,9 +197,9 @@ def _without_error(value: object) -> object:
 
 
 def name_of(future: "asyncio.Future[Any] | None") -> str:
-    """What *future* runs, by its name in the code.
+    """Return the name in the code of the coroutine that *future* runs.
 
-    The name that somebody gave a task may quote something.
+    The name of the task itself is not used, since it may quote an event.
     """
     coroutine = future.get_coro() if isinstance(future, asyncio.Task) else None
     return str(getattr(coroutine, "__qualname__", "")) or "of nothing that has a name"

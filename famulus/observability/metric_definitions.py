@@ -1,24 +1,25 @@
-"""Every metric of a worker: its name, its unit, its labels and the question that it answers.
+"""Catalogue of a worker's metrics: name, unit, labels and the question that each answers.
 
-The names of OpenTelemetry's messaging conventions 1.44, in Prometheus' spelling, where there is
-one; those of the common Kafka exporters for lag; `famulus_` before what only this worker has. A
-label is never a key or an id, so there are as many series as topics, partitions and handlers allow,
-however many events there are.
+Names are those of OpenTelemetry's messaging conventions 1.44 in the spelling of Prometheus, where
+one exists, and for lag those of the common Kafka exporters. All other names begin with `famulus_`.
+A label is never a key or an id, so the number of series depends on topics, partitions and handlers,
+not on events.
 """
 
 from typing import Literal, NamedTuple
 
-OTHER = "other"  # the value of a label once it has had as many as it may
+OTHER = "other"  # the value of a label for everything beyond its maximum number of values
 ERROR_TYPES_MAX = 50  # of one topic's dead letters
 TOPICS_SENT_MAX = 200
-TYPES_MAX = 50  # of one topic
+TYPES_MAX = 50  # event types of one topic
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 
 class Metric(NamedTuple):
     """One metric.
 
-    *alias_of* names the one that says the same, for dashboards that look for this name.
+    *alias_of* names the metric with the same meaning. Aliases exist for dashboards that use this
+    name.
     """
 
     name: str

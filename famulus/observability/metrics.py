@@ -1,6 +1,6 @@
-"""What is counted, per subscription.
+"""Counters and distributions of one subscription.
 
-One observer: the pipeline counts an outcome once, when it is settled.
+An outcome is counted in one place only: by the pipeline, when it is settled.
 """
 
 from bisect import bisect_left
@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 from famulus.serialization.records import ConsumerRecord, Outcome
 
 DUPLICATES_KEPT = 100
-# What OpenTelemetry advises, and less: most events are handled in microseconds.
+# The bounds that OpenTelemetry advises, and smaller ones: most events take microseconds.
 PROCESSING_S = (
     0.00001,
     0.0001,
@@ -36,7 +36,10 @@ GROUP_RECORDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000
 
 
 class Duplicate(NamedTuple):
-    """A record that was not handled, because its event had been: where, and the event's time and offset then."""
+    """Record that was not handled, because its event had been handled before.
+
+    *first_seen_ms* and *first_offset* are the event time and the offset of the earlier record.
+    """
 
     event_id: str
     partition: int
@@ -46,10 +49,12 @@ class Duplicate(NamedTuple):
 
 
 class Distribution:
-    """How large values were: *counts* has how many were at most each of *bounds*, and above the one before; then more.
+    """Histogram of values.
 
-    Prometheus-client's own takes a lock and a lookup for each value, which is more than many an
-    event costs.
+    Each of *counts* is the number of values up to the bound of the same index and above the
+    previous bound. The last one counts the values above all bounds. The histogram of
+    prometheus-client takes a lock and a lookup for each value, which costs more than the processing
+    of many events.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -63,19 +68,25 @@ class Distribution:
         self.sum += value
 
     def put(self, value: float, count: int) -> None:
-        """Count *value* as often as *count* says. Their sum is noted by whoever knows it."""
+        """Count *value* *count* times, without adding to the sum, which the caller does."""
         self.counts[bisect_left(self.bounds, value)] += count
 
 
 class Counts(dict[str, int]):
-    """Records since this worker started: by how they ended; attempts that failed and were `retried` or `postponed`.
+    """Counts of one subscription since this worker started.
 
-    *duplicates* explains the last ones, *failures* counts dead letters by kind, handler and type of
-    the error. *received* is how many were unpacked to be carried, *by_partition* how many came from
-    the topic itself, and their bytes, *gone* how many offsets were deleted unread. *processing_s*
-    is how long events were in hand, see `engine.timing`, *types_s* the same by type.
-    *group_records* and *settling_s* are of all groups: how many records ended in one, and how long
-    settling it took.
+    The items are the records by outcome, and the failed attempts that were `retried` or
+    `postponed`.
+
+    - *duplicates*: the newest duplicates, `DUPLICATES_KEPT` at most.
+    - *failures*: dead letters by kind, handler and type of the error.
+    - *received*: records unpacked for processing.
+    - *gone*: offsets that were deleted before they were read.
+    - *by_partition*: records from the topic itself, and their bytes.
+    - *processing_s*: processing times of events in seconds, see `processing.timing`.
+    - *types_s*: processing times by event type.
+    - *group_records*: records per checkpoint.
+    - *settling_s*: seconds that writing a checkpoint took.
     """
 
     def __init__(self) -> None:
@@ -93,19 +104,19 @@ class Counts(dict[str, int]):
         self.settling_s = Distribution(SETTLING_S)
 
     def note_failure(self, kind: str, handler: str, error: str) -> None:
-        """Count a dead letter by why it is one."""
+        """Count a dead letter by its cause."""
         self.failures[kind, handler, error] += 1
 
     def note_in(self, partition: int, records: int, size: int) -> None:
-        """Note that so many records of a partition were unpacked, with keys and values of *size* bytes together."""
+        """Count unpacked records of a partition; *size* is the bytes of their keys and values."""
         of = self.by_partition[partition]
         of[0] += records
         of[1] += size
 
     def note_type(self, name: str, seconds: float, count: int, all_s: float) -> None:
-        """Note that *count* events of a type were in hand for *seconds* each, for *all_s* together.
+        """Add *count* processing times of *seconds* each for events of one type.
 
-        *name* is one of few, see `Pipeline.label_of`.
+        *all_s* is their sum. *name* is one of a bounded number, see `Pipeline.label_of`.
         """
         of = self.types_s[name]
         of.put(seconds, count)
@@ -114,7 +125,7 @@ class Counts(dict[str, int]):
     def note_duplicate(
         self, event_id: str, record: ConsumerRecord, first_seen_ms: int, first_offset: int
     ) -> None:
-        """Remember why a record was not handled."""
+        """Add *record* to the duplicates."""
         self.duplicates.append(
             Duplicate(event_id, record.partition, record.offset, first_seen_ms, first_offset)
         )

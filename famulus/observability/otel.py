@@ -1,4 +1,7 @@
-"""OpenTelemetry where it is wanted: it need not be installed, and a worker without it pays nothing for it."""
+"""Optional import of OpenTelemetry, which need not be installed.
+
+A worker without it pays nothing for it.
+"""
 
 import importlib
 from typing import Any, cast
@@ -6,12 +9,12 @@ from typing import Any, cast
 from famulus.errors import ConfigError
 
 
-# Any: as is OpenTelemetry.
+# Any: a module.
 def otel(module: str, setting: str, mode: str, provider: str, *, has_provider: bool) -> Any:
-    """The module of ours that imports OpenTelemetry, None when *mode*, the value of *setting*, wants none of it.
+    """Import and return *module*, which uses OpenTelemetry, or None if *mode* turns it off.
 
-    `off` never does, `auto` only if somebody has set a *provider* by now. Raises ConfigError when
-    another mode has none, or when the package is missing.
+    *mode* is the value of *setting*. `off` always turns it off, `auto` if no *provider* is set.
+    Raises ConfigError when another mode finds no provider, or when the package is missing.
     """
     if mode == "off" or (mode == "auto" and not has_provider):
         return None

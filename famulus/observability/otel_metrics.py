@@ -1,9 +1,9 @@
-"""The catalogue's metrics as OpenTelemetry's: observable instruments, which tell the numbers that there are anyway.
+"""The metrics of the catalogue as observable instruments of OpenTelemetry.
 
-Names and attributes are those of its conventions for messaging, 1.44, and of the Collector's Kafka
-receiver for lag, where there is one; else a name of the catalogue with a dot, such as
-`famulus.retries`. There is no observable histogram: of what is one there are `.count` and `.sum`.
-Aliases are for dashboards of Prometheus alone.
+Names and attributes are those of the semantic conventions for messaging, 1.44, and for lag those of
+the Collector's Kafka receiver. Metrics without a name there have the name of the catalogue with a
+dot, such as `famulus.retries`. OpenTelemetry has no observable histogram, so a histogram becomes
+two counters, `.count` and `.sum`. Aliases exist for dashboards of Prometheus only and are left out.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ Read = Callable[[], Iterable[Family]]
 NAMES = {
     c.RECEIVED: "messaging.client.consumed.messages",
     c.SENT: "messaging.client.sent.messages",
-    # Not the conventions' own name, which is that of a histogram.
+    # The name in the conventions is that of a histogram, which this is not.
     c.PROCESSING: "famulus.process.duration",
     c.LAG: "kafka.consumer_group.lag",
     c.LAG_S: "famulus.lag.age",
@@ -55,7 +55,7 @@ ATTRIBUTES: dict[c.Metric, Mapping[str, str]] = {
 
 
 class Instrument(NamedTuple):
-    """One instrument: of which *series* of the catalogue it tells."""
+    """One instrument, and the *series* of the catalogue whose values it reports."""
 
     name: str
     series: str
@@ -65,7 +65,7 @@ class Instrument(NamedTuple):
 
 
 def instruments() -> Iterator[Instrument]:
-    """Every instrument that there is."""
+    """Yield every instrument."""
     for metric in c.CATALOGUE:
         if metric.alias_of:
             continue
@@ -84,7 +84,7 @@ def instruments() -> Iterator[Instrument]:
 
 
 def name_of(metric: c.Metric) -> str:
-    """The metric's name: no unit in it, and no kind."""
+    """Return the metric's name for OpenTelemetry, without unit and kind."""
     own = (
         metric.name.removesuffix("_total")
         .removesuffix("_seconds")
@@ -94,15 +94,16 @@ def name_of(metric: c.Metric) -> str:
 
 
 class Meters:
-    """Makes the instruments.
+    """Instruments of one process.
 
-    *read* looks at everything; a reader that collects has it look once.
+    *read* returns all metrics of the catalogue. A collection by an OpenTelemetry reader calls it
+    once.
     """
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._found: dict[str, list[tuple[float, dict[str, str]]]] = {}
-        self._scraped: set[str] = set()  # whose callbacks had what was found last
+        self._scraped: set[str] = set()  # instruments that have reported the present values
         meter = metrics.get_meter("famulus", schema_url=SCHEMA_URL)
         for of in instruments():
             create = (
@@ -111,7 +112,11 @@ class Meters:
             create(of.name, [partial(self._observe, of)], of.unit, of.metric.question)
 
     def _observe(self, of: Instrument, options: CallbackOptions) -> Iterator[Observation]:
-        """Called once for each instrument whenever a reader collects."""
+        """Yield the values of one instrument, as the callback of a collection.
+
+        A reader calls each callback once per collection. A second call therefore begins the next
+        collection, and reads the metrics again.
+        """
         del options
         if of.name in self._scraped or not self._scraped:
             self._look()

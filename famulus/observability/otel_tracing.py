@@ -1,9 +1,10 @@
-"""Spans by OpenTelemetry's conventions for messaging, 1.44 (which call themselves a development version).
+"""Spans by OpenTelemetry's semantic conventions for messaging, version 1.44.
 
-`process TOPIC` (CONSUMER) is around an event in hand, with a link to the sender's span; `send
-TOPIC` (PRODUCER) around an event that leaves, or many that leave together, whose context travels in
-the events' headers, in the form of whichever propagators are set. Baggage that came with an event
-goes on with those that it causes.
+These conventions have the status of development. A span `process TOPIC` (CONSUMER) covers the
+processing of an event and has a link to the sender's span. A span `send TOPIC` (PRODUCER) covers
+the sending of one event or of many at once. Its context travels in the headers of the events, in
+the format of the configured propagators. Baggage of an event is passed on to the events that it
+causes.
 """
 
 from collections.abc import Iterator
@@ -23,18 +24,18 @@ Attributes = dict[str, str | int | bool]
 
 
 class SpanProcessing:
-    """The span of an event in hand."""
+    """Span of an event that is being processed."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
 
     def ended(self, outcome: str) -> None:
-        """What became of the event."""
+        """Set the outcome of the event."""
         self._span.set_attribute("famulus.outcome", outcome)
 
 
 class SpanSending:
-    """The span of an event that leaves."""
+    """Span of an event that is being sent."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -43,20 +44,21 @@ class SpanSending:
         self.context = [(name, value.encode()) for name, value in carrier.items()]
 
     def sent(self, place: Place | None) -> None:
-        """The cluster has it at *place*, or it leaves later."""
+        """Set the position of the sent record; None means that it is sent later."""
         if place is not None:
             self._span.set_attribute("messaging.destination.partition.id", str(place.partition))
             self._span.set_attribute("messaging.kafka.offset", place.offset)
 
 
-# The span of the event in hand. OpenTelemetry's current one may be that of a handler.
+# Span of the event that is being processed. OpenTelemetry's current span may be one that a handler
+# has started.
 _in_hand: ContextVar[Span] = ContextVar("span", default=INVALID_SPAN)
 
 
 class Spans:
-    """Makes the spans of one process.
+    """Factory of the spans of one process.
 
-    *is_parent*: an event's is a child of its sender's, not only linked to it.
+    *is_parent*: the span of a processed event is a child of its sender's span, not only linked.
     """
 
     def __init__(self, kafka: KafkaConfig, *, is_parent: bool) -> None:
@@ -64,14 +66,14 @@ class Spans:
         self._tracer = trace.get_tracer("famulus", schema_url=SCHEMA_URL)
         self._common: Attributes = {"messaging.system": "kafka"}
         servers = kafka.bootstrap_servers.split(",")
-        if len(servers) == 1:  # of several, which one it is depends on the partition
+        if len(servers) == 1:  # of several brokers, the one in use depends on the partition
             host, _, port = servers[0].strip().rpartition(":")
             self._common |= {"server.address": host, "server.port": int(port)}
         self._group = kafka.consumer_config.group_id
 
     @contextmanager
     def process(self, record: ConsumerRecord, event_type: str) -> Iterator[SpanProcessing]:
-        """Around one time that an event of *event_type*, if it says one, is in hand."""
+        """Open the span of one processing of an event, see `Tracing.process`."""
         sender = _extracted(record.headers)
         context = sender if self._is_parent else trace.set_span_in_context(INVALID_SPAN, sender)
         attributes = self._attributes("process", record.topic, record.key, attributes_of(record))
@@ -97,7 +99,7 @@ class Spans:
             span.end()
 
     def failed(self, error: BaseException, message: str) -> None:
-        """What is in hand failed."""
+        """Record *error* on the span of the event that is being processed."""
         _note(_in_hand.get(), error, message)
 
     @contextmanager
@@ -110,12 +112,12 @@ class Spans:
         *,
         is_tombstone: bool = False,
     ) -> Iterator[SpanSending]:
-        """Around the sending of a record."""
+        """Open the span of the sending of a record, see `Tracing.send`."""
         links = _links(_extracted(own))
         attributes = self._attributes("send", topic, key, headers)
         if is_tombstone:
             attributes["messaging.kafka.message.tombstone"] = True
-        # The former: another span made the event.
+        # CLIENT, since another span created the event: its context is among the user's headers.
         kind = SpanKind.CLIENT if links else SpanKind.PRODUCER
         span = self._tracer.start_span(f"send {topic}", None, kind, attributes, links=links)
         with _around(span) as sending:
@@ -123,7 +125,7 @@ class Spans:
 
     @contextmanager
     def send_many(self, topic: str, count: int) -> Iterator[SpanSending]:
-        """Around the sending of *count* records together."""
+        """Open the span of the sending of *count* records in one call."""
         attributes = {
             **self._attributes("send", topic, None, ()),
             "messaging.batch.message_count": count,
@@ -161,14 +163,14 @@ def _around(span: Span) -> Iterator[SpanSending]:
     try:
         yield SpanSending(span)
     except Exception as error:
-        _note(span, error, str(error))  # of ours, or Kafka's: it quotes nothing
+        _note(span, error, str(error))  # errors of the engine and of Kafka quote no event
         raise
     finally:
         span.end()
 
 
 def _extracted(headers: Headers) -> Context:
-    """What the sender says of its span, and its baggage."""
+    """Return the sender's span context and baggage."""
     fields = propagate.get_global_textmap().fields
     carrier = {
         name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in fields
@@ -190,7 +192,7 @@ def _note(span: Span, error: BaseException, message: str) -> None:
 
 
 def _text(key: bytes | None) -> str | None:
-    """The key, if it is text."""
+    """Return the key as text, None if it is not UTF-8."""
     try:
         return None if key is None else key.decode()
     except UnicodeDecodeError:

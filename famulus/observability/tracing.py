@@ -1,7 +1,7 @@
-"""Whether there are spans: chosen once at the start, so that a worker without them pays nothing for them.
+"""Tracing: the interface of spans, and the choice of its implementation at the start.
 
-Here is what the engine and the bus ask for, and who decides. `spans` has what OpenTelemetry makes
-of it, and is only imported if it is wanted: OpenTelemetry need not be installed.
+A worker without tracing pays nothing for it. The implementation, `otel_tracing`, is imported only
+if tracing is on, so OpenTelemetry need not be installed.
 """
 
 import sys
@@ -16,49 +16,53 @@ Mode = Literal["auto", "link", "parent", "off"]
 
 
 class Place(Protocol):
-    """Where a record stands."""
+    """Position of a record in its topic."""
 
     @property
     def partition(self) -> int:
-        """Its partition."""
+        """Return the partition."""
 
     @property
     def offset(self) -> int:
-        """Its offset."""
+        """Return the offset."""
 
 
 class Processing(Protocol):
-    """The span of an event in hand."""
+    """Span of an event that is being processed."""
 
     def ended(self, outcome: str) -> None:
-        """What became of the event."""
+        """Set the outcome of the event."""
 
 
 class Sending(Protocol):
-    """The span of an event that leaves.
+    """Span of an event that is being sent.
 
-    *context*: the headers by which whoever reads it finds the span.
+    *context* has the headers that carry the span's context to the consumers of the event.
     """
 
     context: list[tuple[str, bytes]]
 
     def sent(self, place: Place | None) -> None:
-        """The cluster has it at *place*, or it leaves later."""
+        """Set the position of the sent record; None means that it is sent later."""
 
 
 class Tracing(Protocol):
-    """Makes spans."""
+    """Factory of spans."""
 
     def process(
         self, record: ConsumerRecord, event_type: str
     ) -> AbstractContextManager[Processing]:
-        """Around one time that an event is in hand, from decoding to its end, or to its next rest.
+        """Return the span of one processing of an event, until its end or its deferral.
 
-        *event_type* is its name on the wire, empty if it says none.
+        The span begins before decoding. *event_type* is the name on the wire, empty if the record
+        has none.
         """
 
     def failed(self, error: BaseException, message: str) -> None:
-        """What is in hand failed. *message* says why and quotes nothing private."""
+        """Record *error* on the span of the event that is being processed.
+
+        *message* describes it without quoting private data.
+        """
 
     def send(
         self,
@@ -69,21 +73,21 @@ class Tracing(Protocol):
         *,
         is_tombstone: bool = False,
     ) -> AbstractContextManager[Sending]:
-        """Around the sending of a record.
+        """Return the span of the sending of a record.
 
-        *own* are headers of the user: a trace context among them stays.
+        *own* are the headers given by the user. A trace context among them is kept.
         """
 
     def send_many(self, topic: str, count: int) -> AbstractContextManager[Sending]:
-        """Around the sending of *count* records together."""
+        """Return the span of the sending of *count* records in one call."""
 
 
 def tracing_of(mode: Mode, kafka: KafkaConfig) -> Tracing | None:
-    """What makes the spans, None when nothing does.
+    """Return the tracing for *mode*, None if there are to be no spans.
 
-    `auto`: if a tracer provider is set by now, with links. `link` and `parent` insist on one: the
-    span of an event that is handled is linked to that of its sender, and begins a trace; or it is a
-    child of it, in the sender's trace. Raises ConfigError for those when there is none.
+    With `link` the span of a processed event begins a trace and is linked to the sender's span.
+    With `parent` it is a child of the sender's span, in the sender's trace. Both raise ConfigError
+    when no tracer provider is set. `auto` is `link` if a provider is set, else `off`.
     """
     spans = otel(
         "famulus.observability.otel_tracing",
@@ -96,9 +100,9 @@ def tracing_of(mode: Mode, kafka: KafkaConfig) -> Tracing | None:
 
 
 def _has_provider() -> bool:
-    """Whether anybody has set one.
+    """Return whether a tracer provider is set.
 
-    Nobody can have without importing this module, which we do not for asking.
+    Setting one imports `opentelemetry.trace`, so the check need not import it.
     """
     trace = cast(Any, sys.modules.get("opentelemetry.trace"))
     if trace is None:

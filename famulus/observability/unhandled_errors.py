@@ -1,8 +1,8 @@
-"""Errors that nobody waits for: of tasks, futures and callbacks that were left alone, of threads, of what is deleted.
+"""Logging of unhandled errors: of tasks, futures, callbacks, threads and finalizers.
 
-asyncio and Python tell of them with the error's text and the arguments of what failed, which are
-events. Here they are told by their types and places, and no more often than a log can bear: a
-handler may leave a task for every event.
+By default asyncio and Python log them with the error's text and the arguments of the failed call,
+which may be events. Here they are logged with type and place only. Their rate is limited, since a
+handler may leave a failing task behind for every event.
 """
 
 import asyncio
@@ -18,29 +18,32 @@ from famulus.observability.logs import described, name_of
 
 log = structlog.get_logger()
 PERIOD_S = 60.0
-TOLD_MAX = 10  # of one period
-CALLBACK = "Exception in callback"  # behind it asyncio names the callback's arguments
+TOLD_MAX = 10  # errors logged per period
+CALLBACK = "Exception in callback"  # asyncio's message goes on with the callback's arguments
 
 
 class Leaks:
-    """Tells of errors that nobody waits for, of so many in a period."""
+    """Log of unhandled errors, `TOLD_MAX` at most per `PERIOD_S` seconds."""
 
     def __init__(self) -> None:
         self._since_s, self._logged, self._untold = float("-inf"), 0, 0
 
     def of_loop(self, _: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-        """What an event loop's exception handler is called with."""
+        """Log the error in *context*, as the exception handler of an event loop."""
         message = str(context.get("message") or "an error of the event loop")
         what = CALLBACK if message.startswith(CALLBACK) else message
         callback = getattr(context.get("handle"), "_callback", None)
-        callback = getattr(callback, "func", callback)  # of a partial
+        callback = getattr(callback, "func", callback)  # the function of a partial
         where = str(getattr(callback, "__qualname__", "")) or name_of(
             context.get("task") or context.get("future")
         )
         self.tell(what, context.get("exception"), where)
 
     def tell(self, what: str, error: BaseException | None, where: str) -> None:
-        """Log it, unless so much was logged already; how many were left out is said with the next one."""
+        """Log *error*, unless the limit of the period is reached.
+
+        The next logged error has the number of those that were left out.
+        """
         now_s = time.monotonic()
         if now_s - self._since_s >= PERIOD_S:
             self._since_s, self._logged = now_s, 0
@@ -54,7 +57,7 @@ class Leaks:
 
 
 def watch_leaks(loop: asyncio.AbstractEventLoop) -> None:
-    """Have them told for *loop*, and for the threads of this process."""
+    """Log the unhandled errors of *loop*, and of the threads and finalizers of this process."""
     leaks = Leaks()
     loop.set_exception_handler(leaks.of_loop)
 

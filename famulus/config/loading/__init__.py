@@ -1,1 +1,1 @@
-"""Where settings come from: files, the environment, the command line; what they refer to; who said what."""
+"""Loading of settings from files, environment and command line, with references and origins."""

@@ -1,6 +1,7 @@
-"""The layers as one: the last one that says something wins, and what files refer to is put in.
+"""Merging of the layers, and resolution of the references in files.
 
-References are looked up after that, so that nothing is missed which another layer overrides.
+The last layer that sets a value wins. References are resolved after the merge, so that a missing
+reference is no error where another layer overrides the value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,15 @@ from famulus.config.loading.references import FILE, Expanded, expand
 from famulus.config.loading.sources import Place, Setting
 from famulus.errors import ConfigError
 
-FILE_BYTES_MAX = 64 * 1024  # of a file that is referred to: a secret or a certificate
+FILE_BYTES_MAX = 64 * 1024  # of a referenced file: a secret or a certificate
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A setting as it holds. *names* are the variables and files that its value was made of."""
+    """A setting with its resolved value.
+
+    *names* are the variables and files that the value refers to.
+    """
 
     setting: Setting
     value: object
@@ -25,12 +29,12 @@ class Resolved:
 
     @property
     def is_secret(self) -> bool:
-        """Whether it was read from a file of its own, as secrets are."""
+        """Return whether the value was read from a separate file, as secrets are."""
         return any(name.startswith(FILE) for name in self.names)
 
     @property
     def layer(self) -> str:
-        """Where it comes from, for people: a file's or a variable's name, and to what that refers."""
+        """Return the origin for display: a file or a variable, with its references."""
         return (
             f"{self.setting.origin} ({', '.join(self.names)})"
             if self.names
@@ -39,10 +43,10 @@ class Resolved:
 
 
 def merge(layers: Iterable[Iterable[Setting]]) -> dict[Place, Setting]:
-    """What holds of *layers*, the strongest last. A list counts as one value.
+    """Merge *layers*, the strongest last, into one setting for each place.
 
-    Raises ConfigError when one layer says something twice, in two spellings, or a section is a
-    value elsewhere.
+    A list counts as one value. Raises ConfigError when one layer has a setting twice, in two
+    spellings, or when a section of one layer is a value in another.
     """
     merged: dict[Place, Setting] = {}
     for layer in layers:
@@ -65,9 +69,9 @@ def merge(layers: Iterable[Iterable[Setting]]) -> dict[Place, Setting]:
 
 
 def resolve(merged: Mapping[Place, Setting], variables: Mapping[str, str]) -> dict[Place, Resolved]:
-    """The settings with what they refer to.
+    """Replace the references in the settings of *merged*.
 
-    Raises ConfigError with everything that is not there, in one line.
+    Raises ConfigError with one line that names every missing variable and file.
     """
     resolved: dict[Place, Resolved] = {}
     problems: list[str] = []
@@ -102,17 +106,17 @@ def _read(path: str) -> str:
     if len(content) > FILE_BYTES_MAX:
         raise ValueError(f"more than {FILE_BYTES_MAX} bytes")
     try:
-        return content.decode("utf-8-sig")  # without the mark that some editors write
+        return content.decode("utf-8-sig")  # drops the byte order mark of some editors
     except UnicodeDecodeError:
         raise ValueError("no UTF-8 text") from None
 
 
 def nested(resolved: Mapping[Place, Resolved]) -> dict[str, Any]:  # Any: JSON before validation
-    """The settings as sections in sections, in plain names."""
+    """Return the settings as nested sections, by plain names."""
     tree: dict[str, Any] = {}
     for place, setting in sorted(resolved.items(), key=lambda item: len(item[0])):
         section = tree
         for name in place[:-1]:
             section = section.setdefault(name, {})
-        section[place[-1]] = {} if setting.value == {} else setting.value  # a section of this tree
+        section[place[-1]] = {} if setting.value == {} else setting.value  # a new {}, to be filled
     return tree

@@ -1,9 +1,13 @@
-"""References in settings files, to what a file should not hold. Pure.
+"""References in settings files, for values that such a file should not contain. Pure.
 
-`${VAR}` is a variable; `${VAR:-default}` has a default for where it is unset or empty;
-`${VAR:?message}` must be neither, else *message* says why; `${file:PATH}` is what a file holds,
-without the line break at its end; `$${` is a plain `${`. There is one pass: what was put in is
-never looked at again, so a password may hold anything.
+- `${VAR}` is the value of an environment variable.
+- `${VAR:-default}` is *default* if the variable is unset or empty.
+- `${VAR:?message}` is an error with *message* if the variable is unset or empty.
+- `${file:PATH}` is the content of a file without the line break at its end.
+- `$${` is a literal `${`.
+
+There is one pass: a replaced value is not searched for references, so a password may contain any
+characters.
 """
 
 import re
@@ -17,9 +21,9 @@ _variable = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:\?)(.*))?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """A text whose references were replaced.
+    """Text whose references were replaced.
 
-    *names*: what was referred to; *problems*: what is not there, and why.
+    *names* are the variables and files that it refers to, *problems* the references that failed.
     """
 
     text: str
@@ -28,10 +32,11 @@ class Expanded:
 
 
 def expand(text: str, variables: Mapping[str, str], read: Callable[[str], str]) -> Expanded:
-    """Replace the references in *text* by *variables* and by what *read* gives for a path.
+    """Replace the references in *text* by *variables* and by the files that *read* returns.
 
-    *read* may raise OSError or ValueError. A reference that is none, or to what is not there, is a
-    problem and becomes nothing, so that all problems are found at once.
+    *read* takes a path and may raise OSError or ValueError. An invalid reference, or one to a
+    missing variable or file, is replaced by nothing and added to the problems, so that all problems
+    are found at once.
     """
     names: list[str] = []
     problems: list[str] = []
@@ -54,11 +59,14 @@ def expand(text: str, variables: Mapping[str, str], read: Callable[[str], str]) 
 def _looked_up(
     said: str, variables: Mapping[str, str], read: Callable[[str], str]
 ) -> tuple[str, str]:
-    """Name and value of what stands between the braces. Raises ValueError with the problem."""
+    """Return name and value of the reference between the braces.
+
+    Raises ValueError with the problem.
+    """
     if said.startswith(FILE):
         return said, _content(said.removeprefix(FILE), read)
     parts = _variable.fullmatch(said)
-    if parts is None:  # what was said is not repeated: it may be a part of a password
+    if parts is None:  # the error does not quote the text, which may be part of a password
         raise ValueError("a ${ that begins no reference, write $${ for a plain one")
     name, operator, rest = parts.groups()
     value = variables.get(name)

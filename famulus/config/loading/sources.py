@@ -1,10 +1,8 @@
-"""What each layer says: a settings file, the environment, the command line.
+"""Sources of settings: settings files, environment, command line. Each value has its origin.
 
-Every value knows where it stands.
-
-Names are compared without case, underscores, dots and dashes. A colon in a name of a file is a
-level, as in `"Kafka:ProducerConfig:Acks"`; two underscores are one in a variable's name, a dot or
-colon on the command line.
+Names are compared without case, underscores, dots and dashes. Levels of a name are separated by a
+colon in a file, as in `"Kafka:ProducerConfig:Acks"`, by two underscores in the name of a variable,
+and by a dot or a colon on the command line.
 """
 
 import json
@@ -17,12 +15,12 @@ from famulus.errors import ConfigError
 from famulus.formatting import starred
 from famulus.spelling import plain
 
-Place = tuple[str, ...]  # of a setting: the plain names of its sections, then its own
+Place = tuple[str, ...]  # path of a setting: the plain names of its sections, then its own
 COMMAND_LINE = "command line"
-ALIAS = "KAFKA_BOOTSTRAP_SERVERS"  # that everybody sets
+ALIAS = "KAFKA_BOOTSTRAP_SERVERS"  # a common variable, for KAFKA__BOOTSTRAPSERVERS
 _noise = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _last_comma = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
-# In a plain name.
+# A plain name that matches `_secret` and not `_points_at` is that of a secret.
 _secret = re.compile(r"password|passwd|secret|token(?!endpoint)|credential|accesskey")
 _points_at = re.compile(r"(file|location|url|hosts)$")
 _environment_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,25 +28,27 @@ _environment_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value as a layer says it.
+    """One value of a layer.
 
-    *name* is as it stands there, *origin* a file's name, a variable's, or its own.
+    *name* is spelled as in the layer. *origin* is the name of the file or the variable, or
+    `command line`.
     """
 
     place: Place
     value: object
     name: str
     origin: str
-    may_refer: bool = False  # whether `${VAR}` in it is a reference: in files alone
+    may_refer: bool = False  # whether `${VAR}` is a reference: only in values of files
 
     def __str__(self) -> str:
         return self.origin if self.name == self.origin else f"{self.name} in {self.origin}"
 
 
 def files_of(folder: Path, environment: str) -> list[Path]:
-    """The settings files of an *environment*, the weaker first; they need not be there.
+    """Return the paths of the settings files of an *environment*, the weaker first.
 
-    The case of the environment's name does not matter. Raises ConfigError for a name that is none.
+    The files need not exist. The case of the environment's name does not matter. Raises ConfigError
+    when the name cannot be part of a file name.
     """
     files = [folder / "appsettings.json"]
     if environment:
@@ -64,27 +64,26 @@ def files_of(folder: Path, environment: str) -> list[Path]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """What a JSON file says, nothing if it is not there.
+    """Return the settings of a JSON file, none if the file does not exist.
 
-    Comments and a comma after the last value are fine.
-
-    Raises ConfigError when it cannot be read, or says something twice.
+    Comments and a comma after the last value are accepted. Raises ConfigError when the file cannot
+    be read, is not a JSON object, or has a name twice.
     """
     try:
         text = path.read_text("utf-8-sig")
-        # Lines keep their numbers.
+        # Comments become spaces, so that the lines keep their numbers in error messages.
         text = _noise.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
         said = json.loads(
             _last_comma.sub(lambda found: found[1] or " ", text), object_pairs_hook=_once
         )
         if not isinstance(said, dict):
-            # One line for whatever is wrong.
+            # Turned into a ConfigError below, like every other fault of the file.
             raise TypeError("it must be a JSON object")  # noqa: TRY301
     except FileNotFoundError:
         return []
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"settings: {path.name} cannot be read: {error}") from None
-    said.pop("$schema", None)  # is for editors
+    said.pop("$schema", None)  # used by editors only
     return list(_flat(said, (), path.name))
 
 
@@ -105,11 +104,15 @@ def _flat(said: Mapping[str, object], above: tuple[str, ...], origin: str) -> It
 
 
 def from_environment(variables: Mapping[str, str], sections: Collection[str]) -> list[Setting]:
-    """What the variables say whose names begin with one of the *sections*, in plain names, and two underscores."""
+    """Return the settings of the variables that belong to one of *sections*.
+
+    The name of such a variable begins with the plain name of a section and two underscores.
+    `KAFKA_BOOTSTRAP_SERVERS` counts as `KAFKA__BOOTSTRAPSERVERS` if that is not set.
+    """
     found = []
     for name, value in variables.items():
         names = tuple(map(plain, name.split("__")))
-        # A variable called STATE or WORKER is none of ours.
+        # A variable named only STATE or WORKER belongs to another program.
         if len(names) > 1 and names[0] in sections:
             found.append(Setting(names, value, name, name))
     place = ("kafka", "bootstrapservers")
@@ -119,11 +122,12 @@ def from_environment(variables: Mapping[str, str], sections: Collection[str]) ->
 
 
 def from_arguments(arguments: Sequence[str]) -> list[Setting]:
-    """What `--set NAME=VALUE` says on the command line of `faust`; nothing for other programs, whose own it may be.
+    """Return the settings of `--set NAME=VALUE` on the command line of `faust`.
 
-    *arguments* begin with the program. Of a name that comes again the last one wins. Raises
-    ConfigError for one without a value, and for a secret: every user of the machine sees what a
-    process was started with.
+    *arguments* begin with the program. The result is empty for other programs, which may have an
+    option `--set` of their own. If a name is given several times, the last value wins. Raises
+    ConfigError for a name without a value, and for a secret, since every user of the machine can
+    see the arguments of a process.
     """
     program = Path(arguments[0] if arguments else "")
     if program.stem != "faust" and program.parts[-2:] != ("faust", "__main__.py"):

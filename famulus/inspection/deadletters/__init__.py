@@ -1,1 +1,1 @@
-"""Letters read, tried, sent back."""
+"""Reading, dry runs and redrives of dead letters."""

@@ -1,4 +1,4 @@
-"""Letters that failed for the same cause, as one."""
+"""Groups of dead letters that failed for the same cause."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from famulus.deadletter.index import Entry
 
 @dataclass(slots=True)
 class CauseGroup:
-    """The letters of one cause. *message* is that of the newest."""
+    """Dead letters of one cause; *message* is that of the newest."""
 
     cause: Cause
     count: int
     first_ms: int
     last_ms: int
-    keys: list[bytes]  # each once, in the order of their coming
+    keys: list[bytes]  # without repetitions, in the order of their first dead letters
     newest: Entry
     message: str
 
@@ -23,7 +23,10 @@ class CauseGroup:
 def grouped(
     entries: Iterable[Entry], messages: dict[Cause, tuple[int, str]]
 ) -> Iterator[CauseGroup]:
-    """*entries* by their causes, the most frequent first. *messages* are a `Register`'s."""
+    """Group *entries* by their causes, the most frequent cause first.
+
+    *messages* are those of a `DeadLetterIndex`: the newest of each cause, with its time.
+    """
     of: dict[Cause, list[Entry]] = {}
     for entry in entries:
         of.setdefault(entry.cause, []).append(entry)

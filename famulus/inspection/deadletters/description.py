@@ -1,4 +1,4 @@
-"""How letters are spoken of, on a terminal and on a page alike."""
+"""Text that describes dead letters, for the terminal and for web pages."""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from famulus.inspection.deadletters.diff import Difference, Differences, What, c
 
 TOO_DEEP = "(nested too deeply to be shown)"
 TOO_OFTEN = f"redriven {HOPS_MAX} times already: redrive with --force, or drop"
-VALUES_SHOWN = 20  # of fields that merely have other values
-LINES_MAX = 100  # of the others
-SHOWN = 60  # characters of a value
+VALUES_SHOWN = 20  # differences shown where only the values of a field differ
+LINES_MAX = 100  # differences of each other sort shown
+SHOWN = 60  # characters of a value shown
 OURS = re.compile(r"^(builtins|app|famulus)\.(\w+\.)*(?=\w+$)")
 WHAT: dict[What, str] = {
     "missing": "missing",
@@ -28,26 +28,26 @@ WHAT: dict[What, str] = {
 
 
 def error_name(name: str) -> str:
-    """Shorten the *name* of an error's type: those of Python and of the engine need no module.
+    """Return the *name* of an error type, without the module if Python's or the engine's.
 
-    Versions before the engine was a package of its own called the latter `app.errors`.
+    Older versions had the errors of the engine in a package `app`.
     """
     return OURS.sub("", name)
 
 
 def why(cause: Cause) -> str:
-    """A cause in one line."""
+    """Describe a cause in one line."""
     error = error_name(cause.error)
     return printable(f"{cause.kind}: {error}" + (f" in {cause.handler}" if cause.handler else ""))
 
 
 def key_text(key: bytes | None) -> str:
-    """A key as people see it."""
+    """Return a key as printable text."""
     return "(none)" if key is None else printable(text_of(key))
 
 
 def otherwise(plan: Plan) -> list[str]:
-    """What is not as it was asked for, a line each."""
+    """Describe how *plan* deviates from the request, one line for each kind of deviation."""
     said = []
     for entries, one, many in (
         (
@@ -70,7 +70,10 @@ def otherwise(plan: Plan) -> list[str]:
 
 
 def facts_of(sight: LetterDetail) -> dict[str, str]:
-    """What there is to know of a letter besides its value, by names; what is empty is left out."""
+    """Return the facts known of a dead letter, by name, without its value.
+
+    Empty ones are left out.
+    """
     letter, cause = sight.letter, sight.letter.cause
     attempts = f"after {number(letter.attempts, 'attempt')}" if letter.attempts else ""
     since = f"the first {time_text(letter.first_ms)} UTC" if letter.attempts > 1 else ""
@@ -91,7 +94,7 @@ def facts_of(sight: LetterDetail) -> dict[str, str]:
 
 
 def done_to(sight: LetterDetail) -> list[str]:
-    """What was done about the event before, a line each."""
+    """Describe the earlier actions on the event, one line each."""
     return [
         printable(
             (
@@ -105,9 +108,9 @@ def done_to(sight: LetterDetail) -> list[str]:
 
 
 class Row(NamedTuple):
-    """One difference in words.
+    """One difference as text.
 
-    *is_faint*: the value is merely another one, as values of good events are.
+    *is_faint*: only the value differs, as it does between good events, too.
     """
 
     path: str
@@ -118,7 +121,11 @@ class Row(NamedTuple):
 
 
 def difference_rows(found: Sequence[Difference], fault: str = "") -> tuple[list[Row], int]:
-    """The differences that say most, first what stands at the path *fault*; and how many more there are."""
+    """Return the most telling differences as rows, and the number of those left out.
+
+    Differences at the path *fault* come first, then missing, added and retyped fields, then fields
+    with other values.
+    """
     fault = cut_path(fault)
     faults = [difference for difference in found if difference.path == fault]
     says = [

@@ -1,4 +1,7 @@
-"""`dlq show`: one letter with all that is known of it, and beside it the last event of its type that was good."""
+"""Details of one dead letter, for `dlq show`.
+
+The event is compared with the last event of its type before it that did not fail.
+"""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -20,15 +23,15 @@ from famulus.serialization.json_codec import json_of
 from famulus.serialization.records import ConsumerRecord, Headers, attributes_of, event_type_of
 from famulus.wiring import decoder_of, types_of
 
-SCANNED = 1_000  # records before the event, for a good one of its type
+SCANNED = 1_000  # records in front of the event that are searched for a good one of its type
 
 
 @dataclass(frozen=True)
 class LetterDetail:
-    """One letter, and what was done to its event (*audits*).
+    """One dead letter, and the actions taken on its event (*audits*).
 
-    *value* is that of the event; *gone* says why there is none. *fault* is what is wrong with it by
-    this code. *good* is the origin of the event that it is compared with.
+    *value* is the value of the event, or None, and *gone* says why then. *fault* says what this
+    code finds wrong with the value. *good* is the origin of the event that it is compared with.
     """
 
     entry: Entry
@@ -52,9 +55,9 @@ async def seen(  # noqa: PLR0917  # all that is known
     audits: Sequence[Audit],
     dead: Container[Origin],
 ) -> LetterDetail:
-    """Look at *entry*, which is *record*.
+    """Collect the details of the dead letter *entry*, whose record is *record*.
 
-    *dead* has the origins of all letters: none of these is a good event.
+    *dead* has the origins of all dead letters, none of which can be the good event.
     """
     letter = parse_dead_letter(record)
     known = types_of(subscription, app.dispatcher)
@@ -89,11 +92,13 @@ async def seen(  # noqa: PLR0917  # all that is known
     )
 
 
-# Any: what passes for a record.
+# Any: a consumer record, or an object with its attributes.
 def fault_in(decoder: EventTypes, record: Any, *, is_redeemed: bool = False) -> str:
-    """What is wrong with the value of *record*, nothing if it is an event that somebody here handles.
+    """Return what is wrong with the value of *record*, empty if nothing is.
 
-    What *is_redeemed* has the store's limit of size.
+    A type without a handler is a fault, too.
+
+    A value that *is_redeemed*, taken from the payload store, has the size limit of that store.
     """
     try:
         event = decoder.decode(record, is_redeemed=is_redeemed)
@@ -103,7 +108,10 @@ def fault_in(decoder: EventTypes, record: Any, *, is_redeemed: bool = False) -> 
 
 
 def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
-    """The event's type: by its attributes, by what Faust writes into the value, else the only one that there is."""
+    """Return the event's type by its attributes, else by the `__faust` field of its value.
+
+    Without both it is the only type that there is, or empty if there are several.
+    """
     name = event_type_of(headers)
     content = json_of(value)
     if name is None and isinstance(content, dict) and isinstance(content.get("__faust"), dict):
@@ -114,7 +122,7 @@ def _type_name(headers: Headers, value: bytes | None, types: set[str]) -> str:
 async def _good_before(
     reader: Reader, decoder: EventTypes, origin: Origin, name: str, dead: Container[Origin]
 ) -> ConsumerRecord | None:
-    """The last record before *origin* that is an event of the type, and did not fail."""
+    """Return the last event of type *name* before *origin* that did not fail, or None."""
     good = None
     if origin.partition >= (await reader.partitions(origin.topic))[origin.topic]:
         return None

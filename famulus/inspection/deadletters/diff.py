@@ -1,8 +1,8 @@
-"""How one JSON value differs from another, field by field. Pure.
+"""Differences between two JSON values, field by field. Pure.
 
-What this takes is in proportion to the two values, however deep they are and however long their
-names: a path is kept as one step and what is above it, and written out for what is kept, to a
-limit.
+Time and memory are proportional to the size of the two values, however deep they are and however
+long their names: a path is stored as one step with a reference to the step above, and is written
+out, up to a limit, only for differences that are kept.
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,18 @@ from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 What = Literal["missing", "added", "type", "value"]
-ORDER: tuple[What, ...] = ("missing", "added", "type", "value")  # what says most comes first
-KEPT_MAX = 1_000  # differences of one kind; others are counted
+ORDER: tuple[What, ...] = ("missing", "added", "type", "value")  # the most telling first
+KEPT_MAX = 1_000  # differences of one kind that are kept; further ones are only counted
 PATH_MAX = 1_000  # characters of a path
 _MISSING: Any = object()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """At *path* the value is *here*, and *there* in what it is compared with; a side that has nothing is None."""
+    """One difference: *here* is the value at *path*, *there* the one of the compared value.
+
+    A side without a value is None.
+    """
 
     path: str
     what: What
@@ -28,20 +31,23 @@ class Difference:
 
 
 class Differences(list[Difference]):
-    """Differences that are kept; *left* is how many more there are."""
+    """Differences that were kept; *left* is the number of further ones."""
 
     left = 0
 
 
 class _Place(NamedTuple):
-    """Where a value is: a name or a number, in what is above."""
+    """Position of a value: a field name or an index, within the position *above*."""
 
     step: str | int
     above: "_Place | None"
 
 
 def differences(here: Any, there: Any) -> Differences:  # Any: JSON
-    """In what *here* differs from *there*: fields that are missing or added, have another type, then another value."""
+    """Return the differences of *here* from *there*.
+
+    Missing fields come first, then added ones, other types and other values.
+    """
     kept: dict[What, list[Difference]] = {what: [] for what in ORDER}
     left = 0
     for place, what, one, other in _found(here, there):
@@ -55,7 +61,7 @@ def differences(here: Any, there: Any) -> Differences:  # Any: JSON
 
 
 def cut_path(path: str) -> str:
-    """*path* as a difference has it."""
+    """Cut *path* to the length that a difference keeps."""
     return path if len(path) <= PATH_MAX else f"{path[:PATH_MAX]}..."
 
 
@@ -96,7 +102,7 @@ def _elements(
 
 
 def type_of(value: Any) -> str:
-    """What JSON calls the type of a value."""
+    """Return the JSON name of the type of *value*."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -109,7 +115,7 @@ def type_of(value: Any) -> str:
 
 
 def _path(place: _Place | None) -> str:
-    """The JSON path of *place*, cut where it is long."""
+    """Return the JSON path of *place*, cut if it is long."""
     steps = []
     while place is not None:
         steps.append(place.step)

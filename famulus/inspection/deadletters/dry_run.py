@@ -1,7 +1,8 @@
-"""`dlq redrive --dry-run`: what the handlers of this code would make of the letters, with all effects thrown away.
+"""Dry runs of dead letters, for `dlq redrive --dry-run`.
 
-Rows are read from the state changelog; what one letter would write, the next one sees. What
-handlers do outside, by services or otherwise, is real.
+The handlers of this code run on the events, and the rows and events that they write are discarded.
+Rows are read from the state changelog; changes of one dead letter are visible to the next one. Side
+effects of handlers outside of the engine, such as calls of services, are real.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ Verdict = Literal["handled", "fails", "parked", "duplicate", "ignored", "stays"]
 class Change:
     """A row that would be written, as JSON.
 
-    *before* None: there was none; *after* None: it would be deleted.
+    *before* is None if the row did not exist, *after* is None if it would be deleted.
     """
 
     table: str
@@ -51,7 +52,10 @@ class Change:
 
 @dataclass
 class DryRunResult:
-    """What would become of one letter. *handler* would fail by *error* (its type) and *message*."""
+    """Outcome of the dry run of one dead letter.
+
+    If it fails, *handler*, *error* (a type) and *message* say where and why.
+    """
 
     entry: Entry
     verdict: Verdict
@@ -64,7 +68,7 @@ class DryRunResult:
 
 @dataclass
 class End:
-    """How letters of one cause would end alike. *first* stands for them."""
+    """Dead letters with the same outcome, counted; *first* is an example."""
 
     first: DryRunResult
     count: int = 0
@@ -73,7 +77,7 @@ class End:
 
 
 class Rows:
-    """The state of one partition in memory, which takes the place of a store."""
+    """State of one partition in memory, used in place of a store."""
 
     is_open = True
 
@@ -82,15 +86,18 @@ class Rows:
         self._rows = {**fold.rows, **fold.marks}
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a row."""
+        """Return the value of a row, None if there is none."""
         return self._rows.get(key)
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """The values of rows."""
+        """Return the values of rows, None for each that does not exist."""
         return [self._rows.get(key) for key in keys]
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """The rows whose keys begin with *prefix*, from *prefix* and *start* on, in the order of their keys."""
+        """Return the rows whose keys begin with *prefix*, in the order of the keys.
+
+        The first one is at or after *prefix* followed by *start*.
+        """
         return iter(
             sorted(
                 (k, v)
@@ -100,7 +107,7 @@ class Rows:
         )
 
     def update(self, rows: dict[bytes, bytes | None]) -> None:
-        """Write."""
+        """Write *rows*; a value of None deletes the row."""
         for key, value in rows.items():
             if value is None:
                 self._rows.pop(key, None)
@@ -115,17 +122,17 @@ async def dry_run(
     plan: Plan,
     edited: bytes | None = None,
 ) -> AsyncIterator[DryRunResult]:
-    """What would become of each letter that is chosen, in this order.
+    """Run the handlers on each dead letter that *plan* chose, in that order, without effects.
 
-    *edited*: the value of the only letter.
-
-    Holds the rows and marks of one partition in memory. Raises ConfigError when a service is
-    missing.
+    *edited* replaces the value of the event; the plan has a single dead letter then. The rows and
+    marks of one partition are held in memory. Raises ConfigError when a handler asks for a service
+    that is not registered.
     """
     app.dispatcher.check()
     topic = app.dead_letter_topic(subscription)
     by_partition = subscription.options.order == "partition"
-    failed: dict[object, Origin] = {}  # of each sequence whatever would fail again
+    # The dead letter of each sequence that would fail again: later ones would be parked behind it.
+    failed: dict[object, Origin] = {}
     async with reading_state(app) as logs:
         places = {at.partition: at for at in (await places_of(app, [subscription]))[subscription]}
         for number, group in groupby(plan.chosen, key=lambda entry: entry.id.origin.partition):
@@ -156,9 +163,9 @@ async def _trial(
 
 
 class _Stage:
-    """One partition, as a worker that owned it would have it.
+    """One source partition, set up as on a worker that owns it.
 
-    A record is a `Returned`, which passes for one.
+    Its records are `Redelivery` objects, which have the attributes of a consumer record.
     """
 
     def __init__(self, app: Famulus, subscription: Subscription, number: int, rows: Rows) -> None:
@@ -169,7 +176,7 @@ class _Stage:
         self._types = decoder_of(app.settings, subscription, app.dispatcher)
 
     def end(self) -> None:
-        """The next partition comes."""
+        """Remove the partition from the subscription."""
         self._subscription.held.pop(self._number, None)
 
     async def trial(self, entry: Entry, record: Redelivery) -> DryRunResult:
@@ -198,14 +205,14 @@ class _Stage:
                     "PermanentError",
                     "there is no such handler any more",
                 )
-        # Any: the store of a worker is on disk, this one only looks like it.
+        # Any: a worker has a store on disk here; `Rows` has only the methods that are needed.
         subscription, group_bytes = self._subscription, self._app.settings.state.group_bytes
         partition = PartitionState(
             self._number, cast(Any, self._rows), group_bytes, subscription.topic_name
         )
         subscription.held[self._number] = partition
         unit = UnitOfWork(partition, record)
-        # In a task of its own, whose context nobody else sees.
+        # In a separate task, so that context variables which handlers set do not leak out of it.
         failed = await asyncio.create_task(self._handle(event, unit, handlers))
         if failed is not None:
             name, fault = failed
@@ -231,7 +238,7 @@ class _Stage:
     async def _handle(
         self, event: Event, unit: UnitOfWork, handlers: list[Handler]
     ) -> tuple[str, Exception] | None:
-        """Run the handlers, each once; the first that fails, and its error."""
+        """Run each handler once; return the first one that fails, with its error, or None."""
         enter(unit)
         name = ""
         try:
@@ -240,7 +247,7 @@ class _Stage:
                 unit.savepoint(name)
                 await self._call(handler, event, unit)
             unit.join()
-        except Exception as error:  # whatever a handler raises
+        except Exception as error:  # a handler may raise anything
             return name, error
         finally:
             unit.end()
@@ -294,7 +301,7 @@ class _Stage:
                 return None
             try:
                 return table.shown(key, raw).decode()
-            except ValueError as error:  # a row that older code wrote
+            except ValueError as error:  # a row written by older code
                 return msgspec.json.encode(f"not shown: {error}").decode()
 
         return Change(name, text, shown(self._rows.get(row)), shown(value))

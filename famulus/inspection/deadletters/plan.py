@@ -1,10 +1,10 @@
-"""What is to be done about the letters that are meant."""
+"""Plans for the selected dead letters of a subscription."""
 
 from famulus.deadletter.dead_letter import Done
 from famulus.deadletter.index import HOPS_MAX, DeadLetterIndex, Plan, planned
 from famulus.processing.subscription import Subscription
 
-RATE = 500  # letters per second, unless somebody says otherwise
+RATE = 500  # dead letters per second unless the caller sets another rate
 
 
 def plan_of(
@@ -15,9 +15,11 @@ def plan_of(
     limit: int | None = None,
     is_forced: bool = False,
 ) -> Plan:
-    """The letters of *register* that are meant, *limit* at most, and what comes with them or stays.
+    """Plan *action* for the selected dead letters of *register*.
 
-    Those that were redriven too often are not redriven unless *is_forced*.
+    The plan adds dead letters that must go first, and names those that have to stay. At most
+    *limit* are chosen in all, None for no limit. Dead letters that were redriven `HOPS_MAX` times
+    are not redriven again unless *is_forced*.
     """
     return planned(
         register.entries(),

@@ -1,4 +1,4 @@
-"""Reading from outside of any group: all letters of a topic in turn, or some of them again, by their places."""
+"""Reader of topics outside of any consumer group, and the index of dead letters."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -23,27 +23,27 @@ from famulus.kafka.silence import silenced
 from famulus.processing.subscription import Subscription
 from famulus.serialization.stray_records import StrayRecordError, read
 
-# Is told how many more records were read, and of how many, once.
+# Called once with the number of records to read, then with the number read since the last call.
 Progressed = Callable[[int, int | None], None]
 POLL_MS = 200
-GAP = 1_000  # records that are read in vain rather than asked for anew
+GAP = 1_000  # unwanted records that are read over, since a seek would cost more
 READ_AT_ONCE = 500
-STOP_S = 3.0  # where no broker answers
+STOP_S = 3.0  # longest wait for the consumer to stop when no broker answers
 
 
 class Reader:
-    """Reads what is committed. Made by `reading`."""
+    """Reader of committed records. Made by `reading`."""
 
     def __init__(self, consumer: AIOKafkaConsumer, settings: KafkaConfig, timeout_s: float) -> None:
         self._consumer = consumer
         self._settings = settings
         self._timeout_s = timeout_s
         self._at: TopicPartition | None = None
-        self._spans: dict[TopicPartition, tuple[int, int]] = {}  # where a partition began and ended
-        self._partitions: dict[str, int] = {}  # of topics that were asked for
+        self._spans: dict[TopicPartition, tuple[int, int]] = {}  # first and end offset
+        self._partitions: dict[str, int] = {}  # number, by topic
 
     async def partitions(self, *topics: str) -> dict[str, int]:
-        """How many partitions each of *topics* has, 0 for one that is not there."""
+        """Return the number of partitions of each topic, 0 for one that does not exist."""
         if unknown := [topic for topic in topics if topic not in self._partitions]:
             there = await partitions_of(self._settings, unknown, self._timeout_s)
             self._partitions.update({topic: there.get(topic, 0) for topic in unknown})
@@ -56,9 +56,10 @@ class Reader:
         progressed: Progressed = lambda *_: None,
         records_max: int | None = None,
     ) -> AsyncIterator[Any]:
-        """Every record that is there now, in the order of each partition.
+        """Yield every record that the topic has now, in order within each partition.
 
-        Raises TimeoutError when none comes, TooMuchError when there are more than *records_max*.
+        Raises TimeoutError when no record arrives for `Worker.StartupTimeoutS`, TooMuchError when
+        there are more than *records_max*.
         """
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
@@ -84,9 +85,10 @@ class Reader:
                 progressed(len(records), None)
 
     async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
-        """The records of a partition from offset *start* to before *stop*, as far as they are there (still).
+        """Yield the existing records of a partition from offset *start* to before *stop*.
 
-        Raises UnreadableError behind those that stand before one that cannot be read.
+        Raises UnreadableError at the first record that cannot be read, after those in front of it,
+        and TimeoutError when no record arrives for `Worker.StartupTimeoutS`.
         """
         consumer = self._consumer
         if self._at != at:
@@ -109,9 +111,9 @@ class Reader:
                     at, []
                 )
             except UnreadableBatchError as error:
-                step, tries = 1, tries + 1  # one by one, up to those that cannot be read
+                step, tries = 1, tries + 1  # one record at a time up to the unreadable batch
                 if position >= error.first_offset and (tries > TRIES or not error.is_damaged):
-                    self._at = None  # whoever goes on does so elsewhere
+                    self._at = None  # forces the next call to seek
                     raise UnreadableError(
                         str(error.args[0]), at.topic, error.first_offset, error.next_offset
                     ) from None
@@ -124,8 +126,8 @@ class Reader:
                     yield record
 
     async def span(self, at: TopicPartition) -> tuple[int, int]:
-        """Where a partition begins and ends now. Raises TimeoutError."""
-        async with asyncio.timeout(self._timeout_s):  # aiokafka would ask for long
+        """Return the first and the end offset of a partition. Raises TimeoutError."""
+        async with asyncio.timeout(self._timeout_s):  # aiokafka itself retries for much longer
             begins, ends = (
                 await self._consumer.beginning_offsets([at]),
                 await self._consumer.end_offsets([at]),
@@ -133,7 +135,7 @@ class Reader:
             return begins[at], ends[at]
 
     async def letters(self, topic: str, entries: Iterable[Entry]) -> Mapping[Place, ConsumerRecord]:
-        """The records of *entries* again, as far as they are there still."""
+        """Return the records of *entries* by place, as far as they still exist."""
         found: dict[Place, ConsumerRecord] = {}
         wanted = sorted(entry.place for entry in entries)
         for partition, places in groupby(wanted, key=lambda place: place[0]):
@@ -145,7 +147,7 @@ class Reader:
         return found
 
     async def one(self, topic: str, partition: int, offset: int) -> ConsumerRecord | None:
-        """The record at a place, None when there is none (any more)."""
+        """Return the record at an offset, None if there is none (any more)."""
         if partition >= (await self.partitions(topic))[topic]:
             return None
         async for record in self.between(TopicPartition(topic, partition), offset, offset + 1):
@@ -158,7 +160,10 @@ class Reader:
 
 
 def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
-    """*offsets*, ascending, as few stretches to be read in one go: first, and behind the last."""
+    """Return the ranges, first offset and end, that cover *offsets* in few reads.
+
+    *offsets* must ascend. Offsets at most *gap* apart share a range.
+    """
     found: list[tuple[int, int]] = []
     for offset in offsets:
         if found and offset - found[-1][1] <= gap:
@@ -170,18 +175,18 @@ def runs(offsets: Iterable[int], gap: int = GAP) -> list[tuple[int, int]]:
 
 @asynccontextmanager
 async def reading(app: Famulus) -> AsyncIterator[Reader]:
-    """Read. What goes wrong with the cluster inside becomes an UnavailableError."""
+    """Open a reader of topics; errors inside are translated as by `answered`."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     consumer = _consumer(kafka)
     reader = Reader(consumer, kafka, timeout_s)
     letters = [app.dead_letter_topic(subscription) for subscription in app.subscriptions.values()]
-    # This waits for a broker that is just starting.
+    # Waits for a broker that is still starting, and fills the cache.
     await reader.partitions(*letters, *map(audit_topic, letters))
     with silenced():
         async with answered(app):
             try:
                 await consumer.start()
-                await asyncio.sleep(0)  # aiokafka's stop fails when its tasks never had their turn
+                await asyncio.sleep(0)  # aiokafka's stop() fails if its tasks have never run
                 yield reader
             finally:
                 with suppress(TimeoutError):
@@ -201,7 +206,7 @@ def _consumer(settings: KafkaConfig) -> AIOKafkaConsumer:
     )
 
 
-async def register_of(  # each has a default
+async def register_of(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
@@ -213,10 +218,11 @@ async def register_of(  # each has a default
     progressed: Progressed = lambda *_: None,
     records_max: int | None = None,
 ) -> DeadLetterIndex:
-    """The letters of *subscription*, those of *group* or of this app's, and what was done about them.
+    """Read the dead letters of a group in *subscription*, and the actions taken on them.
 
-    *noted* is told each of the latter, too. Raises ConfigError when the dead letter topic is
-    missing, TooMuchError when one of the two topics has more than *records_max*.
+    *group* is this app's unless it is given. *noted* is called with each audit record, *progressed*
+    as by `Reader.all` for the dead letters. Raises ConfigError when the dead letter topic is
+    missing, TooMuchError when one of the two topics has more than *records_max* records.
     """
     group = group or app.group
     topic = letters_topic(app, subscription, group)
@@ -242,7 +248,7 @@ async def register_of(  # each has a default
 
 
 def letters_topic(app: Famulus, subscription: Subscription, group: str) -> str:
-    """Where the dead letters of *group* are, as named on the cluster."""
+    """Return the topic of the dead letters of *group*, as named on the cluster."""
     return dead_letter_topic(
         subscription.topic_name, group if app.settings.dead_letter.per_group else ""
     )

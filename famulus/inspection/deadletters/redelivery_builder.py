@@ -1,4 +1,4 @@
-"""A letter on its way back, whole: with the value that it had, or that somebody gave it."""
+"""Builder of redeliveries from dead letters, with the original or an edited value."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -10,22 +10,23 @@ from famulus.deadletter.record import DROPPED, our_headers
 from famulus.deadletter.redelivery import Action, Redelivery, returning
 from famulus.inspection.deadletters.reader import Reader
 
-BATCH = 500  # letters in memory at once
+BATCH = 500  # dead letters in memory at once
 BATCH_BYTES = 16 * 2**20
-BATCHES_PER_S = 4  # where there is a rate
+BATCHES_PER_S = 4  # if a rate is set
 
 
 class StaysError(Exception):
-    """Why a letter cannot be sent back."""
+    """Reason why a dead letter cannot be sent back."""
 
 
 async def sent_back(
     reader: Reader, record: Any, action: Action, edited: bytes | None
 ) -> tuple[DeadLetter, Redelivery]:  # Any: aiokafka is untyped
-    """What *record*, a letter or what is left of it, says, and what sends it back with the *edited* value or its own.
+    """Return the dead letter in *record*, and the redelivery of its event.
 
-    Raises StaysError when it has none any more, or only a part of what it was. Who drops a letter
-    needs no value.
+    The redelivery has the *edited* value, or the event's own if that is None. *record* is None when
+    it does not exist any more. Raises StaysError then, when the value is gone, or when headers or
+    key were too large for the dead letter. A drop needs neither value, headers nor key.
     """
     if record is None:
         raise StaysError("the letter is not there any more")
@@ -39,9 +40,10 @@ async def sent_back(
 
 
 async def value_of(reader: Reader, record: Any, letter: DeadLetter) -> bytes | None:
-    """The event's value, from where it came if it was too large for the letter.
+    """Return the event's value, read from its origin if the dead letter lacks it.
 
-    Raises StaysError when it is gone.
+    A value that is too large for a dead letter is left out of it. Raises StaysError when the event
+    at the origin is gone or is another one.
     """
     if not letter.digest:
         value: bytes | None = record.value
@@ -58,7 +60,11 @@ async def value_of(reader: Reader, record: Any, letter: DeadLetter) -> bytes | N
 
 
 def batches(entries: Sequence[Entry], rate: int) -> Iterator[Sequence[Entry]]:
-    """*entries* in pieces that are sent at once: few where there is a *rate*, and none too large for the memory."""
+    """Split *entries* into batches that are sent at once.
+
+    A batch has at most `BATCH` entries and `BATCH_BYTES` bytes. With a *rate* (entries per second)
+    batches are so small that there are `BATCHES_PER_S`.
+    """
     count = min(BATCH, max(1, rate // BATCHES_PER_S)) if rate else BATCH
     batch: list[Entry] = []
     size = 0

@@ -1,8 +1,9 @@
-"""`dlq redrive` and `dlq drop`: letters go back to their group, a few at a time, and then it is written down.
+"""Redrives and drops of dead letters, for `dlq redrive` and `dlq drop`.
 
-A letter that was sent counts as done when its audit record is there. Whoever dies in between sends
-a few of them twice, which the worker recognises by their events' ids; so an interrupted redrive is
-made whole by saying it again.
+Dead letters are sent back to their group in small batches, and each batch is followed by its audit
+records. A dead letter counts as done once its audit record is written. A process that dies between
+the two leaves a few that the next run sends twice, which workers recognize by their event ids.
+Running the same command again therefore completes an interrupted redrive.
 """
 
 import asyncio
@@ -34,23 +35,26 @@ from famulus.producer.connection import size_of
 from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
 
-ANSWER_MS = 30_000  # for which a person waits
+ANSWER_MS = 30_000  # longest delivery timeout, since a person waits for the answer
 Ready = tuple[Entry, ProducerRecord, Audit]
-# How it went with a letter: empty when it was sent, else why it stays.
+# Called for each dead letter with an empty text when it was sent, else with why it stays.
 Tell = Callable[[Entry, str], None]
 
 
 class StoppedError(OperatingError):
-    """Somebody stopped it (EX_TEMPFAIL): the rest is still to be done."""
+    """Redrive stopped before its end: the remaining dead letters are still to be sent.
+
+    The exit code is EX_TEMPFAIL.
+    """
 
     exit_code = 75
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be done: *rate* letters per second at most, 0 for no limit.
+    """Action on dead letters, at most *rate* of them per second, 0 for no limit.
 
-    *edited*: the value of the only letter.
+    *edited* replaces the value of the event; the plan has a single dead letter then.
     """
 
     action: Done
@@ -60,9 +64,10 @@ class Request:
 
 
 class RedriveJob:
-    """One redrive or drop of one subscription, by *who*.
+    """One redrive or drop of one subscription, on behalf of the operator *who*.
 
-    *stop* is set when somebody wants it to end.
+    Set *stop* to end it after the present batch. *sent* and *stays* count the dead letters that
+    were sent and those that could not be.
     """
 
     def __init__(
@@ -79,14 +84,15 @@ class RedriveJob:
         self._kafka = _patient(app.settings.kafka)
         self._bytes_max = self._kafka.producer_config.max_request_size
         self._partitions = 0
-        self._blocked: set[object] = set()  # sequences of which a letter stays
+        self._blocked: set[object] = set()  # sequences with a dead letter that could not be sent
         self._app = app
         self._subscription = subscription
 
     async def run(self, plan: Plan, tell: Tell) -> None:
-        """Send what is chosen.
+        """Send the dead letters that *plan* chose, and report each to *tell*.
 
-        Raises StoppedError when it was stopped, UnavailableError when the broker is away.
+        Raises StoppedError when stopped or cancelled, UnavailableError when the broker does not
+        answer.
         """
         self._partitions = await prepared(self._app, self._subscription)
         began_s = time.monotonic()
@@ -95,7 +101,6 @@ class RedriveJob:
             async with _connected(self._kafka) as producer:
                 for batch in batches(plan.chosen, self._request.rate):
                     if self.stop.is_set():
-                        # As for the errors of others.
                         raise StoppedError(self._far(total, "stopped"))
                     ready = [made async for made in self._ready(batch, plan, tell)]
                     ready = await self._sent(producer, ready, tell)
@@ -117,7 +122,7 @@ class RedriveJob:
             ) from error
 
     async def _sent(self, producer: Producer, ready: list[Ready], tell: Tell) -> list[Ready]:
-        """Send; those that the topic takes. The others are told."""
+        """Send the records and return those that the topic accepted; report the others."""
         try:
             await producer.send_all([record for _, record, _ in ready])
         except MessageSizeTooLargeError:
@@ -136,9 +141,9 @@ class RedriveJob:
         tell(entry, why)
 
     async def _ready(self, batch: Sequence[Entry], plan: Plan, tell: Tell) -> AsyncIterator[Ready]:
-        """The records that send *batch* back, and what is written down then.
+        """Yield each dead letter of *batch* with the record to send and its audit record.
 
-        Those that stay are told.
+        Dead letters that cannot be sent are reported to *tell*.
         """
         found = await self._reader.letters(self._letters, batch)
         for entry in batch:
@@ -194,7 +199,7 @@ class RedriveJob:
 
 
 async def prepared(app: Famulus, subscription: Subscription) -> int:
-    """Have the topics there through which letters go back and are accounted for; how many partitions the former has."""
+    """Create the redrive topic and the audit topic if missing; return the former's partitions."""
     kafka, timeout_s = app.settings.kafka, app.settings.worker.startup_timeout_s
     count = await source_partitions(app, subscription)
     await prepare_redelivery_topics(
@@ -211,7 +216,7 @@ async def prepared(app: Famulus, subscription: Subscription) -> int:
 
 
 def whoami() -> str:
-    """The person at the keyboard, as user@host."""
+    """Return the user of this process as user@host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -220,7 +225,11 @@ def whoami() -> str:
 
 
 def _patient(kafka: KafkaConfig) -> KafkaConfig:
-    """The same cluster, for records that have grown by our headers, and for somebody who waits for the answer."""
+    """Return the settings of the cluster, adapted to redrives.
+
+    Records may be larger by the headers that the engine adds, and the delivery timeout is at most
+    `ANSWER_MS`.
+    """
     config = kafka.producer_config
     return kafka.model_copy(
         update={

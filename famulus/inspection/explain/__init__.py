@@ -1,1 +1,1 @@
-"""Where an event is, why, and what gets it on."""
+"""Explanation of an event's state: where it is, why, and what can be done."""

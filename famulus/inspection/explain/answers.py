@@ -1,7 +1,7 @@
-"""What is said of one event, judged from what the logs say. Pure: no Kafka, no clock.
+"""Answers of `explain`: the state of one event, derived from facts. Pure: no Kafka, no clock.
 
-The order of the questions is that of what people need to know first: is there such an event, is it
-a dead letter, is it settled, is it being tried, what is it behind?
+The checks are in the order in which people need the answers: does the event exist, does it have a
+dead letter, is it settled, is it being retried, which events are in front of it?
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ State = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A dead letter of the event.
+    """Dead letter of the event.
 
-    *was*: what was done about it and when, empty while it is open.
+    *was* and *was_ms* name the action taken on it and its time; *was* is empty while it is open.
     """
 
     cause: str
@@ -55,7 +55,10 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The event waits in a retry *topic* for another attempt of *handler*, which is due then (ms since 1970)."""
+    """Wait of the event in a retry *topic* for another attempt of *handler*.
+
+    *due_ms* is the time of the attempt in milliseconds since 1970.
+    """
 
     topic: str
     handler: str
@@ -66,14 +69,18 @@ class Postponed:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the logs say of the event at *offset*, and of its partition.
+    """Facts from the logs about the event at *offset*, and about its partition.
 
-    *next_offset*: up to where the partition is settled, *is_ahead* that the event is although it
-    lies beyond. *mark* is that of its id, *letters* are ordered by time, *postponed* says where it
-    waits in retry topics, *before* has the unsettled offsets of its key in front of it, and *tried*
-    the attempts at any event of the partition. *members* are at work in the group, *pause* is what
-    somebody has paused that the partition is part of, *written* the end of the log for those who
-    read what is not committed.
+    - *begin* and *end*: the offsets of the partition for readers of committed records.
+    - *next_offset*: the offset up to which the partition is settled.
+    - *is_ahead*: whether the event is settled although it lies beyond *next_offset*.
+    - *mark*: the seen mark of its event id.
+    - *postponed*: its waits in retry topics.
+    - *before*: the unsettled offsets of its key in front of it.
+    - *tried*: the attempts at events of the partition, by offset.
+    - *members*: the number of members in the group.
+    - *pause*: a pause by an operator that covers the partition.
+    - *written*: the end of the partition for readers of uncommitted records, where it was needed.
     """
 
     topic: str
@@ -88,7 +95,7 @@ class Facts:
     next_offset: int = 0
     is_ahead: bool = False
     mark: SeenMark | None = None
-    letters: Sequence[Dead] = ()
+    letters: Sequence[Dead] = ()  # its dead letters, ordered by time
     postponed: Sequence[Postponed] = ()
     dead_before: int | None = None  # a dead letter that later events of its key wait behind
     before: Sequence[int] = ()
@@ -99,13 +106,16 @@ class Facts:
 
     @property
     def place(self) -> str:
-        """As other commands want it."""
+        """Return the place of the event as other commands take it: TOPIC/PARTITION/OFFSET."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """*why* in words, *action* is what gets it on: a command, or something to do; empty when nothing is to be done."""
+    """State of an event, with the reason in words.
+
+    *action* is a command or another thing to do about it, empty when there is nothing to do.
+    """
 
     state: State
     why: str
@@ -113,17 +123,20 @@ class Answer:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing of the event is left to be done."""
+        """Return whether nothing is left to be done for the event."""
         return self.state in {"handled", "duplicate", "redriven", "dropped", "settled", "ignored"}
 
     @property
     def is_bad(self) -> bool:
-        """Whether somebody has to do something about it."""
+        """Return whether an operator has to act."""
         return self.state in {"dead letter", "parked", "nobody reads"}
 
 
 def answer_of(facts: Facts, now_ms: int) -> Answer:
-    """Where the event is, why, and what gets it on."""
+    """Return the state of the event, the reason, and the action to take.
+
+    *now_ms* is the present time in milliseconds since 1970.
+    """
     if not facts.is_there:
         return _absent(facts)
     if facts.letters and not facts.letters[-1].was:
@@ -220,7 +233,7 @@ def _on_its_way(facts: Facts, now_ms: int) -> Answer:
             f"it waits, and no worker is in the group; settled up to {facts.next_offset}",
             "faust -A app worker",
         )
-    if facts.pause is not None:  # nothing is started, and no further attempt is made
+    if facts.pause is not None:  # no event is started, and no attempt is repeated
         return Answer("paused", said(*facts.pause), _resume(facts.pause[0]))
     return _in_line(facts, now_ms)
 
@@ -271,7 +284,7 @@ def _resume(target: PauseScope) -> str:
 
 
 def _postponed(facts: Facts, now_ms: int) -> str:
-    """In which retry topics it waits, for which handlers."""
+    """Describe the waits in retry topics, with their handlers."""
     return "; ".join(
         (
             f"waits in {of.topic}, "
@@ -282,7 +295,7 @@ def _postponed(facts: Facts, now_ms: int) -> str:
 
 
 def _tried(attempts: Attempts, now_ms: int) -> str:
-    """How often each handler has failed, and when it is tried again."""
+    """Describe how often each handler has failed, and when its next attempt is due."""
     said = []
     for handler, tried in attempts.items():
         if not tried.attempts:

@@ -1,6 +1,7 @@
-"""What the logs say of an event: its topic, the state's changelog, the dead letters, the group.
+"""Collection of facts about an event from the logs, for `explain`.
 
-No worker is asked.
+The sources are its topic, the state changelog, the dead letters, the retry topics and the group. No
+worker is asked.
 """
 
 from collections import defaultdict
@@ -31,23 +32,22 @@ from famulus.wiring import decoder_of
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """How much is read at most.
+    """Limits of the number of records to read; None means no limit.
 
-    *events*: the newest ones of each partition that are looked through for a key or an id, and the
-    unsettled ones in front of an event. *letters*: records of the dead letter topic; *state*: of a
-    partition's changelog; None: all.
+    *events* bounds the newest records of each partition that are searched for a key or an id, and
+    the records in front of an event that are searched for its key.
     """
 
     events: int = 100_000
-    letters: int | None = None
-    state: int | None = None
+    letters: int | None = None  # of the dead letter topic, its audits, a retry topic's partition
+    state: int | None = None  # of one changelog partition
 
 
 @dataclass(frozen=True)
 class PartitionFacts:
-    """What is the same for all events of one partition.
+    """Facts that all events of one partition share.
 
-    *fold* is of its state, an empty one where there is none.
+    *fold* is that of its state, empty if there is no changelog.
     """
 
     begin: int
@@ -58,7 +58,7 @@ class PartitionFacts:
 
 
 class FactCollector:
-    """Gathers the facts of one subscription's events, what they share only once."""
+    """Collector of the facts of one subscription's events; shared facts are read once."""
 
     def __init__(
         self,
@@ -80,7 +80,10 @@ class FactCollector:
         self._letters: dict[Origin, list[Entry]] | None = None
 
     async def of(self, partition: int, offset: int) -> Facts:
-        """Those of the event at a place. Raises UnavailableError, TimeoutError, TooMuchError."""
+        """Return the facts of the event at *offset*.
+
+        Raises UnavailableError, TimeoutError and TooMuchError.
+        """
         if partition not in self._partitions:
             self._partitions[partition] = await self._partition(partition)
         there, topic = self._partitions[partition], self._subscription.topic_name
@@ -127,7 +130,7 @@ class FactCollector:
         return b"" if self._subscription.options.order == "partition" else record.key
 
     def _about_type(self, facts: Facts, record: ConsumerRecord) -> Facts:
-        """What it is, and how it is remembered."""
+        """Add the type of the event, its seen mark, and its fault if undecodable."""
         name = event_type_of(record.headers) or ""
         try:
             event = None if is_claim_check(record) else self._types.decode(record)
@@ -179,7 +182,7 @@ class FactCollector:
     async def _before(
         self, facts: Facts, there: PartitionFacts, record: ConsumerRecord
     ) -> list[int]:
-        """The offsets of its key that are not settled and come first."""
+        """Return the unsettled offsets of the record's sequence in front of it."""
         if facts.offset < there.next_offset or facts.is_ahead:
             return []
         start, ahead = (
@@ -196,14 +199,14 @@ class FactCollector:
         ]
 
     async def _postponed_of(self, partition: int, offset: int) -> list[Postponed]:
-        """Where it waits for another attempt.
+        """Return the waits of the event at *offset* in retry topics.
 
         The retry topics are read once for all events of a partition.
         """
         if partition not in self._postponed:
             found = self._postponed[partition] = defaultdict[int, list[Postponed]](list)
             redrive, *topics = self._app.redelivery_topics(self._subscription)
-            del redrive  # a letter says that it was redriven
+            del redrive  # the audit of a dead letter says that it was redriven
             there = await self._reader.partitions(*topics)
             places = [
                 TopicPartition(topic, partition) for topic in topics if partition < there[topic]
@@ -226,9 +229,9 @@ class FactCollector:
         return self._postponed[partition].get(offset, [])
 
     async def _letters_of(self, origin: Origin) -> list[Dead]:
-        """Its dead letters of this group, the oldest first.
+        """Return the dead letters of the event in this group, the oldest first.
 
-        The topic is read through once for all events.
+        The topic is read once for all events.
         """
         if self._letters is None:
             register = await register_of(
@@ -260,7 +263,7 @@ class FactCollector:
 
 
 def _keys_of(dedupe: Dedupe, event: Event | None, record: ConsumerRecord) -> list[bytes]:
-    """Make the keys that a record's mark may be kept under; none where the identity cannot be told."""
+    """Return the keys that the record's seen mark may have; none if its identity is unknown."""
     if dedupe.identity is None or event is None:
         return [mark_key(event_id_bytes_of(record))]
     try:

@@ -1,4 +1,4 @@
-"""The events that somebody means, each with its answer."""
+"""Search for the events of a question, with the answer for each."""
 
 import time
 from collections.abc import AsyncIterator
@@ -16,12 +16,15 @@ from famulus.inspection.explain.facts import FactCollector, ReadLimits
 from famulus.processing.subscription import Subscription
 from famulus.serialization.records import event_id_of
 
-SHOWN = 20  # events that are told of
+SHOWN = 20  # events answered at most, the newest ones
 
 
 @dataclass(frozen=True)
 class Question:
-    """Which events are meant: the one at a *place* (partition, offset), or the newest ones with a key or an id."""
+    """Selection of events: the one at a *place*, or those with a key or an id.
+
+    *place* is partition and offset. Of several events the newest are selected.
+    """
 
     subscription: Subscription
     place: tuple[int, int] | None = None
@@ -32,10 +35,10 @@ class Question:
 async def explained(
     app: Famulus, reader: Reader, question: Question, pauses: Pauses, reach: ReadLimits
 ) -> AsyncIterator[tuple[Facts, Answer]]:
-    """What is known of each event that is meant, the oldest first, and the answer.
+    """Yield the facts of each selected event and the answer, the oldest event first.
 
-    Raises OperatingError when no event is like that, ConfigError for a partition that is not there,
-    UnavailableError, TooMuchError when more would have to be read than *reach* says.
+    Raises OperatingError when no event matches, ConfigError when the partition does not exist,
+    TooMuchError when more records would have to be read than *reach* allows, and UnavailableError.
     """
     topic = question.subscription.topic_name
     count = (await reader.partitions(topic))[topic]
@@ -53,7 +56,7 @@ async def explained(
 async def _found(
     reader: Reader, topic: str, partitions: int, question: Question, reach: ReadLimits
 ) -> list[tuple[int, int]]:
-    """The places of the newest events that have the key or the id."""
+    """Return the places of the newest events that have the key or the event id."""
     found: list[tuple[int, int, int]] = []
     for partition in range(partitions):
         at = TopicPartition(topic, partition)
