@@ -319,7 +319,8 @@ def test_two_handlers_of_one_name_are_refused() -> None:
     station = dispatcher()
     _step(station)
     with pytest.raises(
-        ConfigError, match=r"test_declarations\.py:\d+ and tests/unit/test_declarations\.py:\d+\).*name="
+        ConfigError,
+        match=r"test_declarations\.py:\d+ and tests/unit/test_declarations\.py:\d+\).*name=",
     ) as e:
         _step(station)
     assert "@handles(StockReserved" in str(e.value)
