@@ -20,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 import click
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -35,8 +35,8 @@ from famulus.dev.worker import WorkerProcess
 from famulus.dev.workers import RunningWorkers
 from famulus.errors import OperatingError
 from famulus.kafka.admin import check_port, create_topics, delete_topics
-from famulus.kafka.client import client_options
 from famulus.kafka.group_progress import GroupProgress
+from famulus.kafka.log_reader import log_consumer, read_to
 from famulus.producer.producer import Producer
 from famulus.webserver.auth import READ_FILE
 
@@ -304,18 +304,15 @@ async def _dead_letters(plan: Plan) -> dict[str, str]:
     """Key and value of every dead letter by the place that it came from."""
     found: dict[str, str] = {}
     for topic in map(dead_letter_topic, plan.topics):
-        consumer = AIOKafkaConsumer(
-            **client_options(plan.kafka), enable_auto_commit=False, auto_offset_reset="earliest"
-        )
+        consumer = log_consumer(plan.kafka)
         async with consumer:
             partitions = [TopicPartition(topic, number) for number in range(plan.kafka.partitions)]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    for record in records:
-                        origin = "/".join(map(str, origin_of(record.headers)))
-                        found[origin] = f"{record.key!r} {record.value!r}"
+            async for _, records in read_to(consumer, ends, timeout_s=STALLED_S):
+                for record in records:
+                    origin = "/".join(map(str, origin_of(record.headers)))
+                    found[origin] = f"{record.key!r} {record.value!r}"
     return found
 
 

@@ -1,6 +1,5 @@
 """`faust -A app keys TOPIC`: judge the key of a topic and other fields."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 import click
@@ -15,12 +14,11 @@ from famulus.config import KafkaConfig
 from famulus.errors import ConfigError
 from famulus.kafka.admin import partitions_of
 from famulus.kafka.key_analysis import KeyStudy, Report
-from famulus.kafka.log_reader import log_consumer
+from famulus.kafka.log_reader import log_consumer, read_to
 from famulus.kafka.partitioner import chooser
 from famulus.serialization.json_codec import json_of
 from famulus.serialization.records import ConsumerRecord
 
-POLL_MS = 500
 SHOWN = 8  # of more partitions only the minimum and the maximum are shown
 
 
@@ -84,8 +82,8 @@ async def last_records(
 ) -> list[ConsumerRecord]:
     """Read about *sample* of the newest records of a topic.
 
-    Each partition contributes in proportion to its length. Raises TimeoutError when one poll takes
-    longer than *timeout_s*.
+    Each partition contributes in proportion to its length. Raises TimeoutError when no record
+    arrives for *timeout_s* seconds.
     """
     places = [TopicPartition(topic, number) for number in range(partitions)]
     found: list[ConsumerRecord] = []
@@ -97,17 +95,8 @@ async def last_records(
         consumer.assign(places)
         for place, start in zip(places, starts, strict=True):
             consumer.seek(place, begins[place] + start)
-        left = {
-            place
-            for place, start in zip(places, starts, strict=True)
-            if begins[place] + start < ends[place]
-        }
-        while left:
-            async with asyncio.timeout(timeout_s):
-                batches = await consumer.getmany(*left, timeout_ms=POLL_MS)
-            for place, records in batches.items():
-                found += [record for record in records if record.offset < ends[place]]
-            left = {place for place in left if await consumer.position(place) < ends[place]}
+        async for _, records in read_to(consumer, ends, timeout_s=timeout_s):
+            found += records
     finally:
         await consumer.stop()
     return found

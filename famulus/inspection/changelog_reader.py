@@ -23,7 +23,7 @@ from famulus.errors import (
     UnreadableError,
 )
 from famulus.kafka.admin import partitions_of
-from famulus.kafka.log_reader import log_consumer, poll
+from famulus.kafka.log_reader import log_consumer, read_to
 from famulus.kafka.record_batches import UnreadableBatchError
 from famulus.kafka.topic_ids import Topics
 from famulus.observability.logs import described
@@ -51,7 +51,6 @@ from famulus.state.changelog import (
 from famulus.state.changelog_topic import Sender, append_claim
 from famulus.state.identity import ChangelogPartition
 
-POLL_S = 0.2
 Progressed = Callable[[int], None]  # called with the number of records read since the last call
 Rows = Iterable[tuple[bytes, bytes | None]]
 
@@ -210,15 +209,9 @@ class Logs:
         fold.begin, fold.end = begins[at], ends[at]
         check_size(at.topic, fold.end - fold.begin, records_max)
         consumer.seek(at, fold.begin)
-        waited_s = 0.0
-        while await consumer.position(at) < fold.end:
-            records = (await poll(consumer, at, timeout_ms=int(POLL_S * 1000))).get(at, [])
-            waited_s = 0.0 if records else waited_s + POLL_S
-            if waited_s > self._timeout_s:
-                raise TimeoutError(f"no record of {at.topic}-{at.partition} came")
+        async for _, records in read_to(consumer, {at: fold.end}, timeout_s=self._timeout_s):
             for record in records:
-                if record.offset < fold.end:
-                    fold.add(record)
+                fold.add(record)
             progressed(len(records))
         return fold
 
@@ -235,14 +228,9 @@ class Logs:
         if first >= end:
             return False
         consumer.seek(at, first)
-        waited_s = 0.0
-        while await consumer.position(at) < end:
-            records = (await consumer.getmany(at, timeout_ms=int(POLL_S * 1000))).get(at, [])
-            if any(record.offset < end for record in records):
+        async for _, records in read_to(consumer, {at: end}, timeout_s=self._timeout_s):
+            if records:
                 return True
-            waited_s += POLL_S
-            if waited_s > self._timeout_s:
-                raise TimeoutError(f"no record of {at.topic}-{at.partition} came")
         return False
 
 

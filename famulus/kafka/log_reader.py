@@ -1,7 +1,8 @@
-"""Reading a partition without a group: opened, followed by a task, closed."""
+"""Read partitions without a group: open a consumer, read to an end or follow, close it."""
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from famulus.kafka.client import client_options
 from famulus.kafka.record_batches import TRIES, UnreadableBatchError
 
 Skipped = Callable[[UnreadableBatchError], None]
+POLL_MS = 200
 
 
 def log_consumer(settings: KafkaConfig, fetch_max_wait_ms: int = 100) -> AIOKafkaConsumer:
@@ -81,6 +83,31 @@ async def poll(
         else:
             return found
     return {}
+
+
+async def read_to(  # each has a default
+    consumer: AIOKafkaConsumer,
+    ends: Mapping[TopicPartition, int],
+    *,
+    timeout_s: float = math.inf,
+    max_records: int | None = None,
+    skipped: Skipped = lambda _: None,
+) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
+    """Yield the records before the *ends* of assigned partitions, a partition's share at a time.
+
+    Reading begins at the positions of *consumer*. Compacted records and transaction markers leave
+    gaps. Raises TimeoutError when nothing arrives for *timeout_s* seconds, and as `poll` does.
+    """
+    waited_s = 0.0
+    while left := [at for at in ends if await consumer.position(at) < ends[at]]:
+        found = await poll(
+            consumer, *left, timeout_ms=POLL_MS, max_records=max_records, skipped=skipped
+        )
+        waited_s = 0.0 if found else waited_s + POLL_MS / 1000
+        if waited_s > timeout_s:
+            raise TimeoutError(f"no record of {left[0].topic}-{left[0].partition} came")
+        for at, records in found.items():
+            yield at, [record for record in records if record.offset < ends[at]]
 
 
 async def closed(task: asyncio.Task[Any] | None, consumer: AIOKafkaConsumer | None) -> None:

@@ -10,14 +10,12 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from famulus.errors import OperatingError
-from famulus.kafka.log_reader import poll
+from famulus.kafka.log_reader import read_to
 from famulus.kafka.stray_counts import strays
 from famulus.kafka.topic_ids import Topics
 from famulus.serialization.records import Headers
 from famulus.state.changelog import CLAIM, Logged, OwnershipClaim, encode, epoch_headers
 from famulus.wall_clock import wall_ms
-
-POLL_MS = 200
 
 
 class Sender(Protocol):
@@ -83,12 +81,10 @@ class LogReader:
             end = (await consumer.end_offsets([place]))[place]
             consumer.seek(place, start)
             found: list[Logged] = []
-            while await consumer.position(place) < end:
-                polled = await poll(
-                    consumer, place, timeout_ms=POLL_MS, skipped=strays.skipped("state")
-                )
-                for records in polled.values():
-                    found += records
+            async for _, records in read_to(
+                consumer, {place: end}, skipped=strays.skipped("state")
+            ):
+                found += records
             return found
 
 

@@ -17,7 +17,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from famulus.errors import ConfigError
-from famulus.kafka.log_reader import poll
+from famulus.kafka.log_reader import POLL_MS, poll, read_to
 from famulus.kafka.stray_counts import strays
 from famulus.state.changelog import (
     PROCESSED,
@@ -31,7 +31,7 @@ from famulus.state.changelog import (
     whole_since,
 )
 from famulus.state.changelog_repair import write_back
-from famulus.state.changelog_topic import POLL_MS, LogReader, Sender, append_claim
+from famulus.state.changelog_topic import LogReader, Sender, append_claim
 from famulus.state.identity import (
     ChangelogPartition,
     Extent,
@@ -217,15 +217,10 @@ class Restorer:
         """
         place, epoch = replica.place, 0
         consumer.seek(place, log_.begin)
-        while await consumer.position(place) < log_.end:
-            fetched = await poll(
-                consumer,
-                place,
-                timeout_ms=POLL_MS,
-                max_records=SLICE,
-                skipped=strays.skipped("state"),
-            )
-            for record in fetched.get(place, ()):
+        async for _, records in read_to(
+            consumer, {place: log_.end}, max_records=SLICE, skipped=strays.skipped("state")
+        ):
+            for record in records:
                 written = epoch_of(record.headers)
                 if written < epoch or fault_in(record.key, record.value, written):
                     continue

@@ -17,7 +17,7 @@ from famulus.errors import ConfigError, UnreadableError
 from famulus.inspection.changelog_reader import answered, check_size
 from famulus.kafka.admin import partitions_of
 from famulus.kafka.client import client_options
-from famulus.kafka.log_reader import poll
+from famulus.kafka.log_reader import POLL_MS, read_to
 from famulus.kafka.record_batches import TRIES, UnreadableBatchError
 from famulus.kafka.silence import silenced
 from famulus.processing.subscription import Subscription
@@ -25,7 +25,6 @@ from famulus.serialization.stray_records import StrayRecordError, read
 
 # Called once with the number of records to read, then with the number read since the last call.
 Progressed = Callable[[int, int | None], None]
-POLL_MS = 200
 GAP = 1_000  # unwanted records that are read over, since a seek would cost more
 READ_AT_ONCE = 500
 STOP_S = 3.0  # longest wait for the consumer to stop when no broker answers
@@ -72,17 +71,12 @@ class Reader:
         check_size(topic, count, records_max)
         progressed(0, count)
         await consumer.seek_to_beginning(*places)
-        waited_ms = 0
-        while left := [at for at in places if await consumer.position(at) < ends[at]]:
-            consumer.pause(*(at for at in places if at not in left))
-            found = await poll(consumer, timeout_ms=POLL_MS, max_records=READ_AT_ONCE)
-            waited_ms = 0 if found else waited_ms + POLL_MS
-            self._check(waited_ms, topic)
-            for at, records in found.items():
-                for record in records:
-                    if record.offset < ends[at]:
-                        yield record
-                progressed(len(records), None)
+        async for _, records in read_to(
+            consumer, ends, timeout_s=self._timeout_s, max_records=READ_AT_ONCE
+        ):
+            for record in records:
+                yield record
+            progressed(len(records), None)
 
     async def between(self, at: TopicPartition, start: int, stop: int) -> AsyncIterator[Any]:
         """Yield the existing records of a partition from offset *start* to before *stop*.
