@@ -54,9 +54,9 @@ class FetchedRecord(NamedTuple):
 class FetchedBatch:
     """One partition's fetch, with its records still packed in record batches.
 
-    It has the records of the log from *first_offset* on. *next_offset* is where reading continues;
-    the two are equal when there are no records. *fault* is the reason why no record can follow
-    those already unpacked, None for no fault.
+    The records are those of the log from *first_offset* on. *next_offset* is where reading
+    continues; the two are equal when there are no records. *fault* is the reason why no record can
+    follow those already unpacked, None for no fault.
     """
 
     def __init__(self, fetched: PartitionRecords) -> None:
@@ -381,7 +381,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, CommitNote]:
-        """Return the notes in the commit metadata of *partitions*."""
+        """Return the notes in the commit metadata of *partitions*.
+
+        Partitions without a commit are left out.
+        """
         return {tp: note_of(at.metadata) for tp, at in (await self._committed(partitions)).items()}
 
     async def _committed(self, partitions: Collection[TP]) -> dict[TP, OffsetAndMetadata]:

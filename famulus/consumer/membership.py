@@ -1,13 +1,13 @@
 """Membership in the consumer group, kept for as long as the event loop runs.
 
-aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck. It then leaves
-the group and joins again only at the next fetch. A worker without partitions, or whose partitions
-are all busy, paused or being restored, fetches nothing and would never return. A timer of the event
-loop therefore resets that clock. An event loop that hangs does not reset it, and the worker loses
-its partitions as it should.
+aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck: the consumer
+leaves the group and joins again only at the next fetch. A worker without partitions, or whose
+partitions are all busy, paused or being restored, fetches nothing and would never return. A timer
+of the event loop therefore resets that clock. An event loop that hangs does not reset it, and the
+worker loses its partitions as it should.
 
-aiokafka keeps an error of the group until a caller asks for it, and does nothing meanwhile. The
-same timer asks for it and has aiokafka try again. The worker ends with an explanation when the
+aiokafka keeps an error of the group until a caller asks for it, and does nothing meanwhile. This
+module's timer asks for it and has aiokafka try again. The worker ends with an explanation when the
 group keeps refusing it.
 """
 
