@@ -159,9 +159,9 @@ class Consumer(driver.Consumer):
             await self.callback(self._to_message(tp, record))
             self._read_offset[tp] = record.offset
 
-    # Faust's commit timer, flush and sensors stay. Replaced are the offset to commit, the handling
-    # of a failed commit (the committed offset stays as it was), and that a commit under way counts
-    # for the next one.
+    # Faust's commit timer, flush and sensors stay; the offset to commit is this package's. A failed
+    # commit leaves the committed offset as it was. A commit under way never stands for the next
+    # one, which has newer offsets.
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
         """Wait for a commit that is under way and return False.
@@ -411,7 +411,10 @@ class Consumer(driver.Consumer):
         return state.lso if is_behind else None
 
     def _fetch_state(self, tp: TP) -> Any:  # Any: aiokafka is untyped
-        """Return aiokafka's state of a partition, None before a fetch or without a valid position."""
+        """Return aiokafka's state of a partition.
+
+        Returns None before a fetch and without a valid position.
+        """
         state = self._state_of(tp)
         return None if state is None or state.lso is None or not state.has_valid_position else state
 
