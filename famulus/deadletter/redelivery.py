@@ -147,7 +147,8 @@ def returning(
 ) -> Redelivery:
     """Return the redelivery that sends a dead letter back with *value*.
 
-    Raises KeyError when the record is not a dead letter that this package wrote.
+    Raises KeyError, ValueError or struct.error when the record is not a dead letter that this
+    package wrote.
     """
     ours = our_headers(letter.headers)
     topic, partition, offset = origin_of(letter.headers)
