@@ -1,1 +1,1 @@
-"""One worker process: what of Faust is replaced, which partitions it has, how it starts and ends."""
+"""Group membership, assignment, fetching and commits of one worker, in place of Faust's own."""

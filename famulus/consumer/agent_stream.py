@@ -1,4 +1,4 @@
-"""What the agent of a subscription is given."""
+"""Stream that the agent of a subscription receives."""
 
 from typing import Any, cast
 
@@ -10,30 +10,30 @@ from famulus.processing.partition_processor import PartitionProcessor
 
 
 class Deliveries(faust.Stream[Any]):
-    """What a subscription's agent is given: `await deliveries.carry()`.
+    """Stream of a subscription's agent, which calls `await deliveries.carry()`.
 
-    Any other agent gets an ordinary stream.
+    An agent of any other topic gets an ordinary Faust stream.
     """
 
     async def carry(self) -> None:
-        """Have this subscription's events carried until the worker stops."""
+        """Hand this subscription's partitions to the task pool until the worker stops."""
         assigned: AssignedPartitions = cast(
             Any, self.app
-        ).assigned  # our app is both Faust's App and a Host
+        ).assigned  # the app is both Faust's App and a Host
         queue, topic = cast(Any, self.channel).queue, cast(Any, self.channel).topics[0]
         assigned.carrying[topic] += 1
         try:
             while True:
                 try:
                     processor: PartitionProcessor = await queue.get()
-                except StopAsyncIteration:  # Faust's way to say that the worker stops
+                except StopAsyncIteration:  # Faust raises it when the worker stops
                     return
                 assigned.task_pool.wake(processor)
         finally:
             assigned.carrying[topic] -= 1
 
     def __aiter__(self) -> Any:
-        channel: Any = self.channel  # Any: Faust's own type is its iterator side only
+        channel: Any = self.channel  # Any: Faust's type covers the iterator alone
         if isinstance(channel, faust.Topic) and any(
             map(cast(Any, self.app).is_managed, channel.topics)
         ):

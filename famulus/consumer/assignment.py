@@ -1,4 +1,4 @@
-"""The intake: the flows of this worker's assigned partitions, and whether any of them is held back."""
+"""Partition processors of the assigned partitions, fed with fetches and operator overrides."""
 
 import asyncio
 from collections import Counter
@@ -27,9 +27,13 @@ log = structlog.get_logger()
 
 
 class AssignedPartitions:
-    """Opens a flow for each assigned partition and feeds the crew. *on_fault* ends the worker."""
+    """Opens a processor for each assigned partition and feeds the task pool.
 
-    def __init__(  # noqa: PLR0917  # what all flows are tied to
+    *concurrency* is the size of the task pool unless an operator sets another. *on_fault* ends the
+    worker.
+    """
+
+    def __init__(  # noqa: PLR0917  # what all processors share
         self,
         limits: Limits,
         concurrency: int,
@@ -41,15 +45,15 @@ class AssignedPartitions:
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self.processors: dict[TP, PartitionProcessor] = {}
-        self.carrying: Counter[str] = Counter()  # agents that carry, by topic as on the cluster
+        self.carrying: Counter[str] = Counter()  # agents in `carry`, by topic as on the cluster
         self.task_pool = TaskPool(concurrency, on_fault, timeouts_s)
-        # Topics through which records come back, and to which flow.
+        # Processor by partition of a retry or redrive topic.
         self.returning: dict[TP, PartitionProcessor] = {}
-        # Where the next fetch of a partition begins unless its log has lost records.
+        # Offset at which the next fetch of a partition begins unless its log has lost records.
         self._next: dict[TP, int] = {}
         self.control_state = ControlState()
         self.pauses = self.control_state.pauses
-        self._concurrency = concurrency  # unless an operator says otherwise
+        self._concurrency = concurrency  # unless an operator overrides it
         self._limits = limits
         self._ties = WorkerCallbacks(may_write, publish, on_fault, probe, now_ms)
 
@@ -58,9 +62,10 @@ class AssignedPartitions:
         assigned: Mapping[TP, tuple[Pipeline, OwnedPartition, int]],
         back: Mapping[TP, int] = MappingProxyType({}),
     ) -> None:
-        """Start new flows, each with the offset where it begins; *back* says so of what comes back to them.
+        """Start new processors, each at the offset where reading begins.
 
-        Whatever is still in hand of an earlier assignment ends in the old ones, unseen.
+        *back* has the start offsets of their retry and redrive topic partitions. Work that is still
+        in flight from an earlier assignment ends in the old processors and has no effect.
         """
         self.abandon()
         self.processors = {
@@ -86,7 +91,10 @@ class AssignedPartitions:
         self.heed()
 
     def heed(self) -> None:
-        """Have each flow stand still or go on, with as many events in hand, as operators have `told` by now."""
+        """Apply the current operator overrides to the task pool and every processor.
+
+        These are concurrency, pauses and the counts of events that held a worker up.
+        """
         self.task_pool.resize(
             self.control_state.concurrency_overrides.get(WORKER, self._concurrency)
         )
@@ -101,11 +109,14 @@ class AssignedPartitions:
 
     @property
     def default_concurrency(self) -> int:
-        """How many events of one partition may be in hand at once, unless an operator says otherwise."""
+        """Return the concurrent events per partition unless an operator sets another number."""
         return self._limits.lanes
 
     def paused(self) -> set[TP]:
-        """The partitions that need no fetch while they are paused, those through which records come back included."""
+        """Return the partitions that need no fetch because their processor is paused.
+
+        Retry and redrive topic partitions of these processors are included.
+        """
         return {
             tp
             for of in (self.processors, self.returning)
@@ -114,7 +125,10 @@ class AssignedPartitions:
         }
 
     def checkpointed_offset(self, tp: TP) -> int | None:
-        """What may be committed of a partition. Raises KeyError when it is none of ours."""
+        """Return the offset of *tp* that may be committed, None before there is one.
+
+        Raises KeyError when the partition is not assigned to this worker.
+        """
         processor = self.processors.get(tp)
         return (
             processor.checkpointed_offset
@@ -124,11 +138,16 @@ class AssignedPartitions:
 
     @property
     def ours(self) -> list[TP]:
-        """The partitions that flows read."""
+        """Return the partitions that processors read, including retry and redrive topics."""
         return [*self.processors, *self.returning]
 
     def receive(self, tp: TP, packed: FetchedBatch) -> PartitionProcessor | None:
-        """Give a fetch to its flow, None when nobody has the partition any more."""
+        """Hand a fetch to its processor and return the processor.
+
+        Returns None when the partition is no longer assigned or its processor is closing. A
+        subscription without state starts from scratch when the log was rewound. Raises ConfigError
+        when it was rewound under a subscription with state.
+        """
         back = self.returning.get(tp)
         processor = self.processors.get(tp) if back is None else back
         if processor is None or processor.is_closing:
@@ -162,7 +181,11 @@ class AssignedPartitions:
         return processor
 
     def moved(self, tp: TP, position: int) -> None:
-        """Note that reading goes on at *position*: behind what was expected when the log has lost records."""
+        """Note that reading continues at *position*.
+
+        A position beyond the expected one means that the log has lost records; they are counted and
+        logged.
+        """
         before, processor = self._next.get(tp), self.processors.get(tp) or self.returning.get(tp)
         if before is None or processor is None or position <= before:
             return
@@ -175,7 +198,10 @@ class AssignedPartitions:
         )
 
     def forget(self, tp: TP) -> None:
-        """Have a partition's flow forget what it did not unpack yet: reading goes on elsewhere."""
+        """Discard the fetched records of a partition that are not unpacked yet.
+
+        Call this when reading continues at another offset.
+        """
         self._next.pop(tp, None)
         if tp in self.processors:
             self.processors[tp].forget()
@@ -183,14 +209,17 @@ class AssignedPartitions:
             self.returning[tp].backs.of[tp].forget()
 
     def busy(self) -> set[TP]:
-        """The partitions that need no further fetch now."""
+        """Return the partitions that need no further fetch now."""
         busy = {tp for tp, processor in self.processors.items() if processor.is_busy}
         return busy | {
             tp for tp, processor in self.returning.items() if processor.backs.of[tp].is_busy
         }
 
     async def close(self, timeout_s: float) -> bool:
-        """Take no more, and wait for the work in hand. False when it did not end in time."""
+        """Start nothing more and wait for the work in flight.
+
+        Returns False when it did not end within *timeout_s* seconds.
+        """
         return all(
             await asyncio.gather(
                 *(processor.close(timeout_s) for processor in self.processors.values())
@@ -198,6 +227,6 @@ class AssignedPartitions:
         )
 
     def abandon(self) -> None:
-        """Take no more, wait for nothing, and write nothing more."""
+        """Start nothing more, wait for nothing and write nothing more."""
         for processor in self.processors.values():
             processor.abandon()

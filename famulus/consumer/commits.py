@@ -1,7 +1,7 @@
-"""Commits that end: in time, and without the partitions that the cluster does not have any more.
+"""Offset commits that end in time and skip partitions that were deleted.
 
-aiokafka's own commit is tried again for ever while one of its topics is not there. A commit is
-awaited inside a rebalance, so one deleted topic would hold up all others.
+aiokafka's own commit is retried forever while one of its topics does not exist. A commit is awaited
+inside a rebalance, so that one deleted topic would hold up all others.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any
 from aiokafka.errors import IllegalStateError, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-AGAIN_S = 0.1  # between two tries
-LIMIT_S = 5.0  # for all of them: a stop waits for the last commit
+AGAIN_S = 0.1  # between two attempts
+LIMIT_S = 5.0  # for all attempts: a stop waits for the last commit
 
 
 async def commit(
@@ -21,11 +21,13 @@ async def commit(
     limit_s: float = LIMIT_S,
     note: Callable[[TopicPartition], str] = lambda _: "",
 ) -> set[TopicPartition]:
-    """Commit *offsets* by aiokafka's *consumer*, and return those of its partitions that the cluster does not have.
+    """Commit *offsets* and return the partitions that the cluster does not have any more.
 
-    *note* says what is to stand beside the offset of a partition. Raises what Kafka refuses,
-    IllegalStateError for a partition that is not assigned, and TimeoutError after *limit_s*
-    seconds; the last error is its cause.
+    *consumer* is aiokafka's. *note* returns the metadata to commit with the offset of a partition.
+
+    Raises IllegalStateError when a partition is not assigned, and TimeoutError after *limit_s*
+    seconds with the last error as its cause. A KafkaError that cannot be retried is raised
+    unchanged.
     """
     subscription = consumer._subscription.subscription
     assignment = subscription.assignment if subscription is not None else None
@@ -40,7 +42,10 @@ async def commit_any(
     limit_s: float = LIMIT_S,
     note: Callable[[TopicPartition], str] = lambda _: "",
 ) -> set[TopicPartition]:
-    """Do the same for partitions that may be other members'."""
+    """Commit *offsets* as `commit` does, but without the check that they are assigned.
+
+    The partitions may belong to other members of the group.
+    """
     last: KafkaError | None = None
     try:
         async with asyncio.timeout(limit_s):
@@ -71,7 +76,7 @@ async def _commit_once(
 ) -> None:
     await coordinator.ensure_coordinator_known()
     async with coordinator._commit_lock:
-        # Which does not look at the assignment.
+        # Unlike aiokafka's public commit, this call does not check the assignment.
         await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
 
 

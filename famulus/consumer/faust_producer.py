@@ -1,8 +1,8 @@
-"""Faust's producer, with ours behind it: whatever leaves this process goes by one road.
+"""Faust's producer, replaced so that Faust's records leave through the worker's producer.
 
 `topic.send`, `agent.send`, `ask` and its reply, and the changelogs of Faust's tables share
-connection, batches, limits, metrics and tracing with `EventBus` and `Producer`. They are no part of
-a unit of work: they leave at once, also when the handler that sends them fails later.
+connection, batches, limits, metrics and tracing with `EventBus` and `Producer`. These records are
+not part of a unit of work: they leave at once, even when the handler that sends them fails later.
 """
 
 import asyncio
@@ -21,20 +21,22 @@ from famulus.producer.producer import Producer as Sender
 from famulus.producer.results import PublishError
 from famulus.serialization.records import Headers, ProducerRecord, with_own
 
-OPEN_MAX = 10_000  # records that Faust has sent and that have no answer; who sends more waits
+OPEN_MAX = 10_000  # Faust's records without an answer; a further send waits
 
 
 class Producer(driver.Producer):
-    """Sends through `Famulus.sender`, which it starts itself where no worker has, such as for a command of Faust's.
+    """Sends Faust's records through the app's `sender`.
 
-    Raises, or has the record's future raise, what `publish.producer.Producer.produce` raises.
+    Where no worker has started the sender, as for a command of Faust's, this producer starts it.
+
+    The future of a record raises what `producer.producer.Producer.produce` raises.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._open: set[asyncio.Task[RecordMetadata]] = set()
         self._room = asyncio.Semaphore(OPEN_MAX)
-        self._is_ours = False  # that the sender has been started
+        self._is_ours = False  # whether this producer has started the sender
 
     @property
     def _sender(self) -> Sender:
@@ -42,7 +44,7 @@ class Producer(driver.Producer):
         return sender
 
     @property
-    def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
+    def _host(self) -> Any:  # Any: the app is both Faust's App and a Host
         return self.app
 
     def _ensure_producer(self) -> Any:  # Any: aiokafka is untyped
@@ -52,19 +54,19 @@ class Producer(driver.Producer):
             raise NotReady("the producer is not connected") from error
 
     async def on_start(self) -> None:
-        """Connect, unless the worker has."""
+        """Connect, unless the worker is connected already."""
         await base.Producer.on_start(self)
         if not self._sender.is_connected:
             await self._sender.start()
             self._is_ours = True
 
     async def on_stop(self) -> None:
-        """Have what was sent leave. The worker itself disconnects, if it has connected."""
+        """Flush, and disconnect if this producer made the connection."""
         await self.flush()
         if self._is_ours:
             await self._sender.stop()
 
-    async def send(  # noqa: PLR0917  # as Faust has it
+    async def send(  # noqa: PLR0917  # Faust's signature
         self,
         topic: str,
         key: bytes | None,
@@ -75,9 +77,10 @@ class Producer(driver.Producer):
         *,
         transactional_id: str | None = None,
     ) -> Awaitable[RecordMetadata]:
-        """Have a record leave behind those that were sent before.
+        """Send a record behind those that were sent before.
 
-        What is returned is done when the cluster has it.
+        The returned future is done when the cluster has the record. Waits while OPEN_MAX records
+        have no answer. Raises NotReady when the producer is not connected.
         """
         assert not transactional_id, "transactions of Faust's are refused at the start"
         self._ensure_producer()
@@ -96,13 +99,13 @@ class Producer(driver.Producer):
         return sending
 
     async def flush(self) -> None:
-        """Wait until all that was sent has left, or failed."""
+        """Wait until every sent record is acknowledged or has failed."""
         await self.buffer.flush()
         if self._open:
             await asyncio.wait(self._open)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """The partition of *key*, by the partitioner that the settings name."""
+        """Return the partition of *key*, by the partitioner that the settings name."""
         connection = self._sender.connected()
         return TP(
             topic,
@@ -112,7 +115,8 @@ class Producer(driver.Producer):
         )
 
     async def _sent(self, record: ProducerRecord) -> RecordMetadata:
-        # A subscription redeems claim checks; Faust's own agents would get the reference.
+        # Only for subscriptions may a claim check replace a payload: Faust's own agents would get
+        # the reference.
         is_event = self._host.is_managed(record.topic)
         tracing: Tracing | None = self._host.bus.tracing
         if tracing is None:
@@ -132,4 +136,4 @@ class Producer(driver.Producer):
         self._open.discard(sending)
         self._room.release()
         if not sending.cancelled():
-            sending.exception()  # nobody may have asked for it
+            sending.exception()  # retrieved here: asyncio warns of an exception that never is

@@ -1,7 +1,7 @@
-"""Faust's table manager and its recovery, with the state of subscriptions beside the tables of plain Faust.
+"""Faust's table manager and recovery, extended by the state of subscriptions.
 
-Faust restores the changelogs of its own tables; then ours are restored and claimed; only then
-records are fetched.
+Faust restores the changelogs of its own tables. Then the state of subscriptions is restored and
+claimed, and only then are records fetched.
 """
 
 from typing import Any, Protocol, cast
@@ -14,7 +14,7 @@ from famulus.state.manager import PartitionStateManager
 
 
 class Host(Protocol):
-    """What recovery needs of our app beside Faust's own."""
+    """Attributes of the app that recovery needs beside Faust's own."""
 
     has_started: bool  # whether the first assignment is restored
     state_manager: PartitionStateManager
@@ -22,27 +22,27 @@ class Host(Protocol):
 
     @property
     def state_topics(self) -> set[str]:
-        """The state changelogs of all subscriptions."""
+        """Return the state changelogs of all subscriptions."""
 
     async def fail(self, error: Exception) -> None:
         """End the worker."""
 
 
 class Recovery(FaustRecovery):
-    """Faust's recovery, which makes the state of subscriptions ours before it lets records flow."""
+    """Faust's recovery, which acquires the state of subscriptions before records flow."""
 
     @property
     def _host(self) -> Host:
-        # Our app is both Faust's App and a Host.
+        # The app is both Faust's App and a Host.
         return cast(Any, self.app)  # type: ignore[no-any-return]
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
-        """How an assignment ends when Faust has nothing to restore."""
+        """Finish an assignment for which Faust has nothing to restore."""
         if await self._acquire(generation_id):
             await super()._resume_streams(generation_id)
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """How it ends when Faust has restored tables of its own."""
+        """Finish an assignment for which Faust has restored its own tables."""
         if await self._acquire(generation_id):
             await super().on_recovery_completed(generation_id)
 
@@ -61,35 +61,36 @@ class Recovery(FaustRecovery):
             await self._host.topics_watched.fit(assigned)
             if not await self._host.state_manager.acquire(assigned, standbys, is_wanted):
                 return False
-        except Exception as error:  # Faust's own loop would log it and go on without the partitions
+        except Exception as error:  # Faust's loop would log it and continue without the partitions
             await self._host.fail(error)
             return False
-        # Also where there is nothing to seek, because others have all partitions.
+        # Needed here too: without assigned partitions there is no seek, which renews it otherwise.
         app.consumer.renew_session()
         self._host.has_started = True
         return True
 
 
 class Tables(faust.tables.TableManager):
-    """Registers the tables at once.
-
-    Faust's own sleeps for a second first, whatever there is to wait for.
-    """
+    """Faust's table manager, which registers tables without its delay of one second."""
 
     async def on_start(self) -> None:
-        """Let the tables' changelogs be subscribed to, and the recovery begin."""
+        """Subscribe to the changelogs of the tables and start recovery."""
         await self._update_channels()
         await self.recovery.start()
 
     @property
     def recovery(self) -> Recovery:
-        """What restores tables after an assignment."""
+        """Return the service that restores tables after an assignment."""
         if self._recovery is None:
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return cast(Recovery, self._recovery)
 
     @property
     def changelog_topics(self) -> set[str]:
-        """Those of Faust's tables and ours, so that Faust's own sticky assignment is used, also without a table."""
+        """Return the changelogs of Faust's tables and of all subscriptions.
+
+        Faust uses its sticky assignment only where there are changelogs; this makes it do so even
+        without a Faust table.
+        """
         host: Host = cast(Any, self.app)
         return super().changelog_topics | host.state_topics

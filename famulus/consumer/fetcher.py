@@ -1,10 +1,12 @@
-"""What a fetch brought, left as it came until somebody wants its records.
+"""Fetched record batches, kept packed until their records are handled.
 
-Kafka is spoken to in a thread of its own, which unpacks records while the handlers' thread wants
-the interpreter too: the two take it from each other in the middle of everything. So that thread
-only reads the headers of the record batches, which say where to fetch next, and looks whether their
-bytes are whole; the records are unpacked where they are handled. Subscriptions get records with no
-more than they need, which halves the cost of making them.
+A thread of its own talks to Kafka. If it unpacked records, it would compete with the handlers'
+thread for the interpreter, and each would interrupt the other at any point. The Kafka thread
+therefore only reads the headers of the record batches, which give the offset of the next fetch, and
+checks their checksums. Records are unpacked in the handlers' thread.
+
+Subscriptions get records with the fields that they need and no others, which halves the cost of
+making them.
 """
 
 import asyncio
@@ -32,13 +34,13 @@ from famulus.serialization.records import Headers
 from famulus.state.identity import CommitNote, note_of
 
 log = structlog.get_logger()
-QUIET_S = 0.2  # without a record: nothing flows any more
-ENOUGH_BYTES = 64 * 1024  # of one fetch while records flow
-POLL_S = 0.2  # a poll without data; a rebalance waits for its end
+QUIET_S = 0.2  # after so long without a record, none flow any more
+ENOUGH_BYTES = 64 * 1024  # minimum size of a fetch while records flow
+POLL_S = 0.2  # length of a poll without data; a rebalance waits for its end
 
 
 class FetchedRecord(NamedTuple):
-    """One record of a subscription: what `wire.envelope.Record` asks for."""
+    """One record of a subscription, in the shape of `serialization.records.ConsumerRecord`."""
 
     topic: str
     partition: int
@@ -50,32 +52,34 @@ class FetchedRecord(NamedTuple):
 
 
 class FetchedBatch:
-    """One partition's fetch, its records still packed in batches: those of the log from *first_offset* on.
+    """One partition's fetch, with its records still packed in record batches.
 
-    *next_offset* is where to go on reading; the two are equal when there is nothing in it.
+    The records are those of the log from *first_offset* on. *next_offset* is where reading
+    continues; the two are equal when there are no records. *fault* is the reason why no record can
+    follow those already unpacked, None for no fault.
     """
 
     def __init__(self, fetched: PartitionRecords) -> None:
-        # It holds what holds it: the garbage collector alone would let go of the bytes, and it
-        # comes rarely.
+        # This iterator is a reference cycle: only the garbage collector, which runs rarely, would
+        # free the bytes.
         fetched._records_iterator = None
         self._fetched = fetched
         self.place: TopicPartition = fetched._tp
-        self.fault: UnreadableError | None = None  # why nothing follows what was unpacked
-        # What stands behind the batches that are whole.
+        self.fault: UnreadableError | None = None  # why no record can follow the unpacked ones
+        # The damaged batch behind the whole ones.
         self.damage: UnreadableBatchError | None = None
-        self._batches: deque[Any] = deque()  # of aiokafka's, in C
+        self._batches: deque[Any] = deque()  # aiokafka's, written in C
         self.first_offset: int = fetched.next_fetch_offset
         try:
             while fetched._records.has_next():
                 batch = fetched._records.next_batch()
                 if fetched._check_crcs and not batch.validate_crc():
-                    # As where the header is damaged.
+                    # Handled like a damaged header.
                     raise CorruptRecordException(DAMAGED)  # noqa: TRY301
                 self._batches.append(batch)
         except CorruptRecordException:
             self.damage = damage(self.place, self._end, fetched._records)
-        # What is damaged may say any.
+        # A damaged header may hold any leader epoch.
         self.leader_epoch: int = fetched._records.leader_epoch if self.damage is None else UNKNOWN
         self.next_offset: int = self._end
 
@@ -84,33 +88,42 @@ class FetchedBatch:
         return int(self._batches[-1].next_offset) if self._batches else self.first_offset
 
     def __len__(self) -> int:
-        """How many records there are at most: compaction and transactions leave holes."""
+        """Return the largest possible number of records.
+
+        Compaction and transactions leave holes, so that there may be fewer.
+        """
         return self.next_offset - self.first_offset
 
     def __bool__(self) -> bool:
-        """Whether somebody has to know of it."""
+        """Return whether there are records or a fault."""
         return len(self) > 0 or self.fault is not None
 
     def records(self, limit: int) -> "RecordChunks":
-        """The records of a subscription, *limit* at a time, see `Chunks`."""
+        """Return the records for a subscription, *limit* at a time, see `RecordChunks`."""
         return RecordChunks(self, limit)
 
     def consumer_records(self) -> list[Any]:
-        """The records as aiokafka's own ConsumerRecord. Raises as `Chunks` does."""
+        """Return the records as aiokafka's own ConsumerRecord.
+
+        Raises UnreadableError as `RecordChunks` does.
+        """
         records = [self._fetched._consumer_record(self.place, record) for record in self.unpacked()]
         if self.fault is not None:
             raise self.fault
         return records
 
     def unpacked(self) -> Iterator[Any]:
-        """What `PartitionRecords._unpack_records` does, a batch at a time, up to a *fault*."""
+        """Yield the records batch by batch, and stop at the first *fault*.
+
+        This does the work of aiokafka's `PartitionRecords._unpack_records`.
+        """
         first_offset = self.first_offset
         while self._batches:
-            batch = self._batches.popleft()  # it grows when it is unpacked
+            batch = self._batches.popleft()  # it takes more memory once unpacked
             if self._is_aborted(batch) or batch.is_control_batch:
                 continue
             try:
-                # Brokers send whole batches, from the one with the offset on.
+                # Brokers send whole batches, so the first may begin below the asked offset.
                 if batch.base_offset < first_offset:
                     yield from (record for record in batch if record.offset >= first_offset)
                 else:
@@ -120,13 +133,13 @@ class FetchedBatch:
                 return
 
     def skip(self) -> None:
-        """Go on behind what is at *fault*."""
+        """Continue behind the batch that *fault* is about."""
         self.fault = None
 
     def _is_aborted(self, batch: Any) -> bool:
-        """Whether the batch belongs to a transaction that was aborted.
+        """Return whether *batch* belongs to an aborted transaction.
 
-        Asked for each in turn, and once.
+        Call this once for each batch, in order.
         """
         fetched = self._fetched
         if fetched._isolation_level != READ_COMMITTED or batch.producer_id is None:
@@ -138,10 +151,11 @@ class FetchedBatch:
 
 
 class RecordChunks:
-    """The records of one fetch, so many at a time.
+    """Iterator over the records of one fetch, in lists of at most *limit*.
 
-    Raises UnreadableError, again and again, when a batch is not what its checksum says, cannot be
-    unpacked, or to more than it may. What stands before it comes first.
+    Raises UnreadableError when the checksum of a batch is wrong, or when it cannot be unpacked or
+    unpacks to more bytes than allowed. The records before that batch come first. The error is
+    raised again by each further call until `skip`.
     """
 
     def __init__(self, packed: FetchedBatch, limit: int) -> None:
@@ -166,13 +180,13 @@ class RecordChunks:
         raise self._packed.fault or StopIteration
 
     def skip(self) -> None:
-        """Go on behind what could not be read."""
+        """Continue behind the batch that could not be read."""
         self._packed.skip()
         self._unpacking = self._packed.unpacked()
 
 
 def fault_of(error: UnreadableBatchError) -> UnreadableError:
-    """*error* in words of ours."""
+    """Return aiokafka's or our batch *error* as an UnreadableError with its topic and offsets."""
     place, first, following = error.place, error.first_offset, error.next_offset
     return UnreadableError(
         str(error.args[0]), place.topic, first, following, is_stray=error.is_stray
@@ -180,13 +194,16 @@ def fault_of(error: UnreadableBatchError) -> UnreadableError:
 
 
 class Damaged:
-    """The damaged batches that came: each is asked for again, since a network may have done it, so many times."""
+    """Counts how often each damaged batch was fetched.
+
+    The network may have damaged it, so that a batch is fetched up to TRIES times.
+    """
 
     def __init__(self) -> None:
-        self._tries: dict[TopicPartition, tuple[int, int]] = {}  # the offset, and how often it came
+        self._tries: dict[TopicPartition, tuple[int, int]] = {}  # offset, number of fetches
 
     def may_be_whole(self, error: UnreadableBatchError) -> bool:
-        """Whether to ask for it again."""
+        """Return whether to fetch the batch of *error* again."""
         offset, tries = self._tries.get(error.place, (-1, 0))
         tries = tries + 1 if offset == error.first_offset else 1
         self._tries[error.place] = error.first_offset, tries
@@ -200,12 +217,16 @@ class Damaged:
         return tries < TRIES
 
 
-_new = tuple.__new__  # half the time of the class's own, which is Python
+_new = tuple.__new__  # takes half the time of FetchedRecord's own, which is written in Python
 
 
 def _take(result: FetchResult, damaged: Damaged) -> FetchedBatch | None:
-    """What `FetchResult.getall` does without unpacking anything: the position moves behind the last whole batch."""
-    del result.getall  # which holds it, too
+    """Return the packed records of *result*, None without any.
+
+    This replaces `FetchResult.getall`, but unpacks nothing. The position moves behind the last
+    whole batch.
+    """
+    del result.getall  # its closure refers to *result*: a reference cycle
     if not result.check_assignment(result._topic_partition) or not result.has_more():
         return None
     packed = FetchedBatch(result._partition_records)
@@ -222,10 +243,10 @@ async def take(
     timeout_s: float,
     damaged: Damaged | None = None,
 ) -> dict[TopicPartition, FetchedBatch]:
-    """What has been fetched of *partitions*, waiting for it for *timeout_s* at most.
+    """Return the fetched batches of *partitions*, waiting *timeout_s* seconds at most.
 
-    A batch that came *damaged* is fetched again some times, then it is the fault of what is
-    returned.
+    A damaged batch is fetched again up to TRIES times, then it becomes the fault of the returned
+    batch. *damaged* keeps count across calls.
     """
     damaged = damaged or Damaged()
     deadline = time.monotonic() + timeout_s
@@ -244,16 +265,17 @@ async def take(
         if not done:
             waiter.cancel()
             return {}
-        if waiter.exception() is not None:  # of the group, which the membership looks at
+        if waiter.exception() is not None:  # an error of the group; `membership` handles it
             return {}
 
 
 class AdaptiveFetch:
-    """How long the broker gathers records before it answers a fetch.
+    """Fetch wait and minimum size, adapted to whether records flow.
 
-    While nothing comes, a fetch waits long and is answered by the first record. While records flow,
-    each would be a fetch of its own, which costs a hundred times what a record costs: so the broker
-    is asked to gather them for *linger_ms*, or until there are enough. 0 never gathers.
+    While no record comes, a fetch waits long and the first record answers it. While records flow,
+    each record would be a fetch of its own, which costs a hundred times as much as a record. The
+    broker is then asked to gather records for *linger_ms* or until there are ENOUGH_BYTES. With
+    *linger_ms* 0 it never gathers.
     """
 
     def __init__(self, quiet_wait_ms: int, linger_ms: int) -> None:
@@ -262,7 +284,7 @@ class AdaptiveFetch:
         self._last_s = -QUIET_S
 
     def apply(self, fetcher: Fetcher, *, came: bool) -> None:
-        """Note whether records *came*, and have the next fetches go accordingly."""
+        """Note whether records *came*, and set the options of the next fetches."""
         now = time.monotonic()
         if came:
             self._last_s = now
@@ -273,40 +295,41 @@ class AdaptiveFetch:
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that speaks with Kafka.
+    """Thread that talks to Kafka, in place of Faust's.
 
-    Faust hard-codes a fetch wait of 1500 ms, which stalls a partition next to a drained one. Its
-    polls go through a queue between the threads that costs four times what a poll needs. And they
-    wait for the end of a rebalance, which itself waits for the end of the poll before partitions
-    are handed over: see `transport.Consumer._poll`.
+    Faust's own has three faults. Its fetch wait of 1500 ms is fixed, which stalls a partition next
+    to one without new records. Its polls pass through a queue between the threads that costs four
+    times as much as a poll. A poll waits for the end of a rebalance, which itself waits for the end
+    of the poll before it revokes partitions: see `transport.Consumer._poll`.
     """
 
-    # Left out of the last commit: the cluster does not have them any more.
+    # Partitions left out of the last commit because the cluster does not have them any more.
     uncommitted: AbstractSet[TP] = frozenset()
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"  # what a transaction took back never happened
-        # `AutoOffsetReset` is for topics that the group knows nothing of, see `starts`. Whatever a
-        # partition's log has lost under its reader, what is still there is read.
+        consumer._isolation_level = "read_committed"  # records of aborted transactions are not read
+        # `AutoOffsetReset` applies only to topics without any commit of the group, see
+        # `start_offsets`. When a log loses records under its reader, reading continues with the
+        # earliest record that is left.
         consumer._auto_offset_reset = "earliest"
         config = self.app.settings.kafka.consumer_config  # type: ignore[attr-defined]
-        # What an assignment asks waits behind the first fetch.
+        # Requests during an assignment wait behind the first fetch, so this wait must be short.
         consumer._fetch_max_wait_ms = config.fetch_max_wait_ms
         self._damaged = Damaged()
         self._pace = AdaptiveFetch(config.fetch_max_wait_ms, config.fetch_linger_ms)
         return consumer
 
-    # Faust's.
+    # Faust's signature.
     async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
-        """What has been fetched, by partition."""
+        """Return the fetched batches by partition."""
         polling = self._fetch_records(self._ensure_consumer(), active_partitions, timeout)
         return await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(polling, self.thread_loop)
         )
 
     async def _fetch_records(
-        # Faust's.
+        # Faust's signature.
         self,
         consumer: Any,
         active_partitions: Any,
@@ -318,7 +341,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if consumer._closed or consumer._fetcher._closed:
             raise ConsumerStoppedError
         try:
-            # Records are taken without a pause behind the last wait: this limit loses none.
+            # `take` does not suspend between taking records and returning them, so this time limit
+            # loses none.
             async with asyncio.timeout(2 * POLL_S):
                 taken = await take(
                     consumer._fetcher, active_partitions, timeout or 0, self._damaged
@@ -329,15 +353,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
 
     def look_anew(self) -> None:
-        """Have the client ask the cluster for its topics now: it does so by itself every five minutes."""
+        """Refresh the client's topic metadata now.
+
+        The client itself does so every five minutes.
+        """
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._client.force_metadata_update)
 
     def rejoin(self) -> None:
-        """Join the group anew: partitions are let go and assigned as in any rebalance."""
+        """Join the group again, with a rebalance that revokes and assigns partitions."""
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
 
     async def partitions(self, topics: Collection[str]) -> set[TP]:
-        """Every partition of *topics*, as far as the client knows them."""
+        """Return every partition of *topics* that the client knows."""
         consumer = self._ensure_consumer()
         return {
             TP(topic, number)
@@ -346,7 +373,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     async def commits(self, partitions: Collection[TP]) -> dict[TP, int]:
-        """What the group has committed of *partitions*; nothing is left out."""
+        """Return the group's committed offsets of *partitions*, without those that have none."""
         return {
             tp: at.offset
             for tp, at in (await self._committed(partitions)).items()
@@ -354,7 +381,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, CommitNote]:
-        """What stands beside the commits of *partitions*; those without a commit are left out."""
+        """Return the notes in the commit metadata of *partitions*.
+
+        Partitions without a commit are left out.
+        """
         return {tp: note_of(at.metadata) for tp, at in (await self._committed(partitions)).items()}
 
     async def _committed(self, partitions: Collection[TP]) -> dict[TP, OffsetAndMetadata]:
@@ -365,9 +395,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return {TP(*tp): at for tp, at in found.items()}
 
     async def commit_first(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit for partitions of which the group has nothing, also those of other members.
+        """Commit for partitions without a commit, including those of other members.
 
-        False when it fails.
+        Returns False when the commit fails.
         """
         places = {TopicPartition(*tp): offset for tp, offset in offsets.items()}
         try:
@@ -380,20 +410,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
     def join_again(self) -> None:
-        """Take the error that the coordinator keeps, which has it go on, and join the group anew."""
+        """Clear the error that the coordinator keeps and join the group again."""
 
         def take() -> None:
             coordinator = self._ensure_consumer()._coordinator
-            coordinator.request_rejoin()  # else a heartbeat task that has ended is not begun anew
+            coordinator.request_rejoin()  # else a heartbeat task that has ended is not restarted
             with suppress(KafkaError):
                 coordinator.check_errors()
 
         self.thread_loop.call_soon_threadsafe(take)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit, or say that it did not work: the next interval tries again.
+        """Commit *offsets*; return False when it fails, and the next interval tries again.
 
-        Faust's own crashes the worker.
+        Faust's own method crashes the worker instead.
         """
         note = self.app.state_manager.note  # type: ignore[attr-defined]
         held = {

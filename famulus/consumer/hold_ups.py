@@ -1,10 +1,10 @@
-"""Counting an event among the tried whose handling cost this worker its place in the group.
+"""Reports of events that blocked the event loop until the worker lost its group membership.
 
-A handler that waits without `await`, or keeps the interpreter, stops everything: nobody fetches,
-nobody answers the group, and others get the partitions. What the handler did is discarded then, and
-the event is another worker's next one, which it throws out, too. So whoever comes back says which
-event it was, where the next owner looks: in the admin topic, since the state is another worker's by
-then.
+A handler that waits without `await`, or keeps the interpreter, stops everything: the worker does
+not fetch and sends no heartbeats, and other workers get its partitions. The handler's effects are
+then discarded, and the event makes the next owner lose its membership as well. This worker
+therefore writes the position of the event to the admin topic, where the next owner looks. The state
+is no place for it, because another worker owns that by then.
 """
 
 import asyncio
@@ -32,14 +32,15 @@ from famulus.producer.producer import Producer
 from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
-# Of events in retry topics and redriven ones, whose place says nothing of how far the group is.
+# Days for which any report is kept. Reports of retried and redriven events end only this way: their
+# offset in the source is below the group's position anyway.
 KEPT_D = 7
 
 
 class HoldUpNotes:
-    """Notes among *holdups* what held this worker up, and has *sender* tell *group*.
+    """Adds hold-ups of this worker to *holdups* and reports them to *group* with *sender*.
 
-    *has_place* says whether the group counts on this worker now.
+    *has_place* returns whether the group still counts on this worker.
     """
 
     def __init__(
@@ -51,11 +52,14 @@ class HoldUpNotes:
             admin_topic(group),
             has_place,
         )
-        self._thawed_s = 0.0  # when this process was last told to go on
+        self._thawed_s = 0.0  # when this process last received SIGCONT
         self._telling: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Know from now on when this process was frozen: no event is to blame for that."""
+        """Watch for SIGCONT, which ends a time in which the process was frozen.
+
+        No event is to blame for that time. Does nothing outside of the main thread.
+        """
 
         def note(*_: object) -> None:
             self._thawed_s = time.monotonic()
@@ -66,10 +70,11 @@ class HoldUpNotes:
     def note(
         self, processor: PartitionProcessor, work: WorkItem, seconds: float, *, is_sure: bool
     ) -> None:
-        """Note an event that has held the event loop for so long, if that cost the worker its place.
+        """Report an event that held the event loop until this worker lost its membership.
 
-        Where it is not sure which one of some it was, the next owner of the partition looks more
-        closely.
+        *seconds* is for how long. When *is_sure* is False, it may have been an earlier event; the
+        next owner of the partition then times each event. Does nothing while the worker is still a
+        member, or when the process was frozen meanwhile.
         """
         tp, offset = processor.tp, work[1].offset
         if self._has_place() or self._thawed_s > time.monotonic() - seconds:
@@ -92,7 +97,7 @@ class HoldUpNotes:
         self._tell({name: holdup})
 
     def tidy(self, begins: Mapping[TP, int]) -> None:
-        """Forget what counts no more of partitions that are read from *begins* on."""
+        """Delete reports that no longer apply; *begins* has the start offset of each partition."""
         oldest = (datetime.now(UTC) - timedelta(days=KEPT_D)).isoformat()
         names = [
             name for tp, begin in begins.items() for name in self._holdups.done(*tp, begin, oldest)

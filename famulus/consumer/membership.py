@@ -1,13 +1,14 @@
-"""The worker's membership of its consumer group: it lasts as long as the event loop runs, whatever there is to fetch.
+"""Membership in the consumer group, kept for as long as the event loop runs.
 
-aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck. It leaves the
-group then, and joins it again only when somebody fetches. A worker without partitions, or whose
-partitions are all busy, paused or being restored, has nothing to fetch, and would never come back.
-So a timer of the event loop winds that clock. A loop that hangs winds nothing, and loses its
-partitions as it should.
+aiokafka takes a consumer that has not fetched for `max.poll.interval.ms` for stuck: the consumer
+leaves the group and joins again only at the next fetch. A worker without partitions, or whose
+partitions are all busy, paused or being restored, fetches nothing and would never return. A timer
+of the event loop therefore resets that clock. An event loop that hangs does not reset it, and the
+worker loses its partitions as it should.
 
-aiokafka keeps an error of the group until somebody asks for it, and does nothing meanwhile. The
-same timer asks, has it try again, and ends the worker in words when the group goes on refusing it.
+aiokafka keeps an error of the group until a caller asks for it, and does nothing meanwhile. This
+module's timer asks for it and has aiokafka try again. The worker ends with an explanation when the
+group keeps refusing it.
 """
 
 import asyncio
@@ -25,33 +26,32 @@ from famulus.kafka.group_refusal import why_refused
 from famulus.runtime.periodic import Beat
 
 log = structlog.get_logger()
-BEAT_S = 1.0  # between two looks; `MaxPollIntervalMs` is 10 s at least
-ASK_S = 10.0  # to learn more of a refusal, or whether the brokers answer
+BEAT_S = 1.0  # between two checks; `MaxPollIntervalMs` is 10 s at least
+ASK_S = 10.0  # time limit for asking why the group refuses, or whether the brokers answer
 
 
 class Client(Protocol):
-    """What speaks with the group."""
+    """Client of the group coordinator."""
 
     group_session: GroupSession
 
     @property
     def coordinator(self) -> Any:  # Any: aiokafka is untyped
-        """The group coordinator of aiokafka, None before there is one."""
+        """Return aiokafka's group coordinator, None before there is one."""
 
     def join_again(self) -> None:
-        """Have the coordinator go on behind an error that it keeps."""
+        """Clear the error that the coordinator keeps, so that it continues."""
 
 
 class Membership:
-    """Keeps the membership of what *client* speaks for, None before there is one.
+    """Keeps the group membership of *client*, which returns None before there is one.
 
-    *on_fault* ends the worker.
-
-    A group may refuse the worker for *patience_s* seconds. Without a sign from the group for
-    *ends_s* seconds, beside the time that a rebalance may take, a worker whose brokers answer ends.
+    *on_fault* ends the worker. This happens when the group has refused the worker for *patience_s*
+    seconds. The worker also ends when the group gave no sign for *ends_s* seconds although the
+    brokers answer. During a rebalance it may be silent *rebalance_s* and a session timeout longer.
     """
 
-    def __init__(  # noqa: PLR0917  # all that it is tied to
+    def __init__(  # noqa: PLR0917  # its settings and callbacks
         self,
         settings: KafkaConfig,
         client: Callable[[], Client | None],
@@ -68,26 +68,26 @@ class Membership:
         self._rebalance_s = rebalance_s + session_s
         self._beat = Beat(BEAT_S, self._look)
         self._asking: asyncio.Task[None] | None = None
-        self._error: str | None = None  # which one the group refuses us with
-        self._refusal: OperatingError | None = None  # that, in words
+        self._error: str | None = None  # `repr` of the error with which the group refuses us
+        self._refusal: OperatingError | None = None  # its explanation
         self._refused_s = 0.0
-        self._signs: tuple[int, float] | None = None  # of life, from the group
+        self._signs: tuple[int, float] | None = None  # generation, time of the last heartbeat
         self._silent_s = 0.0
 
     @property
     def refused(self) -> str:
-        """Why the group does not take this worker, empty while it does."""
+        """Return why the group refuses this worker, empty while it does not."""
         if self._error is None:
             return ""
         why = str(self._refusal) if self._refusal is not None else self._error
         return f"the group does not take this worker: {why}"
 
     def start(self) -> None:
-        """Look every so often from now on."""
+        """Check the membership every BEAT_S seconds from now on."""
         self._beat.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._beat.stop()
         if self._asking is not None:
             self._asking.cancel()
@@ -122,7 +122,7 @@ class Membership:
         self._listen(coordinator, client.group_session, passed_s)
 
     def _refuse(self, error: Exception, passed_s: float) -> None:
-        """Note that the group has refused us, and end the worker when it did so for too long."""
+        """Note that the group refused this worker; end the worker after *patience_s*."""
         self._refused_s += passed_s
         if self._error != repr(error):
             self._error, self._refusal = repr(error), None
@@ -137,7 +137,7 @@ class Membership:
             log.warning(self.refused, tries_again_for_s=self._patience_s)
 
     def _listen(self, coordinator: Any, group_session: GroupSession, passed_s: float) -> None:
-        """End the worker when the group has not been heard of for too long although the brokers answer."""
+        """End the worker when the group is silent for too long although the brokers answer."""
         signs = coordinator.generation, group_session.answered_at
         self._silent_s = self._silent_s + passed_s if signs == self._signs else 0.0
         self._signs = signs
@@ -148,10 +148,10 @@ class Membership:
     async def _ask(self, silent_s: float) -> None:
         try:
             await members_of(self._settings, ASK_S)
-        except UnavailableError:  # which is told elsewhere: it goes on when they answer again
+        except UnavailableError:  # reported elsewhere; counting restarts when the brokers answer
             self._silent_s = 0.0
             return
-        except OperatingError:  # that they do not tell is an answer, too
+        except OperatingError:  # a refusal is an answer, too
             pass
         if self._silent_s >= silent_s:
             await self._end(
@@ -165,7 +165,7 @@ class Membership:
         await self._on_fault(error)
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
-        """Have *what* run, one at a time: another look comes soon."""
+        """Run *what* in a task unless one is running; a later check tries again."""
         if self._asking is not None and not self._asking.done():
             what.close()
             return

@@ -1,10 +1,9 @@
-"""Going on elsewhere because an operator said so: the orders for this worker's partitions, carried out in between.
+"""Operator seeks, executed while partitions are assigned.
 
-That is when partitions are assigned, so nothing is in hand; an order that comes later has the
-worker join its group anew. In this order: the state says the new position and the order's name in
-one write, the group's commit follows, and then the order counts as done. Whoever dies in between
-leaves an order that the next owner of the partition finds; where the state knows its name, it is
-not carried out again.
+No event is in flight then. For a seek that arrives later, the worker joins its group again. The
+steps are: one write to the state with the new position and the ID of the seek, then the group's
+commit, then the tombstone in the admin topic. A worker that dies in between leaves the seek for the
+next owner of the partition. A state that already knows the ID is not moved again.
 """
 
 import asyncio
@@ -30,7 +29,10 @@ Commit = Callable[[Mapping[TP, int]], Awaitable[bool]]
 
 
 class PendingSeek(NamedTuple):
-    """An order for a partition, and the *names* of those that are done with it: its own and those of older ones."""
+    """A seek of one partition, with the admin topic keys that it settles.
+
+    *names* has its own key and those of older seeks.
+    """
 
     id: str
     offset: int
@@ -38,7 +40,10 @@ class PendingSeek(NamedTuple):
 
 
 class SeekExecutor:
-    """Carries out the orders of *seeks*, which *admin_log* keeps; *sender* tells *group* what is done."""
+    """Executes the pending *seeks*, which *admin_log* keeps up to date.
+
+    *sender* writes to the admin topic of *group* that a seek is done.
+    """
 
     def __init__(self, seeks: Seeks, admin_log: AdminLog, sender: Producer, group: str) -> None:
         self._seeks = seeks
@@ -47,14 +52,17 @@ class SeekExecutor:
         self._group = group
 
     def is_due(self, tp: TP) -> bool:
-        """Whether there is an order for a partition."""
+        """Return whether a seek is pending for a partition."""
         return self._seeks.newest(tp.topic, tp.partition) is not None
 
     async def due(self, held: Mapping[TP, OwnedPartition]) -> dict[TP, PendingSeek]:
-        """The orders for partitions that this worker has. Raises UnavailableError."""
+        """Return the newest pending seek of each partition in *held*.
+
+        Reads the admin topic to its end first. Raises UnavailableError.
+        """
         if not any(map(self.is_due, held)):
             return {}
-        await self._admin_log.catch_up()  # the last owner may have carried it out a moment ago
+        await self._admin_log.catch_up()  # the last owner may have executed it a moment ago
         found = {tp: self._seeks.newest(tp.topic, tp.partition) for tp in held}
         return {
             tp: PendingSeek(order[0].id, order[1].offset, self._seeks.names(tp.topic, tp.partition))
@@ -69,10 +77,11 @@ class SeekExecutor:
         spans: Mapping[TP, tuple[int, int]],
         commit: Commit,
     ) -> None:
-        """Have the partitions go on where *orders* say, as far as the logs reach by now (*spans*: begin and end).
+        """Move the partitions to the offsets of *orders*, within the bounds of their logs.
 
-        Raises what the state's settling and the sender raise. An order stays due when its *commit*
-        fails, or when the partition is taken away meanwhile.
+        *spans* has the begin and end of each log. Raises what the checkpointer and the sender
+        raise. A seek stays pending when its *commit* fails, or when the partition is revoked
+        meanwhile.
         """
         positions: dict[TP, int] = {}
         for tp, order in orders.items():
@@ -105,9 +114,10 @@ class SeekExecutor:
 
     @staticmethod
     async def _moved(tp: TP, held: OwnedPartition, identity: str, to: int) -> int | None:
-        """Where the partition goes on: there, or further where that was carried out before.
+        """Move the state to offset *to* and return where reading continues.
 
-        None: it is not ours.
+        When this seek was executed before, the state may be further. Returns None when the
+        partition was revoked.
         """
         partition, checkpointer = held.partition, held.checkpointer
         if partition.is_abandoned:
@@ -128,7 +138,7 @@ class SeekExecutor:
             )
             group = Checkpoint()
             for offset in [offset for offset in partition.failure_state.attempts if offset < to]:
-                partition.failure_state.tried(offset)  # nobody will try it again
+                partition.failure_state.tried(offset)  # it is skipped, so no attempt follows
                 group.rows.update([attempts_row(offset, None)])
             if not await checkpointer.settle(group, after, lambda: not partition.is_abandoned):
                 return None

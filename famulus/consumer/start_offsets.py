@@ -1,4 +1,4 @@
-"""Where reading begins when partitions are assigned: by the state, else the commit, else the settings."""
+"""Start offsets of assigned partitions: from the state, else the commit, else the settings."""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
@@ -17,27 +17,28 @@ log = structlog.get_logger()
 
 
 class Cluster(Protocol):
-    """What the partitions' logs hold, and what the group has committed."""
+    """Access to the offsets of the logs and of the group's commits."""
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        """Where they begin."""
+        """Return the first offset of each log."""
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Where they end."""
+        """Return the end offset of each log."""
 
     async def partitions(self, topics: Collection[str]) -> set[TP]:
-        """Every partition of *topics*, whoever has it."""
+        """Return every partition of *topics*, including those of other members."""
 
     async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
-        """What the group has committed of *partitions*; nothing is left out."""
+        """Return the group's committed offsets of *partitions*, without those that have none."""
 
 
 class KnownPositions(NamedTuple):
-    """What is known of a partition: how far its state is, what the group has committed, where Faust would read on.
+    """Known positions of a partition: its state, the group's commit and Faust's read offset.
 
-    *source_id* is the topic's, *note* what stands beside the commit. *is_anew*: the topic is not
-    the one that this process has read before. *epoch_end* is where the records end of the leader
-    epoch that the state knows, if that is known.
+    *read* is None when Faust knows no offset. *source_id* is the topic's id, *note* the metadata of
+    the commit. *has_state* tells if the subscription keeps state. *is_anew* means that the topic
+    was deleted and created again since this process read it. *epoch_end* is the end of the records
+    of the leader epoch in the state, None when unknown.
     """
 
     processed: SourcePosition | None
@@ -51,9 +52,9 @@ class KnownPositions(NamedTuple):
 
     @property
     def begins_anew(self) -> bool:
-        """Whether nothing is known of this topic, but of one of that name before it.
+        """Return whether the topic was recreated, so that its known positions do not apply.
 
-        Without state that may be.
+        Always False for a subscription with state, for which a recreated topic is an error.
         """
         return not self.has_state and (
             self.is_anew or is_other(self.note.source_id, self.source_id)
@@ -62,10 +63,10 @@ class KnownPositions(NamedTuple):
 
 @dataclass
 class StartOffsets:
-    """Where reading *begins*, where that is not the committed offset, and how many records were *gone* before.
+    """Start offsets that differ from the commit, and the number of records lost before them.
 
-    *fresh* are the ends of all partitions of topics that begin there with `latest`: they are to be
-    committed at once.
+    *begins* has the start offsets, *gone* the lost records. *fresh* has the end offsets of all
+    partitions of topics that start there because of `latest`; the caller commits these at once.
     """
 
     begins: dict[TP, int] = field(default_factory=dict)
@@ -80,13 +81,15 @@ async def find_start_offsets(
     *,
     is_earliest: bool,
 ) -> StartOffsets:
-    """Find where reading begins: the state is the truth.
+    """Find where reading begins; the state takes precedence over the commit.
 
-    A partition that nobody knows anything of begins with its log if *is_earliest*, else at its end;
-    yet one of a topic that the group does know is new, and begins with its log too. So does one of
-    a topic that was made anew and has no state. One whose log begins behind what is known goes on
-    there. Raises ConfigError when a partition's state does not belong to what the topic holds now,
-    or is lost.
+    A partition without state and commit begins at the start of its log if *is_earliest*, else at
+    its end. Two kinds of partitions always begin at the start: new partitions of a topic that the
+    group has read before, and those of a recreated topic without state. When the log begins behind
+    the known position, reading begins with the log.
+
+    Raises ConfigError when a partition's state is lost or does not belong to what the topic holds
+    now.
     """
     _check(known)
     anew = {tp for tp, of in known.items() if of.begins_anew}
@@ -120,7 +123,7 @@ async def find_start_offsets(
 
 
 def _begin(tp: TP, of: KnownPositions, begin: int, found: StartOffsets) -> None:
-    """Have a partition without state begin with its log, if it does not go on where the group has committed."""
+    """Set the start of a partition without state, unless the committed offset applies."""
     if of.begins_anew:
         log.warning(
             "the topic was deleted and made anew; it is read from its beginning",
@@ -134,18 +137,18 @@ def _begin(tp: TP, of: KnownPositions, begin: int, found: StartOffsets) -> None:
     elif of.read < begin:
         found.begins[tp], found.gone[tp] = begin, begin - of.read
         log.warning(gone(of.read, begin), topic=tp.topic, partition=tp.partition, goes_on_at=begin)
-    elif of.read == 0:  # where aiokafka's own seek does nothing either
+    elif of.read == 0:  # here, too, aiokafka's own seek does nothing
         found.begins[tp] = 0
 
 
 async def _begin_at_end(
     unknown: AbstractSet[TP], topics_known: AbstractSet[str], cluster: Cluster, found: StartOffsets
 ) -> None:
-    """Have those of *unknown* begin at the end of their log whose topics the group knows nothing of.
+    """Set start offsets of *unknown* partitions: the end, for topics new to the group.
 
-    The group knows a topic when it has committed any of its partitions. So the first worker commits
-    all of them at once: the others find where theirs begins, and a partition that is added later
-    has no commit.
+    The group knows a topic when it has committed any of its partitions. The first worker therefore
+    commits all of them at once. Other workers then find a commit for theirs, and a partition that
+    is added later has none.
     """
     every = await cluster.partitions({tp.topic for tp in unknown})
     commits = await cluster.commits(every | unknown)
@@ -165,7 +168,7 @@ async def _begin_at_end(
 
 
 def _check(known: Mapping[TP, KnownPositions]) -> None:
-    """Raise ConfigError when the state of a partition is another topic's, or is lost."""
+    """Raise ConfigError when the state of a partition is lost or belongs to another topic."""
     for tp, of in known.items():
         processed = of.processed
         if processed is not None:

@@ -1,10 +1,12 @@
-"""What of Faust's inside is replaced: whole partition batches reach the pipeline, only finished offsets go out.
+"""Faust's Kafka transport, replaced so that the pipeline gets whole batches of a partition.
 
-Faust keeps group membership, assignment, tables' recovery, the command line and the web server. Its
-own consumer path builds four futures per message, commits past an unfinished record
-(faust-streaming #606) and acknowledges what failed to decode, so records of subscriptions never
-enter it. Topics that plain Faust agents and changelogs read still do. Everything here is private
-API of faust-streaming 0.15.3, which is why that version is pinned.
+Only offsets of finished records are committed. Faust keeps group membership, assignment, the
+recovery of its tables, the command line and the web server. Records of subscriptions never enter
+Faust's own consumer path, for three reasons: it builds four futures per message, it commits past an
+unfinished record (faust-streaming #606), and it acknowledges what failed to decode. Topics of plain
+Faust agents and changelogs still use that path.
+
+Everything here uses private API of faust-streaming 0.15.3, which is why that version is pinned.
 """
 
 import asyncio
@@ -31,12 +33,12 @@ from famulus.state.identity import CommitNote
 from famulus.state.manager import OwnedPartition, PartitionStateManager
 
 log = structlog.get_logger()
-# A poll without data while a partition has enough to do, which may want more any moment.
+# Length of a poll without data while a partition is busy, since it may need records any moment.
 BUSY_POLL_S = 0.01
 
 
 class Host(Protocol):
-    """What the transport needs of our app beside Faust's own."""
+    """Attributes of the app that the transport needs beside Faust's own."""
 
     pipelines: Mapping[str, Pipeline]  # by source topic
     assigned: AssignedPartitions
@@ -48,23 +50,23 @@ class Host(Protocol):
 
 
 class Consumer(driver.Consumer):
-    """Hands whole partition batches over, and commits what their ledgers say is finished."""
+    """Faust's consumer, which hands over whole fetches and commits only finished offsets."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.group_session = GroupSession()
 
     @property
-    def _host(self) -> Any:  # Any: our app is both Faust's App and a Host
+    def _host(self) -> Any:  # Any: the app is both Faust's App and a Host
         return self.app
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Leave it to the watchdog.
+        """Do nothing, because the watchdog detects stalls.
 
-        Faust's own look fails where a position is being reset, and ends the worker.
+        Faust's own check fails while a position is being reset, and ends the worker.
         """
 
     async def _drain_messages(self, fetcher: Any) -> None:
@@ -75,7 +77,7 @@ class Consumer(driver.Consumer):
             if not self.app.should_stop:
                 raise
         except asyncio.CancelledError:
-            # Else a stop in the middle of a rebalance would count as a crash.
+            # Otherwise a stop in the middle of a rebalance would count as a crash.
             if not self.app.should_stop:
                 raise
         except OperatingError as error:
@@ -96,14 +98,15 @@ class Consumer(driver.Consumer):
             await self.sleep(BUSY_POLL_S if busy else POLL_S)
 
     async def _poll(self, partitions: set[TP], wait_s: float) -> None:
-        """Hand over what was fetched."""
+        """Fetch records of *partitions* and hand them to their processors."""
         self.not_waiting_next_records.clear()
         try:
             fetched: Any = await self._getmany(active_partitions=partitions, timeout=wait_s)
         finally:
             self.not_waiting_next_records.set()
         if self.suspend_flow.is_set():
-            # A rebalance waits for us to let go; when it is over, every position is set anew.
+            # A rebalance waits for this poll. Every position is set again after it, so what was
+            # fetched is dropped.
             return
         if not fetched:
             self._note_moved(partitions)
@@ -112,8 +115,8 @@ class Consumer(driver.Consumer):
             for partition, packed in fetched.items()
         }
         ours = {tp for tp in taken if self._host.is_managed(tp.topic)}
-        # Ours first: deliveries may wait, and a rebalance meanwhile would make what is received
-        # after it outdated.
+        # Subscriptions first: `_deliver_singly` may wait, and after a rebalance meanwhile their
+        # fetches would be outdated.
         processors = {tp: self._receive(tp, taken[tp]) for tp in ours}
         for tp, packed in taken.items():
             if tp not in self.assignment():  # revoked while something was delivered
@@ -126,7 +129,10 @@ class Consumer(driver.Consumer):
                     await channel.queue.put(processor)
 
     def _note_moved(self, partitions: set[TP]) -> None:
-        """Tell the intake where reading goes on: a log that is empty now brings no fetch that would tell it."""
+        """Report the current positions to the assigned partitions.
+
+        A log that has become empty brings no fetch that would report it.
+        """
         for tp in partitions:
             if (state := self._state_of(tp)) is not None and state.has_valid_position:
                 self._host.assigned.moved(tp, state.position)
@@ -138,12 +144,12 @@ class Consumer(driver.Consumer):
         return processor
 
     async def seek(self, partition: TP, offset: int) -> None:
-        """Read on from *offset*: what was fetched before and not unpacked is of no use."""
+        """Continue reading at *offset* and discard fetched records that are not unpacked."""
         self._host.assigned.forget(partition)
         await super().seek(partition, offset)
 
     async def _deliver_singly(self, tp: TP, records: list[Any]) -> None:
-        """Faust's own way, for changelogs and for topics that plain agents read."""
+        """Deliver records the way Faust does, for changelogs and topics of plain agents."""
         for record in records:
             read = self._read_offset[tp]
             if read is not None and record.offset < read:
@@ -153,13 +159,17 @@ class Consumer(driver.Consumer):
             await self.callback(self._to_message(tp, record))
             self._read_offset[tp] = record.offset
 
-    # Faust's commit timer, flush and sensors stay; only "up to where" is ours, and that a failed
-    # commit is none, nor is one that began before what is to be committed had ended.
+    # Faust's commit timer, flush and sensors stay; the offset to commit is this package's. A failed
+    # commit leaves the committed offset as it was. A commit under way never stands for the next
+    # one, which has newer offsets.
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
-        """Wait for a commit that is under way, which never stands for the one that is asked for now."""
+        """Wait for a commit that is under way and return False.
+
+        The next commit is then never skipped because of the one before.
+        """
         while (under_way := self._commit_fut) is not None:
-            await asyncio.wait([under_way])  # who waits may be cancelled, others wait for the same
+            await asyncio.wait([under_way])  # a cancelled caller must not cancel the commit
         return False
 
     async def _commit_offsets(
@@ -186,18 +196,18 @@ class Consumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         try:
-            # The host is Any.
+            # *_host* is Any.
             return self._host.assigned.checkpointed_offset(tp)  # type: ignore[no-any-return]
         except KeyError:
             return super()._new_offset(tp)
 
     async def perform_seek(self) -> None:
-        """Set every position explicitly.
+        """Set every position explicitly and open the processors.
 
         aiokafka's own seek does nothing for a group without a commit, which can drop records that
         were fetched across the first rebalance. Faust resumes the partitions before it seeks, and
-        the flow after: a poll in between would take records that no flow is open for, and nobody
-        would read them again.
+        the flow after. A poll in between would take records for which no processor is open, and
+        they would never be read again. The flow is therefore stopped first.
         """
         self.stop_flow()
         await self.wait_for_stopped_flow()
@@ -234,7 +244,7 @@ class Consumer(driver.Consumer):
         }
 
     async def _carry_out_seeks(self) -> None:
-        """Move what an operator wants moved, before anybody asks where reading begins."""
+        """Execute the pending operator seeks, before the start offsets are found."""
         seek_executor: SeekExecutor = self._host.seek_executor
         held = self._held()
         if orders := await seek_executor.due(held):
@@ -243,30 +253,32 @@ class Consumer(driver.Consumer):
             await seek_executor.carry_out(orders, held, spans, cast(Any, self._thread).commit)
 
     async def look_at_topics(self) -> None:
-        """Look whether our topics are still the same.
+        """Check whether the topics were recreated, and rejoin the group if one was.
 
-        Where one without state is not, read it from its beginning.
-
-        Raises as `Holdings.look` does.
+        A recreated topic without state is then read from its beginning. Raises as
+        `PartitionStateManager.look` does.
         """
         if anew := await self._host.state_manager.look():
             log.warning("topics were deleted and made anew", topics=sorted(anew))
             cast(Any, self._thread).rejoin()
 
     def heed_seeks(self) -> None:
-        """Where a partition of ours is to go on elsewhere, join the group anew: that is when it does."""
+        """Join the group again when an assigned partition has a pending seek.
+
+        Seeks are executed during the assignment that follows.
+        """
         if any(self._host.seek_executor.is_due(tp) for tp in self._host.assigned.processors):
             cast(Any, self._thread).rejoin()
 
     def _back(self) -> list[TP]:
-        """Those of our partitions through which records come back."""
+        """Return the assigned partitions of retry and redrive topics."""
         back = (tp for tp in self.assignment() if tp.topic not in self._host.pipelines)
         return [tp for tp in back if self._host.is_managed(tp.topic)]
 
     async def _starts(self, held: Mapping[TP, OwnedPartition]) -> dict[TP, int]:
-        """Where reading begins, where that is not the committed offset, see `worker.starts`.
+        """Return the start offsets that differ from the commit, see `start_offsets`.
 
-        Raises as that does.
+        Raises as `find_start_offsets` does.
         """
         plain = (
             tp
@@ -305,29 +317,29 @@ class Consumer(driver.Consumer):
             if (pipeline := self._host.pipelines.get(tp.topic)) is not None:
                 pipeline.counts.gone += count
         unread = [tp for tp in self._back() if self._read_offset[tp] is None]
-        # What comes back is read from there, if nobody says otherwise.
+        # Retry and redrive topics without a commit are read from their beginning.
         begins = await self.earliest_offsets(*unread)
         return found.begins | {tp: begins[tp] for tp in unread}
 
     async def _commit_first(self, offsets: Mapping[TP, int]) -> None:
-        """Have the group know the topics of *offsets* from now on, so that `latest` is applied to them once."""
+        """Commit *offsets*, so that the group knows their topics and `latest` applies only once."""
         for _ in range(COMMIT_TRIES):
             if await cast(Any, self._thread).commit_first(offsets):
                 return
             await asyncio.sleep(COMMIT_AGAIN_S)
 
     async def partitions(self, topics: Collection[str]) -> set[TP]:
-        """Every partition of *topics*, whoever has it."""
+        """Return every partition of *topics*, including those of other members."""
         return await cast(Any, self._thread).partitions(topics)  # type: ignore[no-any-return]
 
     async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
-        """What the group has committed of *partitions*; nothing is left out."""
+        """Return the group's committed offsets of *partitions*, without those that have none."""
         return await cast(Any, self._thread).commits(partitions)  # type: ignore[no-any-return]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Finish the work in hand and commit it before Faust forgets the partitions."""
+        """Finish and commit the work in flight before Faust forgets the partitions."""
         self.stop_flow()
-        # A poll across a rebalance would take records that nobody may have yet.
+        # A poll across a rebalance would take records of partitions that are not assigned yet.
         await self.wait_for_stopped_flow()
         await self.drain()
         await super().on_partitions_revoked(revoked)
@@ -335,10 +347,10 @@ class Consumer(driver.Consumer):
         await self._host.state_manager.release()
 
     async def wait_empty(self) -> None:
-        """Wait until plain agents have ended what they began, for `Worker.DrainTimeoutS` at most.
+        """Wait until plain agents have finished, for `Worker.DrainTimeoutS` seconds at most.
 
-        Faust hands the reply to an `ask` to two channels. Nobody reads one of them, so a reply is
-        never acknowledged, and waiting for it would have no end.
+        Faust hands the reply to an `ask` to two channels, one of which has no reader. Such a reply
+        is never acknowledged, and waiting for it would not end, so it is acknowledged here.
         """
         replies = self.app.conf.reply_to
         for message in [each for each in self._unacked_messages if each.topic == replies]:
@@ -354,9 +366,10 @@ class Consumer(driver.Consumer):
             )
 
     async def drain(self) -> bool:
-        """Let the work in hand end and commit it.
+        """Wait for the work in flight and commit it.
 
-        False when it did not end within the drain timeout.
+        Returns False when it did not end within the drain timeout, or when the group has given the
+        partitions to other workers.
         """
         assigned: AssignedPartitions = self._host.assigned
         if not assigned.processors:
@@ -375,19 +388,22 @@ class Consumer(driver.Consumer):
         return drained
 
     def look_anew(self) -> None:
-        """Have the client notice by now what has changed about its topics, and the group assign them."""
+        """Refresh the client's topic metadata now, so that the group assigns new partitions."""
         cast(Any, self._thread).look_anew()
 
     def unfetched(self, tp: TP) -> int:
-        """How many records of a partition can be fetched and are not, as the last fetch said.
+        """Return how many records of a partition can be fetched and are not.
 
-        What stands behind an open transaction cannot.
+        The number is as of the last fetch. Records behind an open transaction cannot be fetched.
         """
         state = self._fetch_state(tp)
         return 0 if state is None else int(max(state.lso - state.position, 0))
 
     def open_since(self, tp: TP) -> int | None:
-        """Where a transaction begins that is still open, once all before it was fetched; None when there is none."""
+        """Return the offset of the open transaction at which reading is blocked, else None.
+
+        All records before it were fetched.
+        """
         state = self._fetch_state(tp)
         is_behind = (
             state is not None and 0 <= state.lso < state.highwater and state.position >= state.lso
@@ -395,24 +411,27 @@ class Consumer(driver.Consumer):
         return state.lso if is_behind else None
 
     def _fetch_state(self, tp: TP) -> Any:  # Any: aiokafka is untyped
-        """Return what the last fetch said of a partition, None before one."""
+        """Return aiokafka's state of a partition.
+
+        Returns None before a fetch and without a valid position.
+        """
         state = self._state_of(tp)
         return None if state is None or state.lso is None or not state.has_valid_position else state
 
     def _state_of(self, tp: TP) -> Any:
-        """Return what aiokafka knows of a partition of ours, None when it is none."""
+        """Return aiokafka's state of a partition, None when it is not assigned."""
         subscription = cast(Any, self._thread)._ensure_consumer()._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         return assignment.state_value(TopicPartition(*tp)) if assignment is not None else None
 
     @property
     def coordinator(self) -> Any:
-        """The group coordinator of aiokafka, None before the thread has one."""
+        """Return aiokafka's group coordinator, None before the thread has one."""
         consumer = cast(Any, self._thread)._consumer
         return consumer._coordinator if consumer is not None else None
 
     def join_again(self) -> None:
-        """Have the coordinator go on behind an error of the group that it keeps until somebody asks."""
+        """Clear the error that the coordinator keeps and join the group again."""
         cast(Any, self._thread).join_again()
 
     def renew_session(self) -> None:
@@ -420,16 +439,19 @@ class Consumer(driver.Consumer):
         self.group_session.renew(cast(Any, self._thread)._consumer._coordinator)
 
     def has_place(self) -> bool:
-        """Whether the group counts on us now: a heartbeat was answered in time, and we have not left."""
+        """Return whether the worker is a member of the group now.
+
+        A heartbeat was answered within the session timeout, and the worker has not left the group.
+        """
         return self.is_member() and self.coordinator.generation > 0
 
     def is_member(self) -> bool:
-        """Whether the group still counts on us, see `worker.lease`."""
+        """Return whether a heartbeat was answered within the session timeout, see `session`."""
         return self.group_session.is_held(self.app.conf.broker_session_timeout)
 
 
 class Transport(driver.Transport):
-    """Faust's Kafka transport with our consumer and our producer."""
+    """Faust's Kafka transport with this package's consumer and producer."""
 
     Consumer = Consumer
     Producer = Producer

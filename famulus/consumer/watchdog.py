@@ -1,9 +1,9 @@
-"""The watchdog: notices a partition whose work waits while nobody works on it, says so, and ends the worker in time.
+"""The watchdog: ends the worker when work of a partition waits and makes no progress.
 
-It knows no single fault. Each look asks two questions of a partition: does anything wait, and has
-anything changed since the look before? What is paused, halted, refused by Kafka, in a handler's
-hands or waits for another attempt has a reason that is told elsewhere. The rest is a fault, of ours
-or of somebody who has cancelled what carries events.
+The watchdog knows no particular fault. At each check it asks two questions of a partition: does
+anything wait, and has anything changed since the last check? Work that is paused, halted, refused
+by Kafka, held by a handler or waiting for another attempt has a reason that is reported elsewhere.
+Anything else is a fault of this package, or of code that has cancelled its tasks.
 """
 
 import asyncio
@@ -22,16 +22,15 @@ from famulus.processing.task_pool import TaskPool
 from famulus.runtime.periodic import Beat
 
 log = structlog.get_logger()
-LOOKS = 6  # within the time after which a partition counts as stalled
+LOOKS = 6  # checks within the time after which a partition counts as stalled
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Work of one partition that waits without a reason.
 
-    *why* says so in words; any progress changes *mark*.
-
-    *at_least_s*: for so long it ends no worker, because something else has a limit of its own.
+    *why* describes it; *mark* changes with any progress. The work ends no worker before
+    *at_least_s* seconds, because something else has a time limit of its own.
     """
 
     why: str
@@ -40,9 +39,9 @@ class Waiting:
 
 
 class Stalls:
-    """How long work has waited, by partition.
+    """Times for which work has waited, by partition.
 
-    Pure: a look is given the time that has passed since the last one.
+    Pure: each check gets the time since the last one.
     """
 
     def __init__(self, stalled_s: float, ends_s: float) -> None:
@@ -50,7 +49,10 @@ class Stalls:
         self._seen: dict[TP, tuple[Waiting, float]] = {}
 
     def look(self, passed_s: float, waiting: Mapping[TP, Waiting]) -> None:
-        """Look once more, *passed_s* after the last time. What is not among *waiting* gets on."""
+        """Check once more, *passed_s* seconds after the last time.
+
+        Partitions that are not in *waiting* make progress.
+        """
         before, self._seen = self._seen, {}
         for tp, now in waiting.items():
             was, for_s = before.get(tp, (None, 0.0))
@@ -59,7 +61,7 @@ class Stalls:
 
     @property
     def stalled(self) -> list[str]:
-        """What stands still, in words."""
+        """Return a description of each stalled partition."""
         return [
             f"{tp.topic}-{tp.partition} stands still for {for_s:.0f} s: {waiting.why}"
             for tp, (waiting, for_s) in self._seen.items()
@@ -68,24 +70,24 @@ class Stalls:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether anything has stood still for so long that the worker has to end."""
+        """Return whether a partition has stalled for so long that the worker has to end."""
         return any(
             for_s >= max(self._ends_s, waiting.at_least_s) for waiting, for_s in self._seen.values()
         )
 
 
 class Watchdog:
-    """Looks at the partitions of *intake*.
+    """Watches the *assigned* partitions for work that waits without a reason.
 
-    *unfetched* says how many records of one can be fetched and are not.
+    *unfetched* returns how many records of a partition can be fetched and are not. *is_at_work*
+    returns whether partitions are assigned and restored. *on_fault* ends the worker.
 
-    *is_at_work* says whether partitions are assigned and restored, *on_fault* ends the worker. A
-    partition counts as stalled after *stalled_s* seconds and ends the worker after *ends_s*; one
-    whose group Kafka has not acknowledged only *send_s* later than that, since sending has a limit
-    of its own.
+    A partition counts as stalled after *stalled_s* seconds and ends the worker after *ends_s*. If
+    Kafka has not acknowledged its checkpoint, it ends the worker *send_s* later, since sending has
+    a time limit of its own.
     """
 
-    def __init__(  # noqa: PLR0917  # all that it is tied to
+    def __init__(  # noqa: PLR0917  # its callbacks and limits
         self,
         assigned: AssignedPartitions,
         unfetched: Callable[[TP], int],
@@ -109,15 +111,15 @@ class Watchdog:
 
     @property
     def stalled(self) -> list[str]:
-        """What stands still without a reason, in words."""
+        """Return a description of each partition that is stalled without a reason."""
         return self._stalls.stalled
 
     def start(self) -> None:
-        """Look every so often from now on."""
+        """Check every so often from now on."""
         self._beat.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._beat.stop()
 
     def _look(self, passed_s: float) -> None:
@@ -145,9 +147,9 @@ class Watchdog:
 def waiting_of(
     processor: PartitionProcessor, task_pool: TaskPool, unfetched: int, send_s: float
 ) -> Waiting | None:
-    """Say what of *flow* waits although nothing speaks against its going on now.
+    """Return what work of *processor* waits without a reason, None if there is none.
 
-    None when nothing does.
+    *unfetched* is the number of records that can be fetched and are not.
     """
     lanes, checkpoint_loop = processor.lanes, processor.checkpoint_loop
     if checkpoint_loop.group_mark is not None:
@@ -155,14 +157,14 @@ def waiting_of(
         return Waiting(why, (checkpoint_loop.group_mark, processor.checkpointed_offset), send_s)
     why = ""
     if task_pool.holds(processor):
-        pass  # a handler is at it, which has a time limit of its own
+        pass  # a handler runs, which has a time limit of its own
     elif lanes.held:
         why = f"{number(lanes.held, 'event')} began, and no task carries them"
     elif processor.has_more and (processor.is_listed or not lanes.resting):
         what = number(lanes.waiting, "event") if lanes.waiting else "what was fetched"
         why = "" if task_pool.is_full else f"{what} and all behind it wait to be handled"
     elif lanes.resting:
-        pass  # until another attempt, or until what a handler needs is there again
+        pass  # deferred until the next attempt, or until what a handler needs is available again
     elif processor.offsets.in_flight:
         why = f"{number(processor.offsets.in_flight, 'event')} ended, and nothing settles them"
     elif unfetched:

@@ -1,1 +1,1 @@
-"""What operators tell a group while it runs, and how every worker learns it."""
+"""Operator commands to a running group, and the admin topic through which workers learn them."""

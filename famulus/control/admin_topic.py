@@ -1,8 +1,8 @@
-"""The group's admin topic: every worker follows it, whoever operates the group writes to it.
+"""The group's admin topic: operators write to it, and every worker follows it.
 
-It has one partition and is compacted, so a worker that starts reads what is paused before it starts
-anything. Who wrote what stays in a second topic for ever. Whoever may write to the topic can hold
-the group up: let only operators.
+The topic has one partition and is compacted. A worker that starts reads all of it, and so learns
+what is paused before it starts any event. A second topic keeps an audit record of each command
+forever. Any client that may write to the admin topic can stop the group: allow only operators.
 """
 
 import asyncio
@@ -45,14 +45,15 @@ from famulus.serialization.records import ProducerRecord
 
 log = structlog.get_logger()
 POLL_MS = 500
-AGAIN_S = 1.0  # between two tries when Kafka is away
-SEEN_S = 5.0  # for which whoever changes something waits until this worker has seen it
+AGAIN_S = 1.0  # between two attempts while Kafka is unavailable
+SEEN_S = 5.0  # limit for a caller that waits until this worker has read its change
 
 
 class AdminLog:
-    """Keeps what is *told* as the admin topic says it, and calls *on_change* after each change of it.
+    """Follows the admin topic, keeps *control_state* up to date and reports changes.
 
-    *on_fault* is told why it cannot be followed any more.
+    *on_change* is called after each poll that brought records. *on_fault* ends the worker when the
+    topic cannot be followed any more.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class AdminLog:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, timeout_s: float) -> None:
-        """Read all that is there, and follow from then on.
+        """Read the admin topic to its end, and follow it from then on.
 
-        Raises UnavailableError when it cannot be read in time.
+        Raises UnavailableError when that takes longer than *timeout_s* seconds or Kafka refuses it,
+        and ConfigError when the topic is damaged.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -94,22 +96,25 @@ class AdminLog:
         self._task = asyncio.create_task(self._follow(consumer), name="admin")
 
     async def stop(self) -> None:
-        """Follow no more."""
+        """Stop following the topic."""
         await closed(self._task, self._consumer)
         self._task = self._consumer = None
 
     async def seen(self, next_offset: int) -> None:
-        """Wait until the topic was read up to *next_offset*, or for some seconds: others will see it, too."""
+        """Wait until the topic was read up to *next_offset*, for SEEN_S seconds at most.
+
+        Other workers read it at about the same time.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(SEEN_S):
-                # A person asks, now and then.
+                # Polling is good enough: operators call this, and rarely.
                 while self._next_offset < next_offset:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
     async def catch_up(self) -> None:
-        """Wait until all was read that is there by now, or for some seconds.
+        """Wait until the topic was read to its current end, for SEEN_S seconds at most.
 
-        Raises UnavailableError.
+        Raises UnavailableError when the end cannot be asked for.
         """
         assert self._consumer is not None, "not started"
         try:
@@ -123,7 +128,7 @@ class AdminLog:
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         try:
             await self._follow_on(consumer)
-        except Exception as error:  # noqa: BLE001  # a worker that hears nothing any more must not look alive
+        except Exception as error:  # noqa: BLE001  # a worker that cannot read the topic must not look alive
             await self._on_fault(error)
 
     async def _follow_on(self, consumer: AIOKafkaConsumer) -> None:
@@ -152,9 +157,9 @@ class AdminLog:
 
 
 def note(control_state: ControlState, record: ConsumerRecord) -> str:
-    """Have *told* take *record*: what that says.
+    """Apply *record* to *control_state* and return a description of it.
 
-    Empty when it is none of ours, which is counted and left alone.
+    Returns "" for a stray record, which is counted and skipped.
     """
     return (
         strays.read("admin", record, lambda record: control_state.take(record.key, record.value))
@@ -165,11 +170,11 @@ def note(control_state: ControlState, record: ConsumerRecord) -> str:
 async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
     """Create the admin topic and its audit topic, if missing.
 
-    Raises as `observe.health.create_topics`.
+    Raises as `kafka.admin.create_topics` does.
     """
     group = settings.consumer_config.group_id
     kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    # Which tells the brokers' time.
+    # With LogAppendTime, the records show the brokers' time, see `control_state.CLOCK`.
     followed = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
     wanted = {admin_topic(group): followed, admin_audit_topic(group): kept}
     await asyncio.gather(
@@ -178,9 +183,9 @@ async def prepare_admin_topics(settings: KafkaConfig, timeout_s: float) -> None:
 
 
 async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> ControlState:
-    """What the group is told by now; nothing while there is no such topic.
+    """Return the group's current control state; it is empty while there is no such topic.
 
-    Raises UnavailableError without a broker.
+    Raises UnavailableError when no broker answers, and ConfigError when the topic is damaged.
     """
     control_state = ControlState()
     at = TopicPartition(admin_topic(settings.consumer_config.group_id), 0)
@@ -204,7 +209,7 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> ControlSt
 
 
 def unreadable_admin_topic(error: UnreadableBatchError) -> ConfigError:
-    """The error that says that the admin topic is damaged, and what helps."""
+    """Return the error for a damaged admin topic, with its cure."""
     return ConfigError(
         f"{error.args[0]}. What operators told the group there is lost: delete topic "
         f"{error.place.topic}, start again, "
@@ -219,10 +224,11 @@ async def target_of(
     partition: int | None,
     timeout_s: float,
 ) -> PauseScope:
-    """What somebody means, who knows *topics* (a subscription's name -> as on the cluster) by either name.
+    """Return the pause scope that *topic* and *partition* stand for.
 
-    Raises ConfigError when there is no such topic or partition, UnavailableError when no broker
-    answers.
+    *topics* maps a subscription's name to the topic on the cluster; both names are accepted. `*` is
+    every topic. Raises ConfigError when there is no such topic or partition, and UnavailableError
+    when no broker answers.
     """
     if topic == EVERYTHING:
         if partition is not None:
@@ -249,22 +255,23 @@ async def change(  # noqa: PLR0917  # who does what
     by: str,
     why: str,
 ) -> tuple[Sequence[PauseScope], int]:
-    """Pause or resume *target*: what was changed, and the offset of the admin topic up to which to read to know it.
+    """Pause or resume *target*, and return the changed scopes and the offset to wait for.
 
-    Nothing is changed when nothing of it was paused. Raises OperatingError when it would stay
-    paused, and as the producer does.
+    The change is visible once the admin topic is read up to that offset. Resuming something that is
+    not paused changes nothing, and the offset is 0. Raises OperatingError when *target* would stay
+    paused as part of a wider scope, and what the producer raises.
     """
     targets = [target] if action == "pause" else pauses.lifted(target)
     records = change_records(group, action, targets, AuditInfo(by, now_text(), why[:NOTE_MAX]))
-    # One after the other: nothing is done before it is written down who does it.
+    # One after the other, so that the audit record is written before the change.
     places = [await producer.send(record) for record in records]
     return targets, places[-1].offset + 1 if places else 0
 
 
 async def note_drain(producer: Producer, group: str, worker: str, by: str, why: str) -> None:
-    """Write down for ever that somebody ends *worker*, before it is done.
+    """Write an audit record that *by* ends *worker*. Call this before ending it.
 
-    Raises as the producer does.
+    The record is kept forever. Raises what the producer raises.
     """
     await producer.send(
         audit_record(group, PauseChange("drain", worker, by, now_text(), why[:NOTE_MAX]))
@@ -274,9 +281,10 @@ async def note_drain(producer: Producer, group: str, worker: str, by: str, why: 
 async def set_width(  # noqa: PLR0917  # who does what
     producer: Producer, group: str, topic: str, concurrency: int | None, by: str, why: str
 ) -> int:
-    """Let so many events of each partition of *topic* be in hand, of each worker for `*`; None: as the settings say.
+    """Set the concurrent events per partition of *topic*; `*` sets them per worker.
 
-    The offset of the admin topic up to which to read to know it. Raises as the producer does.
+    *concurrency* None restores the value of the settings. Returns the offset up to which to read
+    the admin topic to see the change. Raises what the producer raises.
     """
     at, note = now_text(), why[:NOTE_MAX]
     await producer.send(
@@ -294,5 +302,5 @@ async def set_width(  # noqa: PLR0917  # who does what
 
 
 def now_text() -> str:
-    """The time as the topic says it: ISO 8601, UTC, to the second."""
+    """Return the current time as the topic has it: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,8 +1,8 @@
-"""How many events an operator lets be in hand at once, and how the group's admin topic says it.
+"""Concurrency overrides of operators, and their records in the admin topic.
 
-A record's key is `concurrency:TOPIC` for each partition of a topic, or `concurrency:*` for each
-worker. Its value says how many, who set it, when and why; none (a tombstone) means: as the settings
-say. Pure: whoever asks reads and sends.
+The key of a record is `concurrency:TOPIC` for each partition of a topic, or `concurrency:*` for
+each worker. Its value has the number of events that may run concurrently, who set it, when and why.
+A tombstone restores the value of the settings. Pure: callers read and send.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ WIDTH_MAX = 10_000
 
 
 class ConcurrencyOverride(msgspec.Struct, frozen=True):
-    """How many, who set it, when (ISO 8601, UTC), and why."""
+    """The number of concurrent events, who set it, when (ISO 8601, UTC), and why."""
 
     concurrency: int
     by: str
@@ -22,15 +22,15 @@ class ConcurrencyOverride(msgspec.Struct, frozen=True):
 
 
 class ConcurrencyOverrides:
-    """What is set at run time, after every record of the admin topic that was taken."""
+    """Current overrides, as of the last record of the admin topic."""
 
     def __init__(self) -> None:
         self.of: dict[str, ConcurrencyOverride] = {}  # by topic, as named on the cluster
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words.
+        """Apply a record of the admin topic and return a description of it.
 
-        Raises ValueError when it is none of ours.
+        Raises ValueError when it is not a valid record of this kind.
         """
         topic = key.removeprefix(PREFIX)
         if not topic or "/" in topic:
@@ -45,12 +45,15 @@ class ConcurrencyOverrides:
         return said(topic, width)
 
     def get(self, topic: str, usual: int) -> int:
-        """How many events of each partition of *topic* may be in hand, of each worker for `*`; *usual* unless set."""
+        """Return the override of *topic*, or *usual* without one.
+
+        For a topic it is the concurrent events per partition, for `*` per worker.
+        """
         width = self.of.get(topic)
         return usual if width is None else width.concurrency
 
     def rows(self) -> list[dict[str, object]]:
-        """What is set, for programs; the topic null is that of each worker."""
+        """Return the overrides as JSON values; the topic null is that of each worker."""
         return [
             {"topic": None if topic == WORKER else topic, **msgspec.structs.asdict(width)}
             for topic, width in sorted(self.of.items())
@@ -58,12 +61,12 @@ class ConcurrencyOverrides:
 
 
 def name_of(topic: str) -> str:
-    """Of what it is, in words."""
+    """Return a description of the place to which an override of *topic* applies."""
     return "each worker" if topic == WORKER else f"each partition of {topic}"
 
 
 def said(topic: str, width: ConcurrencyOverride) -> str:
-    """A concurrency in words."""
+    """Return a description of an override."""
     why = f": {width.note}" if width.note else ""
     return (
         f"the concurrency of {name_of(topic)} is {width.concurrency} since {width.at} by "

@@ -1,7 +1,8 @@
-"""All that the group's operators have told it by now: what is paused, where reading is to go on, how much is in hand.
+"""Current operator overrides of the group: pauses, pending seeks and concurrency.
 
-One topic says it all; a record's key says of which kind it is, see `pauses`, `seeks`, `widths` and
-`holdups`, which workers tell each other. Pure.
+All of them are records of one topic. The key of a record tells its kind, see `pauses`, `seeks`,
+`concurrency` and `hold_ups`. Hold-ups are not written by operators, but by workers for each other.
+Pure.
 """
 
 from famulus.control import concurrency as concurrency_overrides
@@ -9,11 +10,11 @@ from famulus.control import hold_ups as holdups
 from famulus.control import seeks
 from famulus.control.pauses import Pauses, said
 
-CLOCK = "clock"  # the key of what workers write to be told the broker's time
+CLOCK = "clock"  # key of the records that workers write to learn the broker's time
 
 
 class ControlState:
-    """What is told, after every record of the admin topic that was taken."""
+    """Current overrides, as of the last record of the admin topic."""
 
     def __init__(self) -> None:
         self.pauses = Pauses()
@@ -22,7 +23,7 @@ class ControlState:
         self.holdups = holdups.HoldUps()
 
     def words(self) -> list[str]:
-        """What is told beside pauses, in words."""
+        """Return descriptions of the concurrency overrides and pending seeks."""
         return [
             *(
                 concurrency_overrides.said(*of)
@@ -32,7 +33,10 @@ class ControlState:
         ]
 
     def take(self, key: bytes | None, value: bytes | None) -> str:
-        """Note a record; what it says, in words. Raises ValueError when it is none of ours."""
+        """Apply a record and return a description of it, empty for a record of the clock.
+
+        Raises ValueError when it is not a valid record of the admin topic.
+        """
         text = (key or b"").decode()
         if text == CLOCK:
             return ""

@@ -1,8 +1,9 @@
-"""Events that held their worker up until it lost its place in the group, and how the group's admin topic says it.
+"""Hold-ups: events that blocked a worker until it lost its group membership.
 
-A record's key is `held:TOPIC/PARTITION/OFFSET/ID`, where the event's record lies in its source, one
-for each time. Whoever has the partition counts them among the event's attempts, and writes
-tombstones when it is past the event. Workers that know no such keys leave them alone. Pure.
+The key of a record in the admin topic is `held:TOPIC/PARTITION/OFFSET/ID` with the position of the
+event's record in its source; there is one record for each time. The owner of the partition counts
+hold-ups as attempts of the event, and writes tombstones once it is past the event. Workers of
+versions that do not know these keys skip them. Pure.
 """
 
 from collections import Counter
@@ -12,14 +13,14 @@ from typing import NamedTuple
 import msgspec
 
 PREFIX = "held:"  # no topic has a colon in its name
-DIGITS_MAX = 19  # of an offset
+DIGITS_MAX = 19  # of a partition or an offset
 
 
 class HoldUp(msgspec.Struct, frozen=True):
-    """For how long, in seconds, which worker, and when (ISO 8601, UTC).
+    """One hold-up: its duration, the worker, and when (ISO 8601, UTC).
 
-    *is_sure*: it was this event, not one shortly before it, so it counts as an attempt. *stage* is
-    where the event was: 0 in its lane, n in the nth retry topic, -1 among redriven dead letters.
+    *is_sure* means that this event caused it, not one shortly before, so that it counts as an
+    attempt. *stage* is where the event was: 0 in its lane, n in the nth retry topic, -1 redriven.
     """
 
     seconds: float
@@ -30,7 +31,10 @@ class HoldUp(msgspec.Struct, frozen=True):
 
 
 class HoldUpId(NamedTuple):
-    """Which time: where the event's record lies, the topic as named on the cluster, and what tells it from others."""
+    """Identity of a hold-up: the position of the event's record, and an ID.
+
+    *topic* is named as on the cluster. *id* tells several hold-ups of one event apart.
+    """
 
     topic: str
     partition: int
@@ -38,12 +42,12 @@ class HoldUpId(NamedTuple):
     id: str
 
     def __str__(self) -> str:
-        """A record's key."""
+        """Return the key of the record."""
         return f"{PREFIX}{self.topic}/{self.partition}/{self.offset}/{self.id}"
 
 
 def hold_up_id(key: str) -> HoldUpId:
-    """The time that a record's *key* names. Raises ValueError when it names none."""
+    """Return the identity in a record's *key*. Raises ValueError when it has none."""
     parts = key.removeprefix(PREFIX).split("/")
     numbers = parts[1:3]
     if (
@@ -59,15 +63,16 @@ def hold_up_id(key: str) -> HoldUpId:
 
 
 class HoldUps:
-    """Those that count, after every record of the admin topic that was taken."""
+    """Current hold-ups, as of the last record of the admin topic."""
 
     def __init__(self) -> None:
         self._of: dict[HoldUpId, HoldUp] = {}
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words.
+        """Apply a record of the admin topic and return a description of it.
 
-        Raises ValueError when it is none of ours.
+        The description of a tombstone is empty. Raises ValueError when the record is not a valid
+        one of this kind.
         """
         name = hold_up_id(key)
         if value is None:
@@ -77,18 +82,24 @@ class HoldUps:
         return said(name, holdup)
 
     def note(self, name: HoldUpId, holdup: HoldUp) -> None:
-        """Count what this worker has seen; the topic will say so, too."""
+        """Add a hold-up of this worker, before it is read from the topic."""
         self._of[name] = holdup
 
     def times(self, topic: str, partition: int) -> Counter[tuple[int, int]]:
-        """How often events of a partition have held a worker up, by offset and stage; 0 where it is not sure."""
+        """Return the number of hold-ups of a partition by offset and stage.
+
+        The number is 0 for an event that is only suspected.
+        """
         times: Counter[tuple[int, int]] = Counter()
         for name, of in self._at(topic, partition):
             times[name.offset, of.stage] += of.is_sure
         return times
 
     def done(self, topic: str, partition: int, begin: int, oldest: str) -> list[HoldUpId]:
-        """Those that count no more where reading begins at *begin*, and those from before *oldest*."""
+        """Return the hold-ups of a partition that no longer apply.
+
+        These are older than *oldest*, or of events below *begin*, where reading begins.
+        """
         return [
             name
             for name, of in self._at(topic, partition)
@@ -103,13 +114,13 @@ class HoldUps:
         ]
 
     def forget(self, names: Iterable[HoldUpId]) -> None:
-        """They count no more; the topic will say so, too."""
+        """Remove hold-ups, before their tombstones are read from the topic."""
         for name in names:
             self._of.pop(name, None)
 
 
 def said(name: HoldUpId, holdup: HoldUp) -> str:
-    """One in words."""
+    """Return a description of a hold-up."""
     return (
         f"{name.topic}-{name.partition} offset {name.offset} held {holdup.by} up for "
         f"{holdup.seconds:.0f} s, "

@@ -1,8 +1,8 @@
-"""What an operator has paused: one partition, a topic, or all; and how the group's admin topic says so.
+"""Pauses of one partition, a topic or everything, and their records in the admin topic.
 
-A record's key is what is paused: `*`, `TOPIC` or `TOPIC/PARTITION`, topics as named on the cluster.
-Its value says who paused it, when and why; none (a tombstone) means that it goes on. Pure: whoever
-asks reads and sends.
+The key of a record is the scope: `*`, `TOPIC` or `TOPIC/PARTITION`, with topics named as on the
+cluster. Its value has who paused it, when and why; a tombstone resumes it. Pure: callers read and
+send.
 """
 
 from collections.abc import Sequence
@@ -20,35 +20,35 @@ Action = Literal["pause", "resume"]
 
 
 def is_partition(text: str) -> bool:
-    """Whether *text* is the number of a partition."""
+    """Return whether *text* is the number of a partition."""
     return text.isascii() and text.isdecimal() and len(text) <= PARTITION_DIGITS
 
 
 def admin_topic(group: str) -> str:
-    """What *group* is told while it runs, as named on the cluster."""
+    """Return the name of the admin topic of *group*, as on the cluster."""
     return f"{group}.admin"
 
 
 def admin_audit_topic(group: str) -> str:
-    """Who told it what, for ever."""
+    """Return the name of the topic that keeps an audit record of each command forever."""
     return f"{group}.admin.audit"
 
 
 class PauseScope(NamedTuple):
-    """What is paused: every topic, one, or one partition of it."""
+    """The scope of a pause: every topic, one topic, or one partition of it."""
 
     topic: str = ""
     partition: int | None = None
 
     def __str__(self) -> str:
-        """A record's key."""
+        """Return the key of the record."""
         if not self.topic:
             return EVERYTHING
         return self.topic if self.partition is None else f"{self.topic}/{self.partition}"
 
     @classmethod
     def parsed(cls, text: str) -> Self:
-        """The target that *text* names. Raises ValueError when it names none."""
+        """Return the scope that *text* names. Raises ValueError when it names none."""
         topic, _, partition = text.partition("/")
         if not topic or (partition and not is_partition(partition)):
             raise ValueError(
@@ -59,14 +59,14 @@ class PauseScope(NamedTuple):
         return cls(topic, int(partition) if partition else None)
 
     def covers(self, other: "PauseScope") -> bool:
-        """Whether *other* is paused when this is."""
+        """Return whether a pause of this scope pauses *other*."""
         if not self.topic:
             return True
         return self.topic == other.topic and self.partition in {None, other.partition}
 
 
 class AuditInfo(msgspec.Struct, frozen=True):
-    """Who did it, when (ISO 8601, UTC), and why."""
+    """Author, time (ISO 8601, UTC) and reason of a pause."""
 
     by: str
     at: str
@@ -74,9 +74,9 @@ class AuditInfo(msgspec.Struct, frozen=True):
 
 
 class PauseChange(msgspec.Struct, frozen=True):
-    """What somebody did: a record of the audit topic.
+    """A command of an operator: a record of the audit topic.
 
-    *to*: the offset of a seek, the number of a concurrency.
+    *to* is the offset of a seek or the number of a concurrency override.
     """
 
     action: Literal["pause", "resume", "drain", "seek", "concurrency"]
@@ -88,15 +88,15 @@ class PauseChange(msgspec.Struct, frozen=True):
 
 
 class Pauses:
-    """What is paused by now, after every record of the admin topic that was taken."""
+    """Current pauses, as of the last record of the admin topic."""
 
     def __init__(self) -> None:
         self.of: dict[PauseScope, AuditInfo] = {}
 
     def take(self, key: bytes | None, value: bytes | None) -> PauseScope:
-        """Note a record of the admin topic; what it is about.
+        """Apply a record of the admin topic and return its scope.
 
-        Raises ValueError when it is none of ours.
+        Raises ValueError when it is not a valid record of this kind.
         """
         target = PauseScope.parsed((key or b"").decode())
         if value is None:
@@ -106,9 +106,9 @@ class Pauses:
         return target
 
     def over(self, topic: str, partition: int) -> "tuple[PauseScope, AuditInfo] | None":
-        """The widest pause that covers a partition: resuming that lets it go on.
+        """Return the widest pause that covers a partition, None without one.
 
-        None when nothing is in the way.
+        The partition stays paused until that pause is resumed.
         """
         at = PauseScope(topic, partition)
         return min(
@@ -118,12 +118,12 @@ class Pauses:
         )
 
     def why(self, topic: str, partition: int) -> str:
-        """Why nothing of a partition is started, in words; empty when nothing is in the way."""
+        """Return why a partition is paused, empty when it is not."""
         pause = self.over(topic, partition)
         return said(*pause) if pause is not None else ""
 
     def rows(self) -> list[dict[str, object]]:
-        """What is paused, for programs, in the order of the names; null stands for all."""
+        """Return the pauses as JSON values, sorted by key; null stands for all."""
         return [
             {
                 "topic": target.topic or None,
@@ -134,10 +134,10 @@ class Pauses:
         ]
 
     def lifted(self, target: PauseScope) -> list[PauseScope]:
-        """What goes on when *target* is resumed: it, and what of it was paused by itself.
+        """Return the pauses that end when *target* is resumed.
 
-        Raises OperatingError when *target* would stay paused, since it is part of something that
-        is.
+        These are its own and those of scopes within it. Raises OperatingError when *target* would
+        stay paused, since it is part of a wider scope that is.
         """
         for wider in self.of:
             if wider != target and wider.covers(target):
@@ -147,18 +147,18 @@ class Pauses:
 
 
 def _width(pause: tuple[PauseScope, AuditInfo]) -> int:
-    """Less for what covers more: everything, a topic, a partition."""
+    """Return 0 for a pause of everything, 1 for a topic, 2 for a partition."""
     return bool(pause[0].topic) + (pause[0].partition is not None)
 
 
 def said(target: PauseScope, why: AuditInfo) -> str:
-    """A pause in words."""
+    """Return a description of a pause."""
     name = "everything" if target == PauseScope() else str(target)
     return f"{name} is paused since {why.at} by {why.by}" + (f": {why.note}" if why.note else "")
 
 
 def audit_record(group: str, change: PauseChange) -> ProducerRecord:
-    """What is kept of *change* for ever."""
+    """Return the audit record of *change*, which is kept forever."""
     return ProducerRecord(
         admin_audit_topic(group), change.what.encode(), msgspec.json.encode(change), partition=0
     )
@@ -167,7 +167,10 @@ def audit_record(group: str, change: PauseChange) -> ProducerRecord:
 def change_records(
     group: str, action: Action, targets: Sequence[PauseScope], why: AuditInfo
 ) -> list[ProducerRecord]:
-    """What *action* sends, in this order: first what is kept of it for ever, so that nothing is done unseen."""
+    """Return the records for *action*: first the audit records, then the changes.
+
+    In this order, no change goes without its audit record.
+    """
     value = msgspec.json.encode(why) if action == "pause" else None
     audits = [PauseChange(action, str(target), why.by, why.at, why.note) for target in targets]
     return [

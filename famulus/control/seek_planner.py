@@ -1,7 +1,7 @@
-"""Where a group is to go on: what an operator means as offsets of each partition, and how it is ordered.
+"""Plan seeks: resolve what an operator asks for to offsets, and request them.
 
-An order is carried out by whoever has the partition, see `worker.seeking`; it waits in the admin
-topic until then, so it outlives rebalances, restarts and kills.
+The owner of a partition executes its seek, see `consumer.seek_executor`. Until then the request
+stays in the admin topic, so it survives rebalances, restarts and kills.
 """
 
 import asyncio
@@ -29,9 +29,10 @@ from famulus.serialization.records import ProducerRecord
 
 
 class SeekTarget(NamedTuple):
-    """Where to go on: one of these.
+    """Where to continue reading; exactly one field is set.
 
-    *time_ms* is the first record of that time or later, *shift_by* from the commit.
+    *time_ms* (since 1970) is the first record of that time or later. *shift_by* is relative to the
+    committed offset.
     """
 
     edge: Literal["beginning", "end"] | None = None
@@ -42,7 +43,10 @@ class SeekTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedSeek:
-    """What is to become of a partition whose log has the offsets from *begin* to before *end*."""
+    """A seek of one partition to offset *to*.
+
+    The log has the offsets from *begin* to before *end*. *committed* is None without a commit.
+    """
 
     place: TopicPartition
     begin: int
@@ -52,13 +56,13 @@ class PlannedSeek:
 
     @property
     def again(self) -> int:
-        """How many records are read again; below 0, how many are skipped."""
+        """Return how many records are read again; a negative number is skipped."""
         return (
             self.begin if self.committed is None else min(max(self.committed, self.begin), self.end)
         ) - self.to
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the seek as JSON values."""
         return {
             "topic": self.place.topic,
             "partition": self.place.partition,
@@ -72,9 +76,9 @@ class PlannedSeek:
 
 
 def seek_target(**asked: str | int | None) -> SeekTarget:
-    """What somebody asks for by exactly one of the fields of `Where`, a `time` as text.
+    """Return the target for exactly one of the fields of `SeekTarget`; a `time` is text.
 
-    Raises ValueError else.
+    Raises ValueError unless exactly one is given, or when the time is not valid.
     """
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) != 1:
@@ -86,9 +90,9 @@ def seek_target(**asked: str | int | None) -> SeekTarget:
 
 
 def time_ms_of(text: str) -> int:
-    """An ISO 8601 time, UTC unless it says otherwise, as milliseconds since 1970.
+    """Return an ISO 8601 time as milliseconds since 1970; UTC unless it has a time zone.
 
-    Raises ValueError.
+    Raises ValueError when *text* is not a time.
     """
     try:
         time = datetime.fromisoformat(text)
@@ -104,9 +108,11 @@ async def planned(
     where: SeekTarget,
     timeout_s: float,
 ) -> list[PlannedSeek]:
-    """What *where* means for each partition that *target* covers, of *topics* as on the cluster.
+    """Return the seek to *where* for each partition of *topics* that *target* covers.
 
-    Raises ConfigError when an offset lies outside the log, UnavailableError when no broker answers.
+    *topics* are named as on the cluster. Raises ConfigError when an offset lies outside the log or
+    is given for several partitions, and when there is no partition. Raises UnavailableError when no
+    broker answers.
     """
     counts = await partitions_of(settings, topics, timeout_s)
     places = [
@@ -141,7 +147,11 @@ async def planned(
 async def _looked(
     settings: KafkaConfig, places: Sequence[TopicPartition], time_ms: int | None, timeout_s: float
 ) -> tuple[dict[TopicPartition, tuple[int, int]], dict[TopicPartition, int]]:
-    """Where each log begins and ends, and the first offset of *time_ms* or later, where there is one."""
+    """Return the begin and end of each log, and the first offset of *time_ms* or later.
+
+    Partitions without such a record have no entry in the second mapping. Raises UnavailableError
+    when no broker answers within *timeout_s* seconds.
+    """
     consumer: AIOKafkaConsumer = log_consumer(settings)
     try:
         async with asyncio.timeout(timeout_s):
@@ -192,9 +202,10 @@ def _to(
 async def order(
     producer: Producer, group: str, moves: Sequence[PlannedSeek], by: str, why: str
 ) -> int:
-    """Have the group go on there; the offset of the admin topic up to which to read to know it.
+    """Request the seeks in *moves* and return the offset to wait for.
 
-    Raises as the producer does.
+    The seeks are visible once the admin topic is read up to that offset. Raises what the producer
+    raises.
     """
     identity, at, note = uuid4().hex[:12], now_text(), why[:NOTE_MAX]
     orders = {
@@ -207,15 +218,15 @@ async def order(
         )
         for name, of in orders.items()
     ]
-    await producer.send_together(audits)  # before it is done, so that nothing is done unseen
+    await producer.send_together(audits)  # first, so that no seek goes without its audit record
     records = [_record(group, name, msgspec.json.encode(of)) for name, of in orders.items()]
     return (await producer.send_together(records))[-1].offset + 1
 
 
 async def done(producer: Producer, group: str, names: Iterable[SeekId]) -> None:
-    """Have the topic say that these orders are carried out, or superseded.
+    """Write tombstones for seeks that are executed or superseded.
 
-    Raises as the producer does.
+    Raises what the producer raises.
     """
     if records := [_record(group, name, None) for name in names]:
         await producer.send_together(records)
@@ -226,10 +237,10 @@ def _record(group: str, name: SeekId, value: bytes | None) -> ProducerRecord:
 
 
 def consequences(moves: Sequence[PlannedSeek], remembers: Mapping[str, float | None]) -> list[str]:
-    """What the state has to do with it, in words.
+    """Return descriptions of what the seeks mean for records and state.
 
-    *remembers* has for each topic for how long its events are recognised, seconds; None: its state
-    knows no events; topics without any state are not in it.
+    *remembers* has, by topic, the number of seconds for which the state recognises events, None for
+    a state that recognises no events. Topics without state are not in it.
     """
     said = []
     for topic in sorted({move.place.topic for move in moves}):

@@ -1,9 +1,8 @@
-"""Where an operator has reading go on: one order for each partition, and how the group's admin topic says it.
+"""Pending seeks, and their records in the admin topic.
 
-A record's key is `seek:TOPIC/PARTITION/ID`, its value says the offset, who ordered it, when and
-why. Whoever has the partition carries the order out, notes its ID in the state, and then writes a
-tombstone. Of several orders for one partition the newest counts. Pure: whoever asks reads and
-sends.
+The key of a record is `seek:TOPIC/PARTITION/ID`. Its value has the offset, who requested it, when
+and why. The owner of the partition executes the seek, notes the ID in the state, and then writes a
+tombstone. Of several seeks for one partition, the newest applies. Pure: callers read and send.
 """
 
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ PREFIX = "seek:"  # no topic has a colon in its name
 
 
 class SeekRequest(msgspec.Struct, frozen=True):
-    """Where to go on, who ordered it, when (ISO 8601, UTC), and why."""
+    """The offset of a seek, who requested it, when (ISO 8601, UTC), and why."""
 
     offset: int
     by: str
@@ -27,19 +26,22 @@ class SeekRequest(msgspec.Struct, frozen=True):
 
 
 class SeekId(NamedTuple):
-    """Which order: the partition that it moves, the topic as named on the cluster, and what tells it from others."""
+    """Identity of a seek: the partition that it moves, and an ID.
+
+    *topic* is named as on the cluster. *id* tells several seeks of one partition apart.
+    """
 
     topic: str
     partition: int
     id: str
 
     def __str__(self) -> str:
-        """A record's key."""
+        """Return the key of the record."""
         return f"{PREFIX}{self.topic}/{self.partition}/{self.id}"
 
 
 def seek_id(key: str) -> SeekId:
-    """The order that a record's *key* names. Raises ValueError when it names none."""
+    """Return the identity in a record's *key*. Raises ValueError when it has none."""
     parts = key.removeprefix(PREFIX).split("/")
     if len(parts) != 3 or not all(parts) or not is_partition(parts[1]):
         raise ValueError(f"{key!r} is not {PREFIX}TOPIC/PARTITION/ID")
@@ -47,15 +49,15 @@ def seek_id(key: str) -> SeekId:
 
 
 class Seeks:
-    """The orders that are not carried out yet, after every record of the admin topic that was taken."""
+    """Seeks that are not executed yet, as of the last record of the admin topic."""
 
     def __init__(self) -> None:
         self._of: dict[SeekId, SeekRequest] = {}  # in the order of the topic
 
     def take(self, key: str, value: bytes | None) -> str:
-        """Note a record of the admin topic; what it says, in words.
+        """Apply a record of the admin topic and return a description of it.
 
-        Raises ValueError when it is none of ours.
+        Raises ValueError when it is not a valid record of this kind.
         """
         name = seek_id(key)
         order = None if value is None else msgspec.json.decode(value, type=SeekRequest)
@@ -68,28 +70,28 @@ class Seeks:
         return said(name.topic, name.partition, order)
 
     def names(self, topic: str, partition: int) -> list[SeekId]:
-        """The orders for a partition, the newest last."""
+        """Return the pending seeks of a partition, the newest last."""
         return [name for name in self._of if (name.topic, name.partition) == (topic, partition)]
 
     def newest(self, topic: str, partition: int) -> tuple[SeekId, SeekRequest] | None:
-        """The order that counts for a partition, None without one."""
+        """Return the pending seek that applies to a partition, None without one."""
         names = self.names(topic, partition)
         return (names[-1], self._of[names[-1]]) if names else None
 
     def forget(self, names: Iterable[SeekId]) -> None:
-        """They are carried out, or superseded; the topic will say so, too."""
+        """Remove seeks that are executed or superseded, before their tombstones are read."""
         for name in names:
             self._of.pop(name, None)
 
     def words(self) -> list[str]:
-        """The orders that count, in words."""
+        """Return descriptions of the seeks that apply."""
         newest = {(name.topic, name.partition): order for name, order in self._of.items()}
         return [
             said(topic, partition, order) for (topic, partition), order in sorted(newest.items())
         ]
 
     def rows(self) -> list[dict[str, object]]:
-        """The orders that count, for programs."""
+        """Return the seeks that apply as JSON values."""
         newest = {(name.topic, name.partition): order for name, order in self._of.items()}
         return [
             {"topic": topic, "partition": partition, **msgspec.structs.asdict(order)}
@@ -98,7 +100,7 @@ class Seeks:
 
 
 def said(topic: str, partition: int, order: SeekRequest) -> str:
-    """An order in words."""
+    """Return a description of a seek."""
     why = f": {order.note}" if order.note else ""
     return (
         f"{topic}/{partition} is to go on at offset {order.offset}, since {order.at} by "

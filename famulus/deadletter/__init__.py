@@ -1,1 +1,1 @@
-"""What failed for good, and how it is kept."""
+"""Dead letters: their format, their topics, and how they return to their group."""

@@ -1,8 +1,9 @@
-"""A dead letter as it is read: where its event comes from, why it failed, what else failed like that, what was done.
+"""Dead letters as read from their topic, and the audit records about them.
 
-What was done about letters is written into a topic beside theirs, and read again before they are: a
-letter that was sent back, or dropped, is done with. That also makes both resumable: what was
-written down is not sent again.
+A dead letter has its event's origin and the cause of the failure. Audit records say what was done
+about a dead letter. Their topic stands beside that of the dead letters and is read first: a
+dead letter that was redriven or dropped is settled. An interrupted redrive or drop can therefore be
+resumed, because a dead letter with an audit record is not sent again.
 """
 
 import re
@@ -21,13 +22,13 @@ from famulus.errors import DecodeError
 from famulus.serialization.records import ConsumerRecord, ProducerRecord
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
-CAUSE_BYTES = 4  # of the digest that names a cause
-_number = re.compile(r"[0-9]{1,18}")  # a partition or an offset: such an offset has 64 bits
-_index = re.compile(r"\[\d+\]")  # in a JSON path: which element of a list is no other cause
+CAUSE_BYTES = 4  # size of the digest that identifies a cause
+_number = re.compile(r"[0-9]{1,18}")  # a partition or an offset; 18 digits fit in 64 bits
+_index = re.compile(r"\[\d+\]")  # in a JSON path: all elements of a list are one cause
 
 
 class Origin(NamedTuple):
-    """Where an event stood when it was handled for the first time."""
+    """Position at which an event was handled for the first time."""
 
     topic: str
     partition: int
@@ -38,9 +39,9 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Origin":
-        """The origin that is written as TOPIC/PARTITION/OFFSET.
+        """Return the origin written as TOPIC/PARTITION/OFFSET in *text*.
 
-        Raises ValueError when it is none.
+        Raises ValueError when it has another form.
         """
         topic, partition, offset = [*text.rsplit("/", 2), "", ""][:3]
         if not (topic and _number.fullmatch(partition) and _number.fullmatch(offset)):
@@ -50,9 +51,9 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Cause:
-    """What letters have in common that failed for one cause.
+    """Properties that all dead letters of one cause share.
 
-    *place*: of the fault, in the bytes or in the code.
+    *place* is that of the fault: a JSON path in the value, or a line of code.
     """
 
     kind: str
@@ -62,16 +63,16 @@ class Cause:
 
     @cached_property
     def id(self) -> str:
-        """Its short name, the same wherever and whenever it is asked for."""
+        """Return a short digest, which is the same on every machine."""
         text = f"{self.kind}\0{self.handler}\0{self.error}\0{self.place}"
         return blake2b(text.encode(), digest_size=CAUSE_BYTES).hexdigest()
 
 
 class LetterId(NamedTuple):
-    """Which failure of which event a letter tells of: a letter that stands twice in its topic has the same.
+    """Identity of a failure; copies of a dead letter in its topic have the same ID.
 
-    *only* names the handler where no other is concerned; *hops* is how often the event had been
-    sent back by then.
+    *only* is the handler if no other handler is affected, else empty. *hops* is how often the event
+    had been redriven when it failed.
     """
 
     origin: Origin
@@ -81,11 +82,11 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What a dead letter says.
+    """Contents of a dead letter.
 
-    *digest* is that of the value, if it was too large to be in the letter.
-
-    *timestamp_ms* is that of the event, *at_ms* when it failed for good.
+    *digest* is the SHA-256 of the value if that was too large to be kept, else empty.
+    *timestamp_ms* is the time of the event, *at_ms* that of the final failure and *first_ms* that
+    of the first one, all since 1970.
     """
 
     id: LetterId
@@ -102,11 +103,14 @@ class DeadLetter:
     timestamp_ms: int
     digest: str
     value_bytes: int
-    source_id: str = ""  # of the topic that its event stood in, "" when a letter does not say
+    source_id: str = ""  # id of the event's source topic, "" when unknown
 
 
 def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
-    """What *record* says. Raises DecodeError when it is no dead letter of ours."""
+    """Return the contents of the dead letter in *record*.
+
+    Raises DecodeError when it is not a dead letter that this package wrote.
+    """
     ours = our_headers(record.headers)
 
     def text(name: str) -> str:
@@ -136,7 +140,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             number_in(size),
             text(MARK + "topic-id"),
         )
-    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # of times, too
+    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # some are of `_ms`
         raise DecodeError(
             "$", "not a dead letter of ours: its headers do not say what failed where"
         ) from None
@@ -147,17 +151,23 @@ def _ms(text: str) -> int:
 
 
 def first_digest(record: ConsumerRecord, letter: DeadLetter) -> str:
-    """The SHA-256 of the value that the event of *letter*, which *record* is, had before anybody changed it."""
+    """Return the SHA-256 of the event's value as it was before any edit.
+
+    *record* is the record of the dead letter.
+    """
     return letter.edited or letter.digest or sha256(record.value or b"").hexdigest()
 
 
-# What was done.
+# Audit records.
 
 Done = Literal["redrive", "drop"]
 
 
 class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """That *who* sent a letter back, or dropped it, at *at*; by what it says itself, and why it was done (*note*)."""
+    """Audit record: *who* redrove or dropped a dead letter at time *at*, and why (*note*).
+
+    *who* is as the client stated it.
+    """
 
     action: Done
     topic: str
@@ -175,12 +185,12 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def id(self) -> LetterId:
-        """Of which letter."""
+        """Return the identity of the dead letter."""
         return LetterId(Origin(self.topic, self.partition, self.offset), self.only, self.hops)
 
     @property
     def at_ms(self) -> int:
-        """When, in milliseconds since 1970."""
+        """Return the time in milliseconds since 1970."""
         return round(self.at.timestamp() * 1000)
 
 
@@ -188,7 +198,7 @@ _audit = msgspec.json.Decoder(Audit)
 
 
 def audit_of(letter: DeadLetter, sent: Redelivery, who: str, at_ms: int, note: str) -> Audit:
-    """That *letter* was sent back as *sent*."""
+    """Return the audit record of a dead letter that is redriven or dropped as *sent*."""
     action: Done = "drop" if sent.action == "drop" else "redrive"
     return Audit(
         action,
@@ -206,14 +216,14 @@ def audit_of(letter: DeadLetter, sent: Redelivery, who: str, at_ms: int, note: s
 
 
 def audit_record(topic: str, audit: Audit) -> ProducerRecord:
-    """The record that keeps it, by its event's origin."""
+    """Return the Kafka record of *audit*, whose key is the origin of the event."""
     return ProducerRecord(topic, str(audit.id.origin).encode(), msgspec.json.encode(audit))
 
 
 def audit_in(record: ConsumerRecord) -> Audit:
-    """What such a record says.
+    """Return the audit record in *record*.
 
-    Raises ValueError, or what msgspec raises, for one that says nothing.
+    Raises ValueError, or what msgspec raises, when it is not a valid one.
     """
     audit = _audit.decode(record.value or b"")
     if (
@@ -223,5 +233,5 @@ def audit_in(record: ConsumerRecord) -> Audit:
         <= INT64_MAX
     ):
         raise ValueError("its numbers are no place in a log")
-    # An hour of no time zone is none of ours.
+    # All times have a time zone, so that they can be compared with each other.
     return msgspec.structs.replace(audit, at=audit.at.astimezone(UTC))

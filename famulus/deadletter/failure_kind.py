@@ -1,6 +1,7 @@
-"""The kinds of failures by which events become dead letters, as the header `famulus-failure` names them.
+"""Kinds of failures for which events become dead letters.
 
-A new kind is one more line here, and the code that raises it.
+The header `famulus-failure` has the name of the kind. A new kind is one more line here, and the
+code that raises it.
 """
 
 from enum import StrEnum
@@ -11,7 +12,7 @@ class FailureKind(StrEnum):
     """A reason for a dead letter: its name on the wire, and its explanation for people.
 
     *may_quote* tells if the error's text may quote the payload, so that it has to be masked. Only
-    the engine's own texts are known to name no value.
+    the engine's own texts are known to quote no value.
     """
 
     explanation: str
@@ -26,13 +27,13 @@ class FailureKind(StrEnum):
     PARKED = "parked", "an earlier event of its key is here", False
 
     def __new__(cls, value: str, explanation: str, may_quote: bool) -> Self:  # noqa: FBT001  # see above
-        """Make a member that is its name on the wire."""
+        """Create a member whose value is its name on the wire."""
         kind = str.__new__(cls, value)
         kind._value_, kind.explanation, kind.may_quote = value, explanation, may_quote
         return kind
 
 
 def explanation_of(kind: str) -> str:
-    """Return the explanation of a *kind* as a record names it; empty for one of a later version."""
+    """Return the explanation of a *kind* in a record, empty for one of a later version."""
     known = FailureKind._value2member_map_.get(kind)
     return known.explanation if isinstance(known, FailureKind) else ""

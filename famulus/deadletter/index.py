@@ -1,9 +1,8 @@
-"""Which dead letters are open, which of them are meant, and in which order they go back.
+"""Index of dead letters: the open ones, the selection, and the order of a redrive.
 
-Pure: no Kafka, no clock.
-
-A letter is open when nothing was done about it and its event did not fail again since. It is
-remembered by a few words, some 600 bytes whatever its size; whoever needs more reads it again.
+A dead letter is open when it was neither redriven nor dropped and its event has not failed again
+since. The index keeps about 600 bytes of each, however large it is; a caller that needs more reads
+it again. Pure: no Kafka, no clock.
 """
 
 from collections import Counter
@@ -17,17 +16,17 @@ from famulus.deadletter.failure_kind import FailureKind
 from famulus.durations import seconds_in
 
 FAILED_AGAIN = "failed again"
-PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}  # how it is said of a letter
-HOPS_MAX = 10  # an event that was sent back so often does not need to be sent back once more
-Place = tuple[int, int]  # of a letter in its topic: partition and offset
+PAST: Mapping[Done, str] = {"redrive": "redriven", "drop": "dropped"}  # as shown to people
+HOPS_MAX = 10  # after so many redrives, one more is not likely to help
+Place = tuple[int, int]  # partition and offset of a dead letter in its topic
 Sequence = tuple[str, int, bytes]  # topic and partition of the origin, and the key
 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Which letters are meant: those that are all of this, as far as it says something.
+    """Filter for dead letters: every field that is set must match.
 
-    Times are of the failure.
+    Times (since 1970) are those of the failure; *since_ms* is included, *until_ms* is not.
     """
 
     cause: str | None = None
@@ -39,11 +38,11 @@ class Criteria:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all are meant."""
+        """Return whether every dead letter matches."""
         return self == Criteria()
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether *letter* is meant. An event's id may leave out its source."""
+        """Return whether a dead letter matches. *event_id* may lack the source of the id."""
         return (
             (self.origin is None or letter.id.origin == self.origin)
             and (self.cause is None or letter.cause.id == self.cause)
@@ -58,14 +57,15 @@ class Criteria:
 
 
 def text_of(key: bytes) -> str:
-    """A record's key as people see it and say it."""
+    """Return a record's key as text for people, who also type it that way."""
     return key.decode("utf-8", "backslashreplace")
 
 
 def time_of(text: str, now_ms: int) -> int:
-    """The time that *text* says, an ISO time (UTC unless it says otherwise) or so long ago (30m, 2h, 3d), since 1970.
+    """Return the time in *text* as milliseconds since 1970.
 
-    Raises ValueError when it says neither.
+    *text* is an ISO time (UTC unless it has a time zone) or an age such as 30m, 2h or 3d. Raises
+    ValueError when it is neither.
     """
     if (ago_s := seconds_in(text)) is not None:
         return now_ms - round(ago_s * 1000)
@@ -79,7 +79,10 @@ def time_of(text: str, now_ms: int) -> int:
 
 
 class Settled(NamedTuple):
-    """What was done about a letter: an action, or `failed again` when a newer letter tells of the same event."""
+    """End of a dead letter: redriven, dropped, or `failed again`.
+
+    `failed again` means that a newer dead letter exists for the same event.
+    """
 
     what: str
     at_ms: int
@@ -87,25 +90,28 @@ class Settled(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """One letter, as it is remembered. *is_meant*: the criteria take it."""
+    """One dead letter in the index. *is_meant* tells if the criteria match it."""
 
     id: LetterId
     place: Place
     key: bytes | None
     cause: Cause
     at_ms: int
-    size: int  # of its event's value, bytes
+    size: int  # bytes of its event's value
     is_meant: bool
     settled: Settled | None = None
-    source_id: str = ""  # of the topic that its event stood in, "" when the letter does not say
+    source_id: str = ""  # id of the event's source topic, "" when unknown
 
     @property
     def is_open(self) -> bool:
-        """Whether it waits for somebody to do something."""
+        """Return whether it still waits for an operator."""
         return self.settled is None
 
     def sequence(self, *, by_partition: bool) -> Sequence | None:
-        """What must go back in the order of the log, None when it is on its own."""
+        """Return the sequence whose order a redrive must keep, None for a single event.
+
+        A sequence is a source partition if *by_partition*, else a key within it.
+        """
         if by_partition:
             return self.id.origin.topic, self.id.origin.partition, b""
         return (
@@ -114,41 +120,43 @@ class Entry:
 
 
 class DeadLetterIndex:
-    """The letters of one *group* in one topic: told first what was done (`note`), then every letter (`add`).
+    """Dead letters of one *group* in one topic.
 
-    Letters that are done with are left out unless *is_all*. *others* counts those of other groups,
-    *strange* the records that are no letters, *strange_audits* those that do not say what was done.
+    Call `note` with every audit record first, then `add` with every dead letter. Settled
+    dead letters are left out unless *is_all*. *others* counts dead letters of other groups.
+    *strange* counts records that are not dead letters, *strange_audits* those that are not valid
+    audit records.
     """
 
     def __init__(self, group: str, criteria: Criteria, *, is_all: bool = False) -> None:
         self.others: Counter[str] = Counter()
         self.strange = 0
         self.strange_audits = 0
-        self.messages: dict[Cause, tuple[int, str]] = {}  # of each cause the newest, with its time
+        self.messages: dict[Cause, tuple[int, str]] = {}  # time and newest message of each cause
         self._group = group
         self._criteria = criteria
         self._is_all = is_all
         self._done: dict[LetterId, Settled] = {}
         self._entries: dict[LetterId, Entry] = {}
-        self._source_ids: dict[str, str] = {}  # a text for each, not for each letter
-        # Hops and time of the newest letter of an event that was redriven, by its origin and the
-        # only handler.
+        self._source_ids: dict[str, str] = {}  # interned: equal ids share one string
+        # Hops and time of the newest dead letter of each redriven event, by its origin and the only
+        # handler.
         self._again: dict[tuple[Origin, str], tuple[int, int]] = {}
         self._causes: dict[Cause, Cause] = {}
 
     def note(self, audit: Audit) -> None:
-        """The next of what was done."""
+        """Add the next audit record."""
         if audit.group == self._group:
             self._done[audit.id] = Settled(PAST[audit.action], audit.at_ms)
 
     def add(self, letter: DeadLetter, place: Place) -> None:
-        """The next letter of its partition."""
+        """Add the next dead letter of its partition."""
         if letter.group != self._group:
             self.others[letter.group] += 1
             return
         settled = self._done.get(letter.id)
         if settled is not None and settled.at_ms < letter.at_ms:
-            # It was done about an earlier failure: the event was read and handled anew since.
+            # The audit record is of an earlier failure: the event was read and handled again since.
             settled = None
         if letter.id.hops:
             spot = letter.id.origin, letter.id.only
@@ -173,7 +181,7 @@ class DeadLetterIndex:
         )
 
     def entries(self) -> list[Entry]:
-        """All of them, in the order of the log that their events come from."""
+        """Return the entries in the order of the log of their source topics."""
         for entry in self._entries.values():
             hops, at_ms = self._again.get((entry.id.origin, entry.id.only), (0, 0))
             if entry.is_open and hops > entry.id.hops and at_ms >= entry.at_ms:
@@ -184,11 +192,11 @@ class DeadLetterIndex:
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be sent: *chosen* in this order.
+    """Dead letters to redrive or drop: *chosen*, in this order.
 
-    *added* of them were not meant, but come before one that was, and it waits behind them.
-    *refused* were sent back too often, *held* come behind one of these. In each of *ordered*
-    nothing may overtake what comes before it.
+    *added* are those of them that were not selected but precede a selected one, which waits behind
+    them. *refused* were redriven too often already, *held* follow one of these. Within a sequence
+    in *ordered*, no dead letter may overtake an earlier one.
     """
 
     chosen: list[Entry] = field(default_factory=list)
@@ -206,10 +214,12 @@ def planned(
     limit: int | None,
     is_drop: bool = False,
 ) -> Plan:
-    """What is to be done about those of *entries* that are meant; all of a topic must be among them, in their order.
+    """Return the plan for the selected *entries*.
 
-    Nothing overtakes an earlier letter of its sequence, if one of them is parked: those before it
-    are added. A drop takes what is meant and nothing else.
+    *entries* must have all of a topic, in their order. No dead letter overtakes an earlier one of
+    its sequence if one of the sequence is parked: those before it are added. A drop takes the
+    selected ones and no others. At most *limit* are chosen, and none that was redriven *hops_max*
+    times already.
     """
     every = [
         entry for entry in entries if entry.settled is None or entry.settled.what != FAILED_AGAIN
@@ -243,7 +253,10 @@ def planned(
 
 
 def _last_meant(entries: Iterable[Entry], *, by_partition: bool) -> dict[Sequence | None, int]:
-    """The offset of the last letter that is meant, of each sequence in which one is parked up to there."""
+    """Return the offset of the last selected dead letter of each sequence that is ordered.
+
+    Only sequences with a parked dead letter up to that offset are in it.
+    """
     parked: set[Sequence | None] = set()
     last: dict[Sequence | None, int] = {}
     for entry in entries:

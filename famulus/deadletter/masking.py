@@ -1,4 +1,4 @@
-"""Payloads are private: an error text that quotes one is masked before it is logged or leaves."""
+"""Masking of payload values in error texts, before they are logged or written to Kafka."""
 
 import re
 from collections.abc import Iterator
@@ -7,20 +7,20 @@ from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.json_codec import json_of
 from famulus.serialization.records import ConsumerRecord
 
-# Of an error text; headers stay small so that a dead letter fits where its original did.
+# Size of an error text. Headers stay small, so that a dead letter fits where its original did.
 TEXT_BYTES_MAX = 256
-SEARCHED_CHARACTERS = 4_096  # of a text: what is behind is cut anyway
-VALUES_MAX = 10_000  # of one event that are looked for
-SHORT = 3  # characters; shorter values say nothing about anybody, and would mask half of every text
+SEARCHED_CHARACTERS = 4_096  # at the start of a text; the rest is cut anyway
+VALUES_MAX = 10_000  # values of one event that are searched for
+SHORT = 3  # characters; shorter values reveal nothing, and would mask half of every text
 MASK = "***"
 
 
 def masked(text: str, record: ConsumerRecord) -> str:
-    """*text* without what *record* carries, in 256 bytes at most and in one line.
+    """Return *text* without the values of *record*, in one line of at most 256 bytes.
 
-    Every text and number of its value and its key is masked, whatever their case, except those of
-    one or two characters. Of an event that was redeemed by a claim check nobody has the value any
-    more, so nothing is told.
+    Every text and number of the value, and the key, is masked in any case (upper or lower), except
+    those of one or two characters. For an event that came as a claim check, the payload is not
+    available here, so the whole text is masked.
     """
     if is_claim_check(record):
         return MASK
@@ -36,7 +36,7 @@ def masked(text: str, record: ConsumerRecord) -> str:
 
 
 def truncate(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
-    """*text* in at most so many bytes of UTF-8."""
+    """Return *text* in at most *bytes_max* bytes of UTF-8."""
     return text.encode("utf-8", "backslashreplace")[:bytes_max].decode("utf-8", "ignore")
 
 
@@ -44,7 +44,8 @@ def _values(record: ConsumerRecord) -> Iterator[str]:
     if record.key:
         yield record.key.decode("utf-8", "backslashreplace")
     found = 0
-    # None where it is no event: what is said of that comes from us and quotes nothing.
+    # None for a value that is not JSON. The error text of such a value is this package's own, and
+    # quotes nothing.
     left = [json_of(record.value)]
     while left and found < VALUES_MAX:
         item = left.pop()

@@ -1,9 +1,9 @@
-"""The dead letter: the original key, value and headers byte for byte, and behind them why it is here.
+"""Format of a dead letter: the original key, value and headers unchanged, then the cause.
 
-Three families of headers, with names of their own each: the mission's four in its own encoding
-(int32 and int64 little-endian, .NET's round-trip time), `__streams.errors.*` of Kafka Streams
-(KIP-1034) as text, and ours as text. They are read by name, never by length. A payload never
-appears in an error text, see `masking`.
+Three families of headers are appended. The four headers of the original specification have its
+encoding (int32 and int64 little-endian, .NET's round-trip time). The headers `__streams.errors.*`
+are those of Kafka Streams (KIP-1034), as text. The headers of this package are text. Headers are
+identified by name, never by length. A payload never appears in an error text, see `masking`.
 """
 
 import struct
@@ -22,21 +22,21 @@ from famulus.serialization.claim_check import MARK as CLAIM_MARK
 from famulus.serialization.records import ConsumerRecord, Headers, ProducerRecord, event_id_of
 from famulus.serialization.stray_records import INT64_MAX, number_in
 
-FIRST = "original-topic"  # of our headers: everything before it is the sender's
-KEY_BYTES_MAX = 64 * 1024  # of a key that stays in a letter of which little is left
-MARK = "famulus-"  # what the names of our own begin with
-# Of the source, by KIP-78 and KIP-516: a topic made anew has other offsets.
+FIRST = "original-topic"  # this package's first header; all headers before it are the sender's
+KEY_BYTES_MAX = 64 * 1024  # size of a key that stays in the second fallback
+MARK = "famulus-"  # prefix of this package's own headers
+# Ids of the source (KIP-78 and KIP-516): a recreated topic of the same name has other offsets.
 SOURCE_IDS = "cluster-id", "topic-id"
-DROPPED = MARK + "headers-dropped"  # how many of the sender's there were
-# Of the event: the letter's own time is when it was written, by which it is kept.
+DROPPED = MARK + "headers-dropped"  # number of the sender's headers that were left out
+# Time of the event. The record's timestamp is when it was written, since retention goes by that.
 TIME = MARK + "timestamp"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an event failed for good.
+    """Reason why an event failed for good.
 
-    *attempts* and *first_ms* (since 1970) are those of *handler*, if it got so far.
+    *attempts* and *first_ms* (since 1970) are those of *handler*, 0 if no handler was reached.
     """
 
     kind: FailureKind
@@ -46,12 +46,12 @@ class Failure:
     attempts: int = 0
     first_ms: int = 0
     hops: int = 0  # how often it was redriven
-    edited: str = ""  # the SHA-256 of its value before somebody changed it
-    is_partial: bool = False  # only its handler failed, the others are done with the event
+    edited: str = ""  # the SHA-256 of its value before it was edited
+    is_partial: bool = False  # only this handler failed, the others have handled the event
 
     @property
     def place(self) -> str:
-        """Where it went wrong: the JSON path of poison, else module and line of the handler."""
+        """Return where it failed: the JSON path of poison, else module and line of the handler."""
         if isinstance(self.error, DecodeError):
             return self.error.path
         return _place(self.error.__traceback__, self.handler)
@@ -59,28 +59,28 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Where the dead letters of one subscription go, and what they say of this worker.
+    """Writer of the dead letters of one subscription: their topic, and facts of this worker.
 
-    *partitions* is what the topic has: a letter keeps the number of its partition where that exists
-    there, else its key decides.
+    *partitions* is the number of partitions of the topic. A dead letter keeps its partition number
+    where the topic has it; otherwise the key decides.
     """
 
     topic: str
     partitions: int
     group: str
     version: str
-    # Of cluster and source, "" where none is known.
+    # Ids of the cluster and the source topic, "" for an unknown one.
     source_ids: Callable[[], tuple[str, str]] = lambda: ("", "")
 
     def letter(self, record: ConsumerRecord, failure: Failure) -> ProducerRecord:
-        """The dead letter for *record*, which failed for good.
+        """Return the dead letter for *record*, which failed for good.
 
-        Its time is when it is written, not that of the event.
+        Its timestamp is the time of writing, not that of the event.
 
-        Its fallback, for what is too large, has no value, but its digest: it can be fetched from
-        where it came from. What is too large even then has no headers of the sender's, and no large
-        key: only our few are left, so nothing that somebody sends can keep its partition from going
-        on.
+        The first fallback, for a record that is too large, has the digest of the value in place of
+        the value: the value can be fetched from the source topic. The second fallback has no
+        headers of the sender and no large key, only the few headers of this package. Therefore no
+        record can be so large that it blocks its partition.
         """
         sent, why = sender_headers(record.headers), self._why(record, failure)
         partition = record.partition if record.partition < self.partitions else None
@@ -136,15 +136,19 @@ class DeadLetters:
 
 
 def message_of(record: ConsumerRecord, failure: Failure) -> str:
-    """What is wrong, without a word of the payload."""
-    # The text of poison cannot be masked: its values cannot be told from the words around them.
+    """Return the error text of *failure*, without any value of the payload."""
+    # The text of poison quotes no value and is not masked: masking would also remove words of the
+    # text that happen to equal a value.
     if not failure.kind.may_quote:
         return truncate(text_of(failure.error))
     return masked(text_of(failure.error), record)
 
 
 def origin_headers(topic: str, partition: int, offset: int) -> Headers:
-    """Where a record came from, in the mission's encoding. They are the first ones of ours."""
+    """Return the headers of a record's origin, which precede all others of this package.
+
+    The encoding is that of the original specification.
+    """
     return [
         (FIRST, topic.encode()),
         ("original-partition", struct.pack("<i", partition)),
@@ -153,10 +157,9 @@ def origin_headers(topic: str, partition: int, offset: int) -> Headers:
 
 
 def origin_of(headers: Headers) -> tuple[str, int, int]:
-    """Topic, partition and offset that a dead letter came from.
+    """Return topic, partition and offset that a dead letter came from.
 
-    Raises KeyError when a header is missing, ValueError or struct.error when one does not say what
-    it should.
+    Raises KeyError when a header is missing, and ValueError or struct.error when one is not valid.
     """
     named = {name: value or b"" for name, value in headers}
     partition: int = struct.unpack("<i", named["original-partition"])[0]
@@ -167,9 +170,9 @@ def origin_of(headers: Headers) -> tuple[str, int, int]:
 
 
 def event_ms_of(letter: ConsumerRecord) -> int:
-    """Return the time of the event in *letter*, milliseconds since 1970.
+    """Return the time of the event of a dead letter, milliseconds since 1970.
 
-    Letters of earlier commits do not say it: they were written with the event's time as their own.
+    Dead letters of older versions have no header for it: the event's time is their own timestamp.
     """
     with suppress(ValueError):
         return number_in(our_headers(letter.headers).get(TIME) or b"", -INT64_MAX)
@@ -177,19 +180,20 @@ def event_ms_of(letter: ConsumerRecord) -> int:
 
 
 def sender_headers(headers: Headers) -> Headers:
-    """The headers that the record had before we added ours, if we did."""
+    """Return the headers of the sender, without any that this package added."""
     return headers[: _begin(headers)]
 
 
 def our_headers(headers: Headers) -> Mapping[str, bytes]:
-    """The headers that we added, none if this record did not pass through our hands."""
+    """Return the headers that this package added, none for a record that it did not write."""
     return {name: value or b"" for name, value in headers[_begin(headers) :]}
 
 
 def _begin(headers: Headers) -> int:
-    """Where ours begin.
+    """Return the index at which this package's headers begin.
 
-    A sender may have headers of the same names; only with our mark behind them they are ours.
+    A sender may use headers of the same names: they count only with a `famulus-` header in the
+    record.
     """
     if not any(name.startswith(MARK) and not name.startswith(CLAIM_MARK) for name, _ in headers):
         return len(headers)
@@ -197,13 +201,16 @@ def _begin(headers: Headers) -> int:
 
 
 def iso7(at_ms: int) -> bytes:
-    """A time as .NET's round-trip format has it: seven fraction digits and Z."""
+    """Return a time in .NET's round-trip format: seven fraction digits and Z."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}0Z".encode()
 
 
 def _place(traceback: TracebackType | None, handler: str) -> str:
-    """Module and line of the innermost step in the module of *handler*, else of the innermost step of all."""
+    """Return module and line of the innermost frame in the module of *handler*.
+
+    Without such a frame, it is the innermost frame of all.
+    """
     inside = innermost = ""
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__", "?"))

@@ -1,8 +1,9 @@
-"""Records that come back to the group that they failed in: redriven, dropped, or waiting for another attempt.
+"""Redeliveries: records that return to their group by a retry or redrive topic.
 
-They carry what the record was, with where it came from and what is to be done about it behind its
-own headers, and the record's time in a header: the topics that they go through keep records by the
-time of their writing.
+A redelivery is redriven, dropped or waiting for another attempt. Its record has the original key,
+value and headers, followed by headers with the origin and the action. The time of the event is in a
+header, too: the retention of these topics goes by the time of writing, which is the record's
+timestamp.
 """
 
 import math
@@ -25,18 +26,18 @@ from famulus.serialization.records import ConsumerRecord, ProducerRecord, Record
 from famulus.serialization.stray_records import INT32_MAX, INT64_MAX, number_in
 
 Action = Literal["redrive", "drop", "retry"]
-COUNT_MAX = INT32_MAX  # of attempts, of stages, of times that it was sent back
+COUNT_MAX = INT32_MAX  # limit of attempts, stages and hops
 TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
 ACTIONS: dict[bytes, Action] = {b"redrive": "redrive", b"drop": "drop", b"retry": "retry"}
 
 
 @dataclass(slots=True)
 class Redelivery(RecordCopy):
-    """The record as it was, with its origin as its place, so that it passes for it: it has the shape of one.
+    """The original record, with its origin as its position, plus what to do with it.
 
-    *handler* is the only one that is to handle it, if it says one. When it waits for another
-    attempt, *due_ms* (since 1970) is when, and *attempts* and *first_ms* count on. *hops* is how
-    often it was redriven.
+    In the pipeline it passes for a record that was read from its source. *handler* is the only
+    handler that is to handle it, empty for all. For a retry, *due_ms* (since 1970) is when, and
+    *attempts* and *first_ms* are carried on. *hops* is how often it was redriven.
     """
 
     action: Action
@@ -46,11 +47,11 @@ class Redelivery(RecordCopy):
     due_ms: int = 0
     attempts: int = 0
     first_ms: int = 0
-    edited: str = ""  # the SHA-256 of its value before somebody changed it
+    edited: str = ""  # the SHA-256 of its value before it was edited
 
 
 def outgoing(topic: str, returned: Redelivery) -> ProducerRecord:
-    """The record by which *returned* goes to *topic*."""
+    """Return the record that sends *returned* to *topic*."""
     headers = [
         *returned.headers,
         *origin_headers(returned.topic, returned.partition, returned.offset),
@@ -75,9 +76,9 @@ def outgoing(topic: str, returned: Redelivery) -> ProducerRecord:
 
 
 def parse_redelivery(record: ConsumerRecord, latest_ms: int = INT64_MAX) -> Redelivery:
-    """What comes back by *record*, due at *latest_ms* at the latest.
+    """Return the redelivery in *record*, due at *latest_ms* at the latest.
 
-    Raises DecodeError when that is none of ours.
+    Raises DecodeError when it is not one that this package wrote.
     """
     ours = our_headers(record.headers)
 
@@ -89,8 +90,8 @@ def parse_redelivery(record: ConsumerRecord, latest_ms: int = INT64_MAX) -> Rede
 
     try:
         topic, partition, offset = origin_of(record.headers)
-        if partition != record.partition:  # records come back to the partition that they came from
-            raise ValueError  # noqa: TRY301  # like what is no number
+        if partition != record.partition:  # redeliveries keep the partition of their origin
+            raise ValueError  # noqa: TRY301  # handled like an invalid number
         hops = number_in(ours[MARK + "hops"], 0, COUNT_MAX)
         due_ms = number_in(ours.get(MARK + "due", b"0"), -INT64_MAX)
         return Redelivery(
@@ -117,9 +118,10 @@ def parse_redelivery(record: ConsumerRecord, latest_ms: int = INT64_MAX) -> Rede
 
 
 def retry_of(record: ConsumerRecord, failure: Failure, stage: int, delay_s: float) -> Redelivery:
-    """*record* on its way to its *stage*-th wait, of *delay_s*, for the handler that failed.
+    """Return the redelivery of *record* for its wait number *stage*, of *delay_s* seconds.
 
-    Times are whole milliseconds, cut, so one is added: never too early.
+    Only the handler that failed gets it. Times are whole milliseconds, rounded down; one
+    millisecond is added, so that it is never due too early.
     """
     return Redelivery(
         record.topic,
@@ -143,9 +145,10 @@ def retry_of(record: ConsumerRecord, failure: Failure, stage: int, delay_s: floa
 def returning(
     letter: ConsumerRecord, action: Action, value: bytes | None, edited: str = ""
 ) -> Redelivery:
-    """What sends the dead letter *letter* back with *value*.
+    """Return the redelivery that sends a dead letter back with *value*.
 
-    Raises KeyError when it is no dead letter of ours.
+    Raises KeyError, ValueError or struct.error when the record is not a dead letter that this
+    package wrote.
     """
     ours = our_headers(letter.headers)
     topic, partition, offset = origin_of(letter.headers)

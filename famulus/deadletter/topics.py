@@ -1,7 +1,7 @@
-"""What the topics are called that failed events go through.
+"""Names of the topics for failed events.
 
-The dead letter topic stands beside its source and is for people and tools of every group. The
-others belong to one group: through them events come back to it alone, each in the partition that it
+The dead letter topic stands beside its source and is for people and tools of every group. The other
+topics belong to one group: events return by them to that group alone, each in the partition that it
 came from.
 """
 
@@ -9,39 +9,48 @@ SUFFIX, REDRIVE, RETRY = ".dead-letter", ".redrive", ".retry-"
 
 
 def dead_letter_topic(topic: str, group: str = "") -> str:
-    """Where the dead letters of *topic* go; with *group*, those of that group alone (`DeadLetter.PerGroup`)."""
+    """Return the dead letter topic of *topic*.
+
+    With *group*, it is the one of that group alone (`DeadLetter.PerGroup`).
+    """
     return f"{topic}.{group}{SUFFIX}" if group else topic + SUFFIX
 
 
 def audit_topic(dead_letters: str) -> str:
-    """What was done about the dead letters in the topic *dead_letters*, and by whom."""
+    """Return the topic with the audit records of the dead letters in *dead_letters*."""
     return dead_letters + ".audit"
 
 
 def redrive_topic(topic: str, group: str) -> str:
-    """Through which dead letters of *topic* come back to *group*."""
+    """Return the topic by which dead letters of *topic* return to *group*."""
     return f"{topic}.{group}{REDRIVE}"
 
 
 def retry_topic(topic: str, group: str, number: int) -> str:
-    """Where events of *topic* wait for *group* to try them again: the *number*-th wait, counted from 1."""
+    """Return the topic in which events of *topic* wait for the *number*-th time, from 1.
+
+    Each *group* has its own.
+    """
     return f"{topic}.{group}{RETRY}{number}"
 
 
 def retry_number(topic: str, group: str, name: str) -> int:
-    """Return which wait of *group* the retry topic *name* of *topic* is for, 0 when it is no such topic."""
+    """Return the number of the wait that the retry topic *name* is for, else 0.
+
+    The number is 0 unless *name* is a retry topic of *topic* and *group*.
+    """
     number = stage_of(name)
     return number if number and name == retry_topic(topic, group, number) else 0
 
 
 def is_way_of(topic: str, name: str) -> bool:
-    """Whether *name* is a topic that events of *topic* go through when they fail, in whatever group."""
+    """Return whether *name* is a dead letter, redrive or retry topic of *topic*, of any group."""
     if not name.startswith(f"{topic}."):
         return False
     return name.endswith((SUFFIX, REDRIVE)) or stage_of(name) > 0
 
 
 def stage_of(name: str) -> int:
-    """The number of the retry topic *name*, 0 for another topic."""
+    """Return the number in the name of a retry topic, 0 for another topic."""
     _, mark, number = name.rpartition(RETRY)
     return int(number) if mark and number.isascii() and number.isdecimal() else 0
