@@ -36,7 +36,7 @@ from famulus.control.pauses import (
 )
 from famulus.errors import ConfigError, UnavailableError
 from famulus.kafka.admin import create_topics, partitions_of
-from famulus.kafka.log_reader import closed, opened, poll
+from famulus.kafka.log_reader import closed, opened, poll, read_to
 from famulus.kafka.record_batches import UnreadableBatchError
 from famulus.kafka.stray_counts import strays
 from famulus.observability.logs import described
@@ -195,9 +195,8 @@ async def read_admin_topic(settings: KafkaConfig, timeout_s: float) -> ControlSt
         consumer = await opened(settings, at)
         try:
             end = (await consumer.end_offsets([at]))[at]
-            while await consumer.position(at) < end:
-                polled = await poll(consumer, at, timeout_ms=200, skipped=strays.skipped("admin"))
-                for record in polled.get(at, ()):
+            async for _, records in read_to(consumer, {at: end}, skipped=strays.skipped("admin")):
+                for record in records:
                     note(control_state, record)
         finally:
             await consumer.stop()

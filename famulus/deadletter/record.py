@@ -1,9 +1,9 @@
 """Format of a dead letter: the original key, value and headers unchanged, then the cause.
 
-Three families of headers are appended. The four headers of the original specification have its
-encoding (int32 and int64 little-endian, .NET's round-trip time). The headers `__streams.errors.*`
-are those of Kafka Streams (KIP-1034), as text. The headers of this package are text. Headers are
-identified by name, never by length. A payload never appears in an error text, see `masking`.
+Three families of headers are appended. The origin (`original-*`) and the failure time are binary:
+int32 and int64 little-endian, .NET's round-trip time. The headers `__streams.errors.*` are those of
+Kafka Streams (KIP-1034), as text. The headers of this package are text. Headers are identified by
+name, never by length. A payload never appears in an error text, see `masking`.
 """
 
 import struct
@@ -147,7 +147,7 @@ def message_of(record: ConsumerRecord, failure: Failure) -> str:
 def origin_headers(topic: str, partition: int, offset: int) -> Headers:
     """Return the headers of a record's origin, which precede all others of this package.
 
-    The encoding is that of the original specification.
+    Partition and offset are int32 and int64, little-endian.
     """
     return [
         (FIRST, topic.encode()),

@@ -199,10 +199,12 @@ class Store:
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows whose keys begin with *prefix*, in order.
 
-        The first one is at *prefix* + *start* or after it. Raises InvariantError when the bytes on
-        disk are damaged.
+        The first one is at *prefix* + *start* or after it. Raises StoreError when the store is
+        closed, InvariantError when the bytes on disk are damaged.
         """
         at = prefix + start
+        if self._db is None:
+            raise self._closed()
         for key, value in self._db.items(from_key=at):
             if not key.startswith(prefix):
                 return
@@ -306,11 +308,14 @@ class Store:
 
     def _damaged(self, error: Exception) -> Exception:
         if self._db is None:
-            return StoreError(f"the state in {self.path} is closed")
+            return self._closed()
         (self.path / DAMAGED).touch()
         return InvariantError(
             f"the state in {self.path} is damaged ({error}); it is rebuilt at the next start"
         )
+
+    def _closed(self) -> StoreError:
+        return StoreError(f"the state in {self.path} is closed")
 
     def _put_aside(self, why: str) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")

@@ -228,4 +228,5 @@ def test_the_text_of_a_key_is_read_back(key_type: Any, data: st.DataObject) -> N
     assert coder.canonical(coder.decode(raw)) == raw
     assert b"\xff" not in raw
     raw.decode()
-    assert not (raw.startswith(b'"') and raw.endswith(b'"'))
+    # A text may have quotes of its own; of every other type none are left of JSON's.
+    assert isinstance(key, str) or not (raw.startswith(b'"') and raw.endswith(b'"'))

@@ -36,6 +36,8 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
     assert not store.is_open
     with pytest.raises(StoreError, match="closed"):
         store.get(b"t000001")
+    with pytest.raises(StoreError, match="closed"):
+        list(store.items(b"t"))
     store.open()
     assert (dict(store.items(b"t")), store.position, store.epoch) == (rows, 7, 2)
     assert store.get(b"t000001") == rows[b"t000001"]
