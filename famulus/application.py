@@ -440,8 +440,6 @@ class Famulus(faust.App):
             )
         subscriptions = self.subscriptions.values()
         self._retired = await readable_retired(self.settings, await self.find_retired(), there)
-        # 0.1 s: now, while Kafka is waited for.
-        importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "datasketches"))
         await make_own_topics(
             self.settings,
             states={s.state_topic: there[s.topic_name] for s in subscriptions if s.state_topic},
@@ -453,7 +451,6 @@ class Famulus(faust.App):
             },
             scheduled=self.scheduler.topic if self.scheduler is not None else None,
         )
-        await importing
         self.topics_watched = Topics(
             needs_of(subscriptions, self.dead_letter_topic, self.redelivery_topics, self._retired),
             there,

@@ -2,28 +2,26 @@
 
 Counting every key would cost as much time as processing a cheap event, and memory for each key.
 Instead one chunk of records in `EVERY` is sampled, weighted accordingly, and counted in sketches of
-fixed size (the frequent items of Apache DataSketches). The first events of a window are all
+fixed size, see `frequent_items`. The first events of a window are all
 counted, so small numbers are exact. Pure: time is an argument.
 """
 
-import atexit
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
-from weakref import WeakSet
 
 from faust.types import TP
 
 from famulus.formatting import printable
+from famulus.observability.frequent_items import FrequentItems
 from famulus.serialization.records import ConsumerRecord
 
 WINDOW_MS = 300_000  # results cover the present window and the previous one
 EXACT = 1_000  # events at the start of a window that are all counted
 # After those one chunk in so many is sampled; a prime, so that it matches no rhythm of a sender.
 EVERY = 31
-LG_KEYS = 9  # log2 of the keys in a sketch: the error is at most 0.7 % of the total
 TOP = 10  # keys by each measure
 KEY_BYTES = 128  # longer keys are kept as a digest
 LONG = "\u0100"  # prefix of such a digest; no key's text has this character
@@ -66,13 +64,9 @@ class Window:
     """Sketches of one window: by number, bytes and microseconds. Their size is bounded."""
 
     def __init__(self, began_ms: int) -> None:
-        # Imported here, since processes without a worker never need the library.
-        from datasketches import frequent_strings_sketch  # noqa: PLC0415
-
-        _windows.add(self)
         self.began_ms = began_ms
         self.events = 0
-        self.counts, self.bytes, self.micros = (frequent_strings_sketch(LG_KEYS) for _ in range(3))
+        self.counts, self.bytes, self.micros = (FrequentItems() for _ in range(3))
 
     def take(self, records: Sequence[ConsumerRecord], weight: int) -> None:
         """Count *records*, each *weight* times."""
@@ -93,16 +87,6 @@ class Window:
         self.counts.merge(other.counts)
         self.bytes.merge(other.bytes)
         self.micros.merge(other.micros)
-
-
-_windows: WeakSet[Window] = WeakSet()
-
-
-@atexit.register
-def _let_go() -> None:
-    """Drop every sketch at exit, since the library would report leaks on stderr."""
-    for window in list(_windows):
-        vars(window).clear()
 
 
 class KeyWatch:
@@ -176,20 +160,17 @@ def digest_of(key: bytes) -> str:
 
 def _top(window: Window, *, is_shown: bool) -> Iterable[HotKey]:
     """Yield the top keys by each measure, those with the most events first."""
-    from datasketches import frequent_items_error_type as wanted  # noqa: PLC0415  # as above
-
     texts: set[str] = set()
     for sketch in (window.counts, window.bytes, window.micros):
-        # (text, estimate, lower bound, upper bound).
-        found = sketch.get_frequent_items(wanted.NO_FALSE_POSITIVES)
-        texts.update(text for text, *_ in sorted(found, key=lambda row: (-row[1], row[0]))[:TOP])
-    counts = {text: window.counts.get_estimate(text) for text in texts}
+        found = sorted(sketch.frequent(), key=lambda row: (-row[1], row[0]))
+        texts.update(text for text, _ in found[:TOP])
+    counts = {text: window.counts.estimate(text) for text in texts}
     for text in sorted(texts, key=lambda text: (-counts[text], text)):
         yield HotKey(
             key=_shown(text) if is_shown else _digest(text),
             count=counts[text],
-            bytes=window.bytes.get_estimate(text),
-            handler_s=round(window.micros.get_estimate(text) / 1_000_000, 6),
+            bytes=window.bytes.estimate(text),
+            handler_s=round(window.micros.estimate(text) / 1_000_000, 6),
             share=round(min(counts[text] / window.events, 1.0), 4) if window.events else 0.0,
         )
 

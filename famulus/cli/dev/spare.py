@@ -14,7 +14,7 @@ import select
 import sys
 
 REST_S = 3.0
-FIRST = "faust.cli.faust", "famulus.application", "famulus.web.routes", "datasketches"
+FIRST = "faust.cli.faust", "famulus.application", "famulus.web.routes"
 LATER = (  # modules that Faust imports lazily
     "faust.topics",
     "faust.app.router",
