@@ -1,4 +1,4 @@
-"""A circuit breaker that defers events while it is open; one at a time is the probe.
+"""A circuit breaker that defers events while it is open. One at a time probes.
 
 An event that waits uses no attempt and no task, and its partition is read on.
 """
