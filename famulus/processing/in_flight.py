@@ -158,7 +158,10 @@ class InFlight:
 
     @property
     def oldest_ms(self) -> int | None:
-        """Return when the oldest unfinished record was received, None if there is none."""
+        """Return when the oldest unfinished record was received, None if there is none.
+
+        The time is in milliseconds since 1970.
+        """
         if not self.offsets.in_flight:
             return None
         finished = self.offsets.next_offset or 0

@@ -37,7 +37,7 @@ class Lanes(Generic[T]):
         self.start = self._starting().__next__
 
     def add(self, batch: Iterable[T], size: int) -> None:
-        """Add *size* records, oldest first. They are taken from *batch* when their turn comes."""
+        """Add *size* records, oldest first, which are taken from *batch* as they start."""
         self._batches.append(batch)
         self.waiting += size
 

@@ -201,10 +201,11 @@ def start_offset(  # four offsets and what to do
 ) -> Start:
     """Return the offset where reading continues: *processed*, if the log still has it.
 
+    Otherwise reading continues at *begin*, the first offset of the log. *end* is one past the last.
+
     The state says that everything below *processed* is settled, and it takes precedence over the
     group's commit. A commit that is behind is harmless: a later one was lost. A commit that is
-    ahead was made by another client, which skipped records; by default it is not followed. *begin*
-    and *end* are the first offset of the log and one past its last.
+    ahead was made by another client, which skipped records; by default it is not followed.
 
     Raises StartError when the state is ahead of the log, or when the commit is ahead of the state
     and *on_commit_ahead* is `fail`.

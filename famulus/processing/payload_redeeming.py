@@ -17,7 +17,7 @@ from famulus.serialization.claim_check import redeemed
 from famulus.serialization.records import RecordCopy, place_of
 from famulus.state.unit_of_work import UnitOfWork, enter
 
-# Opens at the first failure, since the store has retried by itself before it fails.
+# Opens at the first failure, since the store has its own retries before it reports one.
 BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)
 
 

@@ -10,7 +10,7 @@ The guarantees, which every other file serves:
    after a rebuild from the changelog.
 5. The dead letter topic holds the events that failed for good, with unchanged bytes and the reason.
 
-The path of a record: Kafka -> transport (fetches whole record batches) -> partition processor (one
+The path of a record: Kafka -> transport (whole fetches per partition) -> partition processor (one
 partition: lanes, checkpoints, offsets) -> task pool (runs the handlers) -> **pipeline** -> open
 checkpoint -> checkpoint loop (makes it durable) -> offsets finished -> Faust commits them.
 
@@ -52,7 +52,7 @@ from famulus.state.rocksdb_store import StoreError
 from famulus.state.unit_of_work import RowConflictError, UnitOfWork, enter
 
 # (lane, record, retry context, stream time in ms, mark key, stored mark, checkpoints applied). The
-# retry context is None for nearly all. The mark key is b"" if it is known only after decoding. The
+# retry context is None for nearly all. The mark key is b"" if it is not known before decoding. The
 # stored mark is the store's value of that key, read when so many checkpoints had reached the store;
 # -1 means that the store was not read. A plain tuple, since one is made for every record.
 WorkItem = tuple[Hashable, ConsumerRecord, RetryContext | None, int, bytes, bytes | None, int]
