@@ -1,1 +1,1 @@
-"""The life of a batch: from a fetch to a finished offset. Start with pipeline.py."""
+"""Processing of records, from a fetch to a finished offset. Start with pipeline.py."""

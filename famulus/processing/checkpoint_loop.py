@@ -1,4 +1,7 @@
-"""Settling: the groups of one partition become durable, one after the other, while the next one fills."""
+"""Checkpoint loop: write the checkpoints of one partition one after the other.
+
+The next checkpoint fills meanwhile.
+"""
 
 import asyncio
 import time
@@ -23,17 +26,18 @@ from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
 LINGER_STEP_S = 0.002
-LEASE_S = 0.05  # between two looks whether we are still a member of the group
-# Between two tries to send what Kafka refuses: the first wait, the longest one.
+LEASE_S = 0.05  # between two checks whether the worker is still a member of the group
+# Between two attempts to send records that Kafka refuses: the first wait and the longest one.
 SEND_RETRY_S = (1.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerCallbacks:
-    """What settling is tied to: whether the group counts on us, how events leave, who is told what.
+    """Functions of the worker that the checkpoint loop calls.
 
-    *on_fault* ends the worker, *probe* is told the steps of settling, *now_ms* is the time by which
-    events are judged.
+    *may_write* returns whether the group still counts on this worker. *publish* sends events.
+    *on_fault* ends the worker. *probe* is called with the name of each step. *now_ms* is the clock
+    that events are judged by, in milliseconds since 1970.
     """
 
     may_write: Callable[[], bool]
@@ -45,7 +49,10 @@ class WorkerCallbacks:
 
 @dataclass(frozen=True, slots=True)
 class LingerPolicy:
-    """How long a group waits for more, at most; how many records are enough; whether there will be more at all."""
+    """Limits of how long a checkpoint stays open for more events.
+
+    Seconds at most, the number of events that is enough, and whether more events are to come.
+    """
 
     most_s: float
     enough: int
@@ -53,13 +60,13 @@ class LingerPolicy:
 
 
 class CheckpointLoop:
-    """Settles what *state* owes until it owes nothing.
+    """Writes the checkpoints of *state* until none is left.
 
-    *settler* makes it durable, None for a subscription that remembers nothing. *on_settled* is
-    called behind every group, *on_end* when nothing is owed any more.
+    *checkpointer* makes a checkpoint durable; it is None for a subscription without state.
+    *on_settled* is called after each checkpoint, *on_end* when none is left.
     """
 
-    def __init__(  # noqa: PLR0917  # the parts of a flow
+    def __init__(  # noqa: PLR0917  # the parts of a processor
         self,
         tp: TP,
         pipeline: Pipeline,
@@ -71,7 +78,7 @@ class CheckpointLoop:
         on_settled: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
-        self.unsent = ""  # why Kafka takes nothing of what the events publish
+        self.unsent = ""  # why Kafka refuses the records that events publish
         self._tp, self._pipeline, self._state, self._checkpointer = (
             tp,
             pipeline,
@@ -81,32 +88,32 @@ class CheckpointLoop:
         self._in_flight, self._for_more, self._ties = in_flight, linger, ties
         self._on_settled, self._on_end = on_settled, on_end
         processed = state.processed or SourcePosition(0)
-        # Everything below it is durable, None before any is. What an earlier owner settled counts:
-        # its commit may be lost, and if nothing came any more, the group would seem to lag for
-        # ever.
+        # All offsets below it are durable, None before any is. Those that an earlier owner settled
+        # count: its commit may be lost, and without new records the group would seem to lag
+        # forever.
         self.offset = state.processed.next_offset if state.processed is not None else None
         self._counts = Counter(processed.counts)  # of the partition, since its state began
-        self.task: asyncio.Task[None] | None = None  # at work
-        # Of the group that is being settled, another one for each.
+        self.task: asyncio.Task[None] | None = None  # while it writes
+        # A number for the checkpoint that is being written; each has another one.
         self.group_mark: int | None = None
         self._groups = 0
 
     @property
     def unwritten(self) -> str:
-        """Why the disk does not take what the events did, in words."""
+        """Return why the disk refuses the effects of events, as text; empty if it does not."""
         return self._checkpointer.unwritten if self._checkpointer is not None else ""
 
     def start(self) -> None:
-        """Settle what is owed, if anything is, unless that is being done."""
+        """Start writing checkpoints if there are any, unless a task does so already."""
         if self.task is None and not self._state.is_settled:
             self.task = asyncio.create_task(
                 self._settle(), name=f"settle {self._tp.topic}-{self._tp.partition}"
             )
 
     async def _settle(self) -> None:
-        """Settle group after group until nothing is owed.
+        """Write checkpoint after checkpoint until none is left.
 
-        What cannot be settled ends the worker: `state.commit`.
+        A checkpoint that cannot be written ends the worker, see `state.checkpointer`.
         """
         place = f"{self._tp.topic}-{self._tp.partition}"
         try:
@@ -115,7 +122,7 @@ class CheckpointLoop:
                     await self._linger()
                 if (group := self._state.next_to_settle()) is None:
                     break
-                # Time alone does it.
+                # No event signals the end of this; only time ends it.
                 while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110
                     await asyncio.sleep(LEASE_S)
                 if not self._may_apply() or not await self._settle_group(group):
@@ -126,7 +133,7 @@ class CheckpointLoop:
         except (
             Exception,
             asyncio.CancelledError,
-        ) as error:  # nobody of ours cancels it while it is at work
+        ) as error:  # the worker itself never cancels the task while it writes
             if not self._state.is_abandoned:
                 log.exception("cannot settle", place=place)
                 await self._ties.on_fault(_fault_of(error, place))
@@ -135,9 +142,12 @@ class CheckpointLoop:
             self._on_end()
 
     async def _linger(self) -> None:
-        """While there is more to start, let the group fill: more events then share what a group costs by itself."""
+        """Let the checkpoint fill while there is more to start.
+
+        The fixed cost of a checkpoint is then shared by more events.
+        """
         until = time.monotonic() + self._for_more.most_s
-        # Many things may bring it about, and none is worth a call for each event.
+        # Many things may end this wait, and none is worth a notification for each event.
         while (  # noqa: ASYNC110
             self._for_more.has_more()
             and self._state.is_filling
@@ -147,9 +157,10 @@ class CheckpointLoop:
             await asyncio.sleep(LINGER_STEP_S)
 
     async def _settle_group(self, group: Checkpoint) -> bool:
-        """Settle one group.
+        """Publish and write one checkpoint, then finish the offsets of its events.
 
-        False when the partition was taken away meanwhile: then it is left to its next owner.
+        Returns False when the partition was revoked meanwhile; its next owner then handles them
+        again.
         """
         since_s = time.perf_counter()
         self._groups += 1
@@ -178,9 +189,9 @@ class CheckpointLoop:
         return True
 
     async def _publish(self, records: Sequence[ProducerRecord]) -> bool:
-        """Have *records* leave, however long Kafka refuses them.
+        """Publish *records*, and retry for as long as Kafka refuses them.
 
-        False when the partition was taken away meanwhile.
+        Returns False when the partition was revoked meanwhile.
         """
         wait_s, longest_s = SEND_RETRY_S
         self._ties.probe("publishing")
@@ -209,7 +220,11 @@ class CheckpointLoop:
 
 
 def _fault_of(error: BaseException, place: str) -> OperatingError:
-    """Return why *place* cannot be settled: what a person has to mend, or what a new start finds out by the log."""
+    """Return the error that ends the worker because *place* cannot be settled.
+
+    ConfigError and AccessError need an operator. After any other error, a restart reads the truth
+    from the log.
+    """
     fault = fault_of(error)
     if isinstance(fault, (ConfigError, AccessError)):
         return type(fault)(f"{place} could not be settled: {fault.message}")

@@ -1,4 +1,7 @@
-"""What rests of one partition: each event with its lane shut, until what it waits for is over or the partition goes."""
+"""Deferred events of one partition.
+
+The lane of each stays blocked until its condition is met or the partition is revoked.
+"""
 
 from collections.abc import Callable, Hashable
 
@@ -8,14 +11,14 @@ from famulus.processing.pipeline import WorkItem
 
 
 class DeferredEvents:
-    """What rests of *lanes*. *on_resumed* is called when one may start again."""
+    """The deferred events of *lanes*. *on_resumed* is called when one may start again."""
 
     def __init__(self, lanes: Lanes[WorkItem], on_resumed: Callable[[], None]) -> None:
         self._lanes, self._on_resumed = lanes, on_resumed
         self._of: dict[Hashable, tuple[WorkItem, Cancel]] = {}  # by lane
 
     def add(self, work: WorkItem, rest: Defer) -> None:
-        """*work* rests; its lane is shut by now."""
+        """Add the event of *work*, whose lane is blocked already."""
         lane = work[0]
         self._of[lane] = (*work[:2], rest.past, *work[3:]), rest.until(lambda: self._resume(lane))
 
@@ -26,7 +29,7 @@ class DeferredEvents:
             self._on_resumed()
 
     def let_go(self) -> None:
-        """Leave all of them to whoever has the partition next."""
+        """Cancel all waits, and leave the events to the next owner of the partition."""
         for work, cancel in self._of.values():
             cancel()
             leave(work[2])
@@ -34,6 +37,6 @@ class DeferredEvents:
 
 
 def leave(past: RetryContext | None) -> None:
-    """Leave an event to whoever has the partition next."""
+    """End the unit of work of an event that is left to the next owner."""
     if past is not None and past.unit is not None:
         past.unit.end()

@@ -1,6 +1,7 @@
-"""What an error makes of an event in hand: a time-out taken back, a beginning anew, a rest, or a dead letter.
+"""Classification of errors raised while an event is processed.
 
-The questions that come before the policy of `failing`: whether it is an error of the event at all.
+An error may be no failure of the event at all: the worker stops, the event is undone because of a
+row conflict, or the state cannot be read. Only other errors reach the policy of `failure_policy`.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from famulus.processing.handlers import Handler
 from famulus.state.changelog import MARK_BYTES
 from famulus.state.unit_of_work import RowConflictError, UnitOfWork
 
-STORE_RETRY_S = 1.0  # between two tries to read a store whose disk does not let us
+STORE_RETRY_S = 1.0  # between two attempts to read a store whose disk refuses
 
 
 def failed(  # noqa: PLR0917  # what is known of the attempt
@@ -36,10 +37,12 @@ def failed(  # noqa: PLR0917  # what is known of the attempt
     unit: UnitOfWork,
     past: RetryContext | None,
 ) -> RetryContext:
-    """Say what becomes of an event of which an attempt has failed, see `Failing.failed`.
+    """Decide about an event after a failed attempt, see `FailurePolicy.failed`.
 
-    Anything that a handler raises is a failure of that attempt, but for two: the cancellation by
-    which the worker stops, and what undoes the event (whatever its handler made of that).
+    Anything that a handler raises counts as a failure of the attempt, with these exceptions. The
+    cancellation by which the worker stops and InvariantError are raised again. An event that must
+    be undone raises RowConflictError, even if its handler caught or replaced the error. A row that
+    cannot be read raises Defer, and halts the partition.
     """
     if _is_stop(error, unit):
         raise error
@@ -50,7 +53,7 @@ def failed(  # noqa: PLR0917  # what is known of the attempt
         raise RowConflictError
     if isinstance(error, asyncio.CancelledError):
         error = _said(error, handler, is_timed_out=is_timed_out)
-    if isinstance(error, InvariantError):  # damaged state, most of all: no failure of the event
+    if isinstance(error, InvariantError):  # mostly damaged state: no failure of the event
         raise error
     if (row := _unreadable_row(error)) is not None:
         raise _halted(row, unit, past)
@@ -60,11 +63,15 @@ def failed(  # noqa: PLR0917  # what is known of the attempt
 def not_handled(
     failure_policy: FailurePolicy, error: BaseException, unit: UnitOfWork, past: RetryContext | None
 ) -> None:
-    """Make a dead letter of the event, or raise what is to happen instead: Rest, or what is no failure of it."""
+    """Write a dead letter for the event, unless *error* is no failure of it.
+
+    Raises Defer for an event that is deferred or undone. Raises *error* again when the worker
+    stops, or for an OperatingError.
+    """
     if isinstance(error, Defer):
         if error.past.unit is unit:
             unit.is_resting = True
-            unit.suspend()  # what it has touched is its own
+            unit.suspend()  # it owns the rows that it has touched
         raise error
     if _is_stop(error, unit):
         raise error
@@ -77,12 +84,15 @@ def not_handled(
 
 
 def _is_stop(error: BaseException, unit: UnitOfWork) -> bool:
-    """Whether *error* is the cancellation by which the worker stops."""
+    """Return whether *error* is the cancellation by which the worker stops."""
     return unit.is_stopped and isinstance(error, asyncio.CancelledError)
 
 
 def take_back(unit: UnitOfWork) -> None:
-    """The attempt that was cancelled because of its limit has ended, whatever its handler made of that."""
+    """Withdraw the cancellation by which the time limit ended an attempt.
+
+    The attempt has ended, however its handler responded to the cancellation.
+    """
     unit.is_timed_out = False
     task = asyncio.current_task()
     assert task is not None
@@ -90,10 +100,10 @@ def take_back(unit: UnitOfWork) -> None:
 
 
 async def close_services(unit: UnitOfWork, error: BaseException | None = None) -> None:
-    """Close the services of an event's attempt; those that ask for it get its *error*.
+    """Close the services of an event's attempt, and pass *error* to those that take it.
 
-    Errors that they raise are logged and change nothing. When the attempt's time limit passes
-    meanwhile, the rest stays open.
+    Errors that services raise while closing are logged and ignored. If the attempt's time limit
+    passes meanwhile, the remaining services stay open.
     """
     services, unit.services = unit.services, None
     if services is None:
@@ -109,9 +119,9 @@ async def close_services(unit: UnitOfWork, error: BaseException | None = None) -
 
 
 def forget_cancellations() -> bool:
-    """Take back every request to cancel the current task.
+    """Withdraw every request to cancel the current task.
 
-    Returns whether there was any, which may be on its way.
+    Returns whether there was any. Its CancelledError may not have been raised yet.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -122,7 +132,7 @@ def forget_cancellations() -> bool:
 
 
 def _said(error: asyncio.CancelledError, handler: Handler, *, is_timed_out: bool) -> Exception:
-    """Say in an error of ours why an attempt was cancelled; it points at the same place."""
+    """Return an error that names the reason of a cancelled attempt, with its traceback."""
     if is_timed_out:
         return HandlerTimeoutError(f"not done after {handler.policy.timeout_s:g} s").with_traceback(
             error.__traceback__
@@ -132,7 +142,11 @@ def _said(error: asyncio.CancelledError, handler: Handler, *, is_timed_out: bool
 
 
 def _again(unit: UnitOfWork, past: RetryContext | None) -> Defer:
-    """The event begins anew after another event to which a row belongs, or when the disk is back: `state.unit`."""
+    """Return the deferral of an event that is undone and starts from scratch.
+
+    The event waits for the event that owns the conflicting row, or for the disk, see
+    `state.unit_of_work`.
+    """
     if unit.is_timed_out:
         take_back(unit)
     unit.discard()
@@ -146,7 +160,11 @@ def _again(unit: UnitOfWork, past: RetryContext | None) -> Defer:
 
 
 def _unreadable_row(error: BaseException) -> UnreadableRowError | None:
-    """The unreadable row that *error* comes from, also where a handler has made another error of it."""
+    """Return the unreadable row that caused *error*, or None.
+
+    The causes and contexts of *error* and the members of groups are searched, since a handler may
+    have raised another error from it.
+    """
     left, seen = [error], set[int]()
     while left:
         error = left.pop()
@@ -161,9 +179,12 @@ def _unreadable_row(error: BaseException) -> UnreadableRowError | None:
 
 
 def _halted(row: UnreadableRowError, unit: UnitOfWork, past: RetryContext | None) -> Defer:
-    """The partition halts before *unit*'s event: the next ones may need the row, too, and no event is to blame."""
+    """Return the deferral that halts the partition before the event of *unit*.
+
+    No event is to blame, and the next ones may need the row as well.
+    """
     past = past or RetryContext()
-    past.unit, past.done = None, frozenset()  # all handlers run anew when the row is mended
+    past.unit, past.done = None, frozenset()  # all handlers run again when the row is repaired
     return Defer(
         past, never, halts=f"{words(unit.record)} is not handled, and nothing after it: {row}"
     )
@@ -172,7 +193,10 @@ def _halted(row: UnreadableRowError, unit: UnitOfWork, past: RetryContext | None
 def _bury(
     failure_policy: FailurePolicy, error: BaseException, unit: UnitOfWork, past: RetryContext | None
 ) -> None:
-    """Put the dead letter into the group. Raises Rest when it must not leave."""
+    """Add the dead letter of the event to the checkpoint.
+
+    Raises Defer when no dead letter may be written now.
+    """
     if isinstance(error, EventFailedError):
         failure = error.failure
     elif not unit.handler and isinstance(error, (DecodeError, UnknownTypeError)):
@@ -183,6 +207,6 @@ def _bury(
     if past is not None:
         failure_policy.ended(unit.record, past, unit.partition, is_dead=True)
         if past.back is not None and past.back.handler and unit.mark is not None:
-            # Of this coming back, not of the event: a redrive leaves another one.
+            # The mark of this redelivery, not of the event: another redrive has a mark of its own.
             key, mark = unit.mark
             unit.partition.group_for(MARK_BYTES).marks[key] = mark

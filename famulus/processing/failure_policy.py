@@ -35,14 +35,14 @@ Order = Literal["key", "partition"]
 
 
 class UnknownTypeError(Exception):
-    """The type of a record has no handler here."""
+    """A record has a type without a handler here."""
 
 
 class ParkedError(Exception):
     """An earlier event of the same key is a dead letter."""
 
 
-class EventFailedError(Exception):  # the error is inside
+class EventFailedError(Exception):  # the cause is in `failure`
     """An event failed for good."""
 
     def __init__(self, failure: Failure) -> None:
@@ -55,9 +55,10 @@ class FailurePolicy:
     """The failure policy of one subscription.
 
     Two circuit breakers guard the dead letter topic: *flood* for events that handlers fail on,
-    *poison* for records that no handler gets. *succeeded* returns the number of successful
-    attempts, those included whose effects are not settled yet. *now_ms* is the clock of retries, in
-    milliseconds since 1970: the same for records that enter a retry topic and those that leave it.
+    *poison* for records that reach no handler. *succeeded* returns the number of successful
+    attempts, including those whose effects are not durable yet. *now_ms* is the clock of retries,
+    in milliseconds since 1970. Records that enter a retry topic and records that leave it are timed
+    by this same clock.
     """
 
     topic: str  # of the source, as on the cluster
@@ -71,12 +72,12 @@ class FailurePolicy:
     sequence_max: int = 10_000
     on_sequence_full: OnSequenceFull = "halt"
     now_ms: Callable[[], int] = wall_ms
-    # Places of records that left for a retry topic, kept where telemetry asks for them.
+    # Positions of records that were sent to a retry topic; None if no telemetry needs them.
     postponed: set[str] | None = None
 
     @property
     def open_breakers(self) -> list[str]:
-        """The reasons, for people, why no further dead letter is written; empty while they are."""
+        """Return why no further dead letters are written, as text; empty while they are."""
         return [each.why for each in (self.flood, self.poison) if each.state is not CLOSED]
 
     def begin(
@@ -86,11 +87,11 @@ class FailurePolicy:
         state: PartitionState,
         longest_wait_s: float,
     ) -> RetryContext | None:
-        """Add to *past* what an earlier owner of the partition noted of the event.
+        """Add to *past* the attempts that an earlier owner of the partition has noted.
 
-        Raises EventFailedError for an event behind a dead letter of its sequence, and Defer for one
-        whose next attempt is not due, by *longest_wait_s* seconds at most: the clock of that owner
-        may have been wrong.
+        Raises EventFailedError for an event behind a dead letter of its sequence. Raises Defer for
+        an event whose next attempt is not due, for at most *longest_wait_s* seconds, since the
+        clock of the earlier owner may have been wrong.
         """
         offset, sequence = record.offset, self._sequence(record)
         if sequence is not None and state.failure_state.is_behind(sequence, offset):
@@ -102,7 +103,7 @@ class FailurePolicy:
                     past,
                 )
             )
-        # A retry says itself how often it was tried.
+        # A retry carries its own attempt count.
         is_retry = past is not None and (past.back is None or past.back.action == "retry")
         if (times := state.failure_state.held.get((offset, stage_of(past)))) is not None:
             past = past or RetryContext()
@@ -167,7 +168,10 @@ class FailurePolicy:
         raise EventFailedError(failure)
 
     def check_held(self, handler: Handler, past: RetryContext) -> None:
-        """Raise HandlerHeldError for an event that blocked workers as often as *handler* may try."""
+        """Raise HandlerHeldError for an event that blocked workers too often.
+
+        The limit is the number of attempts of *handler*.
+        """
         tried = past.tried.get(handler.name, AttemptCount())
         stage = past.back.stage if past.back is not None else 0
         if past.held and tried.attempts + past.held >= handler.policy.attempts_at(stage):
@@ -205,9 +209,11 @@ class FailurePolicy:
         return Defer(past, handler.breaker.until(place_of(unit.record)))
 
     def dead_letter(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
-        """Add the dead letter to the group: it is sent before the event's offset is finished.
+        """Add a dead letter to the open checkpoint.
 
-        Raises Defer when none may be written: the event stays in its lane.
+        The dead letter is sent before the event's offset is finished.
+
+        Raises Defer when no dead letter may be written; the event then stays in its lane.
         """
         record, state = unit.record, unit.partition
         past = past or RetryContext()
@@ -249,7 +255,7 @@ class FailurePolicy:
             self.unblock_sequence(record, state)
 
     def unblock_sequence(self, record: ConsumerRecord, state: PartitionState) -> None:
-        """Release the events that are parked behind a dead letter that was handled or dropped."""
+        """Release the events parked behind a dead letter that was handled or dropped."""
         sequence = self._sequence(record)
         row = (
             state.failure_state.came_back(sequence, record.offset) if sequence is not None else None
@@ -275,7 +281,10 @@ class FailurePolicy:
         return self.poison
 
     def _sequence(self, record: ConsumerRecord) -> bytes | None:
-        """Return the sequence of a record: its key, or all of its partition; None for no key."""
+        """Return the sequence of a record: its key, or b"" for the whole partition.
+
+        None for a record without a key.
+        """
         return b"" if self.order == "partition" else record.key
 
     def _failure(  # noqa: PLR0917  # what is known of it
@@ -312,7 +321,10 @@ class FailurePolicy:
         )
 
     def broken(self, error: BaseException, handler: str, past: RetryContext | None) -> Failure:
-        """Return the failure of an event whose effects cannot be settled, such as too many rows."""
+        """Return the failure of an event whose effects cannot be written.
+
+        An example is an event with too many rows.
+        """
         return self._failure(FailureKind.PERMANENT, error, past, handler, 1)
 
     def _postpone(self, failure: Failure, stage: int, unit: UnitOfWork, delay_s: float) -> None:
@@ -329,7 +341,8 @@ class FailurePolicy:
             retry_topic(self.topic, self.letters.group, stage + 1),
             retry_of(record, failure, stage + 1, delay_s),
         )
-        # Sent instead if the record is too large for the retry topic. Other handlers are done.
+        # Sent instead if the record is too large for the retry topic. The dead letter is partial,
+        # since only this handler has failed.
         letter = self.letters.letter(record, replace(failure, is_partial=True))
         unit.publish(replace(again, fallback=letter))
         if self.postponed is not None:
@@ -355,5 +368,5 @@ def _before(handler: Handler, handlers: Sequence[Handler]) -> set[str]:
 
 
 def words(record: ConsumerRecord) -> str:
-    """Where a record stands, for people."""
+    """Return the position of a record as text for people."""
     return f"{record.topic}-{record.partition} offset {record.offset}"

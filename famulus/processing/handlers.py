@@ -1,7 +1,7 @@
-"""Who handles what: the type of a record, the handlers of a type, and what a handler's parameters are filled with.
+"""Handlers: the type of a record, the handlers of a type, and the handlers' parameters.
 
 A handler is a function or a class with a method `handle`. Its parameters are filled by their types:
-the event, the `Delivery`, the `EventBus`, anything else from the services, in a scope that is
+the event, the `Delivery`, the `EventBus`, and anything else from the services, in a scope that is
 closed after the attempt.
 """
 
@@ -31,9 +31,10 @@ from famulus.serialization.redaction import hidden, sensitive_paths
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
-# In every envelope of a CloudEvent in structured mode, whose headers may say the same again.
+# Part of every envelope of a CloudEvent in structured mode, which may have a `ce_type` header too.
 _SPEC = b'"specversion"'
-# Of a value with Faust's metadata, which it writes last: most values have none and need no search.
+# The end of a value with Faust's metadata, which Faust writes last. Most values have none, and are
+# not searched.
 _END = b'"}}'
 _BRACE = b"}"[0]
 OnUnknownType = Literal["ignore", "dead_letter", "fail"]
@@ -43,7 +44,7 @@ OnUnknownType = Literal["ignore", "dead_letter", "fail"]
 class Handler:
     """One handler of one event type.
 
-    *made_with*: the parameters of a handler class; *called_with*: of its call.
+    *made_with* has the constructor parameters of a handler class, *called_with* those of the call.
     """
 
     name: str
@@ -51,18 +52,18 @@ class Handler:
     target: Callable[..., Any]  # Any: a user's function or class
     made_with: Parameters | None
     called_with: Parameters
-    services: frozenset[type]  # what it asks for beside its event, its delivery and the bus
+    services: frozenset[type]  # types of its parameters other than event, delivery and bus
     wants_delivery: bool
-    is_plain: bool  # an async function of nothing but its event, which needs no dispatcher
+    is_plain: bool  # an async function with only the event as parameter: called directly
     policy: Policy
     breaker: HandlerBreaker
     place: Place  # in the code
-    # Made anew for each of its calls, shared with no other handler of the event.
+    # Its services are made for each call, and not shared with other handlers of the event.
     own_services: bool = False
 
 
-def check_event_type(given: Any, declared: Declaration) -> None:  # Any: whatever users say
-    """Refuse what is no class of events that stand in a topic."""
+def check_event_type(given: Any, declared: Declaration) -> None:  # Any: unchecked
+    """Raise ConfigError unless *given* is an event class that names a topic."""
     if isinstance(given, type) and issubclass(given, Event):
         if not getattr(given, "__topic__", ""):
             raise declared.error(
@@ -89,11 +90,12 @@ def handler_for(  # each has a default
     *,
     own_services: bool = False,
 ) -> Handler:
-    """Make the handler that *target* is, called *name*, else by its module and its own name.
+    """Make a handler of *target*, called *name* or else by its module and qualified name.
 
-    With *own_services* each of its calls has services that no other handler of the event has.
+    With *own_services*, each call has services that no other handler of the event shares.
 
-    Raises ConfigError for what can be no handler, takes no such event or hides a parameter's type.
+    Raises ConfigError when *target* cannot be a handler, does not take such an event, or has a
+    parameter without a usable type.
     """
     call, place = _called(target)
     name = name or f"{target.__module__}.{target.__qualname__}"
@@ -129,10 +131,10 @@ def handler_for(  # each has a default
     )
 
 
-def _called(target: Any) -> tuple[Any, Place]:  # Any: whatever users decorate
-    """Find what is called of a handler, and where it stands.
+def _called(target: Any) -> tuple[Any, Place]:  # Any: users may decorate anything
+    """Return the function of a handler that is called, and its place in the code.
 
-    Raises ConfigError for what can be no handler.
+    Raises ConfigError for a target that cannot be a handler.
     """
     code = getattr(inspect.unwrap(target) if callable(target) else target, "__code__", None)
     place = place_of(code.co_filename, code.co_firstlineno) if code is not None else calling()
@@ -174,7 +176,7 @@ _KINDS: dict[type, str] = {
 
 
 def _check_call(call: Any, declared: Declaration) -> None:
-    """Refuse a generator, whatever wraps it: it would be made and never run."""
+    """Raise ConfigError for a generator, also when wrapped: it would never run."""
     for function in (call, inspect.unwrap(call)):
         bare = function
         while isinstance(bare, functools.partial):
@@ -189,7 +191,7 @@ def _check_call(call: Any, declared: Declaration) -> None:
 def _parameters(function: Callable[..., Any], declared: Declaration) -> Parameters:
     try:
         hints = typing.get_type_hints(function)
-    except Exception as error:  # whatever stands there is evaluated
+    except Exception as error:  # annotations are evaluated, and may raise anything
         hint = (
             ", imported at run time and not under TYPE_CHECKING"
             if isinstance(error, NameError)
@@ -211,7 +213,7 @@ def _parameters(function: Callable[..., Any], declared: Declaration) -> Paramete
 
 
 def _only_by_place(call: Callable[..., Any]) -> str:
-    """Name a parameter that cannot be filled by its name; empty when there is none."""
+    """Return the name of a positional-only parameter, empty when there is none."""
     parameters = inspect.signature(call).parameters.values()
     return next(
         (p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name != "self"), ""
@@ -225,22 +227,23 @@ class Dispatcher:
         self._services = services
         self._bus = bus
         self.by_type: dict[type[Event], list[Handler]] = {}  # in the order of their registration
-        # Each with what its module was loaded by.
+        # Each with the spec of its module, by which a reload is recognized.
         self._by_name: dict[str, tuple[Handler, object]] = {}
 
     def add(self, handler: Handler) -> None:
         """Register a handler. Several handlers may take one type.
 
-        One whose module was reloaded takes the place of what it was before. Raises ConfigError for
-        a name that another handler has: ids of what it publishes, retries and metrics go by it.
-        Also for two types of one name on the wire, and for a type with a field that cannot be
-        decoded.
+        A handler from a reloaded module replaces its earlier version.
+
+        Raises ConfigError when another handler has the same name, since ids of published events,
+        retries and metrics depend on the name. Also raised for two types with the same name on the
+        wire, and for a type with a field that cannot be decoded.
         """
         try:
             codec_of(handler.event_type)
         except TypeError as error:
             raise ConfigError(f"handler {handler.name} ({handler.place}): {error}") from None
-        # A reload makes another one.
+        # A reload makes another spec.
         module = getattr(sys.modules.get(handler.target.__module__), "__spec__", None)
         earlier = self._by_name.get(handler.name)
         if earlier is not None:
@@ -264,22 +267,22 @@ class Dispatcher:
 
     @property
     def event_types(self) -> list[type[Event]]:
-        """Every type that has a handler."""
+        """Return every type that has a handler."""
         return list(self.by_type)
 
     @property
     def handlers(self) -> list[Handler]:
-        """Every handler."""
+        """Return every handler."""
         return [handler for handlers in self.by_type.values() for handler in handlers]
 
     @property
     def longest_wait_s(self) -> float:
-        """How long any handler has an event wait in its lane for another attempt, at most."""
+        """Return the longest wait of any handler between attempts in the lane, in seconds."""
         every = (handler.policy.retry for handler in self.handlers)
         return max((retry.wait_max_s * (1 + retry.jitter) for retry in every), default=0.0)
 
     def check(self) -> None:
-        """Raise ConfigError when a handler asks for a service that nobody registered."""
+        """Raise ConfigError when a handler asks for a service that is not registered."""
         for handler in self.handlers:
             for wanted in handler.services:
                 if wanted not in self._services:
@@ -290,9 +293,9 @@ class Dispatcher:
                     )
 
     def scope(self) -> svcs.Container:
-        """Services for the handlers of one event, each made when the first of them asks.
+        """Return a container of services for one event, each made on first use.
 
-        See `closed`.
+        The caller closes it, see `failure_classification.close_services`.
         """
         return svcs.Container(self._services)
 
@@ -303,12 +306,12 @@ class Dispatcher:
         delivery: Delivery | None,
         scope: svcs.Container | None = None,
     ) -> None:
-        """Run one handler for one event; *delivery* for one that wants it.
+        """Run one handler for one event; *delivery* is for a handler that wants it.
+
+        The services come from *scope*, which the caller closes. Without a scope, or for a handler
+        with services of its own, they are made for this call and closed after it.
 
         Raises what the handler raises.
-
-        Its services are those of *scope*, which whoever gave it closes. Without one, or for a
-        handler with services of its own, they are made for this call and closed after it.
         """
         values: dict[type, object] = {
             handler.event_type: event,
@@ -347,12 +350,13 @@ async def _run(handler: Handler, values: dict[type, object]) -> None:
 
 
 def refuse(handler: Handler, result: object, unawaited: str = "") -> None:
-    """Raise TypeError when *handler* left work undone: what it returned, or called without await.
+    """Raise TypeError when *handler* left work undone.
 
-    Plain values that it returned are ignored.
+    The cause is an awaitable or generator that it returned, or *unawaited*, the name of a coroutine
+    that it called without await. Other values that it returned are ignored.
     """
     if inspect.iscoroutine(result):
-        result.close()  # else Python warns of it some time later
+        result.close()  # else Python warns later that it was never awaited
     if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError(
             f"handler {handler.name} returned a {type(result).__name__} that nobody runs: await it "
@@ -366,7 +370,10 @@ def refuse(handler: Handler, result: object, unawaited: str = "") -> None:
 
 
 def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
-    """Refuse two types of one topic, any if *topic* is empty, that are called the same on the wire."""
+    """Raise ConfigError for two types of *topic* with the same name on the wire.
+
+    If *topic* is empty, the types of each topic are compared.
+    """
     found: dict[tuple[object, str], type[Event]] = {}
     for each in of:
         namespace = str(each._options.namespace)
@@ -380,7 +387,7 @@ def _check_namespaces(topic: str, of: Iterable[type[Event]]) -> None:
 
 
 class Sizes(NamedTuple):
-    """How large a record may be before it is looked into: bytes of its value, headers of its own."""
+    """Limits of a record that is decoded: bytes of its value, and number of headers."""
 
     value_bytes: int = 16 * 2**20
     headers: int = 256
@@ -389,13 +396,13 @@ class Sizes(NamedTuple):
 class EventTypes:
     """The event types of one topic: finds the type of a record and decodes it.
 
-    The type is named by the `ce_type` header, or the envelope of a CloudEvent in structured mode,
-    else by `__faust.ns` in the value (what a plain Faust app writes), else it is the topic's only
-    type. A name is looked up here and nowhere else: a sender never chooses a class. What is larger
+    The type is named by the `ce_type` header or by the envelope of a CloudEvent in structured mode,
+    else by `__faust.ns` in the value (written by a plain Faust app). Otherwise it is the topic's
+    only type. Names are looked up only here, so a sender never chooses a class. A record larger
     than *sizes* is poison, and is not decoded.
     """
 
-    # Frozen.
+    # The default is immutable.
     def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008
         known = list(of)
         _check_namespaces(topic, known)
@@ -409,7 +416,10 @@ class EventTypes:
         self.names = tuple(self._codecs)
 
     def name_of(self, record: ConsumerRecord) -> str:
-        """The type of *record* by its name on the wire, whether anybody handles it or not; empty if it says none."""
+        """Return the type name of *record* on the wire, with or without a handler.
+
+        Empty if the record names no type, or is too large to be decoded.
+        """
         value, headers, name = record.value, record.headers, None
         if len(headers) > self._headers or (value is not None and len(value) > self._value_bytes):
             return ""
@@ -425,15 +435,14 @@ class EventTypes:
         return name or (self.names[0] if self._only is not None else "")
 
     def decode(self, record: ConsumerRecord, *, is_redeemed: bool = False) -> Event | None:
-        """The event in *record*, or None when its type has no handler here.
+        """Return the event in *record*, or None when its type has no handler here.
 
-        Raises DecodeError for poison.
-
-        What *is_redeemed* has the store's limit of size.
+        Raises DecodeError for poison. With *is_redeemed*, the size of the value is not checked,
+        since the payload store has a limit of its own.
         """
         value, codec = record.value, self._only
-        # Nearly always there is nothing but a value of the topic's only type; looking for more
-        # takes a while.
+        # Nearly always there is nothing but a value of the topic's only type, which needs no
+        # further checks.
         if (
             codec is None
             or value is None
@@ -444,10 +453,10 @@ class EventTypes:
             return self._decode(record, is_redeemed)
         try:
             return codec.parse(value)
-        except Exception:  # whatever it is: this finds it again, and says it in our words
+        except Exception:  # raised again by the slower `decode`, as a DecodeError with details
             return codec.decode(value)
 
-    # Of `decode`.
+    # The general case of `decode`.
     def _decode(self, record: ConsumerRecord, is_redeemed: bool) -> Event | None:  # noqa: FBT001
         value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
@@ -477,11 +486,11 @@ class EventTypes:
 
     @property
     def hides(self) -> bool:
-        """Whether one of the types here calls anything sensitive."""
+        """Return whether one of the types here has sensitive fields."""
         return bool(self._hidden)
 
     def shown(self, value: bytes | None) -> bytes | None:
-        """A record's *value* for people: with stars for what one of the types here calls sensitive."""
+        """Return a record's *value* for display, with stars for sensitive fields."""
         return hidden(value, self._hidden)
 
     def _in_envelope(self, record: ConsumerRecord) -> Event | None:

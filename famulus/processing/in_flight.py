@@ -1,8 +1,8 @@
-"""The records of one partition that are in flight: how many, how large, and what the stream's time was at each.
+"""The records of one partition that are in flight: number, size and stream time.
 
-The stream's time is the newest timestamp among the records up to one, in the order of the log. An
-event may stay unfinished for long while everything behind it goes on, so what is finished behind it
-takes no room. Pure: time is an argument.
+The stream time at a record is the newest timestamp among the records up to it, in the order of the
+log. An event may stay unfinished for long while everything behind it is finished, so finished
+records behind it take no memory. Pure: time is an argument.
 """
 
 from bisect import bisect_left
@@ -16,18 +16,18 @@ from famulus.processing.offset_tracker import PartitionOffsets
 from famulus.serialization.records import ConsumerRecord
 from famulus.state.changelog import SourcePosition, offsets_in, turns
 
-# They cost half of what a loop does.
+# Mapping these takes half the time of a loop.
 _offset, _timestamp, _key, _value = map(attrgetter, ("offset", "timestamp", "key", "value"))
-# Chunks of which one look finds out whether they are finished, so that many cost no more than a
-# few.
+# At most so many chunks are checked at once for being finished, so that the time is bounded.
 LOOKS = 32
 
 
 class Chunk(NamedTuple):
-    """Records that were unpacked together: their offsets, the stream's time at each, their bytes, and when that was.
+    """Records that were unpacked together.
 
-    When all of them are finished and an earlier one is not, only the last one's offset and time are
-    left.
+    The fields are their offsets, the stream time at each, their bytes, and the time of unpacking
+    (milliseconds since 1970). When all of them are finished and an earlier chunk is not, only the
+    last offset and its stream time are kept.
     """
 
     offsets: list[int]
@@ -38,37 +38,38 @@ class Chunk(NamedTuple):
 
 
 class InFlight:
-    """What was received of one partition and is not finished, in this assignment.
+    """The records of one partition that were received and are not finished, in one assignment.
 
-    *processed* says how far an earlier owner was and what its offsets are of, *begin* where reading
-    begins. *records* and *bytes* are how much may be unfinished; the bytes of a chunk count until
-    all of it is finished.
+    *processed* is the progress of an earlier owner, *begin* the offset where reading begins.
+    *records* and *bytes* limit what may be unfinished; the bytes of a chunk count until all of it
+    is finished.
     """
 
     def __init__(self, processed: SourcePosition, records: int, bytes: int, begin: int = 0) -> None:  # noqa: A002
         self._begin = begin
         self.offsets = PartitionOffsets()
         self._records_max, self._bytes_max = records, bytes
-        self._chunks: list[Chunk] = []  # of finished ones in a row, the last
-        self._look_at = 1  # where in the chunks the next look begins
+        self._chunks: list[Chunk] = []  # of successive finished ones, only the last
+        self._look_at = 1  # index of the chunk where the next check begins
         self._bytes = 0
         self._is_held = False
-        # What an earlier owner settled ahead, and was not received yet: runs, none of them below
-        # where reading begins.
+        # Runs that an earlier owner settled ahead and that are not received yet. None of them is
+        # below the offset where reading begins.
         self._ahead = deque(
             (max(start, begin), end) for start, end in offsets_in(processed) if end > begin
         )
         self._before = processed
         self.leader_epoch = processed.leader_epoch  # of the newest records that were fetched
         self._stream_ms = processed.stream_ms
-        self._passed_ms = processed.stream_ms  # the stream's time before the first of the chunks
+        self._passed_ms = processed.stream_ms  # stream time before the first of the chunks
 
     def received(
         self, records: Sequence[ConsumerRecord], now_ms: int
     ) -> tuple[Sequence[ConsumerRecord], list[int]]:
-        """Note *records*, which follow those before.
+        """Note *records*, which follow the earlier ones.
 
-        Returns those to be carried, with the stream's time at each.
+        Returns those that are to be processed, with the stream time at each. Records that an
+        earlier owner has settled are left out.
         """
         offsets = list(map(_offset, records))
         self.offsets.received(offsets)
@@ -85,26 +86,26 @@ class InFlight:
 
     @property
     def newest_bytes(self) -> int:
-        """How many bytes of keys and values `received` has noted last."""
+        """Return the bytes of keys and values in the newest chunk."""
         return self._chunks[-1].bytes
 
     def passed(self, position: int) -> bool:
-        """Note that all of the log below *position* was received.
+        """Note that the log below *position* was received completely.
 
         Returns whether more is finished by that alone.
         """
-        while self._ahead and self._ahead[0][0] < position:  # what was removed from the log since
+        while self._ahead and self._ahead[0][0] < position:  # removed from the log meanwhile
             _, end = self._ahead.popleft()
             if end > position:
                 self._ahead.appendleft((position, end))
         return self.offsets.passed(position)
 
     def _stream_of(self, times: list[int], now_ms: int) -> list[int]:
-        """The stream's time at each of the records that carry *times*.
+        """Return the stream time at each of the records with timestamps *times*.
 
-        It never runs ahead of the clock.
+        The stream time never runs ahead of the clock.
         """
-        # As nearly always.
+        # Nearly always the case.
         if self._stream_ms <= times[0] and times[-1] <= now_ms and times == sorted(times):
             return times
         return list(
@@ -114,7 +115,7 @@ class InFlight:
     def _without_settled(
         self, records: Sequence[ConsumerRecord], offsets: list[int], stream_ms: list[int]
     ) -> tuple[list[ConsumerRecord], list[int]]:
-        """Leave out what an earlier owner of the partition settled ahead of an offset that it did not."""
+        """Leave out the records that an earlier owner of the partition has settled ahead."""
         left: list[ConsumerRecord] = []
         times: list[int] = []
         at, behind = 0, offsets[-1] + 1
@@ -133,9 +134,9 @@ class InFlight:
 
     @property
     def is_full(self) -> bool:
-        """Whether the partition holds its share of memory.
+        """Return whether the partition holds its share of memory.
 
-        Once it does, it must get below half of it to go on.
+        Once it does, it must fall below half of the share to be no longer full.
         """
         while self._chunks and self._chunks[0].offsets[-1] < (self.offsets.next_offset or 0):
             chunk = self._chunks.pop(0)
@@ -152,12 +153,15 @@ class InFlight:
 
     @property
     def is_held(self) -> bool:
-        """Whether it was full when `is_full` was asked last."""
+        """Return the last result of `is_full`."""
         return self._is_held
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the oldest record that is not finished was received, None when there is none."""
+        """Return when the oldest unfinished record was received, None if there is none.
+
+        The time is in milliseconds since 1970.
+        """
         if not self.offsets.in_flight:
             return None
         finished = self.offsets.next_offset or 0
@@ -167,7 +171,7 @@ class InFlight:
 
     @property
     def head_ms(self) -> int | None:
-        """The stream's time at the oldest record that is not finished, None when there is none."""
+        """Return the stream time at the oldest unfinished record, None if there is none."""
         head = self.offsets.next_offset or 0
         for chunk in self._chunks if self.offsets.in_flight else ():
             if chunk.offsets[-1] >= head:
@@ -176,11 +180,14 @@ class InFlight:
 
     @property
     def stream_ms(self) -> int:
-        """The stream's time at the newest record."""
+        """Return the stream time at the newest record."""
         return self._stream_ms
 
     def _give_back(self) -> None:
-        """Let go of what finished chunks hold although the first is not: a few are looked at each time, in turns."""
+        """Compact finished chunks behind an unfinished one.
+
+        At most LOOKS chunks are checked in a call; the next call continues behind them.
+        """
         chunks, is_finished, untouched = (
             self._chunks,
             self.offsets.is_finished,
@@ -196,16 +203,16 @@ class InFlight:
                 seen.append(chunk)
                 continue
             self._bytes -= chunk.bytes
-            if seen[-1].is_finished:  # what may be committed will pass both at once
+            if seen[-1].is_finished:  # the committable offset will pass both at once
                 seen.pop()
             seen.append(Chunk(chunk.offsets[-1:], chunk.stream_ms[-1:], 0, is_finished=True))
         chunks[at - 1 : at + len(looks)] = seen
         self._look_at = at - 1 + len(seen) if len(looks) == LOOKS else 1
 
     def processed(self, now_ms: int, counts: Mapping[str, int]) -> SourcePosition:
-        """How far the partition is by now; *counts* says how its records ended."""
+        """Return the progress of the partition at *now_ms*, with *counts* of records by outcome."""
         next_offset = self.offsets.next_offset
-        if next_offset is None:  # the first record is still in hand, or has yet to come
+        if next_offset is None:  # the first record is not finished, or not received yet
             next_offset = self._chunks[0].offsets[0] if self._chunks else self._begin
         ahead = turns(next_offset, chain(self.offsets.ahead(), self._ahead))
         before, stream_ms = self._before, self._stream_at(next_offset)
@@ -222,7 +229,7 @@ class InFlight:
         )
 
     def _stream_at(self, next_offset: int) -> int:
-        """The stream's time before *next_offset*, as whoever goes on from there has to know it."""
+        """Return the stream time before *next_offset*, which the next owner starts from."""
         before = self._passed_ms
         for chunk in self._chunks:
             if chunk.offsets[0] >= next_offset:

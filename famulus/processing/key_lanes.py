@@ -1,10 +1,8 @@
-"""Lanes: which record of a partition may start next.
+"""Lanes: the order in which the records of a partition may start.
 
-Records of one lane never overlap and never change places.
-
-A lane is the record's key, unless the subscription says otherwise. A record starts when no earlier
-one of its lane is held; until then it waits behind it, and the records of other lanes go past.
-Pure: whoever asks does the work.
+Records of one lane never overlap and never change places. A lane is the record's key, unless the
+subscription says otherwise. A record starts when no earlier one of its lane is held. Until then it
+waits behind that one, and records of other lanes overtake it. Pure: the caller does the processing.
 """
 
 from collections import deque
@@ -15,41 +13,44 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Lanes(Generic[T]):
-    """The lanes of one partition, at most *limit* of them held at once.
+    """The lanes of one partition, of which at most *limit* are held at once.
 
     The first member of an item is its lane.
 
-    Most records end as soon as they start, so only those that do not are held: `start`, and before
-    any other call either nothing, which means that the record has ended, or `hold`, and `finish`
-    when it has ended later.
+    Most records end as soon as they start, so only the others are held. After `start`, the caller
+    either calls nothing, which means that the record has ended, or calls `hold` before any other
+    method, and `finish` when the record has ended.
     """
 
     def __init__(self, limit: int) -> None:
         self.held = 0
         self.waiting = 0
-        self.resting = 0  # lanes that are shut although nobody is at work on their record
+        self.resting = 0  # lanes that are blocked by a deferred record
         self._limit = self._limit_at_work = limit
-        # Held or free again: what waits behind the record of each lane.
+        # The records that wait in each lane that is held, deferred, or free again.
         self._busy: dict[Hashable, deque[T]] = {}
-        # Lanes of `_busy` that are held no more, each with something waiting.
+        # Lanes of `_busy` that are no longer held, each with a record waiting.
         self._free: deque[Hashable] = deque()
         self._batches: deque[Iterable[T]] = deque()
         self._batch: Iterator[T] = iter(())
-        # The next record that may start; None when none may now.
+        # Returns the next record that may start, None when none may now.
         self.start = self._starting().__next__
 
     def add(self, batch: Iterable[T], size: int) -> None:
-        """Add *size* records, oldest first. They are taken from *batch* when their turn comes."""
+        """Add *size* records, oldest first, which are taken from *batch* as they start."""
         self._batches.append(batch)
         self.waiting += size
 
     @property
     def is_full(self) -> bool:
-        """Whether as many lanes are held as may be."""
+        """Return whether as many lanes are held as the limit allows."""
         return self.held >= self._limit
 
     def _starting(self) -> Iterator[T | None]:
-        """What `start` says next, without end: a generator keeps its place in the batch, which is most of the work."""
+        """Yield the results of `start`, without end.
+
+        A generator keeps its position in the batch, which would be most of the work otherwise.
+        """
         while True:
             batch, busy = self._batch, self._busy
             if self.held >= self._limit:
@@ -58,7 +59,7 @@ class Lanes(Generic[T]):
                 yield self._start_free()
             else:
                 for item in batch:
-                    # Mostly nothing is, and a hash takes longer than to see that.
+                    # Mostly no lane is busy, and checking that is faster than hashing the lane.
                     if busy and item[0] in busy:
                         busy[item[0]].append(item)
                         continue
@@ -83,17 +84,20 @@ class Lanes(Generic[T]):
         return item
 
     def hold(self, lane: Hashable) -> None:
-        """The record that was started last, of *lane*, has not ended: the next one of its lane waits for `finish`."""
+        """Hold *lane* for the record that was started last, which has not ended.
+
+        The next record of the lane waits for `finish`.
+        """
         self.held += 1
         if lane in self._busy:
-            self._free.popleft()  # it came from there, and the lane has more
+            self._free.popleft()  # the record came from this free lane, which has more
         else:
             self._busy[lane] = deque()
 
     def finish(self, lane: Hashable) -> None:
-        """The record that *lane* was held for has ended.
+        """Release *lane*, since the record that it was held for has ended.
 
-        Raises KeyError when there was none (our bug).
+        Raises KeyError when the lane was not held (a bug of the caller).
         """
         if self._busy[lane]:
             self._free.append(lane)
@@ -102,14 +106,17 @@ class Lanes(Generic[T]):
         self.held -= 1
 
     def rest(self, lane: Hashable, *, is_held: bool) -> None:
-        """The record of *lane* that was started last, or is held, rests: its lane stays shut, but counts no more."""
+        """Block *lane* for its record, which is deferred: started last, or held.
+
+        The lane no longer counts as held.
+        """
         if not is_held:
             self.hold(lane)
         self.held -= 1
         self.resting += 1
 
     def resume(self, item: T) -> None:
-        """The record of a lane that rests is to start again, as *item*, before what waits behind it."""
+        """Queue *item*, a deferred record, before the records that wait behind it in its lane."""
         self._busy[item[0]].appendleft(item)
         self._free.append(item[0])
         self.waiting += 1
@@ -120,21 +127,21 @@ class Lanes(Generic[T]):
         self._limit = 0
 
     def go_on(self) -> None:
-        """Start again what may, after `stop`."""
+        """Start records again after `stop`."""
         self._limit = self._limit_at_work
 
     def resize(self, limit: int) -> bool:
-        """Hold at most *limit* lanes at once; those that are held beyond it end first.
+        """Hold at most *limit* lanes at once, and return whether that is a change.
 
-        Whether that is a change.
+        Lanes that are held beyond the limit end first.
         """
         is_other = limit != self._limit_at_work
         self._limit_at_work = limit
-        self._limit = limit if self._limit else 0  # of one that is stopped when it goes on
+        self._limit = limit if self._limit else 0  # while stopped, takes effect at `go_on`
         return is_other
 
     def clear(self) -> None:
-        """Forget what has not started, and what rests."""
+        """Forget the records that have not started, and the deferred ones."""
         self._batches.clear()
         self._batch = iter(())
         for lane in self._free:

@@ -1,9 +1,9 @@
-"""Which offset of a partition may be committed: everything below it is finished, whatever the order of finishing was.
+"""The committable offset of a partition: everything below it is finished.
 
-received -> finished -> committable. Pure, and a room of its own, because a mistake here loses
-events: stock Faust commits past an unfinished record (faust-streaming #606). Offsets that were
-never received (holes left by compaction and by transaction markers) are crossed, because only what
-was received is waited for.
+Records may finish in any order: received -> finished -> committable. Pure, and a module of its own,
+because a mistake here loses events: stock Faust commits past an unfinished record (faust-streaming
+#606). Offsets that were never received (holes left by compaction and by transaction markers) are
+crossed, because only received records are waited for.
 """
 
 from bisect import bisect_right
@@ -11,17 +11,18 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-# At the front of the lists, before they are deleted: each time would move all the others.
+# Finished runs are deleted from the front of the lists when there are so many, since each deletion
+# moves all other runs.
 STALE_RUNS = 1_000
 
 
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 
-    *next_offset* is what may be committed, None before any; *newest* was received last, -1 before
-    any; *in_flight* is how many were received and are not finished. Behind the newest the log may
-    have been read further: see `passed`. What is kept are runs of those in flight: an offset that
-    stays unfinished costs one run, however many behind it are finished.
+    *next_offset* may be committed; None before any may. *newest* was received last, -1 before any.
+    *in_flight* is the number of records that were received and are not finished. The log may have
+    been read beyond the newest record, see `passed`. Offsets in flight are kept as runs: an offset
+    that stays unfinished costs one run, however many behind it are finished.
     """
 
     def __init__(self) -> None:
@@ -29,10 +30,10 @@ class PartitionOffsets:
         self.newest = -1
         self.in_flight = 0
         self._passed = 0
-        # The unfinished runs, ascending and apart: where each starts, where it ends (one past its
-        # last), and one past what was received last before it, which is its start unless there is a
-        # hole. The lists begin with *_first* runs that are finished by now. The run after those
-        # starts at *_head*, and only its end is kept up in the list.
+        # The unfinished runs, ascending and disjoint: the start of each, its end (exclusive), and
+        # one past the offset that was received before it. The latter equals the start unless there
+        # is a hole. The first *_first* entries of the lists are finished runs. The run after those
+        # starts at *_head*; only its end is up to date in the lists.
         self._head = -1
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -40,9 +41,10 @@ class PartitionOffsets:
         self._first = 0
 
     def received(self, offsets: Iterable[int]) -> None:
-        """Note records before any work on them.
+        """Note records before they are processed.
 
-        *offsets* ascend. Raises AssertionError if one goes back (our bug).
+        *offsets* are ascending. Raises AssertionError if one is not above all earlier ones (a bug
+        of the caller).
         """
         for start, end in _runs(list(offsets)):
             assert start > self.newest, f"offset {start} was received after {self.newest}"
@@ -57,11 +59,10 @@ class PartitionOffsets:
             self.in_flight += end - start
 
     def passed(self, position: int) -> bool:
-        """Note that there is no record between the newest and *position*.
+        """Note that there is no record between the newest one and *position*.
 
-        Returns whether more may be committed now.
-
-        Transactions end with a mark, compaction leaves holes: nobody will ever finish those.
+        Returns whether more may be committed now. Transaction markers and holes left by compaction
+        are never finished by a record.
         """
         self._passed = position
         if self.in_flight or position <= max(self.newest + 1, self.next_offset or 0):
@@ -70,11 +71,11 @@ class PartitionOffsets:
         return True
 
     def finished(self, offset: int) -> None:
-        """Mark one record done; *offset* is its own, not + 1.
+        """Mark the record at *offset* finished.
 
-        Raises AssertionError if it is not in flight.
+        *offset* is its own, not one past it. Raises AssertionError if it is not in flight.
         """
-        # In order, as nearly always.
+        # Nearly always in order.
         if offset == self._head and offset + 1 < self._ends[self._first]:
             self._head = self.next_offset = offset + 1
             self.in_flight -= 1
@@ -82,7 +83,7 @@ class PartitionOffsets:
             self._finish(offset, offset + 1)
 
     def finished_all(self, offsets: Iterable[int]) -> None:
-        """The same for many, in any order.
+        """Mark the records at *offsets* finished, in any order.
 
         Raises AssertionError if one of them is not in flight.
         """
@@ -90,7 +91,10 @@ class PartitionOffsets:
             self._finish(start, end)
 
     def _finish(self, start: int, end: int) -> None:
-        """Mark a run done. All of it was received, so it lies in one of the unfinished runs."""
+        """Mark the run from *start* to *end* (exclusive) finished.
+
+        All of it was received, so it lies within one of the unfinished runs.
+        """
         starts, ends, befores, first = self._starts, self._ends, self._befores, self._first
         if self.in_flight:
             starts[first] = self._head
@@ -98,7 +102,7 @@ class PartitionOffsets:
         stop = ends[at] if at >= first else start
         assert end <= stop, f"offset {max(start, stop)} is not in flight"
         self.in_flight -= end - start
-        if starts[at] < start:  # the run's first records stay
+        if starts[at] < start:  # the run's first records stay unfinished
             ends[at] = start
             if end < stop:
                 starts.insert(at + 1, end)
@@ -111,7 +115,7 @@ class PartitionOffsets:
             del starts[at], ends[at], befores[at]
         else:
             self._first += 1
-        # As far as something was received: not over the hole before what is unfinished now.
+        # Up to what was received: not across the hole before the first unfinished run.
         if at == first:
             self.next_offset = (
                 befores[self._first] if self.in_flight else max(self.newest + 1, self._passed)
@@ -122,15 +126,15 @@ class PartitionOffsets:
                 self._first = 0
 
     def is_finished(self, first: int, last: int) -> bool:
-        """Whether nothing from *first* to *last* is in flight."""
+        """Return whether nothing from *first* to *last* is in flight."""
         if not self.in_flight or last < self._head:
             return True
         return self._ends[bisect_right(self._starts, last, self._first) - 1] <= first
 
     def ahead(self) -> Iterator[tuple[int, int]]:
-        """Runs of what is finished although an earlier one is not: start and end.
+        """Yield the finished runs above an unfinished record, as pairs of start and end.
 
-        Holes of the log may be in them.
+        The end is exclusive. Runs may include holes of the log.
         """
         first = self._first
         for start, end in zip(
@@ -141,7 +145,7 @@ class PartitionOffsets:
 
     @property
     def untouched(self) -> int:
-        """Where nothing is finished from there on."""
+        """Return the offset from which on no record is finished."""
         return (
             max(self._head, self._starts[-1])
             if self.in_flight and self._ends[-1] > self.newest
@@ -150,9 +154,9 @@ class PartitionOffsets:
 
 
 def _runs(offsets: list[int]) -> list[tuple[int, int]]:
-    """The contiguous runs in *offsets*: start and end.
+    """Return the contiguous runs in *offsets*, as pairs of start and end (exclusive).
 
-    One that is not the next, or comes twice, begins a run.
+    An offset that does not follow its predecessor, or equals it, begins a run.
     """
     if not offsets:
         return []
@@ -169,13 +173,14 @@ OnCommitAhead = Literal["ignore", "follow", "fail"]
 
 
 class StartError(ValueError):
-    """The state of a partition does not belong to what its topic holds now."""
+    """The state of a partition does not fit the present content of its topic."""
 
 
 class Start(NamedTuple):
-    """Where reading a partition begins, and what the state and the group's commit disagree about, if anything.
+    """The offset where reading of a partition begins.
 
-    *gone* is how many offsets before that were deleted from the log unread.
+    *disagreement* says how the state and the group's commit differ; empty if they do not. *gone* is
+    the number of offsets before *offset* that were deleted from the log unread.
     """
 
     offset: int
@@ -184,19 +189,26 @@ class Start(NamedTuple):
 
 
 def gone(first: int, begin: int) -> str:
-    """Say that the offsets from *first* to the log's *begin* were deleted unread."""
+    """Return a message that the offsets from *first* to *begin* were deleted unread.
+
+    *begin* is the first offset of the log.
+    """
     return f"records {first} to {begin - 1} are gone from the topic and were never handled"
 
 
 def start_offset(  # four offsets and what to do
     processed: int, committed: int | None, begin: int, end: int, on_commit_ahead: OnCommitAhead
 ) -> Start:
-    """Where to go on when the state says that everything below *processed* is settled: there, because it is the truth.
+    """Return the offset where reading continues: *processed*, if the log still has it.
 
-    A commit that is behind was lost, which costs nothing. One that is ahead was made by somebody
-    else, who skipped records: by default that is not followed. *begin* and *end* are those of the
-    log. Raises StartError when the state is ahead of the log, or when the commit is ahead of the
-    state and that is to `fail`.
+    Otherwise reading continues at *begin*, the first offset of the log. *end* is one past the last.
+
+    The state says that everything below *processed* is settled, and it takes precedence over the
+    group's commit. A commit that is behind is harmless: a later one was lost. A commit that is
+    ahead was made by another client, which skipped records; by default it is not followed.
+
+    Raises StartError when the state is ahead of the log, or when the commit is ahead of the state
+    and *on_commit_ahead* is `fail`.
     """
     if processed > end:
         raise StartError(

@@ -1,7 +1,7 @@
-"""One assigned partition at work: what was received of it, its lanes, the group that fills and the one that is settled.
+"""Processing of one assigned partition: fetches, lanes, checkpoints and offsets.
 
-A flow lives for one assignment. Whatever is still in hand of an earlier one ends in a flow that
-nobody looks at.
+A processor lives for one assignment. Events of an earlier assignment that are still in flight end
+in the old processor, without effect.
 """
 
 import asyncio
@@ -30,41 +30,41 @@ from famulus.state.checkpointer import Checkpointer
 from famulus.state.partition_state import PartitionState
 
 log = structlog.get_logger()
-# One that is unpacked and one behind it, so that no partition runs dry between two polls.
+# One that is being unpacked and one behind it, so that no partition runs dry between two polls.
 FETCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one partition may hold and have at work."""
+    """Limits of what one partition may hold and process at once."""
 
     lanes: int
     records: int
     bytes: int
-    chunk: int  # records unpacked, and their marks looked up, at once
-    linger_s: float = 0.0  # a group may wait for more while there is more to start
-    linger_records: int = 1_000  # which is then enough
+    chunk: int  # records that are unpacked, and whose marks are looked up, at once
+    linger_s: float = 0.0  # a checkpoint may stay open so long while there is more to start
+    linger_records: int = 1_000  # and is written early when it has so many events
 
 
 class Packed(Protocol):
-    """What a fetch brought of one partition, see `worker.fetch`."""
+    """A fetch of one partition, with records still packed, see `consumer.fetcher`."""
 
     next_offset: int
     leader_epoch: int
 
     def records(self, limit: int) -> Iterator[Sequence[ConsumerRecord]]:
-        """The records, *limit* at a time."""
+        """Return an iterator over the records, *limit* at a time."""
 
 
 class PartitionProcessor:
     """The records of one partition, from the fetch to the finished offset.
 
-    *state* is what the partition remembers, *settler* makes it durable, None for a subscription
-    that remembers nothing. *on_room* makes the crew look again, *begin* is the offset where reading
-    begins.
+    *state* is the state of the partition, and *checkpointer* makes it durable; it is None for a
+    subscription without state. *on_room* tells the task pool that there may be a record to start.
+    *begin* is the offset where reading begins.
     """
 
-    def __init__(  # noqa: PLR0917  # all that a flow is tied to
+    def __init__(  # noqa: PLR0917  # everything that a processor depends on
         self,
         tp: TP,
         pipeline: Pipeline,
@@ -80,14 +80,14 @@ class PartitionProcessor:
         self.pipeline = pipeline
         self.state = state
         self.lanes: Lanes[WorkItem] = Lanes(limits.lanes)
-        self.is_listed = False  # the crew's own note
-        # Offsets of what was handled, finished before anybody but the crew has a turn.
+        self.is_listed = False  # set by the task pool alone
+        # Offsets of handled events, finished before any task outside of the pool runs.
         self.done: list[int] = []
         self.is_closing = False
         self._limits = limits
         self._ties, self._on_room = ties, on_room
-        self.position = 0  # where the next fetch is expected to begin, or later
-        # Each with where the next one begins.
+        self.position = 0  # offset where the next fetch is expected to begin, or a later one
+        # Each with the offset where the next one begins.
         self._fetches: deque[tuple[Iterator[Sequence[ConsumerRecord]], int]] = deque()
         self._quiet = asyncio.Event()
         processed = replace(
@@ -117,71 +117,79 @@ class PartitionProcessor:
             self._check_room,
             self._check_quiet,
         )
-        self.has_state = checkpointer is not None  # whether the subscription remembers anything
-        self.halted = ""  # why nothing more is started, in words
-        self._is_barred = False  # nothing at all is started, not even what an operator sends back
-        self.paused = ""  # by whom, and why
+        self.has_state = checkpointer is not None  # whether the subscription has state
+        self.halted = ""  # the reason why nothing more is started, as text
+        self._is_barred = False  # nothing is started at all, not even redeliveries
+        self.paused = ""  # the operator and the reason, as text
 
     @property
     def checkpointed_offset(self) -> int | None:
-        """What may be committed of the source: everything below it is settled.
+        """Return the offset that may be committed: everything below it is settled.
 
-        None before any is.
+        None before any may be committed.
         """
         return self.checkpoint_loop.offset if self.has_state else self.offsets.next_offset
 
     @property
     def blocked(self) -> str:
-        """Why nothing can be settled, in words."""
+        """Return why nothing can be settled, as text; empty if it can."""
         return self.checkpoint_loop.unsent or self.unwritten
 
     @property
     def unwritten(self) -> str:
-        """The same where it is the disk that takes nothing."""
+        """Return why the disk refuses the effects of events, as text; empty if it does not."""
         return self.checkpoint_loop.unwritten
 
     def behind(self, log_end: int) -> int:
-        """How many offsets up to *log_end*, one past the newest record, are not settled.
+        """Return how many offsets below *log_end*, one past the newest record, are not settled.
 
-        Holes among them count. Where all that was received is settled, what follows it (markers of
-        transactions) does not: it has been read.
+        Holes in the log count. When everything received is settled, offsets that follow it and were
+        read (transaction markers) do not count.
         """
         settled = max(self.begin, self.checkpointed_offset or 0)
         is_idle = not (self.offsets.in_flight or self._fetches or self.checkpoint_loop.task)
         return max(log_end - (max(settled, self.position) if is_idle else settled), 0)
 
     def renewed(self, begin: int) -> "PartitionProcessor":
-        """A new flow for the same partition of a subscription that remembers nothing."""
+        """Return a new processor for the same partition of a subscription without state.
+
+        Reading begins at the offset *begin*.
+        """
         state = PartitionState(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
         return PartitionProcessor(
             self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin
         )
 
-    # In.
+    # Receiving.
 
     def receive(self, packed: Packed) -> None:
-        """Take a fetch, to be unpacked when its turn comes: records take less memory packed, and are handled warm."""
+        """Add a fetch, to be unpacked when its turn comes.
+
+        Records take less memory packed, and are still in the CPU's cache if handled right after
+        unpacking.
+        """
         if not self.is_closing:
             self._fetches.append((packed.records(self._limits.chunk), packed.next_offset))
             self.position = packed.next_offset
             self.in_flight.leader_epoch = max(self.in_flight.leader_epoch, packed.leader_epoch)
 
     def forget(self) -> None:
-        """Do not unpack what is left."""
+        """Discard the fetches that are not unpacked."""
         self._fetches.clear()
         self.position = self.offsets.newest + 1
 
     def receive_redelivery(self, tp: TP, packed: Packed) -> None:
-        """The same for a topic through which records come back."""
+        """Add a fetch of the redelivery topic *tp*."""
         if not self.is_closing:
             self.backs.receive(tp, packed.records(self._limits.chunk))
 
     def refill(self) -> bool:
-        """Unpack some records for the lanes.
+        """Unpack some records for the lanes, and return whether there were any.
 
-        False when nothing more may start now, or the next ones cannot be read.
+        Returns False when nothing more may start now, or when the next records cannot be read,
+        which halts the partition.
         """
-        self.turn_ended()  # which may make room
+        self.turn_ended()  # which may let more records start
         try:
             return not (self.is_closing or self._is_barred) and self._refill()
         except UnreadableError as error:
@@ -190,7 +198,7 @@ class PartitionProcessor:
             return False
 
     def _cure(self, error: UnreadableError) -> str:
-        """Say what skips the records that *error* is about, where they stand in a topic."""
+        """Return how to skip the records of *error*, empty if that is not known."""
         if not error.topic:
             return ""
         topic, partition = error.topic, self.tp.partition
@@ -204,7 +212,7 @@ class PartitionProcessor:
         )
 
     def _refill(self) -> bool:
-        # What halted because it has too many dead letters is told here that some are dropped.
+        # Also when halted because of too many dead letters: drops of them arrive here.
         if (
             self.backs.is_due
             and (self.halted or not self.lanes.is_full)
@@ -222,9 +230,9 @@ class PartitionProcessor:
         return False
 
     def _passed(self, position: int) -> None:
-        """All of the log below *position* is unpacked.
+        """Note that all of the log below *position* is unpacked.
 
-        Where nothing is in hand, that is settled without a record.
+        When nothing is in flight, the new position is settled without a record.
         """
         if self.in_flight.passed(position) and self.has_state:
             self.state.filling.has_passed = True
@@ -239,7 +247,7 @@ class PartitionProcessor:
         self.lanes.add(self.pipeline.works_of(left, self.state, stream_ms), len(left))
 
     def _refill_redeliveries(self) -> bool:
-        """What has come back and is due."""
+        """Start the redeliveries that are due, and return whether there were any."""
         works: list[WorkItem] = []
         now_ms = self._ties.now_ms()
         for returned, finished, place in self.backs.take(now_ms, self._limits.chunk):
@@ -247,7 +255,7 @@ class PartitionProcessor:
                 self.pipeline.drop(returned, self.state)
                 self.state.filling.returned.append((finished, place, "ignored"))
             else:
-                # The stream had come to it, also if nothing of it was read in this assignment.
+                # Stream time had reached it, even if nothing was read in this assignment.
                 stream_ms = max(self.in_flight.stream_ms, min(returned.timestamp, now_ms))
                 works.append(self.pipeline.redelivery_work(returned, finished, place, stream_ms))
         self.pipeline.counts.received += len(works)
@@ -257,18 +265,21 @@ class PartitionProcessor:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is anything that has not started, and may when there is room."""
+        """Return whether there are records that have not started and may start later."""
         return bool(self.lanes.waiting or self._fetches or self.backs.is_due)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the partition has enough to do for now."""
+        """Return whether the partition needs no further fetch now."""
         return len(self._fetches) >= FETCHES or self.in_flight.is_full
 
-    # At work.
+    # Processing.
 
     def ended(self, work: WorkItem, outcome: Outcome) -> None:
-        """A record was carried: it is finished with the group that has its effects, at once when it left none."""
+        """Note the outcome of a record.
+
+        Its offset is finished with the checkpoint that has its effects, or at once if it has none.
+        """
         group, past = self.state.filling, work[2]
         if past is not None and past.finished is not None:
             group.returned.append((past.finished, past.place, outcome))
@@ -279,7 +290,10 @@ class PartitionProcessor:
             self.offsets.finished(work[1].offset)
 
     def turn_ended(self) -> None:
-        """The crew has carried some records: what left nothing to settle is finished, the rest is settled."""
+        """Finish the records that the task pool has processed since the last call.
+
+        Records without effects are finished at once; the checkpoint loop makes the others durable.
+        """
         if self.done:
             self.pipeline.note("handled", len(self.done))
             self.offsets.finished_all(self.done)
@@ -287,12 +301,15 @@ class PartitionProcessor:
         self.checkpoint_loop.start()
 
     def choose_timed(self, begun: int) -> tuple[int, int, int]:
-        """Begin a stretch with the event of the number *begun*: which one is timed first, and how far apart others."""
+        """Begin a stretch with event number *begun*, and choose its events to time.
+
+        Returns *begun*, the number of the first event to time, and the step to further ones.
+        """
         first, apart = self.timing.choose(self.lanes.waiting, has_more=bool(self._fetches))
         return begun, begun + first, apart
 
     def rest(self, work: WorkItem, rest: Defer, *, is_held: bool) -> None:
-        """The record of *work*, started or held, is not done, and nobody is at work on it."""
+        """Defer the event of *work*, which was started last or is held."""
         self.lanes.rest(work[0], is_held=is_held)
         self.turn_ended()
         if self.is_closing:
@@ -304,7 +321,7 @@ class PartitionProcessor:
             self._halt(rest.halts)
 
     def bar(self, why: str) -> None:
-        """Start nothing at all, for a reason that only another start of the partition can end."""
+        """Start nothing at all until the partition is assigned again; *why* is the reason."""
         self._is_barred = True
         self._halt(why)
 
@@ -314,9 +331,9 @@ class PartitionProcessor:
         log.error(why, topic=self.tp.topic, partition=self.tp.partition)
 
     def pause(self, why: str) -> None:
-        """Start nothing more while there is a *why*, in words; go on when it is empty.
+        """Start nothing more while *why*, the reason as text, is not empty.
 
-        What is in hand is settled.
+        Events in flight are settled. An empty *why* resumes the partition.
         """
         was_paused, self.paused = bool(self.paused), why
         if why:
@@ -326,27 +343,27 @@ class PartitionProcessor:
             self._on_room(self)
 
     def widen(self, lanes: int) -> None:
-        """Have at most so many records in hand at once, from the next one on."""
+        """Process at most *lanes* records at once, from the next one on."""
         if self.lanes.resize(lanes):
             self._on_room(self)
 
     def finish(self, lane: Hashable) -> None:
-        """The record that *lane* was held for has ended, one way or the other."""
+        """Release *lane*: the record that it was held for has ended."""
         self.lanes.finish(lane)
         if self.is_closing:
-            self.turn_ended()  # else it would look as if nothing were owed
+            self.turn_ended()  # else the partition would look as if nothing were left to write
             self._check_quiet()
 
     def _check_room(self) -> None:
         if self.has_more:
             self._on_room(self)
 
-    # Out.
+    # Closing.
 
     async def close(self, timeout_s: float) -> bool:
-        """Start nothing more, and wait for what is in hand.
+        """Start nothing more, and wait at most *timeout_s* seconds for events in flight.
 
-        False when it did not end in time: then it is abandoned.
+        Returns False when they did not end in time; the processor is then abandoned.
         """
         self.is_closing = True
         self._start_no_more()
@@ -360,7 +377,7 @@ class PartitionProcessor:
         return True
 
     def abandon(self) -> None:
-        """Write nothing more, whatever ends from now on: it will be read again."""
+        """Write nothing more; events that end from now on will be read again."""
         self.state.is_abandoned = self.is_closing = True
         self._start_no_more()
 

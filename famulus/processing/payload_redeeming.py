@@ -1,7 +1,7 @@
-"""Claim checks on their way in: the payload is fetched before the event is decoded, and within a limit of memory.
+"""Redeeming of claim checks: fetch the payload before decoding, within a memory limit.
 
-A store that is away is no failure of an event: events that need it wait at one circuit breaker, and use up no
-attempts.
+An unavailable payload store is no failure of an event. Events that need it wait at one circuit
+breaker, and use no attempts.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from famulus.serialization.claim_check import redeemed
 from famulus.serialization.records import RecordCopy, place_of
 from famulus.state.unit_of_work import UnitOfWork, enter
 
-# Each failure is one of the store, after tries of its own.
+# Opens at the first failure, since the store has its own retries before it reports one.
 BREAKER = Breaker(failures=1, events=1, wait_initial_s=1.0)
 
 
@@ -33,12 +33,13 @@ class PayloadRedeemer:
         )
 
     async def redeem(self, unit: UnitOfWork, past: RetryContext | None) -> RecordCopy:
-        """*unit*'s record with its payload, which takes up room until `let_go`.
+        """Return the record of *unit* with its payload.
 
-        Raises Rest when the store is away, ClaimError when the payload cannot be had.
+        The payload counts against the memory limit until `let_go`. Raises Defer when the store is
+        unavailable, and ClaimError when the payload is missing or wrong.
         """
         record, breaker = unit.record, self.breaker
-        enter(unit)  # while it is waited for, the time limits of the event before do not count
+        enter(unit)  # so that the time limit of the previous event does not apply to this wait
         claim = self.store.claim_of(record)
         place = place_of(record)
         if breaker.state is not CLOSED and not breaker.try_acquire_probe(place):
@@ -59,15 +60,15 @@ class PayloadRedeemer:
         return redeemed(record, payload)
 
     def let_go(self, unit: UnitOfWork) -> None:
-        """Nobody needs the payload any more."""
+        """Release the memory of the payload of *unit*."""
         self.room.give(unit.bytes_redeemed)
         unit.bytes_redeemed = 0
 
 
 class MemoryLimit:
-    """So many bytes, taken and given back.
+    """A number of bytes that can be taken and given back.
 
-    Whoever finds too few left waits, in the order of coming.
+    Callers wait, first come first served, while too few bytes are left.
     """
 
     def __init__(self, size: int) -> None:
@@ -75,7 +76,10 @@ class MemoryLimit:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
-        """Take *size* bytes, which must not be more than there are in all."""
+        """Take *size* bytes, waiting until they are free.
+
+        *size* must not exceed the limit.
+        """
         if size <= self.left and not self._waiting:
             self.left -= size
             return

@@ -1,17 +1,21 @@
-"""The life of a batch, top to bottom: this file is where to start reading.
+"""The processing of one event, from decoding to its effects. Start reading here.
 
-The promise, which every other file serves:
+The guarantees, which every other file serves:
 
-1. No event is lost: a record below the committed offset was handled, was a duplicate, or lies in the dead letter topic.
-2. Per key in order: event n+1 of a key starts only when n is settled.
+1. No event is lost: a record below the committed offset was handled, was a duplicate, or is in the
+   dead letter topic.
+2. Events of a key are handled in order: event n+1 starts only when n is settled.
 3. Each event id takes effect once in tables, within the dedupe window.
-4. Tables equal the fold of the settled events: after a kill, a move to another worker, a rebuild from the changelog.
-5. The dead letter topic holds the events that failed for good, bytes unchanged, and says why.
+4. Tables equal the fold of the settled events: after a kill, after a move to another worker, and
+   after a rebuild from the changelog.
+5. The dead letter topic holds the events that failed for good, with unchanged bytes and the reason.
 
-Kafka -> transport (whole partition batches) -> flow (one partition: lanes, groups, offsets) -> crew
-(who does it) -> **pipeline**: decode -> duplicate? -> handlers in a unit of work; what fails rests
-and is tried again, or leaves as a dead letter (`failing`) -> group -> settle -> offsets finished ->
-Faust commits them.
+The path of a record: Kafka -> transport (whole fetches per partition) -> partition processor (one
+partition: lanes, checkpoints, offsets) -> task pool (runs the handlers) -> **pipeline** -> open
+checkpoint -> checkpoint loop (makes it durable) -> offsets finished -> Faust commits them.
+
+The pipeline decodes the record, looks for a duplicate, and runs the handlers in a unit of work. An
+event that fails is deferred and tried again, or becomes a dead letter (`failure_policy`).
 """
 
 import math
@@ -47,19 +51,20 @@ from famulus.state.partition_state import Finished, PartitionState
 from famulus.state.rocksdb_store import StoreError
 from famulus.state.unit_of_work import RowConflictError, UnitOfWork, enter
 
-# A record's lane; the record that is to be carried; what is known of it from before, None for
-# nearly all; the stream's time; the key of its mark, if that is known before decoding; what the
-# store had under it when so many groups had reached it. A plain tuple, since one is made for every
-# record.
+# (lane, record, retry context, stream time in ms, mark key, stored mark, checkpoints applied). The
+# retry context is None for nearly all. The mark key is b"" if it is not known before decoding. The
+# stored mark is the store's value of that key, read when so many checkpoints had reached the store;
+# -1 means that the store was not read. A plain tuple, since one is made for every record.
 WorkItem = tuple[Hashable, ConsumerRecord, RetryContext | None, int, bytes, bytes | None, int]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Carries the events of one subscription. *dedupe* None takes every record for a new event.
+    """The pipeline of one subscription.
 
-    *dedupe_back* is for those that come back from retry topics or from among the dead letters, so
-    that twice is once.
+    *dedupe* recognizes duplicates; None takes every record for a new event. *dedupe_redelivered* is
+    for records from retry and redrive topics, so that a redelivery that is read twice takes effect
+    once.
     """
 
     types: EventTypes
@@ -70,20 +75,26 @@ class Pipeline:
     on_unknown_type: OnUnknownType
     failure_policy: FailurePolicy
     payload_redeemer: PayloadRedeemer
-    redelivery_topics: tuple[str, ...] = ()  # through which records come back, as on the cluster
+    redelivery_topics: tuple[str, ...] = ()  # retry and redrive topics, as on the cluster
 
     @property
     def has_types(self) -> bool:
-        """Whether there is more than one type."""
+        """Return whether the topic has more than one event type."""
         return len(self.types.names) > 1
 
     def label_of(self, record: ConsumerRecord) -> str:
-        """The type of *record* as metrics name it: one of a bounded number, however many a sender makes up."""
+        """Return the type of *record* as a label for metrics.
+
+        The number of labels is bounded, however many type names a sender makes up.
+        """
         name = self.types.name_of(record)
         return name if name in self.types.names[:TYPES_MAX] else OTHER
 
     def redelivery_wait_ms(self, topic: str) -> int:
-        """How long records wait in *topic*, through which they come back, at most; 0 in the one for dead letters."""
+        """Return the longest wait of a record in the redelivery topic *topic*, in milliseconds.
+
+        The wait is 0 in the redrive topic.
+        """
         stage = stage_of(topic)
         every = (handler.policy.delays_s for handler in self.dispatcher.handlers)
         return math.ceil(
@@ -91,13 +102,16 @@ class Pipeline:
         )
 
     def note(self, outcome: Outcome, count: int = 1) -> None:
-        """So many records have ended like that."""
+        """Count *count* records that ended with *outcome*."""
         self.counts[outcome] += count
         if outcome == "handled":
             self.failure_policy.flood.passed += count
 
     def _lanes_of(self, records: Sequence[ConsumerRecord]) -> list[Hashable]:
-        """What each record must not overtake: its key; without one its event id; or the whole partition."""
+        """Return the lane of each record: its key, else its event id.
+
+        All records have one lane when the whole partition is in order.
+        """
         if self.failure_policy.order == "partition":
             return [None] * len(records)
         return [event_id_of(record) if record.key is None else record.key for record in records]
@@ -105,9 +119,10 @@ class Pipeline:
     def works_of(
         self, records: Sequence[ConsumerRecord], state: PartitionState, stream_ms: Iterable[int]
     ) -> Iterator[WorkItem]:
-        """What `carry` needs to know of each record.
+        """Return a work item for each of *records*.
 
-        The store is looked into once for all, if the disk lets us.
+        The marks of all records are read from the store in one lookup. If the disk refuses, each
+        event reads its own mark later.
         """
         known = self._lanes_of(records), records, repeat(None, len(records)), stream_ms
         keys = self.dedupe.keys(records) if self.dedupe is not None else []
@@ -117,14 +132,18 @@ class Pipeline:
             stored, applied = self.dedupe.stored(state, keys), state.applied
         except (
             StoreError
-        ):  # each event looks for itself when its turn comes, and waits for the disk
+        ):  # each event looks up its own mark when it is processed, and waits for the disk
             stored, applied = [None] * len(keys), -1
         return zip(*known, keys, stored, repeat(applied, len(records)), strict=True)
 
     def redelivery_work(
         self, back: Redelivery, finished: Finished, place: int, stream_ms: int
     ) -> WorkItem:
-        """The same for a record that came back; *finished* is to be told its *place* when it has ended."""
+        """Return a work item for a redelivery.
+
+        *finished* is called with *place*, the offset in the redelivery topic, when the record has
+        ended.
+        """
         past = RetryContext(back=back, finished=finished, place=place)
         if back.action == "retry":
             past.tried[back.handler] = AttemptCount(back.attempts, back.first_ms)
@@ -132,13 +151,14 @@ class Pipeline:
         return lane, back, past, stream_ms, redelivery_key(back, self.dedupe), None, -1
 
     def drop(self, back: Redelivery, state: PartitionState) -> None:
-        """A dead letter is given up: what waits behind it may come back."""
+        """Give up the dead letter of *back*, and release the events parked behind it."""
         self.failure_policy.unblock_sequence(back, state)
 
     async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
-        """Carry one event until only the checkpoint of its group is left to do.
+        """Process one event, up to the open checkpoint that has its effects.
 
-        Raises Defer when the event has to wait for something.
+        Returns the outcome. Raises Defer when the event has to wait for something. Raises errors
+        that are no failure of the event as they are.
         """
         record, past = work[1], work[2]
         unit = UnitOfWork(state, record) if past is None else self._resumed(past, record, state)
@@ -149,7 +169,7 @@ class Pipeline:
                 )
             try:
                 event = self.types.decode(record)
-            except DecodeError as error:  # claim checks are looked for only here: it costs others
+            except DecodeError as error:  # only here, to save others the check for a claim check
                 event = await self._redeemed(error, unit, past)
             if event is None:
                 return self._unknown(record, past, unit)
@@ -182,7 +202,7 @@ class Pipeline:
             if unit.services is not None:
                 await close_services(unit)
             self._join(unit, past)
-        except BaseException as error:  # those that are no failure of the event are raised again
+        except BaseException as error:  # what is no failure of the event is raised again
             await close_services(unit, error)
             not_handled(self.failure_policy, error, unit, past)
             return "dead_lettered"
@@ -192,7 +212,7 @@ class Pipeline:
 
     @staticmethod
     def _succeeded(handler: Handler, unit: UnitOfWork) -> None:
-        """Note the success of an attempt, and end the time limit that passed during it."""
+        """Note the success of an attempt, and withdraw a time limit that passed during it."""
         if unit.is_timed_out:
             take_back(unit)
         breaker = handler.breaker
@@ -201,8 +221,8 @@ class Pipeline:
             breaker.close_breaker()
 
     def _join(self, unit: UnitOfWork, past: RetryContext | None) -> None:
-        """Add the effects of a handled event to the group that fills."""
-        if unit.is_undone:  # and its handler caught what said so
+        """Add the effects of a handled event to the open checkpoint."""
+        if unit.is_undone:  # and its handler has caught the error
             raise RowConflictError
         if unit.mark or unit.rows or unit.outbox or unit.reads:
             unit.join()
@@ -210,7 +230,7 @@ class Pipeline:
             self._end(unit, past)
 
     def _leave(self, unit: UnitOfWork) -> None:
-        """Free what the event has taken up, unless it is deferred with it."""
+        """Free the resources of the event; a deferred event keeps its unit of work."""
         if unit.bytes_redeemed:
             self.payload_redeemer.let_go(unit)
         if not unit.is_resting:
@@ -221,7 +241,10 @@ class Pipeline:
     async def _redeemed(
         self, error: DecodeError, unit: UnitOfWork, past: RetryContext | None
     ) -> Event | None:
-        """The event that a claim check stands for. Raises *error* of a record that is none."""
+        """Return the event that a claim check stands for.
+
+        Raises *error* for a record that is no claim check.
+        """
         if not is_claim_check(unit.record):
             raise error
         return self.types.decode(await self.payload_redeemer.redeem(unit, past), is_redeemed=True)
@@ -235,16 +258,16 @@ class Pipeline:
     def _is_duplicate(
         self, work: WorkItem, event: Event, unit: UnitOfWork, past: RetryContext | None
     ) -> bool:
-        """Return True if the event was seen before. If not, *unit* gets the mark that it leaves."""
+        """Return whether the event was seen before. If not, set the mark of *unit*."""
         dedupe = self.dedupe if past is None or past.back is None else self.dedupe_redelivered
-        if dedupe is None or unit.mark is not None:  # the latter was deferred since the look-up
+        if dedupe is None or unit.mark is not None:  # with a mark, it was deferred after the check
             return False
         _, record, _, stream_ms, key, stored, applied = work
         before: list[bytes] = []
         if not key:
             key, *before = dedupe.keys_of(event, record)
         raw = unit.earlier(key, applied, stored)  # None, nearly always
-        for older in before:  # by an identity alone
+        for older in before:  # only if the subscription has an *identity*
             raw = raw or unit.earlier(older, -1, None)
         if (
             raw is not None
@@ -258,7 +281,10 @@ class Pipeline:
     def _unknown(
         self, record: ConsumerRecord, past: RetryContext | None, unit: UnitOfWork
     ) -> Outcome:
-        """What becomes of a record whose type has no handler here."""
+        """Return the outcome of a record whose type has no handler here.
+
+        Raises InvariantError or UnknownTypeError, as *on_unknown_type* says.
+        """
         if self.on_unknown_type == "fail":
             raise InvariantError(f"{words(record)} is of a type that nobody here handles")
         if self.on_unknown_type == "dead_letter":
@@ -267,7 +293,7 @@ class Pipeline:
         return "ignored"
 
     def _end(self, unit: UnitOfWork, past: RetryContext | None) -> None:
-        """The event has ended, and not as a dead letter."""
+        """Clean up the retry state of an event that ended, and not as a dead letter."""
         if past is not None:
             self.failure_policy.ended(unit.record, past, unit.partition, is_dead=False)
 
@@ -275,7 +301,7 @@ class Pipeline:
     def _left(past: RetryContext, handlers: Sequence[Handler]) -> Sequence[Handler]:
         """Return the handlers that have yet to run.
 
-        Raises PermanentError when the only one of a redelivered event does not exist any more.
+        Raises PermanentError when the only handler of a redelivered event does not exist any more.
         """
         left = past.left(handlers)
         if past.back is not None and past.back.handler and not left and not past.done:
@@ -285,7 +311,7 @@ class Pipeline:
     async def _call(
         self, handler: Handler, event: Event, unit: UnitOfWork, past: RetryContext | None
     ) -> object:
-        """Call a handler that takes more than its event, or one of an event with a past."""
+        """Call a handler that needs more than the event, or is called with a retry context."""
         if past is not None and past.held:
             self.failure_policy.check_held(handler, past)
         if handler.is_plain:

@@ -1,4 +1,4 @@
-"""The topics through which records come back to a partition: what was fetched of them, and what is due by now."""
+"""Redelivery topics of one partition: the records fetched from them, and which are due."""
 
 import asyncio
 from collections import deque
@@ -19,18 +19,21 @@ from famulus.serialization.stray_records import StrayRecordError
 
 
 class FetchedChunks(Protocol):
-    """The records of one fetch, some at a time, where one of them has raised UnreadableError."""
+    """The records of one fetch, in chunks, after a chunk has raised UnreadableError."""
 
     def skip(self) -> None:
-        """Go on behind that."""
+        """Skip the batch that could not be read."""
 
 
 class RedeliveryTopic:
-    """The records of one retry or redrive topic partition, at most *records* of them in flight at once.
+    """The records of one partition of a retry or redrive topic.
 
-    All of a retry topic wait equally long, *wait_ms*, so they are in the order of their due times.
-    Where one says another time, because a clock was wrong or it is none of ours, it waits no longer
-    than that after it was written, and what was unpacked with it is not behind it.
+    At most *records* of them are processed at once.
+
+    All records of a retry topic wait equally long, *wait_ms* milliseconds, so they are in the order
+    of their due times. A record may state another time, because a clock was wrong or because the
+    worker did not write it. In that case it becomes due no later than *wait_ms* after it was
+    written, and records that were unpacked with it do not wait behind it.
     """
 
     def __init__(self, place: TP, records: int, wait_ms: int = 0) -> None:
@@ -39,24 +42,27 @@ class RedeliveryTopic:
         self._partition = place.partition
         self._records_max, self._wait_ms = records, wait_ms
         self._fetches: deque[Iterator[Sequence[ConsumerRecord]]] = deque()
-        # A heap: when each is due, and its offset here.
+        # A heap by due time (ms since 1970), then offset in this topic.
         self._waiting: list[tuple[int, int, Redelivery]] = []
 
     def receive(self, chunks: Iterator[Sequence[ConsumerRecord]]) -> None:
-        """Take a fetch, to be unpacked when its turn comes."""
+        """Add a fetch, to be unpacked when its turn comes."""
         self._fetches.append(chunks)
 
     def forget(self) -> None:
-        """Do not unpack what is left: reading goes on elsewhere."""
+        """Discard the fetches that are not unpacked: reading continues at another offset."""
         self._fetches.clear()
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is enough for now."""
+        """Return whether a fetch is waiting, so that no further one is needed now."""
         return bool(self._fetches)
 
     def due_in_s(self, now_ms: int) -> float | None:
-        """How long until the next one may start, None when nothing is here, or enough is at work."""
+        """Return the seconds until the next record may start.
+
+        Returns None when there is no record, or when as many as allowed are being processed.
+        """
         if self.offsets.in_flight >= self._records_max + len(self._waiting):
             return None
         self._unpack(now_ms)
@@ -65,7 +71,7 @@ class RedeliveryTopic:
         return max(self._waiting[0][0] - now_ms, 0) / 1000
 
     def take(self, now_ms: int, limit: int) -> Iterator[tuple[int, Redelivery]]:
-        """At most *limit* that are due, each with its offset here."""
+        """Yield at most *limit* due records, each with its offset in this topic."""
         while limit > 0 and self.due_in_s(now_ms) == 0:
             limit -= 1
             _, place, back = heappop(self._waiting)
@@ -101,9 +107,9 @@ class RedeliveryTopic:
 
 
 class RedeliveryTopics:
-    """All such topics of one partition, with how long records wait in each.
+    """All redelivery topics of one partition, with the wait of each in milliseconds.
 
-    *on_due* is told when one may start.
+    *on_due* is called when a record becomes due.
     """
 
     def __init__(
@@ -112,23 +118,22 @@ class RedeliveryTopics:
         self.of = {
             place: RedeliveryTopic(place, records, wait_ms) for place, wait_ms in waits_ms.items()
         }
-        self.is_due = False  # whether it is worth a look
+        self.is_due = False  # whether a record may be due, so that `take` is worth a call
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None
 
     def receive(self, tp: TP, chunks: Iterator[Sequence[ConsumerRecord]]) -> None:
-        """Take a fetch of one of them."""
+        """Add a fetch of one of the topics."""
         self.of[tp].receive(chunks)
         self.is_due = True
 
     def take(
         self, now_ms: int, limit: int
     ) -> Iterator[tuple[Redelivery, Callable[[int], None], int]]:
-        """At most *limit* of each that are due, with whom to tell its offset at the end.
+        """Yield at most *limit* due records of each topic, with a callback and an offset.
 
-        A timer sees to the rest.
-
-        Times are milliseconds since 1970.
+        The callback is to be called with the offset when the record has ended. A timer calls
+        *on_due* when the next record becomes due. *now_ms* is in milliseconds since 1970.
         """
         for back in self.of.values():
             finished = self._finisher(back)
@@ -141,14 +146,14 @@ class RedeliveryTopics:
             self._timer = asyncio.get_running_loop().call_later(min(waits), self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _finisher(self, back: RedeliveryTopic) -> Callable[[int], None]:
         def finished(place: int) -> None:
             back.offsets.finished(place)
-            self.is_due = True  # there is room for one more
+            self.is_due = True  # one more may be processed now
 
         return finished
 

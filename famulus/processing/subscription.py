@@ -1,4 +1,4 @@
-"""One source topic as users declare it: its tables, how its events are recognised, what is counted."""
+"""Subscriptions: source topics as users declare them, with tables and deduplication."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ Windows = timedelta | Mapping[type[Event], timedelta]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a topic is read, see `Famulus.subscription`."""
+    """Options of a subscription, see `Famulus.subscription`."""
 
     on_unknown_type: OnUnknownType
     order: Order
@@ -37,10 +37,10 @@ class Options:
 
 
 class Subscription:
-    """One source topic. Made by `app.subscription`, read by one agent.
+    """One source topic, made by `app.subscription` and read by one agent.
 
-    *topic* is Faust's, *names_taken* has the tables of all subscriptions, *state_topic* is where it
-    would remember.
+    *topic* is the topic object of Faust. *names_taken* has the tables of all subscriptions.
+    *state_topic* is the name of the state changelog, if the subscription has state.
     """
 
     def __init__(
@@ -56,20 +56,23 @@ class Subscription:
         self.options = options
         self.counts = Counts()
         self.tables: dict[str, Table[Any, Any]] = {}
-        self.held: dict[int, PartitionState] = {}  # this worker's partitions
+        self.held: dict[int, PartitionState] = {}  # of the partitions assigned to this worker
         self.has_agent = False
         self._names_taken = names_taken
         self._state_topic = state_topic
 
     @property
     def topic_name(self) -> str:
-        """The topic's name on the cluster."""
-        # Faust's topic reads those as well through which records come back.
+        """Return the name of the topic on the cluster."""
+        # Faust's topic also has the retry and redrive topics, behind the source.
         return str(self.topic.topics[0])
 
     @property
     def state_topic(self) -> str | None:
-        """The state changelog's name on the cluster, None for a subscription that remembers nothing."""
+        """Return the name of the state changelog on the cluster.
+
+        None for a subscription without state.
+        """
         remembers = (
             self.tables
             or self.options.dedupe is not None
@@ -79,7 +82,11 @@ class Subscription:
 
     @property
     def dedupe_redelivered(self) -> Dedupe | None:
-        """How records that come back are recognised: they are, whatever was said about those that come first."""
+        """Return the deduplication of redelivered records.
+
+        Redeliveries are deduplicated even if the subscription turns deduplication off, provided
+        that it has state. None without state.
+        """
         return self.options.dedupe or (
             Dedupe(DEFAULT_WINDOW // MS) if self.state_topic is not None else None
         )
@@ -93,9 +100,9 @@ class Subscription:
         default: Callable[[], V] | None = None,
         help: str = "",
     ) -> Table[K, V]:
-        """A table that handlers of this topic may change.
+        """Declare a table that handlers of this topic may change.
 
-        Raises ConfigError for a name that is taken, or options.
+        Raises ConfigError for a name that is taken, and for wrong options.
         """
         declared = Declaration(f"{self.name}.Table({shown(name)})")
         declared.printable("name", name, TABLE_NAME_BYTES)
@@ -113,13 +120,14 @@ class Subscription:
 def dedupe_of(
     default_s: float, window: Windows | None, identity: str | Identity | None, declared: Declaration
 ) -> Dedupe:
-    """How events are recognised.
+    """Return the deduplication that a subscription's options ask for.
 
-    *window* may differ by event type; *identity* is a field's name or a function.
+    *window* may be a mapping by event type; other types have *default_s* seconds. *identity* is the
+    name of a field or a function of the event.
 
-    Raises ConfigError when one is none.
+    Raises ConfigError when one of them is wrong.
     """
-    named: Any = identity  # whatever users say
+    named: Any = identity  # unchecked
     if isinstance(identity, str):
         if not all(part.isidentifier() for part in identity.split(".")):
             raise declared.wrong(
@@ -130,7 +138,7 @@ def dedupe_of(
         raise declared.wrong(
             "identity", "the name of a field, or a plain function of the event", named
         )
-    said: Any = window  # whatever users say
+    said: Any = window  # unchecked
     if not (said is None or isinstance(said, (timedelta, Mapping))):
         wanted = "a timedelta, such as timedelta(days=7), or a mapping from event types to such"
         raise declared.wrong("dedupe_window", wanted, said)
@@ -153,7 +161,7 @@ def dedupe_of(
     )
 
 
-def _is_plain_function(given: Any) -> bool:  # Any: whatever users say
+def _is_plain_function(given: Any) -> bool:  # Any: unchecked
     if not callable(given) or inspect.isclass(given):
         return False
     return not any(
@@ -173,9 +181,10 @@ def declared_table(  # noqa: PLR0917  # all that a table is
 ) -> Table[K, V]:
     """Make a table of the subscription to *topic*.
 
-    Raises ConfigError when its types cannot be read back, or its default makes no such value.
+    Raises ConfigError when values of its types could not be read back, or when *default* does not
+    make a value of its type.
     """
-    types: dict[str, Any] = {"key": key, "value": value}  # whatever users say
+    types: dict[str, Any] = {"key": key, "value": value}  # unchecked
     for option, given in types.items():
         if not (isinstance(given, type) or get_origin(given)):
             raise declared.wrong(option, "a type", given)
@@ -207,7 +216,7 @@ def declared_table(  # noqa: PLR0917  # all that a table is
 
 
 def _strange_in(of: Any) -> type | None:  # Any: a type of any kind
-    """Find a class in a type that JSON does not bring back."""
+    """Find a class in a type that cannot be read back from JSON."""
     for argument in get_args(of) if get_origin(of) is not Literal else ():
         if argument is not Ellipsis and (found := _strange_in(argument)) is not None:
             return found
@@ -223,9 +232,9 @@ def _check_default(
         return
     try:
         made = default()
-    except NameError:  # what it uses may be defined further down in its module
+    except NameError:  # a name that it uses may be defined further down in its module
         return
-    except Exception as error:  # of users
+    except Exception as error:  # a user's function may raise anything
         raise declared.error(
             f"default raised {type(error).__name__}: it is called without arguments"
         ) from None
@@ -233,7 +242,7 @@ def _check_default(
         raise declared.error(f"default made a {type(made).__name__}: it must be a plain function")
     try:
         table.check(made)
-    except Exception:  # whatever says that it is none
+    except Exception:  # any error means that the value is wrong
         raise declared.error(
             f"default made {shown(made)}, which its value type cannot be: such a row could not "
             "be read again"

@@ -1,12 +1,13 @@
-"""The crew: a fixed number of tasks that carry the records of all partitions, so that none needs a task of its own.
+"""Task pool: a fixed number of tasks that process the records of all partitions.
 
-One task is on duty and starts what is there, one record after the other. A handler that never
-suspends costs nothing but its call. When one suspends, its task holds on to it and another has the
-duty, and so on up to `concurrency`. Every task is a real asyncio task from the handler's first step
-on, so `asyncio.timeout` and everything else that asks for the current task works in handlers.
+The pool follows the Leader/Followers pattern. One task is the leader: it starts the available
+records, one after the other. A handler that never suspends costs nothing but its call. When a
+handler suspends, its task keeps that event and another task becomes the leader, and so on up to
+`concurrency`. Every handler runs in a real asyncio task from its first step on, so
+`asyncio.timeout` and everything else that uses the current task works in handlers.
 
-A task outlives whatever a handler does: nothing but the crew's own stop ends one, and none passes
-on to the next event what a handler did to it, see `hand`.
+A task outlives its handlers: only the stop of the pool ends one. No effect of a handler on its task
+reaches the next event, see `task_slot`.
 """
 
 import asyncio
@@ -31,26 +32,29 @@ from famulus.processing.task_slot import (
 )
 from famulus.state.unit_of_work import current_unit
 
-TURN_RECORDS = 50  # of one partition before the next one has its turn
-SLICE_S = 0.005  # of work before the event loop has its turn
-HELD_S = 5.0  # without a turn of the event loop; sessions with the group are longer
-STOP_AGAIN_S = 1.0  # between two times that a task is told to end
+TURN_RECORDS = 50  # records of one partition before the next partition has its turn
+SLICE_S = 0.005  # of processing before the event loop runs other tasks
+HELD_S = 5.0  # an event that blocks the event loop longer is reported; group sessions are longer
+STOP_AGAIN_S = 1.0  # between two cancellations of a task that is to end
 
 
 class OnHeld(Protocol):
-    """Is told of an event that has held the event loop."""
+    """A callback for an event that has blocked the event loop."""
 
     def __call__(
         self, processor: PartitionProcessor, work: WorkItem, seconds: float, *, is_sure: bool
     ) -> None:
-        """Note that. Where it is not sure, it may have been an event shortly before."""
+        """Note that *work* has blocked the event loop for *seconds*.
+
+        Unless *is_sure*, it may have been an event shortly before it.
+        """
 
 
 class TaskPool:
-    """At most *concurrency* records in hand at once. *on_bug* is told what a task did not survive.
+    """A pool of at most *concurrency* tasks, one record each.
 
-    *timeouts_s* says how long an attempt may take, by the handler's name; those of handlers that
-    are not in it may take for ever.
+    *on_bug* is called with an error that has ended a task. *timeouts_s* has the longest time of an
+    attempt in seconds, by the handler's name; other handlers have no limit.
     """
 
     def __init__(
@@ -60,23 +64,23 @@ class TaskPool:
         timeouts_s: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._concurrency = concurrency
-        # So that they are not collected before they are done.
+        # Referenced here so that they are not garbage-collected before they are done.
         self._telling: list[asyncio.Future[Any]] = []
         self._on_bug = on_bug
         self._processors: deque[PartitionProcessor] = deque()  # that may have a record to start
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._has_leader = False  # whether a task looks for work, or has been told to
+        self._has_leader = False  # whether a task looks for records, or was woken to do so
         self._is_stopping = False
         self._clean_context: CleanContext | None = None
-        self._held = 0  # records in hand
+        self._held = 0  # records whose handler has suspended
         self.slots: list[TaskSlot] = []
         self._watch = TimeoutWatchdog(self.slots, timeouts_s)
         self.on_held: OnHeld = lambda *_, **__: None
 
     def wake(self, processor: PartitionProcessor) -> None:
-        """There may be something to start in *flow*."""
-        if self._clean_context is None:  # no event has begun yet, so nothing of one is in it
+        """Note that *processor* may have a record to start."""
+        if self._clean_context is None:  # no event has started yet that could have changed it
             self._clean_context = CleanContext()
         if not processor.is_listed:
             self._list(processor)
@@ -84,30 +88,33 @@ class TaskPool:
             self._promote_follower()
 
     def resize(self, concurrency: int) -> None:
-        """Have at most so many records in hand at once; those that are in hand beyond that end first."""
+        """Process at most *concurrency* records at once.
+
+        Held records beyond that end first.
+        """
         self._concurrency = concurrency
         if not self._has_leader:
             self._promote_follower()
 
     async def stop(self) -> None:
-        """End the tasks, whatever they do."""
+        """End the tasks, even those whose handlers suppress cancellation."""
         self._is_stopping = True
         self._watch.stop()
-        # One whose handler made something else of it goes on, until it is told again.
+        # A task whose handler suppresses the cancellation goes on, and is cancelled again.
         while self._tasks:
             for unit in filter(None, (hand.unit for hand in self.slots)):
-                unit.is_stopped, unit.is_timed_out = True, False  # what reaches it now is the end
+                unit.is_stopped, unit.is_timed_out = True, False  # cancelled by the stop alone
             for task in self._tasks:
                 task.cancel()
             _, self._tasks = await asyncio.wait(self._tasks, timeout=STOP_AGAIN_S)
 
     @property
     def is_full(self) -> bool:
-        """Whether as many records are in hand as may be."""
+        """Return whether as many records are held as *concurrency* allows."""
         return self._held >= self._concurrency
 
     def holds(self, processor: PartitionProcessor) -> bool:
-        """Whether a task that lives has a record of *flow* in hand."""
+        """Return whether a live task holds a record of *processor*."""
         return any(
             hand.processor is processor
             and hand.is_held
@@ -117,9 +124,10 @@ class TaskPool:
         )
 
     def overdue(self, deadline_s: float) -> list[dict[str, object]]:
-        """The events that are in hand for longer than *deadline_s*: where they stand, their key's digest, for how long.
+        """Return the events that have been held for longer than *deadline_s* seconds.
 
-        Keys are private, so only a digest is told.
+        Each has its position, the digest of its key, its handler, and the seconds. Keys are
+        private, so only the digest is given.
         """
         now = time.monotonic()
         return [
@@ -129,7 +137,7 @@ class TaskPool:
         ]
 
     def _promote_follower(self) -> None:
-        """Have another task look for work, if there may be some and a task is free or can be made."""
+        """Wake or make another task as the leader, if there may be a record for it."""
         self._has_leader = False
         if not self._processors or self._held >= self._concurrency:
             return
@@ -145,7 +153,7 @@ class TaskPool:
             hand = TaskSlot(self._clean_context)
             self.slots.append(hand)
             work = notify_on_suspend(hand, lambda: self._work(hand), lambda: self._hold(hand))
-            # Not in the hand's own context, which no two steps may be in at once.
+            # Not in the slot's own context, which cannot be entered twice at once.
             hand.task = asyncio.create_task(
                 work, name=f"crew-{len(self._tasks)}", context=self._clean_context.context.copy()
             )
@@ -153,7 +161,7 @@ class TaskPool:
             self._tasks.add(hand.task)
 
     async def _work(self, hand: TaskSlot) -> None:
-        """What each task does: be on duty, then wait for the next time."""
+        """Run one task: lead, then wait to be promoted again."""
         while not self._is_stopping:
             await self._lead(hand)
             is_told = False
@@ -163,11 +171,10 @@ class TaskPool:
                 is_told = await self._undisturbed(waiter)
 
     async def _undisturbed(self, waits_for: Awaitable[object]) -> bool:
-        """Wait for something of our own.
+        """Wait for *waits_for*, and survive a cancellation that is not the pool's stop.
 
-        False when a cancellation ended it that is not the crew's stop.
-
-        A handler may cancel its own task and return, or cancel every task that there is.
+        Returns False when such a cancellation ended the wait. A handler may cancel its own task and
+        return, or cancel every task that there is.
         """
         try:
             await waits_for
@@ -179,9 +186,9 @@ class TaskPool:
         return True
 
     def _check_end(self, task: asyncio.Task[None]) -> None:
-        """A task ends when the crew stops.
+        """Report a task that has ended although the pool did not stop.
 
-        Anything else is a bug of ours, and the worker must not go on.
+        Such an end is a bug of this package, and the worker must not go on.
         """
         error = None if task.cancelled() else task.exception()
         if error is None and not self._is_stopping:
@@ -196,7 +203,7 @@ class TaskPool:
             self._telling.append(asyncio.ensure_future(self._on_bug(error)))
 
     async def _lead(self, hand: TaskSlot) -> None:
-        """Carry what is there until nothing is, or until another task has the duty."""
+        """Process records until none is left, or until another task is the leader."""
         hand.was_replaced, hand.rested_at = False, time.monotonic()
         while self._processors and self._held < self._concurrency:
             hand.processor = processor = self._processors[0]
@@ -213,9 +220,9 @@ class TaskPool:
                 hand.rested_at = time.monotonic()
         self._has_leader = False
 
-    # A call for each event would cost.
+    # One long function, since a call for each event would cost time.
     async def _turn(self, hand: TaskSlot, processor: PartitionProcessor) -> None:  # noqa: C901, PLR0912
-        """Carry some records of *flow*."""
+        """Process some records of *processor*."""
         start, state, done, has_state = (
             processor.lanes.start,
             processor.state,
@@ -229,7 +236,7 @@ class TaskPool:
         stretch, timing = hand.stretch, processor.timing
         hand.step_at = stretch.began_at = time.monotonic()
         hand.is_watched = is_watched = bool(state.failure_state.held)
-        # The numbers of the first event of the stretch, and of the next one that is timed.
+        # Numbers of the stretch's first event and of the next timed one, and the step to more.
         begun, timed, apart = processor.choose_timed(0)
         for number in range(TURN_RECORDS):
             if len(copy_context()) != size or cancels() or (has_variables and clean.is_left()):
@@ -253,7 +260,7 @@ class TaskPool:
                     outcome = await timing.carry(stretch, work, state)
                 else:
                     outcome = await carry(work, state)
-                # What `Flow.ended` does, without a call for nearly every event.
+                # As `PartitionProcessor.ended` does, without a call for nearly every event.
                 if work[2] is None and outcome == "handled":
                     (state.filling.handled if has_state or state.filling.outbox else done).append(
                         work[1].offset
@@ -276,11 +283,10 @@ class TaskPool:
         timing.passed(stretch, number - begun + 1, hand.step_at, hand.started)
 
     def _look_back(self, hand: TaskSlot, *, is_sure: bool) -> None:
-        """Tell of an event that has held the event loop.
+        """Report an event that has blocked the event loop for more than HELD_S seconds.
 
-        Not each is timed, unless one of the partition did so before.
-
-        *is_sure*: no other one was at work in this step.
+        Events are not timed one by one, unless one of the partition has blocked a worker before.
+        *is_sure* means that no other event ran since the last call.
         """
         now = time.monotonic()
         if now - hand.step_at > HELD_S and hand.started is not None and hand.processor is not None:
@@ -288,16 +294,19 @@ class TaskPool:
         hand.step_at = now
 
     async def _clean(self, hand: TaskSlot) -> None:
-        """Leave nothing of an event to the next one: neither its context variables nor a cancellation of the task."""
+        """Clear the context variables and cancellations that an event has left."""
         hand.started = None
         await RENEWAL
         if forget_cancellations():
             since = time.monotonic()
-            await self._undisturbed(asyncio.sleep(0))  # where one that is on its way arrives
+            await self._undisturbed(asyncio.sleep(0))  # a pending CancelledError is raised here
             hand.stretch.began_at += time.monotonic() - since
 
     def _hold(self, hand: TaskSlot) -> None:
-        """The task waits for something: when it is in the middle of a record, another one takes the duty."""
+        """Note that the task of *hand* suspends, before it does.
+
+        If it is processing an event, hold this event, and promote another task to leader.
+        """
         self._look_back(hand, is_sure=hand.is_held or hand.is_watched)
         hand.unit = unit = hand.context.run(current_unit)
         if unit is not None:
@@ -315,10 +324,11 @@ class TaskPool:
     def _let_go(
         self, hand: TaskSlot, processor: PartitionProcessor, number: int, begun: int
     ) -> tuple[int, int, int]:
-        """What was held has ended, or rests: the task goes on with the duty, if no other one has it by now.
+        """Release the event that the task held, which has ended or is deferred.
 
-        Nobody does while more is in hand than may be by now. It had this *number*, and its stretch
-        begins with *begun*. Returns what `Flow.choose_timed` says of the next one.
+        The task leads again unless another one does. No task leads while more events are held than
+        allowed. *number* is that of the event, *begun* that of the first event of its stretch.
+        Returns the result of `PartitionProcessor.choose_timed` for the next stretch.
         """
         self._look_back(hand, is_sure=True)
         assert hand.started is not None

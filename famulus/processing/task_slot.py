@@ -1,8 +1,8 @@
-"""A task of the crew: what it has in hand, how the crew hears that it waits, what ends attempts that take too long.
+"""Task slot: one task of the pool, with the event that it holds.
 
-A task carries one event after the other, so it has to begin each one clean: in a context without
+A task processes one event after the other, so it has to begin each one clean: in a context without
 the variables that an earlier handler has set, and without a cancellation that an earlier handler
-has asked for.
+has requested. A watchdog cancels attempts that take too long.
 """
 
 import asyncio
@@ -21,50 +21,54 @@ from famulus.processing.timing import Stretch
 from famulus.serialization.records import ConsumerRecord
 from famulus.state.unit_of_work import UnitOfWork, enter
 
-WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two looks at how long attempts take
+WATCH_MIN_S, WATCH_MAX_S = 0.01, 1.0  # between two checks of how long attempts take
 
 
 @dataclass(slots=True)
 class TaskSlot:
-    """What one task of the crew does.
+    """One task of the pool, and the event that it processes.
 
-    *started*: an event, held since *since* if it did not end at once.
+    *started* is the event. If it did not end at once, it is held (*is_held*) since *since*.
 
-    Times are seconds by the monotonic clock.
+    Times are seconds of the monotonic clock.
     """
 
     clean: "CleanContext"
-    context: Context = field(init=False)  # in which its steps run
+    context: Context = field(init=False)  # the one that its steps run in
     processor: PartitionProcessor | None = None
     started: WorkItem | None = None
     is_held: bool = False
-    was_replaced: bool = False  # another task took the duty while this one held its record
+    was_replaced: bool = False  # another task became the leader while this one held its record
     since: float = 0.0
-    rested_at: float = 0.0  # when the event loop had its last turn
-    step_at: float = 0.0  # when it had its last turn, or looked how long an event took
-    is_watched: bool = False  # whether each event of the flow is timed
+    rested_at: float = 0.0  # when the event loop last ran other tasks
+    step_at: float = 0.0  # when it last did, or when the pool last checked for a blocking event
+    is_watched: bool = False  # whether each event of the partition is checked for blocking
     task: asyncio.Task[None] | None = None
-    # That was seen last: since when the record is held, and the handler.
+    # Seen last by the watchdog: since when the record is held, and the handler.
     attempt: tuple[float, str] = (0.0, "")
     attempt_since: float = 0.0
     stretch: Stretch = field(default_factory=Stretch)
-    unit: UnitOfWork | None = None  # of the event in hand, as of the last time that it waited
+    unit: UnitOfWork | None = None  # of the held event, as of the last time that it suspended
 
     def __post_init__(self) -> None:
         """Begin in a context of its own."""
         self.renew()
 
     def renew(self) -> None:
-        """Forget every context variable that was set since the crew began."""
+        """Forget every context variable that was set since the pool began."""
         self.context = self.clean.context.copy()
 
     @property
     def record(self) -> ConsumerRecord | None:
-        """The record that is held."""
+        """Return the record that is held, None if there is none."""
         return self.started[1] if self.started is not None and self.is_held else None
 
     def as_json(self, now: float) -> dict[str, object]:
-        """Where the held record stands, its key's digest, its handler, for how long: of plain values."""
+        """Return the held record as plain values for JSON.
+
+        Keys: its position, the digest of its key, its handler, and the seconds for which it is
+        held.
+        """
         record, unit = self.record, self.unit
         assert record is not None
         return {
@@ -78,10 +82,11 @@ class TaskSlot:
 
 
 class TimeoutWatchdog:
-    """Ends the attempts of *hands* that take too long: *timeouts_s* says how long, by the handler's name.
+    """Cancels the attempts of *slots* that exceed their timeout.
 
-    It looks every so often while anything is held: a timer for each event would cost more than many
-    events.
+    *timeouts_s* has the timeouts in seconds, by the handler's name. The watchdog checks at
+    intervals while any event is held, since a timer for each event would cost more than many an
+    event.
     """
 
     def __init__(self, slots: Sequence[TaskSlot], timeouts_s: Mapping[str, float]) -> None:
@@ -89,12 +94,12 @@ class TimeoutWatchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Something is held."""
+        """Start checking, because an event is held."""
         if self._timer is None and self._timeouts_s:
             self._look_later()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the next check."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -118,31 +123,31 @@ class TimeoutWatchdog:
             return
         attempt = hand.since, unit.handler
         if attempt != hand.attempt:
-            # Else another handler had its turn at the event before.
+            # If it is not the first, another handler of the same event ran before.
             is_first = hand.attempt[0] != hand.since
             hand.attempt, hand.attempt_since = attempt, hand.since if is_first else now
         limit_s = self._timeouts_s.get(unit.handler)
         if limit_s and now - hand.attempt_since > limit_s and not unit.is_timed_out:
-            unit.is_timed_out = True  # whoever carries it takes the cancellation back
+            unit.is_timed_out = True  # the pipeline withdraws the cancellation later
             assert hand.task is not None
             hand.task.cancel()
 
 
 class CleanContext:
-    """The context in which every event begins, and how to see that an event has left another one.
+    """The context in which every event begins, and the check that an event left it unchanged.
 
-    Python has no way to compare contexts quickly, and this is asked after each event. A variable
-    that was set for the first time makes the context larger. One that was there from the beginning
-    is looked at, which nearly no crew has.
+    Python cannot compare contexts quickly, and this check runs after each event. A variable that
+    was set for the first time makes the context larger. Variables that existed from the beginning
+    are compared one by one; nearly no pool has any.
     """
 
     def __init__(self) -> None:
         self.context = copy_context()
-        # Every Decimal that is decoded asks for decimal's context, so each event would seem to
-        # leave something.
+        # Decoding a Decimal sets decimal's context variable, so each event would seem to have
+        # changed the context.
         self.context.run(decimal.getcontext)
-        # Faust's own variables tell of the agent that woke the crew; decimal's is one object for
-        # the whole process.
+        # Faust's own variables name the agent that woke the pool. The one of decimal is a single
+        # object in the whole process. Neither is checked.
         own = {
             of
             for of in self.context
@@ -153,8 +158,8 @@ class CleanContext:
         self.size = len(self.context)
 
     def is_left(self) -> bool:
-        """Whether a variable that was there from the beginning has another value now."""
-        # `any` would make a generator after each event.
+        """Return whether a variable that existed from the beginning has another value now."""
+        # `any` would make a generator for each event.
         for get, value in self._kept:  # noqa: SIM110
             if get() is not value:
                 return True
@@ -162,12 +167,12 @@ class CleanContext:
 
     @property
     def has_variables(self) -> bool:
-        """Whether there is anything for `is_left` to look at."""
+        """Return whether `is_left` has any variables to check."""
         return bool(self._kept)
 
 
 class _Renewal:
-    """What a task yields to have its next step run in a renewed context."""
+    """The value that a task yields to run its next step in a renewed context."""
 
     def __await__(self) -> Generator[Any, None, None]:
         yield self
@@ -179,7 +184,10 @@ RENEWAL = _Renewal()
 async def notify_on_suspend(
     hand: TaskSlot, begin: Callable[[], Coroutine[Any, Any, None]], on_wait: Callable[[], None]
 ) -> None:
-    """Run what *begin* makes in the context of *hand*, and call *on_wait* before each time that it waits."""
+    """Run the coroutine that *begin* makes in the context of *hand*.
+
+    *on_wait* is called before each time that the coroutine suspends.
+    """
     await _drive(hand, begin(), on_wait)
 
 
@@ -187,7 +195,7 @@ async def notify_on_suspend(
 def _drive(
     hand: TaskSlot, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]
 ) -> Generator[Any, Any, None]:
-    """Do what `await` does (PEP 380), each step in the context that *hand* has by then."""
+    """Await *coroutine* (PEP 380), each step in the current context of *hand*."""
     step: Callable[[Any], Any] = coroutine.send
     answer: Any = None
     try:
@@ -201,7 +209,7 @@ def _drive(
             on_wait()
             try:
                 step, answer = coroutine.send, (yield awaited)
-            except BaseException as error:  # a cancellation, most of all
+            except BaseException as error:  # mostly a cancellation
                 step, answer = coroutine.throw, error
     except StopIteration:
         return

@@ -1,6 +1,6 @@
-"""The pipeline of a worker that tells of each message.
+"""The pipeline of a worker that reports each consumed message.
 
-Chosen at its start, so that the other one does not even ask.
+A worker chooses it when it starts, so the plain pipeline needs no check for each event.
 """
 
 import time
@@ -19,13 +19,16 @@ Tell = Callable[[Consumed], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ToldPipeline(Pipeline):
-    """Carries as *inner* does, and has all of *tells* told of each event that has ended, before it is settled."""
+    """A pipeline that runs *inner* and reports each event that has ended to all of *tells*.
+
+    Events are reported before their effects are durable.
+    """
 
     inner: Pipeline
     tells: tuple[Tell, ...]
 
     async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
-        """See `Pipeline.carry`."""
+        """Process one event, see `Pipeline.carry`."""
         began_s, record, past = time.monotonic(), work[1], work[2]
         try:
             outcome = await self.inner.carry(work, state)
@@ -48,7 +51,7 @@ class ToldPipeline(Pipeline):
 
 
 def with_telemetry(pipeline: Pipeline, tells: Sequence[Tell]) -> Pipeline:
-    """The same pipeline that tells all of *tells*, itself when there is nobody to tell."""
+    """Return a pipeline that reports to *tells*, or *pipeline* itself if there are none."""
     if not tells:
         return pipeline
     inner = replace(pipeline, failure_policy=replace(pipeline.failure_policy, postponed=set()))

@@ -1,10 +1,10 @@
-"""How long the events of one partition are in hand: each that waits is timed, of the others a fair sample.
+"""Processing times of the events of one partition, measured or sampled.
 
-Two looks at the clock for each event would cost what a tenth of many an event costs. For an event
-that waits the clock is looked at anyway. Those that do not are carried one after the other, in a
-stretch that ends when an event waits or nothing is left: how long it took together is known, so
-sums are right, and now and then one event, chosen at random before it begins, stands for the others
-in the distribution. Where few come, or where they take long, each is timed.
+Reading the clock twice for each event would cost about a tenth of the time of a cheap event. Events
+that suspend are all timed, since the clock is read for them anyway. Other events are processed one
+after the other in a stretch, which ends when an event suspends or when none is left. The duration
+of the whole stretch is known, so sums are exact. For the distribution, one event, chosen at random
+before it begins, stands for the others. When events are few or slow, each one is timed.
 """
 
 import time
@@ -16,49 +16,51 @@ from famulus.processing.pipeline import Pipeline, WorkItem
 from famulus.serialization.records import ConsumerRecord, Outcome
 from famulus.state.partition_state import PartitionState
 
-SPAN = 500  # events, of which one is timed
-FEW = 8  # of a stretch of at most so many each is timed
-# And of every one after a stretch whose events took as long: the clock costs a hundredth of that.
+SPAN = 500  # one of so many events is timed
+FEW = 8  # in a stretch of at most so many events, each one is timed
+# After a stretch whose events took longer than this, each one is timed: reading the clock costs a
+# hundredth of it.
 SLOW_S = 0.0001
 NEVER = 1 << 30
 
 
 @dataclass(slots=True)
 class Stretch:
-    """What one task carries without waiting, and the event that waits at its end.
+    """A run of events that one task processes without suspending, up to one that suspends.
 
-    Times are of the monotonic clock.
+    Times are seconds of the monotonic clock.
     """
 
     began_at: float = 0.0
-    timed_at: float = 0.0  # when the event began that is timed, 0 while none is
-    waits_since: float = 0.0  # when the event waited first that is held, 0 while none is
-    # Events that did not wait, and their seconds.
+    timed_at: float = 0.0  # when the event that is being timed began, 0 for none
+    waits_since: float = 0.0  # when the held event suspended first, 0 for none
+    # Timed events that did not suspend, and their seconds.
     samples: list[tuple[ConsumerRecord, float]] = field(default_factory=list)
 
 
 class Timing:
-    """Notes how long events were in hand, in the metrics of their topic and for their keys."""
+    """Records processing times in the metrics of the topic and for the keys of the partition."""
 
     def __init__(self, pipeline: Pipeline, keys: KeyWatch) -> None:
         self._pipeline, self._keys = pipeline, keys
-        self._usual_s = 0.0  # what an event takes that does not wait, by the last stretch
-        self._left = 0  # events that none was timed for
-        self._left_s = 0.0
-        self._last: ConsumerRecord | None = None  # the last one of them
+        self._usual_s = 0.0  # mean time of events that do not suspend, from the last stretch
+        self._left = 0  # events that are not in the metrics yet
+        self._left_s = 0.0  # and their time
+        self._last: ConsumerRecord | None = None  # the last of those
 
     def choose(self, waiting: int, *, has_more: bool) -> tuple[int, int]:
-        """Which event of the next stretch is the first to be timed, from 0, and how far apart further ones are.
+        """Return the index of the first event to time in the next stretch, and the step.
 
-        *waiting* are unpacked; *has_more*: there are more behind them.
+        The index counts from 0. Further events are timed at every step after it. *waiting* events
+        are unpacked; *has_more* means that there are more behind them.
         """
         if self._usual_s > SLOW_S or (waiting <= FEW and not has_more):
             return 0, 1
-        # No secret.
+        # The random number is no secret.
         return int(random() * (SPAN if has_more or waiting > SPAN else waiting)), NEVER  # noqa: S311
 
     async def carry(self, stretch: Stretch, work: WorkItem, state: PartitionState) -> Outcome:
-        """What the pipeline's `carry` does, and time it, whatever came of it."""
+        """Process one event as the pipeline's `carry` does, and time it, even if it raises."""
         stretch.timed_at = time.monotonic()
         try:
             return await self._pipeline.carry(work, state)
@@ -68,7 +70,10 @@ class Timing:
                 stretch.timed_at = 0.0
 
     def passed(self, stretch: Stretch, count: int, now: float, last: WorkItem | None) -> None:
-        """Note *count* events of *stretch* that did not wait, *last* at its end, *now*."""
+        """Note *count* events of *stretch* that did not suspend, of which *last* is the last.
+
+        *now* is the end of the stretch.
+        """
         if count and last is not None:
             self._last = last[1]
             self._usual_s = (seconds := now - stretch.began_at) / count
@@ -78,14 +83,18 @@ class Timing:
             self._tell(stretch)
 
     def rests(self, stretch: Stretch) -> None:
-        """Nothing more is there for now: the last event stands for those that none was timed for."""
+        """Record the remaining events when no more are waiting.
+
+        The last event stands for all if none of them was timed.
+        """
         if self._left:
             self._tell(stretch)
 
     def waited(self, stretch: Stretch, record: ConsumerRecord, before: int, now: float) -> None:
-        """Note an event that waited and is in hand no more *now*, and *before* it in *stretch* so many that did not.
+        """Note an event that suspended and has ended or was deferred *now*.
 
-        The next stretch begins.
+        *before* is the number of events before it in *stretch*, which did not suspend. The next
+        stretch begins.
         """
         first_s = stretch.waits_since - stretch.began_at  # of the stretch, until the event waited
         if stretch.samples:
@@ -108,7 +117,10 @@ class Timing:
         stretch.began_at = now
 
     def _tell(self, stretch: Stretch) -> None:
-        """Count all that none was timed for: each as the samples, their sum as it was seen."""
+        """Record all events that are not in the metrics yet.
+
+        The samples stand for all events in the distribution; the sum is the measured one.
+        """
         counts, samples = self._pipeline.counts, stretch.samples
         if not samples and self._last is not None:
             samples = [(self._last, self._left_s / self._left)]
@@ -121,7 +133,7 @@ class Timing:
             stands_for = weight + (number < over)
             counts.processing_s.put(own_s, stands_for)
             self._keys.timed(record.key, own_s, stands_for)
-            # Of a topic with one type alone the sum is known.
+            # With a single type, its sum is known exactly.
             its_s = own_s * stands_for if self._pipeline.has_types else self._left_s / len(samples)
             counts.note_type(self._pipeline.label_of(record), own_s, stands_for, its_s)
         self._left, self._left_s = 0, 0.0

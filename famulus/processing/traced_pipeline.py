@@ -1,6 +1,6 @@
-"""The pipeline of a worker that makes spans.
+"""The pipeline of a worker that makes tracing spans.
 
-Chosen at its start, so that the other one does not even ask.
+A worker chooses it when it starts, so the plain pipeline needs no check for each event.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,15 @@ from famulus.state.unit_of_work import UnitOfWork
 
 @dataclass(frozen=True, kw_only=True)
 class TracedPipeline(Pipeline):
-    """A span for each time that an event is in hand: an event that is tried again has several."""
+    """A pipeline with a span for each time that an event is processed.
+
+    An event that is tried again has several spans.
+    """
 
     tracing: Tracing
 
     async def carry(self, work: WorkItem, state: PartitionState) -> Outcome:
-        """See `Pipeline.carry`."""
+        """Process one event in a span, see `Pipeline.carry`."""
         with self.tracing.process(work[1], self.types.name_of(work[1])) as span:
             try:
                 outcome = await super().carry(work, state)
@@ -40,7 +43,10 @@ class TracedPipeline(Pipeline):
 
 @dataclass(frozen=True, kw_only=True)
 class TracedFailurePolicy(FailurePolicy):
-    """Notes on an event's span why it failed: each attempt, and what makes it a dead letter."""
+    """A failure policy that notes errors on the span of the event.
+
+    Each failed attempt is noted, and the reason of a dead letter.
+    """
 
     tracing: Tracing
 
@@ -52,19 +58,19 @@ class TracedFailurePolicy(FailurePolicy):
         unit: UnitOfWork,
         past: RetryContext | None,
     ) -> RetryContext:
-        """See `Failing.failed`."""
+        """Note the error, and decide as `FailurePolicy.failed` does."""
         self.tracing.failed(error, masked(text_of(error), unit.record))
         return super().failed(handler, handlers, error, unit, past)
 
     def dead_letter(self, failure: Failure, unit: UnitOfWork, past: RetryContext | None) -> None:
-        """See `Failing.bury`."""
-        if not failure.attempts:  # else it was said when it failed
+        """Note the error unless an attempt has noted it, see `FailurePolicy.dead_letter`."""
+        if not failure.attempts:  # else `failed` has noted it
             self.tracing.failed(failure.error, masked(str(failure.error), unit.record))
         super().dead_letter(failure, unit, past)
 
 
 def traced(pipeline: Pipeline, tracing: Tracing | None) -> Pipeline:
-    """The same pipeline with spans, itself when there are none to make."""
+    """Return a pipeline with spans, or *pipeline* itself if *tracing* is None."""
     if tracing is None:
         return pipeline
     failure_policy = TracedFailurePolicy(**_values(pipeline.failure_policy), tracing=tracing)

@@ -1,1 +1,1 @@
-"""What to do when a handler fails: again after a wait, for good, or nothing until what it needs is back."""
+"""Retries and circuit breakers: the reaction to a failed attempt of a handler."""

@@ -1,8 +1,8 @@
-"""The circuit breaker: stop trying while most of what is tried fails.
+"""The circuit breaker: no attempts while most attempts fail.
 
 Closed: attempts run, and failures are counted. Open: nothing runs. Half-open: one attempt runs, the
-probe, after a wait that doubles with each probe that fails. A probe that succeeds closes the
-circuit. Pure: time is an argument, in seconds of a monotonic clock.
+probe. Each probe follows a wait, which doubles after a failed probe. A probe that succeeds closes
+the circuit. Pure: time is an argument, in seconds of a monotonic clock.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from enum import Enum
 
 from famulus.declarations import Declaration
 
-KEPT_MIN = 100  # failures that are remembered
+KEPT_MIN = 100  # of the newest failures, at least so many are remembered
 
 
 class CircuitState(Enum):
@@ -23,17 +23,18 @@ class CircuitState(Enum):
     HALF_OPEN = "half-open"
 
 
-CLOSED = CircuitState.CLOSED  # what is asked before each attempt is a name of the module
+CLOSED = CircuitState.CLOSED  # a name of the module, for a fast check before each attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """Limits at which a circuit opens, and the waits before its probes.
 
-    It opens at *failures* attempts of at least *events* different events that failed within
-    *window_s* seconds, if they are at least *ratio* of all attempts; or at *run* failures without a
-    success between them. 0 failures, or a run of 0, is never. The first probe comes after
-    *wait_initial_s* seconds, each further one after twice the wait, at most *wait_max_s*.
+    The circuit opens after *failures* failed attempts within *window_s* seconds, if at least
+    *events* different events have failed, and if the failures are at least the share *ratio* of all
+    attempts. The circuit also opens after *run* failures without a success between them. 0 for
+    *failures* or *run* turns that condition off. The first probe comes after *wait_initial_s*
+    seconds, and each further one after twice the wait, at most *wait_max_s*.
     """
 
     failures: int = 10
@@ -115,6 +116,6 @@ class CircuitBreaker:
 
     @property
     def seen(self) -> tuple[int, int]:
-        """The number of the newest failures, and of all attempts in the same time."""
+        """Return the number of the newest failures, and of all attempts in that time."""
         count = min(len(self._failed), self.breaker.failures or len(self._failed))
         return count, count + (self.passed - self._failed[-count][2] if count else 0)

@@ -1,6 +1,6 @@
-"""A circuit breaker at which events wait while it is open; one at a time is the probe.
+"""A circuit breaker that defers events while it is open. One at a time probes.
 
-An event that waits uses up none of its attempts and no task, and its partition is read on.
+An event that waits uses no attempt and no task, and its partition is read on.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ Resume = Callable[[], None]
 class HandlerBreaker(CircuitBreaker):
     """The circuit breaker of *name*: a handler, a store, or the dead letters of a topic.
 
-    *what* and *cure* are the words of the log around the name and the failures. A probe that has
-    not ended after *limit_s* seconds (0: the longest wait) is replaced by another.
+    *what* and *cure* are the text of the log message before the name and after the failures. A
+    probe that has not ended after *limit_s* seconds is replaced by another; 0 means *wait_max_s*.
     """
 
     def __init__(
@@ -37,25 +37,25 @@ class HandlerBreaker(CircuitBreaker):
 
     @property
     def waiting(self) -> int:
-        """The number of events that wait."""
+        """Return the number of events that wait."""
         return len(self._waiting)
 
     def try_acquire_probe(self, event: Hashable) -> bool:
-        """Make *event* the probe if none is under way; return True if it is the probe."""
+        """Make *event* the probe if one is due, and return whether it is the probe."""
         if self._is_probe_due:
             self._is_probe_due, self._probe = False, event
         if self._probe != event:
             return False
         self.probe_started()
-        self._set_timer(self._limit_s)  # a probe of which no end is noted is replaced
+        self._set_timer(self._limit_s)  # a probe whose end is never noted is replaced
         return True
 
     def is_trying(self, event: Hashable) -> bool:
-        """Return True if *event* is the probe."""
+        """Return whether *event* is the probe."""
         return self.state is not CLOSED and self._probe == event
 
     def release_probe(self, event: Hashable) -> None:
-        """Note that the probe, if *event* is it, ended without a result: another one may try."""
+        """Let another event probe if *event* is the probe, which ended without a result."""
         if self.is_trying(event):
             self._probe = None
             self.probe_released()
@@ -73,9 +73,9 @@ class HandlerBreaker(CircuitBreaker):
         return lambda resume: self.wait(event, resume)
 
     def note_failure(self, event: Hashable, error: BaseException) -> bool:
-        """Note that an attempt of *event* failed.
+        """Note that an attempt of *event* failed, and return whether the circuit is open.
 
-        Returns True when the circuit is open now: the attempt does not count.
+        If so, the attempt does not count.
         """
         if self.failed(event, time.monotonic()):
             failures, attempts = self.seen
@@ -120,9 +120,9 @@ class HandlerBreaker(CircuitBreaker):
     def _let_one_try(self) -> None:
         if self.state is CLOSED:
             return
-        self.probe_released()  # of the one before, if its end was never noted
+        self.probe_released()  # the previous probe, if its end was never noted
         self._is_probe_due, self._probe = not self._waiting, None
         if self._waiting:
             self._probe = next(iter(self._waiting))
-            self._set_timer()  # the event may be lost before it tries
+            self._set_timer()  # the event may be gone before it tries
             self._waiting.pop(self._probe)()

@@ -1,6 +1,6 @@
-"""What to do after a failed attempt: again after a wait, or give up.
+"""Retry policy: try a failed event again after a wait, or give it up.
 
-Pure; the engine does what is decided here.
+Pure; the caller carries out the decisions.
 """
 
 import math
@@ -20,17 +20,18 @@ from famulus.errors import (
 )
 
 Unclassified = Literal["transient", "permanent"]
-OUTAGES = (TransientError, ConnectionError, TimeoutError)  # what says that something else is away
+OUTAGES = (TransientError, ConnectionError, TimeoutError)  # a dependency is unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, and how long to wait: 2, 4, 8 ... seconds unless set.
+    """Number of attempts in the lane, and the waits between them.
 
-    *attempts* counts the first one.
+    *attempts* includes the first one. The wait is *wait_initial_s* seconds at first, then grows by
+    *wait_factor* up to *wait_max_s*: 2, 4, 8 ... seconds by default.
 
-    *jitter* is the share of a wait by which it may be shorter or longer, so that what failed
-    together does not come again together.
+    *jitter* is the share of a wait, from 0 to 1, by which it may be shorter or longer, so that
+    events that failed together are not tried again together.
     """
 
     attempts: int = 3
@@ -49,9 +50,10 @@ class Retry:
         call.number("jitter", self.jitter, 0, 1)
 
     def wait_s(self, attempt: int, chance: float = 0.5) -> float:
-        """How long to wait after *attempt* (counted from 1) has failed; *chance*, from 0 to 1, places it in the jitter.
+        """Return the seconds to wait after *attempt* (counted from 1) has failed.
 
-        The longest wait is never exceeded, however many attempts there are.
+        *chance*, from 0 to 1, is the position within the jitter; 0.5 is the wait without jitter.
+        The wait never exceeds *wait_max_s* plus its jitter, however many attempts there are.
         """
         try:
             wait = min(self.wait_initial_s * self.wait_factor ** (attempt - 1), self.wait_max_s)
@@ -61,16 +63,18 @@ class Retry:
 
     @property
     def total_s(self) -> float:
-        """How long all waits of one event are together, at most."""
+        """Return the seconds that all waits of one event take together, at most."""
         return sum(self.wait_s(attempt, 1.0) for attempt in range(1, self.attempts))
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How one handler fails: what is *transient* or *permanent* beside our own errors, how often it is tried again.
+    """Failure handling of one handler: which errors are retried, and how often.
 
-    *delays_s* are the waits in retry topics, once the attempts in the lane are used up. *timeout_s*
-    0 is for ever.
+    *transient* and *permanent* classify errors in addition to those of this package, and
+    *unclassified* applies to all other errors. *delays_s* are the waits in retry topics, in
+    seconds, after the attempts in the lane are used up. *timeout_s* limits one attempt; 0 means no
+    limit.
     """
 
     retry: Retry = Retry()
@@ -81,9 +85,9 @@ class Policy:
     timeout_s: float = 0.0
 
     def is_transient(self, error: BaseException) -> bool:
-        """Whether another attempt may succeed.
+        """Return whether another attempt may succeed.
 
-        A group, as `asyncio.TaskGroup` raises, is what all in it are.
+        An exception group, as `asyncio.TaskGroup` raises it, is transient if all of its errors are.
         """
         if self._is_group(error):
             return all(self.is_transient(each) for each in _leaves(error))
@@ -94,13 +98,13 @@ class Policy:
         return self.unclassified == "transient"
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether the error says that something else is away, rather than that the event is bad."""
+        """Return whether a dependency is unavailable, rather than the event bad."""
         if self._is_group(error):
             return all(self.is_outage(each) for each in _leaves(error))
         return self.is_transient(error) and isinstance(error, (*OUTAGES, *self.transient))
 
     def kind(self, error: BaseException) -> FailureKind:
-        """How to call it when the event is given up."""
+        """Return the kind of failure of an event that is given up."""
         if isinstance(error, Reject) or (
             self._is_group(error) and all(isinstance(e, Reject) for e in _leaves(error))
         ):
@@ -112,18 +116,24 @@ class Policy:
         return FailureKind.EXHAUSTED
 
     def _is_group(self, error: BaseException) -> bool:
-        """Whether it is a group that nobody has classified as such."""
+        """Return whether the error is an exception group that is not classified itself."""
         return isinstance(error, BaseExceptionGroup) and not isinstance(
             error, (*self.transient, *self.permanent)
         )
 
     def attempts_at(self, stage: int) -> int:
-        """How many attempts there are in all when the event is at *stage*: 0 is its lane, then the retry topics."""
+        """Return the total number of attempts up to *stage*.
+
+        Stage 0 is the lane, n the nth retry topic.
+        """
         return self.retry.attempts + stage
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Every error of a group and of the groups in it, which may lie deep."""
+    """Yield every error of a group and of its nested groups.
+
+    No recursion, since groups may be nested deeply.
+    """
     left = [error]
     while left:
         error = left.pop()
@@ -134,12 +144,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def delays_of(waits: Iterable[str | float]) -> tuple[float, ...]:
-    """Waits such as `30s`, `1m`, `10m`, `1h` or numbers of seconds, in seconds.
+    """Return waits such as `30s`, `1m`, `10m`, `1h` or numbers of seconds, in seconds.
 
-    Raises ValueError.
+    Raises ValueError for anything else, and for a wait that is not positive and finite.
     """
     if isinstance(waits, (str, bytes)) or not isinstance(waits, Iterable):
-        # One kind for whatever it is.
+        # One kind of error for every wrong value.
         raise ValueError(f'{shown(waits)} is no list of waits: ["10m"]')  # noqa: TRY004
     return tuple(_delay_s(wait) for wait in waits)
 
@@ -148,7 +158,7 @@ def _delay_s(wait: str | float) -> float:
     if isinstance(wait, (int, float)) and not isinstance(wait, bool):
         seconds = float(wait)
     elif not isinstance(wait, str):
-        raise ValueError(  # noqa: TRY004  # one kind for whatever it is
+        raise ValueError(  # noqa: TRY004  # one kind of error for every wrong value
             f"{shown(wait)} is not a wait: a number of seconds, or a text such as '10m'"
         )
     else:
