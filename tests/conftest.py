@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from famulus.dev import node
+from famulus.observability.logs import plain_logs
 from tests.support import fork_server
 from tests.support.on_kafka.canary import (  # noqa: F401  # hooks: pytest finds them here
     pytest_runtest_logreport,
@@ -52,6 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
         number, (low, high) = int(process["workerid"].removeprefix("gw")), node.PORTS
         share = (high - low) // process["workercount"]
         node.PORTS = low + number * share, low + (number + 1) * share
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_logs() -> None:
+    """Log as a worker does, also where a test module runs alone and nothing has made an app."""
+    plain_logs()
 
 
 @pytest.fixture
