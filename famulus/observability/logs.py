@@ -98,9 +98,11 @@ def trace_of(error: BaseException) -> str:
     left = [whole]
     while left:
         part: Any = left.pop()  # Any: the text has no public attribute
-        text = _quotable(part.exc_type, str(part))
+        # The public name is deprecated since Python 3.13, without another that gives the type.
+        error_type = vars(part).get("_exc_type", vars(part).get("exc_type"))
+        text = _quotable(error_type, str(part))
         part._str, part.__notes__ = WITHHELD if text is None else text, None
-        if isinstance(part.exc_type, type) and issubclass(part.exc_type, SyntaxError):
+        if isinstance(error_type, type) and issubclass(error_type, SyntaxError):
             part.msg, part.text, part.filename = WITHHELD, None, None
         left += [
             other

@@ -138,7 +138,12 @@ def test_what_is_decoded_encodes_to_the_same() -> None:
             "$.by_name[...].product_id",
             "Expected `str`",
         ),
-        (b'{"x":' + b"[" * 100_000, "$", "nested too deeply"),
+        # Python 3.14 limits the stack's bytes, not its depth: there this is read to its end.
+        (
+            b'{"x":' + b"[" * 100_000,
+            "$",
+            "nested too deeply" if sys.version_info < (3, 14) else "truncated",
+        ),
     ],
 )
 def test_a_fault_is_named_by_its_path_and_never_by_its_value(
