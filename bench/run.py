@@ -58,8 +58,14 @@ def _names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
     default=20,
     help="Millions of ids of the workload marks.",
 )
-def main(  # noqa: PLR0917  # each is an option
-    workloads: list[str], systems: list[str], rounds: int, events: int, partitions: int, marks: int
+def main(
+    workloads: list[str],
+    systems: list[str],
+    rounds: int,
+    *,
+    events: int,
+    partitions: int,
+    marks: int,
 ) -> None:
     """Measure, show the ratios, and put the figures into bench/results.json workload by workload."""
     # It tells of every retry while a topic is new.

@@ -145,19 +145,19 @@ class Famulus(faust.App):
             self.assigned,
             lambda tp: cast(Any, self._consumer).unfetched(tp),
             self._is_at_work,
-            self.fail,
-            worker.stall_timeout_s,
-            worker.stall_exit_s,
-            kafka.producer_config.delivery_timeout_ms / 1000,
+            on_fault=self.fail,
+            stalled_s=worker.stall_timeout_s,
+            ends_s=worker.stall_exit_s,
+            send_s=kafka.producer_config.delivery_timeout_ms / 1000,
         )
         self.membership = Membership(
             kafka,
             lambda: cast(Any, self._consumer),
             lambda: self.should_stop,
-            self.fail,
-            worker.startup_timeout_s,
-            worker.stall_exit_s,
-            rebalance_timeout_s(settings),
+            on_fault=self.fail,
+            patience_s=worker.startup_timeout_s,
+            ends_s=worker.stall_exit_s,
+            rebalance_s=rebalance_timeout_s(settings),
         )
         self.admin_log = AdminLog(kafka, self.assigned.control_state, self._heed, self.fail)
         self.seek_executor = SeekExecutor(
@@ -455,9 +455,9 @@ class Famulus(faust.App):
             needs_of(subscriptions, self.dead_letter_topic, self.redelivery_topics, self._retired),
             there,
             self.sender.counts,
-            partial(grow_own_topics, self.settings),
-            lambda: cast(Any, self._consumer).look_anew(),
-            str(self.folder.path),
+            grow=partial(grow_own_topics, self.settings),
+            refresh=lambda: cast(Any, self._consumer).look_anew(),
+            folder=str(self.folder.path),
         )
         self.watch = watch_of(
             self.settings,

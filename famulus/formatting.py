@@ -65,7 +65,7 @@ def text_of(error: BaseException) -> str:
     try:
         # Of the very class `str`: that of a subclass could do anything later.
         return str.__str__(str(error))
-    except BaseException:  # noqa: BLE001  # such as SystemExit: it ends at this error
+    except BaseException:  # such as SystemExit: it ends at this error
         return f"{type(error).__name__} (its text cannot be made)"
 
 

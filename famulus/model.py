@@ -162,7 +162,7 @@ def _not_taken(hints: dict[str, Any]) -> str:
     for name, hint in hints.items():
         try:
             TypeExpression(_plain(hint)).as_function()
-        except Exception:  # noqa: BLE001  # Faust raises whatever happens to it
+        except Exception:  # Faust raises whatever happens to it
             return f".{name}"
     return ""
 

@@ -82,7 +82,7 @@ class Feed:
     def _run(self) -> None:
         try:
             asyncio.run(self._work())
-        except Exception as error:  # noqa: BLE001  # told by `check`
+        except Exception as error:  # told by `check`
             self._failure = error
 
     async def _work(self) -> None:

@@ -24,11 +24,11 @@ def zombies(stage: Stage, rounds: int = ROUNDS) -> None:
         step = STEPS[number % len(STEPS)]
         _arm(stage, frozen, Blow(step, AFTER, signal.SIGSTOP))
         stage.allow(2 * number + 1, 2 * rounds + 1)
-        if not _falls(stage, frozen, step, lambda: frozen.is_frozen):  # noqa: B023  # asked at once
+        if not _falls(stage, frozen, step, lambda: frozen.is_frozen):  # asked at once
             frozen.running.signal(signal.SIGSTOP)
         stage.marks.faults["worker frozen for longer than a session"] += 1
         stage.let_pass(SESSION_MS / 1000 + 2)
-        stage.wait_for(lambda: len(stage.owned(other)) == stage.partitions, OWNED_S)  # noqa: B023
+        stage.wait_for(lambda: len(stage.owned(other)) == stage.partitions, OWNED_S)
         stage.wait_progress()
         stage.allow(2 * number + 2, 2 * rounds + 1)
         frozen.running.signal(signal.SIGCONT)

@@ -52,7 +52,7 @@ def strike(stage: Stage, kills: list[Kill]) -> None:
         if kill.blow is not None:
             # Asked at once.
             if (
-                stage.wait_for(lambda: slot.fell_by_blow or stage.feed.is_settled, STEP_S)  # noqa: B023
+                stage.wait_for(lambda: slot.fell_by_blow or stage.feed.is_settled, STEP_S)
                 and slot.fell_by_blow
             ):
                 stage.marks.steps[kill.blow.step] += 1

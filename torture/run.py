@@ -173,7 +173,7 @@ def run(name: str, system: str, size: Size, folder: Path, show: Callable[[str], 
                         result.unexpected += stage.marks.unexpected
                         for words in stage.marks.words:
                             console.print(words, markup=False)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other scenarios are of use
+    except Exception as error:  # whatever it is, the other scenarios are of use
         result.unexpected.append(f"{name} was not brought to its end: {error!r}")
     result.seconds = time.monotonic() - began
     console.print(shown(columns, f"{name}, {system}, seed {size.seed}"))

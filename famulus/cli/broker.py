@@ -44,7 +44,7 @@ class broker(Command):  # Faust names the command after the class
         `status` exits with 1 when no broker runs.
         """
         # Development's packages are not installed in production.
-        from famulus.dev import background  # noqa: PLC0415
+        from famulus.dev import background
 
         if action == "start":
             already = background.running()

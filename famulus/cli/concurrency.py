@@ -53,7 +53,9 @@ class concurrency(Command):  # Faust names the command after the class
         topic = WORKER if is_all else (await resolve_scope(self.app, words[0], None)).topic
         count = None if is_reset else click.IntRange(1, WIDTH_MAX).convert(words[-1], None, None)
         async with control_producer(self.app) as producer:
-            await set_width(producer, self.app.group, topic or WORKER, count, whoami(), why)
+            await set_width(
+                producer, self.app.group, topic or WORKER, concurrency=count, by=whoami(), why=why
+            )
         if is_json:
             show((await read_told(self.app)).concurrency_overrides, is_json=True)
         else:

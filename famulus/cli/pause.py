@@ -121,7 +121,9 @@ async def do(  # one parameter for each option
     target = await resolve_scope(app, topic, partition)
     async with control_producer(app) as producer:
         pauses = (await read_told(app)).pauses
-        targets, _ = await change(producer, app.group, pauses, action, target, whoami(), why)
+        targets, _ = await change(
+            producer, app.group, pauses, action=action, target=target, by=whoami(), why=why
+        )
     if is_json:
         print_text(
             {

@@ -87,7 +87,7 @@ class peek(Command):  # Faust names the command after the class
             if partition is not None and partition >= count:
                 raise ConfigError(f"topic {name} has {number(count, 'partition')}, the first is 0")
             numbers = range(count) if partition is None else [partition]
-            found = await _from(reader, name, numbers, offset, limit, key)
+            found = await _from(reader, name, numbers, offset=offset, limit=limit, key=key)
         out = console()
         for each in found:  # so that one payload at a time is in memory
             record, away = await _with_payload(self.app.claims, each)
@@ -135,8 +135,8 @@ async def _with_payload(claims: PayloadStore, record: Any) -> tuple[Any, str]:  
         return record, f"a claim check, its payload cannot be had: {error}"
 
 
-async def _from(  # noqa: PLR0917  # the options of `peek`
-    reader: Reader, topic: str, partitions: Any, offset: int | None, limit: int, key: str | None
+async def _from(
+    reader: Reader, topic: str, partitions: Any, *, offset: int | None, limit: int, key: str | None
 ) -> list[Any]:  # Any: aiokafka is untyped
     """Read the records that the options select, oldest first."""
     found: list[Any] = []

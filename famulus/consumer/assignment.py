@@ -33,11 +33,12 @@ class AssignedPartitions:
     worker.
     """
 
-    def __init__(  # noqa: PLR0917  # what all processors share
+    def __init__(
         self,
         limits: Limits,
         concurrency: int,
         timeouts_s: Mapping[str, float],
+        *,
         may_write: Callable[[], bool],
         publish: Callable[[Sequence[ProducerRecord]], Awaitable[object]],
         on_fault: Callable[[Exception], Awaitable[Any]],
@@ -73,11 +74,11 @@ class AssignedPartitions:
                 tp,
                 pipeline,
                 held.partition,
-                held.checkpointer,
-                self._limits,
-                self._ties,
-                self.task_pool.wake,
-                begin,
+                checkpointer=held.checkpointer,
+                limits=self._limits,
+                ties=self._ties,
+                on_room=self.task_pool.wake,
+                begin=begin,
             )
             for tp, (pipeline, held, begin) in assigned.items()
         }

@@ -75,7 +75,7 @@ class FetchedBatch:
                 batch = fetched._records.next_batch()
                 if fetched._check_crcs and not batch.validate_crc():
                     # Handled like a damaged header.
-                    raise CorruptRecordException(DAMAGED)  # noqa: TRY301
+                    raise CorruptRecordException(DAMAGED)
                 self._batches.append(batch)
         except CorruptRecordException:
             self.damage = damage(self.place, self._end, fetched._records)
@@ -321,7 +321,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     # Faust's signature.
-    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:
         """Return the fetched batches by partition."""
         polling = self._fetch_records(self._ensure_consumer(), active_partitions, timeout)
         return await asyncio.wrap_future(
@@ -333,8 +333,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self,
         consumer: Any,
         active_partitions: Any,
-        timeout: float | None = None,  # noqa: ASYNC109
-        max_records: int | None = None,  # noqa: ARG002  # Faust's
+        timeout: float | None = None,
+        max_records: int | None = None,  # Faust's
     ) -> Any:
         if not self.consumer.flow_active:
             return {}

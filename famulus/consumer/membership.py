@@ -51,11 +51,12 @@ class Membership:
     brokers answer. During a rebalance it may be silent *rebalance_s* and a session timeout longer.
     """
 
-    def __init__(  # noqa: PLR0917  # its settings and callbacks
+    def __init__(
         self,
         settings: KafkaConfig,
         client: Callable[[], Client | None],
         is_stopping: Callable[[], bool],
+        *,
         on_fault: Callable[[Exception], Awaitable[Any]],
         patience_s: float,
         ends_s: float,

@@ -175,7 +175,7 @@ class Consumer(driver.Consumer):
     async def _commit_offsets(
         self,
         offsets: Mapping[TP, int],
-        start_new_transaction: bool = True,  # noqa: FBT001, FBT002  # Faust's
+        start_new_transaction: bool = True,  # Faust's
     ) -> bool:
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)

@@ -87,11 +87,12 @@ class Watchdog:
     a time limit of its own.
     """
 
-    def __init__(  # noqa: PLR0917  # its callbacks and limits
+    def __init__(
         self,
         assigned: AssignedPartitions,
         unfetched: Callable[[TP], int],
         is_at_work: Callable[[], bool],
+        *,
         on_fault: Callable[[Exception], Awaitable[Any]],
         stalled_s: float,
         ends_s: float,

@@ -128,7 +128,7 @@ class AdminLog:
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         try:
             await self._follow_on(consumer)
-        except Exception as error:  # noqa: BLE001  # a worker that cannot read the topic must not look alive
+        except Exception as error:  # a worker that cannot read the topic must not look alive
             await self._on_fault(error)
 
     async def _follow_on(self, consumer: AIOKafkaConsumer) -> None:
@@ -245,10 +245,11 @@ async def target_of(
     return PauseScope(name, partition)
 
 
-async def change(  # noqa: PLR0917  # who does what
+async def change(
     producer: Producer,
     group: str,
     pauses: Pauses,
+    *,
     action: Action,
     target: PauseScope,
     by: str,
@@ -277,8 +278,8 @@ async def note_drain(producer: Producer, group: str, worker: str, by: str, why: 
     )
 
 
-async def set_width(  # noqa: PLR0917  # who does what
-    producer: Producer, group: str, topic: str, concurrency: int | None, by: str, why: str
+async def set_width(
+    producer: Producer, group: str, topic: str, *, concurrency: int | None, by: str, why: str
 ) -> int:
     """Set the concurrent events per partition of *topic*; `*` sets them per worker.
 

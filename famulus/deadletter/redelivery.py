@@ -91,7 +91,7 @@ def parse_redelivery(record: ConsumerRecord, latest_ms: int = INT64_MAX) -> Rede
     try:
         topic, partition, offset = origin_of(record.headers)
         if partition != record.partition:  # redeliveries keep the partition of their origin
-            raise ValueError  # noqa: TRY301  # handled like an invalid number
+            raise ValueError  # handled like an invalid number
         hops = number_in(ours[MARK + "hops"], 0, COUNT_MAX)
         due_ms = number_in(ours.get(MARK + "due", b"0"), -INT64_MAX)
         return Redelivery(

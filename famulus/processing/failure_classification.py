@@ -29,10 +29,11 @@ from famulus.state.unit_of_work import RowConflictError, UnitOfWork
 STORE_RETRY_S = 1.0  # between two attempts to read a store whose disk refuses
 
 
-def failed(  # noqa: PLR0917  # what is known of the attempt
+def failed(
     failure_policy: FailurePolicy,
     handler: Handler,
     handlers: Sequence[Handler],
+    *,
     error: BaseException,
     unit: UnitOfWork,
     past: RetryContext | None,

@@ -143,7 +143,7 @@ class FailurePolicy:
         attempts, first_ms = before.attempts + past.held + ran, before.first_ms or now_ms
         stage = past.back.stage if past.back is not None else 0  # of retry topics
         if policy.is_transient(error) and attempts < policy.attempts_at(stage):
-            delay_s = policy.retry.wait_s(attempts, random.random())  # noqa: S311  # no secret
+            delay_s = policy.retry.wait_s(attempts, random.random())  # no secret
             past.tried[handler.name] = AttemptCount(
                 before.attempts + 1, first_ms, now_ms + round(delay_s * 1000)
             )
@@ -159,7 +159,14 @@ class FailurePolicy:
             )
             past.unit = unit
             raise Defer(past, after_delay(delay_s))
-        failure = self._failure(policy.kind(error), error, past, handler.name, attempts, first_ms)
+        failure = self._failure(
+            policy.kind(error),
+            error,
+            past,
+            handler=handler.name,
+            attempts=attempts,
+            first_ms=first_ms,
+        )
         if policy.is_transient(error) and stage < len(policy.delays_s):
             self._postpone(failure, stage, unit, policy.delays_s[stage])
             past.tried.setdefault(handler.name, AttemptCount())
@@ -287,11 +294,12 @@ class FailurePolicy:
         """
         return b"" if self.order == "partition" else record.key
 
-    def _failure(  # noqa: PLR0917  # what is known of it
+    def _failure(
         self,
         kind: FailureKind,
         error: BaseException,
         past: RetryContext | None,
+        *,
         handler: str = "",
         attempts: int = 0,
         first_ms: int = 0,
@@ -325,7 +333,7 @@ class FailurePolicy:
 
         An example is an event with too many rows.
         """
-        return self._failure(FailureKind.PERMANENT, error, past, handler, 1)
+        return self._failure(FailureKind.PERMANENT, error, past, handler=handler, attempts=1)
 
     def _postpone(self, failure: Failure, stage: int, unit: UnitOfWork, delay_s: float) -> None:
         record = unit.record

@@ -457,7 +457,7 @@ class EventTypes:
             return codec.decode(value)
 
     # The general case of `decode`.
-    def _decode(self, record: ConsumerRecord, is_redeemed: bool) -> Event | None:  # noqa: FBT001
+    def _decode(self, record: ConsumerRecord, is_redeemed: bool) -> Event | None:
         value, headers, name = record.value, record.headers, None
         if value is not None and len(value) > self._value_bytes and not is_redeemed:
             raise DecodeError(

@@ -64,11 +64,12 @@ class PartitionProcessor:
     *begin* is the offset where reading begins.
     """
 
-    def __init__(  # noqa: PLR0917  # everything that a processor depends on
+    def __init__(
         self,
         tp: TP,
         pipeline: Pipeline,
         state: PartitionState,
+        *,
         checkpointer: Checkpointer | None,
         limits: Limits,
         ties: WorkerCallbacks,
@@ -110,12 +111,12 @@ class PartitionProcessor:
             tp,
             pipeline,
             state,
-            checkpointer,
-            self.in_flight,
-            linger,
-            ties,
-            self._check_room,
-            self._check_quiet,
+            checkpointer=checkpointer,
+            in_flight=self.in_flight,
+            linger=linger,
+            ties=ties,
+            on_settled=self._check_room,
+            on_end=self._check_quiet,
         )
         self.has_state = checkpointer is not None  # whether the subscription has state
         self.halted = ""  # the reason why nothing more is started, as text
@@ -157,7 +158,14 @@ class PartitionProcessor:
         """
         state = PartitionState(self.tp.partition, None, self.state.group_bytes, self.tp.topic)
         return PartitionProcessor(
-            self.tp, self.pipeline, state, None, self._limits, self._ties, self._on_room, begin
+            self.tp,
+            self.pipeline,
+            state,
+            checkpointer=None,
+            limits=self._limits,
+            ties=self._ties,
+            on_room=self._on_room,
+            begin=begin,
         )
 
     # Receiving.

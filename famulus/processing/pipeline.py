@@ -198,7 +198,9 @@ class Pipeline:
                 except BaseException as error:  # a handler may raise anything
                     await close_services(unit, error)  # the next attempt has services of its own
                     unit = unit.rollback(before)
-                    past = failed(self.failure_policy, handler, handlers, error, unit, past)
+                    past = failed(
+                        self.failure_policy, handler, handlers, error=error, unit=unit, past=past
+                    )
             if unit.services is not None:
                 await close_services(unit)
             self._join(unit, past)

@@ -110,7 +110,14 @@ class Subscription:
             raise declared.error("it is declared twice: a table belongs to one subscription")
         declared.text("help", help)
         table = declared_table(
-            declared, name, key, value, default, self.held, help, self.topic_name
+            declared,
+            name,
+            key,
+            value=value,
+            default=default,
+            held=self.held,
+            help=help,
+            topic=self.topic_name,
         )
         self._names_taken[name] = self
         self.tables[name] = table
@@ -169,10 +176,11 @@ def _is_plain_function(given: Any) -> bool:  # Any: unchecked
     )
 
 
-def declared_table(  # noqa: PLR0917  # all that a table is
+def declared_table(
     declared: Declaration,
     name: str,
     key: type[K],
+    *,
     value: type[V],
     default: Callable[[], V] | None,
     held: Mapping[int, PartitionState],
@@ -206,7 +214,7 @@ def declared_table(  # noqa: PLR0917  # all that a table is
             "`lambda: ...`"
         )
     try:
-        table = Table(name, key, value, default, held, help, topic)
+        table = Table(name, key, value, default=default, held=held, help=help, topic=topic)
     except (TypeError, ValueError, AttributeError) as error:
         raise declared.error(
             f"key or value is of a type that cannot be kept: {' '.join(str(error).split())}"

@@ -57,7 +57,7 @@ class Timing:
         if self._usual_s > SLOW_S or (waiting <= FEW and not has_more):
             return 0, 1
         # The random number is no secret.
-        return int(random() * (SPAN if has_more or waiting > SPAN else waiting)), NEVER  # noqa: S311
+        return int(random() * (SPAN if has_more or waiting > SPAN else waiting)), NEVER
 
     async def carry(self, stretch: Stretch, work: WorkItem, state: PartitionState) -> Outcome:
         """Process one event as the pipeline's `carry` does, and time it, even if it raises."""

@@ -158,7 +158,7 @@ class PartitionQueue:
                     await self._sleep(left_s)
                 else:
                     await self._send()
-        except Exception as error:  # noqa: BLE001  # passed to the waiting calls
+        except Exception as error:  # passed to the waiting calls
             self.fail(error)
         finally:
             self.task = None

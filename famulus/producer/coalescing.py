@@ -75,7 +75,7 @@ class CoalescingSender:
     async def send(
         self,
         topic: str,
-        is_event: bool,  # noqa: FBT001  # by position, to save time
+        is_event: bool,  # by position, to save time
         make: Callable[..., ProducerRecord],
         *args: Any,
     ) -> Published:
@@ -269,7 +269,7 @@ class CoalescingSender:
                         waiting.end(error)
                         self._route.memory.leave(waiting.size)
                     del topic.unplaced[waiting]
-        except Exception as error:  # noqa: BLE001  # passed to the waiting calls
+        except Exception as error:  # passed to the waiting calls
             if not topic.queues:
                 self._topics.pop(name, None)
             self._fail_unplaced(topic, error)

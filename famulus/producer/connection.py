@@ -243,7 +243,7 @@ class Connection:
         numbers = cluster.available_partitions_for_topic(topic) or cluster.partitions_for_topic(
             topic
         )
-        return int(random.choice(list(numbers)))  # noqa: S311  # no secret
+        return int(random.choice(list(numbers)))  # no secret
 
     def partitions_known(self, topic: str) -> int:
         """Return the number of partitions of *topic*, 0 before its metadata was fetched."""

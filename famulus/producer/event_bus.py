@@ -97,13 +97,17 @@ class EventBus:
                 self._producer.settings.topic(topic), key_bytes(key), ours, headers
             ) as span:
                 all_headers = with_own(ours + (span.context or trace), headers)
-                span.sent(await self._send(topic, key, event, all_headers, unit, due_ms))
+                span.sent(
+                    await self._send(
+                        topic, key, event, headers=all_headers, unit=unit, due_ms=due_ms
+                    )
+                )
             return
         all_headers = with_own(ours + trace if trace else ours, headers)
         if unit is None and not due_ms:
             await self._producer.send_event(topic, key, event, all_headers)
         elif unit is None or due_ms:
-            await self._send(topic, key, event, all_headers, unit, due_ms)
+            await self._send(topic, key, event, headers=all_headers, unit=unit, due_ms=due_ms)
         elif (
             large := self._join(topic, key, event, all_headers, unit)
         ) is not None:  # most records are small: nothing is awaited
@@ -219,11 +223,12 @@ class EventBus:
                 ) from error
             leaving.append(record)
 
-    async def _send(  # noqa: PLR0917  # the parts of an event, and how it leaves
+    async def _send(
         self,
         topic: str,
         key: object,
         event: Record,
+        *,
         headers: Headers,
         unit: Outbox | None,
         due_ms: int,

@@ -124,9 +124,9 @@ class Producer(RecordSender):
         Raises as `produce` does.
         """
         name = self.settings.topic(topic)
-        return self._together.send(name, True, self._outgoing, name, key, event, headers)  # noqa: FBT003
+        return self._together.send(name, True, self._outgoing, name, key, event, headers)
 
-    async def _prepared(self, record: ProducerRecord, is_event: bool) -> ProducerRecord:  # noqa: FBT001
+    async def _prepared(self, record: ProducerRecord, is_event: bool) -> ProducerRecord:
         """Return the record to send for *record*, which may be too large.
 
         Raises as `produce` does.

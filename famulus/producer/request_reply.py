@@ -152,7 +152,7 @@ class ReplyRouter:
             self._partitions = (await partitions_of(settings, [self.topic], PREPARE_S)).get(
                 self.topic, wanted
             )
-            self._own = random.randrange(self._partitions)  # noqa: S311  # no secret
+            self._own = random.randrange(self._partitions)  # no secret
             self._consumer = await reader(
                 settings, TopicPartition(self.topic, self._own), is_new=True
             )
@@ -164,7 +164,7 @@ class ReplyRouter:
                 fetched = await poll(
                     consumer, timeout_ms=POLL_MS, skipped=strays.skipped("replies")
                 )
-            except Exception as error:  # noqa: BLE001  # requests still wait: reading must go on
+            except Exception as error:  # requests still wait: reading must go on
                 # One line, without a traceback.
                 log.error(
                     "replies cannot be read",

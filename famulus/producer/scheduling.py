@@ -76,7 +76,7 @@ def scheduled(record: ConsumerRecord, now_ms: int = INT64_MAX) -> Scheduled:
         until_ms = min(number_in(until, -INT64_MAX), min(record.timestamp, now_ms) + stays_ms)
         name = topic.decode()
         if not _topic_name.fullmatch(name):
-            raise ValueError("no name of a topic")  # noqa: TRY301  # caught below, like a name that is not UTF-8
+            raise ValueError("no name of a topic")  # caught below, like a name that is not UTF-8
         return Scheduled(
             ProducerRecord(name, record.key, record.value, own),
             number_in(due, -INT64_MAX),

@@ -51,11 +51,12 @@ class Topics:
     state is kept, for people.
     """
 
-    def __init__(  # noqa: PLR0917  # all that it is tied to
+    def __init__(
         self,
         needs: Sequence[Needs],
         sources: Mapping[str, int],
         count: Count,
+        *,
         grow: Grow,
         refresh: Callable[[], None],
         folder: str,

@@ -364,7 +364,9 @@ def _after(record_type: type[faust.Record]) -> Check | None:
         if post_init is not None:
             try:
                 post_init(made)
-            except Exception as error:  # noqa: BLE001  # any exception of a user's code means that the event is refused
+            except (
+                Exception
+            ) as error:  # any exception of a user's code means that the event is refused
                 reason = f"{record_type.__name__}.__post_init__ refuses it ({type(error).__name__})"
                 raise _RefusedError("", reason) from None
         for name, descriptor in descriptors.items():

@@ -71,7 +71,7 @@ def read(record: P, decode: Callable[[P], T]) -> T:
         return decode(record)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  # no exception may end more than this record
+    except Exception as error:  # no exception may end more than this record
         raise StrayRecordError(
             record.topic, record.partition, record.offset, reason_of(error)
         ) from None

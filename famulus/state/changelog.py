@@ -227,7 +227,7 @@ def fault_in(key: bytes | None, value: bytes | None, epoch: int) -> str:
         return _fault_in(key, value, epoch)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  # any error of a decoder
+    except Exception as error:  # any error of a decoder
         return reason_of(error)
 
 

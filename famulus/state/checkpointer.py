@@ -71,15 +71,15 @@ class Checkpointer:
     is False only in tests that show what goes wrong without fencing.
     """
 
-    def __init__(  # noqa: PLR0917  # its collaborators
+    def __init__(
         self,
         replica: Replica,
         dedupe: Dedupe | None,
         windows: Mapping[bytes, Window],
+        *,
         sender: Sender,
         reader: Reader,
         probe: Probe = lambda _: None,
-        *,
         is_fenced: bool = True,
     ) -> None:
         self._replica = replica

@@ -378,9 +378,9 @@ class PartitionStateManager:
             replica,
             remembered.dedupe,
             windows,
-            self.sender,
-            self.reader,
-            self.probe,
+            sender=self.sender,
+            reader=self.reader,
+            probe=self.probe,
             is_fenced=self.is_fenced,
         )
 
@@ -409,7 +409,7 @@ class PartitionStateManager:
                         await self._follow_logs(copies)
                 except (StoreError, TimeoutError):
                     pass
-                except Exception as error:  # noqa: BLE001  # a worker can do without copies, and retries
+                except Exception as error:  # a worker can do without copies, and retries
                     if said != (said := described(error)):
                         log.error("what is kept for others cannot follow", why=said)  # no traceback
                 await asyncio.sleep(RETRY_S)

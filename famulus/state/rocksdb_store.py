@@ -172,7 +172,7 @@ class Store:
         try:
             if db is not None:
                 db.close()
-        except Exception as error:  # noqa: BLE001  # rocksdict mostly raises plain Exception
+        except Exception as error:  # rocksdict mostly raises plain Exception
             log.warning("a store was closed after a write that failed", error=str(error))
 
     @property

@@ -89,12 +89,12 @@ class Coder:
     def _checked(self, given: Any) -> tuple[bytes, Any]:
         try:
             raw = self.encode(given)
-        except Exception as error:  # noqa: BLE001  # the code of a user's type may raise anything
+        except Exception as error:  # the code of a user's type may raise anything
             raise refused(error) from None
         try:
             read = self.decode(raw)
             is_same = type(read) is type(given) and bool(read == given)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # as above
             raise _not_finite(given) or RefusedError(*fault_of(error)) from None
         if not is_same and (found := difference(given, read)) is not None:
             raise _not_finite(given) or RefusedError(*found)
@@ -211,7 +211,7 @@ def difference(given: Any, read: Any, path: str = "$") -> Fault | None:
         )
     try:
         is_same = bool(given == read) or not _has_equality(read)
-    except Exception:  # noqa: BLE001  # the code of a user's type may raise anything
+    except Exception:  # the code of a user's type may raise anything
         is_same = False
     return None if is_same else (path, f"another `{type(read).__name__}` would be read")
 

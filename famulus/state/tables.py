@@ -74,11 +74,12 @@ class Table(Generic[K, V]):
     because the event is not the cause.
     """
 
-    def __init__(  # noqa: PLR0917  # the attributes of a table
+    def __init__(
         self,
         name: str,
         key: type[K],
         value: type[V],
+        *,
         default: Callable[[], V] | None,
         held: Mapping[int, PartitionState],
         help: str = "",
@@ -118,7 +119,7 @@ class Table(Generic[K, V]):
             return self._value(row, raw)
         try:  # inlined `_value`, which saves a call
             return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
-        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+        except Exception as error:  # decoding runs the code of users' types
             raise self._unreadable(row, error) from None
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -127,7 +128,7 @@ class Table(Generic[K, V]):
     def _write(self, row: bytes, value: V) -> None:
         try:
             raw = self._encode(value) if type(value) is self._plain else self._values.checked(value)
-        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+        except Exception as error:  # encoding runs the code of users' types
             raise self._refused("value", self._values.name, error) from None
         unit = current_unit()  # inlined `_unit`, which saves a call
         if unit is None or unit.partition.topic != self.topic:
@@ -188,7 +189,7 @@ class Table(Generic[K, V]):
         for raw, value in self._later(None if after is None else self.position(after), limit):
             try:
                 key = self._to_key(raw)
-            except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+            except Exception as error:  # decoding runs the code of users' types
                 raise self._unreadable(self.prefix + raw, error) from None
             found.append((key, self._decoded(self.prefix + raw, value)))
         return found
@@ -254,7 +255,7 @@ class Table(Generic[K, V]):
         """
         try:
             key = self._from_text(text)
-        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+        except Exception as error:  # decoding runs the code of users' types
             why = str(error) if isinstance(error, ValueError) else fault_of(error)[1]
             raise ValueError(f"{text!r} is no key of table {self.name}: {why}") from None
         row = self.prefix + key
@@ -317,11 +318,11 @@ class Table(Generic[K, V]):
         """
         try:
             self._to_key(key)
-        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+        except Exception as error:  # decoding runs the code of users' types
             return f"its key, {_words(error)}"
         try:
             self._decode(value)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # as above
             return _words(error)
         return ""
 
@@ -357,14 +358,14 @@ class Table(Generic[K, V]):
         raw = self.key_from_json(key)
         try:
             return raw, self._values.checked(self._decode(value))
-        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+        except Exception as error:  # decoding runs the code of users' types
             raise ValueError(_words(error)) from None
 
     def key_from_json(self, raw: bytes) -> bytes:
         """Return the key of a row from JSON. Raises as `from_json` does."""
         try:
             return self._key_from_json(raw)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # as above
             raise ValueError(_words(error)) from None
 
     def _key_from_json(self, raw: bytes) -> bytes:
@@ -396,7 +397,7 @@ class Table(Generic[K, V]):
             return self.prefix + (
                 self._encode_key(key) if type(key) is self._plain_key else self._keys.canonical(key)
             )
-        except Exception as error:  # noqa: BLE001  # encoding runs the code of users' types
+        except Exception as error:  # encoding runs the code of users' types
             raise self._refused("key", self._keys.name, error) from None
 
     def _window_row(self, start_ms: int, key: K) -> bytes:
@@ -424,7 +425,7 @@ class Table(Generic[K, V]):
     def _decoded(self, row: bytes, raw: bytes) -> V:
         try:
             return self._decode(raw)  # type: ignore[no-any-return]  # of the table's own type
-        except Exception as error:  # noqa: BLE001  # decoding runs the code of users' types
+        except Exception as error:  # decoding runs the code of users' types
             raise self._unreadable(row, error) from None
 
     def _read(self, row: bytes) -> bytes | None:
@@ -452,7 +453,7 @@ class Table(Generic[K, V]):
             return
         try:
             before = raw if raw is not None else self._encode(value)
-        except Exception:  # noqa: BLE001  # a default that is not of the table's value type
+        except Exception:  # a default that is not of the table's value type
             return
         unit.check_later(partial(self._check_unchanged, row, value, before, is_row=raw is not None))
 
@@ -470,7 +471,7 @@ class Table(Generic[K, V]):
                 return
             # Different bytes may decode to equal values.
             is_same = is_row and difference(value, self._decode(before)) is None
-        except Exception:  # noqa: BLE001  # the changed value cannot be encoded
+        except Exception:  # the changed value cannot be encoded
             is_same = False
         if not is_same:
             raise TypeError(

@@ -81,7 +81,7 @@ def compose(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerCompo
     finally:
         compose.services = None  # all of them go
         # Pytest shows it when the test failed.
-        print("\n".join(compose.get_logs("worker", "topics")))  # noqa: T201
+        print("\n".join(compose.get_logs("worker", "topics")))
         compose.stop()
 
 

@@ -122,7 +122,7 @@ def start_worker(kafka: KafkaConfig, tmp_path: Path) -> Iterator[Callable[..., W
     for worker in started:
         worker.stop()
         # Pytest shows it when the test failed.
-        print(worker.log.read_text("utf-8", "replace")[-3000:])  # noqa: T201
+        print(worker.log.read_text("utf-8", "replace")[-3000:])
 
 
 def settle_all(

@@ -106,7 +106,7 @@ def test_events_of_50_mb_go_through_a_worker_in_bounded_memory(house: House, roo
     )
     wait_for(lambda: len(worker.rows("count")) == 1 + 2 * EVENTS, 60)
     grown = peak_bytes(worker) - before
-    print(f"grown by {grown / MB:.0f} MB")  # noqa: T201  # pytest -s shows it
+    print(f"grown by {grown / MB:.0f} MB")  # pytest -s shows it
     assert grown < RSS_MAX
     assert set(worker.rows("count").values()) == {10, LARGE}
     records = house.logged(topic=house.topic)

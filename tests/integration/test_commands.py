@@ -92,6 +92,6 @@ def test_no_command_takes_long_beside_200_topics(
         if found != code or is_silent:
             wrong.append((words, found, output))
     for cpu_s, clock_s, command in took:
-        print(f"{cpu_s:6.2f} s of CPU, {clock_s:6.2f} s: {command}")  # noqa: T201  # for people
+        print(f"{cpu_s:6.2f} s of CPU, {clock_s:6.2f} s: {command}")  # for people
     assert not wrong
     assert 0 < min(took)[0] < max(took)[0] < CPU_S, max(took)

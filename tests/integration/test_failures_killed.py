@@ -100,7 +100,7 @@ def test_a_kill_at_any_step_of_a_dead_letter_loses_nothing(house: House) -> None
         assert worker.wait_exit(20) == -9, step
         house.kill(worker)
         worker = house.start()
-        wait_for(lambda: processed(worker) == sent)  # noqa: B023  # it is awaited here
+        wait_for(lambda: processed(worker) == sent)  # it is awaited here
     everything = {"a": late, "c": late, "d": late, **{f"k{key}": late for key in range(20)}}
     noted = {f"noted {key}": number for key, number in everything.items() if key != "c"}
     wait_for(
@@ -131,7 +131,7 @@ def check(house: House, rounds: int) -> None:
         assert found.keys() == {24 * number + place for number in range(rounds)}
         assert max(found.values()) <= 2, found
         twice = sum(found.values()) - rounds
-        print(f"{kind}: {rounds} letters, {twice} of them twice")  # noqa: T201
+        print(f"{kind}: {rounds} letters, {twice} of them twice")
     attempts: dict[tuple[str, str], list[int]] = defaultdict(list)
     for line in (house.checkout / "ledger").read_text().splitlines():
         key, number, attempt = line.split()

@@ -217,7 +217,7 @@ class Stage:
             reordered += entry.number > newest[entry.key] + 1
             newest[entry.key] = max(newest[entry.key], entry.number)
         begun = sum(entry.what == "begin" for entry in entries)
-        print(  # noqa: T201  # what it is about
+        print(  # what it is about
             f"{self.load.sent} sent, lost {len(lost)}, reordered {reordered}, "
             f"overlapping {overlapping}, handled again {begun - self.load.sent}"
         )

@@ -166,7 +166,7 @@ def test_a_kill_between_publishing_and_settling_doubles_no_effect(
     assert all(len(values) == 1 for values in copies.values()), "two events with one id"
     again = len(records) - len(copies)
     assert again >= EACH * ROUNDS, "nothing was published twice, so nothing was shown"
-    print(  # noqa: T201  # for whoever runs the campaign
+    print(  # for whoever runs the campaign
         f"{len(steps)} kills, {len(names)} events, {again} of them published again, each took "
         "effect once"
     )

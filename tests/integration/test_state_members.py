@@ -190,7 +190,7 @@ def test_a_long_restoring_holds_nothing_up(house: House) -> None:
     assert text.count("Executing _on_partitions_assigned") == joined
     assert "Heartbeat failed" not in text
     assert worker.get("/tables/count/key-0299999/")["value"] == 1
-    print(f"restored in {time.monotonic() - began:.1f} s, slowest answer {slowest:.2f} s")  # noqa: T201
+    print(f"restored in {time.monotonic() - began:.1f} s, slowest answer {slowest:.2f} s")
 
 
 async def fill(house: House) -> None:

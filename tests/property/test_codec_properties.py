@@ -161,4 +161,4 @@ def test_no_bytes_raise_anything_but_a_decode_error(value: bytes) -> None:
     try:
         codec_of(OrderCreated).decode(value)
     except DecodeError as error:
-        assert CANARY not in str(error)  # noqa: PT017  # most, but not all, raise
+        assert CANARY not in str(error)  # most, but not all, raise

@@ -51,7 +51,7 @@ class Outer(faust.Record):
     number: int
     ratio: float | None = None
     inner: Inner | None = None
-    names: list[str] = []  # noqa: RUF012  # Faust copies it
+    names: list[str] = []  # Faust copies it
 
 
 @dataclass
@@ -155,7 +155,7 @@ def in_event(partition: PartitionState) -> Iterator[UnitOfWork]:
 def table_of(key: Any, value: Any) -> tuple[Table[Any, Any], PartitionState]:
     """A table and the partition that has its rows."""
     partition = partition_of(group_bytes=10_000_000)
-    return Table("t", key, value, None, {0: partition}), partition
+    return Table("t", key, value, default=None, held={0: partition}), partition
 
 
 def check(table: Table[Any, Any], partition: PartitionState, key: Any, value: Any) -> bool:

@@ -46,10 +46,11 @@ def _weather(kind: str, weather: Weather, lasts_s: float, at_most: int = 1_000_0
     return Fault(kind, lambda stage: _in(weather, stage), lasts_s, at_most)
 
 
-def _frames(  # noqa: PLR0917  # a fault and its rule
+def _frames(
     kind: str,
     deed: Deed,
     side: Side,
+    *,
     apis: frozenset[int],
     times: int,
     lasts_s: float,
@@ -80,12 +81,25 @@ FAULTS = (
     _weather("latency of half a second", Weather(latency_s=0.25), 3.0),
     _weather("frames in pieces", Weather(is_splitting=True), 2.0),
     _weather("throttled connections", Weather(bytes_per_s=60_000), 3.0),
-    _frames("acknowledgement lost with its connection", "reset", "answer", PRODUCE, 2, 0.5),
-    _frames("acknowledgement swallowed", "swallow", "answer", PRODUCE, 1, 0.5),
-    _frames("batch lost with its connection", "reset", "request", PRODUCE, 2, 0.5),
-    _frames("batch swallowed", "swallow", "request", PRODUCE, 1, 0.5),
-    _frames("acknowledgement late", "hold", "answer", PRODUCE, 2, 0.5, hold_s=2.0),
-    _frames("fetched batch late", "hold", "answer", FETCH, 4, 1.0, hold_s=2.0),
-    _frames("commit lost with its connection", "reset", "request", COMMIT, 3, 1.0),
-    _frames("coordinator away", "swallow", "request", COORDINATOR, 1_000, 3.0),
+    _frames(
+        "acknowledgement lost with its connection",
+        "reset",
+        "answer",
+        apis=PRODUCE,
+        times=2,
+        lasts_s=0.5,
+    ),
+    _frames("acknowledgement swallowed", "swallow", "answer", apis=PRODUCE, times=1, lasts_s=0.5),
+    _frames(
+        "batch lost with its connection", "reset", "request", apis=PRODUCE, times=2, lasts_s=0.5
+    ),
+    _frames("batch swallowed", "swallow", "request", apis=PRODUCE, times=1, lasts_s=0.5),
+    _frames(
+        "acknowledgement late", "hold", "answer", apis=PRODUCE, times=2, lasts_s=0.5, hold_s=2.0
+    ),
+    _frames("fetched batch late", "hold", "answer", apis=FETCH, times=4, lasts_s=1.0, hold_s=2.0),
+    _frames(
+        "commit lost with its connection", "reset", "request", apis=COMMIT, times=3, lasts_s=1.0
+    ),
+    _frames("coordinator away", "swallow", "request", apis=COORDINATOR, times=1_000, lasts_s=3.0),
 )

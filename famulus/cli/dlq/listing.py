@@ -60,7 +60,7 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
             register = await registered(app, reader, subscription, asked, is_all=asked.is_all)
             meant = [entry for entry in register.entries() if entry.is_meant]
             if asked.each:
-                await _list_each(app, reader, subscription, asked, meant, out)
+                await _list_each(app, reader, subscription, asked=asked, meant=meant, out=out)
             elif asked.is_json:
                 for group in grouped(meant, register.messages):
                     print_text(lines.group_json(subscription.topic_name, group))
@@ -78,10 +78,11 @@ async def list_letters(app: Famulus, asked: Asked) -> None:
             _note_others(register, subscription)
 
 
-async def _list_each(  # noqa: PLR0917  # it needs all of them
+async def _list_each(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
+    *,
     asked: Asked,
     meant: Sequence[Entry],
     out: Out,
@@ -157,7 +158,9 @@ async def show_letter(app: Famulus, asked: Asked) -> None:
             for audit in audits
             if audit.id.origin == entry.id.origin and audit.group == parse_dead_letter(record).group
         ]
-        sight = await seen(app, reader, subscription, entry, record, done, dead)
+        sight = await seen(
+            app, reader, subscription, entry=entry, record=record, audits=done, dead=dead
+        )
     if asked.is_json:
         print_text(lines.sight_json(sight))
     else:

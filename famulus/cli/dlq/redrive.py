@@ -87,7 +87,9 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
             left -= len(plan.chosen)
         plans[subscription] = plan
         if plan.chosen and not (asked.is_json or asked.is_dry):
-            _print_plan(app, subscription, plan, register.messages, asked, action)
+            _print_plan(
+                app, subscription, plan, messages=register.messages, asked=asked, action=action
+            )
         _note(subscription, plan)
         if action == "redrive":
             await _note_anew(app, subscription, plan)
@@ -96,10 +98,11 @@ async def _plans(app: Famulus, reader: Reader, asked: Asked, action: Done) -> Pl
     return plans
 
 
-def _print_plan(  # noqa: PLR0917  # it prints all of them
+def _print_plan(
     app: Famulus,
     subscription: Subscription,
     plan: Plan,
+    *,
     messages: dict[Cause, tuple[int, str]],
     asked: Asked,
     action: Done,

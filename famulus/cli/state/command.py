@@ -132,7 +132,14 @@ class state(Command):  # Faust names the command after the class
         unknown, unreadable = set[str](), Counter[str]()
         count = 0
         with _written(output) as write, _progress("reading the state") as progressed:
-            async for line in exported(self.app, places, table, progressed, unknown, unreadable):
+            async for line in exported(
+                self.app,
+                places,
+                table,
+                progressed=progressed,
+                unknown=unknown,
+                unreadable=unreadable,
+            ):
                 write(line)
                 count += 1
         if unknown:

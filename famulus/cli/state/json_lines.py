@@ -57,10 +57,11 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 # Export.
 
 
-async def exported(  # noqa: PLR0917  # the last three report to the caller
+async def exported(
     app: Famulus,
     places: Mapping[Subscription, Sequence[TopicPartition]],
     only: str | None,
+    *,
     progressed: Progressed,
     unknown: set[str],
     unreadable: Counter[str],
@@ -100,7 +101,7 @@ def line_of(table: Table[Any, Any], key: bytes, partition: int, value: bytes) ->
     line = Line(table.name, msgspec.Raw(b"null"), msgspec.Raw(b"null"), partition, why)
     try:
         line.key = msgspec.Raw(table.key_json(key))
-    except Exception:  # noqa: BLE001  # decoding runs the code of users' types
+    except Exception:  # decoding runs the code of users' types
         line.key, line.raw_key = msgspec.Raw(msgspec.json.encode(table.key_text(key))), key
     if _is_one_line_of_json(value):
         line.value = msgspec.Raw(value)

@@ -77,7 +77,7 @@ async def _verdict(
     if path.exists():
         try:
             store = stored(path)
-        except Exception as error:  # noqa: BLE001  # rocksdict raises a bare Exception
+        except Exception as error:  # rocksdict raises a bare Exception
             found = [f"the store cannot be read: {error}"]
         else:
             position = int(store.get(POSITION, b"-1"))

@@ -78,7 +78,7 @@ def from_file(path: Path) -> list[Setting]:
         )
         if not isinstance(said, dict):
             # Turned into a ConfigError below, like every other fault of the file.
-            raise TypeError("it must be a JSON object")  # noqa: TRY301
+            raise TypeError("it must be a JSON object")
     except FileNotFoundError:
         return []
     except (OSError, TypeError, ValueError, RecursionError) as error:

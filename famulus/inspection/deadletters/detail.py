@@ -46,10 +46,11 @@ class LetterDetail:
     differences: Sequence[Difference] = ()
 
 
-async def seen(  # noqa: PLR0917  # all that is known
+async def seen(
     app: Famulus,
     reader: Reader,
     subscription: Subscription,
+    *,
     entry: Entry,
     record: Any,
     audits: Sequence[Audit],

@@ -47,9 +47,9 @@ class Concurrency(JsonView):
                 host.sender,
                 host.group,
                 target.topic or WORKER,
-                asked.concurrency,
-                actor_of(request),
-                asked.note,
+                concurrency=asked.concurrency,
+                by=actor_of(request),
+                why=asked.note,
             )
         except (BadRequestError, OperatingError) as error:
             return self.failed(error)

@@ -63,6 +63,6 @@ async def set_pause(app: Famulus, action: Action, target: PauseScope, by: str, n
     Raises as `operate.admin.change` does.
     """
     _, next_offset = await change(
-        app.sender, app.group, app.assigned.pauses, action, target, by, note
+        app.sender, app.group, app.assigned.pauses, action=action, target=target, by=by, why=note
     )
     await app.admin_log.seen(next_offset)

@@ -225,7 +225,9 @@ class LetterPage(LettersPage):
             if audit.id.origin == origin and audit.group == self.host.group
         ]
         dead = {entry.id.origin for entry in every}
-        return await seen(self.host, reader, subscription, chosen[-1], record, done, dead)
+        return await seen(
+            self.host, reader, subscription, entry=chosen[-1], record=record, audits=done, dead=dead
+        )
 
 
 def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:

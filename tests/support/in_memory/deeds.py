@@ -25,8 +25,8 @@ class Deeds:
         *,
         remembers: bool,
     ) -> None:
-        self.sums = Table("sums", str, int, int, held)
-        self.trail = Table("trail", str, list[str], list, held)
+        self.sums = Table("sums", str, int, default=int, held=held)
+        self.trail = Table("trail", str, list[str], default=list, held=held)
         self._step = step
         self._wrong = wrong
         self._remembers = remembers

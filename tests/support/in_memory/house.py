@@ -124,10 +124,10 @@ class House:
             TP("t", state.number),
             carrier,
             state,
-            checkpointer,
-            self.limits,
-            ties,
-            self.task_pool.wake,
+            checkpointer=checkpointer,
+            limits=self.limits,
+            ties=ties,
+            on_room=self.task_pool.wake,
         )
 
     async def publish(self, records: Sequence[ProducerRecord]) -> None:

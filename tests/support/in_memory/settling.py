@@ -55,7 +55,12 @@ class Desk:
         reader: Any = self.log
         assert await Restorer(reader, Wire(self.log, []), 24).acquire([self.replica], lambda: True)
         self.checkpointer = Checkpointer(
-            self.replica, self._dedupe, self._windows, self.wire, reader, self.steps.append
+            self.replica,
+            self._dedupe,
+            self._windows,
+            sender=self.wire,
+            reader=reader,
+            probe=self.steps.append,
         )
         await self.checkpointer.start()
         return self

@@ -67,12 +67,12 @@ def _command(case: dict[str, object]) -> None:
         mode = "r" if number == 0 else "w"
         encoding = str(case.get("encoding", "utf-8"))
         stream = (
-            None if str(number) in closed else open(number, mode, encoding=encoding, closefd=False)  # noqa: SIM115
+            None if str(number) in closed else open(number, mode, encoding=encoding, closefd=False)
         )
         setattr(sys, name, stream)
     # JSON.
     sys.argv = ["faust", "-A", "app", *map(str, case["command"])]  # type: ignore[call-overload]
-    from faust.cli.faust import cli  # noqa: PLC0415  # it is imported by then
+    from faust.cli.faust import cli  # it is imported by then
 
     code = 0
     try:
@@ -94,4 +94,4 @@ if __name__ == "__main__":
     import app as _app  # noqa: F401  # before the forks
 
     for each in json.load(sys.stdin):
-        print(json.dumps(_ended(each)), flush=True)  # noqa: T201  # its answer
+        print(json.dumps(_ended(each)), flush=True)  # its answer

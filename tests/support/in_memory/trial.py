@@ -170,7 +170,14 @@ class Trial:
         begin = self.processed.next_offset if self.processed else 0
         limits = Limits(self.concurrency, 1_000, 1_000_000, chunk)
         self.processor = PartitionProcessor(
-            TP("t", 0), self.pipeline, state, checkpointer, limits, ties, self.task_pool.wake, begin
+            TP("t", 0),
+            self.pipeline,
+            state,
+            checkpointer=checkpointer,
+            limits=limits,
+            ties=ties,
+            on_room=self.task_pool.wake,
+            begin=begin,
         )
         self._receive(self.source[begin:])
         for topic, records in self.back.items():

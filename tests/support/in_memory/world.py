@@ -186,10 +186,10 @@ class Worker:
             SOURCE,
             self.pipeline(),
             held.partition,
-            held.checkpointer,
-            limits,
-            ties,
-            self.task_pool.wake,
+            checkpointer=held.checkpointer,
+            limits=limits,
+            ties=ties,
+            on_room=self.task_pool.wake,
         )
         for at in range(start, end, 10):
             processor.receive(Fetch(scenario.records[at : min(at + 10, end)]))

@@ -39,7 +39,13 @@ async def assigned() -> AssignedPartitions:
         """Stand for whatever is waited for."""
 
     made = AssignedPartitions(
-        Limits(1, 100, 10_000, 100), 1, {}, lambda: True, nothing, nothing, lambda _: None
+        Limits(1, 100, 10_000, 100),
+        1,
+        {},
+        may_write=lambda: True,
+        publish=nothing,
+        on_fault=nothing,
+        probe=lambda _: None,
     )
     pipeline: Any = Carrier(nothing)
     pipeline.redelivery_topics = (BACK.topic,)

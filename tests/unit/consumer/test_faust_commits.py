@@ -59,7 +59,7 @@ class Thread:
         return self.commit_works
 
     # Faust's.
-    async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:  # noqa: ASYNC109
+    async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:
         """Fetch the three records; what they hold is of no interest."""
         await self.may_fetch.wait()
         self.position = 3
@@ -145,10 +145,10 @@ class Ours(Stock):
             Limits(1, 100, 10_000, 100),
             1,
             {},
-            lambda: True,
-            self.publish,
-            self.fault,
-            lambda _: None,
+            may_write=lambda: True,
+            publish=self.publish,
+            on_fault=self.fault,
+            probe=lambda _: None,
         )
         self.app.pipelines = {PLACE.topic: Carrier(self.handle)}
         self.app.on_commit_ahead = "ignore"

@@ -113,10 +113,10 @@ class Worker:
             SETTINGS,
             lambda: self,
             lambda: self.is_stopping,
-            self.fault,
-            PATIENCE_S,
-            ENDS_S,
-            REBALANCE_S,
+            on_fault=self.fault,
+            patience_s=PATIENCE_S,
+            ends_s=ENDS_S,
+            rebalance_s=REBALANCE_S,
         )
         self.membership.start()
 

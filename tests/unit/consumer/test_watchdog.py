@@ -33,7 +33,9 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
 def watch(trial: Trial, unfetched: Callable[[TP], int] = lambda _: 0) -> Watchdog:
     """Have a watchdog look at a trial from now on."""
     assigned: Any = SimpleNamespace(processors={PLACE: trial.processor}, task_pool=trial.task_pool)
-    watchdog = Watchdog(assigned, unfetched, lambda: True, trial.fault, 30, 90, 120)
+    watchdog = Watchdog(
+        assigned, unfetched, lambda: True, on_fault=trial.fault, stalled_s=30, ends_s=90, send_s=120
+    )
     watchdog.start()
     return watchdog
 

@@ -205,7 +205,7 @@ def test_the_other_families_are_text() -> None:
 def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None:
     """That is what causes are told apart by."""
     try:
-        raise PermanentError("no")  # noqa: TRY301  # for its traceback
+        raise PermanentError("no")  # for its traceback
     except PermanentError as error:
         failure = Failure(FailureKind.PERMANENT, error, AT_MS, f"{__name__}.handler")
         poison = Failure(FailureKind.POISON, DecodeError("$.items[0].price", "a number"), AT_MS)

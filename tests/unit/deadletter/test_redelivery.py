@@ -108,7 +108,7 @@ async def test_what_fails_again_is_a_dead_letter_again(make: Make) -> None:
     for hops in range(1, 4):
         trial.redrive("a")
         # It is awaited here.
-        await trial.until(lambda: len(trial.letters) == hops + 1)  # noqa: B023
+        await trial.until(lambda: len(trial.letters) == hops + 1)
         assert dict(trial.sent[-1].headers)["famulus-hops"] == b"%d" % hops
     assert [call.attempt for call in trial.calls] == [1, 2, 3] * 4
     assert (set(trial.letters), trial.rows(ATTEMPTS)) == ({Letter("a", "exhausted", "work", 3)}, 0)

@@ -152,7 +152,7 @@ async def test_what_was_handled_is_let_go_of_at_once() -> None:
     waiting = {place: result}
 
     # Aiokafka's.
-    async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:  # noqa: ASYNC109
+    async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:
         return {place: waiting.pop(place).getall(None)}
 
     left = weakref.ref(fetched), weakref.ref(result)
@@ -202,7 +202,7 @@ class Fetches:
     async def fetched_records(
         self,
         partitions: object,
-        timeout: float,  # noqa: ASYNC109  # aiokafka's
+        timeout: float,  # aiokafka's
     ) -> dict[TopicPartition, Any]:
         """What was fetched."""
         taken = self._records.pop(PLACE).getall(None)
@@ -281,7 +281,7 @@ def test_other_readers_learn_the_same(at: int) -> None:
                 found.append(next(records).value)
             except UnreadableBatchError as error:
                 # In turn.
-                assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)  # noqa: PT017
+                assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)
                 break
     assert found == [b"0", b"1"]
 

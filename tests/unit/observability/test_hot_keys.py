@@ -173,4 +173,4 @@ def test_it_costs_next_to_nothing() -> None:
                 watch.timed(b"customer-1", 0.00001, 50)
         costs.append((time.process_time() - began) / 200_000)
     assert min(costs) < 0.3e-6, costs
-    print(f"{min(costs) * 1e6:.3f} us for each event")  # noqa: T201  # for `-s`
+    print(f"{min(costs) * 1e6:.3f} us for each event")  # for `-s`

@@ -140,7 +140,7 @@ async def test_a_busy_loop_holds_no_exporter_up(monkeypatch: pytest.MonkeyPatch)
     found: list[list[Family]] = []
     thread = threading.Thread(target=lambda: found.append(list(read())))
     thread.start()
-    time.sleep(0.2)  # noqa: ASYNC251  # the loop is busy
+    time.sleep(0.2)  # the loop is busy
     thread.join()
     assert found == [[]]
     await asyncio.sleep(0)

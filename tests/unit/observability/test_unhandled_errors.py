@@ -47,7 +47,7 @@ class SlyError(Exception):
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     """It, with a traceback."""
     try:
-        raise error from cause  # noqa: TRY301  # its traceback is wanted
+        raise error from cause  # its traceback is wanted
     except BaseException as caught:  # all that there are
         return caught
 

@@ -313,7 +313,7 @@ async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(ma
     assert Counter(letter.kind for letter in trial.letters) == {"poison": 1, "parked": 20}
     for count in range(10):
         trial.redrive("bad0")
-        await trial.until(lambda: len(trial.letters) == 22 + count)  # noqa: B023  # within its turn
+        await trial.until(lambda: len(trial.letters) == 22 + count)  # within its turn
     assert {letter.kind for letter in trial.letters[21:]} == {"poison"}
     assert trial.pipeline.failure_policy.poison.state is CLOSED
 

@@ -33,7 +33,7 @@ class Slow:
         """Wait and block if the key says so."""
         key, since = work.record.key.decode(), time.monotonic()
         if key.startswith("slow"):
-            time.sleep(self.block_s)  # noqa: ASYNC251  # as handlers should not
+            time.sleep(self.block_s)  # as handlers should not
             if self.wait_s:
                 await asyncio.sleep(self.wait_s)
         self.took_s[key] += time.monotonic() - since  # type: ignore[assignment]  # seconds

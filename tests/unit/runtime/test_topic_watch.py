@@ -40,7 +40,14 @@ class Cluster:
         for of in needs:
             names = [of.source, of.letters, *of.back, *([of.state] if of.state else [])]
             self.there |= dict.fromkeys(names, 2)
-        return Topics(needs, dict(self.there), self.count, self.grow, self.refresh, "data/state")
+        return Topics(
+            needs,
+            dict(self.there),
+            self.count,
+            grow=self.grow,
+            refresh=self.refresh,
+            folder="data/state",
+        )
 
     async def count(self, topics: Collection[str]) -> dict[str, int] | None:
         """Answer, as a broker does."""

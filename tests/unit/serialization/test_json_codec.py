@@ -44,7 +44,7 @@ class Everything(Part, namespace="test.codec.Everything"):
     maybe: Line | None = None
     note: str | None = None
     number: int = 7
-    tags: list[str] = []  # noqa: RUF012  # a Record's default, not a class's
+    tags: list[str] = []  # a Record's default, not a class's
 
 
 VALUE: dict[str, Any] = {

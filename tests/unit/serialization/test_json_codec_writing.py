@@ -194,8 +194,8 @@ class Basket(Event, namespace="test.writing.Basket", topic="baskets", key="owner
     """Has defaults that can be changed."""
 
     owner: str
-    lines: list[str] = []  # noqa: RUF012  # what is tested
-    notes: dict[str, list[str]] = {"a": []}  # noqa: RUF012
+    lines: list[str] = []  # what is tested
+    notes: dict[str, list[str]] = {"a": []}
     first: Piece = PIECE
     made: list[str] = field(default_factory=lambda: ["x"])
     many: tuple[list[int], ...] = ([],)

@@ -68,7 +68,7 @@ CASES: list[tuple[Any, Any, bytes]] = [
 def test_a_key_has_the_text_that_a_tables_key_has(of: Any, value: object, text: bytes) -> None:
     """So a row that is imported stands where the events of its key go."""
     assert key_bytes(value) == text
-    table: Table[Any, int] = Table("t", of, int, None, {}, "")
+    table: Table[Any, int] = Table("t", of, int, default=None, held={}, help="")
     row = table._row(value)[len(table.prefix) :]
     assert row == text
     assert table.event_key(row) == text

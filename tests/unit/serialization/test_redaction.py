@@ -38,8 +38,8 @@ class Moved(Event, namespace="people.Moved", topic="people", key="person", sensi
     person: str
     note: str | None = None
     at: Address | None = None
-    before: list[Address] = []  # noqa: RUF012  # a Record's default
-    by_name: dict[str, Address] = {}  # noqa: RUF012  # as above
+    before: list[Address] = []  # a Record's default
+    by_name: dict[str, Address] = {}  # as above
 
 
 class Renamed(Event, namespace="people.Renamed", topic="people", key="person"):

@@ -41,7 +41,7 @@ def table_in(
 ) -> Table[Any, Any]:
     """A table whose rows *partition* has, and that belongs to topic `here`."""
     partition.topic = "here"
-    return Table("t", key, value, default, {0: partition}, topic="here")
+    return Table("t", key, value, default=default, held={0: partition}, topic="here")
 
 
 def begin(partition: PartitionState, timestamp: int = 0) -> UnitOfWork:

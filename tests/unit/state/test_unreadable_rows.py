@@ -94,7 +94,7 @@ async def test_its_partition_halts_and_no_event_is_a_dead_letter(
     trial = make(concurrency=1)
     row = row_key("stats", b"k")
     trial.stored[row] = b'{"n":1}'
-    table: Table[Any, Any] = Table("stats", str, Stats, None, {})
+    table: Table[Any, Any] = Table("stats", str, Stats, default=None, held={})
 
     async def do(event: Try) -> None:
         if event.name == "bad" and isinstance(found := act(table), Awaitable):
@@ -131,7 +131,7 @@ async def test_a_handler_may_write_over_it(make: Make) -> None:
     trial = make()
     row = row_key("stats", b"k")
     trial.stored[row] = b"\xff"
-    table: Table[Any, Any] = Table("stats", str, int, None, {})
+    table: Table[Any, Any] = Table("stats", str, int, default=None, held={})
 
     async def do(_: Try) -> None:
         try:
@@ -149,8 +149,8 @@ async def test_a_handler_may_write_over_it(make: Make) -> None:
 async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(make: Make) -> None:
     """Its dead letter says so; the row is as before, and later events of the key are handled."""
     trial = make()
-    means: Table[Any, Any] = Table("means", str, float, float, {})
-    names: Table[Any, Any] = Table("names", str, list[str], list, {})
+    means: Table[Any, Any] = Table("means", str, float, default=float, held={})
+    names: Table[Any, Any] = Table("names", str, list[str], default=list, held={})
 
     async def do(event: Try) -> None:
         means["k"] = float("nan") if event.name == "nan" else means["k"] + 1
@@ -172,7 +172,7 @@ async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(m
 async def test_an_event_that_does_nothing_else_is_looked_at_too(make: Make) -> None:
     """Without a mark, a row or an event to publish there would be nothing to settle."""
     trial = make(dedupe=None)
-    names: Table[Any, Any] = Table("names", str, list[str], list, {})
+    names: Table[Any, Any] = Table("names", str, list[str], default=list, held={})
 
     async def call(event: Try) -> None:
         names[event.key].append("x")

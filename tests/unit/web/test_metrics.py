@@ -134,7 +134,7 @@ async def test_events_are_timed_and_groups_are(make: Callable[..., House]) -> No
     seen_s = counts.processing_s.sum
     house.feed(processor, "slow")
     await house.until(lambda: processor.lanes.held == 1)
-    time.sleep(0.05)  # noqa: ASYNC251  # the clock goes on, whoever waits
+    time.sleep(0.05)  # the clock goes on, whoever waits
     gate.doors["slow"].set()
     await house.until(lambda: processor.checkpointed_offset == 91)
     assert counts.processing_s.sum - seen_s > 0.04
