@@ -432,7 +432,7 @@ def _shape_of_field(
 
 
 # A case for each kind of type.
-def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: C901, PLR0911
+def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: PLR0911
     if _is_record(annotation):
         return of_record(annotation)
     if isinstance(annotation, typing.NewType):
@@ -454,6 +454,13 @@ def _shape_of(annotation: Any, of_record: OfRecord) -> Any:  # noqa: C901, PLR09
         return annotation
     if origin in (typing.Union, types.UnionType):
         return _union_of(annotation, arguments, of_record)
+    return _container_of(annotation, origin, arguments, of_record)
+
+
+def _container_of(
+    annotation: Any, origin: Any, arguments: tuple[Any, ...], of_record: OfRecord
+) -> Any:
+    """Return the shape of a container, or of a type that msgspec knows itself."""
     kind = origin if origin is not None else annotation
     kind = _KINDS.get(kind, kind)
     if kind in _CONTAINERS:
