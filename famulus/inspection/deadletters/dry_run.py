@@ -28,8 +28,8 @@ from famulus.processing.handlers import Handler
 from famulus.processing.subscription import Subscription
 from famulus.serialization.claim_check import is_claim_check
 from famulus.serialization.records import delivery_of, event_type_of
-from famulus.state.changelog import ROW, store_mark, stored_mark, table_and_key
-from famulus.state.dedupe import is_within, redelivery_key
+from famulus.state.changelog import ROW, store_mark, table_and_key
+from famulus.state.dedupe import redelivery_key
 from famulus.state.partition_state import PartitionState
 from famulus.state.unit_of_work import UnitOfWork, enter
 from famulus.wiring import decoder_of
@@ -287,9 +287,8 @@ class _Stage:
             ),
             None,
         )
-        return raw is not None and is_within(
-            stored_mark(raw), self._rows.stream_ms, dedupe.window_of(type(event))
-        )
+        stream_ms = self._rows.stream_ms
+        return raw is not None and dedupe.remembered(raw, type(event), stream_ms) is not None
 
     def _change(self, row: bytes, value: bytes | None) -> Change:
         name, key = table_and_key(row) if row[:1] == ROW else ("?", row)
