@@ -1,4 +1,4 @@
-"""What every view that answers JSON shares; what the console's pages share is in `console.page`."""
+"""Base of the views that answer with JSON; `console.html_page` is that of the pages."""
 
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -15,13 +15,13 @@ INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # of partitions; of offsets and tim
 
 
 def actor_of(request: Request) -> str:
-    """Who asks, for what is written down of it."""
+    """Return the name of the sender for audits."""
     # Any: aiohttp's request, which Faust's type knows little of.
     return f"web@{cast(Any, request).remote}"
 
 
 class JsonView(View):
-    """A view of ours: answers JSON, and says in one line what is wrong."""
+    """A view that answers with JSON, and with one line for an error."""
 
     about: ClassVar[RouteDocs] = RouteDocs((JSON,))
 
@@ -35,15 +35,15 @@ class JsonView(View):
         return self.bytes(as_json(value), content_type="application/json", status=status)
 
     def refuse(self, status: int, why: str) -> Response:
-        """An error in one line."""
+        """Return an error in one line."""
         return self.answer({"error": why}, status)
 
     def failed(self, error: Exception) -> Response:
-        """An error in one line, with the status that says what is wrong, see `status_of`."""
+        """Return an error in one line, with its status, see `status_of`."""
         return self.refuse(status_of(error), str(error))
 
     async def asked(self, request: Request, kind: type[T]) -> T:
-        """What the body asks for. Raises BadRequestError when it is no such request."""
+        """Decode the body of a request. Raises BadRequestError when it has another shape."""
         try:
             return msgspec.json.decode(await request.read(), type=kind)
         except UnicodeDecodeError:
@@ -55,7 +55,7 @@ class JsonView(View):
 
 
 def whole(text: str, what: str, low: int, high: int) -> int:
-    """The whole number that somebody sent as *what*.
+    """Parse the whole number that a request has as *what*.
 
     Raises BadRequestError unless it is from *low* to *high*.
     """
@@ -66,7 +66,11 @@ def whole(text: str, what: str, low: int, high: int) -> int:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of an error: what is meant is not there, no broker answers, it cannot be done; else bad input."""
+    """Return the HTTP status of an error.
+
+    404 is for something missing, 503 for no broker, 409 for an impossible request, 400 for bad
+    input.
+    """
     if isinstance(error, ConfigError):
         return 404
     if isinstance(error, UnavailableError):

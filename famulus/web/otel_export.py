@@ -1,4 +1,4 @@
-"""Whether the metrics go to OpenTelemetry, too: chosen at the start, so that others need not have it installed."""
+"""Export of metrics to OpenTelemetry, chosen at the start: it need not be installed."""
 
 import asyncio
 import sys
@@ -18,9 +18,9 @@ READ_S = 5.0  # for the event loop to have its turn
 
 
 def start_metering(app: Famulus) -> None:
-    """Make the instruments, as `Worker.OtelMetrics` says: `auto` makes them if a meter provider is set by now.
+    """Make the instruments as `Worker.OtelMetrics` says; `auto` needs a meter provider to be set.
 
-    Raises ConfigError when it is `on` and there is none.
+    Raises ConfigError when it is `on` and there is no provider.
     """
     mode = app.settings.worker.otel_metrics
     meters = otel(
@@ -42,9 +42,10 @@ def start_metering(app: Famulus) -> None:
 def on_loop(
     loop: asyncio.AbstractEventLoop, look: Callable[[], Iterable[Family]]
 ) -> Callable[[], Iterable[Family]]:
-    """*look*, from any thread: exporters have their own, and what they look at belongs to that of *loop*.
+    """Make a function that calls *look* on *loop* from any thread.
 
-    Finds nothing when the loop does not have its turn in time, as while the worker ends.
+    Exporters have threads of their own. The function returns nothing when the loop does not run in
+    time, such as while the worker ends.
     """
     home = threading.get_ident()
 
@@ -66,9 +67,10 @@ def on_loop(
 
 
 def _has_provider() -> bool:
-    """Whether anybody has set one.
+    """Return True if a meter provider is set.
 
-    Nobody can have without importing this module, which we do not for asking.
+    A provider cannot be set without importing OpenTelemetry's module, so this function imports
+    nothing.
     """
     metrics = cast(Any, sys.modules.get("opentelemetry.metrics"))
     if metrics is None:

@@ -1,4 +1,4 @@
-"""Whether a worker takes part and gets on, and in words why not: one place, so that no two views differ in it."""
+"""Readiness of a worker, and the reasons against it, in one place for all views."""
 
 from typing import Any, cast
 
@@ -10,17 +10,17 @@ from famulus.formatting import behind_transaction, number
 
 
 def is_restored(app: Famulus) -> bool:
-    """Whether this worker's partitions are assigned and their state is there."""
+    """Return True if this worker's partitions are assigned and their state is restored."""
     return bool(cast(Any, app.tables).recovery.completed.is_set() and not app.rebalancing)
 
 
 def is_ready(app: Famulus) -> bool:
-    """Whether it takes part, and none of its partitions is stuck."""
+    """Return True if the worker takes part and none of its partitions is stuck."""
     return is_restored(app) and not (app.should_stop or stuck(app))
 
 
 def stuck(app: Famulus) -> list[str]:
-    """Why this worker, or partitions of it, do not get on: somebody has to do something."""
+    """Return why the worker, or partitions of it, make no progress until an operator acts."""
     processors = app.assigned.processors.values()
     floods = [why for p in app.pipelines.values() for why in p.failure_policy.open_breakers]
     scheduled = app.scheduler.blocked if app.scheduler is not None else ""
@@ -37,7 +37,7 @@ def warnings(app: Famulus) -> list[str]:
 
 
 def waiting(app: Famulus) -> list[str]:
-    """For what handlers, or partitions, wait; they go on by themselves when it is there again, or over."""
+    """Return what handlers or partitions wait for; they continue without an operator."""
     gates = (handler.breaker.why for handler in app.dispatcher.handlers)
     return [why for why in (app.claims.away, *gates, *_transactions(app)) if why]
 
@@ -53,7 +53,7 @@ def open_since(app: Famulus, tp: TP) -> int | None:
 
 
 def _transactions(app: Famulus) -> list[str]:
-    """Which partitions can be read on only when somebody else's transaction has ended."""
+    """Return the partitions that wait for the end of another client's transaction."""
     opened = ((tp, open_since(app, tp)) for tp in app.assigned.processors)
     return [
         behind_transaction(f"{tp.topic}-{tp.partition}", since)
@@ -63,14 +63,14 @@ def _transactions(app: Famulus) -> list[str]:
 
 
 def paused(app: Famulus) -> list[str]:
-    """What of this worker's partitions somebody has paused."""
+    """Return the pauses that hold partitions of this worker."""
     return sorted(
         {processor.paused for processor in app.assigned.processors.values() if processor.paused}
     )
 
 
 def why_not_ready(app: Famulus) -> str:
-    """What is wrong with a worker that does not take part; empty when nothing is."""
+    """Return why a worker does not take part; empty if it does."""
     if app.should_stop:
         return "the worker stops"
     progress = app.state_manager.restorer.progress
@@ -87,7 +87,7 @@ def why_not_ready(app: Famulus) -> str:
 
 
 def _unheard(app: Famulus) -> str:
-    """Why Kafka does not hear of this worker, which has its place in the group; empty while it does."""
+    """Return why Kafka does not hear of this member of the group; empty while it does."""
     if not is_restored(app) or cast(Any, app._consumer).is_member():
         return ""
     limit_s = app.settings.kafka.consumer_config.session_timeout_ms / 1000

@@ -1,4 +1,4 @@
-"""What a view says of itself beside its docstrings, for whoever describes it: see `openapi`."""
+"""Description of a view beside its docstrings, see `openapi`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ def texts(*names: str) -> dict[str, Schema]:
 
 @dataclass(frozen=True, slots=True)
 class RouteDocs:
-    """What a view *gives* (media types) and of what shape that is where it is JSON; what it takes in the *query*.
+    """Media types that a view *gives*, *shape* of its JSON, and *query* that it takes.
 
-    *form* has the fields of a form that is sent to it. JSON that is sent to a view is the class
-    `Asked` of its module.
+    *form* has the fields of a form that is posted to it. JSON that is posted has the shape of the
+    class `Asked` in the view's module.
     """
 
     gives: tuple[str, ...] = ("*/*",)

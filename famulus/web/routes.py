@@ -1,4 +1,4 @@
-"""Every route of the worker's web server, in one table. A new view or page is one line here."""
+"""Every route of the web server, in one table: a new view is one line here."""
 
 from typing import NamedTuple
 
@@ -88,7 +88,8 @@ ROUTES = (
 
 
 def register(app: Famulus) -> None:
-    """Add every route to *app*'s web server, with the history that the charts show and the metrics of OpenTelemetry."""
+    """Add the routes to *app*'s web server, with the charts' history and OpenTelemetry's metrics.
+    """
     for route in ROUTES:
         app.page(route.path)(route.view)
 

@@ -1,4 +1,4 @@
-"""Settings for people and editors: each with its unit and its layer, secrets as stars; and the schema of the file."""
+"""Settings for people and editors: each with its unit and its layer, and the JSON Schema."""
 
 import json
 import re
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
 
 
 def file_name(name: str) -> str:
-    """A field's name as settings files have it: `linger_ms` is `LingerMs`."""
+    """Return a field's name as settings files have it: `linger_ms` is `LingerMs`."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
@@ -81,7 +81,7 @@ def _rows(
 
 
 def unit_of(field: str) -> str:
-    """The unit of a field by its name, nothing for text and plain numbers."""
+    """Return the unit of a field by its name, empty for texts and plain numbers."""
     return next((unit for end, unit in UNITS.items() if field.endswith(end)), "")
 
 
@@ -96,7 +96,7 @@ def _seen(field: str, value: object, *, is_secret: bool) -> Any:  # Any: what JS
 
 
 def schema() -> dict[str, Any]:  # Any: JSON
-    """The JSON Schema of a settings file: all names as files have them, all types, limits and descriptions."""
+    """Return the JSON Schema of a settings file, with names, types, limits and descriptions."""
     made = Settings.model_json_schema()
     for part in (made, *made["$defs"].values()):
         part["properties"] = {
@@ -123,7 +123,7 @@ def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
 
 
 def _spellings(said: dict[str, Any]) -> list[dict[str, Any]]:  # Any: JSON
-    """How else the choices of a setting may be written: `SaslSsl` is `SASL_SSL`."""
+    """Return schemas of the other spellings of a setting's choices: `SaslSsl` is `SASL_SSL`."""
     of_parts = [choice for part in said.get("anyOf", ()) for choice in part.get("enum", ())]
     choices = [
         choice

@@ -1,7 +1,7 @@
-"""What the web views, the console and the metrics tell of a worker, looked up when somebody asks.
+"""Status of a worker, read at the time of the question, for views, console and metrics.
 
-One place, so that two views never differ in what lag or a halted partition is. Nothing is kept
-between two looks.
+One place for it keeps two views from differing about lag or a halted partition. Nothing is kept
+between two questions.
 """
 
 import time
@@ -34,12 +34,12 @@ ASK_S = 5.0  # for the cluster to say who is in the group
 class PartitionNow:
     """One partition of this worker at one moment.
 
-    *in_flight* is received and not finished, *in_hand* handlers are at, *waiting* has not started,
-    *resting* waits for another attempt. *settled* and *committed* are next offsets, None before
-    any; *lag* is in records up to *end*, None before the first fetch; *age_s* is the age of the
-    oldest record in flight, by the stream's time, None without one. *halted*, *blocked* and
-    *paused* say why it does not get on, empty while it does; *is_unwritten*: it is *blocked* by the
-    disk. *is_held_up*: it is behind a transaction that is open.
+    *in_flight* are records that were received and have not finished: *in_hand* are with handlers,
+    *waiting* have not started, *resting* are deferred. *settled* and *committed* are next offsets,
+    None before any; *lag* is in records up to *end*, None before the first fetch; *age_s* is the
+    age of the oldest record in flight, by the stream's time, None without one. *halted*, *blocked*
+    and *paused* are the reasons for no progress, empty while there is progress; with *is_unwritten*
+    it is *blocked* by the disk. *is_held_up* means that it waits for an open transaction.
     """
 
     place: TP
@@ -63,7 +63,7 @@ class PartitionNow:
 
 
 def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
-    """The partitions of the subscriptions that this worker owns."""
+    """Yield the partitions of the subscriptions that this worker owns."""
     for tp, processor in app.assigned.processors.items():
         oldest_ms, committed, end = (
             processor.in_flight.oldest_ms,
@@ -100,14 +100,14 @@ def partitions_of(app: Famulus) -> Iterator[PartitionNow]:
 
 
 def returning_lag(app: Famulus) -> Iterator[tuple[TP, int]]:
-    """How many records are still to come back through each partition of the retry and redrive topics."""
+    """Yield the lag of each partition of the retry and redrive topics."""
     for tp, processor in app.assigned.returning.items():
         if (end := _log_end(app, tp)) is not None:
             yield tp, max(end - _settled_back(app, tp, processor), 0)
 
 
 def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
-    """What the console's overview shows: what the worker does now, and what is stuck."""
+    """Return the values of the console's overview: the present work, and what is stuck."""
     partitions = sorted(partitions_of(app), key=lambda now: now.place)
     outcomes = dict.fromkeys(get_args(Outcome), 0)
     for subscription in app.subscriptions.values():
@@ -139,7 +139,7 @@ def overview_of(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
 
 
 def sample_of(app: Famulus) -> Sample:
-    """What the charts of the overview are made of."""
+    """Return a sample for the charts of the overview."""
     counts = [subscription.counts for subscription in app.subscriptions.values()]
     failed = sum(of["retried"] + of["postponed"] + of["dead_lettered"] for of in counts)
     lag = sum(now.lag or 0 for now in partitions_of(app)) + sum(
@@ -151,7 +151,7 @@ def sample_of(app: Famulus) -> Sample:
 
 
 async def workers_of(app: Famulus) -> list[tuple[str, list[tuple[str, list[int]]]]]:
-    """The members of the group by name, each with its partitions by topic.
+    """Return the members of the group by name, each with its partitions by topic.
 
     Raises UnavailableError, AccessError.
     """
@@ -172,7 +172,7 @@ def by_topic(places: Iterable[TP]) -> list[tuple[str, list[int]]]:
 
 
 def failures_of(counts: Counts) -> list[dict[str, object]]:
-    """The dead letters by why they are some, the most frequent first."""
+    """Count the dead letters by reason, the most frequent first."""
     return [
         {"kind": kind, "handler": handler, "error": error, "count": count}
         for (kind, handler, error), count in counts.failures.most_common()
@@ -201,9 +201,9 @@ def tables_of(app: Famulus) -> dict[str, Table[Any, Any]]:
 def rows_of(
     table: Table[Any, Any], after: bytes | None, limit: int
 ) -> tuple[list[Row], str | None]:
-    """A page of settled rows, *limit* at most, and what to pass as *after* for the next one, None after the last.
+    """Return a page of at most *limit* settled rows, and the *after* of the next page.
 
-    *after* is what `Table.position` says. Their keys and values are JSON.
+    *after* is as `Table.position` has it, None after the last page. Keys and values are JSON.
     """
     page = table.page(after, limit + 1)
     shown, more = page[:limit], len(page) > limit

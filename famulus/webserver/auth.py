@@ -1,19 +1,19 @@
-"""The door of the web face: who may look, who may act, and what every answer carries.
+"""Access to the web server: authentication, rights, limits, and the headers of every answer.
 
-`GET` and `HEAD` need the token for reading, every other method the one for acting, which reads as
-well; that holds for every route of the server, Faust's own and a team's included, and for paths
-that do not exist. Open are the form to log in and the health checks alone, which say more to
-somebody with a token. A door that was not opened lets nobody in.
+`GET` and `HEAD` need the read token, every other method the admin token, which may read as well.
+This rule holds for every route of the server, Faust's own and a team's included, and for paths that
+do not exist. Only the login form and the health checks are open; the latter show details to a
+request with a token. Before `open` nothing is let in.
 
-How much is let in has limits, see `limits` and `connections`, and so has each request: the bytes of
-its body, the seconds until it is whole, the seconds that it takes. A request takes a place among
-those at work when it is whole.
+The load has limits, see `rate_limit` and `connections`, and so has each request: the bytes of its
+body, the seconds until it is complete, the seconds of its processing. A request counts as active
+when it is complete.
 
-What a sender does wrong is never an error of the server: bodies that are not UTF-8 are refused
-here, and so is what a view finds to be no good request (`BadRequestError`).
+Faults of a sender are never errors of the server: bodies that are not UTF-8 are refused here, and
+so is what a view finds to be wrong (`BadRequestError`).
 
-A token comes in a header, or was shown to `/login`: then a cookie stands for it, and what acts
-brings the session's CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`.
+A token comes in a header, or was sent to `/login`: then a cookie stands for it, and requests that
+act bring the session's CSRF token as well, in the header `X-CSRF-Token` or the form's field `csrf`.
 Views find it in `request["csrf"]`.
 """
 
@@ -83,7 +83,7 @@ class WebAuth:
         return {"middlewares": [self.pass_on], "client_max_size": BODY_BYTES}
 
     def check(self, bind: str) -> None:
-        """Raise ConfigError when others than this machine reach *bind*, and the settings give no token."""
+        """Raise ConfigError when other machines reach *bind* and the settings have no token."""
         if not (self.is_given or is_loopback(bind)):
             raise ConfigError(
                 f"the web views on {bind} would be open to others: set Worker.ReadTokenFile "
@@ -92,9 +92,9 @@ class WebAuth:
             )
 
     def open(self) -> None:
-        """Learn the tokens; without any in the settings they are made, in the data folder, and stay there.
+        """Read the tokens, or make them in the data folder if the settings have none.
 
-        Raises ConfigError when there is none where one should be, or one that could be guessed.
+        Raises ConfigError when a token is missing, or could be guessed.
         """
         worker, folder = self._worker, Path(self._worker.data_dir)
         found = {
@@ -122,9 +122,9 @@ class WebAuth:
             )
 
     def log_in(self, offered: str, address: str) -> str | None:
-        """Begin a session of whoever shows a good token: the cookie's value.
+        """Begin a session for a good token and return the cookie's value.
 
-        None for another token, which counts.
+        Returns None for another token, and counts it.
         """
         access = self.access_of(offered)
         if access > Access.NONE:
@@ -138,7 +138,7 @@ class WebAuth:
         self._sessions.end(request.cookies.get(cookie_name(request), ""))
 
     def access_of(self, offered: str) -> Access:
-        """What the token *offered* allows; NONE if it is not good."""
+        """Return the right of the token *offered*, NONE if it is not good."""
         sent = offered.encode("utf-8", "surrogatepass")
         # Every token is compared, each in constant time: how long it takes tells nothing.
         fits = [
@@ -149,7 +149,10 @@ class WebAuth:
         return max(fits, default=Access.NONE)
 
     def may_still_read(self, request: web.Request) -> bool:
-        """Whether whoever sent *request* some time ago may look still: a session may be over, a token replaced."""
+        """Return True if the sender of *request* may still read.
+
+        Its session may have ended, or its token may have been replaced.
+        """
         return self._who(request)[0] >= Access.READ
 
     @web.middleware
@@ -182,7 +185,7 @@ class WebAuth:
         return response
 
     async def _answer(self, request: web.Request, handler: Next) -> web.StreamResponse:
-        """The view's answer, or why there is none just now. Health checks are always let in."""
+        """Return the view's answer, or a refusal under load. Health checks are never refused."""
         if (request.method, request.path) in HEALTH:  # a worker is not ended for being looked at
             return await handler(request)
         if self._at_work >= REQUESTS_MAX:
@@ -196,7 +199,10 @@ class WebAuth:
             self._at_work -= 1
 
     async def _refusal(self, request: web.Request) -> web.Response | None:
-        """Why the request does not come in, None when it does; its access is noted for the views."""
+        """Return the refusal of a request, None when it may pass.
+
+        The sender's right is noted for the views.
+        """
         access, session = self._who(request)
         request["access"], request["csrf"] = access, session.csrf if session else ""
         if isinstance(request.protocol, Connection):
@@ -222,7 +228,7 @@ class WebAuth:
         return None
 
     async def _login_refusal(self, request: web.Request) -> web.Response | None:
-        """The answer to an address that has shown too many wrong tokens, or to a token that was shown too often."""
+        """Return a refusal for an address, or a token, with too many failed logins; else None."""
         digest = _digest((await form_field(request, "token")).strip())
         wait_s = max(
             self._logins.wait_s(address_of(request.remote)), self._tokens_tried.wait_s(digest)
@@ -268,9 +274,9 @@ class WebAuth:
         return None
 
     def _who(self, request: web.Request) -> tuple[Access, Session | None]:
-        """What the request's token or session allows.
+        """Return the right of a request by its token or session.
 
-        A session ends with the token that it began with.
+        A session ends when its token is replaced.
         """
         if request.headers.get("Authorization"):
             offered = _bearer(request)
@@ -282,7 +288,7 @@ class WebAuth:
 
     @property
     def is_given(self) -> bool:
-        """Whether the settings give a token, so that none is made."""
+        """Return True if the settings have a token, so that none is made."""
         worker = self._worker
         return bool(
             worker.read_token
@@ -293,19 +299,19 @@ class WebAuth:
 
 
 def may_read(request: Any) -> bool:  # Any: Faust's type of aiohttp's request
-    """Whether whoever sent the request may look: open views say no more than needed to others."""
+    """Return True if the sender may read: open views show others no more than needed."""
     return cast(Access, request.get("access", Access.NONE)) >= Access.READ
 
 
 def may_act(request: Any) -> bool:  # Any: as above
-    """Whether whoever sent the request may act: pages show nobody else what acts."""
+    """Return True if the sender may act: pages show the controls to no other."""
     return cast(Access, request.get("access", Access.NONE)) >= Access.ADMIN
 
 
 async def form_field(request: web.Request, name: str) -> str:
-    """A field of the form that the request brings; empty without one, or when it is none that can be read.
+    """Return a field of the request's form; empty if it cannot be read.
 
-    Forms with files are not read: strangers would have them parsed and written to disk.
+    Forms with files are not parsed, since that would write a stranger's files to disk.
     """
     if request.content_type != "application/x-www-form-urlencoded":
         return ""
@@ -317,13 +323,13 @@ async def form_field(request: web.Request, name: str) -> str:
 
 
 def cookie_name(request: web.Request) -> str:
-    """The name of a session's cookie: browsers do not tell apart the ports of a host, where workers may be beside."""
+    """Return the name of a session's cookie: browsers do not tell ports of a host apart."""
     address = request.get_extra_info("sockname")
     return f"famulus-session-{address[1] if isinstance(address, tuple) else 0}"
 
 
 def is_loopback(bind: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone.
+    """Return True if an address to listen on is reachable from this machine only.
 
     A name other than localhost never is.
     """
@@ -334,7 +340,7 @@ def is_loopback(bind: str) -> bool:
 
 
 def need_of(method: str, path: str) -> Access:
-    """What one must be allowed for this method and path."""
+    """Return the right that a method and path need."""
     route = method, path
     if route in OPEN or route == LOGIN:
         return Access.NONE
@@ -342,7 +348,7 @@ def need_of(method: str, path: str) -> Access:
 
 
 def _closed(request: web.Request, access: Access) -> web.Response:
-    """The answer to somebody who may not come in; a browser is shown where to log in."""
+    """Return the refusal of a request without the right; browsers go to the login form."""
     if access > Access.NONE:
         return _refuse(403, "this token is for reading alone")
     if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
@@ -355,13 +361,13 @@ def _closed(request: web.Request, access: Access) -> web.Response:
 
 
 async def _is_meant(request: web.Request, session: Session) -> bool:
-    """Whether an act comes from a page of ours, not from another site that has the browser send its cookie."""
+    """Return True if an act comes from a page of this worker, not of another site."""
     sent = request.headers.get("X-CSRF-Token") or await form_field(request, "csrf")
     return hmac.compare_digest(sent.encode("utf-8", "surrogatepass"), session.csrf.encode())
 
 
 def _token(name: str, given: str, file: str) -> Token | TokenFile | None:
-    """The token of the settings NAME and NAMEFile, None when neither is set."""
+    """Return the token of the settings NAME and NAMEFile, None when neither is set."""
     if given and file:
         raise ConfigError(f"Worker.{name} and Worker.{name}File are both set: choose one")
     if given:
@@ -370,13 +376,13 @@ def _token(name: str, given: str, file: str) -> Token | TokenFile | None:
 
 
 def _bearer(request: web.Request) -> str:
-    """The token that the request's header offers, empty without one."""
+    """Return the token in the request's header, empty without one."""
     scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
     return offered.strip() if scheme.lower() == "bearer" else ""
 
 
 def _digest(token: str) -> str:
-    """What a wrong token is remembered by: it may be nearly right."""
+    """Return the digest by which a wrong token is counted: the text may be nearly right."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -385,7 +391,7 @@ def _too_many(wait_s: float) -> web.Response:
 
 
 def _refuse(status: int, why: str, **headers: str) -> web.Response:
-    """An error in one line, as the views say theirs."""
+    """Return an error as one line of JSON, as the views do."""
     sent = {name: value for name, value in headers.items() if value}
     body = json.dumps({"error": why}).encode()
     return web.Response(body=body, status=status, content_type="application/json", headers=sent)

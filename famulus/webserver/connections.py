@@ -1,13 +1,12 @@
-"""Connections of the web server: how many there may be, and for how long one may take over a request's headers.
+"""Connections of the web server: limits on their number and on the time for headers.
 
-A connection is a stranger's until a request on it has shown a token, and again when a later one
-shows none. Strangers make room: where there are too many connections, of an address or in all, the
-stranger that has been there longest is closed for the new one. So nobody without a token takes the
-place of a health check, nor of whoever has one, nor the descriptors that the rest of the process
-needs.
+A connection is a stranger's until a request on it has sent a token, and again after a request
+without one. When there are too many connections, of one address or in all, the stranger that has
+been there longest is closed for the new one. A client without a token can therefore not take the
+place of a health check or of a token holder, or the descriptors that the process needs.
 
-aiohttp's own words about a request that is none quote it, and it may hold a token. Ours name the
-address alone, at a bounded rate.
+aiohttp's own messages about malformed requests quote them, and they may contain a token. The
+messages here name the address only, at a limited rate.
 """
 
 import asyncio
@@ -47,7 +46,7 @@ class Closable(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """How many connections there may be, *of_address* those of strangers alone, and the seconds of headers and body."""
+    """Limits of connections *in_all* and of strangers *of_address*; seconds of headers and body."""
 
     in_all: int
     of_address: int
@@ -56,7 +55,7 @@ class Limits:
 
 
 def limits_of(worker: WorkerConfig) -> Limits:
-    """The limits by the settings, and by the descriptors that the process may have."""
+    """Return the limits by the settings, and by the descriptors that the process may have."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = (
         math.inf if descriptors == resource.RLIM_INFINITY else descriptors // DESCRIPTORS_SHARE
@@ -67,7 +66,7 @@ def limits_of(worker: WorkerConfig) -> Limits:
 
 
 class Places:
-    """The connections that are open: strangers by address, the oldest first, and those of token holders."""
+    """The open connections: strangers by address, the oldest first, and token holders."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -158,12 +157,12 @@ class Doorway(web.Server):
         self.complaints = Complaints()
 
     def __call__(self) -> web.RequestHandler:
-        """A connection that is about to open."""
+        """Make a connection that is about to open."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
 
 class Connection(web.RequestHandler):
-    """One connection: closed at once without a place, and when the headers of a request take too long."""
+    """One connection, closed when there is no place for it or its headers take too long."""
 
     def __init__(self, doorway: Doorway, **options: Any) -> None:  # Any: aiohttp's
         super().__init__(doorway, **options)
@@ -186,7 +185,7 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; from its first byte on, a request has some seconds to have its headers whole."""
+        """Receive data; the time limit of the headers begins with the first byte of a request."""
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -231,7 +230,7 @@ class Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
-        """Say that a connection broke, by the type of the error: its text may quote a request."""
+        """Log a broken connection by the type of its error: the text may quote a request."""
         del args
         self._doorway.complaints.note(
             f"a connection broke: {type(exc_info).__name__}", address_of(self.peername)
@@ -260,9 +259,9 @@ class Runner(web.AppRunner):
 
 
 class Site(web.TCPSite):
-    """Listens on a TCP port.
+    """A TCP port to listen on.
 
-    It takes few connections at once: each takes a descriptor before it can be refused.
+    The backlog is short, since each connection takes a descriptor before it can be refused.
     """
 
     def __init__(
@@ -279,7 +278,10 @@ class Site(web.TCPSite):
 
 
 def address_of(peer: object) -> str:
-    """The address of a peer as limits count it: of IPv6 the network of 64 bits, which one host may have for itself."""
+    """Return the address of a peer as limits count it.
+
+    Of IPv6 it is the /64 network, all of which one host may own.
+    """
     host = str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
     with suppress(ValueError):
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -1,4 +1,4 @@
-"""What the web face lets one address, and all together, ask for: guesses at a token, and requests at work."""
+"""Rate limits of the web server: guesses at a token, and active requests."""
 
 import time
 from collections.abc import Callable
@@ -15,12 +15,10 @@ REQUESTS_MAX = 50  # at work at once, health checks aside
 
 
 class LoginRateLimiter:
-    """Wrong tokens of the last minute, by address or by the digest of the token.
+    """Counts wrong tokens of the last minute, by address or by the digest of the token.
 
-    *clock* counts seconds.
-
-    A token has 128 bits, which nobody guesses; this keeps those who try from taking the time of
-    others.
+    *clock* returns seconds. A token has 128 bits and cannot be guessed; the limit keeps those who
+    try from using up the server's time.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sessions of browsers: who showed a token once is known by a cookie, for some hours, until the worker ends."""
+"""Sessions of browsers: a cookie stands for a token for some hours, until the worker ends."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ SESSIONS_MAX = 100  # the oldest one goes when there are more
 
 @dataclass(frozen=True)
 class Session:
-    """What a cookie stands for: the token that was shown, what it allows, and what every act must bring with it."""
+    """A session: the token, its right, and the CSRF token that every act must bring."""
 
     access: Access
     token: str = field(repr=False)
@@ -30,7 +30,7 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}  # the oldest first
 
     def begin(self, access: Access, token: str) -> str:
-        """Begin a session of whoever showed *token*: the cookie's value."""
+        """Begin a session for *token* and return the cookie's value."""
         cookie = secrets.token_urlsafe(32)
         self._sessions[_digest(cookie)] = Session(
             access, token, secrets.token_urlsafe(32), self._clock() + LIFE_S
@@ -40,7 +40,7 @@ class Sessions:
         return cookie
 
     def find(self, cookie: str) -> Session | None:
-        """The session of a cookie, None when there is none or its time is over."""
+        """Return the session of a cookie, None when there is none or it has expired."""
         session = self._sessions.get(_digest(cookie))
         if session is not None and session.until <= self._clock():
             self.end(cookie)
@@ -53,5 +53,5 @@ class Sessions:
 
 
 def _digest(cookie: str) -> bytes:
-    """What a session is looked up by: how long that takes tells nothing about the cookies that there are."""
+    """Return the digest by which a session is looked up, in a time that tells nothing."""
     return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).digest()

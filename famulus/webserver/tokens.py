@@ -1,4 +1,4 @@
-"""The web face's tokens: given in the settings, kept in files, or made by a worker that only its machine reaches."""
+"""Tokens of the web server: from settings or files, or made for loopback."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _SHAPE = re.compile(rf"[A-Za-z0-9._~+/=-]{{22,{LENGTH_MAX}}}")
 
 
 class Access(IntEnum):
-    """What somebody may do; more includes less."""
+    """The rights of a sender; a higher one includes the lower ones."""
 
     NONE = 0
     READ = 1
@@ -84,9 +84,9 @@ class TokenFile:
 
 
 def read_token(name: str, path: Path, *, is_made: bool = False) -> str:
-    """The token in *path*, a file that is not for everybody.
+    """Read the token in *path*, a file that other users must not be able to read.
 
-    Raises ConfigError; *name* is what needs the token.
+    *name* is the setting, for the error. Raises ConfigError.
     """
     what = f"{name}: the token file"
     try:
@@ -115,9 +115,10 @@ def read_token(name: str, path: Path, *, is_made: bool = False) -> str:
 
 
 def made_token(name: str, path: Path) -> TokenFile:
-    """The token in *path*; unless there is a good one, a random one is put there, for this user alone.
+    """Return the token in *path*, replaced by a random one if it is missing or bad.
 
-    Raises ConfigError when the folder cannot be written, or the file is not ours.
+    The file is for this user alone. Raises ConfigError when the folder cannot be written, or the
+    file belongs to another user.
     """
     with suppress(BadTokenError):
         return TokenFile(name, path, is_made=True)

@@ -1,11 +1,12 @@
-"""Concurrency over the web: how many events may be in hand at once, and how to change that while the group runs.
+"""The route `/concurrency/`: limits of events in flight, and their change at run time.
 
-GET  /concurrency/  the worker's (topic null) and that of a partition of each topic: now, by the
-settings, who set it POST /concurrency/  `{"topic": "order-events", "concurrency": 5, "note":
-"why"}`; the topic `*` is each worker
+    GET  /concurrency/  the worker's (topic null) and that of a partition of each topic: now, by the
+                        settings, and who changed it
+    POST /concurrency/  `{"topic": "order-events", "concurrency": 5, "note": "why"}`; the topic `*`
+                        is each worker
 
-The concurrency null is that of the settings; the note may be left out. The answer to either is what
-counts then.
+A concurrency of null restores that of the settings. The note is optional. Both answers show the
+values in effect.
 """
 
 import msgspec
@@ -26,7 +27,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Concurrency(JsonView):
-    """How many events may be in hand at once."""
+    """Concurrency limits: events that may be in flight."""
 
     async def get(self, request: Request) -> Response:
         """List it."""

@@ -1,7 +1,8 @@
-"""Draining over the web: have this worker leave its group and end.
+"""The route `/drain/`: have this worker leave its group and end.
 
-POST /drain/  `{"note": "why"}`: as SIGTERM does, it ends and commits what is in hand, and exits
-with 0; 202 at once
+    POST /drain/  `{"note": "why"}`, answered with 202 at once
+
+The worker ends as after SIGTERM: it commits the events in flight and exits with 0.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
-"""Whether the worker is well, for whoever starts, watches and ends it.
+"""The health checks, for supervisors and load balancers.
 
-    GET /startupz  503 until the first assignment is restored, and why; 200 from then on
-    GET /readyz    200, or 503 and how far the restoring of the state is, or what is stuck
-    GET /livez     200, or 503 and the events that are in hand for too long
+    GET /startupz  503 with the reason until the first assignment is restored, 200 from then on
+    GET /readyz    200, or 503 with the progress of the restore, or with the stuck partitions
+    GET /livez     200, or 503 with the events that are in flight for too long
 
-They are open to all, and to those without a token they say no more than their status.
+No token is needed. A request without one gets the status alone.
 """
 
 from faust.web import Request, Response
@@ -26,17 +26,18 @@ class Health(JsonView):
     def verdict(
         self, status: str, more: dict[str, object], request: Request, *, is_good: bool
     ) -> Response:
-        """The answer, which is open to all: *more* is for those who may read."""
+        """Return the answer; *more* is included for requests that may read."""
         answer = {"status": status, **(more if may_read(request) else {})}
         return self.answer(answer, 200 if is_good else 503)
 
 
 class Ready(Health):
-    """Whether the worker takes part: Kafka hears it, its partitions are assigned and restored, none of them is stuck.
+    """Readiness: Kafka hears the worker, its partitions are restored, and none is stuck.
 
-    One without partitions, because others have them all, takes part, too. `why` says what is wrong,
-    `waiting` for what handlers wait: that turns nothing red, since a new worker would too. Nor does
-    what somebody has `paused`, nor the `warnings` of `worker.conditions`.
+    A worker without partitions, because others have all of them, is ready as well. `why` names a
+    fault. `waiting` names resources that handlers wait for: a new worker would wait, too, so these
+    are no fault. `paused` partitions and the `warnings` of `runtime.conditions` are no fault
+    either.
     """
 
     async def get(self, request: Request) -> Response:
@@ -53,9 +54,9 @@ class Ready(Health):
 
 
 class Started(Health):
-    """Whether the worker has come up: its first partitions are assigned, and their state is there.
+    """Startup: the first partitions are assigned, and their state is restored.
 
-    It stays so.
+    The answer stays 200 from then on.
     """
 
     async def get(self, request: Request) -> Response:
@@ -68,10 +69,10 @@ class Started(Health):
 
 
 class Live(Health):
-    """Whether the worker gets on: 503 names every event that is in hand for longer than `Worker.DeadlineS`."""
+    """Liveness: 503 names every event that is in flight for longer than `Worker.DeadlineS`."""
 
     async def get(self, request: Request) -> Response:
-        """Look at what is in hand."""
+        """Check how long events have been in flight."""
         overdue = self.host.assigned.task_pool.overdue(self.host.settings.worker.deadline_s)
         return self.verdict(
             "stuck" if overdue else "ok", {"overdue": overdue}, request, is_good=not overdue

@@ -1,6 +1,7 @@
-"""`GET /hotkeys/`: which keys the events of this worker's partitions have most, in the last five to ten minutes.
+"""`GET /hotkeys/`: the most frequent keys of this worker's partitions in the last ten minutes.
 
-Estimates, from a sample: see `observe.hotkeys`. Keys are digests unless `Worker.ShowKeys` is set.
+The figures are estimates from a sample, see `observability.hot_keys`. Keys are digests unless
+`Worker.ShowKeys` is set.
 """
 
 import time
@@ -13,7 +14,7 @@ from famulus.web.json_view import JsonView
 
 
 def hot_keys_of(app: Famulus) -> list[HotPartition]:
-    """The hot keys of every partition that this worker has."""
+    """Return the hot keys of every partition of this worker."""
     watches = {tp: processor.keys for tp, processor in app.assigned.processors.items()}
     return hot_keys(watches, time.time_ns() // 1_000_000, is_shown=app.settings.worker.show_keys)
 

@@ -1,7 +1,7 @@
-"""`GET /lag/`: how far the whole group is behind, from any worker of it; what scales the workers asks here.
+"""`GET /lag/`: the lag of the whole group, from any of its workers. Autoscalers ask here.
 
-The same as `faust -A app lag --json` says, by the cluster's own figures. The cluster is asked at
-most once a second, by one at a time, however many ask.
+The figures are the cluster's own, as in `faust -A app lag --json`. The cluster is asked at most
+once a second, by one request at a time.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ FRESH_S = 1.0
 
 
 class GroupLagView(JsonView):
-    """How far the group is behind, in all and by partition."""
+    """Lag of the group, in all and by partition."""
 
     _asking = asyncio.Lock()
     _found: GroupLag | None = None

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a worker: everything is looked up when it asks, so that no event pays for it."""
+"""Metrics of a worker for Prometheus, collected at each scrape: events pay nothing."""
 
 import time
 from collections import Counter
@@ -129,7 +129,7 @@ class WorkerCollector(Collector):
     def _put_distribution(
         scrape: "Scrape", subscription: Subscription, owned: Sequence[PartitionNow]
     ) -> None:
-        """What each partition brought, those that the worker has had before among them."""
+        """Add the records and bytes of each partition, those that were revoked included."""
         topic, by_partition = subscription.topic_name, subscription.counts.by_partition
         mine = {now.place.partition for now in owned if now.place.topic == topic}
         for partition in sorted(mine | by_partition.keys()):
@@ -167,7 +167,7 @@ class WorkerCollector(Collector):
 class Scrape:
     """The metrics of one moment.
 
-    Those without a series are there, too: their names are known from the start.
+    Metrics without a series are included: their names are known from the start.
     """
 
     def __init__(self) -> None:
@@ -177,20 +177,20 @@ class Scrape:
         }
 
     def put(self, metric: c.Metric, value: float, *labels: str) -> None:
-        """A counter or a gauge."""
+        """Add a sample of a counter or a gauge."""
         family = self.families[metric.name]
         assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
         family.add_metric(labels, value)
 
     def put_distribution(self, metric: c.Metric, of: Distribution, *labels: str) -> None:
-        """A histogram."""
+        """Add a histogram."""
         family = self.families[metric.name]
         assert isinstance(family, HistogramMetricFamily)
         bounds: Iterable[str] = (*(str(float(bound)) for bound in of.bounds), "+Inf")
         family.add_metric(labels, list(zip(bounds, accumulate(of.counts), strict=True)), of.sum)
 
     def put_total(self, metric: c.Metric, of: Distribution, factor: float, *labels: str) -> None:
-        """A summary: count, and sum in another unit."""
+        """Add a summary: the count, and the sum multiplied by *factor*."""
         family = self.families[metric.name]
         assert isinstance(family, SummaryMetricFamily)
         family.add_metric(labels, sum(of.counts), of.sum * factor)

@@ -1,8 +1,8 @@
-"""`GET /openapi.json`: every route of this worker as OpenAPI 3.1, for programs, and for the tests that try them all.
+"""`GET /openapi.json`: every route of this worker as OpenAPI 3.1.
 
-It is made of the routes as they are registered, so none is missing and none is there that is not: a
-view's docstrings are its texts, the door says what each needs, `About` what it gives and takes. A
-team's own pages are in it, too.
+The description is made of the registered routes, a team's own included, so that none is missing or
+stale. Texts come from the docstrings of the views, rights from `webserver.auth`, inputs and outputs
+from `RouteDocs`.
 """
 
 import re
@@ -31,7 +31,7 @@ _parameter = re.compile(r"\{(\w+)\}")
 
 
 def described(app: Famulus) -> Part:
-    """The description of all routes that *app*'s web server has by now."""
+    """Return the description of all routes that *app*'s web server has registered so far."""
     schemas: Part = {"Error": dict(ERROR)}
     paths: Part = {}
     for path, view in sorted(app.web.views.items()):
@@ -55,7 +55,7 @@ def described(app: Famulus) -> Part:
 
 
 def _methods(view: View) -> Iterator[str]:
-    """What *view* answers, without HEAD: every view takes it, and has nothing to say to it by itself."""
+    """Yield the methods of *view*, in lower case, without HEAD, which every view has."""
     return iter(sorted(method.lower() for method in view.get_methods() - {"HEAD"}))
 
 
@@ -100,7 +100,7 @@ ACCESS = {
 
 
 def about_of(view: View) -> RouteDocs:
-    """What *view* says of itself, nothing if it is none of ours."""
+    """Return the `RouteDocs` of *view*; empty ones for a view of Faust or of a team."""
     return cast(RouteDocs, getattr(view, "about", RouteDocs()))
 
 
@@ -109,7 +109,7 @@ def _text(documented: object) -> str:
 
 
 def _body(view: View, about: RouteDocs, schemas: Part) -> Part:
-    """What is sent to what acts: a form, or JSON of the class `Asked` beside the view, or anything."""
+    """Return the request body: a form, JSON of the class `Asked` beside the view, or anything."""
     if about.form:
         form = {"type": "object", "properties": {name: dict(of) for name, of in about.form.items()}}
         return {"content": {"application/x-www-form-urlencoded": {"schema": form}}}
@@ -141,7 +141,7 @@ def _responses(about: RouteDocs) -> Part:
 
 
 class Description(JsonView):
-    """What the web server offers, as OpenAPI."""
+    """OpenAPI description of the web server."""
 
     about = RouteDocs((JSON,), OBJECT)
 

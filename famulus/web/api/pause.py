@@ -28,7 +28,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Paused(JsonView):
-    """What is paused in the group."""
+    """Pauses of the group."""
 
     async def get(self, request: Request) -> Response:
         """List it."""
@@ -47,9 +47,9 @@ class Paused(JsonView):
 
 
 async def meant(app: Famulus, topic: str, partition: int | None) -> PauseScope:
-    """What is to be paused or resumed.
+    """Return the scope of a pause or resume.
 
-    Raises ConfigError when it is not there, UnavailableError.
+    Raises ConfigError when there is no such topic or partition, UnavailableError without a broker.
     """
     topics = {name: s.topic_name for name, s in app.subscriptions.items()}
     return await target_of(

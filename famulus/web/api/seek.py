@@ -1,12 +1,13 @@
-"""Seeking over the web: have the group go on elsewhere, and what of that is not done yet.
+"""The route `/seek/`: seek the running group, and list the seeks that are still pending.
 
-GET  /seek/  the orders that wait to be carried out: topic, partition, offset, by whom, when, why
-POST /seek/  `{"topic": "order-events", "partition": 3, "offset": 1042, "note": "why"}`
+    GET  /seek/  the pending seeks: topic, partition, offset, by whom, when, why
+    POST /seek/  `{"topic": "order-events", "partition": 3, "offset": 1042, "note": "why"}`
 
-Instead of an offset, which is of one partition: `"time": "2026-01-31T12:00:00+00:00"`, or `"edge":
-"beginning"` or `"end"`. The topic `*` is everything; partition and note may be left out. With
-`"dry_run": true` nothing is done. The answer: for each partition its log, the commit, where it goes
-on, how many records are read again or skipped; `notes` says what that comes to.
+Instead of an offset, which needs a partition, a seek may have `"time":
+"2026-01-31T12:00:00+00:00"`, or `"edge": "beginning"` or `"end"`. The topic `*` is every topic;
+partition and note are optional. With `"dry_run": true` nothing is changed. The answer has for each
+partition its log, the commit, the new offset, and how many records are read again or skipped;
+`notes` sums that up.
 """
 
 from typing import Literal

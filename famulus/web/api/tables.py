@@ -1,20 +1,15 @@
-"""The web views: what the tables hold and how the subscriptions fare, as JSON.
+"""The routes for tables, subscriptions and metrics.
 
-    GET /tables/                        the tables
-    GET /tables/NAME/?after=KEY&limit=N a page of rows, in the order of their keys' text; `unreadable` are those of
-                                        that page that cannot be read, with the reason
-    GET /tables/NAME/KEY/               one row
-    GET /subscriptions/                 what became of the records, and how far each partition is settled
-    GET /subscriptions/TOPIC/duplicates/ the last records that were not handled, and what they are duplicates of
-    GET, POST /paused/                  what of the group is paused; pause, resume: see `console.paused`
-    GET, POST /seek/                    where the group is to go on: see `console.seek`
-    GET, POST /concurrency/             how many events may be in hand at once: see `console.concurrency`
-    POST /drain/                        end this worker: see `console.drain`
-    GET /metrics                        all of it for Prometheus, see docs/metrics.md
-    GET /startupz, /readyz, /livez      whether it is well: see `console.health`
+    GET /tables/                         the tables
+    GET /tables/NAME/?after=KEY&limit=N  a page of rows, in the order of the text of their keys;
+                                         `unreadable` has those that cannot be read, with reasons
+    GET /tables/NAME/KEY/                one row
+    GET /subscriptions/                  outcomes of records, and the settled offset of partitions
+    GET /subscriptions/TOPIC/duplicates/ the last duplicates, and what they are duplicates of
+    GET /metrics                         all figures for Prometheus, see docs/metrics.md
 
-A worker answers for the partitions that it owns, and says which. It shows settled state only.
-`famulus.webserver.auth` says who may look.
+A worker answers for the partitions that it owns, and names them. Only settled state is shown.
+`webserver.auth` decides who may read.
 """
 
 from collections import Counter
@@ -53,7 +48,7 @@ class TableList(JsonView):
 
 
 class TableRows(JsonView):
-    """A page of rows; `next` is what to pass as `after` for the following one, null after the last."""
+    """A page of rows; `next` is the `after` of the following page, null after the last."""
 
     about = RouteDocs(
         (JSON,),
@@ -125,7 +120,7 @@ class TableRow(JsonView):
 
 
 class SubscriptionList(JsonView):
-    """What became of the records of each subscription since this worker started."""
+    """Outcomes of the records of each subscription since this worker started."""
 
     about = RouteDocs((JSON,), ROWS)
 
@@ -163,7 +158,7 @@ class SubscriptionList(JsonView):
 
 
 class DuplicateList(JsonView):
-    """The last records of a subscription that were not handled because their event had been, the newest first."""
+    """The last duplicates of a subscription, newest first."""
 
     about = RouteDocs((JSON,), ROWS)
 
@@ -179,7 +174,7 @@ class DuplicateList(JsonView):
 
 
 class Metrics(JsonView):
-    """What there is to measure, in the format that whoever asks accepts: Prometheus' text, or OpenMetrics."""
+    """All metrics, in the format that the request accepts: Prometheus' text, or OpenMetrics."""
 
     about = RouteDocs(("text/plain", "application/openmetrics-text"))
 

@@ -1,11 +1,10 @@
-"""What the console does, each after a page that asks whether it is meant; the same as the commands of these names.
+"""Console actions, each behind a page that asks for confirmation; the same as the commands.
 
-    GET, POST /console/redrive, /console/drop   dead letters: ?topic= with &cause= or &origin=, and &until= (ms)
-    GET, POST /console/pause, /console/resume   ?topic= (`*` is everything), and &partition=
+    GET, POST /console/redrive, /console/drop  ?topic= with &cause= or &origin=, and &until= (ms)
+    GET, POST /console/pause, /console/resume  ?topic= (`*` is everything), and &partition=
 
-GET asks, POST does it, with the same fields in the form, a `note`, and the session's `csrf`. Both
-are for those who may act alone: `famulus.webserver.auth` sees to POST. What is done is written down
-as that of `web@ADDRESS`.
+GET asks, POST acts, with the same fields in the form, a `note`, and the session's `csrf`. Both need
+the admin token: `webserver.auth` checks POST. The actor in the audit topic is `web@ADDRESS`.
 """
 
 import time
@@ -49,7 +48,7 @@ class ConfirmedAction(HtmlPage):
     fields: ClassVar[tuple[str, ...]]
 
     async def get(self, request: Request) -> Response:
-        """Ask whether it is meant."""
+        """Show the page that asks for confirmation."""
         if not may_act(request):
             return self.refuse(
                 request, 403, "This session may look. Log in with the token for acting."
@@ -74,9 +73,9 @@ class ConfirmedAction(HtmlPage):
             return self.refuse(request, status_of(error), str(error))
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: what the template shows
-        """What the page that asks shows.
+        """Return the values of the page that asks for confirmation.
 
-        Raises ValueError when *asked* is no such request, OperatingError.
+        Raises ValueError for a request that makes no sense, and OperatingError.
         """
         raise NotImplementedError
 
@@ -94,7 +93,7 @@ class LettersAct(ConfirmedAction):
     action: ClassVar[Done]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above
-        """Which letters it would be. What fails for that cause later than now is not meant."""
+        """Return the dead letters that would be affected; failures after now are excluded."""
         asked = {**asked, "until": str(time.time_ns() // 1_000_000)}
         subscription, criteria = letters_meant(self.host, asked)
         async with reading_logs(self.host) as reader:
@@ -148,13 +147,13 @@ class LettersAct(ConfirmedAction):
 
 
 class RedrivePage(LettersAct):
-    """Send letters back to the group that they failed in."""
+    """Redrive dead letters to the group in which they failed."""
 
     action = "redrive"
 
 
 class DropPage(LettersAct):
-    """Take letters from the list."""
+    """Drop dead letters."""
 
     action = "drop"
 
@@ -168,7 +167,7 @@ class PauseAct(ConfirmedAction):
     action: ClassVar[Action]
 
     async def question(self, asked: Fields) -> dict[str, Any]:  # Any: as above
-        """What it would be."""
+        """Return the partitions that would be affected."""
         target = await target_meant(self.host, asked)
         lines = [
             (
@@ -208,9 +207,10 @@ class ResumePage(PauseAct):
 
 
 def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
-    """Which letters are meant.
+    """Return the subscription and the criteria that a request names.
 
-    Raises ValueError when that is not said, ConfigError for a topic that nobody reads.
+    Raises ValueError when they are missing or contradictory, ConfigError for a topic without a
+    subscription.
     """
     until = asked["until"]
     until_ms = whole(until, "until", 0, INT64_MAX) if until else None
@@ -226,9 +226,10 @@ def letters_meant(app: Famulus, asked: Fields) -> tuple[Subscription, Criteria]:
 
 
 async def target_meant(app: Famulus, asked: Fields) -> PauseScope:
-    """What is meant.
+    """Return the scope that a request names.
 
-    Raises ValueError when that is not said, ConfigError when it is not there, UnavailableError.
+    Raises ValueError when it is missing, ConfigError when there is no such topic or partition,
+    UnavailableError without a broker.
     """
     if not asked["topic"]:
         raise ValueError(

@@ -1,11 +1,12 @@
-"""What failed for good in the whole group, by the dead letter topics: by cause, one by one, and each with all of it.
+"""Dead letters of the whole group: by cause, one by one, and each in full.
 
     GET /console/dead-letters         the causes of each subscription
-    GET /console/dead-letters/list    ?topic=, and &cause=, or &by=key|id|origin&q=; &all=1: also those done with
+    GET /console/dead-letters/list    ?topic=, and &cause=, or &by=key|id|origin&q=; with &all=1
+                                      those that were redriven or dropped, too
     GET /console/dead-letters/letter  ?topic=&origin=, and beside it the last good event of its type
 
-It is what `faust -A app dlq list` and `show` say. The topics are read anew each time, one page at a
-time.
+The pages show what `faust -A app dlq list` and `show` print. The topics are read again for each
+page, by one request at a time.
 """
 
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ NOT_THERE = "There is no such letter."
 
 @dataclass(frozen=True)
 class Asked:
-    """The letters of *subscription* that are meant; page *page*, from 1 on.
+    """A request for dead letters of *subscription*; *page* counts from 1.
 
-    *fields* is how the address says it.
+    *fields* are the fields of its address.
     """
 
     subscription: Subscription
@@ -58,7 +59,7 @@ class Asked:
     fields: dict[str, str]
 
     def query(self, page: int) -> str:
-        """The address of another page."""
+        """Return the query string of another page."""
         return urlencode(
             {**{name: value for name, value in self.fields.items() if value}, "page": page}
         )
@@ -70,7 +71,7 @@ class LettersPage(HtmlPage):
     path = "/console/dead-letters"
 
     async def answer(self, request: Request) -> Response:
-        """The page. Raises ValueError when it is asked for wrongly, OperatingError."""
+        """Return the page. Raises ValueError for a wrong request, and OperatingError."""
         raise NotImplementedError
 
     async def get(self, request: Request) -> Response:
@@ -92,7 +93,7 @@ class LettersPage(HtmlPage):
         is_all: bool = False,
         audits: list[Audit] | None = None,
     ) -> DeadLetterIndex:
-        """The letters of a subscription, and into *audits* what was done.
+        """Index the dead letters of a subscription; append what was done to them to *audits*.
 
         Raises as `register_of` does.
         """
@@ -112,7 +113,7 @@ class CausesPage(LettersPage):
     """The causes."""
 
     async def answer(self, request: Request) -> Response:
-        """Each subscription with its causes; one whose letters cannot be read says why."""
+        """Show the causes of each subscription, or the error of reading its dead letters."""
         found: list[tuple[str, list[dict[str, Any]], str]] = []  # Any: what the template shows
         async with reading_logs(self.host) as reader:
             for subscription in self.host.subscriptions.values():
@@ -129,12 +130,12 @@ class CausesPage(LettersPage):
 
 
 class ListPage(LettersPage):
-    """Letters one by one."""
+    """List of single dead letters."""
 
     about = RouteDocs((HTML,), query=texts(*FIELDS))
 
     async def answer(self, request: Request) -> Response:
-        """Those that are meant, a page of them."""
+        """Show a page of the dead letters that match."""
         asked = asked_of(self.host, {name: request.query.get(name, "").strip() for name in FIELDS})
         async with reading_logs(self.host) as reader:
             register = await self.register(
@@ -165,7 +166,7 @@ class ListPage(LettersPage):
 
 
 class LetterPage(LettersPage):
-    """One letter."""
+    """One dead letter."""
 
     about = RouteDocs((HTML,), query=texts("topic", "origin"))
 
@@ -204,7 +205,10 @@ class LetterPage(LettersPage):
     async def _sight(
         self, reader: Reader, subscription: Subscription, origin: Origin
     ) -> LetterDetail:
-        """The open letter of the event, else the newest. Raises ConfigError when there is none."""
+        """Return the open dead letter of an event, else the newest.
+
+        Raises ConfigError if there is none.
+        """
         audits: list[Audit] = []
         register = await self.register(
             reader, subscription, Criteria(origin=origin), is_all=True, audits=audits
@@ -231,9 +235,9 @@ class LetterPage(LettersPage):
 
 
 def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:
-    """What the address asks for.
+    """Parse the fields of an address.
 
-    Raises ValueError when that cannot be, ConfigError for a topic that nobody reads.
+    Raises ValueError for fields that make no sense, ConfigError for a topic without a subscription.
     """
     subscription = subscription_of(app, fields["topic"])
     by, text, page = fields["by"] or "key", fields["q"], fields["page"] or "1"
@@ -251,7 +255,7 @@ def asked_of(app: Famulus, fields: dict[str, str]) -> Asked:
 
 
 def _search(app: Famulus, fields: dict[str, str]) -> dict[str, Any]:  # Any: what the template shows
-    """What the form for searching shows."""
+    """Return the values of the search form."""
     topics = [s.topic_name for s in app.subscriptions.values()]
     return {"topics": topics, "by": BY, "asked": {**dict.fromkeys(FIELDS, ""), **fields}}
 

@@ -1,7 +1,9 @@
-"""Where an event is, why, and what gets it on: what the command `explain` says, for people with a browser.
+"""The page that explains an event: its position, the reason, and the next step.
 
-GET /console/explain  a form; ?topic=&partition=&offset=, or ?topic=&key=, or ?topic=&id= has the
-answer
+    GET /console/explain  a form; with ?topic=&partition=&offset=, or ?topic=&key=, or ?topic=&id=
+                          the answer
+
+It shows what the command `explain` prints.
 """
 
 from typing import NamedTuple
@@ -26,9 +28,9 @@ REACH = ReadLimits(events=10_000, letters=READ_RECORDS_MAX, state=10 * READ_RECO
 
 
 class Told(NamedTuple):
-    """What is shown of one event; *link* leads to what gets it on, and *does* says what that is.
+    """The answer for one event; *link* leads to the next step, and *does* names it.
 
-    Both may be empty.
+    Both are empty when there is none.
     """
 
     facts: Facts
@@ -62,15 +64,15 @@ class ExplainPage(HtmlPage):
 
 
 def query_of(target: PauseScope) -> str:
-    """What names *target* in the address of a page that pauses or resumes it."""
+    """Return the query string by which a page that pauses or resumes names *target*."""
     fields = {"topic": target.topic or EVERYTHING, "partition": target.partition}
     return urlencode({name: value for name, value in fields.items() if value is not None})
 
 
 def question_of(app: Famulus, asked: dict[str, str]) -> Question:
-    """What the form's fields ask for.
+    """Parse the fields of the form.
 
-    Raises ValueError when that is not one thing, ConfigError for another topic.
+    Raises ValueError when they do not ask for exactly one thing, ConfigError for an unknown topic.
     """
     place = asked["partition"], asked["offset"]
     if sum((any(place), bool(asked["key"]), bool(asked["id"]))) != 1 or any(place) != all(place):
@@ -92,7 +94,7 @@ def question_of(app: Famulus, asked: dict[str, str]) -> Question:
 
 
 async def answers(app: Famulus, question: Question) -> list[Told]:
-    """What there is to say. Raises as `explained` does."""
+    """Return the answers to *question*. Raises as `explained` does."""
     async with reading_logs(app) as reader:
         return [
             Told(facts, answer, *next_step(facts, answer))
@@ -101,7 +103,7 @@ async def answers(app: Famulus, question: Question) -> list[Told]:
 
 
 def next_step(facts: Facts, answer: Answer) -> tuple[str, str]:
-    """Where a page leads that gets the event on, and what it does; both empty where no page of ours does."""
+    """Return link and name of the next step; both are empty without a page for it."""
     if answer.state in {"dead letter", "parked"}:
         offset = (
             facts.offset

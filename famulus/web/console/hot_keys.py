@@ -1,4 +1,4 @@
-"""GET /console/hot-keys: which keys this worker's partitions have most, as `/hotkeys/` has it, for people."""
+"""`GET /console/hot-keys`: the page of the most frequent keys of this worker's partitions."""
 
 from faust.web import Request, Response
 

@@ -1,4 +1,4 @@
-"""What every page of the console shares: its frame, who looks at it, and how it says what is wrong."""
+"""Base of the console's pages: frame, access, and errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,10 @@ _turn = asyncio.Lock()
 
 
 class HtmlPage(View):
-    """A page of the console: *path* is its place in the menu, *is_live* has it renew itself: see `console.stream`."""
+    """A page of the console; *path* is its place in the menu.
+
+    A page with *is_live* renews itself, see `console.stream`.
+    """
 
     about: ClassVar[RouteDocs] = RouteDocs((HTML,))
     path: ClassVar[str]
@@ -32,7 +35,7 @@ class HtmlPage(View):
         return cast(Famulus, self.app)
 
     def show(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
-        """The page that *template* makes of *values*."""
+        """Return the page that *template* makes of *values*."""
         page = render(
             template,
             path=self.path,
@@ -45,12 +48,12 @@ class HtmlPage(View):
         return self.html(page, status=status, headers={"Content-Security-Policy": POLICY})
 
     def refuse(self, request: Request, status: int, why: str) -> Response:
-        """A page that says in one line what is wrong."""
+        """Return a page with one line that names the error."""
         return self.show(request, "said.html", status, title="Not done", lines=[why], is_bad=True)
 
 
 def see_other(path: str) -> Response:
-    """Sends the browser to *path*, where what it has done can be seen."""
+    """Send the browser to *path*, where the effect of an action can be seen."""
     return cast(Response, web.Response(status=303, headers={"Location": path}))
 
 
@@ -62,7 +65,7 @@ class LivePage(HtmlPage):
 
     @staticmethod
     def values(app: Famulus) -> dict[str, Any]:  # Any: what the template shows
-        """What there is to show now."""
+        """Return the values of the page as they are now."""
         raise NotImplementedError
 
     async def get(self, request: Request) -> Response:
@@ -72,9 +75,9 @@ class LivePage(HtmlPage):
 
 @asynccontextmanager
 async def reading_logs(app: Famulus) -> AsyncIterator[Reader]:
-    """Read what the cluster has, one page at a time: whoever asks again and again has the worker do no more than that.
+    """Read logs of the cluster for one page at a time, however many are requested.
 
-    What goes wrong with the cluster inside becomes an UnavailableError.
+    Errors of the cluster become UnavailableError.
     """
     async with _turn, reading(app) as reader:
         yield reader

@@ -62,7 +62,7 @@ class Login(View):
         return cast(Response, answer)
 
     def form(self, says: str, status: int = 200) -> Response:
-        """The form, with what there is to say."""
+        """Return the form, with the message *says*."""
         headers = {"Content-Security-Policy": POLICY}
         return self.html(FORM.format(says=escape(says)), status=status, headers=headers)
 

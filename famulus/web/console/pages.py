@@ -1,15 +1,15 @@
-"""The console: what a worker does, for people with a browser. One page answers one question.
+"""The console: the state of a worker for people. One page answers one question.
 
-    GET /console                what it does now, what is stuck and why; it renews itself
-    GET /console/subscriptions  how each of its partitions fares; so does this one, see `console.stream`
-    GET /console/tables         the tables; /console/tables/NAME?after=KEY or ?key=KEY has their rows
-    GET /console/dead-letters   what failed for good, by cause, letter by letter, each with all of it
-    GET /console/explain        where an event is, why, and what gets it on
+    GET /console                present work, and what is stuck and why; it renews itself
+    GET /console/subscriptions  state of each partition; it renews itself, see `console.stream`
+    GET /console/tables         the tables; /console/tables/NAME?after=KEY or ?key=KEY has rows
+    GET /console/dead-letters   dead letters by cause, one by one, and each in full
+    GET /console/explain        the position of an event, the reason, and the next step
     GET /console/settings       every setting as the worker started with it, secrets as stars
-    GET /console/workers        who is in the group, and who has which partition
+    GET /console/workers        the members of the group, and their partitions
 
-Nothing in this module acts, `console.acting` does. `famulus.webserver.auth` asks for the token to
-look, or for a session that began at `/login`.
+Nothing in this module acts; `console.actions` does. `webserver.auth` asks for the read token, or
+for a session that began at `/login`.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ Values = dict[str, Any]  # Any: what a template shows
 
 
 class Overview(LivePage):
-    """What the worker does now, and what is stuck."""
+    """Present work of the worker, and stuck partitions."""
 
     path = "/console"
     template = "overview.html"
@@ -54,14 +54,14 @@ class Overview(LivePage):
 
 
 class Subscriptions(LivePage):
-    """How each partition fares."""
+    """State of each partition."""
 
     path = "/console/subscriptions"
     template = "subscriptions.html"
 
     @staticmethod
     def values(app: Famulus) -> Values:
-        """The partitions by topic."""
+        """Return the partitions by topic."""
         of_topic: defaultdict[str, list[PartitionNow]] = defaultdict(list)
         for now in sorted(partitions_of(app), key=lambda now: now.place):
             of_topic[now.place.topic].append(now)
@@ -71,7 +71,7 @@ class Subscriptions(LivePage):
 
 
 class TablesPage(HtmlPage):
-    """Which tables there are."""
+    """List of the tables."""
 
     path = "/console/tables"
 
@@ -133,7 +133,7 @@ class SettingsPage(HtmlPage):
 
 
 class WorkersPage(HtmlPage):
-    """Who is in the group: the one page that asks the cluster, once at a time."""
+    """Members of the group. The only page that asks the cluster, one request at a time."""
 
     path = "/console/workers"
     _asking = asyncio.Lock()
@@ -174,10 +174,10 @@ class Script(View):
 def chosen_rows(
     table: Table[Any, Any], after: str | None, key: str
 ) -> tuple[list[tuple[str, str]], str | None]:
-    """A page of rows as texts, and what follows, see `rows_of`.
+    """Return a page of rows as texts, and the `after` of the next page, see `rows_of`.
 
-    The row of *key*; where there is none, those whose keys begin with it; without one, those above
-    *after*. Raises ValueError when one of them is no key of a table with windows.
+    The page has the row of *key*; without such a row, those whose keys begin with *key*; without a
+    *key*, those behind *after*. Raises ValueError for a key that a table with windows cannot have.
     """
     try:
         if key and after is None and (value := _row(table, key)) is not None:
@@ -195,9 +195,9 @@ def chosen_rows(
 
 
 def _row(table: Table[Any, Any], key: str) -> Any:  # Any: a row's value
-    """The row of *key*, None when there is none, or when it is the beginning of a key at most.
+    """Return the row of *key*, None if there is none.
 
-    Raises as above.
+    A text that is only the beginning of a key has no row. Raises ValueError as above.
     """
     try:
         return table.at(key)
@@ -213,6 +213,6 @@ def text_of(value: object) -> str:
 
 
 def pauses_of(pauses: Pauses) -> list[tuple[str, str]]:
-    """What is paused in the group, in words, each with what names it in the address of the page that resumes it."""
+    """Return the group's pauses as texts, each with the query string of its resume page."""
     every = sorted(pauses.of.items(), key=lambda pause: str(pause[0]))
     return [(said(target, why), query_of(target)) for target, why in every]

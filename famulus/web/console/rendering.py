@@ -1,7 +1,7 @@
-"""The console's pages as HTML: templates of this package, in which everything that comes from events is escaped.
+"""Render the console's pages: templates in which everything that comes from events is escaped.
 
-Pure: what is shown is an argument. A page asks for nothing outside of the worker, and no script or
-style stands in it.
+The functions are pure: what is shown is an argument. A page loads nothing from outside of the
+worker, and contains no script and no style.
 """
 
 from functools import cache
@@ -33,22 +33,22 @@ TEXT_MAX = 2_000  # characters of a value that a page shows
 
 
 def render(template: str, **values: Any) -> str:  # Any: what the template names
-    """The page that *template* makes of *values*.
+    """Render a page of *template* with *values*.
 
-    Raises jinja2.UndefinedError when it names another one.
+    Raises jinja2.UndefinedError when the template names another value.
     """
     return _environment().get_template(template).render(pages=PAGES, **values)
 
 
 def fragment(template: str, **values: Any) -> str:  # Any: as above
-    """The main part of that page, for one that is open already."""
+    """Render the main part of a page, for a browser that shows it already."""
     of = _environment().get_template(template)
     return "".join(of.blocks["main"](of.new_context(values | {"pages": PAGES})))
 
 
 @cache
 def static(name: str) -> bytes:
-    """The content of a file of `static`."""
+    """Return the content of a file of `static`."""
     return files("famulus.web").joinpath("static", name).read_bytes()
 
 
@@ -60,12 +60,12 @@ def shortened(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number as people read it, a dash for one that is not known."""
+    """Format a number for people, a dash if it is unknown."""
     return "-" if value is None else f"{value:,}"
 
 
 def brief(value: float) -> str:
-    """A measured number: small ones with a digit behind the point, large ones without."""
+    """Format a measured number: below 10 with one decimal, above without."""
     return f"{value:,.1f}" if value < 10 and value != round(value) else f"{value:,.0f}"
 
 

@@ -1,10 +1,10 @@
-"""Pages that are open are kept up to date by one stream each, of server-sent events.
+"""Live pages: one stream of server-sent events keeps each open page up to date.
 
-    GET /console/events?page=/console  an event `{"main": HTML}` whenever the main part of that page is another
+    GET /console/events?page=/console  an event `{"main": HTML}` whenever the main part has changed
 
-A stream ends after some seconds, before the door's time limit does, and browsers come again; it
-ends at once when its session does, and when the worker stops. There are a few at most: whoever
-finds no room asks for the page instead.
+A stream ends after some seconds, before the server's time limit, and browsers connect again. The
+end of its session, or of the worker, ends it at once. The number of streams is limited; a browser
+without a stream loads the page again instead.
 """
 
 import asyncio
