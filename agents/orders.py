@@ -34,7 +34,7 @@ app.services.register_factory(Warehouse, Warehouse)
 
 @handles(OrderCreated)
 async def note_spend(order: OrderCreated) -> None:
-    """A table write is part of the event's unit of work: it is kept when every handler of the event succeeds."""
+    """Add to a table: the write is kept when every handler of the event succeeds."""
     spend[order.customer_id] += order.total_amount
 
 

@@ -89,7 +89,7 @@ FACES = "famulus.web.routes", "famulus.cli.discovery"
 
 
 class Famulus(faust.App):
-    """Faust's app with our data path: subscriptions, handlers, services, and a start that checks first."""
+    """Faust's app on this engine: subscriptions, handlers, services, start-up checks."""
 
     def __init__(self, settings: Settings, folder: Path | None = None) -> None:
         """Build the app of the project in *folder*: the working folder unless set."""
@@ -184,7 +184,7 @@ class Famulus(faust.App):
 
     @classmethod
     def from_project(cls, folder: Path) -> Self:
-        """Make the app of the project in *folder*, with its settings, its web server's routes and its commands.
+        """Make the app of the project in *folder*, with its settings, web routes and commands.
 
         Raises ConfigError with one line that names every wrong setting.
         """
@@ -208,19 +208,20 @@ class Famulus(faust.App):
         identity: str | Identity | None = None,
         on_dead_letter: OnDeadLetter = "skip",
     ) -> Subscription:
-        """Read *topic*: declares its tables' home and the source of one agent.
+        """Declare a subscription of *topic*, which owns tables and is read by one agent.
 
-        *on_unknown_type* says what becomes of a record whose type has no handler here: other teams
-        may write to a shared topic, so it is counted and left alone unless you say `dead_letter`,
-        or `fail`, which ends the worker. *order* is kept per record key, records without one being
-        free of each other, or for the whole `partition`. *dedupe* false takes every record for a
-        new event: an event that comes twice takes effect twice. Else it is recognised for
-        *dedupe_window* (`State.DedupeWindowS` unless set), which may be a mapping by event type, by
-        its id, or by *identity*: a field of the event, or a function of it. *on_dead_letter* says
-        what becomes of the events behind one that failed for good: `skip` it, go on with them;
-        `sequence`, those of its key are parked behind it among the dead letters, in order, until it
-        was redriven or dropped; `halt`, there is no dead letter, and nothing more of the partition
-        is started.
+        *on_unknown_type* decides about a record whose type has no handler here: `ignore` counts and
+        skips it, since other teams may write to a shared topic; `dead_letter` makes it a dead
+        letter; `fail` ends the worker. *order* is kept per record `key`, where records without a
+        key are independent, or for the whole `partition`. With *dedupe* false an event that arrives
+        twice takes effect twice. Otherwise it is recognised for *dedupe_window*
+        (`State.DedupeWindowS` unless set), which may be a mapping by event type, by its id, or by
+        *identity*: a field of the event, or a function of it. *on_dead_letter* decides about the
+        events behind a dead letter: `skip` continues with them; `sequence` parks those of its key
+        behind it, in order, until it is redriven or dropped; `halt` writes no dead letter and
+        starts nothing more of the partition.
+
+        Raises ConfigError for options that make no sense, and for a second subscription of a topic.
         """
         declared = Declaration(f"app.subscription({shown(topic)})")
         declared.topic("topic", topic)
@@ -279,21 +280,25 @@ class Famulus(faust.App):
     ) -> Callable[[T], T]:
         """Make a function, or a class with a method `handle`, a handler of *event_type*.
 
-        What it raises decides how the event goes on: `TransientError`, one of *transient* or a
-        connection that fails is tried again as *retry* says; `PermanentError`, `Reject` or one of
-        *permanent* makes it a dead letter at once; anything else is what `Failures.Unclassified`
-        says. An attempt may take *timeout_s*, `Failures.HandlerTimeoutS` unless set, 0 is for ever.
-        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event whose attempts are used up
-        leaves its lane and waits in topics of this group, where it has one more attempt after each
-        wait, never before: later events of its key overtake it. *breaker* says when what the
-        handler needs counts as away: then its events wait. What `Kafka.MessageTypes` says of the
-        type wins over all this. *name* is by what the handler is known: in headers, metrics and the
-        ids of what it publishes. It is its module and its own name unless set; two handlers of one
-        name are refused. The handlers of an event share its services, which are made for each
-        attempt and closed after it; with *own_services* each call of this handler has services that
-        no other one has. What it returns is not looked at, but for work: an awaitable is awaited,
-        and anything of that kind which an async function returns, or a generator, is a failure.
-        Raises ConfigError for an option that is none, and for what can be no handler.
+        The error that it raises decides about the event. `TransientError`, one of *transient*, or a
+        failed connection is tried again as *retry* says. `PermanentError`, `Reject` or one of
+        *permanent* makes a dead letter at once. `Failures.Unclassified` decides about any other. An
+        attempt may take *timeout_s* seconds (`Failures.HandlerTimeoutS` unless set, 0 is no limit).
+
+        With *retry_topics*, such as `["1m", "10m", "1h"]`, an event that has used up its attempts
+        leaves its lane for topics of this group, with one more attempt after each wait; later
+        events of its key overtake it. *breaker* has the limits at which a resource of the handler
+        counts as unavailable: then its events wait. `Kafka.MessageTypes` overrides all of these for
+        a type.
+
+        *name* identifies the handler in headers, metrics and the ids of the events that it
+        publishes; the default is its module and its own name, and two handlers of one name are
+        refused. The handlers of an event share services, which are made for each attempt and closed
+        after it; with *own_services* each call of this handler has services of its own. A returned
+        value is ignored, but work is not: an awaitable is awaited, and an awaitable or a generator
+        from an async function is a failure.
+
+        Raises ConfigError for a wrong option, and for an object that cannot be a handler.
         """
         declared = Declaration("@handles")
         check_event_type(event_type, declared)
@@ -322,31 +327,31 @@ class Famulus(faust.App):
         return register
 
     def on_consumed(self, callback: C) -> C:
-        """Have a plain function told of each message that this worker has consumed, as an `app.Consumed`.
+        """Call a plain function with an `app.Consumed` for each message that was consumed.
 
-        It is called when the message's handlers have ended, before its effects are settled: after a
-        crash there may be a second call for the same message. It runs between two events, so it
-        must be quick. Whatever it raises is counted and logged, and changes nothing for the event.
-        Usable as a decorator in `agents/`. Raises ConfigError for what is no plain function of one
-        argument.
+        The call comes when the message's handlers have ended, before its effects are settled: after
+        a crash there may be a second call for the same message. The function runs between two
+        events, so it must be quick. Its errors are counted and logged, and change nothing for the
+        event. Usable as a decorator in `agents/`. Raises ConfigError for anything but a plain
+        function of one argument.
         """
         self.consumers.add(callback)
         return callback
 
     def event_type(self, namespace: str) -> type[Event]:
-        """The handled event type that is called *namespace* on the wire.
+        """Return the handled event type whose name on the wire is *namespace*.
 
-        Raises KeyError when there is none.
+        Raises KeyError if there is none.
         """
         return {str(t._options.namespace): t for t in self.dispatcher.event_types}[namespace]
 
     # What the worker needs before it starts.
 
     def topics_needed(self) -> dict[str, int]:
-        """The topics that must exist, as named on the cluster, each with the partitions it would be created with.
+        """Return the topics that must exist, by cluster name, with the partitions to create.
 
-        Those of subscriptions, and those that Faust's own agents read, but for the ones that Faust
-        makes itself.
+        These are the topics of subscriptions, and those that plain agents read, except for those
+        that Faust creates itself.
         """
         names = [
             name
@@ -356,7 +361,7 @@ class Famulus(faust.App):
         return self._plain_topics() | dict.fromkeys(names, self.settings.kafka.partitions)
 
     def _plain_topics(self) -> dict[str, int]:
-        """The topics that plain agents read, with their partitions."""
+        """Return the topics that plain agents read, with their partitions."""
         ours = {id(subscription.topic) for subscription in self.subscriptions.values()}
         channels = [cast(Any, agent.channel) for agent in self.agents.values()]
         return {
@@ -367,7 +372,7 @@ class Famulus(faust.App):
         }
 
     def dead_letter_topic(self, subscription: Subscription) -> str:
-        """The dead letter topic of *subscription*, as named on the cluster."""
+        """Return the cluster name of the dead letter topic of *subscription*."""
         group = self.group if self.settings.dead_letter.per_group else ""
         return dead_letter_topic(subscription.topic_name, group)
 
@@ -376,7 +381,7 @@ class Famulus(faust.App):
         return redrive_topic(subscription.topic_name, self.group)
 
     def redelivery_topics(self, subscription: Subscription) -> list[str]:
-        """The topics through which records come back to this group, as named on the cluster."""
+        """Return the cluster names of the retry topics and the redrive topic of a subscription."""
         topic = subscription.topic_name
         stages = range(self._stages_of(subscription))
         retries = (
@@ -386,15 +391,15 @@ class Famulus(faust.App):
         return [redrive_topic(topic, self.group), *retries]
 
     def _stages_of(self, subscription: Subscription) -> int:
-        """How many retry topics the handlers of one topic send to."""
+        """Return how many retry topics the handlers of a subscription use."""
         return max(
             (len(handler.policy.delays_s) for handler in self.handlers_of(subscription)), default=0
         )
 
     async def find_retired(self) -> dict[str, dict[str, int]]:
-        """Find the retry topics that no handler sends to any more, by source; `topics_back` has them from now on.
+        """Find the retry topics that no handler uses any more, by source, with their partitions.
 
-        Each comes with its partitions. Raises UnavailableError.
+        `redelivery_topics` includes them from now on. Raises UnavailableError.
         """
         stages = {s.topic_name: self._stages_of(s) for s in self.subscriptions.values()}
         retired = await retired_retry_topics(self.settings, stages)
@@ -416,7 +421,7 @@ class Famulus(faust.App):
         return {s.state_topic for s in self.subscriptions.values() if s.state_topic is not None}
 
     def is_managed(self, topic: str) -> bool:
-        """Whether a topic, as on the cluster, is read by flows, not by Faust's own agents."""
+        """Return True if a topic, by its cluster name, is read by a subscription."""
         return topic in self.managed_topics
 
     async def prepare(self) -> None:
@@ -508,7 +513,7 @@ class Famulus(faust.App):
             )
 
     def uncarried(self) -> list[str]:
-        """Say of each topic whose agent does not carry its events why nothing of it is handled."""
+        """Return a line for each topic whose agent does not carry its events."""
         if (self.should_stop and self.fault is None) or not self.has_started:
             return []
         return [
@@ -531,7 +536,7 @@ class Famulus(faust.App):
         )
 
     async def _is_same(self) -> None:
-        """Raise ConfigError when a topic is another one by now, which its state knows nothing of."""
+        """Raise ConfigError when a topic was replaced by another one of its name."""
         if self._is_at_work():
             await cast(Any, self._consumer).look_at_topics()
 
@@ -553,7 +558,7 @@ class Famulus(faust.App):
         return Transport(self.conf.broker_consumer, self)
 
     def _is_at_work(self) -> bool:
-        """Whether partitions are assigned and restored, and Kafka hears of this worker."""
+        """Return True if partitions are assigned and restored, and Kafka hears of this worker."""
         if self._consumer is None or self.rebalancing or self.should_stop:
             return False
         consumer: Any = self._consumer
@@ -577,9 +582,9 @@ class Famulus(faust.App):
         settle_in()
 
     async def on_stop(self) -> None:
-        """Finish and commit what is in hand before Faust takes its consumer down.
+        """Finish and commit the events in flight before Faust stops its consumer.
 
-        After a crash, wait for nothing.
+        After a crash nothing is awaited.
         """
         self.watchdog.stop()
         self.watch.stop()
@@ -602,7 +607,7 @@ class Famulus(faust.App):
         await super().on_shutdown()
 
     async def fail(self, error: Exception) -> None:
-        """End the worker with the exit code of *error*; with 70 for a bug of ours."""
+        """End the worker with the exit code of *error*; with 70 for a bug of the engine."""
         fault = fault_of(error) or InvariantError(
             f"a bug of ours, the worker must not go on: {described(error)}"
         )

@@ -1,4 +1,4 @@
-"""The looks of a worker's watch: at its topics, its agents, its clock and its open files."""
+"""Periodic checks of a worker: its topics, its agents, its clock and its open files."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -85,15 +85,15 @@ def needs_of(
 
 
 def may_grow(subscription: Subscription) -> bool:
-    """Whether its topic may get partitions: it keeps nothing by the keys of events, which move to other partitions."""
+    """Return True if the topic may get partitions: its state has nothing by the keys."""
     return not subscription.tables and subscription.options.on_dead_letter != "sequence"
 
 
 def stamp_of(sender: Producer, group: str) -> Callable[[], Awaitable[int | None]]:
-    """Return what asks a broker for its time: a tombstone in the group's admin topic, which compaction removes.
+    """Return a function that asks a broker for its time, by a tombstone in the admin topic.
 
-    It gives None when the topic does not date its records (LogAppendTime). Raises as the producer
-    does.
+    Compaction removes the tombstone. The function returns None when the topic does not date its
+    records (LogAppendTime). Raises as the producer does.
     """
     topic = admin_topic(group)
 

@@ -1,6 +1,6 @@
-"""What code declares, checked where it says it: a wrong option is a ConfigError of one line, with its place.
+"""Checks of declarations: a wrong option is a ConfigError of one line with file and line.
 
-What was given stands in code, so short values of it are quoted; anything else is named by its type.
+Option values come from code, so short ones are quoted; others are named by their type.
 """
 
 import math
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def place_of(file: str, line: int) -> Place:
-    """Make the place of a *line*, with the path of its *file* below the project's folder where it lies there."""
+    """Make the place of a *line*, with the path of *file* relative to the project if possible."""
     path, project = Path(file), Path.cwd()
     return Place(str(path.relative_to(project) if path.is_relative_to(project) else path), line)
 
@@ -96,7 +96,7 @@ class Declaration:
             raise self.wrong(option, "a text", value)
 
     def printable(self, option: str, value: object, most: int) -> None:
-        """Refuse what is no text that can be read on a terminal, or has more than *most* bytes."""
+        """Refuse a text that a terminal cannot show, or that has more than *most* bytes."""
         if (
             not isinstance(value, str)
             or not value

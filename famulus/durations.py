@@ -1,4 +1,4 @@
-"""How people say how long: a number and a unit, such as `30s`, `10m`, `1.5h` or `3d`. Pure."""
+"""Durations as people write them: number and unit, such as `30s`, `10m`, `1.5h` or `3d`. Pure."""
 
 import re
 
@@ -7,6 +7,6 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds_in(text: str) -> float | None:
-    """The seconds that *text* says, None when it says none."""
+    """Parse a duration to seconds, None for another text."""
     found = _said.fullmatch(text)
     return float(found[1]) * _UNITS_S[found[2]] if found is not None else None

@@ -1,8 +1,8 @@
-"""What can go wrong, in one line each: an error names its cause and its cure, and knows its exit code.
+"""Errors of the engine: each names cause and cure in one line, and has an exit code.
 
-Two families. *Operating errors* are for the person who runs the worker: the command line shows them
-as one line and exits with the code of sysexits(3) that supervisors understand. *Handler errors* are
-the words a handler may say about an event: try again, or never.
+There are two families. *Operating errors* are for operators: the command line shows them as one
+line and exits with a code of sysexits(3), which supervisors understand. *Handler errors* are raised
+by handlers to classify a failure: try again, or never.
 """
 
 import click
@@ -19,7 +19,7 @@ class OperatingError(click.ClickException):
     exit_code = 1
 
     def format_message(self) -> str:
-        """The line, in which nothing is left that a terminal would obey: names in it may be a stranger's."""
+        """Return the line without characters that a terminal would obey."""
         return printable(self.message)
 
 
@@ -36,7 +36,7 @@ class UnavailableError(OperatingError):
 
 
 class DataError(OperatingError):
-    """What somebody gave us as input is wrong (EX_DATAERR)."""
+    """Input is wrong (EX_DATAERR)."""
 
     exit_code = 65
 
@@ -48,20 +48,20 @@ class StreamError(OperatingError):
 
 
 class AccessError(OperatingError):
-    """We are not let in, a password, a token or a certificate is not accepted; or we may not do this (EX_NOPERM)."""
+    """Access is denied: a login or certificate is refused, or a right is missing (EX_NOPERM)."""
 
     exit_code = 77
 
 
 class BadRequestError(ValueError):
-    """What somebody sent over the web is not what the view takes: the answer is 400, in these words."""
+    """A web request is wrong: the answer is 400 with this text."""
 
 
 class UnreadableError(OperatingError):
-    """Records of a partition cannot be read: what is there is damaged, or would take more memory than it may.
+    """Records of a partition cannot be read: they are damaged, or too large to be unpacked.
 
-    Those of *topic* behind them begin at *next_offset*, None when nobody can tell. *is_stray*: in a
-    topic of the group's own nobody of us wrote them.
+    The next records of *topic* begin at *next_offset*, None if that is unknown. With *is_stray* a
+    stranger wrote them into a topic of the group's own.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class UnsentError(OperatingError):
 
 
 class InvariantError(OperatingError):
-    """Going on would break a promise of ours, so the process ends instead (EX_SOFTWARE)."""
+    """Continuing would break a promise of the engine, so the process ends (EX_SOFTWARE)."""
 
     exit_code = 70
 
 
 class HandlerError(Exception):
-    """What a handler says about an event that it could not handle."""
+    """A handler's classification of a failure."""
 
 
 class TransientError(HandlerError):
@@ -109,13 +109,13 @@ class TransientError(HandlerError):
 
 
 class PermanentError(HandlerError):
-    """Raised by a handler: it will never work. The event goes to the dead letter topic at once."""
+    """Raised by a handler: the event will never work and becomes a dead letter at once."""
 
 
 class Reject(PermanentError):  # noqa: N818  # a word of the handler's, no fault
     """Raised by a handler: the event is not wanted.
 
-    It goes to the dead letter topic at once, with the reason.
+    The event becomes a dead letter at once, with the reason.
     """
 
 
@@ -124,19 +124,19 @@ class HandlerTimeoutError(TransientError):
 
 
 class HandlerHeldError(TransientError):
-    """An attempt held the event loop for so long that the worker lost its place in the group.
+    """An attempt blocked the event loop until the worker lost its membership in the group.
 
-    It waited for something without `await`, or kept the interpreter: nothing else of the worker
-    went on. Each time counts as an attempt.
+    The handler waited without `await`, or kept the interpreter, so that nothing else of the worker
+    ran. Each time counts as an attempt.
     """
 
 
 class HandlerCancelledError(HandlerError):
-    """An attempt ended with a cancellation that neither the time limit nor the worker's stop asked for.
+    """An attempt ended with a cancellation from neither the time limit nor the worker's stop.
 
     Something that the handler waited for was cancelled, or the handler cancelled its own task.
-    Another attempt may succeed, so the event is tried again. It says nothing of what the handler
-    needs, so no breaker counts it.
+    Another attempt may succeed, so the event is tried again. No circuit breaker counts it, since
+    the resources of the handler may be fine.
     """
 
 
@@ -163,7 +163,7 @@ class DecodeError(PermanentError):
 
 
 class ClaimError(DecodeError):
-    """A record stands for a payload in the store (`wire.claimcheck`), and cannot be redeemed: now, or ever."""
+    """A claim check (`serialization.claim_check`) cannot be redeemed, now or ever."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("claim", reason)
@@ -174,4 +174,4 @@ class ClaimTooLargeError(PermanentError):
 
 
 class ClaimStoreError(TransientError):
-    """The store of large payloads is away. Whoever needs it waits for it."""
+    """The store of large payloads is unavailable; events that need it wait for it."""

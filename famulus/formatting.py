@@ -1,7 +1,4 @@
-"""How things are said to people: nothing that a terminal or a page would obey, errors, values, times, counts.
-
-Pure.
-"""
+"""Formatting for people: escaped text, errors, values, times, counts. Pure."""
 
 import re
 from codecs import BOM_UTF8
@@ -18,14 +15,14 @@ UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
 def printable(text: str) -> str:
-    """*text* without characters that a terminal would obey, or that cannot be seen: they are escaped."""
+    """Escape the characters of *text* that a terminal would obey, or that are invisible."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text of several lines: its line breaks and tabs stay."""
+    """Escape a text of several lines as `printable` does; line breaks and tabs stay."""
     if text.isprintable():
         return text
     return "".join(
@@ -34,7 +31,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(encoded: bytes) -> str:
-    """JSON as the same JSON in one line, in which everything that is not printable is an escape of JSON."""
+    """Return JSON as one line in which every unprintable character is an escape."""
     text = encoded.decode()
     if text.isprintable():
         return text
@@ -44,24 +41,24 @@ def printable_json(encoded: bytes) -> str:
 
 
 def ascii_json(encoded: bytes) -> str:
-    """The same without a character beyond ASCII."""
+    """Return JSON as one line of ASCII."""
     text = printable_json(encoded)
     return text if text.isascii() else "".join(c if c.isascii() else _json_escape(c) for c in text)
 
 
 def _json_escape(character: str) -> str:
-    """Outside of texts JSON has blanks and ASCII alone, so whatever is escaped stands inside of one."""
+    """Return a character as a JSON escape; outside of strings JSON has none that need it."""
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a file without the mark of UTF-8 that some editors put before the first one."""
+    """Yield the lines of a file without the byte order mark that some editors write."""
     return (line if at else line.removeprefix(BOM_UTF8) for at, line in enumerate(lines))
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an error, whoever made its class: making it may fail as well, which is said then."""
+    """Return the text of an error, or a replacement if making the text fails."""
     try:
         # Of the very class `str`: that of a subclass could do anything later.
         return str.__str__(str(error))
@@ -70,26 +67,26 @@ def text_of(error: BaseException) -> str:
 
 
 def short(text: str, most: int) -> str:
-    """The beginning of *text*, in *most* characters."""
+    """Cut *text* to *most* characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def starred(text: str) -> str:
-    """*text* with stars for what its URLs hold besides a place: users, passwords, and signatures."""
+    """Replace users, passwords and signatures in the URLs of *text* by stars."""
     return _url.sub(
         lambda url: f"{url[1]}{'***@' if url[2] else ''}{url[3]}{'?***' if url[4] else ''}", text
     )
 
 
 def time_text(ms: int) -> str:
-    """A time as people read it, UTC."""
+    """Format a time (ms since 1970) for people, in UTC."""
     return iso(ms).split(".")[0].replace("T", " ")
 
 
 def iso(ms: int) -> str:
-    """The same for programs.
+    """Format a time (ms since 1970) for programs.
 
-    A sender may say any time, also one that no calendar has: that is shown as it is.
+    A sender may write a time that no calendar has: it is returned as a number.
     """
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
@@ -98,7 +95,7 @@ def iso(ms: int) -> str:
 
 
 def number(count: int, what: str) -> str:
-    """So many of it, in words."""
+    """Format a count with its noun, in the plural unless it is one."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
@@ -111,7 +108,7 @@ def behind_transaction(place: str, since: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time as people say it, `-` for none."""
+    """Format a duration for people, `-` for None."""
     if seconds is None:
         return "-"
     for unit, size in UNITS:
@@ -121,7 +118,10 @@ def duration(seconds: float | None) -> str:
 
 
 def value_text(value: bytes | None) -> str:
-    """A value as people read it: JSON by lines, other text escaped, anything else in hexadecimal; not all if long."""
+    """Format a value for people: JSON by lines, other text escaped, bytes in hexadecimal.
+
+    A long value is cut.
+    """
     if value is None:
         return "no value"
     try:
@@ -137,7 +137,10 @@ def value_text(value: bytes | None) -> str:
 
 
 def _indented(json: str) -> tuple[list[str], int]:
-    """The first lines of *json*, which is valid, a value in each; and how many more there are, which take no memory."""
+    """Return the first lines of valid *json*, one value in each, and the number of the others.
+
+    The others take no memory.
+    """
     lines, count, depth, before = [""], 1, 0, ""
     for token in _json_token.finditer(json):
         text = token[0]

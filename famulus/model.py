@@ -1,8 +1,8 @@
-"""What every event is: a typed record of something that happened, which names its topic and its key.
+"""Base class of events: a typed record of something that happened, with its topic and key.
 
-    class OrderCreated(Event, namespace="orders.OrderCreated", topic="order-events", key="customer_id"):
-        order_id: UUID
-        customer_id: UUID
+    class OrderCreated(Event, namespace="orders.OrderCreated", topic="order-events", key="id"):
+        id: UUID
+        amount: Decimal
 
 The namespace is the event's name on the wire: it is written out, so that moving a file changes no
 byte. The key decides the partition and so the order: events of one key are handled one after the
@@ -81,9 +81,9 @@ _FIXED = (
 
 
 def _hints_of(cls: type) -> dict[str, Any]:
-    """The annotations of *cls*, with what `Annotated` says.
+    """Return the annotations of *cls*, with the metadata of `Annotated`.
 
-    Raises TypeError that names an unknown one.
+    Raises TypeError, which names an unknown annotation.
     """
     try:
         return get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
@@ -100,7 +100,7 @@ def _place(cls: type) -> str:
 
 
 def _resolve(cls: type) -> None:
-    """Write the types that generic bases were given, as in `class Paid(Envelope[Money])`, into *cls*'s annotations."""
+    """Write the type arguments of generic bases, as in `Envelope[Money]`, into annotations."""
     given: dict[Any, Any] = {}
     for base in cls.__dict__.get("__orig_bases__", ()):
         parameters = getattr(get_origin(base), "__parameters__", ())
@@ -141,7 +141,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _take_factories(cls: type) -> dict[str, Callable[[], Any]]:
-    """The `default_factory` of every field of *cls* that is written with `dataclasses.field`."""
+    """Remove and return the `default_factory` of every field of *cls* that has one."""
     factories: dict[str, Callable[[], Any]] = {}
     for name in inspect.get_annotations(cls):
         value = cls.__dict__.get(name)
@@ -158,7 +158,7 @@ def _take_factories(cls: type) -> dict[str, Callable[[], Any]]:
 
 
 def _not_taken(hints: dict[str, Any]) -> str:
-    """The first field whose type Faust cannot work with, as part of a name."""
+    """Return the first field whose type Faust does not support, as part of a name."""
     for name, hint in hints.items():
         try:
             TypeExpression(_plain(hint)).as_function()
@@ -169,11 +169,11 @@ def _not_taken(hints: dict[str, Any]) -> str:
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
 class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
-    """Something inside an event, such as one line of an order.
+    """A part of an event, such as one line of an order.
 
-    A default that can be changed, such as a list, is copied for each new one;
-    `dataclasses.field(default_factory=...)` is understood as well. Class keyword: `sensitive` names
-    fields that are shown to nobody, such as `("email", "address")`.
+    A default that can be changed, such as a list, is copied for each new part;
+    `dataclasses.field(default_factory=...)` works as well. The class keyword `sensitive` names
+    fields that are never shown, such as `("email", "address")`.
     """
 
     __sensitive__: ClassVar[frozenset[str]] = frozenset()
@@ -187,7 +187,7 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
         sensitive: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
-        """*options* are those of faust.Record; enumerations among the fields are made from their values."""
+        """Take the *options* of faust.Record; enumerations are made from their values."""
         _resolve(cls)
         hints = _hints_of(cls)
         if unknown := set(sensitive) - hints.keys():
@@ -245,7 +245,7 @@ class Part(faust.Record, abstract=True, coerce=True, coercions=FROM_TEXT):
 
 
 def _number(prepare: Any, descriptor: Any, value: Any, *, coerce: bool | None = None) -> Any:
-    """A number from its text; other values stay as they are, so that writing them says what is wrong."""
+    """Parse a number; other values stay, so that the error of writing them names the fault."""
     return prepare(descriptor, value, coerce=coerce) if isinstance(value, str) else value
 
 

@@ -1,8 +1,8 @@
-"""Files and folders that must be ours: nobody else can have put them there, and no link leads out of them.
+"""Files and folders that must belong to this user, and must not be links.
 
-A link where we open a file for writing has us truncate whatever it leads to; one where we read a
-token has us take the token of whoever made the link. So the last part of such a path is never
-followed, and what is open is looked at.
+A link in the place of a file that is opened for writing would truncate its target; in the place of
+a token it would use a token of the link's maker. The last part of such a path is therefore never
+followed, and the open file is checked.
 """
 
 import errno
@@ -17,12 +17,10 @@ MADE_MODE = 0o600
 
 
 def open_owned(path: Path, flags: int, what: str) -> int:
-    """Open the file *path* of ours: a descriptor.
+    """Open the file *path*, which must belong to this user, and return its descriptor.
 
-    *what* names it in words. OSError when it cannot be opened.
-
-    Raises ConfigError for a link, for a file that has another name as well, for one of another
-    user, or that others may write.
+    *what* names it in errors. Raises OSError when it cannot be opened, ConfigError for a link, for
+    a file with another name as well, for one of another user, or one that others may write.
     """
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MADE_MODE)
@@ -43,10 +41,10 @@ def open_owned(path: Path, flags: int, what: str) -> int:
 
 
 def check_given(file: int, path: Path, what: str) -> None:
-    """Raise ConfigError unless the open *file*, which somebody names in the settings, is ours or root's.
+    """Raise ConfigError unless the open *file* from the settings belongs to this user or root.
 
-    It may be reached by links, as secrets of Kubernetes are, when these are ours or root's. Others
-    may not write it.
+    Links to it are allowed, as secrets of Kubernetes have them, if they belong to this user or
+    root. Others may not write it.
     """
     _check(os.fstat(file), path, what, owners={os.geteuid(), ROOT})
     link = path.lstat()
@@ -55,11 +53,9 @@ def check_given(file: int, path: Path, what: str) -> None:
 
 
 def make_folder(path: Path, what: str) -> None:
-    """Make the folder *path*, unless it is there, and have nobody but us look into it.
+    """Make the folder *path*, unless it exists, readable by this user only.
 
-    OSError when it cannot be.
-
-    Raises ConfigError for a link, and for a folder of another user.
+    Raises OSError when it cannot be made, ConfigError for a link, and for a folder of another user.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

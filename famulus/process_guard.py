@@ -1,8 +1,9 @@
-"""Ends what its parent started, however the parent ends: it reads a pipe whose other end only the parent holds.
+"""End the processes that the parent has started, however the parent ends.
 
-Run as a script, in a session of its own so that Ctrl-C does not reach it. Lines `+PID` and `-PID` say which processes
-it guards, `=SECONDS` how long they may take to end; the argument, if any, is a folder to remove. At the end of the pipe
-the parent is gone: SIGTERM, those seconds (5 unless told), SIGKILL.
+The script reads a pipe whose other end only the parent holds. A session of its own keeps Ctrl-C
+from it. Lines `+PID` and `-PID` say which processes it guards, `=SECONDS` how long they may take to
+end; the argument, if any, is a folder to remove. At the end of the pipe the parent is gone:
+SIGTERM, those seconds (5 unless set), SIGKILL.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ PATIENCE_S = 5.0
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Return True if the process exists."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -25,7 +26,7 @@ def is_alive(pid: int) -> bool:
 
 
 def end(pids: set[int], patience_s: float) -> None:
-    """End the processes, those that have not ended by themselves after *patience_s* the hard way."""
+    """End the processes, by SIGKILL those that have not ended after *patience_s* seconds."""
     for number, wait_s in (
         (signal.SIGCONT, 0.0),
         (signal.SIGTERM, patience_s),

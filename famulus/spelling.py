@@ -1,4 +1,4 @@
-"""How names are compared: `SaslSsl`, `SASL_SSL` and `sasl.ssl` are one."""
+"""Comparison of names: `SaslSsl`, `SASL_SSL` and `sasl.ssl` are the same."""
 
 import difflib
 import re
@@ -11,8 +11,8 @@ def plain(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of *known* that *name* most likely stands for, None when none is like it.
+    """Return the one of *known* that is most like *name*, None if none is.
 
-    Spelled as `plain` does.
+    Both are spelled as `plain` does.
     """
     return next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -1,8 +1,8 @@
-"""The standard streams of a process: no terminal obeys what is written, any encoding takes it, closed ones do no harm.
+"""Standard streams that are safe for terminals, for any encoding, and when closed.
 
-A stream that was closed (`>&-`) leaves its descriptor to whatever is opened next, such as a
-connection, into which texts would then go. So it is taken by something that cannot be read or
-written.
+A stream that was closed (`>&-`) leaves its descriptor to the next open file, such as a connection,
+into which texts would then go. The descriptor is therefore taken by something that cannot be read
+or written.
 """
 
 import io
@@ -18,14 +18,14 @@ NAMES = "standard input", "standard output", "standard error"
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads what we write any more, as behind `| head`. It is no fault."""
+    """The reader of an output has gone, as behind `| head`. This is no fault."""
 
 
 class SafeStream(io.TextIOWrapper):
-    """Standard output or error: whoever writes, what is not printable leaves as an escape, except line breaks and tabs.
+    """Standard output or error in which unprintable characters become escapes.
 
-    It is no terminal for those who would style their text by themselves. rich writes to what
-    `rich_proxied_file` is, where styles pass: `commands.out` sees to the texts inside of them.
+    Line breaks and tabs stay. The stream is no terminal for code that would style its text. rich
+    writes to `rich_proxied_file`, where styles pass: `cli.output` escapes the texts inside of them.
     """
 
     def __init__(self, descriptor: int, encoding: str) -> None:
@@ -82,7 +82,7 @@ class Styled:
         self._stream, self._is_terminal = stream, is_terminal
 
     def isatty(self) -> bool:
-        """Whether people look at it."""
+        """Return True if the stream is a terminal."""
         return self._is_terminal
 
     def write(self, text: str) -> int:
@@ -95,12 +95,12 @@ class Styled:
         self._stream.flush()
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._stream.fileno()
 
 
 def hold() -> None:
-    """Take the descriptors of streams that were closed, by something that cannot be used in their way."""
+    """Take the descriptors of closed streams by something that cannot be used."""
     for descriptor, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
             os.fstat(descriptor)

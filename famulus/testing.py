@@ -143,15 +143,15 @@ class RunningApp:
 def run_app(
     app: Famulus, *, module: str = "app", timeout_s: float = 60.0, **settings: str
 ) -> Iterator[RunningApp]:
-    """Run a worker of *app* on a Kafka until the block ends, with state and topics of its own.
+    """Run a worker of *app* on a Kafka until the block ends, with its own state and topics.
 
     The Kafka is the one that KAFKA_BOOTSTRAP_SERVERS names, else that of `faust -A app broker
     start`, else one that is started here and ends with the block; its first start downloads Kafka.
-    *module* is what `faust -A` names. *settings* are environment variables of the worker, such as
+    *module* is the name for `faust -A`. *settings* are environment variables of the worker, such as
     `WORKER__CONCURRENCY="1"`.
 
-    Raises UnavailableError when the worker is not ready within *timeout_s* seconds, with its last
-    words.
+    Raises UnavailableError when the worker is not ready within *timeout_s* seconds, with the line
+    of its log that explains why.
     """
     app.finalize()
     app.discover()

@@ -1,4 +1,4 @@
-"""What is wrong with a house before anything starts: one line each, with the cure."""
+"""Checks of a project before anything starts: one line for each fault, with the cure."""
 
 from collections.abc import Iterable, Mapping
 
@@ -41,7 +41,7 @@ def validate_handlers(
 
 
 def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
-    """A setting for a type that nobody handles would be silently ignored."""
+    """Refuse settings for a type without a handler, which would silently be ignored."""
     known = {
         plain(event_type.__name__): event_type.__name__ for event_type in dispatcher.event_types
     }
@@ -57,7 +57,7 @@ def _check_message_types(dispatcher: Dispatcher, kafka: KafkaConfig) -> None:
 
 
 def _check_identity(subscription: Subscription, handlers: Iterable[Handler]) -> None:
-    """A field that no type has would make every event one that is known by its id alone."""
+    """Refuse an identity field that no type has: each event would be known by its id alone."""
     dedupe = subscription.options.dedupe
     types = {handler.event_type for handler in handlers}
     if dedupe is None or not isinstance(dedupe.identity, FieldIdentity) or not types:
@@ -75,7 +75,7 @@ def _check_identity(subscription: Subscription, handlers: Iterable[Handler]) -> 
 
 
 def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:
-    """Polling goes on while an event waits, but what it holds up for longer than that belongs into retry topics."""
+    """Refuse waits in the lane beyond MaxPollIntervalMs: they belong into retry topics."""
     for handler in handlers:
         total_s = handler.policy.retry.total_s
         if total_s > poll_s:
@@ -87,7 +87,7 @@ def _check_waits(handlers: Iterable[Handler], poll_s: float) -> None:
 
 
 def _check_retry_topics(handlers: Iterable[Handler], subscription: Subscription) -> None:
-    """All that wait in one retry topic wait equally long, else the first one would hold up the others."""
+    """Refuse different waits in one retry topic: the first event would hold up the others."""
     waits: dict[int, tuple[float, str]] = {}
     for handler in handlers:
         if handler.policy.delays_s and subscription.options.on_dead_letter == "sequence":

@@ -29,12 +29,12 @@ POISON_RATIO = 0.95  # of all: so many of them are no accidents of single sender
 
 
 def topic_of(event_type: type[Event]) -> str:
-    """The topic that the events of a type stand in, as models say it."""
+    """Return the topic of an event type, as models name it."""
     return str(cast(Any, event_type).__topic__)  # Any: models are known by shape
 
 
 def types_of(subscription: Subscription, dispatcher: Dispatcher) -> list[type[Event]]:
-    """The handled types of events of one topic."""
+    """Return the handled event types of one topic."""
     return [t for t in dispatcher.event_types if topic_of(t) == subscription.name]
 
 
@@ -44,9 +44,10 @@ def handlers_of(subscription: Subscription, dispatcher: Dispatcher) -> list[Hand
 
 
 def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
-    """For how long the state of each topic (as on the cluster) recognises its events, seconds; None: it does not.
+    """Return for each topic how long its state recognises events, in seconds.
 
-    Topics without any state are left out.
+    None stands for no deduplication. Topics are named as on the cluster; those without state are
+    left out.
     """
     dedupes = {s.topic_name: s.options.dedupe for s in subscriptions if s.state_topic is not None}
     return {topic: None if of is None else of.longest_ms / 1000 for topic, of in dedupes.items()}
@@ -55,14 +56,14 @@ def remembers_s(subscriptions: Iterable[Subscription]) -> dict[str, float | None
 def decoder_of(
     settings: Settings, subscription: Subscription, dispatcher: Dispatcher
 ) -> EventTypes:
-    """What decodes the events of one topic, within the limits of size."""
+    """Build the decoder of the events of one topic, with the size limits."""
     consumer = settings.kafka.consumer_config
     sizes = Sizes(consumer.max_value_bytes, consumer.max_headers)
     return EventTypes(subscription.name, types_of(subscription, dispatcher), sizes)
 
 
 def limits_of(settings: Settings) -> Limits:
-    """What one partition may hold and have at work."""
+    """Return the limits of one partition: events in flight, records and bytes."""
     worker = settings.worker
     return Limits(
         lanes=worker.partition_concurrency or worker.concurrency,
@@ -80,9 +81,9 @@ def policy_of(
     retry_topics: Sequence[str | float],
     timeout_s: float | None,
 ) -> Policy:
-    """How a handler of *event_type* fails: as its code *asked*, unless the settings of that type say otherwise.
+    """Return the policy of a handler: that of its code, overridden by the settings of its type.
 
-    Raises ConfigError for a wait in retry topics that is none.
+    Raises ConfigError for a wrong wait in retry topics.
     """
     usual, own = settings.failures, settings.kafka.message_type(event_type.__name__)
     try:
@@ -108,7 +109,7 @@ def build_state_manager(  # all that it joins
     *,
     is_fenced: bool,
 ) -> PartitionStateManager:
-    """What opens and closes what the partitions of a worker remember."""
+    """Build the manager that opens and closes the state of partitions."""
     state = settings.state
     reader = LogReader(lambda: log_consumer(settings.kafka))
     return PartitionStateManager(
@@ -138,7 +139,7 @@ def build_pipeline(  # all that it joins
     redelivery_topics: Sequence[str],
     now_ms: Callable[[], int],
 ) -> Pipeline:
-    """What carries the events of one subscription."""
+    """Build the pipeline of one subscription."""
     options, dead, topic = subscription.options, settings.dead_letter, subscription.topic_name
     flood = Breaker(dead.flood_run, 1, dead.flood_ratio, dead.flood_window_s, dead.flood_run)
     poison = Breaker(dead.poison_run, 1, POISON_RATIO, dead.flood_window_s, dead.poison_run)

@@ -1,7 +1,6 @@
-"""`make audit`: known faults of the locked packages, without those that somebody has looked at and put off.
+"""`make audit`: known faults of the locked packages, without those that were deferred.
 
-What is put off stands in deploy/audit.toml with its reason and the day on which it ends, so none is
-forgotten.
+A deferred fault stands in deploy/audit.toml with its reason and an expiry date.
 """
 
 import json
@@ -24,10 +23,10 @@ KNOWN_BAD = "jinja2==2.4.1"  # with faults that every database has known for yea
 
 
 def ignored(file: Path, today: date) -> list[str]:
-    """The ids of the faults that are put off in *file*.
+    """Return the ids of the faults that *file* defers.
 
-    Raises ConfigError for one without id, reason or day, for one whose day has come, and for a file
-    that is no TOML.
+    Raises ConfigError for an entry without id, reason or date, for an expired one, and for a file
+    that is not TOML.
     """
     try:
         entries = tomllib.loads(file.read_text("utf-8")).get("ignore", [])
@@ -51,7 +50,10 @@ def ignored(file: Path, today: date) -> list[str]:
 
 
 def knows_faults(report: str) -> bool:
-    """Whether pip-audit's JSON *report* on `KNOWN_BAD` names a fault: an index may answer and know of none at all."""
+    """Return True if pip-audit's JSON *report* on `KNOWN_BAD` names a fault.
+
+    An index may answer without knowing any faults.
+    """
     with suppress(ValueError, AttributeError):
         return any(package.get("vulns") for package in json.loads(report)["dependencies"])
     return False
@@ -63,7 +65,7 @@ def _look(file: str, *options: str, **run: Any) -> "subprocess.CompletedProcess[
 
 
 def check_database() -> None:
-    """Raise UnavailableError when no database of faults can be asked, or when it does not know an old one."""
+    """Raise UnavailableError when no database of faults answers, or it lacks a well-known fault."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(KNOWN_BAD)
         file.flush()

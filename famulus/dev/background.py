@@ -1,8 +1,7 @@
-"""A broker in the background, for as long as you like, and the way to whatever broker there is.
+"""A broker in the background that outlives its command, and the choice of a broker for one use.
 
-`faust -A app broker start|stop|status` is this file's face. What runs is written down in a file of
-the user's state folder; a process is ours when its id and its start time are the ones written
-there, so a recycled id is never ended.
+`faust -A app broker start|stop|status` is the command. The process is noted in a file of the user's
+state folder, by its id and its start time, so that a process with a recycled id is never ended.
 """
 
 import json
@@ -33,7 +32,7 @@ class Running:
 
 @dataclass(frozen=True)
 class InUse:
-    """A broker to use. *is_embedded* says that it was started for this use and ends with it."""
+    """A broker to use. With *is_embedded* it was started for this use and ends with it."""
 
     bootstrap_servers: str
     is_embedded: bool
@@ -65,7 +64,7 @@ def start_background(port: int = 9092, data_dir: Path | None = None) -> Running:
 
 
 def stop_background() -> Running | None:
-    """End the background broker and return what it was, None when none ran. Its data is kept."""
+    """End the background broker and return it, None when none ran. Its data is kept."""
     there = running()
     if there is not None:
         process = psutil.Process(there.pid)
@@ -79,7 +78,7 @@ def stop_background() -> Running | None:
 
 
 def running() -> Running | None:
-    """The background broker, None when there is none; what a reboot or a crash left behind is forgotten."""
+    """Return the background broker, None if there is none; forget a process that has died."""
     file = _state_file()
     with suppress(OSError, ValueError, TypeError, psutil.Error):
         written = Running(**json.loads(file.read_text("utf-8")))
@@ -95,7 +94,7 @@ def running() -> Running | None:
 
 @contextmanager
 def broker_for_use() -> Iterator[InUse]:
-    """Whatever broker there is: `KAFKA_BOOTSTRAP_SERVERS`, else the background one, else one for this use alone."""
+    """Yield a broker: `KAFKA_BOOTSTRAP_SERVERS`, else the background one, else a new one."""
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield InUse(servers, is_embedded=False)
     elif (there := running()) is not None:

@@ -1,10 +1,10 @@
-"""A real Apache Kafka for development and tests: one Java process for each node, no Docker, no Java of yours.
+"""A real Apache Kafka for development and tests: a Java process for each node, without Docker.
 
     with Broker() as broker:
         connect(broker.bootstrap_servers)
 
-It ends with the process that started it, however that ends (see process_guard.py). Three nodes make
-a cluster for fault tests.
+The processes end with the process that started them, also when that is killed, see `process_guard`.
+Three nodes make a cluster for fault tests.
 """
 
 import base64
@@ -122,7 +122,7 @@ class Broker:
             raise
 
     def restart(self, node: Node) -> None:
-        """Start a node again with its data and on its port; one that still runs is stopped first."""
+        """Start a node again with its data and its port; a running one is stopped first."""
         self._end([node])
         self._spawn(node)
         self._wait_ready([node], alive=1)

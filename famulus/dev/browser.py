@@ -1,4 +1,4 @@
-"""A headless browser, for the tests of the console and its pictures: the system's Chromium, driven by Playwright."""
+"""A headless browser for tests and pictures of the console: Chromium, driven by Playwright."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MISSING = "chromium is missing: apt-get install chromium"
 
 
 def is_installed() -> bool:
-    """Whether there is a Chromium on this machine."""
+    """Return True if Chromium is installed on this machine."""
     return shutil.which("chromium") is not None
 
 
@@ -35,7 +35,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def log_in(page: Page, url: str, token: str) -> None:
-    """Begin a session at the worker whose web face is at *url*; *page* shows its console then."""
+    """Begin a session at the worker whose web server is at *url*; *page* shows its console then."""
     page.goto(f"{url}/login")
     page.get_by_label("Token").fill(token)
     page.get_by_role("button", name="Log in").click()

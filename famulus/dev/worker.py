@@ -1,4 +1,4 @@
-"""A worker process under control: what the demo and the tests start, ask over HTTP, stop and kill."""
+"""A worker process for demo and tests: start it, ask it over HTTP, stop or kill it."""
 
 import json
 import os
@@ -79,7 +79,7 @@ class WorkerProcess:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """The exit code, None while it runs."""
+        """Return the exit code, None while the process runs."""
         return self._process.poll() if self._process is not None else None
 
     def wait_exit(self, timeout_s: float) -> int:
@@ -121,7 +121,7 @@ class WorkerProcess:
             )
 
     def last_words(self) -> str:
-        """The line of its log that says best why it ended, and where a copy of the log is kept."""
+        """Return the line of the log that explains the end best, and where a copy is kept."""
         text = self.log.read_text("utf-8", "replace")
         kept = Path(tempfile.gettempdir(), "famulus-worker.log")
         kept.write_text(text, "utf-8")
@@ -130,9 +130,9 @@ class WorkerProcess:
         return f"{(errors or lines or ['nothing'])[-1]} (log: {kept})"
 
     def get(self, path: str) -> Any:  # Any: JSON
-        """What the web view at *path* answers.
+        """Return the JSON at *path* of the web server.
 
-        Raises OSError when it does not (HTTPError is one).
+        Raises OSError (HTTPError is one) for another status than 200.
         """
         # Our own http URL.
         with urllib.request.urlopen(self.request(path), timeout=30) as response:  # noqa: S310
@@ -141,7 +141,7 @@ class WorkerProcess:
     def request(
         self, path: str, token_file: str = READ_FILE, method: str = "GET"
     ) -> urllib.request.Request:
-        """A request for the web view at *path*, with the token that the worker made; without one before it did so."""
+        """Make a request for *path* with the worker's token, without one before it exists."""
         headers = {}
         with suppress(OSError):
             headers["Authorization"] = (
@@ -156,7 +156,7 @@ class WorkerProcess:
         return self._cwd / self.environment.get("WORKER__DATADIR", "data")
 
     def answer(self, path: str) -> tuple[int, Any]:
-        """Status and JSON of the web view at *path*, whatever the status."""
+        """Return status and JSON at *path*, also of an error."""
         try:
             return 200, self.get(path)
         except urllib.error.HTTPError as error:

@@ -44,9 +44,9 @@ class RunningWorkers:
         )
 
     def get(self, path: str) -> list[dict[str, Any]]:
-        """What they say about the subscriptions, the only *path* there is, with their counts of duplicates added up.
+        """Return the subscriptions of all workers, with their duplicates added up.
 
-        Raises OSError when one does not answer.
+        No other *path* is known. Raises OSError when a worker does not answer.
         """
         assert path == "/subscriptions/"
         duplicates: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class RunningWorkers:
         return rows
 
     def check(self) -> None:
-        """Raise UnavailableError when one of them does not answer, or has an event in hand for too long."""
+        """Raise UnavailableError when a worker does not answer, or has a stuck event."""
         for worker in self._workers:
             try:
                 worker.get("/livez")
@@ -76,5 +76,5 @@ class RunningWorkers:
                 ) from None
 
     def last_words(self) -> str:
-        """What they would say."""
+        """Return a hint: the logs of these workers are elsewhere."""
         return "look at their logs"

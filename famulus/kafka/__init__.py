@@ -1,1 +1,1 @@
-"""How every client of ours gets into the cluster: encrypted, logged in, and told plainly when it is not let in."""
+"""Access to the cluster outside of the data path: clients, administration, groups, lag."""

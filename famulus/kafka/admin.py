@@ -1,4 +1,4 @@
-"""Whether a worker can do its work at all, asked before it starts: the cluster, the topics, the web port."""
+"""Administration: topics, their creation, and the checks before a worker starts."""
 
 import asyncio
 import socket
@@ -42,17 +42,17 @@ REFUSALS = (
 async def partitions_of(
     settings: KafkaConfig, topics: Iterable[str], timeout_s: float
 ) -> dict[str, int]:
-    """How many partitions each of *topics* (names as on the cluster) has; a missing topic is left out.
+    """Return the partition counts of *topics* (cluster names); missing topics are left out.
 
-    Raises UnavailableError when no broker answers within *timeout_s*, AccessError when we may not
-    ask for one.
+    Raises UnavailableError when no broker answers within *timeout_s* seconds, AccessError when a
+    right is missing.
     """
     async with admin_of(settings, timeout_s) as admin:
         return await _partitions_of(admin, topics)
 
 
 async def topics_there(settings: KafkaConfig, names: Collection[str], timeout_s: float) -> Topics:
-    """What the topics *names* are now, with their ids. Raises as `partitions_of` does."""
+    """Return the topics *names* with their ids. Raises as `partitions_of` does."""
     async with admin_of(settings, timeout_s) as admin:
         return await topics_of(admin._client, names, timeout_s)
 
@@ -74,23 +74,23 @@ async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> d
 async def topics_like(
     settings: KafkaConfig, is_meant: Callable[[str], bool], timeout_s: float
 ) -> dict[str, int]:
-    """How many partitions each topic of the cluster has whose name *is_meant*, of those that we may look at.
+    """Return the partition counts of the visible topics whose name *is_meant*.
 
-    Raises UnavailableError as `partitions_of`.
+    Raises UnavailableError as `partitions_of` does.
     """
     async with admin_of(settings, timeout_s) as admin:
         return await _partitions_of(admin, filter(is_meant, await admin.list_topics()))
 
 
 def not_allowed(what: str) -> AccessError:
-    """The error that says that an ACL is missing for *what* we would do."""
+    """Return the error for a missing right to do *what*."""
     return AccessError(
         f"the cluster does not let us {what}: `faust -A app acls` prints the rights that are needed"
     )
 
 
 def refusal_of(what: str, code: int, message: str | None) -> OperatingError:
-    """The error that says why *what* we would do was refused."""
+    """Return the error for a refusal of *what* by the cluster."""
     error = for_code(code)
     if issubclass(error, REFUSALS):
         return not_allowed(what)
@@ -103,11 +103,11 @@ async def create_topics(
     timeout_s: float,
     configs: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Create those of *topics* (name -> partitions) that are missing, with *configs*, and return their names.
+    """Create the missing ones of *topics* (name -> partitions) with *configs*; return their names.
 
-    The others stay as they are. Raises UnavailableError when no broker answers within *timeout_s*,
-    AccessError when we may not create one, ConfigError when the cluster refuses it for another
-    reason.
+    Existing topics stay unchanged. Raises UnavailableError when no broker answers within
+    *timeout_s* seconds, AccessError when a right is missing, ConfigError when the cluster refuses
+    for another reason.
     """
     there = await ensure_topics(settings, topics, timeout_s, dict.fromkeys(topics, configs or {}))
     return sorted(topics.keys() - there.keys())
@@ -119,7 +119,10 @@ async def ensure_topics(
     timeout_s: float,
     configs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
-    """The same for topics with *configs* of their own, in one go: the partitions of those that were there before."""
+    """Create missing topics, each with *configs* of its own, in one request.
+
+    Returns the partitions of those that existed before. Raises as `create_topics` does.
+    """
     async with admin_of(settings, timeout_s) as admin:
         there = await _partitions_of(admin, topics)
         new = [
@@ -145,7 +148,7 @@ async def ensure_topics(
 
 
 async def _are_led(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> bool:
-    """Whether the broker that is asked knows all *topics* and a leader for each of their partitions."""
+    """Return True if the broker knows *topics* and a leader of each of their partitions."""
     described = await admin.describe_topics(sorted(topics))
     return all(
         not topic["error_code"]
@@ -158,9 +161,10 @@ async def _are_led(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> bool:
 async def look_for(
     settings: KafkaConfig, topics: Iterable[str], timeout_s: float
 ) -> dict[str, int]:
-    """The same as `partitions_of`, looked for again while one is missing: it may have been made just now.
+    """Return partition counts as `partitions_of` does, and ask again while a topic is missing.
 
-    After some seconds, or *timeout_s*, it is missing. Raises as `partitions_of`.
+    A topic that was just created may take a moment to be seen. Gives up after some seconds, at most
+    *timeout_s*. Raises as `partitions_of` does.
     """
     names = set(topics)
     there = await partitions_of(settings, names, timeout_s)
@@ -173,7 +177,10 @@ async def look_for(
 
 
 def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:
-    """With what a dead letter topic is created: kept so long from its writing, with room for an event and headers."""
+    """Return the configuration of a new dead letter topic.
+
+    Records are kept from the time they are written, and have room for an event and its headers.
+    """
     return {
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
@@ -240,7 +247,7 @@ async def prepare_state_topics(
 
 
 def changed_number(changelog: str, wanted: int, there: int) -> ConfigError:
-    """The error that says that a changelog has another number of partitions than its source."""
+    """Return the error for a changelog whose partition count differs from its source's."""
     return ConfigError(
         f"the source of {changelog} has {wanted} partitions, the state {there}: the number was "
         "changed, so "
@@ -253,11 +260,11 @@ def changed_number(changelog: str, wanted: int, there: int) -> ConfigError:
 async def prepare_redelivery_topics(
     settings: KafkaConfig, topics: Mapping[str, int], retention_h: float, timeout_s: float
 ) -> None:
-    """Create the topics through which records come back to the group (name -> partitions of the source), if missing.
+    """Create the missing retry and redrive topics (name -> partitions of the source).
 
-    One whose source has got more partitions gets more, too: records say themselves to which one
-    they come back. Raises ConfigError when one has more partitions than its source,
-    UnavailableError as `create_topics`.
+    An existing topic gets more partitions if its source has more: each record names the partition
+    to return to. Raises ConfigError when one has more partitions than its source, UnavailableError
+    as `create_topics` does.
     """
     configs = {
         "retention.ms": str(round(retention_h * 3_600_000)),
@@ -293,7 +300,7 @@ async def delete_topics(settings: KafkaConfig, prefix: str, timeout_s: float) ->
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise ConfigError when nobody can listen on *host*:*port*."""
+    """Raise ConfigError when *host*:*port* cannot be listened on."""
     try:
         with socket.create_server((host, port)):
             pass
@@ -306,10 +313,9 @@ def check_port(host: str, port: int) -> None:
 
 @asynccontextmanager
 async def admin_of(settings: KafkaConfig, timeout_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client for a few calls that must end within *timeout_s*.
+    """Yield an admin client for a few calls that must end within *timeout_s* seconds.
 
-    Raises UnavailableError when no broker answers, AccessError when one does not let us in, or do
-    what we ask for.
+    Raises UnavailableError when no broker answers, AccessError when a login or a right is refused.
     """
     try:
         with silenced():

@@ -1,25 +1,25 @@
-"""How a consumer group gets on with a partition, from a window of looks at it. Pure.
+"""State of a consumer group on a partition, judged from a window of samples. Pure.
 
-The states and their rules are those of Burrow, LinkedIn's lag monitor: no threshold of lag that
-somebody has to choose, but what the committed offsets and the lag did meanwhile
+The states and their rules are those of Burrow, LinkedIn's lag monitor: no threshold of lag, but the
+movement of committed offsets and lag
 (https://github.com/linkedin/Burrow/wiki/Consumer-Lag-Evaluation-Rules, and
 `core/internal/evaluator/caching.go` there):
 
-1. without lag now, all is ok;
-2. *stopped*: the last commit is longer ago than the window's commits lie apart, and the group had not caught up with
-   any end of the log in the window;
-3. without lag at any commit in the window, all is ok;
-4. *rewind*: a commit went back, and what was committed before has not been reached again;
-5. *stalled*: every commit in the window says the same offset;
-6. *warning*: the lag never became less from one commit to the next;
-7. else the group catches up: ok.
+    1. no lag now: ok;
+    2. *stopped*: the last commit is older than the window's commits lie apart, and the group
+       never reached an end of the log in the window;
+    3. no lag at any commit in the window: ok;
+    4. *rewind*: a commit went back, and the earlier position has not been reached again;
+    5. *stalled*: every commit in the window has the same offset;
+    6. *warning*: the lag never became less from one commit to the next;
+    7. else the group catches up: ok.
 
-Three things differ. Burrow reads the commits themselves; from outside one sees offsets that move.
-So a look counts as a commit when the offset moved, and also while the group has members, who would
-commit if they got on: what does not move there is stalled, and stopped is where nobody is left. And
-a window that is shorter than `JUDGED_S` says nothing where these rules speak of a time without
-progress: the members may just not have committed yet. And a group that has read all before a
-transaction that is open cannot get on, and nobody in it can help: that is a warning, not stalled.
+Three rules differ. Burrow reads the commits themselves; this module sees offsets that move. A
+sample counts as a commit when the offset moved, and also while the group has members, which would
+commit if they made progress: unmoved offsets are stalled then, and stopped is for a group without
+members. A window shorter than `JUDGED_S` gives no state where the rules need a time without
+progress: the members may just not have committed yet. A group that has read everything before an
+open transaction cannot make progress by itself: that is a warning, not stalled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ JUDGED_S = 10.0  # twice the interval of commits that Kafka's own clients have
 
 
 class State(StrEnum):
-    """How it gets on."""
+    """State of a group on a partition."""
 
     OK = "ok"
     WARNING = "warning"
@@ -42,17 +42,17 @@ class State(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether it does not get on at all: Burrow's status ERR."""
+        """Return True for a state without progress: Burrow's status ERR."""
         return self in (State.REWIND, State.STALLED, State.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
 class LagSample:
-    """A partition as it was *at_s* (seconds, of any clock): its log from *begin* up to *end*.
+    """A sample of a partition *at_s* (seconds of any clock), with its log from *begin* to *end*.
 
-    *committed* is the offset that the group reads next, None without a commit: then it reads from
-    the beginning. *is_held* says that the group has members, *is_held_up* that all which it has not
-    read stands behind a transaction of somebody else that is open.
+    *committed* is the next offset of the group, None without a commit: then it reads from the
+    beginning. *is_held* means that the group has members, *is_held_up* that all unread records are
+    behind an open transaction of another client.
     """
 
     at_s: float
@@ -64,7 +64,7 @@ class LagSample:
 
     @property
     def position(self) -> int:
-        """The offset of the next record that the group can get; the end when there is none."""
+        """The offset of the next record that the group can read; the end if there is none."""
         return min(
             max(self.begin if self.committed is None else self.committed, self.begin), self.end
         )
@@ -76,12 +76,12 @@ class LagSample:
 
     @property
     def deleted(self) -> int:
-        """Records that the log has lost before the group read them: it had committed below the beginning."""
+        """The number of records that were deleted before the group read them."""
         return 0 if self.committed is None else max(self.begin - self.committed, 0)
 
     @property
     def ahead(self) -> int:
-        """How far the commit is above the end, as when the topic was made anew."""
+        """The distance of the commit above the end, as when the topic was created again."""
         return 0 if self.committed is None else max(self.committed - self.end, 0)
 
     @property
@@ -92,14 +92,14 @@ class LagSample:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What came and what was read, records per second."""
+    """Records per second that arrived and were consumed."""
 
     arrived: float
     consumed: float
 
 
 def kept(window: Sequence[LagSample], look: LagSample) -> list[LagSample]:
-    """The window with one look more, without those at its beginning that nobody needs any more."""
+    """Append a sample to the window, and drop those at its beginning that are not needed."""
     looks = [*window, look]
     while len(looks) > LOOKS and look.at_s - looks[1].at_s >= JUDGED_S:
         del looks[0]
@@ -107,7 +107,7 @@ def kept(window: Sequence[LagSample], look: LagSample) -> list[LagSample]:
 
 
 def state_of(window: Sequence[LagSample]) -> State | None:
-    """The state by the window, which has a look; None: the window is too short to say."""
+    """Return the state by a window of at least one sample; None if it is too short."""
     now, commits = window[-1], _commits(window)
     if now.lag == 0:
         return State.OK
@@ -121,9 +121,9 @@ def state_of(window: Sequence[LagSample]) -> State | None:
 
 
 def rates_of(window: Sequence[LagSample]) -> Rates | None:
-    """The rates over the window; None when it has but one look.
+    """Return the rates over the window; None for a window of one sample.
 
-    A log or a group that went back counts as still.
+    A log or a group that went back counts as unmoved.
     """
     first, last = window[0], window[-1]
     seconds = last.at_s - first.at_s
@@ -135,7 +135,7 @@ def rates_of(window: Sequence[LagSample]) -> Rates | None:
 
 
 def eta_s_of(lag: int, rates: Rates | None) -> float | None:
-    """In how many seconds nothing is left, if both rates stay; None: never, or nobody knows."""
+    """Return the seconds until the lag is zero at the present rates; None for never or unknown."""
     if lag == 0:
         return 0.0
     if rates is None or rates.consumed <= rates.arrived:
@@ -144,15 +144,15 @@ def eta_s_of(lag: int, rates: Rates | None) -> float | None:
 
 
 def worst(states: Iterable[State | None]) -> State | None:
-    """The state of a group by its partitions' states; ok when it has none."""
+    """Return the worst of the states of partitions; ok for none."""
     order = [State.OK, None, State.WARNING, State.REWIND, State.STALLED, State.STOPPED]
     return max(states, key=order.index, default=State.OK)
 
 
 def _commits(window: Sequence[LagSample]) -> list[LagSample]:
-    """The looks that count as commits.
+    """Return the samples that count as commits.
 
-    The first does: something was committed there at some time.
+    The first one does: a commit was made at some time before.
     """
     moved = [
         after for before, after in pairwise(window) if after.is_held or after.mark != before.mark
@@ -161,7 +161,7 @@ def _commits(window: Sequence[LagSample]) -> list[LagSample]:
 
 
 def _of_progress(commits: Sequence[LagSample], seen_s: float) -> State | None:
-    """The state where there was always lag, and no commit that is still taken back."""
+    """Return the state of a group that always had lag and has not been rewound."""
     if any(after.lag < before.lag for before, after in pairwise(commits)):
         return State.OK
     if seen_s < JUDGED_S:

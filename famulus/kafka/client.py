@@ -1,7 +1,4 @@
-"""The one place that says how an aiokafka client reaches the cluster.
-
-Every client of ours is made with it.
-"""
+"""Connection options of every aiokafka client in the process."""
 
 import logging
 from typing import Any
@@ -15,10 +12,9 @@ from famulus.kafka.tls import context_of
 
 
 def client_options(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
-    """The keyword arguments that producers, consumers and admin clients have in common: where, how, as whom.
+    """Return the keyword arguments that producers, consumers and admin clients share.
 
-    Certificates are read anew for each client, so a new one is used from the next start on. Raises
-    ConfigError when a file cannot be read.
+    Certificates are read again for each client. Raises ConfigError when a file cannot be read.
     """
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
@@ -40,7 +36,7 @@ PRIVATE = "SaslAuthenticate", "Produce", "Fetch"  # a password or a token; event
 
 
 def _hide_bytes(record: logging.LogRecord) -> bool:
-    """Have aiokafka's debug log not show the bytes of a login, which are the password, nor those of events."""
+    """Hide the bytes of logins and of events in aiokafka's debug log."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             type(arg).__name__ if type(arg).__name__.startswith(PRIVATE) else arg

@@ -1,6 +1,6 @@
-"""What an error of the client or of the system means that ends a worker: its cause, its cure and its exit code.
+"""Meaning of client and system errors that end a worker: cause, cure and exit code.
 
-An error that people bring about, or brokers, is told as that. What is left is a bug of ours.
+An error without a meaning here is a bug of the engine.
 """
 
 import errno
@@ -324,9 +324,9 @@ OURS = frozenset(
 
 
 def fault_of(error: BaseException) -> OperatingError | None:
-    """Return what *error* means to whoever runs the worker, with its exit code.
+    """Return the operating error that *error* means, with its exit code.
 
-    None when it is a bug of ours.
+    None stands for a bug of the engine.
     """
     if isinstance(error, OperatingError):
         return error

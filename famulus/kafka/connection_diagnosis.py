@@ -1,7 +1,7 @@
-"""Why a broker does not let us in. aiokafka logs it and says that it cannot connect, as if nobody had answered.
+"""Diagnosis of failed connections. aiokafka only logs why a broker refuses a client.
 
-So after a failure we knock ourselves: what is wrong with a login or a certificate stays wrong,
-which is said at once, while a broker that is only away may come back.
+After a failure this module connects by itself: a wrong login or certificate stays wrong and is
+reported at once, while a broker that is down may come back.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
 
 
 async def why_refused(settings: KafkaConfig) -> OperatingError | None:
-    """What keeps us out, None when nothing does: then brokers are away, or were for a moment.
+    """Return why brokers refuse this client; None if they are down, or were for a moment.
 
     Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may
-    be others.
+    differ.
     """
     if settings.security_protocol == "PLAINTEXT":
         return None
@@ -55,7 +55,7 @@ async def why_refused(settings: KafkaConfig) -> OperatingError | None:
 
 
 async def why_away(settings: KafkaConfig) -> str:
-    """In words, why no broker of `BootstrapServers` can be talked to; empty when one can, by now."""
+    """Return why no broker of `BootstrapServers` can be reached; empty if one can be now."""
     arguments = client_options(settings)
     addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
     found = await asyncio.gather(
@@ -78,7 +78,7 @@ async def _why(host: str, port: int, arguments: dict[str, Any], settings: KafkaC
 
 
 def _reason(error: BaseException, settings: KafkaConfig) -> str:
-    """What an error of a connection means, empty where a cause of it may say more."""
+    """Return the meaning of a connection error, empty if its cause may tell more."""
     protocol, text, reason = (
         f"Kafka.SecurityProtocol is {settings.security_protocol}",
         str(error),
@@ -132,10 +132,7 @@ async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[
 
 
 def _explained(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
-    """The line for the person who starts us.
-
-    Never with a secret, and never with a text of somebody else's.
-    """
+    """Return the error as a line for operators, without secrets and without foreign text."""
     for cause in _causes(error):
         explain = _about_tls if isinstance(cause, ssl.SSLError) else _about_login
         if (refused := explain(cause, settings, address)) is not None:

@@ -1,9 +1,8 @@
-"""What a compressed batch of records may unpack to, whoever reads it: 500 KB may be 500 MB, or gigabytes, of zeros.
+"""Limits on decompression: 500 KB may unpack to 500 MB, or gigabytes, of zeros.
 
-aiokafka unpacks as much as there is, with the functions that its compiled parsers hold by name, so
-those are replaced. A batch that would be larger is refused before its memory is taken, and one that
-cannot be unpacked at all is refused the same way: both are a CorruptRecordException, which whoever
-reads has to expect anyway.
+aiokafka unpacks without a limit, with functions that its compiled parsers hold by name, so those
+are replaced. A batch that would be larger is refused before its memory is allocated, as is one that
+cannot be unpacked: both raise CorruptRecordException, which every reader has to expect.
 """
 
 import gzip
@@ -41,7 +40,7 @@ def set_limit(bytes_max: int) -> None:
 
 
 def ungzip(packed: bytes) -> bytes:
-    """What *packed* was before gzip. Raises CorruptRecordException, as all of these."""
+    """Unpack gzip. Raises CorruptRecordException, as all of these functions do."""
     if len(packed) * GZIP_RATIO <= _limit[0]:
         return bytes(codec.gzip_decode(packed))
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
@@ -49,9 +48,9 @@ def ungzip(packed: bytes) -> bytes:
 
 
 def unsnap(packed: bytes) -> bytes:
-    """The same for snappy, with or without Java's blocks around it.
+    """Unpack snappy, with or without Java's blocks around it.
 
-    What it says of its size is allocated at once.
+    The size that it claims is allocated at once, so it is checked first.
     """
     if not codec._detect_xerial_stream(packed):
         _check(cramjam.snappy.decompress_raw_len(packed))
@@ -69,19 +68,19 @@ def unsnap(packed: bytes) -> bytes:
 
 
 def unlz4(packed: bytes) -> bytes:
-    """The same for LZ4."""
+    """Unpack LZ4."""
     if len(packed) * LZ4_RATIO <= _limit[0]:
         return bytes(cramjam.lz4.decompress(packed))
     return _into(cramjam.lz4.decompress_into, packed)
 
 
 def unzstd(packed: bytes) -> bytes:
-    """The same for Zstandard, which packs any number of zeros into a few bytes."""
+    """Unpack Zstandard, which packs any number of zeros into a few bytes."""
     return _into(cramjam.zstd.decompress_into, packed)
 
 
 def _into(unpack: Callable[[bytes, bytearray], int], packed: bytes) -> bytes:
-    """Unpack into a buffer that is made larger until it is enough, or has reached the limit."""
+    """Unpack into a buffer that grows until it is large enough, or reaches the limit."""
     room = max(ROOM_BYTES, len(packed) * ROOM_RATIO)
     while True:
         buffer = bytearray(min(room, _limit[0]))

@@ -1,9 +1,6 @@
-"""What may be wrong with a worker's surroundings, judged from facts that somebody else gathered.
+"""Rules of the doctor: faults of topics and machine, judged from gathered facts. Pure.
 
-Pure.
-
-An *error* keeps the worker from starting or loses something that it promises; a *warning* is what
-people regret later.
+An *error* keeps the worker from starting or breaks a promise; a *warning* causes trouble later.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +24,7 @@ HEADERS_BYTES = 4096  # that a dead letter has more than its source
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: *check* is its name for tools, *what* and *cure* are for people."""
+    """A fault; *check* is its name for tools, *what* and *cure* are for people."""
 
     severity: Severity
     check: str
@@ -38,9 +35,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """What the cluster says of a topic.
+    """Facts about a topic.
 
-    *copies*: the least of all partitions; *configs* as the broker spells them.
+    *copies* is the least of all partitions; *configs* are spelled as by the broker.
     """
 
     partitions: int
@@ -48,7 +45,7 @@ class TopicFacts:
     configs: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str, default: float) -> float:
-        """A setting that is a number; *default* when the cluster does not say."""
+        """Return a numeric setting; *default* when the cluster does not have it."""
         return float(self.configs.get(name) or default)
 
     @property
@@ -90,7 +87,7 @@ class Place:
 def about_topics(
     family: Family, topics: Mapping[str, TopicFacts], brokers: int
 ) -> Iterable[Finding]:
-    """What is wrong with the topics of a subscription; one that is not in *topics* does not exist."""
+    """Yield the faults of a subscription's topics; one that is not in *topics* does not exist."""
     for name in (family.source, family.dead_letters):
         if name not in topics:
             yield Finding(
@@ -241,7 +238,7 @@ def _about_copies(name: str, topic: TopicFacts, brokers: int) -> Iterable[Findin
 def about_keys(
     topic: str, partitions: int, placed: Iterable[tuple[bytes, int]], setting: str, choose: Choose
 ) -> Iterable[Finding]:
-    """Whether the records of a topic, key and partition of each, stand where the partitioner *setting* puts them."""
+    """Check that records, by key and partition, are where the partitioner *setting* puts them."""
     sample = list(placed)
     wrong = _misplaced(sample, partitions, choose)
     if len(sample) < FEW_KEYS or partitions == 1 or wrong <= MISMATCH * len(sample):
@@ -279,7 +276,7 @@ def _misplaced(sample: Sequence[tuple[bytes, int]], partitions: int, choose: Cho
 
 
 def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Finding]:
-    """Whether the newest of some records' times lies in the future."""
+    """Check that the newest of *times_ms* is not in the future."""
     ahead_ms = max(times_ms, default=0) - now_ms
     if ahead_ms > AHEAD_MS:
         yield Finding(
@@ -292,7 +289,7 @@ def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Fi
 
 
 def about_retired(topic: str, waiting: int) -> Iterable[Finding]:
-    """Say of a retry topic that no handler sends to any more whether events still wait in it."""
+    """Check that no event waits in a retry topic that no handler uses any more."""
     if waiting:
         yield Finding(
             "warning",
@@ -314,7 +311,7 @@ def about_retired(topic: str, waiting: int) -> Iterable[Finding]:
 
 
 def about_place(place: Place) -> Iterable[Finding]:
-    """What is wrong with the machine."""
+    """Yield the faults of the machine."""
     if not place.is_writable:
         yield Finding(
             "error",
@@ -336,7 +333,7 @@ def about_place(place: Place) -> Iterable[Finding]:
 
 
 def about_files(partitions: int, needs: int, may: int) -> Iterable[Finding]:
-    """Whether a worker that has all *partitions*, and so *needs* so many open files, may have them."""
+    """Check that a worker with all *partitions* may open the files that it *needs*."""
     if may < needs:
         yield Finding(
             "warning",

@@ -1,7 +1,7 @@
-"""What is asked of the cluster about a consumer group: few requests, however many partitions there are.
+"""Queries about a consumer group: few requests, however many partitions there are.
 
 aiokafka's consumer asks topic by topic for what is one request to each broker here, and its admin
-client takes a group that it may not ask about for one without commits.
+client reports a group that it may not see as one without commits.
 """
 
 import asyncio
@@ -42,11 +42,11 @@ SPECS = {"earliest": -2, "latest": -1, "stable": -1}
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Who is in a group: how many, the topics that they want, who has which partition (client@host).
+    """Members of a group: their number, their topics, and the owners of partitions.
 
-    *are_there*: somebody may get on, also where a group of Kafka's new protocol does not show its
-    members to us. *each* has every member by itself, and what it has: two on one machine have the
-    same name.
+    *owners* are named client@host. *are_there* is True if somebody may make progress, also where a
+    group of Kafka's new protocol hides its members. *each* has every member with its partitions:
+    two on one machine have the same name.
     """
 
     count: int
@@ -68,7 +68,7 @@ class GroupAdmin:
         self._leaders: dict[TopicPartition, int] = {}
 
     async def members(self) -> Members:
-        """Who is in the group."""
+        """Return the members of the group."""
         [answer] = await self._patiently(self._described)
         _, _, state, kind, _, found, *_ = answer
         topics: set[str] = set()
@@ -97,7 +97,7 @@ class GroupAdmin:
         return await self._patiently(self._committed)
 
     async def groups(self) -> set[str]:
-        """The groups that there are."""
+        """Return the names of all groups."""
         return {name for name, *_ in await self._patiently(self._admin.list_consumer_groups)}
 
     async def leaders(self) -> dict[TopicPartition, int]:
@@ -114,10 +114,10 @@ class GroupAdmin:
     async def offsets(
         self, places: Iterable[TopicPartition], which: Literal["earliest", "latest", "stable"]
     ) -> dict[TopicPartition, int]:
-        """The earliest or latest offset of each of *places*, or where the first open transaction begins (`stable`).
+        """Return the earliest, latest or last stable offset of each of *places*.
 
-        The latter is the latest one where there is none. Needs `leaders`. Left out: where no leader
-        answers.
+        The last stable offset is where the first open transaction begins, the latest one without
+        any. Needs `leaders` first. Partitions without a leader that answers are left out.
         """
         found: dict[TopicPartition, int] = {}
         for leader, mine in self._by_leader(places).items():
@@ -134,10 +134,10 @@ class GroupAdmin:
         return found
 
     async def times_ms(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The time of the first record from each position on, ms since 1970. Needs `leaders`.
+        """Return the time (ms since 1970) of the first record from each position on.
 
-        Left out: where there is none, as behind a transaction's end, and what does not come within
-        a second.
+        Needs `leaders` first. Positions without a record, as behind a transaction marker, and those
+        without an answer within a second are left out.
         """
         found: dict[TopicPartition, int] = {}
         until = time.monotonic() + TIMES_S
@@ -157,7 +157,7 @@ class GroupAdmin:
         until: float,
         found: dict[TopicPartition, int],
     ) -> None:
-        """Ask for the first batch of all, then of those whose batch was too large beside the others'."""
+        """Fetch the first batch of all positions, then of those whose batch did not fit."""
         while left and time.monotonic() < until:
             topics = [
                 (
@@ -206,7 +206,7 @@ class GroupAdmin:
         }
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer; a coordinator that is just coming up is asked again.
+        """Return the answer; ask again while a coordinator is starting.
 
         The caller's time limit ends this.
         """
@@ -235,7 +235,7 @@ class GroupAdmin:
 
 
 def by_topic(places: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
-    """The numbers of the partitions of each topic."""
+    """Group partition numbers by topic."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for at in places:
         found[at.topic].append(at.partition)
@@ -243,10 +243,10 @@ def by_topic(places: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
 
 
 def first_time(data: bytes | None, position: int) -> tuple[int, int | None]:
-    """The time (ms) of the first record in *data* from *position* on, with its offset.
+    """Return the time (ms) of the first record in *data* from *position* on, and its offset.
 
-    Without one: where to look on, which is behind what compaction or a transaction's mark left
-    empty, and None.
+    Without a record: the offset to continue at, behind the gap of compaction or of a transaction
+    marker, and None.
     """
     records = MemoryRecords(data or b"")
     while records.has_next():

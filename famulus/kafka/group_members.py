@@ -1,4 +1,4 @@
-"""The consumer group from outside of any worker: who is in it, what it has committed, and committing for it."""
+"""The consumer group from outside of a worker: its members, its commits, and commits for it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,10 @@ from famulus.observability.logs import described
 
 
 async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
-    """Raise ConfigError while the group has members, UnavailableError when no broker answers within *timeout_s*."""
+    """Raise ConfigError while the group has members.
+
+    Raises UnavailableError when no broker answers within *timeout_s* seconds.
+    """
     members = await members_of(settings, timeout_s)
     if members:
         config = settings.consumer_config
@@ -27,7 +30,7 @@ async def check_empty(settings: KafkaConfig, timeout_s: float) -> None:
 
 
 async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
-    """The members of the group, as client@host. Raises as `check_empty`, and AccessError."""
+    """Return the members of the group as client@host. Raises as `check_empty`, and AccessError."""
     async with admin_of(settings, timeout_s) as admin:
         members = await GroupAdmin(admin, settings.consumer_config.group_id).members()
     return [name for name, _ in members.each]
@@ -36,9 +39,9 @@ async def members_of(settings: KafkaConfig, timeout_s: float) -> list[str]:
 async def committed_of(
     settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
 ) -> dict[TopicPartition, int | None]:
-    """What the group has committed of each of *places*, None for nothing.
+    """Return the committed offset of each of *places*, None without a commit.
 
-    Raises as `members_of`.
+    Raises as `members_of` does.
     """
     async with admin_of(settings, timeout_s) as admin:
         found = await GroupAdmin(admin, settings.consumer_config.group_id).committed()

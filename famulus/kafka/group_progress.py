@@ -1,4 +1,4 @@
-"""How far a consumer group has got through topics of which it is to read everything."""
+"""Progress of a consumer group through topics that it reads from their beginnings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from famulus.kafka.group_admin import GroupAdmin
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Records from the beginning of the logs: *settled* to the committed offsets, *total* to the ends."""
+    """Record counts from the beginnings: *settled* up to the commits, *total* up to the ends."""
 
     settled: int
     total: int
@@ -48,20 +48,19 @@ class GroupProgress:
         await self._admin.close()
 
     async def progress(self, topics: Iterable[str]) -> dict[str, Progress]:
-        """The group's progress by topic.
+        """Return the group's progress by topic.
 
-        A partition without a commit counts from the beginning of its log.
-
-        Raises what aiokafka raises, LeaderNotAvailableError when not every partition answers.
+        A partition without a commit counts from the beginning of its log. Raises what aiokafka
+        raises, LeaderNotAvailableError when not every partition answers.
         """
         return await _progress(self._asker, topics)
 
 
 async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
-    """How many records of each of *topics* (as on the cluster) the group has yet to read.
+    """Return the group's lag on each of *topics* (cluster names), in records.
 
-    Raises UnavailableError when not every partition answers within *timeout_s*, AccessError when we
-    may not ask.
+    Raises UnavailableError when not every partition answers within *timeout_s* seconds, AccessError
+    when a right is missing.
     """
     async with admin_of(settings, timeout_s) as admin:
         found = await _progress(GroupAdmin(admin, settings.consumer_config.group_id), topics)

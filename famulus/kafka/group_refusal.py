@@ -1,4 +1,4 @@
-"""Why a consumer group does not take a worker, in words, with the cure: what the broker answers is a code."""
+"""Refusals of a consumer group, in words with the cure: the broker answers with a code."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -28,9 +28,9 @@ kafka_errors.setdefault(GroupMaxSizeReachedError.errno, GroupMaxSizeReachedError
 
 
 async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float) -> OperatingError:
-    """Say why the group of *settings* refuses a worker with *error*, of aiokafka's group coordinator.
+    """Return why the group refuses a worker with *error*, from aiokafka's group coordinator.
 
-    The brokers are asked for what the code leaves open, for *timeout_s* seconds at most.
+    The brokers are asked for details, for *timeout_s* seconds at most.
     """
     config = settings.consumer_config
     group = config.group_id

@@ -1,9 +1,8 @@
-"""What a choice of the record key does to a topic: how evenly it fills the partitions, and whether it keeps an order.
+"""Effects of a record key: how evenly it fills the partitions, and if it keeps an order.
 
 A key is for events that must be handled in order. Few keys, or one that most events have, leave
-partitions, and so workers, with nothing to do; a key that never comes again keeps no order and puts
-nothing together that belongs together. Pure: it is told of records, one after the other, and judges
-what it was told.
+partitions, and so workers, idle. A key that never repeats keeps no order and groups nothing. Pure:
+it is given records, one after the other, and judges them.
 """
 
 from collections import Counter
@@ -61,7 +60,7 @@ class Tally:
         self._by_partition = [0] * partitions
 
     def note(self, key: bytes | None) -> None:
-        """An event has *key*."""
+        """Count an event by its key, in the partition that the key chooses."""
         chosen = self._choose(key, len(self._by_partition)) if key is not None else None
         if key is None or chosen is None:
             self.missing += 1
@@ -69,14 +68,14 @@ class Tally:
         self.note_in(key, chosen)
 
     def note_in(self, key: bytes, partition: int) -> None:
-        """An event with *key* stands in *partition*, whoever put it there."""
+        """Count an event by its key, in the partition where it is."""
         self.events += 1
         self._by_partition[partition] += 1
         if key in self._counts or len(self._counts) < KEYS_MAX:
             self._counts[key] += 1
 
     def report(self) -> Report:
-        """What there is to say."""
+        """Return the report."""
         largest = max(self._counts.values(), default=0) / self.events if self.events else 0.0
         mean = self.events / len(self._by_partition)
         skew = max(self._by_partition) / mean if mean else 0.0
@@ -133,7 +132,10 @@ class Tally:
 
 
 class KeyStudy:
-    """A sample of a topic: its present key, and what *fields* of its events would give, all plain ones unless named."""
+    """A sample of a topic: its present key, and the keys that *fields* of its events would give.
+
+    All plain fields are tried unless some are named.
+    """
 
     def __init__(self, partitions: int, choose: Choose, fields: Iterable[str] = ()) -> None:
         self._partitions = partitions
@@ -144,9 +146,9 @@ class KeyStudy:
         self._fields = {name: self._tally(name) for name in self._only}
 
     def note(self, key: bytes | None, partition: int, event: object) -> None:
-        """A record of the topic.
+        """Count a record of the topic.
 
-        *event* is its value as JSON has it, anything that is no object counts as none.
+        *event* is its value as JSON; a value that is no object has no fields.
         """
         if key is None:
             self._present.missing += 1
@@ -170,7 +172,7 @@ class KeyStudy:
         return tally
 
     def reports(self) -> list[Report]:
-        """The present key first, then the fields: those that are good first, the most even of them at the top."""
+        """Return the reports: the present key, then the fields, the best and most even first."""
         order = ("good", "unclear", "bad", "pointless")
         fields = [tally.report() for tally in self._fields.values()]
         return [
@@ -180,9 +182,9 @@ class KeyStudy:
 
 
 def key_of(value: object) -> bytes | None:
-    """The key that a field's value would be: its text.
+    """Return the key that a field's value would be: its text.
 
-    None for what is no key: nothing, truth, fractions, objects.
+    None for values that are no key: null, booleans, fractions, objects.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""How far any consumer group is behind on every partition, in records and in seconds, and how it gets on."""
+"""Lag of a consumer group on every partition, in records and in seconds, with its state."""
 
 import asyncio
 import time
@@ -63,9 +63,9 @@ class PartitionLag:
 
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """A group at the last look, *at_s* (seconds since 1970), with a window of *window_s* seconds behind it.
+    """Lag of a group *at_s* (seconds since 1970), judged over a window of *window_s* seconds.
 
-    *unanswered* are partitions of which no leader told anything: what they lag is not in here.
+    *unanswered* are partitions without a leader that answers: their lag is not included.
     """
 
     group: str
@@ -82,7 +82,7 @@ class GroupLag:
 
     @property
     def age_s(self) -> float | None:
-        """The age of the oldest record that is next on a partition, None when nothing is left."""
+        """The age of the oldest unread record in seconds, None without any."""
         return max((p.age_s for p in self.partitions if p.age_s is not None), default=None)
 
     @property
@@ -94,7 +94,7 @@ class GroupLag:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the slowest partition has nothing left; None when one never has, or nobody knows."""
+        """The seconds until the slowest partition has no lag; None for never or unknown."""
         etas = [partition.eta_s for partition in self.partitions]
         known = [eta for eta in etas if eta is not None]
         return max(known, default=0.0) if len(known) == len(etas) and not self.unanswered else None
@@ -116,13 +116,11 @@ class GroupLag:
 
 
 class GroupLagMonitor:
-    """Looks at *group* again and again, and keeps a window of looks for each partition.
+    """Samples the lag of *group*, and keeps a window of samples for each partition.
 
-    It needs no worker.
-
-    Partitions are those that the group has committed or that its members have, and all of the
-    topics that *expected* names (as on the cluster), of which missing ones are left out. With
-    *only*, those of this topic alone.
+    No worker is needed. Partitions are those that the group has committed or that its members own,
+    and all of the topics that *expected* names (cluster names), of which missing ones are left out.
+    With *only*, those of this topic alone.
     """
 
     def __init__(
@@ -191,7 +189,7 @@ class GroupLagMonitor:
         members: Members,
         committed: Iterable[TopicPartition],
     ) -> list[TopicPartition]:
-        """The partitions of every topic that the group has to do with: one that it never committed counts, too."""
+        """Return the partitions of every topic of the group, those without a commit included."""
         topics = {at.topic for at in committed} | members.topics | self._expected
         return sorted(at for at in leaders if at.topic in topics and self._only in ("", at.topic))
 

@@ -1,4 +1,4 @@
-"""How far a group is behind on a topic, for code: a health check of yours, a script that scales workers, a test."""
+"""Lag of a group on a topic, for code: health checks, autoscaling, tests."""
 
 from famulus.config import KafkaConfig, load_settings
 from famulus.errors import UnavailableError
@@ -6,14 +6,12 @@ from famulus.kafka.lag import GroupLagMonitor
 
 
 class LagMonitor:
-    """Asks the cluster for the lag of consumer groups, whoever their members are.
-
-    It needs no worker.
+    """Asks the cluster for the lag of consumer groups of any client.
 
         lag = await LagMonitor().lag("billing", "order-events")
 
-    *settings* say where the cluster is, `Kafka` of this app unless given; *timeout_s* is for each
-    question, in seconds.
+    No worker is needed. *settings* name the cluster, `Kafka` of this app unless given; *timeout_s*
+    is the limit of each query, in seconds.
     """
 
     def __init__(self, settings: KafkaConfig | None = None, *, timeout_s: float = 10.0) -> None:
@@ -21,17 +19,16 @@ class LagMonitor:
         self._timeout_s = timeout_s
 
     async def lag(self, group: str, topic: str) -> int:
-        """How many records of *topic* the *group* has not committed, over all partitions.
+        """Return how many records of *topic* the *group* has not committed, over all partitions.
 
-        A partition where it has never committed counts with all that it has, as does a topic that
-        it has never read. Raises UnavailableError when no broker answers in time or a partition has
-        no leader, ConfigError when there is no such topic, AccessError when the cluster does not
-        let us ask.
+        Partitions without a commit count in full. Raises UnavailableError when no broker answers in
+        time or a partition has no leader, ConfigError for a missing topic, AccessError for a
+        missing right.
         """
         return sum((await self.partitions(group, topic)).values())
 
     async def partitions(self, group: str, topic: str) -> dict[int, int]:
-        """The same for each partition of *topic*."""
+        """Return the lag of each partition of *topic*. Raises as `lag` does."""
         only = self._settings.topic(topic)
         found = await GroupLagMonitor(self._settings, group, self._timeout_s, only=only).look()
         if found.unanswered:

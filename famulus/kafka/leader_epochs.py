@@ -1,8 +1,8 @@
-"""Where a log's records of a leader epoch end: before a position that was read, the log was truncated and written anew.
+"""End offsets of leader epochs, which show that a log was truncated and written again.
 
 Every leader of a partition writes its epoch into the batches that it appends, and each has a higher
-one (KIP-101, KIP-320). aiokafka neither shows the epoch of a batch nor asks where one ends, so both
-are spelt out here.
+one (KIP-101, KIP-320). aiokafka neither shows the epoch of a batch nor asks where one ends, so this
+module has the requests.
 """
 
 from collections import defaultdict
@@ -80,9 +80,9 @@ class _EpochEnds(Request[_Request]):  # type: ignore[misc]
 async def epoch_ends(
     client: Any, leader: int, epochs: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    """Ask *leader*, a node's id, where the records of these *epochs* and earlier ones end, one past the last.
+    """Ask *leader*, a node id, for the end offsets of these *epochs* and earlier ones.
 
-    Left out where it does not know. Raises what aiokafka raises.
+    Unknown epochs are left out. Raises what aiokafka raises.
     """
     try:
         answer = await client.send(leader, _EpochEnds(epochs))
@@ -97,7 +97,7 @@ async def epoch_ends(
 
 
 def last_epoch(data: bytes) -> int:
-    """The leader epoch of the last batch in *data*, which a fetch brought, `UNKNOWN` where there is none."""
+    """Return the leader epoch of the last batch in *data* of a fetch, `UNKNOWN` without any."""
     at, found = 0, UNKNOWN
     while at + _head.size <= len(data):
         _, length, epoch, magic = _head.unpack_from(data, at)

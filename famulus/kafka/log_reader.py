@@ -17,9 +17,9 @@ POLL_MS = 200
 
 
 def log_consumer(settings: KafkaConfig, fetch_max_wait_ms: int = 100) -> AIOKafkaConsumer:
-    """A consumer without a group, for reading logs from their beginnings.
+    """Make a consumer without a group, for reading logs from their beginnings.
 
-    A fetch without data waits so long.
+    A fetch without data waits for *fetch_max_wait_ms* milliseconds.
     """
     return AIOKafkaConsumer(
         **client_options(settings),
@@ -61,11 +61,11 @@ async def poll(
     max_records: int | None = None,
     skipped: Skipped = lambda _: None,
 ) -> dict[TopicPartition, list[Any]]:
-    """What has been fetched of *places*, of a topic of the group's own, waiting for it for *timeout_ms*.
+    """Return what was fetched of *places*, topics of the group's own, within *timeout_ms*.
 
-    A batch that somebody wrote who is none of us, and that cannot be read, is skipped; *skipped* is
-    told. One that is damaged is asked for again. Raises UnreadableBatchError when it stays so,
-    behind the records before it.
+    A batch that cannot be read, because a stranger wrote it, is skipped and passed to *skipped*. A
+    damaged batch is fetched again. Raises UnreadableBatchError when it stays damaged, after the
+    records before it.
     """
     for left in range(TRIES, -1, -1):
         try:

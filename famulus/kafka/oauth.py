@@ -1,8 +1,8 @@
-"""Tokens for OAUTHBEARER: asked for with the client's credentials (RFC 6749, 4.4), kept for most of their life.
+"""Tokens for OAUTHBEARER by client credentials (RFC 6749, 4.4), kept for most of their life.
 
-The server's address is https and one of an allow-list (`security`), redirects are not followed, an
-answer has a limit of time and of size: whoever can change a setting must not make this process
-fetch what it likes.
+The server's address is https and on an allow-list (`security`), redirects are not followed, and an
+answer has limits of time and size: a changed setting must not make this process fetch arbitrary
+addresses.
 """
 
 import json
@@ -46,12 +46,10 @@ class Token(NamedTuple):
 
 
 class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
-    """What aiokafka asks for a token at each connection.
+    """Token provider that aiokafka asks at each connection.
 
-    *trust* says which token servers are believed.
-
-    *clock* gives seconds. Clients in several threads share it. It has no lock: that two may ask at
-    once costs a token.
+    *trust* has the certificate authorities of token servers. *clock* returns seconds. Clients in
+    several threads share it without a lock: two requests at once only cost a token.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is u
         self._renew_at = 0.0
 
     async def token(self) -> str:
-        """A token that is good for now.
+        """Return a token that is valid now.
 
         Raises TokenError when the server refuses, TokenServerError when it cannot be reached;
         neither names a secret.
@@ -118,7 +116,7 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _token_of(status: int, body: bytes) -> Token:
-    """The token in an answer.
+    """Return the token in an answer.
 
     Of an answer without one, only the error code of RFC 6749 is repeated.
     """
@@ -141,7 +139,7 @@ def _token_of(status: int, body: bytes) -> Token:
 
 
 class _Login(conn.OAuthAuthenticator):  # type: ignore[misc]  # aiokafka is untyped
-    """A broker refuses a token with a challenge (RFC 7628), which aiokafka's own takes for a welcome."""
+    """Login that takes a challenge (RFC 7628) for the refusal that it is; aiokafka does not."""
 
     async def step(self, payload: bytes | None) -> Any:
         if payload:

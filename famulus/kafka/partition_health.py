@@ -1,7 +1,4 @@
-"""How the partitions of one worker get on, by looks at its own numbers.
-
-Pure: nobody else is asked.
-"""
+"""Health of the partitions of one worker, from samples of its own numbers. Pure."""
 
 from collections.abc import Collection, Mapping
 from typing import Generic, NamedTuple, TypeVar
@@ -12,10 +9,10 @@ P = TypeVar("P")
 
 
 class PartitionHealth(NamedTuple):
-    """A partition at the last look: its *state*, None where the window is too short to say.
+    """Health of a partition; *state* is None where the window is too short.
 
-    *eta_s* is in how many seconds nothing is left, None for never, or when nobody knows; *waits_s*
-    for how long its lag has been seen without any progress, 0 without lag.
+    *eta_s* is the time until the lag is zero, None for never or unknown; *waits_s* is how long
+    there has been lag without any progress, 0 without lag. Both are seconds.
     """
 
     state: State | None
@@ -24,10 +21,7 @@ class PartitionHealth(NamedTuple):
 
 
 class PartitionHealths(Generic[P]):
-    """Keeps a window of looks for each partition, by whatever names it.
-
-    As many as there are partitions.
-    """
+    """A window of samples for each partition, by any key that names it."""
 
     def __init__(self) -> None:
         self._windows: dict[P, list[LagSample]] = {}
@@ -37,10 +31,10 @@ class PartitionHealths(Generic[P]):
     def look(
         self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()
     ) -> dict[P, PartitionHealth]:
-        """Look once more, *at_s* seconds of any clock: each of *places* has its log's end and its lag.
+        """Take a sample *at_s* seconds of any clock; *places* have the log's end and the lag.
 
-        Those of *held_up* are behind a transaction that is open. What is not among *places* belongs
-        to somebody else by now and is forgotten.
+        Those of *held_up* are behind an open transaction. Partitions that are missing in *places*
+        were revoked and are forgotten.
         """
         looks = {
             at: LagSample(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)

@@ -1,9 +1,9 @@
-"""To which partition a record goes: a function of its key and of how many partitions the topic has.
+"""Partitioners: the partition of a record by its key and the topic's partition count. Pure.
 
-Whoever writes to a topic must agree on it, else records of one key stand in several partitions and
-lose their order. Java's clients, aiokafka and Faust use murmur2; librdkafka, on which the .NET, Go
-and C clients stand, uses CRC32 unless told otherwise. Pure: where records without a key go, the
-producer decides.
+All writers of a topic must agree on it, else records of one key are in several partitions and lose
+their order. Java's clients, aiokafka and Faust use murmur2; librdkafka, the base of the .NET, Go
+and C clients, uses CRC32 unless configured otherwise. For records without a key the producer
+decides.
 """
 
 import importlib
@@ -25,35 +25,35 @@ _SEED, _MIX = 0x9747B28C, 0x5BD1E995
 
 
 class Partitioner(Protocol):
-    """What a class that `Kafka.ProducerConfig.Partitioner` names looks like; it is made without arguments.
+    """Protocol of a class that `Kafka.ProducerConfig.Partitioner` names, made without arguments.
 
-    The same key and count must give the same number in every process and every release: Python's
-    `hash` of a text does not, it is another one in each process.
+    The same key and count must give the same number in every process and every release. Python's
+    `hash` of a text does not: it differs between processes.
     """
 
     def get_partition(self, key: bytes, partition_count: int) -> int:
-        """A number from 0 to *partition_count* - 1. Records without a key never come here."""
+        """Return a number from 0 to *partition_count* - 1; called only for records with a key."""
 
 
 @lru_cache(maxsize=KEYS)
 def murmur2(key: bytes, partitions: int) -> int:
-    """What Java's clients choose unless told otherwise (`murmur2_random` in librdkafka)."""
+    """Return the partition as Java's clients do by default (`murmur2_random` in librdkafka)."""
     return (murmur2_hash(key) & 0x7FFFFFFF) % partitions
 
 
 def consistent_random(key: bytes, partitions: int) -> int | None:
-    """What librdkafka chooses unless told otherwise.
+    """Return the partition as librdkafka does by default.
 
-    An empty key counts as none there, so it may go anywhere.
+    None for an empty key, which counts as none there: any partition may be used.
     """
     return crc32(key) % partitions if key else None
 
 
 def chooser(name: str) -> Choose:
-    """The function that the setting *name* speaks of: `murmur2`, `consistent_random`, or a class by its dotted name.
+    """Return the function for the setting *name*: a built-in one, or a class by its dotted name.
 
-    Raises ConfigError when there is no such class. What a class gives is checked each time: the
-    function raises ConfigError when it raises, or names no partition.
+    Raises ConfigError when there is no such class. The function checks each result of a class: it
+    raises ConfigError when the class raises, or returns no partition.
     """
     return BUILT_IN.get(name) or _custom(name)
 
@@ -90,7 +90,7 @@ def _custom(name: str) -> Choose:
 
 
 def murmur2_hash(key: bytes) -> int:
-    """Kafka's MurmurHash2 (`org.apache.kafka.common.utils.Utils.murmur2`), as an unsigned number."""
+    """Return Kafka's MurmurHash2 (`org.apache.kafka.common.utils.Utils.murmur2`), unsigned."""
     length = len(key)
     mixed = _SEED ^ length
     whole = length & ~3

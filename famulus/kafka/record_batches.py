@@ -1,9 +1,9 @@
-"""Record batches that cannot be read, whoever reads them: which offsets they have, and whether to ask for them again.
+"""Record batches that cannot be read: their offsets, and if another fetch may help.
 
-aiokafka says of a damaged batch that its checksum is wrong, of one whose header is damaged that it
-is larger than a fetch, moving on by one offset, and of a header whose name is no UTF-8 nothing but
-that. So the two classes by which its fetcher unpacks are replaced: all of these are an
-UnreadableBatchError, and nothing is skipped.
+aiokafka reports a damaged batch by its checksum, one with a damaged header as larger than a fetch,
+moving on by one offset, and a header name that is not UTF-8 only as that. The two classes by which
+its fetcher unpacks are therefore replaced: all of these raise UnreadableBatchError, and nothing is
+skipped.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,10 @@ DAMAGED = "its bytes are not those that were written"
 
 
 class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aiokafka is untyped
-    """The batch of *place* from *first_offset* on cannot be read, *why* in words.
+    """The batch of *place* from *first_offset* on cannot be read; *why* is for people.
 
-    The next one begins at *next_offset*, None where the batch does not even say that. *is_damaged*:
-    its checksum is wrong, so it may be whole when it is fetched again. Else it is what somebody
-    wrote.
+    The next batch begins at *next_offset*, None if the batch does not tell. *is_damaged* means that
+    its checksum is wrong, so that another fetch may help; else it was written like that.
     """
 
     def __init__(  # all that is known of it
@@ -54,17 +53,15 @@ class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aio
 
     @property
     def is_stray(self) -> bool:
-        """Whether it is what somebody wrote who is none of us: in a topic of the group's own it is left alone."""
+        """True for a batch that a stranger wrote: in a topic of the group's own it is skipped."""
         return not (self.is_damaged or self.is_too_large or self.next_offset is None)
 
 
 class Batches:
-    """The batches of one fetch: what aiokafka's MemoryRecords does, and *last* is the newest that was taken.
+    """Batches of one fetch, as aiokafka's MemoryRecords has them; *last* is the newest one taken.
 
-    *leader_epoch* is that of the last batch.
-
-    Bytes that begin with no whole batch are damaged: a broker sends the first one whole, however
-    large it is.
+    *leader_epoch* is that of the last batch. Bytes that begin with no complete batch are damaged: a
+    broker sends the first one whole, however large it is.
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -74,7 +71,7 @@ class Batches:
         self.last: Any = None
 
     def has_next(self) -> bool:
-        """Whether there is another one, or what should be one."""
+        """Return True if another batch follows, or damaged bytes."""
         return self._is_damaged or bool(self._records.has_next())
 
     def size_in_bytes(self) -> int:
@@ -82,7 +79,7 @@ class Batches:
         return int(self._records.size_in_bytes())
 
     def next_batch(self) -> Any:
-        """The next one. Raises CorruptRecordException where its header is damaged."""
+        """Return the next batch. Raises CorruptRecordException when its header is damaged."""
         self.last = None
         if self._is_damaged:
             raise CorruptRecordException(DAMAGED)
@@ -99,10 +96,7 @@ class Batches:
 
 
 class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
-    """The records of one fetch.
-
-    Raises UnreadableBatchError where aiokafka's own raise whatever they raise.
-    """
+    """Records of one fetch; errors of unpacking become UnreadableBatchError."""
 
     def _unpack_records(self) -> Iterator[Any]:
         try:
@@ -114,14 +108,14 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aioka
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether aiokafka, or `Batches`, says by *error* that bytes are not those that were written."""
+    """Return True if aiokafka, or `Batches`, reports by *error* that bytes were changed."""
     return bool(error.args) and str(error.args[0]).startswith((WRONG_CRC, DAMAGED, SHORT))
 
 
 def damage(place: TopicPartition, position: int, records: Batches) -> UnreadableBatchError:
-    """The error that says that the batch that *records* gave last, at *position*, is damaged.
+    """Return the error for the damaged batch that *records* returned last, at *position*.
 
-    Where the next one begins is said by that one, or by what is left of this one's header.
+    The next offset is that of the next batch, or from the rest of this one's header.
     """
     batch, next_offset = records.last, records.following()
     if batch is not None and next_offset is None:
@@ -134,7 +128,7 @@ def damage(place: TopicPartition, position: int, records: Batches) -> Unreadable
 def unreadable(
     place: TopicPartition, position: int, batch: Any, error: Exception
 ) -> UnreadableBatchError:
-    """The error that says that *batch*, whose bytes are whole, cannot be read at *position*, because of *error*."""
+    """Return the error for an intact *batch* that cannot be read at *position*."""
     first = max(batch.base_offset, position)
     following = batch.next_offset if batch.next_offset > first else None
     if isinstance(error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""aiokafka's own log, muted while we ask for something: it tells of every attempt, and we say it once."""
+"""Muting of aiokafka's log during queries: it logs every attempt, the engine reports once."""
 
 import logging
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _before: list[int] = []  # its level before each that is muting it now
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Mute it.
+    """Mute the log within the block.
 
-    Those that do so at the same time do not disturb each other: the last one to end unmutes it.
+    Overlapping blocks are counted: the last one to end unmutes it.
     """
     _before.append(_log.level)
     _log.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Records of the group's own topics that are left alone: counted by the kind of topic, and said at a bounded rate."""
+"""Stray records in the group's own topics: counted by kind, and logged at a limited rate."""
 
 import time
 from collections import Counter
@@ -18,11 +18,10 @@ log = structlog.get_logger()
 
 
 class Strays:
-    """Counts stray records.
+    """Counter of stray records.
 
-    Of those of one topic the first is said at once, the next ones with a number now and then.
-
-    *clock* gives seconds.
+    The first one of a topic is logged at once, later ones now and then with their number. *clock*
+    returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +31,7 @@ class Strays:
         self._unsaid: Counter[str] = Counter()
 
     def read(self, kind: Kind, record: P, decode: Callable[[P], T]) -> T | None:
-        """Return what *decode* makes of *record*, None for a stray one, which is counted and said."""
+        """Return what *decode* makes of *record*; None for a stray one, which is counted."""
         try:
             return read(record, decode)
         except StrayRecordError as error:
@@ -40,7 +39,7 @@ class Strays:
             return None
 
     def note(self, kind: Kind, error: StrayRecordError) -> None:
-        """Count the record that *error* is about, and say so unless its topic was spoken of a moment ago."""
+        """Count a stray record, and log it unless one of its topic was logged a moment ago."""
         self.counts[kind] += 1
         now_s = self._clock()
         said_s = self._said_s.get(error.topic)
@@ -58,7 +57,7 @@ class Strays:
         )
 
     def skipped(self, kind: Kind) -> Callable[[UnreadableBatchError], None]:
-        """What `access.reading.poll` is to tell of batches that it skips."""
+        """Return the callback that counts the batches that `log_reader.poll` skips."""
 
         def note(error: UnreadableBatchError) -> None:
             topic, partition = error.place

@@ -41,7 +41,7 @@ def _load_own(
 
 
 def authority_of(file: Path | None, setting: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer with servers whose certificate is by *file*'s authorities, the system's without one.
+    """Return a context for TLS 1.2 or newer that trusts *file*'s authorities, else the system's.
 
     Raises ConfigError, which names the *setting*, when the file cannot be read.
     """
@@ -56,7 +56,7 @@ def authority_of(file: Path | None, setting: str) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without what the file has in it."""
+    """Return the reason of an error without the file's content."""
     if isinstance(error, ssl.SSLError):
         return str(error.reason or "not PEM").replace("_", " ").lower()
     return str(

@@ -1,4 +1,4 @@
-"""What the cluster has set for topics, and for how long they keep their records."""
+"""Configurations of topics, and their retention."""
 
 from collections.abc import Callable, Collection, Iterable
 
@@ -19,10 +19,9 @@ COMPACT = "compact"
 async def configs_of(
     admin: AIOKafkaAdminClient, topics: Collection[str], names: Iterable[str]
 ) -> dict[str, dict[str, str]]:
-    """The settings *names* of each of *topics*, which are there.
+    """Return the configurations *names* of each of the existing *topics*.
 
-    Raises AccessError when we may not know them, ConfigError when the cluster does not tell for
-    another reason.
+    Raises AccessError for a missing right, ConfigError for another refusal.
     """
     found: dict[str, dict[str, str]] = {}
     wanted = dict.fromkeys(names)
@@ -38,10 +37,10 @@ async def configs_of(
 
 
 async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeout_s: float) -> None:
-    """Raise ConfigError when one of the state changelogs *topics* is not compacted and nothing else.
+    """Raise ConfigError for a state changelog whose cleanup policy is not compaction alone.
 
-    Where we may not read settings, nothing is said. Raises UnavailableError when no broker answers
-    within *timeout_s*.
+    Without the right to read configurations nothing is checked. Raises UnavailableError when no
+    broker answers within *timeout_s* seconds.
     """
     async with admin_of(settings, timeout_s) as admin:
         try:
@@ -63,10 +62,10 @@ async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeou
 async def retentions(
     settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float
 ) -> dict[str, float]:
-    """Seconds for each topic of the cluster that *is_wanted*, infinity for one that keeps records for ever.
+    """Return the retention in seconds of each topic that *is_wanted*, infinity for unlimited.
 
-    A compacted topic does: the last record of a key. Raises UnavailableError when no broker answers
-    within *timeout_s*, ConfigError when the cluster does not tell.
+    A compacted topic is unlimited: it keeps the last record of a key. Raises UnavailableError when
+    no broker answers within *timeout_s* seconds, ConfigError for a refusal.
     """
     async with admin_of(settings, timeout_s) as admin:
         names = sorted(name for name in await admin.list_topics() if is_wanted(name))

@@ -1,7 +1,7 @@
-"""Which topics of which cluster names stand for now: what a topic that was made anew has other than the one before it.
+"""Ids of topics and cluster, which tell a topic from an earlier one of the same name.
 
-A topic has an id since Kafka 2.8 (KIP-516), and a cluster had one long before. aiokafka asks for
-neither topic ids nor in a version of the request that tells them, so the request is spelt out here.
+A topic has an id since Kafka 2.8 (KIP-516), and a cluster had one long before. aiokafka does not
+ask for topic ids, so this module has the request.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Uuid(AbstractType[bytes]):  # type: ignore[misc]  # aiokafka is untyped
 
     @classmethod
     def decode(cls, data: Any) -> bytes:
-        """The next ones."""
+        """Decode an id."""
         return bytes(data.read(ID_BYTES))
 
 
@@ -112,7 +112,7 @@ class _TopicsRequest(Request[_Request10 | _Request12]):  # type: ignore[misc]
 
 
 class Topic(NamedTuple):
-    """What a name stands for now. *id* as Kafka's tools print it, "" where the broker has none."""
+    """A topic now; *id* is printed as by Kafka's tools, "" where the broker has none."""
 
     id: str
     partitions: int
@@ -121,7 +121,7 @@ class Topic(NamedTuple):
 
 
 class Topics(NamedTuple):
-    """What the cluster with *cluster_id* ("" when it says none) has; topics that are not there are left out."""
+    """The existing topics of the cluster *cluster_id* ("" if unknown)."""
 
     cluster_id: str
     of: dict[str, Topic]

@@ -1,8 +1,8 @@
-"""The brokers' time, as far as this process knows it, and how far the clock of this machine is from it.
+"""The brokers' time as this process knows it, and the error of this machine's clock.
 
-A record that a broker dates when it appends it (LogAppendTime) tells its time. From there on the
-monotonic clock counts, so whoever sets this machine's clock does not change what time it is for
-events. Without such an answer the machine's own clock is all there is.
+A record that a broker dates when it appends it (LogAppendTime) gives its time. From then on the
+monotonic clock counts, so that setting this machine's clock does not change the time of events.
+Without such an answer the machine's own clock is used.
 """
 
 import asyncio
@@ -39,22 +39,19 @@ class Clock:
         self._is_told = True  # whether brokers tell their time at all
 
     def now_ms(self) -> int:
-        """Return the brokers' time where it is known, else this machine's, milliseconds since 1970."""
+        """Return the brokers' time if it is known, else this machine's, in ms since 1970."""
         if self._begin_ms is None:
             return wall_ms()
         return round(self._begin_ms + time.monotonic() * 1000)
 
     @property
     def ahead_s(self) -> float | None:
-        """By how many seconds this machine's clock is ahead of the brokers', below 0 when it is behind.
-
-        None: nobody knows.
-        """
+        """The seconds by which this machine's clock is ahead of the brokers', None if unknown."""
         return None if self._begin_ms is None else time.time() - self.now_ms() / 1000
 
     @property
     def words(self) -> str:
-        """How far this machine's clock is from the brokers', empty where that is not worth telling."""
+        """The difference of the clocks as text, empty if it does not matter."""
         ahead_s = self.ahead_s
         if ahead_s is None or abs(ahead_s) < TELLING_S:
             return ""
@@ -78,7 +75,7 @@ class Clock:
             self._begin_ms = at_ms - self._measured_s * 1000
 
     async def look(self) -> list[Condition]:
-        """Measure where it is time to, and say whether the clocks are too far from each other."""
+        """Measure when it is time, and return a condition if the clocks differ too much."""
         now_s = time.monotonic()
         is_set = abs(time.time() - now_s - self._wall_s) > STEP_S
         if self._is_told and (is_set or now_s - self._measured_s > EVERY_S):

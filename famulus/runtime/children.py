@@ -1,7 +1,7 @@
-"""Processes that this one starts and ends: in sessions of their own, and none of them outlives it.
+"""Child processes: started and ended by this one, and none of them outlives it.
 
-A child has a session of its own, so Ctrl-C and the end of a terminal reach the parent alone, which then decides the
-order of the end. However the parent ends, `process_guard` ends what it has left behind.
+A child has a session of its own, so that Ctrl-C and the end of a terminal reach only the parent,
+which then decides the order of the end. However the parent ends, `process_guard` ends its children.
 """
 
 import asyncio
@@ -24,9 +24,10 @@ SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 class StopSignals:
-    """The orders to stop: Ctrl-C, SIGTERM, the end of the terminal. Use it as a context manager, on a running loop.
+    """Stop signals: Ctrl-C, SIGTERM, the end of the terminal; a context manager on a running loop.
 
-    *asked* is set by the first one, *insisted* by the second. SIGHUP counts unless it is ignored, as `nohup` has it.
+    *asked* is set by the first one, *insisted* by the second. SIGHUP counts unless it is ignored,
+    as `nohup` does.
     """
 
     def __init__(self) -> None:
@@ -49,9 +50,9 @@ class StopSignals:
 
 
 class Children:
-    """Starts children and has them guarded. Use it as an async context manager; its end ends what still runs.
+    """Starts and guards children; an async context manager whose end ends those that still run.
 
-    *patience_s* is what children get to end by themselves when this process was killed.
+    *patience_s* is the time that children get to end by themselves when this process was killed.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -98,8 +99,8 @@ class Children:
     ) -> "Child":
         """Start a child with *variables* as its environment. Raises OSError.
 
-        Its output comes through `Child.output` when *is_piped*; else it goes where ours goes. When *is_told*, it waits
-        for `Child.tell` on its standard input; else it has none.
+        When *is_piped*, its output comes through `Child.output`; else it goes to this process's.
+        When *is_told*, it waits for `Child.tell` on its standard input; else it has none.
         """
         output = await Output.open() if is_piped else None
         try:
@@ -137,7 +138,7 @@ class Children:
 
 @dataclass(frozen=True)
 class Output:
-    """What a child writes to both of its streams. asyncio's own pipe would hide its end while nobody reads."""
+    """Output of a child, of both its streams; asyncio's pipe would hide the end while unread."""
 
     reader: asyncio.StreamReader
     writing: int  # the descriptor, for the child alone
@@ -159,7 +160,7 @@ class Output:
 
 
 class Child:
-    """A process that was started. *ended* has its exit code, below 0 the number of the signal that killed it."""
+    """A started process; *ended* has its exit code, below 0 the signal that killed it."""
 
     def __init__(self, process: Process, output: Output | None) -> None:
         self._process = process
@@ -174,19 +175,19 @@ class Child:
 
     @property
     def output(self) -> Output:
-        """What it writes to both of its streams. Raises AssertionError unless it is piped."""
+        """The output of the child. Raises AssertionError unless it is piped."""
         assert self._output is not None
         return self._output
 
     def tell(self, line: str) -> None:
-        """Write a line to its standard input, the last one. Raises AssertionError for one that is not told anything."""
+        """Write the only line to its standard input. Raises AssertionError if it has none."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.close()
 
     @property
     def age_s(self) -> float:
-        """How long ago it was started, seconds."""
+        """Return the seconds since it was started."""
         return time.monotonic() - self._began
 
     def signal(self, number: signal.Signals) -> None:
@@ -195,10 +196,10 @@ class Child:
             self._process.send_signal(number)
 
     async def stop(self, limit_s: float, at_once: asyncio.Event) -> int:
-        """End it by SIGTERM, by SIGKILL after *limit_s* or when *at_once* is set: the exit code to end with.
+        """End it by SIGTERM, later by SIGKILL; return the exit code that the parent should have.
 
-        A child that was killed counts as one that was ended before its work in hand was done (75); one that had not
-        begun yet, as one that ended well.
+        SIGKILL follows after *limit_s* seconds, or when *at_once* is set. A killed child counts as
+        one that left events unfinished (75); one that had not begun yet, as one that ended well.
         """
         self.signal(signal.SIGTERM)
         insisted = asyncio.create_task(at_once.wait())

@@ -1,10 +1,10 @@
-"""What a worker needs of the cluster and of its machine, looked at again and again while it runs.
+"""Conditions of cluster and machine that a worker needs, checked again and again while it runs.
 
-A start checks much of it, and then somebody deletes a topic, or sets a clock. A look says what is
-wrong by then, as conditions. `/readyz`, the log and the metrics tell of them; one that only a
-person can mend ends the worker, since no new start and no other worker would do better.
+A start checks much of it, and then somebody deletes a topic, or sets a clock. A check returns the
+conditions that fail by then. `/readyz`, the log and the metrics report them; one that needs an
+operator ends the worker, since neither a restart nor another worker would help.
 
-The looks are begun by a timer of the event loop, as those of the watchdog are.
+The checks are started by a timer of the event loop, as those of the watchdog are.
 """
 
 import asyncio
@@ -23,12 +23,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that the worker needs and does not have.
+    """A condition that the worker needs and that fails.
 
-    *name* is for tools, *why* has the cause and the cure.
-
-    *is_red*: something stands still, so the worker is not ready. It ends the worker when it lasts
-    *ends_after_s*.
+    *name* is for tools, *why* has cause and cure. With *is_red* something stands still, so the
+    worker is not ready. The worker ends when the condition lasts for *ends_after_s* seconds.
     """
 
     name: str
@@ -42,16 +40,13 @@ Look = Callable[[], Awaitable[Iterable[Condition] | None]]  # None: it cannot be
 
 
 class Conditions:
-    """What is wrong by the last looks, and for how long.
-
-    Pure: a look is given the time that has passed.
-    """
+    """Failing conditions by the last checks, and since when. Pure: time is an argument."""
 
     def __init__(self) -> None:
         self._lasting: dict[tuple[str, str], tuple[Condition, float]] = {}
 
     def look(self, passed_s: float, found: Iterable[Condition]) -> None:
-        """Note what was *found*, *passed_s* after the last look, and say in the log what has changed."""
+        """Note the conditions *found*, *passed_s* seconds after the last check; log the changes."""
         before, self._lasting = self._lasting, {}
         for condition in found:
             key = condition.name, condition.subject
@@ -67,12 +62,12 @@ class Conditions:
 
     @property
     def all(self) -> list[Condition]:
-        """What is wrong now."""
+        """The conditions that fail now."""
         return [condition for condition, _ in self._lasting.values()]
 
     @property
     def hopeless(self) -> list[Condition]:
-        """What has lasted for so long that the worker has to end."""
+        """The conditions that have lasted for so long that the worker has to end."""
         return [
             condition
             for condition, for_s in self._lasting.values()
@@ -99,7 +94,7 @@ class Watch:
 
     @property
     def red(self) -> list[str]:
-        """Why something stands still, in words."""
+        """Return the reasons for which something stands still."""
         return [condition.why for condition in self._conditions.all if condition.is_red]
 
     @property
@@ -109,7 +104,7 @@ class Watch:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many conditions there are, by name."""
+        """Return the number of failing conditions by name."""
         return Counter(condition.name for condition in self._conditions.all)
 
     def start(self) -> None:

@@ -68,12 +68,15 @@ def faust_options(
 
 
 def rebalance_timeout_s(settings: Settings) -> float:
-    """Return for how long the group waits for this worker in a rebalance, seconds: its work in hand may end first."""
+    """Return how long the group waits for this worker in a rebalance, in seconds.
+
+    The events in flight may end first.
+    """
     return max(REBALANCE_S, settings.worker.drain_timeout_s + REBALANCE_ROOM_S)
 
 
 def _request_timeout_s(settings: Settings) -> float:
-    """Return for how long an answer is waited for: the one to a request to join comes at the end of a rebalance.
+    """Return the timeout of requests: that to join is answered at the end of a rebalance.
 
     Faust refuses to start with one below the session timeout.
     """
@@ -82,9 +85,9 @@ def _request_timeout_s(settings: Settings) -> float:
 
 
 def credentials_of(kafka: KafkaConfig) -> CredentialsT | None:
-    """What Faust's own consumer and producer get in with, None in plain text.
+    """Return the credentials of Faust's own consumer and producer, None in plain text.
 
-    Raises ConfigError as `connection_of`.
+    Raises ConfigError as `client_options` does.
     """
     known = client_options(kafka)
     context = known.get("ssl_context")

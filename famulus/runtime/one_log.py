@@ -1,6 +1,6 @@
-"""One log out of the output of several processes: whole lines, each with the name of who wrote it.
+"""One log out of the output of several processes: whole lines, each with a process's name.
 
-A thread writes, so that a reader who is slow, or stands still, holds up the writers and nothing else of this process.
+A thread writes, so that a slow reader holds up the writers and nothing else of this process.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ CLOSE_S = 3.0  # for what is left to be written at the end
 
 
 class OneLog:
-    """Standard output as the log of several. Use it as an async context manager. What nobody can read is dropped."""
+    """Standard output as the log of several processes; an async context manager.
+
+    Lines are dropped when nothing reads them.
+    """
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
@@ -45,7 +48,7 @@ class OneLog:
             await asyncio.to_thread(self._thread.join, CLOSE_S)
 
     async def say(self, name: str, line: str) -> None:
-        """Write a line of ours under *name*, unless the reader of the log stands still."""
+        """Write a line of this process under *name*, unless the reader of the log stands still."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._put(_lines(name, line.encode())), SAY_S)
 

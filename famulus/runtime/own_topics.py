@@ -1,4 +1,4 @@
-"""The topics that only one group uses, made when its worker starts; and those that its code does not use any more."""
+"""Topics that only one group uses: creation at the worker's start, growth, and retirement."""
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping
@@ -23,11 +23,11 @@ async def make_own_topics(
     back: Mapping[str, int],
     scheduled: str | None,
 ) -> None:
-    """Make the changelogs of *states*, the topics through which records come *back*, each with its partitions.
+    """Create changelogs (*states*) and redelivery topics (*back*), with their partition counts.
 
-    Those of *states* that *may_grow* get as many as their source has by now. Also the operators'
-    topic, and the one where events are *scheduled*, if there is one. All at once, since each takes
-    some round trips. Raises OperatingError.
+    Those of *states* that *may_grow* get as many partitions as their source has now. Created as
+    well: the admin topics, and the topic where events are *scheduled*, if there is one. All
+    requests run at once. Raises OperatingError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     kept_h = settings.dead_letter.retention_h
@@ -51,10 +51,10 @@ async def make_own_topics(
 async def retired_retry_topics(
     settings: Settings, stages: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
-    """Find retry topics of the group that no handler sends to any more, by their source, each with its partitions.
+    """Find the group's retry topics that no handler uses any more, by source, with partitions.
 
-    Earlier code, or earlier settings, had more waits than the *stages* that each source has by now.
-    What waits in such a topic is still to be tried. Raises UnavailableError.
+    Earlier code or settings had more waits than the present *stages* of a source. Events in such a
+    topic are still to be tried. Raises UnavailableError.
     """
     group = settings.kafka.consumer_config.group_id
 
@@ -102,9 +102,9 @@ async def readable_retired(
 async def grow_own_topics(
     settings: Settings, states: Mapping[str, int], back: Mapping[str, int]
 ) -> None:
-    """Have *states* and the topics through which records come *back* have so many partitions, while a worker runs.
+    """Give *states* and redelivery topics (*back*) their partition counts while a worker runs.
 
-    One of the latter that was deleted is made anew. Raises OperatingError.
+    A redelivery topic that was deleted is created again. Raises OperatingError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     await prepare_state_topics(kafka, states, settings.state.tombstones_h, timeout_s, states)

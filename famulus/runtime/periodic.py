@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 class Beat:
-    """Calls *look* every *every_s* seconds with the seconds that have passed since the last time.
+    """Calls *look* every *every_s* seconds with the seconds since the last call.
 
-    It is a timer of the event loop, not a task: a task could be cancelled with all the others. A
-    process that was frozen is told of two turns at most, since whatever it looks at has not lasted
-    all that time.
+    A timer of the event loop does it, not a task, which could be cancelled with all others. After a
+    freeze of the process at most two intervals are reported, since no condition was observed
+    meanwhile.
     """
 
     def __init__(self, every_s: float, look: Callable[[float], None]) -> None:

@@ -1,8 +1,9 @@
-"""Several workers of this machine under one parent: one log, one stop, and whoever dies is started again.
+"""Several workers of this machine under one parent: one log, one stop, restarts.
 
-A worker that cannot go on by itself is started again: one that was killed, has crashed, broke a promise (70) or found
-no broker (69). What a new start does not mend ends all of them: a wrong setting (78), a right that is missing (77), a
-wrong use (2, 64). A worker that somebody asked to stop (0, 75) stays down.
+A worker that ended without being asked is started again: one that was killed, has crashed, broke a
+promise (70) or found no broker (69). An error that a restart cannot mend ends all of them: a wrong
+setting (78), a missing right (77), wrong use (2, 64). A worker that was asked to stop (0, 75) stays
+down.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ MISSING = 71  # a process cannot be started (EX_OSERR)
 
 
 class Fate(Enum):
-    """What becomes of a worker that has ended by itself."""
+    """Decision about a worker that has ended by itself."""
 
     DONE = "it stays down: it was asked to stop"
     AGAIN = "it starts again in {wait_s:g} s"
@@ -36,7 +37,7 @@ class Fate(Enum):
 
 
 def fate_of(code: int) -> Fate:
-    """Say what becomes of a worker that has ended by itself with *code*, below 0 when a signal killed it."""
+    """Decide about a worker that has ended with *code*, below 0 when a signal killed it."""
     if code in FOR_GOOD:
         return Fate.ALL_END
     return Fate.DONE if code in ASKED else Fate.AGAIN
@@ -48,7 +49,7 @@ def wait_before(failures: int) -> float:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Choose the exit code that says most of those with which workers ended: for good, failed, unfinished, well."""
+    """Choose the worst of the workers' exit codes: for good, failed, unfinished, well."""
 
     def weight(code: int) -> tuple[bool, bool, bool, int]:
         return code in FOR_GOOD, code not in ASKED, code == KILLED, code
@@ -58,7 +59,7 @@ def worst(codes: Iterable[int]) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """One worker: its *name* in the log, the *command* that starts it, and what is said *about* it at its start."""
+    """One worker: its *name* in the log, the *command* that starts it, and a line *about* it."""
 
     name: str
     command: Sequence[str]
@@ -66,9 +67,9 @@ class Place:
 
 
 class Supervisor:
-    """Keeps a worker running at each of *places* until somebody asks it to stop. It does so once.
+    """Keeps a worker running at each of *places* until it is asked to stop. Runs once.
 
-    A worker has *stop_timeout_s* to end, and some seconds more before it is killed.
+    A worker has *stop_timeout_s* seconds to end, and some more before it is killed.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Supervisor:
         self._ending = asyncio.Event()
 
     async def run(self) -> int:
-        """Run the workers until they are asked to stop, or one cannot run for good: the exit code for all."""
+        """Run the workers until asked to stop, or one cannot run; return the exit code for all."""
         async with Children(self._limit_s) as children:
             told = asyncio.create_task(self._heed())
             try:
@@ -118,7 +119,7 @@ class Supervisor:
                 return code
 
     async def _live(self, children: Children, place: Place) -> tuple[int, float]:
-        """Run one worker until it ends, or is to end: its exit code, and how long it ran, seconds."""
+        """Run one worker to its end; return its exit code, and the seconds that it ran."""
         try:
             child = await children.start(
                 place.command, {**os.environ, "PYTHONUNBUFFERED": "1"}, is_piped=True

@@ -1,8 +1,8 @@
-"""The topics that a worker stands on, looked at while it runs: whether they are there, and have enough partitions.
+"""Watch of the topics that a worker needs: their existence and their partitions.
 
-Partitions may be added to a topic that is read. The topics of the group's own that belong to it get
-as many, and then the group takes the new ones on, unless rows would be looked for in other
-partitions than those that hold them.
+Partitions may be added to a topic while it is read. The group's own topics for it get as many, and
+then the group takes the new ones on, unless rows would be looked for in other partitions than those
+that hold them.
 """
 
 import asyncio
@@ -25,12 +25,10 @@ Grow = Callable[[Mapping[str, int], Mapping[str, int]], Awaitable[None]]
 
 
 class Needs(NamedTuple):
-    """The topics of one subscription, as on the cluster.
+    """Topics of one subscription, by cluster name.
 
-    *may_grow*: no row belongs to the partition of its key.
-
-    Those of *back* that are *retired* are read until they are empty, and then deleted by somebody:
-    they are not made.
+    *may_grow* means that no row belongs to the partition of its key. Those of *back* that are
+    *retired* are read until they are empty, and are not created.
     """
 
     source: str
@@ -42,13 +40,11 @@ class Needs(NamedTuple):
 
 
 class Topics:
-    """Looks at the topics of *needs*.
+    """Checks the topics of *needs*.
 
-    *sources* says how many partitions those that are read had at the start.
-
-    *count* asks the cluster, *grow* makes topics of the group's own, or has them have as many
-    partitions as they need; *refresh* has the consumer ask the cluster anew. *folder* is where the
-    state is kept, for people.
+    *sources* has the partition counts at the start of the topics that are read. *count* asks the
+    cluster, *grow* creates the group's own topics or adds partitions to them; *refresh* has the
+    consumer ask the cluster again. *folder* is the state folder, for the texts.
     """
 
     def __init__(
@@ -112,7 +108,7 @@ class Topics:
         return found
 
     async def _fit(self, needs: Needs, found: Mapping[str, int]) -> None:
-        """Give *needs* own topics what they lack, and have the consumer know of a source that has changed."""
+        """Give *needs* the topics that it lacks, and tell the consumer of a changed source."""
         wanted = found.get(needs.source, 0)
         back = (name for name in needs.back if found.get(name) or name not in needs.retired)
         lacking = {name: wanted for name in back if found.get(name, wanted) < wanted}
@@ -143,10 +139,7 @@ def _names(needs: Needs) -> Iterator[str]:
 
 
 def about(needs: Needs, found: Mapping[str, int], folder: str) -> Iterator[Condition]:
-    """Say what is wrong with the topics of *needs*, where *found* says how many partitions each has.
-
-    Pure.
-    """
+    """Return the failing conditions of *needs*; *found* has partition counts. Pure."""
     make = "make it anew with `faust -A app topics apply`"
     source, state = found.get(needs.source), found.get(needs.state or "")
     if source == 0:

@@ -1,4 +1,4 @@
-"""What a worker's process asks of the allocator, the garbage collector and the event loop's clock."""
+"""Tuning of a worker process: allocator, garbage collector, timers, and open files."""
 
 import asyncio
 import ctypes
@@ -38,11 +38,11 @@ def few_arenas() -> None:
 
 
 def settle_in() -> None:
-    """Have the garbage collector leave alone what was made by now and stays, and come less often.
+    """Freeze the objects that exist, and have the garbage collector run less often.
 
-    Faust and its friends are some 300,000 objects: to look through them takes 30 ms and more,
-    several times a minute, in which no event is handled. What handlers leave behind is looked at as
-    before, only in larger portions.
+    Faust and its dependencies are some 300,000 objects: to look through them takes 30 ms and more,
+    several times a minute, in which no event is handled. Garbage of handlers is collected as
+    before, in larger portions.
     """
     gc.collect()
     gc.freeze()
@@ -50,7 +50,7 @@ def settle_in() -> None:
 
 
 def many_files(partitions: int) -> None:
-    """Raise this process's soft limit of open files to its hard limit, and say so where that is too low.
+    """Raise the soft limit of open files to the hard limit, and log one that is too low.
 
     Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it
     have far more.
@@ -99,11 +99,11 @@ def _open_files() -> int:
 
 
 def exact_timers(loop: asyncio.AbstractEventLoop) -> None:
-    """Have *loop* end short waits when they are over, where it would do so at the next full millisecond.
+    """Have *loop* end short waits on time instead of at the next full millisecond.
 
     epoll counts in milliseconds, and Python rounds up: a handler that waits for 5 ms waits for 5.5,
-    which is a tenth of what a worker does whose handlers wait. select(2) counts in microseconds,
-    and can watch an epoll for it. Loops that use something else are left as they are.
+    which is a tenth of the throughput of a worker whose handlers wait. select(2) counts in
+    microseconds, and can watch an epoll. Loops that use something else stay as they are.
     """
     selector: Any = getattr(loop, "_selector", None)  # Any: there is no public way to it
     if not hasattr(select, "epoll") or not isinstance(

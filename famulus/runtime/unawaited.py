@@ -1,7 +1,7 @@
-"""Coroutines that a handler makes and never awaits, such as `bus.publish(...)` without `await`: nothing of it happens.
+"""Coroutines that a handler makes and never awaits, such as `bus.publish(...)`.
 
-Python only warns of one, when it is deleted. Here the attempt that made it fails, so the event is
-not "handled" without its effects.
+Python only warns when such a coroutine is deleted. Here the attempt that made it fails, so that the
+event does not count as handled without its effects.
 """
 
 import warnings
@@ -13,7 +13,7 @@ HOOK = "_warn_unawaited_coroutine"  # of `warnings`; the interpreter calls it by
 
 
 def watch_unawaited() -> None:
-    """Have this process note them on the attempt in hand, and warn as before."""
+    """Note such coroutines on the current attempt, and warn as before."""
     modules: Any = warnings  # Any: there is no public way to it
     warn = getattr(modules, HOOK, None)
     if warn is None:  # an interpreter that does it another way

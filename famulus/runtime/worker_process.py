@@ -1,4 +1,4 @@
-"""The worker process: it checks before it starts, says in one line why it ends, and ends within a limit."""
+"""The worker process: checks before the start, one line for the end, and a limit for the stop."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may 
 
 
 class Host(Protocol):
-    """What the process needs of our app beside Faust's own."""
+    """Attributes of the app that the process needs beside Faust's own."""
 
     door: WebAuth  # of the web views
     fault: OperatingError | None  # what ends the worker
@@ -41,7 +41,7 @@ class Host(Protocol):
 
 
 class Worker(faust.Worker):
-    """Faust's worker process with a check before the start, the exit codes of `errors`, and an end that comes."""
+    """Faust's worker process with start-up checks, exit codes of `errors`, and a bounded stop."""
 
     @property
     def _host(self) -> Host:
@@ -51,7 +51,8 @@ class Worker(faust.Worker):
     def execute_from_commandline(self) -> NoReturn:
         """Run until stopped.
 
-        Exits 0, 75 when work in hand did not end in time, else with the OperatingError's code.
+        Exits with 0, with 75 when events in flight did not end in time, else with the
+        OperatingError's code.
         """
         make_lenient()
         few_arenas()
@@ -75,7 +76,7 @@ class Worker(faust.Worker):
             raise SystemExit(self._exit_code(end)) from None
 
     def _exit_code(self, end: SystemExit | CancelledError) -> object:
-        """The code that says why the worker ended, after the line that does."""
+        """Print why the worker ended and return the exit code."""
         causes = self._reason, end.__context__
         if any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in causes):
             return _said(
@@ -98,7 +99,7 @@ class Worker(faust.Worker):
 
     # Faust's.
     def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002
-        """No spinner: to turn it, Faust has every debug line of every library made as soon as the level is `warn`."""
+        """Make no spinner: it would cost the formatting of every debug line at level `warn`."""
         self.spinner = None
 
     def install_signal_handlers(self) -> None:
@@ -110,7 +111,7 @@ class Worker(faust.Worker):
 
     @property
     def _reason(self) -> BaseException | None:
-        """Why the worker crashed, if it did: what was first, for one crash brings others about."""
+        """The first error of a crash, None without one: a crash causes further errors."""
         return self._host.fault or self.crash_reason
 
     def _schedule_shutdown(self, signal: signal.Signals) -> None:  # the name is mode's
@@ -129,7 +130,7 @@ class Worker(faust.Worker):
         await super().stop()
 
     def _end_in_time(self) -> None:
-        """End the process when a stop has taken too long; soon after a crash, also one in the middle of a stop."""
+        """End the process when a stop takes too long; soon after a crash, also during a stop."""
         limit_s = self._host.stop_timeout_s
         ends_at = time.monotonic() + limit_s
         while time.monotonic() < ends_at:
@@ -157,6 +158,9 @@ class Worker(faust.Worker):
 
 
 def _said(error: OperatingError) -> int:
-    """Say it in one line, where Faust has not turned everything into log entries; the exit code that goes with it."""
+    """Print the error in one line and return its exit code.
+
+    Faust has turned the standard streams into log entries by then.
+    """
     error.show(sys.__stderr__)
     return error.exit_code

@@ -1,1 +1,1 @@
-"""Projects that use the engine: `famulus init` writes one, `famulus upgrade` brings it to a later version."""
+"""Projects that use the engine: `famulus init` writes one, `famulus upgrade` renews it."""

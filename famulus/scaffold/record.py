@@ -1,4 +1,4 @@
-"""The note that a project keeps of the template it was made from: the base of the next upgrade."""
+"""The note of the template that a project was made from: the base of its next upgrade."""
 
 import json
 from collections.abc import Mapping

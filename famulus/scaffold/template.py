@@ -23,7 +23,7 @@ SAMPLES = ("README.md", "agents/", "app/", "appsettings.json", "demo.py", "model
 
 @dataclass(frozen=True)
 class Answers:
-    """What a project was made from: its *name*, the engine's *version*, and if it has wheels/."""
+    """Properties of a project: its *name*, the engine's *version*, and if it has wheels/."""
 
     name: str
     version: str

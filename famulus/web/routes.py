@@ -88,8 +88,7 @@ ROUTES = (
 
 
 def register(app: Famulus) -> None:
-    """Add the routes to *app*'s web server, with the charts' history and OpenTelemetry's metrics.
-    """
+    """Add every route to *app*'s web server, the charts' history, and OpenTelemetry's metrics."""
     for route in ROUTES:
         app.page(route.path)(route.view)
 
