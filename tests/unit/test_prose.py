@@ -25,8 +25,7 @@ def test_docstrings_keep_the_rules(path: object) -> None:
         "Return the letters that are meant.",
         "Commit what is in hand.",
         "Return the offset. It is that of the next record.",
-        "Return the offset of the next record that the group is going to read when it starts again "
-        + "some day.",
+        "Return " + "the offset of a record and " * 5 + "nothing else.",
         "Return the offset\nof the next record.",
     ],
 )
