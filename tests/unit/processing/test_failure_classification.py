@@ -208,7 +208,10 @@ async def test_a_cancellation_stays_with_its_event(
 
 
 async def test_an_attempt_that_was_cancelled_is_tried_again(make: Make) -> None:
-    """A cancellation counts as transient even where unclassified errors are permanent."""
+    """A cancellation is transient even where unclassified errors are permanent.
+
+    No circuit breaker counts it.
+    """
     trial = make()
     left = 1
 
