@@ -1,9 +1,9 @@
-"""Every command of ours: its help has an example, and it speaks JSON where it tells anything."""
+"""Tests of all commands: help texts with an example, and JSON output."""
 
 import pytest
 from faust.cli.base import cli
 
-from app import app  # noqa: F401  # which finds the commands
+from app import app  # noqa: F401  # importing it registers the commands
 from famulus.cli.command import Command
 
 WITHOUT_JSON = {"acls", "dev", "workers"}  # they print a script, or the logs of workers
@@ -15,7 +15,7 @@ OURS = sorted(
 
 
 def test_they_are_all_here() -> None:
-    """Those that this file looks at are those that there are."""
+    """The list of this file must not miss a command."""
     assert len(OURS) >= len({of.__name__ for of in Command.__subclasses__()} - {"Acting"})
 
 

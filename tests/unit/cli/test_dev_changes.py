@@ -1,4 +1,4 @@
-"""What counts as a save in `dev`."""
+"""Tests of the changes to files that restart a worker of `dev`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,12 +10,12 @@ from famulus.cli.dev.changes import Changes
 from famulus.errors import ConfigError
 
 LIMIT_S = 20.0
-SETTLED_S = 1.0  # after which a change would have been noticed
+SETTLED_S = 1.0  # a change is noticed within this time
 
 
 @pytest.fixture
 async def changes(tmp_path: Path) -> AsyncIterator[Changes]:
-    """Those of a project that has no models yet; its folders are watched."""
+    """Yield the watched changes of a project that has no models yet."""
     for folder in ("agents/__pycache__", "app", "data"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "agents/orders.py").touch()
@@ -26,13 +26,16 @@ async def changes(tmp_path: Path) -> AsyncIterator[Changes]:
 
 
 async def taken(changes: Changes) -> str:
-    """What was saved, once there is something."""
+    """Wait for a change, and return its files."""
     await asyncio.wait_for(changes.saved.wait(), LIMIT_S)
     return changes.take()
 
 
 async def test_a_save_is_named_and_taken_once(changes: Changes, tmp_path: Path) -> None:
-    """Also a file that is replaced, as editors do it, one that is gone, and settings."""
+    """Editors replace files when they save.
+
+    Deleted files and settings count as well.
+    """
     (tmp_path / "agents/orders.py").write_text("a = 1")
     assert await taken(changes) == "agents/orders.py"
     assert not changes.saved.is_set()
@@ -47,7 +50,7 @@ async def test_a_save_is_named_and_taken_once(changes: Changes, tmp_path: Path) 
 
 
 async def test_a_folder_that_comes_later_is_watched(changes: Changes, tmp_path: Path) -> None:
-    """As a checkout of another branch makes one."""
+    """The checkout of another branch creates such a folder."""
     (tmp_path / "models").mkdir()
     assert await taken(changes) == "models"
     await asyncio.sleep(SETTLED_S)
@@ -56,7 +59,7 @@ async def test_a_folder_that_comes_later_is_watched(changes: Changes, tmp_path: 
 
 
 async def test_what_is_nobodys_code_is_no_save(changes: Changes, tmp_path: Path) -> None:
-    """What Python compiles, what editors keep for themselves, data, other files of the project."""
+    """Examples are compiled files, backups of editors, data and other files of the project."""
     for name in (
         "agents/__pycache__/orders.cpython-311.pyc",
         "agents/.orders.py.swp",
@@ -71,7 +74,6 @@ async def test_what_is_nobodys_code_is_no_save(changes: Changes, tmp_path: Path)
 
 
 async def test_many_names_are_counted(changes: Changes, tmp_path: Path) -> None:
-    """One line stays one."""
     for number in range(5):
         (tmp_path / f"agents/a{number}.py").touch()
     assert await taken(changes) == "agents/a0.py, agents/a1.py, agents/a2.py and 2 more"
@@ -80,7 +82,7 @@ async def test_many_names_are_counted(changes: Changes, tmp_path: Path) -> None:
 async def test_files_that_cannot_be_watched_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as with too few watches of the system."""
+    """The system may have too few watches."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached")

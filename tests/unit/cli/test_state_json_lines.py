@@ -1,4 +1,4 @@
-"""Lines of JSON become rows of the changelog and come back; the first wrong one is named, and nothing is written."""
+"""Tests of state import from JSON lines: rows of the changelog, and the first wrong line."""
 
 import json
 from datetime import timedelta
@@ -22,7 +22,7 @@ KEY = UUID(int=7)
 
 
 class Stay(faust.Record):
-    """A value with a field that JSON has no type for."""
+    """A row with a field for which JSON has no type."""
 
     count: int
     paid: Decimal
@@ -30,7 +30,7 @@ class Stay(faust.Record):
 
 @pytest.fixture
 def visits() -> Subscription:
-    """A subscription with a table of each kind."""
+    """Return a subscription with a table of each kind."""
     topic: Any = SimpleNamespace(topics=["visits"])
     made = Subscription(
         "visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state"
@@ -44,14 +44,17 @@ def visits() -> Subscription:
 
 
 def lines_of(folder: Path, *lines: dict[str, Any]) -> Path:
-    """A file of such lines."""
+    """Write a file of such lines, and return its path."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
 
 
 def test_each_row_goes_where_the_events_of_its_key_go(visits: Subscription, tmp_path: Path) -> None:
-    """A window's row belongs to the partition of the key in it; what comes out again is what went in."""
+    """A window's row belongs to the partition of the key in it.
+
+    An export returns the same lines.
+    """
     lines: list[dict[str, Any]] = [
         {"table": "stays", "key": str(KEY), "value": {"count": 1, "paid": "0.50"}},
         {"table": "numbers", "key": -12, "value": "1.50"},
@@ -70,7 +73,7 @@ def test_each_row_goes_where_the_events_of_its_key_go(visits: Subscription, tmp_
 
 
 def test_rows_may_stay_in_their_partitions(visits: Subscription, tmp_path: Path) -> None:
-    """A table that is not keyed as its events are has rows of one key in several partitions."""
+    """A table whose keys differ from those of its events has rows of one key in many partitions."""
     lines = [{"table": "numbers", "key": 1, "value": "1", "partition": number} for number in (0, 4)]
     rows = read_lines(visits, lines_of(tmp_path, *lines), PARTITIONS, 1000, is_kept=True)
     assert rows == {number: {row_key("numbers", b"1"): b'"1"'} for number in (0, 4)}
@@ -104,7 +107,7 @@ def test_rows_may_stay_in_their_partitions(visits: Subscription, tmp_path: Path)
 def test_the_first_wrong_line_is_named(
     visits: Subscription, tmp_path: Path, wrong: dict[str, Any], says: str
 ) -> None:
-    """In one line, with what there is instead, and without the value."""
+    """The error is one line, names the valid choices, and does not quote the value."""
     fine = {"table": "numbers", "key": 3, "value": "1"}
     with pytest.raises(ConfigError, match=r"line 2: ") as error:
         read_lines(visits, lines_of(tmp_path, fine, wrong, wrong), PARTITIONS, 1000, is_kept=False)
@@ -113,7 +116,7 @@ def test_the_first_wrong_line_is_named(
 
 
 def test_a_partition_that_is_not_there_is_refused(visits: Subscription, tmp_path: Path) -> None:
-    """Also one that is not named."""
+    """A line without a partition is refused as well."""
     for partition in ({"partition": PARTITIONS}, {}):
         file = lines_of(tmp_path, {"table": "numbers", "key": 3, "value": "1", **partition})
         with pytest.raises(ConfigError, match="none of the topic's 5"):

@@ -1,4 +1,4 @@
-"""What the intake notes of logs that lost records under their reader."""
+"""Tests of assigned partitions: logs that lost records before they were read."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ PLACE, BACK = TP("t", 0), TP("t.g.retry-1", 0)
 
 
 class Packed:
-    """A fetch of no records."""
+    """A fetch without records."""
 
     leader_epoch = -1
 
@@ -27,16 +27,16 @@ class Packed:
 
     @staticmethod
     def records(_: int) -> Iterator[Any]:
-        """Nothing."""
+        """Yield nothing."""
         return iter(())
 
 
 @pytest.fixture
 async def assigned() -> AssignedPartitions:
-    """One with a partition that is read from 10 on, and one through which records come back, from 5 on."""
+    """Return assigned partitions: a source read from offset 10, a retry topic from offset 5."""
 
     async def nothing(_: object) -> None:
-        """Stand for whatever is waited for."""
+        """Do nothing, in place of every callback."""
 
     made = AssignedPartitions(
         Limits(1, 100, 10_000, 100),
@@ -57,14 +57,17 @@ async def assigned() -> AssignedPartitions:
 
 
 def gone(assigned: AssignedPartitions) -> int:
-    """How many offsets are counted as deleted."""
+    """Return the number of offsets that are counted as deleted."""
     return assigned.processors[PLACE].pipeline.counts.gone
 
 
 async def test_records_that_were_deleted_unread_are_told_and_counted(
     assigned: AssignedPartitions,
 ) -> None:
-    """When the next fetch begins behind them, or when nothing is left to fetch; each once."""
+    """The gap is noticed when the next fetch begins behind it, or when nothing is left to fetch.
+
+    Each gap counts once.
+    """
     fetches: list[Any] = [Packed(10, 20), Packed(20, 30), Packed(45, 50)]
     with capture_logs() as said:
         for fetch in fetches:
@@ -86,7 +89,10 @@ async def test_records_that_were_deleted_unread_are_told_and_counted(
 
 
 async def test_reading_on_elsewhere_loses_nothing(assigned: AssignedPartitions) -> None:
-    """As when an operator says so; nor does a partition of somebody else."""
+    """An operator's seek moves the position.
+
+    A partition that is not assigned counts nothing either.
+    """
     assigned.forget(PLACE)
     fetch: Any = Packed(70, 80)
     assigned.receive(PLACE, fetch)

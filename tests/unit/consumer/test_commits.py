@@ -1,4 +1,4 @@
-"""Commits that end, whatever became of the topics, on a stand-in for the client that refuses as Kafka does."""
+"""Tests of commits that end although topics are deleted, with a client that refuses them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,7 +25,10 @@ A, B = TopicPartition("a", 0), TopicPartition("b", 0)
 
 
 class Client:
-    """Stands for aiokafka's consumer, and for all parts of it: *there* is what the cluster has."""
+    """A substitute for aiokafka's consumer and all of its parts.
+
+    *there* are the partitions that the cluster has.
+    """
 
     def __init__(self, *there: TopicPartition) -> None:
         self.there, self.known = set(there), {A, B}
@@ -41,16 +44,16 @@ class Client:
         self._commit_lock = asyncio.Lock()
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
-        """What this client knows, which may be old."""
+        """Return the partitions in the client's metadata, which may be outdated."""
         return {at.partition for at in self.known if at.topic == topic} or None
 
     async def force_metadata_update(self) -> None:
-        """Ask anew."""
+        """Update the metadata."""
         self.asked += 1
         self.known = set(self.there)
 
     async def ensure_coordinator_known(self) -> None:
-        """It is."""
+        """Do nothing, because the coordinator is known."""
 
     async def _do_commit_offsets(
         self, _: object, offsets: Mapping[TopicPartition, OffsetAndMetadata]
@@ -63,7 +66,7 @@ class Client:
 
 
 async def test_a_deleted_topic_is_left_out_and_the_others_are_committed() -> None:
-    """Also when the client has not heard of it yet."""
+    """The client may not know of the deletion yet."""
     client = Client(B)
     assert await commit(client, {A: 5, B: 7}) == {A}
     assert client.committed == {B: 7}
@@ -72,7 +75,7 @@ async def test_a_deleted_topic_is_left_out_and_the_others_are_committed() -> Non
 
 
 async def test_a_first_commit_for_other_members_leaves_it_out_too() -> None:
-    """And looks at no assignment."""
+    """The assignment does not matter for such a commit."""
     client = Client(B)
     client.tps = set()
     assert await commit_any(client, {A: 0, B: 0}) == {A}
@@ -80,7 +83,7 @@ async def test_a_first_commit_for_other_members_leaves_it_out_too() -> None:
 
 
 async def test_a_coordinator_that_moved_is_asked_again() -> None:
-    """A stop would else lose its last commit."""
+    """Otherwise a stop would lose its last commit."""
     client = Client(A, B)
     client.refusals = [NotCoordinatorForGroupError()]
     assert await commit(client, {A: 5}) == set()
@@ -88,7 +91,6 @@ async def test_a_coordinator_that_moved_is_asked_again() -> None:
 
 
 async def test_a_commit_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what Kafka said last as the cause."""
     Clock(monkeypatch)
     client = Client(A, B)
     client.refusals = [NotCoordinatorForGroupError() for _ in range(1_000)]
@@ -98,7 +100,7 @@ async def test_a_commit_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_stays_refused_is_raised_at_once() -> None:
-    """A right that is missing, and a partition that others have by now."""
+    """Examples are a missing permission and a partition that is no longer assigned."""
     client = Client(A, B)
     client.refusals = [GroupAuthorizationFailedError()]
     with pytest.raises(GroupAuthorizationFailedError):
@@ -113,7 +115,7 @@ async def test_what_stays_refused_is_raised_at_once() -> None:
 async def test_a_consumer_knows_what_it_did_not_commit(
     monkeypatch: pytest.MonkeyPatch, there: set[TopicPartition], gone: set[TP]
 ) -> None:
-    """Faust's own bookkeeping would count it as committed."""
+    """Faust's own bookkeeping would count the offset as committed."""
     client, thread = Client(*there), object.__new__(ConsumerThread)
     monkeypatch.setattr(ConsumerThread, "_ensure_consumer", lambda _: client)
     monkeypatch.setattr(ConsumerThread, "assignment", lambda _: {TP("a", 0), TP("b", 0)})
@@ -124,7 +126,7 @@ async def test_a_consumer_knows_what_it_did_not_commit(
 
 
 async def test_what_was_left_out_is_not_committed_for_faust_either() -> None:
-    """The gap of the commit is shown as it is."""
+    """Faust then reports the lag of the commit correctly."""
     ours = Ours()
     ours.thread.uncommitted = {PLACE}
     assert await ours.consumer._commit_offsets({PLACE: 3})

@@ -1,6 +1,6 @@
-"""Holes of stock Faust's consumer that a broker shows only by chance, on its own class and on ours.
+"""Faults of stock Faust's consumer that a broker shows only by chance, compared with this engine.
 
-Both consumers get the same stand-in for their thread, which is all that they see of Kafka.
+Both consumers use the same substitute for their thread, which is all that they see of Kafka.
 """
 
 import asyncio
@@ -36,7 +36,10 @@ PLACE = TP("events", 0)
 
 
 class Thread:
-    """Kafka as a consumer's thread shows it: one partition with three records, and a group that never committed."""
+    """Kafka as seen through a consumer's thread.
+
+    There is one partition with three records, and a group that has never committed.
+    """
 
     def __init__(self) -> None:
         self.position = 0
@@ -49,28 +52,28 @@ class Thread:
         self._consumer = SimpleNamespace(_coordinator=SimpleNamespace(_do_heartbeat=None))
 
     def assignment(self) -> set[TP]:
-        """The one partition."""
+        """Return the only partition."""
         return {PLACE}
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Note what is asked for."""
+        """Record the offsets, and return whether the commit works."""
         self.commits.append(offsets)
         await self.may_commit.wait()
         return self.commit_works
 
-    # Faust's.
+    # Called by Faust.
     async def getmany(self, partitions: set[TP], timeout: float) -> dict[TP, list[None]]:
-        """Fetch the three records; what they hold is of no interest."""
+        """Return the three records, whose contents do not matter."""
         await self.may_fetch.wait()
         self.position = 3
         return {PLACE: [None] * 3}
 
     async def seek_to_committed(self) -> dict[TP, None]:
-        """As aiokafka's, which moves nothing when nothing is committed."""
+        """Move nothing, as aiokafka does if nothing is committed."""
         return {PLACE: None}
 
     async def commit_notes(self, partitions: Collection[TP]) -> dict[TP, CommitNote]:
-        """Nothing stands beside what was never committed."""
+        """Return no notes, because nothing was committed."""
         return {}
 
     def seek(self, partition: TP, offset: int) -> None:
@@ -78,11 +81,11 @@ class Thread:
         self.position = offset
 
     async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
-        """The log begins at 0."""
+        """Return 0, where the log begins."""
         return dict.fromkeys(partitions, 0)
 
     async def highwaters(self, *partitions: TP) -> dict[TP, int]:
-        """The log ends at 0."""
+        """Return 0, where the log ends."""
         return dict.fromkeys(partitions, 0)
 
 
@@ -99,7 +102,7 @@ class Stock:
 
     def _consumer(self, transport: type[driver.Transport]) -> Any:  # Any: private parts
         async def nothing(*_: object) -> None:
-            """Stand for the app's callbacks."""
+            """Do nothing, in place of the app's callbacks."""
 
         consumer: Any = transport.Consumer(
             transport([], self.app),
@@ -113,7 +116,7 @@ class Stock:
         return consumer
 
     async def publish_without_an_answer(self) -> None:
-        """Handle the record at offset 0, whose handler sends two records that Kafka does not take."""
+        """Handle the record at offset 0, which sends two records that Kafka never acknowledges."""
 
         async def unanswered(_: object) -> None:
             await asyncio.Event().wait()
@@ -126,7 +129,7 @@ class Stock:
         self.finish()
 
     def finish(self, offset: int = 0) -> None:
-        """Let the handler of the record at *offset* end."""
+        """Finish the record at *offset*."""
         self.consumer.ack(Message(PLACE.topic, 0, offset, 0.0, 0, None, None, b"", None, tp=PLACE))
 
     async def fetch(self) -> None:
@@ -136,7 +139,7 @@ class Stock:
 
 
 class Ours(Stock):
-    """Our consumer, with a flow for the partition."""
+    """The engine's consumer, with a partition processor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,10 +159,10 @@ class Ours(Stock):
         held = OwnedPartition(PartitionState(PLACE.partition, None, 1000), None)
 
         async def adopt() -> None:
-            """Nothing has a state."""
+            """Do nothing, because no partition has state."""
 
         async def epoch_ends() -> dict[TP, int]:
-            """Nobody knows."""
+            """Return nothing, as if no leader epoch were known."""
             return {}
 
         self.app.state_manager = SimpleNamespace(
@@ -177,30 +180,30 @@ class Ours(Stock):
         self.app.is_managed = lambda topic: topic in self.app.pipelines
 
     async def handle(self, work: Any) -> None:
-        """Nothing: these tests finish records by themselves."""
+        """Do nothing, because the tests finish records by themselves."""
 
     async def fault(self, error: Exception) -> None:
-        """What would end the worker."""
+        """Raise the error that would end the worker."""
         raise error
 
     async def publish(self, _: object) -> None:
-        """Wait for Kafka's answer."""
+        """Wait for Kafka's acknowledgement."""
         await self.may_settle.wait()
 
     @property
     def processor(self) -> PartitionProcessor:
-        """The partition's flow."""
+        """The partition processor."""
         processor: PartitionProcessor = self.app.assigned.processors[PLACE]
         return processor
 
     async def publish_without_an_answer(self) -> None:
-        """Handle the record at offset 0, whose handler publishes what Kafka does not take."""
+        """Handle the record at offset 0, which publishes a record that is never acknowledged."""
         self.processor.state.filling.outbox.append(ProducerRecord("elsewhere", None, b""))
         self.finish()
         await asyncio.sleep(0.2)
 
     def finish(self, offset: int = 0) -> None:
-        """Let the handler of the record at *offset* end."""
+        """Finish the record at *offset*."""
         self.processor.offsets.received([offset])
         record: Any = SimpleNamespace(offset=offset)
         self.processor.ended((None, record, None, 0, b"", None, -1), "handled")
@@ -213,7 +216,10 @@ class Ours(Stock):
 
 @pytest.mark.parametrize(("make", "commits"), [(Ours, 2), (Stock, 1)])
 async def test_a_commit_that_failed_is_made_again(make: type[Stock], commits: int) -> None:
-    """Stock Faust takes it for done (faust-streaming #316): the offset stays behind until another event ends."""
+    """Stock Faust counts it as done (faust-streaming #316).
+
+    The offset then stays behind until another event ends.
+    """
     system = make()
     system.finish()
     system.thread.commit_works = False
@@ -229,7 +235,10 @@ async def test_a_commit_that_failed_is_made_again(make: type[Stock], commits: in
 async def test_what_ends_during_a_commit_is_committed_by_the_next(
     make: type[Stock], commits: list[Mapping[TP, int]]
 ) -> None:
-    """Stock Faust lets the one that is under way stand for the last one of a stop: the event is handled again."""
+    """Stock Faust takes a running commit for the last one of a stop.
+
+    The event is then handled again.
+    """
     system = make()
     system.finish()
     system.thread.may_commit.clear()
@@ -247,7 +256,7 @@ async def test_what_ends_during_a_commit_is_committed_by_the_next(
 async def test_nothing_is_committed_before_what_it_published_is_acknowledged(
     make: type[Stock], commits: list[Mapping[TP, int]]
 ) -> None:
-    """Stock Faust waits a tenth of a second for its producer, then commits whatever is still in the buffer."""
+    """Stock Faust waits 0.1 s for its producer, and then commits without acknowledgement."""
     system = make()
     await system.publish_without_an_answer()
     await system.consumer.commit()
@@ -258,9 +267,10 @@ async def test_nothing_is_committed_before_what_it_published_is_acknowledged(
 async def test_records_that_are_fetched_while_a_rebalance_begins_are_read_again(
     make: type[Stock], position: int
 ) -> None:
-    """Stock Faust drops them and relies on aiokafka to go back, which a new group's first commit must allow.
+    """Stock Faust drops the records and relies on aiokafka to go back.
 
-    Not shown with a broker: the fetch must return between two steps of the rebalance.
+    A new group has no commit to go back to. A broker does not show this, because the fetch must
+    return between two steps of the rebalance.
     """
     system = make()
     fetching = asyncio.create_task(system.fetch())
@@ -276,7 +286,10 @@ async def test_records_that_are_fetched_while_a_rebalance_begins_are_read_again(
 
 @pytest.mark.parametrize("make", [Ours, Stock])
 async def test_a_stop_in_the_middle_of_a_rebalance_is_no_crash(make: type[Stock]) -> None:
-    """Else what fetches would be restarted by a supervisor that is gone, and the stopped worker ends with 1."""
+    """Otherwise a supervisor that has ended would restart the fetcher.
+
+    The stopped worker would then exit with status 1.
+    """
     system = make()
     system.app._consumer = system.consumer
     fetcher: Any = Fetcher(system.app)
@@ -292,7 +305,10 @@ async def test_a_stop_in_the_middle_of_a_rebalance_is_no_crash(make: type[Stock]
     ("worker", "level"), [(Worker, logging.WARNING), (faust.Worker, logging.DEBUG)]
 )
 async def test_what_is_not_logged_is_not_made(worker: type[faust.Worker], level: int) -> None:
-    """At the level `warn` stock Faust has every debug line of every library made, to turn a spinner."""
+    """At the level `warn` stock Faust creates every debug record of every library.
+
+    The records only turn a spinner.
+    """
     root = logging.Logger("root", logging.WARNING)  # noqa: LOG001  # not the one of the tests
     root.addHandler(logging.NullHandler())
     made = worker(faust.App("stock", broker="kafka://nowhere"), loglevel="warn")
@@ -301,7 +317,7 @@ async def test_what_is_not_logged_is_not_made(worker: type[faust.Worker], level:
 
 
 async def test_a_position_that_is_being_reset_ends_no_worker() -> None:
-    """Faust looks every so often whether partitions get on, and reads positions that are not there."""
+    """Faust checks the progress of partitions now and then, and reads missing positions."""
     consumer: Any = Ours().consumer
     consumer.assignment = lambda: {PLACE}
     await consumer.verify_all_partitions_active()

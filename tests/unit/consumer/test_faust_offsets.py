@@ -1,7 +1,7 @@
-"""Where stock Faust commits past an unfinished record (faust-streaming #606), row by row, and what we commit there.
+"""Cases in which stock Faust commits past an unfinished record (faust-streaming #606).
 
-Faust's answers are those of its own class. Should one of them change, its row fails: then a new
-Faust has repaired it.
+Each case also has the commit of this engine. Faust's answers are those of its own class. A case
+fails if a new version of Faust has repaired it.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ PLACE = TP("events", 0)
 
 
 class Row(NamedTuple):
-    """One state of a partition: *committed* is the next offset to read; what is *finished* was *received* before."""
+    """A state of a partition.
+
+    *committed* is the next offset to read. The records of *finished* were *received* before.
+    """
 
     committed: int | None
     received: range | list[int]
@@ -29,10 +32,10 @@ class Row(NamedTuple):
 
 
 async def faust_commits(row: Row) -> int | None:
-    """What the consumer of stock Faust would commit."""
+    """Return the offset that the consumer of stock Faust would commit."""
 
     async def nothing(*_: object) -> None:
-        """Stand for the app's callbacks."""
+        """Do nothing, in place of the app's callbacks."""
 
     app = faust.App("stock", broker="kafka://nowhere")
     consumer: Any = driver.Consumer(  # Any: private parts
@@ -52,7 +55,7 @@ async def faust_commits(row: Row) -> int | None:
 
 
 def we_commit(row: Row) -> int | None:
-    """What we would commit."""
+    """Return the offset that this engine would commit."""
     offsets = PartitionOffsets()
     offsets.received(row.received)
     for offset in row.finished:
@@ -87,6 +90,6 @@ def we_commit(row: Row) -> int | None:
     ],
 )
 async def test_an_unfinished_record_is_not_passed(row: Row) -> None:
-    """We stop at the first unfinished record and cross holes; stock Faust does as its column says."""
+    """The engine stops at the first unfinished record and crosses gaps."""
     assert we_commit(row) == row.ours
     assert await faust_commits(row) == row.stock

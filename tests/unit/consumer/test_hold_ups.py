@@ -1,4 +1,4 @@
-"""An event that holds the event loop until its worker is thrown out of the group: who it was, and that it counts."""
+"""Tests of hold-ups: events that block the event loop until the group removes the worker."""
 
 import asyncio
 import os
@@ -22,20 +22,20 @@ from tests.support.in_memory.clock import Clock
 from tests.support.in_memory.trial import Trial, Try, trials
 
 Make = Callable[..., Trial]
-# As the first version wrote it.
+# A hold-up as the first version wrote it.
 HELD = b'{"seconds":7.5,"by":"host","at":"2026-01-01T00:00:00Z","stage":0}'
 PLACE = TP("t", 0)
 
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def watch(trial: Trial) -> list[tuple[int, float, bool]]:
-    """Note what holds the loop of a trial up: offset, seconds, whether it is sure."""
+    """Return a list that gets each hold-up: offset, seconds, and whether it is sure."""
     found: list[tuple[int, float, bool]] = []
 
     def note(
@@ -49,7 +49,7 @@ def watch(trial: Trial) -> list[tuple[int, float, bool]]:
 
 
 async def do_as_named(trial: Trial, event: Try) -> None:
-    """Wait before or after having held the loop up, or not at all."""
+    """Block the event loop or sleep, as the name of the event says."""
     if event.name.startswith("late"):
         await asyncio.sleep(1)
     if event.name.endswith("held"):
@@ -76,10 +76,9 @@ EVENTS = [
 async def test_the_event_that_held_the_loop_is_known_among_many(
     make: Make, *, is_watched: bool
 ) -> None:
-    """After its handler has waited always; else where the partition is watched because of an earlier time.
+    """The engine is sure of an event that has suspended or whose partition is already watched.
 
-    Where it is not, some event of the same step is told, which is no later than the one that comes
-    next.
+    Otherwise some event of the same step is reported, at the latest the one after it.
     """
     trial = make(concurrency=20)
     trial.handler("work", lambda event: do_as_named(trial, event))
@@ -95,7 +94,6 @@ async def test_the_event_that_held_the_loop_is_known_among_many(
 
 
 async def test_an_event_alone_is_known_at_once(make: Make) -> None:
-    """As when its partition has nothing else to do."""
     trial = make()
     trial.handler("work", lambda event: do_as_named(trial, event))
     trial.start()
@@ -108,7 +106,7 @@ async def test_an_event_alone_is_known_at_once(make: Make) -> None:
 
 
 async def test_who_waits_holds_nothing_up(make: Make) -> None:
-    """However long, with retries and redriven."""
+    """Retries and long waits are no hold-up."""
     trial = make(concurrency=2)
 
     async def do(event: Try) -> None:
@@ -126,7 +124,10 @@ async def test_who_waits_holds_nothing_up(make: Make) -> None:
 
 @pytest.mark.parametrize(("times", "runs"), [(0, 3), (1, 2), (2, 1), (3, 0), (9, 0)])
 async def test_each_time_counts_as_an_attempt(make: Make, times: int, runs: int) -> None:
-    """With those that failed otherwise; the event becomes a dead letter without another run."""
+    """Failed attempts are added.
+
+    At the limit the event becomes a dead letter without another run.
+    """
     trial = make()
 
     async def fails(event: Try) -> None:
@@ -145,7 +146,7 @@ async def test_each_time_counts_as_an_attempt(make: Make, times: int, runs: int)
 
 
 async def test_what_was_noted_of_one_stage_says_nothing_of_another(make: Make) -> None:
-    """A redriven event begins anew, and each retry topic has an attempt of its own."""
+    """A redriven event starts from scratch, and each retry topic has an attempt of its own."""
     trial = make(stages=1)
     broken = True
 
@@ -158,7 +159,7 @@ async def test_what_was_noted_of_one_stage_says_nothing_of_another(make: Make) -
     trial.processor.state.failure_state.note_held({(0, 0): 1})
     trial.feed("a:held")
     await trial.until(lambda: len(trial.letters) == 1)
-    assert [call.attempt for call in trial.calls] == [2]  # in the retry topic alone
+    assert [call.attempt for call in trial.calls] == [2]  # only in the retry topic
     broken = False
     trial.redrive("held")
     await trial.until(lambda: len(trial.calls) == 2)
@@ -166,7 +167,7 @@ async def test_what_was_noted_of_one_stage_says_nothing_of_another(make: Make) -
 
 
 async def test_attempts_of_before_count_too(make: Make) -> None:
-    """What the state knows of an event is added to what the admin topic knows."""
+    """The attempts in the state and those in the admin topic are added."""
     trial = make()
 
     async def fails(event: Try) -> None:
@@ -184,7 +185,7 @@ async def test_attempts_of_before_count_too(make: Make) -> None:
 
 
 def test_the_topic_says_it_in_bytes_that_stay() -> None:
-    """Times are counted by place and stage; a tombstone takes one back."""
+    """Hold-ups are counted by offset and stage, and a tombstone removes one."""
     control_state = ControlState()
     key = b"held:t/0/5/aa"
     said = (
@@ -204,7 +205,7 @@ def test_the_topic_says_it_in_bytes_that_stay() -> None:
 
 
 def test_workers_of_before_leave_it_alone() -> None:
-    """They know pauses by any key that has no prefix they know, and this is none."""
+    """Earlier versions take a key without a known prefix for a pause and must refuse this one."""
     for value in (HELD, None):
         with pytest.raises(ValueError, match="is neither"):
             Pauses().take(b"held:t/0/5/aa", value)
@@ -214,20 +215,20 @@ def test_workers_of_before_leave_it_alone() -> None:
     "rest", ["", "t/0/5", "t/x/5/a", "t/0/-5/a", "t/0/5/", f"t/0/{'9' * 20}/a", "t/0/\u0665/a"]
 )
 def test_what_is_none_of_ours_is_refused(rest: str) -> None:
-    """In the way that is left alone."""
+    """The reader skips the record because of this error."""
     with pytest.raises(ValueError, match="held:TOPIC/PARTITION/OFFSET/ID"):
         ControlState().take(f"held:{rest}".encode(), HELD)
 
 
 class Sender:
-    """Takes what is sent, or does not."""
+    """A producer that records what is sent, or refuses it."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bool]] = []
         self.works = True
 
     async def send_together(self, records: Sequence[ProducerRecord]) -> None:
-        """Note the keys, and whether they have a value."""
+        """Record the keys, and whether they have a value."""
         if not self.works:
             raise UnsentError("no")
         assert {record.topic for record in records} == {"g.admin"}
@@ -237,7 +238,10 @@ class Sender:
 
 
 async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
-    """Not while the group counts on the worker, and not when the process was frozen; known at once, and told."""
+    """A hold-up is not noted while the worker is a member, or if the process was frozen.
+
+    Otherwise it is known at once and sent to the admin topic.
+    """
     trial = make()
     trial.start()
     sender: Any = Sender()
@@ -277,7 +281,7 @@ async def test_only_what_cost_the_place_is_noted(make: Make) -> None:
 
 
 def test_old_notes_are_forgotten() -> None:
-    """Of what waits in retry topics the place says nothing."""
+    """The offset cannot decide this for events in retry topics."""
     holdups = HoldUps()
     for at, stage in (
         ("2026-01-01T00:00:00Z", 1),

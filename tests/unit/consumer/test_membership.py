@@ -1,4 +1,4 @@
-"""Membership of a consumer group, on aiokafka's real coordinator, in a time of the test's own."""
+"""Tests of group membership, with aiokafka's real coordinator on a fake clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -41,22 +41,22 @@ UNKNOWN_MEMBER, REBALANCING, SERVER_ERROR, TOO_MANY = 25, 27, -1, 81
 
 
 class Assignor:
-    """Takes what comes."""
+    """An assignor that accepts every assignment."""
 
     name = "any"
 
     @staticmethod
     def metadata(_: object) -> bytes:
-        """Say nothing."""
+        """Return no metadata."""
         return b""
 
     @staticmethod
     def on_assignment(_: object) -> None:
-        """Take it."""
+        """Accept the assignment."""
 
 
 class Broker:
-    """Stands for the group's broker, through the client of aiokafka that the coordinator speaks with."""
+    """A substitute for the group's broker, in place of the coordinator's client."""
 
     def __init__(self) -> None:
         self.cluster = SimpleNamespace(add_listener=lambda _: None)
@@ -67,11 +67,11 @@ class Broker:
         self.generation = 0
 
     async def coordinator_lookup(self, *_: object) -> int:
-        """There is one broker."""
+        """Return the only broker."""
         return 1
 
     async def ready(self, *_: object, **__: object) -> bool:
-        """It is there."""
+        """Return True."""
         return True
 
     async def send(self, _node: int, request: Any, **_: object) -> Any:
@@ -121,7 +121,7 @@ class Worker:
         self.membership.start()
 
     async def join(self, *, code: int = 0) -> None:
-        """Begin, with a group that answers with *code*."""
+        """Start the coordinator, with a group that answers with *code*."""
         self.broker.join_code = code
         self.coordinator = GroupCoordinator(
             self.broker,
@@ -136,23 +136,23 @@ class Worker:
         await asyncio.sleep(2)
 
     async def fault(self, error: Exception) -> None:
-        """Note what ends the worker."""
+        """Record the error that would end the worker."""
         self.faults.append(error)
 
     def join_again(self) -> None:
-        """What the thread of the consumer does."""
+        """Rejoin as the consumer's thread does."""
         self.coordinator.request_rejoin()
         with suppress(KafkaError):
             self.coordinator.check_errors()
 
     def is_member(self) -> bool:
-        """Whether it has a place, by aiokafka."""
+        """Return whether aiokafka considers the worker a member."""
         return bool(self.coordinator.generation > 0)
 
 
 @pytest.fixture
 async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
-    """One that has nothing to fetch, ever."""
+    """Yield a worker that never fetches."""
     Clock(monkeypatch)
     monkeypatch.setattr(membership, "why_refused", why)
     made = Worker()
@@ -163,12 +163,12 @@ async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
 
 
 async def why(_: KafkaConfig, error: Exception, __: float) -> OperatingError:
-    """What is said of a refusal, without a broker."""
+    """Return the reason of a refusal without a broker."""
     return ConfigError(f"said of {type(error).__name__}")
 
 
 async def test_who_has_nothing_to_fetch_stays_in_the_group(worker: Worker) -> None:
-    """For ever: without partitions, with all of them busy, paused or being restored there is nothing to fetch."""
+    """Nothing is fetched without partitions, or while all are busy, paused or being restored."""
     await worker.join()
     for _ in range(10):
         await asyncio.sleep(POLL_S / 2)
@@ -178,7 +178,10 @@ async def test_who_has_nothing_to_fetch_stays_in_the_group(worker: Worker) -> No
 
 
 async def test_who_hangs_loses_its_place_and_has_it_again_later(worker: Worker) -> None:
-    """The loop that hangs is another one than that of the heartbeats, so nothing else would tell the group."""
+    """Heartbeats run in another loop than the one that hangs.
+
+    Nothing else would inform the group.
+    """
     await worker.join()
     worker.membership.stop()
     await asyncio.sleep(3 * POLL_S)
@@ -191,7 +194,7 @@ async def test_who_hangs_loses_its_place_and_has_it_again_later(worker: Worker) 
 
 
 async def test_a_rebalance_that_lasts_costs_no_place(worker: Worker) -> None:
-    """While work in hand ends nothing is fetched either."""
+    """Nothing is fetched while the events in flight end."""
     released = asyncio.Event()
 
     async def drain(_: object) -> None:
@@ -227,9 +230,9 @@ async def test_a_rebalance_that_lasts_costs_no_place(worker: Worker) -> None:
 async def test_a_group_that_refuses_a_worker_is_told_at_once_and_ends_it_soon(
     worker: Worker, code: int, error: str
 ) -> None:
-    """Also before its first assignment.
+    """The refusal comes before the first assignment.
 
-    Whatever the broker answers; aiokafka alone would wait for ever.
+    With any of these answers aiokafka alone would wait forever.
     """
     await worker.join(code=code)
     assert f"does not take this worker: said of {error}" in worker.membership.refused
@@ -240,7 +243,7 @@ async def test_a_group_that_refuses_a_worker_is_told_at_once_and_ends_it_soon(
 
 @pytest.mark.parametrize("code", [23, SERVER_ERROR])
 async def test_who_is_taken_in_time_goes_on(worker: Worker, code: int) -> None:
-    """As when a foreign member has left, or the broker is well again."""
+    """Examples are a foreign member that has left and a broker that has recovered."""
     await worker.join(code=code)
     await asyncio.sleep(PATIENCE_S / 2)
     assert worker.membership.refused
@@ -253,7 +256,7 @@ async def test_who_is_taken_in_time_goes_on(worker: Worker, code: int) -> None:
 
 
 async def test_heartbeats_that_ended_with_an_error_are_begun_anew(worker: Worker) -> None:
-    """Where aiokafka would tell the same error for ever."""
+    """By itself aiokafka would report the same error forever."""
     await worker.join()
     worker.broker.beat_code = SERVER_ERROR
     await asyncio.sleep(3)
@@ -267,7 +270,7 @@ async def test_heartbeats_that_ended_with_an_error_are_begun_anew(worker: Worker
 
 
 async def test_a_worker_that_nobody_speaks_for_must_not_stay_up(worker: Worker) -> None:
-    """It would have partitions for ever without handling anything; before it has any, too."""
+    """Such a worker would keep partitions forever without handling anything."""
     await worker.join()
     worker.coordinator._coordination_task.cancel()
     await asyncio.sleep(2)
@@ -276,7 +279,7 @@ async def test_a_worker_that_nobody_speaks_for_must_not_stay_up(worker: Worker) 
 
 
 def answering(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Have the brokers answer an admin client unless the list says otherwise, last one first."""
+    """Let the brokers answer an admin client while the returned list is empty."""
     down: list[bool] = []
 
     async def members_of(*_: object) -> list[str]:
@@ -291,20 +294,23 @@ def answering(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 async def test_silence_of_the_group_alone_ends_the_worker(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the fault is: no heartbeat, no rebalance, and brokers that answer others."""
+    """The fault may be any: there is no heartbeat and no rebalance, but brokers answer others."""
     down = answering(worker, monkeypatch)
     await worker.join()
     worker.broker.is_silent = True
     down.append(True)
     await asyncio.sleep(3 * ENDS_S)
-    assert worker.faults == []  # an outage
+    assert worker.faults == []  # an outage is no fault of the worker
     down.clear()
     await asyncio.sleep(ENDS_S + 2 * SESSION_S)
     assert "no place in its consumer group" in str(worker.faults[0])
 
 
 async def test_a_rebalance_has_its_time(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may last as long as others have work in hand; one that never ends is none."""
+    """A rebalance may last as long as other members finish events.
+
+    One that never ends is a fault.
+    """
     answering(worker, monkeypatch)
     await worker.join()
     worker.coordinator._performed_join_prepare = True
@@ -317,7 +323,7 @@ async def test_a_rebalance_has_its_time(worker: Worker, monkeypatch: pytest.Monk
 
 
 async def test_a_stop_is_no_fault(worker: Worker) -> None:
-    """The consumer goes down in it, while work in hand may still end."""
+    """A stop closes the consumer while events in flight may still end."""
     await worker.join()
     worker.is_stopping = True
     await worker.coordinator.close()
@@ -353,7 +359,7 @@ async def test_a_refusal_is_told_with_the_cure(
     *,
     answers: bool,
 ) -> None:
-    """With what the brokers know of it; without, when they do not tell."""
+    """The reason contains the facts that the brokers report, if they do."""
     known = {"_others": "rdkafka@h, x@y", "_session_limits": "10000 to 60000 ms"}
 
     async def asked(_: object, ask: Callable[..., object], __: float, unless: str) -> str:

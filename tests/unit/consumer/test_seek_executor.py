@@ -1,4 +1,4 @@
-"""Carrying out a seek: in which order, what a death in between leaves, and what is done only once."""
+"""Tests of executing a seek: the order of its steps, and a worker that dies in between."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,46 +20,49 @@ AT = TP("t", 0)
 
 
 class Cluster:
-    """Stands for the admin topic, the state's changelog and the group's commits: notes what happens, in order."""
+    """A substitute for the admin topic, the changelog and the group's commits.
+
+    *steps* records the calls in order.
+    """
 
     def __init__(self) -> None:
         self.seeks = Seeks()
         self.steps: list[str] = []
         self.commits = True
-        self.tombstones: list[str] = []  # that somebody else wrote, and this worker has not read
+        self.tombstones: list[str] = []  # of another worker, not read yet
         self.settled: list[tuple[Checkpoint, SourcePosition]] = []
 
     def order(self, identity: str, offset: int) -> None:
-        """An operator's order."""
+        """Add an operator's seek request."""
         self.seeks.take(
             f"seek:t/0/{identity}", msgspec.json.encode(SeekRequest(offset, "ann", "now"))
         )
 
     async def catch_up(self) -> None:
-        """Read them."""
+        """Read the tombstones of the admin topic."""
         for key in self.tombstones:
             self.seeks.take(key, None)
 
     async def settle(self, group: Checkpoint, processed: SourcePosition, may_apply: Any) -> bool:
-        """The state's write."""
+        """Record the checkpoint."""
         self.steps.append(f"settle {processed.next_offset} {processed.seek}")
         self.settled.append((group, processed))
         return bool(may_apply())
 
     async def send_together(self, records: Sequence[ProducerRecord]) -> None:
-        """What is done."""
+        """Record the tombstones of finished seeks."""
         assert all((record.topic, record.value) == ("g.admin", None) for record in records)
         self.steps.append("done " + " ".join((record.key or b"").decode() for record in records))
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
-        """The group's commit."""
+        """Record the commit of the group, and return whether it works."""
         self.steps.append(f"commit {offsets[AT]}")
         return self.commits
 
     async def carry_out(
         self, partition: PartitionState, *, remembers: bool = True, span: tuple[int, int] = (0, 100)
     ) -> int:
-        """An assignment of the partition; how many orders there were."""
+        """Execute the seeks of an assignment, and return their number."""
         checkpointer: Any = self if remembers else None
         stand_in: Any = self
         held = {AT: OwnedPartition(partition, checkpointer)}
@@ -72,14 +75,14 @@ class Cluster:
 
 
 def partition(processed: SourcePosition | None = None) -> PartitionState:
-    """One whose state says *processed*."""
+    """Return the state of a partition with the position *processed*."""
     made = PartitionState(0, None, 1000)
     made.processed = processed
     return made
 
 
 async def test_the_state_moves_before_the_commit_and_then_it_is_done() -> None:
-    """The newest order counts, and those before it are done with it."""
+    """The newest request counts, and the requests before it are finished with it."""
     cluster = Cluster()
     cluster.order("a", 5)
     cluster.order("b", 7)
@@ -96,7 +99,10 @@ async def test_the_state_moves_before_the_commit_and_then_it_is_done() -> None:
 
 
 async def test_what_the_state_knows_is_not_carried_out_again() -> None:
-    """Its worker died before it could say so: the commit follows how far the partition got since."""
+    """Its worker died before it wrote the tombstone.
+
+    The commit follows the position that the partition has reached since.
+    """
     cluster = Cluster()
     cluster.order("a", 5)
     await cluster.carry_out(partition(SourcePosition(9, seek="a")))
@@ -119,7 +125,7 @@ async def test_an_order_whose_commit_fails_stays_due(monkeypatch: pytest.MonkeyP
 
 
 async def test_what_the_last_owner_did_a_moment_ago_is_not_done_again() -> None:
-    """Where nothing is remembered, only the topic tells."""
+    """Without state, only the topic has this information."""
     cluster = Cluster()
     cluster.order("a", 5)
     cluster.tombstones = ["seek:t/0/a"]
@@ -129,7 +135,7 @@ async def test_what_the_last_owner_did_a_moment_ago_is_not_done_again() -> None:
 
 @pytest.mark.parametrize(("ordered", "goes_on_at"), [(5, 10), (50, 50), (500, 90)])
 async def test_it_goes_on_within_the_log(ordered: int, goes_on_at: int) -> None:
-    """Which may have lost records since the order was given."""
+    """The log may have lost records since the request."""
     cluster = Cluster()
     cluster.order("a", ordered)
     await cluster.carry_out(partition(), remembers=False, span=(10, 90))
@@ -137,7 +143,7 @@ async def test_it_goes_on_within_the_log(ordered: int, goes_on_at: int) -> None:
 
 
 async def test_attempts_at_what_is_skipped_are_forgotten() -> None:
-    """Those at what is still to come count."""
+    """Attempts of later events still count."""
     cluster = Cluster()
     cluster.order("a", 5)
     of = partition(SourcePosition(3))

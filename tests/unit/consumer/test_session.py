@@ -1,4 +1,4 @@
-"""Whether the group still counts on this worker, by what its coordinator's heartbeats were answered."""
+"""Tests of the group session: heartbeats whose answers keep the worker in its group."""
 
 import pytest
 
@@ -9,18 +9,21 @@ SESSION_S = 45.0
 
 
 class Clock:
-    """Time as the test says."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def monotonic(self) -> float:
-        """What the lease reads."""
+        """Return the time that the session reads."""
         return self.now
 
 
 class Coordinator:
-    """aiokafka's, as far as the lease knows it. *answers* says whether the broker does."""
+    """The part of aiokafka's coordinator that the session uses.
+
+    *answers* is the answer of the broker to heartbeats.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -34,14 +37,14 @@ class Coordinator:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """In the place of the module `time`."""
+    """Replace the module `time` with a clock, and return it."""
     made = Clock()
     monkeypatch.setattr(group_session, "time", made)
     return made
 
 
 async def test_it_is_held_as_long_as_heartbeats_are_answered(clock: Clock) -> None:
-    """From when each was sent: an answer that was long on its way says nothing of now."""
+    """The time when a heartbeat was sent counts, because a late answer describes the past."""
     held, coordinator = GroupSession(), Coordinator(clock)
     assert not held.is_held(SESSION_S)
     held.renew(coordinator)
@@ -57,7 +60,7 @@ async def test_it_is_held_as_long_as_heartbeats_are_answered(clock: Clock) -> No
 
 
 async def test_joining_again_counts_and_wraps_nothing_twice(clock: Clock) -> None:
-    """Every rebalance renews it."""
+    """Every rebalance renews the session."""
     held, coordinator = GroupSession(), Coordinator(clock)
     held.renew(coordinator)
     noted = coordinator._do_heartbeat

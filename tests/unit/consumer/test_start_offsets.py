@@ -1,4 +1,4 @@
-"""Where reading begins: by the state, else the commit, else the settings."""
+"""Tests of start offsets: the state decides, then the commit, then the settings."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,9 +14,9 @@ PLACE, OTHER, NEW = TP("orders", 0), TP("orders", 1), TP("orders", 2)
 
 
 class Cluster:
-    """Partitions whose logs reach from 100 to 200; *asked* says of which ends somebody wanted to know.
+    """A topic with three partitions whose logs reach from 100 to 200.
 
-    The topic has three partitions, and the group has committed *committed*.
+    *asked* records the ends that were queried. *committed* are the commits of the group.
     """
 
     def __init__(self, committed: Mapping[TP, int] | None = None) -> None:
@@ -24,22 +24,22 @@ class Cluster:
         self.committed = committed or {}
 
     async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
-        """Where they begin."""
+        """Return where the logs begin."""
         self.asked += ["begin"] * len(partitions)
         return dict.fromkeys(partitions, 100)
 
     async def highwaters(self, *partitions: TP) -> dict[TP, int]:
-        """Where they end."""
+        """Return where the logs end."""
         self.asked += ["end"] * len(partitions)
         return dict.fromkeys(partitions, 200)
 
     async def partitions(self, topics: Collection[str]) -> set[TP]:
-        """Those of the one topic."""
+        """Return the partitions of the topic."""
         assert set(topics) == {PLACE.topic}
         return {PLACE, OTHER, NEW}
 
     async def commits(self, partitions: Collection[TP]) -> Mapping[TP, int]:
-        """What is committed of them."""
+        """Return the committed offsets of *partitions*."""
         return {tp: offset for tp, offset in self.committed.items() if tp in partitions}
 
 
@@ -47,15 +47,15 @@ class Cluster:
 @pytest.mark.parametrize(
     ("known", "found", "gone"),
     [
-        (KnownPositions(SourcePosition(150), 150, 150), {PLACE: 150}, {}),  # the state is the truth
-        (KnownPositions(SourcePosition(150), 120, 120), {PLACE: 150}, {}),  # and a commit was lost
+        (KnownPositions(SourcePosition(150), 150, 150), {PLACE: 150}, {}),  # the state decides
+        (KnownPositions(SourcePosition(150), 120, 120), {PLACE: 150}, {}),  # a commit was lost
         (KnownPositions(SourcePosition(150), None, None), {PLACE: 150}, {}),
         (
             KnownPositions(SourcePosition(20), 20, 20),
             {PLACE: 100},
             {PLACE: 80},
-        ),  # what was between is gone
-        (KnownPositions(None, 120, 120), {}, {}),  # Faust reads on where the group has committed
+        ),  # the records in between are deleted
+        (KnownPositions(None, 120, 120), {}, {}),  # Faust continues at the commit
         (KnownPositions(None, 20, 20), {PLACE: 100}, {PLACE: 80}),
         (KnownPositions(None, 0, 0), {PLACE: 100}, {PLACE: 100}),
     ],
@@ -63,7 +63,7 @@ class Cluster:
 async def test_what_is_known_of_a_partition_decides_whatever_the_setting_says(
     known: KnownPositions, found: dict[TP, int], gone: dict[TP, int], *, is_earliest: bool
 ) -> None:
-    """Retention that has overtaken the group costs what is deleted, never what is still there."""
+    """If retention has overtaken the group, only deleted records are skipped."""
     cluster = Cluster()
     assert await find_start_offsets(
         {PLACE: known}, cluster, "ignore", is_earliest=is_earliest
@@ -74,7 +74,7 @@ async def test_what_is_known_of_a_partition_decides_whatever_the_setting_says(
 async def test_a_commit_of_0_is_set_where_the_log_begins_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where aiokafka would not move."""
+    """By itself aiokafka would not move."""
 
     async def begins(_: Cluster, *partitions: TP) -> dict[TP, int]:
         return dict.fromkeys(partitions, 0)
@@ -89,7 +89,7 @@ UNKNOWN = KnownPositions(None, None, None)
 
 
 async def test_a_topic_that_the_group_knows_nothing_of_begins_as_the_setting_says() -> None:
-    """At its end all of it is to be committed at once, what others have included."""
+    """If it begins at its end, all of its partitions are committed at once."""
     assert await find_start_offsets(
         {PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=True
     ) == StartOffsets({PLACE: 100})
@@ -101,7 +101,7 @@ async def test_a_topic_that_the_group_knows_nothing_of_begins_as_the_setting_say
 
 @pytest.mark.parametrize("is_earliest", [True, False])
 async def test_a_new_partition_of_a_known_topic_begins_with_its_log(*, is_earliest: bool) -> None:
-    """The group has committed other ones of it, or this worker has the state of one."""
+    """The group has committed other partitions of it, or this worker has the state of one."""
     committed = Cluster({PLACE: 150, OTHER: 150})
     found = await find_start_offsets({NEW: UNKNOWN}, committed, "ignore", is_earliest=is_earliest)
     assert found == StartOffsets({NEW: 100})
@@ -111,7 +111,10 @@ async def test_a_new_partition_of_a_known_topic_begins_with_its_log(*, is_earlie
 
 
 async def test_who_comes_second_begins_where_the_first_worker_says() -> None:
-    """Two workers that start together must not take each other's first commit for a sign of new partitions."""
+    """Two workers that start together see each other's first commits.
+
+    These must not pass for a sign of new partitions.
+    """
     first = await find_start_offsets({PLACE: UNKNOWN}, Cluster(), "ignore", is_earliest=False)
     found = await find_start_offsets(
         {OTHER: UNKNOWN}, Cluster(first.fresh | {OTHER: 195}), "ignore", is_earliest=False
@@ -120,7 +123,7 @@ async def test_who_comes_second_begins_where_the_first_worker_says() -> None:
 
 
 async def test_a_state_of_another_topic_is_refused() -> None:
-    """With the cure."""
+    """The error names the remedy."""
     with pytest.raises(
         ConfigError, match=r"orders-0: .*the topic ends at 200.*state replay --topic orders"
     ):
@@ -133,13 +136,16 @@ async def test_a_state_of_another_topic_is_refused() -> None:
 
 
 async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -> None:
-    """However long it is; the cure keeps the tables or makes them anew."""
+    """The length of the new topic does not matter.
+
+    The error names a remedy that keeps or rebuilds the tables.
+    """
     known = KnownPositions(SourcePosition(150, source_id="one"), 150, 150, "two")
     with pytest.raises(
         ConfigError, match=r"orders was deleted and made anew.*reset-offsets orders --to-beginning"
     ):
         await find_start_offsets({PLACE: known}, Cluster(), "ignore", is_earliest=True)
-    for same in "", "one":  # a broker that tells no ids, and an older state
+    for same in "", "one":  # a broker without ids, and the same id
         assert await find_start_offsets(
             {PLACE: known._replace(source_id=same)}, Cluster(), "ignore", is_earliest=True
         ) == StartOffsets({PLACE: 150})
@@ -163,15 +169,15 @@ async def test_a_source_that_was_made_anew_is_refused_where_there_is_a_state() -
 async def test_a_source_that_was_made_anew_is_read_from_its_beginning_where_there_is_no_state(
     known: KnownPositions,
     begins_anew: bool,
-    is_earliest: bool,  # of the table
+    is_earliest: bool,  # from the parameters
 ) -> None:
-    """Whatever the settings say of groups that know nothing."""
+    """The setting for groups without commits does not apply."""
     found = await find_start_offsets({PLACE: known}, Cluster(), "ignore", is_earliest=is_earliest)
     assert found == StartOffsets({PLACE: 100} if begins_anew else {})
 
 
 async def test_a_state_that_is_lost_is_not_taken_for_one_that_begins() -> None:
-    """The commit says that there was one: an empty changelog is no empty state then."""
+    """The note of the commit says that there was state, so that an empty changelog is an error."""
     lost = KnownPositions(None, 150, 150, "one", CommitNote("one", has_state=True))
     with pytest.raises(
         ConfigError,
@@ -181,7 +187,7 @@ async def test_a_state_that_is_lost_is_not_taken_for_one_that_begins() -> None:
     for note in (
         CommitNote(),
         CommitNote("one"),
-    ):  # of a version before, or before the subscription had a state
+    ):  # an older version, or before it had state
         assert (
             await find_start_offsets(
                 {PLACE: lost._replace(note=note)}, Cluster(), "ignore", is_earliest=True

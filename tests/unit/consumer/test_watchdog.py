@@ -1,4 +1,4 @@
-"""The watchdog, on the real crew and flow with faults planted into them: what stands still is never green."""
+"""Tests of the watchdog, with planted faults: a stalled worker is never reported as healthy."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,13 +25,13 @@ BREAKER = Breaker(failures=1, events=1, window_s=60, wait_initial_s=200, wait_ma
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def watch(trial: Trial, unfetched: Callable[[TP], int] = lambda _: 0) -> Watchdog:
-    """Have a watchdog look at a trial from now on."""
+    """Start a watchdog on a trial, and return it."""
     assigned: Any = SimpleNamespace(processors={PLACE: trial.processor}, task_pool=trial.task_pool)
     watchdog = Watchdog(
         assigned, unfetched, lambda: True, on_fault=trial.fault, stalled_s=30, ends_s=90, send_s=120
@@ -41,7 +41,7 @@ def watch(trial: Trial, unfetched: Callable[[TP], int] = lambda _: 0) -> Watchdo
 
 
 async def ends(trial: Trial, watchdog: Watchdog, words: str) -> None:
-    """See that nothing is green after 30 seconds, and that the worker ends after 90."""
+    """Assert that the partition is stalled after 30 seconds, and the worker ends after 90."""
     await asyncio.sleep(29)
     assert (watchdog.stalled, trial.faults) == ([], [])
     await asyncio.sleep(12)
@@ -56,13 +56,13 @@ async def ends(trial: Trial, watchdog: Watchdog, words: str) -> None:
 
 
 async def nothing(event: Try) -> None:
-    """Succeed."""
+    """Do nothing."""
 
 
 async def test_a_duty_that_nobody_has_is_noticed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The crew believes that a task looks for work, and none does."""
+    """The task pool assumes that it has a leader, but no task looks for work."""
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -74,7 +74,7 @@ async def test_a_duty_that_nobody_has_is_noticed(
 async def test_a_flow_that_nobody_wakes_is_noticed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was fetched reaches no agent, or an agent that does not carry."""
+    """Fetched records do not reach the task pool."""
     monkeypatch.setattr(TaskPool, "wake", lambda *_: None)
     trial = make()
     trial.handler("work", nothing)
@@ -86,7 +86,7 @@ async def test_a_flow_that_nobody_wakes_is_noticed(
 async def test_a_task_that_died_with_an_event_in_hand_is_noticed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lane stays shut for ever."""
+    """Its lane stays closed forever."""
     monkeypatch.setattr(TaskPool, "_check_end", lambda *_: None)
     trial = make()
 
@@ -124,7 +124,7 @@ async def test_settling_that_begins_never_is_noticed(
 async def test_settling_that_is_never_answered_is_red_and_ends_after_its_own_limit(
     make: Make,
 ) -> None:
-    """A broker that is silent has `DeliveryTimeoutMs` before anybody gives up."""
+    """A silent broker has `DeliveryTimeoutMs` before the producer gives up."""
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -141,7 +141,7 @@ async def test_settling_that_is_never_answered_is_red_and_ends_after_its_own_lim
 
 
 async def test_settling_that_somebody_cancels_ends_the_worker(make: Make) -> None:
-    """It is not known whether the group was written, and no group is ever written twice."""
+    """The log may or may not have the checkpoint, and none is ever written twice."""
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -155,7 +155,7 @@ async def test_settling_that_somebody_cancels_ends_the_worker(make: Make) -> Non
 
 
 async def test_records_that_nobody_fetches_are_noticed(make: Make) -> None:
-    """The fetcher is dead, or never polled."""
+    """The fetcher is dead or is never polled."""
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -163,7 +163,7 @@ async def test_records_that_nobody_fetches_are_noticed(make: Make) -> None:
 
 
 async def test_what_has_a_reason_is_no_stall(make: Make) -> None:
-    """Handlers at work, waits between attempts, a shut gate, a pause, a halt, what Kafka refuses."""
+    """The reasons are slow handlers, back-off, a pause, refused sends and a halt."""
     trial = make(concurrency=2, on_dead_letter="halt")
 
     async def do(event: Try) -> None:
@@ -183,7 +183,7 @@ async def test_what_has_a_reason_is_no_stall(make: Make) -> None:
             await asyncio.sleep(5)
             assert (watchdog.stalled, trial.faults) == ([], [])
 
-    trial.feed("a:slow", "b:slow", "c:1", "a:2")  # two hands, both full
+    trial.feed("a:slow", "b:slow", "c:1", "a:2")  # two tasks, both occupied
     await stays_green(195)
     await trial.settled(4)
     trial.feed("k:again", "k:behind")
@@ -208,7 +208,7 @@ async def test_what_has_a_reason_is_no_stall(make: Make) -> None:
 
 
 async def test_events_that_wait_at_a_shut_gate_are_no_stall(make: Make) -> None:
-    """What their handler needs is away, which /readyz tells as such."""
+    """Their handler's dependency is unavailable, which `/readyz` reports."""
     trial = make()
 
     async def away(event: Try) -> None:
@@ -224,7 +224,7 @@ async def test_events_that_wait_at_a_shut_gate_are_no_stall(make: Make) -> None:
 
 
 async def test_a_busy_partition_is_never_stalled(make: Make) -> None:
-    """As long as anything at all ends between two looks."""
+    """An event that ends between two looks is enough."""
     trial = make(concurrency=1)
 
     async def slow(event: Try) -> None:
@@ -241,7 +241,7 @@ async def test_a_busy_partition_is_never_stalled(make: Make) -> None:
 
 
 async def test_a_process_that_was_frozen_is_not_ended_for_that(make: Make) -> None:
-    """Time that nobody had does not count."""
+    """The time while it was frozen does not count."""
     trial = make()
     trial.handler("work", nothing)
     trial.start()
@@ -260,7 +260,10 @@ async def test_a_process_that_was_frozen_is_not_ended_for_that(make: Make) -> No
 
 @given(looks=st.lists(st.tuples(st.floats(0.1, 20), st.integers(0, 3)), min_size=1, max_size=60))
 def test_only_what_never_changes_is_stalled(looks: list[tuple[float, int]]) -> None:
-    """The time since the last change decides, over any looks; 0 stands for nothing that waits."""
+    """The time since the last change decides.
+
+    A mark of 0 means that nothing waits.
+    """
     stalls, since = Stalls(30, 90), 0.0
     before = 0
     for passed_s, mark in looks:

@@ -1,4 +1,4 @@
-"""What operators tell a group beside pauses: where to go on, how much may be in hand; what a seek is in offsets."""
+"""Tests of the control state beside pauses: seeks, concurrency, and the offsets of a seek."""
 
 import msgspec
 import pytest
@@ -22,12 +22,12 @@ PLACE = TopicPartition("t", 0)
 
 
 def order(offset: int) -> bytes:
-    """An order's value."""
+    """Return the value of a seek request."""
     return msgspec.json.encode(SeekRequest(offset, "ann@desk", AT, "why"))
 
 
 def state_after(*records: tuple[str, bytes | None]) -> ControlState:
-    """All that *records* say."""
+    """Return the control state after *records*."""
     found = ControlState()
     for key, value in records:
         found.take(key.encode(), value)
@@ -35,7 +35,7 @@ def state_after(*records: tuple[str, bytes | None]) -> ControlState:
 
 
 def test_the_newest_order_of_a_partition_counts() -> None:
-    """Those before it are known as well, since they are done with it; other partitions have their own."""
+    """Earlier requests stay known, because they are finished together with it."""
     seeks = state_after(
         ("seek:t/0/a", order(5)), ("seek:t/1/a", order(6)), ("seek:t/0/b", order(7))
     ).seeks
@@ -50,7 +50,7 @@ def test_the_newest_order_of_a_partition_counts() -> None:
 
 
 def test_a_tombstone_ends_its_own_order_alone() -> None:
-    """One that was given meanwhile still counts."""
+    """A request that was made meanwhile still counts."""
     seeks = state_after(
         ("seek:t/0/a", order(5)), ("seek:t/0/b", order(7)), ("seek:t/0/a", None)
     ).seeks
@@ -61,13 +61,11 @@ def test_a_tombstone_ends_its_own_order_alone() -> None:
     "key", ["seek:", "seek:t/0", "seek:t/x/a", "seek:t/0/", "seek:/0/a", "seek:t/0/a/b"]
 )
 def test_what_names_no_order_is_refused(key: str) -> None:
-    """Nothing is moved by it."""
     with pytest.raises(ValueError, match="is not seek:"):
         Seeks().take(key, order(1))
 
 
 def test_a_name_is_read_back() -> None:
-    """From the key that it makes."""
     seeks = Seeks()
     name = SeekId("a.b-c_d", 12, "x")
     assert "is to go on at offset 3" in seeks.take(str(name), order(3))
@@ -75,7 +73,7 @@ def test_a_name_is_read_back() -> None:
 
 
 def test_a_concurrency_holds_until_its_tombstone() -> None:
-    """For its topic alone; the star is each worker's own."""
+    """The key `*` sets the concurrency of each worker."""
     five = msgspec.json.encode(ConcurrencyOverride(5, "ann@desk", AT))
     concurrency_overrides = state_after(
         ("concurrency:t", five), ("concurrency:*", five)
@@ -100,7 +98,7 @@ def test_a_concurrency_holds_until_its_tombstone() -> None:
     ],
 )
 def test_a_concurrency_has_bounds(key: str, count: int) -> None:
-    """What is beyond them is refused, and what was said before holds."""
+    """The earlier override stays in effect."""
     concurrency_overrides = ConcurrencyOverrides()
     with pytest.raises(ValueError, match=r".+"):
         concurrency_overrides.take(
@@ -118,7 +116,7 @@ def test_all_kinds_stand_in_one_topic() -> None:
 
 
 def test_a_place_is_said_in_one_way() -> None:
-    """Exactly one; times without a zone are UTC."""
+    """Times without a zone are UTC."""
     assert seek_target(edge=None, offset=0, time=None) == SeekTarget(offset=0)
     assert seek_target(edge="end", offset=None, time=None) == SeekTarget(edge="end")
     assert (
@@ -147,13 +145,13 @@ def test_a_place_is_said_in_one_way() -> None:
     ],
 )
 def test_every_place_is_an_offset_of_the_log(where: SeekTarget, to: int) -> None:
-    """Shifts stay within it."""
+    """Shifts stay within the log."""
     assert _to(PLACE, (10, 90), 50, 77, where) == to
 
 
 @pytest.mark.parametrize("offset", [9, 91])
 def test_an_offset_outside_of_the_log_is_refused(offset: int) -> None:
-    """With what there is."""
+    """The error names the range."""
     with pytest.raises(ConfigError, match=f"t/0 has the offsets 10 to 90, not {offset}"):
         _to(PLACE, (10, 90), 50, 90, SeekTarget(offset=offset))
 
@@ -163,14 +161,14 @@ def test_an_offset_outside_of_the_log_is_refused(offset: int) -> None:
     [(50, 40, 10), (50, 60, -10), (None, 30, -20), (5, 10, 0), (95, 90, 0)],
 )
 def test_a_move_says_how_many_come_again(committed: int | None, to: int, again: int) -> None:
-    """Of those that are there; below 0, how many are skipped."""
+    """Deleted records do not count, and a negative number is that of skipped records."""
     move = PlannedSeek(PLACE, 10, 90, committed, to)
     assert move.again == again
     assert (move.as_json()["again"], move.as_json()["skipped"]) == (max(again, 0), max(-again, 0))
 
 
 def test_it_is_said_what_the_state_has_to_do_with_it() -> None:
-    """Whether events are recognised decides whether a seek back has effects."""
+    """A seek back has effects unless the state recognises duplicates."""
     back = [PlannedSeek(PLACE, 0, 90, 50, 40)]
     [known] = consequences(back, {"t": 3600.0})
     assert "duplicates and not handled" in known

@@ -1,4 +1,4 @@
-"""Pauses: what the admin topic's records say, which partition is paused by which, and what a resume lifts."""
+"""Tests of pauses: records of the admin topic, their scopes, and the effect of a resume."""
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ WHY = AuditInfo("ann@desk", "2026-01-01T10:02:00Z", "moving")
 
 
 def paused(*keys: str) -> Pauses:
-    """After a pause of each of *keys*."""
+    """Return the pauses after one of each of *keys*."""
     pauses = Pauses()
     for key in keys:
         pauses.take(key.encode(), msgspec.json.encode(WHY))
@@ -21,7 +21,6 @@ def paused(*keys: str) -> Pauses:
     "target", [PauseScope(), PauseScope("t"), PauseScope("t", 0), PauseScope("a.b-c_d", 12)]
 )
 def test_a_key_names_its_target(target: PauseScope) -> None:
-    """And is read back as it."""
     assert PauseScope.parsed(str(target)) == target
 
 
@@ -29,7 +28,6 @@ def test_a_key_names_its_target(target: PauseScope) -> None:
     "key", [b"", None, b"/3", b"t/x", b"t/-1", b"t/3/4", "t/\u0663".encode(), b"\xff"]
 )
 def test_other_keys_are_refused(key: bytes | None) -> None:
-    """Nothing is paused by them."""
     pauses = Pauses()
     with pytest.raises(ValueError, match=r".+"):
         pauses.take(key, msgspec.json.encode(WHY))
@@ -37,7 +35,7 @@ def test_other_keys_are_refused(key: bytes | None) -> None:
 
 
 def test_a_value_that_says_nothing_is_refused() -> None:
-    """What was said before holds."""
+    """The earlier pause stays in effect."""
     pauses = paused("t")
     with pytest.raises(msgspec.MsgspecError):
         pauses.take(b"t", b"{}")
@@ -54,13 +52,11 @@ def test_a_value_that_says_nothing_is_refused() -> None:
     ],
 )
 def test_a_pause_is_of_what_it_names(key: str, expected: set[tuple[str, int]]) -> None:
-    """No other partition stands still."""
     pauses = paused(key)
     assert {at for at in [("t", 0), ("t", 1), ("u", 0)] if pauses.why(*at)} == expected
 
 
 def test_the_words_say_who_when_and_why() -> None:
-    """For whoever looks."""
     assert (
         paused("t/1").why("t", 1) == "t/1 is paused since 2026-01-01T10:02:00Z by ann@desk: moving"
     )
@@ -68,7 +64,7 @@ def test_the_words_say_who_when_and_why() -> None:
 
 
 def test_a_tombstone_ends_a_pause_and_no_other() -> None:
-    """Also one of what was not paused."""
+    """A tombstone for a scope that is not paused has no effect."""
     pauses = paused("t", "u/0")
     pauses.take(b"t", None)
     pauses.take(b"v", None)
@@ -85,7 +81,10 @@ def test_a_tombstone_ends_a_pause_and_no_other() -> None:
 
 
 def test_a_resume_lifts_what_it_covers() -> None:
-    """A topic's takes its partitions' with it; nothing paused is nothing to do."""
+    """The resume of a topic includes its partitions.
+
+    Without a pause there is nothing to do.
+    """
     pauses = paused("t", "t/1", "u/0")
     assert pauses.lifted(PauseScope("t")) == [PauseScope("t"), PauseScope("t", 1)]
     assert pauses.lifted(PauseScope()) == [PauseScope("t"), PauseScope("t", 1), PauseScope("u", 0)]
@@ -100,14 +99,14 @@ def test_a_resume_lifts_what_it_covers() -> None:
 def test_a_part_does_not_go_on_while_the_whole_is_paused(
     key: str, target: PauseScope, says: str
 ) -> None:
-    """It would be said and not be true."""
+    """A resume would report success without an effect."""
     with pytest.raises(OperatingError, match=says):
         paused(key).lifted(target)
 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])
 def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
-    """The audit says who did what; the admin topic's record is read back as it."""
+    """The audit record comes first in the batch."""
     audit, record = change_records("g", action, [PauseScope("t", 1)], WHY)
     assert (audit.topic, record.topic, record.key) == ("g.admin.audit", "g.admin", b"t/1")
     assert msgspec.json.decode(audit.value or b"") == {
@@ -123,7 +122,7 @@ def test_a_change_is_written_down_before_it_is_done(action: Action) -> None:
 
 
 def test_the_widest_pause_is_the_one_that_lets_a_partition_go_on() -> None:
-    """Whatever came first."""
+    """The order of the pauses does not matter."""
     pauses = paused("t/0", "t", "*", "u")
     assert pauses.over("t", 0) == (PauseScope(), WHY)
     pauses.take(b"*", None)

@@ -1,4 +1,4 @@
-"""Which dead letters are open, which are meant, what goes with them, and in which order."""
+"""Tests of the dead letter index: open dead letters, selection, and the order of a redrive."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ AT = 1_800_000_000_000
 def record(
     offset: int = 5, key: bytes | None = b"k", value: bytes | None = b"{}", partition: int = 1
 ) -> Any:
-    """An event as it was read."""
+    """Return an event as it was read."""
     headers = [("ce_id", b"%d" % offset), ("ce_source", b"shop"), ("famulus-hops", b"not ours")]
     return SimpleNamespace(
         topic="t",
@@ -51,7 +51,7 @@ def record(
 def letter_record(
     of: Any, failure: Failure, letters: DeadLetters = LETTERS, *, is_large: bool = False
 ) -> Any:
-    """Its letter as it is read, without the value where that *is_large*."""
+    """Return the dead letter record of an event, without the value if *is_large*."""
     sent = letters.letter(of, failure)
     if is_large:
         assert sent.fallback is not None
@@ -73,21 +73,21 @@ def failure(
     hops: int = 0,
     handler: str = "agents.t.note",
 ) -> Failure:
-    """Why it failed."""
+    """Return the failure of an event."""
     return Failure(kind, PermanentError("no"), at_ms, handler, 2, at_ms - 1000, hops)
 
 
 def letter(
     offset: int = 5, key: bytes | None = b"k", partition: int = 1, **about: Any
 ) -> DeadLetter:
-    """A letter."""
+    """Return a parsed dead letter."""
     return parse_dead_letter(
         letter_record(record(offset, key, partition=partition), failure(**about))
     )
 
 
 def audit(of: DeadLetter, at_ms: int, action: Any = "redrive", group: str = GROUP) -> Audit:
-    """That something was done about it."""
+    """Return the audit record of an action on *of*."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return Audit(
         action, *of.id.origin, of.id.hops, group, of.cause.kind, of.cause.handler, "me@here", at
@@ -101,7 +101,7 @@ def register(
     *,
     is_all: bool = False,
 ) -> DeadLetterIndex:
-    """What is known after reading all of it."""
+    """Return the index after it has read all *audits* and *letters*."""
     made = DeadLetterIndex(GROUP, criteria or Criteria(), is_all=is_all)
     for done in audits:
         made.note(done)
@@ -111,15 +111,15 @@ def register(
 
 
 def offsets(entries: Iterable[Entry]) -> list[int]:
-    """Where their events come from."""
+    """Return the source offsets of the events."""
     return [entry.id.origin.offset for entry in entries]
 
 
-# What a letter says.
+# Contents of a dead letter.
 
 
 def test_a_letter_says_what_failed_where() -> None:
-    """Whatever headers of the same names the sender had."""
+    """Headers of the same names that the producer wrote make no difference."""
     found = parse_dead_letter(letter_record(record(), failure(hops=3)))
     assert found.id == LetterId(Origin("t", 1, 5), "", 3)
     assert found.cause == Cause("permanent", "agents.t.note", "famulus.errors.PermanentError", "")
@@ -134,7 +134,7 @@ def test_a_letter_says_what_failed_where() -> None:
 
 
 def test_what_is_no_letter_of_ours_is_refused() -> None:
-    """A record without our headers, or with broken ones."""
+    """The headers are missing or broken, or there is no source partition."""
     broken = letter_record(record(), failure())
     broken.headers = [(name, b"x" if name == "famulus-hops" else of) for name, of in broken.headers]
     nowhere = letter_record(record(partition=-1), failure())
@@ -144,7 +144,7 @@ def test_what_is_no_letter_of_ours_is_refused() -> None:
 
 
 def test_a_letter_goes_back_as_what_the_event_was() -> None:
-    """Key, value, time and the sender's headers; one hop more; the letter's own headers are gone."""
+    """The hop count increases by one, and the dead letter's own headers are removed."""
     event = record()
     read = letter_record(event, failure(hops=3))
     sent = outgoing("back", returning(read, "redrive", read.value))
@@ -155,7 +155,7 @@ def test_a_letter_goes_back_as_what_the_event_was() -> None:
 
 
 def test_an_edit_is_known_by_the_first_value_ever() -> None:
-    """Also when it was not in the letter, and when it is edited a second time."""
+    """The dead letter may lack the value, and the event may be edited a second time."""
     large = letter_record(record(value=b"x" * 2000), failure(), is_large=True)
     for read in (letter_record(record(), failure()), large):
         first = returning(read, "redrive", b"1", first_digest(read, parse_dead_letter(read)))
@@ -171,7 +171,7 @@ def test_an_edit_is_known_by_the_first_value_ever() -> None:
 
 
 def test_what_was_done_is_read_again() -> None:
-    """By its event's origin; what is no such record is left out."""
+    """Records that are not audit records are refused."""
     read = letter_record(record(), failure(hops=1))
     sent = returning(read, "drop", read.value)
     kept = audit_record(
@@ -196,7 +196,10 @@ def test_what_was_done_is_read_again() -> None:
 
 
 def test_a_cause_has_a_name_that_stays() -> None:
-    """Whoever asks; another place, handler or error is another cause, another element of a list is not."""
+    """Another place, handler or error makes another cause.
+
+    Another index into a list does not.
+    """
 
     def cause(path: str) -> Cause:
         poison = Failure(FailureKind.POISON, DecodeError(path, "Expected `int`"), AT)
@@ -208,17 +211,20 @@ def test_a_cause_has_a_name_that_stays() -> None:
     assert cause("$.items[0].price").id != cause("$.items[0].quantity").id
 
 
-# What is open.
+# Open dead letters.
 
 
 def test_a_letter_that_stands_twice_is_one() -> None:
-    """The first of them: a worker died after the letter was taken and before it was done with its event."""
+    """The first one counts.
+
+    A worker died between writing the dead letter and finishing its event.
+    """
     made = register([letter(5), letter(6), letter(5, at_ms=AT + 1)])
     assert [(e.id.origin.offset, e.place) for e in made.entries()] == [(5, (1, 0)), (6, (1, 1))]
 
 
 def test_what_was_done_is_open_no_more() -> None:
-    """Unless all is asked for: then it says what was done."""
+    """With *is_all* the entry states what was done."""
     letters = [letter(5), letter(6), letter(7)]
     done = [audit(letters[0], AT + 1), audit(letters[1], AT + 2, "drop")]
     assert offsets(register(letters, done).entries()) == [7]
@@ -231,7 +237,7 @@ def test_what_was_done_is_open_no_more() -> None:
 
 
 def test_what_another_group_did_is_not_ours() -> None:
-    """Nor are its letters, which are only counted."""
+    """Dead letters of another group are only counted."""
     other = DeadLetters("t.dead-letter", 4, "billing", "v1")
     theirs = parse_dead_letter(letter_record(record(6), failure(), other))
     made = register([letter(5), theirs], [audit(letter(5), AT + 1, group="billing")])
@@ -239,7 +245,7 @@ def test_what_another_group_did_is_not_ours() -> None:
 
 
 def test_a_letter_that_came_back_is_one_of_its_own() -> None:
-    """The earlier one is done with, also when nobody wrote down that it was sent."""
+    """The earlier dead letter is closed even if no audit record says that it was redriven."""
     letters = [letter(5), letter(5, hops=1, at_ms=AT + 9)]
     for done in ([], [audit(letters[0], AT + 1)]):
         assert [e.id.hops for e in register(letters, done).entries()] == [1]
@@ -251,7 +257,10 @@ def test_a_letter_that_came_back_is_one_of_its_own() -> None:
 
 
 def test_an_event_that_was_read_and_failed_anew_is_open_again() -> None:
-    """What was done before that says nothing about it: a replay, or a source that was made anew."""
+    """The event was replayed, or its source topic was recreated.
+
+    Earlier actions do not apply to it.
+    """
     before = [letter(5), letter(5, hops=1, at_ms=AT + 1000)]
     done = [audit(before[0], AT + 500), audit(before[1], AT + 1500)]
     made = register([*before, letter(5, at_ms=AT + 2000)], done)
@@ -259,7 +268,7 @@ def test_an_event_that_was_read_and_failed_anew_is_open_again() -> None:
 
 
 def test_letters_of_two_handlers_of_one_event_are_two() -> None:
-    """Where only a handler failed, it alone is to have the event again."""
+    """If only one handler failed, only that one gets the event again."""
     scope = ("famulus-scope", b"handler")
     reads = [
         letter_record(record(), failure(handler=f"agents.t.{name}")) for name in ("note", "mail")
@@ -271,7 +280,7 @@ def test_letters_of_two_handlers_of_one_event_are_two() -> None:
     assert returning(reads[1], "redrive", b"").handler == "agents.t.mail"
 
 
-# What is meant.
+# Selection.
 
 
 @pytest.mark.parametrize(
@@ -292,18 +301,21 @@ def test_letters_of_two_handlers_of_one_event_are_two() -> None:
     ],
 )
 def test_criteria_must_all_hold(criteria: Criteria, takes: bool) -> None:  # a table
-    """An id may leave out its source; times are from, and before."""
+    """An event id may omit its source.
+
+    The start of a period is inclusive and its end exclusive.
+    """
     assert criteria.takes(letter()) is takes
 
 
 def test_a_key_is_said_as_it_is_shown() -> None:
-    """Also one that is no text; a letter without a key has none."""
+    """A key that is not text is escaped, and a dead letter without a key has none."""
     assert Criteria(key="\\xff").takes(letter(key=b"\xff"))
     assert not Criteria(key="").takes(letter(key=None))
 
 
 def test_times_are_iso_or_so_long_ago() -> None:
-    """UTC, unless they say otherwise."""
+    """Times without an offset are UTC."""
     noon = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
     assert time_of("2026-01-31T12:00", 0) == time_of("2026-01-31T13:00+01:00", 0) == noon
     assert time_of("2026-01-31", 0) == noon - 12 * 3_600_000
@@ -319,7 +331,6 @@ def test_times_are_iso_or_so_long_ago() -> None:
 
 
 def test_an_origin_is_read_as_it_is_written() -> None:
-    """A topic may have slashes in it only where Kafka would not have them."""
     assert Origin.of(str(Origin("order-events", 3, 1042))) == Origin("order-events", 3, 1042)
     for text in ("", "t", "t/1", "t/1/x", "/1/2", "t/-1/2"):
         with pytest.raises(ValueError, match="TOPIC/PARTITION/OFFSET"):
@@ -327,7 +338,7 @@ def test_an_origin_is_read_as_it_is_written() -> None:
 
 
 def test_causes_are_counted() -> None:
-    """The most frequent first, with the keys that they touch, and the newest message."""
+    """The most frequent cause comes first."""
     letters = [
         letter(1, b"a"),
         letter(2, b"b", at_ms=AT + 5),
@@ -341,11 +352,11 @@ def test_causes_are_counted() -> None:
     assert (second.cause.kind, second.count, second.keys) == ("timeout", 1, [])
 
 
-# What is sent, and in which order.
+# Plans: what is sent, in which order.
 
 
 def plan(letters: Iterable[DeadLetter], criteria: Criteria, **how: Any) -> Plan:
-    """What would be done."""
+    """Return the plan of a redrive."""
     how = {"by_partition": False, "hops_max": 10, "limit": None, **how}
     return planned(
         register(letters, criteria=criteria, is_all=how.pop("is_all", False)).entries(), **how
@@ -356,7 +367,10 @@ PARKED: Any = {"kind": FailureKind.PARKED, "handler": ""}
 
 
 def test_they_go_in_the_order_of_the_log() -> None:
-    """Not in that of their letters: one that failed again has its letter behind those that wait for it."""
+    """The dead letters have another order.
+
+    One that failed again is behind the events that are parked for it.
+    """
     letters = [letter(6, **PARKED), letter(7, **PARKED), letter(5, hops=1), letter(3, partition=0)]
     assert [e.id.origin[1:] for e in plan(letters, Criteria()).chosen] == [
         (0, 3),
@@ -367,7 +381,7 @@ def test_they_go_in_the_order_of_the_log() -> None:
 
 
 def test_what_waits_takes_along_what_it_waits_for() -> None:
-    """All before it of its key and partition; nothing of another one, and nothing behind it."""
+    """All earlier dead letters of the same key and partition are added, and no others."""
     letters = [
         letter(3, b"other"),
         letter(4, None),
@@ -384,13 +398,13 @@ def test_what_waits_takes_along_what_it_waits_for() -> None:
 
 
 def test_letters_of_a_key_that_do_not_wait_are_free() -> None:
-    """As long as none of them is parked up to the one that is meant."""
+    """No dead letter of the key is parked up to the selected one."""
     letters = [letter(5), letter(6), letter(7, **PARKED)]
     assert offsets(plan(letters, Criteria(origin=Origin("t", 1, 6))).chosen) == [6]
 
 
 def test_where_the_partition_has_an_order_all_of_it_waits() -> None:
-    """Whatever the keys."""
+    """The keys do not matter then."""
     letters = [letter(5, b"a"), letter(6, b"b", **PARKED), letter(7, None, **PARKED)]
     criteria = Criteria(origin=Origin("t", 1, 7))
     assert offsets(plan(letters, criteria, by_partition=True).chosen) == [5, 6, 7]
@@ -398,7 +412,7 @@ def test_where_the_partition_has_an_order_all_of_it_waits() -> None:
 
 
 def test_what_was_sent_too_often_stays_and_what_waits_for_it() -> None:
-    """What does not wait for it goes."""
+    """Dead letters that do not wait for it are sent."""
     letters = [
         letter(5, hops=10),
         letter(6, **PARKED),
@@ -412,13 +426,13 @@ def test_what_was_sent_too_often_stays_and_what_waits_for_it() -> None:
 
 
 def test_a_limit_takes_the_first_ones() -> None:
-    """So that what waits never comes without what it waits for."""
+    """A parked event is then never sent without those that it waits for."""
     letters = [letter(5), letter(6, **PARKED), letter(7, **PARKED)]
     assert offsets(plan(letters, Criteria(origin=Origin("t", 1, 7)), limit=2).chosen) == [5, 6]
     assert offsets(plan(letters, Criteria(), limit=0).chosen) == []
 
 
 def test_what_failed_again_is_not_sent_twice() -> None:
-    """Also when all is asked for: only its newest letter is."""
+    """With *is_all* only its newest dead letter is sent, too."""
     found = plan([letter(5), letter(5, hops=1, at_ms=AT + 1)], Criteria(), is_all=True)
     assert [e.id.hops for e in found.chosen] == [1]

@@ -1,4 +1,4 @@
-"""The dead letter: original bytes, the mission's headers in its own encoding, nothing of the payload in the error."""
+"""Tests of the dead letter record: original bytes, encoding of headers, no payload in errors."""
 
 import struct
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ HEADERS_MAX = 4096
 
 
 def record(**changes: Any) -> Any:
-    """A record as it comes from Kafka."""
+    """Return a record as it is read from Kafka."""
     return SimpleNamespace(
         **{
             "topic": "order-events",
@@ -54,7 +54,7 @@ def record(**changes: Any) -> Any:
 
 
 def read(out: Any, offset: int = 0) -> Any:
-    """An outgoing record as it is read again."""
+    """Return an outgoing record as it is read again."""
     return record(
         topic=out.topic,
         partition=out.partition,
@@ -67,7 +67,7 @@ def read(out: Any, offset: int = 0) -> Any:
 
 
 def test_names() -> None:
-    """What belongs to one group says so."""
+    """Topics of one group contain its name."""
     assert dead_letter_topic("orders") == "orders.dead-letter"
     assert dead_letter_topic("orders", "billing") == "orders.billing.dead-letter"
     assert audit_topic("orders.dead-letter") == "orders.dead-letter.audit"
@@ -91,12 +91,12 @@ def test_names() -> None:
     ],
 )
 def test_retry_topic_is_known_by_its_name(name: str, number: int) -> None:
-    """Also one that the code does not send to any more."""
+    """Retry topics to which the code no longer sends are recognised as well."""
     assert retry_number("orders", "billing", name) == number
 
 
 def test_key_value_and_headers_are_unchanged() -> None:
-    """Null stays null, bytes stay bytes, the record's partition is kept."""
+    """Null stays null, and the dead letter keeps the partition of the record."""
     letter = LETTERS.letter(record(), FAILURE)
     assert (letter.topic, letter.key, letter.value, letter.partition) == (
         "order-events.dead-letter",
@@ -113,12 +113,12 @@ def test_key_value_and_headers_are_unchanged() -> None:
 def test_letter_is_kept_from_its_writing_and_says_the_time_of_its_event(
     at_ms: int, smaller: int
 ) -> None:
-    """A topic may refuse a time that is ahead, and removes at once what has an old one."""
+    """A broker may refuse a timestamp in the future, and retention deletes an old one at once."""
     letter = LETTERS.letter(record(timestamp=at_ms, value=b"much"), FAILURE)
     for _ in range(smaller):
         assert letter.fallback is not None
         letter = letter.fallback
-    assert letter.timestamp_ms is None  # when it is written
+    assert letter.timestamp_ms is None  # set when it is written
     assert parse_dead_letter(read(letter)).timestamp_ms == at_ms
     back = parse_redelivery(read(outgoing("r", returning(read(letter), "redrive", b"much"))))
     assert back.timestamp == at_ms
@@ -154,7 +154,10 @@ OLD = [
 def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(
     said: list[tuple[str, bytes]],
 ) -> None:
-    """As letters were written before they said it; so it is where a stranger has written nonsense."""
+    """Earlier versions wrote no header with the time of the event.
+
+    An invalid header has the same effect.
+    """
     letter = record(
         topic="orders.dead-letter", timestamp=1_700_000_000_123, value=b"{}", headers=[*OLD, *said]
     )
@@ -165,12 +168,15 @@ def test_letter_of_an_earlier_commit_has_the_time_of_its_event_as_its_own(
 
 
 def test_a_partition_that_the_topic_does_not_have_is_left_to_the_key() -> None:
-    """A dead letter topic may have fewer."""
+    """The dead letter topic may have fewer partitions."""
     assert LETTERS.letter(record(partition=8), FAILURE).partition is None
 
 
 def test_the_four_headers_have_the_missions_encoding() -> None:
-    """Text, int32 and int64 little-endian, .NET's round-trip time with seven fraction digits and Z."""
+    """The encodings are text, little-endian int32 and int64, and a .NET round-trip time.
+
+    Such a time has seven fraction digits and ends with Z.
+    """
     headers = dict(LETTERS.letter(record(), FAILURE).headers)
     assert headers["original-topic"] == b"order-events"
     assert headers["original-partition"] == struct.pack("<i", 7)
@@ -180,7 +186,7 @@ def test_the_four_headers_have_the_missions_encoding() -> None:
 
 
 def test_the_other_families_are_text() -> None:
-    """Those of Kafka Streams, and ours."""
+    """These are the headers of Kafka Streams and of Famulus."""
     headers = dict(LETTERS.letter(record(), FAILURE).headers)
     assert headers["__streams.errors.exception"] == b"famulus.errors.TransientError"
     assert headers["__streams.errors.message"] == b"no"
@@ -203,9 +209,9 @@ def test_the_other_families_are_text() -> None:
 
 
 def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None:
-    """That is what causes are told apart by."""
+    """Causes are distinguished by this place."""
     try:
-        raise PermanentError("no")  # for its traceback
+        raise PermanentError("no")  # raised for its traceback
     except PermanentError as error:
         failure = Failure(FailureKind.PERMANENT, error, AT_MS, f"{__name__}.handler")
         poison = Failure(FailureKind.POISON, DecodeError("$.items[0].price", "a number"), AT_MS)
@@ -217,7 +223,7 @@ def test_the_place_is_the_line_of_the_handler_or_the_path_in_the_value() -> None
 def test_however_often_it_fails_the_headers_stay_as_few(
     times: int, text: str, handler: str
 ) -> None:
-    """They are replaced, and take four kilobytes at most."""
+    """Headers of an earlier failure are replaced, and all take 4 KiB at most."""
     failure = Failure(FailureKind.EXHAUSTED, TransientError(text), AT_MS, handler, 3, AT_MS)
     again = record(headers=[("ce_id", b"x" * 300), ("mine", b"\0")])
     for _ in range(times):
@@ -230,7 +236,7 @@ def test_however_often_it_fails_the_headers_stay_as_few(
 
 
 def test_headers_of_the_same_names_that_a_sender_wrote_stay() -> None:
-    """Another system's dead letters may be somebody's source."""
+    """A dead letter topic of another system may be a source."""
     theirs = [("original-topic", b"theirs"), ("original-offset", b"12")]
     letter = LETTERS.letter(record(headers=theirs), FAILURE)
     assert sender_headers(letter.headers) == theirs
@@ -238,7 +244,7 @@ def test_headers_of_the_same_names_that_a_sender_wrote_stay() -> None:
 
 
 def test_what_is_too_large_leaves_its_digest() -> None:
-    """So that it can be fetched from where it came from."""
+    """An operator can verify the value with it and fetch the value from the source."""
     slim = LETTERS.letter(record(value=b"much"), FAILURE).fallback
     assert slim is not None
     headers = our_headers(slim.headers)
@@ -248,7 +254,10 @@ def test_what_is_too_large_leaves_its_digest() -> None:
 
 
 def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> None:
-    """Headers and keys have no limit but the record's: they must not keep the partition from going on."""
+    """Headers and keys are limited only by the size of the record.
+
+    Such a record must not block its partition.
+    """
     large = record(
         key=b"k" * (KEY_BYTES_MAX + 1), headers=[("h", b"x" * 1_000_000)] * 2, value=b"much"
     )
@@ -270,7 +279,10 @@ def test_a_letter_that_is_too_large_even_then_leaves_without_what_is_large() -> 
 
 
 def test_error_texts_quote_nothing_of_the_event() -> None:
-    """Nor of its key, in whatever case, nested or not; what is short says nothing about anybody."""
+    """The key is not quoted either, in any case and nesting.
+
+    Short values identify no person and stay.
+    """
     event = record(
         key=b"customer-7",
         value=b'{"name":"Ada Lovelace","born":1815,"tags":[{"a":"secret"}],"n":2}',
@@ -283,14 +295,12 @@ def test_error_texts_quote_nothing_of_the_event() -> None:
 
 @given(st.binary(max_size=200), st.text(max_size=2000))
 def test_masking_copes_with_everything(value: bytes, text: str) -> None:
-    """One line of at most 256 bytes, whatever the value is."""
     found = masked(text, record(value=value))
     assert len(found.encode()) <= 256
     assert "\n" not in found
 
 
 def test_what_comes_back_is_what_it_was() -> None:
-    """Bytes, headers, place and time, and what is to be done about it."""
     original = record(key=b"k", value=b"\xff\0", headers=[("ce_id", b"1"), ("mine", b"\0")])
     letter = read(LETTERS.letter(original, FAILURE))
     back = parse_redelivery(
@@ -320,7 +330,7 @@ def test_what_comes_back_is_what_it_was() -> None:
 
 
 def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
-    """The others are done with the event."""
+    """The other handlers have finished with the event."""
     failure = Failure(
         FailureKind.EXHAUSTED,
         TransientError("no"),
@@ -341,6 +351,6 @@ def test_a_letter_of_one_handler_comes_back_to_it_alone() -> None:
     [[], [("original-topic", b"t")], [("original-topic", b"t"), ("famulus-action", b"explode")]],
 )
 def test_a_record_that_is_none_of_ours_does_not_come_back(headers: list[tuple[str, bytes]]) -> None:
-    """Somebody else may write to the topic."""
+    """A foreign producer may write to the topic."""
     with pytest.raises(DecodeError, match="sent back"):
         parse_redelivery(record(headers=headers))

@@ -1,4 +1,4 @@
-"""Records that come back to a partition: dead letters that were redriven or dropped, events that wait for a time."""
+"""Tests of redelivery: redriven and dropped dead letters, and events of retry topics."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ LATER = retry_topic("t", "group", 1)
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
@@ -39,7 +39,7 @@ class Broken:
         self.error = error
 
     async def __call__(self, event: Try) -> None:
-        """Refuse it, or not."""
+        """Raise the error if the event is in *bad*."""
         await asyncio.sleep(0)
         if event.name in self.bad:
             raise self.error()
@@ -48,7 +48,7 @@ class Broken:
 def trial_of(
     make: Make, do: Callable[[Try], Awaitable[None]], *events: str, **options: Any
 ) -> Trial:
-    """A trial with one handler and a source."""
+    """Return a started trial with one handler and events in its source."""
     trial = make(**options)
     trial.handler("work", do)
     trial.start()
@@ -58,7 +58,7 @@ def trial_of(
 
 @pytest.mark.parametrize("dedupe", [DEDUPE, None, Dedupe(1000, identity=lambda event: event.name)])
 async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe | None) -> None:
-    """Also after a restart, and when the topic is read from its beginning again."""
+    """A restart changes nothing, nor does reading the topic from its beginning again."""
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", "k:b", dedupe=dedupe)
     await trial.settled(2)
@@ -87,13 +87,13 @@ async def test_what_is_redriven_twice_is_handled_once(make: Make, dedupe: Dedupe
 async def test_two_events_with_one_id_are_both_redriven_where_none_is_a_duplicate(
     make: Make,
 ) -> None:
-    """`dedupe=False` says that an event that comes twice is meant twice."""
+    """`dedupe=False` declares that two events with one id are both wanted."""
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", "k:a", dedupe=None)
     await trial.settled(2)
     broken.bad.clear()
     for letter in [record for record in trial.sent if record.topic == LETTERS]:
-        trial.sent.append(letter)  # the newest one is redriven
+        trial.sent.append(letter)  # `redrive` takes the newest one
         trial.redrive("a")
         trial.redrive("a")
     await trial.until(lambda: trial.count("work", "a") == 2)
@@ -102,12 +102,12 @@ async def test_two_events_with_one_id_are_both_redriven_where_none_is_a_duplicat
 
 
 async def test_what_fails_again_is_a_dead_letter_again(make: Make) -> None:
-    """With all of its attempts, and one hop more."""
+    """The event gets all of its attempts again, and its hop count increases by one."""
     trial = trial_of(make, Broken("a", error=TransientError), "k:a")
     await trial.settled(1)
     for hops in range(1, 4):
         trial.redrive("a")
-        # It is awaited here.
+        # Awaited in this iteration, so that the lambda may use `hops`.
         await trial.until(lambda: len(trial.letters) == hops + 1)
         assert dict(trial.sent[-1].headers)["famulus-hops"] == b"%d" % hops
     assert [call.attempt for call in trial.calls] == [1, 2, 3] * 4
@@ -115,7 +115,7 @@ async def test_what_fails_again_is_a_dead_letter_again(make: Make) -> None:
 
 
 async def test_a_redrive_counts_on_after_a_restart(make: Make) -> None:
-    """Its attempts are noted as those of any other event, and forgotten when it is done."""
+    """Its attempts are noted as those of any other event, and deleted when it is done."""
     broken = Broken("a", error=TransientError)
     trial = trial_of(make, broken, "k:a")
     await trial.settled(1)
@@ -131,12 +131,15 @@ async def test_a_redrive_counts_on_after_a_restart(make: Make) -> None:
 
 
 async def test_a_key_goes_on_in_its_order_when_its_dead_letters_come_back(make: Make) -> None:
-    """What is parked is handled behind what it was parked for; what comes meanwhile is parked behind that."""
+    """A parked event is handled after the one that it was parked for.
+
+    New events of the key are parked behind it meanwhile.
+    """
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", "k:b", "k:c", "l:d", on_dead_letter="sequence")
     await trial.settled(4)
     assert [letter.kind for letter in trial.letters] == ["permanent", "parked", "parked"]
-    trial.redrive("b")  # too early
+    trial.redrive("b")  # too early: `a` is still dead
     await trial.until(lambda: len(trial.letters) == 4)
     assert trial.letters[3] == Letter("b", "parked", "", 0)
     broken.bad.clear()
@@ -160,7 +163,7 @@ async def test_a_key_goes_on_in_its_order_when_its_dead_letters_come_back(make: 
 
 
 async def test_one_that_fails_again_keeps_its_key_waiting(make: Make) -> None:
-    """All of them may be sent back at once: those behind it are parked again."""
+    """All dead letters may be redriven at once, and those behind the failed one are parked."""
     trial = trial_of(make, Broken("a"), "k:a", "k:b", "k:c", on_dead_letter="sequence")
     await trial.settled(3)
     for name in "abc":
@@ -175,7 +178,10 @@ async def test_one_that_fails_again_keeps_its_key_waiting(make: Make) -> None:
 
 
 async def test_a_drop_frees_the_key(make: Make) -> None:
-    """Nothing is handled of it; those behind it may come back; a second drop does nothing."""
+    """The event is not handled, and those behind it may be redriven.
+
+    A second drop has no effect.
+    """
     trial = trial_of(make, Broken("a"), "k:a", "k:b", on_dead_letter="sequence")
     await trial.settled(2)
     trial.redrive("a", "drop")
@@ -187,7 +193,10 @@ async def test_a_drop_frees_the_key(make: Make) -> None:
 
 @pytest.mark.parametrize("says", ["halt", "skip"])
 async def test_a_partition_has_only_so_many_dead_letters(make: Make, says: str) -> None:
-    """Then it halts, or goes on without waiting; one that is known and fails again is none more."""
+    """At the limit the partition halts, or goes on without parking.
+
+    A known dead letter that fails again does not count twice.
+    """
     options = {"on_dead_letter": "sequence", "sequence_max": 2, "on_sequence_full": says}
     trial = trial_of(make, Broken("a"), "k:a", "k:b", "l:c", **options)
     await trial.settled(3)
@@ -215,7 +224,7 @@ async def test_a_partition_has_only_so_many_dead_letters(make: Make, says: str) 
 
 
 async def test_a_key_that_is_none_waits_for_nobody(make: Make) -> None:
-    """Records without a key are free of each other."""
+    """Records without a key do not wait for each other."""
     trial = trial_of(make, Broken("a", "b"), ":a", ":b", ":c", on_dead_letter="sequence")
     await trial.settled(3)
     assert [letter.kind for letter in trial.letters] == ["permanent", "permanent"]
@@ -223,7 +232,6 @@ async def test_a_key_that_is_none_waits_for_nobody(make: Make) -> None:
 
 
 async def test_a_partition_that_is_one_sequence_waits_as_a_whole(make: Make) -> None:
-    """With `order="partition"`."""
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", "l:b", ":c", on_dead_letter="sequence", order="partition")
     await trial.settled(3)
@@ -236,7 +244,10 @@ async def test_a_partition_that_is_one_sequence_waits_as_a_whole(make: Make) -> 
 
 
 async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
-    """Somebody else wrote to the topic: it is finished, the next one is handled, and nothing ends."""
+    """A foreign producer wrote to the topic.
+
+    Its records are finished, the next one is handled, and the worker stays up.
+    """
     broken = Broken("a")
     trial = trial_of(make, broken, "k:a", stages=1)
     await trial.settled(1)
@@ -275,7 +286,7 @@ async def test_what_is_none_of_ours_is_left_alone(make: Make) -> None:
 async def test_what_waits_at_a_stage_of_earlier_code_has_one_attempt_more(
     make: Make, now: int, stage: int, letters: int
 ) -> None:
-    """Then it goes on to the next stage that there is, or is a dead letter."""
+    """Afterwards the event goes to the next existing stage, or becomes a dead letter."""
     trial = make(stages=3)
     handler = trial.handler("work", Broken("a", error=TransientError), delays_s=(60.0,) * now)
     trial.start()

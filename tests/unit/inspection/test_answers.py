@@ -1,4 +1,4 @@
-"""What is said of an event, one row for each answer: judged from facts alone."""
+"""Tests of the answers of `explain`: the state of an event, judged from facts alone."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -93,7 +93,7 @@ ROWS: list[tuple[State, dict[str, Any], str]] = [
 def test_each_answer_and_what_gets_the_event_on(
     state: State, facts: dict[str, Any], action: str
 ) -> None:
-    """The one thing to do, nothing where nothing is to be done."""
+    """An answer names one action at most."""
     answer = answer_of(replace(AT, **facts), now_ms=2_000)
     assert (answer.state, answer.action) == (state, action)
     assert answer.why
@@ -101,18 +101,18 @@ def test_each_answer_and_what_gets_the_event_on(
 
 
 def test_every_answer_has_a_row() -> None:
-    """So that none comes unseen."""
+    """Every new answer needs a test."""
     assert {state for state, *_ in ROWS} == set(get_args(State))
 
 
 def test_a_pause_says_who_since_when_and_why() -> None:
-    """Whoever asks need not look further."""
+    """An operator needs no further look."""
     answer = answer_of(replace(AT, pause=(PauseScope("things"), WHY)), now_ms=2_000)
     assert answer.why == "things is paused since 2026-01-31T12:00:00Z by ann@desk: moving"
 
 
 def test_an_event_in_a_retry_topic_says_where_for_whom_and_until_when() -> None:
-    """Its effects may be settled already: those of its other handlers."""
+    """The effects of its other handlers may be settled already."""
     answer = answer_of(
         replace(AT, next_offset=8, mark=SeenMark(1_000, 7), postponed=[LATER]), now_ms=2_000
     )

@@ -1,4 +1,4 @@
-"""The fold that the commands of the state make, and what it finds in a store that is not what the log says."""
+"""Tests of the fold over a changelog, and of its differences from a store."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ MARKS = {A: store_mark(1, 1), B: store_mark(1, 2)}
 
 
 def folded(*records: tuple[int, bytes, bytes | None], until: int | None = None) -> Fold:
-    """The fold of records, each an epoch, a key and a value."""
+    """Return the fold of records, each given as epoch, key and value."""
     fold = Fold(until)
     for offset, (epoch, key, value) in enumerate(records):
         fold.add(SimpleNamespace(offset=offset, key=key, value=value, headers=epoch_headers(epoch)))
@@ -41,7 +41,7 @@ def folded(*records: tuple[int, bytes, bytes | None], until: int | None = None) 
 
 
 def subscription() -> Subscription:
-    """One with a table."""
+    """Return a subscription with a table."""
     topic: Any = SimpleNamespace(topics=["t"])
     made = Subscription("t", topic, Options("ignore", "key", None, "skip"), {}, "state")
     made.Table("sums", key=str, value=int)
@@ -49,7 +49,7 @@ def subscription() -> Subscription:
 
 
 def test_rows_may_be_left_out() -> None:
-    """Whoever asks for marks and offsets alone holds no rows in memory."""
+    """A caller that needs only marks and offsets keeps no rows in memory."""
     fold = Fold(keeps_rows=False)
     for offset, (key, value) in enumerate([(ROW, b"1"), (FIRST, pack(MARKS))]):
         fold.add(SimpleNamespace(offset=offset, key=key, value=value, headers=epoch_headers(1)))
@@ -57,7 +57,7 @@ def test_rows_may_be_left_out() -> None:
 
 
 def test_a_mark_that_was_renewed_outlives_its_pack() -> None:
-    """The other marks of the pack go with it."""
+    """The other marks of the pack are removed with it."""
     fold = folded(
         (1, FIRST, pack(MARKS)), (1, SECOND, pack({A: store_mark(5, 5)})), (1, FIRST, None)
     )
@@ -74,7 +74,7 @@ def test_who_has_lost_the_partition_changes_nothing() -> None:
 
 
 def test_a_reset_leaves_what_comes_after_it() -> None:
-    """Rows, marks and the position before it count no more."""
+    """Rows, marks and the position before it do not count any more."""
     before = ((1, ROW, b"1"), (1, FIRST, pack(MARKS)), (1, PROCESSED, encode(SourcePosition(9))))
     fold = folded(*before, (2, RESET, b""), (2, PROCESSED, encode(SourcePosition(4))))
     assert (fold.rows, fold.marks, fold.packs, fold.next_offset) == ({}, {}, {}, 4)
@@ -85,7 +85,10 @@ STORED = {ROW: b"1", FIRST: pack(MARKS), **MARKS, EPOCH: b"1"}
 
 
 def test_a_store_is_compared_as_of_its_position() -> None:
-    """What the log says after it is not missing, and what compaction took away for it is not too much."""
+    """Later records of the log are not missing in the store.
+
+    Keys that compaction has removed because of them are not surplus.
+    """
     log = [(1, ROW, b"1"), (1, FIRST, pack(MARKS)), (1, ROW, b"2"), (1, FIRST, None)]
     assert differences(subscription(), folded(*log, until=1), dict(STORED), 1) == []
     filler = (1, row_key("sums", b"filler"), None)
@@ -106,7 +109,7 @@ def test_a_store_is_compared_as_of_its_position() -> None:
     ],
 )
 def test_each_difference_is_named_without_its_value(change: dict[bytes, bytes], says: str) -> None:
-    """By the key of a row, the digest of a mark, the period of a pack."""
+    """The name is the key of a row, the digest of a mark, or the period of a pack."""
     fold = folded((1, ROW, b"1"), (1, FIRST, pack(MARKS)))
     assert differences(subscription(), fold, dict(STORED), 1) == []
     assert differences(subscription(), fold, STORED | change, 1) == [says]
@@ -118,7 +121,7 @@ def test_each_difference_is_named_without_its_value(change: dict[bytes, bytes], 
 
 
 def test_where_a_replay_begins() -> None:
-    """At the beginning, at offsets, or at a time, which is UTC unless it says otherwise."""
+    """Times without an offset are UTC."""
     assert start_of("earliest") == "earliest"
     assert start_of("0:100,1:250") == {0: 100, 1: 250}
     assert start_of("2026-01-31T12:00") == datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -128,7 +131,7 @@ def test_where_a_replay_begins() -> None:
 
 
 def test_what_is_handled_again_counts_from_what_is_processed() -> None:
-    """From what was committed where nothing is remembered; below zero when records are skipped."""
+    """Without state the commit counts, and a negative number is that of skipped records."""
     place: Any = ("t", 0)
     fold = folded((1, PROCESSED, encode(SourcePosition(9))))
     assert Step(place, place, fold, 5, 4).again == 5

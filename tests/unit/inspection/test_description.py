@@ -1,4 +1,4 @@
-"""What people see of dead letters: nothing that a sender could play with, and what is wrong in an event."""
+"""Tests of displayed dead letters: escaped values, differences, and the editing of a value."""
 
 import io
 import json
@@ -41,7 +41,7 @@ EVIL = "\x1b[2J\x07\u202e\n"
 
 
 def printed(what: Any, width: int = 80) -> str:
-    """What a terminal of that width gets."""
+    """Return the text that a terminal of that width gets."""
     out = Out(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
     out.put(what)
     file: Any = out.file
@@ -52,7 +52,6 @@ def printed(what: Any, width: int = 80) -> str:
 
 
 def test_fields_are_missing_added_of_another_type_or_value() -> None:
-    """In this order, by their paths."""
     good = {
         "id": 1,
         "gone": True,
@@ -72,14 +71,14 @@ def test_fields_are_missing_added_of_another_type_or_value() -> None:
 
 
 def test_equal_values_have_no_differences() -> None:
-    """A number is a number, a truth is none."""
+    """An integer and a float may be equal, but a boolean and a number may not."""
     assert differences({"a": [1, None]}, {"a": [1.0, None]}) == []
     assert [d.what for d in differences({"a": True}, {"a": 1})] == ["type"]
     assert [d.path for d in differences([], {})] == ["$"]
 
 
 def test_a_value_may_be_nested_deeply() -> None:
-    """No stack is needed for it."""
+    """The comparison must not recurse."""
     deep: Any = 1
     for _ in range(5000):
         deep = [deep]
@@ -88,7 +87,7 @@ def test_a_value_may_be_nested_deeply() -> None:
 
 
 def test_a_page_takes_memory_in_proportion_to_the_values() -> None:
-    """However deep they are, and however long their names."""
+    """Deep nesting and long field names do not multiply it."""
 
     def nested(levels: int, leaf: Any) -> Any:
         value = leaf
@@ -112,7 +111,10 @@ def test_a_page_takes_memory_in_proportion_to_the_values() -> None:
 
 
 def test_only_so_many_differences_are_kept_and_the_others_counted() -> None:
-    """Those that say most come first all the same; lists take no more than they have."""
+    """The most informative differences still come first.
+
+    A list accounts for its actual length at most.
+    """
     found = differences([*range(50_000), {"a": 1}], [*range(1, 50_001), {"a": "1"}, None])
     assert (len(found), found.left) == (1_002, 49_000)
     assert [each.path for each in found[:2]] == ["$[50001]", "$[50000].a"]
@@ -121,7 +123,7 @@ def test_only_so_many_differences_are_kept_and_the_others_counted() -> None:
 
 @given(JSON)
 def test_values_are_shown_as_json_with_a_line_for_each(value: Any) -> None:
-    """As msgspec has it."""
+    """The format is that of msgspec."""
     text = json.dumps(value, ensure_ascii=False).encode()
     lines = msgspec.json.format(text, indent=2).decode().split("\n")
     if len(lines) <= LINES_MAX:
@@ -129,17 +131,17 @@ def test_values_are_shown_as_json_with_a_line_for_each(value: Any) -> None:
 
 
 def test_the_fault_comes_first() -> None:
-    """Although other fields are missing."""
+    """Missing fields would otherwise come first."""
     found = differences({"a": "twelve", "b": EVIL}, {"a": "12", "b": 1, "c": 1})
     first, *_ = printed(difference_table(found, "here", "there", "$.a")).splitlines()[1:]
     assert first.split() == ["$.a", "at", "fault", '"twelve"', '"12"']
 
 
-# What a terminal gets.
+# Output to a terminal.
 
 
 def test_nothing_that_a_terminal_obeys_is_printed() -> None:
-    """Wherever it comes from: keys, messages, names."""
+    """Control characters may be in keys, messages and names."""
     cause = Cause("permanent", f"h{EVIL}", f"E{EVIL}", f"p{EVIL}")
     entry: Any = SimpleNamespace(id=SimpleNamespace(origin="o"))
     group = CauseGroup(cause, 1, 0, 0, [EVIL.encode()], entry, EVIL)
@@ -151,8 +153,7 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
 
 
 def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
-    """Nor is it cut as if somebody's terminal were narrow."""
-    entry: Any = SimpleNamespace()  # not looked at
+    entry: Any = SimpleNamespace()  # not read
     group = CauseGroup(Cause("permanent", "a.b", "E", "m:1"), 1, 0, 1, [b"k"], entry, "why")
     assert all(
         line == line.rstrip() for line in printed(tables.causes([group], 120), 120).splitlines()
@@ -171,12 +172,15 @@ def test_what_goes_into_a_pipe_has_no_blanks_at_the_end() -> None:
     ],
 )
 def test_a_value_is_shown_as_what_it_is(value: bytes | None, shows: str) -> None:
-    """JSON by lines with every digit, other text escaped, the rest in hexadecimal."""
+    """JSON has a line for each value and keeps every digit.
+
+    Other text is escaped, and the remainder is hexadecimal.
+    """
     assert value_text(value) == shows
 
 
 def test_a_long_value_is_cut() -> None:
-    """And says so."""
+    """The last line states how much is missing."""
     assert value_text(json.dumps(list(range(1000))).encode()).endswith(
         "802 more lines: --json shows all"
     )
@@ -185,23 +189,23 @@ def test_a_long_value_is_cut() -> None:
 
 
 def test_a_time_may_be_one_that_no_calendar_has() -> None:
-    """Senders say what they want."""
+    """Producers choose the timestamps."""
     assert time_text(1_800_000_000_123) == "2027-01-15 08:00:00"
     assert time_text(10**17) == f"{10**17} ms"
     assert time_text(-1) == "1969-12-31 23:59:59"
 
 
-# How it is read and sent.
+# Reading and sending.
 
 
 def test_what_is_near_is_read_in_one_go() -> None:
-    """A gap that is small costs less than a new question."""
+    """Reading a small gap costs less than another request."""
     assert runs([1, 2, 5, 20], gap=10) == [(1, 6), (20, 21)]
     assert runs([]) == []
 
 
 def test_batches_are_small_where_there_is_a_rate_and_never_huge() -> None:
-    """So that the pace is even, and the memory bounded."""
+    """The pace is then even, and the memory bounded."""
     entries: Any = [SimpleNamespace(size=10 * 2**20 if n == 3 else 2**20) for n in range(30)]
     assert [len(batch) for batch in batches(entries, 20)] == [5] * 6
     assert [len(batch) for batch in batches(entries, 2)] == [1] * 30
@@ -213,7 +217,7 @@ def test_batches_are_small_where_there_is_a_rate_and_never_huge() -> None:
 
 
 def editor(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Have a script be the editor."""
+    """Use a shell script as the editor."""
     file = folder / "editor"
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
@@ -223,7 +227,7 @@ def editor(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_an_edited_value_is_json_without_blanks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is shown by lines, and numbers stay as they are."""
+    """The editor shows it in lines, and numbers keep their digits."""
     editor(
         tmp_path, monkeypatch, 'grep -q \'^  "a": 1.10,$\' "$1" && sed -i \'s/true/false/\' "$1"'
     )
@@ -233,7 +237,7 @@ def test_an_edited_value_is_json_without_blanks(
 def test_an_editor_that_changes_nothing_sends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it saved or not."""
+    """The editor may have saved the file unchanged."""
     for script in ("true", 'touch -d "now + 1 minute" "$1"'):
         editor(tmp_path, monkeypatch, script)
         with pytest.raises(click.Abort):
@@ -241,7 +245,7 @@ def test_an_editor_that_changes_nothing_sends_nothing(
 
 
 def test_a_wrong_value_is_said_to_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody is there to edit it again, that is the end."""
+    """Without a terminal it cannot be edited again, so that the command ends."""
     editor(tmp_path, monkeypatch, 'echo nonsense >> "$1"')
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(
@@ -251,7 +255,7 @@ def test_a_wrong_value_is_said_to_be_wrong(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_somebody_may_edit_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From where they were."""
+    """The editor continues with the changed text."""
     editor(tmp_path, monkeypatch, 'echo x >> "$1"')
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
@@ -268,7 +272,7 @@ edited(b'{"a": "a secret of somebody"}', lambda value: "")
 def test_a_value_that_is_edited_does_not_stay_on_the_disk(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Also when the command is ended while the editor is open."""
+    """The command is ended by a signal while the editor is open."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     editor = tmp_path / "editor"

@@ -1,4 +1,4 @@
-"""The circuit breaker: when it opens, how it is probed, when it closes."""
+"""Tests of the circuit breaker: when it opens, how it is probed, when it closes."""
 
 from famulus.processing.failures.circuit_breaker import (
     CLOSED,
@@ -11,7 +11,7 @@ THREE = Breaker(failures=3, events=2, ratio=0.5, window_s=10, wait_initial_s=5, 
 
 
 def test_it_opens_when_most_of_many_fail() -> None:
-    """Not before there are enough of enough events."""
+    """The breaker needs both enough failures and enough different events."""
     circuit = CircuitBreaker(THREE)
     assert [circuit.failed(event, now) for now, event in enumerate("aab")] == [False, False, True]
     assert circuit.state is not CLOSED
@@ -19,13 +19,12 @@ def test_it_opens_when_most_of_many_fail() -> None:
 
 
 def test_one_bad_event_does_not_open_it() -> None:
-    """However often it is tried."""
     circuit = CircuitBreaker(THREE)
     assert not any(circuit.failed("a", now * 0.1) for now in range(50))
 
 
 def test_failures_among_many_successes_do_not_open_it() -> None:
-    """Less than the ratio."""
+    """The share of failures stays below the ratio."""
     circuit = CircuitBreaker(THREE)
     for now in range(9):
         circuit.passed += 2
@@ -33,7 +32,7 @@ def test_failures_among_many_successes_do_not_open_it() -> None:
 
 
 def test_what_succeeded_before_most_of_many_fail_does_not_hide_them() -> None:
-    """One that failed among them neither."""
+    """One earlier failure among the successes does not hide the later ones either."""
     circuit = CircuitBreaker(THREE)
     circuit.failed("a", 0)
     circuit.passed += 1000
@@ -41,13 +40,12 @@ def test_what_succeeded_before_most_of_many_fail_does_not_hide_them() -> None:
 
 
 def test_failures_that_are_long_ago_do_not_count() -> None:
-    """Only those within the window."""
     circuit = CircuitBreaker(THREE)
     assert not any(circuit.failed(now, now * 6) for now in range(9))
 
 
 def test_a_run_opens_it_however_long_that_takes() -> None:
-    """Without a success between."""
+    """A success in between ends a run."""
     circuit = CircuitBreaker(Breaker(failures=100, run=3, window_s=1))
     assert not circuit.failed("a", 0)
     assert not circuit.failed("b", 100)
@@ -56,13 +54,12 @@ def test_a_run_opens_it_however_long_that_takes() -> None:
 
 
 def test_zero_failures_is_never() -> None:
-    """However many there are."""
     circuit = CircuitBreaker(Breaker(failures=0))
     assert not any(circuit.failed(now, now * 0.001) for now in range(2000))
 
 
 def test_each_probe_waits_for_twice_as_long() -> None:
-    """Up to a limit; when it opens again, it begins anew."""
+    """The wait has a limit and starts from its first value when the breaker opens again."""
     circuit = CircuitBreaker(THREE)
     for now, event in enumerate("abc"):
         circuit.failed(event, now)

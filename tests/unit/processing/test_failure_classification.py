@@ -1,4 +1,4 @@
-"""Whatever a handler raises, or does to its own task: that event fails, and nothing else suffers."""
+"""Tests of exceptions and cancellations in handlers: only the event that caused them fails."""
 
 import asyncio
 import builtins
@@ -25,17 +25,17 @@ TENANT: ContextVar[str] = ContextVar("tenant", default="")
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
-class Panic(BaseException):  # what a Rust extension raises when it panics
-    """A stranger's BaseException."""
+class Panic(BaseException):  # like that of a Rust extension that panics
+    """A `BaseException` that is not Python's own."""
 
 
 def exception_types() -> Iterator[type[BaseException]]:
-    """Every exception type that Python brings, and those that are no `Exception`."""
+    """Yield every built-in exception type, and some others that need care."""
     for of in vars(builtins).values():
         if isinstance(of, type) and issubclass(of, BaseException):
             yield of
@@ -47,7 +47,7 @@ def exception_types() -> Iterator[type[BaseException]]:
     )
 
 
-# Of those that need other ones than a text.
+# Arguments of the types that need more than a text.
 ARGUMENTS: dict[type[BaseException], tuple[object, ...]] = {
     ExceptionGroup: ("several", [ValueError("a")]),
     BaseExceptionGroup: ("several", [asyncio.CancelledError(), SystemExit(3)]),
@@ -59,7 +59,7 @@ ARGUMENTS: dict[type[BaseException], tuple[object, ...]] = {
 
 
 def made(of: type[BaseException]) -> BaseException:
-    """An error of a type, with whatever it needs to be made."""
+    """Return an exception of a type, with the arguments that it needs."""
     return of(*ARGUMENTS.get(of, ("why",)))
 
 
@@ -67,7 +67,10 @@ def made(of: type[BaseException]) -> BaseException:
 async def test_every_exception_that_python_has_is_a_failed_attempt(
     make: Make, *, waits: bool
 ) -> None:
-    """A dead letter that names its type; the events behind it, of its key and of others, are handled."""
+    """The dead letter names the type of the exception.
+
+    The events behind it, of its key and of other keys, are handled.
+    """
     errors = {of.__qualname__: of for of in exception_types()}
     trial = make(concurrency=2)
 
@@ -101,7 +104,7 @@ async def test_every_exception_that_python_has_is_a_failed_attempt(
 
 
 async def cancels_itself(event: Try) -> None:
-    """Ask for the end of the task, and wait for it."""
+    """Cancel the current task and suspend."""
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -109,41 +112,41 @@ async def cancels_itself(event: Try) -> None:
 
 
 async def cancels_and_returns(event: Try) -> None:
-    """Ask for the end of the task, and do not wait for it."""
+    """Cancel the current task and return without suspending."""
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
 
 
 async def cancels_and_returns_later(event: Try) -> None:
-    """The same after a wait."""
+    """Cancel the current task after a wait, and return."""
     await asyncio.sleep(0.01)
     await cancels_and_returns(event)
 
 
 async def awaits_a_cancelled_future(event: Try) -> None:
-    """Wait for what somebody else gives up."""
+    """Await a future that is cancelled elsewhere."""
     future = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0.1, future.cancel)
     await future
 
 
 async def awaits_a_cancelled_task(event: Try) -> None:
-    """Wait for a task that is given up."""
+    """Await a task that is cancelled."""
     task = asyncio.create_task(asyncio.sleep(3600))
     asyncio.get_running_loop().call_later(0.1, task.cancel)
     await task
 
 
 async def gathers_a_cancelled_task(event: Try) -> None:
-    """The same in a crowd."""
+    """Gather two tasks of which one is cancelled."""
     task = asyncio.create_task(asyncio.sleep(3600))
     asyncio.get_running_loop().call_later(0.1, task.cancel)
     await asyncio.gather(asyncio.sleep(0.01), task)
 
 
 async def is_cancelled_in_a_group(event: Try) -> None:
-    """Cancel the task in which a group runs."""
+    """Cancel the task in which a task group runs."""
     async with asyncio.TaskGroup() as group:
         task = asyncio.current_task()
         assert task is not None
@@ -152,7 +155,7 @@ async def is_cancelled_in_a_group(event: Try) -> None:
 
 
 async def cancels_all(event: Try) -> None:
-    """Cancel every task of the crew, as a bad clean-up does."""
+    """Cancel every task of the pool, as faulty clean-up code does."""
     for task in asyncio.all_tasks():
         if task.get_name().startswith("crew-"):
             task.cancel()
@@ -174,7 +177,10 @@ CANCELLING = [
 async def test_a_cancellation_stays_with_its_event(
     make: Make, do: Callable[[Try], Awaitable[None]]
 ) -> None:
-    """It is tried again, then a dead letter, or handled where its handler returned; the others never hear of it."""
+    """The event is retried and then dead-lettered, or is handled if its handler returned.
+
+    Other events are not affected.
+    """
     trial = make(concurrency=3)
 
     async def work(event: Try) -> None:
@@ -202,7 +208,10 @@ async def test_a_cancellation_stays_with_its_event(
 
 
 async def test_an_attempt_that_was_cancelled_is_tried_again(make: Make) -> None:
-    """It may succeed the next time; no breaker counts it."""
+    """A cancellation is transient even where unclassified errors are permanent.
+
+    No circuit breaker counts it.
+    """
     trial = make()
     left = 1
 
@@ -220,7 +229,7 @@ async def test_an_attempt_that_was_cancelled_is_tried_again(make: Make) -> None:
 
 
 async def test_a_task_of_the_crew_that_ends_ends_the_worker(make: Make) -> None:
-    """However it does, and while there is nothing to carry, too."""
+    """The end of an idle task must be noticed, too."""
     trial = make()
 
     async def do(event: Try) -> None:
@@ -234,7 +243,7 @@ async def test_a_task_of_the_crew_that_ends_ends_the_worker(make: Make) -> None:
     async def ends(waits_for: object) -> bool:
         raise asyncio.CancelledError
 
-    trial.task_pool._undisturbed = ends  # type: ignore[method-assign]  # a bug of ours
+    trial.task_pool._undisturbed = ends  # type: ignore[method-assign]  # a bug of the engine
     for hand in trial.task_pool.slots:
         assert hand.task is not None
         hand.task.cancel()
@@ -247,7 +256,7 @@ async def test_a_task_of_the_crew_that_ends_ends_the_worker(make: Make) -> None:
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
 async def test_no_event_sees_the_context_variables_of_another(make: Make, *, waits: bool) -> None:
-    """Each one begins as if it were the first, on a task that carried others before."""
+    """Every event starts with a clean context, on a task that handled others before."""
     seen: dict[str, str] = {}
     trial = make(concurrency=1)
 
@@ -268,7 +277,7 @@ async def test_no_event_sees_the_context_variables_of_another(make: Make, *, wai
 
 
 async def test_a_variable_that_was_set_before_the_crew_began_is_seen_by_all(make: Make) -> None:
-    """And is as it was for the next event when a handler has changed it."""
+    """A handler's change of the variable is undone for the next event."""
     seen: list[str] = []
     token = TENANT.set("house")
     trial = make(concurrency=2)
@@ -286,7 +295,7 @@ async def test_a_variable_that_was_set_before_the_crew_began_is_seen_by_all(make
 
 
 async def test_a_task_that_is_made_while_another_event_waits_begins_clean(make: Make) -> None:
-    """It is made in the middle of that event's handler."""
+    """The pool makes this task in the middle of the other event's handler."""
     seen: list[str] = []
     trial = make(concurrency=2)
 
@@ -306,14 +315,14 @@ async def test_a_task_that_is_made_while_another_event_waits_begins_clean(make: 
 
 
 def leave(name: str) -> None:
-    """Publish, as the bus does."""
+    """Publish a record as the bus does."""
     unit = current_attempt()
     assert unit is not None
     unit.publish(ProducerRecord("out", None, name.encode(), [("ce_id", b"k:out")]))
 
 
 async def test_what_a_failed_attempt_left_running_does_nothing(make: Make) -> None:
-    """Neither into nothing nor into the next attempt: it hears that its attempt has ended."""
+    """A leftover task gets `AttemptEndedError` and cannot publish into the next attempt."""
     heard: list[str] = []
     trial = make()
 
@@ -344,7 +353,7 @@ async def test_what_a_failed_attempt_left_running_does_nothing(make: Make) -> No
 
 
 async def test_what_a_timed_out_attempt_left_running_does_nothing(make: Make) -> None:
-    """The same where the handler was cancelled."""
+    """In this case the handler itself was cancelled."""
     heard: list[type[BaseException]] = []
     trial = make()
 
@@ -370,7 +379,7 @@ async def test_what_a_timed_out_attempt_left_running_does_nothing(make: Make) ->
 
 
 async def test_a_handlers_leftover_is_outside_of_the_next_handler(make: Make) -> None:
-    """It neither writes rows nor publishes in the name of the handler that runs by then."""
+    """A leftover task neither writes rows nor publishes in the name of the next handler."""
     found: list[object] = []
     trial = make()
 
@@ -404,7 +413,7 @@ async def test_a_handlers_leftover_is_outside_of_the_next_handler(make: Make) ->
 
 
 async def test_rows_of_an_event_are_its_own_from_handler_to_handler(make: Make) -> None:
-    """Another event that touches one waits for the end of all handlers of the first."""
+    """Another event that touches such a row waits until all handlers of the first have ended."""
     trial = make(concurrency=4)
 
     async def touch(event: Try) -> None:
@@ -423,7 +432,7 @@ async def test_rows_of_an_event_are_its_own_from_handler_to_handler(make: Make) 
 
 
 class Sent:
-    """Stands for a producer: notes what is sent at once, and lets checks of large records take a while."""
+    """A substitute for a producer whose checks of large records take a while."""
 
     settings = KafkaConfig()
 
@@ -431,7 +440,7 @@ class Sent:
         self.records: list[ProducerRecord] = []
 
     def is_small(self, record: ProducerRecord) -> bool:
-        """Say that each has to be checked."""
+        """Return False, so that every record is checked."""
         return False
 
     @property
@@ -440,15 +449,15 @@ class Sent:
         return self
 
     async def check_in(self, record: ProducerRecord) -> ProducerRecord:
-        """Take a while."""
+        """Return the record after half a second."""
         await asyncio.sleep(0.5)
         return record
 
     async def check(self, record: ProducerRecord) -> None:
-        """Find nothing."""
+        """Accept the record."""
 
     async def send(self, record: ProducerRecord) -> None:
-        """Send at once."""
+        """Record *record* as sent."""
         self.records.append(record)
 
 
@@ -456,7 +465,10 @@ class Sent:
 async def test_a_large_event_that_is_checked_when_its_attempt_ends_is_sent_by_itself(
     make: Make, *, fails: bool
 ) -> None:
-    """It is not in the unit any more; after an attempt that failed it is refused."""
+    """The event is too late for the unit of work.
+
+    After a failed attempt the publish is refused.
+    """
     trial, sent, heard = make(), Sent(), []
     bus = EventBus(sent, current_attempt)  # type: ignore[arg-type]
 
@@ -486,8 +498,8 @@ async def test_a_large_event_that_is_checked_when_its_attempt_ends_is_sent_by_it
 async def test_a_call_that_is_not_awaited_fails_its_attempt(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it happens, so the event is not handled; the others are."""
-    monkeypatch.setattr(warnings, HOOK, getattr(warnings, HOOK))  # is as before afterwards
+    """Without the check the event would count as handled although the call never ran."""
+    monkeypatch.setattr(warnings, HOOK, getattr(warnings, HOOK))  # restored at the end
     watch_unawaited()
     trial = make()
 

@@ -1,4 +1,4 @@
-"""How events fail: attempts and their waits, where an event ends, what is noted of it, what comes behind it."""
+"""Tests of failed events: attempts and waits, their end, and the events behind them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,18 +15,21 @@ from tests.support.in_memory.clock import Clock
 from tests.support.in_memory.trial import Letter, Trial, Try, trials
 
 Make = Callable[..., Trial]
-LIMIT_S = 1.0  # of an attempt
+LIMIT_S = 1.0  # time limit of an attempt
 
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def failure_policy(*errors: Exception | None) -> Callable[[Try], Awaitable[None]]:
-    """What raises one of *errors* after the other for the event `bad`, then the last one for ever."""
+    """Return a handler that raises *errors* in turn for `bad`, then the last one forever.
+
+    None among them stands for success.
+    """
     left = list(errors)
 
     async def do(event: Try) -> None:
@@ -37,26 +40,26 @@ def failure_policy(*errors: Exception | None) -> Callable[[Try], Awaitable[None]
 
 
 async def hang(event: Try) -> None:
-    """Never end."""
+    """Suspend forever if the event is `bad`."""
     if event.name == "bad":
         await asyncio.sleep(10**6)
 
 
 async def swell(event: Try) -> None:
-    """Change more than fits into a group."""
+    """Write more than fits into a checkpoint if the event is `bad`."""
     unit = current_unit()
     if event.name == "bad" and unit is not None:
         unit.write(row_key("large"), b"x" * 20_000)
 
 
 class Kind(NamedTuple):
-    """One way to fail: what the handler does, when it is called, and what the letter says."""
+    """A way to fail: the handler, the times of its calls, and the dead letter."""
 
     do: Callable[[Try], Awaitable[None]]
-    at_s: tuple[float, ...]  # the attempts
+    at_s: tuple[float, ...]  # when the attempts begin
     letter: Letter
     options: Mapping[str, Any] = MappingProxyType({})
-    value: bytes | None = b""  # of the record, empty: a good one
+    value: bytes | None = b""  # of the record; empty means a valid one
     kind: bytes = b"test.Try"
 
 
@@ -98,7 +101,7 @@ AGAIN = [name for name, kind in KINDS.items() if len(kind.at_s) > 1]
 
 
 def trial_of(make: Make, kind: Kind, delays: tuple[float, ...] = (), **options: Any) -> Trial:
-    """A trial whose source has a bad event, one of its key behind it and one of another key."""
+    """Return a trial fed with a bad event, one behind it, and one of another key."""
     mine = {name: value for name, value in kind.options.items() if name == "on_unknown_type"}
     policy = {name: value for name, value in kind.options.items() if name == "unclassified"}
     trial = make(stages=len(delays), **mine, **options)
@@ -110,13 +113,19 @@ def trial_of(make: Make, kind: Kind, delays: tuple[float, ...] = (), **options: 
 
 
 def times(trial: Trial) -> list[float]:
-    """When the bad event was tried. Limits are looked after in steps of a twentieth."""
+    """Return when the bad event was tried, in seconds.
+
+    Time limits are checked every twentieth of their length, hence the rounding.
+    """
     return [round(call.at_s) for call in trial.calls if call.name == "bad"]
 
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_an_event_that_fails_for_good_is_skipped(make: Make, name: str) -> None:
-    """After its attempts it is a dead letter and nothing is left of it; the next one of its key waits until then."""
+    """After its attempts the event is a dead letter, and the state keeps nothing of it.
+
+    The next event of its key waits until then.
+    """
     kind = KINDS[name]
     trial = trial_of(make, kind)
     await trial.settled(3)
@@ -143,9 +152,9 @@ async def test_an_event_that_fails_for_good_is_skipped(make: Make, name: str) ->
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_what_comes_behind_a_dead_letter_is_parked(make: Make, name: str) -> None:
-    """Of its key, and in their order; other keys go on.
+    """Later events of the key are parked in order, and other keys go on.
 
-    Each of them is a row, so that it is known after a restart.
+    Each dead letter is a row, so that it is known after a restart.
     """
     kind = KINDS[name]
     trial = trial_of(make, kind, on_dead_letter="sequence")
@@ -165,7 +174,10 @@ async def test_what_comes_behind_a_dead_letter_is_parked(make: Make, name: str) 
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_a_partition_halts(make: Make, name: str) -> None:
-    """No letter, nothing more is started, nothing of it is finished; a restart tries once more."""
+    """Nothing is dead-lettered, nothing more is started, and no offset is finished.
+
+    A restart tries the event once more.
+    """
     kind = KINDS[name]
     trial = trial_of(make, kind, on_dead_letter="halt", concurrency=1)
     await trial.until(lambda: bool(trial.processor.halted))
@@ -184,7 +196,10 @@ async def test_a_partition_halts(make: Make, name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_retry_topics_are_for_what_may_work_later(make: Make, name: str) -> None:
-    """One attempt after each wait, never before; its key goes on meanwhile; then the letter is of its handler alone."""
+    """One attempt follows each wait, never earlier, and the key goes on meanwhile.
+
+    The dead letter is of the failed handler alone.
+    """
     kind = KINDS[name]
     trial = trial_of(make, kind, (60.0, 300.0))
     is_postponed = name in AGAIN
@@ -207,7 +222,7 @@ async def test_retry_topics_are_for_what_may_work_later(make: Make, name: str) -
 
 
 async def test_what_succeeds_in_a_retry_topic_is_handled_once(make: Make) -> None:
-    """Also when its record is read again after a kill."""
+    """A kill afterwards, and reading its record again, change nothing."""
     trial = make(stages=2)
     trial.handler("work", failure_policy(*[TransientError()] * 4, None), delays_s=(60.0, 300.0))
     trial.start()
@@ -227,7 +242,7 @@ async def test_what_succeeds_in_a_retry_topic_is_handled_once(make: Make) -> Non
 async def test_an_unknown_type_is_ignored_or_ends_the_worker(
     make: Make, says: str, outcome: str
 ) -> None:
-    """As the subscription says."""
+    """The option of the subscription decides."""
     trial = make(on_unknown_type=says)
     trial.handler("work", failure_policy(None))
     trial.start()
@@ -242,7 +257,6 @@ async def test_an_unknown_type_is_ignored_or_ends_the_worker(
 
 
 async def test_attempts_are_as_many_as_the_handler_says(make: Make) -> None:
-    """With its waits."""
     trial = make()
     trial.handler("work", failure_policy(TransientError()), Retry(5, 1.0, 3.0, 10.0))
     trial.start()

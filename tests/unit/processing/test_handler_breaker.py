@@ -1,4 +1,4 @@
-"""Gates: what something else's outage costs, and how many dead letters there may be."""
+"""Tests of circuit breakers in the pipeline: outages and floods of dead letters."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -22,13 +22,16 @@ SHORT = Retry(3, 0.2)
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 class Outage:
-    """A handler that needs something which is away while *is_on*; `bad` needs nothing and fails for itself."""
+    """A handler that fails while *is_on*, as if its dependency were unavailable.
+
+    Events whose names begin with `bad` fail always.
+    """
 
     def __init__(self, error: Callable[[], Exception] = ConnectionRefusedError) -> None:
         self.is_on = True
@@ -36,7 +39,7 @@ class Outage:
         self._error = error
 
     async def __call__(self, event: Try) -> None:
-        """Try it."""
+        """Record the event's name, or raise the error."""
         await asyncio.sleep(0)
         if event.name.startswith("bad") or self.is_on:
             raise self._error()
@@ -47,7 +50,10 @@ class Outage:
     "error", [TransientError, ConnectionRefusedError, TimeoutError, HandlerTimeoutError]
 )
 async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exception]) -> None:
-    """After a few failures one event at a time tries, each time another one, less and less often; then all go on."""
+    """After a few failures only one event at a time is tried, each time another one.
+
+    The wait between probes doubles up to its limit. When a probe succeeds, all events go on.
+    """
     trial, outage = make(concurrency=10), Outage(error)
     gate = trial.handler("work", outage, SHORT, BREAKER).breaker
     trial.start()
@@ -74,7 +80,7 @@ async def test_an_outage_uses_up_no_attempts(make: Make, error: Callable[[], Exc
 
 
 async def test_other_errors_are_no_outage(make: Make) -> None:
-    """What nobody classified says nothing about anything else."""
+    """An unclassified error says nothing about other events."""
     trial = make(concurrency=10)
     gate = trial.handler("work", Outage(KeyError), SHORT, BREAKER).breaker
     trial.start()
@@ -85,7 +91,6 @@ async def test_other_errors_are_no_outage(make: Make) -> None:
 
 
 async def test_one_bad_event_does_not_shut_the_gate(make: Make) -> None:
-    """However often it is tried."""
     trial, outage = make(), Outage()
     outage.is_on = False
     gate = trial.handler("work", outage, Retry(30, 0.1, 1.0), BREAKER).breaker
@@ -97,7 +102,7 @@ async def test_one_bad_event_does_not_shut_the_gate(make: Make) -> None:
 
 
 async def test_an_outage_after_a_single_failure_is_one(make: Make) -> None:
-    """What went well since one event failed, long before, does not hide it; few keys are enough."""
+    """Successes between an early failure and the outage do not hide it, and few keys are enough."""
     trial, outage = make(), Outage()
     outage.is_on = False
     gate = trial.handler("work", outage, SHORT, BREAKER).breaker
@@ -113,7 +118,7 @@ async def test_an_outage_after_a_single_failure_is_one(make: Make) -> None:
 
 
 async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
-    """Also when it takes longer than the gate waits before the next one."""
+    """The probe takes longer than the breaker waits before the next one."""
     trial, outage = make(), Outage()
     slow: list[float] = []
 
@@ -135,7 +140,7 @@ async def test_a_probe_that_takes_long_is_the_only_one(make: Make) -> None:
 async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
     make: Make, error: type[Exception]
 ) -> None:
-    """Nobody waits for ever, whatever became of the one that tried."""
+    """No event waits forever because of the outcome of a probe."""
     trial, outage = make(concurrency=10), Outage()
 
     async def work(event: Try) -> None:
@@ -156,7 +161,7 @@ async def test_a_probe_that_fails_for_itself_leaves_the_gate_to_another(
 
 
 async def test_an_event_that_comes_when_nobody_waits_is_the_probe(make: Make) -> None:
-    """All that failed were given up, or went away with their partition."""
+    """Nothing waits after all failed events were dead-lettered or their partition was revoked."""
     trial, outage = make(concurrency=10), Outage()
     gate = trial.handler("work", outage, SHORT, BREAKER).breaker
     trial.start()
@@ -179,7 +184,7 @@ FLOOD = Breaker(5, 1, 0.5, 60.0, 5, wait_initial_s=5, wait_max_s=20)
 
 
 def counting(outage: Outage) -> Callable[[Try], Awaitable[None]]:
-    """A handler for itself: its errors are nobody's outage."""
+    """Return a handler that raises errors of its own, which are no outage."""
 
     async def do(event: Try) -> None:
         try:
@@ -191,7 +196,10 @@ def counting(outage: Outage) -> Callable[[Try], Awaitable[None]]:
 
 
 async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
-    """After so many in a row no more leave; one at a time tries, whole; when it works again, all are handled."""
+    """After a run of dead letters no more are written, and one event at a time is tried.
+
+    A probe runs all handlers of its event. When one succeeds, all events are handled.
+    """
     trial, outage = make(concurrency=10, flood=FLOOD), Outage()
     trial.handler("before", lambda _: asyncio.sleep(0), SHORT)
     trial.handler("work", counting(outage), SHORT)
@@ -217,7 +225,7 @@ async def test_a_flood_of_dead_letters_is_stopped(make: Make) -> None:
 
 
 async def test_a_success_beside_the_flood_does_not_open_the_gate(make: Make) -> None:
-    """Only one that had failed says that it is over."""
+    """Only the success of an event that had failed ends the flood."""
     trial, outage = make(concurrency=10, flood=FLOOD), Outage()
     outage.is_on = False
     trial.handler("work", counting(outage), SHORT)
@@ -243,7 +251,10 @@ UNREADABLE = [
 async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     make: Make, name: str, spoil: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """After so many in a row no more are dead letters; one at a time is tried; once it can be read, all are handled."""
+    """After a run of poison no more dead letters are written, and one event at a time is tried.
+
+    As soon as one can be decoded, all are handled.
+    """
     trial = make(concurrency=10, poison=FLOOD, **options)
     trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
     trial.start()
@@ -257,7 +268,7 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
     assert "poison: t: 5 of the last 5 failed" in gate.why
     assert trial.pipeline.failure_policy.open_breakers == [gate.why]
     assert trial.counts["handled"] == 6
-    for record in trial.source[6:]:  # a version that reads them
+    for record in trial.source[6:]:  # as if a newer version could decode them
         number = record.offset - 6
         record.headers = [("ce_id", b"e%d" % number), ("ce_type", b"test.Try")]
         record.value = b'{"key":"k","name":"bad%d"}' % number
@@ -279,7 +290,7 @@ async def test_a_producer_that_changed_is_stopped_until_its_events_can_be_read(
 
 
 async def test_a_handler_that_fails_for_what_was_read_lets_the_others_be_read(make: Make) -> None:
-    """The probe became an event: whether its handler likes it is another gate's question."""
+    """A probe that can be decoded closes the poison breaker, even if its handler fails."""
     trial = make(concurrency=10, poison=FLOOD)
     trial.handler("work", counting(Outage()), Retry(1))
     trial.start()
@@ -292,7 +303,7 @@ async def test_a_handler_that_fails_for_what_was_read_lets_the_others_be_read(ma
 
 
 async def test_single_poison_among_good_events_stops_nothing(make: Make) -> None:
-    """Four of five may be poison for ever, as long as something is handled in between."""
+    """Four of five events may be poison as long as some are handled in between."""
     trial = make(poison=replace(FLOOD, ratio=0.95))
     trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
     trial.start()
@@ -304,7 +315,7 @@ async def test_single_poison_among_good_events_stops_nothing(make: Make) -> None
 
 
 async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(make: Make) -> None:
-    """What is parked was stopped by another event; what is redriven was asked for: both are dead letters again."""
+    """A parked event was stopped by another one, and a redrive was asked for by an operator."""
     trial = make(poison=FLOOD, on_dead_letter="sequence")
     trial.handler("work", lambda _: asyncio.sleep(0), SHORT)
     trial.start()
@@ -313,13 +324,16 @@ async def test_parked_and_redriven_letters_do_not_count_as_a_changed_producer(ma
     assert Counter(letter.kind for letter in trial.letters) == {"poison": 1, "parked": 20}
     for count in range(10):
         trial.redrive("bad0")
-        await trial.until(lambda: len(trial.letters) == 22 + count)  # within its turn
+        await trial.until(lambda: len(trial.letters) == 22 + count)  # before the next redrive
     assert {letter.kind for letter in trial.letters[21:]} == {"poison"}
     assert trial.pipeline.failure_policy.poison.state is CLOSED
 
 
 async def test_poison_is_no_flood_and_none_is_never(make: Make) -> None:
-    """What no handler has seen says nothing about handlers; `DeadLetter.FloodRun` 0 turns the guard off."""
+    """Events that no handler has seen say nothing about handlers.
+
+    `DeadLetter.FloodRun` 0 turns the limiter off.
+    """
     trial = make(flood=FLOOD)
     trial.handler("work", counting(Outage()), SHORT)
     trial.start()

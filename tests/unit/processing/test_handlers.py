@@ -1,4 +1,4 @@
-"""Dispatch: a record finds its type, a type its handlers, a handler its parameters."""
+"""Tests of dispatch: the type of a record, the handlers of a type, a handler's parameters."""
 
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ NAME = "stock.StockReserved"
 
 
 def record(value: bytes | None = JSON, headers: Sequence[tuple[str, bytes]] = ()) -> Any:
-    """A record as it comes from Kafka."""
+    """Return a record as it is read from Kafka."""
     return SimpleNamespace(
         topic="stock-events",
         partition=0,
@@ -37,26 +37,26 @@ DELIVERY = delivery_of(record(), "id", 1)
 
 
 def dispatcher(services: svcs.Registry | None = None) -> Dispatcher:
-    """A dispatcher without a broker behind it."""
+    """Return a dispatcher without a broker."""
     return Dispatcher(services or svcs.Registry(), EventBus(SimpleNamespace()))  # type: ignore[arg-type]
 
 
 class Shelf:
-    """A service that notes when its scope ends."""
+    """A service that counts how often its scope begins and ends."""
 
     opened = 0
     closed = 0
 
 
 async def shelf() -> AsyncIterator[Shelf]:
-    """Make one for each scope, and clean up after it."""
+    """Yield a service for each scope, and count its end."""
     Shelf.opened += 1
     yield Shelf()
     Shelf.closed += 1
 
 
 async def test_parameters_are_filled_by_their_types() -> None:
-    """In any order, by any name: event, delivery, bus, services."""
+    """The order and the names of the parameters are free."""
     seen: list[object] = []
 
     async def handler(bus: EventBus, it: Delivery, where: Shelf, event: StockReserved) -> None:
@@ -74,8 +74,6 @@ async def test_parameters_are_filled_by_their_types() -> None:
 
 
 async def test_services_are_closed_when_the_handler_raises() -> None:
-    """A scope ends however the event ends."""
-
     def handler(event: StockReserved, where: Shelf) -> None:
         raise ValueError("no shelf")
 
@@ -89,7 +87,7 @@ async def test_services_are_closed_when_the_handler_raises() -> None:
 
 
 async def test_a_class_is_made_anew_for_each_event() -> None:
-    """Its constructor is filled by types too, and nothing of one event stays for the next."""
+    """Its constructor gets parameters by their types, too."""
     made: list[object] = []
 
     class Keep:
@@ -114,14 +112,12 @@ async def test_a_class_is_made_anew_for_each_event() -> None:
     ],
 )
 def test_what_cannot_be_called_is_an_error_at_registration(target: Any, says: str) -> None:
-    """Not at the first event."""
+    """The error must not wait for the first event."""
     with pytest.raises(ConfigError, match=says):
         handler_for(StockReserved, target, Policy())
 
 
 def test_a_handler_must_take_its_event() -> None:
-    """The name of the handler and of the event."""
-
     def handler(delivery: Delivery) -> None: ...
 
     with pytest.raises(ConfigError, match="has no parameter of type StockReserved"):
@@ -129,7 +125,7 @@ def test_a_handler_must_take_its_event() -> None:
 
 
 def test_a_service_that_nobody_registered_is_an_error_at_the_start() -> None:
-    """With the line that mends it."""
+    """The error shows the line that registers the service."""
 
     def handler(event: StockReserved, where: Shelf) -> None: ...
 
@@ -162,21 +158,21 @@ class Other(StockReserved, namespace="stock.Other", topic="stock-events", key="p
 def test_the_type_is_in_the_header_or_in_fausts_metadata(
     value: bytes, headers: Any, found: type
 ) -> None:
-    """Whichever is there; the header wins, the first of several.
+    """The header takes precedence, and the first one of several.
 
-    One without a value names no type that is known.
+    A header without a value names no known type.
     """
     types = EventTypes("stock-events", [StockReserved, Other])
     assert type(types.decode(record(value, headers))) is found
 
 
 def test_a_topics_only_type_needs_no_name() -> None:
-    """Records of another language without any header are read."""
+    """Producers in other languages may send no headers at all."""
     assert EventTypes("stock-events", [StockReserved]).decode(record()) == EVENT
 
 
 def test_what_is_too_large_is_poison_before_it_is_looked_into() -> None:
-    """A payload of the store has that one's limit."""
+    """A payload from the payload store has the limit of that store."""
     types = EventTypes("stock-events", [StockReserved], Sizes(value_bytes=len(JSON), headers=2))
     assert types.decode(record(JSON, [("h", b"")] * 2)) == EVENT
     with pytest.raises(DecodeError, match=r"Kafka.ConsumerConfig.MaxValueBytes is \d+$"):
@@ -189,14 +185,13 @@ def test_what_is_too_large_is_poison_before_it_is_looked_into() -> None:
 
 
 def test_without_a_name_among_several_types_it_is_poison() -> None:
-    """Nothing is guessed."""
     with pytest.raises(DecodeError, match="no ce_type header, and stock-events carries 2 types"):
         EventTypes("stock-events", [StockReserved, Other]).decode(record())
 
 
 @pytest.mark.parametrize("name", [b"models.stock.StockReserved", b"builtins.object", b"unknown"])
 def test_a_sender_never_chooses_a_class(name: bytes) -> None:
-    """A name that is none of the topic's types is unknown, whatever class it may be elsewhere."""
+    """A name that is not one of the topic's types is unknown, even if such a class exists."""
     assert (
         EventTypes("stock-events", [StockReserved]).decode(record(JSON, [("ce_type", name)]))
         is None

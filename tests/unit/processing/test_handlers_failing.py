@@ -1,4 +1,4 @@
-"""Several handlers of one event, one of which fails: the others are done with it, once."""
+"""Tests of an event with several handlers of which one fails: the others run once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,13 +21,13 @@ BREAKER = Breaker(failures=2, events=1, window_s=60, wait_initial_s=5, wait_max_
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def failure_policy(times: int, error: Callable[[], Exception] = TransientError) -> Do:
-    """What fails so many times."""
+    """Return a handler that fails *times* times."""
     left = times
 
     async def do(event: Try) -> None:
@@ -40,7 +40,7 @@ def failure_policy(times: int, error: Callable[[], Exception] = TransientError) 
 
 
 async def say(event: Try) -> None:
-    """Publish."""
+    """Publish a record with the handler's name in its id."""
     unit = current_unit()
     assert unit is not None
     unit.publish(
@@ -50,12 +50,12 @@ async def say(event: Try) -> None:
 
 
 def published(trial: Trial) -> int:
-    """How many events have left that handlers published."""
+    """Return the number of records that handlers have published."""
     return sum(record.topic == "out" for record in trial.sent)
 
 
 async def test_only_the_one_that_failed_runs_again(make: Make) -> None:
-    """What the others did stays, and leaves together with it."""
+    """The effects of the others are kept and written together with its own."""
     trial = make()
     fail = failure_policy(2)
 
@@ -85,7 +85,6 @@ async def test_only_the_one_that_failed_runs_again(make: Make) -> None:
 
 
 async def test_each_has_attempts_of_its_own(make: Make) -> None:
-    """As many as it may, whatever another one used up."""
     trial = make()
     trial.handler("first", failure_policy(2))
     trial.handler("second", failure_policy(2))
@@ -104,7 +103,7 @@ async def test_each_has_attempts_of_its_own(make: Make) -> None:
 
 
 async def test_a_dead_letter_takes_back_what_the_others_did(make: Make) -> None:
-    """It is the whole event, so that all of them run when it comes back."""
+    """The dead letter stands for the whole event, so that a redrive runs all handlers."""
     trial = make()
     trial.handler("first", say)
     trial.handler("second", failure_policy(1, PermanentError))
@@ -119,7 +118,10 @@ async def test_a_dead_letter_takes_back_what_the_others_did(make: Make) -> None:
 
 
 async def test_one_goes_to_a_retry_topic_alone(make: Make) -> None:
-    """The others are done with the event by then; so its dead letter is its own, and comes back to it alone."""
+    """The others have finished with the event by then.
+
+    Its dead letter is for that handler alone, and a redrive runs only that one.
+    """
     trial = make(stages=1)
     trial.handler("first", say)
     trial.handler("second", failure_policy(4), delays_s=(60.0,))
@@ -141,7 +143,6 @@ async def test_one_goes_to_a_retry_topic_alone(make: Make) -> None:
 
 
 async def test_two_go_to_retry_topics_each_alone(make: Make) -> None:
-    """Each with attempts of its own."""
     trial = make(stages=2)
     trial.handler("first", failure_policy(4), delays_s=(60.0, 300.0))
     trial.handler("second", failure_policy(9), delays_s=(60.0,))
@@ -155,7 +156,7 @@ async def test_two_go_to_retry_topics_each_alone(make: Make) -> None:
 
 
 async def test_one_in_a_retry_topic_and_another_one_fails(make: Make) -> None:
-    """The letter is the whole event then, and nobody waits for anything else."""
+    """The dead letter stands for the whole event, and nothing is left in a retry topic."""
     trial = make(stages=1)
     trial.handler("first", failure_policy(3), delays_s=(60.0,))
     trial.handler("second", failure_policy(1, PermanentError))
@@ -171,7 +172,10 @@ async def test_one_in_a_retry_topic_and_another_one_fails(make: Make) -> None:
 
 
 async def test_an_event_that_waits_at_a_gate_keeps_what_was_done(make: Make) -> None:
-    """Whether it failed there or found it shut: the handlers before it do not run again."""
+    """The event failed at the open circuit breaker or found it open already.
+
+    In both cases the handlers before it do not run again.
+    """
     trial = make(concurrency=10)
     is_away = True
 
@@ -196,7 +200,10 @@ async def test_an_event_that_waits_at_a_gate_keeps_what_was_done(make: Make) -> 
 
 
 async def test_an_event_that_is_undone_begins_anew(make: Make) -> None:
-    """A row belongs to another event: what the handlers before did is undone as well, attempts stay counted."""
+    """After a row conflict the effects of the earlier handlers are undone as well.
+
+    Attempts stay counted.
+    """
     trial = make()
 
     async def touch(event: Try) -> None:

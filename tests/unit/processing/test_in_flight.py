@@ -1,4 +1,4 @@
-"""The window of records in flight when an event stays unfinished for long: what is finished behind it takes no room."""
+"""Tests of the in-flight window: records that are finished behind an unfinished one use no room."""
 
 import pytest
 
@@ -12,7 +12,10 @@ SPAN = 200_000
 
 
 def pass_by(waits: set[int], span: int, chunk: int, step: int = 1) -> InFlight:
-    """A window of 10,000 records and 1 MiB in which all of a span is finished but what *waits*; it is never full."""
+    """Return a window in which all of a span is finished except *waits*.
+
+    The window is limited to 10,000 records and 1 MiB and is never full.
+    """
     in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     for start in range(0, span, chunk * step):
         offsets = range(start, min(start + chunk * step, span), step)
@@ -23,19 +26,19 @@ def pass_by(waits: set[int], span: int, chunk: int, step: int = 1) -> InFlight:
 
 
 def runs(in_flight: InFlight) -> int:
-    """How many runs are kept."""
+    """Return the number of runs that are kept."""
     offsets = in_flight.offsets
     assert len(offsets._starts) == len(offsets._ends) == len(offsets._befores)
     return len(offsets._starts)
 
 
 def kept(in_flight: InFlight) -> int:
-    """How many offsets and times are kept in chunks."""
+    """Return the number of offsets and times that are kept in chunks."""
     return sum(len(chunk.offsets) + len(chunk.stream_ms) for chunk in in_flight._chunks)
 
 
 def test_the_head_has_the_streams_time_at_it() -> None:
-    """Of the oldest that is not finished, whatever is behind it; over holes of the log."""
+    """The head is the oldest unfinished record, also across gaps in the log."""
     in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     assert in_flight.head_ms is None
     for offsets in ([2, 3, 7], [8, 9]):
@@ -49,7 +52,10 @@ def test_the_head_has_the_streams_time_at_it() -> None:
 
 
 def test_what_is_finished_behind_one_that_waits_takes_no_room() -> None:
-    """Neither in the window nor in memory nor in the processed row; and all of it is there when that one ends."""
+    """Finished records use no room in the window, in memory or in the source position.
+
+    All of them count as soon as the unfinished record is done.
+    """
     in_flight = pass_by({0}, SPAN, 500)
     assert not in_flight.is_full
     assert (in_flight.offsets.in_flight, in_flight.offsets.next_offset) == (1, None)
@@ -67,7 +73,7 @@ def test_what_is_finished_behind_one_that_waits_takes_no_room() -> None:
 
 @pytest.mark.parametrize(("span", "chunk"), [(SPAN, 500), (20_000, 7), (5_000, 1)])
 def test_many_that_wait_cost_their_own_chunks_only(span: int, chunk: int) -> None:
-    """However small the chunks are; a few may not have been looked at yet."""
+    """The size of the chunks does not matter, except for a few that were not scanned yet."""
     waits = set(range(0, span, span // 50))
     in_flight = pass_by(waits, span, chunk)
     assert not in_flight.is_full
@@ -82,7 +88,7 @@ def test_many_that_wait_cost_their_own_chunks_only(span: int, chunk: int) -> Non
 
 
 def test_holes_between_all_records_cost_nothing_once_they_are_behind() -> None:
-    """As transactions of one record leave them: each record is a run as long as it is unfinished."""
+    """Transactions of one record leave such gaps: each unfinished record is a run of its own."""
     in_flight = pass_by({0}, SPAN // 10, 500, step=2)
     assert not in_flight.is_full
     assert runs(in_flight) == 1
@@ -94,14 +100,17 @@ def test_holes_between_all_records_cost_nothing_once_they_are_behind() -> None:
 
 
 def test_a_row_before_any_record_says_what_is_settled_from_where_reading_begins() -> None:
-    """Reading may begin past what the state has: after a commit that was followed, or when records are gone."""
+    """Reading may begin past the state's position.
+
+    A later commit was followed, or records were deleted.
+    """
     earlier = SourcePosition(3, (1, 1, 5, 10, 30, 1), stream_ms=5)  # 4, 10 to 19, 50
     row = InFlight(earlier, 10_000, 2**20, begin=15).processed(NOW_MS, {})
     assert (row.next_offset, row.ahead, row.stream_ms) == (15, (0, 5, 30, 1), 5)
 
 
 def test_a_row_with_nothing_ahead_says_nothing_of_holes() -> None:
-    """A log full of holes makes no long rows."""
+    """A log full of gaps must not make long rows."""
     in_flight = InFlight(SourcePosition(0), 10_000, 2**20)
     in_flight.received([record(offset, "key") for offset in range(0, 1000, 2)], NOW_MS)
     in_flight.offsets.finished_all(range(0, 100, 2))

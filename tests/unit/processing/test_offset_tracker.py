@@ -1,4 +1,4 @@
-"""Offsets: the cases that lose events in stock Faust (faust-streaming #606), and our own bugs made loud."""
+"""Tests of offset tracking: the cases in which stock Faust loses events (faust-streaming #606)."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from famulus.processing.offset_tracker import PartitionOffsets
 def test_an_unfinished_head_is_never_passed(
     received: list[int], finished: list[int], next_offset: int | None
 ) -> None:
-    """What is behind an unfinished record waits for it; a hole in the log is no record."""
+    """Finished records wait behind an unfinished one, and a gap in the log is no record."""
     offsets = PartitionOffsets()
     offsets.received(received)
     for offset in finished:
@@ -28,7 +28,7 @@ def test_an_unfinished_head_is_never_passed(
 
 
 def test_finishing_what_is_not_in_flight_is_our_bug() -> None:
-    """Finishing twice, or before receiving, stops at an assertion instead of committing nonsense."""
+    """An assertion fails, so that no wrong offset is committed."""
     offsets = PartitionOffsets()
     with pytest.raises(AssertionError, match="not in flight"):
         offsets.finished(3)
@@ -39,7 +39,6 @@ def test_finishing_what_is_not_in_flight_is_our_bug() -> None:
 
 
 def test_receiving_backwards_is_our_bug() -> None:
-    """A record that was received already cannot be received again in the same assignment."""
     offsets = PartitionOffsets()
     offsets.received([5])
     with pytest.raises(AssertionError, match="received after"):

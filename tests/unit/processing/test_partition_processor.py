@@ -1,4 +1,4 @@
-"""Flows: what is settled in which order, what a stop leaves behind, how much one partition may hold."""
+"""Tests of the partition processor: order of checkpoints, closing, and limits on memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.in_memory.house import Fetch, Gate, House, houses, record, tu
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that builds houses, and stop their task pools afterwards."""
     async with houses() as build:
         yield build
 
@@ -25,7 +25,10 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 async def test_effects_are_settled_before_the_offset_and_in_groups(
     make: Callable[..., House], *, remembers: bool
 ) -> None:
-    """One group fills while the one before it is settled; what is published leaves first."""
+    """One checkpoint fills while the one before it is written.
+
+    Records to publish are sent first.
+    """
     house = make(Gate(), remembers=remembers)
     [processor] = house.processors
     house.may_settle.clear()
@@ -48,7 +51,7 @@ async def test_effects_are_settled_before_the_offset_and_in_groups(
 async def test_what_cannot_be_settled_is_not_finished_and_ends_the_worker(
     make: Callable[..., House], *, remembers: bool
 ) -> None:
-    """Nobody knows what Kafka has of it."""
+    """After such an error it is unknown which effects Kafka has."""
     house = make(Gate(), remembers=remembers)
     house.settle_error = OSError("away")
     house.feed(house.processors[0], "!a")
@@ -59,7 +62,7 @@ async def test_what_cannot_be_settled_is_not_finished_and_ends_the_worker(
 
 
 async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., House]) -> None:
-    """Records past a slow one are settled, and whoever has the partition next does not handle them again."""
+    """Records behind a slow one are settled, and the next owner does not handle them again."""
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
@@ -69,7 +72,7 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
     )
     await house.until(lambda: bool(house.settled) and house.settled[-1].counts == {"handled": 5})
     processed = house.settled[-1]
-    # With the holes.
+    # The gaps 4 and 7 in the log count as settled.
     assert (processed.next_offset, processed.ahead, processed.stream_ms) == (3, (1, 5), 1002)
     assert processor.checkpointed_offset == 3
     state = PartitionState(0, None, 1000)
@@ -86,7 +89,7 @@ async def test_the_processed_row_says_what_is_settled_ahead(make: Callable[..., 
 async def test_what_an_earlier_owner_settled_may_be_committed_at_once(
     make: Callable[..., House],
 ) -> None:
-    """Its own last commit may be lost, and nothing need ever come that would be settled here."""
+    """The last commit of that owner may be lost, and no further record may arrive."""
     state = PartitionState(0, None, 1000)
     state.processed = SourcePosition(3)
     processor = make(Gate(), remembers=True).processor(state)
@@ -96,7 +99,7 @@ async def test_what_an_earlier_owner_settled_may_be_committed_at_once(
 async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(
     make: Callable[..., House],
 ) -> None:
-    """What an earlier owner settled far ahead is still in the row when nothing of it was read yet."""
+    """Offsets far ahead stay in the row although none of them was read yet."""
     house = make(Gate(), remembers=True)
     state = PartitionState(0, None, 1000)
     state.processed = SourcePosition(3, (1, 1, 90, 1))
@@ -109,7 +112,7 @@ async def test_nothing_of_what_is_ahead_is_forgotten_before_it_is_reached(
 async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(
     make: Callable[..., House],
 ) -> None:
-    """What waits is left to whoever has the partition next."""
+    """Waiting records are left to the next owner of the partition."""
     gate = Gate()
     gate.close("slow")
     house = make(gate)
@@ -129,7 +132,10 @@ async def test_a_closing_flow_ends_what_is_in_hand_and_starts_nothing(
 async def test_a_closed_flow_has_settled_what_was_in_hand(
     make: Callable[..., House], event: str, *, remembers: bool
 ) -> None:
-    """Its offset is committed next: a close that came back before would leave the event to be handled again."""
+    """Its offset is committed after the close.
+
+    A close that returned too early would have the event handled again.
+    """
     gate = Gate()
     gate.close(event)
     house = make(gate, remembers=remembers)
@@ -149,9 +155,9 @@ async def test_a_closed_flow_has_settled_what_was_in_hand(
 async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_closed(
     make: Callable[..., House],
 ) -> None:
-    """How often it was tried: whoever has the partition next goes on counting.
+    """The next owner continues to count its attempts.
 
-    It is armed for nothing.
+    No timer is started for an event that is deferred during a close.
     """
     armed: list[str] = []
     failed = asyncio.Event()
@@ -179,7 +185,7 @@ async def test_what_is_known_of_an_event_that_rests_is_settled_before_a_flow_is_
 async def test_an_abandoned_flow_settles_nothing(
     make: Callable[..., House], *, remembers: bool
 ) -> None:
-    """When the drain limit is over, late results change nothing."""
+    """Results that come after the time limit of the drain have no effect."""
     gate = Gate()
     gate.close("!slow")
     house = make(gate, remembers=remembers)
@@ -196,7 +202,7 @@ async def test_an_abandoned_flow_settles_nothing(
 async def test_a_worker_that_lost_its_membership_settles_nothing(
     make: Callable[..., House],
 ) -> None:
-    """A frozen worker wakes up with effects in hand: somebody else has the partition by now."""
+    """A frozen worker wakes up with unwritten effects while another one owns the partition."""
     house = make(Gate(), remembers=True)
     [processor] = house.processors
     house.is_member = False
@@ -209,7 +215,7 @@ async def test_a_worker_that_lost_its_membership_settles_nothing(
 
 
 async def test_a_wait_for_another_attempt_ends_with_the_flow(make: Callable[..., House]) -> None:
-    """A stop does not sit out a back-off: the event is left unfinished."""
+    """A stop does not wait for a back-off, and the event is left unfinished."""
 
     async def rest(work: Any) -> None:
         raise Defer(RetryContext(), after_delay(60))
@@ -225,7 +231,7 @@ async def test_a_wait_for_another_attempt_ends_with_the_flow(make: Callable[...,
 async def test_a_full_partition_is_held_until_half_of_it_is_done(
     make: Callable[..., House],
 ) -> None:
-    """By records and by bytes."""
+    """The limits are on records and on bytes."""
     gate = Gate()
     gate.close("early", "slow", "late")
     house = make(gate)
@@ -248,7 +254,10 @@ async def test_a_full_partition_is_held_until_half_of_it_is_done(
 async def test_what_is_finished_behind_a_slow_record_fills_nothing(
     make: Callable[..., House],
 ) -> None:
-    """One record may wait for long, and the partition goes on: neither number nor bytes behind it count."""
+    """One record may wait for long while the partition goes on.
+
+    Neither records nor bytes that are finished behind it count.
+    """
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=True)
@@ -276,7 +285,7 @@ async def test_what_is_finished_behind_a_slow_record_fills_nothing(
 async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(
     make: Callable[..., House],
 ) -> None:
-    """Room comes when a held record ends, and when a group that holds everything back is settled."""
+    """Room appears when a record ends, or when a checkpoint that holds all back is written."""
     house = make(Gate(), remembers=True)
     [processor] = house.processors
     house.may_settle.clear()
@@ -290,7 +299,7 @@ async def test_what_has_no_room_is_not_unpacked_and_goes_on_when_there_is(
 
 
 async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House]) -> None:
-    """Reading goes on elsewhere; what was unpacked is done."""
+    """A seek discards the buffered records, and those that are unpacked are handled."""
     gate = Gate()
     gate.close("slow")
     house = make(gate, concurrency=1)
@@ -307,12 +316,15 @@ async def test_what_is_not_unpacked_can_be_forgotten(make: Callable[..., House])
 async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(
     make: Callable[..., House],
 ) -> None:
-    """Whoever goes on from the row has to know the newest time before it, or takes an old event for a recent one."""
+    """The next owner needs the newest time before its position.
+
+    Otherwise an old event would pass for a recent one.
+    """
     house = make(Gate(), remembers=True)
     state = PartitionState(0, None, 1000)
     state.processed = SourcePosition(3, (0, 7), 1000)
     processor = house.processor(state)
-    # A chunk of its own, all of it settled.
+    # All records of this chunk are settled already.
     house.fetch(processor, [record(n, f"k{n}", 2000 + n) for n in range(3, 10)])
     await house.until(lambda: processor.offsets.next_offset == 10)
     gate = Gate()
@@ -327,9 +339,9 @@ async def test_the_streams_time_is_kept_over_records_that_were_settled_ahead(
 async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(
     make: Callable[..., House],
 ) -> None:
-    """Of all that waits, until it goes on: then in order, each once.
+    """After a resume all waiting records are handled in order, each once.
 
-    A halted one does not go on.
+    A halted partition is not resumed.
     """
     gate = Gate()
     gate.close("slow")
@@ -358,7 +370,7 @@ async def test_a_paused_flow_ends_what_is_in_hand_and_starts_nothing(
 
 
 async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[..., House]) -> None:
-    """What stands before it ends and is settled, nothing behind it starts, and others go on."""
+    """The records before it are handled and settled, nothing behind it starts, and others go on."""
     house = make(Gate(), partitions=2)
     first, second = house.processors
 
@@ -381,7 +393,10 @@ async def test_what_cannot_be_read_halts_its_partition_alone(make: Callable[...,
 
 
 async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..., House]) -> None:
-    """Who has a turn while a handler waits, or after a bug, finds all finished that was done before."""
+    """The pool finishes many records at once.
+
+    Other tasks and a fault still find all earlier records finished.
+    """
     gate = Gate()
     gate.close("slow")
     house = make(gate)
@@ -389,7 +404,7 @@ async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..
     seen: list[tuple[int | None, int, int]] = []
 
     async def look() -> None:
-        while not gate.began or gate.began[-1] != "slow2":  # the very next turn of the loop
+        while not gate.began or gate.began[-1] != "slow2":  # the very next iteration of the loop
             await asyncio.sleep(0)
         seen.append(
             (
@@ -418,7 +433,7 @@ async def test_nobody_sees_that_the_crew_finishes_many_at_once(make: Callable[..
 
 
 async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., House]) -> None:
-    """What was done in a turn makes room in the same turn."""
+    """Records that are done in an iteration make room in the same iteration."""
     house = make(Gate())
     [processor] = house.processors
     processor.in_flight = InFlight(SourcePosition(0), records=5, bytes=10_000)
@@ -431,14 +446,14 @@ async def test_a_partition_with_little_room_does_not_stall(make: Callable[..., H
 async def test_idle_partition_settles_what_is_no_record(
     make: Callable[..., House], *, remembers: bool
 ) -> None:
-    """Transactions end with marks: a group that never commits them would lag for ever."""
+    """Transactions end with markers, and a group that never commits them would lag forever."""
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=remembers)
     [processor] = house.processors
     house.fetch(processor, [record(0, "a"), record(1, "b")], 4)
     await house.until(lambda: processor.checkpointed_offset == 4)
-    house.fetch(processor, [], 9)  # nothing but marks, or records of transactions that were aborted
+    house.fetch(processor, [], 9)  # only markers, or records of aborted transactions
     await house.until(lambda: processor.checkpointed_offset == 9)
     assert processor.behind(9) == 0
     house.fetch(processor, [record(9, "slow"), record(11, "c")], 13)
@@ -456,7 +471,7 @@ async def test_idle_partition_settles_what_is_no_record(
 async def test_runs_of_removed_records_are_forgotten_where_the_log_was_read_further(
     make: Callable[..., House],
 ) -> None:
-    """They were settled ahead, and compaction has removed them since."""
+    """The records were settled ahead, and compaction has removed them since."""
     house = make(Gate(), remembers=True)
     state = PartitionState(0, None, 1000)
     state.processed = SourcePosition(3, (1, 2, 2, 4))  # 4 and 5, 8 to 11

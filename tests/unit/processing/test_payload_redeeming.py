@@ -1,4 +1,4 @@
-"""Claim checks in the engine: what is in hand of them, what an outage of the store costs, what a handler publishes."""
+"""Tests of claim checks in the engine: memory, outages of the store, and publishing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ from tests.support.in_memory.house import record as plain
 from tests.support.in_memory.stored import partition_of
 
 LARGE = "secret" * 1_000
-SIZE = 7_000  # at least of such an event
+SIZE = 7_000  # lower bound of the size of such an event
 
 
 class Parcel(Event, namespace="test.Parcel", topic="t", key="name"):
@@ -46,13 +46,13 @@ class Parcel(Event, namespace="test.Parcel", topic="t", key="name"):
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that builds houses, and stop their task pools afterwards."""
     async with houses() as build:
         yield build
 
 
 class Depot:
-    """A flow that redeems Parcels from *root*, two at once."""
+    """A partition processor that redeems Parcels from *root*, two at once."""
 
     def __init__(
         self, house: House, root: Path, handler: Callable[[Parcel], Awaitable[None]]
@@ -113,7 +113,10 @@ class Depot:
 async def test_no_more_is_in_hand_than_there_is_room_for(
     make: Callable[..., House], tmp_path: Path
 ) -> None:
-    """Whether handlers succeed, fail, or wait for another attempt, which holds nothing."""
+    """The limit holds when handlers succeed, fail or are deferred.
+
+    A deferred event holds no payload.
+    """
     at_work = 0
     most: list[int] = []
     tries: list[str] = []
@@ -149,9 +152,9 @@ async def test_no_more_is_in_hand_than_there_is_room_for(
 async def test_one_at_a_time_asks_for_a_store_that_is_away(
     make: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others wait, less and less is asked, and then all go on.
+    """The other events wait, the store is asked less and less often, and then all go on.
 
-    None of it counts as an attempt.
+    No attempt is counted meanwhile.
     """
     monkeypatch.setattr(
         payload_redeemer, "BREAKER", Breaker(1, 1, wait_initial_s=0.02, wait_max_s=0.05)
@@ -159,7 +162,7 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
     root = tmp_path / "claims"
 
     async def handle(parcel: Parcel) -> None:
-        """Done."""
+        """Do nothing."""
 
     depot = Depot(make(None, remembers=True), root, handle)
     await depot.store.check_in(ProducerRecord("t", None, b"x" * 2_000))
@@ -191,7 +194,10 @@ async def test_one_at_a_time_asks_for_a_store_that_is_away(
 async def test_what_is_published_side_by_side_keeps_its_ids(
     make: Callable[..., House], tmp_path: Path
 ) -> None:
-    """By the order of the calls, however long each takes: a second run must give every event the same id."""
+    """The ids follow the order of the calls, however long each takes.
+
+    A second run must give every event the same id.
+    """
 
     async def handle(parcel: Parcel) -> None:
         names = ["large", "small", "large too"]
@@ -224,7 +230,10 @@ async def test_what_is_published_side_by_side_keeps_its_ids(
 async def test_a_store_that_is_away_undoes_who_publishes(
     make: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, swallows: bool
 ) -> None:
-    """The event is handled again when it is back, whatever its handler makes of the error; nothing leaves before."""
+    """The event is handled again once the store is available.
+
+    Nothing is published before, even if the handler swallows the error.
+    """
     monkeypatch.setattr(ending, "STORE_RETRY_S", 0.01)
     tries = 0
 
@@ -258,7 +267,7 @@ async def test_a_store_that_is_away_undoes_who_publishes(
 async def test_an_event_that_is_too_large_fails_for_good(
     make: Callable[..., House], tmp_path: Path
 ) -> None:
-    """For the handler that publishes it."""
+    """The handler that publishes the event fails with a permanent error."""
 
     async def handle(parcel: Parcel) -> None:
         await depot.bus.publish(Parcel(name="huge", note=LARGE * 2))

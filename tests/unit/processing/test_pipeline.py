@@ -1,4 +1,4 @@
-"""The pipeline with a crew and a flow: events that want the same row, attempts, what a closed store means."""
+"""Tests of the pipeline with a task pool: row conflicts, attempts and a full disk."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ BY_NAME = Dedupe(1000, identity=lambda event: cast("Deed", event).name)
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that builds houses, and stop their task pools afterwards."""
     async with houses() as build:
         yield build
 
@@ -42,7 +42,7 @@ async def make() -> AsyncIterator[Callable[..., House]]:
 def flow_of(
     house: House, handler: Callable[[Deed], Awaitable[None]], dedupe: Dedupe | None = DEDUPE
 ) -> PartitionProcessor:
-    """A flow that carries Deeds with the real pipeline."""
+    """Return a partition processor that runs Deeds through the real pipeline."""
     dispatcher = Dispatcher(svcs.Registry(), EventBus(SimpleNamespace(), current_attempt))  # type: ignore[arg-type]
     dispatcher.add(handler_for(Deed, handler, Policy(Retry(3, 0.0)), NEVER))
     counts = Counts()
@@ -61,7 +61,7 @@ def flow_of(
 
 
 def deeds(*names: str) -> list[Any]:
-    """A record for each name, each on a lane of its own."""
+    """Return a record for each name, each in a lane of its own."""
     found = []
     for offset, name in enumerate(names):
         deed = plain(offset, name)
@@ -73,7 +73,7 @@ def deeds(*names: str) -> list[Any]:
 
 
 def touch() -> None:
-    """Read the row, and write it."""
+    """Read the row and write it."""
     unit = current_unit()
     assert unit is not None
     unit.write(ROW, (unit.row(ROW) or b"") + b"1")
@@ -82,7 +82,7 @@ def touch() -> None:
 async def test_events_that_want_the_same_row_come_one_after_the_other(
     make: Callable[..., House],
 ) -> None:
-    """None is lost, whatever they wait for."""
+    """No event is lost, although each handler suspends between two accesses of the row."""
 
     async def handle(event: Deed) -> None:
         touch()
@@ -99,7 +99,10 @@ async def test_events_that_want_the_same_row_come_one_after_the_other(
 
 
 async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., House]) -> None:
-    """All of them, not only the first: else a revoke waits for its time limit, and gives up what was in hand."""
+    """Closing must release all waiting events, not only the first.
+
+    Otherwise a revoke waits until its time limit and abandons the events in flight.
+    """
     gate = asyncio.Event()
 
     async def handle(event: Deed) -> None:
@@ -121,7 +124,7 @@ async def test_closing_lets_those_that_wait_for_a_row_go(make: Callable[..., Hou
 async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(
     make: Callable[..., House],
 ) -> None:
-    """Being undone takes none of their attempts back."""
+    """A row conflict does not give back any attempts."""
     attempts: list[str] = []
 
     async def handle(event: Deed) -> None:
@@ -139,7 +142,7 @@ async def test_two_that_fail_for_good_and_want_the_same_row_are_given_up(
 
 
 class Shut:
-    """A disk that is full: while it is, nothing of the store can be read."""
+    """A full disk: while it is full, the store cannot be read."""
 
     def __init__(self, processor: PartitionProcessor) -> None:
         store: Any = processor.state.store
@@ -148,12 +151,12 @@ class Shut:
         self.asked = 0
 
     def get(self, key: bytes) -> None:
-        """Not now."""
+        """Fail to read."""
         self.asked += 1
         raise StoreError("the state is closed")
 
     def end(self) -> None:
-        """There is room again."""
+        """Make the store readable again."""
         self._store.get = self._get
 
 
@@ -161,7 +164,10 @@ class Shut:
 async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(
     make: Callable[..., House], dedupe: Dedupe | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is waited for: nothing is wrong with the event, and none of its attempts is used up."""
+    """The worker waits for the disk.
+
+    The event is not at fault, so that none of its attempts is used up.
+    """
     monkeypatch.setattr(ending, "STORE_RETRY_S", 0.001)
 
     async def handle(event: Deed) -> None:
@@ -187,7 +193,7 @@ async def test_a_disk_that_is_full_sends_no_event_to_the_dead_letters(
 async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
     make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it goes on as if nothing was, or makes its own error of it; on its first attempt and on a later one."""
+    """The handler may swallow the store's error or wrap it, on any attempt."""
     monkeypatch.setattr(ending, "STORE_RETRY_S", 0.001)
     tries: list[str] = []
 
@@ -217,7 +223,7 @@ async def test_what_a_handler_makes_of_a_store_that_cannot_be_read_is_undone(
 async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(
     make: Callable[..., House],
 ) -> None:
-    """Its next owner reads the event again."""
+    """The next owner of the partition reads the event again."""
 
     async def handle(event: Deed) -> None:
         touch()
@@ -240,7 +246,7 @@ async def test_waiting_for_the_disk_ends_when_the_partition_goes_away(
 async def test_marks_without_a_type_are_recognised_and_two_types_of_one_id_are_two_events(
     make: Callable[..., House],
 ) -> None:
-    """State that an earlier version wrote has the identity alone in its keys."""
+    """Earlier versions wrote seen marks whose keys hold the identity alone."""
     seen: list[str] = []
 
     async def handle(event: Deed) -> None:
@@ -257,7 +263,7 @@ async def test_marks_without_a_type_are_recognised_and_two_types_of_one_id_are_t
 
 
 async def test_a_coroutine_that_a_handler_returns_is_no_success(make: Callable[..., House]) -> None:
-    """Its work was never done: a dead letter, not an event that was handled."""
+    """The coroutine was never awaited, so that its event becomes a dead letter."""
 
     async def work() -> None: ...
 

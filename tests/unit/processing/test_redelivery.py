@@ -1,4 +1,4 @@
-"""What waits for its time, in its lane or in a retry topic: never too early, holding up nobody, over restarts."""
+"""Tests of events that wait for a retry, in their lane or in a retry topic, over restarts."""
 
 import asyncio
 import time
@@ -27,13 +27,13 @@ LATER = retry_topic("t", "group", 1)
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def failure_policy(*names: str) -> Callable[[Try], Awaitable[None]]:
-    """What fails for events of these names."""
+    """Return a handler that fails for events of these names."""
 
     async def do(event: Try) -> None:
         if event.name in names:
@@ -43,7 +43,7 @@ def failure_policy(*names: str) -> Callable[[Try], Awaitable[None]]:
 
 
 async def test_closing_drops_what_rests_at_once(make: Make) -> None:
-    """Whoever has the partition next waits for the rest of the back-off, and counts on."""
+    """The next owner waits for the remainder of the back-off and continues to count attempts."""
     trial = make()
     trial.handler("work", failure_policy("bad"), Retry(3, 60.0))
     trial.start()
@@ -65,7 +65,7 @@ async def test_closing_drops_what_rests_at_once(make: Make) -> None:
 
 
 async def test_back_off_uses_up_no_hands(make: Make) -> None:
-    """With two of them and fifty keys in back-off, another key goes on at once."""
+    """With two tasks and fifty keys in back-off, another key is handled at once."""
     trial = make(concurrency=2)
     trial.handler("work", failure_policy("bad"), Retry(3, 60.0))
     trial.start()
@@ -79,7 +79,7 @@ async def test_back_off_uses_up_no_hands(make: Make) -> None:
 
 @pytest.mark.parametrize("seen", [1, 2])
 async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, seen: int) -> None:
-    """Attempts and the time of the next one are rows."""
+    """The attempts and the time of the next one are rows of the state."""
     trial = make()
     trial.handler("work", failure_policy("bad"))
     trial.start()
@@ -94,7 +94,7 @@ async def test_a_worker_that_dies_in_a_back_off_does_not_count_anew(make: Make, 
 
 
 async def test_nothing_comes_back_before_its_time(make: Make) -> None:
-    """Nor much later, nor twice, whatever happens meanwhile."""
+    """Each event is redelivered once and on time, although the worker is killed meanwhile."""
     trial = make(stages=1, concurrency=10)
     trial.handler("work", failure_policy(*"abcdefghij"), Retry(1), delays_s=(60.0,))
     trial.start()
@@ -112,7 +112,10 @@ async def test_nothing_comes_back_before_its_time(make: Make) -> None:
 
 
 async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> None:
-    """Neither what was fetched nor what falls due meanwhile; nor is anything left that would wake it."""
+    """Neither fetched records nor those that become due during the close are started.
+
+    No timer is left that would wake the processor.
+    """
     slow = asyncio.Event()
 
     async def work(event: Try) -> None:
@@ -142,7 +145,7 @@ async def test_a_flow_that_closes_starts_nothing_that_comes_back(make: Make) -> 
 
 
 async def test_many_that_wait_need_one_timer(make: Make) -> None:
-    """However often something else happens meanwhile."""
+    """Records that arrive meanwhile add no timers."""
     trial = make(stages=1)
     trial.handler("work", failure_policy("a"), Retry(1), delays_s=(300.0,))
     trial.start()
@@ -155,7 +158,10 @@ async def test_many_that_wait_need_one_timer(make: Make) -> None:
 
 
 async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
-    """It may have been sent again, or be read again after a kill: one attempt, one dead letter."""
+    """A record may be sent twice, or be read again after a kill.
+
+    Only one attempt and one dead letter may follow.
+    """
     trial = make(stages=1)
     trial.handler("work", failure_policy("a"), Retry(1), delays_s=(60.0,))
     trial.start()
@@ -169,11 +175,14 @@ async def test_a_record_that_comes_back_twice_fails_once(make: Make) -> None:
     assert (len(trial.calls), len(trial.letters), trial.counts["duplicate"]) == (2, 1, 2)
     trial.redrive("a")
     await trial.until(lambda: len(trial.letters) == 2)
-    assert [call.attempt for call in trial.calls[2:]] == [1, 2]  # all of it again
+    assert [call.attempt for call in trial.calls[2:]] == [1, 2]  # starts from attempt 1
 
 
 async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Make) -> None:
-    """The event is handled again, and its record, which has left, may come back first: each knows its attempts."""
+    """The event is handled again, and its retry record may be redelivered before that.
+
+    Each of the two keeps its count of attempts.
+    """
     trial = make(stages=1)
     trial.handler("work", failure_policy("a"), Retry(2, 5.0), delays_s=(1.0,))
     trial.start()
@@ -198,14 +207,14 @@ async def test_a_kill_between_sending_and_settling_counts_nothing_anew(make: Mak
 
 
 def with_header(record: ProducerRecord, name: str, value: bytes) -> ProducerRecord:
-    """*record* with another value of a header."""
+    """Return *record* with another value of a header."""
     return replace(
         record, headers=[(of, value if of == name else old) for of, old in record.headers]
     )
 
 
 async def with_two_that_wait(make: Make) -> tuple[Trial, ProducerRecord, ProducerRecord]:
-    """A partition that was taken on just now, and the records of two events that wait in its retry topic."""
+    """Return a restarted trial and the two records that wait in its retry topic."""
     trial = make(stages=1)
     trial.handler("work", failure_policy("a", "b"), Retry(1), delays_s=(60.0,))
     trial.start()
@@ -220,7 +229,10 @@ async def with_two_that_wait(make: Make) -> tuple[Trial, ProducerRecord, Produce
 
 @pytest.mark.parametrize("ahead_ms", [3_600_000, 10**17])
 async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahead_ms: int) -> None:
-    """It waits as long as its topic does, by the broker's clock, and what is behind it has its own time."""
+    """The record waits for the delay of its topic by the broker's clock.
+
+    The records behind it keep their own due times.
+    """
     trial, first, second = await with_two_that_wait(make)
     due_ms = int(dict(first.headers)["famulus-due"])
     trial.send_back(with_header(first, "famulus-due", b"%d" % (due_ms + ahead_ms)))
@@ -233,7 +245,7 @@ async def test_a_time_that_a_wrong_clock_wrote_holds_up_nothing(make: Make, ahea
 
 
 async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make: Make) -> None:
-    """Each has its own time, also where a record says a later one than that behind it."""
+    """Each record has its own due time, even if the record before it is due later."""
     trial, first, second = await with_two_that_wait(make)
     records = [
         read(replace(record, timestamp_ms=round(1000 * time.time())), n)
@@ -249,7 +261,7 @@ async def test_what_was_unpacked_with_one_that_is_due_late_is_not_behind_it(make
 async def test_an_attempt_that_another_worker_put_off_by_a_wrong_clock_is_not_late(
     make: Make,
 ) -> None:
-    """It waits for as long as any attempt may be put off."""
+    """The event waits no longer than the longest wait of its retry policy."""
     trial = make()
     trial.handler("work", failure_policy("bad"), Retry(2, 5.0, wait_max_s=20.0))
     trial.start()

@@ -1,4 +1,4 @@
-"""Policies: how often, how long, what is hopeless, and what says that something else is away."""
+"""Tests of retry policies: attempts, waits, and the classification of errors."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from famulus.processing.failures.retry_policy import Policy, Retry, delays_of
 
 
 def test_the_default_is_three_attempts_with_waits_of_two_to_the_n() -> None:
-    """The mission's policy: 2 s after the first attempt, 4 s after the second, then give up."""
+    """The waits are 2 s after the first attempt and 4 s after the second."""
     retry = Retry()
     assert (retry.attempts, [retry.wait_s(attempt) for attempt in (1, 2, 3)]) == (
         3,
@@ -26,14 +26,12 @@ def test_the_default_is_three_attempts_with_waits_of_two_to_the_n() -> None:
 
 
 def test_waits_have_a_limit() -> None:
-    """However many attempts, no wait exceeds the limit."""
     assert Retry(attempts=100, wait_max_s=30.0).wait_s(50) == 30.0
     assert Retry(attempts=10_000, wait_max_s=30.0).wait_s(5_000) == 30.0
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
 def test_jitter_is_a_share_of_the_wait(jitter: float, chance: float, attempt: int) -> None:
-    """Shorter or longer by that share at most."""
     plain, jittered = Retry().wait_s(attempt), Retry(jitter=jitter).wait_s(attempt, chance)
     assert plain * (1 - jitter) - 1e-9 <= jittered <= plain * (1 + jitter) + 1e-9
 
@@ -49,7 +47,7 @@ def test_jitter_is_a_share_of_the_wait(jitter: float, chance: float, attempt: in
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
-    """When it is declared, not when the first event fails."""
+    """The error comes when the policy is declared, not when the first event fails."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Retry(**wrong)  # type: ignore[arg-type]
 
@@ -86,7 +84,7 @@ class _OursError(Exception):
 def test_what_kind_of_failure_an_error_is(
     error: Exception, policy: Policy, is_transient: bool, is_outage: bool, kind: str
 ) -> None:
-    """By our own errors, by what the handler declares, else by the setting."""
+    """The engine's own errors come first, then the handler's declarations, then the setting."""
     assert (policy.is_transient(error), policy.is_outage(error), policy.kind(error)) == (
         is_transient,
         is_outage,
@@ -95,7 +93,6 @@ def test_what_kind_of_failure_an_error_is(
 
 
 def test_waits_of_retry_topics_are_read() -> None:
-    """With their units, or as numbers of seconds."""
     assert delays_of(["30s", "10m", "1h", "1.5d", 5]) == (30, 600, 3600, 129_600, 5)
 
 
@@ -103,13 +100,12 @@ def test_waits_of_retry_topics_are_read() -> None:
     "wrong", ["", "1", "10 min", "-1m", "m", 0, -5, True, None, float("nan"), float("inf")]
 )
 def test_a_wait_that_is_none_is_refused(wrong: str | float) -> None:
-    """With what it should be."""
     with pytest.raises(ValueError, match="wait"):
         delays_of([wrong])
 
 
 def nested(error: Exception, depth: int) -> Exception:
-    """A group in a group, so deep."""
+    """Return *error* inside *depth* nested exception groups."""
     for _ in range(depth):
         error = ExceptionGroup("tasks", [error])
     return error
@@ -132,7 +128,7 @@ def nested(error: Exception, depth: int) -> Exception:
 def test_a_group_is_what_all_in_it_are(
     errors: list[Exception], transient: bool, outage: bool, kind: str
 ) -> None:
-    """`asyncio.TaskGroup` wraps what its tasks raise, and hides it from whoever asks for types."""
+    """`asyncio.TaskGroup` wraps the errors of its tasks, which hides their types."""
     group, policy = ExceptionGroup("tasks", errors), Policy()
     assert (policy.is_transient(group), policy.is_outage(group), policy.kind(group)) == (
         transient,
@@ -142,7 +138,7 @@ def test_a_group_is_what_all_in_it_are(
 
 
 def test_a_group_may_be_classified_as_such() -> None:
-    """Whoever names it means it."""
+    """A handler that declares `ExceptionGroup` classifies the group itself, not its members."""
     group = ExceptionGroup("tasks", [PermanentError()])
     assert Policy(transient=(ExceptionGroup,)).is_transient(group)
     assert not Policy(permanent=(ExceptionGroup,)).is_transient(

@@ -1,4 +1,4 @@
-"""The services of an event: one of each for its handlers, anew for each attempt, closed after it."""
+"""Tests of services: shared by the handlers of an event, made for each attempt, closed after it."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -19,7 +19,7 @@ class Session:
 
 
 class House:
-    """Registers a service, adds handlers that ask for it, and notes all that happens, in order."""
+    """A registered service and its handlers, with a record of their calls in order."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -28,7 +28,7 @@ class House:
         trial.dispatcher._services.register_factory(Session, self.session)
 
     async def session(self) -> AsyncIterator[Session]:
-        """Make one."""
+        """Yield a service, and record when it opens and closes."""
         self.made += 1
         number = self.made
         self.happened.append(f"open {number}")
@@ -36,7 +36,7 @@ class House:
         self.happened.append(f"close {number}")
 
     def handler(self, name: str, fails: int = 0, *, own_services: bool = False) -> None:
-        """Add a handler that fails so many times."""
+        """Add a handler that fails *fails* times."""
         left = fails
 
         async def call(event: Try, session: Session) -> None:
@@ -54,13 +54,13 @@ class House:
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 async def happened(trial: Trial, house: House, *events: str) -> list[str]:
-    """What happens until they have ended."""
+    """Handle *events*, and return what happened meanwhile."""
     trial.start()
     trial.feed(*events)
     await trial.settled(len(events))
@@ -69,7 +69,7 @@ async def happened(trial: Trial, house: House, *events: str) -> list[str]:
 
 
 async def test_the_handlers_of_an_event_share_a_service(make: Make) -> None:
-    """It is closed after the last one, and each event has another one."""
+    """The service is closed after the last handler, and each event gets another one."""
     house = House(trial := make())
     house.handler("one")
     house.handler("two")
@@ -78,7 +78,7 @@ async def test_the_handlers_of_an_event_share_a_service(make: Make) -> None:
 
 
 async def test_each_attempt_has_services_of_its_own(make: Make) -> None:
-    """They are closed before the event rests: what a failed attempt leaves in one is not the next one's."""
+    """Services are closed before the event is deferred, so that no attempt inherits their state."""
     house = House(trial := make())
     house.handler("one")
     house.handler("two", fails=1)
@@ -94,7 +94,7 @@ async def test_each_attempt_has_services_of_its_own(make: Make) -> None:
 
 
 async def test_a_handler_may_have_services_of_its_own(make: Make) -> None:
-    """For each of its calls."""
+    """Each call of such a handler has its own services."""
     house = House(trial := make())
     house.handler("one")
     house.handler("two", own_services=True)

@@ -1,4 +1,4 @@
-"""The crew, with a pipeline that notes what happens: who runs when."""
+"""Tests of the task pool: which handler runs when, with a pipeline that records the order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,13 +11,13 @@ from tests.support.in_memory.house import Gate, House, houses, turns
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that builds houses, and stop their task pools afterwards."""
     async with houses() as build:
         yield build
 
 
 async def test_a_slow_key_holds_back_only_itself(make: Callable[..., House]) -> None:
-    """The others go past; its own next record waits; nothing is committed past it."""
+    """Other keys pass it, its own next record waits, and no offset behind it is committed."""
     gate = Gate()
     gate.close("slow")
     house = make(gate)
@@ -31,7 +31,6 @@ async def test_a_slow_key_holds_back_only_itself(make: Callable[..., House]) -> 
 
 
 async def test_a_handler_that_never_suspends_needs_one_task(make: Callable[..., House]) -> None:
-    """However many records there are."""
     house = make(Gate())
     house.feed(house.processors[0], " ".join(f"k{n}" for n in range(90)))
     await house.until(lambda: house.processors[0].checkpointed_offset == 90)
@@ -39,7 +38,7 @@ async def test_a_handler_that_never_suspends_needs_one_task(make: Callable[..., 
 
 
 async def test_no_more_than_the_concurrency_is_in_hand(make: Callable[..., House]) -> None:
-    """The rest waits, over all partitions, and a partition full of slow keys does not starve another."""
+    """The limit holds over all partitions, and one full of slow keys does not starve another."""
     gate = Gate()
     gate.close(*(f"k{n}" for n in range(50)))
     house = make(gate, concurrency=10, partitions=2)
@@ -56,7 +55,10 @@ async def test_no_more_than_the_concurrency_is_in_hand(make: Callable[..., House
 
 
 async def test_timeouts_in_handlers_hit_the_handler_alone(make: Callable[..., House]) -> None:
-    """`asyncio.timeout` cancels the task that it was entered in: the handler's own from its first step."""
+    """`asyncio.timeout` cancels the task in which it was entered.
+
+    The handler runs in that task from its first step.
+    """
     timed_out: list[str] = []
 
     async def handle(work: Any) -> None:
@@ -73,7 +75,7 @@ async def test_timeouts_in_handlers_hit_the_handler_alone(make: Callable[..., Ho
 
 
 async def test_what_is_in_hand_for_too_long_is_told(make: Callable[..., House]) -> None:
-    """Where it stands, and for how long; a key is told as a digest."""
+    """The report has a digest of the key, not the key."""
     gate = Gate()
     gate.close("stuck")
     house = make(gate)
@@ -103,7 +105,10 @@ async def test_a_bug_of_ours_ends_the_worker(make: Callable[..., House]) -> None
 async def test_the_concurrency_changes_while_records_are_in_hand(
     make: Callable[..., House],
 ) -> None:
-    """More start at once; where it is less, those in hand end first and none is started for them."""
+    """More events start at once.
+
+    After a decrease the excess events end first, and none starts in their place.
+    """
     keys = [f"k{n}" for n in range(30)]
     gate = Gate()
     gate.close(*keys)
@@ -115,7 +120,7 @@ async def test_the_concurrency_changes_while_records_are_in_hand(
     house.task_pool.resize(10)
     await house.until(lambda: len(gate.began) == 10)
     house.task_pool.resize(3)
-    for number, key in enumerate(keys[:8], 1):  # seven end for none, then one for each
+    for number, key in enumerate(keys[:8], 1):  # seven end without a successor, then each has one
         gate.doors[key].set()
         await house.until(lambda number=number: processor.lanes.held == max(10 - number, 3))  # type: ignore[misc]
         await turns()
@@ -126,7 +131,7 @@ async def test_the_concurrency_changes_while_records_are_in_hand(
 
 
 async def test_the_concurrency_of_a_partition_changes(make: Callable[..., House]) -> None:
-    """In the same way; one that is paused starts nothing because of it."""
+    """A paused partition starts nothing because of the change."""
     keys = [f"k{n}" for n in range(9)]
     gate = Gate()
     gate.close(*keys)

@@ -1,4 +1,4 @@
-"""Attempts that take too long are cancelled, and the hand that held one goes on as if nothing had been."""
+"""Tests of handler timeouts: slow attempts are cancelled, and their task goes on unaffected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,25 +15,28 @@ ONCE = Retry(1)
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def cancelling() -> int:
-    """How often the task that runs was cancelled."""
+    """Return how often the current task was cancelled."""
     task = asyncio.current_task()
     assert task is not None
     return task.cancelling()
 
 
 async def sleep(event: Try) -> None:
-    """For as many seconds as the event's name says."""
+    """Sleep for as many seconds as the name of the event says."""
     await asyncio.sleep(float(event.name))
 
 
 async def test_a_handler_that_never_ends_is_given_up(make: Make) -> None:
-    """After its attempts; it uses up one hand meanwhile, which goes on with the next record, cancelled no more."""
+    """The event is dead-lettered after its attempts and occupies only one task.
+
+    The task goes on with the next record and has no pending cancellation.
+    """
     seen: list[tuple[str, int, object]] = []
 
     async def work(event: Try) -> None:
@@ -58,7 +61,10 @@ async def test_a_handler_that_never_ends_is_given_up(make: Make) -> None:
 
 @pytest.mark.parametrize("ends", ["well", "badly"])
 async def test_one_that_makes_something_else_of_it_ends_as_it_says(make: Make, ends: str) -> None:
-    """It succeeds or fails; the next handler of the event has a limit of its own, and may cancel what it likes."""
+    """A handler that catches the cancellation may still succeed or fail.
+
+    The next handler of the event has its own time limit and may use task groups.
+    """
     counts: list[int] = []
 
     async def stubborn(event: Try) -> None:
@@ -94,7 +100,7 @@ async def test_one_that_makes_something_else_of_it_ends_as_it_says(make: Make, e
 
 
 async def fail() -> None:
-    """Fail later."""
+    """Raise an error after a tenth of a second."""
     await asyncio.sleep(0.1)
     raise ValueError
 
@@ -104,7 +110,7 @@ async def fail() -> None:
 async def test_the_limit_of_the_second_handler_counts_from_its_own_start(
     make: Make, first_s: float, limit_s: float
 ) -> None:
-    """Whatever the first one took, and whether that has a limit or none."""
+    """The time and the limit of the first handler have no effect on it."""
     trial = make()
 
     async def first(event: Try) -> None:
@@ -121,7 +127,7 @@ async def test_the_limit_of_the_second_handler_counts_from_its_own_start(
 
 
 async def test_each_attempt_has_all_of_its_time(make: Make) -> None:
-    """Waits between them and other records of the same hand take nothing of it."""
+    """Waits between attempts and other records of the same task do not reduce it."""
     trial = make(concurrency=1)
     trial.handler("work", sleep, Retry(2, 0.0), timeout_s=10.0)
     trial.start()
@@ -132,7 +138,7 @@ async def test_each_attempt_has_all_of_its_time(make: Make) -> None:
 
 
 async def test_no_limit_is_for_ever(make: Make) -> None:
-    """As `timeout_s=0` says, beside a handler that has one."""
+    """The limit of 0 means none, next to a handler that has one."""
     trial = make()
     trial.handler("other", lambda _: asyncio.sleep(0), timeout_s=0.2)
     trial.handler("work", sleep, timeout_s=0.0)
@@ -143,7 +149,7 @@ async def test_no_limit_is_for_ever(make: Make) -> None:
 
 
 async def test_a_handlers_own_time_limit_is_its_own(make: Make) -> None:
-    """Both may end in the same moment: the event failed once, and the hand goes on."""
+    """Both limits may end at the same moment: the event fails once, and the task goes on."""
     trial = make(concurrency=1)
 
     async def work(event: Try) -> None:
@@ -165,7 +171,7 @@ async def test_a_handlers_own_time_limit_is_its_own(make: Make) -> None:
 async def test_a_crew_ends_whatever_was_cancelled_before(
     make: Make, *, after_s: float, is_stubborn: bool
 ) -> None:
-    """A limit that was over is no reason to take the end for another one."""
+    """A past timeout must not let a task take the pool's stop for another timeout."""
     trial = make(concurrency=2)
     ended: list[str] = []
 
@@ -189,7 +195,7 @@ async def test_a_crew_ends_whatever_was_cancelled_before(
 
 
 async def test_a_limit_and_the_end_in_one_moment_are_the_end(make: Make) -> None:
-    """Two cancellations reach the handler as one."""
+    """The handler sees both cancellations as one."""
     trial = make(concurrency=1)
     trial.handler("work", sleep, Retry(3, 1.0), timeout_s=10.0)
     trial.start()

@@ -1,4 +1,4 @@
-"""One telemetry event for each message: what is told, that nobody asked costs nothing, and that no callback harms."""
+"""Tests of telemetry events: their contents, their cost, and callbacks that raise."""
 
 import asyncio
 import functools
@@ -21,17 +21,20 @@ Make = Callable[..., Trial]
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 async def nothing(event: Try) -> None:
-    """Handle."""
+    """Do nothing."""
 
 
 async def do(event: Try) -> None:
-    """Take three seconds, and fail as the name says: `again` the first time, `later` until it comes back."""
+    """Sleep for three seconds, and fail if the name asks for it.
+
+    `bad` fails always, `again` and `later` fail the first time.
+    """
     await asyncio.sleep(3)
     tries[event.name] = tries.get(event.name, 0) + 1
     if event.name == "bad":
@@ -44,7 +47,7 @@ tries: dict[str, int] = {}
 
 
 async def test_each_message_is_told_once(make: Make) -> None:
-    """With its place, type, outcome and the time of all its attempts, not of the wait between them."""
+    """The time covers all attempts of the event, but not the waits between them."""
     tries.clear()
     found: list[Consumed] = []
     trial = make()
@@ -69,7 +72,7 @@ async def test_each_message_is_told_once(make: Make) -> None:
 
 
 async def test_a_message_that_leaves_for_a_retry_topic_is_postponed(make: Make) -> None:
-    """And told again when it has come back."""
+    """The event is reported again after its redelivery."""
     tries.clear()
     found: list[Consumed] = []
     trial = make(stages=1)
@@ -84,7 +87,7 @@ async def test_a_message_that_leaves_for_a_retry_topic_is_postponed(make: Make) 
 
 
 async def test_nobody_asked_is_the_same_pipeline(make: Make) -> None:
-    """Not even a call more."""
+    """Without callbacks there is no additional call for an event."""
     trial = make()
     trial.start()
     assert with_telemetry(trial.pipeline, []) is trial.pipeline
@@ -97,7 +100,10 @@ async def test_nobody_asked_is_the_same_pipeline(make: Make) -> None:
 async def test_a_callback_that_raises_harms_nothing(
     make: Make, error: BaseException, caplog: Any
 ) -> None:
-    """It is counted, said once in half a minute, and quotes nothing; others are told, and every event is handled."""
+    """The failure is counted, logged once in half a minute, and quotes nothing.
+
+    Other callbacks are called, and every event is handled.
+    """
 
     def fail(consumed: Consumed) -> None:
         raise error
@@ -130,7 +136,7 @@ async def test_a_callback_that_raises_harms_nothing(
 
 
 async def test_what_a_callback_does_to_its_task_is_gone_with_the_event(make: Make) -> None:
-    """A cancellation that it asks for reaches no other event."""
+    """A cancellation by the callback affects no other event."""
 
     def cancel(consumed: Consumed) -> None:
         task = asyncio.current_task()
@@ -149,22 +155,22 @@ async def test_what_a_callback_does_to_its_task_is_gone_with_the_event(make: Mak
 
 
 async def later(consumed: Consumed) -> None:
-    """No callback."""
+    """Stand for an async function, which is not accepted."""
 
 
 def none() -> None:
-    """No callback either."""
+    """Stand for a function without a parameter, which is not accepted."""
 
 
 @pytest.mark.parametrize("callback", [later, none, 7, functools.partial(later)])
 def test_what_is_no_callback_is_refused(callback: Any) -> None:
-    """Where it is declared, by its place."""
+    """The error comes at the declaration and names the place."""
     with pytest.raises(ConfigError, match=r"app\.on_consumed"):
         Consumers().add(callback)
 
 
 def test_a_module_that_is_loaded_again_is_told_once() -> None:
-    """The newer function takes the place of the older one."""
+    """The newer function replaces the older one."""
     found: list[str] = []
     consumers = Consumers()
     for name in ("older", "newer"):
@@ -178,7 +184,10 @@ def test_a_module_that_is_loaded_again_is_told_once() -> None:
 
 
 def test_the_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """One line whatever a sender calls its type, and the same as attributes for exporters."""
+    """The entry is one line for any type name of a sender.
+
+    Exporters get the same values as attributes.
+    """
     with caplog.at_level(logging.INFO, "app.consumed"):
         note_consumed(CONSUMED)
         note_consumed(Consumed("t", 3, 8, "a\nb", "handled", 0.0))

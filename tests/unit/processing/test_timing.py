@@ -1,4 +1,4 @@
-"""How long events are in hand: what is noted beside what handlers really took, whoever waits and whoever does not."""
+"""Tests of the timing of events: the recorded times are compared with those of the handlers."""
 
 import asyncio
 import random
@@ -17,20 +17,20 @@ from tests.support.in_memory.house import House, houses
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that builds houses, and stop their task pools afterwards."""
     async with houses() as build:
         yield build
 
 
 class Slow:
-    """A handler that is quick but for some keys, and knows how long it took for each."""
+    """A handler that is slow for keys that begin with `slow`, and records its own times."""
 
     def __init__(self, wait_s: float = 0.0, block_s: float = 0.0) -> None:
         self.wait_s, self.block_s = wait_s, block_s
         self.took_s: Counter[str] = Counter()
 
     async def __call__(self, work: Any) -> None:
-        """Wait and block if the key says so."""
+        """Wait and block if the key asks for it."""
         key, since = work.record.key.decode(), time.monotonic()
         if key.startswith("slow"):
             time.sleep(self.block_s)  # as handlers should not
@@ -40,7 +40,7 @@ class Slow:
 
 
 async def carried(house: House, keys: list[str]) -> dict[str, float]:
-    """Have records with these keys carried. Returns the time of handlers by key, as it is told."""
+    """Process records with these keys, and return the recorded handler time by key."""
     [processor] = house.processors
     for at in range(0, len(keys), 90):
         house.feed(processor, " ".join(keys[at : at + 90]))
@@ -60,7 +60,7 @@ QUICK = [f"k{number % 7}" for number in range(40)]
 async def test_a_slow_event_behind_quick_ones_is_in_the_sum(
     make: Callable[..., House], slow: Slow
 ) -> None:
-    """Once, with all of its time, and every event is counted."""
+    """Its whole time is counted once, and every event is counted."""
     house = make(slow)
     await carried(house, [*QUICK, "slow"])
     noted = house.carrier.counts.processing_s
@@ -72,7 +72,7 @@ async def test_a_slow_event_behind_quick_ones_is_in_the_sum(
 
 
 async def test_slow_events_that_wait_are_all_timed(make: Callable[..., House]) -> None:
-    """Each alone in the distribution, and the key has their time, wherever they stand among others."""
+    """Each has its own entry in the distribution, and their key gets their time, in any order."""
     slow, chance = Slow(wait_s=0.03, block_s=0.002), random.Random(7)
     keys = ["slow"] * 20 + QUICK * 20
     chance.shuffle(keys)
@@ -93,21 +93,24 @@ async def test_slow_events_that_wait_are_all_timed(make: Callable[..., House]) -
 async def test_slow_events_that_block_are_all_timed_once_they_were_seen(
     make: Callable[..., House],
 ) -> None:
-    """The sum has those before, too, and the key's time is right where most of them are timed one by one."""
+    """The sum includes those before.
+
+    The time of the key is accurate where most of its events are timed individually.
+    """
     slow, chance = Slow(block_s=0.005), random.Random(7)
     keys = ["slow"] * 60 + QUICK * 10
     chance.shuffle(keys)
     house = make(slow)
     by_key = await carried(house, keys)
     assert house.carrier.counts.processing_s.sum == pytest.approx(slow.took_s.total(), rel=0.05)
-    # The first stretch is a sample.
+    # Only a sample of the first stretch is timed.
     assert by_key["slow"] == pytest.approx(slow.took_s["slow"], rel=0.25)
 
 
 def test_each_place_of_a_stretch_is_timed_as_often_as_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one is no more likely; where few come, each is timed."""
+    """Where few events arrive, each is timed."""
     monkeypatch.setattr(timing, "random", random.Random(7).random)
     unused: Any = None
     of = Timing(unused, unused)

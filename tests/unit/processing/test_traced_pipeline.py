@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's SDK: what they say, what they are linked to, and when there are none."""
+"""Tests of spans by OpenTelemetry's SDK: their attributes and links, and when there are none."""
 
 import subprocess
 import sys
@@ -35,13 +35,13 @@ Make = Callable[..., Trial]
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def start(trial: Trial, do: Do, mode: Any = "auto", **policy: Any) -> EventBus:
-    """Start a trial whose one handler does *do*, with spans."""
+    """Start a trial with tracing, whose one handler is *do*."""
     tracing = tracing_of(mode, KAFKA)
     assert tracing is not None
     trial.pipeline = traced(trial.pipeline, tracing)
@@ -55,34 +55,37 @@ def start(trial: Trial, do: Do, mode: Any = "auto", **policy: Any) -> EventBus:
 def arrive(
     trial: Trial, event: str = "k:x", *headers: tuple[str, bytes], value: bytes | None = b""
 ) -> None:
-    """Let an event arrive that carries *headers* beside its own."""
+    """Let an event arrive that has *headers* in addition to its own."""
     trial.feed(event, values={"x": value} if value != b"" else None)
     trial.source[-1].headers += headers
 
 
 def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
-    """The spans of that name."""
+    """Return the finished spans of that name."""
     return [span for span in exporter.get_finished_spans() if span.name == name]
 
 
 def said(span: ReadableSpan) -> dict[str, Any]:
-    """Its attributes."""
+    """Return the attributes of *span*."""
     return dict(span.attributes or MappingProxyType({}))
 
 
 def context_of(span: ReadableSpan) -> trace.SpanContext:
-    """What others know it by."""
+    """Return the span's context, which other spans refer to."""
     context: trace.SpanContext | None = span.get_span_context()
     assert context is not None
     return context
 
 
 async def nothing(event: Try) -> None:
-    """Handle."""
+    """Do nothing."""
 
 
 async def test_a_span_for_an_event_in_hand(make: Make, exporter: InMemorySpanExporter) -> None:
-    """With what the conventions ask for, and a link to the sender's; it begins a trace."""
+    """The span has the attributes of the semantic conventions and a link to the sender's span.
+
+    Its trace is a new one, because the mode `auto` does not make the sender its parent.
+    """
     trial = make()
     start(trial, nothing)
     arrive(trial, "k:x", *TRACE, ("ce_correlationid", b"first"))
@@ -115,7 +118,7 @@ async def test_a_span_for_an_event_in_hand(make: Make, exporter: InMemorySpanExp
 
 
 async def test_the_sender_may_be_the_parent(make: Make, exporter: InMemorySpanExporter) -> None:
-    """If that is asked for."""
+    """The mode `parent` asks for this."""
     trial = make()
     start(trial, nothing, "parent")
     arrive(trial, "k:x", *TRACE)
@@ -128,7 +131,10 @@ async def test_the_sender_may_be_the_parent(make: Make, exporter: InMemorySpanEx
 async def test_what_a_handler_publishes_carries_its_span(
     make: Make, exporter: InMemorySpanExporter
 ) -> None:
-    """The one of sending, below the one of handling; a context that the handler gives is left alone."""
+    """The span of sending is a child of the span of handling.
+
+    A trace context that the handler sets itself is not overwritten.
+    """
     trial = make()
     seen: list[object] = []
 
@@ -151,7 +157,7 @@ async def test_what_a_handler_publishes_carries_its_span(
         f"{context_of(first).trace_id:032x}",
         f"{context_of(first).span_id:016x}",
     ]
-    assert "tracestate" not in handed_on  # which belongs to the sender's trace
+    assert "tracestate" not in handed_on  # it belongs to the sender's trace
     assert (handed_on["baggage"], own["baggage"], seen) == (b"k=v", b"k=v", ["v"])
     assert own["traceparent"] == PARENT
     assert said(first)["messaging.message.id"] == handed_on["ce_id"].decode()
@@ -159,7 +165,7 @@ async def test_what_a_handler_publishes_carries_its_span(
 
 
 async def test_a_reply_carries_its_span(make: Make, exporter: InMemorySpanExporter) -> None:
-    """Whoever asked finds it, below the handling of the request."""
+    """The requester finds the reply's span below the span that handled the request."""
     trial = make()
 
     async def do(event: Try) -> None:
@@ -184,7 +190,7 @@ async def test_a_reply_carries_its_span(make: Make, exporter: InMemorySpanExport
 async def test_each_attempt_has_a_span_that_says_why_it_failed(
     make: Make, exporter: InMemorySpanExporter
 ) -> None:
-    """Nothing of the event is quoted."""
+    """The span quotes nothing of the event."""
     trial = make()
 
     async def do(event: Try) -> None:
@@ -214,7 +220,6 @@ async def test_poison_has_a_span(
     *,
     is_tombstone: bool,
 ) -> None:
-    """Which says what it is, and from whom."""
     trial = make()
     start(trial, nothing)
     arrive(trial, "k:x", *TRACE, value=value)
@@ -228,7 +233,7 @@ async def test_poison_has_a_span(
 async def test_a_duplicate_and_a_rejected_event_say_so(
     make: Make, exporter: InMemorySpanExporter
 ) -> None:
-    """The one is no error."""
+    """A duplicate has no error type."""
     trial = make()
 
     async def do(event: Try) -> None:
@@ -250,7 +255,7 @@ async def test_a_duplicate_and_a_rejected_event_say_so(
 
 
 class Cluster:
-    """Stands for a connected producer."""
+    """A substitute for a connected producer."""
 
     settings = KAFKA
 
@@ -259,11 +264,11 @@ class Cluster:
         self.fault: Exception | None = None
 
     def new_headers(self, event: Any) -> list[tuple[str, bytes]]:
-        """What every event gets."""
+        """Return the headers of every event."""
         return [("ce_id", b"1")]
 
     async def send_event(self, topic: str, key: object, event: Any, headers: Any) -> Published:
-        """Take it, or not."""
+        """Record the headers of the event, or raise `fault` if it is set."""
         del event
         if self.fault is not None:
             raise self.fault
@@ -275,7 +280,7 @@ class Cluster:
 async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(
     exporter: InMemorySpanExporter,
 ) -> None:
-    """It says where the event went, or what was wrong."""
+    """The span states where the event went, or the error."""
     cluster: Any = Cluster()
     bus = EventBus(cluster)
     bus.tracing = tracing_of("link", KAFKA)
@@ -298,7 +303,7 @@ async def test_sending_outside_a_handler_has_a_span_as_long_as_it_takes(
 async def test_a_provider_that_samples_nothing_breaks_no_trace(
     make: Make, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What came with the event goes on when there is no span to take its place."""
+    """The event's own trace context is passed on when no span can replace it."""
     monkeypatch.setattr(TracerProvider, "get_tracer", trace.NoOpTracerProvider().get_tracer)
     trial = make()
 
@@ -314,7 +319,10 @@ async def test_a_provider_that_samples_nothing_breaks_no_trace(
 def test_there_are_no_spans_unless_somebody_set_a_provider(
     exporter: InMemorySpanExporter, monkeypatch: Any
 ) -> None:
-    """Then the pipeline is the plain one, and a worker that insists on them does not start."""
+    """Without a provider the pipeline stays the plain one.
+
+    A worker whose mode requires spans does not start.
+    """
     assert tracing_of("auto", KAFKA) is not None
     assert tracing_of("off", KAFKA) is None
     plain: Any = SimpleNamespace()
@@ -331,7 +339,7 @@ def test_there_are_no_spans_unless_somebody_set_a_provider(
 
 
 def test_nothing_imports_opentelemetry_by_itself() -> None:
-    """It need not be installed."""
+    """OpenTelemetry is an optional dependency."""
     script = (
         "import sys; sys.modules['opentelemetry'] = None; import app; assert "
         "app.app.bus.tracing is None"

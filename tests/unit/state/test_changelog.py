@@ -1,4 +1,4 @@
-"""The formats of the changelog, and the arithmetic of windows: what goes in comes out."""
+"""Tests of the changelog's formats and the arithmetic of windows: values survive a round trip."""
 
 from datetime import timedelta
 
@@ -35,7 +35,10 @@ marks = st.builds(SeenMark, times, st.integers(0, 2**62))
 
 @given(next_offset=st.integers(0, 2**50), gaps=st.lists(st.integers(0, 4), max_size=40))
 def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[int]) -> None:
-    """Also after the JSON in between; the offset itself may be among them, and runs may touch."""
+    """The runs pass through JSON.
+
+    The position itself may be among the offsets, and runs may touch.
+    """
     runs, at = list[tuple[int, int]](), next_offset
     for number, gap in enumerate(gaps):
         runs.append((at + gap, at + gap + 1 + number % 3))
@@ -49,7 +52,6 @@ def test_offsets_ahead_come_back_from_their_turns(next_offset: int, gaps: list[i
 
 @given(st.dictionaries(st.binary(min_size=16, max_size=16), marks, max_size=20))
 def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, SeenMark]) -> None:
-    """In their order."""
     kept = {MARK + digest: store_mark(*mark) for digest, mark in of.items()}
     assert list(unpack(pack(kept))) == list(kept.items())
     assert [stored_mark(mark) for mark in kept.values()] == list(of.values())
@@ -57,7 +59,7 @@ def test_marks_come_back_from_a_pack_and_from_the_store(of: dict[bytes, SeenMark
 
 @given(st.lists(marks, min_size=1))
 def test_the_newest_mark_is_known_by_its_bytes(of: list[SeenMark]) -> None:
-    """They sort by time."""
+    """Encoded marks sort by time."""
     assert (
         newest_ms({MARK + b"%16d" % number: store_mark(*mark) for number, mark in enumerate(of)})
         == max(of).seen_ms
@@ -66,7 +68,7 @@ def test_the_newest_mark_is_known_by_its_bytes(of: list[SeenMark]) -> None:
 
 @given(times, st.integers(0, 2**40), st.integers(0, 2**40))
 def test_packs_sort_by_their_period(period_ms: int, epoch: int, number: int) -> None:
-    """The oldest one is the first in the store."""
+    """The oldest pack comes first in the store."""
     key = pack_key(period_ms, epoch, number)
     assert period_of(key) == period_ms
     assert key < pack_key(period_ms + 1, 0, 0)
@@ -77,12 +79,11 @@ def test_packs_sort_by_their_period(period_ms: int, epoch: int, number: int) -> 
     st.binary(),
 )
 def test_rows_know_their_table(table: str, key: bytes) -> None:
-    """Any bytes are a key."""
     assert table_and_key(row_key(table, key)) == (table, key)
 
 
 def test_a_record_without_an_epoch_is_older_than_any() -> None:
-    """Whoever wrote it had no claim."""
+    """Its producer had no ownership claim."""
     assert epoch_of(epoch_headers(7)) == 7
     assert epoch_of([("other", b"")]) == 0
 
@@ -96,7 +97,10 @@ def test_a_record_without_an_epoch_is_older_than_any() -> None:
 def test_a_time_lies_in_all_its_windows_and_in_no_other(
     at_ms: int, step: int, times_longer: int, expires: int
 ) -> None:
-    """They are the multiples of the step at most a window's size before it; a time after 1970 has none before that."""
+    """Windows begin at the multiples of the step at most a window's size before the time.
+
+    A time after 1970 has no window that begins before 1970.
+    """
     window = Window(step + times_longer, step, expires)
     starts = list(window.starts(at_ms))
     assert starts == [
@@ -113,7 +117,6 @@ def test_a_time_lies_in_all_its_windows_and_in_no_other(
 
 @given(st.integers(0, 2**45), st.text(st.characters(exclude_categories=["Cs"])))
 def test_keys_of_windows_come_back_and_sort_by_time(start_ms: int, key: str) -> None:
-    """As bytes and as texts."""
     raw = in_window(start_ms, key.encode())
     assert start_of(raw) == start_ms
     assert from_text(text_of(raw)) == raw
@@ -124,6 +127,6 @@ def test_keys_of_windows_come_back_and_sort_by_time(start_ms: int, key: str) -> 
     ("size", "step", "expires"), [(0, 0, 0), (2, 3, 0), (2, 0, 0), (2, -1, 0), (2, 1, -1)]
 )
 def test_windows_that_leave_out_time_are_refused(size: int, step: int, expires: int) -> None:
-    """When they are declared."""
+    """The error comes when the window is declared."""
     with pytest.raises(ConfigError, match=r"a table's window"):
         Window.of(timedelta(seconds=size), timedelta(seconds=step), timedelta(seconds=expires))

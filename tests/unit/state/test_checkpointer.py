@@ -1,4 +1,4 @@
-"""The group commit: the order of its steps, who is fenced, what is overruled."""
+"""Tests of the checkpointer: the order of its steps, fencing, and stale records."""
 
 import asyncio
 from pathlib import Path
@@ -18,11 +18,14 @@ ONE, TWO = (MARK + digit * 16 for digit in (b"1", b"2"))
 
 
 async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
-    """The store is untouched until the batch is acknowledged; then both say the same."""
+    """The store is unchanged until the batch is acknowledged.
+
+    Afterwards the log and the store agree.
+    """
     desk = await Desk(tmp_path / "s", sendings=[Sending(after=3)], dedupe=Dedupe(80)).claim()
     before = desk.log.end
     settling = asyncio.create_task(desk.settle({A: b"1", B: None}, {ONE: SeenMark(5, 6)}))
-    for _ in range(3):  # it is in the log, and nobody has said so
+    for _ in range(3):  # the batch is in the log, but not acknowledged
         await asyncio.sleep(0)
     assert desk.log.end > before
     assert desk.kept.rows == {}
@@ -37,7 +40,7 @@ async def test_a_group_is_one_batch_and_then_one_write(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fails", ["before", "after", "late"])
 async def test_a_send_that_failed_leaves_the_store_alone(tmp_path: Path, fails: str) -> None:
-    """Nobody knows whether the log has it; whoever restores next learns it there."""
+    """The log may or may not have the batch, and the next restore finds out."""
     desk = await Desk(tmp_path / "s", sendings=[Sending(fails=fails)]).claim()
     with pytest.raises(OSError, match=r"the broker is away|no answer"):
         await desk.settle({A: b"1"})
@@ -49,14 +52,17 @@ async def test_a_send_that_failed_leaves_the_store_alone(tmp_path: Path, fails: 
 
 
 async def test_what_was_taken_away_meanwhile_is_not_written(tmp_path: Path) -> None:
-    """The log has it, so the next owner does."""
+    """The log has the batch, so that the next owner has it too."""
     desk = await Desk(tmp_path / "s").claim()
     assert not await desk.settle({A: b"1"}, may_apply=False)
     assert (desk.kept.rows, fold(desk.log).rows) == ({}, {A: b"1"})
 
 
 async def test_a_claim_in_between_fences(tmp_path: Path) -> None:
-    """Nothing is written, although the batch was acknowledged; a claim that was beaten fences nobody."""
+    """Nothing is written to the store although the batch was acknowledged.
+
+    A claim that lost fences no worker.
+    """
     desk = await Desk(tmp_path / "s").claim()
     desk.claimed_by_other(1)
     assert await desk.settle({A: b"1"})
@@ -68,7 +74,10 @@ async def test_a_claim_in_between_fences(tmp_path: Path) -> None:
 
 
 async def test_what_a_worker_without_a_claim_wrote_is_overruled(tmp_path: Path) -> None:
-    """With what we know, which is newest in the batch in hand; compaction would keep the stale value otherwise."""
+    """The current values are written again, those of the open batch included.
+
+    Otherwise compaction would keep the stale value.
+    """
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1", B: b"1"})
     desk.log.append(
@@ -79,7 +88,7 @@ async def test_what_a_worker_without_a_claim_wrote_is_overruled(tmp_path: Path) 
     newest = {entry.key: (entry.value, entry.headers) for entry in desk.log.entries}
     assert newest[A] == (b"2", epoch_headers(1))
     assert newest[row_key("t", b"c")] == (None, epoch_headers(1))
-    assert await desk.settle({A: b"3"})  # our own records in between are no reason to do it again
+    assert await desk.settle({A: b"3"})  # its own records cause no repeat
     desk.log.compact()
     rebuilt = await Desk(tmp_path / "other", desk.log).claim()
     assert rebuilt.kept.rows == {A: b"3", B: b"1"}
@@ -88,7 +97,7 @@ async def test_what_a_worker_without_a_claim_wrote_is_overruled(tmp_path: Path) 
 async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(
     tmp_path: Path,
 ) -> None:
-    """Once."""
+    """A second start writes nothing."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.log.append([(A, b"stale")], epoch_headers(0))
@@ -102,7 +111,10 @@ async def test_what_was_written_while_nobody_looked_is_overruled_at_the_start(
 
 
 async def test_what_is_overruled_goes_in_slices_that_fit_one_batch(tmp_path: Path) -> None:
-    """Both at the start and when it is found in between: the rows that others touched may be many."""
+    """A foreign producer may have written many rows.
+
+    The test covers the start and a running worker.
+    """
     rows: Any = {row_key("t", b"%d" % n): b"x" * 10_000 for n in range(250)}
     large = row_key("t", b"large")
     desk = await Desk(tmp_path / "s").claim()
@@ -128,7 +140,7 @@ async def test_what_is_overruled_goes_in_slices_that_fit_one_batch(tmp_path: Pat
 
 
 async def test_marks_have_their_own_place_in_the_store(tmp_path: Path) -> None:
-    """Without dedupe the log has none of them."""
+    """Without dedupe the log has no marks."""
     desk = await Desk(tmp_path / "s", Log()).claim()
     await desk.settle({A: b"1"}, {ONE: SeenMark(1, 2)})
     assert not [entry for entry in desk.log.entries if entry.key[:1] == PACK]

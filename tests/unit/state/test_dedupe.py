@@ -1,4 +1,4 @@
-"""How a record that comes back is recognised: the same by the worker and by a dry run."""
+"""Tests of the seen mark of a redelivery, which the worker and a dry run find alike."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ HEADERS = [("ce_source", b"s"), ("ce_id", b"1")]
 
 
 def back(**changes: Any) -> Redelivery:
-    """An event that was redriven."""
+    """Return a redriven event."""
     return Redelivery("t", 2, 7, 0, b"k", b"v", HEADERS, "redrive", hops=1, **changes)
 
 
@@ -26,5 +26,10 @@ def back(**changes: Any) -> Redelivery:
     ],
 )
 def test_what_a_mark_is_kept_under(of: Redelivery, dedupe: Dedupe | None, key: bytes) -> None:
-    """Its id, unless two events may have one; of one handler each time that it came back; or what decoding tells."""
+    """The key is the event's id, or its coordinates where two events may share an id.
+
+    A redelivery to one handler has a mark of its own each time.
+
+    With an identity function the key is known only after decoding, hence the empty key.
+    """
     assert redelivery_key(of, dedupe) == key

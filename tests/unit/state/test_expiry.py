@@ -1,4 +1,4 @@
-"""What is forgotten with the groups that are settled: packs with their marks, rows of closed windows."""
+"""Tests of expiry with checkpoints: packs with their seen marks, and rows of closed windows."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ ONE, TWO, THREE = (MARK + digit * 16 for digit in (b"1", b"2", b"3"))
 
 
 async def test_rows_of_closed_windows_are_removed_as_far_as_they_fit(tmp_path: Path) -> None:
-    """Beside what the group has: all of it is one batch. The rest goes with the next ones."""
+    """A checkpoint and its deletions are one batch.
+
+    Further deletions go with the next checkpoints.
+    """
     prefix = row_key("w")
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
     closed: Any = {prefix + in_window(0, b"%d" % n + b"k" * 2000): b"1" for n in range(300)}
@@ -43,7 +46,10 @@ async def test_rows_of_closed_windows_are_removed_as_far_as_they_fit(tmp_path: P
 
 
 async def test_the_first_packs_are_forgotten_as_soon_as_any(tmp_path: Path) -> None:
-    """Also those of a partition that had none when it was claimed, and one of marks that come late."""
+    """The partition had no packs when it was claimed.
+
+    One of the packs is of marks that come late.
+    """
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
     await desk.settle({}, {ONE: SeenMark(150, 0)}, 190)
     await desk.settle({}, {TWO: SeenMark(60, 1)}, 200)
@@ -57,7 +63,10 @@ async def test_the_first_packs_are_forgotten_as_soon_as_any(tmp_path: Path) -> N
 
 
 async def test_packs_are_forgotten_with_their_marks(tmp_path: Path) -> None:
-    """By the stream's time; an id that was seen again meanwhile, or just now, keeps its mark."""
+    """Stream time decides.
+
+    An id that was seen again, even in this checkpoint, keeps its mark.
+    """
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(800)).claim()
     await desk.settle({}, {ONE: SeenMark(5, 0), TWO: SeenMark(6, 1), THREE: SeenMark(7, 2)}, 7)
     await desk.settle({}, {TWO: SeenMark(850, 3)}, 900)
@@ -73,7 +82,7 @@ async def test_packs_are_forgotten_with_their_marks(tmp_path: Path) -> None:
 
 
 async def test_rows_of_closed_windows_are_removed(tmp_path: Path) -> None:
-    """In the log as in the store, and those of other tables are not."""
+    """The rows are removed from the log and the store, and rows of other tables stay."""
     prefix = row_key("w")
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
     rows: Any = {prefix + in_window(start, b"k"): b"1" for start in (0, 10, 20)}
@@ -87,7 +96,7 @@ async def test_rows_of_closed_windows_are_removed(tmp_path: Path) -> None:
 
 
 async def test_a_late_row_of_a_closed_window_is_removed_with_the_next_group(tmp_path: Path) -> None:
-    """Its window had been looked at before."""
+    """Its window had been scanned before."""
     prefix = row_key("w")
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
     await desk.settle({prefix + in_window(start, b"k"): b"1" for start in (0, 40)}, stream_ms=10)
@@ -100,7 +109,7 @@ async def test_a_late_row_of_a_closed_window_is_removed_with_the_next_group(tmp_
 
 
 async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> None:
-    """Not from what is kept in memory of rows that were settled lately either."""
+    """The cache of recently settled rows must not return them either."""
     prefix = row_key("w")
     row = prefix + in_window(0, b"k")
     desk = await Desk(tmp_path / "s", windows={prefix: Window(10, 10, 5)}).claim()
@@ -119,9 +128,9 @@ async def test_rows_of_closed_windows_are_not_read_any_more(tmp_path: Path) -> N
 
 
 async def test_rows_of_windows_that_no_calendar_has_are_removed(tmp_path: Path) -> None:
-    """Events in microseconds left them in earlier versions.
+    """Earlier versions wrote them for events with times in microseconds.
 
-    Rows of a table that had no windows then stay.
+    Rows from before the table had windows stay.
     """
     prefix = row_key("w")
     old = {prefix + key: b"1" for key in (b"a", b"customer-12", b"\xc3\xa4" * 9)}

@@ -1,4 +1,4 @@
-"""A disk that is full: nothing is settled until it takes it, and what is there can be read."""
+"""Tests of a full disk: nothing is settled until it accepts writes, and reading goes on."""
 
 import asyncio
 import subprocess
@@ -38,11 +38,11 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def nothing(_: object) -> None:
-    """Handle an event."""
+    """Do nothing."""
 
 
 class Full:
-    """A disk that takes nothing, and while *is_shut* not even lets a store be opened."""
+    """A disk that refuses writes, and while *is_shut* also refuses to open a store."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full, self.is_shut, self.writes = True, False, 0
@@ -64,9 +64,9 @@ class Full:
         monkeypatch.setattr(commit, "RETRY_S", 0.001)
 
     async def tried(self, times: int = 1) -> None:
-        """Wait until a write was tried so many times, and for some more tries."""
+        """Wait until at least so many writes were tried, and a little longer."""
         async with asyncio.timeout(10):
-            while self.writes < times:  # time alone does it
+            while self.writes < times:  # retries need nothing but time
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
 
@@ -74,7 +74,7 @@ class Full:
 async def test_a_full_disk_can_still_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Handlers go on meanwhile, as far as the group that fills lets them."""
+    """Handlers continue meanwhile until the open checkpoint is full."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
@@ -89,7 +89,10 @@ async def test_a_full_disk_can_still_be_read(
 async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `/readyz`, the metrics and the watchdog ask; and the log tells of each change, not of each try."""
+    """`/readyz`, the metrics and the watchdog read these reasons.
+
+    The log has one entry for each change, not for each try.
+    """
     desk = await Desk(tmp_path / "s").claim()
     disk = Full(monkeypatch)
     [processor] = House(nothing, 1, 1, remembers=True).processors
@@ -113,7 +116,7 @@ async def test_a_partition_says_that_the_disk_holds_it_up_until_it_does_not(
 async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads it meanwhile is told to wait."""
+    """A reader gets an error meanwhile that makes it wait."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     disk = Full(monkeypatch)
@@ -131,7 +134,10 @@ async def test_a_store_that_cannot_be_opened_either_is_closed_until_it_can(
 async def test_a_store_that_was_put_aside_while_it_was_opened_anew_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It begins with nothing: what it had before is only in the changelog, from where the next start takes it."""
+    """The store is empty then, and only the changelog has its rows.
+
+    The next start restores them from there.
+    """
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     Full(monkeypatch)
@@ -175,7 +181,10 @@ print(store.position, store.get(b"a"))
 
 
 def test_a_real_store_goes_on_when_its_disk_takes_it_again(tmp_path: Path) -> None:
-    """RocksDB complains when it is closed after a write that failed, and cannot be opened; nothing of it is lost."""
+    """RocksDB complains when it is closed after a failed write, and cannot be opened.
+
+    No data is lost.
+    """
     command = [sys.executable, "-c", REAL]
     found = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

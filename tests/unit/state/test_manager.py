@@ -1,4 +1,4 @@
-"""What a worker holds of the partitions that are assigned to it."""
+"""Tests of the state of assigned partitions: stores, memory, topic ids."""
 
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.support.in_memory.settling import MEMORY
 
 
 async def test_only_what_has_a_store_shares_the_memory_of_stores(tmp_path: Path) -> None:
-    """Partitions of a subscription that remembers nothing take no part of it."""
+    """Partitions of a subscription without state get no part of it."""
     log: Any = Log()
     wire = Wire(log, [])
     remembered = {
@@ -59,16 +59,16 @@ AT = Topics(
 
 
 class Cluster(Wire):
-    """A way to a cluster whose topics a test changes."""
+    """A connection to a cluster whose topics a test can change."""
 
     now = AT
 
     async def topics(self, names: Collection[str]) -> Topics:
-        """What there is now."""
+        """Return the current topics."""
         return self.now
 
     def set(self, **topics: Topic | None) -> None:
-        """Change topics, None: it is gone."""
+        """Change topics; None deletes one."""
         of = {**self.now.of, **topics}
         self.now = Topics(
             self.now.cluster_id, {name: topic for name, topic in of.items() if topic is not None}
@@ -77,7 +77,7 @@ class Cluster(Wire):
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, PartitionStateManager]]:
-    """Two partitions that are held, one of them with a state."""
+    """Yield the cluster and a manager of two partitions, one of which has state."""
     log: Any = Log()
     wire = Cluster(log, [])
     remembered = {
@@ -103,7 +103,10 @@ async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Cluster, PartitionState
 async def test_topics_that_become_others_under_a_worker_are_noticed(
     cluster: tuple[Cluster, PartitionStateManager],
 ) -> None:
-    """One without a state is read from its beginning; what a state belongs to is left to a person."""
+    """A recreated topic without state is read from its beginning.
+
+    A topic or changelog with state needs an operator's decision.
+    """
     wire, state_manager = cluster
     assert await state_manager.look() == set()
     wire.set(**{"not-kept": Topic("another", 1)})
@@ -130,7 +133,7 @@ async def test_topics_that_become_others_under_a_worker_are_noticed(
 async def test_what_is_settled_and_committed_says_what_it_belongs_to(
     cluster: tuple[Cluster, PartitionStateManager],
 ) -> None:
-    """An older processed row is taken on, once, and keeps all else that it says."""
+    """An older position gets the ids once and keeps everything else."""
     _, state_manager = cluster
     assert note_of(state_manager.note(KEPT)) == CommitNote(
         "k", has_state=False
@@ -157,7 +160,7 @@ async def test_what_is_settled_and_committed_says_what_it_belongs_to(
 
 
 async def test_a_changelog_without_the_partition_is_refused_at_once(tmp_path: Path) -> None:
-    """Nobody waits for offsets that cannot come."""
+    """The worker does not wait for offsets that cannot exist."""
     log: Any = Log()
     wire = Cluster(log, [])
     wire.set(kept=Topic("k", 3))

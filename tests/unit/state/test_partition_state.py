@@ -1,4 +1,4 @@
-"""What a partition remembers on the way to its store, how events are recognised, and where reading begins."""
+"""Tests of a partition's state: cached rows, recognised events, and where reading begins."""
 
 from typing import Any
 
@@ -21,14 +21,17 @@ NOBODY_LOOKED = -1
 def ended(
     partition: PartitionState, size: int, key: bytes = b"a", value: bytes | None = b"1"
 ) -> None:
-    """An event that wrote a row."""
+    """Add an event that wrote a row to the open checkpoint."""
     group = partition.group_for(size)
     group.rows[key] = value
     partition.filling.ended(0, "handled")
 
 
 def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
-    """Then in those that are settled, then in the store; a deleted row is gone."""
+    """The order is open checkpoint, settled checkpoints, store.
+
+    A deleted row is not found.
+    """
     partition = partition_of({b"a": b"0", b"b": b"0"})
     ended(partition, 1, b"a", b"1")
     group = partition.next_to_settle()
@@ -46,7 +49,7 @@ def test_a_row_is_looked_for_in_the_newest_group_first() -> None:
 
 
 def test_a_row_that_was_settled_lately_needs_no_look_into_the_store() -> None:
-    """One that was not does; so does one that more than a group's bytes were settled after."""
+    """A row is cached until more than one checkpoint's bytes were settled after it."""
     partition = partition_of({b"a": b"1", b"b": b"1"}, group_bytes=100)
     store: Any = partition.store
     for key in (b"a", b"b"):
@@ -58,7 +61,7 @@ def test_a_row_that_was_settled_lately_needs_no_look_into_the_store() -> None:
 
 
 def test_a_group_is_split_between_events_only() -> None:
-    """A group that nothing ended in takes what comes, else its limit holds."""
+    """The limit does not hold for a checkpoint in which no event has ended yet."""
     partition = partition_of(group_bytes=100)
     first = partition.group_for(60)
     assert partition.group_for(60) is first
@@ -72,7 +75,7 @@ def test_a_group_is_split_between_events_only() -> None:
 
 
 def test_marks_are_looked_for_as_rows_are() -> None:
-    """What was read from the store for a whole fetch is used while it is not outdated."""
+    """Marks that were read from the store for a whole fetch are used unless they are outdated."""
     partition = partition_of({KEY: OLD})
     store: Any = partition.store
     assert partition.mark(KEY, 0, None) is None
@@ -96,7 +99,10 @@ def test_marks_are_looked_for_as_rows_are() -> None:
     ],
 )
 def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognised: bool) -> None:
-    """A window's length later an event is forgotten, a millisecond before that it is recognised; by type."""
+    """An event is forgotten when the window's length has passed, and recognised 1 ms before.
+
+    The length may depend on the type.
+    """
     dedupe = Dedupe(100, {StockReserved: 300})
     partition = partition_of({KEY: store_mark(1000, 7)})
     unit = UnitOfWork(partition, record())
@@ -108,7 +114,7 @@ def test_the_edge_of_the_window(event_type: Any, stream_ms: int, *, is_recognise
 
 
 def test_an_event_that_is_in_hand_is_waited_for() -> None:
-    """Its mark belongs to it, so two copies on different keys do not both count."""
+    """The event owns its mark, so that two copies with different keys do not both take effect."""
     partition = partition_of()
     first, second = UnitOfWork(partition, record(0)), UnitOfWork(partition, record(1))
     assert first.earlier(KEY, 0, None) is None
@@ -120,7 +126,7 @@ def test_an_event_that_is_in_hand_is_waited_for() -> None:
 
 
 def test_an_event_that_waited_before_it_was_looked_up_owns_its_mark_at_once() -> None:
-    """It rested, for a claim check perhaps, and goes on where nothing suspends it again."""
+    """The event was deferred, for a claim check for example, and may not suspend again."""
     partition = partition_of()
     first, second = UnitOfWork(partition, record(0)), UnitOfWork(partition, record(1))
     first.suspend()
@@ -150,7 +156,6 @@ def test_an_attempt_that_is_undone_leaves_the_mark_with_its_event() -> None:
 
 
 def test_a_group_knows_how_its_events_ended() -> None:
-    """By number, and which offsets they had."""
     group = Checkpoint()
     group.ended(3, "handled")
     group.ended(4, "duplicate")
@@ -161,7 +166,10 @@ def test_a_group_knows_how_its_events_ended() -> None:
 
 
 def test_events_are_recognised_by_their_ids_or_as_the_subscription_says() -> None:
-    """By an id before decoding, in one look at the store; by an identity afterwards."""
+    """Ids need no decoding and are looked up in the store all at once.
+
+    An identity needs the decoded event.
+    """
     records = [
         record(1, headers=[("ce_id", b"x")]),
         record(2, headers=[("ce_id", b"x")]),
@@ -205,7 +213,10 @@ def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes 
     start: int,
     says: str,
 ) -> None:
-    """The state is the truth; a commit that somebody else made is not followed unless that is wanted."""
+    """The state takes precedence.
+
+    A commit from elsewhere is followed only if the policy asks for it.
+    """
     found = start_offset(processed, committed, begin, end, policy)
     assert found.offset == start
     assert says in found.disagreement
@@ -213,7 +224,7 @@ def test_reading_begins_where_the_state_says(  # noqa: PLR0917  # pytest passes 
 
 
 def test_a_state_that_does_not_belong_to_the_topic_is_refused() -> None:
-    """And so is a commit of somebody else, when that is wanted."""
+    """A commit from elsewhere is refused as well if the policy asks for it."""
     with pytest.raises(StartError, match="made anew"):
         start_offset(10, None, 0, 9, "follow")
     with pytest.raises(StartError, match="somebody else"):

@@ -1,4 +1,4 @@
-"""Replaying the changelog and claiming it: which records count, who owns a partition, when a store is made anew."""
+"""Tests of restoring a store: replay of the changelog, ownership claims, foreign stores."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,7 +37,7 @@ OLD, NEW = pack_key(0, 1, 1), pack_key(10, 1, 2)
 
 
 def entries(*of: tuple[int, bytes, bytes | None]) -> list[Any]:
-    """Records from offset 0 on, each with its epoch."""
+    """Return records from offset 0 on, each with its epoch."""
     return [
         Entry(offset, key, value, epoch_headers(epoch))
         for offset, (epoch, key, value) in enumerate(of)
@@ -46,7 +46,7 @@ def entries(*of: tuple[int, bytes, bytes | None]) -> list[Any]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """An open store and its replica."""
+    """Return an open store with its replica."""
     desk = Desk(tmp_path / "s")
     desk.store.open()
     return desk
@@ -54,7 +54,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) -> None:
-    """However the log is cut into slices, and also when the store is opened anew in between."""
+    """The slices of the log and reopening the store in between make no difference."""
     log = entries(
         (1, A, b"1"),
         (2, A, b"2"),
@@ -74,7 +74,10 @@ def test_records_of_an_older_epoch_are_ignored_and_noted(desk: Desk, size: int) 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
-    """Also when both are in one slice; an id that was seen again since keeps its newer mark."""
+    """The pack and its deletion may be in one slice.
+
+    An id that was seen again meanwhile keeps its newer mark.
+    """
     old, new = {ONE: store_mark(1, 1), TWO: store_mark(2, 2)}, {TWO: store_mark(12, 3)}
     log = entries(
         (1, OLD, pack(old)), (1, NEW, pack(new)), (1, OLD, None), (1, A, b"1"), (1, OLD, None)
@@ -86,7 +89,7 @@ def test_a_forgotten_pack_takes_its_marks_along(desk: Desk, size: int) -> None:
 
 
 def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
-    """And nothing after it; the epoch goes on."""
+    """Later records stay, and the epoch continues."""
     marks = pack({ONE: store_mark(1, 1)})
     log = entries((3, A, b"1"), (3, OLD, marks), (3, RESET, b""), (2, A, b"stale"), (3, B, b"2"))
     desk.replica.replay(log, 4)
@@ -95,7 +98,7 @@ def test_a_reset_wipes_what_was_before(desk: Desk) -> None:
 
 
 def test_a_processed_row_can_be_deleted(desk: Desk) -> None:
-    """As when what a stranger wrote is overruled by an owner that has none yet."""
+    """An owner without a position deletes a row that a foreign producer wrote."""
     desk.replica.replay(
         entries((1, PROCESSED, encode(SourcePosition(50))), (1, PROCESSED, None), (1, A, b"1")), 2
     )
@@ -103,7 +106,7 @@ def test_a_processed_row_can_be_deleted(desk: Desk) -> None:
 
 
 def test_the_first_claim_of_the_newest_epoch_wins(desk: Desk) -> None:
-    """The log decides, for everybody alike."""
+    """Every reader of the log comes to the same result."""
 
     def claim(epoch: int, owner: str) -> tuple[int, bytes, bytes]:
         return epoch, CLAIM, b'{"epoch":%d,"owner":"%s"}' % (epoch, owner.encode())
@@ -113,7 +116,7 @@ def test_the_first_claim_of_the_newest_epoch_wins(desk: Desk) -> None:
 
 
 async def test_of_many_that_claim_at_once_one_has_it_in_the_end(tmp_path: Path) -> None:
-    """Each gets an epoch of its own, and everybody else is fenced."""
+    """Each worker gets an epoch of its own, and all but the newest are fenced."""
     log = Log()
     desks = await asyncio.gather(*(Desk(tmp_path / str(n), log).claim() for n in range(4)))
     assert sorted(desk.store.epoch for desk in desks) == sorted(
@@ -129,7 +132,7 @@ async def test_of_many_that_claim_at_once_one_has_it_in_the_end(tmp_path: Path) 
 async def test_a_store_that_is_older_than_tombstones_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log has forgotten what says that rows were deleted."""
+    """The log no longer has the tombstones of the rows that were deleted."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
@@ -143,23 +146,23 @@ async def test_a_store_that_is_older_than_tombstones_is_made_anew(
 
 
 def shorter(log: Log) -> None:
-    """The log lost its end."""
+    """Cut off the end of the log."""
     log.entries, log.end = log.entries[:2], 2
 
 
 def emptied(log: Log) -> None:
-    """Retention has deleted all of it, and further records that a store does not have."""
+    """Delete all of the log as retention does, with records that no store has."""
     log.entries, log.begin, log.end = [], 100, 100
 
 
 def made_anew(log: Log) -> None:
-    """The topic was deleted and made anew, and it is longer than it was."""
+    """Replace the topic with a new one that is longer."""
     log.topic_id, log.entries, log.end = "id-2", [], 0
     log.append([(B, b"other")] * 9, epoch_headers(1))
 
 
 def emptied_and_short(log: Log) -> None:
-    """The topic was deleted and made anew, on brokers that have no ids."""
+    """Replace the topic with a new one on brokers that have no topic ids."""
     log.topic_id, log.entries, log.end = "", [], 0
 
 
@@ -167,7 +170,7 @@ def emptied_and_short(log: Log) -> None:
 async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
     tmp_path: Path, happened: Callable[[Log], None]
 ) -> None:
-    """It is said, with the cures; and nothing is written into that log."""
+    """The error names the remedies, and nothing is written to that log."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
@@ -203,7 +206,7 @@ async def test_a_store_that_may_be_the_only_copy_is_neither_mixed_nor_deleted(
 async def test_a_store_of_another_place_is_refused(
     desk: Desk, home: ChangelogPartition, why: str
 ) -> None:
-    """However well it would fit into the log."""
+    """The position of the store would fit into the log."""
     desk.log.append([(A, b"1")] * 9, epoch_headers(1))
     desk.store.home = home
     batch = desk.store.batch()
@@ -218,7 +221,7 @@ async def test_a_store_of_another_place_is_refused(
 async def test_a_planted_fault_rows_of_two_logs_are_mixed_where_nobody_looks_at_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the check of ids is what keeps them apart, and the tests above are about it."""
+    """The check of topic ids is what keeps the rows apart in the tests above."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
@@ -232,7 +235,10 @@ async def test_a_planted_fault_rows_of_two_logs_are_mixed_where_nobody_looks_at_
 async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use(
     tmp_path: Path,
 ) -> None:
-    """Somebody has replayed the state, or written it back: what this disk has is no more than an old copy."""
+    """An operator has replayed the state or written it back.
+
+    The store on this disk is only an old copy.
+    """
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
@@ -252,7 +258,7 @@ async def test_a_store_of_the_log_before_is_put_aside_when_the_new_one_is_in_use
 
 
 async def test_records_that_were_written_for_another_place_are_refused(tmp_path: Path) -> None:
-    """Of another cluster, say, whose topics somebody has mirrored: offsets are others here."""
+    """An example is a changelog mirrored from another cluster, where the offsets differ."""
     log = Log()
     log.append(
         [
@@ -271,7 +277,7 @@ async def test_records_that_were_written_for_another_place_are_refused(tmp_path:
 async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused_without_one(
     tmp_path: Path,
 ) -> None:
-    """Then it is whole again: another worker can make all of the state from it."""
+    """Afterwards the log is complete, so that another worker can restore the state from it."""
     desk = await Desk(tmp_path / "s", dedupe=Dedupe(3_600_000)).claim()
     await desk.settle({A: b"1"}, {ONE: SeenMark(5, 1)})
     await desk.settle({B: b"2"}, {TWO: SeenMark(6, 2), ONE: SeenMark(7, 3)})
@@ -293,7 +299,7 @@ async def test_a_log_that_was_truncated_is_mended_from_a_whole_store_and_refused
 
 
 async def test_who_dies_while_a_log_is_mended_mends_it_again(tmp_path: Path) -> None:
-    """Until it is whole nobody else takes it for the truth."""
+    """Until the log is complete no other worker accepts it."""
     desk = await Desk(tmp_path / "s").claim()
     await desk.settle({A: b"1"})
     desk.store.close()
@@ -301,7 +307,7 @@ async def test_who_dies_while_a_log_is_mended_mends_it_again(tmp_path: Path) -> 
     log.begin, log.entries = log.end, []
     dying = Desk(tmp_path / "s", log)
     reader: Any = log
-    # The claim, the beginning, the rows.
+    # The sends are the claim, the begin marker and the rows.
     wire = Wire(log, [], [Sending(), Sending(), Sending(fails="before")])
     with pytest.raises(OSError, match="away"):
         await Restorer(reader, wire, 24).acquire([dying.replica], lambda: True)
@@ -315,7 +321,7 @@ async def test_who_dies_while_a_log_is_mended_mends_it_again(tmp_path: Path) -> 
 
 
 async def test_a_log_that_was_not_written_back_to_its_end_is_refused(tmp_path: Path) -> None:
-    """By everybody: half of the rows are no state."""
+    """Half of the rows are not a valid state."""
     log = Log()
     log.append([(WHOLE, UNFINISHED), (A, b"1")], epoch_headers(1))
     with pytest.raises(ConfigError, match=r"was being written back, and that did not end"):
@@ -325,7 +331,7 @@ async def test_a_log_that_was_not_written_back_to_its_end_is_refused(tmp_path: P
 
 
 async def test_the_state_of_an_older_version_is_taken_on(tmp_path: Path) -> None:
-    """Its bytes are those of the commit before: no home anywhere."""
+    """State of the earlier version names no home: cluster, topic, id and partition."""
     log = Log()
     log.append([(A, b"1"), (PROCESSED, OLD_PROCESSED)], epoch_headers(1))
     desk = Desk(tmp_path / "s", log)
@@ -343,7 +349,7 @@ async def test_the_state_of_an_older_version_is_taken_on(tmp_path: Path) -> None
 async def test_a_worker_whose_changelog_was_made_anew_under_it_writes_nothing_over(
     desk: Desk, tmp_path: Path
 ) -> None:
-    """What it finds there is not its own, however the epochs are."""
+    """The epochs of the new log do not matter."""
     desk.store.close()
     await desk.claim()
     assert await desk.settle({A: b"1"})
@@ -352,11 +358,11 @@ async def test_a_worker_whose_changelog_was_made_anew_under_it_writes_nothing_ov
     with pytest.raises(ConfigError, match="made anew while this worker wrote to it"):
         await desk.settle({A: b"2"})
     assert desk.kept.rows == {A: b"1"}
-    assert len(desk.log.entries) <= end + 2  # what it had on its way, and no more
+    assert len(desk.log.entries) <= end + 2  # only the batch that was being sent
 
 
 async def test_a_restore_that_is_not_wanted_any_more_ends(tmp_path: Path) -> None:
-    """Nothing is claimed then."""
+    """The restore claims nothing in that case."""
     desk = await Desk(tmp_path / "s").claim()
     reader: Any = desk.log
     other = Desk(tmp_path / "other", desk.log)

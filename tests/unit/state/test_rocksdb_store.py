@@ -1,4 +1,4 @@
-"""The store on disk: what it keeps, what becomes of damage, who may have its folder."""
+"""Tests of the store on disk: its contents, damage to it, and the lock of its folder."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ from tests.support.in_memory.settling import MEMORY
 
 
 def store_with(path: Path, rows: int = 3) -> Store:
-    """An open store with some rows, up to position 7 and epoch 2."""
+    """Return an open store with some rows, at position 7 and epoch 2."""
     store = Store(path, MEMORY)
     store.open()
     batch = store.batch()
@@ -29,7 +29,6 @@ def store_with(path: Path, rows: int = 3) -> Store:
 
 
 def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
-    """Rows, position and epoch; nothing else."""
     store = store_with(tmp_path / "topic" / "0")
     rows = dict(store.items(b"t"))
     store.close()
@@ -54,7 +53,10 @@ def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
 def test_each_store_has_its_part_of_what_is_not_yet_written_out(
     limit_mib: int, stores: int
 ) -> None:
-    """In buffers that RocksDB takes as they are, as long as the part has room for two of the smallest."""
+    """The sizes are those that RocksDB uses unchanged.
+
+    The limit must have room for two of the smallest buffers.
+    """
     together, at_most, size = Memory(None, None, limit_mib * 2**20).shared_by(stores).store_buffers
     assert 1 <= together < at_most
     assert size * at_most <= limit_mib * 2**20 / stores
@@ -62,9 +64,9 @@ def test_each_store_has_its_part_of_what_is_not_yet_written_out(
 
 
 def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Path) -> None:
-    """Also in stores that nobody writes to any more.
+    """Stores without further writes keep their buffers.
 
-    A buffer is full when it has more than it may, by a batch.
+    A buffer counts as full when it exceeds its size, by up to one batch.
     """
     limit_mib, stores = 8, 6
     memory = Memory.of(8, limit_mib).shared_by(stores)
@@ -85,7 +87,6 @@ def test_what_is_not_yet_written_out_stays_below_one_limit_for_all(tmp_path: Pat
 
 
 def test_a_store_may_be_compressed_and_is_read_whatever_it_is_opened_with(tmp_path: Path) -> None:
-    """Rows take less room then."""
     sizes: dict[str, int] = {}
     for compression in ("none", "lz4", "zstd"):
         store = Store(tmp_path / compression, Memory.of(8, 8, compression))
@@ -105,13 +106,13 @@ def test_a_store_may_be_compressed_and_is_read_whatever_it_is_opened_with(tmp_pa
 
 
 def truncate_manifest(path: Path) -> None:
-    """The list of what belongs to it is cut off."""
+    """Cut off the list of the store's files."""
     [manifest] = path.glob("MANIFEST-*")
     manifest.write_bytes(manifest.read_bytes()[:20])
 
 
 def delete_table(path: Path) -> None:
-    """A file with rows is gone."""
+    """Delete the files with rows."""
     for file in path.glob("*.sst"):
         file.unlink()
 
@@ -120,7 +121,10 @@ def delete_table(path: Path) -> None:
 def test_a_store_that_does_not_open_is_put_aside(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """Kept for whoever wants to know, and begun anew: the changelog has all of it."""
+    """The damaged store is kept for inspection.
+
+    A new one begins empty, because the changelog has all rows.
+    """
     store = store_with(tmp_path / "s")
     store._db.flush()
     store.close()
@@ -132,7 +136,7 @@ def test_a_store_that_does_not_open_is_put_aside(
 
 
 def test_a_store_whose_end_is_torn_off_is_older_and_says_so(tmp_path: Path) -> None:
-    """Its position goes back with its rows, so the changelog gives the rest."""
+    """Its position goes back with its rows, so that the changelog provides the missing ones."""
     store = store_with(tmp_path / "s")
     store._db.flush()
     store.close()
@@ -144,7 +148,7 @@ def test_a_store_whose_end_is_torn_off_is_older_and_says_so(tmp_path: Path) -> N
 
 
 def test_flipped_bytes_end_the_process_and_the_next_one_begins_anew(tmp_path: Path) -> None:
-    """They are found when they are read: nothing wrong is ever believed."""
+    """Checksums detect them on reading, so that no wrong value is returned."""
     store = store_with(tmp_path / "s", 2000)
     store._db.flush()
     store.close()
@@ -164,7 +168,10 @@ def test_flipped_bytes_end_the_process_and_the_next_one_begins_anew(tmp_path: Pa
 
 
 def test_a_disk_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens waits; the store stays where it is. A write that failed moves no position."""
+    """Opening must be retried, and the store stays in its place.
+
+    A failed write does not change the position.
+    """
     store = store_with(tmp_path / "s")
 
     def refuse(*_: object) -> None:
@@ -193,7 +200,10 @@ LOCK = (
 
 
 def test_a_folder_has_one_process(tmp_path: Path) -> None:
-    """A second one is told who has it; it is free when that one ends."""
+    """The error names the process that has the lock.
+
+    The lock is free when that process ends.
+    """
     folder = StateFolder(tmp_path / "state")
     folder.lock()
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
@@ -209,7 +219,7 @@ def test_a_folder_has_one_process(tmp_path: Path) -> None:
 
 
 def test_tidying_removes_what_nobody_wrote_for_long(tmp_path: Path) -> None:
-    """Not what is in use, not what is young."""
+    """Stores in use and recent ones stay."""
     folder = StateFolder(tmp_path)
     for name in ("old", "used", "young", "0.damaged-1"):
         path = tmp_path / "topic" / name
@@ -224,7 +234,7 @@ def test_tidying_removes_what_nobody_wrote_for_long(tmp_path: Path) -> None:
 def test_what_putting_aside_does_not_cure_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is done once: a new folder cannot be damaged."""
+    """The store is moved aside only once, because a new folder cannot be damaged."""
 
     def odd(*of: object) -> None:
         (tmp_path / "s").mkdir(exist_ok=True)

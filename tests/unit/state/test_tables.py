@@ -1,4 +1,4 @@
-"""Tables: what is written can be read, what cannot be read is no event's fault, and each is its subscription's own."""
+"""Tests of tables: refused values, unreadable rows, and tables of other subscriptions."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ YEAR_58885_MS = 1_796_092_800_000_000  # a time in microseconds
 
 
 class Stay(faust.Record):
-    """A row with a field that JSON has no type for."""
+    """A row with a field for which JSON has no type."""
 
     count: int
     paid: Decimal = Decimal(0)
@@ -31,7 +31,7 @@ class Stay(faust.Record):
 
 
 class Color(Enum):
-    """A value of few."""
+    """An enumeration."""
 
     RED = "red"
 
@@ -39,13 +39,13 @@ class Color(Enum):
 def table_in(
     partition: PartitionState, key: Any, value: Any, default: Callable[[], Any] | None = None
 ) -> Table[Any, Any]:
-    """A table whose rows *partition* has, and that belongs to topic `here`."""
+    """Return a table of topic `here` whose rows are in *partition*."""
     partition.topic = "here"
     return Table("t", key, value, default=default, held={0: partition}, topic="here")
 
 
 def begin(partition: PartitionState, timestamp: int = 0) -> UnitOfWork:
-    """An event in hand."""
+    """Enter the unit of work of an event, and return it."""
     unit = UnitOfWork(partition, record(timestamp=timestamp))
     enter(unit)
     return unit
@@ -53,7 +53,7 @@ def begin(partition: PartitionState, timestamp: int = 0) -> UnitOfWork:
 
 @pytest.fixture(autouse=True)
 def no_event() -> Any:
-    """Leave no event in hand behind."""
+    """Leave the unit of work after the test."""
     yield
     enter(None)
     assert current_unit() is None
@@ -111,7 +111,10 @@ def no_event() -> Any:
 def test_what_could_not_be_read_is_refused_where_it_is_written(
     value_type: Any, value: Any, kind: type[Exception], says: str
 ) -> None:
-    """In words that name the table, the type and the place, and never the value; the row stays as it was."""
+    """The error names the table, the type and the path, and never the value.
+
+    The row does not change.
+    """
     partition = partition_of()
     table = table_in(partition, str, value_type)
     unit = begin(partition)
@@ -140,12 +143,12 @@ def test_what_could_not_be_read_is_refused_where_it_is_written(
         (datetime, "2026-01-01T00:00:00Z"),
         (Color, "red"),
         (Stay, {"count": 1}),
-        (str | int, "5"),  # which would be read as the other
+        (str | int, "5"),  # would be read as the other type
         (list[int], (1, 2)),
     ],
 )
 def test_a_key_of_another_type_is_refused_also_where_it_is_read(key_type: Any, key: Any) -> None:
-    """Instead of the default, as if there were no such row."""
+    """Otherwise a read would return the default, as if there were no such row."""
     partition = partition_of()
     table = table_in(partition, key_type, int, int)
     unit = begin(partition)
@@ -172,7 +175,7 @@ def test_a_key_of_another_type_is_refused_also_where_it_is_read(key_type: Any, k
 
 
 def test_keys_that_are_equal_are_one_row() -> None:
-    """An int where the table has floats."""
+    """An example is an int in a table of floats."""
     partition = partition_of()
     table = table_in(partition, float, int, int)
     begin(partition)
@@ -195,7 +198,10 @@ def test_keys_that_are_equal_are_one_row() -> None:
 def test_a_row_that_cannot_be_read_is_an_error_of_its_own(
     value_type: Any, raw: bytes, why: str
 ) -> None:
-    """However it is read; pages go on without it. It can be written over, or deleted."""
+    """Every way of reading raises it, and pages show the other rows.
+
+    Such a row can be overwritten or deleted.
+    """
     partition = partition_of({row_key("t", b"secret-key"): raw})
     partition.store = MemoryStore({row_key("t", b"secret-key"): raw, row_key("t", b"z"): b"7"})  # type: ignore[assignment]
     assert partition.store is not None
@@ -226,7 +232,7 @@ def test_a_row_that_cannot_be_read_is_an_error_of_its_own(
 
 @pytest.mark.parametrize("is_windowed", [False, True])
 def test_pages_show_each_row_once_also_where_keys_cannot_be_read(*, is_windowed: bool) -> None:
-    """Whatever bytes are there: what a page says is next begins the next one."""
+    """The last position of a page begins the next one, for any bytes."""
     keys = [
         b"",
         b"a",
@@ -262,9 +268,9 @@ def test_pages_show_each_row_once_also_where_keys_cannot_be_read(*, is_windowed:
 
 
 def test_a_table_of_another_subscription_is_not_touched() -> None:
-    """Neither read nor written, and the error says whose it is and what to do.
+    """The error names the owner.
 
-    Outside a handler it is read.
+    Outside a handler the table can be read.
     """
     here = partition_of({row_key("t", b"k"): b"5"})
     table = table_in(here, str, int, int)
@@ -306,19 +312,19 @@ def append(table: Table[Any, Any]) -> None:
 
 
 def append_to_given(table: Table[Any, Any]) -> None:
-    """Change what was given for a missing row."""
+    """Change the default that was given for a missing row."""
     given: list[str] = []
     table.get("k", given).append("x")
 
 
 def append_to_written(table: Table[Any, Any]) -> None:
-    """Change what the event itself wrote."""
+    """Change the value that the event itself wrote."""
     table["k"] = ["b"]
     append(table)
 
 
 def append_what_is_none(table: Table[Any, Any]) -> None:
-    """Change it into what cannot be kept."""
+    """Change the row into a value that cannot be encoded."""
     table["k"].append(object())
 
 
@@ -329,7 +335,10 @@ def append_what_is_none(table: Table[Any, Any]) -> None:
 def test_a_value_that_was_changed_in_place_and_not_written_back_is_noticed(
     rows: dict[bytes, bytes], change: Callable[[Table[Any, Any]], None]
 ) -> None:
-    """At the event's end, whether the row was there, or the default, or written by the event itself."""
+    """The check runs at the end of the event.
+
+    The value may be a row, a default or written by the event itself.
+    """
     partition = partition_of(rows)
     table = table_in(partition, str, list[str], list)
     unit = begin(partition)
@@ -340,7 +349,7 @@ def test_a_value_that_was_changed_in_place_and_not_written_back_is_noticed(
 
 
 def write_back(table: Table[Any, Any]) -> None:
-    """Change it twice, and write it back."""
+    """Change the row twice, and assign it."""
     table["k"].append("y")
     row = table["k"]
     row.append("x")
@@ -348,18 +357,18 @@ def write_back(table: Table[Any, Any]) -> None:
 
 
 def delete(table: Table[Any, Any]) -> None:
-    """Change it, and delete the row."""
+    """Change the row, and delete it."""
     table["k"].append("x")
     del table["k"]
 
 
 def pop(table: Table[Any, Any]) -> None:
-    """Take the row out, and change it."""
+    """Remove the row, and change the removed value."""
     table.pop("k").append("x")
 
 
 def look(table: Table[Any, Any]) -> None:
-    """Look at rows that are there, and not."""
+    """Read rows that exist and rows that do not."""
     assert (table["k"], table["missing"], table.get("missing"), table.get("missing", [])) == (
         ["a"],
         [],
@@ -372,7 +381,7 @@ def look(table: Table[Any, Any]) -> None:
 def test_what_was_written_back_or_only_looked_at_is_no_matter(
     act: Callable[[Table[Any, Any]], None],
 ) -> None:
-    """Nor is a row in another form of JSON."""
+    """A row in another form of JSON is not a change either."""
     partition = partition_of({row_key("t", b"k"): b'[ "a" ]'})
     table = table_in(partition, str, list[str], list)
     unit = begin(partition)
@@ -381,7 +390,6 @@ def test_what_was_written_back_or_only_looked_at_is_no_matter(
 
 
 def test_what_a_failed_attempt_changed_in_place_is_no_matter() -> None:
-    """It is undone."""
     partition = partition_of({row_key("t", b"k"): b'["a"]'})
     table = table_in(partition, str, list[str], list)
     unit = begin(partition)
@@ -392,7 +400,7 @@ def test_what_a_failed_attempt_changed_in_place_is_no_matter() -> None:
 
 
 def test_records_are_looked_at_and_what_cannot_change_is_not() -> None:
-    """A row of an older class that lacks a field with a default is no change."""
+    """A row of an older class that lacks a field with a default is not a change."""
     partition = partition_of({row_key("t", b"k"): b'{"count":1}'})
     table = table_in(partition, str, Stay)
     unit = begin(partition)
@@ -412,7 +420,7 @@ def test_records_are_looked_at_and_what_cannot_change_is_not() -> None:
 
 @pytest.mark.parametrize("timestamp", [YEAR_58885_MS, -1, -(10**15), 2**62, TIME_MAX_MS + 1])
 def test_a_time_that_no_calendar_has_makes_no_row_that_cannot_be_shown(timestamp: int) -> None:
-    """It counts in the window of the worker's time, or in the first one; each event once."""
+    """The event counts once, in the window of the worker's time or in the first one."""
     partition = partition_of()
     table = table_in(partition, str, int, int)
     hopping = table.hopping(timedelta(hours=2), timedelta(hours=1), expires=timedelta(days=1))
@@ -434,7 +442,10 @@ def test_a_time_that_no_calendar_has_makes_no_row_that_cannot_be_shown(timestamp
     [0, -3_600_000, YEAR_58885_MS, TIME_MAX_MS, 2**63 - 1, -(2**63), -62_135_596_800_001],
 )
 def test_the_text_of_any_window_is_read_back(start_ms: int) -> None:
-    """Also of times that no calendar has, which earlier versions wrote; one row of them is shown, and found."""
+    """Earlier versions wrote times that no calendar has.
+
+    Their rows are listed and found, too.
+    """
     raw = start_ms.to_bytes(8, "big", signed=True) + b"a/b"
     partition = partition_of({row_key("t", raw): b"1"})
     partition.store = MemoryStore({row_key("t", raw): b"1"})  # type: ignore[assignment]
@@ -454,7 +465,6 @@ def test_the_text_of_any_window_is_read_back(start_ms: int) -> None:
     "text", ["", "today/a", "99999999999999999999 ms/a", "9999999999999999999 ms/a", "2026-13-01/a"]
 )
 def test_what_is_no_window_is_refused(text: str) -> None:
-    """With an error that says so."""
     table = table_in(partition_of(), str, int)
     table.tumbling(timedelta(hours=1), expires=timedelta(hours=1))
     with pytest.raises(ValueError, match=r"."):
@@ -464,8 +474,7 @@ def test_what_is_no_window_is_refused(text: str) -> None:
 
 
 def test_windows_begin_at_multiples_of_the_step_and_none_before_1970() -> None:
-    """Every time lies in one window of each step that reaches it."""
     window = Window(20, 10, 0)
     assert list(window.starts(35)) == [20, 30]
     assert list(window.starts(5)) == [0]
-    assert list(window.starts(-5)) == [-20, -10]  # which no event has written
+    assert list(window.starts(-5)) == [-20, -10]  # no event has written these

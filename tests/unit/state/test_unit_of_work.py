@@ -1,4 +1,4 @@
-"""The unit of work: a handler's effects are kept together or not at all, and the next event sees them."""
+"""Tests of the unit of work: an event's effects are kept together or not at all."""
 
 import asyncio
 
@@ -19,12 +19,12 @@ EVENT = ProducerRecord("t", b"k", b"v")
 
 
 def unit_in(partition: PartitionState, offset: int = 0) -> UnitOfWork:
-    """A unit for a record."""
+    """Return a unit of work for a record."""
     return UnitOfWork(partition, record(offset))
 
 
 def live(partition: PartitionState, *touched: bytes) -> UnitOfWork:
-    """A unit that has touched some rows and has suspended."""
+    """Return a unit that has touched some rows and has suspended."""
     unit = unit_in(partition)
     for key in touched:
         unit.row(key)
@@ -33,7 +33,7 @@ def live(partition: PartitionState, *touched: bytes) -> UnitOfWork:
 
 
 def test_an_event_sees_its_own_writes_then_the_groups_then_the_store() -> None:
-    """The newest value wins, a deleted row is gone."""
+    """The newest value takes precedence, and a deleted row is not found."""
     partition = partition_of({b"a": b"old"})
     first, second = unit_in(partition), unit_in(partition)
     assert first.row(b"a") == b"old"
@@ -49,7 +49,6 @@ def test_an_event_sees_its_own_writes_then_the_groups_then_the_store() -> None:
 
 
 def test_joining_leaves_rows_mark_and_events_in_the_group_that_fills() -> None:
-    """All of it in one group."""
     partition = partition_of()
     unit = unit_in(partition)
     unit.write(b"a", b"1")
@@ -62,7 +61,7 @@ def test_joining_leaves_rows_mark_and_events_in_the_group_that_fills() -> None:
 
 
 def test_a_unit_that_does_not_join_leaves_nothing() -> None:
-    """What a failed event wrote and published is forgotten."""
+    """The event failed."""
     partition = partition_of()
     unit = unit_in(partition)
     unit.write(b"a", b"1")
@@ -105,7 +104,7 @@ def test_a_first_attempt_that_is_rolled_back_leaves_nothing() -> None:
 
 
 def test_a_retried_handler_reads_anew() -> None:
-    """What a failed attempt read does not bind the next one."""
+    """Rows that a failed attempt read do not bind the next one."""
     partition = partition_of({b"a": b"old"})
     unit, other = unit_in(partition), unit_in(partition)
     before = unit.savepoint("h")
@@ -117,7 +116,7 @@ def test_a_retried_handler_reads_anew() -> None:
 
 
 def test_a_unit_that_suspended_owns_what_it_touched_and_what_it_touches() -> None:
-    """Whoever touches such a row is to be undone, whether it reads, or writes without a look."""
+    """Another unit that reads or writes such a row must be undone."""
     partition = partition_of()
     owner = live(partition, b"before")
     owner.row(b"read")
@@ -138,19 +137,19 @@ def test_a_unit_that_suspended_owns_what_it_touched_and_what_it_touches() -> Non
 
 
 def test_a_unit_that_never_suspends_owns_nothing() -> None:
-    """It runs in one piece, so nobody comes between."""
+    """No other event can run in between."""
     partition = partition_of()
     unit_in(partition).row(b"a")
     assert partition.owners == {}
     ended = unit_in(partition)
     ended.row(b"a")
     ended.end()
-    ended.suspend()  # its task waits for something else by now
+    ended.suspend()  # its task waits for another event by now
     assert partition.owners == {}
 
 
 def test_a_row_that_was_read_stays_as_it_is_until_the_owner_ends() -> None:
-    """Nobody writes to it, so what the owner writes is made of the newest value."""
+    """The owner can rely on the value that it has read."""
     partition = partition_of({b"n": b"1"})
     slow = live(partition, b"n")
     fast = unit_in(partition)
@@ -166,7 +165,7 @@ def test_a_row_that_was_read_stays_as_it_is_until_the_owner_ends() -> None:
 
 
 def test_a_failed_attempt_frees_the_rows_that_it_alone_touched() -> None:
-    """While the event waits for its next attempt, others may have them."""
+    """Other events may use them during the back-off."""
     partition = partition_of()
     unit = unit_in(partition)
     unit.touch(b"mark")
@@ -182,7 +181,7 @@ def test_a_failed_attempt_frees_the_rows_that_it_alone_touched() -> None:
 
 
 async def test_those_that_wait_are_woken_one_at_a_time_in_their_order() -> None:
-    """All at once would run in vain, all but one."""
+    """If all were woken at once, all but one would run in vain."""
     partition = partition_of()
     owner = live(partition, b"a")
     order: list[int] = []
@@ -220,7 +219,10 @@ async def test_those_that_wait_are_woken_one_at_a_time_in_their_order() -> None:
 
 
 async def test_waiting_for_an_owner_that_has_ended_is_over_at_once() -> None:
-    """Nobody would wake it. One that was cancelled is passed over."""
+    """Such a wait would never be ended.
+
+    A waiter that was cancelled is skipped.
+    """
     partition = partition_of()
     owner = live(partition, b"a")
     late, cancelled, last = (unit_in(partition) for _ in range(3))
@@ -237,7 +239,7 @@ async def test_waiting_for_an_owner_that_has_ended_is_over_at_once() -> None:
 
 
 def test_what_is_too_large_for_one_batch_is_refused_and_leaves_nothing() -> None:
-    """The limit is that of a group, which is one record batch."""
+    """The limit is that of a checkpoint, which is one record batch."""
     partition = partition_of(group_bytes=500)
     unit = unit_in(partition)
     unit.write(b"a", b"x" * 500)
@@ -250,7 +252,7 @@ def test_what_is_too_large_for_one_batch_is_refused_and_leaves_nothing() -> None
 
 
 def test_a_write_after_the_end_is_the_handlers_mistake() -> None:
-    """A task that it left behind must not write into what is settled."""
+    """A task that the handler left behind must not write into a settled unit."""
     unit = unit_in(partition_of())
     unit.end()
     with pytest.raises(TypeError, match="after the event"):
@@ -258,7 +260,6 @@ def test_a_write_after_the_end_is_the_handlers_mistake() -> None:
 
 
 async def test_every_task_has_the_unit_that_it_entered() -> None:
-    """Outside there is none; two tasks do not see each other's."""
     assert current_unit() is None
 
     async def handle(number: int) -> None:

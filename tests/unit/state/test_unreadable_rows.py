@@ -1,4 +1,4 @@
-"""A row that cannot be read: the partition halts in words, no event is to blame, and exports go on without it."""
+"""Tests of unreadable rows: the partition halts, no event is dead-lettered, exports go on."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ Make = Callable[..., Trial]
 
 
 class Stats(faust.Record):
-    """A row whose class has got a field since it was written."""
+    """A row whose class got another field after the row was written."""
 
     n: int
     last: str
@@ -46,7 +46,7 @@ class Place(faust.Record):
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a fake clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
@@ -57,7 +57,7 @@ def read(table: Table[Any, Any]) -> object:
 
 
 def read_and_say_more(table: Table[Any, Any]) -> object:
-    """Make another error of it."""
+    """Wrap the error in another one."""
     try:
         return table["k"]
     except Exception as error:
@@ -65,7 +65,7 @@ def read_and_say_more(table: Table[Any, Any]) -> object:
 
 
 def read_and_fall(table: Table[Any, Any]) -> object:
-    """Fail while it is handled."""
+    """Raise another error while the first one is handled."""
     try:
         return table["k"]
     except Exception:  # as handlers do
@@ -73,7 +73,7 @@ def read_and_fall(table: Table[Any, Any]) -> object:
 
 
 async def read_beside(table: Table[Any, Any]) -> object:
-    """Read it in a task of a group."""
+    """Read the row in a task of a task group."""
 
     async def read_it() -> object:
         return table["k"]
@@ -87,9 +87,9 @@ async def read_beside(table: Table[Any, Any]) -> object:
 async def test_its_partition_halts_and_no_event_is_a_dead_letter(
     make: Make, act: Callable[[Any], Any]
 ) -> None:
-    """Whatever error a handler makes of it, no attempt is counted.
+    """No attempt is counted, even if the handler replaces the error.
 
-    When the row is mended, the event is handled.
+    After a correction of the row the event is handled.
     """
     trial = make(concurrency=1)
     row = row_key("stats", b"k")
@@ -127,7 +127,7 @@ async def test_its_partition_halts_and_no_event_is_a_dead_letter(
 
 
 async def test_a_handler_may_write_over_it(make: Make) -> None:
-    """Who catches the error knows what the row should be."""
+    """A handler that catches the error is trusted with the new value."""
     trial = make()
     row = row_key("stats", b"k")
     trial.stored[row] = b"\xff"
@@ -147,7 +147,7 @@ async def test_a_handler_may_write_over_it(make: Make) -> None:
 
 
 async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(make: Make) -> None:
-    """Its dead letter says so; the row is as before, and later events of the key are handled."""
+    """The row does not change, and later events of the key are handled."""
     trial = make()
     means: Table[Any, Any] = Table("means", str, float, default=float, held={})
     names: Table[Any, Any] = Table("names", str, list[str], default=list, held={})
@@ -170,7 +170,7 @@ async def test_what_cannot_be_kept_and_what_would_be_lost_are_the_events_fault(m
 
 
 async def test_an_event_that_does_nothing_else_is_looked_at_too(make: Make) -> None:
-    """Without a mark, a row or an event to publish there would be nothing to settle."""
+    """The event has no mark, row or published event, hence nothing to settle."""
     trial = make(dedupe=None)
     names: Table[Any, Any] = Table("names", str, list[str], default=list, held={})
 
@@ -184,12 +184,12 @@ async def test_an_event_that_does_nothing_else_is_looked_at_too(make: Make) -> N
     assert [(letter.name, letter.kind) for letter in trial.letters] == [("lost", "permanent")]
 
 
-# Out, in, and counted.
+# Export, import and count.
 
 
 @pytest.fixture
 def visits() -> Subscription:
-    """A subscription with tables of several kinds."""
+    """Return a subscription with tables of several kinds."""
     topic: Any = SimpleNamespace(topics=["visits"])
     made = Subscription(
         "visits", topic, Options("ignore", "key", None, "skip"), {}, "famulus-visits-state"
@@ -221,7 +221,10 @@ ROWS = [
 def test_rows_that_cannot_be_read_leave_an_export_and_come_back_as_they_were(
     visits: Subscription, tmp_path: Path
 ) -> None:
-    """Each says why; the others are as ever. Whoever corrects a line takes `unreadable` out."""
+    """Each line gives the reason, and the other rows are exported as usual.
+
+    An operator who corrects a line removes `unreadable` from it.
+    """
     lines = [line_of(visits.tables[name], key, 3, value) for name, key, value, _ in ROWS]
     for line, (_, _, _, why) in zip(lines, ROWS, strict=True):
         assert line.unreadable.startswith(why)
@@ -251,7 +254,7 @@ def test_rows_that_cannot_be_read_leave_an_export_and_come_back_as_they_were(
 
 
 def test_they_are_counted_by_table(visits: Subscription) -> None:
-    """Without those of tables that are declared nowhere."""
+    """Rows of undeclared tables do not count."""
     fold = Fold(
         rows={row_key(name, key): value for name, key, value, _ in ROWS}
         | {row_key("gone", b"k"): b"\xff"}
