@@ -25,9 +25,10 @@ from famulus.processing.failures.handler_breaker import HandlerBreaker
 from famulus.processing.failures.retry_policy import Policy
 from famulus.producer.event_bus import EventBus
 from famulus.serialization.cloudevents import envelope_in, is_structured
-from famulus.serialization.json_codec import Codec, codec_of
+from famulus.serialization.json_codec import codec_of
 from famulus.serialization.records import ConsumerRecord, Delivery, event_type_of
 from famulus.serialization.redaction import hidden, sensitive_paths
+from famulus.serialization.serde import JSON, EventCodec, Serde, Serdes
 
 Parameters = dict[str, type]
 BREAKER = Breaker()
@@ -393,25 +394,36 @@ class Sizes(NamedTuple):
     headers: int = 256
 
 
+SIZES = Sizes()
+
+
 class EventTypes:
     """The event types of one topic: finds the type of a record and decodes it.
 
     The type is named by the `ce_type` header or by the envelope of a CloudEvent in structured mode,
     else by `__faust.ns` in the value (written by a plain Faust app). Otherwise it is the topic's
     only type. Names are looked up only here, so a sender never chooses a class. A record larger
-    than *sizes* is poison, and is not decoded.
+    than *sizes* is poison, and is not decoded. *formats* are those beside JSON, chosen by the
+    record's content type.
     """
 
-    # The default is immutable.
-    def __init__(self, topic: str, of: Iterable[type[Event]], sizes: Sizes = Sizes()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        topic: str,
+        of: Iterable[type[Event]],
+        sizes: Sizes = SIZES,  # immutable
+        formats: Iterable[Serde] = (),
+    ) -> None:
         known = list(of)
         _check_namespaces(topic, known)
         self._topic = topic
         self._value_bytes, self._headers = sizes
-        self._codecs: dict[str, Codec[Event]] = {
-            str(t._options.namespace): codec_of(t) for t in known
+        self._serdes = Serdes(formats)
+        self._is_json = not self._serdes.has_others
+        self._codecs: dict[str, EventCodec[Event]] = {
+            str(t._options.namespace): JSON.codec_of(t) for t in known
         }
-        self._hidden = sensitive_paths(codec.record_type for codec in self._codecs.values())
+        self._hidden = sensitive_paths(known)
         self._only = next(iter(self._codecs.values())) if len(self._codecs) == 1 else None
         self.names = tuple(self._codecs)
 
@@ -476,6 +488,8 @@ class EventTypes:
         if name is None and value is not None and value.endswith(_END) and b'"__faust"' in value:
             name = _faust_namespace(value)
         codec = self._only if name is None else self._codecs.get(name)
+        if codec is not None and not self._is_json:
+            codec = self._serdes.of(headers).codec_of(codec.record_type)
         if codec is not None:
             return codec.decode(value)
         if name is None:
