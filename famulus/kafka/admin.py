@@ -1,4 +1,4 @@
-"""Administration: topics, their creation, and the checks before a worker starts."""
+"""Administration of topics, and the checks of cluster and port before a worker starts."""
 
 import asyncio
 import socket
@@ -26,12 +26,13 @@ from famulus.kafka.silence import silenced
 from famulus.kafka.topic_ids import Topics, topics_of
 
 log = structlog.get_logger()
-LOOK_S = 0.1  # between two looks at what was made just now
-AGAIN_S = (0.25, 0.5, 1.0, 2.0)  # before a topic that is missing is looked for again
-# Longer than it takes to overrule what a worker without a claim wrote.
+LOOK_S = 0.1  # between two checks if new topics have leaders
+AGAIN_S = (0.25, 0.5, 1.0, 2.0)  # waits before a missing topic is asked for again
+# Until then compaction keeps all records of a key. The owner of a partition needs less time to
+# rewrite keys to which a worker without a claim has written.
 COMPACTION_LAG_MS = 3_600_000
-ROOM_BYTES = 64 * 2**10  # for what our headers add to the largest record
-STATE_BATCH_BYTES = 1_048_588  # what a broker takes unless it is told otherwise
+ROOM_BYTES = 64 * 2**10  # for the engine's headers, in addition to the largest record
+STATE_BATCH_BYTES = 1_048_588  # a broker's default of message.max.bytes
 REFUSALS = (
     TopicAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -52,15 +53,15 @@ async def partitions_of(
 
 
 async def topics_there(settings: KafkaConfig, names: Collection[str], timeout_s: float) -> Topics:
-    """Return the topics *names* with their ids. Raises as `partitions_of` does."""
+    """Return those of *names* that exist, with their ids. Raises as `partitions_of` does."""
     async with admin_of(settings, timeout_s) as admin:
         return await topics_of(admin._client, names, timeout_s)
 
 
 async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
-    if not (names := sorted(set(topics))):  # for none it would describe all that there are
+    if not (names := sorted(set(topics))):  # an empty request would describe all topics
         return {}
-    # Asking for a topic by its name makes it, on a broker that makes topics, and not as we would.
+    # With auto-creation, a request for a topic by name would create it with the broker's defaults.
     answer = await admin._send_request(MetadataRequest(names, allow_auto_topic_creation=False))
     described = answer.to_object()["topics"]
     for topic in described:
@@ -74,7 +75,7 @@ async def _partitions_of(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> d
 async def topics_like(
     settings: KafkaConfig, is_meant: Callable[[str], bool], timeout_s: float
 ) -> dict[str, int]:
-    """Return the partition counts of the visible topics whose name *is_meant*.
+    """Return the partition counts of the visible topics for whose names *is_meant* is true.
 
     Raises UnavailableError as `partitions_of` does.
     """
@@ -90,7 +91,10 @@ def not_allowed(what: str) -> AccessError:
 
 
 def refusal_of(what: str, code: int, message: str | None) -> OperatingError:
-    """Return the error for a refusal of *what* by the cluster."""
+    """Return the error for *what* the cluster refuses with the error *code*.
+
+    AccessError for a missing right, ConfigError for any other reason.
+    """
     error = for_code(code)
     if issubclass(error, REFUSALS):
         return not_allowed(what)
@@ -137,11 +141,11 @@ async def ensure_topics(
         ]
         errors = (await admin.create_topics(new)).topic_errors if new else ()
         for name, code, message in errors:
-            # Somebody else was faster, which is what was wanted.
+            # Another process has just created it, which is as good.
             if code and code != TopicAlreadyExistsError.errno:
                 raise refusal_of(f"create topic {name}", code, message)
-        # The controller has answered, the brokers learn of it: a busy one takes seconds.
-        # Nobody tells.
+        # The controller has answered, but a busy broker learns of the topics seconds later.
+        # There is no notification.
         while new and not await _are_led(admin, topics.keys() - there.keys()):
             await asyncio.sleep(LOOK_S)
     return there
@@ -179,7 +183,8 @@ async def look_for(
 def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, str]:
     """Return the configuration of a new dead letter topic.
 
-    Records are kept from the time they are written, and have room for an event and its headers.
+    The retention of *retention_h* hours counts from the append to this topic. A record may be as
+    large as the largest event with the headers of a dead letter.
     """
     return {
         "cleanup.policy": "delete",
@@ -194,18 +199,18 @@ def dead_letter_configs(settings: KafkaConfig, retention_h: float) -> dict[str, 
 async def add_partitions(
     settings: KafkaConfig, topic: str, partitions: int, timeout_s: float
 ) -> None:
-    """Have *topic* have that many partitions, which must be more than it has.
+    """Raise the partition count of *topic* to *partitions*, which must be more than it has.
 
-    Raises as `create_topics` does.
+    Returns when a broker knows the new partitions. Raises as `create_topics` does.
     """
     async with admin_of(settings, timeout_s) as admin:
         answer = await admin.create_partitions({topic: NewPartitions(partitions)})
         there = (await _partitions_of(admin, [topic])).get(topic, 0)
         for name, code, message in answer.topic_errors:
-            # Else another worker was faster, which is what was wanted.
+            # If there are enough by now, another worker has added them, which is as good.
             if code and there < partitions:
                 raise refusal_of(f"add partitions to topic {name}", code, message)
-        # Brokers learn it.
+        # The broker learns of new partitions some time after the controller.
         while len((await admin.describe_topics([topic]))[0]["partitions"]) < partitions:
             await asyncio.sleep(0.1)
 
@@ -217,11 +222,11 @@ async def prepare_state_topics(
     timeout_s: float,
     may_grow: Collection[str] = (),
 ) -> None:
-    """Create the state changelogs (name -> partitions of the source) that are missing, compacted.
+    """Create the missing state changelogs (name -> partitions of the source), compacted.
 
-    One of those that *may_grow* gets more partitions when its source has. Raises ConfigError when
-    another has another number than its source: then keys have moved, and rows would be looked for
-    in the wrong place. Raises UnavailableError as `create_topics` does.
+    Tombstones are kept for *tombstones_h* hours. A changelog in *may_grow* that has fewer
+    partitions than its source gets as many. Any other difference raises ConfigError: keys have
+    moved to other partitions than their rows. Raises UnavailableError as `create_topics` does.
     """
     configs = {
         "cleanup.policy": "compact",
@@ -262,9 +267,10 @@ async def prepare_redelivery_topics(
 ) -> None:
     """Create the missing retry and redrive topics (name -> partitions of the source).
 
-    An existing topic gets more partitions if its source has more: each record names the partition
-    to return to. Raises ConfigError when one has more partitions than its source, UnavailableError
-    as `create_topics` does.
+    Records are kept for *retention_h* hours from their append. An existing topic gets more
+    partitions if its source has more: each record names the partition to return to. Raises
+    ConfigError when one has more partitions than its source, UnavailableError as `create_topics`
+    does.
     """
     configs = {
         "retention.ms": str(round(retention_h * 3_600_000)),
@@ -348,7 +354,7 @@ async def _connect(settings: KafkaConfig) -> AIOKafkaAdminClient:
             await admin.close()
             if (refused := await why_refused(settings)) is not None:
                 raise refused from error
-            # A broker that is just starting; the caller's timeout ends this.
+            # The broker may be starting: try again until the caller's timeout.
             await asyncio.sleep(0.5)
         else:
             return admin

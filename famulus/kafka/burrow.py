@@ -6,9 +6,9 @@ movement of committed offsets and lag
 `core/internal/evaluator/caching.go` there):
 
     1. no lag now: ok;
-    2. *stopped*: the last commit is older than the window's commits lie apart, and the group
-       never reached an end of the log in the window;
-    3. no lag at any commit in the window: ok;
+    2. *stopped*: the time since the last commit is longer than the time between the first and
+       the last commit of the window, and the last commit is below every end of the log in it;
+    3. no lag at some commit in the window: ok;
     4. *rewind*: a commit went back, and the earlier position has not been reached again;
     5. *stalled*: every commit in the window has the same offset;
     6. *warning*: the lag never became less from one commit to the next;
@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-LOOKS = 10  # of a window, as Burrow keeps so many commits
-JUDGED_S = 10.0  # twice the interval of commits that Kafka's own clients have
+LOOKS = 10  # samples of a window; Burrow keeps as many commits
+JUDGED_S = 10.0  # twice the default commit interval of Kafka's own clients
 
 
 class State(StrEnum):
@@ -42,17 +42,17 @@ class State(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Return True for a state without progress: Burrow's status ERR."""
+        """Return True for a state without progress, Burrow's status ERR."""
         return self in (State.REWIND, State.STALLED, State.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
 class LagSample:
-    """A sample of a partition *at_s* (seconds of any clock), with its log from *begin* to *end*.
+    """A sample of a partition, with its log from *begin* to *end*.
 
-    *committed* is the next offset of the group, None without a commit: then it reads from the
-    beginning. *is_held* means that the group has members, *is_held_up* that all unread records are
-    behind an open transaction of another client.
+    *at_s* is its time in seconds, of any clock. *committed* is the next offset of the group, None
+    without a commit: then it reads from the beginning. *is_held* means that the group has members.
+    *is_held_up* means that all unread records are behind an open transaction of another client.
     """
 
     at_s: float
@@ -64,29 +64,32 @@ class LagSample:
 
     @property
     def position(self) -> int:
-        """The offset of the next record that the group can read; the end if there is none."""
+        """Return the offset of the next record that the group can read, the end without one."""
         return min(
             max(self.begin if self.committed is None else self.committed, self.begin), self.end
         )
 
     @property
     def lag(self) -> int:
-        """Records that are still to be read."""
+        """Return the number of records that the group has still to read."""
         return self.end - self.position
 
     @property
     def deleted(self) -> int:
-        """The number of records that were deleted before the group read them."""
+        """Return the number of records that were deleted before the group read them."""
         return 0 if self.committed is None else max(self.begin - self.committed, 0)
 
     @property
     def ahead(self) -> int:
-        """The distance of the commit above the end, as when the topic was created again."""
+        """Return by how many offsets the commit is above the end of the log, else 0.
+
+        A topic that was deleted and created again has such a commit.
+        """
         return 0 if self.committed is None else max(self.committed - self.end, 0)
 
     @property
     def mark(self) -> int:
-        """The committed offset, -1 without one, to be compared with another look's."""
+        """Return the committed offset, -1 without one, to compare samples by."""
         return -1 if self.committed is None else self.committed
 
 
@@ -99,7 +102,10 @@ class Rates:
 
 
 def kept(window: Sequence[LagSample], look: LagSample) -> list[LagSample]:
-    """Append a sample to the window, and drop those at its beginning that are not needed."""
+    """Append a sample to the window, and drop the oldest ones that are not needed.
+
+    A window needs `LOOKS` samples, and those of the last `JUDGED_S` seconds.
+    """
     looks = [*window, look]
     while len(looks) > LOOKS and look.at_s - looks[1].at_s >= JUDGED_S:
         del looks[0]
@@ -107,7 +113,7 @@ def kept(window: Sequence[LagSample], look: LagSample) -> list[LagSample]:
 
 
 def state_of(window: Sequence[LagSample]) -> State | None:
-    """Return the state by a window of at least one sample; None if it is too short."""
+    """Return the state by a window of samples, at least one; None if too short."""
     now, commits = window[-1], _commits(window)
     if now.lag == 0:
         return State.OK
@@ -135,7 +141,7 @@ def rates_of(window: Sequence[LagSample]) -> Rates | None:
 
 
 def eta_s_of(lag: int, rates: Rates | None) -> float | None:
-    """Return the seconds until the lag is zero at the present rates; None for never or unknown."""
+    """Return the seconds until the lag is zero at these *rates*, None for never or unknown."""
     if lag == 0:
         return 0.0
     if rates is None or rates.consumed <= rates.arrived:

@@ -5,7 +5,7 @@ from typing import Any
 
 from famulus.config import KafkaConfig
 
-# Every client of ours is bounded by being made here.
+# The import limits aiokafka's decompression, for every client that is made here.
 from famulus.kafka import decompression as _unpacking  # noqa: F401
 from famulus.kafka.oauth import source_of
 from famulus.kafka.tls import context_of
@@ -14,7 +14,8 @@ from famulus.kafka.tls import context_of
 def client_options(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is untyped
     """Return the keyword arguments that producers, consumers and admin clients share.
 
-    Certificates are read again for each client. Raises ConfigError when a file cannot be read.
+    Certificate files are read again for each client, so that the next one uses a renewed
+    certificate. Raises ConfigError when a file cannot be read.
     """
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
@@ -32,7 +33,8 @@ def client_options(settings: KafkaConfig) -> dict[str, Any]:  # Any: aiokafka is
     return arguments
 
 
-PRIVATE = "SaslAuthenticate", "Produce", "Fetch"  # a password or a token; events
+# Requests and answers with a password or token, or with events.
+PRIVATE = "SaslAuthenticate", "Produce", "Fetch"
 
 
 def _hide_bytes(record: logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
 """Meaning of client and system errors that end a worker: cause, cure and exit code.
 
-An error without a meaning here is a bug of the engine.
+An error without an entry here is a bug of the engine.
 """
 
 import errno
@@ -39,7 +39,7 @@ SESSION = (
 
 Meaning = tuple[type[OperatingError], str]
 MEANINGS: Mapping[type[BaseException], Meaning] = {
-    # Kafka is away, or not ready: starting again helps, later.
+    # Kafka is unavailable or not ready: a later start helps.
     kafka.NoBrokersAvailable: (UnavailableError, f"no Kafka broker answers: {AWAY}"),
     kafka.NodeNotReadyError: (UnavailableError, f"a Kafka broker does not answer: {AWAY}"),
     kafka.KafkaUnavailableError: (UnavailableError, f"no Kafka broker answers: {AWAY}"),
@@ -104,7 +104,7 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
     kafka.OperationNotAttempted: (UnavailableError, f"the broker did not get to it: {BUSY}"),
     kafka.FetchSessionIdNotFound: (UnavailableError, f"the broker was started anew: {BUSY}"),
     kafka.InvalidFetchSessionEpoch: (UnavailableError, f"the broker was started anew: {BUSY}"),
-    # We are not let in, or may not do it.
+    # The login fails, or a right is missing.
     kafka.AuthenticationFailedError: (AccessError, f"a Kafka broker does not let us in: {LOGIN}"),
     kafka.SaslAuthenticationFailed: (AccessError, f"a Kafka broker does not let us in: {LOGIN}"),
     kafka.IllegalSaslStateError: (AccessError, f"a Kafka broker wants another login: {LOGIN}"),
@@ -135,7 +135,7 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
         AccessError,
         f"the cluster does not let us do something: {ACL}",
     ),
-    # A person has to change a setting, a topic or the machine.
+    # An operator has to change a setting, a topic or the machine.
     kafka.UnsupportedSaslMechanismError: (
         ConfigError,
         f"the brokers do not take our way of login: {LOGIN}",
@@ -231,7 +231,7 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
         ConfigError,
         SESSION,
     ),
-    # Going on would break a promise; a new process finds out by the log.
+    # To continue could break a guarantee. A new process reads the truth from the log.
     kafka.CommitFailedError: (InvariantError, f"the group gave our partitions to others: {AGAIN}"),
     kafka.IllegalGenerationError: (InvariantError, f"the group has gone on without us: {AGAIN}"),
     kafka.UnknownMemberIdError: (InvariantError, f"the group does not know us any more: {AGAIN}"),
@@ -271,7 +271,7 @@ MEANINGS: Mapping[type[BaseException], Meaning] = {
             "(Worker.QueueBytes, State.CacheMib)"
         ),
     ),
-    # The system's.
+    # Errors of the operating system.
     ssl.SSLError: (UnavailableError, f"the encrypted connection to a broker broke: {AWAY}"),
     TimeoutError: (UnavailableError, f"Kafka did not answer in time: {AWAY}"),
     ConnectionError: (UnavailableError, f"the connection to a Kafka broker broke: {AWAY}"),
@@ -298,7 +298,7 @@ SYSTEM: Mapping[int, Meaning] = {
     errno.ENETUNREACH: (UnavailableError, f"a Kafka broker cannot be reached: {AWAY}"),
 }
 OURS = frozenset(
-    {  # what only wrong code brings about
+    {  # raised only because of wrong code
         kafka.KafkaError,
         kafka.BrokerResponseError,
         kafka.NoError,
@@ -324,9 +324,9 @@ OURS = frozenset(
 
 
 def fault_of(error: BaseException) -> OperatingError | None:
-    """Return the operating error that *error* means, with its exit code.
+    """Return the OperatingError for *error*, which has text and exit code.
 
-    None stands for a bug of the engine.
+    None means a bug of the engine.
     """
     if isinstance(error, OperatingError):
         return error
@@ -349,7 +349,7 @@ def _meaning_of(error: BaseException) -> Meaning | None:
 
 
 def _name_of(error: BaseException) -> str:
-    """Return its name; Kafka's errors say more about themselves, and quote no event."""
+    """Return the type of *error*, with details for errors of Kafka, which quote no event."""
     if isinstance(error, kafka.KafkaError):
         return str(error)
     if isinstance(error, OSError) and error.errno:

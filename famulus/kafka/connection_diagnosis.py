@@ -1,7 +1,7 @@
 """Diagnosis of failed connections. aiokafka only logs why a broker refuses a client.
 
-After a failure this module connects by itself: a wrong login or certificate stays wrong and is
-reported at once, while a broker that is down may come back.
+After a failure this module opens connections of its own to find the reason. A wrong login or
+certificate stays wrong and is reported at once. A broker that is down may return.
 """
 
 import asyncio
@@ -25,16 +25,17 @@ from famulus.errors import AccessError, ConfigError, OperatingError, Unavailable
 from famulus.kafka.client import client_options
 from famulus.kafka.oauth import TokenError, TokenServerError
 
-KNOCK_MS = 3_000  # one connection; a broker that takes longer counts as away
+KNOCK_MS = 3_000  # limit of one connection; a slower broker counts as unavailable
 REFUSED = f"[Errno {errno.ECONNREFUSED}]"
 EXPIRED, WRONG_HOST, WRONG_ADDRESS = 10, 62, 64  # OpenSSL's X509_V_ERR_...
 
 
 async def why_refused(settings: KafkaConfig) -> OperatingError | None:
-    """Return why brokers refuse this client; None if they are down, or were for a moment.
+    """Return why brokers refuse this client, None if none of them does.
 
-    Every broker of `BootstrapServers` is asked, then those that they name, whose certificates may
-    differ.
+    None therefore means that brokers are down, or were for a moment. Connects to every broker of
+    `BootstrapServers`, then to those that they name, whose certificates may differ. A PLAINTEXT
+    connection has no login to refuse, so None is returned at once.
     """
     if settings.security_protocol == "PLAINTEXT":
         return None
@@ -55,7 +56,7 @@ async def why_refused(settings: KafkaConfig) -> OperatingError | None:
 
 
 async def why_away(settings: KafkaConfig) -> str:
-    """Return why no broker of `BootstrapServers` can be reached; empty if one can be now."""
+    """Return why no broker of `BootstrapServers` can be reached, "" if one can."""
     arguments = client_options(settings)
     addresses = list(dict.fromkeys(_addresses(settings.bootstrap_servers)))
     found = await asyncio.gather(
@@ -78,13 +79,13 @@ async def _why(host: str, port: int, arguments: dict[str, Any], settings: KafkaC
 
 
 def _reason(error: BaseException, settings: KafkaConfig) -> str:
-    """Return the meaning of a connection error, empty if its cause may tell more."""
+    """Return the meaning of a connection error, "" if only its cause may tell."""
     protocol, text, reason = (
         f"Kafka.SecurityProtocol is {settings.security_protocol}",
         str(error),
         "",
     )
-    # Asyncio's.
+    # asyncio joins the errors of all addresses of a name into one OSError.
     is_refused = text.startswith("Multiple exceptions:") and text.count(REFUSED) == text.count(
         "[Errno"
     )
@@ -118,9 +119,9 @@ def _addresses(servers: str) -> Iterator[tuple[str, int]]:
 
 
 async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[str, int]]:
-    """Connect as a client does and ask for the brokers of the cluster.
+    """Connect as a client does, and return the addresses of the brokers of the cluster.
 
-    Raises what is in the way.
+    Raises the error of aiokafka or of the system when the connection fails.
     """
     known = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
     connection = await create_conn(host, port, request_timeout_ms=KNOCK_MS, **known)
@@ -132,7 +133,10 @@ async def _knock(host: str, port: int, arguments: dict[str, Any]) -> list[tuple[
 
 
 def _explained(error: BaseException, settings: KafkaConfig, address: str) -> OperatingError | None:
-    """Return the error as a line for operators, without secrets and without foreign text."""
+    """Return the refusal behind *error* as a line for operators, None if it is none.
+
+    The line has no secrets, and no text from the other side.
+    """
     for cause in _causes(error):
         explain = _about_tls if isinstance(cause, ssl.SSLError) else _about_login
         if (refused := explain(cause, settings, address)) is not None:

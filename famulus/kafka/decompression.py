@@ -1,8 +1,9 @@
 """Limits on decompression: 500 KB may unpack to 500 MB, or gigabytes, of zeros.
 
-aiokafka unpacks without a limit, with functions that its compiled parsers hold by name, so those
-are replaced. A batch that would be larger is refused before its memory is allocated, as is one that
-cannot be unpacked: both raise CorruptRecordException, which every reader has to expect.
+aiokafka unpacks without a limit. Its compiled parsers look up the functions for that by name, so
+this module replaces them. A batch above the limit is refused before its memory is allocated. Such a
+batch and one that cannot be unpacked raise CorruptRecordException, which every reader has to
+expect.
 """
 
 import gzip
@@ -18,24 +19,24 @@ from aiokafka.record._crecords import default_records, legacy_records
 
 BYTES_MAX = 64 * 2**20
 NAME = "Kafka.ConsumerConfig.MaxUnpackedBytes"
-# What these formats pack into a byte at most; what fits even then needs no look. The others may say
-# anything.
+# Highest compression ratios of the formats. Input that fits even at that ratio needs no check. The
+# other formats are always checked.
 GZIP_RATIO, LZ4_RATIO = 1_032, 255
-# Of a first buffer: most batches need no other.
+# First buffer: least bytes, and ratio to the packed size. Most batches need no larger one.
 ROOM_BYTES, ROOM_RATIO, ROOM_GROWTH = 256 * 1024, 16, 8
-# A format of its own around snappy: blocks with their lengths.
+# Framing of Java's clients around snappy: blocks with their lengths.
 XERIAL_HEAD, XERIAL_LENGTH = 16, struct.Struct(">i")
-# What cramjam says where the buffer that it is given is too small.
+# cramjam's message for an output buffer that is too small.
 _FULL = "failed to write whole buffer"
-_limit = [BYTES_MAX]  # of this process
+_limit = [BYTES_MAX]  # bytes, of this process
 
 
 class BatchTooLargeError(CorruptRecordException):  # type: ignore[misc]  # aiokafka is untyped
-    """A batch would unpack to more than it may."""
+    """A batch would unpack to more than `MaxUnpackedBytes`."""
 
 
 def set_limit(bytes_max: int) -> None:
-    """Have batches unpack to so much at most, in every client of this process."""
+    """Limit the unpacked size of a batch to *bytes_max*, for every client of this process."""
     _limit[0] = bytes_max
 
 
@@ -50,7 +51,7 @@ def ungzip(packed: bytes) -> bytes:
 def unsnap(packed: bytes) -> bytes:
     """Unpack snappy, with or without Java's blocks around it.
 
-    The size that it claims is allocated at once, so it is checked first.
+    cramjam allocates the size that the input claims, so that size is checked first.
     """
     if not codec._detect_xerial_stream(packed):
         _check(cramjam.snappy.decompress_raw_len(packed))
@@ -111,7 +112,7 @@ def _too_large() -> BatchTooLargeError:
 
 
 def _guarded(unpack: Callable[[bytes], bytes]) -> Callable[[bytes | memoryview], bytes]:
-    """*unpack*, whose every failure is a CorruptRecordException."""
+    """Wrap *unpack* so that its every failure is a CorruptRecordException."""
 
     def guarded(packed: bytes | memoryview) -> bytes:
         try:

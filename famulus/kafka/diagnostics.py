@@ -1,6 +1,6 @@
 """Rules of the doctor: faults of topics and machine, judged from gathered facts. Pure.
 
-An *error* keeps the worker from starting or breaks a promise; a *warning* causes trouble later.
+An *error* keeps the worker from starting or breaks a guarantee; a *warning* causes trouble later.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ from famulus.kafka.partitioner import BUILT_IN, Choose
 
 Severity = Literal["error", "warning"]
 HOUR_MS = 3_600_000
-FEW_KEYS = 20  # records: too few to say who chose their partitions
-MISMATCH = 0.05  # of them in another partition than expected
+FEW_KEYS = 20  # records; fewer do not show which partitioner placed them
+MISMATCH = 0.05  # tolerated share of records in another partition than expected
 DISK_FREE_BYTES = 2**30
 DISK_FREE_SHARE = 0.05
-OPEN_FILES = 65_536  # what is advised where there are too few
-AHEAD_MS = 60_000  # by which a record's time may be ahead of the clock here
-COPIES = 3
-HEADERS_BYTES = 4096  # that a dead letter has more than its source
+OPEN_FILES = 65_536  # least limit that is advised
+AHEAD_MS = 60_000  # tolerated lead of a record's timestamp over the clock here
+COPIES = 3  # usual replication factor
+HEADERS_BYTES = 4096  # that a dead letter adds to its event
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Finding:
 class TopicFacts:
     """Facts about a topic.
 
-    *copies* is the least of all partitions; *configs* are spelled as by the broker.
+    *copies* is the lowest number of replicas of any partition. *configs* has names and values as
+    the broker spells them.
     """
 
     partitions: int
@@ -45,12 +46,12 @@ class TopicFacts:
     configs: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str, default: float) -> float:
-        """Return a numeric setting; *default* when the cluster does not have it."""
+        """Return a numeric setting, *default* when the cluster does not have it."""
         return float(self.configs.get(name) or default)
 
     @property
     def kept_ms(self) -> float:
-        """For how long records are kept."""
+        """Return the retention in ms, infinity for a compacted topic or one without a limit."""
         kept = self.number("retention.ms", -1)
         return (
             float("inf")
@@ -61,22 +62,23 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The topics of one subscription, by what they are for.
+    """The topics of one subscription, by purpose.
 
-    *may_grow*: workers give its state what its source got.
+    *back* are its redelivery topics. *state* is its changelog, None without state. *may_grow* means
+    that workers add partitions to the changelog when the source gets more.
     """
 
     source: str
     dead_letters: str
     back: Sequence[str]
     state: str | None
-    dedupe_window_ms: float | None  # the longest one
+    dedupe_window_ms: float | None  # the longest one; None: no deduplication
     may_grow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs. *folder* is that of its state."""
+    """The disk of a process. *folder* is its state folder."""
 
     folder: str
     is_writable: bool
@@ -238,7 +240,10 @@ def _about_copies(name: str, topic: TopicFacts, brokers: int) -> Iterable[Findin
 def about_keys(
     topic: str, partitions: int, placed: Iterable[tuple[bytes, int]], setting: str, choose: Choose
 ) -> Iterable[Finding]:
-    """Check that records, by key and partition, are where the partitioner *setting* puts them."""
+    """Yield a finding if the partitioner *setting* would place records elsewhere.
+
+    *placed* has key and partition of a sample of records. *choose* is the function of *setting*.
+    """
     sample = list(placed)
     wrong = _misplaced(sample, partitions, choose)
     if len(sample) < FEW_KEYS or partitions == 1 or wrong <= MISMATCH * len(sample):
@@ -270,13 +275,16 @@ def about_keys(
 
 
 def _misplaced(sample: Sequence[tuple[bytes, int]], partitions: int, choose: Choose) -> int:
-    # A name for one line.
+    # A lambda, because only the next line uses it.
     chosen: Callable[[bytes], int | None] = lambda key: choose(key, partitions)  # noqa: E731
     return sum(1 for key, partition in sample if chosen(key) not in {None, partition})
 
 
 def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Finding]:
-    """Check that the newest of *times_ms* is not in the future."""
+    """Yield a finding if the newest of *times_ms* is in the future.
+
+    All times are ms since 1970. A lead of `AHEAD_MS` is tolerated.
+    """
     ahead_ms = max(times_ms, default=0) - now_ms
     if ahead_ms > AHEAD_MS:
         yield Finding(
@@ -289,7 +297,10 @@ def about_times(topic: str, times_ms: Iterable[int], now_ms: int) -> Iterable[Fi
 
 
 def about_retired(topic: str, waiting: int) -> Iterable[Finding]:
-    """Check that no event waits in a retry topic that no handler uses any more."""
+    """Yield a finding for a retry topic that no handler uses any more.
+
+    *waiting* is the number of events in it: only an empty topic may be deleted.
+    """
     if waiting:
         yield Finding(
             "warning",
@@ -333,7 +344,7 @@ def about_place(place: Place) -> Iterable[Finding]:
 
 
 def about_files(partitions: int, needs: int, may: int) -> Iterable[Finding]:
-    """Check that a worker with all *partitions* may open the files that it *needs*."""
+    """Yield a finding if a worker with all *partitions* *needs* more files than it *may* open."""
     if may < needs:
         yield Finding(
             "warning",

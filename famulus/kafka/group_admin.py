@@ -1,7 +1,7 @@
 """Queries about a consumer group: few requests, however many partitions there are.
 
-aiokafka's consumer asks topic by topic for what is one request to each broker here, and its admin
-client reports a group that it may not see as one without commits.
+This module sends one request to each broker, where aiokafka's consumer asks topic by topic.
+aiokafka's admin client reports a group that it may not see as one without commits.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from famulus.errors import AccessError
 
 T = TypeVar("T")
 RETRY_S = 0.1
-TIMES_S = 1.0  # for the times of the next records; what does not come by then has none
-# Of a partition: a usual batch; the broker gives a larger one when it comes first.
+TIMES_S = 1.0  # limit of a query for timestamps; then positions without an answer are left out
+# Fetch size of a partition: a usual batch. A broker sends a larger batch whole if it comes first.
 PEEK_BYTES = 64 * 2**10
 ANSWER_BYTES = 32 * 2**20
 SPECS = {"earliest": -2, "latest": -1, "stable": -1}
@@ -44,9 +44,9 @@ SPECS = {"earliest": -2, "latest": -1, "stable": -1}
 class Members:
     """Members of a group: their number, their topics, and the owners of partitions.
 
-    *owners* are named client@host. *are_there* is True if somebody may make progress, also where a
-    group of Kafka's new protocol hides its members. *each* has every member with its partitions:
-    two on one machine have the same name.
+    *owners* are named client@host. *are_there* is True if the group has members, also when a group
+    of Kafka's new protocol hides them. *each* has every member with its partitions, as a list: two
+    members on one machine have the same name.
     """
 
     count: int
@@ -57,9 +57,9 @@ class Members:
 
 
 class GroupAdmin:
-    """Asks through *admin* about *group*.
+    """Queries about *group* through *admin*.
 
-    Every method raises AccessError when the cluster does not let us.
+    A missing right raises AccessError, except in `leaders` and `times_ms`: they leave topics out.
     """
 
     def __init__(self, admin: AIOKafkaAdminClient, group: str) -> None:
@@ -75,7 +75,7 @@ class GroupAdmin:
         owners: dict[TopicPartition, str] = {}
         each: list[tuple[str, list[TopicPartition]]] = []
         for _, client, host, metadata, assignment in found:
-            # What the members of other groups say is no business of consumers.
+            # Groups of other kinds, such as Kafka Connect's, have metadata of another format.
             is_ours = kind == "consumer"
             if metadata and is_ours:
                 topics.update(ConsumerProtocolMemberMetadata.decode(metadata).subscription)
@@ -93,7 +93,7 @@ class GroupAdmin:
         return Members(len(found), topics, owners, are_there=bool(found) or is_hidden, each=each)
 
     async def committed(self) -> dict[TopicPartition, int]:
-        """Every offset that the group has committed."""
+        """Return the committed offset of every partition for which the group has one."""
         return await self._patiently(self._committed)
 
     async def groups(self) -> set[str]:
@@ -101,10 +101,10 @@ class GroupAdmin:
         return {name for name, *_ in await self._patiently(self._admin.list_consumer_groups)}
 
     async def leaders(self) -> dict[TopicPartition, int]:
-        """Every partition of the cluster with its leader, -1 for none."""
+        """Return the leader (node id) of every partition of the cluster, -1 without one."""
         self._leaders = {
             TopicPartition(topic["topic"], partition["partition"]): partition["leader"]
-            # All: asking for one by its name may create it.
+            # All topics: a request for one by name may create it.
             for topic in await self._admin.describe_topics()
             if not topic["error_code"]
             for partition in topic["partitions"]
@@ -116,8 +116,8 @@ class GroupAdmin:
     ) -> dict[TopicPartition, int]:
         """Return the earliest, latest or last stable offset of each of *places*.
 
-        The last stable offset is where the first open transaction begins, the latest one without
-        any. Needs `leaders` first. Partitions without a leader that answers are left out.
+        The last stable offset is the begin of the first open transaction, without any it is the
+        latest offset. Needs `leaders` first. Partitions whose leader does not answer are left out.
         """
         found: dict[TopicPartition, int] = {}
         for leader, mine in self._by_leader(places).items():
@@ -206,9 +206,9 @@ class GroupAdmin:
         }
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer; ask again while a coordinator is starting.
+        """Return the answer of *ask*; repeat it after a retriable error.
 
-        The caller's time limit ends this.
+        A coordinator that is starting is such an error. The caller's time limit ends this.
         """
         while True:
             try:
@@ -265,7 +265,10 @@ def _raise(code: int) -> None:
 
 
 def _check(code: int) -> None:
-    """Of one partition: an error that a later look may not have is none."""
+    """Raise AccessError if the *code* of a partition is a missing right.
+
+    Other errors of a single partition may be gone at the next query, so they are ignored.
+    """
     if code == TopicAuthorizationFailedError.errno:
         raise AccessError(
             "the cluster does not let us read offsets of a topic of the group: allow to describe it"

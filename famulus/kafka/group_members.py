@@ -51,7 +51,10 @@ async def committed_of(
 async def ends_of(
     settings: KafkaConfig, places: Iterable[TopicPartition], timeout_s: float
 ) -> dict[TopicPartition, int]:
-    """One past the newest record of each of *places*, committed or not. Raises as `members_of`."""
+    """Return the end offset of each of *places*, one past the newest record.
+
+    Records of open transactions count. Raises as `members_of` does.
+    """
     async with admin_of(settings, timeout_s) as admin:
         asker = GroupAdmin(admin, settings.consumer_config.group_id)
         await asker.leaders()
@@ -61,9 +64,9 @@ async def ends_of(
 async def commit_for(
     settings: KafkaConfig, offsets: Mapping[TopicPartition, int], timeout_s: float
 ) -> None:
-    """Commit *offsets* in the name of the group, which has no members.
+    """Commit *offsets* for the group, which must have no members.
 
-    Raises UnavailableError when that fails.
+    Raises UnavailableError when that fails or takes longer than *timeout_s* seconds.
     """
     consumer = AIOKafkaConsumer(
         **client_options(settings),

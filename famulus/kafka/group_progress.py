@@ -22,12 +22,12 @@ class Progress:
 
     @property
     def lag(self) -> int:
-        """Records that are not settled yet."""
+        """Return the number of records that are not settled yet."""
         return self.total - self.settled
 
 
 class GroupProgress:
-    """Asks the cluster for a group's progress; works from outside of any worker.
+    """Queries for the progress of a group; no worker is needed.
 
     Use it as an async context manager.
     """
@@ -57,7 +57,7 @@ class GroupProgress:
 
 
 async def unread(settings: KafkaConfig, topics: Iterable[str], timeout_s: float) -> dict[str, int]:
-    """Return the group's lag on each of *topics* (cluster names), in records.
+    """Return the lag of the group of *settings* on each of *topics* (cluster names), in records.
 
     Raises UnavailableError when not every partition answers within *timeout_s* seconds, AccessError
     when a right is missing.

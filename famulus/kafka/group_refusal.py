@@ -1,4 +1,4 @@
-"""Refusals of a consumer group, in words with the cure: the broker answers with a code."""
+"""Texts and cures for refusals of a consumer group; brokers answer only with a code."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,7 +18,10 @@ RIGHTS = {"GroupAuthorizationFailed": "read in", "TopicAuthorizationFailed": "re
 
 
 class GroupMaxSizeReachedError(BrokerResponseError):  # type: ignore[misc]  # aiokafka is untyped
-    """The group has as many members as it may. aiokafka has no error for this code."""
+    """The group has as many members as it may have.
+
+    aiokafka has no error for this code.
+    """
 
     errno = 81
     message = "GROUP_MAX_SIZE_REACHED"
@@ -34,7 +37,7 @@ async def why_refused(settings: KafkaConfig, error: Exception, timeout_s: float)
     """
     config = settings.consumer_config
     group = config.group_id
-    # An error that aiokafka does not expect stands in the text of another one.
+    # aiokafka raises an unexpected error as another one, with its name in the text.
     description = described(error)
     for right, what in RIGHTS.items():
         if right in description:
@@ -76,7 +79,7 @@ async def _asked(
     timeout_s: float,
     unless: str,
 ) -> str:
-    """Return what *ask* learns, or *unless* when the brokers do not tell."""
+    """Return the answer of *ask*, or *unless* when the brokers give none."""
     with suppress(OperatingError):
         async with admin_of(settings, timeout_s) as admin:
             return await ask(GroupAdmin(admin, settings.consumer_config.group_id), admin) or unless

@@ -1,8 +1,9 @@
-"""Effects of a record key: how evenly it fills the partitions, and if it keeps an order.
+"""Effects of a record key: its spread over the partitions, and the order that it keeps.
 
 A key is for events that must be handled in order. Few keys, or one that most events have, leave
-partitions, and so workers, idle. A key that never repeats keeps no order and groups nothing. Pure:
-it is given records, one after the other, and judges them.
+partitions, and so workers, idle. A key that never repeats keeps no order and groups nothing.
+
+Pure: records are passed in one by one.
 """
 
 from collections import Counter
@@ -15,22 +16,21 @@ from famulus.serialization.key_text import key_bytes
 
 Verdict = Literal["good", "bad", "pointless", "unclear"]
 FEW = 50  # events: too few to judge
-HOT_SHARE = 0.2  # of the events, of one key
-SKEW = 1.5  # of the fullest partition to the mean
-KEYS_PER_PARTITION = 5  # fewer than that fill partitions by chance
-RETURNS = 1.1  # events for each key: fewer, and nearly every key comes once
-KEYS_MAX = 100_000  # that are remembered of one choice
+HOT_SHARE = 0.2  # share of the events that one key may have
+SKEW = 1.5  # highest good ratio of the fullest partition to the mean
+KEYS_PER_PARTITION = 5  # fewer keys fill partitions unevenly by chance
+RETURNS = 1.1  # events per key; with fewer, nearly every key occurs once
+KEYS_MAX = 100_000  # different keys that are counted per candidate
 CANDIDATES_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One choice of a key over the *events* that have it.
+    """Judgement of one candidate key over the *events* that have it.
 
-    *missing* ones do not, and would be spread.
-
-    *largest* is the share of the events whose key comes most often, *skew* that of the fullest
-    partition to the mean.
+    *missing* is the number of events without it, which would be spread over all partitions.
+    *largest* is the share of events with the most frequent key (0 to 1). *skew* is the ratio of the
+    fullest partition to the mean.
     """
 
     key: str
@@ -44,12 +44,12 @@ class Report:
     partitions: tuple[int, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON has it. No key is quoted: keys are private."""
+        """Return the report as plain values for JSON. No key is quoted: keys are private."""
         return {**asdict(self), "partitions": list(self.partitions)}
 
 
 class Tally:
-    """Counts what one choice of a key, called *name*, gives."""
+    """Counter of events by one candidate key, called *name*."""
 
     def __init__(self, name: str, partitions: int, choose: Choose) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Tally:
         self._by_partition = [0] * partitions
 
     def note(self, key: bytes | None) -> None:
-        """Count an event by its key, in the partition that the key chooses."""
+        """Count an event by its key, in the partition that the partitioner chooses for it."""
         chosen = self._choose(key, len(self._by_partition)) if key is not None else None
         if key is None or chosen is None:
             self.missing += 1
@@ -75,7 +75,7 @@ class Tally:
             self._counts[key] += 1
 
     def report(self) -> Report:
-        """Return the report."""
+        """Return the report about the events counted so far."""
         largest = max(self._counts.values(), default=0) / self.events if self.events else 0.0
         mean = self.events / len(self._by_partition)
         skew = max(self._by_partition) / mean if mean else 0.0
@@ -94,7 +94,7 @@ class Tally:
 
     def _judged(self, keys: int, largest: float, skew: float) -> tuple[Verdict, str]:
         events, partitions = self.events, len(self._by_partition)
-        # The rest spread evenly.
+        # The skew of the hot key's partition, if the other events spread evenly.
         is_hot = largest > HOT_SHARE and largest * (partitions - 1) > SKEW - 1
         few = (
             f"few keys for {partitions} partitions"
@@ -132,7 +132,7 @@ class Tally:
 
 
 class KeyStudy:
-    """A sample of a topic: its present key, and the keys that *fields* of its events would give.
+    """A sample of a topic: its present key, and *fields* of its events as keys.
 
     All plain fields are tried unless some are named.
     """
@@ -168,11 +168,14 @@ class KeyStudy:
 
     def _tally(self, name: str) -> Tally:
         tally = Tally(name, self._partitions, self._choose)
-        tally.missing = self._seen  # those before had none
+        tally.missing = self._seen  # earlier events have no such field
         return tally
 
     def reports(self) -> list[Report]:
-        """Return the reports: the present key, then the fields, the best and most even first."""
+        """Return the report of the present key, then those of the fields.
+
+        Fields are sorted by verdict, the best first, then by skew, the most even first.
+        """
         order = ("good", "unclear", "bad", "pointless")
         fields = [tally.report() for tally in self._fields.values()]
         return [

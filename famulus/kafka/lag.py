@@ -19,12 +19,12 @@ NAMED_MAX = 20  # groups in an error
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """A partition at the last look.
+    """Lag of a partition by its last sample, *look*.
 
-    *age_s* is the age of the next record to be read, None without one.
-
-    *rates* and *eta_s* (until nothing is left) are those of the window; *state* None: it is too
-    short to say.
+    *age_s* is the age of the next record to be read in seconds, None without one. *state*, *rates*
+    and *eta_s* (seconds until the lag is zero) come from the window of samples, None if it is too
+    short. *eta_s* is also None if the lag does not shrink. *owner* is client@host, None without
+    one.
     """
 
     place: TopicPartition
@@ -36,7 +36,7 @@ class PartitionLag:
     owner: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Of plain values."""
+        """Return the fields as plain values for JSON."""
         return {
             "topic": self.place.topic,
             "partition": self.place.partition,
@@ -57,7 +57,7 @@ class PartitionLag:
 
     @property
     def open_since(self) -> int | None:
-        """Where a transaction begins that keeps the group from reading on, None when none does."""
+        """Return the begin of the open transaction that blocks the group, None without one."""
         return self.look.position if self.look.is_held_up else None
 
 
@@ -77,30 +77,30 @@ class GroupLag:
 
     @property
     def lag(self) -> int:
-        """Records in all."""
+        """Return the lag of all partitions, in records."""
         return sum(partition.look.lag for partition in self.partitions)
 
     @property
     def age_s(self) -> float | None:
-        """The age of the oldest unread record in seconds, None without any."""
+        """Return the age of the oldest unread record in seconds, None without any."""
         return max((p.age_s for p in self.partitions if p.age_s is not None), default=None)
 
     @property
     def state(self) -> State | None:
-        """The worst of the partitions' states."""
+        """Return the worst of the partitions' states; an unanswered one counts as unknown."""
         return worst(
             [*(partition.state for partition in self.partitions), *(None for _ in self.unanswered)]
         )
 
     @property
     def eta_s(self) -> float | None:
-        """The seconds until the slowest partition has no lag; None for never or unknown."""
+        """Return the seconds until no partition has lag; None for never or unknown."""
         etas = [partition.eta_s for partition in self.partitions]
         known = [eta for eta in etas if eta is not None]
         return max(known, default=0.0) if len(known) == len(etas) and not self.unanswered else None
 
     def as_json(self) -> dict[str, Any]:
-        """Of plain values."""
+        """Return the fields and the totals of the group as plain values for JSON."""
         return {
             "group": self.group,
             "at_s": round(self.at_s, 3),
@@ -140,10 +140,10 @@ class GroupLagMonitor:
         self._windows: dict[TopicPartition, list[LagSample]] = {}
 
     async def look(self) -> GroupLag:
-        """Look once more.
+        """Take a sample of every partition, and return the lag of the group.
 
         Raises UnavailableError when no broker answers within the time limit, ConfigError when there
-        is no such group or topic, AccessError when the cluster does not let us ask.
+        is no such group or topic, AccessError when a right is missing.
         """
         async with admin_of(self._settings, self._timeout_s) as admin:
             asker = GroupAdmin(admin, self._group)

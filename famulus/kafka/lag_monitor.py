@@ -6,7 +6,7 @@ from famulus.kafka.lag import GroupLagMonitor
 
 
 class LagMonitor:
-    """Asks the cluster for the lag of consumer groups of any client.
+    """Queries for the lag of consumer groups, of this engine or of any other client.
 
         lag = await LagMonitor().lag("billing", "order-events")
 
@@ -21,9 +21,9 @@ class LagMonitor:
     async def lag(self, group: str, topic: str) -> int:
         """Return how many records of *topic* the *group* has not committed, over all partitions.
 
-        Partitions without a commit count in full. Raises UnavailableError when no broker answers in
-        time or a partition has no leader, ConfigError for a missing topic, AccessError for a
-        missing right.
+        A partition without a commit counts in full, as does a topic that the group has never read.
+        Raises UnavailableError when no broker answers in time or a partition has no leader,
+        ConfigError for a missing topic, AccessError for a missing right.
         """
         return sum((await self.partitions(group, topic)).values())
 

@@ -1,8 +1,9 @@
 """End offsets of leader epochs, which show that a log was truncated and written again.
 
 Every leader of a partition writes its epoch into the batches that it appends, and each has a higher
-one (KIP-101, KIP-320). aiokafka neither shows the epoch of a batch nor asks where one ends, so this
-module has the requests.
+one (KIP-101, KIP-320). An epoch that ends before a position that was read shows that the log was
+truncated. aiokafka neither shows the epoch of a batch nor asks where one ends, so this module
+defines the request.
 """
 
 from collections import defaultdict
@@ -15,9 +16,9 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Int64, Schema, String
 
 UNKNOWN = -1
-CONSUMER = -1  # who asks: no replica
-_head = Struct(">qiib")  # of a batch: base offset, length, leader epoch, magic
-_LENGTH_FROM = 12  # a batch's length counts from there
+CONSUMER = -1  # replica id of a client that is no replica
+_head = Struct(">qiib")  # head of a batch: base offset, length, leader epoch, magic
+_LENGTH_FROM = 12  # a batch's length does not count these first bytes
 _MAGIC = 2  # older batches have no epoch
 
 
@@ -73,20 +74,22 @@ class _EpochEnds(Request[_Request]):  # type: ignore[misc]
             self._topics[at.topic].append((at.partition, UNKNOWN, epoch))
 
     def build(self, request_struct_class: Any) -> Any:
-        """For the version that is spoken."""
+        """Build the request for the version that client and broker have agreed on."""
         return request_struct_class(CONSUMER, list(self._topics.items()))
 
 
 async def epoch_ends(
     client: Any, leader: int, epochs: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    """Ask *leader*, a node id, for the end offsets of these *epochs* and earlier ones.
+    """Ask *leader*, a node id, for the end offsets of *epochs*.
 
-    Unknown epochs are left out. Raises what aiokafka raises.
+    An end offset is one past the last record of that epoch or of an earlier one. Partitions whose
+    epoch the leader does not know are left out. An old broker knows none. Raises what aiokafka
+    raises.
     """
     try:
         answer = await client.send(leader, _EpochEnds(epochs))
-    except NotImplementedError:  # the broker speaks no such version
+    except NotImplementedError:  # the broker is too old for this version of the request
         return {}
     return {
         TopicPartition(topic, partition): end

@@ -1,4 +1,4 @@
-"""Read partitions without a group: open a consumer, read to an end or follow, close it."""
+"""Reading of partitions without a group, to an end or as they grow."""
 
 import asyncio
 import math
@@ -38,9 +38,9 @@ async def opened(
     *,
     from_end: bool = False,
 ) -> AIOKafkaConsumer:
-    """One that has begun to read *at*, from its beginning or its end.
+    """Return a started consumer of the partition *at*, at its beginning or, *from_end*, its end.
 
-    Raises what aiokafka raises.
+    A fetch without data waits for *fetch_max_wait_ms* milliseconds. Raises what aiokafka raises.
     """
     consumer = log_consumer(settings, fetch_max_wait_ms)
     try:
@@ -61,11 +61,12 @@ async def poll(
     max_records: int | None = None,
     skipped: Skipped = lambda _: None,
 ) -> dict[TopicPartition, list[Any]]:
-    """Return what was fetched of *places*, topics of the group's own, within *timeout_ms*.
+    """Return the records of *places* that arrive within *timeout_ms*, by partition.
 
-    A batch that cannot be read, because a stranger wrote it, is skipped and passed to *skipped*. A
-    damaged batch is fetched again. Raises UnreadableBatchError when it stays damaged, after the
-    records before it.
+    *places* are partitions of the group's own topics. An unreadable batch that a foreign client
+    wrote is skipped, and its error is passed to *skipped*. A damaged batch is fetched again. Raises
+    UnreadableBatchError when it stays damaged, is too large or has no known end; the records before
+    it are returned first.
     """
     for left in range(TRIES, -1, -1):
         try:
@@ -74,7 +75,7 @@ async def poll(
             )
         except UnreadableBatchError as error:
             if await consumer.position(error.place) < error.first_offset:
-                max_records = 1  # what stands before it comes first
+                max_records = 1  # to return the records before the batch first
             elif error.is_stray:
                 skipped(error)
                 consumer.seek(error.place, error.next_offset)
@@ -85,7 +86,7 @@ async def poll(
     return {}
 
 
-async def read_to(  # each has a default
+async def read_to(
     consumer: AIOKafkaConsumer,
     ends: Mapping[TopicPartition, int],
     *,
@@ -93,7 +94,7 @@ async def read_to(  # each has a default
     max_records: int | None = None,
     skipped: Skipped = lambda _: None,
 ) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
-    """Yield the records before the *ends* of assigned partitions, a partition's share at a time.
+    """Yield the records of assigned partitions before *ends*, in lists of one partition.
 
     Reading begins at the positions of *consumer*. Compacted records and transaction markers leave
     gaps. Raises TimeoutError when nothing arrives for *timeout_s* seconds, and as `poll` does.
@@ -111,7 +112,7 @@ async def read_to(  # each has a default
 
 
 async def closed(task: asyncio.Task[Any] | None, consumer: AIOKafkaConsumer | None) -> None:
-    """End the *task* that follows, and what it reads with."""
+    """Cancel the *task* that follows a log, and stop its *consumer*; None is no fault."""
     if task is not None:
         task.cancel()
         with suppress(asyncio.CancelledError):

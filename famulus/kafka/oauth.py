@@ -25,28 +25,28 @@ from aiokafka.errors import (
 from famulus.config.security import SecurityConfig
 from famulus.kafka.tls import authority_of
 
-LIMIT_S = 5.0  # for one token
+LIMIT_S = 5.0  # of one token request
 ANSWER_BYTES = 64 * 1024
-USED_OF_LIFE = 0.8  # then a new token is asked for
+USED_OF_LIFE = 0.8  # share of a token's lifetime, after which a new one is requested
 
 
 class TokenError(AuthenticationFailedError):  # type: ignore[misc]  # aiokafka is untyped
-    """The token server gives us no token, and asking again would not change that."""
+    """The token server refuses a token, and would refuse the next request, too."""
 
 
 class TokenServerError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka is untyped
-    """The token server cannot be reached, or is in trouble: later it may give us a token."""
+    """The token server cannot be reached or has failed; a later request may succeed."""
 
 
 class Token(NamedTuple):
-    """A token, and for how long it is good, seconds; 0 when the server does not say."""
+    """A token and its lifetime in seconds, 0 if the server does not name it."""
 
     text: str
     lives_s: float
 
 
 class TokenSource(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
-    """Token provider that aiokafka asks at each connection.
+    """Token provider that aiokafka calls for each connection.
 
     *trust* has the certificate authorities of token servers. *clock* returns seconds. Clients in
     several threads share it without a lock: two requests at once only cost a token.
@@ -139,7 +139,10 @@ def _token_of(status: int, body: bytes) -> Token:
 
 
 class _Login(conn.OAuthAuthenticator):  # type: ignore[misc]  # aiokafka is untyped
-    """Login that takes a challenge (RFC 7628) for the refusal that it is; aiokafka does not."""
+    """Login that treats a challenge of the broker as a refusal (RFC 7628).
+
+    aiokafka's own class takes it for success.
+    """
 
     async def step(self, payload: bytes | None) -> Any:
         if payload:
@@ -152,7 +155,7 @@ conn.OAuthAuthenticator = _Login
 
 @cache
 def source_of(settings: SecurityConfig) -> TokenSource:
-    """One source for all clients with the same *settings*.
+    """Return the token source that all clients with the same *settings* share.
 
     Raises ConfigError when `HttpsCaLocation` cannot be read.
     """

@@ -9,7 +9,7 @@ P = TypeVar("P")
 
 
 class PartitionHealth(NamedTuple):
-    """Health of a partition; *state* is None where the window is too short.
+    """Health of a partition; *state* is None while the window is too short.
 
     *eta_s* is the time until the lag is zero, None for never or unknown; *waits_s* is how long
     there has been lag without any progress, 0 without lag. Both are seconds.
@@ -25,16 +25,17 @@ class PartitionHealths(Generic[P]):
 
     def __init__(self) -> None:
         self._windows: dict[P, list[LagSample]] = {}
-        # Which position it has had lag at, and from when on.
+        # By lagging partition: its position, and the time in seconds since it has not moved.
         self._since_s: dict[P, tuple[int, float]] = {}
 
     def look(
         self, at_s: float, places: Mapping[P, tuple[int, int]], held_up: Collection[P] = ()
     ) -> dict[P, PartitionHealth]:
-        """Take a sample *at_s* seconds of any clock; *places* have the log's end and the lag.
+        """Take a sample at *at_s*, and return the health of each of *places*.
 
-        Those of *held_up* are behind an open transaction. Partitions that are missing in *places*
-        were revoked and are forgotten.
+        *at_s* is in seconds, of any clock. *places* has the end offset of the log and the lag of
+        each partition. Partitions in *held_up* are blocked by an open transaction. Partitions that
+        are missing in *places* were revoked, and are forgotten.
         """
         looks = {
             at: LagSample(at_s, 0, end, end - lag, is_held=True, is_held_up=at in held_up)

@@ -15,10 +15,10 @@ from zlib import crc32
 
 from famulus.errors import ConfigError
 
-# Key and number of partitions -> partition; None: any of them.
+# Key and number of partitions -> partition; None means any partition.
 Choose = Callable[[bytes, int], int | None]
 SETTING = "Kafka.ProducerConfig.Partitioner"
-# Whose partitions are remembered: most come again, and working it out takes longer than sending.
+# Size of the cache of keys. Most keys repeat, and the hash takes longer than a send.
 KEYS = 16_384
 _WORD = 0xFFFFFFFF
 _SEED, _MIX = 0x9747B28C, 0x5BD1E995
@@ -50,10 +50,11 @@ def consistent_random(key: bytes, partitions: int) -> int | None:
 
 
 def chooser(name: str) -> Choose:
-    """Return the function for the setting *name*: a built-in one, or a class by its dotted name.
+    """Return the partition function for the setting *name*.
 
-    Raises ConfigError when there is no such class. The function checks each result of a class: it
-    raises ConfigError when the class raises, or returns no partition.
+    The name is that of a built-in function, or the dotted name of a class. Raises ConfigError when
+    there is no such class. The function checks each result of a class: it raises ConfigError when
+    the class raises, or returns no partition.
     """
     return BUILT_IN.get(name) or _custom(name)
 
@@ -95,7 +96,7 @@ def murmur2_hash(key: bytes) -> int:
     mixed = _SEED ^ length
     whole = length & ~3
     for word in unpack_from(f"<{length // 4}I", key):
-        word = word * _MIX & _WORD  # noqa: PLW2901  # a name for each step would say no more
+        word = word * _MIX & _WORD  # noqa: PLW2901  # a name for each step would explain no more
         mixed = (mixed * _MIX ^ (word ^ word >> 24) * _MIX) & _WORD
     if rest := key[whole:]:
         mixed = (mixed ^ int.from_bytes(rest, "little")) * _MIX & _WORD

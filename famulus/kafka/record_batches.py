@@ -1,9 +1,13 @@
 """Record batches that cannot be read: their offsets, and if another fetch may help.
 
-aiokafka reports a damaged batch by its checksum, one with a damaged header as larger than a fetch,
-moving on by one offset, and a header name that is not UTF-8 only as that. The two classes by which
-its fetcher unpacks are therefore replaced: all of these raise UnreadableBatchError, and nothing is
-skipped.
+aiokafka has another error for each fault:
+
+- CorruptRecordException for a wrong checksum;
+- RecordTooLargeError for a damaged batch header, with which it skips one offset;
+- UnicodeDecodeError, without an offset, for a header name that is not UTF-8.
+
+This module replaces the two classes by which aiokafka's fetcher unpacks. All of these faults then
+raise UnreadableBatchError, and nothing is skipped.
 """
 
 from collections.abc import Iterator
@@ -16,8 +20,8 @@ from aiokafka.structs import TopicPartition
 from famulus.kafka.decompression import BatchTooLargeError
 from famulus.kafka.leader_epochs import last_epoch
 
-WRONG_CRC, SHORT = "Invalid CRC", "Record size is less"  # how aiokafka says it
-TRIES = 10  # of a batch that comes damaged, since a network may have done it
+WRONG_CRC, SHORT = "Invalid CRC", "Record size is less"  # how aiokafka's messages begin
+TRIES = 10  # fetches of a damaged batch, as the network may have damaged it
 NOT_UTF8 = "a header's name is not UTF-8"
 DAMAGED = "its bytes are not those that were written"
 
@@ -25,11 +29,12 @@ DAMAGED = "its bytes are not those that were written"
 class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aiokafka is untyped
     """The batch of *place* from *first_offset* on cannot be read; *why* is for people.
 
-    The next batch begins at *next_offset*, None if the batch does not tell. *is_damaged* means that
-    its checksum is wrong, so that another fetch may help; else it was written like that.
+    The next batch begins at *next_offset*, None if that is unknown. *is_damaged* means that the
+    bytes were changed, so that another fetch may help; else the batch was written like that.
+    *is_too_large* means that it would unpack to more than the limit of `decompression`.
     """
 
-    def __init__(  # all that is known of it
+    def __init__(
         self,
         place: TopicPartition,
         first_offset: int,
@@ -53,7 +58,10 @@ class UnreadableBatchError(CorruptRecordException):  # type: ignore[misc]  # aio
 
     @property
     def is_stray(self) -> bool:
-        """True for a batch that a stranger wrote: in a topic of the group's own it is skipped."""
+        """Return True for an unreadable batch that a foreign client wrote like that.
+
+        In one of the group's own topics such a batch is skipped.
+        """
         return not (self.is_damaged or self.is_too_large or self.next_offset is None)
 
 
@@ -75,7 +83,7 @@ class Batches:
         return self._is_damaged or bool(self._records.has_next())
 
     def size_in_bytes(self) -> int:
-        """Of all of them."""
+        """Return the size of all batches."""
         return int(self._records.size_in_bytes())
 
     def next_batch(self) -> Any:
@@ -87,7 +95,7 @@ class Batches:
         return self.last
 
     def following(self) -> int | None:
-        """Where the batch begins that comes next in the fetch, None unless it is whole."""
+        """Take the next batch and return its base offset, None unless it is complete and intact."""
         try:
             batch = self._records.next_batch() if self._records.has_next() else None
             return int(batch.base_offset) if batch is not None and batch.validate_crc() else None
@@ -115,7 +123,8 @@ def is_damage(error: Exception) -> bool:
 def damage(place: TopicPartition, position: int, records: Batches) -> UnreadableBatchError:
     """Return the error for the damaged batch that *records* returned last, at *position*.
 
-    The next offset is that of the next batch, or from the rest of this one's header.
+    Its next offset is the base offset of the following batch if that one is intact, else it comes
+    from the header of the damaged batch. An offset that is not behind *position* is no use: None.
     """
     batch, next_offset = records.last, records.following()
     if batch is not None and next_offset is None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _log = logging.getLogger("aiokafka")
-_before: list[int] = []  # its level before each that is muting it now
+_before: list[int] = []  # the log level at the begin of each active block
 
 
 @contextmanager

@@ -13,25 +13,26 @@ from famulus.serialization.stray_records import P, StrayRecordError, read
 T = TypeVar("T")
 Kind = Literal["state", "admin", "retry", "redrive", "scheduled", "replies"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-EVERY_S = 30.0  # one line for each topic in so long
+EVERY_S = 30.0  # between two log lines about a topic
 log = structlog.get_logger()
 
 
 class Strays:
     """Counter of stray records.
 
-    The first one of a topic is logged at once, later ones now and then with their number. *clock*
-    returns seconds.
+    The first one of a topic is logged at once, later ones at most every `EVERY_S` seconds, with the
+    number of those that were not logged. *clock* returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts: Counter[Kind] = Counter(dict.fromkeys(KINDS, 0))
         self._clock = clock
-        self._said_s: dict[str, float] = {}  # by topic: the group's own, so there are few
+        # Time of the last log line by topic: the group's own topics, so there are few.
+        self._said_s: dict[str, float] = {}
         self._unsaid: Counter[str] = Counter()
 
     def read(self, kind: Kind, record: P, decode: Callable[[P], T]) -> T | None:
-        """Return what *decode* makes of *record*; None for a stray one, which is counted."""
+        """Decode *record* by *decode*; count a stray record and return None for it."""
         try:
             return read(record, decode)
         except StrayRecordError as error:
@@ -39,7 +40,7 @@ class Strays:
             return None
 
     def note(self, kind: Kind, error: StrayRecordError) -> None:
-        """Count a stray record, and log it unless one of its topic was logged a moment ago."""
+        """Count a stray record, and log it unless its topic was logged in the last `EVERY_S`."""
         self.counts[kind] += 1
         now_s = self._clock()
         said_s = self._said_s.get(error.topic)

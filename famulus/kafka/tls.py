@@ -1,4 +1,4 @@
-"""Certificates: whom we believe, and what we show."""
+"""TLS contexts: trusted authorities, and the certificate of this client."""
 
 import ssl
 from pathlib import Path
@@ -10,7 +10,7 @@ from famulus.errors import ConfigError
 
 
 def context_of(settings: SecurityConfig) -> ssl.SSLContext:
-    """TLS with the broker as *settings* say. Raises ConfigError when a file cannot be read."""
+    """Return the TLS context for brokers. Raises ConfigError when a file cannot be read."""
     context = authority_of(settings.ssl_ca_location, "Kafka.SslCaLocation")
     if settings.ssl_certificate_location is not None:
         _load_own(
@@ -26,7 +26,7 @@ def _load_own(
     context: ssl.SSLContext, certificate: Path, key: Path | None, password: SecretStr
 ) -> None:
     try:
-        # A function, also without a password: OpenSSL would ask the terminal for it.
+        # A function, even without a password: else OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certificate, key, password.get_secret_value)
     except (
         OSError,

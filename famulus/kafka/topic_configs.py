@@ -39,8 +39,8 @@ async def configs_of(
 async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeout_s: float) -> None:
     """Raise ConfigError for a state changelog whose cleanup policy is not compaction alone.
 
-    Without the right to read configurations nothing is checked. Raises UnavailableError when no
-    broker answers within *timeout_s* seconds.
+    If the cluster refuses to show configurations, as without the right to read them, nothing is
+    checked. Raises UnavailableError when no broker answers within *timeout_s* seconds.
     """
     async with admin_of(settings, timeout_s) as admin:
         try:
@@ -62,7 +62,7 @@ async def check_compacted(settings: KafkaConfig, topics: Collection[str], timeou
 async def retentions(
     settings: KafkaConfig, is_wanted: Callable[[str], bool], timeout_s: float
 ) -> dict[str, float]:
-    """Return the retention in seconds of each topic that *is_wanted*, infinity for unlimited.
+    """Return the retention in seconds of topics that *is_wanted*, infinity for unlimited.
 
     A compacted topic is unlimited: it keeps the last record of a key. Raises UnavailableError when
     no broker answers within *timeout_s* seconds, ConfigError for a refusal.

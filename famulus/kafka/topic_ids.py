@@ -1,4 +1,4 @@
-"""Ids of topics and cluster, which tell a topic from an earlier one of the same name.
+"""Ids of topics and cluster: a topic differs from an earlier one of its name by its id.
 
 A topic has an id since Kafka 2.8 (KIP-516), and a cluster had one long before. aiokafka does not
 ask for topic ids, so this module has the request.
@@ -25,22 +25,22 @@ from aiokafka.protocol.types import (
 )
 
 ID_BYTES = 16
-NONE = bytes(ID_BYTES)  # what a broker says that has no ids yet
-FIRST_VERSION = 10  # of the request, that tells ids
+NONE = bytes(ID_BYTES)  # the answer of a broker that has no topic ids yet
+FIRST_VERSION = 10  # of the metadata request that returns topic ids
 AGAIN_S = 0.2
 
 
 class Uuid(AbstractType[bytes]):  # type: ignore[misc]  # aiokafka is untyped
-    """The bytes of an id."""
+    """Protocol type of a topic id, 16 raw bytes."""
 
     @classmethod
     def encode(cls, value: bytes) -> bytes:
-        """As they are."""
+        """Return the bytes unchanged."""
         return value
 
     @classmethod
     def decode(cls, data: Any) -> bytes:
-        """Decode an id."""
+        """Read the bytes of an id."""
         return bytes(data.read(ID_BYTES))
 
 
@@ -106,17 +106,17 @@ class _TopicsRequest(Request[_Request10 | _Request12]):  # type: ignore[misc]
         ]
 
     def build(self, request_struct_class: Any) -> Any:
-        """For the version that is spoken."""
+        """Build the request for the version that client and broker have agreed on."""
         flags = (False,) * (len(request_struct_class.SCHEMA) - 2)
         return request_struct_class(self._topics, *flags, {})
 
 
 class Topic(NamedTuple):
-    """A topic now; *id* is printed as by Kafka's tools, "" where the broker has none."""
+    """A topic; *id* is in the form of Kafka's tools, "" if the broker has none."""
 
     id: str
     partitions: int
-    # Of partitions: the node's id and its epoch, where one is known.
+    # By partition: the node id of the leader, and its epoch; only where the epoch is known.
     leaders: Mapping[int, tuple[int, int]] = {}
 
 
@@ -128,12 +128,10 @@ class Topics(NamedTuple):
 
 
 async def topics_of(client: Any, names: Collection[str], timeout_s: float) -> Topics:
-    """Ask for the topics *names*, none of which is made by that.
+    """Return those of *names* that exist; the query creates none.
 
-    A broker that does not answer is asked again.
-
-    Raises TopicAuthorizationFailedError, and TimeoutError when no broker answered within
-    *timeout_s*.
+    A failed query is repeated, to a random broker. Raises TopicAuthorizationFailedError, and
+    TimeoutError when no broker answers within *timeout_s* seconds.
     """
     async with asyncio.timeout(timeout_s):
         while True:
@@ -152,7 +150,7 @@ async def _asked(client: Any, names: Collection[str]) -> Topics:
         node = random.choice(list(client.cluster.brokers())).nodeId  # no secret
     try:
         answer = (await client.send(node, _TopicsRequest(names))).to_object()
-    except NotImplementedError:  # the broker speaks none of these versions
+    except NotImplementedError:  # the broker is too old for these versions
         answer = (
             await client.send(node, MetadataRequest(names, allow_auto_topic_creation=False))
         ).to_object()
