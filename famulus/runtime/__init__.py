@@ -1,1 +1,1 @@
-"""The process of a worker: its options, its start and end, what is watched while it runs."""
+"""The process of a worker: its options, its start and end, and checks while it runs."""

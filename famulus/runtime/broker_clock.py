@@ -17,26 +17,27 @@ from famulus.runtime.conditions import Condition
 from famulus.wall_clock import wall_ms
 
 log = structlog.get_logger()
-LIMIT_S = 2.0  # of one measurement; an answer that takes longer says little
+LIMIT_S = 2.0  # of one measurement; a later answer is too inexact
 EVERY_S = 3600.0  # between two measurements: two clocks drift apart slowly
-STEP_S = 0.5  # by which somebody has set this machine's clock: then it is measured anew
-TELLING_S = 1.0  # a difference from which on an error names it
-# The time by a broker, ms since 1970; None: it does not tell.
+STEP_S = 0.5  # a larger step of this machine's clock causes a new measurement
+TELLING_S = 1.0  # from this difference on, errors name it
+# Returns the time of a broker, ms since 1970; None if brokers do not date records.
 Stamp = Callable[[], Awaitable[int | None]]
 
 
 class Clock:
-    """Asks *stamp* what time it is for the brokers.
+    """The brokers' clock, measured by *stamp*.
 
-    A difference of more than *limit_s* seconds is a condition.
+    A difference of more than *limit_s* seconds from this machine's clock is a failing condition.
     """
 
     def __init__(self, stamp: Stamp, limit_s: float) -> None:
         self._stamp, self._limit_s = stamp, limit_s
         self._begin_ms: float | None = None  # the brokers' time when the monotonic clock was 0
         self._measured_s = 0.0  # by the monotonic clock
-        self._wall_s = 0.0  # this machine's time when that was 0, as of the last measurement
-        self._is_told = True  # whether brokers tell their time at all
+        # This machine's time at 0 of the monotonic clock, by the last measurement.
+        self._wall_s = 0.0
+        self._is_told = True  # False after an answer without a time
 
     def now_ms(self) -> int:
         """Return the brokers' time if it is known, else this machine's, in ms since 1970."""
@@ -46,12 +47,15 @@ class Clock:
 
     @property
     def ahead_s(self) -> float | None:
-        """The seconds by which this machine's clock is ahead of the brokers', None if unknown."""
+        """Return by how many seconds this machine's clock is ahead of the brokers'.
+
+        Below 0 it is behind. None means unknown.
+        """
         return None if self._begin_ms is None else time.time() - self.now_ms() / 1000
 
     @property
     def words(self) -> str:
-        """The difference of the clocks as text, empty if it does not matter."""
+        """Return the difference of the clocks as text, "" if it is below `TELLING_S`."""
         ahead_s = self.ahead_s
         if ahead_s is None or abs(ahead_s) < TELLING_S:
             return ""
@@ -61,7 +65,7 @@ class Clock:
         )
 
     async def measure(self) -> None:
-        """Ask once. Nothing changes when no answer comes."""
+        """Measure once. Without an answer the brokers' time goes on as it was known before."""
         at_ms = None
         with suppress(OperatingError, TimeoutError):
             async with asyncio.timeout(LIMIT_S):
@@ -70,8 +74,8 @@ class Clock:
         self._measured_s = time.monotonic()
         self._wall_s = time.time() - self._measured_s
         if at_ms is not None:
-            # As if it was dated when the answer came: never ahead of the brokers, so that nothing
-            # is tried too early.
+            # Take the time of the stamp for the time of the answer. The result is never ahead of
+            # the brokers' clock, so that no event is retried too early.
             self._begin_ms = at_ms - self._measured_s * 1000
 
     async def look(self) -> list[Condition]:

@@ -19,7 +19,7 @@ from typing import Self
 from famulus import process_guard
 
 REAP_S = 5.0  # after SIGKILL a process is gone by then, unless the system itself hangs
-KILLED = 75  # as a worker that was ended before its work in hand was done: that is read again
+KILLED = 75  # exit code of a worker that left events in flight, which are read again
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
@@ -50,7 +50,7 @@ class StopSignals:
 
 
 class Children:
-    """Starts and guards children; an async context manager whose end ends those that still run.
+    """Child processes and their guard; an async context manager that kills the rest at its end.
 
     *patience_s* is the time that children get to end by themselves when this process was killed.
     """
@@ -61,7 +61,7 @@ class Children:
         self._running: set[Child] = set()
 
     async def __aenter__(self) -> Self:
-        # Its errors are for nobody: it may outlive the terminal.
+        # The guard may outlive the terminal, so its output is discarded.
         command = [sys.executable, "-IS", process_guard.__file__]
         self._guard = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
@@ -75,9 +75,8 @@ class Children:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        left = {
-            child.ended: child for child in self._running
-        }  # what has nothing in hand, or after an error of ours
+        # Children without events in flight, or all of them after an error of this process.
+        left = {child.ended: child for child in self._running}
         for child in left.values():
             child.signal(signal.SIGKILL)
         if left:
@@ -138,15 +137,18 @@ class Children:
 
 @dataclass(frozen=True)
 class Output:
-    """Output of a child, of both its streams; asyncio's pipe would hide the end while unread."""
+    """The output of a child, both of its streams, through a pipe of this process.
+
+    With a pipe of asyncio, the end of a child would not be seen before its output was read.
+    """
 
     reader: asyncio.StreamReader
-    writing: int  # the descriptor, for the child alone
+    writing: int  # the descriptor of the child's end
     _transport: asyncio.BaseTransport
 
     @classmethod
     async def open(cls) -> Self:
-        """Make it. Raises OSError when there are too many open files."""
+        """Open the pipe. Raises OSError when there are too many open files."""
         reading, writing = os.pipe()
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -155,7 +157,7 @@ class Output:
         return cls(reader, writing, transport)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._transport.close()
 
 
@@ -170,17 +172,20 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return self._process.pid
 
     @property
     def output(self) -> Output:
-        """The output of the child. Raises AssertionError unless it is piped."""
+        """Return the output of the child. Raises AssertionError unless it is piped."""
         assert self._output is not None
         return self._output
 
     def tell(self, line: str) -> None:
-        """Write the only line to its standard input. Raises AssertionError if it has none."""
+        """Write *line* to the standard input of the child, and close it.
+
+        Raises AssertionError if it has none.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.close()
@@ -191,15 +196,16 @@ class Child:
         return time.monotonic() - self._began
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal to the child, unless it has ended."""
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def stop(self, limit_s: float, at_once: asyncio.Event) -> int:
-        """End it by SIGTERM, later by SIGKILL; return the exit code that the parent should have.
+        """End the child by SIGTERM, later by SIGKILL; return the exit code to report.
 
-        SIGKILL follows after *limit_s* seconds, or when *at_once* is set. A killed child counts as
-        one that left events unfinished (75); one that had not begun yet, as one that ended well.
+        SIGKILL follows after *limit_s* seconds, or when *at_once* is set. For a killed child the
+        exit code is 75, as it may have left events in flight. For a child that SIGTERM ended before
+        it had a handler for it, the exit code is 0.
         """
         self.signal(signal.SIGTERM)
         insisted = asyncio.create_task(at_once.wait())
@@ -211,13 +217,13 @@ class Child:
             self.signal(signal.SIGKILL)
             await asyncio.wait({self.ended}, timeout=REAP_S)
         code = self.ended.result() if self.ended.done() else -signal.SIGKILL
-        if code == -signal.SIGTERM:  # it had not yet learned to listen
+        if code == -signal.SIGTERM:  # it had no handler yet
             return 0
         return code if code >= 0 else KILLED
 
 
 def how_ended(code: int) -> str:
-    """Say in words how a process ended that has this exit code."""
+    """Describe the end of a process with the exit code *code*, below 0 a signal."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -227,7 +233,7 @@ def how_ended(code: int) -> str:
 
 
 async def is_set_within(event: asyncio.Event, limit_s: float) -> bool:
-    """Wait for *event* up to *limit_s*, and say whether it came."""
+    """Return True if *event* is set within *limit_s* seconds."""
     try:
         await asyncio.wait_for(event.wait(), limit_s)
     except TimeoutError:

@@ -1,8 +1,9 @@
-"""Conditions of cluster and machine that a worker needs, checked again and again while it runs.
+"""Conditions of cluster and machine that a worker needs, checked repeatedly while it runs.
 
-A start checks much of it, and then somebody deletes a topic, or sets a clock. A check returns the
-conditions that fail by then. `/readyz`, the log and the metrics report them; one that needs an
-operator ends the worker, since neither a restart nor another worker would help.
+The start of a worker checks most of them, but a topic may be deleted later, or a clock be set. A
+check returns the conditions that fail now. `/readyz`, the log and the metrics report them. A
+condition that needs an operator ends the worker, since neither a restart nor another worker would
+help.
 
 The checks are started by a timer of the event loop, as those of the watchdog are.
 """
@@ -25,8 +26,8 @@ log = structlog.get_logger()
 class Condition:
     """A condition that the worker needs and that fails.
 
-    *name* is for tools, *why* has cause and cure. With *is_red* something stands still, so the
-    worker is not ready. The worker ends when the condition lasts for *ends_after_s* seconds.
+    *name* is for tools, *why* has cause and cure. *is_red* means that some processing has stopped,
+    so the worker is not ready. The worker ends when the condition lasts for *ends_after_s* seconds.
     """
 
     name: str
@@ -36,11 +37,11 @@ class Condition:
     ends_after_s: float = math.inf
 
 
-Look = Callable[[], Awaitable[Iterable[Condition] | None]]  # None: it cannot be said now, as before
+Look = Callable[[], Awaitable[Iterable[Condition] | None]]  # None: unknown now, as before
 
 
 class Conditions:
-    """Failing conditions by the last checks, and since when. Pure: time is an argument."""
+    """Conditions that fail, and for how long. Pure: time is an argument."""
 
     def __init__(self) -> None:
         self._lasting: dict[tuple[str, str], tuple[Condition, float]] = {}
@@ -62,12 +63,12 @@ class Conditions:
 
     @property
     def all(self) -> list[Condition]:
-        """The conditions that fail now."""
+        """Return the conditions that fail now."""
         return [condition for condition, _ in self._lasting.values()]
 
     @property
     def hopeless(self) -> list[Condition]:
-        """The conditions that have lasted for so long that the worker has to end."""
+        """Return the conditions that have lasted for so long that the worker has to end."""
         return [
             condition
             for condition, for_s in self._lasting.values()
@@ -76,7 +77,7 @@ class Conditions:
 
 
 class Watch:
-    """Has a look by each of *looks* every *every_s* seconds. *on_fault* ends the worker."""
+    """Runs the checks *looks* every *every_s* seconds; *on_fault* ends the worker."""
 
     def __init__(
         self,
@@ -94,12 +95,12 @@ class Watch:
 
     @property
     def red(self) -> list[str]:
-        """Return the reasons for which something stands still."""
+        """Return the texts of the conditions by which the worker is not ready."""
         return [condition.why for condition in self._conditions.all if condition.is_red]
 
     @property
     def warnings(self) -> list[str]:
-        """Say what is wrong beside that, in words."""
+        """Return the texts of the other failing conditions."""
         return [condition.why for condition in self._conditions.all if not condition.is_red]
 
     @property
@@ -108,12 +109,12 @@ class Watch:
         return Counter(condition.name for condition in self._conditions.all)
 
     def start(self) -> None:
-        """Look every so often from now on."""
+        """Start the periodic checks; the first one follows after an interval."""
         self._last_s, self._is_stopped = time.monotonic(), False
         self._look_later()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the periodic checks, also one that is running."""
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -121,7 +122,7 @@ class Watch:
             self._looking.cancel()
 
     def look_soon(self) -> None:
-        """Have the next look at once: something has happened that it may explain."""
+        """Run the checks now, unless they are running: they may explain what has happened."""
         if (
             self._timer is not None
             and not self._is_stopped
@@ -145,12 +146,12 @@ class Watch:
                 if found is not None:
                     self._found[number] = list(found)
         except asyncio.CancelledError:
-            return  # whoever cancels more than the stop does: the next look comes
-        except Exception as error:  # a look that ends unseen would be no watch
+            return  # by `stop`; or with all other tasks, then the timer starts the next check
+        except Exception as error:  # a check must not fail unnoticed
             await self._on_fault(error)
             return
         now_s = time.monotonic()
-        # A process that was frozen has not stood still all the time.
+        # While the process was frozen nothing was checked: count two intervals at most.
         passed_s, self._last_s = min(now_s - self._last_s, 2 * self._every_s), now_s
         self._conditions.look(passed_s, [condition for found in self._found for condition in found])
         if hopeless := self._conditions.hopeless:

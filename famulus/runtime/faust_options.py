@@ -1,4 +1,4 @@
-"""Our settings as Faust's, and which of Faust's own are fixed because the worker stands on them."""
+"""Options of the Faust app: from the settings, and fixed ones that the engine relies on."""
 
 import os
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from famulus.config import KafkaConfig, Settings
 from famulus.errors import ConfigError
 from famulus.kafka.client import client_options
 
-REQUEST_S, REBALANCE_S = 90.0, 60.0  # what Faust has
-REBALANCE_ROOM_S = 10.0  # for what a rebalance takes beside the work in hand
-# Faust's word for what the engine builds on; its transactions are not used.
+REQUEST_S, REBALANCE_S = 90.0, 60.0  # Faust's defaults
+REBALANCE_ROOM_S = 10.0  # for a rebalance, in addition to the drain of events in flight
+# The engine builds on this guarantee of Faust, and does not use Faust's transactions.
 GUARANTEE = "at_least_once"
 
 
 def faust_options(
     settings: Settings, variables: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:  # Any: Faust's settings are of all types
-    """Make the keyword arguments of `faust.App`, without the classes that we replace.
+    """Return the keyword arguments of `faust.App`, without the classes that the engine replaces.
 
-    Faust lets an environment variable win over a keyword argument: it gets an empty environment, so
-    that our settings are the only ones. Raises ConfigError when *variables* ask Faust for a
-    guarantee that would not hold.
+    In Faust an environment variable overrides a keyword argument. Faust therefore gets an empty
+    environment, and only these settings count. Raises ConfigError when *variables*, the real
+    environment, ask Faust for another processing guarantee, which would not hold.
     """
     asked = variables.get("PROCESSING_GUARANTEE", GUARANTEE)
     if asked != GUARANTEE:
@@ -38,7 +38,7 @@ def faust_options(
     return {
         "env": {},
         "processing_guarantee": GUARANTEE,
-        # Else FAUST_WEB_TRANSPORT, read when Faust is imported, opens another way in.
+        # Else FAUST_WEB_TRANSPORT, which Faust reads at its import, could open another listener.
         "web_transport": "tcp://",
         "broker": [f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],
         "broker_credentials": credentials_of(kafka),
@@ -62,7 +62,7 @@ def faust_options(
         "table_standby_replicas": settings.state.standby_replicas,
         "web_bind": worker.web_bind,
         "web_port": worker.web_port,
-        "web_tables_enabled": False,  # our own views answer for tables
+        "web_tables_enabled": False,  # the engine's own views show tables
         "web_router_enabled": False,
     }
 
@@ -70,15 +70,16 @@ def faust_options(
 def rebalance_timeout_s(settings: Settings) -> float:
     """Return how long the group waits for this worker in a rebalance, in seconds.
 
-    The events in flight may end first.
+    The worker may finish its events in flight within that time.
     """
     return max(REBALANCE_S, settings.worker.drain_timeout_s + REBALANCE_ROOM_S)
 
 
 def _request_timeout_s(settings: Settings) -> float:
-    """Return the timeout of requests: that to join is answered at the end of a rebalance.
+    """Return the timeout of requests, in seconds.
 
-    Faust refuses to start with one below the session timeout.
+    A request to join the group is answered only at the end of a rebalance. Faust refuses to start
+    with a timeout below the session timeout.
     """
     session_s = settings.kafka.consumer_config.session_timeout_ms / 1000
     return max(REQUEST_S, session_s, rebalance_timeout_s(settings) + REBALANCE_ROOM_S)

@@ -1,6 +1,7 @@
-"""One log out of the output of several processes: whole lines, each with a process's name.
+"""One log of the output of several processes: whole lines, each with a process's name.
 
-A thread writes, so that a slow reader holds up the writers and nothing else of this process.
+A thread writes the log, so that a slow reader of it holds up the processes that produce output, and
+nothing else of this process.
 """
 
 import asyncio
@@ -14,18 +15,18 @@ from typing import Self
 
 from famulus.formatting import printable_lines
 
-CHUNK_BYTES = 2**16  # of one read
+CHUNK_BYTES = 2**16  # most of one read
 QUEUED = 64  # chunks that wait for the reader of the log
 LINE_BYTES_MAX = 2**20  # a longer line is written in pieces
-LOOK_S = 0.05  # between two looks whether there is room again
-SAY_S = 1.0  # for a line of ours, which is dropped then: nobody waits for a reader who stands still
-CLOSE_S = 3.0  # for what is left to be written at the end
+LOOK_S = 0.05  # between two attempts while there is no room
+SAY_S = 1.0  # limit for a line of this process, which must not wait for a blocked reader
+CLOSE_S = 3.0  # limit for the lines that are left at the end
 
 
 class OneLog:
     """Standard output as the log of several processes; an async context manager.
 
-    Lines are dropped when nothing reads them.
+    Output that cannot be written, because the reader is gone or the disk is full, is dropped.
     """
 
     def __init__(self, descriptor: int = 1) -> None:
@@ -48,12 +49,12 @@ class OneLog:
             await asyncio.to_thread(self._thread.join, CLOSE_S)
 
     async def say(self, name: str, line: str) -> None:
-        """Write a line of this process under *name*, unless the reader of the log stands still."""
+        """Write *line* under *name*; drop it if there is no room for it within `SAY_S`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._put(_lines(name, line.encode())), SAY_S)
 
     async def carry(self, name: str, output: asyncio.StreamReader) -> None:
-        """Write under *name* all that comes from *output*, until its end."""
+        """Write the lines of *output* under *name*, until its end."""
         begun = b""
         while chunk := await output.read(CHUNK_BYTES):
             whole, separator, begun = (begun + chunk).rpartition(b"\n")
@@ -80,13 +81,13 @@ class OneLog:
             while left:
                 try:
                     left = left[os.write(self._descriptor, left) :]
-                except BlockingIOError:  # somebody else has set it so
+                except BlockingIOError:  # another process has made the descriptor non-blocking
                     time.sleep(LOOK_S)
-                except OSError:  # nobody reads any more, or the disk is full: workers go on
+                except OSError:  # the reader is gone, or the disk is full: workers continue
                     break
 
 
 def _lines(name: str, text: bytes) -> bytes:
-    """Put *name* before each line; no terminal obeys what is in them."""
+    """Put *name* before each line, and escape characters that a terminal would obey."""
     lines = printable_lines(text.decode("utf-8", "backslashreplace")).split("\n")
     return "".join(f"{name} | {line}\n" for line in lines).encode("utf-8", "backslashreplace")

@@ -25,9 +25,10 @@ async def make_own_topics(
 ) -> None:
     """Create changelogs (*states*) and redelivery topics (*back*), with their partition counts.
 
-    Those of *states* that *may_grow* get as many partitions as their source has now. Created as
-    well: the admin topics, and the topic where events are *scheduled*, if there is one. All
-    requests run at once. Raises OperatingError.
+    Changelogs in *may_grow* get as many partitions as their source has now. The admin topics, and
+    the topic *scheduled* unless it is None, are created, too. All requests run at once. Raises
+    OperatingError, after all of them have ended, and ConfigError for a changelog that is not
+    compacted.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     kept_h = settings.dead_letter.retention_h
@@ -42,7 +43,7 @@ async def make_own_topics(
                 kafka, {scheduled: len(WAITS_S)}, kept_h + LONGEST_H, timeout_s
             )
         )
-    for error in await asyncio.gather(*made, return_exceptions=True):  # all end before one is told
+    for error in await asyncio.gather(*made, return_exceptions=True):  # all end before a raise
         if isinstance(error, BaseException):
             raise error
     await check_compacted(kafka, states, timeout_s)
@@ -53,8 +54,8 @@ async def retired_retry_topics(
 ) -> dict[str, dict[str, int]]:
     """Find the group's retry topics that no handler uses any more, by source, with partitions.
 
-    Earlier code or settings had more waits than the present *stages* of a source. Events in such a
-    topic are still to be tried. Raises UnavailableError.
+    Earlier code or settings had more retry topics than the present *stages* of a source. Events in
+    a retired one still need their attempt. Raises UnavailableError.
     """
     group = settings.kafka.consumer_config.group_id
 
@@ -77,10 +78,10 @@ async def retired_retry_topics(
 async def readable_retired(
     settings: Settings, retired: Mapping[str, Mapping[str, int]], sources: Mapping[str, int]
 ) -> dict[str, list[str]]:
-    """Say which of *retired* are read, by their source, and say it once in the log.
+    """Return those of the *retired* topics that are to be read, by source, and log them.
 
-    One that is empty, and has other partitions than its source (*sources*), is left alone. Raises
-    UnavailableError.
+    An empty topic with more partitions than its source (*sources* has the counts) is left out.
+    Raises UnavailableError.
     """
     kafka, timeout_s = settings.kafka, settings.worker.startup_timeout_s
     names = [name for of in retired.values() for name in of]
@@ -102,7 +103,7 @@ async def readable_retired(
 async def grow_own_topics(
     settings: Settings, states: Mapping[str, int], back: Mapping[str, int]
 ) -> None:
-    """Give *states* and redelivery topics (*back*) their partition counts while a worker runs.
+    """Raise *states* and redelivery topics (*back*) to these partition counts, in a running worker.
 
     A redelivery topic that was deleted is created again. Raises OperatingError.
     """

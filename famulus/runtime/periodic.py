@@ -1,4 +1,4 @@
-"""Looks that go on as long as the event loop does."""
+"""Periodic calls that go on as long as the event loop runs."""
 
 import asyncio
 import time
@@ -8,9 +8,8 @@ from collections.abc import Callable
 class Beat:
     """Calls *look* every *every_s* seconds with the seconds since the last call.
 
-    A timer of the event loop does it, not a task, which could be cancelled with all others. After a
-    freeze of the process at most two intervals are reported, since no condition was observed
-    meanwhile.
+    A timer of the event loop makes the calls. A task could be cancelled with all others. After a
+    freeze of the process at most two intervals are passed, since nothing was observed meanwhile.
     """
 
     def __init__(self, every_s: float, look: Callable[[float], None]) -> None:
@@ -19,12 +18,12 @@ class Beat:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look every so often from now on."""
+        """Start the periodic calls; the first one follows after an interval."""
         self._last_s = time.monotonic()
         self._turn_later()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the periodic calls."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -34,5 +33,5 @@ class Beat:
     def _turn(self) -> None:
         now_s = time.monotonic()
         passed_s, self._last_s = min(now_s - self._last_s, 2 * self._every_s), now_s
-        self._turn_later()  # first: the look may end all this
+        self._turn_later()  # before the call, which may stop this
         self._look(passed_s)

@@ -1,7 +1,7 @@
 """Several workers of this machine under one parent: one log, one stop, restarts.
 
-A worker that ended without being asked is started again: one that was killed, has crashed, broke a
-promise (70) or found no broker (69). An error that a restart cannot mend ends all of them: a wrong
+The exit code of a worker decides. A worker that was killed, has crashed, broke an invariant (70) or
+found no broker (69) is started again. An error that a restart cannot mend ends all workers: a wrong
 setting (78), a missing right (77), wrong use (2, 64). A worker that was asked to stop (0, 75) stays
 down.
 """
@@ -16,16 +16,16 @@ from enum import Enum
 from famulus.runtime.children import KILLED, Child, Children, StopSignals, how_ended, is_set_within
 from famulus.runtime.one_log import OneLog
 
-FOR_GOOD = {2, 64, 77, 78}  # as sysexits(3) has them, and click
-ASKED = {0, KILLED}
+FOR_GOOD = {2, 64, 77, 78}  # no restart helps; codes of sysexits(3), and 2 of click
+ASKED = {0, KILLED}  # the worker was asked to stop
 FIRST_WAIT_S, WAIT_MAX_S = (
     1.0,
     30.0,
-)  # before a worker is started again: twice as long each time, up to the second
-STEADY_S = 60.0  # a worker that ran for so long has not failed at its start: the waits begin anew
-STOP_ROOM_S = 5.0  # beyond Worker.StopTimeoutS, which a worker keeps by itself
-OUTPUT_S = 2.0  # for the last lines of a worker that has ended
-MISSING = 71  # a process cannot be started (EX_OSERR)
+)  # before a restart: the wait doubles each time, up to the second value
+STEADY_S = 60.0  # after so long a worker has not failed at its start: the waits start again
+STOP_ROOM_S = 5.0  # in addition to Worker.StopTimeoutS, which a worker keeps by itself
+OUTPUT_S = 2.0  # limit for the last lines of a worker that has ended
+MISSING = 71  # exit code if a process cannot be started (EX_OSERR)
 
 
 class Fate(Enum):
@@ -37,19 +37,23 @@ class Fate(Enum):
 
 
 def fate_of(code: int) -> Fate:
-    """Decide about a worker that has ended with *code*, below 0 when a signal killed it."""
+    """Decide about a worker by its exit code, below 0 if a signal killed it."""
     if code in FOR_GOOD:
         return Fate.ALL_END
     return Fate.DONE if code in ASKED else Fate.AGAIN
 
 
 def wait_before(failures: int) -> float:
-    """Return the seconds to wait before a worker starts again that has failed so often in a row."""
+    """Return the seconds to wait before the restart after so many *failures* in a row."""
     return min(FIRST_WAIT_S * 2.0 ** (min(failures, 30) - 1), WAIT_MAX_S)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Choose the worst of the workers' exit codes: for good, failed, unfinished, well."""
+    """Return the worst of the exit codes of workers.
+
+    From worst to best: no restart helps, failed, events left in flight (75), ended well. A worker
+    that a signal killed counts as 75.
+    """
 
     def weight(code: int) -> tuple[bool, bool, bool, int]:
         return code in FOR_GOOD, code not in ASKED, code == KILLED, code
@@ -59,7 +63,7 @@ def worst(codes: Iterable[int]) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """One worker: its *name* in the log, the *command* that starts it, and a line *about* it."""
+    """One worker: its *name* in the log, the *command* that starts it, a text *about* it."""
 
     name: str
     command: Sequence[str]
@@ -82,7 +86,7 @@ class Supervisor:
         self._ending = asyncio.Event()
 
     async def run(self) -> int:
-        """Run the workers until asked to stop, or one cannot run; return the exit code for all."""
+        """Run the workers until a stop, or until one cannot run; return the common exit code."""
         async with Children(self._limit_s) as children:
             told = asyncio.create_task(self._heed())
             try:
@@ -103,7 +107,7 @@ class Supervisor:
         )
 
     async def _keep(self, children: Children, place: Place) -> int:
-        """Keep one worker running; the code with which it ended last."""
+        """Keep one worker running; return its last exit code."""
         failures = 0
         while True:
             code, age_s = await self._live(children, place)
@@ -119,7 +123,7 @@ class Supervisor:
                 return code
 
     async def _live(self, children: Children, place: Place) -> tuple[int, float]:
-        """Run one worker to its end; return its exit code, and the seconds that it ran."""
+        """Run one worker to its end; return its exit code and its age in seconds."""
         try:
             child = await children.start(
                 place.command, {**os.environ, "PYTHONUNBUFFERED": "1"}, is_piped=True

@@ -1,8 +1,8 @@
 """Watch of the topics that a worker needs: their existence and their partitions.
 
-Partitions may be added to a topic while it is read. The group's own topics for it get as many, and
-then the group takes the new ones on, unless rows would be looked for in other partitions than those
-that hold them.
+Partitions may be added to a source topic while it is read. The group's own topics for it then get
+as many, and the consumer learns of the new partitions. A subscription with state by key, such as
+tables, cannot follow: keys would move to other partitions than their rows.
 """
 
 import asyncio
@@ -17,17 +17,18 @@ from famulus.runtime.conditions import Condition
 from famulus.state.identity import restore_or_replay
 
 log = structlog.get_logger()
-SURE_S = (1.0, 2.0)  # before a topic that is missing is asked for again, and once more: then it is
-# 0: it is not there; left out: nobody knows.
+SURE_S = (1.0, 2.0)  # waits before a missing topic is asked for again; then it counts as missing
+# Partition counts: 0 for a missing topic, no entry if unknown. None: no answer.
 Count = Callable[[Collection[str]], Awaitable[Mapping[str, int] | None]]
-# The states and those that come back.
+# Partition counts of changelogs, and of redelivery topics.
 Grow = Callable[[Mapping[str, int], Mapping[str, int]], Awaitable[None]]
 
 
 class Needs(NamedTuple):
     """Topics of one subscription, by cluster name.
 
-    *may_grow* means that no row belongs to the partition of its key. Those of *back* that are
+    *letters* is the dead letter topic, *back* are the redelivery topics, *state* is the changelog.
+    *may_grow* means that no state belongs to the partition of its key. Topics of *back* that are
     *retired* are read until they are empty, and are not created.
     """
 
@@ -42,9 +43,9 @@ class Needs(NamedTuple):
 class Topics:
     """Checks the topics of *needs*.
 
-    *sources* has the partition counts at the start of the topics that are read. *count* asks the
-    cluster, *grow* creates the group's own topics or adds partitions to them; *refresh* has the
-    consumer ask the cluster again. *folder* is the state folder, for the texts.
+    *sources* has the partition counts of the source topics at the start. *count* asks the cluster.
+    *grow* creates redelivery topics, and adds partitions to them and to changelogs. *refresh* has
+    the consumer ask the cluster again. *folder* is the state folder, for the texts.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Topics:
         self._known = dict(sources)
 
     async def look(self) -> list[Condition] | None:
-        """Look once; None when the cluster does not answer.
+        """Check the topics once, and return the failing conditions.
 
-        Raises OperatingError when it lets nothing be grown.
+        None means that the cluster does not answer. Raises OperatingError when the cluster refuses
+        to create a topic or to add partitions.
         """
         try:
             found = await self._counted()
@@ -85,9 +87,9 @@ class Topics:
         ]
 
     async def fit(self, assigned: Iterable[TP]) -> None:
-        """See that the group's own topics have the partitions that belong to those *assigned*.
+        """Add partitions to the group's own topics if new ones of a source are *assigned*.
 
-        Raises ConfigError when they cannot have them, and as `look`.
+        Raises ConfigError when they cannot be added, and as `look` does.
         """
         if all(tp.partition < self._known.get(tp.topic, tp.partition + 1) for tp in assigned):
             return
@@ -108,7 +110,7 @@ class Topics:
         return found
 
     async def _fit(self, needs: Needs, found: Mapping[str, int]) -> None:
-        """Give *needs* the topics that it lacks, and tell the consumer of a changed source."""
+        """Create or grow the topics that *needs* lacks; refresh the consumer after a change."""
         wanted = found.get(needs.source, 0)
         back = (name for name in needs.back if found.get(name) or name not in needs.retired)
         lacking = {name: wanted for name in back if found.get(name, wanted) < wanted}
@@ -139,7 +141,7 @@ def _names(needs: Needs) -> Iterator[str]:
 
 
 def about(needs: Needs, found: Mapping[str, int], folder: str) -> Iterator[Condition]:
-    """Return the failing conditions of *needs*; *found* has partition counts. Pure."""
+    """Yield the failing conditions of *needs*; *found* has partition counts. Pure."""
     make = "make it anew with `faust -A app topics apply`"
     source, state = found.get(needs.source), found.get(needs.state or "")
     if source == 0:

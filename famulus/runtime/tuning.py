@@ -13,14 +13,14 @@ from typing import Any
 
 import structlog
 
-# New objects; younger and middle generations before the next one has its turn.
+# New objects before a collection, and collections of a generation before one of the next older.
 COLLECT_AT = 10_000, 20, 50
-M_ARENA_MAX, ARENAS = -8, 2  # the first is from malloc.h
-EXACT_S = 0.05  # of longer waits a millisecond is too little to matter
-FILES_MAX = 65_536  # open at once; more than any worker needs
-# About so many are open: of the process, and of each partition's store.
+M_ARENA_MAX, ARENAS = -8, 2  # the first is the parameter of mallopt in malloc.h
+EXACT_S = 0.05  # in a longer wait a millisecond does not matter
+FILES_MAX = 65_536  # soft limit at most; more than any worker needs
+# Estimated open files: of the process, and of each partition's store.
 FILES, FILES_OF_PARTITION = 100, 8
-OPEN_SHARE = 0.9  # of the files that may be open, from which on it is told
+OPEN_SHARE = 0.9  # share of the limit of open files from which on a warning is due
 log = structlog.get_logger()
 FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
 
@@ -28,9 +28,9 @@ FD_SETSIZE = 1024  # select(2) can watch no descriptor from there on
 def few_arenas() -> None:
     """Have all threads share two of glibc's arenas, unless `MALLOC_ARENA_MAX` says otherwise.
 
-    Each thread of RocksDB's would get one of its own, up to eight for each core, and none gives
-    back what lies between two blocks that are in use: 50 MB of 340 after three million ids. Other C
-    libraries have no such thing.
+    By default each thread of RocksDB gets its own arena, up to eight for each core. An arena does
+    not return free memory between two blocks in use: that was 50 of 340 MB after three million ids.
+    Other C libraries have no such setting, and are left alone.
     """
     with suppress(OSError, AttributeError):
         if "MALLOC_ARENA_MAX" not in os.environ:
@@ -40,9 +40,9 @@ def few_arenas() -> None:
 def settle_in() -> None:
     """Freeze the objects that exist, and have the garbage collector run less often.
 
-    Faust and its dependencies are some 300,000 objects: to look through them takes 30 ms and more,
-    several times a minute, in which no event is handled. Garbage of handlers is collected as
-    before, in larger portions.
+    Faust and its dependencies have some 300,000 objects. To scan them takes 30 ms and more, several
+    times a minute, and no event is handled meanwhile. Garbage of handlers is collected as before,
+    in larger portions.
     """
     gc.collect()
     gc.freeze()
@@ -50,33 +50,33 @@ def settle_in() -> None:
 
 
 def many_files(partitions: int) -> None:
-    """Raise the soft limit of open files to the hard limit, and log one that is too low.
+    """Raise the soft limit of open files to `files_max`; log one that is too low.
 
-    Each of *partitions* has a store of some files. Many systems give a process 1,024 and let it
-    have far more.
+    Each of *partitions* has a store of some files. Many systems have a soft limit of 1,024 and a
+    far higher hard limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = files_max()
     if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(OSError, ValueError):  # a system may refuse what it calls its limit
+        with suppress(OSError, ValueError):  # a system may refuse even its hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     for why in about_files(partitions):
         log.warning(why)
 
 
 def files_of(partitions: int) -> int:
-    """Return about how many files a process has open that has so many *partitions* with a store."""
+    """Return the estimated open files of a process with stores for so many *partitions*."""
     return FILES + partitions * FILES_OF_PARTITION
 
 
 def files_max() -> int:
-    """Return how many files a worker may have open at once: it raises its soft limit to this."""
+    """Return the limit of open files to which a worker raises its soft limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
 
 
 def about_files(partitions: int) -> Iterator[str]:
-    """Say what is wrong with the limit of open files for so many *partitions* with a store."""
+    """Yield warnings about open files for a worker with stores for so many *partitions*."""
     may, needs = resource.getrlimit(resource.RLIMIT_NOFILE)[0], files_of(partitions)
     if may != resource.RLIM_INFINITY and may < needs:
         yield (

@@ -1,7 +1,7 @@
-"""Coroutines that a handler makes and never awaits, such as `bus.publish(...)`.
+"""Coroutines that a handler creates and never awaits, such as `bus.publish(...)`.
 
-Python only warns when such a coroutine is deleted. Here the attempt that made it fails, so that the
-event does not count as handled without its effects.
+Such a coroutine has no effect, and Python only warns when it is deleted. Here the attempt that
+created it fails, so that the event does not count as handled without its effects.
 """
 
 import warnings
@@ -13,10 +13,10 @@ HOOK = "_warn_unawaited_coroutine"  # of `warnings`; the interpreter calls it by
 
 
 def watch_unawaited() -> None:
-    """Note such coroutines on the current attempt, and warn as before."""
+    """Note coroutines that are never awaited on the unit of work, and warn as before."""
     modules: Any = warnings  # Any: there is no public way to it
     warn = getattr(modules, HOOK, None)
-    if warn is None:  # an interpreter that does it another way
+    if warn is None:  # an interpreter that warns in another way
         return
 
     def noted(coroutine: Any) -> None:  # Any: a coroutine of any kind

@@ -1,4 +1,4 @@
-"""The worker process: checks before the start, one line for the end, and a limit for the stop."""
+"""The worker process: checks before the start, one line about the end, and a bounded stop."""
 
 import errno
 import logging
@@ -21,23 +21,23 @@ from famulus.runtime.unawaited import watch_unawaited
 from famulus.standard_streams import make_lenient
 from famulus.webserver.auth import WebAuth
 
-EX_TEMPFAIL = 75  # sysexits(3): stopped before the work in hand was done, which is read again
-# What asyncio says when somebody calls `loop.stop`.
+EX_TEMPFAIL = 75  # sysexits(3): stopped with events in flight, which are read again
+# asyncio's message after a call of `loop.stop`.
 LOOP_STOPPED = "Event loop stopped before Future completed"
-LOOK_S = 0.1  # between two looks whether a stop has become a crash
-CRASH_S = 5.0  # after a crash nothing is waited for but connections, which may never close
+LOOK_S = 0.1  # between two checks if a stop has become a crash
+CRASH_S = 5.0  # limit of a stop after a crash: only connections are left, which may never close
 
 
 class Host(Protocol):
-    """Attributes of the app that the process needs beside Faust's own."""
+    """Attributes of the app that the process needs in addition to those of Faust."""
 
     door: WebAuth  # of the web views
     fault: OperatingError | None  # what ends the worker
-    is_drained: bool  # whether the last stop finished the work in hand
+    is_drained: bool  # True if the last stop finished the events in flight
     stop_timeout_s: float
 
     async def prepare(self) -> None:
-        """Check that everything is there. Raises OperatingError."""
+        """Check all that a start requires. Raises OperatingError."""
 
 
 class Worker(faust.Worker):
@@ -45,7 +45,7 @@ class Worker(faust.Worker):
 
     @property
     def _host(self) -> Host:
-        # Our app is both Faust's App and a Host.
+        # The engine's app is both Faust's App and a Host.
         return cast(Any, self.app)  # type: ignore[no-any-return]
 
     def execute_from_commandline(self) -> NoReturn:
@@ -72,7 +72,7 @@ class Worker(faust.Worker):
         except (
             SystemExit,
             CancelledError,
-        ) as end:  # what mode makes of exceptions; a crash may cancel a part of it
+        ) as end:  # mode turns exceptions into these; a crash may cancel this very call
             raise SystemExit(self._exit_code(end)) from None
 
     def _exit_code(self, end: SystemExit | CancelledError) -> object:
@@ -97,21 +97,21 @@ class Worker(faust.Worker):
             return 1
         return end.code or (0 if self._host.is_drained else EX_TEMPFAIL)
 
-    # Faust's.
+    # Overrides a method of Faust.
     def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:  # noqa: ARG002
         """Make no spinner: it would cost the formatting of every debug line at level `warn`."""
         self.spinner = None
 
     def install_signal_handlers(self) -> None:
-        """Faust's, and the end of a terminal is an order to stop like any other."""
+        """Install the signal handlers of Faust, and one for SIGHUP, which stops like the others."""
         super().install_signal_handlers()
-        # `nohup` has it ignored, so that the end of a terminal is none of the worker's.
+        # Under `nohup` SIGHUP is ignored, and the worker outlives its terminal.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             self.loop.add_signal_handler(signal.SIGHUP, self._schedule_shutdown, signal.SIGHUP)
 
     @property
     def _reason(self) -> BaseException | None:
-        """The first error of a crash, None without one: a crash causes further errors."""
+        """Return the first error of a crash, which causes further ones; None without a crash."""
         return self._host.fault or self.crash_reason
 
     def _schedule_shutdown(self, signal: signal.Signals) -> None:  # the name is mode's
@@ -122,15 +122,15 @@ class Worker(faust.Worker):
         super()._schedule_shutdown(signal)
 
     async def stop(self) -> None:
-        """Stop everything.
+        """Stop all services.
 
-        The process ends in time also when a part of it hangs, such as on a silent broker.
+        The process ends within `stop_timeout_s`, even if a service hangs, as on a silent broker.
         """
         threading.Thread(target=self._end_in_time, name="end in time", daemon=True).start()
         await super().stop()
 
     def _end_in_time(self) -> None:
-        """End the process when a stop takes too long; soon after a crash, also during a stop."""
+        """End the process when a stop takes too long; after a crash, within `CRASH_S`."""
         limit_s = self._host.stop_timeout_s
         ends_at = time.monotonic() + limit_s
         while time.monotonic() < ends_at:
@@ -143,7 +143,7 @@ class Worker(faust.Worker):
         self._end_now(limit_s)
 
     def _end_now(self, limit_s: float) -> None:
-        """End the process from a thread, since the event loop or the network holds it up."""
+        """End the process from this thread, since the event loop or the network blocks the stop."""
         reason = self._reason
         if reason is not None and (fault := fault_of(reason)) is not None:
             code = _said(fault)
@@ -160,7 +160,7 @@ class Worker(faust.Worker):
 def _said(error: OperatingError) -> int:
     """Print the error in one line and return its exit code.
 
-    Faust has turned the standard streams into log entries by then.
+    By then Faust has turned `sys.stderr` into log entries, so the original stream is used.
     """
     error.show(sys.__stderr__)
     return error.exit_code
