@@ -318,8 +318,16 @@ class Store:
         return StoreError(f"the state in {self.path} is closed")
 
     def _put_aside(self, why: str) -> None:
+        """Keep the damaged store for inspection, in the place of an earlier one.
+
+        More copies would fill a disk that fails again and again, and none is of use: the changelog
+        has the state.
+        """
+        earlier = list(self.path.parent.glob(f"{self.path.name}.damaged-*"))
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         self.path.rename(aside)
+        for copy in earlier:
+            shutil.rmtree(copy, ignore_errors=True)
         log.error(
             "damaged state was put aside and is rebuilt from the changelog",
             why=why,

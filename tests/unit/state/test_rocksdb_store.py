@@ -135,6 +135,23 @@ def test_a_store_that_does_not_open_is_put_aside(
     store.close()
 
 
+def test_a_disk_that_damages_stores_again_and_again_keeps_the_last_one_aside(
+    tmp_path: Path,
+) -> None:
+    other = store_with(tmp_path / "s2")
+    for _ in range(3):
+        store = store_with(tmp_path / "s")
+        store._db.flush()
+        store.close()
+        truncate_manifest(tmp_path / "s")
+        store.open()
+        store.close()
+    [aside] = tmp_path.glob("s.damaged-*")
+    assert list(aside.glob("*.sst"))
+    assert len(list(other.items(b"t"))) > 0  # of another partition
+    other.close()
+
+
 def test_a_store_whose_end_is_torn_off_is_older_and_says_so(tmp_path: Path) -> None:
     """Its position goes back with its rows, so that the changelog provides the missing ones."""
     store = store_with(tmp_path / "s")
