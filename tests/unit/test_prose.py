@@ -1,4 +1,4 @@
-"""The prose rules of docs/contributing/style.md, checked on every docstring of the engine."""
+"""Tests of the prose rules of docs/contributing/style.md, on every docstring of the engine."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Each of Burrow's states on windows that are told, lag where a log and a commit do not fit, rates and what is left."""
+"""Tests of lag states: Burrow's rules, lag of truncated logs, rates and the time left."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def window(
     is_held: bool = True,
     every_s: float = MIN,
 ) -> list[LagSample]:
-    """Looks at a log that begins at 0."""
+    """Return samples of a log that begins at 0."""
     return [
         LagSample(number * every_s, 0, end, at, is_held=is_held)
         for number, (at, end) in enumerate(zip(committed, ends, strict=True))
@@ -63,12 +63,15 @@ def window(
     ],
 )
 def test_each_state_is_told(looks: list[LagSample], state: State) -> None:
-    """By the rules that the module names."""
+    """The module `burrow` names the rules."""
     assert state_of(looks) is state
 
 
 def test_a_short_window_does_not_call_members_lazy() -> None:
-    """They may not have committed yet; that nobody is left, or that a commit went back, is known at once."""
+    """Members may not have committed yet.
+
+    A group without members, and a commit that went back, are known at once.
+    """
     short_s = JUDGED_S / 4
     assert state_of(window([3], [10])) is None
     assert state_of(window([3, 3], [10, 10], every_s=short_s)) is None
@@ -95,13 +98,13 @@ def test_a_short_window_does_not_call_members_lazy() -> None:
 def test_lag_is_what_can_still_be_read(  # noqa: PLR0917  # the parameters
     begin: int, end: int, committed: int | None, lag: int, deleted: int, ahead: int
 ) -> None:
-    """And what cannot is said beside it."""
+    """Records that were deleted, or are beyond the end, are counted apart."""
     look = LagSample(0.0, begin, end, committed)
     assert (look.lag, look.deleted, look.ahead) == (lag, deleted, ahead)
 
 
 def test_rates_and_what_is_left() -> None:
-    """Over the whole window; never, where as much comes as is read."""
+    """The time left is None if records arrive as fast as they are read."""
     rates = rates_of(window([0, 10, 40], [100, 110, 120], every_s=5.0))
     assert rates == Rates(2.0, 4.0)
     assert eta_s_of(80, rates) == 40.0
@@ -113,7 +116,7 @@ def test_rates_and_what_is_left() -> None:
 
 
 def test_a_window_keeps_ten_looks_and_ten_seconds() -> None:
-    """Quick looks are kept until they say enough, slow ones as many as Burrow has commits."""
+    """Frequent samples are kept for JUDGED_S, rare ones up to the ten that Burrow keeps."""
     quick: list[LagSample] = []
     slow: list[LagSample] = []
     for number in range(200):
@@ -124,7 +127,7 @@ def test_a_window_keeps_ten_looks_and_ten_seconds() -> None:
 
 
 def test_a_group_is_as_well_as_its_worst_partition() -> None:
-    """What is unclear is not called ok."""
+    """A state that is unknown counts as worse than OK."""
     assert worst([]) is State.OK
     assert worst([State.OK, None]) is None
     assert worst([None, State.WARNING]) is State.WARNING
