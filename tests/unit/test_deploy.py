@@ -1,4 +1,4 @@
-"""Tests of the deployment files: settings, ports, paths, users, limits and rights fit the worker."""
+"""Tests of the deployment files: settings, ports, paths, users, limits and rights of the worker."""
 
 import configparser
 import re

@@ -27,7 +27,7 @@ def classes() -> Iterator[tuple[str, type[Exception]]]:
 
 @pytest.mark.parametrize("kind", [kind for _, kind in classes()])
 def test_every_error_of_the_client_has_a_meaning_or_is_a_bug(kind: type[Exception]) -> None:
-    """The test fails for a class that a later version of the client adds, until it has a meaning."""
+    """The test fails for a class that a later version of the client adds, until it has one."""
     assert (kind in OURS) != any(base in MEANINGS for base in kind.__mro__), "in one of the two"
     fault = fault_of(kind())
     if kind in OURS:

@@ -1,4 +1,4 @@
-"""Tests of leader epochs: read from fetched batches, kept with the position, used against truncation."""
+"""Tests of leader epochs: read from fetched batches, kept with the position, checked at a start."""
 
 import struct
 

@@ -274,7 +274,7 @@ async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int)
 
 @pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
 def test_other_readers_learn_the_same(at: int) -> None:
-    """A reader with aiokafka's own consumer gets the records before it, then an error with the offsets."""
+    """A reader with aiokafka's own consumer gets the earlier records, then an error with the offsets."""
     raw = Batches(ONE + flipped(TWO, at % len(TWO)) + THREE)
     records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # aiokafka's
     found: list[bytes] = []

@@ -8,7 +8,7 @@ LOG = logging.getLogger("aiokafka")
 
 
 def test_those_that_mute_it_at_the_same_time_do_not_disturb_each_other() -> None:
-    """A caller that restored the level it found would unmute the log too early, or mute it forever."""
+    """A caller that restored the level it found would unmute too early, or mute forever."""
     before = LOG.level
     first, second = silenced(), silenced()
     first.__enter__()

@@ -1,4 +1,4 @@
-"""Tests of stray records: those of a state changelog, those of an owner that cannot be read, the log."""
+"""Tests of stray and unreadable records of a state changelog, and of how often they are logged."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +132,7 @@ def test_a_claim_is_one_when_its_header_says_so_too() -> None:
 
 
 def test_strays_are_counted_and_said_now_and_then() -> None:
-    """The first stray record of a topic is logged at once, a later one with the number since then."""
+    """The first stray record of a topic is logged at once, a later one with the number before it."""
     now = 0.0
     strays = Strays(lambda: now)
     with capture_logs() as said:

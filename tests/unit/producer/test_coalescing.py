@@ -247,7 +247,7 @@ async def test_who_is_under_way_at_the_end_leaves_at_once() -> None:
 
 
 async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
-    """The record in flight may have been sent; those behind it and those without memory were not."""
+    """The record in flight may have been sent; those behind it were not."""
     line = Wired()
     call = line.call(b"x" * ROOM)
     await turn()

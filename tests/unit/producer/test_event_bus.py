@@ -117,7 +117,7 @@ async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Mak
 
 
 async def test_a_reply_belongs_to_its_request(make: Make) -> None:
-    """Each attempt, and a redelivery from the dead letters, gives the reply the same id and place."""
+    """Each attempt, and a redrive of the request, gives the reply the same id and place."""
     trial = make()
     bus = EventBus(Producer(KafkaConfig()), current_attempt)
     left = 3
