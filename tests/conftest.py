@@ -24,8 +24,7 @@ from tests.support.on_kafka.canary import (  # noqa: F401  # hooks: pytest finds
     pytest_terminal_summary,
 )
 
-# How long an example takes says something of the machine, which has other tests to run, and nothing
-# of the code.
+# No deadline: the time of an example depends on the other tests that run on the machine.
 settings.register_profile(
     "famulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -46,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     tests start keep their compiled modules, which saves a third of the start time of each. SIGINT
     gets its default handler back: a shell that starts the tests in the background ignores it.
     """
-    # Also for what is in `famulus.dev`.
+    # The patch covers processes that `famulus.dev` starts too.
     subprocess.Popen = fork_server.Process  # type: ignore[misc]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False

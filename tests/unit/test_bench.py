@@ -82,7 +82,7 @@ def test_stock_faust_says_when_it_began_and_ended() -> None:
 
 
 def test_a_log_without_the_end_says_nothing_yet() -> None:
-    """None makes the benchmark wait on."""
+    """The result None makes the benchmark wait longer."""
     assert (
         restored("[2026-11-24 22:00:01,000] [INFO] [quixstreams] : Beginning recovery check...\n")
         is None

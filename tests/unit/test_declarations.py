@@ -153,7 +153,7 @@ def test_a_topic_is_one_that_kafka_takes(topic: Any) -> None:
 
 @cases(HANDLES)
 def test_an_option_of_a_handler_is_checked(option: str, value: Any) -> None:
-    if option == "retry_topics":  # says so in the words of the waits
+    if option == "retry_topics":  # the error is about the waits
         with pytest.raises(ConfigError, match="retry_topics"):
             app.handles(StockReserved, retry_topics=value)
         return
@@ -285,7 +285,7 @@ def _by_place(event: StockReserved, /) -> None: ...
         Group.method,
         Group().method,
         staticmethod(function),
-        classmethod(function),  # type: ignore[arg-type]  # what is wrong here
+        classmethod(function),  # type: ignore[arg-type]  # the error that is tested
         lambda event: None,
         _later,
         _many,
@@ -378,7 +378,7 @@ def test_an_identity_belongs_to_its_type_and_none_is_none() -> None:
     """Marks of earlier versions, which had no type in their key, are still found."""
     dedupe = Dedupe(1000, identity=FieldIdentity("product_id"))
     new, old = dedupe.keys_of(EVENT, record())
-    # As it is in state that was written before.
+    # The key in state of earlier versions.
     assert old == b"m\x0e$\xad|n\x8a\xdfO^\xb9F\xbcw\xdf\xc3\x11"
     assert new == mark_key(b"stock.StockReserved\0part-1")
     for nothing in (None, "", b""):

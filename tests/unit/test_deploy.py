@@ -77,7 +77,7 @@ def test_kubernetes_would_take_its_manifests(document: Any, version: str) -> Non
 
 
 def test_kubernetes_would_refuse_a_name_that_is_none() -> None:
-    """This proves that the test above finds faults."""
+    """The test above proves something only if the schema finds faults."""
     spoiled = kubernetes("StatefulSet")
     spoiled["spec"]["template"]["spec"]["containers"][0]["readOnly"] = True
     with pytest.raises(kubernetes_validate.ValidationError):

@@ -42,7 +42,7 @@ def test_nothing_makes_code_of_data(file: Path) -> None:
 
 
 def test_each_of_them_would_be_found() -> None:
-    """This proves that the test above finds faults."""
+    """The test above proves something only if the search finds faults."""
     source = (
         "import pickle\nfrom yaml import load\neval('1')\nos.system('x')\nrun('x', "
         "shell=True)\nre.compile('x')"

@@ -8,11 +8,11 @@ import click
 import pytest
 from faust.cli.base import cli
 
-from app import app  # noqa: F401  # which finds the commands
+from app import app  # noqa: F401  # registers the commands
 from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
-# Lines to type: indented, and in no block of code.
+# Lines to type: indented, and outside of fenced code blocks.
 TYPED = [
     line.strip()
     for line in "".join(re.split(r"^```", README, flags=re.MULTILINE)[::2]).splitlines()

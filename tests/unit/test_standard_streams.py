@@ -59,7 +59,7 @@ def test_no_way_of_writing_lets_a_control_character_pass(
     text = f"a{control}b"
     put_line(text)
     print_note(text)
-    if not "\ud800" <= control <= "\udfff":  # which JSON cannot have
+    if not "\ud800" <= control <= "\udfff":  # lone surrogates are not valid in JSON
         print_text({text: [text]})
         print_json(msgspec.json.encode({"n": text}))
     table = Table(title=text)
@@ -103,7 +103,7 @@ def test_a_stream_takes_everything_in_any_encoding(encoding: str, tmp_path: Path
     with file.open("wb") as opened:
         stream = SafeStream(opened.fileno(), encoding)
         stream.write(f"naïve 日本 🙂 {NASTY}\n")
-        print("€", file=stream)  # it is what is tested
+        print("€", file=stream)  # print is tested here
         stream.flush()
     text = file.read_bytes().decode(encoding)
     assert not unsafe.search(text)

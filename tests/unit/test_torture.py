@@ -174,7 +174,7 @@ def test_batches_of_a_segment_are_found(tmp_path: Path) -> None:
     """A second change of the same byte restores it."""
     made = [batch(0, 3), batch(3, 1), batch(4, 5)]
     segment = tmp_path / "00000000000000000000.log"
-    # The broker makes files longer than what is in them.
+    # The broker preallocates segment files.
     segment.write_bytes(b"".join(made) + bytes(100))
     assert [(first, last) for first, last, _, _ in batches(segment.read_bytes())] == [
         (0, 2),

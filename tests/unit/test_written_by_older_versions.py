@@ -72,7 +72,7 @@ def wanted() -> dict[str, list[Any]]:
 def test_a_changelog_is_folded_into_its_rows() -> None:
     fold = Fold()
     for record in records("changelog"):
-        fold.add(record)  # type: ignore[arg-type]  # its key and headers are there
+        fold.add(record)  # type: ignore[arg-type]  # a RecordCopy has the fields that are used
     assert shown(fold.rows) == wanted()
     assert (fold.strays, len(fold.marks), fold.epoch) == (0, 32, 1)
     assert fold.processed is not None

@@ -14,7 +14,7 @@ from famulus.formatting import starred
 from famulus.web.settings_list import schema, shown
 from tests.support.places import ROOT
 
-# The settings files of the system that this one follows, unchanged.
+# The unchanged settings files of the .NET module whose formats this project keeps.
 MISSION = ROOT / "tests" / "mission"
 FAUST = "/somewhere/faust"
 
@@ -49,7 +49,7 @@ def layers_of(name: str) -> str:
 
 
 def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers are the defaults, the file, the file of the environment, variables, the command line."""
+    """The origin of the setting is displayed with each layer."""
     name = "Kafka.ProducerConfig.LingerMs"
 
     def linger() -> tuple[int, str]:

@@ -40,26 +40,29 @@ def window(
         (window([5, 5, 5], [5, 5, 5]), State.OK),  # nothing to do
         (window([0, 0, 0], [0, 0, 0]), State.OK),  # empty
         (window([None, None], [0, 0]), State.OK),
-        (window([1, 5, 5, 6], [5, 5, 9, 20]), State.OK),  # rule 3: it had caught up
-        (window([1, 3, 5, 7], [10, 11, 12, 13]), State.OK),  # it catches up
-        (window([1, 2, 3, 4], [10, 12, 11, 16]), State.OK),  # it did once
+        (window([1, 5, 5, 6], [5, 5, 9, 20]), State.OK),  # rule 3: the lag was zero once
+        (window([1, 3, 5, 7], [10, 11, 12, 13]), State.OK),  # the lag shrinks
+        (window([1, 2, 3, 4], [10, 12, 11, 16]), State.OK),  # the lag shrank once
         (window([1, 2, 3, 4], [10, 12, 14, 16]), State.WARNING),
         (window([1, 2, 3, 4], [10, 11, 12, 13]), State.WARNING),  # fixed lag
-        (window([1, 1, 2, 2], [10, 11, 12, 13]), State.WARNING),  # slow, but no stall
+        (window([1, 1, 2, 2], [10, 11, 12, 13]), State.WARNING),  # slow, but not stalled
         (window([3, 3, 3], [10, 10, 10]), State.STALLED),  # fixed lag
         (window([3, 3, 3], [10, 11, 12]), State.STALLED),
         (window([None, None, None], [10, 10, 10]), State.STALLED),  # members that never committed
         (window([5, 6, 2, 3], [10, 11, 12, 13]), State.REWIND),
-        (window([5, 6, None], [10, 11, 12]), State.REWIND),  # its offsets are gone
-        (window([5, 6, 2, 7], [10, 11, 12, 19]), State.WARNING),  # reached again
+        (window([5, 6, None], [10, 11, 12]), State.REWIND),  # its offsets were deleted
+        (window([5, 6, 2, 7], [10, 11, 12, 19]), State.WARNING),  # the offset was reached again
         (window([3, 3], [10, 10], is_held=False), State.STOPPED),
         (window([None, None], [10, 10], is_held=False), State.STOPPED),
         (window([3, 4, 4, 4], [10, 10, 11, 12], is_held=False), State.STOPPED),
         # Not silent for long enough.
         (window([3, 4, 5, 5], [10, 10, 10, 10], is_held=False), State.OK),
-        # It had caught up with an end in the window.
+        # The lag was zero once in the window.
         (window([5, 5, 5], [5, 5, 9], is_held=False), State.OK),
-        (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),  # worse than the rewind
+        (
+            window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False),
+            State.STOPPED,
+        ),  # STOPPED is worse than REWIND
     ],
 )
 def test_each_state_is_told(looks: list[LagSample], state: State) -> None:
@@ -90,7 +93,7 @@ def test_a_short_window_does_not_call_members_lazy() -> None:
         (5, 20, None, 15, 0, 0),  # no commit: from the beginning
         (5, 20, 8, 12, 0, 0),
         (5, 20, 20, 0, 0, 0),
-        (5, 20, 2, 15, 3, 0),  # truncated: what can still be read
+        (5, 20, 2, 15, 3, 0),  # truncated: the lag counts what can still be read
         (5, 20, 26, 0, 0, 6),  # above the end
         (9, 9, 4, 0, 5, 0),  # all gone
     ],

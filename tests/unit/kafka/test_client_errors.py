@@ -1,4 +1,7 @@
-"""Tests of the errors of the client and the system that end a worker: their cause and exit code."""
+"""Tests of the errors of the client and the system that end a worker.
+
+Each has a cause and an exit code.
+"""
 
 import errno
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ def test_the_last_batch_that_is_whole_says_the_epoch() -> None:
     """Brokers cut a fetch at its size limit; batches before version 2 have no epoch."""
     assert last_epoch(batch(3)) == 3
     assert last_epoch(batch(3) + batch(4)) == 4
-    assert last_epoch(batch(3) + batch(4)[:17]) in {3, 4}  # a later one is as good
+    assert last_epoch(batch(3) + batch(4)[:17]) in {3, 4}  # a later epoch will do too
     assert last_epoch(batch(3) + batch(4)[:16]) == 3
     old = bytearray(batch(3))
     old[16] = 1

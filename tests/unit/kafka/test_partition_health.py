@@ -19,8 +19,8 @@ def looked(*looks: tuple[float, int, int]) -> PartitionHealth:
     ("looks", "expected"),
     [
         ([(0, 10, 0)], PartitionHealth(State.OK, 0.0, 0.0)),
-        ([(0, 10, 4)], PartitionHealth(None, None, 0.0)),  # it is too early to say
-        # 2 a second settled, 1 comes.
+        ([(0, 10, 4)], PartitionHealth(None, None, 0.0)),  # too early to decide
+        # 2 records a second are settled, 1 arrives.
         ([(0, 100, 50), (15, 115, 35)], PartitionHealth(State.OK, 35.0, 0.0)),
         ([(0, 100, 50), (15, 115, 60)], PartitionHealth(State.WARNING, None, 0.0)),
         ([(0, 100, 50), (15, 100, 50)], PartitionHealth(State.STALLED, None, 15.0)),

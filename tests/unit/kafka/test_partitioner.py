@@ -65,7 +65,7 @@ def test_both_are_librdkafka_s(key: bytes, count: int) -> None:
 
 
 def test_an_empty_key_is_a_key_for_java_and_none_for_librdkafka() -> None:
-    """This is the only difference besides the hash."""
+    """The two partitioners differ in this and in the hash only."""
     assert murmur2(b"", 17) == 0x106E08D9 % 17
     assert consistent_random(b"", 17) is None
 

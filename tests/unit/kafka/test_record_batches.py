@@ -151,7 +151,7 @@ async def test_what_was_handled_is_let_go_of_at_once() -> None:
     result = FetchResult(place, assignment=assignment, partition_records=fetched, backoff=0)
     waiting = {place: result}
 
-    # Aiokafka's.
+    # The signature is aiokafka's.
     async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:
         return {place: waiting.pop(place).getall(None)}
 
@@ -195,7 +195,7 @@ class Fetches:
         self.count += 1
         position = self._state.position
         raw = Batches(self._answer(position, self.count))
-        # Aiokafka's.
+        # The arguments are aiokafka's.
         fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)
         assignment = SimpleNamespace(active=True, state_value=lambda _: self._state)
         self._records[PLACE] = FetchResult(
@@ -222,8 +222,8 @@ ONE, TWO, THREE = (
     batch(ZSTD, b"2", b"3", base_offset=2),
     batch(0, b"4", base_offset=4),
 )
-# Where in the second batch a byte is changed: in its length, so that it is longer than all there
-# is, or shorter than any; in its checksum; in the number of its last record; in the records.
+# The changed byte of the second batch: in its length, which becomes longer than the data or
+# shorter than a header; in its checksum; in the offset delta of its last record; in its records.
 PLACES = {"longer": 8, "length": 11, "checksum": 18, "last": 26, "records": -3}
 
 
@@ -274,7 +274,7 @@ async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int)
 
 @pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
 def test_other_readers_learn_the_same(at: int) -> None:
-    """A reader with aiokafka's own consumer gets the earlier records, then an error with the offsets."""
+    """A reader with aiokafka's own consumer gets the earlier records, then the error."""
     raw = Batches(ONE + flipped(TWO, at % len(TWO)) + THREE)
     records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # aiokafka's
     found: list[bytes] = []
@@ -283,18 +283,18 @@ def test_other_readers_learn_the_same(at: int) -> None:
             try:
                 found.append(next(records).value)
             except UnreadableBatchError as error:
-                # In turn.
+                # The records before it have arrived by then.
                 assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)
                 break
     assert found == [b"0", b"1"]
 
 
 def test_what_nobody_of_us_wrote_is_no_damage() -> None:
-    """The checksum is right, so another fetch would not help, and the next offset is known."""
+    """Checksums are off here, so the batch counts as intact: another fetch would not help."""
     bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
     crc = DefaultRecordBatch(bad)
     assert not crc.validate_crc()
-    # Aiokafka's.
+    # The arguments are aiokafka's.
     records = PartitionRecords(
         PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED
     )

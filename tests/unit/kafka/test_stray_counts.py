@@ -122,7 +122,7 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
 
 
 def test_a_claim_is_one_when_its_header_says_so_too() -> None:
-    """A claim with the epoch of another header would make every worker claim forever."""
+    """A forged claim, with another epoch in its header, would make every worker claim forever."""
     replica = replica_of(
         records(
             (CLAIM, encode(OwnershipClaim(3, "a")), 3), (CLAIM, encode(OwnershipClaim(7, "b")), 3)
@@ -132,7 +132,7 @@ def test_a_claim_is_one_when_its_header_says_so_too() -> None:
 
 
 def test_strays_are_counted_and_said_now_and_then() -> None:
-    """The first stray record of a topic is logged at once, a later one with the number before it."""
+    """The first stray record of a topic is logged at once; a later line counts those in between."""
     now = 0.0
     strays = Strays(lambda: now)
     with capture_logs() as said:

@@ -19,7 +19,7 @@ SUFFIXES = {
 }
 SERIES = {metric.name + suffix: metric for metric in CATALOGUE for suffix in SUFFIXES[metric.kind]}
 LABELS = {label for metric in CATALOGUE for label in metric.labels}
-ADDED = {"instance", "le"}  # by Prometheus, and of histograms
+ADDED = {"instance", "le"}  # by Prometheus, and by histograms
 
 
 def of_rules() -> Iterator[str]:

@@ -24,7 +24,7 @@ from famulus.serialization.records import ProducerRecord
 PARTITIONS = 2
 BATCH = 1_024
 ROOM = 64 * 1024
-BAD = b"bad"  # no broker takes it, and so none of its batch
+BAD = b"bad"  # the broker refuses it, and so the whole batch
 
 
 class Wire:
@@ -111,7 +111,7 @@ class Wired(RecordSender):
         self.wires = [self.wire]
         self.together = CoalescingSender(self, is_plain, as_it_is)
 
-    def connected(self) -> Any:  # Any: it is none, but it does
+    def connected(self) -> Any:  # Any: a Wire is no Connection, but has what is used
         """Return the current wire."""
         return self.wire
 
@@ -138,7 +138,7 @@ def is_plain(record: ProducerRecord) -> bool:
     return not (record.value or b"").startswith(b"large")
 
 
-# As Together says it.
+# The signature that CoalescingSender calls.
 async def as_it_is(record: ProducerRecord, is_event: bool) -> ProducerRecord:
     """Return *record* unchanged after three turns of the loop."""
     del is_event
@@ -263,7 +263,7 @@ async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
     ]
 
 
-async def adventure(seed: int) -> None:  # a life of its own
+async def adventure(seed: int) -> None:
     """Make random calls, cancellations, answers and refusals, then check every promise."""
     chance = random.Random(seed)
     line = Wired(buffer_memory=64 * 1024, batch_size=chance.choice([1_024, 4_096, 64 * 1024]))
@@ -285,7 +285,7 @@ async def adventure(seed: int) -> None:  # a life of its own
             _, text, call = chance.choice(calls)
             if not call.done():
                 call.cancel()
-                await turn(2)  # so that it knows
+                await turn(2)  # lets the cancelled task run
                 taken = [batch for wire in line.wires for _, batch, _ in wire.open] + list(
                     line.log.values()
                 )
@@ -360,7 +360,7 @@ def let_in_by_the_side(patch: pytest.MonkeyPatch) -> None:
     """Let a new call take the memory that an earlier one waits for."""
 
     async def enter(self: BufferMemory) -> None:
-        while self.used >= self._limit:  # a fault
+        while self.used >= self._limit:  # the fault: it does not wait in the queue
             await asyncio.sleep(0)
         self._invited += 1
 
@@ -384,7 +384,7 @@ FAULTS = [requeued_at_the_end, not_withdrawn, not_waited_for, let_in_by_the_side
 async def test_a_fault_is_caught(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This proves that the random runs find faults."""
+    """The random runs above prove something only if they find faults."""
     fault(monkeypatch)
     for seed in range(60):
         try:

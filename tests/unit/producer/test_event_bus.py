@@ -20,7 +20,7 @@ TRACE = [("traceparent", PARENT), ("tracestate", b"a=b"), ("baggage", b"k=v")]
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Return a function that builds trials on a virtual clock."""
+    """Yield a function that builds trials on a virtual clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 

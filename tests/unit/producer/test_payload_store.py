@@ -169,7 +169,9 @@ async def test_others_may_not_read_what_is_checked_in(root: Path) -> None:
         0o750,
         blob.stat().st_mode & 0o770,
     ]
-    assert root.stat().st_mode & 0o777 == 0o755  # which is its owner's
+    assert (
+        root.stat().st_mode & 0o777 == 0o755
+    )  # the root belongs to the operator and keeps its mode
 
 
 async def test_only_what_nobody_wrote_again_is_removed(root: Path) -> None:
@@ -204,7 +206,7 @@ class Bucket(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_PUT(self) -> None:  # as the base class wants it
+    def do_PUT(self) -> None:  # the base class requires this name
         """Store a blob."""
         self.blobs[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(200)
@@ -298,7 +300,7 @@ async def test_room_is_given_in_the_order_of_coming() -> None:
     await asyncio.sleep(0.01)
     assert got == ["a", "c"]
     room.give(6)
-    tasks[2].cancel()  # it has its turn, and does not know yet
+    tasks[2].cancel()  # it has been granted the memory, but has not run yet
     await asyncio.sleep(0.01)
     assert got == ["a", "c", "e"]
     room.give(3)

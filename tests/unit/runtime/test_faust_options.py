@@ -19,7 +19,7 @@ conf = app.app.conf
 changing = "broker_credentials", "reply_to", "web_application_options"  # random, or shown with their address
 print(json.dumps({name: repr(getattr(conf, name)) for name in conf.SETTINGS if name not in changing}))
 """
-# A value that Faust would take for each, where a text is not enough.
+# Valid values for variables that Faust parses.
 VALUES = {
     "APP_ENV_PREFIX": "X",
     "TIMEZONE": "UTC",

@@ -138,7 +138,7 @@ async def test_who_does_not_listen_is_killed_in_the_end(
     trial = Trial(tmp_path, DEAF, stop_timeout_s=0.1)
     running = asyncio.create_task(trial.run())
     await trial.says("| runs")
-    os.kill(os.getpid(), 1)  # the end of the terminal
+    os.kill(os.getpid(), 1)  # SIGHUP: the terminal was closed
     assert await running == 75
 
 
@@ -150,7 +150,7 @@ async def test_a_wrong_setting_ends_all_with_its_code(tmp_path: Path) -> None:
 
 
 async def test_workers_that_were_asked_to_stop_stay_down(tmp_path: Path) -> None:
-    """One worker was drained over the web; the other did not finish in time, which is the exit code."""
+    """One worker was drained over the web, the other did not finish in time."""
     trial = Trial(tmp_path, "print('a')", "import sys\nsys.exit(75)")
     assert await trial.run() == 75
 

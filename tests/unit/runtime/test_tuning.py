@@ -77,7 +77,7 @@ def test_short_waits_are_not_rounded_to_milliseconds(
 
     monkeypatch.setattr(select, "select", noted)
     for wait_s in (0.0012, 0.06, 0, -1, None):
-        loop.call_soon_threadsafe(lambda: None)  # so that none of them really waits
+        loop.call_soon_threadsafe(lambda: None)  # so that no call really waits
         loop._selector.select(wait_s)  # type: ignore[attr-defined]  # as the loop does
     assert waits == [0.0012]
 

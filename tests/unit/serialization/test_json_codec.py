@@ -44,7 +44,7 @@ class Everything(Part, namespace="test.codec.Everything"):
     maybe: Line | None = None
     note: str | None = None
     number: int = 7
-    tags: list[str] = []  # a Record's default, not a class's
+    tags: list[str] = []  # Faust copies the default of a Record
 
 
 VALUE: dict[str, Any] = {
@@ -136,7 +136,7 @@ def test_what_is_decoded_encodes_to_the_same() -> None:
             "$.by_name[...].product_id",
             "Expected `str`",
         ),
-        # Python 3.14 limits the stack's bytes, not its depth: there this is read to its end.
+        # Python 3.14 limits the bytes of the stack, not its depth, and reads this to its end.
         (
             b'{"x":' + b"[" * 100_000,
             "$",

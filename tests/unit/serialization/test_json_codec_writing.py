@@ -193,7 +193,7 @@ class Basket(Event, namespace="test.writing.Basket", topic="baskets", key="owner
     """An event with mutable defaults."""
 
     owner: str
-    lines: list[str] = []  # what is tested
+    lines: list[str] = []  # mutable defaults are tested
     notes: dict[str, list[str]] = {"a": []}
     first: Piece = PIECE
     made: list[str] = field(default_factory=lambda: ["x"])

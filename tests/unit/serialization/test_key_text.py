@@ -15,7 +15,7 @@ from famulus.state.tables import Table
 Name = NewType("Name", str)
 
 
-class Region(str, Enum):  # noqa: UP042  # whose str() is not its value
+class Region(str, Enum):  # noqa: UP042  # its str() is not its value
     """An enumeration of texts whose `str()` is not the value."""
 
     EU = "eu"

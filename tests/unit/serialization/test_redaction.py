@@ -38,7 +38,7 @@ class Moved(Event, namespace="people.Moved", topic="people", key="person", sensi
     person: str
     note: str | None = None
     at: Address | None = None
-    before: list[Address] = []  # a Record's default
+    before: list[Address] = []  # Faust copies the default of a Record
     by_name: dict[str, Address] = {}  # as above
 
 
@@ -96,13 +96,13 @@ def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
     assert EventTypes("people", [Renamed]).shown(b'{"note":"x"}') == b'{"note":"x"}'
 
 
-DEEP = 990  # levels, which msgspec decodes
+DEEP = 990  # levels that msgspec still decodes
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        # Where a record was expected.
+        # A record was expected.
         ({"at": "SECRET"}, {"at": "***"}),
         (
             {"at": ["SECRET", {"street": "SECRET", "town": "t"}]},
@@ -113,7 +113,7 @@ DEEP = 990  # levels, which msgspec decodes
         ({"by_name": {"home": "SECRET"}}, {"by_name": {"home": "***"}}),
         ({"by_name": ["SECRET"]}, {"by_name": ["***"]}),
         ({"at": {"at": {"street": "SECRET"}}}, {"at": {"at": "***"}}),
-        # Where a text was.
+        # A text was expected.
         ({"person": {"note": "SECRET"}}, {"person": "***"}),
         ({"person": ["SECRET"]}, {"person": "***"}),
         ({"note": {"any": ["SECRET"]}}, {"note": "***"}),
@@ -123,7 +123,7 @@ DEEP = 990  # levels, which msgspec decodes
             {"Note": "***", "NOTE": "***", "notes": "***"},
         ),
         ({"unknown": {"payload": {"note": "SECRET"}}}, {"unknown": "***"}),
-        # What is no event at all.
+        # Values that are no events at all.
         ("SECRET", "***"),
         (["SECRET", {"note": "SECRET"}], ["***", {"note": "***"}]),
         (4711, "***"),

@@ -1,4 +1,4 @@
-"""Tests of the console's pages: foreign text stays text, and a page loads nothing from elsewhere."""
+"""Tests of the console's pages: foreign text stays text, and a page loads nothing from outside."""
 
 import re
 from html import unescape

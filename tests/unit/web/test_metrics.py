@@ -18,7 +18,7 @@ from tests.support.places import ROOT
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Return a function that makes engines, and stop their task pools."""
+    """Yield a function that makes engines in memory; their task pools stop afterwards."""
     async with houses() as build:
         yield build
 
@@ -116,12 +116,12 @@ async def test_what_is_in_flight_has_an_age_and_holds_the_lag(
         6,
         None,
     )
-    processor.position = 5  # a fetch that brought a marker alone
+    processor.position = 5  # a fetch that had only a transaction marker
     assert processor.behind(5) == 0
 
 
 async def test_events_are_timed_and_groups_are(make: Callable[..., House]) -> None:
-    """Every event is counted, a slow one with all of its time; every record is in one checkpoint."""
+    """Slow events count with all of their time, and every record is in one checkpoint."""
     gate = Gate()
     house = make(gate, remembers=True)
     [processor] = house.processors
@@ -137,7 +137,7 @@ async def test_events_are_timed_and_groups_are(make: Callable[..., House]) -> No
     seen_s = counts.processing_s.sum
     house.feed(processor, "slow")
     await house.until(lambda: processor.lanes.held == 1)
-    time.sleep(0.05)  # the clock goes on, whoever waits
+    time.sleep(0.05)  # a handler's time includes a blocked event loop
     gate.doors["slow"].set()
     await house.until(lambda: processor.checkpointed_offset == 91)
     assert counts.processing_s.sum - seen_s > 0.04

@@ -71,7 +71,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
 
 
 async def asked(port: int, request: bytes) -> str:
-    """Return the first line of the answer, or an empty text if the connection is closed without one."""
+    """Return the first line of the answer, or an empty text if there is none."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -101,7 +101,7 @@ async def test_strangers_who_wait_take_no_places(tmp_path: Path, sends: bytes) -
         open_ones = await strangers(port, 4 * REQUESTS_MAX, sends)
         assert await asked(port, GOOD) == "HTTP/1.1 200 OK"
         assert await asked(port, HEALTH) == "HTTP/1.1 200 OK"
-        assert await open_ones[0][0].read() == b""  # the oldest made room
+        assert await open_ones[0][0].read() == b""  # the oldest was closed to make room
         for _, writer in open_ones:
             writer.close()
 
@@ -142,7 +142,9 @@ async def test_a_second_request_of_a_connection_has_its_time_as_well(tmp_path: P
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
-        await asyncio.sleep(0.3)  # longer than headers may take: nothing of them has come
+        await asyncio.sleep(
+            0.3
+        )  # longer than WebHeaderS, which counts from the first byte of a request
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
         writer.write(HALF)
@@ -269,7 +271,7 @@ def test_places_are_those_of_an_address_and_of_all() -> None:
     assert not second.is_open
     assert known.is_open
     assert len(places) == 4
-    # Its last request shows no token: a stranger again, the newest.
+    # Its last request has no token, so it counts as the newest unknown client.
     places.know(known, is_known=False)
     places.enter(Visitor(), "e")
     assert (third.is_open, known.is_open) == (False, True)
