@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never
 # Seeds that found a fault once, with that fault.
 FOUND = [
     18,  # a duplicate event lost its new mark when the old mark of the same key expired
-    # Records of a worker without a claim were overwritten with values older than the batch in flight.
+    # Records of a worker without a claim were overwritten with values older than the open batch.
     53,
     260,  # a pack was rewritten with marks that had been renewed since
     450,  # two events that failed for good undid each other's unit of work forever
@@ -34,7 +34,7 @@ FOUND = [
 @settings(max_examples=120)
 @given(chance=st.randoms(use_true_random=False))
 def test_tables_are_the_fold_of_the_events_whatever_happens(chance: random.Random) -> None:
-    """No event is lost or counts twice, none reads half of another, and commits are settled."""
+    """No event is lost or counts twice, none reads half of another; only settled ones commit."""
     judge(scenario(chance))
 
 

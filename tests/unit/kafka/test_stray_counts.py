@@ -82,7 +82,10 @@ OURS = [(ROW, b"1", 3), (PACK, MARKS, 3), (PROCESSED, encode(SourcePosition(5)),
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=list(JUNK))
 def test_what_no_owner_wrote_changes_nothing(junk: tuple[bytes | None, bytes | None, Any]) -> None:
-    """The record that it hides counts again, and the owner must overwrite it before compaction."""
+    """The earlier record of the key and the records behind it count as usual.
+
+    The owner must overwrite the stray record, because compaction would keep it.
+    """
     log = records(*OURS, junk, (row_key("count", b"l"), b"2", 3))
     replica = replica_of(log)
     rows: dict[bytes, bytes] = replica.store.rows  # type: ignore[attr-defined]

@@ -221,7 +221,7 @@ async def test_one_that_is_refused_spoils_nothing_for_the_others() -> None:
 
 
 async def test_what_is_wrong_with_all_is_told_to_all() -> None:
-    """The refusal is not caused by a record, so no smaller batch is tried."""
+    """No single record caused the refusal, so all calls get the error."""
     line = Wired()
     calls = [line.call(value(number)) for number in range(3)]
     await turn()

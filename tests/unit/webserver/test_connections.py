@@ -142,9 +142,7 @@ async def test_a_second_request_of_a_connection_has_its_time_as_well(tmp_path: P
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
-        await asyncio.sleep(
-            0.3
-        )  # longer than WebHeaderS, which counts from the first byte of a request
+        await asyncio.sleep(0.3)  # longer than WebHeaderS, which does not run between requests
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
         writer.write(HALF)
