@@ -57,7 +57,7 @@ from famulus.state.replica import Replica
 from tests.support.in_memory.stored import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = "4929-1234"  # part of the junk; an error text that quotes has it
+SECRET = "4929-1234"  # part of the junk: an error that quotes its input contains it
 AT_MS = 1_700_000_000_000
 HOME = ChangelogPartition("cluster", "s", "id", 0)
 

@@ -59,10 +59,8 @@ def window(
         (window([3, 4, 5, 5], [10, 10, 10, 10], is_held=False), State.OK),
         # The lag was zero once in the window.
         (window([5, 5, 5], [5, 5, 9], is_held=False), State.OK),
-        (
-            window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False),
-            State.STOPPED,
-        ),  # STOPPED is worse than REWIND
+        # STOPPED is worse than REWIND.
+        (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),
     ],
 )
 def test_each_state_is_told(looks: list[LagSample], state: State) -> None:

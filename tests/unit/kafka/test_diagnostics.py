@@ -129,9 +129,8 @@ def test_keys_that_another_partitioner_has_placed() -> None:
     dotnet = [(key, consistent_random(key, 4) or 0) for key in KEYS]
     assert list(about_keys("orders", 4, java, "murmur2", murmur2)) == []
     assert list(about_keys("orders", 1, [(key, 0) for key in KEYS], "murmur2", murmur2)) == []
-    assert (
-        list(about_keys("orders", 4, dotnet[:10], "murmur2", murmur2)) == []
-    )  # too few keys to decide
+    # Too few keys to decide.
+    assert list(about_keys("orders", 4, dotnet[:10], "murmur2", murmur2)) == []
     (finding,) = about_keys("orders", 4, dotnet, "murmur2", murmur2)
     assert (finding.check, finding.cure) == (
         "partitioner",

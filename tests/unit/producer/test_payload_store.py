@@ -169,9 +169,8 @@ async def test_others_may_not_read_what_is_checked_in(root: Path) -> None:
         0o750,
         blob.stat().st_mode & 0o770,
     ]
-    assert (
-        root.stat().st_mode & 0o777 == 0o755
-    )  # the root belongs to the operator and keeps its mode
+    # The root belongs to the operator and keeps its mode.
+    assert root.stat().st_mode & 0o777 == 0o755
 
 
 async def test_only_what_nobody_wrote_again_is_removed(root: Path) -> None:
