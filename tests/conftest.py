@@ -1,4 +1,7 @@
-"""What holds for every test, in each of pytest-xdist's processes and in the one that gathers what they say."""
+"""Fixtures and settings of all tests, in each process of pytest-xdist.
+
+The process that collects the results loads them too.
+"""
 
 import os
 import signal
@@ -21,8 +24,7 @@ from tests.support.on_kafka.canary import (  # noqa: F401  # hooks: pytest finds
     pytest_terminal_summary,
 )
 
-# How long an example takes says something of the machine, which has other tests to run, and nothing
-# of the code.
+# No deadline: the time of an example depends on the other tests that run on the machine.
 settings.register_profile(
     "famulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -30,19 +32,20 @@ settings.load_profile("famulus")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where the broker of the tests is to come from."""
+    """Add the option that chooses the broker of the tests."""
     parser.addoption(
         "--kafka-image", help="run against a Kafka in a container of this image, by testcontainers"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each of pytest-xdist's processes has ports of its own: none takes, or tries, one that another has just given.
+    """Give each process of pytest-xdist its own range of ports.
 
-    The hundreds of processes that tests start keep what they compiled, which is a third of their
-    start. They can be interrupted, also where a shell started the tests in the background.
+    Without that, two processes may hand out the same free port at the same time. Processes that
+    tests start keep their compiled modules, which saves a third of the start time of each. SIGINT
+    gets its default handler back: a shell that starts the tests in the background ignores it.
     """
-    # Also for what is in `famulus.dev`.
+    # The patch covers processes that `famulus.dev` starts too.
     subprocess.Popen = fork_server.Process  # type: ignore[misc]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -57,13 +60,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _plain_logs() -> None:
-    """Log as a worker does, also where a test module runs alone and nothing has made an app."""
+    """Log as a worker does, also if a test module runs alone and nothing has made an app."""
     plain_logs()
 
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What spans end in, with a provider of the test's own."""
+    """Return an exporter that collects the spans of this test, with its own tracer provider."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)

@@ -1,4 +1,4 @@
-"""Whatever offsets are seen, the figures fit together, and the states say what they say."""
+"""Properties of lag states: for any offsets, the figures and the states are consistent."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ windows = st.lists(looks, min_size=1, max_size=12).map(
 
 @given(looks)
 def test_lag_is_within_the_log(look: LagSample) -> None:
-    """Never negative, never more than there is; a commit is below, in or above the log."""
+    """A commit may be below, in or above the log."""
     assert 0 <= look.lag <= look.end - look.begin
     assert look.begin <= look.position <= look.end
     assert not (look.deleted and look.ahead)
@@ -33,7 +33,6 @@ def test_lag_is_within_the_log(look: LagSample) -> None:
 
 @given(windows)
 def test_states_say_what_they_say(window: list[LagSample]) -> None:
-    """No lag is ok; members are never called stopped; an error has lag; what stalls commits one offset."""
     state = state_of(window)
     if window[-1].lag == 0:
         assert state is State.OK
@@ -49,7 +48,7 @@ def test_states_say_what_they_say(window: list[LagSample]) -> None:
 
 @given(windows, st.integers(1, 10_000))
 def test_time_has_no_origin(window: list[LagSample], by: int) -> None:
-    """Any clock serves."""
+    """Any monotonic clock will do."""
     moved = [
         LagSample(look.at_s + by, look.begin, look.end, look.committed, look.is_held)
         for look in window
@@ -59,7 +58,7 @@ def test_time_has_no_origin(window: list[LagSample], by: int) -> None:
 
 @given(windows)
 def test_what_is_left_is_a_time_or_unknown(window: list[LagSample]) -> None:
-    """Rates and times are never negative; with no lag nothing is left."""
+    """Rates and times are never negative, and no lag means no time left."""
     rates, lag = rates_of(window), window[-1].lag
     eta_s = eta_s_of(lag, rates)
     assert rates is None or (rates.arrived >= 0 and rates.consumed >= 0)
@@ -69,7 +68,7 @@ def test_what_is_left_is_a_time_or_unknown(window: list[LagSample]) -> None:
 
 @given(windows)
 def test_a_window_ends_with_its_last_look(window: list[LagSample]) -> None:
-    """And is as it was before, from some look on."""
+    """The window is a suffix of all samples."""
     found: list[LagSample] = []
     for look in window:
         found = kept(found, look)

@@ -1,4 +1,4 @@
-"""What a record may say about the payload that it stands for: only the truth is redeemed, nothing leads elsewhere."""
+"""Properties of claim checks: only the right payload is redeemed, no reference leads elsewhere."""
 
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -32,7 +32,7 @@ DIGEST = "0a" * 32
 
 
 def read(topic: str = TOPIC, value: bytes | None = CLAIMED, **ours: bytes | str) -> Any:
-    """A claim check as it is read, with some of its headers changed; None of them is left out."""
+    """Return a claim check as it is read, with some headers changed or, if None, left out."""
     texts = {"reference": f"{TOPIC}/{DIGEST}", "size": "5", "sha256": DIGEST, **ours}
     headers = [
         *HEADERS,
@@ -47,7 +47,7 @@ def read(topic: str = TOPIC, value: bytes | None = CLAIMED, **ours: bytes | str)
 
 @given(payloads, st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,50}", fullmatch=True))
 def test_what_was_checked_in_is_claimed(payload: bytes, topic: str) -> None:
-    """By the same reference each time, its own headers first; what arrives in pieces is the payload."""
+    """The reference is the same each time, and the payload may arrive in pieces."""
     record = ProducerRecord(topic, b"k", payload, HEADERS)
     claim = claim_for(topic, payload)
     slim = checked_in(record, claim)
@@ -70,7 +70,7 @@ def test_what_was_checked_in_is_claimed(payload: bytes, topic: str) -> None:
     )
 )
 def test_no_other_reference_is_followed(reference: Any) -> None:
-    """Whatever it is: only the digest below the topic's name is taken, and that is one folder and one file."""
+    """Only the digest below the name of the topic is accepted: one folder and one file."""
     text = reference if isinstance(reference, str) else "".join(reference)
     record = read(reference=text.encode("utf-8", "surrogatepass") or b"-")
     if text == f"{TOPIC}/{DIGEST}":
@@ -124,7 +124,7 @@ def test_no_other_reference_is_followed(reference: Any) -> None:
     ids=range(33),
 )
 def test_a_forged_claim_is_refused(forged: Any) -> None:
-    """Paths, schemes, hosts, other topics, sizes beyond the limit, headers that are missing or there twice."""
+    """The claims have paths, schemes, hosts, other topics, large sizes, and wrong headers."""
     assert is_claim_check(forged)
     with pytest.raises(ClaimError) as caught:
         claim_of(forged, LIMIT)
@@ -134,7 +134,7 @@ def test_a_forged_claim_is_refused(forged: Any) -> None:
 
 @given(payloads, payloads, st.integers(1, 50))
 def test_other_bytes_are_refused(payload: bytes, other: bytes, step: int) -> None:
-    """By size while they arrive, at the end by digest; memory for no more than was claimed."""
+    """The size is checked as bytes arrive, to limit memory; the digest is checked at the end."""
     receipt = Receipt(claim_for(TOPIC, payload))
 
     def arrive() -> bytes:
@@ -161,12 +161,11 @@ def test_other_bytes_are_refused(payload: bytes, other: bytes, step: int) -> Non
     ids=["null", "an event", "another value", "no headers of ours"],
 )
 def test_only_the_value_and_the_headers_together_make_a_claim_check(record: Any) -> None:
-    """A tombstone stays one, and an event that passes such headers on is what it carries."""
+    """A tombstone stays one, and an event that passes on such headers stays an event."""
     assert not is_claim_check(record)
 
 
 def test_a_claim_says_which_blob() -> None:
-    """Topic and digest, nothing else."""
     assert PayloadClaim("t", DIGEST, 1).reference == f"t/{DIGEST}"
     assert dict(
         checked_in(ProducerRecord("t", None, b"x"), PayloadClaim("t", DIGEST, 1)).headers

@@ -1,6 +1,6 @@
-"""A Record decoded by the codec equals the one that Faust decodes and behaves the same, for random Records and values.
+"""Properties of the codec: a decoded record equals the one that Faust decodes, for random classes.
 
-And no bytes whatever make it raise anything but DecodeError, or say a word of the payload.
+No bytes make the codec raise anything but DecodeError, or show a part of the payload.
 """
 
 import copy
@@ -22,7 +22,7 @@ from models.orders import OrderCreated
 
 
 class Size(Enum):
-    """Small and large."""
+    """An enumeration of texts."""
 
     S = "s"
     L = "l"
@@ -35,7 +35,7 @@ decimals = st.decimals(
 zones = st.sampled_from(
     [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))]
 )
-# Zones come beside.
+# The zones are drawn separately.
 times = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=zones)  # noqa: DTZ001
 
 # annotation -> values that such a field may hold
@@ -56,7 +56,7 @@ counter = iter(range(10**9))
 
 @st.composite
 def record_types(draw: st.DrawFn, depth: int = 2) -> type[Part]:
-    """A Record class with up to six fields: leaves, containers of them, and Records down to *depth*."""
+    """Draw a record class of up to six fields: leaves, containers, and records down to *depth*."""
     annotations: dict[str, Any] = {}
     for number in range(draw(st.integers(1, 6))):
         nested = depth > 0 and draw(st.integers(0, 3)) == 0
@@ -78,7 +78,7 @@ def record_types(draw: st.DrawFn, depth: int = 2) -> type[Part]:
 
 
 def values_of(annotation: Any) -> st.SearchStrategy[Any]:
-    """Values for a field of *annotation*."""
+    """Return a strategy for values of a field of *annotation*."""
     if annotation in leaves:
         return leaves[annotation]
     if isinstance(annotation, type) and issubclass(annotation, Part):
@@ -92,7 +92,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
 
 
 def records_of(record_type: type[Part]) -> st.SearchStrategy[Part]:
-    """Instances of a Record class."""
+    """Return a strategy for instances of a record class."""
     fields = {
         name: values_of(annotation) for name, annotation in record_type._options.fields.items()
     }
@@ -104,7 +104,7 @@ def records_of(record_type: type[Part]) -> st.SearchStrategy[Part]:
 def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(
     data: st.DataObject,
 ) -> None:
-    """Equality, fields, asdict, derive, representation, copies: nobody can tell which of the two made a Record."""
+    """Equality, fields, asdict, derive, representation and copies are compared."""
     record_type = data.draw(record_types())
     codec = Codec(record_type)
     value = codec.encode(data.draw(records_of(record_type)))
@@ -122,7 +122,6 @@ def test_what_is_decoded_equals_what_faust_decodes_and_behaves_the_same(
 @settings(max_examples=40)
 @given(data=st.data())
 def test_there_and_back_again(data: st.DataObject) -> None:
-    """Whatever a Record holds comes back the same."""
     record_type = data.draw(record_types())
     codec = Codec(record_type)
     record = data.draw(records_of(record_type))
@@ -130,7 +129,7 @@ def test_there_and_back_again(data: st.DataObject) -> None:
 
 
 def test_a_decoded_event_can_be_pickled() -> None:
-    """As one made by Faust can."""
+    """An event made by Faust can be pickled too."""
     codec = codec_of(OrderCreated)
     event = codec.decode(
         b'{"order_id":"00000000-0000-0000-0000-000000000001","customer_id":"00000000-0000-0000-0000-000000000002",'
@@ -157,7 +156,7 @@ FIELDS = list(OrderCreated._options.fields)
     | st.dictionaries(st.sampled_from(FIELDS), odd).map(json.dumps).map(str.encode)
 )
 def test_no_bytes_raise_anything_but_a_decode_error(value: bytes) -> None:
-    """Poison is data: it ends in the dead letter topic, and its error names no value of it."""
+    """The error is written to a dead letter, and shows no value."""
     try:
         codec_of(OrderCreated).decode(value)
     except DecodeError as error:

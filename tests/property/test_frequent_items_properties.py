@@ -1,4 +1,4 @@
-"""The sketch of hot keys beside the truth: its bounds hold for every stream, however it is merged."""
+"""Properties of the sketch of hot keys: its bounds hold for every stream and every merge."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from famulus.observability import frequent_items
 from famulus.observability.frequent_items import FrequentItems
 
-SMALL = 8  # counters, so that few items are too many
+SMALL = 8  # counters: a few items overflow the sketch
 Stream = list[tuple[str, int]]
 STREAMS: st.SearchStrategy[Stream] = st.lists(
     st.tuples(st.sampled_from([f"k{n}" for n in range(40)]), st.integers(0, 1_000)), max_size=200
@@ -16,7 +16,7 @@ STREAMS: st.SearchStrategy[Stream] = st.lists(
 
 
 def sketch_of(stream: Stream) -> FrequentItems:
-    """Count a stream in a sketch that overflows soon."""
+    """Return a sketch of *stream* that overflows soon."""
     sketch = FrequentItems()
     for item, weight in stream:
         sketch.update(item, weight)
@@ -35,7 +35,7 @@ def check(sketch: FrequentItems, streams: list[Stream]) -> None:
     for item, weight in exact.items():
         assert weight <= (sketch.estimate(item) or sketch.error)
         assert sketch.estimate(item) <= weight + sketch.error
-        # None that is heavy is missed, none that is light is named.
+        # No heavy item is missed, and no light item is reported.
         assert weight <= 2 * sketch.error or item in found
         assert item not in found or weight > sketch.error
 

@@ -1,6 +1,6 @@
-"""Whatever headers, keys and values a stranger writes: a record is an event, or poison; nothing else is raised.
+"""Properties of foreign records: any headers, keys and values give an event or poison.
 
-And what is written down of it is one line in logs, and few bytes in headers.
+A log has one line about such a record, and its dead letter has few bytes of added headers.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Thing(Event, namespace="hostile.Thing", topic="things", key="key"):
 
 
 class Other(Event, namespace="hostile.Other", topic="things", key="key"):
-    """Another one."""
+    """An event of a second type."""
 
     key: str
 
@@ -135,7 +135,7 @@ def record(
     headers: Sequence[tuple[str, bytes | None]],
     offset: int = 1,
 ) -> Any:
-    """A record as it comes from Kafka, where a header may be null."""
+    """Return a record as it arrives from Kafka, where a header may be null."""
     return SimpleNamespace(
         topic="things",
         partition=0,
@@ -148,10 +148,7 @@ def record(
 
 
 def refusal(kind: type[Exception], call: Callable[..., object], *arguments: object) -> str:
-    """The text of the error that *call* raises, nothing if it raises none.
-
-    It must be of that *kind*.
-    """
+    """Return the text of the error of *kind* that *call* raises, or an empty text."""
     try:
         call(*arguments)
     except kind as error:
@@ -160,7 +157,7 @@ def refusal(kind: type[Exception], call: Callable[..., object], *arguments: obje
 
 
 def read(out: Any) -> Any:
-    """An outgoing record as it is read again."""
+    """Return an outgoing record as it is read again."""
     return record(out.key, out.value, out.headers)
 
 
@@ -168,7 +165,6 @@ def read(out: Any) -> Any:
 def test_a_record_is_an_event_or_poison(
     key: bytes | None, value: bytes | None, headers: Any
 ) -> None:
-    """Whatever is asked of it."""
     of = record(key, value, headers)
     assert "\n" not in refusal(DecodeError, TYPES.decode, of)
     identity = event_id_of(of)
@@ -187,7 +183,7 @@ def test_a_record_is_an_event_or_poison(
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("value", [None, b"", b"\xff"])
 def test_a_known_header_may_have_no_value(name: str, value: bytes | None) -> None:
-    """Kafka allows it, and random headers come to each of them but now and then."""
+    """Kafka allows null headers, and random headers have each of these names too rarely."""
     test_a_record_is_an_event_or_poison.hypothesis.inner_test(b"k", b'{"key":"k"}', [(name, value)])  # type: ignore[attr-defined]
     letter: Any = test_what_only_looks_like_a_letter_is_refused_in_words
     letter.hypothesis.inner_test(b"k", b"", [(name, value)])
@@ -197,7 +193,10 @@ def test_a_known_header_may_have_no_value(name: str, value: bytes | None) -> Non
 def test_its_letter_is_whole_and_ours_is_small(
     key: bytes | None, value: bytes | None, headers: Any, text: str
 ) -> None:
-    """What the sender wrote is unchanged; our headers have 4 KB at most and say the same when they are read again."""
+    """The headers of the sender stay unchanged.
+
+    The headers of the worker have at most 4 KB and are read back with the same meaning.
+    """
     of = record(key, value, headers)
     failure = Failure(FailureKind.PERMANENT, PermanentError(text), AT_MS, "h" * 500, 3, AT_MS)
     letter = LETTERS.letter(of, failure)
@@ -219,7 +218,7 @@ def test_its_letter_is_whole_and_ours_is_small(
 def test_what_only_looks_like_a_letter_is_refused_in_words(
     key: bytes | None, value: bytes | None, headers: Any
 ) -> None:
-    """Anybody may write to a dead letter topic, or to one through which events come back."""
+    """Any client may write to a dead letter topic or a redrive topic."""
     for look in (parse_dead_letter, parse_redelivery):
         assert refusal(DecodeError, look, record(key, value, headers)).isprintable()
 
@@ -228,7 +227,6 @@ def test_what_only_looks_like_a_letter_is_refused_in_words(
 def test_what_is_logged_of_it_is_one_line(
     key: bytes | None, value: bytes | None, headers: Any, text: str
 ) -> None:
-    """And nothing of it is obeyed."""
     of = record(key, value, headers)
     line = as_line(
         None,

@@ -1,4 +1,4 @@
-"""The window of records in flight beside a model that keeps every record, whatever the order of finishing."""
+"""Properties of records in flight, against a model that keeps every record."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from famulus.state.changelog import SourcePosition, offsets_in, turns
 
 NOW_MS = 1_000
 RECORDS, BYTES = 8, 200
-# The step from the offset before, how late or early it is, the bytes of key and value.
+# (step from the offset before, milliseconds late, bytes of key and value)
 sources = st.lists(
     st.tuples(
         st.sampled_from([1, 1, 1, 2, 5]), st.integers(-150, 150), st.sampled_from([0, 1, 10, 60])
@@ -26,8 +26,8 @@ sources = st.lists(
     min_size=1,
     max_size=module.LOOKS,
 )
-# What an earlier owner settled ahead of the first offset: runs, each so far behind the one before,
-# and so long.
+# Offsets that an earlier owner settled ahead of the first offset: runs of (gap to the run before,
+# length).
 earliers = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), max_size=8).map(
     lambda runs: {
         sum(map(sum, runs[:at])) + gap + number
@@ -39,7 +39,7 @@ chances = st.randoms(use_true_random=False)
 
 
 def log_of(source: list[tuple[int, int, int]], first: int) -> list[Any]:
-    """The records of *source*, the last ones of the future."""
+    """Return the records of *source*; the last ones are in the future."""
     log: list[Any] = []
     offset = first
     for number, (step, late_ms, size) in enumerate(source):
@@ -55,7 +55,7 @@ def log_of(source: list[tuple[int, int, int]], first: int) -> list[Any]:
 
 @dataclass
 class Model:
-    """What was received and finished, record by record."""
+    """Received and finished records, one by one."""
 
     earlier: SourcePosition
     settled: set[int]
@@ -65,17 +65,17 @@ class Model:
 
     @property
     def received(self) -> list[int]:
-        """Their offsets."""
+        """Return the offsets of all received records."""
         return [record.offset for chunk in self.chunks for record in chunk]
 
     @property
     def unfinished(self) -> list[int]:
-        """Those that are not."""
+        """Return the offsets of all unfinished records."""
         return [offset for offset in self.received if offset not in self.finished]
 
     @property
     def next_offset(self) -> int:
-        """Up to where all is finished."""
+        """Return the offset below which all records are finished."""
         head = next(iter(self.unfinished), self.received[-1] + 1)
         return max(
             (offset + 1 for offset in self.received if offset < head), default=self.received[0]
@@ -83,7 +83,7 @@ class Model:
 
     @property
     def bytes(self) -> int:
-        """Of the chunks that are not entirely finished."""
+        """Return the bytes of the chunks that are not entirely finished."""
         return sum(
             len(record.key or b"") + len(record.value or b"")
             for chunk in self.chunks
@@ -92,21 +92,21 @@ class Model:
         )
 
     def stream_ms(self, below: int) -> int:
-        """The newest time of what lies below an offset."""
+        """Return the newest time of the records below an offset."""
         times: list[int] = [
             min(r.timestamp, NOW_MS) for chunk in self.chunks for r in chunk if r.offset < below
         ]
         return max([self.earlier.stream_ms, *times])
 
     def is_full(self) -> bool:
-        """Whether the window is, with its hysteresis."""
+        """Return True if the window is full, with its hysteresis."""
         share = 0.5 if self.is_held else 1.0
         self.is_held = len(self.unfinished) >= RECORDS * share or self.bytes >= BYTES * share
         return self.is_held
 
 
 def check_row(in_flight: InFlight, model: Model) -> None:
-    """The processed row says exactly what is settled, and the stream's time before it."""
+    """Check the settled offsets and the stream time of the processed row."""
     row = in_flight.processed(NOW_MS, {})
     newest = model.received[-1]
     runs = offsets_in(row)
@@ -155,7 +155,10 @@ def made(
     first: int,
     make: Callable[..., InFlight] = InFlight,
 ) -> tuple[InFlight, Model, list[Any]]:
-    """What to work with. *settled*: from the first offset on."""
+    """Return a window, its model and the log.
+
+    *settled* has offsets that an earlier owner settled, counted from *first*.
+    """
     offsets = {first + offset for offset in settled}
     earlier = SourcePosition(
         first, turns(first, [(offset, offset + 1) for offset in sorted(offsets)]), stream_ms=300
@@ -164,7 +167,7 @@ def made(
 
 
 def judge(in_flight: InFlight, model: Model, log: list[Any], chance: Random) -> None:
-    """Work, and look at everything at times. Raises AssertionError."""
+    """Work off the log and compare with the model at times. Raises AssertionError."""
     for _ in work(in_flight, model, log, chance):
         assert in_flight.offsets.in_flight == len(model.unfinished)
         if chance.random() < 0.6:
@@ -178,7 +181,7 @@ def judge(in_flight: InFlight, model: Model, log: list[Any], chance: Random) -> 
 def test_the_window_and_the_row_are_as_if_every_record_were_kept(
     source: list[tuple[int, int, int]], settled: set[int], first: int, chance: Random
 ) -> None:
-    """How many and how large they are, whether that is full, what is settled, and when the stream is."""
+    """Number and bytes of records, fullness, settled offsets and the stream time are compared."""
     judge(*made(source, settled, first), chance)
 
 
@@ -186,7 +189,7 @@ def test_the_window_and_the_row_are_as_if_every_record_were_kept(
 def test_chunks_that_are_looked_at_in_turns_all_have_theirs(
     source: list[tuple[int, int, int]], chance: Random, looks: int
 ) -> None:
-    """With less than there are at each look, nothing is wrong meanwhile, and in the end nothing is left out."""
+    """Each pass looks at fewer chunks than there are; after enough passes, none is left out."""
     in_flight, model, log = made(source, set(), 0)
     with patch.object(module, "LOOKS", looks):
         for _ in work(in_flight, model, log, chance):
@@ -202,45 +205,45 @@ def test_chunks_that_are_looked_at_in_turns_all_have_theirs(
                 assert len(in_flight._chunks) <= 2 * len(held)
 
 
-# Tests of the tests: faults that were made on purpose must not pass.
+# Tests of the tests: planted faults must fail them.
 
 
 class OneTooFarAhead(PartitionOffsets):
-    """The row says of an unfinished record that it is settled."""
+    """Fault: the row counts an unfinished record as settled."""
 
     def ahead(self) -> Iterator[tuple[int, int]]:
-        """With the fault."""
+        """Apply the fault."""
         return ((start, end + 1) for start, end in super().ahead())
 
 
 class FinishedByItsFirst(PartitionOffsets):
-    """A chunk is taken for finished when its first record is."""
+    """Fault: a chunk counts as finished when its first record is."""
 
     def is_finished(self, first: int, last: int) -> bool:
-        """With the fault."""
+        """Apply the fault."""
         return super().is_finished(first, first)
 
 
 class FinishedByItsLast(PartitionOffsets):
-    """A chunk is taken for finished when its last record is."""
+    """Fault: a chunk counts as finished when its last record is."""
 
     def is_finished(self, first: int, last: int) -> bool:
-        """With the fault."""
+        """Apply the fault."""
         return super().is_finished(last, last)
 
 
 class IntoTheHole(PartitionOffsets):
-    """What may be committed is the next unfinished record, as if all before it had been received."""
+    """Fault: the offset to commit is that of the next unfinished record, beyond a hole."""
 
     def _finish(self, start: int, end: int) -> None:
-        """With the fault."""
+        """Apply the fault."""
         super()._finish(start, end)
         if self.next_offset is not None and self.in_flight:
             self.next_offset = self._head
 
 
 def with_offsets(of: type[PartitionOffsets]) -> Callable[..., InFlight]:
-    """Makes windows with faulty offsets."""
+    """Return a function that makes windows with faulty offsets."""
 
     def make(*args: Any) -> InFlight:
         in_flight = InFlight(*args)
@@ -251,17 +254,17 @@ def with_offsets(of: type[PartitionOffsets]) -> Callable[..., InFlight]:
 
 
 class NothingGivenBack(InFlight):
-    """The window holds what is finished behind an unfinished head."""
+    """Fault: the window keeps finished chunks behind an unfinished head."""
 
     def _give_back(self) -> None:
-        """With the fault."""
+        """Apply the fault."""
 
 
 class MergedTooEarly(InFlight):
-    """A finished chunk takes the place of one before it that is not."""
+    """Fault: a finished chunk replaces an unfinished one before it."""
 
     def _give_back(self) -> None:
-        """With the fault."""
+        """Apply the fault."""
         super()._give_back()
         for at in range(len(self._chunks) - 1, 1, -1):
             if self._chunks[at].is_finished:
@@ -270,10 +273,10 @@ class MergedTooEarly(InFlight):
 
 
 class TimeOfTheFirst(InFlight):
-    """A finished chunk keeps the time of its first record."""
+    """Fault: a finished chunk keeps the time of its first record."""
 
     def _give_back(self) -> None:
-        """With the fault."""
+        """Apply the fault."""
         firsts = {chunk.offsets[-1]: chunk.stream_ms[:1] for chunk in self._chunks}
         super()._give_back()
         self._chunks = [
@@ -285,10 +288,10 @@ class TimeOfTheFirst(InFlight):
 
 
 class ForgetsWhatIsFarAhead(InFlight):
-    """What an earlier owner settled is forgotten at the first chunk."""
+    """Fault: offsets that an earlier owner settled are forgotten at the first chunk."""
 
     def received(self, *of: Any) -> Any:
-        """With the fault."""
+        """Apply the fault."""
         found = super().received(*of)
         self._ahead.clear()
         return found
@@ -308,8 +311,6 @@ class ForgetsWhatIsFarAhead(InFlight):
     ],
 )
 def test_planted_faults_are_caught(faulty: Callable[..., InFlight]) -> None:
-    """Each on its own."""
-
     @settings(database=None, max_examples=1_000, phases=[Phase.generate])
     @given(source=sources, settled=earliers, first=st.integers(0, 9), chance=chances)
     def attempt(

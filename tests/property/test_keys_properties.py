@@ -1,4 +1,4 @@
-"""Whatever keys come, the figures of a key report belong together."""
+"""Properties of a key report: for any keys, its figures are consistent."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from famulus.kafka.partitioner import BUILT_IN
     name=st.sampled_from(sorted(BUILT_IN)),
 )
 def test_the_figures_add_up(keys: list[bytes | None], partitions: int, name: str) -> None:
-    """Every record is counted once; shares and skew are within what they can be."""
+    """Every record is counted once, and shares and skew are within their limits."""
     tally = Tally("key", partitions, BUILT_IN[name])
     for key in keys:
         tally.note(key)

@@ -1,4 +1,4 @@
-"""Lanes under any arrival and any order of finishing; and the planted faults that these properties must catch."""
+"""Properties of lanes under any arrival and order of finishing, and planted faults."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(
 def work_off(
     lanes: Lanes[tuple[str, int]], records: Records, data: st.DataObject
 ) -> list[tuple[str, str, int]]:
-    """Add *records* in pieces, start and finish them, at once or later, in any order: what happened, in order."""
+    """Add, start and finish *records* in random pieces and order; return the steps."""
     waiting, in_hand = list(records), list[tuple[str, int]]()
     happened: list[tuple[str, str, int]] = []
     may_start = False
@@ -54,7 +54,7 @@ def work_off(
 
 
 def check(happened: list[tuple[str, str, int]], records: Records, limit: int) -> None:
-    """A lane never overlaps and never reorders, everything was done once, never more than *limit* at once."""
+    """Check that all is done once, with order kept in each lane and at most *limit* at once."""
     for lane in {lane for lane, _ in records}:
         mine = [(what, number) for what, of, number in happened if of == lane]
         in_order = [number for of, number in records if of == lane]
@@ -69,13 +69,12 @@ def check(happened: list[tuple[str, str, int]], records: Records, limit: int) ->
 def test_a_lane_never_overlaps_and_never_reorders(
     records: Records, limit: int, data: st.DataObject
 ) -> None:
-    """Whatever the arrival and the order of finishing."""
     check(work_off(Lanes(limit), records, data), records, limit)
 
 
 @given(records=arrivals, data=st.data())
 def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject) -> None:
-    """With room for all, exactly the first unfinished record of every lane can be at work."""
+    """With room for all, the first unfinished record of every lane is running."""
     lanes: Lanes[tuple[str, int]] = Lanes(100)
     lanes.add(iter(records), len(records))
     unfinished = list(records)
@@ -95,7 +94,7 @@ def test_nothing_waits_behind_another_lane(records: Records, data: st.DataObject
 def test_clearing_leaves_what_is_in_hand_and_nothing_else(
     records: Records, data: st.DataObject
 ) -> None:
-    """At a revoke nothing more starts; what is in hand can still finish."""
+    """After a revoke no record starts, but records in flight can still finish."""
     lanes: Lanes[tuple[str, int]] = Lanes(10)
     lanes.add(iter(records), len(records))
     in_hand = []
@@ -115,51 +114,51 @@ def test_clearing_leaves_what_is_in_hand_and_nothing_else(
 
 
 def test_finishing_what_is_not_in_hand_is_our_bug() -> None:
-    """It stops at an error."""
+    """The error shows a bug of the engine at once."""
     with pytest.raises(KeyError):
         Lanes[tuple[str, int]](1).finish("a")
 
 
-# Tests of the tests: faults that were made on purpose must not pass.
+# Tests of the tests: planted faults must fail them.
 
 
 class TwoAtOnce(Lanes[tuple[str, int]]):
-    """Forgets that a lane is held."""
+    """Fault: a lane that is held can start again."""
 
     def hold(self, lane: Any) -> None:
-        """With the fault."""
+        """Apply the fault."""
         super().hold(lane)
         self._busy[object()] = self._busy.pop(lane)
 
     def finish(self, lane: Any) -> None:
-        """With the fault."""
+        """Apply the fault."""
         self.held -= 1
 
 
 class Stack(Lanes[tuple[str, int]]):
-    """Takes the newest of those that wait."""
+    """Fault: the newest waiting record starts first."""
 
     def finish(self, lane: Any) -> None:
-        """With the fault."""
+        """Apply the fault."""
         self._busy[lane].reverse()
         super().finish(lane)
 
 
 class OffByOne(PartitionOffsets):
-    """Commits one too many."""
+    """Fault: the commit is one record too far."""
 
     def finished(self, offset: int) -> None:
-        """With the fault."""
+        """Apply the fault."""
         super().finished(offset)
         if self.in_flight and self.next_offset is not None:
             self.next_offset = self._head + 1
 
 
 class NewestWins(PartitionOffsets):
-    """Commits past what is unfinished, as stock Faust does."""
+    """Fault: the commit skips unfinished records, as stock Faust does."""
 
     def finished(self, offset: int) -> None:
-        """With the fault."""
+        """Apply the fault."""
         super().finished(offset)
         self.next_offset = max(offset + 1, self.next_offset or 0)
 
@@ -168,8 +167,6 @@ class NewestWins(PartitionOffsets):
 def test_planted_faults_of_lanes_are_caught(
     faulty: Callable[[int], Lanes[tuple[str, int]]],
 ) -> None:
-    """Two records of a key at once, and a key out of order."""
-
     @settings(database=None, max_examples=500, phases=[Phase.generate])
     @given(records=arrivals, data=st.data())
     def attempt(records: Records, data: st.DataObject) -> None:
@@ -181,8 +178,6 @@ def test_planted_faults_of_lanes_are_caught(
 
 @pytest.mark.parametrize("faulty", [OffByOne, NewestWins])
 def test_planted_faults_of_offsets_are_caught(faulty: Callable[[], PartitionOffsets]) -> None:
-    """A commit that is one too far, and one past an unfinished record."""
-
     @settings(database=None, max_examples=500, phases=[Phase.generate])
     @given(order=st.permutations(range(5)))
     def attempt(order: list[int]) -> None:

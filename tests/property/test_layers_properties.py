@@ -1,4 +1,4 @@
-"""Whatever files and variables hold: one pass, everything missing at once, and the last layer wins."""
+"""Properties of settings: one pass of expansion, all missing references, the last layer wins."""
 
 import json
 from pathlib import Path
@@ -22,25 +22,25 @@ layers = st.lists(st.dictionaries(places, texts, max_size=5), max_size=5)
 
 
 def no_file(path: str) -> str:
-    """There is none."""
+    """Raise FileNotFoundError."""
     raise FileNotFoundError(2, "no such file", path)
 
 
 @given(text=texts)
 def test_what_is_escaped_comes_out_as_it_was(text: str) -> None:
-    """Any text can be said."""
+    """Any text can be escaped."""
     expanded = expand(text.replace("${", "$${"), {}, no_file)
     assert (expanded.text, expanded.problems) == (text, ())
 
 
 @given(value=texts, before=texts.filter(lambda text: "$" not in text), name=variables)
 def test_what_was_put_in_is_not_looked_at_again(value: str, before: str, name: str) -> None:
-    """From variables, defaults and files."""
+    """Values of variables, defaults and files are used literally."""
     assert (
         expand(f"{before}${{{name}}}{before}", {name: value}, no_file).text
         == before + value + before
     )
-    # Else its end would be taken for a part of the file's line end.
+    # A value that ends in CR would form one line end with a LF behind it.
     end = "\r\n" if value.endswith("\r") else "\n"
     assert expand(f"${{file:{name}}}", {}, lambda _: f"{value}{end}").text == value
     default = value.replace("}", "")
@@ -50,7 +50,7 @@ def test_what_was_put_in_is_not_looked_at_again(value: str, before: str, name: s
 
 @given(needed=st.lists(variables, min_size=1, max_size=6), there=st.sets(variables))
 def test_all_that_is_missing_is_found(needed: list[str], there: set[str]) -> None:
-    """In the order of the text, and nothing else."""
+    """The problems are in the order of the text."""
     expanded = expand(
         " ".join(f"${{{name}}}" for name in needed), dict.fromkeys(there, "x"), no_file
     )
@@ -59,13 +59,13 @@ def test_all_that_is_missing_is_found(needed: list[str], there: set[str]) -> Non
 
 @given(text=texts)
 def test_no_text_is_a_crash(text: str) -> None:
-    """It is a value, or a problem."""
+    """Every text gives a value or a problem."""
     expand(text, {}, no_file)
 
 
 @given(said=layers)
 def test_the_last_layer_that_says_something_wins(said: list[dict[tuple[str, str], str]]) -> None:
-    """And is named as the one that did."""
+    """The setting has that layer as its origin."""
     settings = [
         [
             Setting(tuple(map(plain, place)), value, ".".join(place), str(number))
@@ -88,7 +88,7 @@ def test_the_last_layer_that_says_something_wins(said: list[dict[tuple[str, str]
     )
 )
 def test_comments_and_last_commas_change_nothing(said: dict[str, str | list[str]]) -> None:
-    """Strings that look like comments are strings."""
+    """Strings that look like comments stay strings."""
     text = json.dumps(said, indent=1, ensure_ascii=False).replace(
         "\n", ' // a " comment,}\n/* and " another } */'
     )

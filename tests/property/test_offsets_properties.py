@@ -1,4 +1,4 @@
-"""The offset arithmetic under any order of finishing: only the longest finished prefix may ever be committed."""
+"""Properties of offsets: only the longest finished prefix may be committed, in any order."""
 
 from itertools import pairwise
 from random import Random
@@ -19,7 +19,7 @@ chances = st.randoms(use_true_random=False)
 
 
 def check(offsets: PartitionOffsets, received: list[int], finished: set[int]) -> None:
-    """All that *offsets* says, by the offsets themselves."""
+    """Check everything that *offsets* reports against the sets of offsets."""
     unfinished = [offset for offset in received if offset not in finished]
     head = unfinished[0] if unfinished else received[-1] + 1
     prefix = [offset for offset in received if offset < head]
@@ -31,13 +31,13 @@ def check(offsets: PartitionOffsets, received: list[int], finished: set[int]) ->
     assert ahead & set(received) == {offset for offset in finished if offset > head}
     assert all(head < start < end <= received[-1] + 1 for start, end in runs)
     assert all(before < start for (_, before), (start, _) in pairwise(runs))
-    assert all(finished & set(range(*run)) for run in runs)  # none is nothing but a hole
+    assert all(finished & set(range(*run)) for run in runs)  # no run has holes alone
     assert not any(offset >= offsets.untouched for offset in finished)
 
 
 @given(log=logs, data=st.data())
 def test_committable_is_the_longest_finished_prefix(log: list[int], data: st.DataObject) -> None:
-    """After every single finish, whatever the order, `next_offset` is the end of the longest finished prefix."""
+    """The check runs after each single finish."""
     offsets = PartitionOffsets()
     offsets.received(log)
     finished = set[int]()
@@ -51,7 +51,7 @@ def test_committable_is_the_longest_finished_prefix(log: list[int], data: st.Dat
 def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(
     log: list[int], chance: Random
 ) -> None:
-    """Whatever the groups and their order, also when some finish one by one in between."""
+    """Groups are random, and some records finish one by one."""
     together, alone = PartitionOffsets(), PartitionOffsets()
     together.received(log)
     alone.received(log)
@@ -71,9 +71,9 @@ def test_many_that_finish_together_are_as_many_that_finish_one_after_the_other(
 
 @given(log=logs, data=st.data())
 def test_what_is_not_in_flight_cannot_finish(log: list[int], data: st.DataObject) -> None:
-    """It was never received, or is finished: at the head, ahead of it, or by the same call.
+    """The offset was never received, or is already finished.
 
-    Alone or with others.
+    The call has this offset alone or with others.
     """
     offsets = PartitionOffsets()
     offsets.received(log)
@@ -92,7 +92,6 @@ def test_what_is_not_in_flight_cannot_finish(log: list[int], data: st.DataObject
 
 @given(log=logs, data=st.data())
 def test_nothing_finishes_twice_in_one_call(log: list[int], data: st.DataObject) -> None:
-    """Whichever comes twice."""
     offsets = PartitionOffsets()
     offsets.received(log)
     twice = data.draw(st.sampled_from(log))
@@ -102,7 +101,7 @@ def test_nothing_finishes_twice_in_one_call(log: list[int], data: st.DataObject)
 
 @given(log=logs, data=st.data())
 def test_nothing_is_received_twice_or_backwards(log: list[int], data: st.DataObject) -> None:
-    """In one call or in two."""
+    """The offset comes twice in one call or in two."""
     offsets = PartitionOffsets()
     offsets.received(log[: data.draw(st.integers(0, len(log)))])
     back = data.draw(st.sampled_from(log))
@@ -112,7 +111,7 @@ def test_nothing_is_received_twice_or_backwards(log: list[int], data: st.DataObj
 
 @given(log=logs, chance=chances, stale=st.sampled_from([1, 3, module.STALE_RUNS]))
 def test_records_may_arrive_while_others_finish(log: list[int], chance: Random, stale: int) -> None:
-    """Receiving in pieces between finishes, one by one or many together, changes nothing."""
+    """Records are received in pieces between finishes, one by one or many together."""
     offsets = PartitionOffsets()
     waiting, finished, received = list(log), set[int](), list[int]()
     in_hand: list[int] = []
@@ -144,10 +143,10 @@ def test_records_may_arrive_while_others_finish(log: list[int], chance: Random, 
 def test_what_is_no_record_is_passed_when_all_before_it_is_finished(
     log: list[int], chance: Random
 ) -> None:
-    """Never before, never back, and nothing else changes."""
+    """The position never passes unfinished records and never goes back."""
     offsets, plain = PartitionOffsets(), PartitionOffsets()
     waiting, in_hand, position = list(log), list[int](), 0
-    before = 0  # what could be committed
+    before = 0  # the offset that could be committed before
     while waiting or in_hand:
         chosen = chance.random()
         if waiting and (chosen > 0.7 or not in_hand):
@@ -174,7 +173,7 @@ def test_what_is_no_record_is_passed_when_all_before_it_is_finished(
 
 @given(chance=chances)
 def test_runs_are_few_where_records_wait_and_the_lists_do_not_grow(chance: Random) -> None:
-    """One run for each offset that waits, and what lies before the first is deleted from time to time."""
+    """Each waiting offset makes one run; runs before the first are deleted from time to time."""
     offsets = PartitionOffsets()
     log = list(range(0, 10_000, 2))  # each behind a hole, as one-record transactions leave them
     waits = sorted(chance.sample(log, 5))

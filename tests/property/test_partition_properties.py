@@ -1,8 +1,8 @@
-"""What a partition has on its way to the store, against a plain model: whoever looks sees the newest.
+"""Properties of the state of a partition on its way to the store: each lookup finds the newest.
 
-Rows and marks are looked up in memory where they can be: in the groups, in what was settled lately,
-in what the store said to a whole fetch some groups ago. None of that may ever be older than what
-the store and the groups say together.
+Rows and marks are looked up in memory where possible: in checkpoints, in recently settled rows, and
+in the answer of the store to a whole fetch some checkpoints ago. An answer from memory may never be
+older than the store and the checkpoints together.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ values = st.none() | st.integers(0, 100).map(lambda size: b"v" * size)
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Events that join, groups that are sealed and settled, and looks at the store that are used much later."""
+    """Random events, sealed and settled checkpoints, and lookups that are used much later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(changes=st.dictionaries(rows, values, max_size=2), mark=st.none() | marks)
     def join(self, changes: dict[bytes, bytes | None], mark: bytes | None) -> None:
-        """An event ends."""
+        """Finish an event."""
         self.events += 1
         unit = UnitOfWork(self.partition, record(self.events))
         for key, value in changes.items():
@@ -54,19 +54,22 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(key=marks)
     def look(self, key: bytes) -> None:
-        """What the store has is noted for later."""
+        """Keep the store's answer for later."""
         self.looks.append((key, self.partition.applied, self.store.rows.get(key)))
 
     @precondition(lambda self: self.sealed is None)
     @rule()
     def seal(self) -> None:
-        """The oldest group is being settled."""
+        """Begin to settle the oldest checkpoint."""
         self.sealed = self.partition.next_to_settle()
 
     @precondition(lambda self: self.sealed is not None)
     @rule(closed=st.lists(rows, max_size=2))
     def write(self, closed: list[bytes]) -> None:
-        """The group reaches the store, and with it go rows of windows that are closed and no later event wrote."""
+        """Write the checkpoint to the store, and delete rows of closed windows.
+
+        Only rows that no later event wrote are deleted.
+        """
         group = self.sealed
         assert group is not None
         for key in closed:
@@ -86,7 +89,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def settle_many(self, data: st.DataObject) -> None:
-        """More groups than are remembered go by between a look and its use."""
+        """Settle more checkpoints than are remembered between a lookup and its use."""
         for _ in range(data.draw(st.integers(1, RECENT + 1))):
             self.join({b"c": b"x"}, data.draw(marks))
             self.sealed = self.sealed or self.partition.next_to_settle()
@@ -94,7 +97,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_the_newest(self) -> None:
-        """Every row, and every mark by every look that anybody took."""
+        """Check every row, and every mark with every earlier lookup."""
         for key in (b"a", b"b", b"c", b"d"):
             assert self.partition.row(key) == self.newest.get(key)
         for key, applied, stored in self.looks:
@@ -102,7 +105,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_of_settled_rows_is_bounded(self) -> None:
-        """By a group's bytes, or what the largest one had; marks by the number of groups."""
+        """Check the limits: rows by the bytes of the largest checkpoint, marks by checkpoints."""
         warm = self.partition._warm
         assert (
             sum(len(k) + len(v or b"") + RECORD_OVERHEAD for k, v in warm.items()) <= self.largest

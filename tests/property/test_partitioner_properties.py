@@ -1,4 +1,4 @@
-"""Partition choice for any key: inside the topic, the same each time, and as another implementation has it."""
+"""Properties of partitioners: any key has one partition of the topic."""
 
 from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
@@ -12,13 +12,13 @@ counts = st.integers(1, 10_000)
 
 @given(key=keys)
 def test_murmur2_is_that_of_aiokafka(key: bytes) -> None:
-    """Its own is written byte by byte, ours word by word."""
+    """The implementation of aiokafka works byte by byte, this one word by word."""
     assert murmur2_hash(key) == murmur2_of_aiokafka(key)
 
 
 @given(key=keys, count=counts, name=st.sampled_from(sorted(BUILT_IN)))
 def test_a_partition_of_the_topic_and_always_the_same(key: bytes, count: int, name: str) -> None:
-    """None only where any will do: an empty key."""
+    """None means any partition, and is only for an empty key."""
     found = BUILT_IN[name](key, count)
     assert found == BUILT_IN[name](key, count)
     assert found in range(count) if found is not None else not key

@@ -1,4 +1,7 @@
-"""Tests of the tests: an engine with a fault must not pass the property of the state, in a few fixed scenarios."""
+"""Tests of the property of the state: an engine with a planted fault must fail it.
+
+The scenarios are fixed by their seeds.
+"""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +25,7 @@ from famulus.state.unit_of_work import UnitOfWork
 from tests.support.in_memory.scenario import scenario
 from tests.support.in_memory.verdict import judge
 
-SEEDS = 30  # scenarios: none of them goes wrong with the engine as it is, one does with each fault
+SEEDS = 30  # scenarios per test: all pass without a fault, and each fault fails at least one
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .Crew._work. was never awaited")
 Fault = Callable[[pytest.MonkeyPatch], None]
 
@@ -35,7 +38,7 @@ async def settle_in_two(
     *,
     marks_first: bool,
 ) -> bool:
-    """Marks and effects each as a batch and a write of their own."""
+    """Write marks and effects each as their own batch and store write."""
     marks: Rows = dict(self._packed(group))
     effects: Rows = {**group.rows, PROCESSED: encode(processed)}
     for rows in (marks, effects) if marks_first else (effects, marks):
@@ -60,7 +63,7 @@ async def settle_in_two(
 
 
 def marks_before_effects(patch: pytest.MonkeyPatch) -> None:
-    """An event is marked as handled, then its effects are settled: a kill in between loses them."""
+    """Settle the mark of an event before its effects: a kill in between loses them."""
 
     async def settle(self: Checkpointer, *of: Any) -> bool:
         return await settle_in_two(self, *of, marks_first=True)
@@ -69,7 +72,7 @@ def marks_before_effects(patch: pytest.MonkeyPatch) -> None:
 
 
 def marks_after_effects(patch: pytest.MonkeyPatch) -> None:
-    """Two batches the other way round: a duplicate takes effect after a kill in between."""
+    """Settle the effects before the mark: after a kill in between, a duplicate takes effect."""
 
     async def settle(self: Checkpointer, *of: Any) -> bool:
         return await settle_in_two(self, *of, marks_first=False)
@@ -78,7 +81,7 @@ def marks_after_effects(patch: pytest.MonkeyPatch) -> None:
 
 
 def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
-    """What is about to be settled may be committed."""
+    """Commit records that are about to be settled."""
     settle_group = CheckpointLoop._settle_group
 
     async def too_early(self: CheckpointLoop, group: Checkpoint) -> bool:
@@ -89,7 +92,7 @@ def commit_before_settlement(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_fencing(patch: pytest.MonkeyPatch) -> None:
-    """A worker that lost the partition goes on."""
+    """Let a worker that lost the partition continue."""
     make = PartitionStateManager._checkpointer
 
     def unfenced(self: PartitionStateManager, *of: Any) -> Checkpointer:
@@ -101,7 +104,7 @@ def no_fencing(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_epochs(patch: pytest.MonkeyPatch) -> None:
-    """Whoever restores takes the word of workers that had lost the partition."""
+    """Restore records of workers that had lost the partition."""
     replay = Replica.replay
 
     def believe(self: Replica, records: Sequence[Any], position: int) -> None:
@@ -116,7 +119,7 @@ def no_epochs(patch: pytest.MonkeyPatch) -> None:
 
 
 def repair_with_old_values(patch: pytest.MonkeyPatch) -> None:
-    """Stale records are overruled with what the store had before the batch in hand."""
+    """Overwrite stale records with values from before the batch in flight."""
     repair = Checkpointer.repair
 
     async def old(self: Checkpointer, keys: Any, sent: Any = None) -> None:
@@ -126,7 +129,7 @@ def repair_with_old_values(patch: pytest.MonkeyPatch) -> None:
 
 
 def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
-    """A failed send is taken for an unwritten one."""
+    """Take a failed send for an unwritten one."""
     settle = Checkpointer.settle
 
     async def again(self: Checkpointer, *of: Any) -> bool:
@@ -139,7 +142,7 @@ def built_again_after_a_failed_send(patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
-    """Handlers that suspend read and write the same row as they like."""
+    """Let handlers that suspend read and write the same row."""
 
     def touch(self: UnitOfWork, key: bytes) -> None:
         self._touched = {**self._touched, key: None}
@@ -148,7 +151,7 @@ def rows_are_not_owned(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_too_far(patch: pytest.MonkeyPatch) -> None:
-    """The processed row, and so the commit, is one record too far."""
+    """Move the processed row, and so the commit, one record too far."""
     processed = InFlight.processed
 
     def wrong(self: InFlight, now_ms: int, counts: Mapping[str, int]) -> SourcePosition:
@@ -159,7 +162,7 @@ def one_too_far(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_too_many_ahead(patch: pytest.MonkeyPatch) -> None:
-    """The processed row says of a record in hand that it is settled, because those before it are."""
+    """Count a record in flight as settled in the processed row, because those before it are."""
     ahead = PartitionOffsets.ahead
 
     def wrong(self: PartitionOffsets) -> Iterator[tuple[int, int]]:
@@ -169,7 +172,7 @@ def one_too_many_ahead(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
-    """Packs are forgotten although their marks are still asked for."""
+    """Forget packs whose marks are still needed."""
     packs = Expiry.packs
 
     def too_early(self: Expiry, stream_ms: int) -> dict[bytes, bytes]:
@@ -180,7 +183,7 @@ def dropped_duplicates_marks(patch: pytest.MonkeyPatch) -> None:
 
 
 def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:
-    """A subscription that remembers nothing commits a record that is still in hand."""
+    """Commit a record in flight of a subscription without state."""
 
     def wrong(self: PartitionProcessor) -> int | None:
         right = self.offsets.next_offset
@@ -190,7 +193,7 @@ def committed_one_too_far(patch: pytest.MonkeyPatch) -> None:
 
 
 def is_caught(seed: int, *, remembers: bool = True) -> bool:
-    """Whether one of the scenarios from *seed* on goes wrong."""
+    """Return True if one of the scenarios from *seed* on fails."""
     for number in range(seed, seed + SEEDS):
         try:
             judge(scenario(random.Random(number), remembers=remembers))
@@ -218,18 +221,17 @@ def is_caught(seed: int, *, remembers: bool = True) -> bool:
 def test_a_fault_of_the_state_is_caught(
     fault: Fault, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each on its own."""
     fault(monkeypatch)
     assert is_caught(seed)
 
 
 @pytest.mark.parametrize("seed", [0, 30, 290, 350])
 def test_without_a_fault_nothing_is_caught(seed: int) -> None:
-    """The same scenarios with the engine as it is."""
+    """These are the scenarios of the faults."""
     assert not is_caught(seed)
 
 
 def test_a_fault_without_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the commit alone says where to go on."""
+    """Without state, only the commit decides where the next worker starts."""
     committed_one_too_far(monkeypatch)
     assert is_caught(10, remembers=False)

@@ -1,4 +1,7 @@
-"""Lanes whose records rest and start again, at any time and in any order: nothing overtakes them, nothing is lost."""
+"""Properties of lanes with deferred records: none is overtaken, and none is lost.
+
+Records are deferred and resumed at any time and in any order.
+"""
 
 from typing import Any
 
@@ -14,7 +17,7 @@ arrivals = st.lists(st.sampled_from("abcd"), max_size=20).map(
 
 
 class Work:
-    """Lanes, what they were given, and what happened. *rests*: how often any record may rest."""
+    """Lanes, their records and the steps so far; *rests* limits the number of deferrals."""
 
     def __init__(self, records: Records, limit: int, rests: int) -> None:
         self.lanes: Lanes[tuple[str, int]] = Lanes(limit)
@@ -26,7 +29,7 @@ class Work:
         self.may_start = False
 
     def possible(self) -> list[str]:
-        """What may happen next."""
+        """Return the steps that are possible next."""
         found = (
             ["add"] * bool(self.waiting)
             + ["start"] * self.may_start
@@ -35,7 +38,7 @@ class Work:
         return found + (["finish"] + ["rest"] * bool(self.rests) if self.held else [])
 
     def do(self, what: str, data: st.DataObject) -> None:
-        """Let it happen."""
+        """Do one step."""
         if what == "add":
             size = data.draw(st.integers(1, len(self.waiting)))
             self.lanes.add(iter(self.waiting[:size]), size)
@@ -50,7 +53,7 @@ class Work:
         self.may_start = True
 
     def start(self, data: st.DataObject) -> None:
-        """Start the next one, if there is one: it ends at once, is held, or rests."""
+        """Start the next record if there is one: it ends at once, is held or is deferred."""
         started = self.lanes.start()
         if started is None:
             self.may_start = False
@@ -67,7 +70,7 @@ class Work:
             self.end(what, lane, number, is_held=False)
 
     def end(self, what: str, lane: str, number: int, *, is_held: bool) -> None:
-        """One ends, or rests."""
+        """Finish or defer a record."""
         self.happened.append((what, lane, number))
         if what == "rest":
             self.rests -= 1
@@ -78,7 +81,7 @@ class Work:
 
     @staticmethod
     def pick(of: Records, data: st.DataObject) -> tuple[str, int]:
-        """One of them, taken out."""
+        """Remove and return one of the records."""
         return of.pop(data.draw(st.integers(0, len(of) - 1)))
 
 
@@ -86,7 +89,7 @@ class Work:
 def test_what_rests_is_overtaken_by_nothing_of_its_lane(
     records: Records, limit: int, rests: int, data: st.DataObject
 ) -> None:
-    """It starts again before what waits behind it; it takes no room meanwhile; everything is done once."""
+    """A deferred record starts again before those behind it in its lane, and takes no room."""
     work = Work(records, limit, rests)
     while possible := work.possible():
         work.do(data.draw(st.sampled_from(possible)), data)
@@ -105,7 +108,7 @@ def test_what_rests_is_overtaken_by_nothing_of_its_lane(
 
 @given(records=arrivals, data=st.data())
 def test_what_rests_takes_no_room(records: Records, data: st.DataObject) -> None:
-    """With room for one, the first record of every lane may rest, and nothing else has started then."""
+    """With room for one, the first record of every lane may be deferred, and no other starts."""
     work = Work(records, 1, len(records))
     work.lanes.add(iter(records), len(records))
     while (started := work.lanes.start()) is not None:

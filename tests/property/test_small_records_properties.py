@@ -1,4 +1,4 @@
-"""The quick look whether a record is small never takes a large one for small."""
+"""Properties of the quick size check: a large record is never taken for a small one."""
 
 from dataclasses import replace
 
@@ -23,13 +23,13 @@ texts = st.none() | st.integers(0, 1_200).map(bytes)
 def test_what_is_called_small_is_small(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
 ) -> None:
-    """Beside aiokafka's own estimate, which is what is compared with the limit."""
+    """The limit applies to aiokafka's own estimate."""
     record = ProducerRecord("t", key, value, headers)
     assert not PRODUCER.is_small(record) or size_of(key, value, headers) <= LIMIT
 
 
 def test_a_record_that_is_made_of_another_is_measured_anew() -> None:
-    """What is remembered of the size is of one record only."""
+    """The remembered size belongs to one record only."""
     small = ProducerRecord("t", b"k", b"v")
     assert PRODUCER.is_small(small)
     large = replace(small, value=bytes(2 * LIMIT))

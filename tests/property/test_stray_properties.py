@@ -1,7 +1,7 @@
-"""Every decoder of a topic of the group's own survives any bytes: what cannot be read is one error that quotes nothing.
+"""Properties of the decoders of the group's own topics: any bytes give one error without quotes.
 
-A module that decodes what is read from such a topic has a line in DECODERS, or says in ELSEWHERE
-why it needs none.
+A module that decodes records of such a topic has a line in DECODERS. A module in ELSEWHERE names
+the reason for which it needs none.
 """
 
 import json
@@ -57,19 +57,19 @@ from famulus.state.replica import Replica
 from tests.support.in_memory.stored import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = "4929-1234"  # is in what is quoted, if anything is
+SECRET = "4929-1234"  # part of the junk: an error that quotes its input contains it
 AT_MS = 1_700_000_000_000
 HOME = ChangelogPartition("cluster", "s", "id", 0)
 
 
 class Answer(Event, namespace="test.Answer", topic="t", key="name"):
-    """What a reply may be."""
+    """An event that may be a reply."""
 
     name: str
 
 
-# The decoders, each as its module calls it; what comes out is used as the worker, the commands or
-# the console do.
+# The decoders, called as their modules do; their results are used as in the worker, the commands
+# or the console.
 
 
 def _replayed(record: RecordCopy) -> None:
@@ -182,7 +182,7 @@ DECODERS: dict[str, Callable[[RecordCopy], object]] = {
     "famulus.producer.reply_headers": _request,
     "famulus.serialization.claim_check": _claim_check,
 }
-# Modules that decode bytes, and of no topic of the group's own; or what one of those above calls.
+# Modules that decode bytes of other topics, or that one of the decoders above calls.
 ELSEWHERE = {
     "famulus.serialization.json_codec": "events",
     "famulus.serialization.cloudevents": "events",
@@ -206,12 +206,12 @@ ELSEWHERE = {
 NAMING = {
     "famulus.producer.request_reply",
     "famulus.producer.reply_headers",
-}  # tell the type, or the topic, to whoever asked for it
+}  # name the type or the topic, which the requester chose
 DECODES = re.compile(r"json\.decode\(|json\.Decoder\(|\.unpack\(|iter_unpack\(|origin_of\(")
 
 
 def test_every_module_that_decodes_is_known() -> None:
-    """A new one needs a line here: then the records below are tried on it, too."""
+    """A new module needs a line, so that the records below are tried on it too."""
     found = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "famulus").rglob("*.py")
@@ -220,7 +220,7 @@ def test_every_module_that_decodes_is_known() -> None:
     assert found <= {name.partition(" ")[0] for name in DECODERS} | ELSEWHERE.keys()
 
 
-# Records: of ours with something in them changed, and anything at all.
+# Records: those of the group with changes, and arbitrary ones.
 
 LETTERS = DeadLetters("t.dead-letter", 4, "g", "v1")
 EVENT = RecordCopy("t", 0, 5, AT_MS, b"k", b'{"name": "a"}', [("ce_id", b"1")])
@@ -229,7 +229,7 @@ LETTER = LETTERS.letter(EVENT, FAILURE)
 
 
 def as_read(record: ProducerRecord) -> RecordCopy:
-    """*record* as it is read."""
+    """Return *record* as it is read."""
     return RecordCopy(
         record.topic,
         record.partition or 0,
@@ -286,7 +286,7 @@ OURS = [
     RecordCopy("g.replies", 0, 7, AT_MS, b"k", codec_of(Answer).encode(Answer(name="a")), REPLY),
     RecordCopy("t", 0, 7, AT_MS, b"k", b'"famulus-claim"', CLAIM_CHECK),
 ]
-# No such epoch.
+# Valid but for an epoch that cannot exist.
 NEARLY = [
     RecordCopy("s", 0, 7, AT_MS, PROCESSED, encode(SourcePosition(5, leader_epoch=2**40)), EPOCH)
 ]
@@ -342,7 +342,7 @@ times = st.sampled_from([AT_MS, 0, -1, 2**63 - 1, -(2**63)])
 
 @st.composite
 def records(draw: st.DrawFn) -> RecordCopy:
-    """A record of ours with one thing changed or more, or nothing but junk."""
+    """Draw a record of the group with one or more changes, or only junk."""
     ours = draw(st.sampled_from(OURS + NEARLY))
     key, value, headers = ours.key, ours.value, cast(Any, list(ours.headers))
     for what in draw(
@@ -376,9 +376,9 @@ def records(draw: st.DrawFn) -> RecordCopy:
 
 
 def refused(record: RecordCopy, decode: Callable[[RecordCopy], object]) -> StrayRecordError | None:
-    """Why *decode* refuses *record*, None when it takes it.
+    """Return the error with which *decode* refuses *record*, or None.
 
-    Whatever else is raised fails the test.
+    Any other error fails the test.
     """
     try:
         read(record, decode)
@@ -388,7 +388,7 @@ def refused(record: RecordCopy, decode: Callable[[RecordCopy], object]) -> Stray
 
 
 def tried(record: RecordCopy) -> None:
-    """Have every decoder look at *record*."""
+    """Try every decoder on *record*."""
     for name, decode in DECODERS.items():
         if (error := refused(record, decode)) is not None:
             assert (error.topic, error.partition, error.offset) == (
@@ -403,7 +403,7 @@ def tried(record: RecordCopy) -> None:
 
 # Any: a header may have no value.
 def changed(ours: RecordCopy, junk: Any) -> Iterator[RecordCopy]:
-    """*ours* with *junk* in each of its parts in turn."""
+    """Yield copies of *ours* with *junk* in each of its parts in turn."""
     yield replace(ours, key=junk)
     yield replace(ours, value=junk)
     for at, (name, _) in enumerate(ours.headers):
@@ -413,20 +413,19 @@ def changed(ours: RecordCopy, junk: Any) -> Iterator[RecordCopy]:
 @given(records())
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_in_a_record_it_ends_there(record: RecordCopy) -> None:
-    """No decoder raises anything else, or says a word of what it was given."""
+    """No decoder raises another error or quotes the record."""
     tried(record)
 
 
 @pytest.mark.parametrize("value", JUNK, ids=lambda junk: repr(junk)[:20])
 def test_junk_in_each_part_of_each_record(value: Any) -> None:
-    """Each of ours with each of its parts replaced in turn."""
     for ours in OURS + NEARLY:
         for record in changed(ours, value):
             tried(record)
 
 
 def test_what_is_ours_is_read() -> None:
-    """Else the records above would try nothing."""
+    """Otherwise, the changed records would test nothing."""
     for name in (
         "famulus.deadletter.dead_letter",
         "famulus.deadletter.redelivery",
@@ -443,7 +442,7 @@ def test_what_is_ours_is_read() -> None:
 
 
 def test_the_error_of_a_claim_check_is_ours() -> None:
-    """It says what is wrong without a word of the record."""
+    """The error names the fault and quotes nothing of the record."""
     record = replace(OURS[-1], topic="other")
     with pytest.raises(StrayRecordError, match="below the record's topic"):
         read(record, _claim_check)
@@ -454,5 +453,5 @@ def test_the_error_of_a_claim_check_is_ours() -> None:
 @given(st.binary(max_size=30))
 @settings(deadline=None)
 def test_an_epoch_is_one_or_nobodys(value: bytes) -> None:
-    """A header of another length, or a number that no claim reaches, says nothing."""
+    """A header of another length, or a number beyond all claims, counts as no epoch."""
     assert 0 <= epoch_of([("epoch", value)]) <= 2**40

@@ -1,4 +1,7 @@
-"""Whatever a table takes is read again as the same, by events, from the log, from an export; the rest is refused."""
+"""Properties of tables: an accepted row is read back equal, and all others are refused.
+
+A row is read by events, from the changelog and from an export.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +26,7 @@ from tests.support.in_memory.stored import Memory, partition_of, record
 
 
 class Color(Enum):
-    """Texts that look like something else."""
+    """An enumeration of texts that look like other values."""
 
     RED = "red"
     NUMBER = "5"
@@ -32,21 +35,21 @@ class Color(Enum):
 
 
 class Level(IntEnum):
-    """Numbers with names."""
+    """An enumeration of numbers."""
 
     LOW = 1
     HIGH = 2
 
 
 class Inner(faust.Record):
-    """A Record in a Record."""
+    """A nested record."""
 
     label: str
     price: Decimal
 
 
 class Outer(faust.Record):
-    """A Record with most that there is."""
+    """A record with most kinds of fields."""
 
     number: int
     ratio: float | None = None
@@ -56,21 +59,21 @@ class Outer(faust.Record):
 
 @dataclass
 class Point:
-    """What msgspec can without us."""
+    """A dataclass, which msgspec supports itself."""
 
     x: int
     y: float
 
 
 class Struct(msgspec.Struct):
-    """The same."""
+    """A struct, which msgspec supports itself."""
 
     x: int
     name: str = ""
 
 
 class Pair(NamedTuple):
-    """The same."""
+    """A named tuple, which msgspec supports itself."""
 
     left: int
     right: str
@@ -142,7 +145,7 @@ ANYTHING = st.one_of(
 
 @contextmanager
 def in_event(partition: PartitionState) -> Iterator[UnitOfWork]:
-    """An event in hand."""
+    """Yield the unit of work of an event in flight."""
     unit = UnitOfWork(partition, record())
     enter(unit)
     try:
@@ -153,13 +156,13 @@ def in_event(partition: PartitionState) -> Iterator[UnitOfWork]:
 
 
 def table_of(key: Any, value: Any) -> tuple[Table[Any, Any], PartitionState]:
-    """A table and the partition that has its rows."""
+    """Return a table and the partition that has its rows."""
     partition = partition_of(group_bytes=10_000_000)
     return Table("t", key, value, default=None, held={0: partition}), partition
 
 
 def check(table: Table[Any, Any], partition: PartitionState, key: Any, value: Any) -> bool:
-    """Write a row. Whether it was taken; then it must be read everywhere as the same."""
+    """Write a row; return True if it was accepted and is read back equal everywhere."""
     with in_event(partition) as unit:
         refusal = ""
         try:
@@ -193,7 +196,6 @@ def check(table: Table[Any, Any], partition: PartitionState, key: Any, value: An
 def test_a_value_of_the_tables_type_is_read_as_it_was_written(
     value_type: Any, data: st.DataObject
 ) -> None:
-    """Of every type that a table may have."""
     table, partition = table_of(str, value_type)
     assert check(table, partition, "k", data.draw(VALUES[value_type]))
 
@@ -202,7 +204,7 @@ def test_a_value_of_the_tables_type_is_read_as_it_was_written(
 @settings(max_examples=40)
 @given(value=ANYTHING)
 def test_any_other_value_is_refused_or_read_as_it_was_written(value_type: Any, value: Any) -> None:
-    """Never kept as something else, and never unreadable."""
+    """No value is stored as something else or becomes unreadable."""
     table, partition = table_of(str, value_type)
     check(table, partition, "k", value)
 
@@ -211,7 +213,7 @@ def test_any_other_value_is_refused_or_read_as_it_was_written(value_type: Any, v
 @settings(max_examples=40)
 @given(key=ANYTHING)
 def test_any_key_is_refused_or_finds_its_row_again(key_type: Any, key: Any) -> None:
-    """Also from the log, and by its text in a URL."""
+    """The row is also found from the changelog, and by the text of the key in a URL."""
     table, partition = table_of(key_type, int)
     check(table, partition, key, 1)
 
@@ -220,7 +222,6 @@ def test_any_key_is_refused_or_finds_its_row_again(key_type: Any, key: Any) -> N
 @settings(max_examples=40)
 @given(data=st.data())
 def test_the_text_of_a_key_is_read_back(key_type: Any, data: st.DataObject) -> None:
-    """Of every type that keys may have."""
     key = data.draw(KEYS[key_type])
     coder = key_coder(key_type)
     raw = coder.canonical(key)
@@ -228,5 +229,5 @@ def test_the_text_of_a_key_is_read_back(key_type: Any, data: st.DataObject) -> N
     assert coder.canonical(coder.decode(raw)) == raw
     assert b"\xff" not in raw
     raw.decode()
-    # A text may have quotes of its own; of every other type none are left of JSON's.
+    # A text may have its own quotes; the key of any other type has no JSON quotes left.
     assert isinstance(key, str) or not (raw.startswith(b'"') and raw.endswith(b'"'))

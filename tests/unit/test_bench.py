@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, and that the README shows what was measured and nothing else."""
+"""Tests of the benchmark: its arithmetic, and the figures that the README and the chart show."""
 
 from bench import load, report
 from bench.logs import Restored, restored
@@ -11,7 +11,7 @@ def row(
     metric: str = "events_per_second",
     value: float = 1.0,
 ) -> Row:
-    """A row of results.json whose minimum, median and maximum are one."""
+    """Return a row of results.json whose minimum, median and maximum are equal."""
     return Row(
         workload=workload, system=system, metric=metric, unit="", min=value, median=value, max=value
     )
@@ -24,7 +24,7 @@ def test_the_readme_shows_what_was_measured() -> None:
 
 
 def test_the_chart_shows_what_was_measured() -> None:
-    """Its text stands in the file, so the paces can be looked for."""
+    """The text of the chart is searched for the rates, because the file is an SVG."""
     chart = report.RESULTS.with_suffix(".svg").read_text("utf-8")
     drawn = [
         r
@@ -35,14 +35,14 @@ def test_the_chart_shows_what_was_measured() -> None:
 
 
 def test_a_run_replaces_only_what_it_measured() -> None:
-    """A row goes when its workload and system were measured again, whatever its metric."""
+    """A row is replaced if its workload and system were measured again, with any metric."""
     before = [row("W0"), row("W0", metric="rss_mb"), row("W0", "quix"), row("W1")]
     merged = report.merged(before, [row("W0", value=2.0)])
     assert merged == [row("W0", value=2.0), row("W0", "quix"), row("W1")]
 
 
 def test_a_system_without_a_figure_has_an_empty_cell() -> None:
-    """Not every system can do every workload."""
+    """Some systems cannot run every workload."""
     table = report.table([row(value=123_456.7), row("idle", "quix", "cpu_share", 0.01234)])
     assert table.splitlines()[2:] == [
         "| handlers that do nothing, events/s | 123,000 |  |",
@@ -51,7 +51,7 @@ def test_a_system_without_a_figure_has_an_empty_cell() -> None:
 
 
 def test_one_order_in_fifty_repeats_an_earlier_one_of_its_key() -> None:
-    """Otherwise the number of effects would say nothing."""
+    """Without duplicates, the number of effects would prove nothing about deduplication."""
     records = [load.identified("orders", number) for number in range(1_000)]
     first: dict[bytes, bytes | None] = {}
     for record in records:
@@ -61,7 +61,7 @@ def test_one_order_in_fifty_repeats_an_earlier_one_of_its_key() -> None:
 
 
 def test_the_line_of_this_worker_says_what_was_restored() -> None:
-    """Through the colours of a terminal and from several restores."""
+    """The line may have the colours of a terminal, and several restores are added up."""
     line = (
         "2026-11-24 22:00:00 [info     ] restored      partitions=4 records=12 rows=1000 "
         "seconds=0.25\n"
@@ -70,7 +70,7 @@ def test_the_line_of_this_worker_says_what_was_restored() -> None:
 
 
 def test_stock_faust_says_when_it_began_and_ended() -> None:
-    """The next restore is none of the first."""
+    """A second restore in the log does not change the time of the first."""
     log = (
         "[2026-11-24 22:00:01,000] [7] [INFO] [^---Recovery]: Restoring state from changelog "
         "topics... \n"
@@ -82,7 +82,7 @@ def test_stock_faust_says_when_it_began_and_ended() -> None:
 
 
 def test_a_log_without_the_end_says_nothing_yet() -> None:
-    """Waiting goes on."""
+    """The result None makes the benchmark wait longer."""
     assert (
         restored("[2026-11-24 22:00:01,000] [INFO] [quixstreams] : Beginning recovery check...\n")
         is None

@@ -1,4 +1,4 @@
-"""What is declared is checked where it is declared: every option with wrong values, every thing that is no handler."""
+"""Tests of checks at declaration: options with wrong values, and objects that are no handlers."""
 
 import contextlib
 import functools
@@ -80,7 +80,7 @@ BREAKER: dict[str, list[Any]] = {
 
 
 class Name(str):
-    """A text that JSON does not bring back as what it is."""
+    """A subclass of str, which JSON decodes as a plain str."""
 
     __slots__ = ()
 
@@ -96,7 +96,7 @@ TABLE: dict[str, list[Any]] = {
 
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
-    """Take back what was declared here: the app is that of all tests."""
+    """Remove the declarations of a test: all tests share one app."""
     subscriptions, names = dict(app.subscriptions), dict(app._table_names)
     yield
     for now, before in ((app.subscriptions, subscriptions), (app._table_names, names)):
@@ -105,13 +105,13 @@ def _nothing_stays() -> Iterator[None]:
 
 
 def cases(options: dict[str, list[Any]]) -> pytest.MarkDecorator:
-    """Each option with each of its wrong values."""
+    """Parametrize a test with each option and each of its wrong values."""
     every = [(option, value) for option, values in options.items() for value in values]
     return pytest.mark.parametrize(("option", "value"), every)
 
 
 def refused(call: Callable[..., object], option: str, *args: Any, **options: Any) -> str:
-    """What the ConfigError says, which is one line that names the option and this file."""
+    """Return the text of the ConfigError: one line that names the option and this file."""
     with pytest.raises(ConfigError) as caught:
         call(*args, **options)
     text = caught.value.format_message()
@@ -123,7 +123,6 @@ def refused(call: Callable[..., object], option: str, *args: Any, **options: Any
 
 @cases(SUBSCRIPTION)
 def test_an_option_of_a_subscription_is_checked(option: str, value: Any) -> None:
-    """And nothing is subscribed."""
     text = refused(
         app.subscription,
         "dedupe window"
@@ -138,7 +137,7 @@ def test_an_option_of_a_subscription_is_checked(option: str, value: Any) -> None
 
 
 def test_the_nearest_word_is_named() -> None:
-    """Typing errors are what happens most."""
+    """Typing errors are the most frequent mistake."""
     assert 'did you mean "sequence"?' in refused(
         app.subscription, "on_dead_letter", "t", on_dead_letter="sequense"
     )
@@ -148,14 +147,13 @@ def test_the_nearest_word_is_named() -> None:
     "topic", ["", ".", "..", "a b", "a/b", "é", "x" * 250, "a\n", None, 1, b"orders", ["a"]]
 )
 def test_a_topic_is_one_that_kafka_takes(topic: Any) -> None:
-    """Before a broker is asked."""
+    """The name is checked before a broker is asked."""
     refused(app.subscription, "topic", topic)
 
 
 @cases(HANDLES)
 def test_an_option_of_a_handler_is_checked(option: str, value: Any) -> None:
-    """Before anything is decorated."""
-    if option == "retry_topics":  # says so in the words of the waits
+    if option == "retry_topics":  # the error is about the waits
         with pytest.raises(ConfigError, match="retry_topics"):
             app.handles(StockReserved, retry_topics=value)
         return
@@ -164,19 +162,18 @@ def test_an_option_of_a_handler_is_checked(option: str, value: Any) -> None:
 
 @cases(RETRY)
 def test_an_option_of_retry_is_checked(option: str, value: Any) -> None:
-    """Values that cannot be compared, too."""
+    """Values of types that cannot be compared with numbers are refused too."""
     refused(Retry, option, **{option: value})
 
 
 @cases(BREAKER)
 def test_an_option_of_breaker_is_checked(option: str, value: Any) -> None:
-    """As those of Retry."""
     refused(Breaker, option, **{option: value})
 
 
 @cases(TABLE)
 def test_an_option_of_a_table_is_checked(option: str, value: Any) -> None:
-    """A table that could not be read again is none."""
+    """A table whose rows could not be read again is refused."""
     subscription = app.subscription("declared-tables")
     options = {"name": "declared", "key": str, "value": int, option: value}
     refused(subscription.Table, option, options.pop("name"), **options)
@@ -185,7 +182,7 @@ def test_an_option_of_a_table_is_checked(option: str, value: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [1, "1h", None, timedelta(0), timedelta(-1)])
 def test_a_window_is_checked(wrong: Any) -> None:
-    """Its lengths are timedeltas that some time passes in."""
+    """Both lengths must be positive timedeltas."""
     table = app.subscription("declared-windows").Table("windows", key=str, value=int)
     refused(table.tumbling, "window", wrong, expires=timedelta(1))
     if wrong != timedelta(0):
@@ -193,13 +190,13 @@ def test_a_window_is_checked(wrong: Any) -> None:
 
 
 class Plain(faust.Record, serializer="json"):
-    """No event."""
+    """A Faust record that is no event."""
 
     key: str
 
 
 class Line(Part):
-    """A part of an event."""
+    """A part of an event, which is no event itself."""
 
     key: str
 
@@ -234,7 +231,7 @@ class Group:
     ],
 )
 def test_only_a_class_of_events_is_handled(given: Any) -> None:
-    """Whatever else stands there, such as the function when the parentheses are missing."""
+    """The function itself is given if the parentheses of the decorator are missing."""
     refused(app.handles, "handles", given)
 
 
@@ -252,15 +249,15 @@ async def _wraps(*args: Any, **options: Any) -> Any:
 
 
 class Yielding:
-    """Its method is a generator."""
+    """A class whose `handle` is a generator."""
 
     async def handle(self, event: StockReserved) -> AsyncIterator[int]:
-        """Run never."""
+        """Yield one number; no test runs it."""
         yield 1
 
 
 class Calling:
-    """Objects of it can be called."""
+    """A class whose instances can be called."""
 
     def __call__(self, event: StockReserved) -> None:
         """Do nothing."""
@@ -288,7 +285,7 @@ def _by_place(event: StockReserved, /) -> None: ...
         Group.method,
         Group().method,
         staticmethod(function),
-        classmethod(function),  # type: ignore[arg-type]  # what is wrong here
+        classmethod(function),  # type: ignore[arg-type]  # the error that is tested
         lambda event: None,
         _later,
         _many,
@@ -302,7 +299,7 @@ def _by_place(event: StockReserved, /) -> None: ...
     ],
 )
 def test_what_can_be_no_handler_is_refused(target: Any) -> None:
-    """In words, in place of a body that never runs, or an error at every event."""
+    """Without the check, the body would never run or each event would fail."""
     with pytest.raises(ConfigError) as caught:
         handler_for(StockReserved, target, Policy())
     assert caught.value.format_message().isprintable()
@@ -315,7 +312,7 @@ def _step(station: Dispatcher, name: str = "") -> None:
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:
-    """Both places, and the cure; with names of their own they are two."""
+    """The error names both places and the remedy."""
     station = dispatcher()
     _step(station)
     with pytest.raises(
@@ -333,14 +330,17 @@ def test_two_handlers_of_one_name_are_refused() -> None:
 
 
 class Twin(StockReserved, namespace="stock.Twin", topic="stock-events", key="product_id"):
-    """Another type, which a module that was imported under two names would give the same name on the wire."""
+    """A second type with the name of StockReserved on the wire.
+
+    A module that is imported under two names has that effect.
+    """
 
 
 Twin._options.namespace = "stock.StockReserved"
 
 
 def test_two_types_of_one_name_on_the_wire_are_refused() -> None:
-    """By the dispatcher, and by what decodes."""
+    """Both the dispatcher and the decoder refuse them."""
 
     def twin(event: Twin) -> None: ...
 
@@ -368,7 +368,7 @@ def _returns_plain_generator(event: StockReserved) -> Any:
 
 @pytest.mark.parametrize("target", [_nobody_awaits, _returns_generator, _returns_plain_generator])
 async def test_work_that_is_returned_and_never_run_is_a_failure(target: Any) -> None:
-    """It would vanish as handled."""
+    """Without the error, the event would count as handled although nothing ran."""
     handler = handler_for(StockReserved, target, Policy())
     with pytest.raises(TypeError, match="that nobody runs"):
         await dispatcher().call(handler, EVENT, DELIVERY)
@@ -378,7 +378,7 @@ def test_an_identity_belongs_to_its_type_and_none_is_none() -> None:
     """Marks of earlier versions, which had no type in their key, are still found."""
     dedupe = Dedupe(1000, identity=FieldIdentity("product_id"))
     new, old = dedupe.keys_of(EVENT, record())
-    # As it is in state that was written before.
+    # The key in state of earlier versions.
     assert old == b"m\x0e$\xad|n\x8a\xdfO^\xb9F\xbcw\xdf\xc3\x11"
     assert new == mark_key(b"stock.StockReserved\0part-1")
     for nothing in (None, "", b""):
@@ -395,7 +395,7 @@ async def _asks_later(event: Event) -> str:
 
 @pytest.mark.parametrize("identity", [lambda event: event.nope, _asks_later, lambda: "id"])
 def test_an_identity_that_cannot_be_told_is_a_failure_of_the_event(identity: Any) -> None:
-    """It is named, and no value is."""
+    """The error names the identity and shows no value of the event."""
     with pytest.raises(
         PermanentError, match=r"identity of StockReserved.*(<lambda>|_asks_later)"
     ) as caught:
@@ -417,7 +417,7 @@ station.add(handler_for(StockReserved, run, Policy()))
 def test_a_handler_whose_module_is_reloaded_takes_its_own_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module that says the same name twice is refused."""
+    """A module that declares the same name twice is refused."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "declared_again.py").write_text(
         "import builtins\nstation = builtins.station\n" + RELOADED
@@ -437,7 +437,7 @@ def test_a_handler_whose_module_is_reloaded_takes_its_own_place(
 
 
 def test_a_default_may_use_what_is_defined_further_down() -> None:
-    """It is called when a row is missing, not when the table is declared."""
+    """The default is called when a row is missing, not when the table is declared."""
     made = app.subscription("further-down").Table(
         "later", key=str, value=int, default=lambda: later
     )

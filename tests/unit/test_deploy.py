@@ -1,4 +1,4 @@
-"""What is shipped to run the worker elsewhere fits the worker: settings, ports, paths, users, limits, rights."""
+"""Tests of the deployment files: settings, ports, paths, users, limits and rights of the worker."""
 
 import configparser
 import re
@@ -27,7 +27,7 @@ PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")
 
 
 def kubernetes(kind: str, file: str = "famulus.yaml") -> Any:
-    """The one object of a *kind*."""
+    """Return the only object of *kind* in a Kubernetes manifest."""
     [found] = [
         o
         for o in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text())
@@ -37,7 +37,7 @@ def kubernetes(kind: str, file: str = "famulus.yaml") -> Any:
 
 
 def unit() -> configparser.SectionProxy:
-    """The section of the systemd unit that says how the worker runs."""
+    """Return the Service section of the systemd unit."""
     parser = configparser.RawConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # names keep their case
     parser.read(DEPLOY / "systemd" / "famulus@.service")
@@ -45,12 +45,12 @@ def unit() -> configparser.SectionProxy:
 
 
 def docker_env() -> dict[str, str]:
-    """What the image sets."""
+    """Return the settings that the image sets."""
     return dict(re.findall(r"(\w+__\w+)=(\S+)", DOCKERFILE))
 
 
 def environments() -> Iterator[tuple[str, dict[str, str]]]:
-    """Where settings are named, and which."""
+    """Yield each deployment file that names settings, with those settings."""
     yield "Dockerfile", docker_env()
     yield "docker-compose.yml", COMPOSE["services"]["worker"]["environment"]
     yield "kubernetes", kubernetes("ConfigMap")["data"]
@@ -62,7 +62,6 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_manifest_can_be_read(file: Path) -> None:
-    """As YAML, with something in it."""
     assert all(yaml.safe_load_all(file.read_text()))
 
 
@@ -73,12 +72,12 @@ def test_every_manifest_can_be_read(file: Path) -> None:
 )
 @pytest.mark.parametrize("version", ["1.30", "1.33"])
 def test_kubernetes_would_take_its_manifests(document: Any, version: str) -> None:
-    """By the schemas that are published for it; a name that is none is an error."""
+    """The published schemas decide; a field that they do not know is an error."""
     kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_kubernetes_would_refuse_a_name_that_is_none() -> None:
-    """Else the test above says nothing."""
+    """The test above proves something only if the schema finds faults."""
     spoiled = kubernetes("StatefulSet")
     spoiled["spec"]["template"]["spec"]["containers"][0]["readOnly"] = True
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -91,7 +90,7 @@ def test_kubernetes_would_refuse_a_name_that_is_none() -> None:
 def test_settings_exist_and_their_values_are_valid(
     where: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker would refuse to start otherwise."""
+    """A worker refuses to start with an unknown setting or a wrong value."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
     named = {
         name: value
@@ -109,7 +108,7 @@ def test_settings_exist_and_their_values_are_valid(
 
 
 def test_images_are_pinned() -> None:
-    """To a whole version: what runs tomorrow is what ran today."""
+    """A full version makes a later deployment run the same image."""
     [base] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
     images = [
         service["image"]
@@ -123,7 +122,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_nothing_runs_as_root_or_writes_outside_of_its_state() -> None:
-    """The same user in the image and on Kubernetes; read-only root; no capabilities."""
+    """The image and Kubernetes use the same user, a read-only root and no capabilities."""
     user = re.findall(r"^USER (\d+):\d+$", DOCKERFILE, re.MULTILINE)[-1]
     spec = kubernetes("StatefulSet")["spec"]["template"]["spec"]
     [container] = spec["containers"]
@@ -145,7 +144,7 @@ def test_nothing_runs_as_root_or_writes_outside_of_its_state() -> None:
 
 
 def test_the_state_is_on_a_volume_everywhere() -> None:
-    """At the place that the image's setting names."""
+    """The setting in the image names the folder."""
     folder = docker_env()["WORKER__DATADIR"]
     assert f"VOLUME {folder}" in DOCKERFILE
     assert COMPOSE["services"]["worker"]["volumes"] == [folder]
@@ -161,7 +160,6 @@ def test_the_state_is_on_a_volume_everywhere() -> None:
 
 
 def test_ports_and_paths_are_those_of_the_worker() -> None:
-    """The web port in all places; probes ask for pages that exist."""
     port = Settings.model_fields["worker"].default.web_port
     assert f"EXPOSE {port}" in DOCKERFILE
     assert COMPOSE["services"]["worker"]["ports"][0].endswith(f":{port}")
@@ -186,7 +184,7 @@ def test_ports_and_paths_are_those_of_the_worker() -> None:
 
 
 def test_secrets_are_where_the_settings_look_for_them() -> None:
-    """Whoever scrapes has the token for reading."""
+    """Prometheus gets the read token."""
     assert COMPOSE["services"]["worker"]["env_file"] == ["deploy/secrets/tokens.env"]
     for name, kind in (
         ("WORKER__READTOKENFILE", "read-token"),
@@ -201,7 +199,7 @@ def test_secrets_are_where_the_settings_look_for_them() -> None:
 
 
 def test_a_stop_has_time_to_finish() -> None:
-    """Nobody kills a worker before it would end by itself."""
+    """No supervisor may kill a worker before its own stop timeout."""
     needed_s = Settings.model_fields["worker"].default.stop_timeout_s
     pod = kubernetes("StatefulSet")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > needed_s
@@ -213,7 +211,7 @@ def test_a_stop_has_time_to_finish() -> None:
 
 
 def test_scaling_follows_the_lag_of_topics_that_are_read() -> None:
-    """Triggers of the group that reads them; never more workers than partitions."""
+    """More workers than partitions would be idle."""
     app.discover()
     spec = kubernetes("ScaledObject", "keda.yaml")["spec"]
     config = kubernetes("ConfigMap")["data"]
@@ -228,7 +226,7 @@ def test_scaling_follows_the_lag_of_topics_that_are_read() -> None:
 
 
 def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> None:
-    """At a page that there is; as often and as far as where Kafka itself is asked."""
+    """Both manifests scale alike except for the trigger, which asks a page of the worker."""
     spec, usual = (
         kubernetes("ScaledObject", file)["spec"] for file in ("keda-web.yaml", "keda.yaml")
     )
@@ -251,7 +249,10 @@ def test_scaling_without_kafka_asks_a_worker_with_the_token_for_reading() -> Non
 
 
 def test_the_rights_in_the_script_are_those_of_the_app() -> None:
-    """`faust -A app acls >deploy/acls/famulus.sh` makes it anew: until a team does, it has the orders' topics."""
+    """`faust -A app acls >deploy/acls/famulus.sh` writes the file.
+
+    The file has the topics of the example orders until a team writes its own.
+    """
     command = [sys.executable, "-m", "faust", "-A", "app", "acls"]
     printed = [
         subprocess.run(
@@ -263,7 +264,7 @@ def test_the_rights_in_the_script_are_those_of_the_app() -> None:
 
 
 def test_the_image_has_the_locked_packages_and_none_of_development() -> None:
-    """`make lock` makes both files: each package with its hash, in the version that the tests ran with."""
+    """`make lock` writes both files, each package with its hash and the version of the tests."""
     production, everything = (
         dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))
         for file in (DEPLOY / "requirements.lock", ROOT / "requirements.lock")
@@ -280,12 +281,11 @@ def test_the_image_has_the_locked_packages_and_none_of_development() -> None:
 
 
 def test_a_wrong_setting_is_not_tried_again_for_ever() -> None:
-    """Exit codes that only a person can cure end the unit."""
+    """A person has to act on these exit codes, so systemd does not restart the unit."""
     assert unit()["RestartPreventExitStatus"].split() == ["2", "77", "78"]
 
 
 def test_the_procfile_is_valid() -> None:
-    """For whoever runs it, honcho here."""
     done = subprocess.run(
         [sys.executable, "-m", "honcho", "check"],
         cwd=ROOT,
@@ -298,14 +298,14 @@ def test_the_procfile_is_valid() -> None:
 
 
 def test_every_service_of_compose_says_whether_it_is_well() -> None:
-    """`docker compose up --wait` is done when all of it answers; the worker's check is the image's."""
+    """`docker compose up --wait` needs health checks; the worker has the one of its image."""
     unsaid = {name for name, of in COMPOSE["services"].items() if "healthcheck" not in of}
     assert unsaid == {"worker"}
     assert "HEALTHCHECK" in DOCKERFILE
 
 
 def test_tokens_are_made_with_nothing_but_make(tmp_path: Path) -> None:
-    """Whoever runs the containers needs no development environment: no Python is there, and none is set up."""
+    """A machine that runs the containers may have no Python."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     done = subprocess.run(
         ["make", "secrets", "PYTHON=none"],
@@ -327,7 +327,7 @@ def test_tokens_are_made_with_nothing_but_make(tmp_path: Path) -> None:
 
 
 def test_state_folders_are_ignored_by_git() -> None:
-    """Each of the workers of one machine has its own beside `data`."""
+    """Several workers of one machine have data folders of different names."""
     done = subprocess.run(
         ["git", "check-ignore", "data/x", "data-6067/x"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Processes that are forked: they are what processes are that were started, and are the children of the tests."""
+"""Tests of the fork server: a forked process behaves like one that was started, as a child."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ READS_FIRST = [str(FAUST), "-A", "app", "lag", "nobody"]  # it waits for a broke
 
 
 def forked(*command: str | Path, **variables: str) -> "subprocess.Popen[str]":
-    """A process of the server's, by the way that every test has."""
+    """Start a process through `subprocess.Popen`, which the fork server serves."""
     process = subprocess.Popen(
         command,
         cwd=PROJECT,
@@ -33,7 +33,7 @@ def forked(*command: str | Path, **variables: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.timeout(300)
 def test_a_fork_says_and_ends_as_a_process_does() -> None:
-    """By the script and by the module: its streams, its name, its exit code, its errors."""
+    """The script and the module are compared: streams, name, exit code and errors."""
     for command in ([str(FAUST), "-A", "app", "agents"], [*MODULE, "-A", "app", "nonsense"]):
         process = forked(*command)
         output, errors = process.communicate(timeout=120)
@@ -58,7 +58,6 @@ def test_a_fork_says_and_ends_as_a_process_does() -> None:
 
 @pytest.mark.timeout(300)
 def test_a_fork_is_signalled_and_reaped_like_a_child() -> None:
-    """It can be waited for with a limit; a signal ends it."""
     process = forked(*READS_FIRST)
     assert process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
@@ -71,7 +70,7 @@ def test_a_fork_is_signalled_and_reaped_like_a_child() -> None:
 
 
 def test_only_settings_may_differ_from_the_server() -> None:
-    """Whatever Python or a library might read while it starts has a process started as ever."""
+    """A variable that Python or a library may read at its start needs a process without a fork."""
     of_server = {"HOME": "/root", "PYTHONPATH": "."}
     assert not list(differing({**of_server, "KAFKA__TOPICPREFIX": "x", "COLUMNS": "80"}, of_server))
     assert list(differing({"HOME": "/root", "PYTHONUTF8": "1", "LANG": "C"}, of_server)) == [

@@ -1,4 +1,4 @@
-"""Events: what their class keywords promise, and what is an error at import."""
+"""Tests of events: the class keywords, and the errors at import."""
 
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -10,13 +10,13 @@ from models.orders import OrderCreated
 
 
 def test_an_event_names_its_topic_and_key() -> None:
-    """The engine knows an event by these two names."""
+    """The engine reads these two attributes."""
     assert (OrderCreated.__topic__, OrderCreated.__key__) == ("order-events", "customer_id")
 
 
 @pytest.mark.parametrize("missing", ["namespace", "topic", "key"])
 def test_a_missing_keyword_is_an_error_that_names_the_class(missing: str) -> None:
-    """Nothing is guessed: all three are written out."""
+    """No keyword has a default: all three are required."""
     keywords = {"namespace": "test.Bad", "topic": "t", "key": "name"}
     del keywords[missing]
     with pytest.raises(TypeError, match=f"event Bad names no {missing}"):
@@ -24,7 +24,7 @@ def test_a_missing_keyword_is_an_error_that_names_the_class(missing: str) -> Non
 
 
 def test_an_unknown_key_field_is_an_error_that_names_class_and_field() -> None:
-    """A typing mistake in `key=` shows at import, not at the first record."""
+    """A typing mistake in `key=` fails at import, not at the first record."""
     with pytest.raises(
         TypeError, match="event Bad has no field 'nam' for its key; its fields are name"
     ):
@@ -62,7 +62,7 @@ def test_values_are_what_their_fields_say() -> None:
 
 
 def test_two_events_of_one_namespace_are_an_error_that_names_both() -> None:
-    """The first one's handlers would never run."""
+    """Without the error, the handlers of the first class would never run."""
 
     class First(Event, namespace="test.Twice", topic="t", key="name"):
         name: str
@@ -78,7 +78,7 @@ def test_two_events_of_one_namespace_are_an_error_that_names_both() -> None:
 
 
 def test_a_class_that_is_imported_again_keeps_its_namespace() -> None:
-    """As a reload does."""
+    """A reload of a module declares its classes again."""
     for _ in range(2):
         type(
             "Again",

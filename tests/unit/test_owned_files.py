@@ -1,4 +1,7 @@
-"""Links and owners: what somebody else has put where our files are is refused, in words, and stays as it was."""
+"""Tests of links and owners of the worker's files.
+
+A file that another user has put there is refused and stays unchanged.
+"""
 
 import os
 import stat
@@ -18,7 +21,7 @@ TOKEN = "t" * 32
 
 
 def victim(folder: Path) -> Path:
-    """A file of somebody else's that a link leads to: a good token, for everybody to read."""
+    """Return a file of another user with a valid token, which a link is to lead to."""
     path = folder / "victim"
     path.write_text(TOKEN)
     path.chmod(0o644)
@@ -42,7 +45,7 @@ LINKS: list[Callable[[Path, Path], None]] = [
 def test_a_link_in_the_data_folder_is_refused_and_its_target_left_alone(
     tmp_path: Path, link: Callable[[Path, Path], None], name: str, use: Callable[[Path], None]
 ) -> None:
-    """Neither truncated nor taken for a token of ours."""
+    """The target is neither truncated nor taken for a token of the worker."""
     target = victim(tmp_path)
     (tmp_path / "data" / "state").mkdir(parents=True)
     link(tmp_path / "data" / name, target)
@@ -54,7 +57,7 @@ def test_a_link_in_the_data_folder_is_refused_and_its_target_left_alone(
 
 
 def test_a_link_as_state_folder_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
-    """A folder of somebody else's is not made ours."""
+    """The worker does not take over a folder of another user."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     elsewhere.chmod(0o755)
@@ -69,7 +72,6 @@ def test_a_link_as_state_folder_is_refused_and_its_target_left_alone(tmp_path: P
 def test_what_belongs_to_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """In words that say who owns it."""
     StateFolder(tmp_path / "state").lock()
     made_token("T", tmp_path / "web-read-token")
     others = {(tmp_path / name).stat().st_ino}
@@ -87,7 +89,7 @@ def test_what_belongs_to_another_user_is_refused(
 
 
 def test_a_token_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    """Whoever writes it opens the door."""
+    """A user who can write the token can choose it and log in."""
     path = tmp_path / "token"
     path.write_text(TOKEN)
     path.chmod(0o620)
@@ -97,7 +99,7 @@ def test_a_token_that_others_may_write_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_given_token_may_be_reached_by_links_of_ours(tmp_path: Path) -> None:
-    """As Kubernetes mounts secrets; not by a link of somebody else's, nor where the file is his."""
+    """Kubernetes mounts secrets as links."""
     (tmp_path / "real").write_text(TOKEN)
     (tmp_path / "real").chmod(0o600)
     (tmp_path / "..data").symlink_to(tmp_path / "real")
@@ -109,7 +111,6 @@ def test_a_given_token_may_be_reached_by_links_of_ours(tmp_path: Path) -> None:
 def test_a_given_token_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The file or the link."""
     (tmp_path / "real").write_text(TOKEN)
     (tmp_path / "real").chmod(0o600)
     (tmp_path / "token").symlink_to("real")

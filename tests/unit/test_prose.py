@@ -1,4 +1,4 @@
-"""The prose rules of docs/contributing/style.md, checked on every docstring of the engine."""
+"""Tests of the prose rules of docs/contributing/style.md, on every docstring of the engine."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_docstrings_keep_the_rules(path: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        # Sentences of earlier versions, each with a fault that once was usual here.
+        # Sentences of earlier versions, each with a fault that was frequent then.
         "What rests of one partition: each event with its lane shut.",
         "Whether whoever sent *request* some time ago may look still.",
         "The same for who does not ask where they stand.",

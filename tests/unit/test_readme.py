@@ -1,4 +1,4 @@
-"""The commands that the README shows exist, with the options that it gives them."""
+"""Tests that the commands in the README exist, with the options that it gives them."""
 
 import re
 import shlex
@@ -8,11 +8,11 @@ import click
 import pytest
 from faust.cli.base import cli
 
-from app import app  # noqa: F401  # which finds the commands
+from app import app  # noqa: F401  # registers the commands
 from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
-# Lines to type: indented, and in no block of code.
+# Lines to type: indented, and outside of fenced code blocks.
 TYPED = [
     line.strip()
     for line in "".join(re.split(r"^```", README, flags=re.MULTILINE)[::2]).splitlines()
@@ -21,7 +21,7 @@ TYPED = [
 
 
 def lines(start: str) -> Iterator[list[str]]:
-    """The words of each command that starts so, without the comment."""
+    """Yield the words of each command that begins with *start*, without its comment."""
     for line in TYPED:
         for command in line.split(" && "):
             if command.startswith(start):
@@ -30,7 +30,6 @@ def lines(start: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("words", list(lines("faust -A app")), ids=" ".join)
 def test_a_command_of_faust_exists_with_its_options(words: list[str]) -> None:
-    """Whoever pastes it gets what it says, not the usage."""
     command: click.Command = cli
     rest = words[3:]
     while isinstance(command, click.Group):
@@ -42,6 +41,6 @@ def test_a_command_of_faust_exists_with_its_options(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", list(lines("make")), ids=" ".join)
 def test_a_target_of_make_exists(words: list[str]) -> None:
-    """Variables have any name."""
+    """Words with `=` set variables of make and are not checked."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {word for word in words[1:] if "=" not in word} <= targets, words

@@ -1,4 +1,7 @@
-"""What commands write: nothing that a terminal obeys, in any encoding, also where nobody reads it or nothing fits."""
+"""Tests of the output of commands: escapes, encodings, and streams that fail.
+
+Control characters never reach a terminal. A closed or full stream ends a command with one line.
+"""
 
 import ast
 import io
@@ -43,7 +46,7 @@ NASTY = "".join(CONTROLS)
 
 
 def written(capsys: pytest.CaptureFixture[str]) -> str:
-    """What came out, by both streams."""
+    """Return the output of both streams."""
     captured = capsys.readouterr()
     return captured.out + captured.err
 
@@ -52,11 +55,11 @@ def written(capsys: pytest.CaptureFixture[str]) -> str:
 def test_no_way_of_writing_lets_a_control_character_pass(
     control: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines, notes, JSON, styled text and tables, to a pipe and to a terminal."""
+    """Lines, notes, JSON, styled text and tables are written, to a pipe and to a terminal."""
     text = f"a{control}b"
     put_line(text)
     print_note(text)
-    if not "\ud800" <= control <= "\udfff":  # which JSON cannot have
+    if not "\ud800" <= control <= "\udfff":  # lone surrogates are not valid in JSON
         print_text({text: [text]})
         print_json(msgspec.json.encode({"n": text}))
     table = Table(title=text)
@@ -82,7 +85,6 @@ def test_no_way_of_writing_lets_a_control_character_pass(
     )
 )
 def test_escaped_json_is_the_same_json(content: object) -> None:
-    """In one line, and also in ASCII."""
     encoded = msgspec.json.encode(content)
     for escaped in (
         printable_json(encoded),
@@ -96,12 +98,12 @@ def test_escaped_json_is_the_same_json(content: object) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "utf-16", "koi8-r"])
 def test_a_stream_takes_everything_in_any_encoding(encoding: str, tmp_path: Path) -> None:
-    """What it does not have is escaped."""
+    """Characters that the encoding does not have are escaped."""
     file = tmp_path / "out"
     with file.open("wb") as opened:
         stream = SafeStream(opened.fileno(), encoding)
         stream.write(f"naïve 日本 🙂 {NASTY}\n")
-        print("€", file=stream)  # it is what is tested
+        print("€", file=stream)  # print is tested here
         stream.flush()
     text = file.read_bytes().decode(encoding)
     assert not unsafe.search(text)
@@ -110,12 +112,12 @@ def test_a_stream_takes_everything_in_any_encoding(encoding: str, tmp_path: Path
 
 
 def test_lines_and_tabs_stay() -> None:
-    """They are no harm."""
+    """Line ends and tabs do no harm in a terminal."""
     assert printable_lines("a\tb\nc\x1b") == "a\tb\nc\\x1b"
 
 
 def test_commands_have_no_other_way_to_write() -> None:
-    """Nothing in them prints, echoes, or makes a console but `output`."""
+    """Only the module `output` may print, echo or make a console."""
     found = []
     for path in (ROOT / "famulus" / "cli").rglob("*.py"):
         if path.name == "output.py":
@@ -153,7 +155,10 @@ STREAMS: list[tuple[dict[str, object], int, str]] = [
 
 
 def test_commands_end_well_whatever_their_streams_are() -> None:
-    """Faust's own, too: one line at most, no traceback, and the code of what was in the way."""
+    """A command of Faust or of Famulus writes at most one line and no traceback.
+
+    Its exit code tells the cause.
+    """
     cases: list[dict[str, object]] = [
         {"command": command, **how} for how, _, _ in STREAMS for command in PLAIN
     ]
@@ -180,7 +185,7 @@ def test_commands_end_well_whatever_their_streams_are() -> None:
 
 
 def test_a_setting_with_control_characters_is_shown_and_refused_in_one_line() -> None:
-    """By `config show`, and in the line that says what is wrong."""
+    """`config show` escapes the value."""
     group = "\x1b]0;title\x07\u202e\x9b2J"
     [shown] = run([{"command": ["config", "show"]}], WORKER__VERSION=group)
     assert shown["code"] == 0

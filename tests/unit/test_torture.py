@@ -1,4 +1,4 @@
-"""The harness of `make torture`: what the proxy does to frames, how faults are dealt, what the table says."""
+"""Tests of the harness of `make torture`: the proxy, the choice of faults, the table of results."""
 
 import asyncio
 import random
@@ -27,12 +27,12 @@ LIMIT_S = 10.0
 
 
 def asked(api: Api, number: int, more: bytes = b"") -> bytes:
-    """A request, without its length."""
+    """Return a request without its length."""
     return struct.pack(">hhi", api, 1, number) + more
 
 
 def test_an_answer_is_of_the_kind_of_its_request() -> None:
-    """Answers may come in another order, and say no more than the number of their request."""
+    """A response has only the correlation id of its request, and may arrive in another order."""
     conversation = Conversation()
     assert conversation.request(asked(Api.PRODUCE, 7)).api == Api.PRODUCE
     assert conversation.request(asked(Api.FETCH, 8)) == Frame(
@@ -45,7 +45,7 @@ def test_an_answer_is_of_the_kind_of_its_request() -> None:
 
 
 def batch(first: int, count: int) -> bytes:
-    """A record batch as a broker keeps it."""
+    """Return a record batch as a broker stores it."""
     builder = DefaultRecordBatchBuilder(
         2,
         0,
@@ -63,7 +63,7 @@ def batch(first: int, count: int) -> bytes:
 
 
 def test_a_rule_takes_so_many_frames_of_its_kind() -> None:
-    """Others pass, and of those whose bytes are to be changed the ones without records."""
+    """A rule that flips bytes takes only frames with records."""
     rule = Rule("swallow", "answer", frozenset({Api.PRODUCE}), times=2)
     assert not rule.takes(Frame("request", Api.PRODUCE, b"abc"))
     assert not rule.takes(Frame("answer", Api.FETCH, b"abc"))
@@ -79,7 +79,7 @@ def test_a_rule_takes_so_many_frames_of_its_kind() -> None:
 
 
 def test_one_byte_is_flipped_that_a_checksum_is_of() -> None:
-    """Of any batch in the frame, and never what stands before the checksum."""
+    """The byte is of any batch of the frame, and never before the checksum."""
     chance, head, one, two = random.Random(1), b"\2" * 40, batch(0, 3), batch(3, 2)
     frame = head + one + b"\2\0\2" + two + b"\2"
     begins = len(head) + 21, len(head) + len(one) + 3 + 21
@@ -96,7 +96,7 @@ def test_one_byte_is_flipped_that_a_checksum_is_of() -> None:
 
 @contextmanager
 def proxied() -> Iterator[Proxy]:
-    """A proxy in front of nothing yet: its target is a port of its own."""
+    """Yield a proxy whose target is a free port with no listener yet."""
     target = free_port()
     proxy = Proxy(free_port(), lambda: target, random.Random(1))
     proxy.start()
@@ -107,7 +107,7 @@ def proxied() -> Iterator[Proxy]:
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer each request with its number and what it says."""
+    """Answer each request with its correlation id and its contents."""
     try:
         while True:
             frame = await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
@@ -117,7 +117,7 @@ async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def test_frames_pass_are_lost_and_arrive_in_pieces() -> None:
-    """As the weather and the rules say just then."""
+    """The weather and the rules of the proxy decide, and may change at any time."""
     with proxied() as proxy:
         server = await asyncio.start_server(answering, HOST, proxy._target())
         async with server, asyncio.timeout(LIMIT_S):
@@ -153,7 +153,10 @@ async def test_frames_pass_are_lost_and_arrive_in_pieces() -> None:
 
 
 def test_all_kinds_come_in_turn() -> None:
-    """Each at least once, those that take long no more often than they may, and the same ones by the same seed."""
+    """Each kind occurs at least once, and no more often than its limit.
+
+    Equal seeds give equal plans.
+    """
 
     @contextmanager
     def hurting(stage: Stage) -> Iterator[Hit]:
@@ -168,10 +171,10 @@ def test_all_kinds_come_in_turn() -> None:
 
 
 def test_batches_of_a_segment_are_found(tmp_path: Path) -> None:
-    """By the offsets of their records; a byte that was changed twice is what it was."""
+    """A second change of the same byte restores it."""
     made = [batch(0, 3), batch(3, 1), batch(4, 5)]
     segment = tmp_path / "00000000000000000000.log"
-    # The broker makes files longer than what is in them.
+    # The broker preallocates segment files.
     segment.write_bytes(b"".join(made) + bytes(100))
     assert [(first, last) for first, last, _, _ in batches(segment.read_bytes())] == [
         (0, 2),
@@ -199,7 +202,7 @@ EXACT = Verdict(
 
 
 def test_the_table_has_a_line_for_each_scenario_and_one_for_all() -> None:
-    """Kinds and faults are counted, verdicts of several legs added up."""
+    """Kinds and faults are counted, and the verdicts of several legs are added up."""
     wrong = Verdict(
         events=5,
         unique=5,
@@ -240,7 +243,10 @@ def test_the_table_has_a_line_for_each_scenario_and_one_for_all() -> None:
 
 @pytest.mark.parametrize("what", ["stood_still", "unexpected", "nothing judged"])
 def test_more_than_the_sums_must_be_right(what: str) -> None:
-    """A worker that was green for no reason, what was not to be, a scenario that came to no verdict."""
+    """A result with right sums can still be wrong.
+
+    A worker was green without progress, something unexpected happened, or there is no verdict.
+    """
     result = Result(Counter(a=1), [EXACT])
     assert result.is_exact
     if what == "nothing judged":
@@ -251,9 +257,9 @@ def test_more_than_the_sums_must_be_right(what: str) -> None:
 
 
 def test_a_worker_that_does_nothing_must_not_be_green() -> None:
-    """For half a minute it may.
+    """A worker may be green without progress for GREEN_S.
 
-    One that has come up just now, or was red meanwhile, has not been for so long.
+    The time starts again if the worker has just started, or was red in between.
     """
     standstills, asked_for = Standstills(), 0
 
@@ -279,7 +285,7 @@ def test_a_worker_that_does_nothing_must_not_be_green() -> None:
 
 
 def test_a_reason_is_as_good_as_red() -> None:
-    """Somebody has paused it, or its handlers wait for something."""
+    """An operator has paused the worker, or its handlers wait for something."""
     assert is_green(200, {"why": "", "waiting": [], "paused": []})
     assert not is_green(503, {})
     assert not is_green(200, {"paused": ["all"]})
@@ -287,7 +293,7 @@ def test_a_reason_is_as_good_as_red() -> None:
 
 
 def test_there_are_kinds_enough() -> None:
-    """As the README says."""
+    """The README names this number."""
     subjects = network, corrupt, disk, others, clock, junk, limits
     kinds = [
         fault.kind

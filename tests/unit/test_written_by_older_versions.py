@@ -1,4 +1,4 @@
-"""State and records that an earlier version wrote are read as they are: nobody loses them by an upgrade."""
+"""Tests that state and records of version 0.1.0 are still read: an upgrade loses nothing."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def records(name: str, topic: str = "t") -> list[RecordCopy]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """The store as it lay on the disk of that version."""
+    """Yield a copy of the store that version 0.1.0 wrote."""
     with tarfile.open(DATA / "store.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
     store = Store(tmp_path / "store", Memory.of(4, 4))
@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def shown(rows: dict[bytes, bytes]) -> dict[str, list[Any]]:
-    """Sort rows into their tables, with their values alone."""
+    """Return the values of *rows* by table."""
     found: dict[str, list[Any]] = {}
     for key, value in sorted(rows.items()):
         found.setdefault(table_and_key(key)[0], []).append(json.loads(value))
@@ -65,15 +65,14 @@ def shown(rows: dict[bytes, bytes]) -> dict[str, list[Any]]:
 
 
 def wanted() -> dict[str, list[Any]]:
-    """Sort the values that were shown into their tables."""
+    """Return the expected values by table."""
     return {name: [row[-1] for row in rows] for name, rows in EXPECTED["rows"].items()}
 
 
 def test_a_changelog_is_folded_into_its_rows() -> None:
-    """Rows, marks and the position of the source are all there."""
     fold = Fold()
     for record in records("changelog"):
-        fold.add(record)  # type: ignore[arg-type]  # its key and headers are there
+        fold.add(record)  # type: ignore[arg-type]  # a RecordCopy has the fields that are used
     assert shown(fold.rows) == wanted()
     assert (fold.strays, len(fold.marks), fold.epoch) == (0, 32, 1)
     assert fold.processed is not None
@@ -81,7 +80,6 @@ def test_a_changelog_is_folded_into_its_rows() -> None:
 
 
 def test_a_store_has_what_its_changelog_says(store: Store) -> None:
-    """It opens, knows where it belongs and how far it is."""
     fold = Fold()
     for record in records("changelog"):
         fold.add(record)  # type: ignore[arg-type]  # as above
@@ -95,7 +93,6 @@ def test_a_store_has_what_its_changelog_says(store: Store) -> None:
 
 
 def test_a_changelog_is_replayed_into_a_new_store(store: Store, tmp_path: Path) -> None:
-    """The new store says what the old one does."""
     assert store.home is not None
     made = Store(tmp_path / "made", Memory.of(4, 4))
     made.open()
@@ -113,7 +110,7 @@ def test_a_changelog_is_replayed_into_a_new_store(store: Store, tmp_path: Path) 
 
 
 def test_dead_letters_say_what_failed() -> None:
-    """The event's place, its error under the name that it had then, and its bytes."""
+    """The error keeps the name that it had in that version."""
     [record] = records("dead-letters")
     letter = parse_dead_letter(record)
     assert (letter.id.origin.topic, letter.id.origin.offset, letter.cause.kind) == (
@@ -126,7 +123,6 @@ def test_dead_letters_say_what_failed() -> None:
 
 
 def test_a_record_of_a_retry_topic_waits_on() -> None:
-    """Its origin, its attempts and when it is due are known."""
     [record] = records("retry")
     waiting = parse_redelivery(record)
     assert (waiting.topic, waiting.offset, waiting.action, waiting.stage) == (TOPIC, 32, "retry", 1)
@@ -135,7 +131,6 @@ def test_a_record_of_a_retry_topic_waits_on() -> None:
 
 
 def test_what_operators_said_still_counts() -> None:
-    """The pause is there, and who asked for it."""
     state = ControlState()
     record = records("admin")[-1]
     said = state.take(record.key, record.value)

@@ -1,4 +1,4 @@
-"""The layers of the settings: which wins, what files may refer to, and who said what."""
+"""Tests of the layers of settings: their precedence, references to variables and files, origins."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from famulus.formatting import starred
 from famulus.web.settings_list import schema, shown
 from tests.support.places import ROOT
 
-# The settings files of the system that this one follows, unchanged.
+# The unchanged settings files of the .NET module whose formats this project keeps.
 MISSION = ROOT / "tests" / "mission"
 FAUST = "/somewhere/faust"
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for the settings files of a test, and an environment without settings of ours."""
+    """Return the settings folder of a test, and remove variables that change settings."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
     for name in ("KAFKA_BOOTSTRAP_SERVERS", "ENVIRONMENT", "SECRET"):
         monkeypatch.delenv(name, raising=False)
@@ -30,12 +30,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(folder: Path, said: str, environment: str = "") -> None:
-    """Write a settings file, as text."""
+    """Write a settings file of the given text."""
     (folder / f"appsettings{environment and '.'}{environment}.json").write_text(said)
 
 
 def fault() -> str:
-    """The one line that says what is wrong with the settings."""
+    """Return the one line that names all that is wrong with the settings."""
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert caught.value.exit_code == 78
@@ -44,12 +44,12 @@ def fault() -> str:
 
 
 def layers_of(name: str) -> str:
-    """Where a setting comes from, as it is shown."""
+    """Return the displayed origin of a setting."""
     return next(row.layer for row in shown(read_settings()) if row.name == name)
 
 
 def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults, the file, the environment's file, the environment, the command line: and each is named."""
+    """The origin of the setting is displayed with each layer."""
     name = "Kafka.ProducerConfig.LingerMs"
 
     def linger() -> tuple[int, str]:
@@ -72,7 +72,7 @@ def test_each_layer_wins_over_the_one_before(folder: Path, monkeypatch: pytest.M
 
 
 def test_the_missions_files_work_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of them: the basic one, and the production one over it."""
+    """The basic file and the production file are those of the .NET module."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(MISSION))
     kafka = read_settings().kafka
     assert (kafka.consumer_config.group_id, kafka.producer_config.compression_type) == (
@@ -101,7 +101,7 @@ def test_the_missions_files_work_unchanged(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_reference_that_another_layer_overrides_is_not_missed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what holds is looked up; the environment is taken as it is."""
+    """Only effective references are resolved; values of variables are taken literally."""
     write(folder, '{"Kafka": {"TopicPrefix": "${NOBODY}"}}')
     assert "NOBODY for Kafka.TopicPrefix" in fault()
     monkeypatch.setenv("KAFKA__TOPICPREFIX", "a.b.")
@@ -109,7 +109,7 @@ def test_a_reference_that_another_layer_overrides_is_not_missed(
 
 
 def test_everything_that_is_missing_is_named_at_once(folder: Path) -> None:
-    """Variables, messages, files and what is no reference, without what was said."""
+    """The line has variables, messages, files and malformed references, but no values."""
     said = {
         "SaslUsername": "${A:?who are\n we}",
         "SaslPassword": "${file:/nowhere/x}",
@@ -131,7 +131,10 @@ def test_everything_that_is_missing_is_named_at_once(folder: Path) -> None:
 def test_a_secret_is_read_from_a_file_and_never_shown(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither what is secret by its type nor what came from a file; a password in an address is refused."""
+    """Both secret settings and values from files are hidden.
+
+    A password in a URL is refused.
+    """
     (folder / "secret").write_text("hush\n")
     monkeypatch.setenv("SECRET", "hush")
     said = {
@@ -154,7 +157,7 @@ def test_a_secret_is_read_from_a_file_and_never_shown(
 
 
 def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
-    """What .NET takes in such files."""
+    """.NET accepts both in such files."""
     said = (
         '{"$schema": "x", // the "group"\n"Kafka:ConsumerConfig:GroupId": "a-b", /* and "more" */}'
     )
@@ -187,7 +190,7 @@ def test_a_file_may_have_comments_and_levels_with_colons(folder: Path) -> None:
     ],
 )
 def test_what_is_wrong_names_its_place(folder: Path, said: str, says: str) -> None:
-    """A file is mended by whoever reads one line."""
+    """A person can repair the file after reading one line."""
     write(folder, said)
     assert says in fault()
 
@@ -195,7 +198,7 @@ def test_what_is_wrong_names_its_place(folder: Path, said: str, says: str) -> No
 def test_auto_commit_that_is_forced_sets_the_interval_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without force the interval has no effect, as in other clients."""
+    """Without `Forced`, the interval has no effect, as in other clients."""
     write(
         folder,
         '{"Kafka": {"ConsumerConfig": {"EnableAutoCommit": false, "AutoCommitIntervalMs": 2000}}}',
@@ -208,7 +211,7 @@ def test_auto_commit_that_is_forced_sets_the_interval_alone(
 def test_a_type_of_events_has_settings_of_its_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the file by the name of its class, in the environment in capitals."""
+    """A file has the class name as it is, a variable has it in capitals."""
     write(
         folder, '{"Kafka:MessageTypes:OrderCreated": {"HandlerTimeoutS": 5, "RetryTopics": ["1m"]}}'
     )
@@ -222,7 +225,6 @@ def test_a_type_of_events_has_settings_of_its_own(
 
 
 def test_choices_have_every_spelling(folder: Path) -> None:
-    """As names have."""
     write(folder, '{"Failures": {"Unclassified": "Permanent"}, "State": {"OnCommitAhead": "FAIL"}}')
     settings = load_settings()
     assert (settings.failures.unclassified, settings.state.on_commit_ahead) == ("permanent", "fail")
@@ -230,7 +232,7 @@ def test_choices_have_every_spelling(folder: Path) -> None:
 
 @pytest.mark.parametrize("environment", ["../x", "a/b", "x\n"])
 def test_an_environment_is_no_path(monkeypatch: pytest.MonkeyPatch, environment: str) -> None:
-    """The file is in the folder."""
+    """The file must be in the settings folder."""
     monkeypatch.setenv("ENVIRONMENT", environment)
     assert "ENVIRONMENT" in fault()
 
@@ -241,19 +243,19 @@ def test_an_environment_is_no_path(monkeypatch: pytest.MonkeyPatch, environment:
 def test_the_command_line_of_others_is_theirs(
     monkeypatch: pytest.MonkeyPatch, argv: list[str]
 ) -> None:
-    """A script that publishes may have a `--set` of its own."""
+    """A script that publishes may have its own option `--set`."""
     monkeypatch.setattr(sys, "argv", argv)
     assert load_settings().kafka.topic_prefix == ""
 
 
 def test_a_set_without_a_value_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example, rather than a setting that has no effect."""
+    """The error gives an example."""
     monkeypatch.setattr(sys, "argv", [FAUST, "worker", "--set", "Kafka.TopicPrefix"])
     assert "--set Kafka.ProducerConfig.LingerMs=20" in fault()
 
 
 def test_the_schema_knows_what_the_model_knows() -> None:
-    """Every setting that is shown stands in it, under the names of files, and numbers may be references."""
+    """The schema has the names of the files, and a number may be a reference."""
     made = schema()
     for row in shown(Settings()):
         at = made
@@ -282,7 +284,7 @@ def test_the_schema_knows_what_the_model_knows() -> None:
     ],
 )
 def test_a_secret_on_the_command_line_is_refused(said: str) -> None:
-    """Everybody on the machine sees it there; the line says where it belongs, and does not repeat it."""
+    """Every user of the machine can read it there; the error names the right places for it."""
     name = said.partition("=")[0]
     for arguments in (["--set", said], [f"--set={said}"]):
         with pytest.raises(ConfigError, match=re.escape(name)) as refused:
@@ -294,7 +296,7 @@ def test_a_secret_on_the_command_line_is_refused(said: str) -> None:
 
 
 def test_what_only_points_at_a_secret_may_be_said() -> None:
-    """A file's name, an endpoint, no value at all."""
+    """A file name, an endpoint and an empty value are no secrets."""
     for said in (
         "Worker.ReadTokenFile=/x",
         "Kafka.SaslOauthbearerTokenEndpointUrl=https://x/y",
@@ -321,13 +323,13 @@ def test_what_only_points_at_a_secret_may_be_said() -> None:
     ],
 )
 def test_urls_are_shown_without_what_they_are_signed_with(text: str, shows: str) -> None:
-    """The place stays."""
+    """The host and the path stay."""
     assert starred(text) == shows
     assert starred(shows).count("***") == shows.count("***")
 
 
 def test_a_signed_store_is_shown_as_its_place() -> None:
-    """By `config show`, and on the page."""
+    """`config show` and the console use this text."""
     settings = Settings(claim_check=ClaimCheckConfig(store="s3://bucket/a?X-Amz-Signature=abc"))
     values = {row.name: row.value for row in shown(settings)}
     assert values["ClaimCheck.Store"] == "s3://bucket/a?***"

@@ -1,4 +1,4 @@
-"""The settings of a secured cluster: the spellings, what is refused, and that no secret is ever printed."""
+"""Tests of the settings of a secured cluster: spellings, refusals, and secrets that stay hidden."""
 
 import ast
 import json
@@ -25,13 +25,13 @@ OAUTH = {
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its own appsettings.json."""
+    """Set an empty settings folder for each test."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
     load_settings.cache_clear()
 
 
 def loaded(folder: Path, kafka: Mapping[str, object]) -> KafkaConfig:
-    """These settings, by way of the file."""
+    """Write the settings to the file and load them."""
     (folder / "appsettings.json").write_text(json.dumps({"Kafka": kafka}))
     return load_settings().kafka
 
@@ -42,13 +42,13 @@ def loaded(folder: Path, kafka: Mapping[str, object]) -> KafkaConfig:
     [("Plain", "PLAIN"), ("ScramSha256", "SCRAM-SHA-256"), ("SCRAM-SHA-512", "SCRAM-SHA-512")],
 )
 def test_spellings_are_one(tmp_path: Path, protocol: str, mechanism: str, meant: str) -> None:
-    """Kafka's and .NET's."""
+    """The spellings are those of Kafka and of .NET."""
     kafka = loaded(tmp_path, {"SecurityProtocol": protocol, "SaslMechanism": mechanism, **USER})
     assert (kafka.security_protocol, kafka.sasl_mechanism) == ("SASL_SSL", meant)
 
 
 def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the file, and also when they look like a number."""
+    """A variable overrides the file, and may look like a number."""
     monkeypatch.setenv("KAFKA__SASLPASSWORD", "12345")
     monkeypatch.setenv("KAFKA__SASLOAUTHBEARERALLOWEDHOSTS", "")
     kafka = loaded(
@@ -60,7 +60,7 @@ def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.M
 def test_allowed_hosts_are_a_list_or_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the file the one, in the environment the other."""
+    """The file has a list, the variable has one line."""
     assert loaded(tmp_path, OAUTH).sasl_oauthbearer_allowed_hosts == ("login.example",)
     load_settings.cache_clear()
     monkeypatch.setenv("KAFKA__SASLOAUTHBEARERALLOWEDHOSTS", "a.example, login.example")
@@ -126,7 +126,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("kafka", "says"), WRONG)
 def test_what_does_not_fit_is_refused(tmp_path: Path, kafka: dict[str, object], says: str) -> None:
-    """One line with the cure, without the secret."""
+    """The line names the remedy and shows no secret."""
     with pytest.raises(ConfigError) as refused:
         loaded(tmp_path, kafka)
     assert says in refused.value.message
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, kafka: dict[str, object], 
 
 
 def test_a_password_is_never_printed(tmp_path: Path) -> None:
-    """Neither by the settings, nor by what is wrong with them."""
+    """Both the settings and validation errors are printed."""
     kafka = loaded(tmp_path, {"SecurityProtocol": "SaslSsl", "SaslMechanism": "Plain", **USER})
     assert "canary" not in f"{kafka} {kafka!r} {kafka.model_dump()} {kafka.model_dump_json()}"
     with pytest.raises(ValidationError) as refused:
@@ -143,7 +143,7 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 
 
 def test_every_client_is_made_with_the_one_connection() -> None:
-    """One that is not would be the one that cannot get in, or gets in unencrypted."""
+    """A client without these options could not log in, or would connect unencrypted."""
     found = []
     for file in (ROOT / "famulus").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,4 +1,4 @@
-"""Settings: the layers, the spellings, and one clear line for what is wrong."""
+"""Tests of the settings: layers, spellings, and one clear line for each fault."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.places import ROOT
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its own appsettings.json and an environment without settings of ours."""
+    """Set an empty settings folder for each test, and remove variables that change settings."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path))
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     load_settings.cache_clear()
@@ -27,7 +27,7 @@ def write(folder: Path, settings: object) -> None:
 def test_the_environment_wins_over_the_file_and_the_file_over_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three layers of one section merge setting by setting."""
+    """The layers of a section are merged setting by setting."""
     write(
         tmp_path,
         {"Kafka": {"ConsumerConfig": {"GroupId": "from-file", "AutoOffsetReset": "latest"}}},
@@ -99,7 +99,7 @@ def test_the_conventional_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_wrong_setting_is_one_line_that_names_it(
     tmp_path: Path, settings: object, says: str
 ) -> None:
-    """Exit code 78, the setting's name, and the nearest match of an unknown one."""
+    """The line suggests the nearest match of an unknown setting."""
     write(tmp_path, settings)
     with pytest.raises(ConfigError) as caught:
         load_settings()
@@ -144,7 +144,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(
 def test_addresses_that_are_none_are_one_line_with_the_right_spelling(
     tmp_path: Path, said: object, says: str
 ) -> None:
-    """Faust's own spellings among them."""
+    """Some of them are valid in Faust."""
     write(tmp_path, {"Kafka": {"BootstrapServers": said}})
     with pytest.raises(ConfigError) as caught:
         load_settings()
@@ -165,13 +165,13 @@ def test_addresses_that_are_none_are_one_line_with_the_right_spelling(
 def test_addresses_are_separated_by_commas_or_a_list(
     tmp_path: Path, said: object, meant: str
 ) -> None:
-    """Blanks around them do not matter."""
+    """Blanks around the addresses do not matter."""
     write(tmp_path, {"Kafka": {"BootstrapServers": said}})
     assert load_settings().kafka.bootstrap_servers == meant
 
 
 def test_heartbeats_that_nobody_set_suit_the_session(tmp_path: Path) -> None:
-    """A short session alone must not be a wrong setting."""
+    """A short session timeout alone must be valid."""
     for session_ms, beat_ms in ((6_000, 2_000), (9_000, 3_000), (120_000, 3_000)):
         write(tmp_path, {"Kafka": {"ConsumerConfig": {"SessionTimeoutMs": session_ms}}})
         load_settings.cache_clear()
@@ -179,7 +179,7 @@ def test_heartbeats_that_nobody_set_suit_the_session(tmp_path: Path) -> None:
 
 
 def test_every_unknown_section_is_named(tmp_path: Path) -> None:
-    """In one line, with what each may be meant to be."""
+    """The line suggests a known section for each."""
     write(tmp_path, {"Kafak": {}, "Logging": {"Level": 1}, "AllowedHosts": "*"})
     with pytest.raises(ConfigError) as caught:
         load_settings()
@@ -192,14 +192,14 @@ def test_every_unknown_section_is_named(tmp_path: Path) -> None:
 def test_a_settings_folder_that_is_not_there_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Else the defaults would hold in silence."""
+    """Otherwise, the defaults would apply silently."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"APPSETTINGS_DIR '.*nowhere' is no folder"):
         load_settings()
 
 
 def test_the_mark_of_an_editor_is_no_part_of_a_secret(tmp_path: Path) -> None:
-    """A file of its own may begin with it, as may the settings."""
+    """A byte order mark may begin a file of a secret, and the settings file."""
     (tmp_path / "password").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
     said = {"Worker": {"Version": f"${{file:{tmp_path}/password}}"}}
     (tmp_path / "appsettings.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(said).encode())
@@ -207,7 +207,7 @@ def test_the_mark_of_an_editor_is_no_part_of_a_secret(tmp_path: Path) -> None:
 
 
 def test_the_producer_takes_the_names_and_values_of_other_clients(tmp_path: Path) -> None:
-    """Those of the .NET client; what has no effect here is kept, so that it can be explained."""
+    """Names of the .NET client without an effect are kept, so that they can be explained."""
     config = {
         "Acks": "All",
         "EnableIdempotence": False,
@@ -235,14 +235,14 @@ def test_the_producer_takes_the_names_and_values_of_other_clients(tmp_path: Path
 
 
 def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
-    """A file that is no JSON says so."""
+    """The file is no JSON."""
     (tmp_path / "appsettings.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings()
 
 
 def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
-    """Nobody wants to mend settings one start at a time."""
+    """One start shows all mistakes."""
     write(tmp_path, {"Kafka": {"Partitions": 0, "ReplicationFactor": 99}})
     with pytest.raises(
         ConfigError,
@@ -252,6 +252,5 @@ def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_the_files_settings_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The appsettings.json that comes with the project is valid."""
     monkeypatch.setenv("APPSETTINGS_DIR", str(ROOT))
     assert read_settings().kafka.consumer_config.group_id == "famulus"

@@ -1,4 +1,4 @@
-"""Faults that are put off: each with a reason and a day, and none for longer."""
+"""Tests of postponed vulnerabilities: each has a reason and an expiry date."""
 
 from datetime import date
 from pathlib import Path
@@ -14,14 +14,14 @@ GOOD = 'id = "PYSEC-2026-1"\nreason = "not used"\nexpires = 2026-11-26\n'
 
 
 def written(folder: Path, *entries: str) -> Path:
-    """A file with *entries*."""
+    """Write a file with *entries*."""
     file = folder / "audit.toml"
     file.write_text("".join(f"[[ignore]]\n{entry}" for entry in entries))
     return file
 
 
 def test_a_fault_is_put_off_until_the_day_before(tmp_path: Path) -> None:
-    """The day itself is too late."""
+    """The exception ends at the start of its expiry date."""
     file = written(tmp_path, GOOD)
     assert ignored(file, TODAY) == ["PYSEC-2026-1"]
     with pytest.raises(ConfigError, match="PYSEC-2026-1 was put off until 2026-11-26"):
@@ -30,20 +30,19 @@ def test_a_fault_is_put_off_until_the_day_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lacking", ["id", "reason", "expires"])
 def test_an_exception_has_all_three(tmp_path: Path, lacking: str) -> None:
-    """A fault is not put off for no reason, or for ever."""
     lines = [line for line in GOOD.splitlines(keepends=True) if not line.startswith(lacking)]
     with pytest.raises(ConfigError, match="needs an id, a reason, and a day"):
         ignored(written(tmp_path, "".join(lines)), TODAY)
 
 
 def test_what_is_no_toml_is_one_line(tmp_path: Path) -> None:
-    """The file is named."""
+    """The error names the file."""
     with pytest.raises(ConfigError, match=r"audit\.toml cannot be read"):
         ignored(written(tmp_path, "id is what"), TODAY)
 
 
 def test_the_project_has_a_list_that_can_be_read() -> None:
-    """On any day: what has expired is told by `make audit`."""
+    """The date is in the past: only `make audit` reports expired exceptions."""
     ignored(ROOT / "deploy" / "audit.toml", date(2000, 1, 1))
 
 
@@ -63,5 +62,5 @@ def test_the_project_has_a_list_that_can_be_read() -> None:
     ],
 )
 def test_a_database_that_knows_nothing_is_none(report: str, *, knows: bool) -> None:
-    """Else a mirror of the index would pass everything."""
+    """A mirror of the package index may have no vulnerability data, and would pass everything."""
     assert knows_faults(report) is knows

@@ -1,4 +1,4 @@
-"""Kafka's jars and uv by their hashes: what comes otherwise is not used."""
+"""Tests that Kafka's jars and uv are used only with the locked hashes."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ WANTED = [Jar("one.jar", len(CONTENT), sha256(CONTENT).hexdigest())]
 
 
 def test_every_jar_is_locked_by_its_hash() -> None:
-    """Kafka's, and those of its tools."""
+    """The lists are those of Kafka and of its tools."""
     for name in ("kafka", "kafka-tools"):
         assert len(locked(name)) > 30
         assert all(
@@ -28,7 +28,7 @@ def test_every_jar_is_locked_by_its_hash() -> None:
 
 
 def test_what_is_locked_is_what_is_there(tmp_path: Path) -> None:
-    """The lines are made of a folder, and read again."""
+    """Lines made from a folder are valid for that folder."""
     (tmp_path / "one.jar").write_bytes(CONTENT)
     assert lines_of("kafka", tmp_path) == [f"{WANTED[0].sha256} 5 kafka/one.jar"]
     assert names_and_sizes(tmp_path) == {"one.jar": 5}
@@ -46,7 +46,7 @@ CHANGES: list[Callable[[Path], object]] = [
 def test_another_download_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
 ) -> None:
-    """Other bytes, one more, one less: nothing of it is kept."""
+    """Other bytes, an additional jar or a missing jar leave nothing in the cache."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "one.jar").write_bytes(CONTENT)
@@ -63,7 +63,7 @@ def test_another_download_is_refused(
 def test_a_folder_that_was_changed_later_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was not finished by another program, or that somebody has put a jar into."""
+    """Another program may have left an unfinished folder, or put a jar into it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "famulus" / f"kafka-{jars.KAFKA}"
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def test_a_folder_that_was_changed_later_is_refused(
 
 
 def test_uv_is_installed_by_its_hash() -> None:
-    """The version that the Makefile names."""
+    """The Makefile names the version."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     [version] = re.findall(r"^UV_VERSION := ([0-9.]+)", makefile, re.MULTILINE)
     lock = (ROOT / "deploy" / "uv.lock.txt").read_text("ascii")

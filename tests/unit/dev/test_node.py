@@ -1,4 +1,4 @@
-"""Ports for brokers and workers that are started here."""
+"""Tests of the ports of local brokers and workers."""
 
 import random
 from itertools import chain
@@ -9,7 +9,7 @@ from famulus.dev.node import PORTS, free_port
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker asks for all of its listeners' before it listens on the first."""
+    """A broker asks for the ports of all its listeners before it listens on the first."""
     first, second = free_port(), free_port()
     drawn = chain([first, second, first], range(*PORTS))
     monkeypatch.setattr(random, "randrange", lambda *_: next(drawn))

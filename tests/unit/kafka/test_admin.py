@@ -1,4 +1,7 @@
-"""Topics made just now are looked for again, for no longer than somebody waits who forgot to make them."""
+"""Tests of the lookup of topics: new ones are awaited for a short time.
+
+The wait is shorter than the startup time limit, for an operator who forgot to create the topics.
+"""
 
 import pytest
 
@@ -10,7 +13,10 @@ SETTINGS = KafkaConfig()
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
-    """What the cluster shows at each look; the last one stays. No time passes between them."""
+    """Return the list of answers of the cluster, one per lookup; the last one stays.
+
+    The lookups do not wait in between.
+    """
     shown: list[dict[str, int]] = []
 
     async def partitions_of(*_: object) -> dict[str, int]:
@@ -22,13 +28,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
 
 
 async def test_a_topic_that_comes_late_is_found(looks: list[dict[str, int]]) -> None:
-    """The broker did not know it at first."""
     looks += [{"a": 1}, {"a": 1}, {"a": 1, "b": 2}, {}]
     assert await health.look_for(SETTINGS, ["a", "b"], 30.0) == {"a": 1, "b": 2}
     assert looks == [{}]
 
 
 async def test_one_that_does_not_come_is_missing(looks: list[dict[str, int]]) -> None:
-    """After the last look, without waiting for all of the time that a start may take."""
+    """The search ends after the last lookup, long before the startup time limit."""
     looks += [{"a": 1}]
     assert await health.look_for(SETTINGS, ["a", "b"], 30.0) == {"a": 1}

@@ -1,4 +1,4 @@
-"""Each of Burrow's states on windows that are told, lag where a log and a commit do not fit, rates and what is left."""
+"""Tests of lag states: Burrow's rules, lag of truncated logs, rates and the time left."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def window(
     is_held: bool = True,
     every_s: float = MIN,
 ) -> list[LagSample]:
-    """Looks at a log that begins at 0."""
+    """Return samples of a log that begins at 0."""
     return [
         LagSample(number * every_s, 0, end, at, is_held=is_held)
         for number, (at, end) in enumerate(zip(committed, ends, strict=True))
@@ -40,35 +40,39 @@ def window(
         (window([5, 5, 5], [5, 5, 5]), State.OK),  # nothing to do
         (window([0, 0, 0], [0, 0, 0]), State.OK),  # empty
         (window([None, None], [0, 0]), State.OK),
-        (window([1, 5, 5, 6], [5, 5, 9, 20]), State.OK),  # rule 3: it had caught up
-        (window([1, 3, 5, 7], [10, 11, 12, 13]), State.OK),  # it catches up
-        (window([1, 2, 3, 4], [10, 12, 11, 16]), State.OK),  # it did once
+        (window([1, 5, 5, 6], [5, 5, 9, 20]), State.OK),  # rule 3: the lag was zero once
+        (window([1, 3, 5, 7], [10, 11, 12, 13]), State.OK),  # the lag shrinks
+        (window([1, 2, 3, 4], [10, 12, 11, 16]), State.OK),  # the lag shrank once
         (window([1, 2, 3, 4], [10, 12, 14, 16]), State.WARNING),
         (window([1, 2, 3, 4], [10, 11, 12, 13]), State.WARNING),  # fixed lag
-        (window([1, 1, 2, 2], [10, 11, 12, 13]), State.WARNING),  # slow, but no stall
+        (window([1, 1, 2, 2], [10, 11, 12, 13]), State.WARNING),  # slow, but not stalled
         (window([3, 3, 3], [10, 10, 10]), State.STALLED),  # fixed lag
         (window([3, 3, 3], [10, 11, 12]), State.STALLED),
         (window([None, None, None], [10, 10, 10]), State.STALLED),  # members that never committed
         (window([5, 6, 2, 3], [10, 11, 12, 13]), State.REWIND),
-        (window([5, 6, None], [10, 11, 12]), State.REWIND),  # its offsets are gone
-        (window([5, 6, 2, 7], [10, 11, 12, 19]), State.WARNING),  # reached again
+        (window([5, 6, None], [10, 11, 12]), State.REWIND),  # its offsets were deleted
+        (window([5, 6, 2, 7], [10, 11, 12, 19]), State.WARNING),  # the offset was reached again
         (window([3, 3], [10, 10], is_held=False), State.STOPPED),
         (window([None, None], [10, 10], is_held=False), State.STOPPED),
         (window([3, 4, 4, 4], [10, 10, 11, 12], is_held=False), State.STOPPED),
         # Not silent for long enough.
         (window([3, 4, 5, 5], [10, 10, 10, 10], is_held=False), State.OK),
-        # It had caught up with an end in the window.
+        # The lag was zero once in the window.
         (window([5, 5, 5], [5, 5, 9], is_held=False), State.OK),
-        (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),  # worse than the rewind
+        # STOPPED is worse than REWIND.
+        (window([7, 2, 2, 2], [9, 9, 9, 9], is_held=False), State.STOPPED),
     ],
 )
 def test_each_state_is_told(looks: list[LagSample], state: State) -> None:
-    """By the rules that the module names."""
+    """The module `burrow` names the rules."""
     assert state_of(looks) is state
 
 
 def test_a_short_window_does_not_call_members_lazy() -> None:
-    """They may not have committed yet; that nobody is left, or that a commit went back, is known at once."""
+    """Members may not have committed yet.
+
+    A group without members, and a commit that went back, are known at once.
+    """
     short_s = JUDGED_S / 4
     assert state_of(window([3], [10])) is None
     assert state_of(window([3, 3], [10, 10], every_s=short_s)) is None
@@ -87,7 +91,7 @@ def test_a_short_window_does_not_call_members_lazy() -> None:
         (5, 20, None, 15, 0, 0),  # no commit: from the beginning
         (5, 20, 8, 12, 0, 0),
         (5, 20, 20, 0, 0, 0),
-        (5, 20, 2, 15, 3, 0),  # truncated: what can still be read
+        (5, 20, 2, 15, 3, 0),  # truncated: the lag counts what can still be read
         (5, 20, 26, 0, 0, 6),  # above the end
         (9, 9, 4, 0, 5, 0),  # all gone
     ],
@@ -95,13 +99,13 @@ def test_a_short_window_does_not_call_members_lazy() -> None:
 def test_lag_is_what_can_still_be_read(  # noqa: PLR0917  # the parameters
     begin: int, end: int, committed: int | None, lag: int, deleted: int, ahead: int
 ) -> None:
-    """And what cannot is said beside it."""
+    """Records that were deleted, or are beyond the end, are counted apart."""
     look = LagSample(0.0, begin, end, committed)
     assert (look.lag, look.deleted, look.ahead) == (lag, deleted, ahead)
 
 
 def test_rates_and_what_is_left() -> None:
-    """Over the whole window; never, where as much comes as is read."""
+    """The time left is None if records arrive as fast as they are read."""
     rates = rates_of(window([0, 10, 40], [100, 110, 120], every_s=5.0))
     assert rates == Rates(2.0, 4.0)
     assert eta_s_of(80, rates) == 40.0
@@ -113,7 +117,7 @@ def test_rates_and_what_is_left() -> None:
 
 
 def test_a_window_keeps_ten_looks_and_ten_seconds() -> None:
-    """Quick looks are kept until they say enough, slow ones as many as Burrow has commits."""
+    """Frequent samples are kept for JUDGED_S, rare ones up to the ten that Burrow keeps."""
     quick: list[LagSample] = []
     slow: list[LagSample] = []
     for number in range(200):
@@ -124,7 +128,7 @@ def test_a_window_keeps_ten_looks_and_ten_seconds() -> None:
 
 
 def test_a_group_is_as_well_as_its_worst_partition() -> None:
-    """What is unclear is not called ok."""
+    """A state that is unknown counts as worse than OK."""
     assert worst([]) is State.OK
     assert worst([State.OK, None]) is None
     assert worst([None, State.WARNING]) is State.WARNING

@@ -1,4 +1,7 @@
-"""Each error of the client, and of the system, that can end a worker: whose fault it is, and its exit code."""
+"""Tests of the errors of the client and the system that end a worker.
+
+Each has a cause and an exit code.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from famulus.runtime.worker_process import Worker
 
 
 def classes() -> Iterator[tuple[str, type[Exception]]]:
-    """Every error class of the client, with its name."""
+    """Yield each error class of the client with its name."""
     for name, found in sorted(vars(kafka).items()):
         if (
             isinstance(found, type)
@@ -27,7 +30,7 @@ def classes() -> Iterator[tuple[str, type[Exception]]]:
 
 @pytest.mark.parametrize("kind", [kind for _, kind in classes()])
 def test_every_error_of_the_client_has_a_meaning_or_is_a_bug(kind: type[Exception]) -> None:
-    """A class that a later client adds is decided here."""
+    """The test fails for a class that a later version of the client adds, until it has one."""
     assert (kind in OURS) != any(base in MEANINGS for base in kind.__mro__), "in one of the two"
     fault = fault_of(kind())
     if kind in OURS:
@@ -59,7 +62,7 @@ CODES = [
 
 @pytest.mark.parametrize(("error", "code"), CODES, ids=lambda of: type(of).__name__)
 async def test_an_error_ends_the_worker_with_its_code(error: Exception, code: int) -> None:
-    """The code tells a supervisor whether starting again helps, and the line names no bug."""
+    """The code tells a supervisor if a restart helps, and the line names no bug."""
     ended: list[Exception] = []
 
     async def crash(reason: Exception) -> None:
@@ -75,7 +78,7 @@ async def test_an_error_ends_the_worker_with_its_code(error: Exception, code: in
 
 @pytest.mark.parametrize("error", [ValueError("x"), kafka.IllegalStateError("x"), OSError("x")])
 async def test_what_nobody_else_brings_about_is_a_bug_of_ours(error: Exception) -> None:
-    """It ends the worker with 70 and says where it was raised."""
+    """The worker ends with 70, and the error names the place where it was raised."""
     ended: list[Exception] = []
 
     async def crash(reason: Exception) -> None:
@@ -88,10 +91,10 @@ async def test_what_nobody_else_brings_about_is_a_bug_of_ours(error: Exception) 
 
 
 async def test_a_time_that_is_refused_says_how_far_the_clock_is_off() -> None:
-    """Where that is known."""
+    """The offset of the clock is known here."""
 
     async def crash(_: Exception) -> None:
-        """Nothing ends here."""
+        """End nothing."""
 
     clock = SimpleNamespace(words="this machine's clock is 7,200 s ahead of the brokers'")
     app: Any = SimpleNamespace(fault=None, crash=crash, clock=clock)
@@ -103,10 +106,10 @@ async def test_a_time_that_is_refused_says_how_far_the_clock_is_off() -> None:
 
 
 async def test_the_first_fault_is_the_one_that_is_told() -> None:
-    """One crash brings others about."""
+    """One crash causes others."""
 
     async def crash(_: Exception) -> None:
-        """Nothing ends here."""
+        """End nothing."""
 
     app: Any = SimpleNamespace(fault=None, crash=crash, clock=SimpleNamespace(words=""))
     await Famulus.fail(app, ConfigError("the first"))
@@ -128,7 +131,10 @@ async def test_the_first_fault_is_the_one_that_is_told() -> None:
 def test_a_crash_of_a_part_of_faust_ends_with_the_code_of_its_cause(
     capfd: pytest.CaptureFixture[str], reason: Exception, code: int
 ) -> None:
-    """Its producer, say, whose broker goes away while it starts: a supervisor starts the worker again."""
+    """An example is the producer, whose broker becomes unavailable during the start.
+
+    The code makes a supervisor restart the worker.
+    """
     worker: Any = object.__new__(Worker)
     worker.app = SimpleNamespace(fault=None, is_drained=True)
     worker._crash_reason = reason

@@ -1,4 +1,4 @@
-"""A broker that cannot be talked to: the line says why, by what really happens on a socket."""
+"""Tests of the diagnosis of a broker that cannot be reached, by what happens on a socket."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ from famulus.kafka.connection_diagnosis import why_away
 async def listening(
     *, context: ssl.SSLContext | None = None, ends: bool = False
 ) -> AsyncIterator[int]:
-    """A port where something listens that is no broker: it reads, or *ends* each connection."""
+    """Yield a port with a listener that is no broker: it reads, or *ends* each connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1 if ends else -1)
@@ -31,7 +31,7 @@ async def listening(
 
 
 def settings(port: int, protocol: str = "PLAINTEXT", host: str = "127.0.0.1") -> KafkaConfig:
-    """Of such a cluster."""
+    """Return the settings of a cluster at *host* and *port*."""
     return KafkaConfig.model_validate(
         {"bootstrap_servers": f"{host}:{port}", "security_protocol": protocol}
     )
@@ -43,7 +43,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nothing_listens() -> None:
-    """Also at the two addresses of one name, and in the line for the person who starts us."""
+    """A name with two addresses and the error of a startup give the same reason."""
     port = free_port()
     assert (
         await why_away(settings(port))
@@ -57,20 +57,19 @@ async def test_nothing_listens() -> None:
 
 
 async def test_a_name_that_is_not_known() -> None:
-    """By DNS."""
     assert "is a name that is not known here" in await why_away(
         settings(9092, host="nowhere.invalid")
     )
 
 
 async def test_something_that_never_answers() -> None:
-    """Such as a firewall."""
+    """A firewall that drops packets behaves like this."""
     async with listening() as port:
         assert await why_away(settings(port)) == f"127.0.0.1:{port} does not answer"
 
 
 async def test_tls_on_one_side_only() -> None:
-    """A listener without TLS asked by it, and the other way round."""
+    """A listener with TLS is asked without it, and the other way round."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -1,4 +1,4 @@
-"""What the doctor says of facts: one planted fault for each finding, and nothing where nothing is wrong."""
+"""Tests of the findings of `doctor`: one fault gives one finding, and a sound cluster none."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ HERE = Place("data", is_writable=True, free_bytes=2**36, total_bytes=2**38)
 
 
 def with_config(facts: TopicFacts, **configs: str) -> TopicFacts:
-    """The same topic with other settings."""
+    """Return *facts* with some topic settings changed."""
     return replace(
         facts,
         configs={
@@ -51,13 +51,12 @@ def with_config(facts: TopicFacts, **configs: str) -> TopicFacts:
 
 
 def names(found: list[Finding]) -> list[tuple[str, str]]:
-    """Severity and name of each; each has words."""
+    """Return severity and name of each finding; each must have all its texts."""
     assert all(finding.what and finding.cure and finding.subject for finding in found)
     return [(finding.severity, finding.check) for finding in found]
 
 
 def test_nothing_is_wrong_with_topics_that_are_well() -> None:
-    """A cluster as people want it has no findings."""
     assert list(about_topics(FAMILY, WELL, brokers=3)) == []
     assert (
         list(about_topics(replace(FAMILY, state=None, dedupe_window_ms=None), WELL, brokers=3))
@@ -105,19 +104,18 @@ def test_nothing_is_wrong_with_topics_that_are_well() -> None:
 def test_each_fault_of_a_topic_is_found(
     topic: str, facts: TopicFacts | None, expected: tuple[str, str]
 ) -> None:
-    """One fault, one finding."""
     topics = {name: of for name, of in {**WELL, topic: facts}.items() if of is not None}
     assert names(list(about_topics(FAMILY, topics, brokers=3))) == [expected]
 
 
 def test_a_topic_that_is_kept_longer_than_events_are_recognised() -> None:
-    """Reading it again would handle events twice."""
+    """A second read of the topic would handle its oldest events twice."""
     kept = {**WELL, "orders": with_config(SOURCE, retention_ms=str(8 * DAY_MS))}
     assert names(list(about_topics(FAMILY, kept, brokers=3))) == [("warning", "dedupe-window")]
 
 
 def test_one_copy_is_well_on_one_broker() -> None:
-    """Nobody wants to be told of it on a laptop."""
+    """A single broker, as on a laptop, cannot have more copies."""
     one = {
         name: TopicFacts(4, 1, {**of.configs, "min.insync.replicas": "1"})
         for name, of in WELL.items()
@@ -126,12 +124,13 @@ def test_one_copy_is_well_on_one_broker() -> None:
 
 
 def test_keys_that_another_partitioner_has_placed() -> None:
-    """Who it was is said where it is known."""
+    """The finding names the partitioner if it is a known one."""
     java = [(key, murmur2(key, 4)) for key in KEYS]
     dotnet = [(key, consistent_random(key, 4) or 0) for key in KEYS]
     assert list(about_keys("orders", 4, java, "murmur2", murmur2)) == []
     assert list(about_keys("orders", 1, [(key, 0) for key in KEYS], "murmur2", murmur2)) == []
-    assert list(about_keys("orders", 4, dotnet[:10], "murmur2", murmur2)) == []  # too few to say
+    # Too few keys to decide.
+    assert list(about_keys("orders", 4, dotnet[:10], "murmur2", murmur2)) == []
     (finding,) = about_keys("orders", 4, dotnet, "murmur2", murmur2)
     assert (finding.check, finding.cure) == (
         "partitioner",
@@ -142,14 +141,14 @@ def test_keys_that_another_partitioner_has_placed() -> None:
 
 
 def test_times_ahead_of_the_clock() -> None:
-    """A minute is forgiven."""
+    """A difference of up to a minute is allowed."""
     assert list(about_times("orders", [], 1_000_000)) == []
     assert list(about_times("orders", [1_000_000, 1_059_000], 1_000_000)) == []
     assert names(list(about_times("orders", [0, 1_061_000], 1_000_000))) == [("warning", "clock")]
 
 
 def test_retry_topics_that_no_handler_sends_to() -> None:
-    """They are read until they are empty; then they may go."""
+    """Such topics are read until they are empty, and may then be deleted."""
     assert names(list(about_retired("orders.g.retry-3", 5))) == [("warning", "retry-topic-retired")]
     [unused] = about_retired("orders.g.retry-3", 0)
     assert (unused.check, unused.cure) == (
@@ -168,18 +167,18 @@ def test_retry_topics_that_no_handler_sends_to() -> None:
     ],
 )
 def test_the_machine(place: Place, expected: list[tuple[str, str]]) -> None:
-    """Folder, disk and open files."""
+    """The folder must be writable and its disk must have space."""
     assert names(list(about_place(place))) == expected
 
 
 def test_a_state_that_workers_grow_is_no_error() -> None:
-    """It gets as many partitions as its source has when the next one starts."""
+    """The next worker that starts adds the missing partitions."""
     topics = WELL | {"g-orders-state": replace(STATE, partitions=3)}
     assert list(about_topics(replace(FAMILY, may_grow=True), topics, brokers=3)) == []
 
 
 def test_too_few_files_for_all_partitions_are_found() -> None:
-    """By the limit that a worker raises its own to."""
+    """A worker raises its own limit as far as the hard limit."""
     assert list(about_files(200, 1_700, 65_536)) == []
     [finding] = about_files(200, 1_700, 1_024)
     assert (finding.severity, finding.check) == ("warning", "open-files")

@@ -1,4 +1,4 @@
-"""What is said about a choice of keys: the mission's good one, its bad one, its pointless one, and those in between."""
+"""Tests of the verdict on a choice of keys: good, bad, pointless and unclear."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ PARTITIONS = 4
 
 
 def judged(keys: Sequence[bytes | None], partitions: int = PARTITIONS) -> Report:
-    """What is said of events with such keys."""
+    """Return the report on events with *keys*."""
     tally = Tally("key", partitions, murmur2)
     for key in keys:
         tally.note(key)
@@ -38,14 +38,14 @@ def judged(keys: Sequence[bytes | None], partitions: int = PARTITIONS) -> Report
     ],
 )
 def test_each_kind_of_key_is_told(keys: list[bytes | None], verdict: str, says: str) -> None:
-    """The verdict, and why."""
+    """The report has a verdict and its reason."""
     report = judged(keys)
     assert report.verdict == verdict
     assert says in report.why
 
 
 def test_the_figures() -> None:
-    """Keys, share of the largest, events of each partition, the fullest to the mean."""
+    """The skew is the fullest partition divided by the mean."""
     report = judged([b"a"] * 60 + [b"b"] * 40 + [None] * 7, 2)
     a, b = murmur2(b"a", 2), murmur2(b"b", 2)
     expected = [0, 0]
@@ -57,12 +57,15 @@ def test_the_figures() -> None:
 
 
 def test_one_partition_has_no_hot_key() -> None:
-    """Nobody would be any faster."""
+    """Other keys would not make a single partition any faster."""
     assert judged([b"hot"] * 60 + [b"%d" % (n % 9) for n in range(60)], 1).verdict == "good"
 
 
 def test_fields_are_compared_with_the_present_key() -> None:
-    """All plain fields of the events; what comes late counts as missing before; the present key as it stands."""
+    """All plain fields of the events are candidates.
+
+    A field that appears late counts as missing in the events before it.
+    """
     study = KeyStudy(PARTITIONS, murmur2)
     for number in range(1_000):
         event = {
@@ -82,7 +85,7 @@ def test_fields_are_compared_with_the_present_key() -> None:
 
 
 def test_only_the_fields_asked_for() -> None:
-    """Also one that no event has."""
+    """A field that no event has is reported too."""
     study = KeyStudy(PARTITIONS, murmur2, ["absent"])
     for _ in range(100):
         study.note(b"k", 0, {"order_id": 1})
@@ -91,7 +94,7 @@ def test_only_the_fields_asked_for() -> None:
 
 
 def test_no_key_is_quoted() -> None:
-    """Keys are private."""
+    """Keys may be private data."""
     assert "secret" not in json.dumps(judged([b"secret"] * 100).as_json())
 
 
@@ -108,11 +111,11 @@ def test_no_key_is_quoted() -> None:
     ],
 )
 def test_what_a_field_would_be_as_a_key(value: object, key: bytes | None) -> None:
-    """Its text, as the producer writes it; fractions and truth are no keys."""
+    """The key is the text that the producer writes; floats and booleans are no keys."""
     assert key_of(value) == key
 
 
 def test_a_sample_has_the_same_part_of_each_partition() -> None:
-    """Else a full partition would look like the others."""
+    """Otherwise a full partition would look like the others."""
     assert starts_of([1_000, 0, 3_000], 400) == [900, 0, 2_700]
     assert starts_of([10, 5], 100) == [0, 0]

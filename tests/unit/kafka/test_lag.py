@@ -1,4 +1,4 @@
-"""What people see of a lag, and what comes of answers that a healthy cluster does not give."""
+"""Tests of the lag of a group: its table, and answers of an unhealthy cluster."""
 
 import asyncio
 from types import SimpleNamespace
@@ -25,14 +25,14 @@ from famulus.kafka.lag import GroupLag, PartitionLag
 def partition(
     number: int, look: LagSample, state: State | None, age_s: float | None = None
 ) -> PartitionLag:
-    """One of a topic with a name that a terminal must not obey."""
+    """Return the lag of one partition of a topic whose name has an escape sequence."""
     return PartitionLag(
         TopicPartition("t\x1b[2J", number), look, age_s, state, Rates(1.0, 3.0), None, None
     )
 
 
 def text_of(found: GroupLag) -> str:
-    """As a pipe gets it."""
+    """Return the table of *found* as a pipe gets it."""
     console = Console(width=120)
     with console.capture() as captured:
         console.print(shown(found))
@@ -40,7 +40,7 @@ def text_of(found: GroupLag) -> str:
 
 
 def test_many_partitions_without_lag_are_counted() -> None:
-    """Those with lag are rows; what is strange, or unknown, is said."""
+    """Only partitions with lag are rows; deleted records and missing leaders are reported."""
     good = [partition(number, LagSample(1.0, 0, 5, 5), State.OK) for number in range(40)]
     lagging = partition(40, LagSample(1.0, 4, 9, 2), State.STALLED, 7200.0)
     found = GroupLag("g", 1.0, 1.0, 1, (*good, lagging), (TopicPartition("t", 41),))
@@ -55,7 +55,7 @@ def test_many_partitions_without_lag_are_counted() -> None:
 
 
 def test_open_transaction_that_keeps_the_group_from_reading_on_is_named() -> None:
-    """By where it begins; for programs, too."""
+    """Both the text and the JSON give the offset at which it begins."""
     held = partition(0, LagSample(1.0, 0, 9, 3, is_held_up=True), State.WARNING)
     found = GroupLag(
         "g", 1.0, 1.0, 1, (held, partition(1, LagSample(1.0, 0, 9, 3), State.WARNING)), ()
@@ -65,7 +65,7 @@ def test_open_transaction_that_keeps_the_group_from_reading_on_is_named() -> Non
 
 
 def test_a_partition_that_does_not_answer_makes_nothing_ok() -> None:
-    """Nobody knows how far that one is."""
+    """The lag of that partition is unknown."""
     found = GroupLag("g", 1.0, 1.0, 1, (), (TopicPartition("t", 0),))
     assert (found.state, found.eta_s) == (None, None)
 
@@ -75,35 +75,34 @@ def test_a_partition_that_does_not_answer_makes_nothing_ok() -> None:
     [(None, "-"), (0.04, "0.0 s"), (59.9, "59.9 s"), (90, "1.5 min"), (86_400 * 3, "3.0 d")],
 )
 def test_times_in_words(seconds: float | None, text: str) -> None:
-    """With the unit that fits."""
     assert duration(seconds) == text
 
 
 class Cluster:
-    """Answers of a cluster in trouble, one after the other."""
+    """Stand-in for a cluster in trouble, with given answers in their order."""
 
     def __init__(self, *answers: Any) -> None:
         self._answers = list(answers)
         self._client = self
 
     async def find_coordinator(self, group: str) -> int:
-        """It has one node."""
+        """Return the only node."""
         return 1
 
     async def describe_topics(self) -> list[Any]:
-        """A topic with a leader for one partition only."""
+        """Return a topic of three partitions, the last without a leader."""
         partitions = [
             {"partition": number, "leader": leader} for number, leader in enumerate((1, 1, -1))
         ]
         return [{"topic": "t", "error_code": 0, "partitions": partitions}]
 
     async def send(self, node: int, request: Any) -> Any:
-        """The next answer."""
+        """Return the next answer."""
         return self._answers.pop(0)
 
 
 def asker(*answers: Any) -> GroupAdmin:
-    """Asks such a cluster."""
+    """Return a GroupAdmin of such a cluster."""
     admin: Any = Cluster(*answers)
     assert {name for name in dir(admin) if not name.startswith("_")} - {"send"} <= set(
         dir(AIOKafkaAdminClient)
@@ -112,14 +111,13 @@ def asker(*answers: Any) -> GroupAdmin:
 
 
 def test_a_coordinator_that_is_coming_up_is_asked_again() -> None:
-    """Its answer is not taken for a group without commits."""
+    """The error of a coordinator that loads is not taken for a group without commits."""
     late = SimpleNamespace(error_code=GroupLoadInProgressError.errno, topics=[])
     there = SimpleNamespace(error_code=0, topics=[("t", [(0, 7, "", 0), (1, -1, "", 0)])])
     assert asyncio.run(asker(late, there).committed()) == {TopicPartition("t", 0): 7}
 
 
 def test_a_cluster_that_does_not_let_us_ask() -> None:
-    """Nor is that."""
     no = SimpleNamespace(error_code=GroupAuthorizationFailedError.errno, topics=[])
     with pytest.raises(AccessError, match="allow to describe it") as raised:
         asyncio.run(asker(no).committed())
@@ -127,7 +125,7 @@ def test_a_cluster_that_does_not_let_us_ask() -> None:
 
 
 def test_where_no_leader_answers_there_is_no_offset() -> None:
-    """The others have theirs."""
+    """The other partitions have their offsets."""
 
     async def run() -> dict[TopicPartition, int]:
         answer = SimpleNamespace(

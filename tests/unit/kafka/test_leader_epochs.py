@@ -1,4 +1,4 @@
-"""Leader epochs: read from the batches of a fetch, kept with the position, and what a truncated log is told by."""
+"""Tests of leader epochs: read from fetched batches, kept with the position, checked at a start."""
 
 import struct
 
@@ -15,7 +15,7 @@ from famulus.state.identity import check_leader_epoch
 
 
 def batch(epoch: int) -> bytes:
-    """A batch of one record, as a leader with *epoch* appends it."""
+    """Return a batch of one record, as a leader with *epoch* appends it."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 10_000)
     builder.append(0, 1, b"k", b"v", [])
     raw = bytearray(builder.build())
@@ -24,10 +24,10 @@ def batch(epoch: int) -> bytes:
 
 
 def test_the_last_batch_that_is_whole_says_the_epoch() -> None:
-    """Brokers cut a fetch where it is large enough; what is older than version 2 says nothing."""
+    """Brokers cut a fetch at its size limit; batches before version 2 have no epoch."""
     assert last_epoch(batch(3)) == 3
     assert last_epoch(batch(3) + batch(4)) == 4
-    assert last_epoch(batch(3) + batch(4)[:17]) in {3, 4}  # a later one is as good
+    assert last_epoch(batch(3) + batch(4)[:17]) in {3, 4}  # a later epoch will do too
     assert last_epoch(batch(3) + batch(4)[:16]) == 3
     old = bytearray(batch(3))
     old[16] = 1
@@ -36,7 +36,7 @@ def test_the_last_batch_that_is_whole_says_the_epoch() -> None:
 
 
 def test_the_fetcher_reads_as_before_and_knows_the_epoch() -> None:
-    """Aiokafka makes what we made of its class."""
+    """The fetcher of aiokafka uses the replaced class."""
     assert fetcher.MemoryRecords is Batches
     records = Batches(batch(5) + batch(6))
     assert records.leader_epoch == 6
@@ -47,7 +47,7 @@ def test_the_fetcher_reads_as_before_and_knows_the_epoch() -> None:
 
 
 def test_the_position_goes_with_the_newest_epoch_that_was_read() -> None:
-    """Also over an assignment in which nothing came."""
+    """An assignment in which no record arrives keeps the epoch of the position."""
     in_flight = InFlight(SourcePosition(7, leader_epoch=4), 10, 1_000)
     assert in_flight.processed(0, {}).leader_epoch == 4
     in_flight.leader_epoch = 5
@@ -55,7 +55,7 @@ def test_the_position_goes_with_the_newest_epoch_that_was_read() -> None:
 
 
 def test_records_of_an_epoch_that_end_before_the_position_were_truncated() -> None:
-    """It is said which, and where to go on."""
+    """The error names the lost records and the command that seeks to their first offset."""
     with pytest.raises(
         ConfigError, match=r"t-3: .*records 60 to 99 .*--partition 3 --to-offset 60"
     ):

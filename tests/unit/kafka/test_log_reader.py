@@ -1,4 +1,4 @@
-"""Topics of the group's own are followed past what strangers wrote, and whoever cannot follow says so."""
+"""Tests of readers of the group's own topics: foreign records are skipped, faults are reported."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ AT = TopicPartition("g.admin", 0)
 def bad(
     first: int, *, is_damaged: bool = False, following: int | None = None
 ) -> UnreadableBatchError:
-    """What a reader raises at *first*."""
+    """Return the error that a reader raises at offset *first*."""
     return UnreadableBatchError(
         AT, first, following, DAMAGED if is_damaged else NOT_UTF8, is_damaged=is_damaged
     )
 
 
 class Consumer:
-    """Stands for aiokafka's: a log, in which some offsets raise what they hold."""
+    """Stand-in for the consumer of aiokafka: a log in which some offsets raise an error."""
 
     def __init__(self, log: dict[int, Any], *, heals_after: int = 10**9) -> None:
         self.at = 0
@@ -37,17 +37,17 @@ class Consumer:
         self._heals_after = heals_after
 
     async def position(self, _: TopicPartition) -> int:
-        """Where it reads on."""
+        """Return the offset of the next record."""
         return self.at
 
     def seek(self, _: TopicPartition, offset: int) -> None:
-        """Read on elsewhere."""
+        """Set the offset of the next record."""
         self.at = offset
 
     async def getmany(
         self, *_: TopicPartition, timeout_ms: int, max_records: int | None
     ) -> dict[TopicPartition, Any]:
-        """What comes next, all or nothing, as aiokafka has it."""
+        """Return the next records, or raise if the first one is an error, as aiokafka does."""
         self.asked += 1
         found: list[Any] = []
         for offset in sorted(of for of in self._log if of >= self.at)[:max_records]:
@@ -71,7 +71,7 @@ class Consumer:
 async def read_all(
     consumer: Consumer, skipped: Callable[[UnreadableBatchError], None], end: int
 ) -> list[Any]:
-    """What is read up to *end*."""
+    """Return the records up to offset *end*."""
     found: list[Any] = []
     while consumer.at < end:
         for records in (await poll(consumer, AT, timeout_ms=1, skipped=skipped)).values():
@@ -80,7 +80,7 @@ async def read_all(
 
 
 async def test_what_a_stranger_wrote_is_skipped_and_nothing_else() -> None:
-    """A whole batch that cannot be read: what stands before it and behind it comes, once and in order."""
+    """A whole batch is unreadable; the records before and behind it arrive once and in order."""
     consumer = Consumer({0: 0, 1: 1, 2: bad(2, following=5), 5: 5, 6: 6})
     skipped: list[int] = []
     assert await read_all(consumer, lambda error: skipped.append(error.first_offset), 7) == [
@@ -93,7 +93,7 @@ async def test_what_a_stranger_wrote_is_skipped_and_nothing_else() -> None:
 
 
 async def test_damage_is_asked_for_again_and_then_an_error() -> None:
-    """It is never skipped, and what stands before it comes first."""
+    """A damaged batch is never skipped, and the records before it arrive first."""
     log = {0: 0, 1: bad(1, is_damaged=True, following=2), 2: 2}
     assert await read_all(Consumer(log, heals_after=TRIES), pytest.fail, 3) == [0, 1, 2]
     consumer = Consumer(log)
@@ -110,7 +110,10 @@ async def test_damage_is_asked_for_again_and_then_an_error() -> None:
 async def test_who_cannot_follow_the_admin_topic_any_more_says_so(
     error: Exception, fault: type[Exception]
 ) -> None:
-    """A worker that hears of no pause must not look as if it did. What Kafka says is waited for."""
+    """A worker that cannot read pauses must not seem to obey them.
+
+    Errors of Kafka itself are no fault: the reader waits for their end.
+    """
     faults: list[Exception] = []
 
     async def on_fault(error: Exception) -> None:
@@ -134,7 +137,7 @@ async def test_who_cannot_follow_the_admin_topic_any_more_says_so(
 
 
 async def test_a_broker_that_is_away_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again."""
+    """The reader asks the broker again."""
     monkeypatch.setattr("famulus.control.admin_topic.AGAIN_S", 0)
     faults: list[Exception] = []
 

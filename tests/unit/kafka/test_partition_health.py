@@ -1,4 +1,4 @@
-"""How the partitions of a worker get on, by its own numbers: state, time to drain, time without progress."""
+"""Tests of the health of a worker's partitions: state, time to drain, time without progress."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from famulus.kafka.partition_health import PartitionHealth, PartitionHealths
 
 
 def looked(*looks: tuple[float, int, int]) -> PartitionHealth:
-    """The standing of one partition after looks at (seconds, end of the log, lag)."""
+    """Return the health of one partition after samples of (seconds, end of the log, lag)."""
     standings: PartitionHealths[str] = PartitionHealths()
     found = {"p": PartitionHealth(None, None, 0.0)}
     for at_s, end, lag in looks:
@@ -19,8 +19,8 @@ def looked(*looks: tuple[float, int, int]) -> PartitionHealth:
     ("looks", "expected"),
     [
         ([(0, 10, 0)], PartitionHealth(State.OK, 0.0, 0.0)),
-        ([(0, 10, 4)], PartitionHealth(None, None, 0.0)),  # it is too early to say
-        # 2 a second settled, 1 comes.
+        ([(0, 10, 4)], PartitionHealth(None, None, 0.0)),  # too early to decide
+        # 2 records a second are settled, 1 arrives.
         ([(0, 100, 50), (15, 115, 35)], PartitionHealth(State.OK, 35.0, 0.0)),
         ([(0, 100, 50), (15, 115, 60)], PartitionHealth(State.WARNING, None, 0.0)),
         ([(0, 100, 50), (15, 100, 50)], PartitionHealth(State.STALLED, None, 15.0)),
@@ -34,12 +34,11 @@ def looked(*looks: tuple[float, int, int]) -> PartitionHealth:
     ids=["ok", "early", "catching-up", "warning", "stalled", "moved-once", "rewind", "caught-up"],
 )
 def test_a_standing(looks: list[tuple[float, int, int]], expected: PartitionHealth) -> None:
-    """By its last looks."""
     assert looked(*looks) == expected
 
 
 def test_partition_behind_an_open_transaction_is_not_stalled() -> None:
-    """Nobody in the group can make it get on; its lag and its waiting are told as ever."""
+    """No worker of the group can end the transaction; lag and waiting time are as usual."""
     standings: PartitionHealths[str] = PartitionHealths()
     standings.look(0, {"p": (10, 5)}, {"p"})
     assert standings.look(15, {"p": (10, 5)}, {"p"})["p"] == PartitionHealth(
@@ -49,7 +48,7 @@ def test_partition_behind_an_open_transaction_is_not_stalled() -> None:
 
 
 def test_windows_stay_small_and_those_of_others_go() -> None:
-    """However often somebody looks; a partition that comes back begins anew."""
+    """The window of a partition is dropped when it is revoked."""
     standings: PartitionHealths[str] = PartitionHealths()
     for second in range(0, 3_000, 15):
         standings.look(second, {"a": (10, 5), "b": (10, 5)})

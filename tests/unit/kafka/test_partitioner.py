@@ -1,4 +1,4 @@
-"""Partition choice: the published vectors of the clients that we must agree with, and classes of a team's own."""
+"""Tests of the choice of a partition: test vectors of other clients, and custom classes."""
 
 import sys
 from types import SimpleNamespace
@@ -29,29 +29,29 @@ LIBRDKAFKA = {
 
 
 class ByLength:
-    """A partitioner of a team's own."""
+    """A custom partitioner."""
 
     def get_partition(self, key: bytes, partition_count: int) -> int:
-        """By the length of the key, and wrong for some."""
+        """Return a partition by the length of the key; two keys make it fail."""
         if key == b"raise":
             raise ValueError("the key is private")
         return -1 if key == b"outside" else len(key) % partition_count
 
 
 class Nothing:
-    """No partitioner."""
+    """A class that is no partitioner."""
 
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in here, under a name that a setting can say: tests are no package."""
+    """Make the classes of this file importable under a name for a setting: tests are no package."""
     here = SimpleNamespace(ByLength=ByLength, Nothing=Nothing)
     monkeypatch.setitem(sys.modules, "house", here)
 
 
 @pytest.mark.parametrize(("key", "signed"), JAVA.items())
 def test_murmur2_is_java_s(key: bytes, signed: int) -> None:
-    """Kafka's own test vectors."""
+    """The vectors are those of Kafka's own test."""
     assert murmur2_hash(key) == signed & 0xFFFFFFFF
     assert murmur2(key, 7) == (signed & 0x7FFFFFFF) % 7
 
@@ -59,19 +59,19 @@ def test_murmur2_is_java_s(key: bytes, signed: int) -> None:
 @pytest.mark.parametrize("count", [1, 7, 17])
 @pytest.mark.parametrize("key", LIBRDKAFKA)
 def test_both_are_librdkafka_s(key: bytes, count: int) -> None:
-    """Its own test vectors, for any number of partitions."""
+    """The vectors are those of librdkafka's own test, with several numbers of partitions."""
     crc32, java = LIBRDKAFKA[key]
     assert (consistent_random(key, count), murmur2(key, count)) == (crc32 % count, java % count)
 
 
 def test_an_empty_key_is_a_key_for_java_and_none_for_librdkafka() -> None:
-    """The one thing in which they differ besides the hash."""
+    """The two partitioners differ in this and in the hash only."""
     assert murmur2(b"", 17) == 0x106E08D9 % 17
     assert consistent_random(b"", 17) is None
 
 
 def test_a_custom_class_decides() -> None:
-    """Named by the setting; it is asked with the key and the number of partitions."""
+    """The setting names the class, which gets the key and the number of partitions."""
     assert chooser("house.ByLength")(b"four", 3) == 1
 
 
@@ -80,7 +80,7 @@ def test_a_custom_class_decides() -> None:
     [(b"raise", "raised ValueError for a key"), (b"outside", "gave -1 for a key and 3 partitions")],
 )
 def test_what_a_custom_class_does_wrong_is_said_without_the_key(key: bytes, says: str) -> None:
-    """Keys are private."""
+    """Keys may be private data."""
     with pytest.raises(ConfigError, match=says) as caught:
         chooser("house.ByLength")(key, 3)
     assert "private" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_what_a_custom_class_does_wrong_is_said_without_the_key(key: bytes, says
     ],
 )
 def test_a_class_that_is_not_there_is_one_line(name: str, says: str) -> None:
-    """With the setting that names it."""
+    """The error names the class that the setting has."""
     with pytest.raises(ConfigError, match=says):
         chooser(name)
 
@@ -105,5 +105,5 @@ def test_a_class_that_is_not_there_is_one_line(name: str, says: str) -> None:
     [("murmur2", murmur2), ("murmur2_random", murmur2), ("ConsistentRandom", consistent_random)],
 )
 def test_the_names_of_other_clients_are_known(name: str, choose: object) -> None:
-    """Those of librdkafka and of .NET."""
+    """The names are those of librdkafka and of its .NET client."""
     assert chooser(ProducerConfig(partitioner=name).partitioner) is choose

@@ -1,4 +1,4 @@
-"""A compressed batch unpacks within a limit, or is a clear error before its memory is taken."""
+"""Tests of record batches: limits of unpacking, and damaged or unreadable batches."""
 
 import gc
 import os
@@ -30,14 +30,14 @@ SMALL = 2**20
 
 @pytest.fixture
 def small() -> Iterator[None]:
-    """A limit that is quickly reached."""
+    """Set a limit of unpacked bytes that is quickly reached."""
     set_limit(SMALL)
     yield
     set_limit(BYTES_MAX)
 
 
 def batch(codec: int, *values: bytes, header: str = "h", base_offset: int = 0) -> bytes:
-    """A batch as a producer writes it."""
+    """Return a batch as a producer writes it."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=codec,
@@ -55,14 +55,14 @@ def batch(codec: int, *values: bytes, header: str = "h", base_offset: int = 0) -
 
 
 def values_in(batch: bytes) -> list[bytes]:
-    """What is in it."""
+    """Return the values of *batch*."""
     return [record.value for record in DefaultRecordBatch(batch)]
 
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("size", [0, 10, 100_000, 900_000])
 def test_what_is_within_the_limit_comes_out(small: None, codec: int, size: int) -> None:
-    """Whether it packs well or not at all."""
+    """Values that compress well, and random ones that do not, are unpacked."""
     values = [bytes(size), os.urandom(100)]
     assert values_in(batch(codec, *values)) == values
     assert values_in(batch(codec, os.urandom(size))) != [bytes(size + 1)]
@@ -70,7 +70,7 @@ def test_what_is_within_the_limit_comes_out(small: None, codec: int, size: int) 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_bomb_is_refused(small: None, codec: int) -> None:
-    """One that is a little too large, and one that is much too large."""
+    """One batch is slightly too large, another is much too large."""
     for size in (SMALL + 1, 50 * SMALL):
         with pytest.raises(
             BatchTooLargeError, match=r"1048576 bytes \(Kafka.ConsumerConfig.MaxUnpackedBytes"
@@ -80,7 +80,7 @@ def test_a_bomb_is_refused(small: None, codec: int) -> None:
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4])
 def test_an_old_message_has_the_same_limit(small: None, codec: int) -> None:
-    """Of the format before Kafka 0.11."""
+    """The message format is the one before Kafka 0.11."""
     builder = LegacyRecordBatchBuilder(magic=1, compression_type=codec, batch_size=10**9)
     builder.append(0, timestamp=1, key=b"k", value=bytes(2 * SMALL))
     with pytest.raises(BatchTooLargeError):
@@ -88,7 +88,7 @@ def test_an_old_message_has_the_same_limit(small: None, codec: int) -> None:
 
 
 def test_a_size_that_snappy_only_claims_is_not_believed(small: None) -> None:
-    """It is allocated before anything is unpacked."""
+    """Snappy allocates the claimed size before it unpacks anything."""
     claims = b"\xff\xff\xff\xff\x0f" + b"\0" * 10  # 4 GiB
     with pytest.raises(BatchTooLargeError):
         values_in(batch(SNAPPY, b"x")[:61] + claims)
@@ -96,7 +96,7 @@ def test_a_size_that_snappy_only_claims_is_not_believed(small: None) -> None:
 
 @given(codec=st.sampled_from(CODECS), seed=st.integers(0, 2**32), flips=st.integers(1, 20))
 def test_damage_is_an_error_of_kafkas(codec: int, seed: int, flips: int) -> None:
-    """Whatever is wrong in it: nothing else is raised than what readers expect, and nothing crashes."""
+    """Readers expect only these two errors."""
     chosen = random.Random(seed)
     damaged = bytearray(batch(codec, *[chosen.randbytes(40) * 3 for _ in range(20)]))
     for _ in range(flips):
@@ -106,7 +106,7 @@ def test_damage_is_an_error_of_kafkas(codec: int, seed: int, flips: int) -> None
 
 
 def packed(*batches: bytes) -> FetchedBatch:
-    """A fetch with these batches."""
+    """Return a fetch of *batches*."""
     fetched: Any = SimpleNamespace(
         _tp=TopicPartition("t", 3),
         _records=Batches(b"".join(batches)),
@@ -118,7 +118,7 @@ def packed(*batches: bytes) -> FetchedBatch:
 
 
 def test_what_stands_before_a_bomb_comes_first_and_nothing_behind_it(small: None) -> None:
-    """The error is raised again and again: whoever goes on asking must not get what follows."""
+    """Each further call raises the error again, so that no caller gets the records behind it."""
     chunks = packed(
         batch(LZ4, b"1", b"2", b"3"),
         batch(ZSTD, bytes(2 * SMALL), base_offset=3),
@@ -134,14 +134,14 @@ def test_what_stands_before_a_bomb_comes_first_and_nothing_behind_it(small: None
 
 
 def test_a_headers_name_that_is_no_text_is_an_error_that_says_so() -> None:
-    """The client cannot read such a record, and no broker refuses it."""
+    """The client cannot read such a record, although every broker accepts it."""
     bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
     with pytest.raises(UnreadableError, match="a header's name is not UTF-8"):
         packed(bad).consumer_records()
 
 
 async def test_what_was_handled_is_let_go_of_at_once() -> None:
-    """Without the garbage collector, which comes once in millions of events: each fetch may be a megabyte."""
+    """The garbage collector runs once in millions of events, and each fetch may hold a megabyte."""
     place = TopicPartition("t", 0)
     fetched = PartitionRecords(
         place, Batches(batch(LZ4, b"1", b"2")), [], 0, None, None, True, READ_COMMITTED
@@ -151,7 +151,7 @@ async def test_what_was_handled_is_let_go_of_at_once() -> None:
     result = FetchResult(place, assignment=assignment, partition_records=fetched, backoff=0)
     waiting = {place: result}
 
-    # Aiokafka's.
+    # The signature is aiokafka's.
     async def fetched_records(partitions: object, timeout: float) -> dict[TopicPartition, Any]:
         return {place: waiting.pop(place).getall(None)}
 
@@ -175,7 +175,10 @@ PLACE = TopicPartition("t", 0)
 
 
 class Fetches:
-    """Stands for aiokafka's fetcher: what a broker answers, one fetch after another, by the position asked for."""
+    """Stand-in for aiokafka's fetcher, with one answer of a broker per fetch.
+
+    *answer* gets the position and the number of the fetch.
+    """
 
     def __init__(self, answer: Callable[[int, int], bytes]) -> None:
         self.position = 0
@@ -188,11 +191,11 @@ class Fetches:
         self._state.position = position
 
     def fetch(self) -> None:
-        """Have the next answer."""
+        """Fetch the next answer."""
         self.count += 1
         position = self._state.position
         raw = Batches(self._answer(position, self.count))
-        # Aiokafka's.
+        # The arguments are aiokafka's.
         fetched = PartitionRecords(PLACE, raw, [], position, None, None, True, READ_COMMITTED)
         assignment = SimpleNamespace(active=True, state_value=lambda _: self._state)
         self._records[PLACE] = FetchResult(
@@ -204,13 +207,13 @@ class Fetches:
         partitions: object,
         timeout: float,  # aiokafka's
     ) -> dict[TopicPartition, Any]:
-        """What was fetched."""
+        """Return the records of the last fetch."""
         taken = self._records.pop(PLACE).getall(None)
         return {PLACE: taken} if taken else {}
 
 
 def flipped(raw: bytes, at: int) -> bytes:
-    """*raw* with one byte changed."""
+    """Return *raw* with one byte changed."""
     return raw[:at] + bytes([raw[at] ^ 0x40]) + raw[at + 1 :]
 
 
@@ -219,14 +222,14 @@ ONE, TWO, THREE = (
     batch(ZSTD, b"2", b"3", base_offset=2),
     batch(0, b"4", base_offset=4),
 )
-# Where in the second batch a byte is changed: in its length, so that it is longer than all there
-# is, or shorter than any; in its checksum; in the number of its last record; in the records.
+# The changed byte of the second batch: in its length, which becomes longer than the data or
+# shorter than a header; in its checksum; in the offset delta of its last record; in its records.
 PLACES = {"longer": 8, "length": 11, "checksum": 18, "last": 26, "records": -3}
 
 
 @pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
 async def test_a_batch_that_is_damaged_is_fetched_again_and_then_a_fault(at: int) -> None:
-    """What stands before it comes, nothing is skipped, and the fault names its offsets."""
+    """The records before it arrive, nothing is skipped, and the fault names the offsets."""
     bad = flipped(TWO, at % len(TWO))
     fetches, damaged = (
         Fetches(lambda position, _: {0: ONE + bad + THREE, 2: bad + THREE}[position]),
@@ -254,7 +257,7 @@ async def test_a_batch_that_is_damaged_is_fetched_again_and_then_a_fault(at: int
 
 @pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
 async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int) -> None:
-    """All records come, once and in their order."""
+    """All records arrive once and in order."""
     log = {0: ONE + TWO + THREE, 2: TWO + THREE, 4: THREE}
     bad = {0: ONE + flipped(TWO, at % len(TWO)) + THREE, 2: flipped(TWO, at % len(TWO)) + THREE}
     fetches = Fetches(
@@ -271,7 +274,7 @@ async def test_a_batch_that_was_damaged_on_its_way_is_as_if_it_were_not(at: int)
 
 @pytest.mark.parametrize("at", PLACES.values(), ids=list(PLACES))
 def test_other_readers_learn_the_same(at: int) -> None:
-    """Whoever reads with aiokafka's own consumer: what comes before, and then an error that names the offsets."""
+    """A reader with aiokafka's own consumer gets the earlier records, then the error."""
     raw = Batches(ONE + flipped(TWO, at % len(TWO)) + THREE)
     records = PartitionRecords(PLACE, raw, [], 0, None, None, True, READ_COMMITTED)  # aiokafka's
     found: list[bytes] = []
@@ -280,18 +283,18 @@ def test_other_readers_learn_the_same(at: int) -> None:
             try:
                 found.append(next(records).value)
             except UnreadableBatchError as error:
-                # In turn.
+                # The records before it have arrived by then.
                 assert (error.place, error.first_offset, error.is_damaged) == (PLACE, 2, True)
                 break
     assert found == [b"0", b"1"]
 
 
 def test_what_nobody_of_us_wrote_is_no_damage() -> None:
-    """Its checksum is right, so asking again would not help, and the next batch is known."""
+    """Checksums are off here, so the batch counts as intact: another fetch would not help."""
     bad = batch(0, b"1", header="name").replace(b"name", b"n\xffme")
     crc = DefaultRecordBatch(bad)
     assert not crc.validate_crc()
-    # Aiokafka's.
+    # The arguments are aiokafka's.
     records = PartitionRecords(
         PLACE, Batches(bad + THREE), [], 0, None, None, False, READ_COMMITTED
     )

@@ -1,4 +1,4 @@
-"""aiokafka's log is heard again when nobody mutes it any more, in whatever order they end."""
+"""Tests of muting aiokafka's log: several callers may mute it, and end in any order."""
 
 import logging
 
@@ -8,7 +8,7 @@ LOG = logging.getLogger("aiokafka")
 
 
 def test_those_that_mute_it_at_the_same_time_do_not_disturb_each_other() -> None:
-    """The first one that ends would unmute it for the other, and the other would mute it for ever."""
+    """A caller that restored the level it found would unmute too early, or mute forever."""
     before = LOG.level
     first, second = silenced(), silenced()
     first.__enter__()

@@ -1,4 +1,4 @@
-"""Records of a state changelog that no owner wrote, or that cannot be read, and how often all this is said."""
+"""Tests of stray and unreadable records of a state changelog, and of how often they are logged."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ MARKS = b"m" + bytes(16) + bytes(16)
 
 
 def records(*rows: tuple[bytes | None, bytes | None, Any]) -> list[Any]:
-    """A log: keys, values and the epoch of each, or its headers."""
+    """Return a log of the given keys and values, each with an epoch or with its headers."""
     return [
         SimpleNamespace(
             offset=at,
@@ -44,7 +44,7 @@ def records(*rows: tuple[bytes | None, bytes | None, Any]) -> list[Any]:
 
 
 def replica_of(log: list[Any]) -> Replica:
-    """A store that copies *log*."""
+    """Return a replica into which *log* was replayed."""
     store: Any = MemoryStore({})
     store.open()
     replica = Replica(ChangelogPartition("", "g-t-state", "", 0), "t", store)
@@ -82,7 +82,10 @@ OURS = [(ROW, b"1", 3), (PACK, MARKS, 3), (PROCESSED, encode(SourcePosition(5)),
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=list(JUNK))
 def test_what_no_owner_wrote_changes_nothing(junk: tuple[bytes | None, bytes | None, Any]) -> None:
-    """What is behind it counts as if it were not there, and the owner is to overrule it: compaction would not."""
+    """The earlier record of the key and the records behind it count as usual.
+
+    The owner must overwrite the stray record, because compaction would keep it.
+    """
     log = records(*OURS, junk, (row_key("count", b"l"), b"2", 3))
     replica = replica_of(log)
     rows: dict[bytes, bytes] = replica.store.rows  # type: ignore[attr-defined]
@@ -101,7 +104,10 @@ def test_what_no_owner_wrote_changes_nothing(junk: tuple[bytes | None, bytes | N
 @pytest.mark.parametrize("key", [PACK, PROCESSED])
 @pytest.mark.parametrize("cure", ["again", "reset"])
 def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes, cure: str) -> None:
-    """Compaction may have removed what was under its key. A later record, or a reset, mends it."""
+    """Compaction may have removed the earlier record of the key.
+
+    A later record of that key, or a reset, repairs the partition.
+    """
     replica = replica_of(records((ROW, b"1", 3), (key, b"junk", 3)))
     assert replica.unreadable.startswith("g-t-state/0/1: ")
     # Another worker, on the same disk.
@@ -119,7 +125,7 @@ def test_what_an_owner_wrote_and_nobody_can_read_stops_the_partition(key: bytes,
 
 
 def test_a_claim_is_one_when_its_header_says_so_too() -> None:
-    """Else somebody's number would have every worker claim for ever."""
+    """A forged claim, with another epoch in its header, would make every worker claim forever."""
     replica = replica_of(
         records(
             (CLAIM, encode(OwnershipClaim(3, "a")), 3), (CLAIM, encode(OwnershipClaim(7, "b")), 3)
@@ -129,7 +135,7 @@ def test_a_claim_is_one_when_its_header_says_so_too() -> None:
 
 
 def test_strays_are_counted_and_said_now_and_then() -> None:
-    """The first one of a topic at once, and with a later one how many there were."""
+    """The first stray record of a topic is logged at once; a later line counts those in between."""
     now = 0.0
     strays = Strays(lambda: now)
     with capture_logs() as said:
@@ -154,6 +160,5 @@ def test_strays_are_counted_and_said_now_and_then() -> None:
     "digits", [b"", b"1_0", b" 1", b"9" * 400, b"-1", b"9223372036854775808", "\u0661".encode()]
 )
 def test_a_number_has_bounds(digits: bytes) -> None:
-    """And is written in digits alone."""
     with pytest.raises(ValueError, match="no number from 0 to 9223372036854775807"):
         number_in(digits)

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for metrics that there are, by labels that they have."""
+"""Tests that the dashboard and the alert rules use existing metrics and labels."""
 
 import json
 import re
@@ -19,18 +19,18 @@ SUFFIXES = {
 }
 SERIES = {metric.name + suffix: metric for metric in CATALOGUE for suffix in SUFFIXES[metric.kind]}
 LABELS = {label for metric in CATALOGUE for label in metric.labels}
-ADDED = {"instance", "le"}  # by Prometheus, and of histograms
+ADDED = {"instance", "le"}  # by Prometheus, and by histograms
 
 
 def of_rules() -> Iterator[str]:
-    """The expressions of the alert rules."""
+    """Yield the expressions of the alert rules."""
     text = (DEPLOY / "prometheus/rules.yml").read_text("utf-8")
     for match in re.finditer(r"^ +expr: (?:>-\n((?: {10}.+\n)+)|(.+\n))", text, re.MULTILINE):
         yield match[1] or match[2]
 
 
 def of_dashboard() -> Iterator[str]:
-    """The expressions of the dashboard's panels and of its variable."""
+    """Yield the expressions of the dashboard's panels and of its variable."""
     dashboard = json.loads((DEPLOY / "grafana/famulus.json").read_text("utf-8"))
     for panel in dashboard["panels"]:
         yield from (target["expr"] for target in panel.get("targets", ()))
@@ -39,7 +39,7 @@ def of_dashboard() -> Iterator[str]:
 
 @pytest.mark.parametrize("query", [*of_rules(), *of_dashboard()])
 def test_a_query_asks_for_what_there_is(query: str) -> None:
-    """Each name is a series of the catalogue, each label one of a metric that it asks for."""
+    """Each name is a series of the catalogue, and each label belongs to one of its metrics."""
     names = [name for name in NAME.findall(query) if name not in LABELS]
     assert names
     assert set(names) <= SERIES.keys(), set(names) - SERIES.keys()
@@ -52,7 +52,7 @@ def test_a_query_asks_for_what_there_is(query: str) -> None:
 
 
 def test_every_alert_is_looked_at() -> None:
-    """The rules are found, each with a summary, and each is named in the rules' own test."""
+    """Each rule has a summary, and occurs in the tests of the rules."""
     text = (DEPLOY / "prometheus/rules.yml").read_text("utf-8")
     alerts = re.findall(r"- alert: (\w+)", text)
     assert len(alerts) == len(list(of_rules())) == text.count("summary: ")
@@ -61,7 +61,7 @@ def test_every_alert_is_looked_at() -> None:
 
 
 def test_panels_do_not_overlap() -> None:
-    """Each has a place and a number of its own."""
+    """Each panel also has its own id."""
     panels = json.loads((DEPLOY / "grafana/famulus.json").read_text("utf-8"))["panels"]
     taken = [
         (x, y)

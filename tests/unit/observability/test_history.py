@@ -1,4 +1,4 @@
-"""The lines of the overview: rates between samples, the newest at the right, all within the chart."""
+"""Tests of the charts of the overview: rates between samples, drawn from the right edge."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from famulus.observability.history import EDGE, HEIGHT, SAMPLES_MAX, WIDTH, Char
 
 
 def history(*samples: tuple[float, int, int, int]) -> list[Chart]:
-    """The charts after *samples*."""
+    """Return the charts after *samples*."""
     of = History()
     for sample in samples:
         of.note(Sample(*sample))
@@ -14,14 +14,14 @@ def history(*samples: tuple[float, int, int, int]) -> list[Chart]:
 
 
 def points(chart: Chart) -> list[tuple[float, float]]:
-    """Where the line goes."""
+    """Return the points of the line."""
     return [
         (float(x), float(y)) for x, _, y in (point.partition(",") for point in chart.points.split())
     ]
 
 
 def test_a_rate_needs_two_samples() -> None:
-    """Nothing is drawn of one; two make a short line at the right end."""
+    """Two samples make a short line at the right edge."""
     assert history() == history((0.0, 5, 0, 0)) == []
     rate, lag, errors = history((0.0, 5, 0, 9), (2.0, 25, 1, 4))
     assert (rate.now, lag.now, errors.now) == (10, 4, 0.5)
@@ -33,7 +33,7 @@ def test_a_rate_needs_two_samples() -> None:
 
 @pytest.mark.parametrize("count", [3, SAMPLES_MAX, 3 * SAMPLES_MAX])
 def test_every_line_stays_inside(count: int) -> None:
-    """However many samples there were, and however high they went."""
+    """The values are quadratic, constant and periodic."""
     for chart in history(*((2.0 * n, n * n, n // 3, n % 7) for n in range(count))):
         xs, ys = zip(*points(chart), strict=True)
         assert list(xs) == sorted(xs)
@@ -43,6 +43,6 @@ def test_every_line_stays_inside(count: int) -> None:
 
 
 def test_samples_at_one_time_divide_by_nothing() -> None:
-    """A loop that was held up may wake twice in a row."""
+    """A delayed loop may wake twice at the same time."""
     rate, *_ = history((1.0, 0, 0, 0), (1.0, 1, 0, 0))
     assert rate.now == 1000

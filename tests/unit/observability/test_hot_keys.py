@@ -1,4 +1,4 @@
-"""Hot keys: what the sketches say beside the truth, how much they keep, how little is looked at, what is shown."""
+"""Tests of hot keys: estimates against exact counts, memory, cost, and display."""
 
 import random
 import time
@@ -28,23 +28,23 @@ PLACE = TP("t", 0)
 
 
 def records(*keys: bytes | None, size: int = 10) -> list[Any]:
-    """Records with these keys."""
+    """Return records with *keys*."""
     return [SimpleNamespace(key=key, value=b"v" * size) for key in keys]
 
 
 def chunks(of: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """As they are unpacked."""
+    """Yield the records in chunks, as they are unpacked."""
     return (of[at : at + CHUNK] for at in range(0, len(of), CHUNK))
 
 
 def partition_of(watch: KeyWatch, now_ms: int = 0, *, is_shown: bool = True) -> HotPartition:
-    """What is said of one partition."""
+    """Return the report on one partition."""
     [found] = hot_keys({PLACE: watch}, now_ms, is_shown=is_shown)
     return found
 
 
 def test_few_events_are_counted_exactly() -> None:
-    """By number, bytes and time; a record without a key is an event, and hot is nothing of it."""
+    """Number, bytes and time are exact; a record without a key counts only as an event."""
     watch = KeyWatch()
     watch.note(records(b"a", b"b", b"a", None), 0)
     watch.note(records(b"large", size=1_000), 0)
@@ -68,7 +68,7 @@ def test_few_events_are_counted_exactly() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.03])
 def test_a_hot_key_is_found_among_many(share: float) -> None:
-    """Whatever its share, with hundreds of thousands of others: its numbers are right to a few per cent of all."""
+    """There are 200,000 other keys; the numbers are right to about one per cent of all events."""
     chance, events = random.Random(7), 1_000_000
     watch = KeyWatch()
     hot = 0
@@ -90,7 +90,7 @@ def test_a_hot_key_is_found_among_many(share: float) -> None:
 
 
 def test_keys_that_come_equally_often_are_not_hot() -> None:
-    """However many there are; and none is kept beyond the size of the sketch."""
+    """The sketch keeps no more counters than its capacity."""
     watch = KeyWatch()
     every = records(*(b"%d" % number for number in range(EXACT + EVERY * 20_000)))
     for chunk in chunks(every):
@@ -102,7 +102,7 @@ def test_keys_that_come_equally_often_are_not_hot() -> None:
 
 
 def test_only_the_last_minutes_count() -> None:
-    """Of this window and the one before; what was hot an hour ago is not now."""
+    """The report covers the current window and the one before."""
     watch = KeyWatch()
     watch.note(records(*[b"old"] * 10), 0)
     watch.note(records(*[b"new"] * 5), WINDOW_MS)
@@ -117,7 +117,7 @@ def test_only_the_last_minutes_count() -> None:
 
 
 def test_keys_are_digests_unless_they_may_be_shown() -> None:
-    """Long ones always; whatever bytes they are, nothing reaches a terminal that it would obey."""
+    """Long keys are always digests, and no key can control a terminal."""
     long = b"k" * (KEY_BYTES + 1)
     keys = [b"customer-1", "kühl".encode(), b"\xff\x1b[2J", long]
     watch = KeyWatch()
@@ -134,7 +134,7 @@ def test_keys_are_digests_unless_they_may_be_shown() -> None:
 
 
 def test_skew_is_that_of_the_topic() -> None:
-    """Of the fullest partition to the mean, over the partitions that there are; each topic by itself."""
+    """The skew is the fullest partition divided by the mean, for each topic."""
     watches = {TP("a", 0): 90, TP("a", 1): 10, TP("b", 0): 5, TP("c", 0): 0}
     found = {}
     for place, events in watches.items():
@@ -158,7 +158,10 @@ def test_skew_is_that_of_the_topic() -> None:
 
 
 def test_it_costs_next_to_nothing() -> None:
-    """Of the CPU time of an event that does nothing, about 8 us: a tenth of a microsecond at most, here with room."""
+    """An event that does nothing takes about 8 us of CPU time.
+
+    The goal is a tenth of a microsecond for hot keys; the limit here has a margin.
+    """
     every = list(
         chunks(records(*(b"customer-%d" % (number % 5_000) for number in range(200_000)), size=300))
     )

@@ -1,4 +1,4 @@
-"""Libraries that say a thing over and over: heard at once, then rarely, with how often it was."""
+"""Tests of the rate limit on repeated log lines of libraries."""
 
 import logging
 import socket
@@ -18,12 +18,15 @@ from famulus.producer.producer import Producer
 def record(
     template: str, *values: object, level: int = logging.ERROR, name: str = "aiokafka"
 ) -> logging.LogRecord:
-    """What a library logs."""
+    """Return a log record of a library."""
     return logging.LogRecord(name, level, "", 0, template, values, None)
 
 
 def test_the_first_ones_are_heard_and_then_how_many_there_were() -> None:
-    """Whatever the values in it; after the time the next one says how many were held back, once."""
+    """The values in a message do not matter.
+
+    After EVERY_S, the next line has the number of lines held back, once.
+    """
     now = 0.0
     rate = Rate(lambda: now)
     heard = [rate.filter(record("Topic %s not found", f"t{number}")) for number in range(1_000)]
@@ -47,7 +50,7 @@ def test_the_first_ones_are_heard_and_then_how_many_there_were() -> None:
     ],
 )
 def test_another_message_is_heard_all_the_same(other: logging.LogRecord) -> None:
-    """Another template, level or logger is another message; what is below a warning is never held back."""
+    """The template, level and logger identify a message; below a warning, none is held back."""
     rate = Rate(lambda: 0.0)
     for _ in range(100):
         rate.filter(record("Topic %s not found", "t"))
@@ -55,14 +58,14 @@ def test_another_message_is_heard_all_the_same(other: logging.LogRecord) -> None
 
 
 def test_a_text_that_was_put_together_before_is_known_by_its_words() -> None:
-    """Numbers in it do not make it another message."""
+    """Numbers in a text do not make it another message."""
     rate = Rate(lambda: 0.0)
     texts = [f"connection {number} to port {number + 9} failed" for number in range(500)]
     assert sum(rate.filter(record(text)) for text in texts) == BURST
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """Messages that are never the same take no more memory, and all are heard."""
+    """Messages that never repeat use bounded memory, and all are logged."""
     rate = Rate(lambda: 0.0)
     assert all(
         rate.filter(record("x" * (number // 26 + 1) + chr(97 + number % 26)))
@@ -74,7 +77,7 @@ def test_what_is_remembered_is_bounded() -> None:
 async def test_a_client_whose_broker_is_away_logs_little(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aiokafka tells of each of 60 tries: the first ones are heard, the others are counted."""
+    """Aiokafka logs each of 60 attempts; only the first lines pass."""
     monkeypatch.setattr("famulus.observability.log_rate._rate._said", {})
     calm_libraries()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -94,7 +97,7 @@ async def test_a_client_whose_broker_is_away_logs_little(
 async def test_a_script_that_publishes_has_its_libraries_calmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever its logging is set up to do: only the libraries' own loggers get a filter, none loses its handlers."""
+    """Only the loggers of libraries get a filter, and no logger loses its handlers."""
     log = logging.getLogger("aiokafka.made_since")
     before = logging.getLogger().handlers[:], log.level
     monkeypatch.setattr("famulus.producer.connection.Connection.start", AsyncMock())

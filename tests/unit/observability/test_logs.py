@@ -1,4 +1,4 @@
-"""Log lines: one for each event, whatever it carries; nothing in them is obeyed by a terminal, nor endless."""
+"""Tests of log lines: one bounded line per event, without control characters."""
 
 import logging
 import re
@@ -26,14 +26,14 @@ unsafe = re.compile(
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """As the worker has them, and as they were afterwards."""
+    """Set up the logs of a worker, and restore them after the test."""
     plain_logs()
     yield
     structlog.reset_defaults()
-    plain_logs()  # which importing the app has done for all tests
+    plain_logs()  # importing the app did so for all tests
 
 
-# Under which structlog hands on the traceback, see below.
+# structlog passes the traceback under the name "exception"; a test below covers it.
 names = st.text().filter(lambda name: name != "exception")
 
 
@@ -42,7 +42,7 @@ names = st.text().filter(lambda name: name != "exception")
     fields=st.dictionaries(names, st.text() | st.binary() | st.integers() | st.none()),
 )
 def test_any_event_is_one_line(event: str, fields: dict[str, object]) -> None:
-    """Its values are escaped, and cut."""
+    """Values are escaped and truncated."""
     line = as_line(None, "info", {**fields, "event": event, "key": NASTY * 1000})
     assert "\n" not in line
     assert not unsafe.search(line)
@@ -52,7 +52,7 @@ def test_any_event_is_one_line(event: str, fields: dict[str, object]) -> None:
 
 @given(text=st.text())
 def test_the_lines_of_others_cannot_be_taken_for_events(text: str) -> None:
-    """What follows the first line is indented."""
+    """All lines behind the first are indented."""
     record = SafeRecord("faust", logging.INFO, __file__, 1, "%s", (text,), None)
     first, *others = record.getMessage().split("\n")
     assert not unsafe.search(record.getMessage())
@@ -63,12 +63,12 @@ def test_the_lines_of_others_cannot_be_taken_for_events(text: str) -> None:
 def test_a_traceback_ends_with_what_the_error_says_and_forges_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Ours, and that of somebody who logs by Python's own means; neither shows the values of variables."""
+    """The traceback of structlog and that of Python's logging show no values of variables."""
     private = "of-a-variable"
     for log in (structlog.get_logger("ours").exception, logging.getLogger("theirs").exception):
         caplog.clear()
         try:
-            raise ValueError(NASTY)  # it is what is looked at
+            raise ValueError(NASTY)  # the text is tested
         except ValueError:
             log("it broke")
         assert "Traceback" in caplog.text
@@ -80,5 +80,5 @@ def test_a_traceback_ends_with_what_the_error_says_and_forges_nothing(
 
 
 def test_endless_texts_end() -> None:
-    """A key may be a megabyte."""
+    """A key may have a megabyte."""
     assert len(safe("x\n" * 10**6)) < 3 * TEXT_CHARACTERS

@@ -1,4 +1,4 @@
-"""The catalogue through OpenTelemetry's SDK: names, attributes, units, and that nothing is looked at more than once."""
+"""Tests of the catalogue in OpenTelemetry's SDK: names, attributes, units, one scrape each time."""
 
 import asyncio
 import sys
@@ -26,14 +26,14 @@ from famulus.web.otel_export import on_loop, start_metering
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
-    """What the metrics end in, with a provider of this test's own."""
+    """Return a reader of the metrics of this test, with its own provider."""
     reader = InMemoryMetricReader()
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", MeterProvider([reader]))
     return reader
 
 
 def metrics_of(reader: InMemoryMetricReader) -> dict[str, Told]:
-    """What a collection brings, by name; all of it is of one scope, ours."""
+    """Return the metrics of a collection by name; all must have the scope `famulus`."""
     data = reader.get_metrics_data()
     assert data is not None
     [resource] = data.resource_metrics
@@ -46,12 +46,12 @@ def metrics_of(reader: InMemoryMetricReader) -> dict[str, Told]:
 
 
 def points(of: Told) -> list[tuple[float, dict[str, Any]]]:
-    """The values of a metric with their attributes."""
+    """Return the values of a metric with their attributes."""
     return [(point.value, dict(point.attributes or {})) for point in of.data.data_points]  # type: ignore[union-attr]
 
 
 def full() -> Scrape:
-    """A scrape with a series of every metric."""
+    """Return a scrape with a series of every metric."""
     scrape, taken = Scrape(), Distribution((1.0, 2.0))
     for value in (0.5, 1.5, 4.0):
         taken.note(value)
@@ -67,7 +67,7 @@ def full() -> Scrape:
 
 
 def test_the_whole_catalogue_is_told_but_aliases(reader: InMemoryMetricReader) -> None:
-    """Each with its unit, its question and its kind; with the names of the conventions where there are some."""
+    """Names are those of the semantic conventions where these have one."""
     looks = 0
 
     def look() -> Iterable[Family]:
@@ -117,7 +117,7 @@ def test_the_whole_catalogue_is_told_but_aliases(reader: InMemoryMetricReader) -
 
 
 async def test_other_threads_look_in_that_of_the_loop() -> None:
-    """As exporters do; while the loop is busy they find nothing, and a loop that has ended is not waited for."""
+    """Exporters run in other threads, and do not wait for a loop that has ended."""
     seen: list[int] = []
     families = list(full().families.values())
 
@@ -134,7 +134,7 @@ async def test_other_threads_look_in_that_of_the_loop() -> None:
 
 
 async def test_a_busy_loop_holds_no_exporter_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives up after a while, and the next time may find more."""
+    """The exporter gives up after READ_S; the next collection may find more."""
     monkeypatch.setattr(metering, "READ_S", 0.05)
     read = on_loop(asyncio.get_running_loop(), full().families.values)
     found: list[list[Family]] = []
@@ -147,14 +147,14 @@ async def test_a_busy_loop_holds_no_exporter_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def host(mode: str) -> Any:
-    """An app with the setting."""
+    """Return an app with the setting *mode*."""
     return SimpleNamespace(settings=SimpleNamespace(worker=SimpleNamespace(otel_metrics=mode)))
 
 
 async def test_nothing_is_exported_unless_somebody_set_a_provider(
     reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor when it is off; who insists is told what is missing."""
+    """The setting `on` raises an error that names the missing part."""
     start_metering(host("off"))
     assert reader.get_metrics_data() is None
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)

@@ -1,4 +1,4 @@
-"""An error's text that quotes an event is in no line of ours, whoever tells of it: logs, asyncio, threads."""
+"""Tests that no log line quotes an error text with an event: logs, asyncio and threads."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ EVENT = "O'Brien, 7 Main Street"
 
 
 class SpeechlessError(Exception):
-    """One without a text."""
+    """An error whose text cannot be made."""
 
     def __str__(self) -> str:
         raise SystemExit(7)
@@ -28,32 +28,32 @@ class SpeechlessError(Exception):
 
 
 class Sly(str):
-    """A text that is none."""
+    """A str whose methods fail."""
 
     __slots__ = ()
 
     def lower(self) -> str:
-        """Fail."""
+        """Raise RuntimeError."""
         raise RuntimeError
 
 
 class SlyError(Exception):
-    """One whose text fails later."""
+    """An error whose text fails later."""
 
     def __str__(self) -> str:
         return Sly("sly")
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """It, with a traceback."""
+    """Return *error* with a traceback."""
     try:
-        raise error from cause  # its traceback is wanted
-    except BaseException as caught:  # all that there are
+        raise error from cause  # raised for its traceback
+    except BaseException as caught:  # also SystemExit and its like
         return caught
 
 
 def quoting() -> list[BaseException]:
-    """An error of every class of Python's own that takes a text, each with the event in it."""
+    """Return an error of each built-in class that takes a text, with the event in it."""
     found: list[BaseException] = []
     left: list[type[BaseException]] = [BaseException]
     while left:
@@ -93,7 +93,7 @@ def _logs() -> None:
 def test_no_error_of_python_is_quoted(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By any logger of ours or of what we stand on, as a cause, an argument or a traceback."""
+    """The error is a cause, an argument or a traceback, of the engine's loggers or a library's."""
     for made in (raised(error), raised(ValueError(EVENT), error)):
         assert "O'Brien" not in described(made) + trace_of(made)
         assert type(made).__name__ in described(made)
@@ -113,7 +113,7 @@ def test_no_error_of_python_is_quoted(
 
 
 def test_what_quotes_nothing_is_said() -> None:
-    """Our own errors, Kafka's and the system's."""
+    """Texts of the engine, of Kafka and of the system are shown."""
     assert described(ConfigError("set it")) == "ConfigError: set it"
     assert described(DecodeError("$.a", "expected int")) == "DecodeError: $.a: expected int"
     assert described(KafkaConnectionError("no route")) == "KafkaConnectionError: no route"
@@ -130,13 +130,13 @@ def test_what_quotes_nothing_is_said() -> None:
 def test_what_handlers_log_by_loggers_of_their_own_is_theirs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """They may want the text."""
+    """A team may want the text in its own logs."""
     logging.getLogger("agents.orders").error("it broke", exc_info=raised(ValueError("of theirs")))
     assert "ValueError: of theirs" in caplog.text
 
 
 def test_an_error_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """However making it fails, also by what would end the process."""
+    """The text may raise SystemExit, which would end the process."""
     assert text_of(SpeechlessError()) == "SpeechlessError (its text cannot be made)"
     assert text_of(SlyError()).lower() == "sly"
     assert described(raised(SpeechlessError())).startswith("SpeechlessError at ")
@@ -147,40 +147,40 @@ def test_an_error_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> N
 
 
 async def leaking() -> None:
-    """A task that fails."""
+    """Fail as a task."""
     raise ValueError(EVENT)
 
 
 def calling(event: str) -> None:
-    """A callback that fails."""
+    """Fail as a callback or a thread."""
     raise ValueError(event)
 
 
 async def in_task() -> None:
-    """Left alone, with a name that quotes as well."""
+    """Leave a failed task alone; its name quotes the event too."""
     task = asyncio.create_task(leaking(), name=EVENT)
     await asyncio.wait([task])
 
 
 async def in_future() -> None:
-    """The same."""
+    """Leave a failed future alone."""
     asyncio.get_running_loop().create_future().set_exception(ValueError(EVENT))
 
 
 async def in_callback() -> None:
-    """With the event as its argument."""
+    """Call a failing callback with the event as its argument."""
     asyncio.get_running_loop().call_soon(calling, EVENT)
 
 
 async def in_thread() -> None:
-    """A thread that fails."""
+    """Run a thread that fails."""
     thread = threading.Thread(target=calling, args=(EVENT,))
     thread.start()
     thread.join()
 
 
 async def in_generator() -> None:
-    """What is deleted while it fails."""
+    """Delete an object whose finalizer fails."""
 
     class Deleted:
         def __del__(self) -> None:
@@ -205,8 +205,8 @@ def test_errors_that_nobody_waits_for_are_told_without_their_texts(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By type and place."""
-    monkeypatch.setattr("sys.unraisablehook", None)  # both are as they were afterwards
+    """The line has type and place of the error."""
+    monkeypatch.setattr("sys.unraisablehook", None)  # monkeypatch restores both afterwards
     monkeypatch.setattr("threading.excepthook", None)
 
     async def run() -> None:
@@ -223,7 +223,7 @@ def test_errors_that_nobody_waits_for_are_told_without_their_texts(
 
 
 def test_a_flood_of_them_is_told_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
-    """What was left out is counted."""
+    """The errors left out are counted."""
     leaks = Leaks()
     for _ in range(1_000):
         leaks.tell("it broke", ValueError(EVENT), "here")

@@ -1,4 +1,4 @@
-"""Record batches made by hand."""
+"""Tests of record batches that the producer builds."""
 
 import cramjam
 import pytest
@@ -11,7 +11,7 @@ INDEPENDENT_BLOCKS = 0x20
 
 
 def batch(value: bytes) -> bytes:
-    """A batch as a producer writes it."""
+    """Return a batch as a producer writes it."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=LZ4,
@@ -27,7 +27,7 @@ def batch(value: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [1_000, 70_000, 900_000])
 def test_batches_are_packed_by_lz4_in_its_fast_way(size: int) -> None:
-    """As Java's client does; every block by itself, which is all that brokers take (KIP-57)."""
+    """Java's client compresses alike; brokers accept only independent blocks (KIP-57)."""
     value = b"".join(b"%d," % (number * number) for number in range(size // 8))
     packed = batch(value)
     assert [record.value for record in DefaultRecordBatch(packed)] == [value]

@@ -1,4 +1,4 @@
-"""Calls that are under way together share batches, in their order, and each learns what became of its own."""
+"""Tests of coalesced sends: concurrent calls share batches in order, each with its own result."""
 
 import asyncio
 import random
@@ -24,13 +24,13 @@ from famulus.serialization.records import ProducerRecord
 PARTITIONS = 2
 BATCH = 1_024
 ROOM = 64 * 1024
-BAD = b"bad"  # no broker takes it, and so none of its batch
+BAD = b"bad"  # the broker refuses it, and so the whole batch
 
 
 class Wire:
-    """A connection to a log that is kept here.
+    """Connection to a log in memory.
 
-    It answers when `answer` is called; a batch with BAD is refused.
+    A batch is answered when `answer` is called; a batch with BAD is refused.
     """
 
     def __init__(self, log: dict[int, list[bytes]]) -> None:
@@ -46,37 +46,37 @@ class Wire:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Nothing to count."""
+        """Count nothing."""
         yield
 
     def partitions_known(self, _topic: str) -> int:
-        """How many there are, once somebody has asked."""
+        """Return the number of partitions, or 0 before the first request for it."""
         return PARTITIONS if self.is_known else 0
 
     async def partitions(self, _topic: str, _wanted: int = 0) -> int:
-        """Ask."""
+        """Return the number of partitions, which is known from then on."""
         await asyncio.sleep(0)
         self.is_known = True
         return PARTITIONS
 
     async def partitions_for(self, _topic: str) -> set[int]:
-        """All of them."""
+        """Return all partitions."""
         return set(range(PARTITIONS))
 
     async def limit(self, _topic: str) -> None:
-        """Nobody says."""
+        """Return None: the topic has no known size limit."""
 
     def forget_limits(self) -> None:
-        """There are none."""
+        """Do nothing: no limits are known."""
 
     def is_gone(self, _topic: str) -> bool:
-        """It never is."""
+        """Return False: the topic is never deleted."""
         return False
 
     async def send_batch(
         self, batch: BatchBuilder, _topic: str, *, partition: int
     ) -> "asyncio.Future[RecordMetadata]":
-        """Take a batch."""
+        """Keep a batch until it is answered."""
         batch._set_producer_state(1, 1, 0)
         records = MemoryRecords(bytes(batch._build())).next_batch()
         values = [record.value for record in records]
@@ -86,7 +86,7 @@ class Wire:
         return sent
 
     def answer(self, error: KafkaError | None = None) -> None:
-        """Answer all that is on its way."""
+        """Answer all open batches: refuse those with BAD, or all with *error*."""
         for partition, values, sent in self.open:
             if error is None and BAD in values:
                 sent.set_exception(InvalidTimestampError())
@@ -101,7 +101,7 @@ class Wire:
 
 
 class Wired(RecordSender):
-    """A line whose connection is a Wire."""
+    """Sender whose connection is a Wire."""
 
     def __init__(self, **config: int) -> None:
         settings = {"batch_size": BATCH, "buffer_memory": ROOM, "linger_ms": 0, **config}
@@ -111,36 +111,36 @@ class Wired(RecordSender):
         self.wires = [self.wire]
         self.together = CoalescingSender(self, is_plain, as_it_is)
 
-    def connected(self) -> Any:  # Any: it is none, but it does
-        """The wire of now."""
+    def connected(self) -> Any:  # Any: a Wire is no Connection, but has what is used
+        """Return the current wire."""
         return self.wire
 
     async def renew(self) -> None:
-        """Another wire to the same log."""
+        """Connect another wire to the same log."""
         await asyncio.sleep(0)
         self.wire = Wire(self.log)
         self.wires.append(self.wire)
 
     def answer(self) -> None:
-        """Answer on every wire: an old one still has what it was given."""
+        """Answer on every wire: an old one may still have open batches."""
         for wire in self.wires:
             wire.answer()
 
     def call(self, value: bytes, partition: int = 0) -> "asyncio.Task[Published]":
-        """A call that has begun when the loop has turned."""
+        """Start a call; it begins at the next turn of the loop."""
         record = ProducerRecord("t", b"k", value, partition=partition)
         return asyncio.create_task(self.together.send("t", partition < 0, lambda: record))
 
 
 def is_plain(record: ProducerRecord) -> bool:
-    """Weigh it: it leaves as it is."""
+    """Set the size of *record*; return True if nothing has to be checked before it is sent."""
     record.size = size_of(record.key, record.value, record.headers)
     return not (record.value or b"").startswith(b"large")
 
 
-# As Together says it.
+# The signature that CoalescingSender calls.
 async def as_it_is(record: ProducerRecord, is_event: bool) -> ProducerRecord:
-    """Take a while to find out."""
+    """Return *record* unchanged after three turns of the loop."""
     del is_event
     for _ in range(3):
         await asyncio.sleep(0)
@@ -148,18 +148,18 @@ async def as_it_is(record: ProducerRecord, is_event: bool) -> ProducerRecord:
 
 
 async def turn(times: int = 5) -> None:
-    """Let everybody go on."""
+    """Let the loop turn a few times."""
     for _ in range(times):
         await asyncio.sleep(0)
 
 
 def value(number: int) -> bytes:
-    """One of many."""
+    """Return the value of record *number*."""
     return b"%d" % number
 
 
 async def test_those_that_come_together_leave_together() -> None:
-    """And those that come while a batch is on its way, after it, without those that have given up."""
+    """Calls that arrive while a batch is open share the next batch, except for cancelled ones."""
     line = Wired()
     first = [line.call(value(number)) for number in range(3)]
     await turn()
@@ -178,7 +178,7 @@ async def test_those_that_come_together_leave_together() -> None:
 
 
 async def test_a_batch_waits_for_company_until_it_is_full() -> None:
-    """`LingerMs` is long here, so only `BatchSize` has it leave."""
+    """`LingerMs` is long here, so that only `BatchSize` ends the wait."""
     line = Wired(linger_ms=10_000)
     alone = line.call(b"first")
     await turn()
@@ -193,7 +193,7 @@ async def test_a_batch_waits_for_company_until_it_is_full() -> None:
 
 
 async def test_the_order_of_the_calls_is_that_of_the_log_whatever_has_to_be_checked() -> None:
-    """What is large is looked at first, and what comes after it waits for that."""
+    """A large record is checked first, and the calls behind it wait for that."""
     line = Wired()
     line.wire.is_known = False
     calls = [
@@ -206,7 +206,7 @@ async def test_the_order_of_the_calls_is_that_of_the_log_whatever_has_to_be_chec
 
 
 async def test_one_that_is_refused_spoils_nothing_for_the_others() -> None:
-    """It is told so alone; the others are there, in their order."""
+    """Only the call of that record fails; the others are written in order."""
     line = Wired()
     blocking = line.call(b"-")
     await turn()
@@ -221,7 +221,7 @@ async def test_one_that_is_refused_spoils_nothing_for_the_others() -> None:
 
 
 async def test_what_is_wrong_with_all_is_told_to_all() -> None:
-    """A refusal that no record has brought about is nobody's alone."""
+    """No single record caused the refusal, so all calls get the error."""
     line = Wired()
     calls = [line.call(value(number)) for number in range(3)]
     await turn()
@@ -233,7 +233,7 @@ async def test_what_is_wrong_with_all_is_told_to_all() -> None:
 
 
 async def test_who_is_under_way_at_the_end_leaves_at_once() -> None:
-    """Whatever `LingerMs` says; nobody may come any more."""
+    """A stop does not wait for `LingerMs`, and refuses further calls."""
     line = Wired(linger_ms=10_000)
     call = line.call(b"x")
     await turn()
@@ -247,7 +247,7 @@ async def test_who_is_under_way_at_the_end_leaves_at_once() -> None:
 
 
 async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
-    """The one on its way may be sent, the ones behind it and those without room are not."""
+    """The record in flight may have been sent; those behind it were not."""
     line = Wired()
     call = line.call(b"x" * ROOM)
     await turn()
@@ -263,8 +263,8 @@ async def test_who_has_no_answer_at_the_end_is_told_so() -> None:
     ]
 
 
-async def adventure(seed: int) -> None:  # a life of its own
-    """Calls, cancellations, answers and refusals in any order; then everything that was promised is looked for."""
+async def adventure(seed: int) -> None:
+    """Make random calls, cancellations, answers and refusals, then check every promise."""
     chance = random.Random(seed)
     line = Wired(buffer_memory=64 * 1024, batch_size=chance.choice([1_024, 4_096, 64 * 1024]))
     line.together._route.memory._limit = chance.choice([300, 2_000, 64 * 1024])
@@ -285,7 +285,7 @@ async def adventure(seed: int) -> None:  # a life of its own
             _, text, call = chance.choice(calls)
             if not call.done():
                 call.cancel()
-                await turn(2)  # so that it knows
+                await turn(2)  # lets the cancelled task run
                 taken = [batch for wire in line.wires for _, batch, _ in wire.open] + list(
                     line.log.values()
                 )
@@ -318,12 +318,12 @@ async def adventure(seed: int) -> None:  # a life of its own
 
 @pytest.mark.parametrize("seed", range(60))
 async def test_nothing_is_lost_doubled_or_overtaken(seed: int) -> None:
-    """Whatever happens between."""
+    """The seed decides the calls and the events between them."""
     await adventure(seed)
 
 
 def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
-    """What is sent again comes behind what came later."""
+    """Put refused records behind later ones."""
 
     def refused(
         self: PartitionQueue, _connection: object, taken: Sequence[PendingRecord], error: KafkaError
@@ -339,12 +339,12 @@ def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def not_withdrawn(patch: pytest.MonkeyPatch) -> None:
-    """A cancelled call is sent all the same."""
+    """Send a cancelled call all the same."""
     patch.setattr(PartitionQueue, "withdraw", lambda self, waiting: None)
 
 
 def not_waited_for(patch: pytest.MonkeyPatch) -> None:
-    """What has to be checked lets those behind it pass."""
+    """Let later records overtake one that has to be checked."""
     plain = CoalescingSender._place
 
     def place(self: CoalescingSender, waiting: PendingRecord) -> None:
@@ -357,10 +357,10 @@ def not_waited_for(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_in_by_the_side(patch: pytest.MonkeyPatch) -> None:
-    """Who comes takes the room of who waits for it."""
+    """Let a new call take the memory that an earlier one waits for."""
 
     async def enter(self: BufferMemory) -> None:
-        while self.used >= self._limit:  # a fault
+        while self.used >= self._limit:  # the fault: it does not wait in the queue
             await asyncio.sleep(0)
         self._invited += 1
 
@@ -373,7 +373,7 @@ def let_in_by_the_side(patch: pytest.MonkeyPatch) -> None:
 
 
 def room_is_kept(patch: pytest.MonkeyPatch) -> None:
-    """What has left still takes room."""
+    """Keep the memory of records that were sent."""
     patch.setattr(BufferMemory, "leave", lambda self, size: None)
 
 
@@ -384,7 +384,7 @@ FAULTS = [requeued_at_the_end, not_withdrawn, not_waited_for, let_in_by_the_side
 async def test_a_fault_is_caught(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the adventures look at what matters."""
+    """The random runs above prove something only if they find faults."""
     fault(monkeypatch)
     for seed in range(60):
         try:

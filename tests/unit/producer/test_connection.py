@@ -1,4 +1,4 @@
-"""A connection's end, whatever aiokafka's tasks make of it."""
+"""Tests of the end of a connection when a task of aiokafka misbehaves."""
 
 import asyncio
 from contextlib import suppress
@@ -14,7 +14,7 @@ from famulus.producer.connection import Connection
 async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As one does in Python's `wait_for` now and then: nobody may wait for it for ever."""
+    """Python's `wait_for` can lose a cancellation, and a stop must not wait forever."""
     monkeypatch.setattr(connection, "DROP_S", 0.01)
     lost: list[str] = []
 

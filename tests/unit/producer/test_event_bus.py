@@ -1,4 +1,4 @@
-"""What a handler publishes: whose child it is, and that a second run publishes the same."""
+"""Tests of events that handlers publish: their lineage, and equal ids at a second attempt."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -20,13 +20,13 @@ TRACE = [("traceparent", PARENT), ("tracestate", b"a=b"), ("baggage", b"k=v")]
 
 @pytest.fixture
 async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Makes trials in a time of their own."""
+    """Yield a function that builds trials on a virtual clock."""
     async with trials(Clock(monkeypatch)) as build:
         yield build
 
 
 def publishing(trial: Trial, *headers: Headers, fails: int = 0) -> None:
-    """Add a handler that publishes an event with each of *headers*, and fails at its end so many times."""
+    """Add a handler that publishes an event with each of *headers*, then fails *fails* times."""
     bus = EventBus(Producer(KafkaConfig()), current_attempt)
     left = fails
 
@@ -42,21 +42,21 @@ def publishing(trial: Trial, *headers: Headers, fails: int = 0) -> None:
 
 
 def arrive(trial: Trial, *headers: tuple[str, bytes]) -> None:
-    """Let an event arrive that carries *headers* beside its own."""
+    """Feed an event with *headers* in addition to its own."""
     event = f"{len(trial.source)}:x"
     trial.feed(event)
     trial.source[-1].headers += headers
 
 
 def published(trial: Trial) -> list[dict[str, bytes]]:
-    """The headers of what has left for the topic of the events."""
+    """Return the headers of the records sent to the topic of the events."""
     found = [record.headers for record in trial.sent if record.topic == "t"]
     assert all(len(dict(headers)) == len(headers) for headers in found)
     return [dict(headers) for headers in found]
 
 
 async def test_what_is_published_names_its_cause(make: Make) -> None:
-    """The id of the cause, and that of the chain that it belongs to."""
+    """The headers have the id of the cause and that of the first event of its chain."""
     trial = make()
     publishing(trial, [])
     trial.start()
@@ -71,7 +71,7 @@ async def test_what_is_published_names_its_cause(make: Make) -> None:
 
 
 async def test_a_second_run_publishes_the_same_ids(make: Make) -> None:
-    """Each by its place among those of the handler."""
+    """Each id depends on the position among the events of the handler."""
     trial = make()
     publishing(trial, [], [], fails=2)
     trial.start()
@@ -85,7 +85,7 @@ async def test_a_second_run_publishes_the_same_ids(make: Make) -> None:
 
 
 async def test_a_trace_context_goes_through(make: Make) -> None:
-    """Without OpenTelemetry it is handed on as it came, unless the handler gave another one."""
+    """Without OpenTelemetry, the context is passed on unless the handler gives another."""
     trial = make()
     own = [("traceparent", PARENT.replace(b"b7", b"c8"))]
     publishing(trial, [], own)
@@ -102,7 +102,7 @@ async def test_a_trace_context_goes_through(make: Make) -> None:
 
 
 async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Make) -> None:
-    """They are the sender's headers, as they were."""
+    """The headers of the sender are unchanged."""
     trial = make()
     publishing(trial, [], fails=3)
     trial.start()
@@ -117,7 +117,7 @@ async def test_dead_letters_and_what_comes_back_keep_the_trace_context(make: Mak
 
 
 async def test_a_reply_belongs_to_its_request(make: Make) -> None:
-    """Whatever attempt says it, and when the request comes back from the dead letters: one id, one place."""
+    """Each attempt, and a redrive of the request, gives the reply the same id and place."""
     trial = make()
     bus = EventBus(Producer(KafkaConfig()), current_attempt)
     left = 3
@@ -150,7 +150,7 @@ async def test_a_reply_belongs_to_its_request(make: Make) -> None:
 
 
 async def test_who_is_not_asked_does_not_reply(make: Make) -> None:
-    """An event that asks for no reply is handled by the same handler."""
+    """The same handler takes events that ask for no reply."""
     trial = make()
     bus = EventBus(Producer(KafkaConfig()), current_attempt)
     asked: list[bool] = []

@@ -1,4 +1,4 @@
-"""The store of large payloads: a folder, a bucket, what is wrong with them; and how much may be in hand."""
+"""Tests of the payload store: folder and bucket, their faults, and the limit of memory."""
 
 import asyncio
 import os
@@ -31,22 +31,25 @@ RECORD = ProducerRecord("t", b"k", LARGE, [("ce_id", b"1")])
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder that is not there yet."""
+    """Return the path of a folder that does not exist yet."""
     return tmp_path / "claims"
 
 
 def store_of(store: object, **options: Any) -> PayloadStore:
-    """A store that takes what is larger than 100 bytes."""
+    """Return a store for payloads of more than 100 bytes."""
     return PayloadStore(ClaimCheckConfig(store=str(store), threshold_bytes=100, **options))
 
 
 def arrived(record: ProducerRecord) -> Any:
-    """The record as it is read."""
+    """Return the record as a consumer reads it."""
     return RecordCopy(record.topic, 0, 0, 0, record.key, record.value, record.headers)
 
 
 async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:
-    """Twice is one blob, with the time of the second; small ones and tombstones are let be."""
+    """A second write of equal bytes renews the time of the blob.
+
+    Small payloads and tombstones stay in their records.
+    """
     store = store_of(root)
     slim = await store.check_in(RECORD)
     [blob] = await store.blobs()
@@ -69,7 +72,7 @@ async def test_a_payload_goes_in_and_comes_out(root: Path) -> None:
 
 
 async def test_nothing_is_checked_in_or_redeemed_without_a_store() -> None:
-    """The default."""
+    """No store is the default."""
     store = PayloadStore(ClaimCheckConfig())
     assert await store.check_in(RECORD) is RECORD
     with pytest.raises(ClaimError, match="there is no store"):
@@ -77,7 +80,7 @@ async def test_nothing_is_checked_in_or_redeemed_without_a_store() -> None:
 
 
 async def test_what_is_larger_than_the_limit_is_refused(root: Path) -> None:
-    """On both ways, and on the way in before anything is read."""
+    """A blob that is too large is refused before any of it is read."""
     slim = await store_of(root).check_in(RECORD)
     small = store_of(root, max_bytes=1000)
     with pytest.raises(ClaimTooLargeError, match="MaxBytes is 1000"):
@@ -87,19 +90,19 @@ async def test_what_is_larger_than_the_limit_is_refused(root: Path) -> None:
 
 
 def outside(root: Path, blob: Path) -> None:
-    """The blob is a link to a file elsewhere with the same bytes."""
+    """Replace the blob by a link to equal bytes elsewhere."""
     shutil.move(blob, root.parent / "elsewhere")
     blob.symlink_to(root.parent / "elsewhere")
 
 
 def folder_outside(root: Path, blob: Path) -> None:
-    """Its folder is one."""
+    """Replace the folder of the blob by a link."""
     shutil.move(blob.parent, root.parent / "elsewhere")
     blob.parent.symlink_to(root.parent / "elsewhere")
 
 
 def pipe(root: Path, blob: Path) -> None:
-    """It is a pipe, which nobody writes to."""
+    """Replace the blob by a named pipe without a writer."""
     blob.unlink()
     os.mkfifo(blob)
 
@@ -120,7 +123,7 @@ SPOILT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 @pytest.mark.parametrize("name", SPOILT)
 async def test_a_blob_that_is_not_what_was_claimed_is_refused(root: Path, name: str) -> None:
-    """It is the event that is bad then, not the store."""
+    """The event is at fault, not the store."""
     spoil, says = SPOILT[name]
     store = store_of(root)
     slim = await store.check_in(RECORD)
@@ -132,7 +135,7 @@ async def test_a_blob_that_is_not_what_was_claimed_is_refused(root: Path, name: 
 
 
 async def test_a_folder_that_is_away_comes_back(root: Path) -> None:
-    """It is not taken for one whose blobs are missing; for how long it was away is said."""
+    """A missing folder differs from a missing blob: the store is unavailable."""
     store = store_of(root)
     slim = await store.check_in(RECORD)
     root.rename(root.with_name("gone"))
@@ -146,7 +149,7 @@ async def test_a_folder_that_is_away_comes_back(root: Path) -> None:
 
 
 async def test_nothing_is_written_through_a_link(root: Path) -> None:
-    """The folder of a topic is ours."""
+    """The folder of a topic must be one of the worker's own."""
     (root.parent / "elsewhere").mkdir()
     root.mkdir()
     (root / "t").symlink_to(root.parent / "elsewhere")
@@ -156,7 +159,7 @@ async def test_nothing_is_written_through_a_link(root: Path) -> None:
 
 
 async def test_others_may_not_read_what_is_checked_in(root: Path) -> None:
-    """A blob is as private as its record: also in a root, and in a folder of a topic, that are open."""
+    """A blob stays private also if the root and the folder of the topic are open to others."""
     (root / "t").mkdir(parents=True)
     for folder in (root, root / "t"):
         folder.chmod(0o755)
@@ -166,11 +169,12 @@ async def test_others_may_not_read_what_is_checked_in(root: Path) -> None:
         0o750,
         blob.stat().st_mode & 0o770,
     ]
-    assert root.stat().st_mode & 0o777 == 0o755  # which is its owner's
+    # The root belongs to the operator and keeps its mode.
+    assert root.stat().st_mode & 0o777 == 0o755
 
 
 async def test_only_what_nobody_wrote_again_is_removed(root: Path) -> None:
-    """A blob that was listed as old may be needed by now; what is none of ours is not even listed."""
+    """A listed blob may have been written again since then; foreign files are not listed."""
     store = store_of(root)
     await store.check_in(RECORD)
     await store.check_in(replace(RECORD, value=LARGE + b" "))
@@ -187,7 +191,7 @@ async def test_only_what_nobody_wrote_again_is_removed(root: Path) -> None:
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """As much of S3 as is needed here."""
+    """The part of S3 that these tests need."""
 
     blobs: dict[str, bytes]
     is_away = False
@@ -201,13 +205,13 @@ class Bucket(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_PUT(self) -> None:  # as the base class wants it
-        """Keep it."""
+    def do_PUT(self) -> None:  # the base class requires this name
+        """Store a blob."""
         self.blobs[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(200)
 
     def do_GET(self) -> None:
-        """Give it, or list."""
+        """Return a blob, or list all."""
         url = urlsplit(self.path)
         if self.is_away:
             self._answer(503)
@@ -224,17 +228,17 @@ class Bucket(BaseHTTPRequestHandler):
             self._answer(404)
 
     def do_HEAD(self) -> None:
-        """Say how large it is."""
+        """Return the size of a blob."""
         value = self.blobs.get(self.path)
         self._answer(404) if value is None else self._answer(200, length=len(value))
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """A bucket, and the environment by which it is found."""
+    """Yield a bucket, and set the environment variables that lead to it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mine", (Bucket,), {"blobs": {}}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {
@@ -251,7 +255,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 
 async def test_a_bucket_does_what_a_folder_does(bucket: ThreadingHTTPServer) -> None:
-    """By its URL, with a prefix; a missing blob is no outage, a server that does not answer is one."""
+    """A missing blob is no outage; a server that does not answer is one."""
     store = store_of("s3://bucket/large", timeout_s=5)
     slim = await store.check_in(RECORD)
     [blob] = await store.blobs()
@@ -276,7 +280,7 @@ async def test_a_bucket_does_what_a_folder_does(bucket: ThreadingHTTPServer) -> 
 
 
 async def test_room_is_given_in_the_order_of_coming() -> None:
-    """A large one is not overtaken for ever by small ones; one that goes away leaves its place to the others."""
+    """Small requests do not overtake a large one forever; a cancelled one frees its place."""
     room = MemoryLimit(10)
     got: list[str] = []
 
@@ -295,7 +299,7 @@ async def test_room_is_given_in_the_order_of_coming() -> None:
     await asyncio.sleep(0.01)
     assert got == ["a", "c"]
     room.give(6)
-    tasks[2].cancel()  # it has its turn, and does not know yet
+    tasks[2].cancel()  # it has been granted the memory, but has not run yet
     await asyncio.sleep(0.01)
     assert got == ["a", "c", "e"]
     room.give(3)
@@ -314,13 +318,15 @@ async def test_room_is_given_in_the_order_of_coming() -> None:
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
-    """Before anything is lost."""
     with pytest.raises(ValidationError):
         ClaimCheckConfig(**settings)
 
 
 def test_blobs_are_kept_for_as_long_as_a_record_may_need_them() -> None:
-    """The topic, its dead letters, the way back, and the margin; for ever where one of them is."""
+    """The retention of the topic, its dead letters and its redrive topic add up with the margin.
+
+    If one of them is unlimited, blobs are kept forever.
+    """
     day = 86_400.0
     there = {
         "t": 7 * day,

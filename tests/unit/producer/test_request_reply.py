@@ -1,4 +1,4 @@
-"""Requests and replies, by arithmetic: where a reply goes, and where it never goes."""
+"""Tests of requests and replies without a broker: to which topics and partitions a reply may go."""
 
 import re
 from types import SimpleNamespace
@@ -42,12 +42,12 @@ class Answer(Part, namespace="test.Answer"):
 
 
 def asking(topic: str, partition: str = "0") -> Headers:
-    """Headers of a request."""
+    """Return the headers of a request."""
     return [("ce_replytopic", topic.encode()), ("ce_replypartition", partition.encode())]
 
 
 def test_what_a_request_says_is_what_the_responder_reads() -> None:
-    """Its own headers are read back; an event without them asks for nothing."""
+    """An event without these headers asks for no reply."""
     place = ReplyTo(replies_topic("web"), 3)
     assert reply_to(place.headers(), ANY) == place == ReplyTo("web.replies", 3)
     assert reply_to([("ce_id", b"1")], ANY) is None
@@ -71,7 +71,7 @@ def test_what_a_request_says_is_what_the_responder_reads() -> None:
 def test_a_sender_does_not_choose_any_topic(
     topic: str, partition: str, allowed: str, says: str
 ) -> None:
-    """Neither by its name nor by its partition; a pattern never allows more than topics of replies."""
+    """A pattern never allows other topics than those of replies."""
     with pytest.raises(ReplyRefusedError, match=re.escape(says)):
         reply_to(asking(topic, partition), allowed)
     assert reply_to(asking("web.replies", "1"), "app.replies, web*.replies") == ReplyTo(
@@ -80,20 +80,23 @@ def test_a_sender_does_not_choose_any_topic(
 
 
 def test_an_id_has_one_partition_for_everybody() -> None:
-    """The numbers are those of Java's partitioner, so they outlive a release; a process's own ids fall into its own."""
+    """The hash is Java's, so the partitions stay the same over releases.
+
+    A process makes ids that fall into its own partition.
+    """
     assert [partition_of(request_id, 16) for request_id in ("a", "b", "order-4711")] == [12, 4, 11]
     assert {partition_of(id_for(3, 16, lambda: str(uuid4())), 16) for _ in range(50)} == {3}
 
 
 @pytest.mark.parametrize("request_id", ["", "a\nb", "x" * 201])
 def test_what_cannot_be_an_id_is_said(request_id: str) -> None:
-    """Before anything is sent."""
+    """The id is checked before anything is sent."""
     with pytest.raises(RequestError, match="printable text"):
         check_id(request_id)
 
 
 def test_a_reply_of_another_type_is_no_reply() -> None:
-    """The requester says what it expects; what else comes is an error of its own, in names alone."""
+    """The error names the types and shows no value."""
 
     def record(kind: str, value: bytes) -> ConsumerRecord:
         return ConsumerRecord(
@@ -108,7 +111,7 @@ def test_a_reply_of_another_type_is_no_reply() -> None:
 
 
 async def test_each_has_its_place() -> None:
-    """A request inside a handler would hold up its key, and a reply outside of one answers nothing."""
+    """A request inside a handler would block its key; a reply outside of one has no request."""
     producer = Producer(KafkaConfig())
     with pytest.raises(TypeError, match="not for handlers"):
         await EventBus(producer, SimpleNamespace).request(
@@ -119,7 +122,7 @@ async def test_each_has_its_place() -> None:
 
 
 async def test_open_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes too many is told at once; a slot is free again when its request has ended."""
+    """A request beyond the limit fails at once; the end of a request frees its slot."""
 
     async def started(_: ReplyRouter) -> None:
         return

@@ -1,4 +1,4 @@
-"""Events for later, by arithmetic: where they wait, for how long, and that no time is ever shortened."""
+"""Tests of scheduled events without a broker: where and how long they wait, and never too short."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -26,7 +26,7 @@ EVENT = ProducerRecord(
 
 
 def written(outgoing: ProducerRecord, at_ms: int = NOW_MS) -> RecordCopy:
-    """What a reader finds of it."""
+    """Return *outgoing* as a consumer reads it."""
     assert outgoing.partition is not None
     return RecordCopy(
         outgoing.topic,
@@ -40,13 +40,12 @@ def written(outgoing: ProducerRecord, at_ms: int = NOW_MS) -> RecordCopy:
 
 
 def test_the_topic_belongs_to_the_group() -> None:
-    """Its name says so."""
     assert scheduling_topic("famulus") == TOPIC
 
 
 @given(ahead_ms=st.integers(1, 400 * 86_400_000), late_ms=st.integers(0, 5_000))
 def test_it_arrives_as_it_was_never_early_and_after_few_hops(ahead_ms: int, late_ms: int) -> None:
-    """A worker takes it from each wait when that is over, or some time later."""
+    """A worker takes it from each wait at the end of that wait, or some time later."""
     due_ms = NOW_MS + ahead_ms
     now_ms, hops, event = NOW_MS, 0, Scheduled(EVENT, due_ms)
     while now_ms < due_ms:
@@ -70,7 +69,7 @@ def test_it_arrives_as_it_was_never_early_and_after_few_hops(ahead_ms: int, late
 
 @given(st.lists(st.tuples(st.integers(0, 1_000), st.integers(1_001, 10**9)), min_size=2))
 def test_all_of_a_partition_but_the_shortest_are_in_order(events: list[tuple[int, int]]) -> None:
-    """Then nobody waits behind one that has longer to wait."""
+    """No event waits behind one that has to wait longer."""
     until: dict[int, int] = {}
     for at_ms, due_ms in sorted(events):
         waiting = Scheduled(EVENT, due_ms).to_wait(TOPIC, at_ms)
@@ -82,7 +81,7 @@ def test_all_of_a_partition_but_the_shortest_are_in_order(events: list[tuple[int
 
 
 def test_what_its_topic_did_not_take_waits_and_keeps_its_time() -> None:
-    """Ten seconds, and it has still been due."""
+    """The event waits for ten seconds although it is due."""
     again = scheduled(written(Scheduled(EVENT, NOW_MS).to_try_again(TOPIC, NOW_MS + 7), NOW_MS + 7))
     assert (again.due_ms, again.until_ms) == (NOW_MS, NOW_MS + 7 + 10_000)
     assert list(again.record.headers) == list(EVENT.headers)
@@ -90,7 +89,7 @@ def test_what_its_topic_did_not_take_waits_and_keeps_its_time() -> None:
 
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000, 10**12])
 def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -> None:
-    """The wait of the partition is the most; what is due is said by the event alone."""
+    """The wait of the partition is the maximum; only the event's own header says when it is due."""
     due_ms = NOW_MS + 3_000
     waiting = Scheduled(EVENT, due_ms).to_wait(TOPIC, NOW_MS).headers
     headers = [*waiting[:-1], ("famulus-schedule-until", b"%d" % (NOW_MS + ahead_ms))]
@@ -117,25 +116,25 @@ def test_a_wrong_clock_holds_up_nothing_and_makes_nothing_early(ahead_ms: int) -
     ],
 )
 def test_a_record_of_somebody_else_is_none(headers: tuple[tuple[str, bytes], ...]) -> None:
-    """It says nothing, or nothing that can be read."""
+    """The headers are missing or cannot be read."""
     with pytest.raises(DecodeError, match="do not say where it goes"):
         scheduled(RecordCopy(TOPIC, 0, 0, NOW_MS, None, b"{}", headers))
 
 
 def test_a_part_of_a_millisecond_is_a_whole_one() -> None:
-    """Never early, not by the part that is cut."""
+    """Rounding down would make the event early."""
     assert due_ms_of(NOW + timedelta(microseconds=1), NOW_MS, 1) == NOW_MS + 1
     assert due_ms_of(NOW + timedelta(milliseconds=1), NOW_MS, 1) == NOW_MS + 1
 
 
 def test_a_moment_is_the_same_in_every_time_zone() -> None:
-    """Only one without a zone is none."""
+    """Only a time without a zone is refused."""
     due = NOW + timedelta(hours=1)
     assert due_ms_of(due.astimezone(timezone(timedelta(hours=5))), NOW_MS, 1) == NOW_MS + 3_600_000
 
 
 def test_a_time_that_cannot_be_waited_for() -> None:
-    """Which says what helps."""
+    """The error names the remedy."""
     with pytest.raises(NotScheduledError, match="no time zone"):
         due_ms_of(NOW.replace(tzinfo=None), NOW_MS, 1)
     with pytest.raises(NotScheduledError, match="more than 1 hours ahead"):
@@ -145,5 +144,5 @@ def test_a_time_that_cannot_be_waited_for() -> None:
 
 
 def test_what_has_passed_needs_no_setting() -> None:
-    """It is published as if no time was said."""
+    """Such an event is published at once."""
     assert due_ms_of(NOW, NOW_MS, 0) == NOW_MS

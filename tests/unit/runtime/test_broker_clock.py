@@ -1,4 +1,4 @@
-"""The brokers' time: how it is measured, what becomes of it when somebody sets the clock here, and when it is told."""
+"""Tests of the brokers' time: its measurement, changes of the local clock, and the warning."""
 
 import time
 from dataclasses import replace
@@ -13,13 +13,16 @@ from tests.support.in_memory.house import Fetch, House, record
 
 
 class Broker:
-    """Stands for a broker that dates records: by the right time, which this machine's may not be."""
+    """Stand-in for a broker that timestamps records with the right time.
+
+    The clock of this machine may be wrong.
+    """
 
     def __init__(self, time_: Time) -> None:
         self.time, self.asked, self.dates, self.is_away = time_, 0, True, False
 
     async def stamp(self) -> int | None:
-        """The time."""
+        """Return the broker's time in milliseconds, or None if it does not timestamp records."""
         self.asked += 1
         if self.is_away:
             raise UnavailableError("away")
@@ -28,12 +31,12 @@ class Broker:
 
 @pytest.fixture
 async def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    """One, and a machine whose clock is right."""
+    """Return a broker, with a local clock that is right."""
     return Broker(Time(monkeypatch))
 
 
 def shift(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Set this machine's clock."""
+    """Set this machine's clock forward by *seconds*."""
     now, now_ns = time.time, time.time_ns
     monkeypatch.setattr(time, "time", lambda: now() + seconds)
     monkeypatch.setattr(time, "time_ns", lambda: now_ns() + round(seconds * 10**9))
@@ -42,7 +45,7 @@ def shift(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 async def test_a_clock_that_is_wrong_is_told_of(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By how much, and events are judged by the brokers' time all the same."""
+    """The warning has the difference; events are judged by the brokers' time."""
     shift(monkeypatch, -7200)
     clock = Clock(broker.stamp, 60.0)
     assert (clock.ahead_s, clock.words, clock.now_ms()) == (None, "", round(EPOCH_S - 7200) * 1000)
@@ -59,7 +62,7 @@ async def test_a_clock_that_is_wrong_is_told_of(
 async def test_a_clock_that_is_set_while_the_worker_runs_is_measured_anew(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And now and then without a reason."""
+    """The time is also measured regularly without a reason."""
     clock = Clock(broker.stamp, 60.0)
     await clock.measure()
     assert (await clock.look(), broker.asked) == ([], 1)
@@ -79,7 +82,7 @@ async def test_a_clock_that_is_set_while_the_worker_runs_is_measured_anew(
 async def test_a_difference_below_the_limit_is_none(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Machines' clocks are never quite the same."""
+    """The clocks of two machines always differ a little."""
     shift(monkeypatch, 30)
     clock = Clock(broker.stamp, 60.0)
     await clock.measure()
@@ -88,7 +91,7 @@ async def test_a_difference_below_the_limit_is_none(
 
 
 async def test_brokers_that_date_nothing_are_asked_once(broker: Broker) -> None:
-    """The topic was made before it was to be dated: nothing is known, and this machine's clock counts."""
+    """The topic is older than its setting of broker timestamps, so the local clock counts."""
     broker.dates = False
     clock = Clock(broker.stamp, 60.0)
     await clock.measure()
@@ -97,7 +100,7 @@ async def test_brokers_that_date_nothing_are_asked_once(broker: Broker) -> None:
 
 
 async def test_a_broker_that_is_away_is_asked_again_later(broker: Broker) -> None:
-    """What was measured before stays."""
+    """The next measurement after EVERY_S succeeds."""
     broker.is_away = True
     clock = Clock(broker.stamp, 60.0)
     await clock.measure()
@@ -109,7 +112,10 @@ async def test_a_broker_that_is_away_is_asked_again_later(broker: Broker) -> Non
 
 
 async def test_events_are_judged_by_the_brokers_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker whose clock is behind would else make marks older than their events, so that these come again unseen."""
+    """With a clock that is behind, marks would be older than their events.
+
+    Such marks expire early, and a redelivery of their events would not be recognised.
+    """
     Time(monkeypatch)
     shift(monkeypatch, -7200)
 

@@ -1,4 +1,7 @@
-"""The watch: what it notes, says and ends the worker for, and that nothing ends its looks unseen."""
+"""Tests of the watch for conditions: what it records, logs and ends the worker for.
+
+No check may end unseen.
+"""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,18 +19,18 @@ ENDING = Condition("agent", "a", "agent a does not carry", ends_after_s=20.0)
 
 
 class Faults:
-    """What ends the worker."""
+    """Collector of the errors that end the worker."""
 
     def __init__(self) -> None:
         self.all: list[Exception] = []
 
     async def note(self, error: Exception) -> None:
-        """End it."""
+        """Collect *error*."""
         self.all.append(error)
 
 
 def look_of(found: list[Condition] | None) -> Look:
-    """A look that finds what is in *found* by then."""
+    """Return a check that finds the conditions in *found* at that time."""
 
     async def look() -> Iterable[Condition] | None:
         return found
@@ -36,7 +39,7 @@ def look_of(found: list[Condition] | None) -> Look:
 
 
 def test_a_condition_is_said_when_it_comes_and_when_it_is_over() -> None:
-    """Not at each look; one that changes its words is the same."""
+    """A condition is not logged at each check; one with a new text is still the same."""
     conditions = Conditions()
     with capture_logs() as said:
         conditions.look(0.0, [GONE, SKEW])
@@ -56,7 +59,10 @@ def test_a_condition_is_said_when_it_comes_and_when_it_is_over() -> None:
 
 
 async def test_a_condition_that_lasts_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 78: a person has to mend it. One that does not end it stays in `/readyz`."""
+    """The exit code is 78, because a person has to act.
+
+    A condition that does not end the worker stays in `/readyz`.
+    """
     clock, faults = Clock(monkeypatch), Faults()
     watch = Watch([look_of([GONE, SKEW, ENDING])], 10.0, faults.note)
     watch.start()
@@ -76,7 +82,7 @@ async def test_a_condition_that_lasts_ends_the_worker(monkeypatch: pytest.Monkey
 async def test_a_look_that_cannot_say_leaves_what_was_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Kafka may be away for a while."""
+    """Kafka may be unavailable for a while."""
     Clock(monkeypatch)
     found: list[list[Condition] | None] = [[GONE]]
 
@@ -98,7 +104,7 @@ async def test_a_look_that_cannot_say_leaves_what_was_found(
 async def test_a_look_that_fails_ends_the_worker_and_one_that_is_cancelled_comes_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else nobody would look any more, and nobody would know."""
+    """Otherwise the checks would stop unnoticed."""
     Clock(monkeypatch)
     faults, looks = Faults(), [0]
 
@@ -122,7 +128,7 @@ async def test_a_look_that_fails_ends_the_worker_and_one_that_is_cancelled_comes
 async def test_a_look_can_be_had_soon_and_none_comes_after_the_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As when something has failed that it may explain."""
+    """An early check may explain a failure."""
     Clock(monkeypatch)
     found = [GONE]
     watch = Watch([look_of(found)], 10.0, Faults().note)

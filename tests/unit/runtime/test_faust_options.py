@@ -1,4 +1,4 @@
-"""Faust's own environment variables: none of them passes our settings by."""
+"""Tests that no environment variable of Faust bypasses the settings."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ conf = app.app.conf
 changing = "broker_credentials", "reply_to", "web_application_options"  # random, or shown with their address
 print(json.dumps({name: repr(getattr(conf, name)) for name in conf.SETTINGS if name not in changing}))
 """
-# A value that Faust would take for each, where a text is not enough.
+# Valid values for variables that Faust parses.
 VALUES = {
     "APP_ENV_PREFIX": "X",
     "TIMEZONE": "UTC",
@@ -29,7 +29,7 @@ VALUES = {
 
 
 def shown(variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """The settings of Faust in a process with these variables."""
+    """Run a process with these variables that prints the settings of Faust."""
     return subprocess.run(
         [sys.executable, "-c", SHOWN],
         cwd=PROJECT,
@@ -42,7 +42,7 @@ def shown(variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
 
 
 def test_faust_reads_no_variable_of_its_own() -> None:
-    """All that its registry of settings names, set at once, and those that it reads when it is imported."""
+    """All variables in Faust's registry are set at once, and those that it reads at import."""
     assert {
         "BROKER_URL",
         "APP_STORE",
@@ -65,19 +65,22 @@ def test_faust_reads_no_variable_of_its_own() -> None:
 
 @pytest.mark.parametrize("asked", ["exactly_once", "", "EXACTLY_ONCE"])
 def test_a_guarantee_of_faust_that_would_not_hold_is_refused(asked: str) -> None:
-    """Not ignored: whoever sets it counts on it."""
+    """The variable is not ignored: an operator who sets it relies on it."""
     with pytest.raises(ConfigError, match="PROCESSING_GUARANTEE"):
         faust_options(load_settings(), {"PROCESSING_GUARANTEE": asked})
 
 
 def test_the_guarantee_that_holds_may_be_said() -> None:
-    """It is what Faust is told anyway."""
+    """Faust gets the same value without the variable."""
     options = faust_options(load_settings(), {"PROCESSING_GUARANTEE": "at_least_once"})
     assert (options["processing_guarantee"], options["env"]) == ("at_least_once", {})
 
 
 def test_what_faust_waits_for_suits_a_long_session_and_a_long_drain() -> None:
-    """Faust refuses a session above its limit of a request; the group waits as long as work in hand may take."""
+    """Faust refuses a session timeout above its request timeout.
+
+    The rebalance timeout covers the drain of events in flight.
+    """
     said = (
         KafkaConfig(consumer_config=ConsumerConfig(session_timeout_ms=120_000)),
         WorkerConfig(drain_timeout_s=300),

@@ -1,4 +1,4 @@
-"""What keeps several workers running: who is started again, when all end, and with which code."""
+"""Tests of the supervisor of several workers: restarts, the end of all, and the exit code."""
 
 import asyncio
 import os
@@ -44,12 +44,11 @@ time.sleep(60)
     ],
 )
 def test_what_becomes_of_a_worker_that_ends(code: int, fate: Fate) -> None:
-    """Asked to stop, worth another start, or for good."""
+    """A worker was asked to stop, is started again, or ends all."""
     assert fate_of(code) is fate
 
 
 def test_waits_grow_up_to_a_limit() -> None:
-    """However often it fails."""
     assert [wait_before(failures) for failures in (1, 2, 3, 5, 6, 7, 10_000)] == [
         1,
         2,
@@ -75,12 +74,12 @@ def test_waits_grow_up_to_a_limit() -> None:
     ],
 )
 def test_the_exit_code_says_most(codes: list[int], code: int) -> None:
-    """A wrong setting before a crash, a crash before work that is not done."""
+    """A wrong setting comes before a crash, and a crash before unfinished work."""
     assert worst(codes) == code
 
 
 class Trial:
-    """A supervisor over small scripts, and the file that its log goes to."""
+    """A supervisor of small scripts, with its log in a file."""
 
     def __init__(self, folder: Path, *scripts: str, stop_timeout_s: float = 10.0) -> None:
         self.file = folder / "log"
@@ -93,24 +92,24 @@ class Trial:
 
     @property
     def log(self) -> str:
-        """What was said so far."""
+        """Return the log so far."""
         return self.file.read_text()
 
     async def run(self) -> int:
-        """Run it: the exit code."""
+        """Run the supervisor and return its exit code."""
         with self.file.open("wb") as file, StopSignals() as self.stop:
             async with asyncio.timeout(LIMIT_S), OneLog(file.fileno()) as log:
                 return await Supervisor(self.places, self.stop, log, self.stop_timeout_s).run()
 
     async def says(self, text: str, times: int = 1) -> None:
-        """Wait until the log says *text* so often."""
+        """Wait until the log has *text* at least *times* times."""
         async with asyncio.timeout(LIMIT_S):
             while not self.file.exists() or self.log.count(text) < times:
                 await asyncio.sleep(0.02)
 
 
 async def test_a_killed_worker_starts_again_and_one_signal_ends_all(tmp_path: Path) -> None:
-    """By SIGTERM, in parallel; workers that had not begun to listen to it have lost nothing."""
+    """SIGTERM goes to all at once; a worker without a handler for it yet has no work to lose."""
     trial = Trial(tmp_path, ONCE_KILLED, ENDLESS)
     running = asyncio.create_task(trial.run())
     await trial.says("1 | was killed by SIGKILL; it starts again in 1 s")
@@ -121,7 +120,7 @@ async def test_a_killed_worker_starts_again_and_one_signal_ends_all(tmp_path: Pa
 
 
 async def test_a_second_signal_ends_those_who_do_not_listen(tmp_path: Path) -> None:
-    """At once, with the code that says that work in hand is read again."""
+    """The exit code means that events in flight are read again."""
     trial = Trial(tmp_path, DEAF, DEAF, stop_timeout_s=1_000.0)
     running = asyncio.create_task(trial.run())
     await trial.says("| runs", 2)
@@ -134,30 +133,30 @@ async def test_a_second_signal_ends_those_who_do_not_listen(tmp_path: Path) -> N
 async def test_who_does_not_listen_is_killed_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the time that a worker may take, and some more."""
+    """The supervisor waits for the stop timeout of a worker and a margin."""
     monkeypatch.setattr("famulus.runtime.supervisor.STOP_ROOM_S", 0.1)
     trial = Trial(tmp_path, DEAF, stop_timeout_s=0.1)
     running = asyncio.create_task(trial.run())
     await trial.says("| runs")
-    os.kill(os.getpid(), 1)  # the end of the terminal
+    os.kill(os.getpid(), 1)  # SIGHUP: the terminal was closed
     assert await running == 75
 
 
 async def test_a_wrong_setting_ends_all_with_its_code(tmp_path: Path) -> None:
-    """The others are asked to stop."""
+    """The other workers are asked to stop."""
     trial = Trial(tmp_path, ENDLESS, "import sys, time\ntime.sleep(0.5)\nsys.exit(78)")
     assert await trial.run() == 78
     assert "2 | ended with exit code 78; all workers end" in trial.log
 
 
 async def test_workers_that_were_asked_to_stop_stay_down(tmp_path: Path) -> None:
-    """One was drained over the web, the other did not finish in time: that is what the command ends with."""
+    """One worker was drained over the web, the other did not finish in time."""
     trial = Trial(tmp_path, "print('a')", "import sys\nsys.exit(75)")
     assert await trial.run() == 75
 
 
 async def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
-    """And the command can be stopped meanwhile."""
+    """The command can be stopped in between."""
     trial = Trial(tmp_path, "")
     trial.places = [Place("1", [str(tmp_path / "nothing")], "here")]
     running = asyncio.create_task(trial.run())
@@ -169,7 +168,7 @@ async def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
 async def test_the_log_has_whole_lines_with_names_and_nothing_that_a_terminal_obeys(
     tmp_path: Path,
 ) -> None:
-    """Also the last line without an end, bytes that are no text, and a line that does not end for a megabyte."""
+    """The output has a last line without an end, invalid UTF-8, and a line of a megabyte."""
     script = (
         "import os\nos.write(1, b'first\\nsec')\nos.write(2, b'ond\\n\\x1b[31m\\xff\\n')\n"
         "os.write(1, b'x' * 1_200_000)\nos.write(1, b'\\nlast')"
@@ -184,7 +183,7 @@ async def test_the_log_has_whole_lines_with_names_and_nothing_that_a_terminal_ob
 
 
 async def test_a_reader_who_stands_still_holds_up_no_stop(tmp_path: Path) -> None:
-    """A pipe that nobody reads is full: workers wait, the command still ends."""
+    """The pipe of the log is full: workers wait, but the command still ends."""
     reading, writing = os.pipe()
     shouting = "print('x' * 100, flush=True)\nwhile True: print('x' * 100)"
     try:

@@ -1,4 +1,4 @@
-"""The topics that a worker stands on: what a look makes of those that were deleted, and of partitions that came."""
+"""Tests of the watch on a worker's topics: deleted topics and added partitions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ PLAIN = Needs("plain", "plain.dead-letter", [], None, may_grow=True)
 
 @dataclass
 class Cluster:
-    """Stands for the cluster: *there* says how many partitions each topic has.
+    """Stand-in for the cluster: *there* has the number of partitions of each topic.
 
-    *lost*: answers that say less.
+    *lost* has topics that are missing in one answer each.
     """
 
     there: dict[str, int] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Cluster:
     error: Exception | None = None
 
     def topics(self, *needs: Needs) -> Topics:
-        """A worker's look at it; every topic of *needs* is there, with two partitions."""
+        """Return the watch of a worker; all topics of *needs* exist with two partitions."""
         for of in needs:
             names = [of.source, of.letters, *of.back, *([of.state] if of.state else [])]
             self.there |= dict.fromkeys(names, 2)
@@ -50,7 +50,7 @@ class Cluster:
         )
 
     async def count(self, topics: Collection[str]) -> dict[str, int] | None:
-        """Answer, as a broker does."""
+        """Return the numbers of partitions, as a broker does."""
         lost = {self.lost.pop()} if self.lost else set()
         return (
             None
@@ -66,23 +66,23 @@ class Cluster:
         self.there |= {**states, **back}
 
     def refresh(self) -> None:
-        """Count that the consumer was told."""
+        """Count a refresh of the consumer's metadata."""
         self.refreshes += 1
 
 
 @pytest.fixture(autouse=True)
 async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """No look waits."""
+    """Return a virtual clock, so that no check waits."""
     return Clock(monkeypatch)
 
 
 async def found(topics: Topics) -> list[tuple[str, str, bool]]:
-    """What a look finds."""
+    """Return the conditions that a check finds."""
     return [(of.name, of.subject, of.is_red) for of in await topics.look() or ()]
 
 
 async def test_partitions_that_were_added_are_taken_on() -> None:
-    """The topics of the group's own have as many before the consumer hears of it."""
+    """The group's own topics get their partitions before the consumer refreshes."""
     cluster = Cluster()
     topics = cluster.topics(MARKS, PLAIN)
     assert (await found(topics), cluster.refreshes) == ([], 0)
@@ -94,7 +94,7 @@ async def test_partitions_that_were_added_are_taken_on() -> None:
 
 
 async def test_partitions_whose_keys_have_rows_elsewhere_end_the_worker_at_once() -> None:
-    """With the cure; nothing of the group's is changed."""
+    """The error names the remedy, and no topic of the group is changed."""
     cluster = Cluster()
     topics = cluster.topics(ROWS)
     cluster.there["rows"] = 4
@@ -107,7 +107,7 @@ async def test_partitions_whose_keys_have_rows_elsewhere_end_the_worker_at_once(
 async def test_an_assignment_of_partitions_that_are_new_waits_until_their_topics_have_them() -> (
     None
 ):
-    """The group's leader may hear of them before any look does."""
+    """The leader of the group may learn of them before any check does."""
     cluster = Cluster()
     topics = cluster.topics(MARKS)
     await topics.fit([TP("marks", 1), TP("of others", 7)])
@@ -123,7 +123,7 @@ async def test_an_assignment_of_partitions_that_are_new_waits_until_their_topics
 
 
 async def test_a_source_that_was_deleted_is_told_of_until_it_is_there_again() -> None:
-    """The worker goes on with the others, and the consumer hears of both."""
+    """The worker continues with its other topics, and the consumer refreshes both times."""
     cluster = Cluster()
     topics = cluster.topics(MARKS, PLAIN)
     del cluster.there["plain"]
@@ -135,7 +135,7 @@ async def test_a_source_that_was_deleted_is_told_of_until_it_is_there_again() ->
 
 
 async def test_a_topic_of_the_groups_own_that_was_deleted_is_made_anew() -> None:
-    """As a start makes it; dead letters are of nobody's own, and only told of."""
+    """A start creates it alike; a dead letter topic may be shared, and is only reported."""
     cluster = Cluster()
     topics = cluster.topics(ROWS)
     del cluster.there["rows.g.redrive"], cluster.there["rows.dead-letter"]
@@ -144,7 +144,7 @@ async def test_a_topic_of_the_groups_own_that_was_deleted_is_made_anew() -> None
 
 
 async def test_a_retry_topic_that_nobody_sends_to_any_more_is_not_made_anew() -> None:
-    """Somebody deletes it when it is empty; until then it gets as many partitions as its source has."""
+    """An operator deletes it when it is empty; until then it grows with its source."""
     cluster = Cluster()
     topics = cluster.topics(MARKS._replace(retired=["marks.g.retry-1"]))
     cluster.there |= {"marks": 3, "marks.g.redrive": 3, "g-marks-state": 3}
@@ -155,7 +155,7 @@ async def test_a_retry_topic_that_nobody_sends_to_any_more_is_not_made_anew() ->
 
 
 async def test_a_changelog_that_was_deleted_ends_the_worker_and_the_store_is_kept() -> None:
-    """It is the only copy by then, and is not made anew, empty, beside it."""
+    """The store is the only copy then, so no empty changelog is created beside it."""
     cluster = Cluster()
     topics = cluster.topics(MARKS)
     del cluster.there["g-marks-state"]
@@ -166,7 +166,7 @@ async def test_a_changelog_that_was_deleted_ends_the_worker_and_the_store_is_kep
 
 
 async def test_one_answer_that_a_topic_is_missing_is_not_believed(clock: Clock) -> None:
-    """A broker that is just starting says so, and then says something else."""
+    """A broker that is starting gives such answers."""
     cluster = Cluster()
     topics = cluster.topics(MARKS)
     cluster.lost = ["g-marks-state", "g-marks-state"]
@@ -175,7 +175,7 @@ async def test_one_answer_that_a_topic_is_missing_is_not_believed(clock: Clock) 
 
 
 async def test_a_cluster_that_is_away_changes_nothing() -> None:
-    """Nor does one that lets nothing be grown now; one that never will ends the worker in its words."""
+    """A temporary error while topics grow is no fault; a permanent one ends the worker."""
     cluster = Cluster()
     topics = cluster.topics(MARKS)
     cluster.is_away = True

@@ -1,4 +1,4 @@
-"""What a worker's process asks of the allocator and of the event loop's clock."""
+"""Tests of process settings: malloc arenas, timers of the event loop and open files."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ libc.malloc_stats()
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 @pytest.mark.parametrize(("words", "most"), [(["few"], 2), ([], 100)])
 def test_threads_share_what_is_allocated(words: list[str], most: int) -> None:
-    """Else each takes megabytes of its own, and keeps them."""
+    """Each arena keeps megabytes of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
     command = [sys.executable, "-c", CODE, *words]
     found = subprocess.run(
@@ -56,7 +56,7 @@ def test_threads_share_what_is_allocated(words: list[str], most: int) -> None:
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.SelectorEventLoop]:
-    """An event loop as a worker has it."""
+    """Yield an event loop as a worker has it."""
     made = asyncio.SelectorEventLoop()
     exact_timers(made)
     yield made
@@ -67,7 +67,7 @@ def loop() -> Iterator[asyncio.SelectorEventLoop]:
 def test_short_waits_are_not_rounded_to_milliseconds(
     loop: asyncio.SelectorEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer ones are left to epoll, as are those that are over."""
+    """Longer waits, and those that are over, are left to epoll."""
     waits: list[float] = []
     ready = select.select
 
@@ -77,13 +77,12 @@ def test_short_waits_are_not_rounded_to_milliseconds(
 
     monkeypatch.setattr(select, "select", noted)
     for wait_s in (0.0012, 0.06, 0, -1, None):
-        loop.call_soon_threadsafe(lambda: None)  # so that none of them really waits
+        loop.call_soon_threadsafe(lambda: None)  # so that no call really waits
         loop._selector.select(wait_s)  # type: ignore[attr-defined]  # as the loop does
     assert waits == [0.0012]
 
 
 def test_what_is_ready_is_told_by_a_short_wait(loop: asyncio.SelectorEventLoop) -> None:
-    """As by any other."""
     here, there = socket.socketpair()
     with here, there:
         loop.add_reader(here, lambda: None)
@@ -95,7 +94,7 @@ def test_what_is_ready_is_told_by_a_short_wait(loop: asyncio.SelectorEventLoop) 
 
 
 def test_another_selector_is_left_as_it_is() -> None:
-    """As another event loop is."""
+    """Other event loops have other selectors."""
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     exact_timers(loop)
     assert "select" not in vars(loop._selector)  # type: ignore[attr-defined]
@@ -103,7 +102,7 @@ def test_another_selector_is_left_as_it_is() -> None:
 
 
 def test_as_many_files_may_be_open_as_the_system_lets_us() -> None:
-    """Not just as many as it begins with; a system that lets us have too few is told of."""
+    """The soft limit is raised; a hard limit that is too low is logged."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

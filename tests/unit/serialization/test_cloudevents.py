@@ -1,4 +1,4 @@
-"""CloudEvents beside the CloudEvents SDK: it reads what we write, and we read what it writes, in both modes."""
+"""Tests of CloudEvents against the CloudEvents SDK, in both directions and both modes."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ ENVELOPE = {
 
 
 def record(value: bytes | None, headers: Sequence[tuple[str, bytes]] = STRUCTURED) -> Any:
-    """A record as it comes from Kafka."""
+    """Return a record as it arrives from Kafka."""
     return SimpleNamespace(
         topic="stock-events",
         partition=1,
@@ -53,18 +53,18 @@ def record(value: bytes | None, headers: Sequence[tuple[str, bytes]] = STRUCTURE
 
 
 def envelope(**changes: object) -> Any:
-    """A record in structured mode; what is changed to None is not there."""
+    """Return a record in structured mode; an attribute changed to None is absent."""
     content = {name: value for name, value in {**ENVELOPE, **changes}.items() if value is not None}
     return record(json.dumps(content).encode())
 
 
 def from_sdk(message: KafkaMessage) -> Any:
-    """What the SDK writes, as a record."""
+    """Return a message of the SDK as a record."""
     return record(message.value, list(message.headers.items()))
 
 
 def sdk_event(**attributes: Any) -> CloudEvent:
-    """An event of another team."""
+    """Return an event that the SDK made."""
     return CloudEvent(
         {
             "id": "7",
@@ -78,7 +78,7 @@ def sdk_event(**attributes: Any) -> CloudEvent:
 
 
 def test_the_sdk_reads_what_we_write() -> None:
-    """Every attribute, the extensions, and the data."""
+    """All attributes, extensions and the data are compared."""
     headers = new_headers(EVENT, "famulus")
     read = from_binary_event(
         KafkaMessage(dict(headers), b"part-1", codec_of(StockReserved).encode(EVENT))
@@ -99,7 +99,7 @@ def test_the_sdk_reads_what_we_write() -> None:
 
 @pytest.mark.parametrize("write", [to_binary_event, to_structured_event])
 def test_what_the_sdk_writes_is_read(write: Any) -> None:
-    """In either mode it is the same event, with the same id."""
+    """Both modes give the same event with the same id."""
     one = from_sdk(write(sdk_event(correlationid="c", causationid="d")))
     assert TYPES.decode(one) == EVENT
     assert event_id_of(one) == "/shop#7"
@@ -110,7 +110,7 @@ def test_what_the_sdk_writes_is_read(write: Any) -> None:
 
 
 def test_data_may_be_base64() -> None:
-    """The SDK writes bytes like that."""
+    """The SDK writes bytes as base64."""
     data = codec_of(StockReserved).encode(EVENT)
     event = CloudEvent(
         {"id": "7", "source": "/shop", "type": "stock.StockReserved", "specversion": "1.0"}, data
@@ -122,14 +122,14 @@ def test_data_may_be_base64() -> None:
     "media_type", [b"application/cloudevents", b"APPLICATION/CloudEvents+JSON ;charset=utf-8"]
 )
 def test_the_content_type_is_read_without_case_and_parameters(media_type: bytes) -> None:
-    """As the binding says."""
+    """The Kafka binding of CloudEvents requires that."""
     assert (
         TYPES.decode(record(json.dumps(ENVELOPE).encode(), [("content-type", media_type)])) == EVENT
     )
 
 
 def test_attributes_may_stand_in_headers_as_well() -> None:
-    """Structured mode allows copies of them; the value is an envelope all the same."""
+    """Structured mode allows copies of attributes in headers; the value is still an envelope."""
     headers = [
         *STRUCTURED,
         ("ce_id", b"7"),
@@ -142,7 +142,7 @@ def test_attributes_may_stand_in_headers_as_well() -> None:
 
 
 def test_a_type_that_nobody_handles_is_unknown() -> None:
-    """As in binary mode: whether it has data or not."""
+    """Such an event is unknown even without data, as in binary mode."""
     assert TYPES.decode(envelope(type="else.Thing", data=None)) is None
 
 
@@ -165,13 +165,13 @@ def test_a_type_that_nobody_handles_is_unknown() -> None:
     ],
 )
 def test_what_is_no_such_event_is_poison_and_says_why(spoilt: Any, says: str) -> None:
-    """With the path of the fault, and not a word of the payload."""
+    """The error has the path of the fault and no part of the payload."""
     with pytest.raises(DecodeError, match=says):
         TYPES.decode(spoilt)
 
 
 def test_an_envelope_that_cannot_be_read_has_its_place_as_its_id() -> None:
-    """So that it becomes a dead letter like any other."""
+    """The id allows a dead letter of it."""
     assert event_id_of(record(b"{")) == "stock-events/1/2"
     assert delivery_of(record(b"{"), "id", 1).correlation_id == "id"
 
@@ -181,7 +181,7 @@ def test_an_envelope_that_cannot_be_read_has_its_place_as_its_id() -> None:
     | st.dictionaries(st.text(), st.text()).map(lambda found: json.dumps(found).encode())
 )
 def test_no_value_makes_the_envelope_raise_anything_else(value: bytes) -> None:
-    """Ids and attributes never raise, decoding only what makes a dead letter."""
+    """Ids and attributes never raise; decoding raises only the error that makes a dead letter."""
     one = record(value)
     event_id_of(one)
     attributes_of(one)
@@ -191,14 +191,14 @@ def test_no_value_makes_the_envelope_raise_anything_else(value: bytes) -> None:
 
 @given(st.text(min_size=1))
 def test_any_id_is_an_identity(identifier: str) -> None:
-    """Whatever JSON lets through can be looked up."""
+    """Any text that JSON allows can be looked up."""
     one = envelope(id=identifier)
     assert len(Dedupe(1).keys([one])) == 1
     attributes_of(one)
 
 
 def test_records_of_a_plain_faust_app_are_read_as_ever() -> None:
-    """With its metadata in the value, with headers of nobody's, or without any."""
+    """The metadata of Faust is in the value, and the headers are foreign or absent."""
     value = json.dumps(
         {**DATA, "__faust": {"ns": "stock.StockReserved"}}, separators=(",", ":")
     ).encode()

@@ -1,4 +1,4 @@
-"""The codec: what it accepts, what it refuses and how it says so, one case for each."""
+"""Tests of decoding JSON: accepted values, refused values and the error of each."""
 
 import json
 import sys
@@ -17,20 +17,20 @@ from famulus.serialization.json_codec import Codec, codec_of
 
 
 class Colour(Enum):
-    """An enumeration by value."""
+    """An enumeration of texts."""
 
     RED = "red"
 
 
 class Line(Part, namespace="test.codec.Line"):
-    """Something nested."""
+    """A nested part."""
 
     product_id: str
     price: Decimal
 
 
 class Everything(Part, namespace="test.codec.Everything"):
-    """One field of every kind."""
+    """A part with one field of every kind."""
 
     id: UUID
     amount: Decimal
@@ -44,7 +44,7 @@ class Everything(Part, namespace="test.codec.Everything"):
     maybe: Line | None = None
     note: str | None = None
     number: int = 7
-    tags: list[str] = []  # a Record's default, not a class's
+    tags: list[str] = []  # Faust copies the default of a Record
 
 
 VALUE: dict[str, Any] = {
@@ -61,12 +61,12 @@ VALUE: dict[str, Any] = {
 
 
 def encoded(**changes: object) -> bytes:
-    """The value with some fields changed; a field set to ... is left out."""
+    """Return VALUE as JSON with some fields changed; a field set to `...` is left out."""
     return json.dumps({k: v for k, v in {**VALUE, **changes}.items() if v is not ...}).encode()
 
 
 def test_every_kind_of_field_is_what_its_annotation_says() -> None:
-    """Types all the way down, also inside lists and dicts."""
+    """Values inside lists and dicts have their types too."""
     event = codec_of(Everything).decode(encoded(maybe={"product_id": "m", "price": "3"}))
     assert (event.id, event.amount, event.colour, event.kind) == (
         UUID(int=1),
@@ -82,27 +82,25 @@ def test_every_kind_of_field_is_what_its_annotation_says() -> None:
 
 
 def test_defaults_fill_what_is_missing() -> None:
-    """A field with a default may be absent."""
     event = codec_of(Everything).decode(encoded())
     assert (event.maybe, event.note, event.number, event.tags) == (None, None, 7, [])
 
 
 def test_a_mutable_default_is_not_shared() -> None:
-    """What one event does to its list does not show in the next."""
+    """A change of one event's list does not show in the next event."""
     codec = codec_of(Everything)
     codec.decode(encoded()).tags.append("x")
     assert codec.decode(encoded()).tags == []
 
 
 def test_unknown_fields_are_ignored_also_the_metadata_of_faust() -> None:
-    """A newer sender may say more; it never chooses a class."""
+    """A newer sender may add fields, but can never choose a class."""
     event = codec_of(Everything).decode(encoded(more=1, __faust={"ns": "test.codec.Line"}))
     assert type(event) is Everything
     assert "more" not in event.asdict()
 
 
 def test_what_is_decoded_encodes_to_the_same() -> None:
-    """There and back again."""
     codec = codec_of(Everything)
     event = codec.decode(encoded(maybe=VALUE["line"], note="n"))
     assert codec.decode(codec.encode(event)) == event
@@ -138,7 +136,7 @@ def test_what_is_decoded_encodes_to_the_same() -> None:
             "$.by_name[...].product_id",
             "Expected `str`",
         ),
-        # Python 3.14 limits the stack's bytes, not its depth: there this is read to its end.
+        # Python 3.14 limits the bytes of the stack, not its depth, and reads this to its end.
         (
             b'{"x":' + b"[" * 100_000,
             "$",
@@ -158,14 +156,14 @@ def test_a_fault_is_named_by_its_path_and_never_by_its_value(
 
 
 def test_a_number_becomes_a_decimal_exactly() -> None:
-    """Money never passes through a float."""
+    """Amounts of money never pass through a float."""
     event = codec_of(Line).decode(b'{"product_id":"p","price":12.10}')
     assert str(event.price) == "12.10"
 
 
 @pytest.mark.parametrize("price", [Decimal("NaN"), Decimal("Infinity"), Decimal("1e500")])
 def test_a_decimal_that_could_not_be_read_back_is_not_written(price: Decimal) -> None:
-    """What we refuse to read we refuse to write, naming the field."""
+    """The codec writes only values that it can read; the error names the field."""
     with pytest.raises(ValueError, match=r"test\.codec\.Line\.price"):
         codec_of(Line).encode(Line(product_id="p", price=price))
 
@@ -181,7 +179,7 @@ def test_a_value_that_json_cannot_carry_is_not_written() -> None:
 
 
 def test_a_field_that_json_cannot_carry_is_an_error_at_once() -> None:
-    """The class and what is wrong with it, when the codec is built."""
+    """The error is raised when the codec is built, and names the field."""
 
     class Strange(Part, namespace="test.codec.Strange"):
         when: complex
@@ -191,7 +189,7 @@ def test_a_field_that_json_cannot_carry_is_an_error_at_once() -> None:
 
 
 def test_a_union_that_cannot_be_told_apart_is_an_error_at_once() -> None:
-    """A Record beside another type has no tag to tell which it is."""
+    """A record in a union with another type has no tag that tells them apart."""
 
     class Either(Part, namespace="test.codec.Either"):
         what: Line | str
@@ -201,7 +199,7 @@ def test_a_union_that_cannot_be_told_apart_is_an_error_at_once() -> None:
 
 
 def test_a_record_inside_itself_is_an_error_at_once() -> None:
-    """Trees are not supported, and say so instead of recursing for ever."""
+    """Trees are not supported; without the check, the codec would recurse forever."""
 
     class Tree(Part, namespace="test.codec.Tree"):
         branches: list["Tree"]
@@ -211,7 +209,7 @@ def test_a_record_inside_itself_is_an_error_at_once() -> None:
 
 
 def test_a_field_with_another_name_on_the_wire_is_an_error_at_once() -> None:
-    """Aliases would be honoured by half of the code; none is better."""
+    """Only half of the code would use the alias, so aliases are refused."""
 
     class Aliased(Part, namespace="test.codec.Aliased"):
         name: str = faust.models.fields.StringField(field="wire_name", required=True)
@@ -221,7 +219,7 @@ def test_a_field_with_another_name_on_the_wire_is_an_error_at_once() -> None:
 
 
 class Measured(Part, namespace="test.codec.Measured"):
-    """Numbers of which JSON has only finite ones."""
+    """Floats, of which JSON has only finite ones."""
 
     weight: float
     weights: list[float]
@@ -229,7 +227,7 @@ class Measured(Part, namespace="test.codec.Measured"):
 
 
 def test_decoding_looks_at_no_float() -> None:
-    """JSON has no float that is not finite: one call makes the Record, however many floats it has."""
+    """JSON has only finite floats, so one call makes the record with any number of floats."""
     codec = codec_of(Measured)
     called: list[str] = []
 
@@ -247,7 +245,7 @@ def test_decoding_looks_at_no_float() -> None:
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "Infinity", '"NaN"'])
 def test_a_float_that_is_not_finite_is_refused(text: str) -> None:
-    """Also where nothing but msgspec looks."""
+    """A field of type Any is checked too."""
     for field in ("weight", "weights", "anything"):
         value = {
             "weight": "1.5",

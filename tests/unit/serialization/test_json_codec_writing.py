@@ -1,4 +1,4 @@
-"""The codec refuses to write what it would refuse to read, and says where without the value."""
+"""Tests of encoding JSON: a value that could not be read is refused, by its place alone."""
 
 import collections
 import collections.abc
@@ -25,20 +25,20 @@ NONE: Any = None
 
 
 class Colour(Enum):
-    """By value."""
+    """An enumeration of texts."""
 
     RED = "red"
 
 
 class Piece(Part, namespace="test.writing.Piece"):
-    """Something nested."""
+    """A nested part."""
 
     name: str
     price: Decimal
 
 
 def a_class(annotation: Any, **attributes: Any) -> type[Any]:
-    """A model with one field."""
+    """Return a model with one field."""
     return type(
         "Made",
         (Part,),
@@ -81,7 +81,7 @@ HELD: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("annotation", "value"), HELD)
 def test_what_a_field_of_any_type_holds_comes_back_the_same(annotation: Any, value: object) -> None:
-    """Abstract containers are the plain ones, and Records stand in all of them."""
+    """Abstract containers become plain ones, and records may stand in all of them."""
     made = a_class(annotation)
     event = made(field=value)
     back = codec_of(made).decode(codec_of(made).encode(event))
@@ -107,7 +107,7 @@ def test_what_a_field_of_any_type_holds_comes_back_the_same(annotation: Any, val
 def test_a_type_that_json_cannot_carry_is_one_line_that_names_class_and_field(
     annotation: Any,
 ) -> None:
-    """When the codec is built, which is before anything is read."""
+    """The error is raised when the codec is built, before anything is read."""
     with pytest.raises(TypeError, match=r"Made\.field") as caught:
         codec_of(a_class(annotation))
     assert "\n" not in str(caught.value)
@@ -160,7 +160,7 @@ WRONG: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("annotation", "value"), WRONG)
 def test_what_would_not_be_read_is_not_written(annotation: Any, value: object) -> None:
-    """The error names the class and, where msgspec knows it, the field, and never the value."""
+    """The error names the class, the field if msgspec knows it, and never the value."""
     made = a_class(annotation)
     event: Any = object.__new__(made)
     event.__evaluated_fields__ = {"field"}
@@ -175,14 +175,13 @@ def test_what_would_not_be_read_is_not_written(annotation: Any, value: object) -
     ("annotation", "value"), [(str, None), (str, b"x"), (str, ["x"]), (bool, None), (int, 1.5)]
 )
 def test_faust_makes_no_text_of_what_is_none(annotation: Any, value: object) -> None:
-    """Nothing is changed into another value on its way into an event."""
+    """No value is converted when an event is made."""
     made = a_class(annotation)
     with pytest.raises(TypeError, match=r"Made\.field"):
         codec_of(made).encode(made(field=value))
 
 
 def test_a_nested_fault_is_named_by_its_path() -> None:
-    """From the class down to the field."""
     made = a_class(list[Piece])
     with pytest.raises(
         TypeError, match=r"test\.writing\.Made\.field\[1\]\.name cannot be written: Expected `str`"
@@ -191,10 +190,10 @@ def test_a_nested_fault_is_named_by_its_path() -> None:
 
 
 class Basket(Event, namespace="test.writing.Basket", topic="baskets", key="owner"):
-    """Has defaults that can be changed."""
+    """An event with mutable defaults."""
 
     owner: str
-    lines: list[str] = []  # what is tested
+    lines: list[str] = []  # mutable defaults are tested
     notes: dict[str, list[str]] = {"a": []}
     first: Piece = PIECE
     made: list[str] = field(default_factory=lambda: ["x"])
@@ -202,7 +201,7 @@ class Basket(Event, namespace="test.writing.Basket", topic="baskets", key="owner
 
 
 def test_a_default_is_never_shared_neither_by_hand_nor_decoded() -> None:
-    """What one event does to its default shows in no other, however they were made."""
+    """A change of one event's default shows in no other event."""
     basket: Any = Basket
     ways: Any = (
         lambda: Basket(owner="a"),
@@ -231,13 +230,13 @@ def test_a_default_is_never_shared_neither_by_hand_nor_decoded() -> None:
     [(Decimal, 0), (int, "1"), (str, None), (UUID, "x"), (list[int], ["x"])],
 )
 def test_a_default_of_another_type_is_refused(annotation: Any, default: object) -> None:
-    """The event would hold what its type says only when the sender gives it."""
+    """Otherwise an event would have the declared type only if the sender gives a value."""
     with pytest.raises(TypeError, match=r"Made\.field has a default of another type"):
         codec_of(a_class(annotation, field=default))
 
 
 class Checked(Part, namespace="test.writing.Checked", validation=True):
-    """Has limits and a check of its own."""
+    """A part with limits and its own check."""
 
     number: int = IntegerField(min_value=1, max_value=9)
     name: str = StringField(max_length=30)
@@ -249,7 +248,7 @@ class Checked(Part, namespace="test.writing.Checked", validation=True):
 
 
 def test_a_classs_own_checks_run_for_decoded_events() -> None:
-    """And what they set is there."""
+    """Attributes that the check sets are there."""
     assert codec_of(Checked).decode(b'{"number":4,"name":"a"}').double == 8
 
 
@@ -271,7 +270,7 @@ def test_a_classs_own_checks_run_for_decoded_events() -> None:
     ],
 )
 def test_what_a_classs_own_checks_refuse_is_poison(value: bytes, path: str, says: str) -> None:
-    """With the path, and without a word of the payload."""
+    """The error has the path and no part of the payload."""
     with pytest.raises(DecodeError) as caught:
         codec_of(Checked).decode(value)
     assert (caught.value.path, says in caught.value.reason) == (path, True)
@@ -288,11 +287,10 @@ class Envelope(Part, Generic[T], abstract=True):
 
 
 class Paid(Envelope[Piece], namespace="test.writing.Paid"):
-    """Says what it carries."""
+    """A class that names the type of its data."""
 
 
 def test_the_type_of_a_generic_base_is_decoded_and_checked() -> None:
-    """All the way down."""
     codec = codec_of(Paid)
     event = codec.decode(
         b'{"id":"1","data":{"name":"n","price":"1"},"more":[{"name":"n","price":"1"}]}'
@@ -323,7 +321,7 @@ READ: list[tuple[Any, bytes]] = [
 
 @pytest.mark.parametrize(("annotation", "raw"), READ)
 def test_a_reason_quotes_nothing_of_what_was_sent(annotation: Any, raw: bytes) -> None:
-    """Neither a value with an apostrophe, nor a key, nor a number that is none of the literals."""
+    """The values have an apostrophe, are keys, or are no valid literal."""
     with pytest.raises(DecodeError) as caught:
         codec_of(a_class(annotation)).decode(b'{"field":' + raw + b"}")
     assert caught.value.path.startswith("$.field")
@@ -340,6 +338,6 @@ def test_a_reason_quotes_nothing_of_what_was_sent(annotation: Any, raw: bytes) -
     ],
 )
 def test_odd_text_is_called_what_it_is(value: bytes, says: str) -> None:
-    """A sender's mistake is found by its name."""
+    """A precise error helps to find the mistake of the sender."""
     with pytest.raises(DecodeError, match=says):
         codec_of(a_class(str)).decode(value)

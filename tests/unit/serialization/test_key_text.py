@@ -1,4 +1,4 @@
-"""The key of a record: one text for each value, the same that JSON and the tables have."""
+"""Tests of record keys: each value has one text, the one of JSON and of the tables."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -15,26 +15,26 @@ from famulus.state.tables import Table
 Name = NewType("Name", str)
 
 
-class Region(str, Enum):  # noqa: UP042  # whose str() is not its value
-    """By value."""
+class Region(str, Enum):  # noqa: UP042  # its str() is not its value
+    """An enumeration of texts whose `str()` is not the value."""
 
     EU = "eu"
 
 
 class Level(IntEnum):
-    """By number."""
+    """An enumeration of numbers."""
 
     LOW = 1
 
 
 class Zone(StrEnum):
-    """By value too."""
+    """An enumeration of texts whose `str()` is the value."""
 
     N = "n"
 
 
 class Sort(Enum):
-    """Neither text nor number by itself."""
+    """An enumeration that is neither text nor number."""
 
     A = "a"
 
@@ -66,7 +66,7 @@ CASES: list[tuple[Any, Any, bytes]] = [
 
 @pytest.mark.parametrize(("of", "value", "text"), CASES)
 def test_a_key_has_the_text_that_a_tables_key_has(of: Any, value: object, text: bytes) -> None:
-    """So a row that is imported stands where the events of its key go."""
+    """An imported row must be in the partition of the events of its key."""
     assert key_bytes(value) == text
     table: Table[Any, int] = Table("t", of, int, default=None, held={}, help="")
     row = table._row(value)[len(table.prefix) :]
@@ -75,7 +75,6 @@ def test_a_key_has_the_text_that_a_tables_key_has(of: Any, value: object, text: 
 
 
 def test_bytes_stay_and_none_is_no_key() -> None:
-    """Whoever has bytes knows what to do with them."""
     assert (key_bytes(b"\xff"), key_bytes(bytearray(b"a")), key_bytes(None)) == (
         b"\xff",
         b"a",
@@ -88,7 +87,7 @@ def test_bytes_stay_and_none_is_no_key() -> None:
     [[1], {"a": 1}, {1}, (1,), float("nan"), float("inf"), Decimal("NaN"), object(), "\ud800", 1j],
 )
 def test_what_has_no_one_text_is_refused(key: object) -> None:
-    """An object's `str()` would put its events anywhere."""
+    """The `str()` of an object would put its events into a random partition."""
     with pytest.raises(TypeError, match="cannot be the key of a record"):
         key_bytes(key)
 
@@ -111,7 +110,7 @@ def test_what_has_no_one_text_is_refused(key: object) -> None:
     ],
 )
 async def test_what_kafka_never_takes_is_said_at_once(topic: str, given: dict[str, Any]) -> None:
-    """Without a broker: nothing is waited for."""
+    """The error is raised without a broker and without any wait."""
     with pytest.raises((TypeError, ValueError)) as caught:
         await Producer().produce(topic, "k", b"v", **given)
     assert "\n" not in str(caught.value)

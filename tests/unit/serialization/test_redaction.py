@@ -1,4 +1,4 @@
-"""What an event's class calls sensitive is shown to nobody, wherever it stands in it; all else is."""
+"""Tests of redaction: sensitive fields are never shown, at any depth; all other fields are."""
 
 import json
 from typing import Any
@@ -21,29 +21,29 @@ class Address(Part, namespace="people.Address", sensitive=("street",)):
 
 
 class Known(Part, namespace="people.Known", abstract=True, sensitive=("email",)):
-    """What several have in common."""
+    """An abstract base with a sensitive field."""
 
     email: str = ""
 
 
 class Lead(Known, namespace="people.Lead"):
-    """One that has it."""
+    """A part that inherits the sensitive field."""
 
     name: str = ""
 
 
 class Moved(Event, namespace="people.Moved", topic="people", key="person", sensitive=("note",)):
-    """An event with all kinds of places."""
+    """An event with sensitive fields at all kinds of places."""
 
     person: str
     note: str | None = None
     at: Address | None = None
-    before: list[Address] = []  # a Record's default
+    before: list[Address] = []  # Faust copies the default of a Record
     by_name: dict[str, Address] = {}  # as above
 
 
 class Renamed(Event, namespace="people.Renamed", topic="people", key="person"):
-    """One with nothing sensitive."""
+    """An event without sensitive fields."""
 
     person: str
     name: str = ""
@@ -66,7 +66,7 @@ SHOWN = {
 
 
 def test_sensitive_fields_are_stars_wherever_they_are() -> None:
-    """In parts, lists, dicts; what is null or missing stays so."""
+    """Parts, lists and dicts are searched; null and missing fields stay so."""
     places = places_in(Moved)
     assert json.loads(hidden(json.dumps(PRIVATE).encode(), places) or b"") == SHOWN
     assert json.loads(hidden(b'{"person":"p","at":null}', places) or b"") == {
@@ -78,13 +78,13 @@ def test_sensitive_fields_are_stars_wherever_they_are() -> None:
 
 
 def test_what_is_not_sensitive_is_not_touched() -> None:
-    """Not a byte of it."""
+    """The bytes are equal."""
     assert places_in(Renamed) == {}
     assert hidden(b"{ whatever", Places()) == b"{ whatever"
 
 
 def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
-    """And an envelope what is in it."""
+    """An envelope hides the sensitive fields of its data."""
     types = EventTypes("people", [Moved, Renamed])
     assert json.loads(types.shown(b'{"note":["secret"],"name":"n"}') or b"") == {
         "note": "***",
@@ -96,13 +96,13 @@ def test_poison_of_a_topic_hides_what_any_of_its_types_does() -> None:
     assert EventTypes("people", [Renamed]).shown(b'{"note":"x"}') == b'{"note":"x"}'
 
 
-DEEP = 990  # levels, which msgspec decodes
+DEEP = 990  # levels that msgspec still decodes
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        # Where a record was expected.
+        # A record was expected.
         ({"at": "SECRET"}, {"at": "***"}),
         (
             {"at": ["SECRET", {"street": "SECRET", "town": "t"}]},
@@ -113,7 +113,7 @@ DEEP = 990  # levels, which msgspec decodes
         ({"by_name": {"home": "SECRET"}}, {"by_name": {"home": "***"}}),
         ({"by_name": ["SECRET"]}, {"by_name": ["***"]}),
         ({"at": {"at": {"street": "SECRET"}}}, {"at": {"at": "***"}}),
-        # Where a text was.
+        # A text was expected.
         ({"person": {"note": "SECRET"}}, {"person": "***"}),
         ({"person": ["SECRET"]}, {"person": "***"}),
         ({"note": {"any": ["SECRET"]}}, {"note": "***"}),
@@ -123,7 +123,7 @@ DEEP = 990  # levels, which msgspec decodes
             {"Note": "***", "NOTE": "***", "notes": "***"},
         ),
         ({"unknown": {"payload": {"note": "SECRET"}}}, {"unknown": "***"}),
-        # What is no event at all.
+        # Values that are no events at all.
         ("SECRET", "***"),
         (["SECRET", {"note": "SECRET"}], ["***", {"note": "***"}]),
         (4711, "***"),
@@ -158,7 +158,7 @@ DEEP = 990  # levels, which msgspec decodes
     ],
 )
 def test_what_has_another_shape_than_it_should_is_stars(value: object, shown: object) -> None:
-    """Beside a sensitive field only what was declared is shown, as it was declared."""
+    """If a class has sensitive fields, only declared fields of the declared types are shown."""
     assert json.loads(hidden(json.dumps(value).encode(), places_in(Moved)) or b"") == shown
 
 
@@ -180,7 +180,7 @@ def test_what_has_another_shape_than_it_should_is_stars(value: object, shown: ob
     ],
 )
 def test_whatever_it_is_something_is_shown_and_nothing_private(value: bytes) -> None:
-    """Also of what nobody can decode; no error comes of it."""
+    """Values that cannot be decoded raise no error."""
     shown = hidden(value, places_in(Moved))
     assert shown
     assert b"SECRET" not in shown
@@ -234,7 +234,7 @@ private = st.fixed_dictionaries(
 def test_a_secret_in_a_sensitive_place_or_inside_of_one_is_never_shown(
     value: dict[str, Any], *, is_enveloped: bool
 ) -> None:
-    """However the places are nested; `town`, which is not sensitive, is not among the names."""
+    """The name `town`, which is not sensitive, is not generated."""
     whole = {"specversion": "1.0", "data": value} if is_enveloped else value
     for types in ([Moved], [Moved, Renamed], [Renamed, Moved]):
         assert b"SECRET" not in (
@@ -243,7 +243,7 @@ def test_a_secret_in_a_sensitive_place_or_inside_of_one_is_never_shown(
 
 
 def test_a_table_of_lists_or_mappings_hides_what_is_in_them() -> None:
-    """As a table of records does; a union is what any of its parts is."""
+    """A union hides the sensitive fields of each of its types."""
     encoded = json.dumps([{"street": "SECRET", "town": "t"}]).encode()
     assert json.loads(hidden(encoded, places_at(list[Address])) or b"") == [
         {"street": "***", "town": "t"}
@@ -266,7 +266,7 @@ def test_a_table_of_lists_or_mappings_hides_what_is_in_them() -> None:
 
 
 def test_rows_of_tables_are_shown_like_that() -> None:
-    """By the web views and the console."""
+    """The web views and the console use this encoding."""
     row = Moved(person="p", note="secret", at=Address(street="secret", town="t"))
     assert json.loads(as_json({"row": row}))["row"] == {
         "person": "p",
@@ -278,7 +278,7 @@ def test_rows_of_tables_are_shown_like_that() -> None:
 
 
 def test_a_name_that_is_no_field_and_a_key_are_refused() -> None:
-    """At import; a class of Parts hands on what it calls sensitive."""
+    """The error is raised at import; subclasses inherit sensitive fields."""
     with pytest.raises(TypeError, match="Wrong has no field nott, which it calls sensitive"):
 
         class Wrong(Part, namespace="people.Wrong", sensitive=("nott",)):

@@ -1,4 +1,4 @@
-"""Another format of events beside JSON, chosen by the record's content type."""
+"""Tests of an event format other than JSON, chosen by the content type of the record."""
 
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ EVENT = Paid(key="k", cents=5)
 
 
 class Packed:
-    """MessagePack, in ten lines: JSON inside, so that the checks of JSON hold."""
+    """MessagePack with JSON inside, so that the checks of JSON apply."""
 
     content_types: tuple[str, ...] = ("application/msgpack", "application/x-msgpack")
 
@@ -36,7 +36,7 @@ class Packed:
         json = codec_of(record_type)
 
         class Codec:
-            """Decodes MessagePack by the codec of JSON."""
+            """Codec that decodes MessagePack by the codec of JSON."""
 
             def __init__(self) -> None:
                 self.record_type = record_type

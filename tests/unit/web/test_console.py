@@ -1,4 +1,4 @@
-"""The console's pages: what events bring along stays text, and nothing of a page comes from elsewhere."""
+"""Tests of the console's pages: foreign text stays text, and a page loads nothing from outside."""
 
 import re
 from html import unescape
@@ -123,7 +123,7 @@ LETTER: dict[str, Any] = {
 
 
 class Seen(HTMLParser):
-    """The tags of a page, their attributes, and its text."""
+    """The tags of a page, their attributes, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -132,20 +132,20 @@ class Seen(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note it."""
+        """Collect a tag."""
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        """Note it."""
+        """Collect text."""
         self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of each *tag*."""
+        """Return the attributes of each *tag*."""
         return [attributes for name, attributes in self.tags if name == tag]
 
 
 def rows(**values: Any) -> str:
-    """The page of a table's rows."""
+    """Render the page of a table's rows."""
     given = {
         "path": "/console/tables",
         "name": "count",
@@ -160,13 +160,13 @@ def rows(**values: Any) -> str:
 
 
 def letters(template: str, **values: Any) -> str:
-    """A page about dead letters."""
+    """Render a page about dead letters."""
     search = {"topics": [HOSTILE], "by": {"key": "key"}, "asked": dict.fromkeys(ASKED, HOSTILE)}
     return render(template, **FRAME | {"path": "/console/dead-letters"} | search | values)
 
 
 def explain(**values: Any) -> str:
-    """The page that explains."""
+    """Render the page that explains the state of an event."""
     given = {
         "path": "/console/explain",
         "asked": dict.fromkeys(FIELDS, ""),
@@ -178,7 +178,10 @@ def explain(**values: Any) -> str:
 
 
 def hostile_pages() -> list[str]:
-    """Every page, with hostile text wherever an event, a setting or the cluster may bring it."""
+    """Render every page with hostile text at all places of foreign text.
+
+    The text is that of events, settings or the cluster.
+    """
     bad = {"halted": HOSTILE, "blocked": ""}
     fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
     halted, blocked = PartitionNow(**fields | bad), PartitionNow(**fields | {"blocked": HOSTILE})
@@ -275,7 +278,7 @@ def hostile_pages() -> list[str]:
 
 
 def test_what_events_bring_along_stays_text() -> None:
-    """No tag and no attribute comes of it, on any page."""
+    """The text becomes no tag and no attribute on any page."""
     for page in hostile_pages():
         seen = Seen(page)
         assert not seen.all("script")
@@ -285,7 +288,7 @@ def test_what_events_bring_along_stays_text() -> None:
 
 
 def test_a_paused_partition_does_not_get_on() -> None:
-    """It is said by whom and why, on both pages that show partitions."""
+    """Both pages that show partitions give the author and the reason of the pause."""
     fields = {name: getattr(QUIET, name) for name in PartitionNow.__slots__}
     why = "things is paused since noon by ann: moving"
     paused = PartitionNow(**fields | {"paused": why})
@@ -301,7 +304,7 @@ def test_a_paused_partition_does_not_get_on() -> None:
 
 
 def test_what_cannot_be_seen_is_shown() -> None:
-    """A key that turns the direction of the text, or has a NUL, cannot pretend to be another."""
+    """A key with a change of text direction, or with a NUL, cannot look like another key."""
     seen = Seen(rows(rows=[(HOSTILE, HOSTILE)]))
     assert "\u202e" not in seen.text
     assert "\x00" not in seen.text
@@ -309,14 +312,14 @@ def test_what_cannot_be_seen_is_shown() -> None:
 
 
 def test_a_link_has_the_whole_key() -> None:
-    """Whatever its characters mean in an address."""
+    """Characters with a meaning in a URL are encoded."""
     links = [str(a["href"]) for a in Seen(rows(rows=[(HOSTILE, "1")], following=HOSTILE)).all("a")]
     asked = [parse_qs(urlsplit(link).query) for link in links if link.startswith("?")]
     assert asked == [{"key": [HOSTILE]}, {"after": [HOSTILE]}]
 
 
 def test_a_page_asks_for_nothing_outside_of_the_worker() -> None:
-    """And brings no script and no style inside of it, which its policy would not let through."""
+    """Inline scripts and styles would be blocked by the content security policy."""
     assert "unsafe" not in POLICY
     assert "default-src 'none'" in POLICY
     live = FRAME | OVERVIEW | {"is_live": True, "csrf": "a token"}
@@ -332,7 +335,7 @@ def test_a_page_asks_for_nothing_outside_of_the_worker() -> None:
 
 
 def test_a_fragment_is_the_main_part_of_its_page() -> None:
-    """What is sent to a page that is open is what it would have been."""
+    """An open page gets the same HTML as a page that is loaded again."""
     given = FRAME | OVERVIEW | {"why": HOSTILE}
     main = fragment("overview.html", **given)
     assert main.strip() in render("overview.html", **given)
@@ -341,7 +344,7 @@ def test_a_fragment_is_the_main_part_of_its_page() -> None:
 
 
 def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
-    """Who came with a token in a header has no session to end."""
+    """A client with a token in a header has no session to end."""
     seen = Seen(render("overview.html", **FRAME | OVERVIEW))
     assert [a["href"] for a in seen.all("a") if "aria-current" in a] == ["/console"]
     assert {str(a["href"]) for a in seen.all("a")} >= PAGES.keys()
@@ -352,7 +355,7 @@ def test_the_menu_says_where_one_is_and_a_session_can_end() -> None:
 
 
 def test_who_may_look_sees_nothing_that_acts() -> None:
-    """The buttons are for others; where somebody else has to do something, the command is named still."""
+    """Buttons need admin access; commands for an operator are shown to all."""
     answer = Told(
         Facts("things", 0, 1, 0, 9),
         Answer("dead letter", "no", "faust -A app dlq redrive"),
@@ -392,12 +395,12 @@ def test_who_may_look_sees_nothing_that_acts() -> None:
 def test_an_answer_leads_to_what_gets_the_event_on(
     facts: dict[str, Any], state: Any, link: str
 ) -> None:
-    """To the letter that it waits behind, to the widest pause."""
+    """The link leads to the dead letter that blocks the event, or to the widest pause."""
     assert next_step(Facts("t", 0, 7, 0, 9, **facts), Answer(state, ""))[0] == link
 
 
 def test_hot_keys_are_shown_with_their_measures() -> None:
-    """Share, events, bytes and time; and empty partitions are no table."""
+    """Share, events, bytes and time are shown; without a partition there is no table."""
     page = render(
         "hotkeys.html", **FRAME, path="/console/hot-keys", partitions=[HOT], is_shown=False
     )
@@ -410,7 +413,7 @@ def test_hot_keys_are_shown_with_their_measures() -> None:
 
 
 def test_what_is_missing_breaks_the_page() -> None:
-    """A forgotten value is an error, not an empty place."""
+    """A value that is missing in a template is an error, not an empty place."""
     with pytest.raises(UndefinedError):
         render("overview.html", **FRAME | OVERVIEW | {"partitions": [{}]})
     with pytest.raises(UndefinedError):
@@ -435,10 +438,9 @@ def test_what_is_missing_breaks_the_page() -> None:
     ],
 )
 def test_numbers_and_texts_read_well(shown: str, expected: str) -> None:
-    """As people write them."""
     assert shown == expected
 
 
 def test_partitions_of_a_member_are_in_order() -> None:
-    """By topic, by number, not by text."""
+    """Partition numbers are not sorted as text."""
     assert by_topic([TP("b", 10), TP("b", 9), TP("a", 1)]) == [("a", [1]), ("b", [9, 10])]

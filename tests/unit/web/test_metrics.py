@@ -1,4 +1,4 @@
-"""Metrics: the catalogue and its page, what is counted of a flow, and that no label grows without end."""
+"""Tests of metrics: the catalogue and its page, counts of a partition processor, bounded labels."""
 
 import time
 from collections import Counter
@@ -18,13 +18,13 @@ from tests.support.places import ROOT
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., House]]:
-    """Makes houses and stops their crews."""
+    """Yield a function that makes engines in memory; their task pools stop afterwards."""
     async with houses() as build:
         yield build
 
 
 def row(metric: c.Metric) -> str:
-    """How the page shows a metric."""
+    """Return the row of *metric* in the page."""
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
     alias = f" Alias of `{metric.alias_of}`." if metric.alias_of else ""
     return (
@@ -33,14 +33,14 @@ def row(metric: c.Metric) -> str:
 
 
 def test_the_page_shows_the_catalogue() -> None:
-    """Each metric, in its order, and no other."""
+    """The page has each metric once, in the order of the catalogue."""
     page = (ROOT / "docs/metrics.md").read_text("utf-8").splitlines()
     expected = [row(metric) for metric in c.CATALOGUE]
     assert [line for line in page if line.startswith("| `")] == expected, "\n".join(expected)
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:
-    """Counters end in `_total`, what has a unit of time says which, and no two are called the same."""
+    """A counter ends in `_total`, a time has its unit in its name, and names are unique."""
     names = [metric.name for metric in c.CATALOGUE]
     assert len(set(names)) == len(names)
     for metric in c.CATALOGUE:
@@ -52,7 +52,7 @@ def test_names_follow_the_rules_of_prometheus() -> None:
 
 
 def test_error_types_are_bounded_and_never_go_back() -> None:
-    """However many there are, and whatever becomes more frequent later."""
+    """The series stay monotonic when other error types become more frequent later."""
     failures: Counter[tuple[str, str, str]] = Counter()
     before: Counter[tuple[str, str, str]] = Counter()
     for number in range(10_000):
@@ -69,7 +69,7 @@ def test_error_types_are_bounded_and_never_go_back() -> None:
 
 
 def test_a_distribution_is_what_prometheus_makes_of_the_same_values() -> None:
-    """Bucket by bucket, values on the bounds among them."""
+    """Values equal to a bound of a bucket are among them."""
     values = [0.0, 1e-5, 1.1e-5, 0.005, 0.0051, 0.3, 10, 10.1, 400]
     ours, theirs = (
         Distribution(PROCESSING_S),
@@ -92,7 +92,10 @@ def test_a_distribution_is_what_prometheus_makes_of_the_same_values() -> None:
 async def test_what_is_in_flight_has_an_age_and_holds_the_lag(
     make: Callable[..., House], *, remembers: bool
 ) -> None:
-    """The lag is what is not settled; markers behind the last record count until they are read."""
+    """The lag counts all offsets that are not settled.
+
+    Transaction markers behind the last record count until they are fetched.
+    """
     gate = Gate()
     gate.close("slow")
     house = make(gate, remembers=remembers)
@@ -113,12 +116,12 @@ async def test_what_is_in_flight_has_an_age_and_holds_the_lag(
         6,
         None,
     )
-    processor.position = 5  # a fetch that brought a marker alone
+    processor.position = 5  # a fetch that had only a transaction marker
     assert processor.behind(5) == 0
 
 
 async def test_events_are_timed_and_groups_are(make: Callable[..., House]) -> None:
-    """Every event is counted, slow ones with all of their time; every record in exactly one group."""
+    """Slow events count with all of their time, and every record is in one checkpoint."""
     gate = Gate()
     house = make(gate, remembers=True)
     [processor] = house.processors
@@ -134,7 +137,7 @@ async def test_events_are_timed_and_groups_are(make: Callable[..., House]) -> No
     seen_s = counts.processing_s.sum
     house.feed(processor, "slow")
     await house.until(lambda: processor.lanes.held == 1)
-    time.sleep(0.05)  # the clock goes on, whoever waits
+    time.sleep(0.05)  # a handler's time includes a blocked event loop
     gate.doors["slow"].set()
     await house.until(lambda: processor.checkpointed_offset == 91)
     assert counts.processing_s.sum - seen_s > 0.04

@@ -1,4 +1,4 @@
-"""Connections of strangers at a real server, over real sockets: they take nobody's place, and write no log at will."""
+"""Tests of connections of unknown clients to a real server: limits, timeouts and a bounded log."""
 
 import asyncio
 import contextlib
@@ -36,23 +36,23 @@ HEALTH = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 class Visitor:
-    """A connection that counts as one, without a socket."""
+    """Stand-in for a connection, without a socket."""
 
     is_open = True
 
     def abort(self) -> None:
-        """Note it."""
+        """Mark the connection as closed."""
         self.is_open = False
 
 
 async def hello(request: web.Request) -> web.Response:
-    """Answer whatever comes."""
+    """Answer any request."""
     return web.Response(text=f"hello {len(await request.read())}")
 
 
 @asynccontextmanager
 async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
-    """A server with a door and one view; its port."""
+    """Yield the port of a server with authentication and one view."""
     worker = WorkerConfig.model_validate(
         {"DataDir": folder, "ReadToken": READ, "AdminToken": ADMIN, **settings}
     )
@@ -71,7 +71,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
 
 
 async def asked(port: int, request: bytes) -> str:
-    """The first line of the answer, empty where the connection is closed without one."""
+    """Return the first line of the answer, or an empty text if there is none."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -85,7 +85,7 @@ async def asked(port: int, request: bytes) -> str:
 async def strangers(
     port: int, count: int, sends: bytes
 ) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """So many connections that have sent *sends*, and wait."""
+    """Open *count* connections that send *sends* and wait."""
     found = []
     for _ in range(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -96,18 +96,18 @@ async def strangers(
 
 @pytest.mark.parametrize("sends", [b"", HALF, BODILESS, BODILESS + b"token="])
 async def test_strangers_who_wait_take_no_places(tmp_path: Path, sends: bytes) -> None:
-    """Half requests, and logins whose body never comes: more of them than there are places of any kind."""
+    """The connections hold half requests, or logins without a body, and exceed all limits."""
     async with served(tmp_path, WebConnections=100) as port:
         open_ones = await strangers(port, 4 * REQUESTS_MAX, sends)
         assert await asked(port, GOOD) == "HTTP/1.1 200 OK"
         assert await asked(port, HEALTH) == "HTTP/1.1 200 OK"
-        assert await open_ones[0][0].read() == b""  # the oldest made room
+        assert await open_ones[0][0].read() == b""  # the oldest was closed to make room
         for _, writer in open_ones:
             writer.close()
 
 
 async def test_who_has_shown_a_token_does_not_make_room(tmp_path: Path) -> None:
-    """The connection stays open while strangers come and go, and answers again."""
+    """Its connection stays open while others come and go, and answers again."""
     async with served(tmp_path, WebConnections=20, WebConnectionsPerAddress=5) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GOOD)
@@ -120,7 +120,7 @@ async def test_who_has_shown_a_token_does_not_make_room(tmp_path: Path) -> None:
 
 
 async def test_headers_and_bodies_have_their_time(tmp_path: Path) -> None:
-    """What is not whole by then is closed, or told why; however it drips."""
+    """A request that is incomplete by then is closed or answered, even if bytes keep arriving."""
     async with served(tmp_path, WebHeaderS=0.2, WebBodyS=0.2) as port:
         for sends in (b"", HALF):
             (reader, writer), *_ = await strangers(port, 1, sends)
@@ -137,12 +137,12 @@ async def test_headers_and_bodies_have_their_time(tmp_path: Path) -> None:
 
 
 async def test_a_second_request_of_a_connection_has_its_time_as_well(tmp_path: Path) -> None:
-    """A connection is kept for the next request, and closed when that one stays half."""
+    """A kept connection is closed if its next request stays incomplete."""
     async with served(tmp_path, WebHeaderS=0.2) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
-        await asyncio.sleep(0.3)  # longer than headers may take: nothing of them has come
+        await asyncio.sleep(0.3)  # longer than WebHeaderS, which does not run between requests
         writer.write(GOOD)
         await reader.readuntil(b"hello 0")
         writer.write(HALF)
@@ -179,7 +179,7 @@ MALFORMED = [
 async def test_malformed_requests_write_no_log_at_will(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line names the address; no line, and no answer, has a word of what was sent."""
+    """One line names the address; no line and no answer repeats the request."""
     caplog.set_level(logging.INFO)
     async with served(tmp_path) as port:
         for request in MALFORMED * 3:
@@ -201,7 +201,7 @@ async def test_malformed_requests_write_no_log_at_will(
 
 
 async def test_a_body_that_is_no_text_is_bad_input(tmp_path: Path) -> None:
-    """JSON and forms are UTF-8, wherever they go."""
+    """JSON and forms must be UTF-8 at every path."""
     async with served(tmp_path) as port:
         for kind in ("application/json", "application/x-www-form-urlencoded"):
             request = (
@@ -227,7 +227,7 @@ asyncio.run(main())
 
 
 def test_health_answers_while_strangers_want_all_descriptors(tmp_path: Path) -> None:
-    """A process with 256 descriptors, and 600 half requests: it answers those who come, and its log stays short."""
+    """The process has 256 descriptors and gets 600 half requests; its log stays short."""
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(tmp_path)],
         text=True,
@@ -253,7 +253,10 @@ def test_health_answers_while_strangers_want_all_descriptors(tmp_path: Path) -> 
 
 
 def test_places_are_those_of_an_address_and_of_all() -> None:
-    """The oldest stranger of the address makes room, else the oldest of all; token holders never do."""
+    """The oldest unknown client of the same address is closed first, else the oldest of all.
+
+    Clients with a token are never closed.
+    """
     places = Places(Limits(in_all=4, of_address=2, header_s=1, body_s=1))
     first, second, third, known = Visitor(), Visitor(), Visitor(), Visitor()
     assert all([places.enter(first, "a"), places.enter(second, "a"), places.enter(third, "a")])
@@ -266,7 +269,7 @@ def test_places_are_those_of_an_address_and_of_all() -> None:
     assert not second.is_open
     assert known.is_open
     assert len(places) == 4
-    # Its last request shows no token: a stranger again, the newest.
+    # Its last request has no token, so it counts as the newest unknown client.
     places.know(known, is_known=False)
     places.enter(Visitor(), "e")
     assert (third.is_open, known.is_open) == (False, True)
@@ -274,7 +277,7 @@ def test_places_are_those_of_an_address_and_of_all() -> None:
 
 
 def test_nobody_makes_room_where_token_holders_have_all() -> None:
-    """The new one is closed, and counted."""
+    """The new connection is closed and counted."""
     places = Places(Limits(in_all=1, of_address=1, header_s=1, body_s=1))
     known = Visitor()
     places.enter(known, "a")
@@ -287,7 +290,7 @@ def test_nobody_makes_room_where_token_holders_have_all() -> None:
 
 
 def test_complaints_have_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
-    """The next line says how many were left out."""
+    """The next line has the number of lines left out."""
     now = 0.0
     complaints = Complaints(lambda: now)
     for second in range(25):
@@ -310,5 +313,5 @@ def test_complaints_have_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> Non
     ],
 )
 def test_an_address_is_what_one_host_has(peer: object, address: str) -> None:
-    """Of IPv6 a host has a whole network."""
+    """A host with IPv6 has a whole /64 network."""
     assert address_of(peer) == address

@@ -1,10 +1,10 @@
-"""What one address may guess, and for how long that counts."""
+"""Tests of the limit of login attempts per address."""
 
 from famulus.webserver.rate_limit import ADDRESSES_MAX, GUESSES_MAX, WINDOW_S, LoginRateLimiter
 
 
 def test_an_address_has_so_many_guesses_a_minute() -> None:
-    """Each counts for a minute; others are not concerned."""
+    """Each attempt counts for a minute; other addresses are not affected."""
     now = 0.0
     guesses = LoginRateLimiter(lambda: now)
     for second in range(GUESSES_MAX):
@@ -20,7 +20,7 @@ def test_an_address_has_so_many_guesses_a_minute() -> None:
 
 
 def test_many_addresses_take_no_more_room() -> None:
-    """The one that was seen last is remembered longest."""
+    """The address that was seen last is remembered longest."""
     guesses = LoginRateLimiter(lambda: 0.0)
     for _ in range(GUESSES_MAX):
         guesses.note("a")

@@ -1,11 +1,10 @@
-"""Sessions of browsers: found by their cookie, for their time, and not more of them than there is room for."""
+"""Tests of browser sessions: found by cookie, for a limited time and in limited number."""
 
 from famulus.webserver.sessions import LIFE_S, SESSIONS_MAX, Sessions
 from famulus.webserver.tokens import Access
 
 
 def test_a_session_ends_when_its_time_is_over() -> None:
-    """A second before it is there, then it is gone."""
     now = [0.0]
     sessions = Sessions(lambda: now[0])
     cookie = sessions.begin(Access.READ, "the token")
@@ -20,7 +19,7 @@ def test_a_session_ends_when_its_time_is_over() -> None:
 
 
 def test_the_oldest_session_makes_room() -> None:
-    """Whoever logs in again and again fills nothing."""
+    """Repeated logins cannot fill the memory."""
     sessions = Sessions()
     cookies = [sessions.begin(Access.ADMIN, "t") for _ in range(SESSIONS_MAX + 1)]
     assert [sessions.find(cookie) is None for cookie in cookies[:2]] == [True, False]
@@ -28,7 +27,7 @@ def test_the_oldest_session_makes_room() -> None:
 
 
 def test_only_the_cookie_itself_finds_a_session() -> None:
-    """Nothing else does, and nothing does after its end."""
+    """An ended session is not found either."""
     sessions = Sessions()
     cookie = sessions.begin(Access.READ, "t")
     assert [sessions.find(other) for other in ("", cookie[:-1], f"{cookie}=", "\udce9")] == [

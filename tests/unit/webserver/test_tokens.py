@@ -1,4 +1,4 @@
-"""The tokens of the web face: where they come from, and what is refused."""
+"""Tests of the tokens of the web views: their sources, and refusals."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ GOOD, OTHER = "a" * 32, "b" * 32
 
 
 def kept(path: Path, text: str, mode: int = 0o600) -> Path:
-    """A token file."""
+    """Write a token file."""
     path.write_text(text)
     path.chmod(mode)
     return path
 
 
 def test_made_tokens_are_random_private_and_stay(tmp_path: Path) -> None:
-    """A restart keeps them; two folders never share one."""
+    """A restart keeps the token; two folders never share one."""
     path = tmp_path / "data" / "web-read-token"
     token = made_token("T", path).text
     assert path.stat().st_mode & 0o777 == 0o600
@@ -34,7 +34,10 @@ def test_made_tokens_are_random_private_and_stay(tmp_path: Path) -> None:
 def test_a_made_token_that_is_no_longer_good_is_made_anew(
     tmp_path: Path, text: str, mode: int
 ) -> None:
-    """After a kill between creating and writing, or when others could read it."""
+    """A kill between creation and writing leaves an empty file.
+
+    A token that other users could read is replaced too.
+    """
     path = kept(tmp_path / "token", text, mode)
     token = made_token("T", path).text
     assert token not in {text, ""}
@@ -42,7 +45,7 @@ def test_a_made_token_that_is_no_longer_good_is_made_anew(
 
 
 def test_a_link_where_the_token_will_be_written_is_not_followed(tmp_path: Path) -> None:
-    """Nobody has the worker write into a file of his choice."""
+    """Another user must not choose the file that the worker writes."""
     (tmp_path / "token.new").symlink_to(kept(tmp_path / "victim", "precious"))
     made_token("T", tmp_path / "token")
     assert (tmp_path / "victim").read_text() == "precious"
@@ -61,7 +64,7 @@ def test_a_link_where_the_token_will_be_written_is_not_followed(tmp_path: Path) 
 def test_a_bad_token_file_is_refused_without_showing_it(
     tmp_path: Path, text: str, mode: int, says: str
 ) -> None:
-    """The cause and the cure, never the token."""
+    """The error has the cause and the remedy, never the token."""
     with pytest.raises(ConfigError, match=says) as caught:
         TokenFile("Worker.ReadTokenFile", kept(tmp_path / "token", text, mode))
     assert text not in caught.value.message
@@ -70,7 +73,7 @@ def test_a_bad_token_file_is_refused_without_showing_it(
 def test_a_token_file_is_read_again_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new token needs no restart; one that is none leaves the old one in force."""
+    """A new token needs no restart; an invalid one leaves the old one valid."""
     monkeypatch.setattr(tokens, "LOOK_S", 0.0)
     path = kept(tmp_path / "token", GOOD)
     token = TokenFile("T", path)
@@ -100,7 +103,7 @@ def test_a_token_file_is_read_again_when_it_changes(
     ],
 )
 def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -> None:
-    """A name that somebody else may point elsewhere is none of them."""
+    """A name that others can point elsewhere does not count."""
     assert is_loopback(bind) == expected
     if expected:
         WebAuth(WorkerConfig()).check(bind)
@@ -123,7 +126,7 @@ def test_which_addresses_are_this_machines_alone(bind: str, *, expected: bool) -
     ],
 )
 def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) -> None:
-    """Before the server starts, and without showing a token."""
+    """The error is raised before the server starts, and shows no token."""
     with pytest.raises(ConfigError, match=says) as caught:
         WebAuth(WorkerConfig.model_validate(settings)).open()
     assert "guess-me" not in caught.value.message
@@ -132,7 +135,7 @@ def test_tokens_that_do_not_do_are_refused(settings: dict[str, str], says: str) 
 def test_tokens_of_the_settings_are_not_shown_and_nothing_is_made_beside_them(
     tmp_path: Path,
 ) -> None:
-    """Neither by printing the settings nor in the data folder."""
+    """No token file is made in the data folder."""
     worker = WorkerConfig.model_validate({"ReadToken": GOOD, "DataDir": str(tmp_path)})
     WebAuth(worker).open()
     assert GOOD not in f"{worker} {worker!r} {worker.model_dump()} {worker.model_dump_json()}"
