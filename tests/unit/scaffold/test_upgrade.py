@@ -1,4 +1,4 @@
-"""What an upgrade does to each file of a project, by who changed it."""
+"""Tests of an upgrade: each file of a project, by who changed it."""
 
 from pathlib import Path
 
